@@ -1,0 +1,149 @@
+"""What a function sees of the mesh: ``context``, its second argument."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from mesh.call import Call, Identity, Metadata, encode_pair
+from mesh.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from google.protobuf.message import Message
+
+__all__ = ["Context", "Service", "Transaction"]
+
+StubT = TypeVar("StubT")
+
+
+class Transaction(Protocol):
+    """A transaction on the service's own database, as ``async with context.transaction() as tx`` gives it."""
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        """Execute an SQLAlchemy statement and return its (buffered) result."""
+
+    async def publish(self, event: Message) -> None:
+        """Publish an event that commits with the transaction, or not at all."""
+
+
+class Service(Protocol):
+    """What the sidecar gives to all functions of one service; ``Context`` is this plus one call."""
+
+    name: str
+    settings: Mapping[str, Any]
+    log: logging.Logger
+
+    def stub(self, stub_class: type[StubT]) -> StubT:
+        """Return the shared stub of ``stub_class`` on the mesh's channel."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begin a transaction on the service's database."""
+
+    async def publish(self, event: Message) -> None:
+        """Publish an event; returns when the broker has it durably."""
+
+
+class Context:
+    """One call, as the function sees it.
+
+    Attributes:
+        call: The call behind it; a function rarely needs it.
+    """
+
+    __slots__ = ("_service", "call")
+
+    def __init__(self, call: Call, service: Service) -> None:
+        self.call = call
+        self._service = service
+
+    @property
+    def service(self) -> str:
+        """The name of the service in mesh.toml."""
+        return self._service.name
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """``[services.NAME.settings]`` of mesh.toml: what the service's own code is configured with."""
+        return self._service.settings
+
+    @property
+    def method(self) -> str:
+        """The full path of the method, ``/package.Service/Method``."""
+        return str(self.call.method.path)
+
+    @property
+    def identity(self) -> Identity | None:
+        """The user for whom the call is made, verified here; None for anonymous calls and for services on their own."""
+        return self.call.identity
+
+    @property
+    def caller(self) -> str | None:
+        """The service of the mesh that made the call, verified here; None for a call from outside."""
+        return self.call.caller
+
+    @property
+    def deadline(self) -> float | None:
+        """When the answer is worthless, in ``loop.time()`` seconds; None if never."""
+        return self.call.deadline
+
+    def remaining(self) -> float | None:
+        """Return the seconds left until the deadline, or None without one."""
+        return self.call.remaining()
+
+    @property
+    def metadata(self) -> Metadata:
+        """The caller's metadata: a mapping; bytes for ``-bin`` keys; ``getall`` for repeated ones."""
+        return self.call.metadata
+
+    @property
+    def log(self) -> logging.Logger:
+        """The service's logger; records carry the trace and span id."""
+        return self._service.log
+
+    def stub(self, stub_class: type[StubT]) -> StubT:
+        """Return a stub of another service.
+
+        The stub is the generated one, unchanged, on the mesh's channel: its calls carry the trace, the time left, the
+        user and this service's identity. In a ``def`` function (which runs in a thread) its methods block and return
+        their result; in an ``async def`` function they are awaited.
+
+        Raises:
+            grpc.aio.AioRpcError: From the stub's calls, when they fail.
+        """
+        return self._service.stub(stub_class)
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begin a transaction on the service's own database: commits at the end of the block, rolls back on any error.
+
+        Raises:
+            FailedPrecondition: mesh.toml gives this service no database.
+            Unavailable: The database cannot be reached.
+        """
+        return self._service.transaction()
+
+    async def publish(self, event: Message) -> None:
+        """Publish an event by itself; returns when the broker has it durably."""
+        await self._service.publish(event)
+
+    def set_header(self, key: str, value: str | bytes) -> None:
+        """Add response metadata that goes before the first message.
+
+        Raises:
+            ValueError: The key or the value cannot be sent (see ``mesh.call.encode_pair``).
+            FailedPrecondition: The headers have gone already.
+        """
+        pair = encode_pair(key, value)
+        if self.call.headers_sent:
+            raise FailedPrecondition("the response headers have gone: set them before the first message")
+        self.call.headers.append(pair)
+
+    def set_trailer(self, key: str, value: str | bytes) -> None:
+        """Add response metadata that goes after the last message.
+
+        Raises:
+            ValueError: The key or the value cannot be sent (see ``mesh.call.encode_pair``).
+        """
+        self.call.trailers.append(encode_pair(key, value))

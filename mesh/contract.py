@@ -1,0 +1,221 @@
+"""The contract: what the .proto files say, as frozen values that the edge, the sidecar and the graph share.
+
+``mesh.descriptors`` makes it from compiled descriptors and checks it; nothing here can be half right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import descriptor_pool, message_factory
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+    from google.protobuf.descriptor_pool import DescriptorPool
+    from google.protobuf.message import Message
+
+    from mesh.template import Template
+
+__all__ = ["Access", "Contract", "Event", "Method", "Route", "Service", "Trigger", "TriggerKind", "generated_class"]
+
+
+class Access(Enum):
+    """Who may call a method (``meshapi.v1.Access``, with the default resolved)."""
+
+    PUBLIC = "public"
+    """Anyone."""
+    AUTHENTICATED = "authenticated"
+    """A verified user, or a service of the mesh that declares the call."""
+    INTERNAL = "internal"
+    """Services of the mesh that declare the call, and triggers; never through the edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One HTTP rule of a method; ``additional_bindings`` are routes of their own.
+
+    Attributes:
+        verb: HTTP method in upper case, or ``"*"`` for any.
+        template: The path template.
+        body: ``"*"``, the name of the request field that the body holds, or ``""`` for no body.
+        response_body: The name of the response field that is the HTTP body, or ``""`` for the whole response.
+    """
+
+    verb: str
+    template: Template
+    body: str = ""
+    response_body: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.template.text}"
+
+
+class TriggerKind(Enum):
+    """What calls a method besides its clients."""
+
+    EVENT = "event"
+    SCHEDULE = "schedule"
+    CHANGE = "change"
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """One trigger of a method.
+
+    Attributes:
+        kind: Event, schedule or table change.
+        event: Full name of the event message (EVENT).
+        schedule: The schedule line (SCHEDULE).
+        service: The service that owns the table (CHANGE).
+        table: The table (CHANGE).
+    """
+
+    kind: TriggerKind
+    event: str = ""
+    schedule: str = ""
+    service: str = ""
+    table: str = ""
+
+    def __str__(self) -> str:
+        what = {
+            TriggerKind.EVENT: self.event,
+            TriggerKind.SCHEDULE: self.schedule,
+            TriggerKind.CHANGE: f"{self.service}.{self.table}",
+        }[self.kind]
+        return f"{self.kind.value} {what}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Method:
+    """One method of a service.
+
+    Attributes:
+        name: ``Register``.
+        service: ``registration.v1.Registration``.
+        path: ``/registration.v1.Registration/Register``.
+        input: Message class of the request, in the contract's own pool.
+        output: Message class of the response, in the contract's own pool.
+        client_streaming: The request is a stream.
+        server_streaming: The response is a stream.
+        access: Who may call it.
+        roles: If not empty, a user must hold one of them.
+        timeout: The longest a call may take, seconds; None if nothing was said.
+        idempotent: It declares retry safety (``NO_SIDE_EFFECTS`` or ``IDEMPOTENT``).
+        routes: HTTP routes.
+        triggers: What else calls it.
+        place: ``protos/login/v1/login.proto:12``.
+        comment: Its leading comment.
+    """
+
+    name: str
+    service: str
+    path: str
+    input: type[Message]
+    output: type[Message]
+    client_streaming: bool = False
+    server_streaming: bool = False
+    access: Access = Access.AUTHENTICATED
+    roles: frozenset[str] = frozenset()
+    timeout: float | None = None
+    idempotent: bool = False
+    routes: tuple[Route, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
+    place: str = ""
+    comment: str = ""
+
+    @property
+    def kind(self) -> str:
+        """``unary_unary``, ``unary_stream``, ``stream_unary`` or ``stream_stream``."""
+        return f"{'stream' if self.client_streaming else 'unary'}_{'stream' if self.server_streaming else 'unary'}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Service:
+    """One service of the contract.
+
+    Attributes:
+        name: Full name, ``registration.v1.Registration``.
+        methods: By their short names, in order of declaration.
+        calls: Full names of the services that it may call.
+        publishes: Full names of the events that it may publish.
+        place: Where it stands.
+        comment: Its leading comment.
+    """
+
+    name: str
+    methods: Mapping[str, Method]
+    calls: tuple[str, ...] = ()
+    publishes: tuple[str, ...] = ()
+    place: str = ""
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """One event message.
+
+    Attributes:
+        name: Full name of the message.
+        key: The field whose value keeps events in order; ``""`` if the order does not matter.
+        message: The message class.
+        place: Where it stands.
+    """
+
+    name: str
+    key: str
+    message: type[Message]
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contract:
+    """All services and events of the .proto files.
+
+    Attributes:
+        services: By full name.
+        events: By full name of the message.
+        files: The compiled descriptors, with source info; reflection serves them.
+        pool: Where the message classes live. It is the contract's own, so that it never clashes with generated code.
+    """
+
+    services: Mapping[str, Service]
+    events: Mapping[str, Event]
+    files: FileDescriptorSet
+    pool: DescriptorPool
+    _methods: dict[str, Method] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        methods = {method.path: method for service in self.services.values() for method in service.methods.values()}
+        object.__setattr__(self, "_methods", methods)
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """Every method by its path."""
+        return self._methods
+
+    def method(self, path: str) -> Method | None:
+        """Return the method of a path (``/package.Service/Method``), or None."""
+        return self._methods.get(path)
+
+    def message(self, name: str) -> type[Message]:
+        """Return the class of the message with this full name.
+
+        Raises:
+            KeyError: There is none in the contract.
+        """
+        return message_factory.GetMessageClass(self.pool.FindMessageTypeByName(name))
+
+
+def generated_class(message: type[Message]) -> type[Message]:
+    """Return the class from generated code for the same message if such code has been imported, else ``message``.
+
+    A function gets and compares the classes that it imported; those live in protobuf's default pool.
+    """
+    try:
+        found: Any = descriptor_pool.Default().FindMessageTypeByName(message.DESCRIPTOR.full_name)
+    except KeyError:
+        return message
+    return message_factory.GetMessageClass(found)

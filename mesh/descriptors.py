@@ -1,0 +1,304 @@
+"""Compiled descriptors → ``Contract``. All checks of the contract are here; each fault is one line with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    MethodDescriptorProto,
+    MethodOptions,
+)
+
+from mesh import graph, schedule, template
+from mesh.contract import Access, Contract, Event, Method, Route, Service, Trigger, TriggerKind
+from mesh.faults import Fault, Faults
+
+__all__ = ["read"]
+
+_FOREIGN = ("google/", "meshapi/")
+_SCALAR_MESSAGES = frozenset(
+    f"google.protobuf.{name}"
+    for name in (
+        "Timestamp", "Duration", "FieldMask", "StringValue", "BytesValue", "BoolValue", "Int32Value", "Int64Value",
+        "UInt32Value", "UInt64Value", "FloatValue", "DoubleValue",
+    )
+)  # fmt: skip
+"""Messages that proto3 JSON writes as one scalar, so a path can hold them."""
+
+_SERVICE, _METHOD, _MESSAGE = 6, 2, 4
+"""Field numbers in FileDescriptorProto and ServiceDescriptorProto, as they stand in source-info paths."""
+
+
+def read(files: FileDescriptorSet) -> Contract:
+    """Return the checked contract.
+
+    Args:
+        files: All files with their imports, in dependency order, with source info (as protoc writes them).
+
+    Raises:
+        Faults: Every fault of the contract.
+    """
+    return _Reader(files).contract()
+
+
+class _Reader:
+    """Reads one set of files; collects faults as it goes."""
+
+    def __init__(self, files: FileDescriptorSet) -> None:
+        self.files = files
+        self.faults: list[Fault] = []
+        self.pool = descriptor_pool.DescriptorPool()
+        for file in files.file:
+            self.pool.Add(file)
+        self.services: dict[str, Service] = {}
+        self.events: dict[str, Event] = {}
+
+    def contract(self) -> Contract:
+        own = [file for file in self.files.file if not file.name.startswith(_FOREIGN)]
+        for file in own:
+            places = _Places(file)
+            for index, message in enumerate(file.message_type):
+                self._event(message, places.at(_MESSAGE, index), f"{file.package}.{message.name}".lstrip("."))
+        for file in own:
+            self._services(file, _Places(file))
+        self._check_names()
+        self._check_cycle()
+        self._check_routes()
+        if self.faults:
+            raise Faults(self.faults)
+        return Contract(self.services, self.events, self.files, self.pool)
+
+    def fault(self, place: str, text: str) -> None:
+        self.faults.append(Fault(place, text))
+
+    # -- events --
+
+    def _event(self, message: DescriptorProto, place: str, name: str) -> None:
+        for nested in message.nested_type:
+            self._event(nested, place, f"{name}.{nested.name}")
+        options = self._options(message.options, "meshapi.v1.event")
+        if options is None:
+            return
+        descriptor = self.pool.FindMessageTypeByName(name)
+        key = descriptor.fields_by_name.get(options.key)
+        if options.key and key is None:
+            self.fault(place, f"event {name}: key {options.key!r} is not one of its fields ({_names(descriptor)})")
+        elif key is not None and (key.is_repeated or key.message_type is not None):
+            self.fault(place, f"event {name}: key {options.key!r} must be a single scalar field")
+        self.events[name] = Event(name, options.key, message_factory.GetMessageClass(descriptor), place)
+
+    # -- services --
+
+    def _services(self, file: FileDescriptorProto, places: _Places) -> None:
+        for index, service in enumerate(file.service):
+            name = f"{file.package}.{service.name}".lstrip(".")
+            options = self._options(service.options, "meshapi.v1.service")
+            methods = {
+                method.name: self._method(
+                    name, method, places.at(_SERVICE, index, _METHOD, at), places.comment(_SERVICE, index, _METHOD, at)
+                )
+                for at, method in enumerate(service.method)
+            }
+            self.services[name] = Service(
+                name=name,
+                methods=methods,
+                calls=tuple(options.calls) if options else (),
+                publishes=tuple(options.publishes) if options else (),
+                place=places.at(_SERVICE, index),
+                comment=places.comment(_SERVICE, index),
+            )
+
+    def _method(self, service: str, proto: MethodDescriptorProto, place: str, comment: str) -> Method:
+        options = self._options(proto.options, "meshapi.v1.method")
+        who = f"{service}.{proto.name}"
+        input_ = self.pool.FindMessageTypeByName(proto.input_type.lstrip("."))
+        output = self.pool.FindMessageTypeByName(proto.output_type.lstrip("."))
+        rule = self._options(proto.options, "google.api.http")
+        routes = tuple(self._routes(who, rule, input_, output, place)) if rule is not None else ()
+        triggers = tuple(self._triggers(who, options.on, proto, input_, place)) if options else ()
+        timeout = None
+        if options and options.HasField("timeout"):
+            timeout = options.timeout.ToNanoseconds() / 1e9
+            if timeout <= 0:
+                self.fault(place, f"{who}: timeout must be positive, not {timeout:g} s")
+        access = self._access(who, options, place, routed=bool(routes), triggered=bool(triggers))
+        return Method(
+            name=proto.name,
+            service=service,
+            path=f"/{service}/{proto.name}",
+            input=message_factory.GetMessageClass(input_),
+            output=message_factory.GetMessageClass(output),
+            client_streaming=proto.client_streaming,
+            server_streaming=proto.server_streaming,
+            access=access,
+            roles=frozenset(options.roles) if options else frozenset(),
+            timeout=timeout,
+            idempotent=proto.options.idempotency_level != MethodOptions.IDEMPOTENCY_UNKNOWN,
+            routes=routes,
+            triggers=triggers,
+            place=place,
+            comment=comment,
+        )
+
+    def _access(self, who: str, options: Any, place: str, *, routed: bool, triggered: bool) -> Access:
+        said = options.access if options else 0
+        access = {1: Access.PUBLIC, 2: Access.AUTHENTICATED, 3: Access.INTERNAL}.get(
+            said, Access.INTERNAL if triggered and not routed else Access.AUTHENTICATED
+        )
+        if access is Access.INTERNAL and routed:
+            self.fault(
+                place, f"{who}: an INTERNAL method is never reached through the edge; remove its google.api.http"
+            )
+        if options and options.roles and access is not Access.AUTHENTICATED:
+            self.fault(place, f"{who}: roles narrow AUTHENTICATED; with {access.name} they mean nothing")
+        return access
+
+    # -- triggers --
+
+    def _triggers(
+        self, who: str, rules: Sequence[Any], proto: MethodDescriptorProto, input_: Descriptor, place: str
+    ) -> Iterator[Trigger]:
+        if rules and (proto.client_streaming or proto.server_streaming):
+            self.fault(place, f"{who}: only a unary method can have a trigger")
+        for rule in rules:
+            match rule.WhichOneof("kind"):
+                case "event":
+                    if input_.full_name not in self.events:
+                        self.fault(
+                            place,
+                            f"{who}: on.event needs an event as its request type, and {input_.full_name} is none; "
+                            "mark it with option (meshapi.v1.event)",
+                        )
+                    yield Trigger(TriggerKind.EVENT, event=input_.full_name)
+                case "schedule":
+                    self._expect(who, "on.schedule", "meshapi.v1.Tick", input_, place)
+                    try:
+                        schedule.check(rule.schedule)
+                    except schedule.ScheduleError as error:
+                        self.fault(place, f"{who}: on.schedule {error}")
+                    yield Trigger(TriggerKind.SCHEDULE, schedule=rule.schedule)
+                case "change":
+                    self._expect(who, "on.change", "meshapi.v1.Change", input_, place)
+                    if not rule.change.service or not rule.change.table:
+                        self.fault(place, f"{who}: on.change needs both a service and a table")
+                    yield Trigger(TriggerKind.CHANGE, service=rule.change.service, table=rule.change.table)
+                case _:
+                    self.fault(place, f"{who}: an empty trigger; say event, schedule or change")
+
+    def _expect(self, who: str, what: str, wanted: str, input_: Descriptor, place: str) -> None:
+        if input_.full_name != wanted:
+            self.fault(place, f"{who}: {what} needs {wanted} as its request type, not {input_.full_name}")
+
+    # -- routes --
+
+    def _routes(self, who: str, rule: Any, input_: Descriptor, output: Descriptor, place: str) -> Iterator[Route]:
+        for one in (rule, *rule.additional_bindings):
+            verb = one.WhichOneof("pattern")
+            if verb is None:
+                self.fault(place, f"{who}: an HTTP rule without a path; say get, put, post, delete, patch or custom")
+                continue
+            path = one.custom.path if verb == "custom" else getattr(one, verb)
+            verb = one.custom.kind if verb == "custom" else verb.upper()
+            try:
+                parsed = template.parse(path)
+            except template.TemplateError as error:
+                self.fault(place, f"{who}: path template {error}")
+                continue
+            for variable in parsed.variables:
+                self._check_variable(who, variable, input_, place)
+            self._check_body(who, "body", one.body, input_, place)
+            self._check_body(who, "response_body", one.response_body, output, place)
+            yield Route(verb, parsed, one.body, one.response_body)
+
+    def _check_variable(self, who: str, variable: template.Variable, message: Descriptor, place: str) -> None:
+        path = ".".join(variable.field)
+        field: FieldDescriptor | None = None
+        at: Descriptor | None = message
+        for part in variable.field:
+            field = at.fields_by_name.get(part) if at is not None else None
+            if field is None:
+                known = _names(at) if at is not None else "it is no message"
+                self.fault(place, f"{who}: the path template names {path!r}, and {part!r} is not a field ({known})")
+                return
+            if field.is_repeated:
+                self.fault(
+                    place, f"{who}: the path template names {path!r}, and {part!r} is repeated; a path holds one value"
+                )
+                return
+            at = field.message_type
+        if at is not None and at.full_name not in _SCALAR_MESSAGES:
+            self.fault(place, f"{who}: the path template names {path!r}, which is a message; name one of its fields")
+
+    def _check_body(self, who: str, what: str, name: str, message: Descriptor, place: str) -> None:
+        allowed = ("", "*") if what == "body" else ("",)
+        if name not in allowed and name not in message.fields_by_name:
+            self.fault(place, f"{who}: {what} {name!r} is not a field of {message.full_name} ({_names(message)})")
+
+    # -- the contract as a whole --
+
+    def _check_names(self) -> None:
+        for service in self.services.values():
+            for name in service.calls:
+                if name not in self.services:
+                    self.fault(service.place, f"{service.name}: calls {name!r}, which is no service of the contract")
+            for name in service.publishes:
+                if name not in self.events:
+                    self.fault(service.place, f"{service.name}: publishes {name!r}, which is no event of the contract")
+
+    def _check_cycle(self) -> None:
+        edges = {service.name: service.calls for service in self.services.values()}
+        members = graph.cycle(edges)
+        if members:
+            place = self.services[members[0]].place
+            self.fault(place, f"the calls run in a circle: {' → '.join(members)}; make one of them an event")
+
+    def _check_routes(self) -> None:
+        taken: dict[Any, tuple[Method, Route]] = {}
+        for service in self.services.values():
+            for method in service.methods.values():
+                for route in method.routes:
+                    key = (route.verb, route.template.shape)
+                    other = taken.setdefault(key, (method, route))
+                    if other[1] is not route:
+                        self.fault(
+                            method.place,
+                            f"{service.name}.{method.name}: {route} is the route of {other[0].service}.{other[0].name} "
+                            f"({other[1]}) already",
+                        )
+
+    def _options(self, options: Any, extension: str) -> Any:
+        """Return the value of an extension, read with the contract's own classes, or None when it is not set."""
+        try:
+            found: Any = self.pool.FindExtensionByName(extension)
+        except KeyError:
+            return None
+        cls: Any = message_factory.GetMessageClass(found.containing_type)
+        own = cls.FromString(options.SerializeToString())
+        return own.Extensions[found] if own.HasExtension(found) else None
+
+
+class _Places:
+    """Lines and comments of one file's declarations."""
+
+    def __init__(self, file: FileDescriptorProto) -> None:
+        self.file = file.name
+        self.locations = {tuple(location.path): location for location in file.source_code_info.location}
+
+    def at(self, *path: int) -> str:
+        location = self.locations.get(path)
+        return f"{self.file}:{location.span[0] + 1}" if location else self.file
+
+    def comment(self, *path: int) -> str:
+        location = self.locations.get(path)
+        text = location.leading_comments if location else ""
+        return "\n".join(line.removeprefix(" ") for line in text.strip("\n").splitlines()).strip()
+
+
+def _names(message: Descriptor) -> str:
+    return "fields: " + (", ".join(field.name for field in message.fields) or "none")

@@ -1,0 +1,383 @@
+"""mesh.toml and the environment → a frozen ``Manifest``. The only module that reads either.
+
+Any value can be overridden by the environment: ``services.login.database`` is ``MESH_SERVICES_LOGIN_DATABASE``. A value
+is read as TOML where its type needs it (``true``, ``["a", "b"]``), lists also as ``a,b``. The standard ``OTEL_*``
+variables are OpenTelemetry's own and are read by it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from mesh.faults import Fault, Faults
+
+__all__ = ["Auth", "Duration", "Edge", "Manifest", "Service", "Size", "load"]
+
+PREFIX = "MESH_"
+PRIVATE = "MESH_INTERNAL_"
+"""Variables that ``mesh up`` sets for the processes that it starts; they are not values of mesh.toml."""
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZES = {
+    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
+}  # fmt: skip
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:]+\]|[^:/\s]+):(?P<port>\d{1,5})\Z")
+_MAX_PORT = 65535
+
+
+class Duration(float):
+    """Seconds; written ``"250ms"``, ``"60s"``, ``"5m"`` or ``"1h"``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: object) -> Duration:
+        """Parse the text.
+
+        Raises:
+            ValueError: It is no duration.
+        """
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(f'expected a duration such as "250ms", "60s" or "5m", got {text!r}')
+        return cls(float(match[1]) * _UNITS[match[2]])
+
+
+class Size(int):
+    """Bytes; written ``4096``, ``"256MB"`` or ``"4MiB"``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: object) -> Size:
+        """Parse the text.
+
+        Raises:
+            ValueError: It is no size.
+        """
+        if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
+            return cls(text)
+        match = re.fullmatch(r"(\d+)\s*([KMG]i?B|B)?", text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(f'expected a size such as 4096, "256MB" or "4MiB", got {text!r}')
+        return cls(int(match[1]) * _SIZES[match[2] or "B"])
+
+
+TableT = TypeVar("TableT", bound=msgspec.Struct)
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of mesh.toml: typed, frozen, and no key that means nothing."""
+
+
+class Auth(_Table, frozen=True):
+    """``[auth]``: how user tokens (JWT) are verified. Absent: no token is accepted.
+
+    Attributes:
+        issuer: The ``iss`` that a token must have.
+        audience: The ``aud`` that a token must have.
+        jwks: Where the public keys are: a URL, or a method of the mesh (``login.v1.Login/GetKeys``) that takes nothing
+            and answers a JWK set (RFC 7517).
+        roles: The claim that lists the user's roles.
+        leeway: How far clocks may differ.
+    """
+
+    issuer: str
+    audience: str
+    jwks: str
+    roles: str = "roles"
+    leeway: Duration = Duration(30)
+
+
+class Edge(_Table, frozen=True):
+    """``[edge]``: the HTTP door. Absent: there is none.
+
+    Attributes:
+        listen: ``host:port``; port 0 picks a free one.
+        max_body: Largest request body.
+        timeout: The longest that a request may take when its method says nothing.
+        concurrency: Requests in flight.
+        queue: Requests that may wait for a place; beyond that 429.
+        drain: How long a stop waits for what is in flight.
+    """
+
+    listen: str = "127.0.0.1:8080"
+    max_body: Size = Size(4 * 2**20)
+    timeout: Duration = Duration(30)
+    concurrency: int = 1000
+    queue: int = 1000
+    drain: Duration = Duration(10)
+
+
+class Service(_Table, frozen=True):
+    """``[services.NAME]``: where and how big a service runs.
+
+    Attributes:
+        module: The Python module that holds its functions.
+        serves: Full names of the services of the contract that it serves.
+        listen: ``host:port`` of its sidecar; port 0 picks a free one.
+        address: Where others reach it, if not at ``listen``: one or more ``host:port``; a name may stand for several
+            addresses and is resolved again as time passes.
+        database: SQLAlchemy URL (``sqlite:///…`` relative to mesh.toml, ``postgresql://…``), or ``""`` for none.
+        migrations: Folder of Alembic versions, relative to mesh.toml; ``""``: ``migrations`` beside the module, if it
+            is there.
+        concurrency: Calls in flight.
+        queue: Calls that may wait for a place; beyond that RESOURCE_EXHAUSTED.
+        max_message: Largest message accepted.
+        drain: How long a stop waits for what is in flight.
+        settings: Values for the service's own code (``context.settings``).
+    """
+
+    module: str
+    serves: tuple[str, ...]
+    listen: str = "127.0.0.1:0"
+    address: tuple[str, ...] = ()
+    database: str = ""
+    migrations: str = ""
+    concurrency: int = 1000
+    queue: int = 1000
+    max_message: Size = Size(4 * 2**20)
+    drain: Duration = Duration(10)
+    settings: dict[str, Any] = {}
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where others reach it."""
+        return self.address or (self.listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]"),)  # noqa: S104
+
+
+class _File(_Table, frozen=True):
+    """The whole of mesh.toml."""
+
+    protos: tuple[str, ...] = ("protos",)
+    stubs: str = "gen"
+    state: str = ".mesh"
+    channel: str = "ngh2"
+    auth: Auth | None = None
+    edge: Edge | None = None
+    services: dict[str, dict[str, Any]] = {}
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is deployed: everything that mesh.toml and the environment say.
+
+    Attributes:
+        file: The file it was read from.
+        protos: Import roots, absolute.
+        stubs: The folder of the generated stubs, absolute.
+        state: The folder of databases, keys and logs, absolute.
+        channel: The implementation of outbound calls: ``"ngh2"`` or ``"grpcio"``.
+        auth: How user tokens are verified, or None.
+        edge: The edge, or None.
+        services: By name.
+    """
+
+    file: Path
+    protos: tuple[Path, ...]
+    stubs: Path
+    state: Path
+    channel: str
+    auth: Auth | None
+    edge: Edge | None
+    services: dict[str, Service]
+
+    @property
+    def root(self) -> Path:
+        """The folder that relative paths of the manifest are relative to."""
+        return self.file.parent
+
+    def host_of(self, service: str) -> str | None:
+        """Return the name of the entry that serves a service of the contract, or None."""
+        return next((name for name, entry in self.services.items() if service in entry.serves), None)
+
+
+def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
+    """Read mesh.toml and the environment.
+
+    Args:
+        file: Path of mesh.toml.
+        environ: The environment; None for the process's own.
+
+    Raises:
+        Faults: The file is missing, is not TOML, has an unknown key, a wrong type or a value that cannot be right.
+    """
+    place = file.name
+    try:
+        tables: Any = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        hint = "; say where it is with --file" if isinstance(error, FileNotFoundError) else ""
+        raise Faults([Fault(str(file), f"{(error.strerror or str(error)).lower()}{hint}")]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Faults([Fault(place, f"not TOML: {error}")]) from None
+    overrides = {
+        name: value
+        for name, value in (os.environ if environ is None else environ).items()
+        if name.startswith(PREFIX) and not name.startswith(PRIVATE)
+    }
+    _override(tables, overrides)
+    parsed = _convert(tables, _File, place, "", overrides)
+    faults = list(_faults(parsed, place))
+    services: dict[str, Service] = {}
+    for name, table in parsed.services.items():
+        try:
+            services[name] = _convert(table, Service, place, f"services.{name}", overrides)
+        except Faults as found:
+            faults.extend(found.faults)
+        else:
+            faults.extend(_service_faults(services[name], f"{place} [services.{name}]"))
+    if faults:
+        raise Faults(faults)
+    root = file.resolve().parent
+    services = {name: _located(service, root) for name, service in services.items()}
+    return Manifest(
+        file=file.resolve(),
+        protos=tuple((root / path).resolve() for path in parsed.protos),
+        stubs=(root / parsed.stubs).resolve(),
+        state=(root / parsed.state).resolve(),
+        channel=parsed.channel,
+        auth=parsed.auth,
+        edge=parsed.edge,
+        services=services,
+    )
+
+
+def _located(service: Service, root: Path) -> Service:
+    """Return the service with its SQLite file made absolute."""
+    prefix = "sqlite:///"
+    path = service.database.removeprefix(prefix)
+    if not service.database.startswith(prefix) or path.startswith("/") or path in ("", ":memory:"):
+        return service
+    return msgspec.structs.replace(service, database=f"{prefix}{(root / path).resolve()}")
+
+
+def _convert(table: Any, kind: type[TableT], place: str, prefix: str, overrides: Mapping[str, str]) -> TableT:
+    """Return the table as its type; ``prefix`` is where it stands in the file (``services.login``)."""
+
+    def hook(kind: type, value: object) -> object:
+        return kind.parse(value)  # type: ignore[attr-defined]
+
+    try:
+        return msgspec.convert(table, kind, dec_hook=hook)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$")
+        inner = re.sub(r"\[\.\.\.\]|\[\d+\]", "", path.rstrip("`").lstrip("."))
+        keys = ".".join(part for part in (prefix, inner) if part)
+        where = _where(place, keys)
+        unknown = re.search(r"unknown field `(.*)`", text)
+        if unknown:
+            text = f"unknown key {unknown[1]!r}{_near(unknown[1], keys)}"
+        missing = re.search(r"missing required field `(.*)`", text)
+        if missing:
+            text = f"the key {missing[1]!r} is missing"
+        variable = PREFIX + keys.upper().replace(".", "_").replace("-", "_")
+        if variable in overrides:
+            where = f"environment variable {variable}"
+        raise Faults([Fault(where, (text[:1].lower() + text[1:]).replace("`", ""))]) from None
+
+
+def _where(place: str, keys: str) -> str:
+    """Return ``mesh.toml [services.login] listen`` for ``services.login.listen``."""
+    parts = [part for part in keys.split(".") if part]
+    depth = 2 if parts[:1] == ["services"] else 1
+    table = f" [{'.'.join(parts[:depth])}]" if parts else ""
+    key = f" {'.'.join(parts[depth:])}" if len(parts) > depth else ""
+    return place + table + key
+
+
+def _near(key: str, path: str) -> str:
+    kinds: dict[str, type[msgspec.Struct]] = {"": _File, "edge": Edge, "auth": Auth}
+    known = (kinds.get(path) or Service).__struct_fields__
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def _faults(file: _File, place: str) -> Iterator[Fault]:
+    if file.channel not in ("ngh2", "grpcio"):
+        yield Fault(f"{place} channel", f'expected "ngh2" or "grpcio", got {file.channel!r}')
+    if file.edge is not None:
+        yield from _address_faults(f"{place} [edge] listen", file.edge.listen)
+    for name in file.services:
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name == "edge":
+            yield Fault(
+                f"{place} [services.{name}]",
+                "a service's name is lower-case letters, digits, '-' and '_', a letter first, and not 'edge'",
+            )
+
+
+def _service_faults(service: Service, table: str) -> Iterator[Fault]:
+    yield from _address_faults(f"{table} listen", service.listen)
+    for address in service.address:
+        yield from _address_faults(f"{table} address", address)
+    if not service.serves:
+        yield Fault(f"{table} serves", "name at least one service of the contract")
+    if service.concurrency < 1:
+        yield Fault(f"{table} concurrency", f"must be at least 1, not {service.concurrency}")
+    if service.database and not service.database.startswith(("sqlite:///", "postgresql://")):
+        yield Fault(f"{table} database", "expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME")
+
+
+def _address_faults(place: str, text: str) -> Iterator[Fault]:
+    match = _ADDRESS.match(text)
+    if match is None or int(match["port"]) > _MAX_PORT:
+        yield Fault(place, f"expected host:port, got {text!r}")
+
+
+def _override(tables: dict[str, Any], overrides: Mapping[str, str]) -> None:
+    faults = []
+    for name, value in sorted(overrides.items()):
+        words = name.removeprefix(PREFIX)
+        try:
+            _set(tables, _File, words, value)
+        except KeyError as error:
+            known = ", ".join(sorted(tables.get("services", {}))) or "none"
+            faults.append(Fault(f"environment variable {name}", f"{error.args[0]} (services: {known})"))
+    if faults:
+        raise Faults(faults)
+
+
+def _set(table: dict[str, Any], kind: type[_Table], words: str, value: str) -> None:
+    """Set the key that ``words`` (``EDGE_LISTEN``) names in ``table``, whose type is ``kind``."""
+    for field in msgspec.structs.fields(kind):
+        key = field.name.upper()
+        rest = words[len(key) + 1 :]
+        if words == key:
+            table[field.name] = _value(value, field.type)
+            return
+        if not words.startswith(f"{key}_"):
+            continue
+        if field.name == "services":
+            services = table.get("services", {})
+            for name in sorted(services, key=len, reverse=True):
+                entry = name.upper().replace("-", "_")
+                if rest.startswith(f"{entry}_"):
+                    _set(services[name], Service, rest[len(entry) + 1 :], value)
+                    return
+            raise KeyError(f"there is no such service in mesh.toml: {rest}")
+        if field.name == "settings":
+            table.setdefault("settings", {})[rest.lower()] = value
+            return
+        for inner in (Auth, Edge):
+            if inner.__name__.lower() == field.name:
+                _set(table.setdefault(field.name, {}), inner, rest, value)
+                return
+    raise KeyError(f"there is no value {words.lower()!r} in mesh.toml")
+
+
+def _value(text: str, kind: Any) -> Any:
+    """Return the text as the type needs it: text for text, else a TOML value; ``a,b`` is a list."""
+    if kind in (str, Duration):
+        return text
+    if kind == tuple[str, ...] and not text.startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,47 @@
+"""The recover layer: whatever happens inside, the caller gets a status, and nothing of the inside leaks with it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from mesh.errors import Code, Internal, RemoteError, StatusError
+
+if TYPE_CHECKING:
+    from mesh.call import Call, Handler
+
+__all__ = ["recover", "status_of"]
+
+log = logging.getLogger("mesh.recover")
+
+_PASS_ON = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED})
+"""Codes of an onward call that are as true for the call that made it: try again later."""
+
+
+async def recover(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    """Turn any exception that is not a status into one, and log it with its traceback.
+
+    Raises:
+        StatusError: The only exception, besides cancellation, that leaves this layer.
+    """
+    try:
+        await next(call)
+    except StatusError:
+        raise
+    except Exception as error:
+        status = status_of(error)
+        log.exception("%s failed: %s", call.method.path, status.code.name)
+        raise status from error
+
+
+def status_of(error: Exception) -> StatusError:
+    """Return the status that the caller of a failed function sees.
+
+    A ``StatusError`` is what it says. An onward call's failure that the function let pass is this call's failure too,
+    by the same code if the code means "not now", without the other service's text. Everything else is ``INTERNAL``.
+    """
+    if isinstance(error, StatusError):
+        return error
+    if isinstance(error, RemoteError) and error.status.code in _PASS_ON:
+        return StatusError.of(error.status.code, "a service that this one depends on did not answer")
+    return Internal("internal error")

@@ -1,0 +1,1 @@
+"""Hosts the functions of one service."""
