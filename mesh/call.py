@@ -42,7 +42,7 @@ _HIDDEN = frozenset({b"te", b"content-type", b"host", b"connection"})
 
 
 class Metadata(Mapping[str, "str | bytes"]):
-    """The key-value pairs beside the messages: read-only, ordered, keys in lower case.
+    """The key-value pairs beside the messages: ordered, keys in lower case, read-only for functions.
 
     ``metadata["key"]`` is the last value of the key, ``getall`` all of them in order. A key that ends in ``-bin`` has
     ``bytes`` values, every other key ``str`` (gRPC's PROTOCOL-HTTP2.md, Custom-Metadata).
@@ -59,11 +59,16 @@ class Metadata(Mapping[str, "str | bytes"]):
 
     @classmethod
     def from_wire(cls, pairs: list[tuple[bytes, bytes]]) -> Metadata:
-        """Take the header list as the server gives it, without decoding; ``pairs`` must not change afterwards."""
+        """Take the header list as the server gives it, without decoding; the list is not copied."""
         self = cls.__new__(cls)
         self._pairs = pairs
         self._index = None
         return self
+
+    def append(self, name: bytes, value: bytes) -> None:
+        """Add a wire pair; for the layers of an outbound call, before it is sent."""
+        self._pairs.append((name, value))
+        self._index = None
 
     @property
     def pairs(self) -> list[tuple[bytes, bytes]]:

@@ -23,7 +23,7 @@ class Fault:
         return f"{self.place}: {self.text}"
 
 
-class Faults(Exception):  # noqa: N818 - it is the plural of a noun of this house
+class Faults(Exception):
     """The contract or the manifest cannot be used. ``str()`` is one line for each fault."""
 
     faults: tuple[Fault, ...]

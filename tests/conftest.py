@@ -1,0 +1,23 @@
+"""Fixtures of the whole suite: generated stubs of the tests' own contract."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mesh import descriptors, protoc
+from mesh.contract import Contract
+
+ROOT = Path(__file__).parent.parent
+TEST_STUBS = ROOT / ".mesh" / "test-stubs"
+
+protoc.generate([ROOT / "tests" / "protos"], TEST_STUBS)
+sys.path.insert(0, str(TEST_STUBS))
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    """The contract of tests/protos."""
+    return descriptors.read(protoc.load([ROOT / "tests" / "protos"], TEST_STUBS))
