@@ -1,0 +1,233 @@
+"""chain, deadline, recover and gate: what every call passes."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from mesh.call import Call, Handler, Metadata, chain
+from mesh.deadline import deadline
+from mesh.errors import (
+    Code,
+    DeadlineExceeded,
+    Internal,
+    NotFound,
+    RemoteError,
+    ResourceExhausted,
+    StatusError,
+    Unavailable,
+)
+from mesh.gate import Gate
+from mesh.recover import recover
+
+
+def call(timeout: float | None = None, until: float | None = None) -> Call:
+    return Call(SimpleNamespace(path="/t.v1.S/Do", timeout=timeout), Metadata(), until)
+
+
+async def test_the_first_layer_is_the_outermost() -> None:
+    seen: list[str] = []
+
+    def layer(name: str):
+        async def run(call: Call, next: Handler) -> None:
+            seen.append(f"{name} in")
+            await next(call)
+            seen.append(f"{name} out")
+
+        return run
+
+    async def handler(call: Call) -> None:
+        seen.append("handler")
+
+    await chain(layer("a"), layer("b"), handler)(call())
+    assert seen == ["a in", "b in", "handler", "b out", "a out"]
+
+
+class TestDeadline:
+    async def test_the_methods_timeout_caps_the_callers(self) -> None:
+        now = asyncio.get_running_loop().time()
+        seen = []
+
+        async def handler(call: Call) -> None:
+            seen.append(call.deadline)
+
+        await deadline(call(timeout=5), handler)
+        await deadline(call(timeout=5, until=now + 60), handler)
+        await deadline(call(timeout=5, until=now + 1), handler)
+        await deadline(call(), handler)
+        assert seen[0] == pytest.approx(now + 5, abs=0.5)
+        assert seen[1] == pytest.approx(now + 5, abs=0.5)
+        assert seen[2] == now + 1
+        assert seen[3] is None
+
+    async def test_it_cancels_what_runs_and_says_so(self) -> None:
+        cancelled = asyncio.Event()
+
+        async def handler(call: Call) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+        with pytest.raises(DeadlineExceeded):
+            await deadline(call(timeout=0.01), handler)
+        assert cancelled.is_set()
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    async def test_a_deadline_that_has_passed_does_not_begin(self) -> None:
+        async def handler(call: Call) -> None:
+            raise AssertionError("must not run")
+
+        with pytest.raises(DeadlineExceeded):
+            await deadline(call(until=asyncio.get_running_loop().time() - 1), handler)
+
+    async def test_a_cancellation_from_elsewhere_passes(self) -> None:
+        started = asyncio.Event()
+
+        async def handler(call: Call) -> None:
+            started.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(deadline(call(timeout=60), handler))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def test_a_function_that_swallows_the_cancellation_leaves_none_behind(self) -> None:
+        async def handler(call: Call) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise NotFound("late") from None
+
+        with pytest.raises(NotFound):
+            await deadline(call(timeout=0.01), handler)
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+
+class TestRecover:
+    async def answer(self, error: BaseException) -> BaseException:
+        async def handler(call: Call) -> None:
+            raise error
+
+        with pytest.raises(BaseException) as caught:
+            await recover(call(), handler)
+        return caught.value
+
+    async def test_a_status_passes_as_it_is(self) -> None:
+        error = NotFound("no such user")
+        assert await self.answer(error) is error
+
+    async def test_a_bug_is_internal_and_its_text_stays_inside(self, caplog: pytest.LogCaptureFixture) -> None:
+        found = await self.answer(ValueError("password=hunter2"))
+        assert isinstance(found, Internal)
+        assert "hunter2" not in str(found)
+        assert "hunter2" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("code", "expected"),
+        [(Code.UNAVAILABLE, Code.UNAVAILABLE), (Code.NOT_FOUND, Code.INTERNAL), (Code.INTERNAL, Code.INTERNAL)],
+    )
+    async def test_an_onward_failure_passes_only_if_it_means_not_now(self, code: Code, expected: Code) -> None:
+        class Remote(Exception, RemoteError):
+            status = StatusError.of(code, "10.0.0.7:9101 refused")
+
+        found = await self.answer(Remote())
+        assert isinstance(found, StatusError)
+        assert found.code is expected
+        assert "10.0.0.7" not in found.message
+
+    async def test_cancellation_passes(self) -> None:
+        assert isinstance(await self.answer(asyncio.CancelledError()), asyncio.CancelledError)
+
+
+class TestGate:
+    async def test_limit_queue_and_refusal(self) -> None:
+        gate, go = Gate(limit=1, queue=1), asyncio.Event()
+        order: list[int] = []
+
+        def handler(number: int) -> Handler:
+            async def run(call: Call) -> None:
+                order.append(number)
+                await go.wait()
+
+            return run
+
+        first = asyncio.create_task(gate(call(), handler(1)))
+        second = asyncio.create_task(gate(call(), handler(2)))
+        await asyncio.sleep(0)
+        assert (gate.in_flight, gate.waiting) == (1, 1)
+        with pytest.raises(ResourceExhausted) as caught:
+            await gate(call(), handler(3))
+        assert caught.value.details
+        go.set()
+        await asyncio.gather(first, second)
+        assert order == [1, 2]
+        assert (gate.in_flight, gate.waiting) == (0, 0)
+
+    async def test_zero_holds_until_there_is_room(self) -> None:
+        gate, done = Gate(limit=0, queue=10), asyncio.Event()
+
+        async def handler(call: Call) -> None:
+            done.set()
+
+        task = asyncio.create_task(gate(call(), handler))
+        await asyncio.sleep(0)
+        assert not done.is_set()
+        gate.resize(1)
+        await task
+        assert done.is_set()
+
+    async def test_a_cancelled_waiter_leaves_the_queue(self) -> None:
+        gate, go = Gate(limit=1, queue=2), asyncio.Event()
+
+        async def handler(call: Call) -> None:
+            await go.wait()
+
+        first = asyncio.create_task(gate(call(), handler))
+        second = asyncio.create_task(gate(call(), handler))
+        third = asyncio.create_task(gate(call(), handler))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        assert gate.waiting == 1
+        go.set()
+        await asyncio.gather(first, third)
+        assert (gate.in_flight, gate.waiting) == (0, 0)
+
+    async def test_one_admitted_and_cancelled_in_one_turn_hands_its_place_on(self) -> None:
+        gate, go = Gate(limit=1, queue=2), asyncio.Event()
+
+        async def handler(call: Call) -> None:
+            await go.wait()
+
+        first = asyncio.create_task(gate(call(), handler))
+        second = asyncio.create_task(gate(call(), handler))
+        third = asyncio.create_task(gate(call(), handler))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)  # admits the second...
+        second.cancel()  # ...which is cancelled before it runs
+        go.set()
+        await asyncio.gather(second, third, return_exceptions=True)
+        assert third.exception() is None
+        assert (gate.in_flight, gate.waiting) == (0, 0)
+
+    async def test_a_failing_call_gives_its_place_back(self) -> None:
+        gate = Gate(limit=1, queue=0)
+
+        async def handler(call: Call) -> None:
+            raise Unavailable("no")
+
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await gate(call(), handler)
+        assert gate.in_flight == 0

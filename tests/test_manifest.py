@@ -1,0 +1,124 @@
+"""mesh.toml and the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mesh.faults import Faults
+from mesh.manifest import Manifest, load
+
+BASE = """
+[edge]
+listen = "127.0.0.1:0"
+[services.log-in]
+module = "services.login.functions"
+serves = ["login.v1.Login"]
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "mesh.toml"
+    file.write_text(text)
+    return file
+
+
+def read(tmp_path: Path, text: str, **environ: str) -> Manifest:
+    return load(write(tmp_path, text), environ)
+
+
+def test_what_a_manifest_says(tmp_path: Path) -> None:
+    manifest = read(
+        tmp_path,
+        BASE
+        + """listen = "0.0.0.0:9101"
+database = "sqlite:///.mesh/login.db"
+max_message = "8MiB"
+drain = "250ms"
+settings = { admin = "root", nested = { a = 1 } }
+""",
+    )
+    entry = manifest.services["log-in"]
+    assert manifest.root == tmp_path
+    assert manifest.protos == (tmp_path / "protos",)
+    assert (manifest.stubs, manifest.state, manifest.channel) == (tmp_path / "gen", tmp_path / ".mesh", "ngh2")
+    assert entry.addresses == ("127.0.0.1:9101",)
+    assert entry.database == f"sqlite:///{tmp_path}/.mesh/login.db"
+    assert (entry.max_message, entry.drain) == (8 * 2**20, 0.25)
+    assert entry.settings == {"admin": "root", "nested": {"a": 1}}
+    assert manifest.host_of("login.v1.Login") == "log-in"
+    assert manifest.host_of("nobody.v1.Nobody") is None
+
+
+def test_the_environment_overrides_any_value(tmp_path: Path) -> None:
+    manifest = read(
+        tmp_path,
+        BASE,
+        MESH_CHANNEL="grpcio",
+        MESH_EDGE_MAX_BODY="7MB",
+        MESH_EDGE_CONCURRENCY="5",
+        MESH_AUTH_ISSUER="me",
+        MESH_AUTH_AUDIENCE="you",
+        MESH_AUTH_JWKS="https://keys.example/jwks.json",
+        MESH_SERVICES_LOG_IN_DATABASE="postgresql://u:p@db/login",
+        MESH_SERVICES_LOG_IN_ADDRESS="a:1, b:2",
+        MESH_SERVICES_LOG_IN_SERVES='["login.v1.Login", "login.v1.Other"]',
+        MESH_SERVICES_LOG_IN_SETTINGS_ADMIN_PASSWORD="s3cret",
+        MESH_INTERNAL_READY_FD="3",
+        OTHER="ignored",
+    )
+    entry = manifest.services["log-in"]
+    assert manifest.channel == "grpcio"
+    assert manifest.edge is not None
+    assert (manifest.edge.max_body, manifest.edge.concurrency) == (7_000_000, 5)
+    assert manifest.auth is not None
+    assert manifest.auth.issuer == "me"
+    assert entry.database == "postgresql://u:p@db/login"
+    assert entry.addresses == ("a:1", "b:2")
+    assert entry.serves == ("login.v1.Login", "login.v1.Other")
+    assert entry.settings == {"admin_password": "s3cret"}
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "expected"),
+    [
+        ("a = [", {}, "mesh.toml: not TOML: "),
+        ("prottos = []", {}, "mesh.toml: unknown key 'prottos'; did you mean 'protos'?"),
+        (BASE + "lisen = 'x'", {}, "mesh.toml [services.log-in]: unknown key 'lisen'; did you mean 'listen'?"),
+        ("[edge]\nport = 1", {}, "mesh.toml [edge]: unknown key 'port'; known are listen, max_body"),
+        ("[services.a]\nserves = ['x']", {}, "mesh.toml [services.a]: the key 'module' is missing"),
+        ("[services.a]\nmodule = 1\nserves = ['x']", {}, "mesh.toml [services.a] module: expected str, got int"),
+        ("[services.a]\nmodule = 'x'\nserves = []", {}, "mesh.toml [services.a] serves: name at least one service"),
+        ("[services.A]\nmodule = 'x'\nserves = ['x']", {}, "a service's name is lower-case letters"),
+        ("[services.edge]\nmodule = 'x'\nserves = ['x']", {}, "and not 'edge'"),
+        (BASE + "max_message = true", {}, 'expected a size such as 4096, "256MB" or "4MiB", got True'),
+        (BASE + "drain = '5'", {}, 'expected a duration such as "250ms", "60s" or "5m", got \'5\''),
+        (BASE + "listen = 'here'", {}, "mesh.toml [services.log-in] listen: expected host:port, got 'here'"),
+        (BASE + "listen = 'h:99999'", {}, "expected host:port, got 'h:99999'"),
+        (BASE + "concurrency = 0", {}, "concurrency: must be at least 1, not 0"),
+        (BASE + "database = 'mysql://x'", {}, "database: expected sqlite:///PATH or postgresql://"),
+        ("channel = 'x'", {}, 'mesh.toml channel: expected "ngh2" or "grpcio", got \'x\''),
+        (BASE, {"MESH_EDGE_CONCURRENCY": "x"}, "environment variable MESH_EDGE_CONCURRENCY: expected int, got str"),
+        (BASE, {"MESH_EDG": "x"}, "environment variable MESH_EDG: there is no value 'edg' in mesh.toml"),
+        (BASE, {"MESH_SERVICES_X_LISTEN": "x"}, "no such service in mesh.toml: X_LISTEN (services: log-in)"),
+    ],
+)
+def test_a_fault_says_where_and_what_would_be_right(
+    tmp_path: Path, text: str, environ: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(Faults) as caught:
+        read(tmp_path, text, **environ)
+    assert expected in str(caught.value)
+    assert str(caught.value).count("\n") == 0
+
+
+def test_faults_of_several_services_come_together(tmp_path: Path) -> None:
+    with pytest.raises(Faults) as caught:
+        read(tmp_path, "[services.a]\nserves = ['x']\n[services.b]\nmodule = 'x'\nserves = []")
+    assert len(caught.value.faults) == 2
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(Faults, match="no such file or directory; say where it is with --file"):
+        load(tmp_path / "mesh.toml", {})
