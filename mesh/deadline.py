@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["deadline"]
 
 
-async def deadline(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+async def deadline(call: Call, next: Handler) -> None:
     """Cap ``call.deadline`` by ``call.method.timeout`` and cancel the rest of the chain when it passes.
 
     Raises:

@@ -41,7 +41,7 @@ class Gate:
         """Calls in the queue now."""
         return len(self._waiting)
 
-    async def __call__(self, call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    async def __call__(self, call: Call, next: Handler) -> None:
         """Let the call through when there is room.
 
         Raises:

@@ -18,7 +18,7 @@ _PASS_ON = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EX
 """Codes of an onward call that are as true for the call that made it: try again later."""
 
 
-async def recover(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+async def recover(call: Call, next: Handler) -> None:
     """Turn any exception that is not a status into one, and log it with its traceback.
 
     Raises:

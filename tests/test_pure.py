@@ -64,8 +64,8 @@ def test_what_is_no_template(text: str, what: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "* * * * *", "*/5 * * * *", "0 3 * * *", "0 0 3 1,15 JAN-MAR MON", "1-5/2 * * * 0-7", "@every 1h30m", "@every 1.5s",
-        "@daily", "0 0 ? * mon",
+        "* * * * *", "*/5 * * * *", "0 3 * * *", "0 0 3 1,15 JAN-MAR MON", "1-5/2 * * * 0-7",
+        "@every 1h30m", "@every 1.5s", "@daily", "0 0 ? * mon",
     ],
 )  # fmt: skip
 def test_schedules(line: str) -> None:
