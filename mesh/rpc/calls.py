@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -48,7 +49,7 @@ class CallError(grpc.aio.AioRpcError, RemoteError):
 class OutboundCall(Call):
     """What unary and streaming calls share: the end of the call, and who waits for it."""
 
-    __slots__ = ("_callbacks", "_done", "error", "multi", "compression", "over", "revoked", "status", "wait_for_ready")
+    __slots__ = ("_callbacks", "_done", "compression", "error", "multi", "over", "revoked", "status", "wait_for_ready")
 
     def __init__(self, multi: MultiCallable, metadata: Metadata, timeout: float | None, parent: Call | None) -> None:
         method = multi.method
@@ -138,57 +139,58 @@ class CallFacade:
     __slots__ = ()
 
     @property
-    def _core(self) -> Any:
+    def core(self) -> Any:
+        """The inside of the call."""
         raise NotImplementedError
 
     def cancel(self) -> bool:
         """End the call; False if it had ended already."""
-        return bool(self._core.stop())
+        return bool(self.core.stop())
 
     def cancelled(self) -> bool:
         """Whether it was cancelled here."""
-        return bool(self._core.revoked)
+        return bool(self.core.revoked)
 
     def done(self) -> bool:
         """Whether it has ended."""
-        return bool(self._core.over)
+        return bool(self.core.over)
 
     def add_done_callback(self, callback: Callable[[Any], Any]) -> None:
         """Call ``callback(call)`` when it has ended."""
-        self._core.on_done(lambda: callback(self))
+        self.core.on_done(lambda: callback(self))
 
     def time_remaining(self) -> float | None:
         """Return the seconds until its deadline, or None without one."""
-        remaining: float | None = self._core.remaining()
+        remaining: float | None = self.core.remaining()
         return remaining
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
         """Return the response headers; those of a unary response come with the response."""
-        await self._core.until_headers()
-        return _grpc_metadata(self._core.headers)
+        await self.core.until_headers()
+        return _grpc_metadata(self.core.headers)
 
     async def trailing_metadata(self) -> grpc.aio.Metadata:
         """Return the trailers, when the call has ended."""
-        await self._core.until_over()
-        found: grpc.aio.Metadata = self._core.trailing()
+        await self.core.until_over()
+        found: grpc.aio.Metadata = self.core.trailing()
         return found
 
     async def code(self) -> grpc.StatusCode:
         """Return the status code, when the call has ended."""
-        await self._core.until_over()
-        error = self._core.status
+        await self.core.until_over()
+        error = self.core.status
         return grpc.StatusCode.OK if error is None else _CODES[int(error.code)]
 
     async def details(self) -> str:
         """Return the status message, when the call has ended."""
-        await self._core.until_over()
-        error = self._core.status
+        await self.core.until_over()
+        error = self.core.status
         return "" if error is None else str(error.message)
 
     async def debug_error_string(self) -> str:
         """Return the status as one line, when the call has ended."""
-        await self._core.until_over()
-        return str(self._core.status or "")
+        await self.core.until_over()
+        return str(self.core.status or "")
 
     async def wait_for_connection(self) -> None:
         """Return when the call has a connection.
@@ -196,9 +198,9 @@ class CallFacade:
         Raises:
             CallError: The call has failed.
         """
-        await self._core.until_begun()
-        if self._core.over:
-            self._core.raise_error()
+        await self.core.until_begun()
+        if self.core.over:
+            self.core.raise_error()
 
 
 class UnaryUnaryCall(CallFacade, OutboundCall):
@@ -209,7 +211,8 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
     __slots__ = ("_begun", "_message", "_runner", "_task", "answer")
 
     @property
-    def _core(self) -> UnaryUnaryCall:
+    def core(self) -> UnaryUnaryCall:
+        """The call itself: one object is both sides."""
         return self
 
     def __init__(
@@ -292,10 +295,8 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
             self._task = asyncio.get_running_loop().create_task(self._run_quietly(), name=self.method.path)
 
     async def _run_quietly(self) -> None:
-        try:
+        with suppress(Exception, asyncio.CancelledError):  # kept in self.error, for whoever awaits the call
             await self._run()
-        except (Exception, asyncio.CancelledError):  # noqa: S110 - kept in self.error, for whoever awaits the call
-            pass
 
     def stop(self) -> bool:
         """Cancel the call."""
@@ -318,3 +319,7 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
     async def until_begun(self) -> None:
         """Return when the call is under way: at its end, which for a unary call is all that can be seen."""
         await self.until_over()
+
+
+_abc: Any = grpc.aio.UnaryUnaryCall  # an ABC, which its type stubs do not say
+_abc.register(UnaryUnaryCall)

@@ -1,4 +1,4 @@
-"""The channel: stock generated stubs on a handler. Shaped like ``grpc.aio.Channel``, so stubs do not know the difference.
+"""The channel: stock generated stubs on a handler. It is shaped like ``grpc.aio.Channel``: stubs see no difference.
 
 Each call of a stub becomes a ``Call`` that is given to the handler: a target, usually behind the layers of the outbound
 chain. What the calls do is in ``mesh.rpc.calls``.
@@ -7,9 +7,11 @@ chain. What the calls do is in ``mesh.rpc.calls``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import grpc
+import grpc.aio
+from google.protobuf.empty_pb2 import Empty
 
 from mesh.call import Handler, Metadata, current, encode_pair
 from mesh.contract import Contract, Method
@@ -42,7 +44,7 @@ class MultiCallable:
         self,
         request: Any = None,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - grpc's own signature
+        timeout: float | None = None,
         metadata: Any = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
@@ -66,9 +68,9 @@ class MultiCallable:
         pairs = [encode_pair(key, value) for key, value in metadata] if metadata else []
         call = self.make(self, request, Metadata.from_wire(pairs), timeout, current.get())
         if wait_for_ready:
-            call._core.wait_for_ready = True  # noqa: SLF001
+            call.core.wait_for_ready = True
         if compression:
-            call._core.compression = "gzip"
+            call.core.compression = "gzip"
         call.start()
         return call
 
@@ -77,7 +79,7 @@ class Channel:
     """A channel of stubs on a handler.
 
     Args:
-        handler: Answers the calls.
+        handler: Answers the calls; closing it is its owner's business.
         contract: Says which methods may be retried and how long they may take; None if nothing is known.
     """
 
@@ -86,53 +88,48 @@ class Channel:
         self._contract = contract
 
     def unary_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool = False,
+        self, method: str, request_serializer: Serialize = None, response_deserializer: Deserialize = None, **_: Any
     ) -> MultiCallable:
+        """Return the callable of a unary method (``/package.Service/Method``)."""
         return self._multi(UnaryUnaryCall, method, request_serializer, response_deserializer)
 
     def unary_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool = False,
+        self, method: str, request_serializer: Serialize = None, response_deserializer: Deserialize = None, **_: Any
     ) -> MultiCallable:
+        """Return the callable of a method that streams responses."""
         return self._multi(UnaryStreamCall, method, request_serializer, response_deserializer)
 
     def stream_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool = False,
+        self, method: str, request_serializer: Serialize = None, response_deserializer: Deserialize = None, **_: Any
     ) -> MultiCallable:
+        """Return the callable of a method that streams requests."""
         return self._multi(StreamUnaryCall, method, request_serializer, response_deserializer)
 
     def stream_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool = False,
+        self, method: str, request_serializer: Serialize = None, response_deserializer: Deserialize = None, **_: Any
     ) -> MultiCallable:
+        """Return the callable of a method that streams both ways."""
         return self._multi(StreamStreamCall, method, request_serializer, response_deserializer)
 
-    def _multi(self, make: Any, path: str, serialize: Any, deserialize: Any) -> MultiCallable:
+    async def close(self, grace: float | None = None) -> None:
+        """Do nothing: the handler is its owner's to close."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Do nothing: see ``close``."""
+
+    def _multi(self, make: Any, path: str, serialize: Serialize, deserialize: Deserialize) -> MultiCallable:
         client, server = make.kind
         method = self._contract.method(path) if self._contract else None
         if method is None or (method.client_streaming, method.server_streaming) != (client, server):
             service, _, name = path.strip("/").rpartition("/")
             method = Method(
-                name,
-                service,
-                f"/{service}/{name}",
-                Any,
-                Any,
-                client_streaming=client,
-                server_streaming=server,  # type: ignore[arg-type]
-            )
+                name, service, f"/{service}/{name}", Empty, Empty, client_streaming=client, server_streaming=server
+            )  # the handler sees bytes: which message they are is the stub's business
         return MultiCallable(make, method, self._handler, serialize, deserialize)
+
+
+_abc: Any = grpc.aio.Channel  # an ABC, which its type stubs do not say
+_abc.register(Channel)

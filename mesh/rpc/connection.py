@@ -267,8 +267,9 @@ class Connection(asyncio.Protocol):
                     del self._writers[stream_id]
                     stream.wake_writer()
 
-    def _handle_events(self) -> None:
+    def _handle_events(self) -> None:  # noqa: C901, PLR0912 - one branch for each event, most frequent first
         streams = self.streams
+        event: Any  # its class says which attributes it has
         for event in self._h2.events():
             kind = type(event)
             if kind is ngh2.DataReceived:
@@ -387,7 +388,7 @@ async def connect(host: str, port: int, address: str, owner: Owner, tls: SSLCont
         transport = connection._transport  # noqa: SLF001 - same module
         secured: SSLObject | None = transport.get_extra_info("ssl_object") if transport else None
         if secured is not None and secured.selected_alpn_protocol() != "h2":
-            raise ConnectionError("it does not speak HTTP/2 (ALPN)")
+            raise ConnectionError("it does not speak HTTP/2 (ALPN)")  # noqa: TRY301 - ends as every failure does
         await connection.ready
     except BaseException:
         connection.abort("given up")

@@ -72,6 +72,10 @@ class Exchange:
         _outcome(call, stream)
         await call.send(_only(stream))
 
+    async def close(self) -> None:
+        """Close the connections; calls that still run fail with UNAVAILABLE."""
+        await self.pool.close()
+
     def headers(self, call: Call) -> Headers:
         """Return the request headers of a call.
 
@@ -182,8 +186,7 @@ class _Streaming:
             for _ in range(TRIES):
                 if not await self._open():
                     continue
-                stream = self.stream
-                assert stream is not None  # noqa: S101 - just opened
+                stream = self.stream or stream
                 await self._answer(stream)
                 if not stream.unprocessed or self.sent is None:
                     break

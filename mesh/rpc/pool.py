@@ -220,7 +220,8 @@ class Pool:
         slot.reason = f"{slot.endpoint}: {reason}"
         if self._slots.get(slot.endpoint) is not slot:
             return
-        delay = balancer.backoff(slot.failures, random.random(), base=BACKOFF_BASE, cap=BACKOFF_CAP)
+        jitter = random.random()  # noqa: S311 - it spreads load and guards nothing
+        delay = balancer.backoff(slot.failures, jitter, base=BACKOFF_BASE, cap=BACKOFF_CAP)
         slot.timer = asyncio.get_running_loop().call_later(delay, self._connect, slot)
         if not self._static:
             self._resolve_again()

@@ -51,16 +51,22 @@ def read(trailers: Sequence[tuple[bytes, bytes]]) -> tuple[StatusError | None, l
         return None, rest
     if not code.isdigit():
         return StatusError.of(2, f"the answer has no valid grpc-status ({code.decode('latin-1')!r})"), rest
-    return StatusError.of(int(code), decode_message(message), unpack(details) if details else ()), rest
+    return StatusError.of(int(code), decode_message(message), _details(details) if details else ()), rest
 
 
-def unpack(value: bytes) -> tuple[Message, ...]:
-    """Return the details in a wire value of ``grpc-status-details-bin``; types not known here stay ``Any``."""
+def _details(value: bytes) -> tuple[Message, ...]:
     try:
-        status = status_pb2.Status.FromString(b64decode(value + b"=" * (-len(value) % 4)))
-    except (ValueError, DecodeError):
+        return unpack(b64decode(value + b"=" * (-len(value) % 4)))
+    except ValueError:
         return ()
-    return tuple(map(_unpack, status.details))
+
+
+def unpack(status: bytes) -> tuple[Message, ...]:
+    """Return the details in a serialized ``google.rpc.Status``; types not known here stay ``Any``."""
+    try:
+        return tuple(map(_unpack, status_pb2.Status.FromString(status).details))
+    except DecodeError:
+        return ()
 
 
 def _unpack(detail: Any) -> Message:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
 
+EOF: Any = getattr(grpc.aio, "EOF")  # noqa: B009 - its type stubs leave it out
 WAITING = 16
 """Response messages that wait for their reader before the handler does."""
 
@@ -111,7 +112,8 @@ class _Core(OutboundCall):
                 request = await anext(source) if isinstance(source, AsyncIterator) else next(source)
             except (StopAsyncIteration, StopIteration):
                 return None
-            return self.multi.serialize(request)
+            message: bytes | None = self.multi.serialize(request)
+            return message
         while self._request is None:
             if self.closed:
                 return None
@@ -190,7 +192,8 @@ class _StreamingCall(CallFacade):
         self._inside = _Core(multi, request, metadata, timeout, parent)
 
     @property
-    def _core(self) -> _Core:
+    def core(self) -> _Core:
+        """The inside of the call, which the handler holds."""
         return self._inside
 
     def start(self) -> None:
@@ -249,7 +252,7 @@ class _Reading(_StreamingCall):
             CallError: The call has failed.
         """
         message = await self._inside.get()
-        return grpc.aio.EOF if message is None else self._inside.multi.deserialize(message)
+        return EOF if message is None else self._inside.multi.deserialize(message)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         core = self._inside
@@ -296,6 +299,7 @@ class StreamUnaryCall(_Writing):
         return core.multi.deserialize(core.answers[0])
 
 
-grpc.aio.UnaryStreamCall.register(UnaryStreamCall)
-grpc.aio.StreamUnaryCall.register(StreamUnaryCall)
-grpc.aio.StreamStreamCall.register(StreamStreamCall)
+_abc: Any = grpc.aio  # its calls are ABCs, which its type stubs do not say
+_abc.UnaryStreamCall.register(UnaryStreamCall)
+_abc.StreamUnaryCall.register(StreamUnaryCall)
+_abc.StreamStreamCall.register(StreamStreamCall)

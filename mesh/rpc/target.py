@@ -8,6 +8,7 @@ from ssl import SSLContext
 from typing import TYPE_CHECKING
 
 from mesh.rpc.exchange import Exchange
+from mesh.rpc.grpcio_target import GrpcioExchange
 from mesh.rpc.pool import Pool
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Target:
         tls: TLS context, or None for plain text. Only for ``"ngh2"``.
 
     Raises:
-        ValueError: An address is not ``host:port``, or the transport is neither.
+        ValueError: An address is not ``host:port``, the transport is neither, or cannot do what is asked.
     """
 
     def __init__(
@@ -44,9 +45,13 @@ class Target:
         if not addresses:
             raise ValueError("a target needs at least one address")
         agent = b"grpc-python-mesh/" + version("function-mesh").encode()
+        self._handler: Exchange | GrpcioExchange
         if transport == "ngh2":
-            self._pool = Pool(addresses, tls)
-            self._handler = Exchange(self._pool, max_message=max_message, secure=tls is not None, agent=agent)
+            self._handler = Exchange(Pool(addresses, tls), max_message=max_message, secure=tls is not None, agent=agent)
+        elif transport == "grpcio":
+            if tls is not None:
+                raise ValueError('an ssl.SSLContext cannot be given to grpcio: use transport "ngh2" with TLS')
+            self._handler = GrpcioExchange(addresses, max_message=max_message, agent=agent)
         else:
             raise ValueError(f'transport must be "ngh2" or "grpcio", not {transport!r}')
 
@@ -60,4 +65,4 @@ class Target:
 
     async def close(self) -> None:
         """Close the connections; calls that still run fail with UNAVAILABLE."""
-        await self._pool.close()
+        await self._handler.close()
