@@ -178,7 +178,12 @@ class Call:
         headers: Response metadata (wire pairs) to be sent before the first message.
         headers_sent: Whether they have gone.
         trailers: Response metadata (wire pairs) to be sent after the last message.
+        wait_for_ready: An onward call should wait for a connection even when every address has just failed.
+        compression: The encoding of an onward call's requests (``"gzip"``), or "" for none.
     """
+
+    wait_for_ready: bool = False
+    compression: str = ""
 
     __slots__ = ("caller", "deadline", "headers", "headers_sent", "identity", "metadata", "method", "trailers")
 

@@ -1,0 +1,182 @@
+"""The channel for ``def`` functions: a stub on it blocks, from a worker thread, while its call runs on the event loop.
+
+The call takes the thread's context variables with it, so its deadline, identity and trace are those of the function
+that makes it. It refuses to be used on the thread of an event loop, where it would wait for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc.aio
+
+from mesh.rpc.streaming import EOF
+
+if TYPE_CHECKING:
+    from mesh.rpc.channel import Channel
+
+__all__ = ["BlockingCall", "BlockingChannel"]
+
+T = TypeVar("T")
+
+
+class BlockingChannel:
+    """A channel of blocking stubs, shaped like ``grpc.Channel``.
+
+    Unary responses are returned; streamed responses are an iterator (``BlockingCall``). Streamed requests are any
+    iterable, read on a thread of the loop's executor while the call runs.
+
+    Args:
+        channel: The channel underneath.
+        loop: The event loop that it lives on.
+    """
+
+    def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
+        self._channel = channel
+        self._loop = loop
+
+    def unary_unary(self, *arguments: Any, **options: Any) -> _Multi:
+        """Return the callable of a unary method."""
+        return _Multi(self._loop, self._channel.unary_unary(*arguments, **options))
+
+    def unary_stream(self, *arguments: Any, **options: Any) -> _Multi:
+        """Return the callable of a method that streams responses."""
+        return _Multi(self._loop, self._channel.unary_stream(*arguments, **options))
+
+    def stream_unary(self, *arguments: Any, **options: Any) -> _Multi:
+        """Return the callable of a method that streams requests."""
+        return _Multi(self._loop, self._channel.stream_unary(*arguments, **options))
+
+    def stream_stream(self, *arguments: Any, **options: Any) -> _Multi:
+        """Return the callable of a method that streams both ways."""
+        return _Multi(self._loop, self._channel.stream_stream(*arguments, **options))
+
+
+class _Multi:
+    """One method of a blocking stub."""
+
+    __slots__ = ("_loop", "_multi")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, multi: Any) -> None:
+        self._loop = loop
+        self._multi = multi
+
+    def __call__(self, request: Any = None, **arguments: Any) -> Any:
+        """Make the call; return the response, or the iterator of responses.
+
+        Raises:
+            CallError: The call has failed.
+            RuntimeError: This is the thread of an event loop.
+        """
+        if self._multi.method.server_streaming:
+            return self._begin(request, arguments)
+        return self.with_call(request, **arguments)[0]
+
+    def with_call(self, request: Any = None, **arguments: Any) -> tuple[Any, BlockingCall]:
+        """Make a call with one response; return the response, and the call for its metadata.
+
+        Raises:
+            CallError: The call has failed.
+            RuntimeError: This is the thread of an event loop.
+        """
+        call = self._begin(request, arguments)
+        return call.result(), call
+
+    def _begin(self, request: Any, arguments: dict[str, Any]) -> BlockingCall:
+        async def begin() -> Any:
+            source = request
+            if self._multi.method.client_streaming:
+                source = _from_thread(iter(request))
+            return self._multi(source, **arguments)
+
+        return BlockingCall(self._loop, _wait(self._loop, begin()))
+
+
+class BlockingCall:
+    """A call that a blocking stub made. Iterating gives the responses of a method that streams them."""
+
+    __slots__ = ("_call", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Any) -> None:
+        self._loop = loop
+        self._call = call
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        message = _wait(self._loop, self._call.read())
+        if message is EOF:
+            raise StopIteration
+        return message
+
+    def result(self) -> Any:
+        """Return the one response."""
+
+        async def outcome() -> Any:
+            return await self._call
+
+        return _wait(self._loop, outcome())
+
+    def cancel(self) -> None:
+        """End the call."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._call.cancel)
+
+    def initial_metadata(self) -> grpc.aio.Metadata:
+        """Return the response headers, when they have come."""
+        found: grpc.aio.Metadata = _wait(self._loop, self._call.initial_metadata())
+        return found
+
+    def trailing_metadata(self) -> grpc.aio.Metadata:
+        """Return the trailers, when the call has ended."""
+        found: grpc.aio.Metadata = _wait(self._loop, self._call.trailing_metadata())
+        return found
+
+    def code(self) -> grpc.StatusCode:
+        """Return the status code, when the call has ended."""
+        found: grpc.StatusCode = _wait(self._loop, self._call.code())
+        return found
+
+    def details(self) -> str:
+        """Return the status message, when the call has ended."""
+        found: str = _wait(self._loop, self._call.details())
+        return found
+
+    def __del__(self) -> None:
+        if not self._call.done():
+            self.cancel()
+
+
+def _wait(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run the coroutine on the loop, with this thread's context variables, and return its result.
+
+    Raises:
+        RuntimeError: This is the thread of an event loop.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        coroutine.close()
+        raise RuntimeError("a blocking stub would stop the event loop it is used on: await the async one here")
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)  # copies the context of this thread into its task
+    try:
+        return future.result()
+    except CancelledError:
+        raise asyncio.CancelledError from None
+    except BaseException:
+        future.cancel()
+        raise
+
+
+async def _from_thread(requests: Iterator[Any]) -> AsyncIterator[Any]:
+    """Read a blocking iterator without blocking the loop."""
+    end = object()
+    loop = asyncio.get_running_loop()
+    while (request := await loop.run_in_executor(None, next, requests, end)) is not end:
+        yield request

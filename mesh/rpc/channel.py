@@ -1,0 +1,135 @@
+"""The channel: stock generated stubs on a handler. It is shaped like ``grpc.aio.Channel``: stubs see no difference.
+
+Each call of a stub becomes a ``Call`` that is given to the handler: a target, usually behind the layers of the outbound
+chain. What the calls do is in ``mesh.rpc.calls``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.empty_pb2 import Empty
+
+from mesh.call import Handler, Metadata, current, encode_pair
+from mesh.contract import Contract, Method
+from mesh.rpc.calls import UnaryUnaryCall
+from mesh.rpc.streaming import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
+
+__all__ = ["Channel", "MultiCallable"]
+
+Serialize: TypeAlias = "Callable[[Any], bytes] | None"
+Deserialize: TypeAlias = "Callable[[bytes], Any] | None"
+
+
+def _as_is(message: Any) -> Any:
+    return message
+
+
+class MultiCallable:
+    """One method of a stub: calling it makes a call."""
+
+    __slots__ = ("deserialize", "handler", "make", "method", "serialize")
+
+    def __init__(self, make: Any, method: Method, handler: Handler, serialize: Any, deserialize: Any) -> None:
+        self.make = make
+        self.method = method
+        self.handler = handler
+        self.serialize = serialize or _as_is
+        self.deserialize = deserialize or _as_is
+
+    def __call__(
+        self,
+        request: Any = None,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        """Begin the call.
+
+        Args:
+            request: The message, or for a streaming request an iterator (async or not), or None to ``write()``.
+            timeout: Seconds.
+            metadata: Pairs of key and value; bytes for ``-bin`` keys.
+            credentials: Not supported: the mesh's own layers say who calls.
+            wait_for_ready: Wait for a connection up to the deadline even when every address has just failed.
+            compression: ``grpc.Compression.Gzip`` compresses the requests.
+
+        Raises:
+            ValueError: Metadata that cannot be sent, or credentials.
+        """
+        if credentials is not None:
+            raise ValueError("call credentials are not supported here; the outbound layers say who calls")
+        pairs = [encode_pair(key, value) for key, value in metadata] if metadata else []
+        call = self.make(self, request, Metadata.from_wire(pairs), timeout, current.get())
+        if wait_for_ready:
+            call.core.wait_for_ready = True
+        if compression:
+            call.core.compression = "gzip"
+        call.start()
+        return call
+
+
+class Channel:
+    """A channel of stubs on a handler.
+
+    Args:
+        handler: Answers the calls; closing it is its owner's business.
+        contract: Says which methods may be retried and how long they may take; None if nothing is known.
+    """
+
+    def __init__(self, handler: Handler, contract: Contract | None = None) -> None:
+        self._handler = handler
+        self._contract = contract
+
+    def unary_unary(
+        self, method: str, request_serializer: Serialize = None, response_deserializer: Deserialize = None, **_: Any
+    ) -> MultiCallable:
+        """Return the callable of a unary method (``/package.Service/Method``)."""
+        return self._multi(UnaryUnaryCall, method, request_serializer, response_deserializer)
+
+    def unary_stream(
+        self, method: str, request_serializer: Serialize = None, response_deserializer: Deserialize = None, **_: Any
+    ) -> MultiCallable:
+        """Return the callable of a method that streams responses."""
+        return self._multi(UnaryStreamCall, method, request_serializer, response_deserializer)
+
+    def stream_unary(
+        self, method: str, request_serializer: Serialize = None, response_deserializer: Deserialize = None, **_: Any
+    ) -> MultiCallable:
+        """Return the callable of a method that streams requests."""
+        return self._multi(StreamUnaryCall, method, request_serializer, response_deserializer)
+
+    def stream_stream(
+        self, method: str, request_serializer: Serialize = None, response_deserializer: Deserialize = None, **_: Any
+    ) -> MultiCallable:
+        """Return the callable of a method that streams both ways."""
+        return self._multi(StreamStreamCall, method, request_serializer, response_deserializer)
+
+    async def close(self, grace: float | None = None) -> None:
+        """Do nothing: the handler is its owner's to close."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Do nothing: see ``close``."""
+
+    def _multi(self, make: Any, path: str, serialize: Serialize, deserialize: Deserialize) -> MultiCallable:
+        client, server = make.kind
+        method = self._contract.method(path) if self._contract else None
+        if method is None or (method.client_streaming, method.server_streaming) != (client, server):
+            service, _, name = path.strip("/").rpartition("/")
+            method = Method(
+                name, service, f"/{service}/{name}", Empty, Empty, client_streaming=client, server_streaming=server
+            )  # the handler sees bytes: which message they are is the stub's business
+        return MultiCallable(make, method, self._handler, serialize, deserialize)
+
+
+_abc: Any = grpc.aio.Channel  # an ABC, which its type stubs do not say
+_abc.register(Channel)

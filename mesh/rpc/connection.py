@@ -1,0 +1,396 @@
+"""One HTTP/2 connection to a server, on libnghttp2. The only module that imports ``ngh2``.
+
+``ngh2`` is the protocol without I/O; this drives it from an asyncio transport: bytes in, one write per turn of the
+loop, windows that reopen only for what was consumed. A broken connection fails the streams that it carried and nothing
+else. It makes no connection again and chooses nothing: that is the pool's work (``mesh.rpc.pool``).
+
+Sources: RFC 9113 (HTTP/2); keepalive as in https://github.com/grpc/proposal/blob/master/A8-client-side-keepalive.md,
+slowed so that a stock server's ping strikes are never reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from ssl import SSLContext, SSLObject
+from typing import Any, Protocol
+
+import ngh2
+from ngh2 import Configuration, ErrorCode, Role, Setting
+
+from mesh.errors import Unavailable
+from mesh.rpc.stream import Stream
+
+__all__ = ["Connection", "Owner", "connect"]
+
+STREAM_WINDOW = 4 * 2**20
+CONNECTION_WINDOW = 8 * 2**20
+"""Bytes that the server may send ahead of what was consumed."""
+WRITE_CHUNK = 256 * 2**10
+"""Bytes handed to the transport at once, so that its own limit is noticed."""
+LOW_WATER = 16 * 2**10
+"""Bytes still queued for a stream when its writer goes on."""
+LAST_STREAM_ID = 2**31 - 2**16
+"""Stream ids run out at 2**31; a connection that comes near is replaced."""
+PING_AFTER = (10.0, 20.0, 300.0)
+"""Seconds of silence, while calls are open, before a first, a second and each further PING. grpcio's server forgives
+two that come within five minutes and closes the connection at the third."""
+PING_TIMEOUT = 20.0
+"""Seconds that the peer has to answer one."""
+LOST_FRAMES = 128
+"""Streams reset while their answer came in, after which a connection is replaced: libnghttp2 drops the beginning of a
+DATA frame that such a reset cut in two, and the connection's window is short by these bytes (≤ 16 KiB) for good."""
+
+_CONFIGURATION = Configuration(auto_window_update=False, peer_max_concurrent_streams=100)
+_SETTINGS = {Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW, Setting.MAX_HEADER_LIST_SIZE: 2**16}
+_UNLIMITED = 2**32 - 1
+
+
+class Owner(Protocol):
+    """Whoever keeps the connection."""
+
+    def freed(self) -> None:
+        """A stream has ended, or the server allows more of them."""
+
+    def draining(self, connection: Connection) -> None:
+        """The connection takes no new streams; those that run go on."""
+
+    def lost(self, connection: Connection, reason: str) -> None:
+        """The connection is gone."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection. Made by ``connect``.
+
+    Attributes:
+        address: ``host:port``, for messages.
+        streams: The open streams by id.
+        limit: How many there may be at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
+        draining: It takes no new streams.
+    """
+
+    def __init__(self, address: str, owner: Owner) -> None:
+        self.address = address
+        self.streams: dict[int, Stream] = {}
+        self.limit = 0
+        self.draining = False
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._h2 = ngh2.Connection(Role.CLIENT, _CONFIGURATION)
+        self._transport: asyncio.Transport | None = None
+        self._scheduled = False
+        self._paused = False
+        self._writers: dict[int, Stream] = {}
+        self._last_id = 0
+        self._written_id = 0
+        self._cut = 0
+        self._heard = 0.0
+        self._pings = 0
+        self._pinged: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._why = ""
+
+    @property
+    def room(self) -> int:
+        """How many more streams may be opened now."""
+        return 0 if self.draining else self.limit - len(self.streams)
+
+    # -- streams --
+
+    def open(self, headers: Sequence[tuple[bytes, bytes]], stream: Stream, body: bytes | None = None) -> bool:
+        """Begin a stream; with ``body`` that is all it sends.
+
+        Returns:
+            False if the connection cannot take it after all; nothing was sent then.
+        """
+        try:
+            stream_id = self._h2.send_request(headers)
+        except ngh2.NGH2Error:
+            self.drain()
+            return False
+        stream.id = stream_id
+        stream.connection = self
+        self.streams[stream_id] = stream
+        self._last_id = stream_id
+        if body is not None:
+            self._h2.send_data(stream_id, body, end_stream=True)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        if self._timer is None:
+            self._heard = self._loop.time()
+            self._timer = self._loop.call_later(PING_AFTER[0], self._watch)
+        if stream_id > LAST_STREAM_ID:
+            self.drain()
+        return True
+
+    def write(self, stream: Stream, data: bytes, *, end: bool = False) -> None:
+        """Queue bytes of a stream's body; ``queued`` says how much waits."""
+        self._h2.send_data(stream.id, data, end_stream=end)
+        self._schedule()
+
+    def queued(self, stream: Stream) -> int:
+        """Return the bytes of a stream's body that flow control still holds back."""
+        return self._h2.queued_body_size(stream.id)
+
+    def watch_writer(self, stream: Stream) -> None:
+        """Wake the stream when its queue has run low."""
+        self._writers[stream.id] = stream
+
+    def acknowledge(self, stream: Stream, size: int) -> None:
+        """Let the server send so many bytes more: they were consumed."""
+        if size and self._transport is not None:
+            self._h2.acknowledge_received_data(size, stream.id)
+            self._schedule()
+
+    def reset(self, stream: Stream, error_code: int = ErrorCode.CANCEL) -> None:
+        """End a stream from this side."""
+        if stream.id not in self.streams or self._transport is None:
+            return
+        if stream.headers is not None and not stream.ended:
+            self._cut += 1
+            if self._cut >= LOST_FRAMES:
+                self.drain()
+        self._h2.reset_stream(stream.id, error_code)
+        self._schedule()
+
+    # -- the connection's end --
+
+    def drain(self) -> None:
+        """Take no new streams and close when the last has ended."""
+        if not self.draining:
+            self.draining = True
+            self._owner.draining(self)
+        if not self.streams:
+            self.close()
+
+    def close(self, reason: str = "closed here") -> None:
+        """Say GOAWAY and close; open streams fail with UNAVAILABLE."""
+        self.draining = True
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._why = self._why or reason
+        try:
+            self._h2.terminate_connection(ErrorCode.NO_ERROR)
+            transport.write(self._h2.data_to_send())
+        except ngh2.NGH2Error:
+            pass  # the protocol has failed already; the transport is closed all the same
+        transport.close()
+
+    def abort(self, reason: str) -> None:
+        """Break the connection at once."""
+        self.draining = True
+        self._why = self._why or reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the preface, SETTINGS and the connection's window."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
+        self._transport = transport
+        self._h2.initiate_connection(_SETTINGS)
+        self._h2.set_local_window_size(CONNECTION_WINDOW)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the server."""
+        try:
+            self._h2.receive_data(data)
+        except (ngh2.NGH2Error, ValueError) as error:
+            self._handle_events()
+            self.abort(f"it broke the HTTP/2 protocol ({error})")
+            return
+        self._handle_events()
+        self._schedule()
+
+    def pause_writing(self) -> None:
+        """Stop: the transport holds enough."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._paused = False
+        self._flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Fail what the connection carried."""
+        self._transport = None
+        self.draining = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        reason = self._why or (_text(error) if error else "closed by the server")
+        streams, self.streams = self.streams, {}
+        self._writers.clear()
+        for stream_id, stream in streams.items():
+            stream.fail(
+                Unavailable(f"the connection to {self.address} was lost: {reason}"),
+                unprocessed=stream_id > self._written_id,
+            )
+        if not self.ready.done():
+            self.ready.set_exception(ConnectionError(reason))
+            self.ready.exception()  # seen, whether or not somebody waits
+        self._owner.lost(self, reason)
+
+    # -- inside --
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write what is ready, once for all that happened in this turn of the loop."""
+        self._scheduled = False
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        try:
+            while not self._paused:
+                data = self._h2.data_to_send(WRITE_CHUNK)
+                if data:
+                    transport.write(data)
+                if len(data) < WRITE_CHUNK:
+                    self._written_id = self._last_id
+                    break
+        except ngh2.NGH2Error as error:
+            self.abort(f"the HTTP/2 engine failed ({error})")
+            return
+        self._handle_events()
+        if self._writers:
+            for stream_id, stream in list(self._writers.items()):
+                if self._h2.queued_body_size(stream_id) <= LOW_WATER:
+                    del self._writers[stream_id]
+                    stream.wake_writer()
+
+    def _handle_events(self) -> None:  # noqa: C901, PLR0912 - one branch for each event, most frequent first
+        streams = self.streams
+        event: Any  # its class says which attributes it has
+        for event in self._h2.events():
+            kind = type(event)
+            if kind is ngh2.DataReceived:
+                self._heard = 0.0  # "now", as the next tick of the watch will say: no clock is read per packet
+                stream = streams.get(event.stream_id)
+                data = event.data
+                if stream is not None:
+                    stream.on_data(data, event.end_stream)
+                elif data and self._transport is not None:
+                    self._h2.acknowledge_received_data(len(data), event.stream_id)
+            elif kind is ngh2.TrailersReceived:
+                stream = streams.get(event.stream_id)
+                if stream is not None:
+                    stream.on_trailers(event.headers)
+            elif kind is ngh2.ResponseReceived:
+                self._heard = 0.0
+                stream = streams.get(event.stream_id)
+                if stream is not None:
+                    stream.on_headers(event.headers, event.end_stream)
+            elif kind is ngh2.StreamClosed:
+                self._stream_closed(event)
+            elif kind is ngh2.SettingsReceived:
+                self._settings_received(event.settings)
+            elif kind is ngh2.GoAwayReceived:
+                self._goaway_received(event)
+            elif kind is ngh2.PingAcknowledged:
+                self._pinged = None
+            elif kind is ngh2.ConnectionClosed and self._transport is not None:
+                self._why = self._why or _goaway_text(event.error_code, event.debug_data)
+                self._transport.close()
+
+    def _stream_closed(self, event: Any) -> None:
+        stream = self.streams.pop(event.stream_id, None)
+        if stream is None:
+            return
+        self._writers.pop(event.stream_id, None)
+        stream.on_closed(event.error_code, event.local_error, never_sent=event.stream_id > self._written_id)
+        self._owner.freed()
+        if self.draining and not self.streams:
+            self._loop.call_soon(self.close)
+
+    def _settings_received(self, settings: Any) -> None:
+        first = not self.ready.done()
+        limit = settings.get(Setting.MAX_CONCURRENT_STREAMS, _UNLIMITED if first else None)
+        if limit is not None:
+            self.limit = limit
+        if first:
+            self.ready.set_result(None)
+        else:
+            self._owner.freed()
+
+    def _goaway_received(self, event: Any) -> None:
+        self._why = _goaway_text(event.error_code, event.debug_data)
+        for stream_id, stream in self.streams.items():
+            if stream_id > event.last_stream_id:  # their StreamClosed follows
+                stream.unprocessed = True
+        self._loop.call_soon(self.drain)
+
+    def _watch(self) -> None:
+        """Look at the silence, while there are streams."""
+        self._timer = None
+        if not self.streams or self._transport is None:
+            return
+        now = self._loop.time()
+        if not self._heard:
+            self._heard = now
+            self._pings = 0
+        elif self._pinged is not None:
+            if now - self._pinged >= PING_TIMEOUT:
+                self.abort(f"it was silent and did not answer a PING within {PING_TIMEOUT:g} s")
+                return
+        elif now - self._heard >= PING_AFTER[min(self._pings, len(PING_AFTER) - 1)]:
+            self._pings += 1
+            self._pinged = now
+            self._h2.ping()
+            self._schedule()
+        self._timer = self._loop.call_later(PING_AFTER[0], self._watch)
+
+
+def _goaway_text(error_code: int, debug: bytes) -> str:
+    name = ErrorCode(error_code).name if error_code in ErrorCode.__members__.values() else str(error_code)
+    said = f": {debug[:200].decode('utf-8', 'replace')}" if debug else ""
+    return f"the server closed it with {name}{said}"
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+async def connect(host: str, port: int, address: str, owner: Owner, tls: SSLContext | None) -> Connection:
+    """Return a connection that has the server's SETTINGS.
+
+    Args:
+        host: IP address.
+        port: Port.
+        address: What the user calls it, ``host:port``: for messages and, with TLS, for the certificate's name.
+        owner: Is told what becomes of it.
+        tls: The TLS context (ALPN ``h2`` is set here), or None for plain text.
+
+    Raises:
+        OSError: No connection, no TLS, or no HTTP/2 on the other side.
+    """
+    loop = asyncio.get_running_loop()
+    if tls is not None:
+        tls.set_alpn_protocols(["h2"])
+    _, connection = await loop.create_connection(
+        lambda: Connection(address, owner),
+        host,
+        port,
+        ssl=tls,
+        server_hostname=address.rpartition(":")[0].strip("[]") if tls else None,
+    )
+    try:
+        transport = connection._transport  # noqa: SLF001 - same module
+        secured: SSLObject | None = transport.get_extra_info("ssl_object") if transport else None
+        if secured is not None and secured.selected_alpn_protocol() != "h2":
+            raise ConnectionError("it does not speak HTTP/2 (ALPN)")  # noqa: TRY301 - ends as every failure does
+        await connection.ready
+    except BaseException:
+        connection.abort("given up")
+        raise
+    return connection

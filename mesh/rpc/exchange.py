@@ -1,0 +1,267 @@
+"""One call over the connections of a pool: what a ``Call`` says, as HTTP/2, and back.
+
+It works with any ``Call`` and uses nothing but its interface. A call that the server certainly never processed is tried
+again at once, whatever its method; every other retry is the retry layer's (``mesh.rpc.retry``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mesh.errors import DeadlineExceeded, Internal, StatusError, Unavailable
+from mesh.rpc import status
+from mesh.rpc.framing import ENCODINGS, encode_timeout, frame
+from mesh.rpc.stream import Stream
+
+if TYPE_CHECKING:
+    from mesh.call import Call
+    from mesh.rpc.connection import Connection
+    from mesh.rpc.pool import Pool
+
+__all__ = ["Exchange"]
+
+TRIES = 5
+"""How often a call is sent that no server takes (REFUSED_STREAM, GOAWAY, a connection that ends before it)."""
+REPLAY = 256 * 2**10
+"""Bytes of a request stream that are kept, until the server answers, for such another try."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Exchange:
+    """A handler that answers a call by asking a server.
+
+    Args:
+        pool: The connections.
+        max_message: Largest response message, bytes.
+        secure: Whether the connections use TLS.
+        agent: ``user-agent``.
+    """
+
+    def __init__(self, pool: Pool, *, max_message: int, secure: bool, agent: bytes) -> None:
+        self.pool = pool
+        self.max_message = max_message
+        self._scheme = b"https" if secure else b"http"
+        self._authority = pool.addresses[0].encode() if pool.addresses else b""
+        self._agent = agent
+        self._heads: dict[str, Headers] = {}
+
+    async def __call__(self, call: Call) -> None:
+        """Answer the call.
+
+        Raises:
+            StatusError: The server's status, or what kept it from answering.
+        """
+        method = call.method
+        if method.client_streaming or method.server_streaming:
+            await self._stream(call)
+            return
+        body = frame(await call.receive_one(), gzip=call.compression == "gzip")
+        pool = self.pool
+        for _ in range(TRIES):
+            connection = pool.pick() or await pool.acquire(call)
+            stream = Stream(self.max_message, streaming=False)
+            if not connection.open(self.headers(call), stream, body):
+                stream.failure = _refused(pool)
+                continue
+            await _ended(call, stream)
+            if not stream.unprocessed:
+                break
+        _outcome(call, stream)
+        await call.send(_only(stream))
+
+    async def close(self) -> None:
+        """Close the connections; calls that still run fail with UNAVAILABLE."""
+        await self.pool.close()
+
+    def headers(self, call: Call) -> Headers:
+        """Return the request headers of a call.
+
+        Raises:
+            DeadlineExceeded: No time is left.
+        """
+        path = call.method.path
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self._head(path)
+        headers = head.copy()
+        if call.deadline is not None:
+            left = call.deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                raise DeadlineExceeded("the deadline passed before the call was sent")
+            headers.append((b"grpc-timeout", encode_timeout(left)))
+        if call.compression:
+            headers.append((b"grpc-encoding", call.compression.encode()))
+        pairs = call.metadata.pairs
+        if pairs:
+            headers += status.metadata_of(pairs)
+        return headers
+
+    def _head(self, path: str) -> Headers:
+        return [
+            (b":method", b"POST"),
+            (b":scheme", self._scheme),
+            (b":path", path.encode()),
+            (b":authority", self._authority),
+            (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+            (b"user-agent", self._agent),
+            (b"grpc-accept-encoding", ENCODINGS),
+        ]
+
+    async def _stream(self, call: Call) -> None:
+        run = _Streaming(self, call)
+        try:
+            async with asyncio.timeout_at(call.deadline) as limit:
+                await run.run()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded("the deadline passed before the answer was complete") from None
+
+
+async def _ended(call: Call, stream: Stream) -> None:
+    """Return when the stream has ended, by its own or by the call's deadline."""
+    timer = None
+    if call.deadline is not None:
+        timer = asyncio.get_running_loop().call_at(call.deadline, _expire, stream)
+    try:
+        await stream.wait()
+    finally:
+        if timer is not None:
+            timer.cancel()
+        stream.close()
+
+
+def _expire(stream: Stream) -> None:
+    stream.cancel(DeadlineExceeded(f"{stream.connection.address} did not answer within the deadline"))
+
+
+def _outcome(call: Call, stream: Stream) -> None:
+    """Give the call what came beside the messages.
+
+    Raises:
+        StatusError: The call has failed.
+    """
+    if stream.headers is not None and stream.headers is not stream.trailers and not call.headers_sent:
+        call.headers += status.metadata_of(stream.headers)
+    if stream.failure is not None:
+        raise stream.failure
+    error, trailers = status.read(stream.trailers or ())
+    call.trailers += trailers
+    if error is not None:
+        raise error
+
+
+def _refused(pool: Pool) -> StatusError:
+    return Unavailable(f"no connection to {pool} took the call")
+
+
+def _only(stream: Stream) -> bytes:
+    if len(stream.messages) != 1:
+        found = len(stream.messages)
+        raise Internal(f"{stream.connection.address} answered with {found} messages, and the method has one response")
+    return stream.messages[0]
+
+
+class _Streaming:
+    """A call of a method that streams."""
+
+    def __init__(self, exchange: Exchange, call: Call) -> None:
+        self.exchange = exchange
+        self.call = call
+        self.gzip = call.compression == "gzip"
+        self.stream: Stream | None = None
+        self.sent: list[bytes] | None = []
+        self.kept = 0
+        self.finished = False
+        self.pump: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        stream = Stream(0, streaming=True)
+        stream.failure = _refused(self.exchange.pool)
+        try:
+            for _ in range(TRIES):
+                if not await self._open():
+                    continue
+                stream = self.stream or stream
+                await self._answer(stream)
+                if not stream.unprocessed or self.sent is None:
+                    break
+        finally:
+            if self.stream is not None:
+                self.stream.close()
+            if self.pump is not None and not self.pump.done():
+                self.pump.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await self.pump
+        self._conclude(stream)
+        if not self.call.method.server_streaming:
+            await self.call.send(_only(stream))
+
+    async def _open(self) -> bool:
+        """Open a stream and send what the one before it was given."""
+        exchange, call = self.exchange, self.call
+        connection: Connection = exchange.pool.pick() or await exchange.pool.acquire(call)
+        if self.pump is None and not self.finished and not call.method.client_streaming:
+            await self._forward(await call.receive_one())
+            self.finished = True
+        stream = Stream(exchange.max_message, streaming=True)
+        if not connection.open(exchange.headers(call), stream):
+            return False
+        for data in self.sent or ():
+            stream.write(data)
+        if self.finished:
+            stream.write(b"", end=True)
+        self.stream = stream
+        if call.method.client_streaming and self.pump is None:
+            self.pump = asyncio.get_running_loop().create_task(self._pumping(), name=f"requests of {call.method.path}")
+            self.pump.add_done_callback(self._pumped)
+        return True
+
+    async def _pumping(self) -> None:
+        while (message := await self.call.receive()) is not None:
+            await self._forward(message)
+        self.finished = True
+        if self.stream is not None:
+            self.stream.write(b"", end=True)
+
+    async def _forward(self, message: bytes) -> None:
+        data = frame(message, gzip=self.gzip)
+        if self.sent is not None:
+            self.sent.append(data)
+            self.kept += len(data)
+            if self.kept > REPLAY and self.stream is not None:
+                self.sent = None
+        if self.stream is not None:
+            self.stream.write(data)
+            await self.stream.writable()
+
+    def _pumped(self, pump: asyncio.Task[None]) -> None:
+        if not pump.cancelled() and pump.exception() is not None and self.stream is not None:
+            self.stream.cancel()
+
+    async def _answer(self, stream: Stream) -> None:
+        call = self.call
+        whole = not call.method.server_streaming
+        while True:
+            if stream.headers is not None and stream.headers is not stream.trailers:
+                self.sent = None
+                if not call.headers_sent:
+                    call.headers += status.metadata_of(stream.headers)
+                    await call.send_headers()
+            while stream.messages and not whole:
+                await call.send(stream.take())
+            if stream.ended or (whole and len(stream.messages) > 1):
+                return
+            await stream.wait()
+
+    def _conclude(self, stream: Stream) -> None:
+        pump = self.pump
+        if pump is not None and pump.done() and not pump.cancelled():
+            error = pump.exception()
+            if error is not None and (stream.trailers is None or isinstance(error, StatusError)):
+                raise error
+        _outcome(self.call, stream)

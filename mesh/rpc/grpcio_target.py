@@ -1,0 +1,179 @@
+"""The same seam on grpcio: a handler that asks servers through ``grpc.aio`` channels that carry bytes.
+
+One grpcio channel for each address; grpcio resolves, connects and balances within it, this picks among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from mesh.call import Metadata, decode_values, encode_pair
+from mesh.errors import Internal, StatusError
+from mesh.rpc import resolver, status
+from mesh.rpc.streaming import EOF
+
+if TYPE_CHECKING:
+    from mesh.call import Call
+
+__all__ = ["GrpcioExchange"]
+
+_FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+
+
+class _Remote:
+    """One address."""
+
+    __slots__ = ("address", "channel", "in_flight", "methods")
+
+    def __init__(self, address: str, options: Sequence[tuple[str, Any]]) -> None:
+        host, port = resolver.split(address)
+        scheme = "dns:///" if not resolver.is_static(address) else "ipv6:" if ":" in host else "ipv4:"
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(
+            f"{scheme}{f'[{host}]' if ':' in host else host}:{port}",
+            options=[*options, ("grpc.default_authority", address)],
+        )
+        self.in_flight = 0
+        self.methods: dict[str, Any] = {}
+
+    def multi(self, method: Any) -> Any:
+        found = self.methods.get(method.path)
+        if found is None:
+            found = self.methods[method.path] = getattr(self.channel, method.kind)(method.path)
+        return found
+
+
+class GrpcioExchange:
+    """A handler that answers a call by asking a server.
+
+    Args:
+        addresses: As of ``Target``.
+        max_message: Largest response message, bytes.
+        agent: What ``user-agent`` begins with.
+    """
+
+    def __init__(self, addresses: Sequence[str], *, max_message: int, agent: bytes) -> None:
+        options = [
+            ("grpc.max_receive_message_length", max_message),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.primary_user_agent", agent.decode()),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 5000),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+        ]
+        self._remotes = [_Remote(address, options) for address in addresses]
+
+    async def __call__(self, call: Call) -> None:
+        """Answer the call.
+
+        Raises:
+            StatusError: The server's status, or what kept it from answering.
+        """
+        call.check_deadline()  # grpcio takes a timeout of 0 for none
+        method = call.method
+        remote = self._pick()
+        arguments = {
+            "timeout": call.remaining(),
+            "metadata": _to_grpc(call.metadata),
+            "wait_for_ready": call.wait_for_ready or None,
+            "compression": grpc.Compression.Gzip if call.compression else None,
+        }
+        remote.in_flight += 1
+        pump = None
+        try:
+            if method.client_streaming:
+                under_way = remote.multi(method)(**arguments)
+                pump = asyncio.get_running_loop().create_task(_pump(call, under_way), name=f"requests of {method.path}")
+            else:
+                under_way = remote.multi(method)(await call.receive_one(), **arguments)
+            try:
+                await _answer(call, under_way)
+            except grpc.aio.AioRpcError as error:
+                if pump is not None and pump.done() and not pump.cancelled() and pump.exception() is not None:
+                    raise pump.exception() from None  # type: ignore[misc]
+                raise _status(call, error, remote.address) from None
+            except asyncio.CancelledError:
+                if pump is not None and pump.done() and not pump.cancelled() and pump.exception() is not None:
+                    raise pump.exception() from None  # type: ignore[misc]
+                under_way.cancel()
+                raise
+        finally:
+            remote.in_flight -= 1
+            if pump is not None and not pump.done():
+                pump.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await pump
+
+    async def close(self) -> None:
+        """Close the channels; calls that still run fail."""
+        for remote in self._remotes:
+            await remote.channel.close(None)
+
+    def _pick(self) -> _Remote:
+        remotes = self._remotes
+        if len(remotes) > 1:
+            remotes = [
+                remote for remote in remotes if remote.channel.get_state(try_to_connect=True) != _FAILED
+            ] or remotes
+        return min(random.sample(remotes, min(2, len(remotes))), key=lambda remote: remote.in_flight)
+
+
+async def _pump(call: Call, under_way: Any) -> None:
+    try:
+        while (message := await call.receive()) is not None:
+            try:
+                await under_way.write(message)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # the call has ended; how, its answer says
+        await under_way.done_writing()
+    except Exception:
+        under_way.cancel()
+        raise
+
+
+async def _answer(call: Call, under_way: Any) -> None:
+    if call.method.server_streaming:
+        call.headers += _to_wire(await under_way.initial_metadata())
+        await call.send_headers()
+        while (message := await under_way.read()) is not EOF:
+            await call.send(message)
+    else:
+        message = await under_way
+        call.headers += _to_wire(await under_way.initial_metadata())
+    call.trailers += _to_wire(await under_way.trailing_metadata())
+    if not call.method.server_streaming:
+        if message is None:
+            raise Internal("the server answered without a message")
+        await call.send(message)
+
+
+def _status(call: Call, error: grpc.aio.AioRpcError, address: str) -> StatusError:
+    headers: Any = error.initial_metadata()
+    trailers: Any = error.trailing_metadata()
+    if not call.headers_sent:
+        call.headers += _to_wire(headers)
+    call.trailers += _to_wire(trailers)
+    rich = b""
+    for key, value in trailers or ():
+        if key == status.DETAILS.decode() and isinstance(value, bytes):
+            rich = value
+    details = status.unpack(rich) if rich else ()
+    return StatusError.of(error.code().value[0], error.details() or f"no answer from {address}", details)
+
+
+def _to_grpc(metadata: Metadata) -> list[tuple[str, str | bytes]]:
+    pairs = status.metadata_of(metadata.pairs)
+    return [(name.decode(), value) for name, wire in pairs for value in decode_values(name, wire)]
+
+
+def _to_wire(pairs: Any) -> list[tuple[bytes, bytes]]:
+    return status.metadata_of(encode_pair(key, value) for key, value in pairs or ())

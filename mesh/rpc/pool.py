@@ -1,0 +1,304 @@
+"""The connections to one target: resolves its addresses, connects, connects again, and hands out the next connection.
+
+It does not look into calls; a call that finds no room waits here, up to its deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from ssl import SSLContext
+from typing import TYPE_CHECKING
+
+from mesh.errors import DeadlineExceeded, Unavailable
+from mesh.rpc import balancer, resolver
+from mesh.rpc.connection import Connection, connect
+from mesh.rpc.resolver import Endpoint
+
+if TYPE_CHECKING:
+    from mesh.call import Call
+
+__all__ = ["Pool"]
+
+CONNECT_TIMEOUT = 20.0
+"""Seconds for TCP, TLS and the server's SETTINGS together; a restarting server accepts long before it answers."""
+BACKOFF_BASE = 0.1
+BACKOFF_CAP = 5.0
+STEADY = 1.0
+"""Seconds that a connection must live for its end not to count as a failure to connect."""
+RESOLVE_EVERY = 30.0
+RESOLVE_AGAIN = 1.0
+"""Seconds between two resolutions, at least, when connections fail."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds that closing waits for the last bytes to go out."""
+
+
+class _Slot:
+    """One endpoint: its connection, or the way to one."""
+
+    __slots__ = ("connection", "endpoint", "failures", "reason", "since", "task", "timer")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.connection: Connection | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.failures = 0
+        self.reason = ""
+        self.since = 0.0
+
+    def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class Pool:
+    """The connections to a set of addresses; nothing is resolved or connected before the first call.
+
+    Args:
+        addresses: ``host:port``, each an IP address or a name that may stand for several.
+        tls: TLS context, or None for plain text.
+
+    Raises:
+        ValueError: An address is not ``host:port``.
+    """
+
+    def __init__(self, addresses: Sequence[str], tls: SSLContext | None = None) -> None:
+        self.addresses = tuple(addresses)
+        for address in self.addresses:
+            resolver.split(address)
+        self.ready: list[Connection] = []
+        self._static = all(map(resolver.is_static, self.addresses))
+        self._tls = tls
+        self._slots: dict[Endpoint, _Slot] = {}
+        self._connections: dict[Connection, _Slot] = {}
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._resolving: asyncio.Task[None] | None = None
+        self._resolved = float("-inf")
+        self._trouble = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._gone: asyncio.Future[None] | None = None
+        self._closed = False
+
+    def __str__(self) -> str:
+        return ", ".join(self.addresses)
+
+    def pick(self) -> Connection | None:
+        """Return a connection with room, at once, or None; calls that wait already come first."""
+        return None if self._waiting else balancer.pick(self.ready, random.randrange)
+
+    async def acquire(self, call: Call) -> Connection:
+        """Return a connection with room, waiting for one up to the call's deadline.
+
+        Raises:
+            Unavailable: Every endpoint has failed and the call does not want to wait for ready.
+            DeadlineExceeded: The deadline passed first.
+        """
+        try:
+            async with asyncio.timeout_at(call.deadline) as limit:
+                return await self._acquire(wait_for_ready=call.wait_for_ready)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(f"the deadline passed while the call waited for {self._state()}") from None
+
+    async def _acquire(self, *, wait_for_ready: bool) -> Connection:
+        first = True
+        while True:
+            if self._closed:
+                raise Unavailable(f"the channel to {self} is closed")
+            if not (first and self._waiting):
+                found = balancer.pick(self.ready, random.randrange)
+                if found is not None:
+                    self._wake()  # there may be room for the next one as well
+                    return found
+            self._start()
+            if not wait_for_ready and self._hopeless():
+                raise Unavailable(f"no connection to {self._state()}")
+            place = asyncio.get_running_loop().create_future()
+            if first:
+                self._waiting.append(place)
+            else:
+                self._waiting.appendleft(place)
+            first = False
+            try:
+                await place
+            except asyncio.CancelledError:
+                if place.done() and not place.cancelled():
+                    self._wake()
+                else:
+                    self._waiting.remove(place)
+                raise
+
+    async def close(self) -> None:
+        """Close every connection; what runs on them fails with UNAVAILABLE."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._resolving is not None:
+            self._resolving.cancel()
+        for slot in self._slots.values():
+            slot.stop()
+        self._slots.clear()
+        self._wake_all()
+        connections = list(self._connections)
+        for connection in connections:
+            connection.close("the channel was closed")
+        if self._connections:
+            self._gone = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._gone
+            except TimeoutError:
+                for connection in list(self._connections):
+                    connection.abort("the channel was closed")
+
+    # -- mesh.rpc.connection.Owner --
+
+    def freed(self) -> None:
+        """There may be room for a call that waits."""
+        if self._waiting:
+            self._wake()
+
+    def draining(self, connection: Connection) -> None:
+        """Give the connection no more calls, and connect anew."""
+        if connection in self.ready:
+            self.ready.remove(connection)
+            self._replace(self._connections[connection], connection, "the server closed the connection")
+
+    def lost(self, connection: Connection, reason: str) -> None:
+        """Forget the connection, and connect anew unless that is under way."""
+        if connection in self.ready:
+            self.ready.remove(connection)
+        slot = self._connections.pop(connection, None)
+        if slot is not None:
+            self._replace(slot, connection, reason)
+        if self._gone is not None and not self._connections and not self._gone.done():
+            self._gone.set_result(None)
+
+    # -- connecting --
+
+    def _start(self) -> None:
+        """Resolve if that was never done, and connect what is idle."""
+        if self._resolved == float("-inf") and self._resolving is None:
+            self._resolve()
+        for slot in self._slots.values():
+            if slot.connection is None and slot.task is None and slot.timer is None:
+                self._connect(slot)
+
+    def _connect(self, slot: _Slot) -> None:
+        slot.timer = None
+        slot.task = asyncio.get_running_loop().create_task(self._connecting(slot), name=f"connect {slot.endpoint}")
+
+    async def _connecting(self, slot: _Slot) -> None:
+        endpoint = slot.endpoint
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                connection = await connect(endpoint.host, endpoint.port, str(endpoint), self, self._tls)
+        except OSError as error:
+            slot.task = None
+            reason = str(error) or f"no answer within {CONNECT_TIMEOUT:g} s"
+            self._failed(slot, (error.strerror or reason).lower() if error.errno else reason)
+            return
+        slot.task = None
+        if connection.draining:  # it came and went in one turn of the loop
+            self._failed(slot, "the server closed the connection")
+            return
+        slot.connection = connection
+        slot.since = asyncio.get_running_loop().time()
+        self._connections[connection] = slot
+        self.ready.append(connection)
+        self._wake()
+
+    def _failed(self, slot: _Slot, reason: str) -> None:
+        """Connect again after a while; tell those that wait when no endpoint is left to hope for."""
+        slot.failures += 1
+        slot.reason = f"{slot.endpoint}: {reason}"
+        if self._slots.get(slot.endpoint) is not slot:
+            return
+        jitter = random.random()  # noqa: S311 - it spreads load and guards nothing
+        delay = balancer.backoff(slot.failures, jitter, base=BACKOFF_BASE, cap=BACKOFF_CAP)
+        slot.timer = asyncio.get_running_loop().call_later(delay, self._connect, slot)
+        if not self._static:
+            self._resolve_again()
+        if self._hopeless():
+            self._wake_all()
+
+    def _replace(self, slot: _Slot, connection: Connection, reason: str) -> None:
+        if slot.connection is not connection:
+            return
+        slot.connection = None
+        if self._slots.get(slot.endpoint) is not slot:
+            return
+        if asyncio.get_running_loop().time() - slot.since < STEADY:
+            self._failed(slot, reason)
+            return
+        slot.failures = 0
+        self._connect(slot)
+
+    def _hopeless(self) -> bool:
+        """Whether every endpoint has failed and none is being tried now."""
+        if self._resolving is not None:
+            return False
+        return all(slot.connection is None and slot.task is None for slot in self._slots.values())
+
+    def _state(self) -> str:
+        """What is wrong, for a message."""
+        if self.ready:
+            return f"{self}: every connection carries as many calls as the server allows"
+        reasons = [self._trouble, *(slot.reason for slot in self._slots.values())]
+        said = "; ".join(sorted({reason for reason in reasons if reason}))
+        return said or f"{self}: it has not answered yet"
+
+    # -- resolving --
+
+    def _resolve(self) -> None:
+        if self._resolving is None and not self._closed:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._resolving = asyncio.get_running_loop().create_task(self._resolve_all(), name=f"resolve {self}")
+
+    def _resolve_again(self) -> None:
+        if asyncio.get_running_loop().time() - self._resolved >= RESOLVE_AGAIN:
+            self._resolve()
+
+    async def _resolve_all(self) -> None:
+        found, self._trouble = await resolver.resolve(self.addresses)
+        loop = asyncio.get_running_loop()
+        self._resolving = None
+        self._resolved = loop.time()
+        if not self._trouble:
+            for gone in self._slots.keys() - found:
+                slot = self._slots.pop(gone)
+                slot.stop()
+                if slot.connection is not None:
+                    slot.connection.drain()
+        for endpoint in sorted(found - self._slots.keys()):
+            slot = self._slots[endpoint] = _Slot(endpoint)
+            self._connect(slot)
+        if not self._static:
+            self._timer = loop.call_later(RESOLVE_EVERY if found else BACKOFF_CAP, self._resolve)
+        if self._hopeless():
+            self._wake_all()
+
+    # -- waiting --
+
+    def _wake(self) -> None:
+        """Let the first that wait look again, as many as there is room for."""
+        room = sum(connection.room for connection in self.ready)
+        while room > 0 and self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                room -= 1
+
+    def _wake_all(self) -> None:
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)

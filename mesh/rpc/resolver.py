@@ -1,0 +1,84 @@
+"""``host:port`` → the IP addresses to connect to."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Endpoint", "is_static", "resolve", "split"]
+
+_MAX_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """One place to connect to.
+
+    Attributes:
+        host: IP address.
+        port: Port.
+        address: The ``host:port`` that it was resolved from.
+    """
+
+    host: str
+    port: int
+    address: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        found = f"{host}:{self.port}"
+        return found if found == self.address else f"{self.address} ({found})"
+
+
+def split(address: str) -> tuple[str, int]:
+    """Return host and port of ``host:port`` or ``[IPv6]:port``.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not colon or not host or (":" in host and not bracketed) or not port.isascii() or not port.isdigit():
+        raise ValueError(f"expected host:port or [IPv6]:port, got {address!r}")
+    if not 0 < int(port) <= _MAX_PORT:
+        raise ValueError(f"port {port} of {address!r} is not within 1 … {_MAX_PORT}")
+    return host, int(port)
+
+
+def is_static(address: str) -> bool:
+    """Whether the host is an IP address, so that resolving it again finds nothing new."""
+    try:
+        ipaddress.ip_address(split(address)[0])
+    except ValueError:
+        return False
+    return True
+
+
+async def resolve(addresses: Sequence[str]) -> tuple[frozenset[Endpoint], str]:
+    """Return where the addresses lead, and what went wrong with those that lead nowhere ("" if nothing did).
+
+    Names are looked up in the loop's executor (``getaddrinfo``), so /etc/hosts and the resolver of the system hold.
+
+    Raises:
+        ValueError: An address is not ``host:port``.
+    """
+    loop = asyncio.get_running_loop()
+    found: set[Endpoint] = set()
+    troubles: list[str] = []
+    for address in addresses:
+        host, port = split(address)
+        if is_static(address):
+            found.add(Endpoint(host, port, address))
+            continue
+        try:
+            answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        except (OSError, UnicodeError) as error:
+            reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+            troubles.append(f"{address}: cannot be resolved ({reason})")
+            continue
+        found.update(Endpoint(answer[4][0], port, address) for answer in answers if isinstance(answer[4][0], str))
+    return frozenset(found), "; ".join(troubles)

@@ -1,0 +1,92 @@
+"""How a call ended, read from trailers: status, message, rich details, and the metadata beside them."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Iterable, Sequence
+
+from google.protobuf import symbol_database
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
+
+from mesh.errors import StatusError
+from mesh.rpc.framing import decode_message
+
+__all__ = ["DETAILS", "OWNED", "metadata_of", "pack", "read", "unpack"]
+
+DETAILS = b"grpc-status-details-bin"
+
+OWNED = frozenset({
+    b"te", b"content-type", b"content-length", b"host", b"connection", b"keep-alive", b"proxy-connection",
+    b"transfer-encoding", b"upgrade", b"user-agent", b"trailer", b"expect", b"accept-encoding", b"content-encoding",
+    b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-status", b"grpc-message", b"grpc-message-type",
+    DETAILS,
+})  # fmt: skip
+"""Fields that belong to one connection or to gRPC itself: the channel writes its own and passes none on."""
+
+_PSEUDO = ord(":")
+
+
+def metadata_of(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the pairs that are the application's."""
+    return [pair for pair in pairs if pair[0] not in OWNED and pair[0][0] != _PSEUDO]
+
+
+def read(trailers: Sequence[tuple[bytes, bytes]]) -> tuple[StatusError | None, list[tuple[bytes, bytes]]]:
+    """Return the status, None for OK, and the trailing metadata."""
+    code, message, details = b"", b"", b""
+    rest: list[tuple[bytes, bytes]] = []
+    for pair in trailers:
+        name, value = pair
+        if name == b"grpc-status":
+            code = value
+        elif name == b"grpc-message":
+            message = value
+        elif name == DETAILS:
+            details = value
+        elif name not in OWNED and name[0] != _PSEUDO:
+            rest.append(pair)
+    if code == b"0":
+        return None, rest
+    if not code.isdigit():
+        return StatusError.of(2, f"the answer has no valid grpc-status ({code.decode('latin-1')!r})"), rest
+    return StatusError.of(int(code), decode_message(message), _details(details) if details else ()), rest
+
+
+def _details(value: bytes) -> tuple[Message, ...]:
+    try:
+        return unpack(b64decode(value + b"=" * (-len(value) % 4)))
+    except ValueError:
+        return ()
+
+
+def unpack(status: bytes) -> tuple[Message, ...]:
+    """Return the details in a serialized ``google.rpc.Status``; types not known here stay ``Any``."""
+    try:
+        return tuple(map(_unpack, status_pb2.Status.FromString(status).details))
+    except DecodeError:
+        return ()
+
+
+def _unpack(detail: Any) -> Message:
+    try:
+        message = symbol_database.Default().GetSymbol(detail.TypeName())()
+    except KeyError:
+        return detail
+    try:
+        message.ParseFromString(detail.value)
+    except DecodeError:
+        return detail
+    return message
+
+
+def pack(error: StatusError) -> bytes:
+    """Return ``google.rpc.Status`` of an error, serialized (the value of ``grpc-status-details-bin``)."""
+    status = status_pb2.Status(code=int(error.code), message=error.message)
+    for detail in error.details:
+        if isinstance(detail, Any):
+            status.details.append(detail)
+        else:
+            status.details.add().Pack(detail)
+    return status.SerializeToString()

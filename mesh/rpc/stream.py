@@ -1,0 +1,228 @@
+"""One HTTP/2 stream that carries one gRPC call: what came in so far, and who waits for more.
+
+No I/O and no HTTP/2 library: the connection feeds it, the exchange (``mesh.rpc.exchange``) reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mesh.errors import Code, Internal, StatusError, Unavailable
+from mesh.rpc.framing import Reader, check_encoding, code_of_http, code_of_reset
+
+if TYPE_CHECKING:
+    from mesh.rpc.connection import Connection
+
+__all__ = ["Stream"]
+
+HIGH_WATER = 64 * 2**10
+"""Bytes queued for a stream beyond which its writer waits."""
+
+_CANCEL = 0x08
+
+
+class Stream:
+    """One stream.
+
+    Args:
+        limit: Largest message, bytes.
+        streaming: Wake the waiter for headers and each message, not only at the end.
+
+    Attributes:
+        headers: Response headers, or None before they came.
+        trailers: Trailers (of a trailers-only response: its headers), or None.
+        messages: Messages that came and were not taken.
+        ended: Nothing more will come.
+        failure: Why it ended without trailers.
+        unprocessed: The server has certainly done nothing with it.
+    """
+
+    __slots__ = (
+        "_held", "_reader", "_streaming", "_waiter", "_writer", "connection", "ended", "failure", "headers", "id",
+        "limit", "messages", "trailers", "unprocessed",
+    )  # fmt: skip
+
+    connection: Connection
+
+    def __init__(self, limit: int, *, streaming: bool) -> None:
+        self.id = 0
+        self.limit = limit
+        self.headers: Sequence[tuple[bytes, bytes]] | None = None
+        self.trailers: Sequence[tuple[bytes, bytes]] | None = None
+        self.messages: deque[bytes] = deque()
+        self.ended = False
+        self.failure: StatusError | None = None
+        self.unprocessed = False
+        self._streaming = streaming
+        self._reader: Reader | None = None
+        self._held = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+
+    # -- for the exchange --
+
+    async def wait(self) -> None:
+        """Return when something has come (streaming), or the end."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def take(self) -> bytes:
+        """Return the oldest message; when none is left the server may send more."""
+        message = self.messages.popleft()
+        if self._held and not self.messages:
+            self.connection.acknowledge(self, self._held)
+            self._held = 0
+        return message
+
+    def write(self, data: bytes, *, end: bool = False) -> None:
+        """Queue request bytes; after the end they are dropped."""
+        if not self.ended:
+            self.connection.write(self, data, end=end)
+
+    async def writable(self) -> None:
+        """Return when the queue of request bytes is short, or the stream has ended."""
+        if self.ended or self.connection.queued(self) <= HIGH_WATER:
+            return
+        self.connection.watch_writer(self)
+        self._writer = asyncio.get_running_loop().create_future()
+        try:
+            await self._writer
+        finally:
+            self._writer = None
+
+    def cancel(self, failure: StatusError | None = None) -> None:
+        """End it from this side (RST_STREAM CANCEL); nothing happens after the end."""
+        if not self.ended:
+            self.connection.reset(self, _CANCEL)
+            self.fail(failure)
+
+    def close(self) -> None:
+        """Leave nothing behind: end the stream if either side has not, give back the window of what was not taken."""
+        self.connection.reset(self, _CANCEL)
+        self.fail(None)
+        if self._held:
+            self.connection.acknowledge(self, self._held)
+            self._held = 0
+
+    # -- for the connection --
+
+    def on_headers(self, headers: Sequence[tuple[bytes, bytes]], end: bool) -> None:  # noqa: FBT001 - an event's field
+        """Response headers came."""
+        if self.ended:
+            return
+        self.headers = headers
+        fields = dict(headers)
+        status = fields.get(b":status", b"")
+        content = fields.get(b"content-type", b"")
+        if end:
+            self.trailers = headers
+            if b"grpc-status" not in fields:
+                self.failure = _not_grpc(status, content, self.connection.address)
+            self._end()
+            return
+        if status != b"200" or not content.startswith(b"application/grpc"):
+            self._refuse(_not_grpc(status, content, self.connection.address))
+            return
+        encoding = fields.get(b"grpc-encoding", b"identity")
+        try:
+            check_encoding(encoding)
+        except StatusError as error:
+            self._refuse(error)
+            return
+        self._reader = Reader(self.limit, encoding)
+        if self._streaming:
+            self._wake()
+
+    def on_data(self, data: bytes, end: bool) -> None:  # noqa: FBT001 - an event's field
+        """Bytes of the response's body came."""
+        if data:
+            if self._reader is None or self.ended:
+                self.connection.acknowledge(self, len(data))
+            else:
+                try:
+                    found = self._reader.feed(data)
+                except StatusError as error:
+                    self.connection.acknowledge(self, len(data))
+                    self._refuse(error)
+                    return
+                if found:
+                    self.messages.extend(found)
+                    if self._streaming:
+                        self._wake()
+                # Bytes of a message that is not whole yet must not hold the window: it may be larger than the window.
+                if self._streaming and self.messages:
+                    self._held += len(data)
+                else:
+                    self.connection.acknowledge(self, len(data))
+        if end and not self.ended:
+            self.failure = Internal(f"{self.connection.address} ended its answer without a status")
+            self._end()
+
+    def on_trailers(self, trailers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Trailers came: the end."""
+        if self.ended:
+            return
+        self.trailers = trailers
+        if self._reader is not None and self._reader.partial:
+            self.failure = Internal(f"{self.connection.address} ended its answer within a message")
+        self._end()
+
+    def on_closed(self, error_code: int, local_error: Any, *, never_sent: bool) -> None:
+        """The stream is closed; if nothing said so before, this is how it failed."""
+        if self.ended:
+            return
+        where = self.connection.address
+        if local_error is not None:
+            self.failure = StatusError.of(
+                Code.RESOURCE_EXHAUSTED, f"the request cannot be sent to {where}: {local_error}"
+            )
+        elif never_sent or self.unprocessed or error_code == 0x07:  # noqa: PLR2004 - REFUSED_STREAM
+            self.unprocessed = True
+            self.failure = Unavailable(f"{where} did not take the call")
+        else:
+            code = code_of_reset(error_code)
+            self.failure = StatusError.of(code, f"{where} ended the call with RST_STREAM, error code {error_code}")
+        self._end()
+
+    def fail(self, failure: StatusError | None, *, unprocessed: bool = False) -> None:
+        """End it because the connection, or this side, does."""
+        if not self.ended:
+            self.failure = failure
+            self.unprocessed = self.unprocessed or unprocessed
+            self._end()
+
+    def wake_writer(self) -> None:
+        """Let the writer go on."""
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
+
+    # -- inside --
+
+    def _refuse(self, failure: StatusError) -> None:
+        self.connection.reset(self, _CANCEL)
+        self.fail(failure)
+
+    def _end(self) -> None:
+        self.ended = True
+        self._wake()
+        self.wake_writer()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _not_grpc(status: bytes, content: bytes, address: str) -> StatusError:
+    """Return the status of an answer that is not gRPC's (http-grpc-status-mapping.md)."""
+    if status == b"200":
+        return StatusError.of(
+            Code.UNKNOWN, f"{address} answered with content-type {content.decode('latin-1')!r}, not application/grpc"
+        )
+    number = int(status) if status.isdigit() else 0
+    return StatusError.of(code_of_http(number), f"{address} answered with HTTP status {number}, not with gRPC")

@@ -1,0 +1,91 @@
+"""What the suites of this room share: a stock server, and a channel to it by either transport."""
+
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+
+import grpc.aio
+import pytest
+
+from mesh.call import chain
+from mesh.rpc.channel import Channel
+from mesh.rpc.retry import Policy, retry
+from mesh.rpc.target import Target
+
+FAST = Policy(base=0.01, cap=0.05)
+OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 1)]
+
+
+@pytest.fixture
+def rpc():
+    """The generated stubs: ``rpc.pb`` and ``rpc.grpc``."""
+    from conformance.v1 import conformance_pb2, conformance_pb2_grpc
+
+    return SimpleNamespace(pb=conformance_pb2, grpc=conformance_pb2_grpc)
+
+
+@pytest.fixture
+async def serve(rpc):
+    """Start stock servers: ``await serve()`` has ``server``, ``servicer``, ``address`` and ``port``."""
+    from echo_servicer import Echo
+
+    started = []
+
+    async def start(port: int = 0, host: str = "127.0.0.1", options=()):
+        servicer = Echo()
+        server = grpc.aio.server(options=[*OPTIONS, *options])
+        rpc.grpc.add_EchoServicer_to_server(servicer, server)
+        bound = server.add_insecure_port(f"{host}:{port}")
+        await server.start()
+        started.append(server)
+        return SimpleNamespace(server=server, servicer=servicer, address=f"{host}:{bound}", port=bound)
+
+    yield start
+    for server in started:
+        await server.stop(None)
+
+
+@pytest.fixture(params=["ngh2", "grpcio"])
+def transport(request):
+    """Both implementations of outbound calls."""
+    return request.param
+
+
+@pytest.fixture
+async def dial(transport, contract, rpc):
+    """Make stubs: ``dial(address, …)`` goes through retry layer and target, as the outbound chain does."""
+    targets = []
+
+    def make(*addresses: str, **options):
+        target = Target(addresses, transport=transport, **options)
+        targets.append(target)
+        stub = rpc.grpc.EchoStub(Channel(chain(retry(FAST), target), contract))
+        stub.target = target
+        return stub
+
+    yield make
+    for target in targets:
+        await target.close()
+
+
+@pytest.fixture
+async def echo(serve):
+    """A stock server."""
+    return await serve()
+
+
+@pytest.fixture
+def stub(echo, dial):
+    """A stub of the stock server."""
+    return dial(echo.address)
+
+
+@pytest.fixture
+def unused_port():
+    """A port that refuses connections: bound, so that nobody else gets it, and not listening."""
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
