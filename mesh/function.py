@@ -12,8 +12,8 @@ module is said before the first call: a missing function, a wrong shape, an impo
     both           an iterator of requests   ``async def`` or ``def`` that yields responses
     ============== ========================= ==================================================
 
-``async def`` runs on the event loop, and its requests are an async iterator; ``def`` runs in a thread (``mesh.threads``),
-and its requests are a plain iterator.
+``async def`` runs on the event loop, and its requests are an async iterator; ``def`` runs in a thread
+(``mesh.threads``), and its requests are a plain iterator.
 
 A module may have ``async def startup(service)``, awaited before the first call is accepted, and ``async def
 shutdown(service)``, awaited after the last has ended; ``service`` is ``mesh.context.Service``. A method called
@@ -26,6 +26,7 @@ import importlib
 import inspect
 import keyword
 import re
+import sysconfig
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -79,7 +80,7 @@ class Functions:
 
     def __init__(self, module: str, services: Sequence[Service]) -> None:
         self._module = _import(module)
-        self._file = self._module.__file__ or module
+        self._file = getattr(self._module, "__file__", None) or module
         self._functions: list[tuple[Method, Callable[..., Any]]] = []
         faults: list[Fault] = []
         taken: dict[str, Method] = {}
@@ -129,11 +130,13 @@ class Functions:
         """Return what is wrong with the function of a method, or None."""
         where = f" ({method.place})" if method.place else ""
         if function is None:
-            return Fault(self._file, f"there is no function {name!r} for {_title(method)}{where}; write {_shape(method)}")
+            return Fault(
+                self._file, f"there is no function {name!r} for {_title(method)}{where}; write {_shape(method)}"
+            )
         place = self._place(function)
         if not callable(function):
             return Fault(
-                place, f"{name!r} for {_title(method)}{where} is not a function but a {type(function).__name__}"
+                place, f"{name!r} for {_title(method)}{where} is no function; it is of type {type(function).__name__}"
             )
         if not _takes(function, 2):
             return Fault(
@@ -179,7 +182,8 @@ def _import_fault(name: str, error: Exception) -> Fault:
     ]
     if not frames:
         return Fault(name, f"the module cannot be imported: {text}")
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    own = [frame for frame in frames if not frame.filename.startswith(foreign)] or frames
     return Fault(f"{own[-1].filename}:{own[-1].lineno}", f"the module {name} cannot be imported: {text}")
 
 
@@ -299,9 +303,11 @@ def _encoder(method: Method, function: Callable[..., Any]) -> Callable[[Any], by
 
     def encode(reply: Any) -> bytes:
         if type(reply) is output or (isinstance(reply, Message) and reply.DESCRIPTOR.full_name == name):
-            return reply.SerializeToString()  # type: ignore[no-any-return]
+            return reply.SerializeToString()
         verb = "yielded" if method.server_streaming else "returned"
-        what = reply.DESCRIPTOR.full_name if isinstance(reply, Message) else type(reply).__name__
+        what = "None" if reply is None else type(reply).__name__
+        if isinstance(reply, Message):
+            what = reply.DESCRIPTOR.full_name
         raise TypeError(f"{_name(function)} {verb} {what}, and {_title(method)} answers with {name}")
 
     return encode

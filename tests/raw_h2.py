@@ -50,7 +50,7 @@ class RawClient(asyncio.Protocol):
         self.flush()
         self._wake()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.lost = True
         self._wake()
 

@@ -22,7 +22,7 @@ def _quiet(*_: object) -> None:
     """Take the place of h2corn's banner: it goes to stderr whatever is configured, among our log lines."""
 
 
-h2corn._lib.emit_banner = _quiet  # noqa: SLF001 - there is no option for it (2.0.0)
+h2corn._lib.emit_banner = _quiet  # type: ignore[assignment]  # noqa: SLF001 - there is no option for it (2.0.0)
 
 GRACE = 2.0
 """Seconds that calls get to end after the drain time has passed and they were cancelled."""
@@ -133,8 +133,10 @@ class Listener:
             await task
 
     def _close(self) -> None:
-        """Refuse new connections now. h2corn holds the socket open until the drain is over, so closing is not enough:
-        callers would connect and wait for nothing.
+        """Refuse new connections from now on.
+
+        h2corn holds the socket open until the drain is over, so closing it is not enough: callers would connect and
+        wait for nothing.
         """
         if self._socket is not None:
             with contextlib.suppress(OSError):
@@ -150,7 +152,7 @@ def _bind(listen: str) -> socket.socket:
         found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         dual = family == socket.AF_INET6 and address[0] == "::"  # any address means IPv4 as well
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=dual)  # type: ignore[arg-type]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=dual)
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or error
         raise ListenError(f"cannot listen on {listen}: {reason}") from None

@@ -3,8 +3,8 @@
 ``list_services`` names what is served here; files and symbols are those of the whole contract, each file with
 everything it imports, so that a client can build its types from one answer.
 
-Source: https://github.com/grpc/grpc/blob/master/doc/server-reflection.md. The two versions have the same messages on the
-wire; ``buf curl`` asks for v1, older clients for v1alpha.
+Source: https://github.com/grpc/grpc/blob/master/doc/server-reflection.md. The two versions have the same messages on
+the wire; ``buf curl`` asks for v1, older clients for v1alpha.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Reflection:
             try:
                 kind = request.WhichOneof("message_request")
                 if kind is None:
-                    raise InvalidArgument("the request asks for nothing that is known here")  # noqa: TRY301
+                    raise InvalidArgument("the request asks for nothing that is known here")
                 self._answers[kind](getattr(request, kind), response)
             except StatusError as error:
                 response.error_response.error_code = error.code
@@ -169,8 +169,8 @@ def _symbols(file: FileDescriptorProto) -> Iterator[str]:
 def _of_message(message: DescriptorProto, prefix: str) -> Iterator[str]:
     name = f"{prefix}{message.name}"
     yield name
-    for part in (*message.field, *message.oneof_decl, *message.extension):
-        yield f"{name}.{part.name}"
+    yield from (f"{name}.{field.name}" for field in (*message.field, *message.extension))
+    yield from (f"{name}.{group.name}" for group in message.oneof_decl)
     for enum in message.enum_type:
         yield f"{name}.{enum.name}"
         yield from (f"{name}.{value.name}" for value in enum.value)

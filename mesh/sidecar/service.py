@@ -68,7 +68,7 @@ class ServiceContext:
         found = stubs.get(stub_class)
         if found is None:
             found = stubs[stub_class] = stub_class(channel)  # type: ignore[call-arg]
-        return found  # type: ignore[no-any-return]
+        return found
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Begin a transaction on the service's database.
@@ -77,7 +77,9 @@ class ServiceContext:
             FailedPrecondition: It has none.
         """
         if self._database is None:
-            raise FailedPrecondition(f"service {self.name} has no database: set [services.{self.name}] database in mesh.toml")
+            raise FailedPrecondition(
+                f"service {self.name} has no database: set database in [services.{self.name}] of mesh.toml"
+            )
         return self._database.transaction()
 
     async def publish(self, event: Message) -> None:

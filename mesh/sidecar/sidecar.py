@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.deadline import deadline
 from mesh.recover import recover
 from mesh.rpc.health import Health
-from mesh.rpc.listener import Listener
+from mesh.rpc.listener import Listener, ListenError
 from mesh.rpc.reflection import Reflection
 from mesh.rpc.server import GrpcApp
 from mesh.threads import Threads
@@ -93,15 +93,22 @@ class Sidecar:
         """
         if self._functions.startup is not None:
             await self._functions.startup(self._service)
-        address = await self._listener.start()
+        try:
+            address = await self._listener.start()
+        except ListenError:
+            await self._shutdown()
+            raise
         self.health.serving()
         return address
 
     async def stop(self) -> None:
         """Report NOT_SERVING, stop accepting, finish what is in flight, run the module's ``shutdown``."""
         self.health.drain()
+        await self._listener.stop()
+        await self._shutdown()
+
+    async def _shutdown(self) -> None:
         try:
-            await self._listener.stop()
             if self._functions.shutdown is not None:
                 await self._functions.shutdown(self._service)
         finally:

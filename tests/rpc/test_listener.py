@@ -20,7 +20,7 @@ class Slow:
         self.go = asyncio.Event()
         self.cancelled = False
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002
         self.begun.set()
         try:
             await self.go.wait()
