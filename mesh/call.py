@@ -9,7 +9,7 @@ What is here knows no wire and no server.
 
 from __future__ import annotations
 
-import asyncio
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -218,7 +218,8 @@ class Call:
         """Return the seconds left until the deadline (not below 0), or None without one."""
         if self.deadline is None:
             return None
-        return max(0.0, self.deadline - asyncio.get_running_loop().time())
+        # The loops' clock is time.monotonic (asyncio's and uvloop's), which a function in a thread can read too.
+        return max(0.0, self.deadline - time.monotonic())
 
     async def receive_one(self) -> bytes:
         """Return the one request message of a method that does not stream its requests.

@@ -1,1 +1,12 @@
-"""Hosts the functions of one service."""
+"""Hosts the functions of one service.
+
+One chain, one list, for every method:
+``trace → recover → deadline → authenticate → authorize → gate → run → function``.
+What stands before ``gate`` costs no place in it; what stands after ``recover`` may raise anything. Health and
+reflection pass only ``recover → deadline``.
+"""
+
+from mesh.sidecar.service import ServiceContext
+from mesh.sidecar.sidecar import Sidecar
+
+__all__ = ["ServiceContext", "Sidecar"]

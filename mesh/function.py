@@ -1,0 +1,317 @@
+"""Functions: found by name in a module, checked against the contract when the process starts, made handlers.
+
+Method ``GetUser`` is ``get_user(request, context)``. No decorator, no base class, no registry. What is wrong with the
+module is said before the first call: a missing function, a wrong shape, an import that fails.
+
+    ============== ========================= ==================================================
+    method         first argument            function
+    ============== ========================= ==================================================
+    unary          the request               ``async def`` or ``def``, returns the response
+    server stream  the request               ``async def`` or ``def`` that yields responses
+    client stream  an iterator of requests   ``async def`` or ``def``, returns the response
+    both           an iterator of requests   ``async def`` or ``def`` that yields responses
+    ============== ========================= ==================================================
+
+``async def`` runs on the event loop, and its requests are an async iterator; ``def`` runs in a thread
+(``mesh.threads``), and its requests are a plain iterator.
+
+A module may have ``async def startup(service)``, awaited before the first call is accepted, and ``async def
+shutdown(service)``, awaited after the last has ended; ``service`` is ``mesh.context.Service``. A method called
+``Startup`` or ``Shutdown`` takes the name for itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import keyword
+import re
+import sysconfig
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError, Message
+
+from mesh.call import Call, Handler
+from mesh.context import Context
+from mesh.contract import generated_class
+from mesh.errors import InvalidArgument
+from mesh.faults import Fault, Faults
+from mesh.threads import Threads
+
+if TYPE_CHECKING:
+    from mesh.context import Service as ServiceContext
+    from mesh.contract import Method, Service
+
+__all__ = ["Functions", "function_name"]
+
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_HOOKS = ("startup", "shutdown")
+
+Hook = Callable[["ServiceContext"], Any]
+
+
+def function_name(method: str) -> str:
+    """Return the name of a method's function: ``GetUser`` → ``get_user``; a Python keyword gets a final ``_``."""
+    name = _WORDS.sub("_", method).lower()
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+class Functions:
+    """The functions of one module for the services that it serves.
+
+    Args:
+        module: Name of the module; it is imported here.
+        services: The services of the contract that it serves.
+
+    Attributes:
+        startup: The module's hook of that name, or None.
+        shutdown: The module's hook of that name, or None.
+
+    Raises:
+        Faults: The module cannot be imported; a function is missing or has the wrong shape. All faults at once.
+    """
+
+    startup: Hook | None
+    shutdown: Hook | None
+
+    def __init__(self, module: str, services: Sequence[Service]) -> None:
+        self._module = _import(module)
+        self._file = getattr(self._module, "__file__", None) or module
+        self._functions: list[tuple[Method, Callable[..., Any]]] = []
+        faults: list[Fault] = []
+        taken: dict[str, Method] = {}
+        for service in services:
+            for method in service.methods.values():
+                name = function_name(method.name)
+                other = taken.setdefault(name, method)
+                if other is not method:
+                    faults.append(
+                        Fault(
+                            module,
+                            f"{_title(other)} and {_title(method)} both want the function {name!r}; "
+                            "serve them from two modules",
+                        )
+                    )
+                    continue
+                function = getattr(self._module, name, None)
+                fault = self._fault(name, function, method)
+                if fault is None:
+                    assert function is not None  # noqa: S101 - a missing function is a fault
+                    self._functions.append((method, function))
+                else:
+                    faults.append(fault)
+        hooks: dict[str, Hook | None] = {}
+        for name in _HOOKS:
+            hook = hooks[name] = None if name in taken else getattr(self._module, name, None)
+            if hook is not None and not (inspect.iscoroutinefunction(hook) and _takes(hook, 1)):
+                faults.append(
+                    Fault(self._place(hook), f"{name} is a hook of the mesh; write it as async def {name}(service)")
+                )
+        if faults:
+            raise Faults(faults)
+        self.startup, self.shutdown = hooks["startup"], hooks["shutdown"]
+
+    def handlers(self, service: ServiceContext, threads: Threads) -> dict[str, tuple[Method, Handler]]:
+        """Return path → (method, handler) for every method.
+
+        Args:
+            service: What functions see of their service.
+            threads: Where ``def`` functions run.
+        """
+        return {
+            method.path: (method, _handler(method, function, service, threads)) for method, function in self._functions
+        }
+
+    def _fault(self, name: str, function: Any, method: Method) -> Fault | None:
+        """Return what is wrong with the function of a method, or None."""
+        where = f" ({method.place})" if method.place else ""
+        if function is None:
+            return Fault(
+                self._file, f"there is no function {name!r} for {_title(method)}{where}; write {_shape(method)}"
+            )
+        place = self._place(function)
+        if not callable(function):
+            return Fault(
+                place, f"{name!r} for {_title(method)}{where} is no function; it is of type {type(function).__name__}"
+            )
+        if not _takes(function, 2):
+            return Fault(
+                place,
+                f"{name}{inspect.signature(function)} does not take the two arguments of {_title(method)}; "
+                f"write {_shape(method)}",
+            )
+        yields = _kind(function) in ("async generator", "generator")
+        if yields and not method.server_streaming:
+            return Fault(place, f"{name} yields, but {_title(method)}{where} answers once; return the response")
+        if not yields and method.server_streaming:
+            return Fault(place, f"{name} does not yield, but {_title(method)}{where} answers with a stream; yield each")
+        return None
+
+    def _place(self, thing: Any) -> str:
+        try:
+            _, line = inspect.getsourcelines(inspect.unwrap(thing))
+            return f"{inspect.getsourcefile(inspect.unwrap(thing))}:{line}"
+        except (TypeError, OSError):
+            return self._file
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise Faults([Fault(name, f"there is no module {error.name!r} where Python looks for it")]) from None
+        raise Faults([_import_fault(name, error)]) from error
+    except Exception as error:
+        raise Faults([_import_fault(name, error)]) from error
+
+
+def _import_fault(name: str, error: Exception) -> Fault:
+    """Return the fault with the line of the user's own code: the innermost one outside of Python's and the mesh's."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) and error.filename:
+        return Fault(f"{error.filename}:{error.lineno}", f"{type(error).__name__}: {error.msg}")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<") and frame.filename not in (__file__, importlib.__file__)
+    ]
+    if not frames:
+        return Fault(name, f"the module cannot be imported: {text}")
+    foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    own = [frame for frame in frames if not frame.filename.startswith(foreign)] or frames
+    return Fault(f"{own[-1].filename}:{own[-1].lineno}", f"the module {name} cannot be imported: {text}")
+
+
+def _title(method: Method) -> str:
+    return f"{method.service}/{method.name}"
+
+
+def _shape(method: Method) -> str:
+    argument = "requests" if method.client_streaming else "request"
+    yields = ", which yields each response" if method.server_streaming else ""
+    return f"async def {function_name(method.name)}({argument}, context){yields}"
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return True
+    return True
+
+
+def _kind(function: Callable[..., Any]) -> str:
+    """Return what calling it gives: ``coroutine``, ``async generator``, ``generator`` or ``value``."""
+    for one in (function, getattr(function, "__call__", None), inspect.unwrap(function)):  # noqa: B004
+        if inspect.iscoroutinefunction(one):
+            return "coroutine"
+        if inspect.isasyncgenfunction(one):
+            return "async generator"
+        if inspect.isgeneratorfunction(one):
+            return "generator"
+    return "value"
+
+
+# -- adapters: made once for each method; what they close over is all they need in a call --
+
+
+def _handler(method: Method, function: Callable[..., Any], service: ServiceContext, threads: Threads) -> Handler:
+    decode = _decoder(method)
+    encode = _encoder(method, function)
+    kind = _kind(function)
+
+    async def unary(call: Call) -> None:
+        argument: Any = Requests(call, decode) if method.client_streaming else decode(await call.receive_one())
+        await call.send(encode(await function(argument, Context(call, service))))
+
+    async def stream(call: Call) -> None:
+        argument: Any = Requests(call, decode) if method.client_streaming else decode(await call.receive_one())
+        async with aclosing(function(argument, Context(call, service))) as replies:
+            async for reply in replies:
+                await call.send(encode(reply))
+
+    async def threaded(call: Call) -> None:
+        request = None if method.client_streaming else decode(await call.receive_one())
+
+        def answer(block: Callable[[Any], Any]) -> None:
+            argument = _blocking_requests(call, decode, block) if method.client_streaming else request
+            result = function(argument, Context(call, service))
+            if not method.server_streaming:
+                block(call.send(encode(result)))
+                return
+            try:
+                for reply in result:
+                    block(call.send(encode(reply)))
+            finally:
+                result.close()
+
+        await threads.run(answer)
+
+    return {"coroutine": unary, "async generator": stream}.get(kind, threaded)
+
+
+class Requests:
+    """The requests of a streaming method, as an async iterator of messages."""
+
+    __slots__ = ("_call", "_decode")
+
+    def __init__(self, call: Call, decode: Callable[[bytes], Message]) -> None:
+        self._call = call
+        self._decode = decode
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self
+
+    async def __anext__(self) -> Message:
+        data = await self._call.receive()
+        if data is None:
+            raise StopAsyncIteration
+        return self._decode(data)
+
+
+def _blocking_requests(
+    call: Call, decode: Callable[[bytes], Message], block: Callable[[Any], Any]
+) -> Iterator[Message]:
+    while (data := block(call.receive())) is not None:
+        yield decode(data)
+
+
+def _decoder(method: Method) -> Callable[[bytes], Message]:
+    parse = generated_class(method.input).FromString
+    name = method.input.DESCRIPTOR.full_name
+
+    def decode(data: bytes) -> Message:
+        try:
+            return parse(data)
+        except DecodeError:
+            # Bad input, so INVALID_ARGUMENT; stock servers say INTERNAL, which would read as a bug of the function.
+            raise InvalidArgument(f"the request is not a {name} message") from None
+
+    return decode
+
+
+def _encoder(method: Method, function: Callable[..., Any]) -> Callable[[Any], bytes]:
+    output = generated_class(method.output)
+    name = output.DESCRIPTOR.full_name
+
+    def encode(reply: Any) -> bytes:
+        if type(reply) is output or (isinstance(reply, Message) and reply.DESCRIPTOR.full_name == name):
+            return reply.SerializeToString()
+        verb = "yielded" if method.server_streaming else "returned"
+        what = "None" if reply is None else type(reply).__name__
+        if isinstance(reply, Message):
+            what = reply.DESCRIPTOR.full_name
+        raise TypeError(f"{_name(function)} {verb} {what}, and {_title(method)} answers with {name}")
+
+    return encode
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"

@@ -1,0 +1,155 @@
+"""One inbound gRPC call over ASGI: its requests, its responses, its end.
+
+A unary response waits until the call has ended, so that headers, message and trailers go out together and a failure
+after it is still a clean refusal. A caller that goes away is ``asyncio.CancelledError`` in whatever runs for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from mesh.call import Call, Metadata
+from mesh.errors import Internal, StatusError
+from mesh.rpc import wire
+
+if TYPE_CHECKING:
+    from mesh.contract import Method
+
+__all__ = ["CONTENT_TYPE", "InboundCall", "Receive", "Send"]
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+CONTENT_TYPE = (b"content-type", b"application/grpc")
+_GZIP = (b"grpc-encoding", b"gzip")
+_START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
+_END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
+_OK: dict[str, Any] = {"type": "http.response.trailers", "headers": wire.OK}
+
+COMPRESS_FROM = 1024
+"""Bytes; a smaller message goes uncompressed whatever was agreed."""
+
+
+class InboundCall(Call):
+    """A call as it came in.
+
+    Raises (while it is made):
+        StatusError: The timeout or the encoding of the caller cannot be understood.
+    """
+
+    __slots__ = ("_ended", "_frames", "_gone", "_gzip", "_receive", "_reply", "_send", "_task")
+
+    def __init__(self, method: Method, metadata: Metadata, receive: Receive, send: Send, limit: int) -> None:
+        timeout = metadata.wire(b"grpc-timeout")
+        deadline = None
+        if timeout is not None:
+            deadline = asyncio.get_running_loop().time() + wire.parse_timeout(timeout)
+        super().__init__(method, metadata, deadline)
+        encoding = metadata.wire(b"grpc-encoding")
+        self._frames = wire.Deframer(limit, encoding)
+        # Compressed answers for those who compress: it costs a CPU on both sides, so it is the caller's to begin.
+        self._gzip = encoding == b"gzip" and b"gzip" in (metadata.wire(b"grpc-accept-encoding") or b"")
+        self._receive = receive
+        self._send = send
+        self._task: asyncio.Task[Any] | None = asyncio.current_task()
+        self._reply: bytes | None = None
+        self._ended = False
+        self._gone = False
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether a unary method has not answered yet."""
+        return self._reply is None and not self.method.server_streaming
+
+    def cancel(self) -> None:
+        """Cancel what answers the call."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def receive(self) -> bytes | None:
+        """Return the next request message, or None after the last (see ``Call.receive``)."""
+        frames = self._frames
+        while True:
+            if frames.pending:
+                message = frames.next()
+                if message is not None:
+                    return message
+            if self._ended:
+                if frames.pending:
+                    raise Internal("malformed request: the stream ended inside a message")
+                return None
+            event = await self._receive()
+            if event["type"] != "http.request":
+                self._leave()
+            self._ended = not event.get("more_body", False)
+            data = event.get("body", b"")
+            if data:
+                message = frames.whole(data)
+                if message is not None:
+                    return message
+                frames.feed(data)
+
+    async def send(self, message: bytes) -> None:
+        """Send a response message; of a unary method, keep it until the call ends (see ``Call.send``)."""
+        if not self.method.server_streaming:
+            if self._reply is not None:
+                raise RuntimeError(f"{self.method.path} answers once, and a second response was sent")
+            self._reply = message
+            return
+        if not self.headers_sent:
+            await self.send_headers()
+        await self._put({"type": "http.response.body", "body": self._frame(message), "more_body": True})
+
+    async def send_headers(self) -> None:
+        """Send ``headers`` now (see ``Call.send_headers``)."""
+        if not self.headers_sent:
+            self.headers_sent = True
+            await self._put(self._start())
+
+    async def finish(self, status: StatusError | None) -> None:
+        """End the call: what is still to be sent, then the status (None: OK)."""
+        if status is not None and not self.headers_sent and not self.headers:
+            # Trailers-Only: one HEADERS frame.
+            pairs = [CONTENT_TYPE, *wire.status_pairs(status), *self.trailers]
+            await self._put({"type": "http.response.start", "status": 200, "headers": pairs})
+            await self._put(_END)
+            return
+        if not self.headers_sent:
+            self.headers_sent = True
+            await self._put(self._start())
+        if status is None and self._reply is not None:
+            await self._put({"type": "http.response.body", "body": self._frame(self._reply)})
+        else:
+            await self._put(_END)
+        if status is None and not self.trailers:
+            await self._put(_OK)
+        else:
+            pairs = [*(wire.OK if status is None else wire.status_pairs(status)), *self.trailers]
+            await self._put({"type": "http.response.trailers", "headers": pairs})
+
+    def _start(self) -> dict[str, Any]:
+        if not self.headers and not self._gzip:
+            return _START
+        pairs = [CONTENT_TYPE, _GZIP, *self.headers] if self._gzip else [CONTENT_TYPE, *self.headers]
+        return {"type": "http.response.start", "status": 200, "headers": pairs, "trailers": True}
+
+    def _frame(self, message: bytes) -> bytes:
+        if self._gzip and len(message) >= COMPRESS_FROM:
+            return wire.compressed_frame(message)
+        return wire.frame(message)
+
+    async def _put(self, event: dict[str, Any]) -> None:
+        try:
+            await self._send(event)
+        except OSError:  # ASGI: send() after the stream has closed
+            self._leave()
+
+    def _leave(self) -> None:
+        """The caller is gone: end what runs for it."""
+        if not self._gone:
+            self._gone = True
+            if self._task is not None and self._task is not asyncio.current_task():
+                self._task.cancel()
+        raise asyncio.CancelledError("the caller went away")

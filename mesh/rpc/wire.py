@@ -1,0 +1,181 @@
+"""gRPC's wire format as pure functions: frames, compression, timeouts, percent-encoding, the pairs that end a call.
+
+Nothing here knows a transport or a server. It refuses what the specification refuses and says so as a status.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md and doc/compression.md.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from base64 import b64encode
+
+from google.protobuf import any_pb2
+from google.rpc import status_pb2
+
+from mesh.errors import Internal, ResourceExhausted, StatusError, Unimplemented
+
+__all__ = [
+    "ACCEPTED",
+    "OK",
+    "PREFIX",
+    "Deframer",
+    "compressed_frame",
+    "frame",
+    "parse_timeout",
+    "percent_encode",
+    "status_pairs",
+]
+
+Pairs = list[tuple[bytes, bytes]]
+
+PREFIX = struct.Struct(">BI")
+"""Before each message: one byte flag (1: compressed), then its length."""
+
+ACCEPTED = b"identity,gzip"
+"""What ``grpc-accept-encoding`` says of us."""
+
+OK: Pairs = [(b"grpc-status", b"0")]
+"""The trailers of a call that succeeded; not to be changed."""
+
+_GZIP = 16 + zlib.MAX_WBITS
+_LEVEL = 1  # on the event loop: the fastest level still halves JSON-like payloads
+_pack = PREFIX.pack
+_unpack = PREFIX.unpack_from
+
+
+def frame(message: bytes) -> bytes:
+    """Return the message as it goes over the wire, uncompressed."""
+    return _pack(0, len(message)) + message
+
+
+def compressed_frame(message: bytes) -> bytes:
+    """Return the message as it goes over the wire, gzip-compressed."""
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
+    data = packer.compress(message) + packer.flush()
+    return _pack(1, len(data)) + data
+
+
+class Deframer:
+    """Cuts a byte stream into messages.
+
+    Args:
+        limit: Largest message in bytes, compressed and not.
+        encoding: The peer's ``grpc-encoding``, None when it sent none.
+
+    Raises:
+        Unimplemented: The encoding is neither ``identity`` nor ``gzip``.
+    """
+
+    __slots__ = ("_buffer", "_gzip", "_limit")
+
+    def __init__(self, limit: int, encoding: bytes | None = None) -> None:
+        if encoding is not None and encoding not in (b"identity", b"gzip"):
+            raise Unimplemented(
+                f"grpc-encoding {encoding.decode('ascii', 'replace')!r} is not understood; send identity or gzip"
+            )
+        self._limit = limit
+        self._gzip = encoding == b"gzip"
+        self._buffer = bytearray()
+
+    @property
+    def pending(self) -> int:
+        """Bytes that are not a whole message yet."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they arrive, cut anywhere."""
+        self._buffer += data
+
+    def whole(self, data: bytes) -> bytes | None:
+        """Return the message if nothing is pending and ``data`` is exactly one plain frame, else None; takes nothing.
+
+        The fast path: a small request arrives in one piece.
+        """
+        if self._buffer or len(data) < PREFIX.size:
+            return None
+        flag, length = _unpack(data)
+        return data[PREFIX.size :] if flag == 0 and length == len(data) - PREFIX.size <= self._limit else None
+
+    def next(self) -> bytes | None:
+        """Return the next whole message, or None if more bytes are needed.
+
+        Raises:
+            ResourceExhausted: The message is larger than the limit.
+            Internal: The flag is neither 0 nor 1, or it says compressed and the encoding does not, or the compressed
+                data are corrupt.
+        """
+        buffer = self._buffer
+        if len(buffer) < PREFIX.size:
+            return None
+        flag, length = _unpack(buffer)
+        if flag > 1:
+            raise Internal(f"malformed message: the flag byte is {flag}; 0 or 1 was expected")
+        if flag and not self._gzip:
+            raise Internal("malformed message: it is marked compressed, but no grpc-encoding was declared")
+        if length > self._limit:
+            raise ResourceExhausted(f"a message of {length} bytes is larger than the limit of {self._limit}")
+        end = PREFIX.size + length
+        if len(buffer) < end:
+            return None
+        message = bytes(memoryview(buffer)[PREFIX.size : end])
+        del buffer[:end]
+        return self._unzip(message) if flag else message
+
+    def _unzip(self, data: bytes) -> bytes:
+        unpacker = zlib.decompressobj(_GZIP)
+        try:
+            message = unpacker.decompress(data, self._limit + 1)
+        except zlib.error:
+            raise Internal("malformed message: the gzip data are corrupt") from None
+        if len(message) > self._limit:
+            raise ResourceExhausted(f"a message is larger than the limit of {self._limit} bytes when decompressed")
+        if not unpacker.eof or unpacker.unused_data:
+            raise Internal("malformed message: the gzip data are corrupt")
+        return message
+
+
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_MAX_TIMEOUT = 9  # 8 digits and a unit
+
+
+def parse_timeout(value: bytes) -> float:
+    """Return the seconds of a ``grpc-timeout``.
+
+    Raises:
+        Internal: It is not 1 to 8 digits and a unit. (grpc-go answers a malformed timeout with this code.)
+    """
+    unit = _UNITS.get(value[-1:])
+    digits = value[:-1]
+    if unit is None or not digits.isdigit() or len(value) > _MAX_TIMEOUT:
+        raise Internal(
+            f"malformed grpc-timeout {value.decode('ascii', 'replace')!r}: up to 8 digits and one of H M S m u n"
+        )
+    return int(digits) * unit
+
+
+_PLAIN = frozenset(range(0x20, 0x7F)) - {ord("%")}
+
+
+def percent_encode(text: str) -> bytes:
+    """Return ``grpc-message``: UTF-8, with everything but printable ASCII, and ``%``, as ``%XX``."""
+    if text.isascii() and text.isprintable() and "%" not in text:
+        return text.encode()
+    raw = text.encode("utf-8", "replace")
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in raw).encode()
+
+
+def status_pairs(status: StatusError) -> Pairs:
+    """Return the trailers of a call that failed: code, message, and the rich status if there are details."""
+    pairs = [(b"grpc-status", b"%d" % status.code)]
+    if status.message:
+        pairs.append((b"grpc-message", percent_encode(status.message)))
+    if status.details:
+        rich = status_pb2.Status(code=status.code, message=status.message)
+        for detail in status.details:
+            packed = any_pb2.Any()
+            packed.Pack(detail)
+            rich.details.append(packed)
+        pairs.append((b"grpc-status-details-bin", b64encode(rich.SerializeToString()).rstrip(b"=")))
+    return pairs

@@ -1,0 +1,91 @@
+"""What the sidecar gives to all functions of one service: the ``mesh.context.Service`` behind every ``Context``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from mesh.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from mesh.context import Transaction
+
+__all__ = ["Database", "ServiceContext"]
+
+StubT = TypeVar("StubT")
+
+
+class Database(Protocol):
+    """The service's database, as far as functions need it (``mesh.database.Database``)."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begin a transaction."""
+
+
+class ServiceContext:
+    """One service of the mesh, as its functions see it.
+
+    Args:
+        name: Its name in mesh.toml.
+        channel: The channel that stubs are made on, shaped like ``grpc.aio.Channel``.
+        blocking: The channel for ``def`` functions, shaped like ``grpc.Channel``.
+        database: Its database, or None.
+        settings: ``[services.NAME.settings]``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        channel: Any,
+        blocking: Any,
+        database: Database | None = None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.log = logging.getLogger(f"services.{name}")
+        self._database = database
+        self._channel = channel
+        self._blocking = blocking
+        self._stubs: dict[type, Any] = {}
+        self._blocking_stubs: dict[type, Any] = {}
+
+    def stub(self, stub_class: type[StubT]) -> StubT:
+        """Return the shared stub: one to await on the event loop, one that blocks in a thread."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            stubs, channel = self._blocking_stubs, self._blocking
+        else:
+            stubs, channel = self._stubs, self._channel
+        found = stubs.get(stub_class)
+        if found is None:
+            found = stubs[stub_class] = stub_class(channel)  # type: ignore[call-arg]
+        return found
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begin a transaction on the service's database.
+
+        Raises:
+            FailedPrecondition: It has none.
+        """
+        if self._database is None:
+            raise FailedPrecondition(
+                f"service {self.name} has no database: set database in [services.{self.name}] of mesh.toml"
+            )
+        return self._database.transaction()
+
+    async def publish(self, event: Message) -> None:
+        """Publish an event.
+
+        Raises:
+            FailedPrecondition: No broker is configured.
+        """
+        raise FailedPrecondition(f"{event.DESCRIPTOR.full_name} was not published: no broker is configured")

@@ -1,0 +1,124 @@
+"""The sidecar: hosts the functions of one service of mesh.toml and answers gRPC for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mesh.call import Call, Handler, Layer, chain, current
+from mesh.deadline import deadline
+from mesh.recover import recover
+from mesh.rpc.health import Health
+from mesh.rpc.listener import Listener, ListenError
+from mesh.rpc.reflection import Reflection
+from mesh.rpc.server import GrpcApp
+from mesh.threads import Threads
+
+if TYPE_CHECKING:
+    from mesh.context import Service as ServiceContext
+    from mesh.contract import Contract
+    from mesh.function import Functions
+    from mesh.gate import Gate
+
+__all__ = ["Sidecar"]
+
+THREADS = 32
+"""``def`` functions that run at once; they mostly wait, and more threads than this only fight for the interpreter."""
+
+
+class Sidecar:
+    """One service of the mesh, hosted.
+
+    Args:
+        contract: The contract.
+        serves: Full names of the services of the contract that it hosts.
+        functions: Their functions.
+        service: What functions see of their service; also what the module's hooks get.
+        trace: The layer that records spans and metrics.
+        authenticate: The layer that finds out who calls.
+        authorize: The layer that decides whether they may.
+        gate: The layer that bounds the calls in flight.
+        listen: ``host:port``; port 0 picks a free one.
+        fd: A listening socket to adopt instead.
+        max_message: Largest request message, bytes.
+        drain: Seconds that ``stop`` waits for what is in flight.
+
+    Attributes:
+        app: The ASGI application, for servers other than the sidecar's own listener (docs/servers.md).
+        health: What it reports of itself.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        serves: Sequence[str],
+        functions: Functions,
+        service: ServiceContext,
+        *,
+        trace: Layer,
+        authenticate: Layer,
+        authorize: Layer,
+        gate: Gate,
+        listen: str = "127.0.0.1:0",
+        fd: int | None = None,
+        max_message: int = 4 * 2**20,
+        drain: float = 10.0,
+    ) -> None:
+        self._functions = functions
+        self._service = service
+        self._threads = Threads(THREADS)
+        self.health = Health(serves)
+        reflection = Reflection(contract.files, [*serves, "grpc.health.v1.Health"])
+
+        def answered_by(function: Handler) -> Handler:
+            return chain(trace, recover, deadline, authenticate, authorize, gate, run, function)
+
+        methods = {
+            path: (method, answered_by(function))
+            for path, (method, function) in functions.handlers(service, self._threads).items()
+        }
+        # A probe and a stock client's first questions come without a token, and are answered when the gate is full.
+        for path, (method, builtin) in {**self.health.handlers(), **reflection.handlers()}.items():
+            methods[path] = (method, chain(recover, deadline, builtin))
+
+        self.app = GrpcApp(methods, max_message=max_message)
+        self._listener = Listener(self.app, listen, fd=fd, grpc=True, drain=drain, expire=self.app.expire)
+
+    async def start(self) -> str:
+        """Run the module's ``startup``, listen, report SERVING; returns the bound ``host:port``.
+
+        Raises:
+            ListenError: The address cannot be listened on.
+            Exception: What ``startup`` raised.
+        """
+        if self._functions.startup is not None:
+            await self._functions.startup(self._service)
+        try:
+            address = await self._listener.start()
+        except ListenError:
+            await self._shutdown()
+            raise
+        self.health.serving()
+        return address
+
+    async def stop(self) -> None:
+        """Report NOT_SERVING, stop accepting, finish what is in flight, run the module's ``shutdown``."""
+        self.health.drain()
+        await self._listener.stop()
+        await self._shutdown()
+
+    async def _shutdown(self) -> None:
+        try:
+            if self._functions.shutdown is not None:
+                await self._functions.shutdown(self._service)
+        finally:
+            self._threads.stop()
+
+
+async def run(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    """The runner: say which call it is to everything that runs for it."""
+    token = current.set(call)
+    try:
+        await next(call)
+    finally:
+        current.reset(token)

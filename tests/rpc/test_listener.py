@@ -1,0 +1,108 @@
+"""Listening and stopping, with plain ASGI applications."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from raw_h2 import raw_client
+
+from mesh.rpc.listener import Listener, ListenError
+
+
+class Slow:
+    """Answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.go = asyncio.Event()
+        self.cancelled = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002
+        self.begun.set()
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+
+async def test_port_0_picks_a_free_one_and_says_which() -> None:
+    listener = Listener(Slow(), "127.0.0.1:0", grpc=True, drain=1)
+    address = await listener.start()
+    assert address.startswith("127.0.0.1:")
+    assert not address.endswith(":0")
+    await listener.stop()
+    await listener.stop()  # twice does no harm
+
+
+async def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ListenError, match=f"cannot listen on {address}: address already in use"):
+            await Listener(Slow(), address, grpc=True, drain=1).start()
+
+
+async def test_an_address_of_another_machine_is_named() -> None:
+    with pytest.raises(ListenError, match=r"cannot listen on 192\.0\.2\.1:1: "):
+        await Listener(Slow(), "192.0.2.1:1", grpc=True, drain=1).start()
+
+
+async def test_a_listening_socket_is_adopted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        slow = Slow()
+        slow.go.set()
+        listener = Listener(slow, "127.0.0.1:0", fd=own.fileno(), grpc=True, drain=1)
+        address = await listener.start()
+        assert address == f"127.0.0.1:{own.getsockname()[1]}"
+        async with raw_client(address) as client:
+            assert (await client.call(b"")).http == 204
+        await listener.stop()
+
+
+async def test_a_stop_waits_for_what_is_in_flight_and_refuses_what_is_new() -> None:
+    slow = Slow()
+    listener = Listener(slow, "127.0.0.1:0", grpc=True, drain=5)
+    address = await listener.start()
+    async with raw_client(address) as client:
+        stream = client.request(end=True)
+        await slow.begun.wait()
+        stopping = asyncio.create_task(listener.stop())
+        await client.until(lambda: not client.h2.can_send_request)  # GOAWAY has come
+        with pytest.raises(OSError):
+            await asyncio.open_connection(*address.split(":"))
+        assert not stopping.done()
+        slow.go.set()
+        assert (await client.answer(stream)).http == 204
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_what_does_not_end_in_time_is_told_then_cut_off() -> None:
+    slow = Slow()
+    told: list[bool] = []
+    listener = Listener(slow, "127.0.0.1:0", grpc=True, drain=0.1, expire=lambda: told.append(slow.cancelled))
+    async with raw_client(await listener.start()) as client:
+        client.request(end=True)
+        await slow.begun.wait()
+        await asyncio.wait_for(listener.stop(), 5)
+    assert told == [False]
+    assert slow.cancelled
+
+
+async def test_http_1_is_for_the_edge_only(capfd: pytest.CaptureFixture[str]) -> None:
+    slow = Slow()
+    slow.go.set()
+    for grpc, said in ((False, b"HTTP/1.1 204"), (True, b"")):
+        listener = Listener(slow, "127.0.0.1:0", grpc=grpc, drain=1)
+        host, port = (await listener.start()).split(":")
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await reader.read(12)).startswith(said)
+        assert said or not slow.cancelled
+        writer.close()
+        await listener.stop()
+    assert capfd.readouterr().err == ""
