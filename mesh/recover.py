@@ -30,7 +30,8 @@ async def recover(call: Call, next: Handler) -> None:
         raise
     except Exception as error:
         status = status_of(error)
-        log.exception("%s failed: %s", call.method.path, status.code.name)
+        name = call.method.path if call.method is not None else "a request without a route"
+        log.exception("%s failed: %s", name, status.code.name)
         raise status from error
 
 

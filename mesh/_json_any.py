@@ -1,0 +1,107 @@
+"""``google.protobuf.Any`` and the wrappers ⇄ JSON: the well-known types that need other codecs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+
+from mesh._json_scalars import BadValue, decoder, describe, encoder
+from mesh._json_wellknown import CannotPrint
+
+if TYPE_CHECKING:
+    from mesh.jsoncodec import Codec, Codecs
+
+__all__ = ["any_of", "wrapper"]
+
+Fill = Callable[[Any, Any], None]
+Dump = Callable[[Any], Any]
+
+
+def wrapper(field: FieldDescriptor) -> tuple[Fill, Dump]:
+    """Return (fill, dump) of the wrapper whose field ``value`` this is."""
+    decode, encode = decoder(field), encoder(field)
+
+    def fill(message: Any, value: Any) -> None:
+        message.value = decode(value)
+
+    def dump(message: Any) -> Any:
+        return message.value if encode is None else encode(message.value)
+
+    return fill, dump
+
+
+class _Any:
+    """The codec of ``Any``: by the type that its URL names, in the message's own pool or in protobuf's default."""
+
+    def __init__(self, pool: DescriptorPool, codecs: Codecs) -> None:
+        self.pool = pool
+        self.codecs = codecs
+
+    def find(self, url: object) -> Codec | None:
+        prefix, slash, name = url.rpartition("/") if isinstance(url, str) else ("", "", "")
+        if not (prefix or slash) or not name:
+            return None
+        for pool in (self.pool, descriptor_pool.Default()):
+            try:
+                return self.codecs.of_descriptor(pool.FindMessageTypeByName(name))
+            except KeyError:
+                continue
+        return None
+
+    def fill(self, message: Any, value: Any) -> None:
+        if type(value) is not dict:
+            raise BadValue(f"expected an object, got {describe(value)}")
+        if not value:
+            return
+        url = value.get("@type")
+        codec = self.find(url)
+        if codec is None:
+            error = BadValue(
+                "expected the URL of a message type that is known here, such as type.googleapis.com/package.Message"
+            )
+            error.path.append("@type")
+            raise error
+        rest = {key: one for key, one in value.items() if key != "@type"}
+        inner = codec.message()
+        if codec.wrapped:
+            self._fill_wrapped(codec, inner, rest)
+        else:
+            if rest == {"value": {}} and codec.message.DESCRIPTOR.full_name == "google.protobuf.Empty":
+                rest = {}  # Java and Go print Empty so
+            codec.fill(inner, rest)
+        message.type_url = url
+        message.value = inner.SerializePartialToString()
+
+    def _fill_wrapped(self, codec: Codec, inner: Any, rest: dict[str, Any]) -> None:
+        if rest.keys() != {"value"} and not (self.codecs.ignore_unknown and "value" in rest):
+            raise BadValue(f'expected "@type" and "value", the form of {codec.message.DESCRIPTOR.full_name} in Any')
+        try:
+            codec.fill(inner, rest["value"])
+        except BadValue as error:
+            error.path.append("value")
+            raise
+
+    def dump(self, message: Any) -> dict[str, Any]:
+        url = message.type_url
+        if not url and not message.value:
+            return {}
+        codec = self.find(url)
+        if codec is None:
+            raise CannotPrint(f"an Any holds a type that is not known here: {url!r}")
+        try:
+            inner = codec.message.FromString(message.value)
+        except DecodeError:
+            raise CannotPrint(f"an Any does not hold the {url!r} that it says") from None
+        value = codec.dump(inner)
+        return {"@type": url, "value": value} if codec.wrapped else {"@type": url, **value}
+
+
+def any_of(pool: DescriptorPool, codecs: Codecs) -> tuple[Fill, Dump]:
+    """Return (fill, dump) of ``Any``."""
+    codec = _Any(pool, codecs)
+    return codec.fill, codec.dump

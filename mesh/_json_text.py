@@ -1,0 +1,55 @@
+"""Text in a URL → field values: what a path variable or a query parameter sets. Pure.
+
+Text is JSON without its quotes: numbers, booleans and enums stand as they are, bytes in base64, Timestamp, Duration and
+FieldMask as their JSON strings, wrappers as what they wrap. Other messages have no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from mesh._json_scalars import decoder, key_decoder
+from mesh._json_wellknown import WELL_KNOWN, WRAPPERS, fill_mask_text
+
+__all__ = ["text_setter"]
+
+Setter = Callable[[Any, str], None]
+
+
+def text_setter(field: FieldDescriptor) -> Setter | None:
+    """Return how the field is set on its message from text; None if text cannot hold it.
+
+    A repeated field gets one element more. The function raises ``BadValue``.
+    """
+    name = field.name
+    inner = field.message_type
+    if inner is None:
+        decode = key_decoder(field) if field.type == FieldDescriptor.TYPE_BOOL else decoder(field)
+        if field.is_repeated:
+            return lambda message, text: getattr(message, name).append(decode(text))
+        return lambda message, text: setattr(message, name, decode(text))
+    fill = _fill(inner)
+    if fill is None:
+        return None
+    if field.is_repeated:
+        return lambda message, text: fill(getattr(message, name).add(), text)
+
+    def setter(message: Any, text: str) -> None:
+        sub = getattr(message, name)
+        sub.Clear()
+        sub.SetInParent()
+        fill(sub, text)
+
+    return setter
+
+
+def _fill(descriptor: Descriptor) -> Setter | None:
+    name = descriptor.full_name
+    if name == "google.protobuf.FieldMask":
+        return fill_mask_text
+    if name in ("google.protobuf.Timestamp", "google.protobuf.Duration"):
+        return WELL_KNOWN[name][0]
+    return text_setter(descriptor.fields_by_name["value"]) if name in WRAPPERS else None

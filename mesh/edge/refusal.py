@@ -1,0 +1,41 @@
+"""What the edge refuses by itself, with the HTTP statuses that no gRPC code stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mesh.errors import Code, StatusError
+
+if TYPE_CHECKING:
+    from mesh.edge.call import HttpCall
+
+__all__ = ["not_found", "refuse", "too_large", "unsupported_media", "wrong_verb"]
+
+
+def refuse(call: HttpCall, status: int, code: Code, message: str) -> StatusError:
+    """Return the refusal with an HTTP status of its own."""
+    call.status = status
+    return StatusError.of(code, message)
+
+
+def not_found(call: HttpCall) -> StatusError:
+    """404: no route has this path."""
+    return refuse(call, 404, Code.NOT_FOUND, f"there is nothing at {call.path[:200]}")
+
+
+def wrong_verb(call: HttpCall, allowed: Iterable[str]) -> StatusError:
+    """405 with ``Allow`` (RFC 9110, 15.5.6)."""
+    text = ", ".join(allowed)
+    call.headers.append((b"allow", text.encode()))
+    return refuse(call, 405, Code.UNIMPLEMENTED, f"{call.path[:200]} takes {text}, not {call.verb}")
+
+
+def too_large(call: HttpCall, limit: int) -> StatusError:
+    """413."""
+    return refuse(call, 413, Code.OUT_OF_RANGE, f"the request body is larger than {limit} bytes")
+
+
+def unsupported_media(call: HttpCall, what: str) -> StatusError:
+    """415."""
+    return refuse(call, 415, Code.INVALID_ARGUMENT, what)

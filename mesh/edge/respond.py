@@ -1,0 +1,105 @@
+"""A status → an HTTP response: ``google.rpc.Status`` as JSON, with the headers that go with it. Pure.
+
+Source: google/rpc/{status,code,error_details}.proto; RFC 9110 for the headers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from google.protobuf.message import Message
+
+from mesh.errors import Code, StatusError, http_status
+from mesh.jsoncodec import CannotPrint, Codecs
+
+if TYPE_CHECKING:
+    from mesh.edge.call import HttpCall
+
+__all__ = ["JSON", "failure", "forwarded"]
+
+Headers = list[tuple[bytes, bytes]]
+
+JSON: Headers = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
+
+_SAFE = frozenset(
+    (
+        b"cache-control", b"content-language", b"etag", b"expires", b"last-modified", b"link", b"location",
+        b"retry-after", b"set-cookie", b"vary",
+    )
+)  # fmt: skip
+"""What a function may set on the HTTP response with ``context.set_header``, besides ``x-…``."""
+
+_RETRY = {429: b"1", 503: b"1"}
+"""Seconds to wait when the status says nothing of it."""
+
+_ADDRESS = re.compile(r"[\w.\-]+:\d{2,5}\b|\[[0-9a-fA-F:]+\]")
+_UNREACHED = {
+    Code.UNAVAILABLE: "the service cannot be reached now; try again later",
+    Code.DEADLINE_EXCEEDED: "the service did not answer in time",
+}
+
+_codecs = Codecs()
+
+
+def forwarded(headers: Headers) -> Headers:
+    """Return the response metadata of a function that becomes HTTP headers."""
+    return [
+        pair
+        for pair in headers
+        if pair[0] in _SAFE
+        or (pair[0].startswith(b"x-") and not pair[0].endswith(b"-bin") and pair[0] != b"x-content-type-options")
+    ]
+
+
+def failure(call: HttpCall, error: StatusError, headers: Headers) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body of a refusal.
+
+    Args:
+        call: The request; its ``status`` wins if it is set, its ``headers`` go along.
+        error: The status.
+        headers: What the function set before it failed.
+    """
+    status = call.status or http_status(error.code)
+    body = orjson.dumps({"code": int(error.code), "message": _message(error), "details": list(_details(error.details))})
+    out = [*JSON, (b"content-length", b"%d" % len(body)), *call.headers, *forwarded(headers)]
+    if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
+        out.append((b"www-authenticate", b"Bearer"))
+    if status in _RETRY and not any(name == b"retry-after" for name, _ in out):
+        out.append((b"retry-after", _retry_after(error.details) or _RETRY[status]))
+    return status, out, body
+
+
+def _message(error: StatusError) -> str:
+    """Return the text for the client.
+
+    Our channel names the address that it could not reach; that is for the log.
+    """
+    fixed = _UNREACHED.get(error.code)
+    return fixed if fixed is not None and _ADDRESS.search(error.message) else error.message
+
+
+def _details(details: Iterable[Message]) -> Iterable[dict[str, Any]]:
+    for detail in details:
+        name = detail.DESCRIPTOR.full_name
+        try:
+            value = _codecs.of(type(detail)).dump(detail)
+        except CannotPrint:  # an Any of a type that is not known here
+            continue
+        if name == "google.protobuf.Any":
+            yield value
+        elif _codecs.of(type(detail)).wrapped:
+            yield {"@type": f"type.googleapis.com/{name}", "value": value}
+        else:
+            yield {"@type": f"type.googleapis.com/{name}", **value}
+
+
+def _retry_after(details: Iterable[Message]) -> bytes | None:
+    for detail in details:
+        if detail.DESCRIPTOR.full_name == "google.rpc.RetryInfo":
+            delay: Any = detail.retry_delay  # type: ignore[attr-defined]
+            return b"%d" % max(1, ceil(delay.seconds + delay.nanos / 1e9))
+    return None

@@ -1,0 +1,247 @@
+"""One HTTP route ⇄ one gRPC method: path, query and body → request message; response message → JSON.
+
+Compiled for each route when the edge starts. Every field comes from one place: the path, else the body, else the query.
+Sources: google/api/http.proto ("Rules for HTTP mapping"), AIP-127, https://protobuf.dev/programming-guides/json/.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import EncodeError
+
+from mesh._json_text import text_setter
+from mesh.contract import Method, Route
+from mesh.errors import InvalidArgument
+from mesh.jsoncodec import BadValue, Codecs, JsonError, JsonSyntaxError, loads
+
+__all__ = ["Transcoder"]
+
+Setter = Callable[[Any, str], None]
+
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_KNOWN_PARAMETERS = 256
+"""Query parameter names that one route remembers; a recursive message has no end of them."""
+
+
+class _Parameter:
+    """One leaf field that text can set.
+
+    Attributes:
+        name: Its path by proto names.
+        parents: Names of the messages on the way to it.
+    """
+
+    __slots__ = ("field", "name", "oneof", "parents", "setter")
+
+    def __init__(self, name: str, parents: tuple[str, ...], field: FieldDescriptor, setter: Setter) -> None:
+        self.name = name
+        self.parents = parents
+        self.field = field
+        self.setter = setter
+        oneof = field.containing_oneof
+        self.oneof = oneof.name if oneof is not None and len(oneof.fields) > 1 else None
+
+    def set(self, message: Any, text: str) -> None:
+        """Set the field, or add an element to it.
+
+        Raises:
+            BadValue: The text does not fit.
+        """
+        for parent in self.parents:
+            message = getattr(message, parent)
+        self.setter(message, text)
+
+    def holder(self, message: Any) -> Any:
+        """Return the message that holds the field."""
+        for parent in self.parents:
+            message = getattr(message, parent)
+        return message
+
+
+class Transcoder:
+    """Translates the requests and responses of one route.
+
+    Args:
+        method: The method.
+        route: One of its routes.
+        codecs: The JSON codecs, with their options.
+
+    Attributes:
+        method: The method.
+        template: The route's path template as text.
+        has_body: Whether the route takes a body.
+    """
+
+    def __init__(self, method: Method, route: Route, codecs: Codecs) -> None:
+        self.method = method
+        self.template = route.template.text
+        self.has_body = bool(route.body)
+        self._input = method.input
+        self._descriptor: Any = method.input.DESCRIPTOR
+        self._body = route.body
+        self._fill_body: Callable[[Any, Any], None] | None = None
+        self._body_name = ""
+        if route.body == "*":
+            self._fill_body = codecs.of(method.input).fill
+        elif route.body:
+            field = self._descriptor.fields_by_name[route.body]
+            self._body_name = field.json_name
+            self._fill_body = codecs.field(field)[0]
+        self._variables = [self._variable(variable.field) for variable in route.template.variables]
+        self._bound = {parameter.name for parameter in self._variables}
+        self._parameters: dict[str, _Parameter | None] = {}
+        self._output: Any = method.output
+        self._dump = codecs.of(method.output).dump
+        if route.response_body:
+            name = route.response_body
+            dump = codecs.field(method.output.DESCRIPTOR.fields_by_name[name])[1]
+            self._dump = lambda message: dump(getattr(message, name))
+
+    def _variable(self, path: tuple[str, ...]) -> _Parameter:
+        parameter = _resolve(self._descriptor, path)
+        assert parameter is not None  # noqa: S101 - the contract was checked: a path names fields that text can set
+        return parameter
+
+    # -- requests --
+
+    def request(self, values: tuple[str, ...], query: bytes, body: bytes) -> bytes:
+        """Return the serialized request message.
+
+        Args:
+            values: Decoded texts of the path variables, in their order.
+            query: The raw query.
+            body: The body; empty for none.
+
+        Raises:
+            InvalidArgument: With the field and what was expected.
+        """
+        message: Any = self._input()
+        if body and self._fill_body is not None:
+            self._read_body(message, body)
+        if query:
+            self._read_query(message, query)
+        for parameter, text in zip(self._variables, values, strict=True):
+            try:
+                parameter.set(message, text)
+            except BadValue as error:
+                raise _invalid(parameter.name, error.text, f"{parameter.name} in the path") from None
+        try:
+            return message.SerializeToString()  # type: ignore[no-any-return]
+        except EncodeError:
+            raise InvalidArgument("the request is nested too deeply, or lacks a required field") from None
+
+    def _read_body(self, message: Any, body: bytes) -> None:
+        try:
+            value = loads(body)
+        except JsonSyntaxError as error:
+            raise InvalidArgument(
+                f"the body is not valid JSON: {error.text} (line {error.line}, column {error.column})"
+            ) from None
+        try:
+            self._fill_body(message, value)  # type: ignore[misc]
+        except BadValue as error:
+            if self._body_name:
+                error.path.append(self._body_name)
+            wrong = JsonError.of(error)
+            raise _invalid(wrong.path, wrong.text, wrong.path or "the body") from None
+
+    def _read_query(self, message: Any, query: bytes) -> None:
+        seen: set[str] = set()
+        for pair in query.split(b"&"):
+            if not pair:
+                continue
+            raw_name, _, raw_value = pair.partition(b"=")
+            name, value = _text(raw_name), _text(raw_value)
+            if name.startswith("$"):  # system parameters such as $alt: none of ours
+                continue
+            parameter = self._parameter(name)
+            if not parameter.field.is_repeated:
+                if parameter.name in seen:
+                    raise _invalid(name, "is there twice", f"query parameter {name!r}")
+                seen.add(parameter.name)
+                if parameter.oneof is not None:
+                    other = parameter.holder(message).WhichOneof(parameter.oneof)
+                    if other is not None and other != parameter.field.name:
+                        text = f"only one of {parameter.oneof!r} can be set, and {other!r} is"
+                        raise _invalid(name, text, f"query parameter {name!r}")
+            try:
+                parameter.set(message, value)
+            except BadValue as error:
+                raise _invalid(name, error.text, f"query parameter {name!r}") from None
+
+    def _parameter(self, name: str) -> _Parameter:
+        known = self._parameters.get(name)
+        if known is not None:
+            return known
+        where = f"query parameter {name!r}"
+        if self._body == "*":
+            raise _invalid(name, "is not accepted: the whole request stands in the body", where)
+        parameter = _resolve(self._descriptor, name.split("."), json=True)
+        if parameter is None:
+            raise _invalid(name, "is not a field of the request that a query can set", where)
+        if parameter.name in self._bound:
+            raise _invalid(name, "is part of the path already", where)
+        if self._body and parameter.name.split(".")[0] == self._body:
+            raise _invalid(name, "belongs in the body", where)
+        if len(self._parameters) < _KNOWN_PARAMETERS:
+            self._parameters[name] = parameter
+        return parameter
+
+    # -- responses --
+
+    def response(self, data: bytes) -> bytes:
+        """Return the JSON of a serialized response message.
+
+        Raises:
+            mesh.jsoncodec.CannotPrint: It has no JSON form.
+            google.protobuf.message.DecodeError: It is no such message.
+        """
+        return orjson.dumps(self._dump(self._output.FromString(data)))
+
+
+def _resolve(descriptor: Descriptor, path: tuple[str, ...] | list[str], *, json: bool = False) -> _Parameter | None:
+    """Return the leaf field of a path by proto names, or with ``json`` also JSON names; None if text cannot set it."""
+    at: Descriptor | None = descriptor
+    names: list[str] = []
+    field: FieldDescriptor | None = None
+    for part in path:
+        if at is None or (field is not None and field.is_repeated):
+            return None
+        field = at.fields_by_camelcase_name.get(part) if json else None
+        if json and (field is None or field.json_name != part):
+            field = next((one for one in at.fields if one.json_name == part), None)
+        field = field or at.fields_by_name.get(part)
+        if field is None:
+            return None
+        names.append(field.name)
+        at = field.message_type
+    if field is None:
+        return None
+    setter = text_setter(field)
+    return _Parameter(".".join(names), tuple(names[:-1]), field, setter) if setter is not None else None
+
+
+def _text(raw: bytes) -> str:
+    """Return a part of the query decoded (application/x-www-form-urlencoded)."""
+    if b"%" in raw:
+        if _BAD_ESCAPE.search(raw):
+            raise InvalidArgument(
+                "the query has a '%' that is not followed by two hexadecimal digits; write '%25' for the sign"
+            )
+        raw = unquote_to_bytes(raw.replace(b"+", b" "))
+    elif b"+" in raw:
+        raw = raw.replace(b"+", b" ")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise InvalidArgument("the query is not UTF-8") from None
+
+
+def _invalid(field: str, text: str, where: str) -> InvalidArgument:
+    return InvalidArgument(f"{where}: {text}", violations={field: text})

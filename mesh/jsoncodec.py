@@ -1,0 +1,406 @@
+"""Proto JSON ⇄ messages, compiled once per message type on orjson.
+
+Exact to the proto3 JSON mapping, with the choices that it leaves open made strict: unknown fields, a field given twice
+(under one name or under both of its names) and two members of one oneof are errors. Parsing sets fields on a fresh
+message; it does not merge.
+
+A codec is compiled when it is first asked for and belongs to the ``Codecs`` that made it, which is where the options
+are. Sources: https://protobuf.dev/programming-guides/json/ and protobuf's conformance suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from mesh._json_any import any_of, wrapper
+from mesh._json_scalars import (
+    BadValue,
+    UnknownEnumName,
+    decoder,
+    describe,
+    encoder,
+    exact,
+    is_set_float,
+    key_decoder,
+)
+from mesh._json_syntax import JsonSyntaxError, loads
+from mesh._json_wellknown import WELL_KNOWN, WRAPPERS, CannotPrint
+
+__all__ = ["BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError", "loads"]
+
+Fill = Callable[[Any, Any], None]
+Dump = Callable[[Any], Any]
+
+_WIDE = 24
+"""Messages with more fields are printed by what is set, others by asking each field; where the two cost the same."""
+
+_FLOATS = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
+
+
+class JsonError(ValueError):
+    """A JSON value does not fit the message.
+
+    Attributes:
+        path: The field, by the names that the JSON used: ``address.zip``, ``items[2].name``, ``labels["a"]``; ``""``
+            for the value as a whole.
+        text: What was expected.
+    """
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(f"{path}: {text}" if path else text)
+        self.path = path
+        self.text = text
+
+    @classmethod
+    def of(cls, error: BadValue) -> JsonError:
+        """Take the path that the error gathered on its way out."""
+        path = ""
+        for part in reversed(error.path):
+            path += part if part.startswith("[") or not path else f".{part}"
+        return cls(path, error.text)
+
+
+class Codecs:
+    """Codecs of one set of options; safe to share.
+
+    Args:
+        ignore_unknown_fields: Pass over names that a message does not have, and enum names that an enum does not have.
+        always_print_fields_with_no_presence: Print scalars without presence, repeated fields and maps at their
+            defaults too.
+    """
+
+    def __init__(
+        self, *, ignore_unknown_fields: bool = False, always_print_fields_with_no_presence: bool = False
+    ) -> None:
+        self.ignore_unknown = ignore_unknown_fields
+        self.print_defaults = always_print_fields_with_no_presence
+        self._codecs: dict[Descriptor, Codec] = {}
+
+    def of(self, message: type[Message]) -> Codec:
+        """Return the codec of a message class, compiling it first if it is new."""
+        return self.of_descriptor(message.DESCRIPTOR)
+
+    def of_descriptor(self, descriptor: Any) -> Codec:
+        """Return the codec of a message type."""
+        codec = self._codecs.get(descriptor)
+        if codec is None:
+            codec = self._codecs[descriptor] = Codec(message_factory.GetMessageClass(descriptor))
+            _compile(codec, descriptor, self)
+        return codec
+
+    def field(self, field: Any) -> tuple[Fill, Dump]:
+        """Return how one field is set on its message from a JSON value, and how its value is printed.
+
+        The first raises ``BadValue``.
+        """
+        return _store(field, self), _field_dump(field, self)
+
+
+class Codec:
+    """Parser and printer of one message type.
+
+    Attributes:
+        message: The message class.
+        fill: Set a fresh message from a JSON value; raises ``BadValue``. For code that nests codecs.
+        dump: Return the JSON value (dicts, lists, …) of a message; raises ``CannotPrint``.
+        wrapped: In an ``Any`` its JSON stands under ``value``, because it is no object of the message's fields.
+    """
+
+    __slots__ = ("dump", "fill", "message", "wrapped")
+
+    fill: Fill
+    dump: Dump
+
+    def __init__(self, message: type[Message]) -> None:
+        self.message: Any = message
+        self.wrapped = False
+
+    def parse(self, data: bytes) -> Any:
+        """Return the message of a JSON text.
+
+        Raises:
+            JsonSyntaxError: It is not JSON.
+            JsonError: It does not fit the message.
+        """
+        return self.parse_value(loads(data))
+
+    def parse_value(self, value: Any) -> Any:
+        """Return the message of a parsed JSON value.
+
+        Raises:
+            JsonError: It does not fit the message.
+        """
+        message = self.message()
+        try:
+            self.fill(message, value)
+        except BadValue as error:
+            raise JsonError.of(error) from None
+        return message
+
+    def print(self, message: Any) -> bytes:
+        """Return the message as JSON text.
+
+        Raises:
+            CannotPrint: It holds a value that has no JSON form.
+        """
+        return orjson.dumps(self.dump(message))
+
+
+def _compile(codec: Codec, descriptor: Descriptor, codecs: Codecs) -> None:
+    name = descriptor.full_name
+    known = WELL_KNOWN.get(name)
+    if known is not None:
+        codec.fill, codec.dump = known
+        codec.wrapped = True
+    elif name in WRAPPERS:
+        codec.fill, codec.dump = wrapper(descriptor.fields_by_name["value"])
+        codec.wrapped = True
+    elif name == "google.protobuf.Any":
+        codec.fill, codec.dump = any_of(descriptor.file.pool, codecs)
+        codec.wrapped = True
+    else:
+        codec.fill = _message_fill(descriptor, codecs)
+        codec.dump = _message_dump(descriptor, codecs)
+
+
+# -- JSON to messages --
+
+
+def _message_fill(descriptor: Descriptor, codecs: Codecs) -> Fill:  # noqa: C901 - most of it is the hot loop
+    fields: dict[str, Any] = {}
+    for field in descriptor.fields:
+        several = field.containing_oneof is not None and len(field.containing_oneof.fields) > 1
+        plain = field.message_type is None and not field.is_repeated and not several
+        decode = decoder(field) if plain and not (codecs.ignore_unknown and field.enum_type) else None
+        kind = exact(field) if decode is not None else None
+        fields[field.json_name] = (field.name, kind, decode, _store(field, codecs))
+    aliases = {field.name: field.json_name for field in descriptor.fields if field.name not in fields}
+    get, other = fields.get, aliases.get
+    ignore_unknown = codecs.ignore_unknown
+
+    def by_alias(key: str, value: dict[str, Any]) -> Any:
+        alias = other(key)
+        if alias is None:
+            if ignore_unknown:
+                return None
+            raise _at(BadValue("there is no such field"), key)
+        if alias in value:
+            raise _at(BadValue(f"the field is there twice, as {alias} too"), key)
+        return fields[alias]
+
+    def fill(message: Any, value: Any) -> None:
+        if type(value) is not dict:
+            raise BadValue(f"expected an object, got {describe(value)}")
+        for key, one in value.items():
+            field = get(key) or by_alias(key, value)
+            if field is None:
+                continue
+            name, kind, decode, store = field
+            try:
+                if type(one) is kind:
+                    try:
+                        setattr(message, name, one)
+                    except ValueError:
+                        store(message, one)  # out of range: it says which
+                elif decode is not None and one is not None:
+                    setattr(message, name, decode(one))
+                else:
+                    store(message, one)
+            except BadValue as error:
+                error.path.append(key)
+                raise
+
+    return fill
+
+
+def _at(error: BadValue, place: str) -> BadValue:
+    error.path.append(place)
+    return error
+
+
+def _store(field: FieldDescriptor, codecs: Codecs) -> Fill:
+    """Return how the field is set from a JSON value, null included."""
+    name = field.name
+    if field.is_repeated:
+        inner = _store_map(field, codecs) if _is_map(field) else _store_repeated(field, codecs)
+    elif field.message_type is not None:
+        codec = codecs.of_descriptor(field.message_type)
+
+        def inner(message: Any, value: Any) -> None:
+            sub = getattr(message, name)
+            sub.SetInParent()
+            codec.fill(sub, value)
+
+    else:
+        decode = decoder(field)
+
+        def inner(message: Any, value: Any) -> None:
+            setattr(message, name, decode(value))
+
+    keeps_null = not field.is_repeated and _type_name(field) in ("google.protobuf.Value", "google.protobuf.NullValue")
+    oneof = field.containing_oneof.name if field.containing_oneof is not None else None
+    skip_unknown = codecs.ignore_unknown and field.enum_type is not None and not field.is_repeated
+
+    def store(message: Any, value: Any) -> None:
+        if value is None and not keeps_null:
+            return
+        if oneof is not None and message.WhichOneof(oneof) is not None:
+            raise BadValue(f"only one field of {oneof!r} can be set, and {message.WhichOneof(oneof)!r} is")
+        try:
+            inner(message, value)
+        except UnknownEnumName:
+            if not skip_unknown:
+                raise
+
+    return store
+
+
+def _store_repeated(field: FieldDescriptor, codecs: Codecs) -> Fill:
+    name = field.name
+    skip_unknown = codecs.ignore_unknown and field.enum_type is not None
+    codec = codecs.of_descriptor(field.message_type) if field.message_type is not None else None
+    decode = decoder(field) if codec is None else None
+
+    def store(message: Any, value: Any) -> None:
+        if type(value) is not list:
+            raise BadValue(f"expected an array, got {describe(value)}")
+        target = getattr(message, name)
+        index = 0
+        try:
+            if codec is not None:
+                for index, one in enumerate(value):  # noqa: B007 - the index is for the error
+                    codec.fill(target.add(), one)
+            elif decode is not None:
+                for index, one in enumerate(value):  # noqa: B007
+                    try:
+                        target.append(decode(one))
+                    except UnknownEnumName:
+                        if not skip_unknown:
+                            raise
+        except BadValue as error:
+            error.path.append(f"[{index}]")
+            raise
+
+    return store
+
+
+def _store_map(field: FieldDescriptor, codecs: Codecs) -> Fill:
+    name = field.name
+    entry: Any = field.message_type.fields_by_name  # type: ignore[union-attr]
+    decode_key = key_decoder(entry["key"])
+    skip_unknown = codecs.ignore_unknown and entry["value"].enum_type is not None
+    inner = entry["value"].message_type
+    codec = codecs.of_descriptor(inner) if inner is not None else None
+    decode = decoder(entry["value"]) if codec is None else None
+
+    def store(message: Any, value: Any) -> None:
+        if type(value) is not dict:
+            raise BadValue(f"expected an object, got {describe(value)}")
+        target = getattr(message, name)
+        key = ""
+        try:
+            for key, one in value.items():
+                at = decode_key(key)
+                if codec is not None:
+                    codec.fill(target[at], one)
+                    continue
+                try:
+                    target[at] = decode(one)  # type: ignore[misc]
+                except UnknownEnumName:
+                    if not skip_unknown:
+                        raise
+        except BadValue as error:
+            error.path.append(f'["{key}"]')
+            raise
+
+    return store
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
+
+
+def _type_name(field: FieldDescriptor) -> str:
+    named = field.message_type or field.enum_type
+    return str(named.full_name) if named is not None else ""
+
+
+# -- messages to JSON --
+
+
+def _message_dump(descriptor: Descriptor, codecs: Codecs) -> Dump:
+    fields = sorted(descriptor.fields, key=lambda field: field.number)
+    print_defaults = codecs.print_defaults
+    if len(fields) > _WIDE and not print_defaults:
+        by_number = {field.number: (field.json_name, _field_dump(field, codecs)) for field in fields}
+
+        def dump_set(message: Any) -> dict[str, Any]:
+            out = {}
+            for field, value in message.ListFields():
+                if not field.is_extension:
+                    name, encode = by_number[field.number]
+                    out[name] = encode(value)
+            return out
+
+        return dump_set
+
+    plan = [
+        (
+            field.name,
+            field.json_name,
+            _field_encoder(field, codecs),
+            field.has_presence,
+            field.type in _FLOATS and not field.is_repeated,
+        )
+        for field in fields
+    ]
+
+    def dump(message: Any) -> dict[str, Any]:
+        out = {}
+        for name, key, encode, presence, real in plan:
+            if presence and not message.HasField(name):
+                continue
+            value = getattr(message, name)
+            if value or presence or print_defaults or (real and is_set_float(value)):
+                out[key] = value if encode is None else encode(value)
+        return out
+
+    return dump
+
+
+def _field_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
+    """Return value of the field → JSON value; None if that is the value itself."""
+    if not field.is_repeated:
+        return _element_encoder(field, codecs)
+    if not _is_map(field):
+        encode = _element_encoder(field, codecs)
+        return list if encode is None else lambda values: [encode(value) for value in values]
+    entry: Any = field.message_type.fields_by_name  # type: ignore[union-attr]
+    is_bool = entry["key"].type == FieldDescriptor.TYPE_BOOL
+    key: Callable[[Any], str] = (lambda value: "true" if value else "false") if is_bool else str
+    one = _element_encoder(entry["value"], codecs)
+    if entry["value"].message_type is not None or one is None:
+        each = one or (lambda value: value)
+        return lambda values: {key(name): each(values[name]) for name in values}
+    return lambda values: {key(name): one(value) for name, value in values.items()}
+
+
+def _element_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
+    if field.message_type is None:
+        return encoder(field)
+    codec = codecs.of_descriptor(field.message_type)
+    return lambda value: codec.dump(value)  # noqa: PLW0108 - a recursive type's codec has no ``dump`` yet
+
+
+def _field_dump(field: FieldDescriptor, codecs: Codecs) -> Dump:
+    return _field_encoder(field, codecs) or _same
+
+
+def _same(value: Any) -> Any:
+    return value
