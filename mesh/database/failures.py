@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import exc
 
-from mesh.errors import Aborted, StatusError, Unavailable
+from mesh.errors import Aborted, InvalidArgument, StatusError, Unavailable
 
 __all__ = ["DatabaseError", "reason", "status"]
 
@@ -19,6 +19,8 @@ _CONFLICTS = ("40001", "40P01", "55P03")
 """SQLSTATE of serialization failure, deadlock, lock not available (PostgreSQL manual, appendix A)."""
 _LOST = ("08", "57P", "53")
 """SQLSTATE classes: connection exception, operator intervention, insufficient resources."""
+_NUL = "22021"
+"""Character not in repertoire: PostgreSQL's text cannot hold U+0000, and a protobuf string can."""
 _WORDS = {
     "28P01": "the password is wrong",
     "28000": "the user may not log in",
@@ -63,6 +65,8 @@ def _of_state(state: object) -> StatusError | None:
     """Return the status of an SQLSTATE of PostgreSQL."""
     if state in _CONFLICTS:
         return Aborted("another call changed the same data; try again")
+    if state == _NUL:
+        return InvalidArgument("text must not hold the character U+0000")
     if isinstance(state, str) and state.startswith(_LOST):
         return Unavailable("the database cannot be reached", retry_after=RETRY_AFTER)
     return None
