@@ -4,7 +4,7 @@ These names are what a function needs. Everything else is found in the room it b
 """
 
 from mesh.call import Identity, Metadata
-from mesh.context import Context, Transaction
+from mesh.context import Context, Service, Transaction
 from mesh.errors import (
     Aborted,
     AlreadyExists,
@@ -43,6 +43,7 @@ __all__ = [
     "OutOfRange",
     "PermissionDenied",
     "ResourceExhausted",
+    "Service",
     "StatusError",
     "Transaction",
     "Unauthenticated",

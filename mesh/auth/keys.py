@@ -1,0 +1,122 @@
+"""One Ed25519 key pair per service, as files: ``NAME.key`` (PEM, private, mode 0600) and ``NAME.pub`` (PEM, public).
+
+``mesh up`` makes them; in containers the folder is mounted, and a service then holds its own ``.key`` and everyone's
+``.pub``. Nothing here ever replaces a key: whoever deletes one makes a new identity.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from mesh.faults import Fault, Faults
+
+__all__ = ["ensure", "load", "load_public"]
+
+
+def ensure(folder: Path, names: Iterable[str]) -> None:
+    """Make the key pairs that are missing; safe when several processes do it at once.
+
+    A name whose ``.pub`` is there without its ``.key`` is left alone: its key is held elsewhere.
+
+    Args:
+        folder: Made (mode 0700) if it is missing.
+        names: Services, and ``edge``.
+
+    Raises:
+        Faults: The folder cannot be written, or a key that is there cannot be read.
+    """
+    missing = [name for name in names if not (folder / f"{name}.pub").is_file()]
+    if not missing:
+        return
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in missing:
+            private = folder / f"{name}.key"
+            if not private.exists():
+                _create(private, _private_pem(Ed25519PrivateKey.generate()), 0o600)
+            # Whoever was first: the public key belongs to the private key that is there now.
+            _create(folder / f"{name}.pub", _public_pem(load(folder, name).public_key()), 0o644)
+    except OSError as error:
+        raise Faults([Fault(str(folder), f"the identity keys cannot be made: {_reason(error)}")]) from None
+
+
+def load(folder: Path, name: str) -> Ed25519PrivateKey:
+    """Return the private key of a service.
+
+    Raises:
+        Faults: It is missing, unreadable, or not an Ed25519 key in PEM.
+    """
+    path = folder / f"{name}.key"
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        hint = "; mesh up makes it, a container needs it mounted" if isinstance(error, FileNotFoundError) else ""
+        raise Faults([Fault(str(path), f"the identity key of {name} cannot be read: {_reason(error)}{hint}")]) from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise Faults([Fault(str(path), "expected an Ed25519 private key in PEM (PKCS #8) without a password")])
+    return key
+
+
+def load_public(folder: Path) -> dict[str, Ed25519PublicKey]:
+    """Return the public keys of all services by name.
+
+    Raises:
+        Faults: The folder or a file is unreadable, or a file is not an Ed25519 public key in PEM.
+    """
+    found: dict[str, Ed25519PublicKey] = {}
+    path = folder
+    try:
+        for path in sorted(folder.iterdir()):
+            if path.suffix != ".pub":
+                continue
+            try:
+                key = serialization.load_pem_public_key(path.read_bytes())
+            except (ValueError, UnsupportedAlgorithm):
+                key = None
+            if not isinstance(key, Ed25519PublicKey):
+                raise Faults([Fault(str(path), "expected an Ed25519 public key in PEM")])
+            found[path.stem] = key
+    except OSError as error:
+        raise Faults([Fault(str(path), f"the identity keys cannot be read: {_reason(error)}")]) from None
+    return found
+
+
+def _create(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that nobody ever sees half, and leave it alone if another process has made it meanwhile."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    fresh = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.chmod(mode)
+        try:
+            os.link(fresh, path)
+        except FileExistsError:
+            return
+    finally:
+        fresh.unlink()
+
+
+def _private_pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _public_pem(key: Ed25519PublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

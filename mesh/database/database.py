@@ -1,0 +1,293 @@
+"""``Database``: one engine, its transactions, and a span for each statement."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from sqlalchemy import event, exc
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from mesh.database import migrations
+from mesh.database.failures import DatabaseError, reason, status
+from mesh.errors import Unavailable, Unimplemented
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from opentelemetry.trace import Span, Tracer
+    from sqlalchemy.engine import URL
+
+__all__ = ["Database", "DatabaseError"]
+
+log = logging.getLogger("mesh.database")
+
+CONNECTIONS, EXTRA = 10, 10
+"""Connections kept, and more of them under load, for each process."""
+WAIT = 5.0
+"""Seconds to wait for a connection, for a server to accept one, and for another process's lock on a SQLite file."""
+RECYCLE = 1800
+"""Seconds after which a connection is made anew: proxies and firewalls forget idle ones."""
+
+
+class Database:
+    """A service's own database.
+
+    Args:
+        url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST:PORT/NAME``.
+        migrations: Folder of Alembic version files, or None.
+        name: The service's name, for errors and logs.
+
+    Raises:
+        DatabaseError: The URL is of neither kind.
+    """
+
+    def __init__(self, url: str, *, migrations: Path | None, name: str) -> None:
+        self._name = name
+        self._migrations = migrations
+        self._url = _parse(url)
+        self._file = Path(self._url.database) if self._url.drivername == "sqlite" and self._url.database else None
+        self._tracer = trace.get_tracer("mesh.database")
+        self._attributes = _attributes(self._url)
+        self._writer = asyncio.Lock()
+        self._engine: AsyncEngine | None = None
+
+    def __str__(self) -> str:
+        return self._url.render_as_string(hide_password=True)
+
+    async def start(self) -> None:
+        """Bring the database to its newest version and open it; safe when several replicas start at once.
+
+        Raises:
+            DatabaseError: It cannot be used; one line that says why, without the password.
+        """
+        try:
+            await asyncio.to_thread(migrations.upgrade, lambda: self._create(once=True), self._migrations, self._file)
+        except DatabaseError as error:
+            raise DatabaseError(f"database of {self._name} ({self}): {error}") from error
+        except (exc.SQLAlchemyError, OSError) as error:
+            raise DatabaseError(f"database of {self._name} ({self}): {reason(error)}") from error
+        except Exception as error:
+            if getattr(error, "sqlstate", None) is None:  # not the driver's: a bug in a version file
+                raise DatabaseError(
+                    f"database of {self._name} ({self}): a migration failed: {type(error).__name__}: {error}"
+                ) from error
+            raise DatabaseError(f"database of {self._name} ({self}): {reason(error)}") from error
+        self._engine = self._create(once=False)
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        if self._engine is not None:
+            await self._engine.dispose()
+            self._engine = None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[_Transaction]:
+        """Begin a transaction: commits at the end of the block, rolls back on any error and on cancellation.
+
+        Raises:
+            Unavailable: The database cannot be reached, or its lock was not had in time.
+            Aborted: Another transaction changed the same data; the whole block may be tried again.
+        """
+        if self._engine is None:
+            raise Unavailable(f"the database of {self._name} is not open")
+        connection = self._engine.connect()
+        try:
+            await connection.start()
+        except Exception as error:
+            raise _translated(error) from error
+        sqlite = self._file is not None
+        transaction = _Transaction(connection, self._writer if sqlite else None, self._tracer, self._attributes)
+        try:
+            yield transaction
+            await transaction.commit()
+        finally:
+            await transaction.close()
+
+    def _create(self, *, once: bool) -> AsyncEngine:
+        sqlite = self._file is not None
+        # asyncpg waits for a server by itself; sqlite3 for another process's lock.
+        pool: dict[str, Any] = (
+            {"poolclass": NullPool}
+            if once
+            else {"pool_size": CONNECTIONS, "max_overflow": EXTRA, "pool_timeout": WAIT, "pool_recycle": RECYCLE}
+        )
+        url = self._url.set(drivername="sqlite+aiosqlite" if sqlite else "postgresql+asyncpg")
+        engine = create_async_engine(url, connect_args={"timeout": WAIT}, **pool)
+        if sqlite:
+            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        else:
+            event.listen(engine.sync_engine, "checkout", _check_open)
+        return engine
+
+
+class _Transaction:
+    """``mesh.context.Transaction`` on one connection."""
+
+    __slots__ = ("_attributes", "_began", "_connection", "_tracer", "_writer", "_writing")
+
+    def __init__(
+        self, connection: AsyncConnection, writer: asyncio.Lock | None, tracer: Tracer, attributes: dict[str, Any]
+    ) -> None:
+        self._connection = connection
+        self._writer = writer
+        self._writing = False
+        self._began = False
+        self._tracer = tracer
+        self._attributes = attributes
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        """Execute an SQLAlchemy statement and return its (buffered) result.
+
+        Raises:
+            Unavailable: The database cannot be reached, or its lock was not had in time.
+            Aborted: Another transaction changed the same data.
+            sqlalchemy.exc.IntegrityError: A constraint was violated; on PostgreSQL the transaction is over.
+        """
+        span = self._tracer.start_span("SQL", kind=trace.SpanKind.CLIENT, attributes=self._attributes)
+        try:
+            if self._writer is not None:
+                await self._begin(self._writer, reads=_only_reads(statement))
+            result = await self._connection.execute(statement, parameters)
+        except BaseException as error:
+            _describe(span, getattr(error, "statement", None), error)
+            translated = status(error)
+            if translated is None:
+                raise
+            raise translated from error
+        else:
+            _describe(span, result.context.statement, None)
+            return result
+        finally:
+            span.end()
+
+    async def publish(self, event: Message) -> None:
+        """Refuse: this mesh has no broker, so an event would be lost.
+
+        Raises:
+            Unimplemented: Always.
+        """
+        raise Unimplemented(f"{event.DESCRIPTOR.full_name} cannot be published: this mesh has no event broker")
+
+    async def commit(self) -> None:
+        """Commit what was done.
+
+        Raises:
+            Unavailable: The connection was lost; whether it was committed is not known.
+            Aborted: Another transaction changed the same data.
+        """
+        if not self._connection.in_transaction():
+            return
+        span = self._tracer.start_span("COMMIT", kind=trace.SpanKind.CLIENT, attributes=self._attributes)
+        try:
+            await self._connection.commit()
+        except BaseException as error:
+            _describe(span, "COMMIT", error)
+            translated = status(error)
+            if translated is None:
+                raise
+            raise translated from error
+        else:
+            _describe(span, "COMMIT", None)
+        finally:
+            span.end()
+
+    async def close(self) -> None:
+        """Give the connection back, rolling back what is not committed; cancellation waits for it."""
+        closing = asyncio.ensure_future(self._connection.close())
+        try:
+            await asyncio.shield(closing)
+        finally:
+            if self._writing and self._writer is not None:
+                if closing.done():
+                    self._writer.release()
+                else:
+                    closing.add_done_callback(self._release)
+
+    def _release(self, _: object) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+    async def _begin(self, writer: asyncio.Lock, *, reads: bool) -> None:
+        """Begin on SQLite, when the first statement says what kind of transaction it is."""
+        if not reads and not self._writing:
+            try:
+                async with asyncio.timeout(WAIT):
+                    await writer.acquire()
+            except TimeoutError:
+                raise Unavailable("the database is busy: another transaction holds it", retry_after=1.0) from None
+            self._writing = True
+        if not self._began:
+            await self._connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+            self._began = True
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        parsed = None
+    if (
+        parsed is None
+        or parsed.drivername not in ("sqlite", "postgresql")
+        or not parsed.database
+        or parsed.database == ":memory:"
+    ):
+        raise DatabaseError("expected a database URL: sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME")
+    return parsed
+
+
+def _attributes(url: URL) -> dict[str, Any]:
+    """Return what is the same for every span (OpenTelemetry semantic conventions for database client spans)."""
+    if url.drivername == "sqlite":
+        return {"db.system.name": "sqlite", "db.namespace": Path(url.database or "").name}
+    found: dict[str, Any] = {"db.system.name": "postgresql", "db.namespace": url.database}
+    host = url.host or url.query.get("host")
+    if isinstance(host, str):
+        found["server.address"] = host
+    if url.port:
+        found["server.port"] = url.port
+    return found
+
+
+def _describe(span: Span, statement: str | None, error: BaseException | None) -> None:
+    """Say what the span was: statements hold placeholders, never values."""
+    if not span.is_recording():
+        return
+    if statement:
+        operation = statement.split(None, 1)[0].upper()
+        span.update_name(operation)
+        span.set_attribute("db.operation.name", operation)
+        span.set_attribute("db.query.text", statement)
+    if error is not None:
+        original = getattr(error, "orig", None) or error
+        span.set_attribute("error.type", str(getattr(original, "sqlstate", None) or type(original).__name__))
+        span.set_status(trace.StatusCode.ERROR)
+
+
+def _only_reads(statement: Any) -> bool:
+    return bool(getattr(statement, "is_select", False)) and getattr(statement, "_for_update_arg", None) is None
+
+
+def _translated(error: Exception) -> Exception:
+    log.warning("no connection to the database: %s", reason(error))
+    return status(error) or Unavailable("the database cannot be reached", retry_after=1.0)
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # BEGIN is ours: sqlite3's own comes too late and never takes the write lock
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _check_open(connection: Any, *_: Any) -> None:
+    if connection.driver_connection.is_closed():  # the server ended it meanwhile: the pool makes another one
+        raise exc.DisconnectionError

@@ -1,0 +1,110 @@
+"""Alembic versions of a service, run when it starts, by one process at a time.
+
+A folder of version files is all there is: no alembic.ini, no env.py. The upgrade is one transaction on both databases,
+so that a process that is killed inside it leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import text
+
+from mesh.database.failures import DatabaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["upgrade"]
+
+_LOCK = 0x6D657368
+"""Key of the PostgreSQL advisory lock; advisory locks are the database's own, so one number serves all services."""
+_PROXIES = threading.Lock()
+"""``alembic.op`` is one global object: two databases of one process migrate one after the other."""
+
+
+def upgrade(engine: Callable[[], AsyncEngine], folder: Path | None, file: Path | None) -> None:
+    """Open the database and bring it to the newest version; blocks, so it runs in a thread with a loop of its own.
+
+    Args:
+        engine: Makes an engine that lives for this upgrade.
+        folder: The version files, or None when there is nothing to migrate.
+        file: The file of a SQLite database, or None.
+
+    Raises:
+        DatabaseError: The version files cannot be used, or the database is at a version that they do not know.
+        Exception: Whatever the driver raises when the database cannot be used.
+    """
+    scripts = _scripts(folder) if folder is not None else None
+    with _PROXIES, _file_lock(file):
+        asyncio.run(_upgrade(engine(), scripts, sqlite=file is not None))
+
+
+async def _upgrade(engine: AsyncEngine, scripts: ScriptDirectory | None, *, sqlite: bool) -> None:
+    try:
+        async with engine.connect() as connection:
+            if sqlite:  # kept in the file; only here, where nobody else is switching
+                await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                await connection.commit()
+            if scripts is None:
+                await connection.execute(text("SELECT 1"))
+                return
+            if sqlite:
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            await connection.run_sync(_run, scripts)
+            await connection.commit()
+    finally:
+        await engine.dispose()
+
+
+def _run(connection: Connection, scripts: ScriptDirectory) -> None:
+    def steps(revision: Any, _: Any) -> Any:
+        return scripts._upgrade_revs("head", revision)  # noqa: SLF001 - what alembic.command.upgrade does
+
+    try:
+        with EnvironmentContext(Config(), scripts, fn=steps) as environment:
+            environment.configure(connection=connection, transactional_ddl=True)
+            environment.run_migrations()
+    except CommandError as error:
+        raise DatabaseError(f"migrations in {scripts.dir}: {error}") from error
+
+
+def _scripts(folder: Path) -> ScriptDirectory:
+    if not folder.is_dir():
+        raise DatabaseError(f"migrations: {folder} is not a folder")
+    try:
+        scripts = ScriptDirectory(str(folder), version_locations=[str(folder)])
+        heads = scripts.get_heads()
+    except Exception as error:
+        raise DatabaseError(f"migrations in {folder} cannot be read: {type(error).__name__}: {error}") from error
+    if len(heads) != 1:
+        found = f"{len(heads)} newest versions ({', '.join(sorted(heads))})" if heads else "no version"
+        raise DatabaseError(f"migrations in {folder}: expected a line of versions with one newest, found {found}")
+    return scripts
+
+
+@contextmanager
+def _file_lock(file: Path | None) -> Iterator[None]:
+    """Hold a lock beside the SQLite file: switching to WAL fails, rather than waits, when two do it at once."""
+    if file is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(f"{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

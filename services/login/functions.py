@@ -1,0 +1,272 @@
+"""Functions of login.v1.Login.
+
+Login knows no accounts, only credentials: a user id, what its user logs in with, and a password hash. Registration
+decides which names belong to whom and tells login (see services/registration/functions.py for how the two stay in
+step); login only refuses what would give one name to two users, and says who holds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from login.v1 import login_pb2 as pb
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from mesh import Aborted, Context, InvalidArgument, Service, Transaction, Unauthenticated
+from services.login import passwords, settings, signing
+from services.login.tables import credentials, handles, refresh_tokens, sessions
+
+TRIES = 5
+"""Of a transaction that met another one at the same credential."""
+
+
+async def startup(service: Service) -> None:
+    """Check the settings and make the first signing key, before the first call."""
+    await passwords.verify(None, "")  # makes the hash that stands in for unknown users: the first one costs no more
+    await signing.current_key(service, settings.read(service.settings), _now())
+
+
+# -- for users --
+
+
+async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
+    """Begin a session."""
+    missing = {field: "must not be empty" for field in ("login", "password") if not getattr(request, field)}
+    if missing:
+        raise InvalidArgument(f"{' and '.join(missing)} must not be empty", violations=missing)
+    refused = Unauthenticated("wrong name or password")
+    async with context.transaction() as tx:
+        found = (
+            await tx.execute(
+                select(credentials)
+                .join(handles, handles.c.user_id == credentials.c.user_id)
+                .where(handles.c.key == _fold(request.login))
+            )
+        ).one_or_none()
+    stored = None if found is None or found.ended else found.password_hash
+    if not await passwords.verify(stored, request.password) or found is None:
+        raise refused
+    fresh = await passwords.hashed(request.password) if passwords.outdated(found.password_hash) else None
+    now, rules = _now(), settings.read(context.settings)
+    key = await signing.current_key(context, rules, now)
+    async with context.transaction() as tx:
+        # The credential as it is now: it may have been deleted while the password was being compared.
+        row = (
+            await tx.execute(select(credentials).where(credentials.c.user_id == found.user_id).with_for_update())
+        ).one()
+        if row.ended or row.password_hash != found.password_hash:
+            raise refused
+        if fresh is not None:
+            await tx.execute(
+                update(credentials).where(credentials.c.user_id == row.user_id).values(password_hash=fresh)
+            )
+        await tx.execute(delete(sessions).where(sessions.c.user_id == row.user_id, sessions.c.expires_at <= now))
+        session_id = secrets.token_hex(16)
+        await tx.execute(
+            insert(sessions).values(id=session_id, user_id=row.user_id, created_at=now, expires_at=now + rules.refresh)
+        )
+        refresh_token = await _new_refresh_token(tx, session_id)
+    return pb.Tokens(
+        access_token=signing.access_token(key, rules, now, user_id=row.user_id, roles=row.roles, session_id=session_id),
+        token_type="Bearer",  # noqa: S106 - the type, not a token
+        expires_in=rules.access,
+        refresh_token=refresh_token,
+    )
+
+
+async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
+    """Exchange a refresh token for new tokens; used twice, it ends its session."""
+    if not request.refresh_token:
+        text = "must not be empty"
+        raise InvalidArgument(f"refresh_token {text}", violations={"refresh_token": text})
+    now, rules = _now(), settings.read(context.settings)
+    key = await signing.current_key(context, rules, now)
+    digest = _digest(request.refresh_token)
+    refused = Unauthenticated("the refresh token is not valid; log in again")
+    async with context.transaction() as tx:
+        # One statement decides who uses the token, however many come with it at once.
+        used = (
+            await tx.execute(
+                update(refresh_tokens)
+                .where(refresh_tokens.c.hash == digest, refresh_tokens.c.used_at.is_(None))
+                .values(used_at=now)
+                .returning(refresh_tokens.c.session_id)
+            )
+        ).scalar_one_or_none()
+        session = None
+        if used is None:
+            stolen = select(refresh_tokens.c.session_id).where(refresh_tokens.c.hash == digest)
+            ended = (
+                await tx.execute(delete(sessions).where(sessions.c.id.in_(stolen)).returning(sessions.c.user_id))
+            ).scalar_one_or_none()
+            if ended is not None:
+                context.log.warning("a refresh token of user %s was used again: its session has ended", ended)
+        else:
+            session = (
+                await tx.execute(
+                    update(sessions)
+                    .where(sessions.c.id == used, sessions.c.expires_at > now)
+                    .values(expires_at=now + rules.refresh)
+                    .returning(sessions.c.user_id)
+                )
+            ).scalar_one_or_none()
+        if session is not None:
+            roles = (await tx.execute(select(credentials.c.roles).where(credentials.c.user_id == session))).scalar_one()
+            refresh_token = await _new_refresh_token(tx, used)
+    if session is None:  # after the commit: the end of the session stands
+        raise refused
+    return pb.Tokens(
+        access_token=signing.access_token(key, rules, now, user_id=session, roles=roles, session_id=used),
+        token_type="Bearer",  # noqa: S106 - the type, not a token
+        expires_in=rules.access,
+        refresh_token=refresh_token,
+    )
+
+
+async def logout(request: pb.LogoutRequest, context: Context) -> Empty:  # noqa: ARG001 - a function's shape
+    """End the session of the access token."""
+    session_id = context.identity.claims.get("sid") if context.identity else None
+    if not isinstance(session_id, str):
+        raise Unauthenticated("log out with the access token of the session")
+    async with context.transaction() as tx:
+        await tx.execute(delete(sessions).where(sessions.c.id == session_id))
+    return Empty()
+
+
+async def get_keys(request: pb.GetKeysRequest, context: Context) -> pb.KeySet:  # noqa: ARG001 - a function's shape
+    """Return the public keys."""
+    return await signing.published(context, settings.read(context.settings), _now())
+
+
+# -- for services of the mesh --
+
+
+class _Held(Exception):
+    """Others hold the names: roll back, and say who."""
+
+
+async def set_credential(request: pb.SetCredentialRequest, context: Context) -> pb.CredentialResponse:
+    """Set a user's password, names and roles, in the place of other credentials."""
+    passwords.check(request.password)
+    if not request.user_id or not request.names:
+        raise InvalidArgument("user_id and names must not be empty")
+    fresh = await passwords.hashed(request.password)
+    for _ in range(TRIES):
+        try:
+            async with context.transaction() as tx:
+                await _end(tx, request.replaces)
+                row = await _locked(tx, request.user_id)
+                if row is not None and row.ended:
+                    return pb.CredentialResponse(ended=True)
+                values = {"password_hash": fresh, "roles": list(request.roles), "version": request.version}
+                if row is None:
+                    await tx.execute(insert(credentials).values(user_id=request.user_id, ended=False, **values))
+                else:
+                    await tx.execute(
+                        update(credentials).where(credentials.c.user_id == request.user_id).values(**values)
+                    )
+                await _name(tx, request.user_id, request.names)
+        except IntegrityError:
+            continue  # another call made the same row meanwhile: now it is seen
+        except _Held as held:
+            return pb.CredentialResponse(held_by=held.args)
+        return pb.CredentialResponse()
+    raise Aborted("other calls change the same credential; try again")
+
+
+async def rename_credential(request: pb.RenameCredentialRequest, context: Context) -> pb.CredentialResponse:
+    """Change what a user logs in with."""
+    for _ in range(TRIES):
+        try:
+            async with context.transaction() as tx:
+                row = await _locked(tx, request.user_id)
+                if row is None or row.ended:
+                    return pb.CredentialResponse(ended=True)
+                if row.version <= request.version:
+                    await tx.execute(
+                        update(credentials)
+                        .where(credentials.c.user_id == request.user_id)
+                        .values(version=request.version)
+                    )
+                    await _name(tx, request.user_id, request.names)
+        except IntegrityError:
+            continue
+        except _Held as held:
+            return pb.CredentialResponse(held_by=held.args)
+        return pb.CredentialResponse()
+    raise Aborted("other calls change the same credential; try again")
+
+
+async def delete_credentials(request: pb.DeleteCredentialsRequest, context: Context) -> Empty:
+    """Delete credentials and their sessions, for good."""
+    for _ in range(TRIES):
+        try:
+            async with context.transaction() as tx:
+                await _end(tx, request.user_ids)
+        except IntegrityError:
+            continue
+        return Empty()
+    raise Aborted("other calls change the same credential; try again")
+
+
+async def _locked(tx: Transaction, user_id: str) -> Any:
+    return (
+        await tx.execute(select(credentials).where(credentials.c.user_id == user_id).with_for_update())
+    ).one_or_none()
+
+
+async def _end(tx: Transaction, user_ids: Iterable[str]) -> None:
+    """Turn credentials into tombstones, also those that have not come yet; in one order, so that nobody deadlocks."""
+    for user_id in sorted(set(user_ids)):
+        tombstone = {"password_hash": "", "roles": [], "ended": True}
+        if await _locked(tx, user_id) is None:
+            await tx.execute(insert(credentials).values(user_id=user_id, version=0, **tombstone))
+        else:
+            await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(**tombstone))
+            await tx.execute(delete(handles).where(handles.c.user_id == user_id))
+            await tx.execute(delete(sessions).where(sessions.c.user_id == user_id))
+
+
+async def _name(tx: Transaction, user_id: str, names: Sequence[str]) -> None:
+    """Give the names, and no others, to the user.
+
+    Raises:
+        _Held: Other users hold some of them.
+    """
+    keys = sorted({_fold(name) for name in names})
+    holders = (
+        await tx.execute(
+            select(handles.c.user_id).where(handles.c.key.in_(keys), handles.c.user_id != user_id).distinct()
+        )
+    ).scalars()
+    held_by = sorted(holders)
+    if held_by:
+        raise _Held(*held_by)
+    await tx.execute(delete(handles).where(handles.c.user_id == user_id))
+    await tx.execute(insert(handles), [{"key": key, "user_id": user_id} for key in keys])
+
+
+async def _new_refresh_token(tx: Transaction, session_id: str) -> str:
+    token = secrets.token_urlsafe(32)
+    await tx.execute(insert(refresh_tokens).values(hash=_digest(token), session_id=session_id))
+    return token
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _fold(name: str) -> str:
+    """Return the form in which names are compared: without regard to case and to Unicode spelling."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())
+
+
+def _now() -> int:
+    return int(time.time())

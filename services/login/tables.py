@@ -1,0 +1,53 @@
+"""The tables of login. Times are whole seconds since the epoch."""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, String, Table
+
+__all__ = ["credentials", "handles", "refresh_tokens", "sessions", "signing_keys"]
+
+metadata = MetaData()
+
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("user_id", String, primary_key=True),
+    Column("password_hash", String, nullable=False),
+    Column("roles", JSON, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    # An ended credential stays as a tombstone, so that a late SetCredential for it is refused.
+    Column("ended", Boolean, nullable=False),
+)
+
+handles = Table(
+    "handles",
+    metadata,
+    Column("key", String, primary_key=True),  # a name or an e-mail address, folded
+    Column("user_id", String, ForeignKey(credentials.c.user_id), nullable=False, index=True),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("user_id", String, ForeignKey(credentials.c.user_id), nullable=False, index=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    Column("hash", String, primary_key=True),  # SHA-256 of the token: the database alone lets nobody in
+    Column("session_id", String, ForeignKey(sessions.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("used_at", BigInteger),
+)
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("generation", Integer, primary_key=True),  # the newest signs
+    Column("kid", String, nullable=False, unique=True),
+    Column("private", String, nullable=False),  # PEM
+    Column("created_at", BigInteger, nullable=False),
+)

@@ -1,0 +1,234 @@
+"""Accounts in two services: rows here, credentials in login, kept in step without a common transaction.
+
+An account is made in three steps, and a process may die between any two:
+
+1. *Reserve*: a row in state ``pending`` with an id that nobody had before. It holds the name and the address.
+2. *Credential*: login stores the password under that id.
+3. *Activate*: the row becomes ``active``, if it is still there and pending.
+
+Nothing pending blocks anyone. Who registers the same name or address again takes the reservation over: the old row
+goes, and a new one, with a new id, lists the ids that it supersedes. Login turns those into tombstones with the new
+credential, so an attempt that was only slow can neither set the password of the new account nor be activated. If the
+credential is there and its user logs in, the account rolls forward: a token for a pending row activates it.
+
+A change of name or address is committed here first and then told to login, under a version that grows, so that late
+news changes nothing. Login refuses a name that another user holds. Since the rows here say who owns what, the holder's
+credential is then brought up to date (a change whose second half is missing is completed here) and login is asked once
+more.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from login.v1 import login_pb2
+from login.v1.login_pb2_grpc import LoginStub
+from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from mesh import Aborted, AlreadyExists, Context, NotFound, Service, StatusError, Transaction
+from services.registration.rules import fold
+from services.registration.tables import ACTIVE, PENDING, users
+
+__all__ = ["change", "create", "find", "remove"]
+
+Mesh = Context | Service
+
+
+async def create(mesh: Mesh, *, name: str, email: str, password: str, roles: Sequence[str] = ()) -> Any:
+    """Make an account and return its row.
+
+    Raises:
+        AlreadyExists: The name or the address is another's; the message says which.
+        Aborted: Another attempt for the same account came between.
+    """
+    row = await _reserve(mesh, name, email, list(roles))
+
+    async def set_credential() -> Any:
+        return await mesh.stub(LoginStub).SetCredential(
+            login_pb2.SetCredentialRequest(
+                user_id=row.id,
+                names=[row.name, row.email],
+                password=password,
+                roles=row.roles,
+                replaces=row.superseded,
+                version=row.version,
+            )
+        )
+
+    active = await _activate(mesh, row.id) if await _tell(mesh, set_credential) else None
+    if active is None:
+        raise await _taken(mesh, row.id, name, email)
+    return active
+
+
+async def find(mesh: Mesh, user_id: str, *, activate: bool) -> Any:
+    """Return the row of an account.
+
+    Args:
+        mesh: The service or the call.
+        user_id: The account's id.
+        activate: The user of this very account asks, by a token: there is a credential, so a pending row rolls forward.
+
+    Raises:
+        NotFound: There is no such account.
+    """
+    async with mesh.transaction() as tx:
+        row = (await tx.execute(select(users).where(users.c.id == user_id))).one_or_none()
+    if row is not None and row.state == PENDING:
+        row = await _activate(mesh, user_id) if activate else None
+    if row is None:
+        raise NotFound(f"there is no account with the id {user_id!r}")
+    return row
+
+
+async def change(mesh: Mesh, user_id: str, fields: dict[str, str]) -> Any:
+    """Change name, email or both of an account and return its row; the same change again completes a broken one.
+
+    Raises:
+        AlreadyExists: The name or the address is another's; the message says which.
+        NotFound: There is no such account.
+    """
+    values: dict[str, Any] = dict(fields)
+    values.update({f"{field}_key": fold(value) for field, value in fields.items()})
+    try:
+        async with mesh.transaction() as tx:
+            row = (await tx.execute(select(users).where(users.c.id == user_id).with_for_update())).one_or_none()
+            if row is None:
+                raise NotFound(f"there is no account with the id {user_id!r}")
+            others = await _rivals(tx, user_id, values.get("name", row.name), values.get("email", row.email))
+            dropped = await _drop_pending(tx, others, values.get("name_key"))
+            if any(getattr(row, field) != value for field, value in fields.items()):
+                values.update(version=row.version + 1, updated_at=_now())
+                row = (
+                    await tx.execute(update(users).where(users.c.id == user_id).values(**values).returning(users))
+                ).one()
+    except IntegrityError:
+        raise await _taken(mesh, user_id, fields.get("name", ""), fields.get("email", "")) from None
+    login = mesh.stub(LoginStub)
+    if dropped:
+        await login.DeleteCredentials(login_pb2.DeleteCredentialsRequest(user_ids=dropped))
+
+    async def rename() -> Any:
+        return await login.RenameCredential(_renaming(row))
+
+    if not await _tell(mesh, rename):
+        raise Aborted("the account is being deleted")
+    return row
+
+
+async def remove(mesh: Mesh, user_id: str) -> None:
+    """Delete an account: first what lets its user in, then the row."""
+    await mesh.stub(LoginStub).DeleteCredentials(login_pb2.DeleteCredentialsRequest(user_ids=[user_id]))
+    async with mesh.transaction() as tx:
+        await tx.execute(delete(users).where(users.c.id == user_id))
+
+
+async def _reserve(mesh: Mesh, name: str, email: str, roles: list[str]) -> Any:
+    user_id, now = uuid.uuid4().hex, _now()
+    try:
+        async with mesh.transaction() as tx:
+            others = await _rivals(tx, user_id, name, email)
+            superseded = await _drop_pending(tx, others, fold(name))
+            return (
+                await tx.execute(
+                    insert(users)
+                    .values(
+                        id=user_id, state=PENDING, name=name, name_key=fold(name), email=email, email_key=fold(email),
+                        roles=roles, version=1, superseded=superseded, created_at=now, updated_at=now,
+                    )
+                    .returning(users)
+                )
+            ).one()  # fmt: skip
+    except IntegrityError:  # another call reserved it between our two statements
+        raise await _taken(mesh, user_id, name, email) from None
+
+
+async def _activate(mesh: Mesh, user_id: str) -> Any:
+    """Return the active row, or None when it is gone: another attempt took it over."""
+    async with mesh.transaction() as tx:
+        await tx.execute(
+            update(users)
+            .where(users.c.id == user_id, users.c.state == PENDING)
+            .values(state=ACTIVE, superseded=[], updated_at=_now())
+        )
+        return (await tx.execute(select(users).where(users.c.id == user_id))).one_or_none()
+
+
+async def _rivals(tx: Transaction, user_id: str, name: str, email: str) -> Sequence[Any]:
+    """Return the rows of others that hold the name or the address, locked."""
+    found: Sequence[Any] = (
+        await tx.execute(
+            select(users)
+            .where(or_(users.c.name_key == fold(name), users.c.email_key == fold(email)), users.c.id != user_id)
+            .order_by(users.c.id)
+            .with_for_update()
+        )
+    ).all()
+    return found
+
+
+async def _drop_pending(tx: Transaction, rows: Iterable[Any], name_key: str | None) -> list[str]:
+    """Delete pending rows that stand in the way and return their ids, with those that they superseded themselves.
+
+    Raises:
+        AlreadyExists: One of the rows is an account.
+    """
+    dropped: list[str] = []
+    for row in rows:
+        if row.state == ACTIVE:
+            raise _exists(row, name_key)
+        dropped += [row.id, *row.superseded]
+    if dropped:
+        await tx.execute(delete(users).where(users.c.id.in_(dropped), users.c.state == PENDING))
+    return dropped
+
+
+async def _taken(mesh: Mesh, user_id: str, name: str, email: str) -> StatusError:
+    """Return why the name or the address could not be had."""
+    async with mesh.transaction() as tx:
+        rows = await _rivals(tx, user_id, name, email)
+    if not rows:
+        return Aborted("another call changed the same account; try again")
+    return _exists(rows[0], fold(name))
+
+
+def _exists(row: Any, name_key: str | None) -> AlreadyExists:
+    field, words = ("name", "name") if row.name_key == name_key else ("email", "e-mail address")
+    return AlreadyExists(f"{field}: this {words} belongs to another account")
+
+
+async def _tell(mesh: Mesh, tell: Callable[[], Awaitable[Any]]) -> bool:
+    """Tell login; when others hold a name there that they no longer have here, bring them up to date and tell it again.
+
+    Returns:
+        Whether login took it; if not, the credential has ended.
+
+    Raises:
+        Aborted: Others hold a name again: another call came between.
+    """
+    answer = await tell()
+    if answer.held_by:
+        login = mesh.stub(LoginStub)
+        for holder in answer.held_by:
+            async with mesh.transaction() as tx:
+                row = (await tx.execute(select(users).where(users.c.id == holder))).one_or_none()
+            if row is None:
+                await login.DeleteCredentials(login_pb2.DeleteCredentialsRequest(user_ids=[holder]))
+            else:
+                await login.RenameCredential(_renaming(row))
+        answer = await tell()
+        if answer.held_by:
+            raise Aborted("another call changed the same account; try again")
+    return not answer.ended
+
+
+def _renaming(row: Any) -> login_pb2.RenameCredentialRequest:
+    return login_pb2.RenameCredentialRequest(user_id=row.id, names=[row.name, row.email], version=row.version)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

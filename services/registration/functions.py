@@ -1,0 +1,158 @@
+"""Functions of registration.v1.Registration.
+
+Who may do what is decided here; how an account is kept in step with its credential in login, in ``accounts``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from registration.v1 import registration_pb2 as pb
+from sqlalchemy import select
+
+from mesh import Aborted, AlreadyExists, Context, InvalidArgument, PermissionDenied, Service, Unauthenticated
+from services.registration import accounts, rules
+from services.registration.tables import ACTIVE, users
+
+ADMIN = "admin"
+PAGE, LARGEST_PAGE = 50, 500
+TRIES = 5
+"""Of making the first admin, when replicas do it at once."""
+
+
+async def startup(service: Service) -> None:
+    """Make the first admin, if the settings name one; safe when replicas start at once.
+
+    Raises:
+        ValueError: The settings cannot be right.
+    """
+    wanted = {field: str(service.settings.get(f"admin_{field}") or "") for field in ("name", "email", "password")}
+    if not wanted["password"]:
+        service.log.info(
+            "no first admin: set admin_password in [services.%s.settings], or "
+            "MESH_SERVICES_%s_SETTINGS_ADMIN_PASSWORD, to have one",
+            service.name,
+            service.name.upper().replace("-", "_"),
+        )
+        return
+    try:
+        wanted = rules.checked(wanted, f"[services.{service.name}.settings] admin_")
+    except InvalidArgument as error:
+        raise ValueError(error.message) from None
+    problem = ""
+    for _ in range(TRIES):
+        async with service.transaction() as tx:
+            row = (
+                await tx.execute(
+                    select(users).where(users.c.name_key == rules.fold(wanted["name"]), users.c.state == ACTIVE)
+                )
+            ).one_or_none()
+        if row is not None:
+            if ADMIN not in row.roles:
+                service.log.warning("no first admin: the name %s belongs to an ordinary account", row.name)
+            return
+        try:
+            await accounts.create(service, **wanted, roles=[ADMIN])
+        except (AlreadyExists, Aborted) as error:  # perhaps another replica is making it
+            problem = error.message
+            await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - to part the replicas
+        else:
+            service.log.info("the first admin is %s", wanted["name"])
+            return
+    service.log.warning("no first admin: %s", problem)
+
+
+async def register(request: pb.RegisterRequest, context: Context) -> pb.User:
+    """Make an account."""
+    wanted = rules.checked({"name": request.name, "email": request.email, "password": request.password})
+    return _user(await accounts.create(context, **wanted))
+
+
+async def get_user(request: pb.GetUserRequest, context: Context) -> pb.User:
+    """Return an account."""
+    user_id = _allowed(request.id, context)
+    return _user(await accounts.find(context, user_id, activate=_own(user_id, context)))
+
+
+async def list_users(request: pb.ListUsersRequest, context: Context) -> pb.ListUsersResponse:
+    """Return a page of accounts, in order of their folded names."""
+    if request.page_size < 0:
+        text = "must not be negative"
+        raise InvalidArgument(f"page_size {text}", violations={"page_size": text})
+    size = min(request.page_size or PAGE, LARGEST_PAGE)
+    query = select(users).where(users.c.state == ACTIVE).order_by(users.c.name_key).limit(size + 1)
+    if request.page_token:
+        query = query.where(users.c.name_key > _after(request.page_token))
+    async with context.transaction() as tx:
+        rows = (await tx.execute(query)).all()
+    page, more = rows[:size], rows[size:]
+    token = base64.urlsafe_b64encode(page[-1].name_key.encode()).decode() if more else ""
+    return pb.ListUsersResponse(users=[_user(row) for row in page], next_page_token=token)
+
+
+async def update_user(request: pb.UpdateUserRequest, context: Context) -> pb.User:
+    """Change name or e-mail address of an account."""
+    user_id = _allowed(request.user.id, context)
+    fields = list(request.update_mask.paths) or [field for field in ("name", "email") if getattr(request.user, field)]
+    unknown = [field for field in fields if field not in ("name", "email")]
+    if unknown:
+        text = f"may hold name and email, not {', '.join(unknown)}"
+        raise InvalidArgument(f"update_mask {text}", violations={"update_mask": text})
+    if not fields:
+        text = "must hold a new name or email"
+        raise InvalidArgument(f"user {text}", violations={"user": text})
+    changes = rules.checked({field: getattr(request.user, field) for field in fields}, "user.")
+    await accounts.find(context, user_id, activate=_own(user_id, context))
+    return _user(await accounts.change(context, user_id, changes))
+
+
+async def delete_user(request: pb.DeleteUserRequest, context: Context) -> Empty:
+    """Delete an account."""
+    user_id = _allowed(request.id, context)
+    await accounts.find(context, user_id, activate=_own(user_id, context))
+    await accounts.remove(context, user_id)
+    return Empty()
+
+
+def _allowed(user_id: str, context: Context) -> str:
+    """Return the id of the account that is meant, if the caller may have it.
+
+    A service of the mesh that calls for itself (the contract lets it in only if it declares so) may have any.
+
+    Raises:
+        PermissionDenied: It is another's. Whether it exists is not said.
+    """
+    identity = context.identity
+    if not user_id:
+        text = "must not be empty; `me` is one's own account"
+        raise InvalidArgument(f"id {text}", violations={"id": text})
+    if user_id == "me":
+        if identity is None:
+            raise Unauthenticated("`me` needs a user: send `authorization: Bearer TOKEN`")
+        return identity.subject
+    if identity is None or user_id == identity.subject or ADMIN in identity.roles:
+        return user_id
+    raise PermissionDenied("this is not your account; `me` is")
+
+
+def _own(user_id: str, context: Context) -> bool:
+    return context.identity is not None and context.identity.subject == user_id
+
+
+def _after(token: str) -> str:
+    try:
+        return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
+    except ValueError:
+        text = "must be a next_page_token as it was given"
+        raise InvalidArgument(f"page_token {text}", violations={"page_token": text}) from None
+
+
+def _user(row: Any) -> pb.User:
+    user = pb.User(id=row.id, name=row.name, email=row.email, roles=row.roles)
+    user.create_time.FromMicroseconds(row.created_at)
+    user.update_time.FromMicroseconds(row.updated_at)
+    return user

@@ -1,0 +1,67 @@
+"""What a name, an e-mail address and a password may be. Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+
+from email_validator import EmailNotValidError, validate_email
+
+from mesh import InvalidArgument
+
+__all__ = ["checked", "fold"]
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{2,31}")
+_SHORTEST, _LONGEST = 8, 128
+"""Characters of a password; login.v1 says the same in its contract."""
+
+
+def checked(fields: Mapping[str, str], prefix: str = "") -> dict[str, str]:
+    """Return the fields (name, email, password) in the form in which they are kept.
+
+    Args:
+        fields: Field → value.
+        prefix: What stands before the field's name in a violation (``user.``).
+
+    Raises:
+        InvalidArgument: With one violation for each field that is wrong.
+    """
+    found, violations = {}, {}
+    for field, value in fields.items():
+        try:
+            found[field] = _RULES[field](value)
+        except ValueError as error:
+            violations[prefix + field] = str(error)
+    if violations:
+        raise InvalidArgument(
+            "; ".join(f"{field}: {text}" for field, text in violations.items()), violations=violations
+        )
+    return found
+
+
+def fold(text: str) -> str:
+    """Return the form in which names and addresses are compared: without regard to case."""
+    return unicodedata.normalize("NFC", text.casefold())
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError("must have 3 to 32 letters (a-z, A-Z), digits, '.', '_' or '-', a letter first")
+    return value
+
+
+def _email(value: str) -> str:
+    try:
+        return validate_email(value.strip(), check_deliverability=False).normalized
+    except EmailNotValidError as error:
+        raise ValueError(f"must be an e-mail address: {error}") from None
+
+
+def _password(value: str) -> str:
+    if not _SHORTEST <= len(unicodedata.normalize("NFKC", value)) <= _LONGEST:
+        raise ValueError(f"must have {_SHORTEST} to {_LONGEST} characters")
+    return value
+
+
+_RULES = {"name": _name, "email": _email, "password": _password}

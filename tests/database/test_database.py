@@ -1,0 +1,377 @@
+"""One behaviour on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.empty_pb2 import Empty
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from mesh.database import Database, DatabaseError
+from mesh.errors import Aborted, Unavailable, Unimplemented
+
+ITEMS = Table("items", MetaData(), Column("id", Integer, primary_key=True), Column("name", String, unique=True))
+
+FIRST = '''
+"""first"""
+import sqlalchemy as sa
+from alembic import op
+
+revision = "1"
+down_revision = None
+
+
+def upgrade():
+    op.create_table("items", sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String, unique=True))
+    op.execute("INSERT INTO items (id, name) VALUES (1, 'one')")
+'''
+SECOND = '''
+"""second"""
+from alembic import op
+
+revision = "2"
+down_revision = "1"
+
+
+def upgrade():
+    op.execute("INSERT INTO items (id, name) VALUES (2, 'two')")
+    {more}
+'''
+
+
+@pytest.fixture
+def migrations(tmp_path: Path) -> Path:
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    (folder / "v1.py").write_text(FIRST)
+    return folder
+
+
+@pytest.fixture
+async def database(new_database: Callable[[], str], migrations: Path) -> AsyncIterator[Database]:
+    opened = Database(new_database(), migrations=migrations, name="items")
+    await opened.start()
+    yield opened
+    await opened.stop()
+
+
+async def names(database: Database) -> list[str]:
+    async with database.transaction() as tx:
+        return list((await tx.execute(select(ITEMS.c.name).order_by(ITEMS.c.id))).scalars())
+
+
+async def test_a_block_commits_at_its_end(database: Database):
+    async with database.transaction() as tx:
+        await tx.execute(insert(ITEMS), [{"id": 2, "name": "two"}, {"id": 3, "name": "three"}])
+    assert await names(database) == ["one", "two", "three"]
+
+
+async def test_an_error_rolls_back(database: Database):
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as tx:
+            await tx.execute(insert(ITEMS).values(id=2, name="two"))
+            raise ZeroDivisionError
+    assert await names(database) == ["one"]
+
+
+async def test_cancellation_rolls_back_and_gives_the_lock_back(database: Database):
+    inside = asyncio.Event()
+
+    async def work() -> None:
+        async with database.transaction() as tx:
+            await tx.execute(insert(ITEMS).values(id=2, name="two"))
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with database.transaction() as tx:
+        await tx.execute(insert(ITEMS).values(id=2, name="again"))
+    assert await names(database) == ["one", "again"]
+
+
+async def test_cancellation_at_any_point_leaves_a_database_that_works(database: Database):
+    async def work(number: int) -> None:
+        async with database.transaction() as tx:
+            await tx.execute(insert(ITEMS).values(id=number, name=str(number)))
+
+    for turns in range(25):
+        task = asyncio.create_task(work(100 + turns))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await work(99)
+    assert "99" in await names(database)
+
+
+async def test_a_violated_constraint_is_the_functions_to_understand(database: Database):
+    with pytest.raises(IntegrityError):
+        async with database.transaction() as tx:
+            await tx.execute(insert(ITEMS).values(id=2, name="one"))
+    assert await names(database) == ["one"]
+
+
+async def test_writers_queue_and_lose_no_update(database: Database):
+    async def bump() -> None:
+        async with database.transaction() as tx:
+            row = (await tx.execute(select(ITEMS.c.name).where(ITEMS.c.id == 7).with_for_update())).scalar_one()
+            await tx.execute(update(ITEMS).where(ITEMS.c.id == 7).values(name=str(int(row) + 1)))
+
+    async with database.transaction() as tx:
+        await tx.execute(insert(ITEMS).values(id=7, name="0"))
+    await asyncio.gather(*(bump() for _ in range(30)))
+    assert (await names(database))[-1] == "30"
+
+
+async def test_readers_do_not_wait_for_a_writer(database: Database):
+    async with database.transaction() as tx:
+        await tx.execute(insert(ITEMS).values(id=2, name="two"))
+        async with asyncio.timeout(2):
+            assert await names(database) == ["one"]
+
+
+async def test_an_event_is_refused_rather_than_lost(database: Database):
+    async with database.transaction() as tx:
+        with pytest.raises(Unimplemented, match=r"google\.protobuf\.Empty cannot be published"):
+            await tx.publish(Empty())
+
+
+async def test_a_database_that_is_not_open_is_unavailable(database: Database):
+    await database.stop()
+    with pytest.raises(Unavailable):
+        async with database.transaction():
+            pass
+
+
+async def test_newer_versions_run_once(database: Database, migrations: Path):
+    (migrations / "v2.py").write_text(SECOND.format(more="pass"))
+    for _ in range(2):
+        again = Database(database._url.render_as_string(hide_password=False), migrations=migrations, name="items")
+        await again.start()
+        assert await names(again) == ["one", "two"]
+        await again.stop()
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(database: Database, migrations: Path):
+    (migrations / "v2.py").write_text(SECOND.format(more="raise ValueError('no such luck')"))
+    url = database._url.render_as_string(hide_password=False)
+    with pytest.raises(DatabaseError, match="a migration failed: ValueError: no such luck"):
+        await Database(url, migrations=migrations, name="items").start()
+    assert await names(database) == ["one"]
+
+
+async def test_an_unknown_newer_version_is_named(database: Database, migrations: Path):
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE alembic_version SET version_num = '9'"))
+    url = database._url.render_as_string(hide_password=False)
+    with pytest.raises(DatabaseError, match="Can't locate revision identified by '9'"):
+        await Database(url, migrations=migrations, name="items").start()
+
+
+def test_replicas_that_start_at_once_migrate_once(new_database: Callable[[], str], migrations: Path):
+    (migrations / "v2.py").write_text(SECOND.format(more="import time; time.sleep(0.2)"))
+    code = (
+        "import asyncio, sys; from pathlib import Path; from mesh.database import Database\n"
+        "asyncio.run(Database(sys.argv[1], migrations=Path(sys.argv[2]), name='items').start())"
+    )
+    url = new_database()
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, url, str(migrations)], stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [(process.communicate()[1], process.returncode) for process in running] == [("", 0)] * 3
+
+    async def check() -> list[str]:
+        database = Database(url, migrations=migrations, name="items")
+        await database.start()
+        try:
+            return await names(database)
+        finally:
+            await database.stop()
+
+    assert asyncio.run(check()) == ["one", "two"]
+
+
+async def test_sqlite_keeps_what_it_acknowledged(tmp_path: Path):
+    database = Database(f"sqlite:///{tmp_path}/new/folder/x.db", migrations=None, name="x")
+    await database.start()
+    async with database.transaction() as tx:
+        found = [
+            (await tx.execute(text(f"PRAGMA {name}"))).scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    await database.stop()
+    assert found == ["wal", 2, 1]
+
+
+async def test_a_foreign_lock_is_unavailable_and_a_lost_race_is_aborted(
+    tmp_path: Path, migrations: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mesh.database.database.WAIT", 0.1)
+    file = tmp_path / "x.db"
+    database = Database(f"sqlite:///{file}", migrations=migrations, name="x")
+    await database.start()
+    other = sqlite3.connect(file, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked by another process"):
+            async with database.transaction() as tx:
+                await tx.execute(insert(ITEMS).values(id=2, name="two"))
+        other.execute("COMMIT")
+        with pytest.raises(Aborted, match="try again"):
+            async with database.transaction() as tx:
+                await tx.execute(select(ITEMS))
+                other.execute("INSERT INTO items (id, name) VALUES (3, 'three')")
+                await tx.execute(insert(ITEMS).values(id=4, name="four"))
+    finally:
+        other.close()
+        await database.stop()
+
+
+async def test_postgres_serialization_failures_are_aborted(new_postgres: Callable[[], str], migrations: Path):
+    database = Database(new_postgres(), migrations=migrations, name="x")
+    await database.start()
+    try:
+        with pytest.raises(Aborted, match="try again"):
+            async with database.transaction() as tx:
+                await tx.execute(text("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"))
+                await tx.execute(select(func.count()).select_from(ITEMS))
+                async with database.transaction() as other:
+                    await other.execute(update(ITEMS).values(name="changed"))
+                await tx.execute(update(ITEMS).values(name="mine"))
+    finally:
+        await database.stop()
+
+
+async def test_a_lost_connection_is_unavailable_and_the_next_call_works(
+    new_postgres: Callable[[], str], migrations: Path
+):
+    database = Database(new_postgres(), migrations=migrations, name="x")
+    await database.start()
+    try:
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            async with database.transaction() as tx:
+                own = (await tx.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+                async with database.transaction() as other:
+                    await other.execute(text("SELECT pg_terminate_backend(:pid, 1000)"), {"pid": own})
+                await tx.execute(select(ITEMS))
+        assert await names(database) == ["one"]
+        # An idle connection that the server ended meanwhile is noticed before it is used.
+        async with database.transaction() as tx, database.transaction() as other:
+            own = (await tx.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+            mine = (await other.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+            await other.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid NOT IN (:a, :b)"
+                ),
+                {"a": own, "b": mine},
+            )
+        for _ in range(5):
+            assert await names(database) == ["one"]
+    finally:
+        await database.stop()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "expected a database URL: sqlite:///PATH or postgresql://"),
+        ("mysql://x/y", "expected a database URL"),
+        ("sqlite:///:memory:", "expected a database URL"),
+        ("postgresql://localhost:port/x", "expected a database URL"),
+        (
+            "postgresql://u:secret@127.0.0.1:1/x",
+            r"database of x \(postgresql://u:\*\*\*@127.0.0.1:1/x\): nothing listens there",
+        ),
+        ("postgresql://u:secret@no-such-host.invalid/x", "there is no such host"),
+        ("sqlite:////proc/none/x.db", r"database of x \(sqlite:////proc/none/x\.db\)"),
+    ],
+)
+async def test_a_database_that_cannot_be_used_says_why_in_one_line(url: str, message: str):
+    with pytest.raises(DatabaseError, match=message) as caught:
+        await Database(url, migrations=None, name="x").start()
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+async def test_postgres_says_which_part_of_the_url_is_wrong(new_postgres: Callable[[], str]):
+    url = new_postgres()
+    with pytest.raises(DatabaseError, match="there is no such database on the server"):
+        await Database(url.replace("/db_", "/none_"), migrations=None, name="x").start()
+    with pytest.raises(DatabaseError, match="the user may not log in"):
+        await Database(url.replace("postgres:@", "nobody:@"), migrations=None, name="x").start()
+
+
+async def test_a_file_that_is_no_database_is_named(tmp_path: Path):
+    (tmp_path / "x.db").write_text("this is not a database, whatever its name says" * 100)
+    with pytest.raises(DatabaseError, match="the file is not a SQLite database"):
+        await Database(f"sqlite:///{tmp_path}/x.db", migrations=None, name="x").start()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "is not a folder"),
+        ({}, "found no version"),
+        (
+            {"a.py": "revision = '1'\ndown_revision = None\n", "b.py": "revision = '2'\ndown_revision = None\n"},
+            r"found 2 newest",
+        ),
+        ({"a.py": "revision = \n"}, "cannot be read: SyntaxError"),
+    ],
+)
+async def test_version_files_that_cannot_be_used_are_named(tmp_path: Path, files: dict[str, str] | None, message: str):
+    folder = tmp_path / "m"
+    if files is not None:
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_text(content)
+    with pytest.raises(DatabaseError, match=message):
+        await Database(f"sqlite:///{tmp_path}/x.db", migrations=folder, name="x").start()
+
+
+async def test_each_statement_is_a_span_without_values(new_database: Callable[[], str], migrations: Path):
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    database = Database(new_database(), migrations=migrations, name="x")
+    database._tracer = provider.get_tracer("test")
+    await database.start()
+    try:
+        with provider.get_tracer("test").start_as_current_span("function") as parent:
+            with pytest.raises(IntegrityError):
+                async with database.transaction() as tx:
+                    await tx.execute(insert(ITEMS).values(id=2, name="secret"))
+                    await tx.execute(insert(ITEMS).values(id=2, name="secret"))
+            async with database.transaction() as tx:
+                await tx.execute(select(ITEMS).where(ITEMS.c.name == "secret"))
+    finally:
+        await database.stop()
+        provider.shutdown()
+    spans: list[Any] = [span for span in exporter.get_finished_spans() if span.name != "function"]
+    assert [span.name for span in spans] == ["INSERT", "INSERT", "SELECT", "COMMIT"]
+    for span in spans:
+        assert span.parent.span_id == parent.get_span_context().span_id
+        assert span.attributes["db.system.name"] in ("sqlite", "postgresql")
+        assert span.attributes["db.operation.name"] == span.name
+        assert span.attributes["db.query.text"].startswith(span.name)
+        assert "secret" not in str(dict(span.attributes))
+    assert [span.status.is_ok for span in spans[:2]] == [True, False]
+    assert spans[1].attributes["error.type"] in ("IntegrityError", "23505")
