@@ -164,16 +164,24 @@ class Batch(SpanProcessor):
                 self._idle.notify_all()
 
     def _export(self, batch: list[Span | ReadableSpan]) -> None:
+        spans = [span for span in map(self._readable, batch) if span is not None]
         try:
-            spans = [span.readable() if isinstance(span, Span) else span for span in batch]
             done = self._exporter.export(spans) is SpanExportResult.SUCCESS
         except Exception as error:  # noqa: BLE001 - an exporter that fails must not end the thread
             self._quiet.last = f"{type(error).__name__}: {error}"
             done = False
         if done:
-            self.exported += len(batch)
+            self.exported += len(spans)
         else:
-            self.dropped["export_failed"] += len(batch)
+            self.dropped["export_failed"] += len(spans)
+
+    def _readable(self, span: Span | ReadableSpan) -> ReadableSpan | None:
+        try:
+            return span.readable() if isinstance(span, Span) else span
+        except Exception as error:  # noqa: BLE001 - one odd span must not take its batch with it
+            self._quiet.last = f"{type(error).__name__}: {error}"
+            self.dropped["export_failed"] += 1
+            return None
 
     def _report(self, *, last: bool = False) -> None:
         total = sum(self.dropped.values())

@@ -93,9 +93,9 @@ def _exception(record: logging.LogRecord) -> str:
     try:
         if record.exc_info and record.exc_info[1] is not None:
             return "".join(traceback.format_exception(record.exc_info[1]))
-        return record.exc_text or record.stack_info or ""
     except Exception:  # noqa: BLE001 - the same
         return "an exception that could not be printed"
+    return record.exc_text or record.stack_info or ""
 
 
 def _json(told: dict[str, Any]) -> str:

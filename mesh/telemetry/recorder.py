@@ -1,4 +1,4 @@
-"""The recorder: starts our spans, hands finished ones to the export, and makes a backend see no difference to the SDK's.
+"""The recorder: starts our spans and hands finished ones to the export, so that they look like the SDK's to a backend.
 
 Sampling, ids, limits and the resource are those of the SDK's ``TracerProvider``, which makes the spans of functions;
 here they are only asked in a cheaper way. The default sampler (``parentbased_always_on``) is decided in place; every
@@ -106,15 +106,14 @@ class Recorder:
         events: Any = ()
         if span.events or dropped_events:
             events = BoundedList(limits.max_events)
-            events.extend(
-                Event(name, self._bounded(told, limits.max_event_attributes), time)
-                for name, told, time in span.events or ()
-            )
+            for name, told, time in span.events or ():
+                events.append(Event(name, self._bounded(told, limits.max_event_attributes), time))
             events.dropped += dropped_events
         links: Any = ()
         if span.links or dropped_links:
             links = BoundedList(limits.max_links)
-            links.extend(Link(to, self._bounded(told, limits.max_link_attributes)) for to, told in span.links or ())
+            for to, told in span.links or ():
+                links.append(Link(to, self._bounded(told, limits.max_link_attributes)))
             links.dropped += dropped_links
         return ReadableSpan(
             name=span.name,

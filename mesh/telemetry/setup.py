@@ -103,13 +103,14 @@ class Telemetry:
 
     async def shutdown(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - it bounds threads, which no cancel reaches
         """Export what is left and stop, within ``timeout`` seconds whatever the collector does. Idempotent."""
+        await asyncio.to_thread(self.close, timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Do as ``shutdown`` does, blocking."""
         if self._closed:
             return
         self._closed = True
         current.uninstall(self.tracer_provider)
-        await asyncio.to_thread(self._close, timeout)
-
-    def _close(self, timeout: float) -> None:
         end = monotonic() + timeout
         share = timeout * 0.8  # the rest is for exporters to close
         closing = [threading.Thread(target=batch.close, args=(share,), daemon=True) for batch in self._batches]

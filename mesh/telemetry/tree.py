@@ -15,7 +15,9 @@ __all__ = ["render"]
 _NARROWEST = 20
 """Columns that a span's name gets at least, however narrow the terminal is."""
 _MILLISECOND = 1e6
-_WIDE_MESSAGE = 120
+_ENDING = 20
+"""Columns kept free for the status; its message is what is cut first."""
+_GAP = "  "
 
 
 def render(trace: Mapping[str, Any], width: int = 100) -> str:
@@ -33,15 +35,19 @@ def render(trace: Mapping[str, Any], width: int = 100) -> str:
     end = max(max(span["end"], span["start"]) for span in spans)
     when = datetime.fromtimestamp(begin // 10**9, UTC).isoformat().replace("+00:00", "Z")
     rows = [_row(branch, span, begin) for branch, span in _walk(spans)]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    room = max(_NARROWEST, width - sum(widths[1:]) - 6 - max(len(row[4]) for row in rows) - 2)
-    widths[0] = min(widths[0], room)
+    name_width, service_width, start_width, took_width = (max(len(row[column]) for row in rows) for column in range(4))
+    rest = service_width + start_width + took_width + 4 * len(_GAP)
+    name_width = min(name_width, max(_NARROWEST, width - rest - _ENDING))
     lines = [f"trace {trace['trace_id']}  {when}  {_milliseconds(end - begin)}"]
-    for row in rows:
-        name, service, start, took, ending = row
-        columns = [_cut(name, widths[0]).ljust(widths[0]), service.ljust(widths[1])]
-        columns += [start.rjust(widths[2]), took.rjust(widths[3]), ending]
-        lines.append("  ".join(columns).rstrip())
+    for name, service, start, took, ending in rows:
+        columns = (
+            _cut(name, name_width).ljust(name_width),
+            service.ljust(service_width),
+            start.rjust(start_width),
+            took.rjust(took_width),
+            ending,
+        )
+        lines.append(_cut(_GAP.join(columns).rstrip(), width))
     return "\n".join(lines)
 
 
@@ -92,7 +98,7 @@ def _ending(span: Mapping[str, Any]) -> str:
     status = attributes.get("http.response.status_code") or attributes.get("rpc.response.status_code") or ""
     if not span["error"]:
         return _clean(str(status))
-    message = _clean(span["message"])[:_WIDE_MESSAGE]
+    message = _clean(span["message"])
     return " ".join(part for part in ("✗", _clean(str(status)), message) if part)
 
 
