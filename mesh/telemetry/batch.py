@@ -40,16 +40,18 @@ def setting(environ: Mapping[str, str], name: str, default: float) -> float:
 
 
 class Quiet(logging.Handler):
-    """Stands in for the exporters' own log lines, of which there is one for every failing batch: keeps the last."""
+    """Stands in for the exporters' own log lines, several for every failing batch: keeps the last that says why."""
 
     last = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the text."""
+        """Keep the text, if it names a reason ("… due to timeout, max retries or shutdown" names none)."""
         try:
-            self.last = record.getMessage()
+            text = record.getMessage()
         except Exception:  # noqa: BLE001 - an odd record must not break what logs it
-            self.last = str(record.msg)
+            text = str(record.msg)
+        if not self.last or "error" in text or "code:" in text:
+            self.last = text
 
 
 class Batch(SpanProcessor):
@@ -84,6 +86,7 @@ class Batch(SpanProcessor):
         self._wake = threading.Event()
         self._idle = threading.Condition()
         self._busy = False
+        self._flushing = 0
         self._closing = False
         self._abandoned = False
         self._thread: threading.Thread | None = None
@@ -112,14 +115,18 @@ class Batch(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Export everything that is in the buffer now; return whether that was done in time."""
         deadline = monotonic() + timeout_millis / 1000
-        with self._idle:
-            while self._queue or self._busy:
-                self._wake.set()
-                left = deadline - monotonic()
-                if left <= 0:
-                    return False
-                self._idle.wait(left)
-        return True
+        self._flushing += 1
+        try:
+            with self._idle:
+                while self._queue or self._busy:
+                    self._wake.set()
+                    left = deadline - monotonic()
+                    if left <= 0:
+                        return False
+                    self._idle.wait(left)
+            return True
+        finally:
+            self._flushing -= 1
 
     def close(self, timeout: float) -> None:
         """Export what is left, for at most ``timeout`` seconds; what is not out by then is counted as dropped."""
@@ -149,13 +156,14 @@ class Batch(SpanProcessor):
         # What the exporter does to reach the collector is no part of anyone's trace.
         attach(set_value(SUPPRESS, value=True))
         while not self._closing:
-            self._wake.wait(self._delay)
+            full = self._wake.wait(self._delay)
             self._wake.clear()
-            self._export_all()
-        self._export_all()
+            # Woken by a full batch: only full ones, or a busy component would send many small ones.
+            self._export_while(self._size if full and not self._flushing else 1)
+        self._export_while(1)
 
-    def _export_all(self) -> None:
-        while self._queue and not self._abandoned:
+    def _export_while(self, waiting: int) -> None:
+        while len(self._queue) >= waiting and not self._abandoned:
             self._busy = True
             self._export([self._queue.popleft() for _ in range(min(self._size, len(self._queue)))])
             self._report()

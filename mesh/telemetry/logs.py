@@ -12,6 +12,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+import orjson
 from opentelemetry import trace
 
 __all__ = ["JsonFormatter", "install"]
@@ -19,6 +20,8 @@ __all__ = ["JsonFormatter", "install"]
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; anything else was given with ``extra=``."""
 _OURS = frozenset({"time", "level", "logger", "message", "service", "trace_id", "span_id", "exception"})
+_LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x7f\x85\u2028\u2029"}
+"""What JSON leaves as it is and readers may take for the end of a line."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -100,9 +103,10 @@ def _exception(record: logging.LogRecord) -> str:
 
 def _json(told: dict[str, Any]) -> str:
     try:
-        return json.dumps(told, default=_text, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    except Exception:  # noqa: BLE001 - a value that holds itself, a key that is no text: every value as text then
+        line = orjson.dumps(told, default=_text, option=orjson.OPT_NON_STR_KEYS).decode()
+    except Exception:  # noqa: BLE001 - a value that holds itself, half a surrogate pair: every value as text then
         return json.dumps({_text(key): _text(value) for key, value in told.items()})
+    return line.translate(_LINE_ENDS)
 
 
 def _text(value: object) -> str:

@@ -190,9 +190,11 @@ class Exporting(MetricExporter):
         ours = self._metrics.collect(self._temporality)
         if ours and metrics_data.resource_metrics:
             first, *rest = metrics_data.resource_metrics
-            added = ScopeMetrics(self._metrics.scope, ours, "")
-            first = replace(first, scope_metrics=[*first.scope_metrics, added])
-            metrics_data = MetricsData([first, *rest])
+            # One entry for a scope: the OTLP encoder keeps the last of several.
+            scopes = {scope.scope: scope for scope in first.scope_metrics}
+            mine = scopes.get(self._metrics.scope) or ScopeMetrics(self._metrics.scope, [], "")
+            scopes[self._metrics.scope] = replace(mine, metrics=[*mine.metrics, *ours])
+            metrics_data = MetricsData([replace(first, scope_metrics=list(scopes.values())), *rest])
         return self._exporter.export(metrics_data, timeout_millis, **kwargs)
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:

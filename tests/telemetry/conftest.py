@@ -42,4 +42,4 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Telemetry]]
 
     yield begin
     for telemetry in started:
-        telemetry.close(0.5)
+        telemetry.close(0.1)

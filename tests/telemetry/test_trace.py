@@ -118,6 +118,7 @@ async def test_gzip(start: Start, collector: HttpCollector) -> None:
     await telemetry.inbound(call_of(), nothing)
     assert telemetry.flush()
     assert collector.headers[0]["content-encoding"] == "gzip"
+    assert collector.headers[0]["content-type"] == "application/x-protobuf"
     assert len(collector.all()) == 1
 
 
