@@ -1,1 +1,18 @@
-"""The only room that configures OpenTelemetry."""
+"""The only room that configures OpenTelemetry: traces, metrics, logs, and a small trace store for one machine.
+
+Decided here:
+
+- **Our own spans are not the SDK's.** The SDK takes about 50 µs for a span in the request; one of ours takes a few. A
+  ``Span`` of ours holds plain values while the call runs and becomes the SDK's ``ReadableSpan`` in the thread that
+  exports, so every standard exporter, sampler, limit and resource works on it and a backend sees no difference.
+- **A function's own spans are the SDK's**, made with the plain OpenTelemetry API. Both kinds live in the API's context,
+  so parents are right both ways, and both leave through one buffer.
+- **Telemetry never breaks or delays a call**: the buffer is bounded, what does not fit is counted, the collector is
+  spoken to in a thread, and stopping takes a bounded time.
+- **The standard variables mean what they always mean** (``mesh.telemetry.setup``). What is said there wins over what
+  ``mesh up`` would do by itself.
+"""
+
+from mesh.telemetry.setup import Telemetry, configure
+
+__all__ = ["Telemetry", "configure"]

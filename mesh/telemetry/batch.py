@@ -1,0 +1,220 @@
+"""Finished spans on their way out: a bounded buffer, a thread that exports, a count of what was dropped.
+
+Putting a span in never blocks and never fails; when the buffer is full the span is counted and left out. The settings
+are those of the SDK's batch processor (``OTEL_BSP_*``).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import monotonic
+
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as SUPPRESS  # the only name that the API has for it
+from opentelemetry.context import attach, set_value
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from mesh.telemetry.span import Span
+
+__all__ = ["Batch", "Quiet", "run_bounded", "setting"]
+
+log = logging.getLogger("mesh.telemetry")
+
+SAY_AGAIN = 60.0
+"""Seconds between two log lines about dropped spans."""
+
+
+def setting(environ: Mapping[str, str], name: str, default: float) -> float:
+    """Return a positive number from the environment; ``default`` if it is not set or is none, as the SDK does."""
+    try:
+        value = float(environ.get(name, "") or default)
+    except ValueError:
+        value = 0
+    if value <= 0:
+        log.warning("%s must be a positive number, not %r; using %g", name, environ.get(name), default)
+        return default
+    return value
+
+
+class Quiet(logging.Handler):
+    """Stands in for the exporters' own log lines, several for every failing batch: keeps the last that says why."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the text, if it names a reason ("… due to timeout, max retries or shutdown" names none)."""
+        try:
+            text = record.getMessage()
+        except Exception:  # noqa: BLE001 - an odd record must not break what logs it
+            text = str(record.msg)
+        if not self.last or "error" in text or "code:" in text:
+            self.last = text
+
+
+class Batch(SpanProcessor):
+    """Exports finished spans in batches from a thread of its own, which starts with the first span.
+
+    Args:
+        exporter: Where they go; may block, and may fail.
+        quiet: Where the exporter's own log lines end up.
+        environ: ``OTEL_BSP_*``.
+        delay: Default for ``OTEL_BSP_SCHEDULE_DELAY``, milliseconds.
+
+    Attributes:
+        exported: Spans that the exporter took.
+        dropped: Reason → spans: ``queue_full``, ``export_failed``, ``shutdown``.
+    """
+
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        quiet: Quiet,
+        environ: Mapping[str, str],
+        delay: float,
+    ) -> None:
+        self.exported = 0
+        self.dropped = {"queue_full": 0, "export_failed": 0, "shutdown": 0}
+        self._exporter = exporter
+        self._quiet = quiet
+        self._delay = setting(environ, "OTEL_BSP_SCHEDULE_DELAY", delay) / 1000
+        self._most = int(setting(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048))
+        self._size = min(self._most, int(setting(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)))
+        self._queue: deque[Span | ReadableSpan] = deque()
+        self._wake = threading.Event()
+        self._idle = threading.Condition()
+        self._busy = False
+        self._flushing = 0
+        self._closing = False
+        self._abandoned = False
+        self._thread: threading.Thread | None = None
+        self._said = -SAY_AGAIN
+        self._told = 0
+
+    def put(self, span: Span | ReadableSpan) -> None:
+        """Take a finished span of ours or of the SDK's."""
+        queue = self._queue
+        waiting = len(queue)
+        if waiting >= self._most or self._closing:
+            self.dropped["shutdown" if self._closing else "queue_full"] += 1
+            return
+        queue.append(span)
+        if self._thread is None:
+            self._begin()
+        elif waiting + 1 == self._size:
+            self._wake.set()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span that the SDK has ended."""
+        context = span.context
+        if context is not None and context.trace_flags.sampled:
+            self.put(span)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Export everything that is in the buffer now; return whether that was done in time."""
+        deadline = monotonic() + timeout_millis / 1000
+        self._flushing += 1
+        try:
+            with self._idle:
+                while self._queue or self._busy:
+                    self._wake.set()
+                    left = deadline - monotonic()
+                    if left <= 0:
+                        return False
+                    self._idle.wait(left)
+            return True
+        finally:
+            self._flushing -= 1
+
+    def close(self, timeout: float) -> None:
+        """Export what is left, for at most ``timeout`` seconds; what is not out by then is counted as dropped."""
+        deadline = monotonic() + timeout
+        self._closing = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        self._abandoned = True
+        left = len(self._queue)
+        if left:
+            self.dropped["shutdown"] += left
+            self._queue.clear()
+        self._report(last=True)
+        run_bounded(self._exporter.shutdown, max(0.1, deadline - monotonic()))
+
+    def shutdown(self) -> None:
+        """Do nothing: the SDK's provider calls this, but the buffer is shared; ``close`` ends it."""
+
+    def _begin(self) -> None:
+        with self._idle:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="mesh-telemetry", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        # What the exporter does to reach the collector is no part of anyone's trace.
+        attach(set_value(SUPPRESS, value=True))
+        while not self._closing:
+            full = self._wake.wait(self._delay)
+            self._wake.clear()
+            # Woken by a full batch: only full ones, or a busy component would send many small ones.
+            self._export_while(self._size if full and not self._flushing else 1)
+        self._export_while(1)
+
+    def _export_while(self, waiting: int) -> None:
+        while len(self._queue) >= waiting and not self._abandoned:
+            self._busy = True
+            self._export([self._queue.popleft() for _ in range(min(self._size, len(self._queue)))])
+            self._report()
+            with self._idle:
+                self._busy = False
+                self._idle.notify_all()
+
+    def _export(self, batch: list[Span | ReadableSpan]) -> None:
+        spans = [span for span in map(self._readable, batch) if span is not None]
+        try:
+            done = self._exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception as error:  # noqa: BLE001 - an exporter that fails must not end the thread
+            self._quiet.last = f"{type(error).__name__}: {error}"
+            done = False
+        if done:
+            self.exported += len(spans)
+        else:
+            self.dropped["export_failed"] += len(spans)
+
+    def _readable(self, span: Span | ReadableSpan) -> ReadableSpan | None:
+        try:
+            return span.readable() if isinstance(span, Span) else span
+        except Exception as error:  # noqa: BLE001 - one odd span must not take its batch with it
+            self._quiet.last = f"{type(error).__name__}: {error}"
+            self.dropped["export_failed"] += 1
+            return None
+
+    def _report(self, *, last: bool = False) -> None:
+        total = sum(self.dropped.values())
+        if total == self._told or (not last and monotonic() - self._said < SAY_AGAIN):
+            return
+        log.warning(
+            "%d spans could not be exported since the last report (%s)%s",
+            total - self._told,
+            ", ".join(f"{reason}: {count}" for reason, count in self.dropped.items() if count),
+            f"; the exporter says: {self._quiet.last}" if self._quiet.last else "",
+        )
+        self._said = monotonic()
+        self._told = total
+
+
+def run_bounded(function: Callable[[], object], timeout: float) -> bool:
+    """Run a function that may hang, for at most ``timeout`` seconds; return whether it came to its end."""
+
+    def quietly() -> None:
+        try:
+            function()
+        except Exception:
+            log.exception("stopping the exporter failed")
+
+    thread = threading.Thread(target=quietly, name="mesh-telemetry-stop", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return not thread.is_alive()

@@ -1,0 +1,116 @@
+"""Logs: one JSON object a line on stderr, each with the trace and span that it belongs to.
+
+Whatever a record holds, a line comes out, and the code that logs goes on: this is no place to fail.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import orjson
+from opentelemetry import trace
+
+__all__ = ["JsonFormatter", "install"]
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""What every record has; anything else was given with ``extra=``."""
+_OURS = frozenset({"time", "level", "logger", "message", "service", "trace_id", "span_id", "exception"})
+_LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x7f\x85\u2028\u2029"}
+"""What JSON leaves as it is and readers may take for the end of a line."""
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON.
+
+    Keys: ``time`` (RFC 3339, UTC, microseconds), ``level``, ``logger``, ``message``, ``service``; ``trace_id`` and
+    ``span_id`` (hex) inside a span; ``exception`` (traceback text) if there is one; what was given with ``extra=``
+    under its own name, or with a ``_`` after it where the name is taken.
+
+    Args:
+        service: The component's name.
+    """
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        told: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="microseconds")
+            .replace("+00:00", "Z"),
+            "level": str(record.levelname),
+            "logger": str(record.name),
+            "message": _message(record),
+            "service": self._service,
+        }
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            told["trace_id"] = f"{context.trace_id:032x}"
+            told["span_id"] = f"{context.span_id:016x}"
+        trouble = _exception(record)
+        if trouble:
+            told["exception"] = trouble
+        for key, value in vars(record).items():
+            if key not in _STANDARD:
+                told[f"{key}_" if key in _OURS else key] = value
+        return _json(told)
+
+
+def install(service: str, level: str = "INFO", stream: TextIO | None = None) -> logging.Handler:
+    """Send every logger's records of ``level`` and above to ``stream`` (None: stderr) as JSON lines.
+
+    Handlers that were on the root logger are removed; warnings of the ``warnings`` module become records too.
+
+    Raises:
+        ValueError: There is no such level.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"no log level {level!r}; known are DEBUG, INFO, WARNING, ERROR, CRITICAL")
+    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler.setFormatter(JsonFormatter(service))
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(number)
+    logging.captureWarnings(capture=True)
+    return handler
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - wrong arguments or a broken __str__: say what can be said
+        return f"{_text(record.msg)} (arguments that do not fit: {_text(record.args)})"
+
+
+def _exception(record: logging.LogRecord) -> str:
+    try:
+        if record.exc_info and record.exc_info[1] is not None:
+            return "".join(traceback.format_exception(record.exc_info[1]))
+    except Exception:  # noqa: BLE001 - the same
+        return "an exception that could not be printed"
+    return record.exc_text or record.stack_info or ""
+
+
+def _json(told: dict[str, Any]) -> str:
+    try:
+        line = orjson.dumps(told, default=_text, option=orjson.OPT_NON_STR_KEYS).decode()
+    except Exception:  # noqa: BLE001 - a value that holds itself, half a surrogate pair: every value as text then
+        return json.dumps({_text(key): _text(value) for key, value in told.items()})
+    return line.translate(_LINE_ENDS)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a broken __str__
+        return f"<{type(value).__name__}>"

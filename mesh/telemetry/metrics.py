@@ -1,0 +1,206 @@
+"""Request counts, durations and in-flight gauges, cheap enough for every call.
+
+A histogram of ours is a list of counts: recording is one bisection and three additions. The SDK collects the in-flight
+gauges and the drop counts (observable instruments) and all that functions measure through the API; our histograms are
+added to its data when it is exported. A request count is the count of its duration histogram, as the conventions say.
+
+Names, units and bucket bounds: OpenTelemetry semantic conventions for HTTP (stable) and RPC.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from time import time_ns
+from typing import Any
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.sdk.metrics import Histogram as SdkHistogram
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    HistogramDataPoint,
+    Metric,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    ScopeMetrics,
+)
+from opentelemetry.sdk.metrics.export import Histogram as HistogramData
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.semconv._incubating.metrics.http_metrics import HTTP_SERVER_ACTIVE_REQUESTS
+from opentelemetry.semconv._incubating.metrics.otel_metrics import OTEL_SDK_PROCESSOR_SPAN_PROCESSED
+from opentelemetry.semconv._incubating.metrics.rpc_metrics import RPC_CLIENT_CALL_DURATION, RPC_SERVER_CALL_DURATION
+from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
+
+__all__ = ["Durations", "Exporting", "Gauge", "Metrics"]
+
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Upper bounds of the buckets, seconds; the conventions advise these."""
+MOST_SERIES = 2000
+"""Attribute sets of one instrument; more are counted together, as the SDK does (``otel.metric.overflow``)."""
+
+
+class Durations:
+    """One series: the durations of calls that share their attributes.
+
+    Attributes:
+        attributes: What they share.
+    """
+
+    __slots__ = ("attributes", "buckets", "highest", "lowest", "total")
+
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        self.attributes = attributes
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin again at nothing."""
+        self.buckets = [0] * (len(BOUNDS) + 1)
+        self.total = 0.0
+        self.lowest = math.inf
+        self.highest = 0.0
+
+    def record(self, seconds: float) -> None:
+        """Count one call."""
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
+        self.lowest = min(self.lowest, seconds)
+        self.highest = max(self.highest, seconds)
+
+
+class Gauge:
+    """How many calls are in flight."""
+
+    __slots__ = ("attributes", "value")
+
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        self.attributes = attributes
+        self.value = 0
+
+
+class Instrument:
+    """The series of one duration histogram, and the gauges of what is in flight beside it."""
+
+    __slots__ = ("_gauges", "_overflow", "_series", "description", "name", "since")
+
+    def __init__(self, name: str, description: str) -> None:
+        self.name = name
+        self.description = description
+        self.since = time_ns()
+        self._series: dict[Any, Durations] = {}
+        self._gauges: dict[Any, Gauge] = {}
+        self._overflow = {"otel.metric.overflow": True}
+
+    def series(self, key: Any, attributes: Callable[[], Mapping[str, Any]]) -> Durations:
+        """Return the series of ``key``; ``attributes`` makes what it is described by when it is new."""
+        found = self._series.get(key)
+        if found is None:
+            if len(self._series) >= MOST_SERIES:
+                key, attributes = "overflow", lambda: self._overflow
+            found = self._series.setdefault(key, Durations(attributes()))
+        return found
+
+    def gauge(self, key: Any, attributes: Mapping[str, Any]) -> Gauge:
+        """Return the gauge of ``key``."""
+        if key not in self._gauges and len(self._gauges) >= MOST_SERIES:
+            key, attributes = "overflow", self._overflow
+        return self._gauges.setdefault(key, Gauge(attributes))
+
+    def observe(self, _: CallbackOptions) -> Iterator[Observation]:
+        """Yield what is in flight."""
+        for gauge in list(self._gauges.values()):
+            yield Observation(gauge.value, dict(gauge.attributes))
+
+    def collect(self, temporality: AggregationTemporality) -> Metric | None:
+        """Return the histogram with what was counted since the start, or (DELTA) since the last collection."""
+        now = time_ns()
+        delta = temporality is AggregationTemporality.DELTA
+        points = []
+        for series in list(self._series.values()):
+            buckets, total, lowest, highest = series.buckets, series.total, series.lowest, series.highest
+            if delta:
+                series.clear()
+            else:
+                buckets = list(buckets)
+            count = sum(buckets)
+            if count:
+                points.append(
+                    HistogramDataPoint(
+                        dict(series.attributes), self.since, now, count, total, buckets, BOUNDS, lowest, highest
+                    )
+                )
+        if delta:
+            self.since = now
+        if not points:
+            return None
+        return Metric(self.name, self.description, "s", HistogramData(points, temporality))
+
+
+class Metrics:
+    """All instruments of a component."""
+
+    __slots__ = ("client", "http", "scope", "server")
+
+    def __init__(self, version: str) -> None:
+        self.scope = InstrumentationScope("mesh", version)
+        self.server = Instrument(RPC_SERVER_CALL_DURATION, "Duration of calls answered")
+        self.client = Instrument(RPC_CLIENT_CALL_DURATION, "Duration of calls made")
+        self.http = Instrument(HTTP_SERVER_REQUEST_DURATION, "Duration of HTTP requests answered")
+
+    def register(self, meter: Meter, dropped: Callable[[], Mapping[str, int]]) -> None:
+        """Let the SDK observe the gauges and what was dropped (reason → spans)."""
+
+        def drops(_: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(count, {"error.type": reason}) for reason, count in dropped().items()]
+
+        make = meter.create_observable_up_down_counter
+        # The conventions have no name for RPC calls in flight yet; these follow HTTP's.
+        make("rpc.server.active_calls", [self.server.observe], "{call}", "Calls being answered")
+        make("rpc.client.active_calls", [self.client.observe], "{call}", "Calls being made")
+        make(HTTP_SERVER_ACTIVE_REQUESTS, [self.http.observe], "{request}", "HTTP requests being answered")
+        meter.create_observable_counter(
+            OTEL_SDK_PROCESSOR_SPAN_PROCESSED, [drops], "{span}", "Spans that could not be exported, by reason"
+        )
+
+    def collect(self, temporality: AggregationTemporality) -> list[Metric]:
+        """Return the histograms."""
+        found = (instrument.collect(temporality) for instrument in (self.server, self.client, self.http))
+        return [metric for metric in found if metric is not None]
+
+
+class Exporting(MetricExporter):
+    """An exporter that adds our histograms to what the SDK collected.
+
+    Args:
+        exporter: The one that exports.
+        metrics: What to add.
+    """
+
+    def __init__(self, exporter: MetricExporter, metrics: Metrics) -> None:
+        temporality = exporter._preferred_temporality  # noqa: SLF001 - where the SDK's reader itself takes it from
+        super().__init__(temporality, exporter._preferred_aggregation)  # noqa: SLF001 - the same
+        self._exporter = exporter
+        self._metrics = metrics
+        self._temporality = (temporality or {}).get(SdkHistogram, AggregationTemporality.CUMULATIVE)
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
+        """Export both together."""
+        ours = self._metrics.collect(self._temporality)
+        if ours and metrics_data.resource_metrics:
+            first, *rest = metrics_data.resource_metrics
+            # One entry for a scope: the OTLP encoder keeps the last of several.
+            scopes = {scope.scope: scope for scope in first.scope_metrics}
+            mine = scopes.get(self._metrics.scope) or ScopeMetrics(self._metrics.scope, [], "")
+            scopes[self._metrics.scope] = replace(mine, metrics=[*mine.metrics, *ours])
+            metrics_data = MetricsData([replace(first, scope_metrics=list(scopes.values())), *rest])
+        return self._exporter.export(metrics_data, timeout_millis, **kwargs)
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Flush the exporter."""
+        return self._exporter.force_flush(timeout_millis)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Stop the exporter."""
+        self._exporter.shutdown(timeout_millis, **kwargs)

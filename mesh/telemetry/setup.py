@@ -1,0 +1,234 @@
+"""``configure``: the standard ``OTEL_*`` variables → the parts of this room, put together once for a component.
+
+What is exported where:
+
+- Spans: if ``OTEL_TRACES_EXPORTER`` names exporters, to those. Else, if an OTLP endpoint is set, there. Else to
+  ``default_endpoint``. Else nowhere: they still carry ids, for logs, responses and other services.
+- Metrics: if ``OTEL_METRICS_EXPORTER`` names exporters, to those. Else, if an OTLP endpoint is set, there.
+  Else nowhere.
+- ``otlp`` speaks ``http/protobuf`` unless ``OTEL_EXPORTER_OTLP_[TRACES_|METRICS_]PROTOCOL`` says ``grpc``; that is the
+  specification's default, and it keeps gRPC's core out of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from time import monotonic
+from typing import Any
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter
+
+from mesh.call import Layer
+from mesh.telemetry import current, trace
+from mesh.telemetry.batch import Batch, Quiet, run_bounded
+from mesh.telemetry.metrics import Exporting, Metrics
+from mesh.telemetry.propagation import Propagation
+from mesh.telemetry.recorder import Recorder
+
+__all__ = ["Telemetry", "configure"]
+
+log = logging.getLogger("mesh.telemetry")
+
+LOCAL_DELAY = 500
+"""Milliseconds between exports to ``default_endpoint``: someone at a terminal waits for the trace."""
+STANDARD_DELAY = 5000
+"""Milliseconds between exports elsewhere; the specification's default."""
+_PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_{}_ENDPOINT")
+
+
+class Telemetry:
+    """A component's telemetry.
+
+    Attributes:
+        inbound: The trace layer of the sidecar's chain.
+        outbound: The trace layer of the chain of onward calls.
+        http: The trace layer of the edge's chain.
+        tracer_provider: Makes the spans that functions start through the API.
+        meter_provider: Makes their instruments.
+        enabled: False with ``OTEL_SDK_DISABLED=true``.
+    """
+
+    def __init__(
+        self,
+        tracer_provider: TracerProvider,
+        meter_provider: MeterProvider,
+        batches: Sequence[Batch],
+        metrics: Metrics,
+        *,
+        enabled: bool,
+        version: str,
+    ) -> None:
+        self.tracer_provider = tracer_provider
+        self.meter_provider = meter_provider
+        self.enabled = enabled
+        self._batches = batches
+        self._closed = False
+        propagation = Propagation()
+        self.inbound: Layer
+        self.outbound: Layer
+        self.http: Layer
+        if enabled:
+            recorder = Recorder(tracer_provider, batches, version)
+            self.inbound = trace.inbound(recorder, propagation, metrics.server)
+            self.outbound = trace.outbound(recorder, propagation, metrics.client)
+            self.http = trace.http(recorder, propagation, metrics.http)
+        else:
+            self.inbound = self.http = trace.untraced_inbound(propagation)
+            self.outbound = trace.untraced_outbound(propagation)
+
+    @property
+    def exported(self) -> int:
+        """Spans that exporters have taken."""
+        return sum(batch.exported for batch in self._batches)
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Reason (``queue_full``, ``export_failed``, ``shutdown``) → spans that could not be exported."""
+        return dropped(self._batches)
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Export what has ended until now; blocks for at most ``timeout`` seconds. Return whether all went out."""
+        end = monotonic() + timeout
+        return all(batch.force_flush(int(max(0.0, end - monotonic()) * 1000)) for batch in self._batches)
+
+    async def shutdown(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - it bounds threads, which no cancel reaches
+        """Export what is left and stop, within ``timeout`` seconds whatever the collector does. Idempotent."""
+        await asyncio.to_thread(self.close, timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Do as ``shutdown`` does, blocking."""
+        if self._closed:
+            return
+        self._closed = True
+        current.uninstall(self.tracer_provider)
+        end = monotonic() + timeout
+        share = timeout * 0.8  # the rest is for exporters to close
+        closing = [threading.Thread(target=batch.close, args=(share,), daemon=True) for batch in self._batches]
+        for thread in closing:
+            thread.start()
+        run_bounded(lambda: self.meter_provider.shutdown(timeout_millis=share * 1000), timeout)
+        for thread in closing:
+            thread.join(max(0.0, end - monotonic()))
+        self.tracer_provider.shutdown()
+
+
+def configure(
+    component: str,
+    *,
+    version: str,
+    default_endpoint: str | None = None,
+    resource: Mapping[str, Any] | None = None,
+) -> Telemetry:
+    """Configure OpenTelemetry for this process from the standard ``OTEL_*`` variables.
+
+    Args:
+        component: The service's name in mesh.toml, or ``edge``: ``service.name`` unless ``OTEL_SERVICE_NAME`` or
+            ``OTEL_RESOURCE_ATTRIBUTES`` says another.
+        version: Version of the mesh: ``service.version`` and the version of the instrumentation scope.
+        default_endpoint: Base URL of an OTLP/HTTP receiver (``http://127.0.0.1:4318``) that takes the spans when the
+            environment names no collector.
+        resource: Further resource attributes.
+
+    Raises:
+        ValueError: A variable names an exporter or a protocol that does not exist.
+    """
+    environ = os.environ
+    disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    told = _resource(component, version, resource or {}, environ)
+    quiet = _hush()
+    metrics = Metrics(version)
+    batches: list[Batch] = []
+    tracers = TracerProvider(resource=told, shutdown_on_exit=False)
+    if not disabled:
+        local = default_endpoint if not _configured("traces", environ) else None
+        for exporter in _span_exporters(environ, local):
+            batch = Batch(exporter, quiet, environ, LOCAL_DELAY if local else STANDARD_DELAY)
+            batches.append(batch)
+            tracers.add_span_processor(batch)
+    readers = [] if disabled else _readers(environ, metrics)
+    meters = MeterProvider(metric_readers=readers, resource=told, shutdown_on_exit=False)
+    metrics.register(meters.get_meter("mesh", version), lambda: dropped(batches))
+    current.install(tracers, meters)
+    return Telemetry(tracers, meters, batches, metrics, enabled=not disabled, version=version)
+
+
+def dropped(batches: Sequence[Batch]) -> dict[str, int]:
+    """Return reason → spans, over all batches."""
+    found: dict[str, int] = {}
+    for batch in batches:
+        for reason, count in batch.dropped.items():
+            found[reason] = found.get(reason, 0) + count
+    return found
+
+
+def _resource(component: str, version: str, more: Mapping[str, Any], environ: Mapping[str, str]) -> Resource:
+    own = {SERVICE_NAME: component, "service.version": version, **more}
+    # The environment wins over what we say; Resource.create alone would let ours win.
+    said = {pair.partition("=")[0].strip() for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")}
+    if environ.get("OTEL_SERVICE_NAME", "").strip():
+        said.add(SERVICE_NAME)
+    return Resource.create({key: value for key, value in own.items() if key not in said})
+
+
+def _configured(signal: str, environ: Mapping[str, str]) -> bool:
+    """Return whether the environment says where a signal goes."""
+    names = [f"OTEL_{signal.upper()}_EXPORTER", *(name.format(signal.upper()) for name in _ENDPOINTS)]
+    return any(environ.get(name, "").strip() for name in names)
+
+
+def _exporters(signal: str, environ: Mapping[str, str]) -> list[Any]:
+    """Return the exporter classes that the environment names for a signal."""
+    if not _configured(signal, environ):
+        return []
+    variable = f"OTEL_{signal.upper()}_EXPORTER"
+    names = [name.strip() for name in environ.get(variable, "").split(",") if name.strip()] or ["otlp"]
+    return [_exporter(signal, name, variable, environ) for name in names if name != "none"]
+
+
+def _exporter(signal: str, name: str, variable: str, environ: Mapping[str, str]) -> Any:
+    if name == "otlp":
+        specific, general = f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
+        protocol = environ.get(specific, "").strip() or environ.get(general, "").strip() or "http/protobuf"
+        if protocol not in _PROTOCOLS:
+            raise ValueError(f"{general} must be one of {', '.join(_PROTOCOLS)}, not {protocol!r}")
+        name = _PROTOCOLS[protocol]
+    found = {entry.name: entry for entry in entry_points(group=f"opentelemetry_{signal}_exporter")}
+    if name not in found:
+        raise ValueError(f"{variable}: no exporter {name!r} is installed; known are none, {', '.join(sorted(found))}")
+    return found[name].load()
+
+
+def _span_exporters(environ: Mapping[str, str], local: str | None) -> list[SpanExporter]:
+    if local is not None:
+        cls = _exporter("traces", "otlp_proto_http", "OTEL_TRACES_EXPORTER", environ)
+        return [cls(endpoint=f"{local.rstrip('/')}/v1/traces")]
+    return [cls() for cls in _exporters("traces", environ)]
+
+
+def _readers(environ: Mapping[str, str], metrics: Metrics) -> list[MetricReader]:
+    readers: list[MetricReader] = []
+    for cls in _exporters("metrics", environ):
+        part = cls()
+        if isinstance(part, MetricExporter):
+            part = PeriodicExportingMetricReader(Exporting(part, metrics))
+        readers.append(part)
+    return readers
+
+
+def _hush() -> Quiet:
+    """Replace the exporters' own log lines, one for every failing batch, by our one line a minute."""
+    exporters = logging.getLogger("opentelemetry.exporter")
+    quiet = Quiet()
+    exporters.handlers = [quiet]
+    exporters.propagate = False
+    return quiet

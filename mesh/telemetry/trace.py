@@ -1,0 +1,284 @@
+"""The trace layers: one span for every call, refused and cancelled ones too, with its duration counted.
+
+``inbound`` and ``http`` are the outermost layers of their chains, ``outbound`` that of every onward call. They hand on
+whatever is raised, unchanged.
+
+Names and attributes: OpenTelemetry semantic conventions for RPC (gRPC) and HTTP, as in the installed
+opentelemetry-semantic-conventions. No header, query or message is ever recorded: they hold secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import SpanKind, set_span_in_context
+
+from mesh.call import Call, Handler, Layer, Metadata
+from mesh.errors import Code, RemoteError, StatusError, http_status
+from mesh.telemetry.metrics import MOST_SERIES, Durations, Instrument
+from mesh.telemetry.propagation import Propagation, parent_of, traceparent
+from mesh.telemetry.recorder import Recorder
+from mesh.telemetry.span import Span, text_of, type_name
+
+__all__ = ["HttpCall", "http", "inbound", "outbound", "untraced_inbound", "untraced_outbound"]
+
+_SERVER_FAULTS = frozenset(
+    {Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
+)
+"""Codes that make a *server* span an error (semantic conventions for gRPC); on a client span every code but OK does."""
+_CLIENT_FAULTS = frozenset(Code) - {Code.OK}
+_OTHER = "_OTHER"
+"""What the conventions call a method that is not known."""
+_VERBS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
+_SERVER_ERROR = 500
+_PORTS = {"http": 80, "https": 443}
+
+
+class HttpCall(Protocol):
+    """What the ``http`` layer reads of the edge's call; all of it is final when the layer's ``next`` returns or raises.
+
+    Attributes:
+        verb: The request method.
+        path: The path, without the query.
+        scheme: ``http`` or ``https``.
+        authority: ``host`` or ``host:port``, as the client named it.
+        client: The client's address, ``host`` or ``host:port``; ``""`` if it is not known.
+        status: The HTTP status of the answer; 0 while there is none. A layer that refuses with a status that does not
+            follow from its code (405, 413, 415) sets it before it raises.
+        route: The template of the route, once it is known.
+        metadata: The request headers.
+        headers: The response headers; they must go with a refusal too.
+    """
+
+    verb: str
+    path: str
+    scheme: str
+    authority: str
+    client: str
+    status: int
+    route: str | None
+    metadata: Metadata
+    headers: list[tuple[bytes, bytes]]
+
+
+class _Known:
+    """What every call of one method shares: names, attributes, counters."""
+
+    __slots__ = ("_instrument", "attributes", "ends", "faults", "flying", "name")
+
+    def __init__(self, name: str, instrument: Instrument, faults: frozenset[Code]) -> None:
+        self.name = name
+        self.attributes: Mapping[str, Any] = {"rpc.system.name": "grpc", "rpc.method": name}
+        self.faults = faults
+        self.flying = instrument.gauge(name, self.attributes)
+        self.ends: dict[Code, tuple[dict[str, Any], Durations]] = {}
+        self._instrument = instrument
+
+    def end(self, code: Code) -> tuple[dict[str, Any], Durations]:
+        """Return the attributes (never to be changed) and the series of the calls that end with ``code``."""
+        found = self.ends.get(code)
+        if found is None:
+            told = {"rpc.response.status_code": code.name}
+            if code in self.faults:
+                told["error.type"] = code.name
+            series = self._instrument.series((self.name, code), lambda: {**self.attributes, **told})
+            found = self.ends[code] = (told, series)
+        return found
+
+
+class _Methods(dict[str, _Known]):
+    """Path of a method → what its calls share, made at its first call."""
+
+    def __init__(self, instrument: Instrument, faults: frozenset[Code]) -> None:
+        super().__init__()
+        self._instrument = instrument
+        self._faults = faults
+
+    def __missing__(self, path: str) -> _Known:
+        # Paths come from contracts, so this bound is met only if a rim lets callers invent them.
+        if len(self) >= MOST_SERIES:
+            path = _OTHER
+        known = self.get(path)
+        if known is None:
+            known = self[path] = _Known(path.lstrip("/"), self._instrument, self._faults)
+        return known
+
+
+def inbound(recorder: Recorder, propagation: Propagation, instrument: Instrument) -> Layer:
+    """Return the layer that traces the calls that a sidecar answers: a SERVER span, child of what the caller names."""
+    methods = _Methods(instrument, _SERVER_FAULTS)
+
+    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+        known = methods[call.method.path]
+        parent, context = propagation.extract(call.metadata)
+        span = recorder.start(known.name, SpanKind.SERVER, known.attributes, parent, context)
+        await _traced(call, next, known, span, otel_context.attach(set_span_in_context(span, context)))
+
+    return layer
+
+
+def outbound(recorder: Recorder, propagation: Propagation, instrument: Instrument) -> Layer:
+    """Return the layer that traces onward calls: a CLIENT span, child of the current one, named in the metadata."""
+    methods = _Methods(instrument, _CLIENT_FAULTS)
+
+    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+        known = methods[call.method.path]
+        context = otel_context.get_current()
+        span = recorder.start(known.name, SpanKind.CLIENT, known.attributes, parent_of(context), context)
+        context = set_span_in_context(span, context)
+        propagation.inject(span, context, call.metadata)
+        await _traced(call, next, known, span, otel_context.attach(context))
+
+    return layer
+
+
+async def _traced(call: Call, next: Handler, known: _Known, span: Span, token: Any) -> None:  # noqa: A002 - as above
+    flying = known.flying
+    flying.value += 1
+    code = Code.OK
+    try:
+        await next(call)
+    except BaseException as error:
+        code = _record(span, error, known.faults)
+        raise
+    finally:
+        otel_context.detach(token)
+        flying.value -= 1
+        told, series = known.end(code)
+        own = span.attributes
+        span.attributes = told if own is None else {**own, **told}
+        series.record(span.stop())
+
+
+def http(recorder: Recorder, propagation: Propagation, instrument: Instrument) -> Layer:
+    """Return the layer that traces the edge's requests: a SERVER span, named to the client in two response headers.
+
+    ``x-trace-id`` holds the trace id alone, ``traceresponse`` is that of the W3C's draft (Trace Context Level 2).
+    """
+
+    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+        request = cast("HttpCall", call)
+        verb = request.verb if request.verb in _VERBS else _OTHER
+        name = "HTTP" if verb == _OTHER else verb
+        parent, context = propagation.extract(call.metadata)
+        told = {"http.request.method": verb, "url.scheme": request.scheme}
+        span = recorder.start(name, SpanKind.SERVER, told, parent, context)
+        request.headers.append((b"x-trace-id", b"%032x" % span.trace_id))
+        request.headers.append((b"traceresponse", traceparent(span)))
+        flying = instrument.gauge((verb, request.scheme), told)
+        token = otel_context.attach(set_span_in_context(span, context))
+        flying.value += 1
+        code: Code | None = None
+        try:
+            await next(call)
+        except BaseException as error:
+            code = _record(span, error, frozenset())
+            raise
+        finally:
+            otel_context.detach(token)
+            flying.value -= 1
+            status = request.status or http_status(Code.OK if code is None else code)
+            route = request.route
+            if route is not None:
+                span.name = f"{name} {route}"
+            if status >= _SERVER_ERROR:
+                span.fail(None)
+            if span.is_recording():
+                span.attributes = {**_http_attributes(request, verb, status), **(span.attributes or {})}
+            series = instrument.series(
+                (verb, request.scheme, route, status), lambda: {**told, **_http_outcome(route, status)}
+            )
+            series.record(span.stop())
+
+    return layer
+
+
+def _http_outcome(route: str | None, status: int) -> dict[str, Any]:
+    told: dict[str, Any] = {"http.response.status_code": status}
+    if route is not None:
+        told["http.route"] = route
+    if status >= _SERVER_ERROR:
+        told["error.type"] = str(status)
+    return told
+
+
+def _http_attributes(request: HttpCall, verb: str, status: int) -> dict[str, Any]:
+    told = _http_outcome(request.route, status)
+    told["url.path"] = request.path
+    if verb == _OTHER:
+        told["http.request.method_original"] = request.verb
+    host, port = _host_and_port(request.authority)
+    if host:
+        told["server.address"] = host
+        told["server.port"] = port or _PORTS.get(request.scheme, 0)
+    client, port = _host_and_port(request.client)
+    if client:
+        told["client.address"] = client
+        if port:
+            told["client.port"] = port
+    version = getattr(request, "http_version", None)
+    if version:
+        told["network.protocol.version"] = version
+    agent = request.metadata.wire(b"user-agent")
+    if agent:
+        told["user_agent.original"] = agent.decode("latin-1")
+    return told
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """Return host and port of ``host``, ``host:port``, ``[v6]:port`` or bare IPv6; port 0 if there is none."""
+    host, colon, port = text.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and (":" not in host or host.endswith("]")):
+        return host.strip("[]"), int(port)
+    return text.strip("[]"), 0
+
+
+def _record(span: Span, error: BaseException, faults: frozenset[Code]) -> Code:
+    """Tell the span what was raised, and return the code that the call ended with."""
+    bug: BaseException | None = None
+    message: str | None
+    if isinstance(error, StatusError):
+        code, message = error.code, error.message
+        cause = error.__cause__
+        # ``raise NotFound(…) from error`` is an answer; ``recover``'s INTERNAL from what was raised is a bug.
+        if code in _SERVER_FAULTS and isinstance(cause, Exception) and not isinstance(cause, StatusError | RemoteError):
+            bug = cause
+    elif isinstance(error, RemoteError):
+        code, message = error.status.code, error.status.message
+    elif isinstance(error, asyncio.CancelledError):
+        code, message = Code.CANCELLED, "the caller went away"
+    else:
+        code, message, bug = Code.UNKNOWN, None, error
+    if bug is not None:
+        span.record_exception(bug)
+        # Inside, the reason is what helps; only the caller must not see it.
+        message = f"{type_name(bug)}: {text_of(bug)}"
+    if code in faults or bug is not None:
+        span.fail(message or code.name)
+    return code
+
+
+def untraced_inbound(propagation: Propagation) -> Layer:
+    """Return the layer for ``OTEL_SDK_DISABLED``: nothing is recorded, and the caller's context passes on."""
+
+    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+        token = otel_context.attach(propagation.context(call.metadata))
+        try:
+            await next(call)
+        finally:
+            otel_context.detach(token)
+
+    return layer
+
+
+def untraced_outbound(propagation: Propagation) -> Layer:
+    """Return the layer for ``OTEL_SDK_DISABLED``: the current context goes into the metadata."""
+
+    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+        propagation.forward(call.metadata)
+        await next(call)
+
+    return layer
