@@ -8,9 +8,15 @@ from collections.abc import Iterator
 from mesh.contract import Contract, TriggerKind
 from mesh.control import topology
 from mesh.faults import Fault, Faults
+from mesh.function import Functions
 from mesh.manifest import Manifest
 
-__all__ = ["deployment"]
+__all__ = ["deployment", "everything"]
+
+
+def everything(manifest: Manifest, contract: Contract) -> list[Fault]:
+    """Return every fault that can be found without starting anything; imports every module."""
+    return [*deployment(manifest, contract), *_functions(manifest, contract)]
 
 
 def deployment(manifest: Manifest, contract: Contract) -> list[Fault]:
@@ -95,6 +101,15 @@ def _changes(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
                 yield Fault(method.place, f"{who}, which is no entry of {manifest.file.name} ({known})")
             elif not entry.database:
                 yield Fault(method.place, f"{who}, which has no database in {manifest.file.name}")
+
+
+def _functions(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
+    """Each module can be imported and has the functions of what it serves."""
+    for name, entry in manifest.services.items():
+        try:
+            Functions(entry.module, topology.served(manifest, contract, name))
+        except Faults as found:
+            yield from found.faults
 
 
 def _jwks(manifest: Manifest, contract: Contract) -> Iterator[Fault]:

@@ -131,7 +131,11 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
 
     for number in _STOPS:
         loop.add_signal_handler(number, stop)
-    parent.watch(lambda: loop.call_soon_threadsafe(told.set), drain + MARGIN)
+
+    def orphaned() -> None:
+        loop.call_soon_threadsafe(told.set)
+
+    parent.watch(orphaned, drain + MARGIN)
     try:
         part = make()
         if not await _start(part, told, parent):

@@ -18,11 +18,10 @@ OWN = "mesh"
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 _RESET = "\x1b[0m"
 _LEVELS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m"}
-_TIME = ("time", "timestamp", "ts")
-_LEVEL = ("level", "severity")
-_MESSAGE = ("message", "msg", "event")
-_ERROR = ("exception", "exc_info", "traceback")
-_HIDDEN = frozenset({*_TIME, *_LEVEL, *_MESSAGE, *_ERROR, "service", "logger", "span_id", "trace_flags", "pid"})
+_HIDDEN = frozenset({"time", "level", "logger", "message", "service", "trace_id", "span_id", "exception"})
+"""Keys of a log record (``mesh.telemetry.logs``) that are not shown as ``key=value``."""
+_TRACE_ID = slice(8)
+"""As much of a trace id as ``mesh trace`` needs."""
 _CLOCK = slice(11, 23)
 """``21:14:38.123`` in ``2026-11-21T21:14:38.123456Z``."""
 
@@ -86,23 +85,20 @@ def _record(text: str) -> dict[str, Any] | None:
         record = json.loads(text)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and any(key in record for key in _MESSAGE) else None
+    return record if isinstance(record, dict) and "message" in record else None
 
 
 def render(record: Mapping[str, Any], *, colour: bool = False) -> list[str]:
     """Return the lines of one log record: time, level, message, other fields, and the exception's text below."""
-    level = str(_first(record, _LEVEL, "")).upper()
+    level = str(record.get("level", ""))
     shown = f"{level:<7}" if level not in ("", "INFO") else ""
     if colour and level in _LEVELS:
         shown = f"{_LEVELS[level]}{shown}{_RESET}"
-    others = " ".join(f"{key}={_short(value)}" for key, value in record.items() if key not in _HIDDEN and value != "")
-    parts = (str(_first(record, _TIME, ""))[_CLOCK], shown, str(_first(record, _MESSAGE, "")), others)
-    error = _first(record, _ERROR, "")
-    return [" ".join(part for part in parts if part), *(error.splitlines() if isinstance(error, str) else ())]
-
-
-def _first(record: Mapping[str, Any], keys: Iterable[str], default: Any) -> Any:
-    return next((record[key] for key in keys if key in record), default)
+    others = [f"{key}={_short(value)}" for key, value in record.items() if key not in _HIDDEN]
+    if "trace_id" in record:
+        others.append(f"trace={str(record['trace_id'])[_TRACE_ID]}")
+    parts = (str(record.get("time", ""))[_CLOCK], shown, str(record["message"]), *others)
+    return [" ".join(part for part in parts if part), *str(record.get("exception", "")).splitlines()]
 
 
 def _short(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from mesh import graph
 from mesh.control.keeper import Component, Keeper, StartError
@@ -35,7 +35,7 @@ class Supervisor:
 
     def __init__(
         self,
-        components: Sequence[Component],
+        components: Iterable[Component],
         console: Console,
         environment: Mapping[str, str],
         *,

@@ -29,6 +29,11 @@ def event(what: str) -> None:
         file.write(f"{what} {name}\n")
 
 
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def stop(*_: object) -> None:
     event("stop")
     sys.exit(0)
@@ -43,14 +48,14 @@ if behaviour == "fail":
     parent.failed(f"the database of {name} cannot be reached\nand one more line")
     sys.exit(1)
 if behaviour == "exit" or again:
-    print("last words", flush=True)
+    say("last words")
     sys.exit(3)
 listener = socket.socket(fileno=fd)
 if behaviour != "mute":
     event("ready")
     parent.ready("127.0.0.1:" + str(listener.getsockname()[1]))
-print(f"{name} says hello", flush=True)
-print('{"timestamp": "2026-11-21T21:14:38.123456Z", "level": "WARNING", "message": "as json", "user": "ada"}', flush=True)
+say(f"{name} says hello")
+say('{"time": "2026-11-21T21:14:38.123456Z", "level": "WARNING", "message": "as json", "user": "ada"}')
 while True:
     connection, _ = listener.accept()
     with connection:
