@@ -1,0 +1,316 @@
+"""The command ``mesh``. Each subcommand imports what it needs when it runs, so that ``--help`` needs nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mesh.faults import Fault, Faults
+
+if TYPE_CHECKING:
+    from mesh.contract import Contract
+    from mesh.manifest import Manifest
+
+__all__ = ["main"]
+
+FILE = "mesh.toml"
+FAILED = 1
+"""Exit code: something is wrong with the project, or with what was asked for."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 1 (faults), 2 (wrong usage), 64 + code (a call's status)."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except Faults as faults:
+        _complain(str(faults))
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `mesh graph | head`
+        sys.stderr.close()
+        return FAILED
+    return code
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+# -- the commands --
+
+
+def _file(options: argparse.Namespace) -> Path:
+    """Return the manifest: the one that was named, or the nearest one above the current folder."""
+    if options.file is not None:
+        named = Path(options.file)
+        return named / FILE if named.is_dir() else named
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / FILE).is_file():
+            return folder / FILE
+    raise Faults(
+        [Fault(FILE, f"not found in {here} or above; say where it is with --file, or make one: mesh new NAME")]
+    )
+
+
+def _load(options: argparse.Namespace) -> tuple[Manifest, Contract]:
+    from mesh.control import component
+
+    return component.load(_file(options))
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from mesh import manifest, protoc
+
+    found = manifest.load(_file(options))
+    fresh = protoc.generate(found.protos, found.stubs, force=options.force)
+    print(f"{found.stubs}: {'generated' if fresh else 'current'}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from mesh.control import check
+
+    manifest, contract = _load(options)
+    faults = check.everything(manifest, contract)
+    if faults:
+        raise Faults(faults)
+    routes = sum(len(method.routes) for method in contract.methods.values())
+    print(
+        f"ok: {len(manifest.services)} entries, {len(contract.services)} services, {len(contract.methods)} methods, "
+        f"{routes} routes, {len(contract.events)} events"
+    )
+    return 0
+
+
+def _up(options: argparse.Namespace) -> int:
+    from mesh.control import up
+
+    return up.run(_file(options), raw=options.logs == "json")
+
+
+def _sidecar(options: argparse.Namespace) -> int:
+    from mesh.control import component
+
+    return component.run(_file(options), options.name, options.fd)
+
+
+def _edge(options: argparse.Namespace) -> int:
+    from mesh.control import component
+
+    return component.run(_file(options), None, options.fd)
+
+
+def _graph(options: argparse.Namespace) -> int:
+    from mesh.control import picture
+
+    manifest, contract = _load(options)
+    print(picture.FORMATS[options.format](manifest, contract))
+    return 0
+
+
+def _call(options: argparse.Namespace) -> int:
+    from mesh.control import invoke
+
+    words = options.words
+    if len(words) > 2:  # noqa: PLR2004 - an address and a method
+        options.usage("expected [ADDRESS] SERVICE/METHOD")
+    address = words[0] if len(words) == 2 else None  # noqa: PLR2004 - as above
+    return invoke.run(
+        lambda: _file(options),
+        address,
+        words[-1],
+        data=options.data,
+        headers=options.header,
+        token=options.token,
+        timeout=options.timeout,
+        verbose=options.verbose,
+    )
+
+
+def _health(options: argparse.Namespace) -> int:
+    from mesh.control import health
+
+    return health.run(lambda: _file(options), options.address, options.timeout)
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from mesh.control import traces
+
+    return traces.show(_file(options), options.id)
+
+
+def _keys(options: argparse.Namespace) -> int:
+    from mesh import manifest
+    from mesh.control import identity
+
+    found = manifest.load(_file(options))
+    print(identity.ensure(found))
+    return 0
+
+
+def _new(options: argparse.Namespace) -> int:
+    from mesh.control import new
+
+    try:
+        file = _file(options)
+    except Faults:
+        file = Path.cwd() / FILE
+    return new.run(file, options.name)
+
+
+# -- their words --
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mesh",
+        description="Write gRPC microservices as plain Python functions: a contract, a function, one command.",
+        epilog="mesh COMMAND --help explains a command with examples.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[:1].upper()}{summary[1:]}.\n\n{text.strip()}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.add_argument(
+            "-f", "--file", metavar="FILE", help="mesh.toml, or its folder (default: the nearest one, here or above)"
+        )
+        made.set_defaults(run=run, usage=made.error)
+        return made
+
+    command("up", _up, "start the whole mesh on this machine", _UP).add_argument(
+        "--logs", choices=("text", "json"), default="text", help="how log lines are shown (default: text)"
+    )
+    made = command("call", _call, "call any method of a running service", _CALL)
+    made.add_argument("words", nargs="+", metavar="[ADDRESS] SERVICE/METHOD", help="what to call, and where")
+    made.add_argument("-d", "--data", default="", help="the request as JSON; @FILE or @- (standard input) reads it")
+    made.add_argument(
+        "-H", "--header", action="append", default=[], metavar="KEY:VALUE", help="request metadata; can be repeated"
+    )
+    made.add_argument("--token", help="the user's access token: sent as 'authorization: Bearer TOKEN'")
+    made.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="the deadline (default: 30)")
+    made.add_argument("-v", "--verbose", action="store_true", help="show the response's headers, trailers and status")
+    command("trace", _trace, "list the last traces, or show one as a tree", _TRACE).add_argument(
+        "id", nargs="?", metavar="ID", help="the trace id, or how it begins"
+    )
+    command("graph", _graph, "show the services in the order of their dependencies", _GRAPH).add_argument(
+        "--format", choices=("text", "mermaid", "dot", "json"), default="text", help="default: text"
+    )
+    command("check", _check, "find every fault of contract, mesh.toml and functions", _CHECK)
+    command("generate", _generate, "make the Python stubs of the contract", _GENERATE).add_argument(
+        "--force", action="store_true", help="even if they are current"
+    )
+    command("new", _new, "add a service: contract, function, test", _NEW).add_argument("name", metavar="NAME")
+    made = command("sidecar", _sidecar, "run one service in the foreground", _SIDECAR)
+    made.add_argument("name", metavar="NAME", help="the service's table in mesh.toml")
+    made.add_argument("--fd", type=int, help="a listening socket to serve instead of `listen`")
+    command("edge", _edge, "run the edge in the foreground", _EDGE).add_argument(
+        "--fd", type=int, help="a listening socket to serve instead of `listen`"
+    )
+    made = command("health", _health, "ask whether something is serving", _HEALTH)
+    made.add_argument("address", nargs="?", metavar="ADDRESS", help="host:port (gRPC), http://host:port, or a name")
+    made.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="default: 3")
+    command("keys", _keys, "make the services' identity keys that are missing", _KEYS)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"function-mesh {version('function-mesh')}")
+        parser.exit()
+
+
+_UP = """
+Starts every service of mesh.toml in the order of the contract's `calls`, then the edge; prints what listens where;
+starts again what crashes; Ctrl-C stops everything in reverse order, a second Ctrl-C kills.
+
+  mesh up
+  mesh up --file other/mesh.toml --logs json
+  MESH_SERVICES_LOGIN_DATABASE=postgresql://me@localhost/login mesh up
+"""
+_CALL = """
+The method is found by reflection: no stubs are needed. Short names will do where they are clear. Without an address,
+the service is looked up in mesh.toml and the mesh that runs. Requests and responses are JSON; of a stream, one
+document after the other. An error is printed with its details, and the exit code is 64 + its gRPC code.
+
+  mesh call login.v1.Login/Login -d '{"login": "ada", "password": "..."}'
+  mesh call Registration/GetUser -d '{"id": "me"}' --token "$TOKEN"
+  mesh call 127.0.0.1:9101 Registration/ListUsers -v
+  mesh call Chat/Talk -d '{"text": "a"} {"text": "b"}'       a stream of two requests
+  mesh call Chat/Talk -d @-                                  requests from standard input, as they come
+"""
+_TRACE = """
+`mesh up` keeps the last traces when no collector is configured (OTEL_EXPORTER_OTLP_ENDPOINT). Every HTTP response names
+its trace.
+
+  mesh trace
+  mesh trace 4bf92f35
+"""
+_GRAPH = """
+  mesh graph
+  mesh graph --format mermaid >> docs/graph.md
+  mesh graph --format dot | dot -Tsvg > graph.svg
+  mesh graph --format json
+"""
+_CHECK = """
+Loads the contract, mesh.toml and every module, and prints one line for each fault with its place.
+
+  mesh check
+  mesh check --file other/mesh.toml
+"""
+_GENERATE = """
+Messages, gRPC stubs and type stubs (.pyi) of every .proto file below `protos` go to the folder `stubs` of mesh.toml.
+Other commands do this by themselves when a .proto file has changed.
+
+  mesh generate
+  mesh generate --force
+"""
+_NEW = """
+In a project: adds protos/NAME/v1/NAME.proto, services/NAME/functions.py, tests/test_NAME.py and the table
+[services.NAME] of mesh.toml. In a folder without one: makes the project as well. Nothing that exists is overwritten.
+
+  mesh new hello
+  mesh up
+  curl localhost:8080/v1/hello/Ada
+"""
+_SIDECAR = """
+What a container runs: one service, until SIGTERM.
+
+  mesh sidecar login
+  MESH_SERVICES_LOGIN_LISTEN=0.0.0.0:9102 mesh sidecar login
+"""
+_EDGE = """
+What a container runs: the HTTP door, until SIGTERM.
+
+  mesh edge
+  MESH_EDGE_LISTEN=0.0.0.0:8080 mesh edge
+"""
+_HEALTH = """
+Exit code 0 if it is serving, 1 if not. A service is asked by the gRPC health protocol, the edge by GET /healthz.
+
+  mesh health 127.0.0.1:9101
+  mesh health http://127.0.0.1:8080
+  mesh health login
+  mesh health edge
+"""
+_KEYS = """
+Each service proves who it is with a key of its own, in the folder `identity` of the state folder. `mesh up` makes them;
+for containers, make them once and mount them.
+
+  mesh keys
+"""

@@ -1,0 +1,171 @@
+"""The life of one component's process: start, report, wait to be told, stop.
+
+``mesh sidecar NAME`` and ``mesh edge`` run this, by hand and in containers in the foreground, and as children of
+``mesh up``. What a component is made of is ``mesh.control.assembly``'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from mesh.contract import Contract
+from mesh.control.keeper import MARGIN
+from mesh.control.ready import Parent
+from mesh.faults import Faults
+from mesh.manifest import Manifest
+
+__all__ = ["Part", "load", "run", "run_edge", "run_sidecar", "serve"]
+
+log = logging.getLogger("mesh.control")
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Part(Protocol):
+    """What runs in the process: a sidecar or the edge, with all that belongs to it."""
+
+    async def start(self) -> str:
+        """Start; return the bound ``host:port``.
+
+        Raises:
+            Exception: It cannot start. The text of ``Faults`` and ``OSError`` is shown as it is.
+        """
+
+    async def stop(self) -> None:
+        """Finish what is in flight, up to the drain time, and stop."""
+
+
+def load(file: Path) -> tuple[Manifest, Contract]:
+    """Return manifest and contract; the stubs are generated if they are not current, and can be imported from now on.
+
+    Raises:
+        Faults: Of either.
+    """
+    from mesh import descriptors, manifest, protoc  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
+
+    found = manifest.load(file)
+    contract = descriptors.read(protoc.load(found.protos, found.stubs))
+    for path in (str(found.root), str(found.stubs)):
+        if path not in sys.path:
+            sys.path.insert(0, path)
+    return found, contract
+
+
+def run(file: Path, name: str | None, fd: int | None) -> int:
+    """Run one component in the foreground until SIGTERM, SIGINT or the end of the ``mesh up`` that started it.
+
+    Args:
+        file: mesh.toml.
+        name: The entry, or None for the edge.
+        fd: A listening socket to serve instead of the address in mesh.toml.
+
+    Returns:
+        The exit code.
+    """
+    import uvloop  # noqa: PLC0415 - only here
+
+    parent = Parent.inherited()
+    try:
+        manifest, contract = load(file)
+        _check_exists(manifest, name)
+    except Faults as faults:
+        return _fail(parent, str(faults))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if name is None:
+            return runner.run(run_edge(manifest, contract, fd, parent))
+        return runner.run(run_sidecar(manifest, contract, name, fd, parent))
+
+
+def _check_exists(manifest: Manifest, name: str | None) -> None:
+    from mesh.faults import Fault  # noqa: PLC0415 - beside its only use
+
+    place = str(manifest.file)
+    if name is None and manifest.edge is None:
+        raise Faults([Fault(place, "there is no [edge] table")])
+    if name is not None and name not in manifest.services:
+        known = ", ".join(manifest.services) or "none"
+        raise Faults([Fault(place, f"there is no [services.{name}] table (services: {known})")])
+
+
+async def run_sidecar(manifest: Manifest, contract: Contract, name: str, fd: int | None, parent: Parent) -> int:
+    """Run the sidecar of one entry; returns the exit code."""
+    from mesh.control import assembly  # noqa: PLC0415 - the rooms below are loaded by who runs them
+
+    drain = manifest.services[name].drain
+    return await serve(lambda: assembly.sidecar(manifest, contract, name, fd), parent, drain)
+
+
+async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, parent: Parent) -> int:
+    """Run the edge; returns the exit code."""
+    from mesh.control import assembly  # noqa: PLC0415 - as above
+
+    assert manifest.edge is not None  # noqa: S101 - checked before
+    return await serve(lambda: assembly.edge(manifest, contract, fd), parent, manifest.edge.drain)
+
+
+async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
+    """Make a part, start it, report, wait for the end, stop it.
+
+    Args:
+        make: Makes the part; may raise as ``Part.start`` does.
+        parent: Where to report.
+        drain: Seconds that the stop may take.
+
+    Returns:
+        The exit code: 0, or 1 when it could not start.
+    """
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+
+    def stop() -> None:
+        if told.is_set():  # the second time: at once
+            os._exit(1)
+        told.set()
+
+    for number in _STOPS:
+        loop.add_signal_handler(number, stop)
+
+    def orphaned() -> None:
+        loop.call_soon_threadsafe(told.set)
+
+    parent.watch(orphaned, drain + MARGIN)
+    try:
+        part = make()
+        if not await _start(part, told, parent):
+            return 0
+    except (Faults, OSError) as error:
+        return _fail(parent, str(error))
+    except Exception as error:
+        log.exception("the start failed")
+        return _fail(parent, f"{type(error).__name__}: {error}")
+    await told.wait()
+    await part.stop()
+    return 0
+
+
+async def _start(part: Part, told: asyncio.Event, parent: Parent) -> bool:
+    """Start the part and report; False if it was told to stop meanwhile."""
+    starting = asyncio.create_task(part.start())
+    waiting = asyncio.create_task(told.wait())
+    await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait([starting])
+        return False
+    parent.ready(starting.result())
+    return True
+
+
+def _fail(parent: Parent, reason: str) -> int:
+    parent.failed(reason)
+    if not parent.present:
+        sys.stderr.write(f"{reason}\n")
+    return 1

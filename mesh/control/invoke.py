@@ -1,0 +1,189 @@
+"""``mesh call``: one call by reflection, from a terminal. JSON in, JSON out, the status as the exit code."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+
+from mesh.control import sockets, state
+from mesh.faults import Fault, Faults
+from mesh.manifest import Manifest, load
+from mesh.rpc import reflect
+
+__all__ = ["address_of", "documents", "run"]
+
+STATUS = 64
+"""Exit code of a call that ended with gRPC code N: STATUS + N, as grpcurl has it."""
+USAGE = 2
+
+_DECODER = json.JSONDecoder()
+
+
+def run(
+    file: Callable[[], Path],
+    address: str | None,
+    method: str,
+    *,
+    data: str,
+    headers: Sequence[str],
+    token: str | None,
+    timeout: float,
+    verbose: bool,
+) -> int:
+    """Call a method and print what comes.
+
+    Args:
+        file: Returns mesh.toml; asked only when there is no address.
+        address: ``host:port``, or None to look the service up.
+        method: ``Service/Method``.
+        data: JSON documents, one after the other; ``@FILE`` or ``@-`` to read them.
+        headers: ``key:value`` each; the value of a ``-bin`` key in base64.
+        token: A user's access token.
+        timeout: The deadline, seconds.
+        verbose: Print metadata and status too, on standard error.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Faults: The service cannot be found, or the request is not what the method takes.
+    """
+    if "/" not in method.strip("/"):
+        raise Faults([Fault(method, "expected SERVICE/METHOD, as in login.v1.Login/Login")])
+    pairs = [_pair(header) for header in headers]
+    if token:
+        pairs.append(("authorization", f"Bearer {token}"))
+    if address is None:
+        address = address_of(load(file()), method.strip("/").rpartition("/")[0])
+    try:
+        return _call(address, method, data, pairs, timeout, verbose=verbose)
+    except reflect.NoSuchMethod as error:
+        raise Faults([Fault(address, str(error))]) from None
+
+
+def address_of(manifest: Manifest, service: str) -> str:
+    """Return where a service of the contract is reached now, by its full name or the end of it.
+
+    Raises:
+        Faults: No entry, or more than one, serves it; or the mesh, which alone knows the address, does not run.
+    """
+    hosts = {full: name for name, entry in manifest.services.items() for full in entry.serves}
+    try:
+        name = hosts[reflect.find(service, list(hosts))]
+    except reflect.NoSuchMethod as error:
+        raise Faults([Fault(str(manifest.file), str(error))]) from None
+    mesh = state.running(manifest.state)
+    if mesh is not None and name in mesh.addresses:
+        return sockets.reachable(mesh.addresses[name])
+    address = manifest.services[name].addresses[0]
+    if address.endswith(":0"):
+        place = f"{manifest.file.name} [services.{name}]"
+        raise Faults([Fault(place, "it listens at a free port and `mesh up` does not run; say the address")])
+    return address
+
+
+def _pair(header: str) -> tuple[str, str | bytes]:
+    key, colon, value = header.partition(":")
+    key, value = key.strip().lower(), value.strip()
+    if not colon or not key:
+        raise Faults([Fault(f"-H {header!r}", "expected KEY:VALUE")])
+    if not key.endswith("-bin"):
+        return key, value
+    try:
+        return key, base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+    except ValueError:
+        raise Faults([Fault(f"-H {header!r}", "the value of a -bin key is base64")]) from None
+
+
+def _call(
+    address: str,
+    method: str,
+    data: str,
+    pairs: reflect.Pairs,
+    timeout: float,
+    *,
+    verbose: bool,
+) -> int:
+    outcome = reflect.Outcome()
+    code, status = 0, "OK"
+    try:
+        with reflect.Client(address, timeout) as client:
+            found = client.method(method)
+            indent = None if found.server_streaming else 2
+            for value in client.call(found, _requests(client, found, data), pairs, outcome):
+                _print(value, sys.stdout, indent)
+    except ValueError as error:
+        raise Faults([Fault("-d", str(error))]) from None
+    except reflect.CallError as error:
+        outcome.trailers = error.trailers
+        code, status = STATUS + error.code, error.name
+        sys.stderr.write(f"{error}\n")
+        for detail in error.details:
+            _print(detail, sys.stderr, 2)
+    if verbose:
+        for arrow, metadata in (("<", outcome.headers), ("<<", outcome.trailers)):
+            for key, text in metadata:
+                shown = base64.b64encode(text).decode() if isinstance(text, bytes) else text
+                sys.stderr.write(f"{arrow} {key}: {shown}\n")
+        sys.stderr.write(f"status {status}\n")
+    return code
+
+
+def _print(value: Any, stream: IO[str], indent: int | None) -> None:
+    stream.write(json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+    stream.flush()
+
+
+# -- requests --
+
+
+def documents(text: str) -> Iterator[Any]:
+    """Yield the JSON documents that stand in a text, one after the other, with any white space between them.
+
+    Raises:
+        ValueError: One is no JSON.
+    """
+    at, end = 0, len(text)
+    while True:
+        while at < end and text[at].isspace():
+            at += 1
+        if at == end:
+            return
+        try:
+            value, at = _DECODER.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not JSON: {error}") from None
+        yield value
+
+
+def _requests(client: reflect.Client, method: MethodDescriptor, data: str) -> Iterator[Message]:
+    """Yield the request messages; raises ``ValueError`` for what is none."""
+    if method.client_streaming and data == "@-":
+        for line in sys.stdin:
+            for value in documents(line):
+                yield client.parse(method, value)
+        return
+    values = list(documents(_text(data)))
+    if not method.client_streaming:
+        values = values or [{}]
+        if len(values) > 1:
+            raise ValueError(f"{method.full_name} takes one request, not {len(values)}")
+    yield from [client.parse(method, value) for value in values]
+
+
+def _text(data: str) -> str:
+    if data == "@-":
+        return sys.stdin.read()
+    if data.startswith("@"):
+        try:
+            return Path(data[1:]).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"{data[1:]} cannot be read: {error.strerror}") from None
+    return data

@@ -1,0 +1,161 @@
+"""Keeps one component running: starts it, starts it again when it dies, stops it. Never waits for another component."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mesh.control import restart
+from mesh.control.output import Console
+from mesh.control.process import Process, how
+from mesh.control.ready import Failed, Ready
+
+__all__ = ["Component", "Keeper", "StartError"]
+
+MARGIN = 4.0
+"""Seconds beyond its drain that a component has for its stop, before it is killed."""
+
+
+class StartError(Exception):
+    """A component cannot start; the text says which one and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """What is to be run.
+
+    Attributes:
+        name: Its name in mesh.toml, or ``edge``.
+        command: Program and arguments; ``--fd N`` is added, where N is the listening socket's descriptor.
+        listener: The socket that it serves.
+        needs: The components that must be ready first.
+        drain: Seconds that it may take to finish what is in flight when it stops.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    listener: socket.socket
+    needs: tuple[str, ...] = ()
+    drain: float = 10.0
+
+
+class Keeper:
+    """Runs one component.
+
+    Args:
+        component: What to run.
+        console: Where its lines go.
+        environment: All of its environment.
+        patience: Seconds that a start may take.
+
+    Attributes:
+        address: Where it accepts, once it is ready.
+    """
+
+    def __init__(self, component: Component, console: Console, environment: Mapping[str, str], patience: float) -> None:
+        self.component = component
+        self.address: str | None = None
+        self._console = console
+        self._environment = environment
+        self._patience = patience
+        self._process: Process | None = None
+        self._ready_at: float | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs now, or None between two."""
+        return self._process.pid if self._process and not self._process.ended.done() else None
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready; from then on it is kept running.
+
+        Raises:
+            StartError: It cannot start, and another try would not help.
+        """
+        reason = await self._launch()
+        if reason is not None:
+            await self._end()
+            raise StartError("\n".join(f"{self.component.name}: {line}" for line in reason.splitlines()))
+        self._watch = asyncio.get_running_loop().create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Stop it: SIGTERM, its drain and a margin, SIGKILL. No connection is taken any more."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        self.component.listener.close()
+        process = self._process
+        if process is None or process.ended.done():
+            return
+        process.terminate()
+        done, _ = await asyncio.wait([process.ended], timeout=self.component.drain + MARGIN)
+        if not done:
+            self._console.say(f"{self.component.name} did not stop within {self.component.drain + MARGIN:g} s: killed")
+        elif process.ended.result() != 0:
+            self._console.say(f"{self.component.name} stopped with {how(process.ended.result())}")
+        await self._end()
+
+    def kill(self) -> None:
+        """End it at once, for good."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._process is not None:
+            self._process.kill()
+
+    async def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            await asyncio.shield(self._process.ended)
+
+    async def _launch(self) -> str | None:
+        """Start a process; return None once it is ready, or the reason why it will not be."""
+        self._ready_at = None
+        name, fd = self.component.name, self.component.listener.fileno()
+
+        def line(text: str) -> None:
+            self._console.line(name, text)
+
+        try:
+            process = await Process.start((*self.component.command, "--fd", str(fd)), self._environment, [fd], line)
+        except OSError as error:
+            return f"{self.component.command[0]} cannot be started: {error.strerror}"
+        self._process = process
+        first: list[asyncio.Future[Any]] = [process.report, process.ended]
+        await asyncio.wait(first, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+        if not process.report.done():
+            if process.ended.done():
+                return f"ended with {how(process.ended.result())} before it was ready"
+            return f"was not ready within {self._patience:g} s"
+        match process.report.result():
+            case Ready(address):
+                self.address = address
+                self._ready_at = asyncio.get_running_loop().time()
+                return None
+            case Failed(reason):
+                return reason
+
+    async def _keep(self) -> None:
+        """Start it again, for ever, each time it has died."""
+        name, failures = self.component.name, 0
+        reason: str | None = None
+        while True:
+            if reason is None:
+                assert self._process is not None  # noqa: S101 - a launch that gave no reason left a process
+                reason = f"died with {how(await asyncio.shield(self._process.ended))}"
+            else:
+                await self._end()
+            now = asyncio.get_running_loop().time()
+            decision = restart.decide(failures, ready_at=self._ready_at, now=now)
+            failures = decision.failures
+            tries = f" ({failures} failures in a row)" if failures > 1 else ""
+            self._console.say(f"{name} {reason}; it starts again in {decision.delay:.1f} s{tries}")
+            await asyncio.sleep(decision.delay)
+            reason = await self._launch()
+            if reason is None:
+                self._console.say(f"{name} is ready again, pid {self.pid}")

@@ -1,0 +1,113 @@
+"""``mesh new NAME``: a service that runs, to be changed into the one that is wanted. Overwrites nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+
+from mesh.control import scaffold, sockets
+from mesh.faults import Fault, Faults
+from mesh.manifest import Manifest, load
+
+__all__ = ["run"]
+
+_FIRST_PORT = 9101
+
+
+def run(file: Path, name: str) -> int:
+    """Add a service to the project of mesh.toml, which is made if it is missing, and say what can be done next.
+
+    Args:
+        file: mesh.toml.
+        name: Of the service.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Faults: The name cannot be used; a file that would be made exists; mesh.toml has faults.
+    """
+    fresh = not file.exists()
+    root = file.resolve().parent
+    manifest = None if fresh else load(file)
+    _check(name, manifest)
+    values = _values(name, file, manifest)
+    project = scaffold.PROJECT if fresh else {"services/__init__.py": scaffold.PROJECT["services/__init__.py"]}
+    files = {root / _fill(path, values): _fill(text, values) for path, text in scaffold.SERVICE.items()}
+    taken = [Fault(os.path.relpath(path), "exists already; nothing was written") for path in files if path.exists()]
+    if taken:
+        raise Faults(taken)
+    files |= {root / path: _fill(text, values) for path, text in project.items()}  # what is there already is kept
+    for path, text in files.items():
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(f"  made     {os.path.relpath(path)}")
+    _append(file, _fill(scaffold.TABLE, values))
+    print(f"  changed  {os.path.relpath(file)}")
+    print(_next_steps(values, load(file)))
+    return 0
+
+
+def _check(name: str, manifest: Manifest | None) -> None:
+    """Refuse a name that is no Python package, or whose package would hide another one or be hidden by it."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        raise Faults(
+            [Fault(name, "a service's name is lower-case letters, digits and '_', a letter first, no keyword")]
+        )
+    if manifest is not None and name in manifest.services:
+        raise Faults([Fault(f"{manifest.file.name} [services.{name}]", "exists already; nothing was written")])
+    if name in ("edge", "services", "tests", "protos"):
+        raise Faults([Fault(name, "is taken by the mesh itself; use another name")])
+    if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+        raise Faults([Fault(name, "is a Python package already, and the stubs would be one too; use another name")])
+
+
+def _values(name: str, file: Path, manifest: Manifest | None) -> dict[str, str]:
+    root = file.resolve().parent
+    protos = manifest.protos[0] if manifest else root / "protos"
+    used = {sockets.split(entry.listen)[1] for entry in manifest.services.values()} if manifest else set()
+    if manifest is not None and manifest.edge is not None:
+        used.add(sockets.split(manifest.edge.listen)[1])
+    return {
+        "name": name,
+        "service": "".join(part.capitalize() for part in name.split("_")),
+        "path": name.replace("_", "-"),
+        "module": f"services.{name}.functions",
+        "port": str(next(port for port in range(_FIRST_PORT, 2**16) if port not in used)),
+        "protos": os.path.relpath(protos, root),
+        "project": root.name,
+        "file": file.name,
+    }
+
+
+def _fill(text: str, values: Mapping[str, str]) -> str:
+    return Template(text).substitute(values)
+
+
+def _append(file: Path, text: str) -> None:
+    """Add text at the end of a file, whatever it ends with now."""
+    before = file.read_text(encoding="utf-8")
+    with file.open("a", encoding="utf-8") as end:
+        end.write(("" if before.endswith("\n") else "\n") + text)
+
+
+def _next_steps(values: Mapping[str, str], manifest: Manifest) -> str:
+    name, service, path = values["name"], values["service"], values["path"]
+    lines = [
+        "",
+        "Next:",
+        "  mesh up" + " " * 36 + "# start it",
+        f'  mesh call {service}/Greet -d \'{{"name": "Ada"}}\'',
+        f"  python -m pytest tests/test_{name}.py",
+        f"  edit {values['protos']}/{name}/v1/{name}.proto and services/{name}/functions.py",
+    ]
+    if manifest.edge is not None:
+        lines.insert(3, f"  curl {sockets.reachable(manifest.edge.listen)}/v1/{path}/Ada")
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""``mesh graph``: the entries of mesh.toml in topological order, as text, JSON, mermaid or dot. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mesh.contract import Contract, Method, TriggerKind
+from mesh.control.topology import dependencies, layers, served
+from mesh.manifest import Manifest
+
+__all__ = ["FORMATS"]
+
+
+def _methods(manifest: Manifest, contract: Contract, name: str) -> list[Method]:
+    return [method for service in served(manifest, contract, name) for method in service.methods.values()]
+
+
+def _order(manifest: Manifest, contract: Contract) -> list[str]:
+    return [name for layer in layers(manifest, contract) for name in layer]
+
+
+def _routed(manifest: Manifest, contract: Contract) -> list[str]:
+    """Return the entries that the edge leads to."""
+    order = _order(manifest, contract) if manifest.edge else []
+    return [name for name in order if any(method.routes for method in _methods(manifest, contract, name))]
+
+
+def _facts(manifest: Manifest, contract: Contract, name: str) -> dict[str, Any]:
+    services = served(manifest, contract, name)
+    return {
+        "serves": [service.name for service in services],
+        "calls": sorted({called for service in services for called in service.calls}),
+        "publishes": sorted({event for service in services for event in service.publishes}),
+        "triggers": {
+            f"{method.service}/{method.name}": [str(trigger) for trigger in method.triggers]
+            for method in _methods(manifest, contract, name)
+            if method.triggers
+        },
+    }
+
+
+def _text(manifest: Manifest, contract: Contract) -> str:
+    entries: dict[str, dict[str, list[str]]] = {}
+    for name in _order(manifest, contract):
+        facts = _facts(manifest, contract, name)
+        triggers = [f"{method} on {', '.join(on)}" for method, on in facts["triggers"].items()]
+        entries[name] = {**facts, "triggers": triggers}
+    if manifest.edge:
+        entries["edge"] = {"routes to": _routed(manifest, contract)}
+    lines = []
+    for number, (name, facts) in enumerate(entries.items(), 1):
+        lines.append(f"{number}. {name}")
+        for what, values in facts.items():
+            lines += [f"   {what if at == 0 else '':<10} {value}" for at, value in enumerate(values)]
+    return "\n".join(lines)
+
+
+def _json(manifest: Manifest, contract: Contract) -> str:
+    needs = dependencies(manifest, contract)
+    services = {
+        name: {"needs": list(needs[name]), **_facts(manifest, contract, name)} for name in _order(manifest, contract)
+    }
+    picture = {"layers": layers(manifest, contract), "services": services, "edge": _routed(manifest, contract)}
+    return json.dumps(picture, indent=2)
+
+
+def _arrows(manifest: Manifest, contract: Contract) -> Iterator[tuple[str, str, str]]:
+    """Every arrow: from, to, and the event or table that travels ("": a call)."""
+    order = _order(manifest, contract)
+    needs = dependencies(manifest, contract)
+    yield from (("edge", name, "") for name in _routed(manifest, contract))
+    yield from ((name, need, "") for name in reversed(order) for need in needs[name])
+    publishers = {
+        name: {event for service in served(manifest, contract, name) for event in service.publishes} for name in order
+    }
+    for name in order:
+        for trigger in (trigger for method in _methods(manifest, contract, name) for trigger in method.triggers):
+            if trigger.kind is TriggerKind.CHANGE:
+                yield trigger.service, name, f"{trigger.service}.{trigger.table}"
+            elif trigger.kind is TriggerKind.EVENT:
+                yield from ((source, name, trigger.event) for source in order if trigger.event in publishers[source])
+
+
+def _nodes(manifest: Manifest, contract: Contract) -> list[str]:
+    return [*(["edge"] if manifest.edge else ()), *_order(manifest, contract)]
+
+
+def _mermaid(manifest: Manifest, contract: Contract) -> str:
+    def id_of(name: str) -> str:  # led by a prefix: `end` and the like are words of mermaid's own
+        return "n_" + re.sub(r"\W", "_", name)
+
+    lines = ["graph LR", *(f'    {id_of(name)}["{name}"]' for name in _nodes(manifest, contract))]
+    for source, target, label in _arrows(manifest, contract):
+        arrow = f'-. "{label}" .->' if label else "-->"
+        lines.append(f"    {id_of(source)} {arrow} {id_of(target)}")
+    return "\n".join(lines)
+
+
+def _dot(manifest: Manifest, contract: Contract) -> str:
+    lines = ["digraph mesh {", "    rankdir=LR;", *(f'    "{name}";' for name in _nodes(manifest, contract))]
+    for source, target, label in _arrows(manifest, contract):
+        style = f' [style=dashed, label="{label}"]' if label else ""
+        lines.append(f'    "{source}" -> "{target}"{style};')
+    return "\n".join([*lines, "}"])
+
+
+FORMATS: Mapping[str, Callable[[Manifest, Contract], str]] = {
+    "text": _text,
+    "mermaid": _mermaid,
+    "dot": _dot,
+    "json": _json,
+}
+"""``mesh graph --format``: name → the picture. Each raises ``Faults`` for a circle."""

@@ -1,0 +1,135 @@
+"""Runs the components of a mesh on this machine: in order, until told to stop, and down again in reverse.
+
+Signals only queue; the loop acts on them. Each component has a keeper of its own, so one that hangs stalls nobody. It
+knows nothing of gRPC, contracts or configuration: a component is a command line and a listening socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterable, Mapping
+
+from mesh import graph
+from mesh.control.keeper import Component, Keeper, StartError
+from mesh.control.output import Console
+
+__all__ = ["PATIENCE", "Supervisor"]
+
+PATIENCE = 60.0
+"""Seconds that the start of one component may take."""
+PROGRESS = 5.0
+"""Seconds after which, again and again, a start says what it is waiting for."""
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Supervisor:
+    """Runs components.
+
+    Args:
+        components: In any order; their ``needs`` must not run in a circle.
+        console: Where their lines and the supervisor's go.
+        environment: All of their environment.
+        patience: Seconds that the start of one may take.
+    """
+
+    def __init__(
+        self,
+        components: Iterable[Component],
+        console: Console,
+        environment: Mapping[str, str],
+        *,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.keepers = {component.name: Keeper(component, console, environment, patience) for component in components}
+        self._layers = graph.order({component.name: component.needs for component in components})
+        self._console = console
+
+    async def run(self, ready: Callable[[Mapping[str, Keeper]], None]) -> int:
+        """Start everything, keep it running until SIGTERM, SIGINT or SIGHUP, stop everything.
+
+        Args:
+            ready: Called once, when all components are ready.
+
+        Returns:
+            The exit code: 0, or 1 when a component could not start.
+        """
+        loop = asyncio.get_running_loop()
+        signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        stops = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+        for number in stops:
+            loop.add_signal_handler(number, signals.put_nowait, number)
+        try:
+            return await self._run(ready, signals)
+        finally:
+            await self._stop(signals)
+            for number in stops:
+                loop.remove_signal_handler(number)
+
+    async def _run(self, ready: Callable[[Mapping[str, Keeper]], None], signals: asyncio.Queue[signal.Signals]) -> int:
+        starting = asyncio.create_task(self._start())
+        told = asyncio.create_task(signals.get())
+        await asyncio.wait([starting, told], return_when=asyncio.FIRST_COMPLETED)
+        failures: list[str] = []
+        if starting.done():
+            failures = starting.result()
+            if not failures:
+                ready(self.keepers)
+                await told
+        else:
+            starting.cancel()
+            await asyncio.wait([starting])
+        if failures:
+            told.cancel()
+            for failure in failures:
+                self._console.say(failure)
+            self._console.say("the mesh did not start")
+        else:
+            self._console.say(f"{told.result().name}: stopping; a second one kills")
+        return 1 if failures else 0
+
+    async def _start(self) -> list[str]:
+        """Start every component as soon as what it needs is ready; return why it cannot be, or nothing."""
+        started = {name: asyncio.Event() for name in self.keepers}
+
+        async def one(keeper: Keeper) -> None:
+            for need in keeper.component.needs:
+                await started[need].wait()
+            await keeper.start()
+            started[keeper.component.name].set()
+
+        progress = asyncio.create_task(self._progress(started))
+        failures: list[str] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for keeper in self.keepers.values():
+                    group.create_task(one(keeper))
+        except* StartError as errors:
+            failures = [str(error) for error in errors.exceptions]
+        finally:
+            progress.cancel()
+        return failures
+
+    async def _progress(self, started: Mapping[str, asyncio.Event]) -> None:
+        waited = 0.0
+        while True:
+            await asyncio.sleep(PROGRESS)
+            waited += PROGRESS
+            missing = ", ".join(name for name, event in started.items() if not event.is_set())
+            self._console.say(f"still starting after {waited:g} s: {missing}")
+
+    async def _stop(self, signals: asyncio.Queue[signal.Signals]) -> None:
+        """Stop in reverse order; a second signal kills what is left."""
+        stopping = asyncio.create_task(self._drain())
+        again = asyncio.create_task(signals.get())
+        await asyncio.wait([stopping, again], return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            self._console.say("killing what is left")
+            for keeper in self.keepers.values():
+                keeper.kill()
+        again.cancel()
+        await stopping
+
+    async def _drain(self) -> None:
+        for layer in reversed(self._layers):
+            await asyncio.gather(*(self.keepers[name].stop() for name in layer))

@@ -1,0 +1,170 @@
+"""``mesh up``: mesh.toml and contract → sockets, keys, trace store and components → one supervised mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mesh.contract import Contract
+from mesh.control import check, component, identity, sockets, state, topology, traces
+from mesh.control.keeper import Component, Keeper
+from mesh.control.output import Console
+from mesh.control.supervisor import Supervisor
+from mesh.control.table import table
+from mesh.faults import Fault, Faults
+from mesh.manifest import Manifest
+
+__all__ = ["run"]
+
+EDGE = "edge"
+
+
+def run(file: Path, *, raw: bool) -> int:
+    """Run the mesh in the foreground until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        file: mesh.toml.
+        raw: Show log lines as the JSON that they are.
+
+    Raises:
+        Faults: Of contract, manifest or their combination; an address is taken; the mesh runs already.
+    """
+    manifest, contract = component.load(file)
+    faults = check.deployment(manifest, contract)
+    if faults:
+        raise Faults(faults)
+    with state.claim(manifest.state) as claim, _sockets(manifest) as listeners:
+        identity.ensure(manifest)
+        console = Console(sys.stdout, listeners, raw=raw)
+        return asyncio.run(_run(manifest, contract, listeners, console, claim))
+
+
+@contextlib.contextmanager
+def _sockets(manifest: Manifest) -> Iterator[dict[str, socket.socket]]:
+    """Bind every address, or none: name → listening socket."""
+    wanted = {name: (f"[services.{name}]", entry.listen) for name, entry in manifest.services.items()}
+    if manifest.edge is not None:
+        wanted[EDGE] = ("[edge]", manifest.edge.listen)
+    with ExitStack() as opened:
+        bound: dict[str, socket.socket] = {}
+        faults: list[Fault] = []
+        for name, (where, listen) in wanted.items():
+            try:
+                bound[name] = opened.enter_context(sockets.bind(f"{manifest.file.name} {where} listen", listen))
+            except Faults as found:
+                faults += found.faults
+        if faults:
+            raise Faults(faults)
+        yield bound
+
+
+async def _run(
+    manifest: Manifest,
+    contract: Contract,
+    listeners: Mapping[str, socket.socket],
+    console: Console,
+    claim: state.Claim,
+) -> int:
+    addresses = {name: sockets.name_of(listener) for name, listener in listeners.items()}
+    environment = {**os.environ, **_addresses(manifest, addresses)}
+    store = None if traces.collector() else traces.Traces()
+    traces_url = ""
+    if store is not None:
+        traces_url = environment[traces.ENDPOINT] = await store.start()
+    edge_url = f"http://{sockets.reachable(addresses[EDGE])}" if EDGE in addresses else ""
+
+    def ready(keepers: Mapping[str, Keeper]) -> None:
+        claim.write(state.Running(os.getpid(), addresses, edge_url, traces_url))
+        console.block(_summary(manifest, contract, keepers, addresses, edge_url, traces_url))
+
+    supervisor = Supervisor(_components(manifest, contract, listeners), console, environment)
+    try:
+        return await supervisor.run(ready)
+    finally:
+        if store is not None:
+            await store.stop()
+
+
+def _addresses(manifest: Manifest, bound: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that tell every component where the others are; what mesh.toml says of that stands."""
+    return {
+        f"MESH_SERVICES_{name.upper().replace('-', '_')}_ADDRESS": sockets.reachable(bound[name])
+        for name, entry in manifest.services.items()
+        if not entry.address
+    }
+
+
+def _components(manifest: Manifest, contract: Contract, listeners: Mapping[str, socket.socket]) -> Iterator[Component]:
+    """Every entry after those that serve what it calls; the edge after all of them."""
+    # -P: a folder called `mesh` where the user stands must not hide the package.
+    mesh = (sys.executable, "-P", "-m", "mesh")
+    file = ("--file", str(manifest.file))
+    for name, needs in topology.dependencies(manifest, contract).items():
+        yield Component(
+            name=name,
+            command=(*mesh, "sidecar", name, *file),
+            listener=listeners[name],
+            needs=needs,
+            drain=manifest.services[name].drain,
+        )
+    if manifest.edge is not None:
+        yield Component(
+            name=EDGE,
+            command=(*mesh, "edge", *file),
+            listener=listeners[EDGE],
+            needs=tuple(manifest.services),
+            drain=manifest.edge.drain,
+        )
+
+
+# -- what the user sees --
+
+
+def _summary(
+    manifest: Manifest,
+    contract: Contract,
+    keepers: Mapping[str, Keeper],
+    addresses: Mapping[str, str],
+    edge_url: str,
+    traces_url: str,
+) -> str:
+    order = [name for layer in topology.layers(manifest, contract) for name in layer]
+    rows = [
+        (
+            name,
+            addresses[name],
+            "\n".join(manifest.services[name].serves),
+            _database(manifest, manifest.services[name].database),
+            str(keepers[name].pid or ""),
+        )
+        for name in order
+    ]
+    if edge_url:
+        routes = sum(len(method.routes) for method in contract.methods.values())
+        rows.append((EDGE, addresses[EDGE], f"{routes} HTTP routes", "", str(keepers[EDGE].pid or "")))
+    lines = [table(("service", "address", "serves", "database", "pid"), rows), ""]
+    if edge_url:
+        lines.append(f"The mesh is ready at {edge_url}")
+    else:
+        lines.append("The mesh is ready")
+    if traces_url:
+        lines.append("See where a request went: mesh trace")
+    else:
+        lines.append(f"Traces go to {traces.collector()}")
+    return "\n".join(lines)
+
+
+def _database(manifest: Manifest, url: str) -> str:
+    """Return where a database is, without user and password, and a file as the user wrote it."""
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///"))
+        return str(path.relative_to(manifest.root)) if path.is_relative_to(manifest.root) else str(path)
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if url else ""
