@@ -15,7 +15,7 @@ from mesh.sidecar import ServiceContext, Sidecar
 ECHO = "conformance.v1.Echo"
 
 
-async def open_layer(call: Call, next: Handler) -> None:  # noqa: A002
+async def open_layer(call: Call, next: Handler) -> None:
     await next(call)
 
 

@@ -77,7 +77,7 @@ def authenticate(tokens: TokenVerifier | None, peers: Peers | None) -> Layer:
         peers: Verifies services; None at the edge, where no service calls and the header means nothing.
     """
 
-    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    async def layer(call: Call, next: Handler) -> None:
         if peers is not None:
             call.caller = peers.caller(call)
         credentials = call.metadata.wire(AUTHORIZATION)
@@ -99,7 +99,7 @@ def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
     """
     declarations = Declarations(contract, serves)
 
-    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    async def layer(call: Call, next: Handler) -> None:
         method: Method = call.method
         if method.access is not Access.PUBLIC:
             caller = call.caller
@@ -144,7 +144,7 @@ def identify(signer: Signer, declarations: Declarations | None = None) -> Layer:
     """
     service = signer.service
 
-    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    async def layer(call: Call, next: Handler) -> None:
         audience: str = call.method.service
         if declarations is not None:
             declarations.check(service, audience)

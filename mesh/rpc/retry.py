@@ -205,7 +205,7 @@ def retry(policy: Policy | None = None, chance: Callable[[], float] = random.ran
     policy = policy or Policy()
     budgets: dict[str, Budget] = {}
 
-    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    async def layer(call: Call, next: Handler) -> None:
         if not call.method.idempotent:
             await next(call)
             return

@@ -115,7 +115,7 @@ class Sidecar:
             self._threads.stop()
 
 
-async def run(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+async def run(call: Call, next: Handler) -> None:
     """The runner: say which call it is to everything that runs for it."""
     token = current.set(call)
     try:

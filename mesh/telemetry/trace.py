@@ -111,7 +111,7 @@ def inbound(recorder: Recorder, propagation: Propagation, instrument: Instrument
     """Return the layer that traces the calls that a sidecar answers: a SERVER span, child of what the caller names."""
     methods = _Methods(instrument, _SERVER_FAULTS)
 
-    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    async def layer(call: Call, next: Handler) -> None:
         known = methods[call.method.path]
         parent, context = propagation.extract(call.metadata)
         span = recorder.start(known.name, SpanKind.SERVER, known.attributes, parent, context)
@@ -124,7 +124,7 @@ def outbound(recorder: Recorder, propagation: Propagation, instrument: Instrumen
     """Return the layer that traces onward calls: a CLIENT span, child of the current one, named in the metadata."""
     methods = _Methods(instrument, _CLIENT_FAULTS)
 
-    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    async def layer(call: Call, next: Handler) -> None:
         known = methods[call.method.path]
         context = otel_context.get_current()
         span = recorder.start(known.name, SpanKind.CLIENT, known.attributes, parent_of(context), context)
@@ -135,7 +135,7 @@ def outbound(recorder: Recorder, propagation: Propagation, instrument: Instrumen
     return layer
 
 
-async def _traced(call: Call, next: Handler, known: _Known, span: Span, token: Any) -> None:  # noqa: A002 - as above
+async def _traced(call: Call, next: Handler, known: _Known, span: Span, token: Any) -> None:
     flying = known.flying
     flying.value += 1
     code = Code.OK
@@ -159,7 +159,7 @@ def http(recorder: Recorder, propagation: Propagation, instrument: Instrument) -
     ``x-trace-id`` holds the trace id alone, ``traceresponse`` is that of the W3C's draft (Trace Context Level 2).
     """
 
-    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    async def layer(call: Call, next: Handler) -> None:
         request = cast("HttpCall", call)
         verb = request.verb if request.verb in _VERBS else _OTHER
         name = "HTTP" if verb == _OTHER else verb
@@ -264,7 +264,7 @@ def _record(span: Span, error: BaseException, faults: frozenset[Code]) -> Code:
 def untraced_inbound(propagation: Propagation) -> Layer:
     """Return the layer for ``OTEL_SDK_DISABLED``: nothing is recorded, and the caller's context passes on."""
 
-    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    async def layer(call: Call, next: Handler) -> None:
         token = otel_context.attach(propagation.context(call.metadata))
         try:
             await next(call)
@@ -277,7 +277,7 @@ def untraced_inbound(propagation: Propagation) -> Layer:
 def untraced_outbound(propagation: Propagation) -> Layer:
     """Return the layer for ``OTEL_SDK_DISABLED``: the current context goes into the metadata."""
 
-    async def layer(call: Call, next: Handler) -> None:  # noqa: A002 - every layer's second argument
+    async def layer(call: Call, next: Handler) -> None:
         propagation.forward(call.metadata)
         await next(call)
 

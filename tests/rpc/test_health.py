@@ -18,7 +18,7 @@ from mesh.gate import Gate
 Status = pb.HealthCheckResponse
 
 
-async def refuse(call: Call, next: Handler) -> None:  # noqa: A002
+async def refuse(call: Call, next: Handler) -> None:
     raise Unauthenticated("nobody passes")
 
 

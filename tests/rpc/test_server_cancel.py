@@ -27,7 +27,7 @@ class Watcher:
         self.ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
         self.sent = 0
 
-    async def __call__(self, call: Call, next: Handler) -> None:  # noqa: A002
+    async def __call__(self, call: Call, next: Handler) -> None:
         self.began.set()
         error: BaseException | None = None
         try:
@@ -94,7 +94,7 @@ async def test_a_lost_connection_cancels_its_calls(contract: Contract, capfd: py
 async def test_a_function_that_cleans_up_slowly_ends_quietly(
     contract: Contract, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def clean_up(call: Call, next: Handler) -> None:  # noqa: A002
+    async def clean_up(call: Call, next: Handler) -> None:
         try:
             await next(call)
         finally:

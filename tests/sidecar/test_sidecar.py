@@ -37,7 +37,7 @@ async def test_the_chain_in_its_order(contract: Contract, module: types.ModuleTy
     seen: list[str] = []
 
     def layer(name: str) -> Any:
-        async def note(call: Call, next: Handler) -> None:  # noqa: A002
+        async def note(call: Call, next: Handler) -> None:
             seen.append(name)
             await next(call)
 
@@ -57,10 +57,10 @@ async def test_the_chain_in_its_order(contract: Contract, module: types.ModuleTy
 
 
 async def test_a_layer_that_fails_refuses_the_call(contract: Contract) -> None:
-    async def broken(call: Call, next: Handler) -> None:  # noqa: A002
+    async def broken(call: Call, next: Handler) -> None:
         raise KeyError("inside")
 
-    async def closed(call: Call, next: Handler) -> None:  # noqa: A002
+    async def closed(call: Call, next: Handler) -> None:
         raise PermissionDenied("not you")
 
     for layer, code, text in ((broken, "INTERNAL", "internal error"), (closed, "PERMISSION_DENIED", "not you")):
@@ -71,7 +71,7 @@ async def test_a_layer_that_fails_refuses_the_call(contract: Contract) -> None:
 
 
 async def test_a_trace_layer_that_fails_refuses_the_call_too(contract: Contract) -> None:
-    async def broken(call: Call, next: Handler) -> None:  # noqa: A002
+    async def broken(call: Call, next: Handler) -> None:
         raise KeyError("inside")
 
     async with hosted(contract, trace=broken) as address, grpc.aio.insecure_channel(address) as channel:
@@ -142,7 +142,7 @@ async def test_a_drain_under_load_loses_no_call(contract: Contract) -> None:
     answered: list[str] = []
     refused: list[grpc.StatusCode] = []
 
-    async def note(call: Call, next: Handler) -> None:  # noqa: A002
+    async def note(call: Call, next: Handler) -> None:
         began.append(str(call.metadata["x-id"]))
         await next(call)
 
