@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 TEST_STUBS = ROOT / ".mesh" / "test-stubs"
 
 protoc.generate([ROOT / "tests" / "protos"], TEST_STUBS)
-sys.path.insert(0, str(TEST_STUBS))
+protoc.generate([ROOT / "protos"], ROOT / "gen")
+sys.path[:0] = [str(TEST_STUBS), str(ROOT / "gen")]
 
 
 @pytest.fixture(scope="session")
