@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         streams: The open streams by id.
         limit: How many there may be at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
         draining: It takes no new streams.
+        answered: It has carried at least one answer.
     """
 
     def __init__(self, address: str, owner: Owner) -> None:
@@ -74,6 +75,7 @@ class Connection(asyncio.Protocol):
         self.streams: dict[int, Stream] = {}
         self.limit = 0
         self.draining = False
+        self.answered = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -127,7 +129,10 @@ class Connection(asyncio.Protocol):
 
     def write(self, stream: Stream, data: bytes, *, end: bool = False) -> None:
         """Queue bytes of a stream's body; ``queued`` says how much waits."""
-        self._h2.send_data(stream.id, data, end_stream=end)
+        try:
+            self._h2.send_data(stream.id, data, end_stream=end)
+        except (ngh2.StreamProtocolError, ngh2.ConnectionStateError):
+            return  # it has ended; how, the stream learns from its events
         self._schedule()
 
     def queued(self, stream: Stream) -> int:
@@ -138,10 +143,13 @@ class Connection(asyncio.Protocol):
         """Wake the stream when its queue has run low."""
         self._writers[stream.id] = stream
 
-    def acknowledge(self, stream: Stream, size: int) -> None:
+    def acknowledge(self, stream_id: int, size: int) -> None:
         """Let the server send so many bytes more: they were consumed."""
         if size and self._transport is not None:
-            self._h2.acknowledge_received_data(size, stream.id)
+            try:
+                self._h2.acknowledge_received_data(size, stream_id)
+            except ngh2.ConnectionStateError:
+                return  # the connection has ended within the bytes being handled now
             self._schedule()
 
     def reset(self, stream: Stream, error_code: int = ErrorCode.CANCEL) -> None:
@@ -152,7 +160,10 @@ class Connection(asyncio.Protocol):
             self._cut += 1
             if self._cut >= LOST_FRAMES:
                 self.drain()
-        self._h2.reset_stream(stream.id, error_code)
+        try:
+            self._h2.reset_stream(stream.id, error_code)
+        except ngh2.ConnectionStateError:
+            return  # the connection has ended within the bytes being handled now
         self._schedule()
 
     # -- the connection's end --
@@ -278,14 +289,15 @@ class Connection(asyncio.Protocol):
                 data = event.data
                 if stream is not None:
                     stream.on_data(data, event.end_stream)
-                elif data and self._transport is not None:
-                    self._h2.acknowledge_received_data(len(data), event.stream_id)
+                elif data:  # reset here before it came
+                    self.acknowledge(event.stream_id, len(data))
             elif kind is ngh2.TrailersReceived:
                 stream = streams.get(event.stream_id)
                 if stream is not None:
                     stream.on_trailers(event.headers)
             elif kind is ngh2.ResponseReceived:
                 self._heard = 0.0
+                self.answered = True
                 stream = streams.get(event.stream_id)
                 if stream is not None:
                     stream.on_headers(event.headers, event.end_stream)
