@@ -19,6 +19,7 @@ import ngh2
 from ngh2 import Configuration, ErrorCode, Role, Setting
 
 from mesh.errors import Unavailable
+from mesh.rpc.resolver import Endpoint, split
 from mesh.rpc.stream import Stream
 
 __all__ = ["Connection", "Owner", "connect"]
@@ -373,13 +374,11 @@ def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-async def connect(host: str, port: int, address: str, owner: Owner, tls: SSLContext | None) -> Connection:
+async def connect(endpoint: Endpoint, owner: Owner, tls: SSLContext | None) -> Connection:
     """Return a connection that has the server's SETTINGS.
 
     Args:
-        host: IP address.
-        port: Port.
-        address: What the user calls it, ``host:port``: for messages and, with TLS, for the certificate's name.
+        endpoint: Where to.
         owner: Is told what becomes of it.
         tls: The TLS context (ALPN ``h2`` is set here), or None for plain text.
 
@@ -390,11 +389,11 @@ async def connect(host: str, port: int, address: str, owner: Owner, tls: SSLCont
     if tls is not None:
         tls.set_alpn_protocols(["h2"])
     _, connection = await loop.create_connection(
-        lambda: Connection(address, owner),
-        host,
-        port,
+        lambda: Connection(str(endpoint), owner),
+        endpoint.host,
+        endpoint.port,
         ssl=tls,
-        server_hostname=address.rpartition(":")[0].strip("[]") if tls else None,
+        server_hostname=split(endpoint.address)[0] if tls else None,
     )
     try:
         transport = connection._transport  # noqa: SLF001 - same module

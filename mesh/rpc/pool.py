@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import ssl
 from collections import deque
 from collections.abc import Sequence
-from ssl import SSLContext
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Unavailable
@@ -65,7 +65,7 @@ class Pool:
         ValueError: An address is not ``host:port``.
     """
 
-    def __init__(self, addresses: Sequence[str], tls: SSLContext | None = None) -> None:
+    def __init__(self, addresses: Sequence[str], tls: ssl.SSLContext | None = None) -> None:
         self.addresses = tuple(addresses)
         for address in self.addresses:
             resolver.split(address)
@@ -193,10 +193,9 @@ class Pool:
         slot.task = asyncio.get_running_loop().create_task(self._connecting(slot), name=f"connect {slot.endpoint}")
 
     async def _connecting(self, slot: _Slot) -> None:
-        endpoint = slot.endpoint
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                connection = await connect(endpoint.host, endpoint.port, str(endpoint), self, self._tls)
+                connection = await connect(slot.endpoint, self, self._tls)
         except OSError as error:
             slot.task = None
             self._failed(slot, _reason(error))
@@ -301,6 +300,8 @@ class Pool:
 
 
 def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return str(error)
     if isinstance(error, TimeoutError) and not error.errno:
         return f"no answer within {CONNECT_TIMEOUT:g} s"
     if error.errno and error.errno > 0:
