@@ -19,6 +19,7 @@ import ngh2
 from ngh2 import Configuration, ErrorCode, Role, Setting
 
 from mesh.errors import Unavailable
+from mesh.rpc.resolver import Endpoint, split
 from mesh.rpc.stream import Stream
 
 __all__ = ["Connection", "Owner", "connect"]
@@ -67,6 +68,7 @@ class Connection(asyncio.Protocol):
         streams: The open streams by id.
         limit: How many there may be at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
         draining: It takes no new streams.
+        answered: It has carried at least one answer.
     """
 
     def __init__(self, address: str, owner: Owner) -> None:
@@ -74,6 +76,7 @@ class Connection(asyncio.Protocol):
         self.streams: dict[int, Stream] = {}
         self.limit = 0
         self.draining = False
+        self.answered = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -127,7 +130,10 @@ class Connection(asyncio.Protocol):
 
     def write(self, stream: Stream, data: bytes, *, end: bool = False) -> None:
         """Queue bytes of a stream's body; ``queued`` says how much waits."""
-        self._h2.send_data(stream.id, data, end_stream=end)
+        try:
+            self._h2.send_data(stream.id, data, end_stream=end)
+        except (ngh2.StreamProtocolError, ngh2.ConnectionStateError):
+            return  # it has ended; how, the stream learns from its events
         self._schedule()
 
     def queued(self, stream: Stream) -> int:
@@ -138,10 +144,13 @@ class Connection(asyncio.Protocol):
         """Wake the stream when its queue has run low."""
         self._writers[stream.id] = stream
 
-    def acknowledge(self, stream: Stream, size: int) -> None:
+    def acknowledge(self, stream_id: int, size: int) -> None:
         """Let the server send so many bytes more: they were consumed."""
         if size and self._transport is not None:
-            self._h2.acknowledge_received_data(size, stream.id)
+            try:
+                self._h2.acknowledge_received_data(size, stream_id)
+            except ngh2.ConnectionStateError:
+                return  # the connection has ended within the bytes being handled now
             self._schedule()
 
     def reset(self, stream: Stream, error_code: int = ErrorCode.CANCEL) -> None:
@@ -152,7 +161,10 @@ class Connection(asyncio.Protocol):
             self._cut += 1
             if self._cut >= LOST_FRAMES:
                 self.drain()
-        self._h2.reset_stream(stream.id, error_code)
+        try:
+            self._h2.reset_stream(stream.id, error_code)
+        except ngh2.ConnectionStateError:
+            return  # the connection has ended within the bytes being handled now
         self._schedule()
 
     # -- the connection's end --
@@ -278,14 +290,15 @@ class Connection(asyncio.Protocol):
                 data = event.data
                 if stream is not None:
                     stream.on_data(data, event.end_stream)
-                elif data and self._transport is not None:
-                    self._h2.acknowledge_received_data(len(data), event.stream_id)
+                elif data:  # reset here before it came
+                    self.acknowledge(event.stream_id, len(data))
             elif kind is ngh2.TrailersReceived:
                 stream = streams.get(event.stream_id)
                 if stream is not None:
                     stream.on_trailers(event.headers)
             elif kind is ngh2.ResponseReceived:
                 self._heard = 0.0
+                self.answered = True
                 stream = streams.get(event.stream_id)
                 if stream is not None:
                     stream.on_headers(event.headers, event.end_stream)
@@ -361,13 +374,11 @@ def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-async def connect(host: str, port: int, address: str, owner: Owner, tls: SSLContext | None) -> Connection:
+async def connect(endpoint: Endpoint, owner: Owner, tls: SSLContext | None) -> Connection:
     """Return a connection that has the server's SETTINGS.
 
     Args:
-        host: IP address.
-        port: Port.
-        address: What the user calls it, ``host:port``: for messages and, with TLS, for the certificate's name.
+        endpoint: Where to.
         owner: Is told what becomes of it.
         tls: The TLS context (ALPN ``h2`` is set here), or None for plain text.
 
@@ -378,11 +389,11 @@ async def connect(host: str, port: int, address: str, owner: Owner, tls: SSLCont
     if tls is not None:
         tls.set_alpn_protocols(["h2"])
     _, connection = await loop.create_connection(
-        lambda: Connection(address, owner),
-        host,
-        port,
+        lambda: Connection(str(endpoint), owner),
+        endpoint.host,
+        endpoint.port,
         ssl=tls,
-        server_hostname=address.rpartition(":")[0].strip("[]") if tls else None,
+        server_hostname=split(endpoint.address)[0] if tls else None,
     )
     try:
         transport = connection._transport  # noqa: SLF001 - same module

@@ -6,10 +6,11 @@ It does not look into calls; a call that finds no room waits here, up to its dea
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import ssl
 from collections import deque
 from collections.abc import Sequence
-from ssl import SSLContext
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Unavailable
@@ -26,8 +27,6 @@ CONNECT_TIMEOUT = 20.0
 """Seconds for TCP, TLS and the server's SETTINGS together; a restarting server accepts long before it answers."""
 BACKOFF_BASE = 0.1
 BACKOFF_CAP = 5.0
-STEADY = 1.0
-"""Seconds that a connection must live for its end not to count as a failure to connect."""
 RESOLVE_EVERY = 30.0
 RESOLVE_AGAIN = 1.0
 """Seconds between two resolutions, at least, when connections fail."""
@@ -38,7 +37,7 @@ CLOSE_TIMEOUT = 1.0
 class _Slot:
     """One endpoint: its connection, or the way to one."""
 
-    __slots__ = ("connection", "endpoint", "failures", "reason", "since", "task", "timer")
+    __slots__ = ("connection", "endpoint", "failures", "reason", "task", "timer")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -47,7 +46,6 @@ class _Slot:
         self.timer: asyncio.TimerHandle | None = None
         self.failures = 0
         self.reason = ""
-        self.since = 0.0
 
     def stop(self) -> None:
         if self.task is not None:
@@ -67,7 +65,7 @@ class Pool:
         ValueError: An address is not ``host:port``.
     """
 
-    def __init__(self, addresses: Sequence[str], tls: SSLContext | None = None) -> None:
+    def __init__(self, addresses: Sequence[str], tls: ssl.SSLContext | None = None) -> None:
         self.addresses = tuple(addresses)
         for address in self.addresses:
             resolver.split(address)
@@ -195,21 +193,18 @@ class Pool:
         slot.task = asyncio.get_running_loop().create_task(self._connecting(slot), name=f"connect {slot.endpoint}")
 
     async def _connecting(self, slot: _Slot) -> None:
-        endpoint = slot.endpoint
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                connection = await connect(endpoint.host, endpoint.port, str(endpoint), self, self._tls)
+                connection = await connect(slot.endpoint, self, self._tls)
         except OSError as error:
             slot.task = None
-            reason = str(error) or f"no answer within {CONNECT_TIMEOUT:g} s"
-            self._failed(slot, (error.strerror or reason).lower() if error.errno else reason)
+            self._failed(slot, _reason(error))
             return
         slot.task = None
         if connection.draining:  # it came and went in one turn of the loop
             self._failed(slot, "the server closed the connection")
             return
         slot.connection = connection
-        slot.since = asyncio.get_running_loop().time()
         self._connections[connection] = slot
         self.ready.append(connection)
         self._wake()
@@ -234,7 +229,7 @@ class Pool:
         slot.connection = None
         if self._slots.get(slot.endpoint) is not slot:
             return
-        if asyncio.get_running_loop().time() - slot.since < STEADY:
+        if not connection.answered:  # a server that takes connections and drops them is not to be stormed
             self._failed(slot, reason)
             return
         slot.failures = 0
@@ -302,3 +297,13 @@ class Pool:
             place = self._waiting.popleft()
             if not place.done():
                 place.set_result(None)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return str(error)
+    if isinstance(error, TimeoutError) and not error.errno:
+        return f"no answer within {CONNECT_TIMEOUT:g} s"
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno).lower()  # the text of asyncio names the call, not the trouble
+    return str(error)

@@ -76,7 +76,7 @@ class Stream:
         """Return the oldest message; when none is left the server may send more."""
         message = self.messages.popleft()
         if self._held and not self.messages:
-            self.connection.acknowledge(self, self._held)
+            self.connection.acknowledge(self.id, self._held)
             self._held = 0
         return message
 
@@ -107,7 +107,7 @@ class Stream:
         self.connection.reset(self, _CANCEL)
         self.fail(None)
         if self._held:
-            self.connection.acknowledge(self, self._held)
+            self.connection.acknowledge(self.id, self._held)
             self._held = 0
 
     # -- for the connection --
@@ -143,12 +143,12 @@ class Stream:
         """Bytes of the response's body came."""
         if data:
             if self._reader is None or self.ended:
-                self.connection.acknowledge(self, len(data))
+                self.connection.acknowledge(self.id, len(data))
             else:
                 try:
                     found = self._reader.feed(data)
                 except StatusError as error:
-                    self.connection.acknowledge(self, len(data))
+                    self.connection.acknowledge(self.id, len(data))
                     self._refuse(error)
                     return
                 if found:
@@ -159,7 +159,7 @@ class Stream:
                 if self._streaming and self.messages:
                     self._held += len(data)
                 else:
-                    self.connection.acknowledge(self, len(data))
+                    self.connection.acknowledge(self.id, len(data))
         if end and not self.ended:
             self.failure = Internal(f"{self.connection.address} ended its answer without a status")
             self._end()

@@ -358,7 +358,9 @@ async def test_five_hundred_at_once(stub, rpc):
     assert [answer.text for answer in await asyncio.gather(*calls)] == [str(index) for index in range(500)]
 
 
-async def test_the_servers_limit_of_streams(serve, dial, rpc):
+async def test_the_servers_limit_of_streams(serve, dial, rpc, transport):
+    if transport == "grpcio":
+        pytest.skip("grpcio's own client overruns the limit at times and reports the REFUSED_STREAM that it gets")
     echo = await serve(options=[("grpc.max_concurrent_streams", 4)])
     stub = dial(echo.address)
     await stub.Unary(rpc.pb.EchoRequest(), timeout=5)
@@ -414,30 +416,35 @@ async def test_a_stopped_server_is_found_again(serve, dial, rpc):
     assert (await stub.Unary(rpc.pb.EchoRequest(text="again"), wait_for_ready=True, timeout=20)).text == "again"
 
 
-async def test_a_draining_server_loses_no_call(serve, dial, rpc):
+async def test_goaway_under_load_loses_no_call(serve, dial, rpc):
+    echo = await serve(options=[("grpc.max_connection_age_ms", 200), ("grpc.max_connection_age_grace_ms", 5000)])
+    stub = dial(echo.address)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + 1.5
+
+    async def load():
+        count = 0
+        while loop.time() < until:
+            await stub.Unary(rpc.pb.EchoRequest(sleep_ms=count % 5), timeout=20)
+            count += 1
+        return count
+
+    assert sum(await asyncio.gather(*[load() for _ in range(8)])) == echo.servicer.calls
+
+
+async def test_one_of_two_servers_goes_away(serve, dial, rpc):
     first, second = await serve(), await serve()
     stub = dial(first.address, second.address)
-    stopped = asyncio.Event()
-
-    async def call(index):
-        answer = await stub.Unary(rpc.pb.EchoRequest(text=str(index), sleep_ms=5), timeout=20)
-        if index == 100:
-            stopped.set()
-        return answer.text
-
-    async def load(which):
-        return [await call(index) for index in which]
-
-    async def stop():
-        await stopped.wait()
-        await first.server.stop(10)
-
-    shares = [range(start, 400, 8) for start in range(8)]
-    *answers, _ = await asyncio.gather(*map(load, shares), stop())
-    assert sorted(int(text) for share in answers for text in share) == list(range(400))
-    assert first.servicer.calls + second.servicer.calls == 400
-    assert first.servicer.calls > 20
-    assert second.servicer.calls > 100
+    await asyncio.gather(*[stub.Unary(rpc.pb.EchoRequest(), wait_for_ready=True, timeout=10) for _ in range(50)])
+    await first.server.stop(None)
+    await stub.Idempotent(rpc.pb.EchoRequest(), timeout=10)  # however this client learns of it
+    before = second.servicer.calls
+    for _ in range(50):
+        await stub.Unary(rpc.pb.EchoRequest(), timeout=10)
+    assert second.servicer.calls == before + 50
+    third = await serve(port=first.port)
+    while not third.servicer.calls:
+        await stub.Unary(rpc.pb.EchoRequest(), timeout=10)
 
 
 async def test_calls_are_balanced_one_by_one(serve, dial, rpc):

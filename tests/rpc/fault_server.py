@@ -1,0 +1,118 @@
+"""A server on raw HTTP/2 (libnghttp2's server role) that misbehaves as a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import ngh2
+
+HEADERS = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+OK = [(b"grpc-status", b"0")]
+
+
+CONFIGURATION = ngh2.Configuration(stream_reset_rate_limit=(2**32, 2**32))  # the tests reset more than clients should
+
+
+def framed(message: bytes, flag: int = 0) -> bytes:
+    return bytes([flag]) + len(message).to_bytes(4, "big") + message
+
+
+class Peer(asyncio.Protocol):
+    """One accepted connection.
+
+    Attributes:
+        number: 1 for the first that the server accepted.
+        h2: The protocol; ``flush`` after using it.
+        requests: Headers by stream id.
+        bodies: What came of each body.
+        resets: Error codes by stream id.
+        events: All events, as they came.
+    """
+
+    def __init__(self, server: FaultServer) -> None:
+        self.server = server
+        self.number = server.accepted
+        self.h2 = ngh2.Connection(ngh2.Role.SERVER, CONFIGURATION)
+        self.requests: dict[int, dict[bytes, bytes]] = {}
+        self.bodies: dict[int, bytes] = {}
+        self.resets: dict[int, int] = {}
+        self.ended: set[int] = set()
+        self.pings = 0
+        self.transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.server.peers.append(self)
+        if self.server.settings is not None:
+            self.h2.initiate_connection(self.server.settings)
+            self.flush()
+        self.server.changed.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self.server.settings is None:
+            return
+        self.h2.receive_data(data)
+        for event in self.h2.events():
+            if isinstance(event, ngh2.RequestReceived):
+                self.requests[event.stream_id] = dict(event.headers)
+                self.bodies[event.stream_id] = b""
+            elif isinstance(event, ngh2.DataReceived):
+                self.bodies[event.stream_id] += event.data
+            elif isinstance(event, ngh2.StreamReset):
+                self.resets[event.stream_id] = event.error_code
+            elif isinstance(event, ngh2.PingReceived):
+                self.pings += 1
+            if getattr(event, "end_stream", False):
+                self.ended.add(event.stream_id)
+                self.server.answer(self, event.stream_id)
+        self.flush()
+        self.server.changed.set()
+
+    def flush(self) -> None:
+        data = self.h2.data_to_send()
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.server.peers.remove(self)
+        self.server.changed.set()
+
+    def respond(self, stream_id: int, message: bytes = b"", trailers: Any = OK, headers: Any = HEADERS) -> None:
+        self.h2.send_response(stream_id, headers)
+        self.h2.send_data(stream_id, framed(message))
+        self.h2.send_trailers(stream_id, trailers)
+
+
+class FaultServer:
+    """Accepts connections and answers each finished request with ``answer(peer, stream_id)``."""
+
+    def __init__(self, answer: Callable[[Peer, int], None], settings: dict[int, int] | None) -> None:
+        self.answer = answer
+        self.settings = settings
+        self.peers: list[Peer] = []
+        self.accepted = 0
+        self.changed = asyncio.Event()
+        self.server: Any = None
+
+    async def start(self, port: int = 0, ssl: Any = None) -> None:
+        def accept() -> Peer:
+            self.accepted += 1
+            return Peer(self)
+
+        self.server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", port, ssl=ssl)
+        self.port = self.server.sockets[0].getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+
+    async def stop(self) -> None:
+        self.server.close()
+        for peer in list(self.peers):
+            peer.transport.abort()
+        await self.until(lambda: not self.peers)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when the condition holds; it is looked at whenever something has come."""
+        while not condition():
+            self.changed.clear()
+            await self.changed.wait()

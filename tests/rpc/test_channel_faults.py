@@ -1,0 +1,516 @@
+"""Our channel against servers that misbehave, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ssl
+import zlib
+from pathlib import Path
+
+import grpc
+import pytest
+from fault_server import HEADERS, OK, FaultServer, framed
+from ngh2 import ErrorCode, Setting
+
+from mesh.rpc import connection as connection_module
+from mesh.rpc.channel import Channel
+from mesh.rpc.connection import Connection
+from mesh.rpc.stream import Stream
+from mesh.rpc.target import Target
+
+PATH = "/test.Service/Method"
+
+
+@pytest.fixture
+def transport():
+    return "ngh2"
+
+
+@pytest.fixture
+async def faulty():
+    """Start a fault server: ``await faulty(answer, settings={})``."""
+    servers = []
+
+    async def start(answer=lambda peer, stream_id: None, settings={}, **options):  # noqa: B006
+        server = FaultServer(answer, settings)
+        await server.start(**options)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        await server.stop()
+
+
+@pytest.fixture
+async def channel():
+    """Make channels of bytes: ``channel(address)``."""
+    targets = []
+
+    def make(*addresses, **options):
+        target = Target(addresses, **options)
+        targets.append(target)
+        made = Channel(target)
+        made.target = target
+        return made
+
+    yield make
+    for target in targets:
+        await target.close()
+
+
+def pool_of(channel):
+    return channel.target._handler.pool
+
+
+def unary(channel, message=b"", **options):
+    return channel.unary_unary(PATH)(message, **{"timeout": 10, **options})
+
+
+async def failure(awaitable):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await awaitable
+    return caught.value
+
+
+async def test_what_goes_over_the_wire(faulty, channel):
+    server = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"answer"))
+    assert await unary(channel(server.address), b"question", metadata=[("x-a", "1"), ("x-b-bin", b"\0")]) == b"answer"
+    [peer] = server.peers
+    headers = dict(peer.requests[1])
+    timeout = headers.pop(b"grpc-timeout")
+    assert headers == {
+        b":method": b"POST", b":scheme": b"http", b":path": PATH.encode(), b":authority": server.address.encode(),
+        b"te": b"trailers", b"content-type": b"application/grpc", b"user-agent": b"grpc-python-mesh/0.1.0",
+        b"grpc-accept-encoding": b"identity,gzip", b"x-a": b"1", b"x-b-bin": b"AA",
+    }  # fmt: skip
+    assert timeout == b"10000m"
+    assert peer.bodies[1] == framed(b"question")
+
+
+async def test_refused_stream_is_tried_again(faulty, channel):
+    def answer(peer, stream_id):
+        if stream_id == 1:
+            peer.h2.reset_stream(stream_id, ErrorCode.REFUSED_STREAM)
+        else:
+            peer.respond(stream_id, b"taken")
+
+    server = await faulty(answer)
+    assert await unary(channel(server.address)) == b"taken"
+
+
+async def test_refused_for_ever_ends(faulty, channel):
+    server = await faulty(lambda peer, stream_id: peer.h2.reset_stream(stream_id, ErrorCode.REFUSED_STREAM))
+    error = await failure(unary(channel(server.address)))
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert server.address in error.details()
+    assert len(server.peers[0].requests) == 5
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_calls_above_goaways_last_stream_are_tried_elsewhere(faulty, channel, streaming):
+    def answer(peer, stream_id):
+        if peer.number == 1:
+            if stream_id == 3:
+                peer.h2.send_goaway(0, last_stream_id=1)
+                peer.flush()
+                peer.respond(1, b"old")
+        else:
+            peer.respond(stream_id, b"new")
+
+    server = await faulty(answer)
+    made = channel(server.address)
+    one = asyncio.ensure_future(unary(made))
+    await server.until(lambda: server.peers and server.peers[0].requests)
+    if streaming:
+        call = made.stream_stream(PATH)(iter([b"a", b"b"]), timeout=10)
+        assert [answer async for answer in call] == [b"new"]
+        assert server.peers[-1].bodies[1] == framed(b"a") + framed(b"b")
+    else:
+        assert await unary(made) == b"new"
+    assert await one == b"old"
+    await server.until(lambda: server.accepted == 2 and len(server.peers) == 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (ErrorCode.INTERNAL_ERROR, "INTERNAL"),
+        (ErrorCode.CANCEL, "CANCELLED"),
+        (ErrorCode.ENHANCE_YOUR_CALM, "RESOURCE_EXHAUSTED"),
+        (ErrorCode.INADEQUATE_SECURITY, "PERMISSION_DENIED"),
+        (ErrorCode.HTTP_1_1_REQUIRED, "UNKNOWN"),
+    ],
+)
+async def test_resets(faulty, channel, code, expected):
+    server = await faulty(lambda peer, stream_id: peer.h2.reset_stream(stream_id, code))
+    error = await failure(unary(channel(server.address)))
+    assert error.code().name == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([(b":status", b"404"), (b"content-type", b"text/html")], "UNIMPLEMENTED"),
+        ([(b":status", b"503"), (b"content-type", b"text/html")], "UNAVAILABLE"),
+        ([(b":status", b"401")], "UNAUTHENTICATED"),
+        ([(b":status", b"302")], "UNKNOWN"),
+        ([(b":status", b"200"), (b"content-type", b"text/html")], "UNKNOWN"),
+    ],
+)
+@pytest.mark.parametrize("body", [True, False])
+async def test_answers_that_are_not_grpc(faulty, channel, headers, expected, body):
+    def answer(peer, stream_id):
+        peer.h2.send_response(stream_id, headers, end_stream=not body)
+        if body:
+            peer.h2.send_data(stream_id, b"<html>" * 100_000, end_stream=True)
+
+    server = await faulty(answer)
+    made = channel(server.address)
+    for _ in range(30):  # more than the connection's window in all
+        error = await failure(unary(made))
+        assert error.code().name == expected
+        assert server.address in error.details()
+
+
+async def test_trailers_only(faulty, channel):
+    trailers = [*HEADERS, (b"grpc-status", b"5"), (b"grpc-message", b"no%20such%20thing"), (b"x-why", b"gone")]
+    server = await faulty(lambda peer, stream_id: peer.h2.send_response(stream_id, trailers, end_stream=True))
+    error = await failure(unary(channel(server.address)))
+    assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no such thing")
+    assert list(error.trailing_metadata()) == [("x-why", "gone")]
+    assert list(error.initial_metadata()) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "trailers", "headers", "expected"),
+    [
+        (b"\0\0\0", OK, HEADERS, "INTERNAL"),
+        (framed(b"abc")[:-1], OK, HEADERS, "INTERNAL"),
+        (framed(b"a", 2), OK, HEADERS, "INTERNAL"),
+        (framed(b"a", 1), OK, HEADERS, "INTERNAL"),
+        (framed(b"a", 1), OK, [*HEADERS, (b"grpc-encoding", b"gzip")], "INTERNAL"),
+        (framed(b"a"), OK, [*HEADERS, (b"grpc-encoding", b"snappy")], "UNIMPLEMENTED"),
+        (framed(b"a") * 2, OK, HEADERS, "INTERNAL"),
+        (b"", OK, HEADERS, "INTERNAL"),
+        (framed(b"a"), [(b"x", b"y")], HEADERS, "UNKNOWN"),
+        (framed(b"a"), [(b"grpc-status", b"x")], HEADERS, "UNKNOWN"),
+        (framed(b"a"), [(b"grpc-status", b"99")], HEADERS, "UNKNOWN"),
+        (framed(b"a"), None, HEADERS, "INTERNAL"),
+        (b"\0\xff\xff\xff\xff", OK, HEADERS, "RESOURCE_EXHAUSTED"),
+        (framed(zlib.compress(bytes(2**24), wbits=31), 1), OK, [*HEADERS, (b"grpc-encoding", b"gzip")],
+         "RESOURCE_EXHAUSTED"),
+    ],
+)  # fmt: skip
+async def test_malformed_answers(faulty, channel, body, trailers, headers, expected):
+    def answer(peer, stream_id):
+        peer.h2.send_response(stream_id, headers)
+        peer.h2.send_data(stream_id, body, end_stream=trailers is None)
+        if trailers is not None:
+            peer.h2.send_trailers(stream_id, trailers)
+
+    server = await faulty(answer)
+    made = channel(server.address)
+    assert (await failure(unary(made))).code().name == expected
+    server.answer = lambda peer, stream_id: peer.respond(stream_id, b"fine")
+    assert await unary(made) == b"fine"
+    assert server.accepted == 1
+
+
+async def test_gzip_answer(faulty, channel):
+    def answer(peer, stream_id):
+        peer.h2.send_response(stream_id, [*HEADERS, (b"grpc-encoding", b"gzip")])
+        peer.h2.send_data(stream_id, framed(zlib.compress(b"abc" * 1000, wbits=31), 1))
+        peer.h2.send_trailers(stream_id, OK)
+
+    server = await faulty(answer)
+    assert await unary(channel(server.address)) == b"abc" * 1000
+
+
+async def test_an_answer_in_single_bytes(faulty, channel):
+    def answer(peer, stream_id):
+        peer.h2.send_response(stream_id, HEADERS)
+        for byte in framed(b"abc") + framed(b"") + framed(b"d" * 300):
+            peer.h2.send_data(stream_id, bytes([byte]))
+            peer.flush()
+        peer.h2.send_trailers(stream_id, OK)
+
+    server = await faulty(answer)
+    call = channel(server.address).unary_stream(PATH)(b"", timeout=10)
+    assert [message async for message in call] == [b"abc", b"", b"d" * 300]
+
+
+@pytest.mark.parametrize("noise", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 100, b"\xff" * 100])
+async def test_a_server_that_speaks_something_else(channel, noise):
+    async def talk(reader, writer):
+        await reader.read(24)
+        writer.write(noise)
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    address = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    error = await failure(unary(channel(address)))
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert address in error.details()
+    server.close()
+
+
+async def test_garbage_in_the_middle_fails_only_what_it_carried(faulty, channel):
+    broken, sound = await faulty(), await faulty()
+    made = channel(broken.address, sound.address)
+    calls = [asyncio.ensure_future(unary(made, wait_for_ready=True)) for _ in range(40)]
+    await broken.until(lambda: broken.peers and len(broken.peers[0].ended) >= 5)
+    carried = len(broken.peers[0].ended)
+    while len(sound.peers[0].ended) + carried < 40:
+        sound.changed.clear()
+        await sound.changed.wait()
+        carried = len(broken.peers[0].ended)
+    broken.peers[0].transport.write(b"\xff" * 50)
+    await broken.until(lambda: not broken.peers or len(broken.peers[0].ended) == 0)
+    [peer] = sound.peers
+    for stream_id in list(peer.ended):
+        peer.respond(stream_id, b"fine")
+    peer.flush()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    failed = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+    assert len(failed) == carried
+    assert {error.code().name for error in failed} == {"UNAVAILABLE"}
+    assert all(broken.address in error.details() for error in failed)
+    assert answers.count(b"fine") == 40 - carried
+
+
+async def test_a_server_that_is_late_with_settings(faulty, channel):
+    server = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"late"), settings=None)
+    call = asyncio.ensure_future(unary(channel(server.address)))
+    await server.until(lambda: bool(server.peers))
+    [peer] = server.peers
+    server.settings = {}
+    peer.h2.initiate_connection({})
+    peer.h2.receive_data(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    peer.flush()
+    with pytest.raises(grpc.aio.AioRpcError):  # this peer has lost the client's own preface: only the wait is of interest
+        await asyncio.wait_for(call, 5)
+
+
+async def test_a_server_that_never_sends_settings(faulty, channel, monkeypatch):
+    server = await faulty(settings=None)
+    error = await failure(unary(channel(server.address), timeout=0.2))
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert server.address in error.details()
+    monkeypatch.setattr("mesh.rpc.pool.CONNECT_TIMEOUT", 0.2)
+    error = await failure(unary(channel(server.address)))
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert "no answer within 0.2 s" in error.details()
+
+
+async def test_settings_change_the_limit_of_streams(faulty, channel):
+    server = await faulty(settings={Setting.MAX_CONCURRENT_STREAMS: 1})
+    made = channel(server.address)
+    calls = [asyncio.ensure_future(unary(made)) for _ in range(3)]
+    await server.until(lambda: bool(server.peers) and len(server.peers[0].ended) == 1)
+    [peer] = server.peers
+    calls[1].cancel()  # one that waits for its place
+    peer.h2.update_settings({Setting.MAX_CONCURRENT_STREAMS: 2})
+    peer.flush()
+    await server.until(lambda: len(peer.ended) == 2)
+    for stream_id in peer.ended:
+        peer.respond(stream_id, b"fine")
+    peer.flush()
+    assert [await call for call in (calls[0], calls[2])] == [b"fine", b"fine"]
+    assert len(peer.requests) == 2
+
+
+async def test_cancel_is_a_reset(faulty, channel):
+    server = await faulty()
+    call = asyncio.ensure_future(unary(channel(server.address)))
+    await server.until(lambda: bool(server.peers) and bool(server.peers[0].ended))
+    call.cancel()
+    await server.until(lambda: server.peers[0].resets == {1: ErrorCode.CANCEL})
+
+
+async def test_a_deadline_is_a_reset(faulty, channel):
+    server = await faulty()
+    assert (await failure(unary(channel(server.address), timeout=0.1))).code().name == "DEADLINE_EXCEEDED"
+    await server.until(lambda: server.peers[0].resets == {1: ErrorCode.CANCEL})
+
+
+async def test_an_answer_before_the_request_has_ended(faulty, channel):
+    server = await faulty()
+
+    async def endless():
+        while True:
+            yield b"x" * 1000
+
+    call = channel(server.address).stream_unary(PATH)(endless(), timeout=10)
+    await server.until(lambda: bool(server.peers) and len(server.peers[0].bodies.get(1, b"")) > 10_000)
+    server.peers[0].respond(1, b"enough")
+    server.peers[0].flush()
+    assert await call == b"enough"
+    await server.until(lambda: 1 in server.peers[0].resets)
+
+
+async def test_a_writer_waits_while_the_server_does_not_read(faulty, channel):
+    server = await faulty(settings={Setting.INITIAL_WINDOW_SIZE: 1000})
+    call = channel(server.address).stream_stream(PATH)(timeout=30)
+    written = 0
+
+    async def write():
+        nonlocal written
+        while True:
+            await call.write(b"x" * 10_000)
+            written += 10_000
+
+    writer = asyncio.create_task(write())
+    await server.until(lambda: bool(server.peers) and bool(server.peers[0].bodies))
+    server.peers[0].transport.pause_reading()
+    before = -1
+    while before != written:
+        before = written
+        await asyncio.sleep(0.1)  # nothing happens: there is no event to wait for
+    assert written < 1_000_000
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writer
+
+
+async def test_pings_find_a_dead_peer_and_do_not_pester_a_quiet_one(faulty, channel, monkeypatch):
+    monkeypatch.setattr(connection_module, "PING_AFTER", (0.05, 0.1, 60.0))
+    monkeypatch.setattr(connection_module, "PING_TIMEOUT", 0.2)
+    server = await faulty()
+    made = channel(server.address)
+    quiet = asyncio.ensure_future(unary(made, timeout=0.6))
+    assert (await failure(quiet)).code().name == "DEADLINE_EXCEEDED"
+    assert 1 <= server.peers[0].pings <= 2
+    call = asyncio.ensure_future(unary(made))
+    await server.until(lambda: len(server.peers[0].ended) == 2)
+    server.peers[0].transport.pause_reading()
+    monkeypatch.setattr(connection_module, "PING_AFTER", (0.05, 0.05, 0.05))
+    error = await failure(call)
+    assert error.code().name == "UNAVAILABLE"
+    assert "PING" in error.details()
+
+
+async def test_no_ping_without_calls(faulty, channel, monkeypatch):
+    monkeypatch.setattr(connection_module, "PING_AFTER", (0.02, 0.02, 0.02))
+    server = await faulty(lambda peer, stream_id: peer.respond(stream_id))
+    made = channel(server.address)
+    await unary(made)
+    await asyncio.sleep(0.2)  # that nothing happens has no event
+    assert server.peers[0].pings == 0
+
+
+async def test_tls(faulty, channel, tmp_path):
+    certificate, key = make_certificate(tmp_path)
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(certificate, key)
+    serving.set_alpn_protocols(["h2"])
+    server = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"safe"), ssl=serving)
+    trusting = ssl.create_default_context(cafile=certificate)
+    assert await unary(channel(f"localhost:{server.port}", tls=trusting)) == b"safe"
+    assert server.peers[0].requests[1][b":scheme"] == b"https"
+    error = await failure(unary(channel(f"localhost:{server.port}", tls=ssl.create_default_context())))
+    assert error.code().name == "UNAVAILABLE"
+    assert "certificate" in error.details().lower()
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_nothing_leaks(faulty, channel):
+    """Thousands of calls that end in every way leave no stream, task, future or window behind."""
+
+    def answer(peer, stream_id):
+        match stream_id // 2 % 5:
+            case 0:
+                peer.h2.reset_stream(stream_id, ErrorCode.INTERNAL_ERROR)
+            case 1:
+                peer.h2.send_response(stream_id, [*HEADERS, (b"grpc-status", b"9")], end_stream=True)
+            case 2:
+                pass  # cancelled, or its deadline passes
+            case _:
+                peer.respond(stream_id, b"x" * 3000)
+
+    server = await faulty(answer)
+    made = channel(server.address)
+
+    async def one(index):
+        if index % 7 == 0:
+            call = made.unary_stream(PATH)(b"", timeout=0.3)
+            return [message async for message in call]
+        return await unary(made, b"y" * 100, timeout=0.3)
+
+    async def round_(count):
+        for _ in range(count // 200):
+            tasks = [asyncio.create_task(one(index)) for index in range(200)]
+            await asyncio.sleep(0.02)
+            for task in tasks[::10]:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    await round_(400)
+    before = await _alive()
+    await round_(4000)
+    [connection] = pool_of(made).ready
+    assert not connection.streams
+    assert not connection._writers
+    assert not pool_of(made)._waiting
+    assert server.accepted == 1
+    assert await _alive() == before
+
+
+async def _alive() -> dict[str, int]:
+    for _ in range(3):  # what a callback or a finalizer still holds goes in the next turn
+        await asyncio.sleep(0)
+        gc.collect()
+    kinds = (Stream, Connection, asyncio.Future, asyncio.Task)
+    return {kind.__name__: sum(isinstance(item, kind) for item in gc.get_objects()) for kind in kinds}
+
+
+async def test_downloads_that_are_cancelled_do_not_use_up_the_window(faulty, channel):
+    def answer(peer, stream_id):
+        peer.h2.send_response(stream_id, HEADERS)
+        peer.h2.send_data(stream_id, framed(b"x" * 3_000_000))
+
+    server = await faulty(answer)
+    made = channel(server.address)
+    for turn in range(300):
+        call = made.unary_stream(PATH)(b"", timeout=10)
+        await call.initial_metadata()
+        for _ in range(turn % 4):
+            await asyncio.sleep(0)
+        call.cancel()
+    server.answer = lambda peer, stream_id: peer.respond(stream_id, b"x" * 4_000_000)
+    assert len(await unary(made)) == 4_000_000
+
+
