@@ -128,12 +128,8 @@ async def _refuse(send: Send, status: int, header: bytes, value: bytes) -> None:
 
 
 async def _other(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-    """Answer the lifespan protocol (there is nothing to start here); close a websocket."""
-    if scope["type"] == "lifespan":
-        while True:
-            event = await receive()
-            await send({"type": f"{event['type']}.complete"})
-            if event["type"] == "lifespan.shutdown":
-                return
-    elif scope["type"] == "websocket":
-        await send({"type": "websocket.close"})
+    """Close a websocket; refuse the lifespan protocol (whoever hosts the application starts and stops it)."""
+    if scope["type"] != "websocket":
+        raise ValueError(f"a gRPC server has no ASGI {scope['type']!r} scope")
+    await receive()
+    await send({"type": "websocket.close"})
