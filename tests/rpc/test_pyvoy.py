@@ -36,7 +36,7 @@ async def served(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 async def _logged(log: Path, line: str) -> None:
     async with asyncio.timeout(10):
-        while line not in log.read_text().splitlines():  # noqa: ASYNC110 - it is another process
+        while line not in log.read_text().splitlines():  # noqa: ASYNC110, ASYNC240 - it is another process
             await asyncio.sleep(0.02)
 
 
