@@ -7,6 +7,7 @@ after it is still a clean refusal. A caller that goes away is ``asyncio.Cancelle
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,11 @@ class InboundCall(Call):
     def unanswered(self) -> bool:
         """Whether a unary method has not answered yet."""
         return self._reply is None and not self.method.server_streaming
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled from outside: by its caller, who has gone, or by the server."""
+        return self._gone or (self._task is not None and self._task.cancelling() > 0)
 
     def cancel(self) -> None:
         """Cancel what answers the call."""
@@ -143,6 +149,13 @@ class InboundCall(Call):
         else:
             pairs = [*(wire.OK if status is None else wire.status_pairs(status)), *self.trailers]
             await self._put({"type": "http.response.trailers", "headers": pairs})
+
+    async def abort(self) -> None:
+        """End a call whose answer could not be sent, as INTERNAL if the headers have not gone."""
+        status = wire.status_pairs(Internal("internal error"))
+        with contextlib.suppress(Exception):  # then the server resets the stream
+            await self._send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *status]})
+            await self._send(_END)
 
     def _start(self) -> dict[str, Any]:
         if not self.headers and not self._gzip:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Handler, Metadata
-from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
+from mesh.errors import Cancelled, Internal, StatusError, Unavailable, Unimplemented
 from mesh.rpc import wire
 from mesh.rpc.inbound import CONTENT_TYPE, InboundCall, Receive, Send
 
@@ -50,7 +50,7 @@ class GrpcApp:
         self._closing = False
         self.calls: set[InboundCall] = set()
 
-    async def __call__(  # noqa: C901 - one function: each further coroutine is paid for by every call
+    async def __call__(  # noqa: C901, PLR0912 - one function: each further coroutine is paid for by every call
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send
     ) -> None:
         """Answer one ASGI connection scope."""
@@ -86,16 +86,25 @@ class GrpcApp:
             except StatusError as error:
                 ended = error
             except asyncio.CancelledError:
-                if not self._closing:
+                if call.cancelled and not self._closing:
                     raise
-                # Time to drain is over: say so instead of breaking the stream.
-                ended = Unavailable("the server is shutting down")
+                ended = self._cancelled(call)
             except Exception:
                 log.exception("%s failed", method.path)
                 ended = Internal("internal error")
             await call.finish(ended)
+        except Exception:  # the server refused what a function set: it is told, and so is the caller
+            log.exception("%s failed: its answer could not be sent", method.path)
+            await call.abort()
         finally:
             self.calls.discard(call)
+
+    def _cancelled(self, call: InboundCall) -> StatusError:
+        """Return the status of a call that was cancelled, and not by its caller."""
+        if self._closing:  # time to drain is over: say so instead of breaking the stream
+            return Unavailable("the server is shutting down")
+        log.warning("%s: something that the function waited for was cancelled", call.method.path)
+        return Cancelled("the call was cancelled")
 
     def expire(self) -> None:
         """Cancel every call that is still being answered; each ends as UNAVAILABLE. For the end of a drain."""
