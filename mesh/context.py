@@ -132,10 +132,11 @@ class Context:
         """Add response metadata that goes before the first message.
 
         Raises:
-            ValueError: The key or the value cannot be sent (see ``mesh.call.encode_pair``).
+            ValueError: The key or the value cannot be sent (see ``mesh.call.encode_pair``), or the key is the
+                transport's own (``grpc-status``, ``content-type``, …).
             FailedPrecondition: The headers have gone already.
         """
-        pair = encode_pair(key, value)
+        pair = _response_pair(key, value)
         if self.call.headers_sent:
             raise FailedPrecondition("the response headers have gone: set them before the first message")
         self.call.headers.append(pair)
@@ -144,6 +145,20 @@ class Context:
         """Add response metadata that goes after the last message.
 
         Raises:
-            ValueError: The key or the value cannot be sent (see ``mesh.call.encode_pair``).
+            ValueError: As for ``set_header``.
         """
-        self.call.trailers.append(encode_pair(key, value))
+        self.call.trailers.append(_response_pair(key, value))
+
+
+_TRANSPORT = frozenset(
+    b"connection content-length content-type date host keep-alive proxy-connection server te trailer "
+    b"transfer-encoding upgrade".split()
+)
+"""Response headers that are HTTP's and gRPC's to set, besides ``grpc-*`` (RFC 9113, 8.2.2)."""
+
+
+def _response_pair(key: str, value: str | bytes) -> tuple[bytes, bytes]:
+    pair = encode_pair(key, value)
+    if pair[0] in _TRANSPORT or pair[0].startswith(b"grpc-"):
+        raise ValueError(f"metadata key {key!r} belongs to the transport; choose another name")
+    return pair

@@ -225,3 +225,21 @@ async def test_a_thread_has_the_call_s_context_variables(contract: Contract, wri
     )
     async with hosted(contract, module) as address, grpc.aio.insecure_channel(address) as channel:
         assert (await conformance_pb2_grpc.EchoStub(channel).Unary(pb.EchoRequest())).text == "True"
+
+
+@pytest.mark.parametrize("key", ["grpc-status", "content-type", "Content-Length", "connection", "bad key", ""])
+async def test_metadata_that_is_not_the_function_s_to_set(contract: Contract, write: Write, key: str) -> None:
+    module = write(
+        f"""
+        async def unary(request, context):
+            for setter in (context.set_header, context.set_trailer):
+                try:
+                    setter({key!r}, "1")
+                except ValueError:
+                    continue
+                raise AssertionError
+            return pb.EchoResponse(text="refused")
+        """
+    )
+    async with hosted(contract, module) as address, grpc.aio.insecure_channel(address) as channel:
+        assert (await conformance_pb2_grpc.EchoStub(channel).Unary(pb.EchoRequest())).text == "refused"

@@ -7,6 +7,7 @@ after it is still a clean refusal. A caller that goes away is ``asyncio.Cancelle
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ class InboundCall(Call):
         StatusError: The timeout or the encoding of the caller cannot be understood.
     """
 
-    __slots__ = ("_ended", "_frames", "_gone", "_gzip", "_receive", "_reply", "_send", "_task")
+    __slots__ = ("_ended", "_frames", "_gone", "_gzip", "_limit", "_receive", "_reply", "_send", "_task")
 
     def __init__(self, method: Method, metadata: Metadata, receive: Receive, send: Send, limit: int) -> None:
         timeout = metadata.wire(b"grpc-timeout")
@@ -48,7 +49,10 @@ class InboundCall(Call):
             deadline = asyncio.get_running_loop().time() + wire.parse_timeout(timeout)
         super().__init__(method, metadata, deadline)
         encoding = metadata.wire(b"grpc-encoding")
-        self._frames = wire.Deframer(limit, encoding)
+        if encoding is not None:
+            wire.check_encoding(encoding)
+        self._limit = limit
+        self._frames: wire.Deframer | None = None  # made for what does not arrive in one piece
         # Compressed answers for those who compress: it costs a CPU on both sides, so it is the caller's to begin.
         self._gzip = encoding == b"gzip" and b"gzip" in (metadata.wire(b"grpc-accept-encoding") or b"")
         self._receive = receive
@@ -63,6 +67,11 @@ class InboundCall(Call):
         """Whether a unary method has not answered yet."""
         return self._reply is None and not self.method.server_streaming
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled from outside: by its caller, who has gone, or by the server."""
+        return self._gone or (self._task is not None and self._task.cancelling() > 0)
+
     def cancel(self) -> None:
         """Cancel what answers the call."""
         if self._task is not None:
@@ -72,13 +81,13 @@ class InboundCall(Call):
         """Return the next request message, or None after the last (see ``Call.receive``)."""
         frames = self._frames
         while True:
-            if frames.pending:
+            if frames is not None and frames.pending:
                 message = frames.next()
                 if message is not None:
                     return message
-            if self._ended:
-                if frames.pending:
+                if self._ended:
                     raise Internal("malformed request: the stream ended inside a message")
+            if self._ended:
                 return None
             event = await self._receive()
             if event["type"] != "http.request":
@@ -86,9 +95,11 @@ class InboundCall(Call):
             self._ended = not event.get("more_body", False)
             data = event.get("body", b"")
             if data:
-                message = frames.whole(data)
-                if message is not None:
-                    return message
+                if frames is None:
+                    message = wire.whole(data, self._limit)
+                    if message is not None:
+                        return message
+                    frames = self._frames = wire.Deframer(self._limit, self.metadata.wire(b"grpc-encoding"))
                 frames.feed(data)
 
     async def send(self, message: bytes) -> None:
@@ -110,6 +121,16 @@ class InboundCall(Call):
 
     async def finish(self, status: StatusError | None) -> None:
         """End the call: what is still to be sent, then the status (None: OK)."""
+        if status is None and self._reply is not None and not self.headers_sent and not self.trailers:
+            # What nearly every call comes to, without a detour.
+            self.headers_sent = True
+            try:
+                await self._send(self._start())
+                await self._send({"type": "http.response.body", "body": self._frame(self._reply)})
+                await self._send(_OK)
+            except OSError:
+                self._leave()
+            return
         if status is not None and not self.headers_sent and not self.headers:
             # Trailers-Only: one HEADERS frame.
             pairs = [CONTENT_TYPE, *wire.status_pairs(status), *self.trailers]
@@ -128,6 +149,13 @@ class InboundCall(Call):
         else:
             pairs = [*(wire.OK if status is None else wire.status_pairs(status)), *self.trailers]
             await self._put({"type": "http.response.trailers", "headers": pairs})
+
+    async def abort(self) -> None:
+        """End a call whose answer could not be sent, as INTERNAL if the headers have not gone."""
+        status = wire.status_pairs(Internal("internal error"))
+        with contextlib.suppress(Exception):  # then the server resets the stream
+            await self._send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *status]})
+            await self._send(_END)
 
     def _start(self) -> dict[str, Any]:
         if not self.headers and not self._gzip:

@@ -7,12 +7,13 @@ cannot route; who may call, how long and how many at once are layers around the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Handler, Metadata
-from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
+from mesh.errors import Cancelled, Internal, StatusError, Unavailable, Unimplemented
 from mesh.rpc import wire
 from mesh.rpc.inbound import CONTENT_TYPE, InboundCall, Receive, Send
 
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GrpcApp"]
 
+Pairs = list[tuple[bytes, bytes]]
+
 log = logging.getLogger("mesh.rpc.server")
 
-_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
+_TYPE = b"application/grpc"
+_TYPES = frozenset({_TYPE, b"application/grpc+proto"})
 _BODY_END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -46,20 +50,20 @@ class GrpcApp:
         self._closing = False
         self.calls: set[InboundCall] = set()
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(  # noqa: C901, PLR0912 - one function: each further coroutine is paid for by every call
+        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
+    ) -> None:
         """Answer one ASGI connection scope."""
         if scope["type"] != "http":
             await _other(scope, receive, send)
             return
         pairs = scope["headers"]
         metadata = Metadata.from_wire(pairs if isinstance(pairs, list) else list(pairs))
-        kind = metadata.wire(b"content-type") or b""
-        if kind not in _TYPES and kind.partition(b";")[0].strip().lower() not in _TYPES:
-            await _refuse(send, 415, b"accept-post", b"application/grpc")
-            return
-        if scope["method"] != "POST":
-            await _refuse(send, 405, b"allow", b"POST")
-            return
+        if metadata.wire(b"content-type") != _TYPE or scope["method"] != "POST":
+            refusal = _no_grpc(scope["method"], metadata.wire(b"content-type") or b"")
+            if refusal is not None:
+                await _end(send, *refusal)
+                return
         found = self._methods.get(scope["path"])
         try:
             if found is None:
@@ -67,31 +71,40 @@ class GrpcApp:
             method, handler = found
             call = InboundCall(method, metadata, receive, send, self._max_message)
         except StatusError as status:
-            await _trailers_only(send, status)
+            pairs = [CONTENT_TYPE, *wire.status_pairs(status)]
+            if isinstance(status, Unimplemented):
+                pairs.append((b"grpc-accept-encoding", wire.ACCEPTED))
+            await _end(send, 200, pairs)
             return
         self.calls.add(call)
         try:
-            await self._answer(call, handler)
+            ended: StatusError | None = None
+            try:
+                await handler(call)
+                if call.unanswered:
+                    raise RuntimeError(f"{method.path} answers once, and no response was sent")  # noqa: TRY301
+            except StatusError as error:
+                ended = error
+            except asyncio.CancelledError:
+                if call.cancelled and not self._closing:
+                    raise
+                ended = self._cancelled(call)
+            except Exception:
+                log.exception("%s failed", method.path)
+                ended = Internal("internal error")
+            await call.finish(ended)
+        except Exception:  # the server refused what a function set: it is told, and so is the caller
+            log.exception("%s failed: its answer could not be sent", method.path)
+            await call.abort()
         finally:
             self.calls.discard(call)
 
-    async def _answer(self, call: InboundCall, handler: Handler) -> None:
-        status: StatusError | None = None
-        try:
-            await handler(call)
-            if call.unanswered:
-                raise RuntimeError(f"{call.method.path} answers once, and no response was sent")  # noqa: TRY301
-        except StatusError as error:
-            status = error
-        except asyncio.CancelledError:
-            if not self._closing:
-                raise
-            # Time to drain is over: say so instead of breaking the stream.
-            status = Unavailable("the server is shutting down")
-        except Exception:
-            log.exception("%s failed", call.method.path)
-            status = Internal("internal error")
-        await call.finish(status)
+    def _cancelled(self, call: InboundCall) -> StatusError:
+        """Return the status of a call that was cancelled, and not by its caller."""
+        if self._closing:  # time to drain is over: say so instead of breaking the stream
+            return Unavailable("the server is shutting down")
+        log.warning("%s: something that the function waited for was cancelled", call.method.path)
+        return Cancelled("the call was cancelled")
 
     def expire(self) -> None:
         """Cancel every call that is still being answered; each ends as UNAVAILABLE. For the end of a drain."""
@@ -107,33 +120,25 @@ def _unknown(path: str, methods: Mapping[str, Any]) -> StatusError:
     return Unimplemented(f"service {service or path} is not served here")
 
 
-async def _trailers_only(send: Send, status: StatusError) -> None:
-    pairs = [CONTENT_TYPE, *wire.status_pairs(status)]
-    if isinstance(status, Unimplemented):
-        pairs.append((b"grpc-accept-encoding", wire.ACCEPTED))
-    try:
-        await send({"type": "http.response.start", "status": 200, "headers": pairs})
-        await send(_BODY_END)
-    except OSError:
-        pass  # the caller is gone; there is nobody to tell
+def _no_grpc(method: str, kind: bytes) -> tuple[int, Pairs] | None:
+    """Return the HTTP answer to what is not gRPC, None to what is."""
+    if kind.partition(b";")[0].strip().lower() not in _TYPES:
+        return 415, [(b"accept-post", _TYPE)]
+    if method != "POST":
+        return 405, [(b"allow", b"POST")]
+    return None
 
 
-async def _refuse(send: Send, status: int, header: bytes, value: bytes) -> None:
-    """Answer what is not gRPC in HTTP's own terms."""
-    try:
-        await send({"type": "http.response.start", "status": status, "headers": [(header, value)]})
+async def _end(send: Send, status: int, pairs: Pairs) -> None:
+    """Answer with headers alone."""
+    with contextlib.suppress(OSError):  # the caller is gone; there is nobody to tell
+        await send({"type": "http.response.start", "status": status, "headers": pairs})
         await send(_BODY_END)
-    except OSError:
-        pass
 
 
 async def _other(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-    """Answer the lifespan protocol (there is nothing to start here); close a websocket."""
-    if scope["type"] == "lifespan":
-        while True:
-            event = await receive()
-            await send({"type": f"{event['type']}.complete"})
-            if event["type"] == "lifespan.shutdown":
-                return
-    elif scope["type"] == "websocket":
-        await send({"type": "websocket.close"})
+    """Close a websocket; refuse the lifespan protocol (whoever hosts the application starts and stops it)."""
+    if scope["type"] != "websocket":
+        raise ValueError(f"a gRPC server has no ASGI {scope['type']!r} scope")
+    await receive()
+    await send({"type": "websocket.close"})

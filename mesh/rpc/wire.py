@@ -21,11 +21,13 @@ __all__ = [
     "OK",
     "PREFIX",
     "Deframer",
+    "check_encoding",
     "compressed_frame",
     "frame",
     "parse_timeout",
     "percent_encode",
     "status_pairs",
+    "whole",
 ]
 
 Pairs = list[tuple[bytes, bytes]]
@@ -57,24 +59,40 @@ def compressed_frame(message: bytes) -> bytes:
     return _pack(1, len(data)) + data
 
 
+def whole(data: bytes, limit: int) -> bytes | None:
+    """Return the message if ``data`` is exactly one plain frame of at most ``limit`` bytes, else None.
+
+    The fast path: a small message arrives in one piece. What it does not take is for a ``Deframer`` to judge.
+    """
+    if len(data) < PREFIX.size:
+        return None
+    flag, length = _unpack(data)
+    return data[PREFIX.size :] if flag == 0 and length == len(data) - PREFIX.size <= limit else None
+
+
+def check_encoding(encoding: bytes) -> None:
+    """Check a ``grpc-encoding``.
+
+    Raises:
+        Unimplemented: It is neither ``identity`` nor ``gzip``.
+    """
+    if encoding not in (b"identity", b"gzip"):
+        raise Unimplemented(
+            f"grpc-encoding {encoding.decode('ascii', 'replace')!r} is not understood; send identity or gzip"
+        )
+
+
 class Deframer:
     """Cuts a byte stream into messages.
 
     Args:
         limit: Largest message in bytes, compressed and not.
         encoding: The peer's ``grpc-encoding``, None when it sent none.
-
-    Raises:
-        Unimplemented: The encoding is neither ``identity`` nor ``gzip``.
     """
 
     __slots__ = ("_buffer", "_gzip", "_limit")
 
     def __init__(self, limit: int, encoding: bytes | None = None) -> None:
-        if encoding is not None and encoding not in (b"identity", b"gzip"):
-            raise Unimplemented(
-                f"grpc-encoding {encoding.decode('ascii', 'replace')!r} is not understood; send identity or gzip"
-            )
         self._limit = limit
         self._gzip = encoding == b"gzip"
         self._buffer = bytearray()
@@ -87,16 +105,6 @@ class Deframer:
     def feed(self, data: bytes) -> None:
         """Take bytes as they arrive, cut anywhere."""
         self._buffer += data
-
-    def whole(self, data: bytes) -> bytes | None:
-        """Return the message if nothing is pending and ``data`` is exactly one plain frame, else None; takes nothing.
-
-        The fast path: a small request arrives in one piece.
-        """
-        if self._buffer or len(data) < PREFIX.size:
-            return None
-        flag, length = _unpack(data)
-        return data[PREFIX.size :] if flag == 0 and length == len(data) - PREFIX.size <= self._limit else None
 
     def next(self) -> bytes | None:
         """Return the next whole message, or None if more bytes are needed.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.deadline import deadline
 from mesh.recover import recover
 from mesh.rpc.health import Health
+from mesh.rpc.inbound import Receive, Send
 from mesh.rpc.listener import Listener, ListenError
 from mesh.rpc.reflection import Reflection
 from mesh.rpc.server import GrpcApp
+from mesh.rpc.watch import Watched
 from mesh.threads import Threads
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Sidecar:
         drain: Seconds that ``stop`` waits for what is in flight.
 
     Attributes:
-        app: The ASGI application, for servers other than the sidecar's own listener (docs/servers.md).
+        app: The gRPC server behind the listener.
         health: What it reports of itself.
     """
 
@@ -82,6 +84,7 @@ class Sidecar:
             methods[path] = (method, chain(recover, deadline, builtin))
 
         self.app = GrpcApp(methods, max_message=max_message)
+        self._watched = Watched(self.app)
         self._listener = Listener(self.app, listen, fd=fd, grpc=True, drain=drain, expire=self.app.expire)
 
     async def start(self) -> str:
@@ -91,8 +94,7 @@ class Sidecar:
             ListenError: The address cannot be listened on.
             Exception: What ``startup`` raised.
         """
-        if self._functions.startup is not None:
-            await self._functions.startup(self._service)
+        await self._startup()
         try:
             address = await self._listener.start()
         except ListenError:
@@ -106,6 +108,28 @@ class Sidecar:
         self.health.drain()
         await self._listener.stop()
         await self._shutdown()
+
+    async def asgi(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve under another ASGI server, which listens in place of ``start`` and ``stop`` (docs/servers.md)."""
+        if scope["type"] != "lifespan":
+            await self._watched(scope, receive, send)
+            return
+        await receive()
+        try:
+            await self._startup()
+        except Exception as error:  # noqa: BLE001 - the server ends, and says why
+            await send({"type": "lifespan.startup.failed", "message": f"startup failed: {error}"})
+            return
+        self.health.serving()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.health.drain()
+        await self._shutdown()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _startup(self) -> None:
+        if self._functions.startup is not None:
+            await self._functions.startup(self._service)
 
     async def _shutdown(self) -> None:
         try:

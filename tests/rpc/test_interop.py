@@ -117,7 +117,7 @@ async def _node_modules() -> Path:
             shutil.copy(wanted, fresh)
             await run("npm", "install", "--prefix", fresh, "--no-package-lock", "--no-audit", "--no-fund")
             shutil.rmtree(folder, ignore_errors=True)
-            fresh.rename(folder)
+            fresh.rename(folder)  # noqa: ASYNC240 - a rename
         except OSError:  # another test process was first
             assert stamp.is_file()
         finally:

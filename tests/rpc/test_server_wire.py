@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator
 
+import ngh2
 import pytest
 from conformance.v1 import conformance_pb2 as pb
-from hosting import hosted
+from hosting import hosted, sidecar_of
 from raw_h2 import RawClient, frame, raw_client
 
+from mesh.call import Call, Handler
 from mesh.contract import Contract
 
 HELLO = pb.EchoRequest(text="hello").SerializeToString()
@@ -141,3 +144,59 @@ async def test_an_answer_before_the_request_has_ended(client: RawClient) -> None
     client.data(stream, frame(pb.EchoRequest(fail=pb.Failure(code=9, message="enough")).SerializeToString()))
     answer = await client.answer(stream)
     assert (answer.status, answer.message) == (9, "enough")
+
+
+async def test_an_answer_that_cannot_be_sent_is_a_logged_bug(
+    contract: Contract, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def spoil(call: Call, next: Handler) -> None:  # noqa: A002
+        await next(call)
+        call.headers.append((b"bad name", b"x\r\ny"))
+
+    async with hosted(contract, authorize=spoil) as address, raw_client(address) as client:
+        answer = await client.call(frame(HELLO))
+        assert (answer.status, answer.message) == (13, "internal error")
+    assert "its answer could not be sent" in caplog.text
+    assert capfd.readouterr().err == ""
+
+
+async def test_a_function_whose_own_task_was_cancelled(contract: Contract) -> None:
+    async def inner(call: Call, next: Handler) -> None:  # noqa: A002
+        task = asyncio.create_task(asyncio.sleep(30))
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await task
+
+    async with hosted(contract, authorize=inner) as address, raw_client(address) as client:
+        answer = await client.call(frame(HELLO))
+        assert (answer.status, answer.message) == (1, "the call was cancelled")
+
+
+async def test_what_comes_while_the_server_goes_is_answered_or_never_begun(contract: Contract) -> None:
+    """GOAWAY names the last stream that is processed: those beyond it a client may send again elsewhere."""
+    began: list[str] = []
+
+    async def note(call: Call, next: Handler) -> None:  # noqa: A002
+        began.append(str(call.metadata["x-id"]))
+        await next(call)
+
+    sidecar = sidecar_of(contract, trace=note)
+    async with raw_client(await sidecar.start()) as client:
+        streams: list[int] = []
+        stopping = None
+        request = frame(pb.EchoRequest(sleep_ms=20).SerializeToString())
+        while client.h2.can_send_request and len(streams) < 2000:
+            stream = client.request(headers=[(b"x-id", b"%d" % len(streams))])
+            client.data(stream, request, end=True)
+            streams.append(stream)
+            if len(streams) == 100:
+                stopping = asyncio.create_task(sidecar.stop())
+            if len(streams) % 10 == 0:
+                await asyncio.sleep(0)
+        assert stopping is not None
+        await asyncio.wait_for(stopping, 10)
+        await client.until(lambda: client.lost)
+        last = min(event.last_stream_id for event in client.events if isinstance(event, ngh2.GoAwayReceived))
+        for number, stream in enumerate(streams):
+            answer = await client.answer(stream)
+            assert (answer.status == 0) is (str(number) in began) is (stream <= last)
+        assert began
