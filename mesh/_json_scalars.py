@@ -129,7 +129,7 @@ def _single(value: Any) -> float:
 
 def _bool(value: Any) -> bool:
     if value is True or value is False:
-        return value  # type: ignore[no-any-return]
+        return value
     raise BadValue(f"expected true or false, got {describe(value)}")
 
 
@@ -170,7 +170,7 @@ def _enum(enum: EnumDescriptor) -> Decode:
                 raise UnknownEnumName(f"{expected}, got another name")
         if value is None or value is True or value is False or type(value) in (dict, list):
             raise BadValue(f"{expected}, got {describe(value)}")
-        number = _INT32(value)
+        number: int = _INT32(value)
         if closed and number not in known:
             raise BadValue(f"{expected}, got a number that is none of them")
         return number

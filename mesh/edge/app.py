@@ -199,6 +199,9 @@ class EdgeApp:
         except StatusError:
             call.trailers = upstream.headers
             raise
+        except asyncio.CancelledError:
+            call.status = GONE  # whoever cancels it, nobody waits for the answer any more
+            raise
         finally:
             current.reset(token)
             timer.cancel()
@@ -207,7 +210,10 @@ class EdgeApp:
 
 
 class _Watch:
-    """Cancels the task that answers a call when its client goes away."""
+    """Cancels the task that answers a call when its client goes away.
+
+    As ASGI tells it; h2corn also cancels the task by itself, for HTTP/2.
+    """
 
     __slots__ = ("_answering", "_call", "_task")
 
@@ -225,7 +231,6 @@ class _Watch:
 
     async def _watch(self) -> None:
         await self._call.gone()
-        self._call.status = GONE
         if self._answering is not None:
             self._answering.cancel()
 

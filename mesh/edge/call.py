@@ -105,7 +105,10 @@ class HttpCall(Call):
         raise asyncio.CancelledError("the client went away")
 
     async def gone(self) -> None:
-        """Return when the client has gone; what it still sends is thrown away."""
+        """Return when the client has gone; what it still sends is thrown away.
+
+        h2corn says so for HTTP/2 only: an HTTP/1.1 client that goes is noticed when there is an answer to write.
+        """
         while (await self._receive())["type"] == "http.request":
             pass
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import EncodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from mesh._json_text import text_setter
 from mesh.contract import Method, Route
@@ -27,6 +27,9 @@ Setter = Callable[[Any, str], None]
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _KNOWN_PARAMETERS = 256
 """Query parameter names that one route remembers; a recursive message has no end of them."""
+
+_SHALLOW = 32
+"""Levels of JSON that are within the 100 levels of messages that protobuf reads; ``Value`` takes up to three for one."""
 
 
 class _Parameter:
@@ -132,9 +135,12 @@ class Transcoder:
             except BadValue as error:
                 raise _invalid(parameter.name, error.text, f"{parameter.name} in the path") from None
         try:
-            return message.SerializeToString()  # type: ignore[no-any-return]
-        except EncodeError:
+            data: bytes = message.SerializeToString()
+            if body.count(b"{") + body.count(b"[") + query.count(b".") > _SHALLOW:
+                self._input.FromString(data)  # a message that its receiver cannot read is the client's fault
+        except (EncodeError, DecodeError):
             raise InvalidArgument("the request is nested too deeply, or lacks a required field") from None
+        return data
 
     def _read_body(self, message: Any, body: bytes) -> None:
         try:
