@@ -163,9 +163,9 @@ def _enum(enum: EnumDescriptor) -> Decode:
 
     def decode(value: Any) -> int:
         if type(value) is str:
-            number = numbers.get(value)
-            if number is not None:
-                return number
+            named = numbers.get(value)
+            if named is not None:
+                return named
             if _NUMBER.fullmatch(value) is None:
                 raise UnknownEnumName(f"{expected}, got another name")
         if value is None or value is True or value is False or type(value) in (dict, list):

@@ -29,7 +29,7 @@ _KNOWN_PARAMETERS = 256
 """Query parameter names that one route remembers; a recursive message has no end of them."""
 
 _SHALLOW = 32
-"""Levels of JSON that are within the 100 levels of messages that protobuf reads; ``Value`` takes up to three for one."""
+"""Levels of JSON that stay within the 100 of messages that protobuf reads; ``Value`` takes up to three for one."""
 
 
 class _Parameter:

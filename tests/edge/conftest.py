@@ -55,10 +55,10 @@ class Library:
         answer = await getattr(self, method.name.lower(), self.echo)(request, call)
         await call.send(answer.SerializeToString())
 
-    async def echo(self, request: Any, call: Call) -> Any:
+    async def echo(self, request: Any, _call: Call) -> Any:
         return request
 
-    async def updatebook(self, request: Any, call: Call) -> Any:
+    async def updatebook(self, request: Any, _call: Call) -> Any:
         assert request.book.name.startswith("books/")
         return request.book
 
@@ -68,7 +68,7 @@ class Library:
             answer.books.add(name=request.name, title=tag)
         return answer
 
-    async def slow(self, request: Any, call: Call) -> Any:
+    async def slow(self, _request: Any, _call: Call) -> Any:
         self.started.set()
         try:
             await asyncio.Event().wait()
@@ -115,12 +115,13 @@ async def authenticate(call: Call, next: Handler) -> None:  # noqa: A002
 class Running:
     """The edge, and a client of it."""
 
-    def __init__(self, edge: Edge, library: Library, address: str, gate: Gate, seen: list[Any]) -> None:
+    def __init__(self, edge: Edge, library: Library, address: str, gate: Gate, seen: list[Any], ended: Any) -> None:
         self.edge = edge
         self.library = library
         self.address = address
         self.gate = gate
         self.seen = seen
+        self.ended = ended
 
     async def request(self, verb: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
         return await asyncio.to_thread(self._request, verb, path, body, headers or {})
@@ -158,6 +159,7 @@ class Reply:
 async def running(contract: Contract) -> AsyncIterator[Running]:
     """An edge in front of the library; bodies up to 10,000 bytes, 5 s a request, 4 at once and none waiting."""
     seen: list[Any] = []
+    ended = asyncio.Event()
 
     async def trace(call: Call, next: Handler) -> None:  # noqa: A002
         call.headers.append((b"x-trace-id", TRACE))
@@ -165,6 +167,7 @@ async def running(contract: Contract) -> AsyncIterator[Running]:
             await next(call)
         finally:
             seen.append(call)
+            ended.set()
 
     library = Library(contract)
     gate = Gate(4, 0)
@@ -174,6 +177,6 @@ async def running(contract: Contract) -> AsyncIterator[Running]:
     )  # fmt: skip
     address = await edge.start()
     try:
-        yield Running(edge, library, address, gate, seen)
+        yield Running(edge, library, address, gate, seen, ended)
     finally:
         await edge.stop()

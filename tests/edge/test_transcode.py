@@ -140,7 +140,7 @@ def test_a_path_sets_typed_fields(transcode, route, values, expected):
         (2, ("NONE", "true", "1"), "genre"),
         (2, ("1", "maybe", "1"), "in_print"),
         (3, ("now", "3s", "0", ""), "published"),
-    ],  # fmt: skip
+    ],
 )
 def test_a_path_value_of_the_wrong_type_is_named(transcode, route, values, field):
     with pytest.raises(InvalidArgument, match=f"{field} in the path") as caught:
@@ -149,7 +149,7 @@ def test_a_path_value_of_the_wrong_type_is_named(transcode, route, values, field
 
 
 def test_what_the_path_binds_is_no_query_parameter(transcode):
-    with pytest.raises(InvalidArgument, match="'name' is part of the path|'name': is part of the path"):
+    with pytest.raises(InvalidArgument, match=r"'name': is part of the path"):
         transcode("GetBook", 0).request(("a",), b"name=b", b"")
     with pytest.raises(InvalidArgument, match=r"'author\.name'"):
         transcode("GetBook", 4).request(("a", "b"), b"author.name=c", b"")
@@ -157,7 +157,7 @@ def test_what_the_path_binds_is_no_query_parameter(transcode):
 
 
 def test_a_whole_body_leaves_no_query(transcode):
-    with pytest.raises(InvalidArgument, match="'title'.*whole request stands in the body"):
+    with pytest.raises(InvalidArgument, match=r"'title'.*whole request stands in the body"):
         transcode("CreateBook").request((), b"title=a", b"{}")
     assert request(transcode("CreateBook"), query="$alt=json", body=b'{"title":"a"}') == {"title": "a"}
 
