@@ -26,7 +26,8 @@ _BODIES = [
 _NOISE = [
     b"%", b"%zz", b"%ff", b"%2F", b"%00", b"/", b"//", b":", b"?", b"&", b"=",
     b"\xff", b"\x00", b"{", b"}", b'"',
-    b"\r\n",    b"[" * 200, b"null", b"-1", b"1e999", b"9" * 400, b"\\ud800", b"$", b".", b"..", b",", "€".encode(), b"true",
+    b"\r\n", b"[" * 200,
+    b"null", b"-1", b"1e999", b"9" * 400, b"\\ud800", b"$", b".", b"..", b",", "€".encode(), b"true",
 ]  # fmt: skip
 _MEDIA = [b"application/json"] * 6 + [b"application/json; charset=utf-8", b"text/plain", b"", b"application/grpc"]
 
