@@ -37,7 +37,7 @@ __all__ = ["BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSynta
 Fill = Callable[[Any, Any], None]
 Dump = Callable[[Any], Any]
 
-_WIDE = 24
+_WIDE = 12
 """Messages with more fields are printed by what is set, others by asking each field; where the two cost the same."""
 
 _FLOATS = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
@@ -338,14 +338,15 @@ def _message_dump(descriptor: Descriptor, codecs: Codecs) -> Dump:
     fields = sorted(descriptor.fields, key=lambda field: field.number)
     print_defaults = codecs.print_defaults
     if len(fields) > _WIDE and not print_defaults:
-        by_number = {field.number: (field.json_name, _field_dump(field, codecs)) for field in fields}
+        get = {field: (field.json_name, _field_encoder(field, codecs)) for field in fields}.get
 
         def dump_set(message: Any) -> dict[str, Any]:
             out = {}
             for field, value in message.ListFields():
-                if not field.is_extension:
-                    name, encode = by_number[field.number]
-                    out[name] = encode(value)
+                known = get(field)
+                if known is not None:  # extensions have no JSON here
+                    name, encode = known
+                    out[name] = value if encode is None else encode(value)
             return out
 
         return dump_set

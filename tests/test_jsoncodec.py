@@ -321,7 +321,7 @@ def test_what_has_no_json_form_is_not_printed(codec, everything, change):
 
 def test_a_small_and_a_wide_message_print_alike(contract):
     everything, five = contract.message("codec.v1.Everything"), contract.message("codec.v1.Five")
-    assert len(everything.DESCRIPTOR.fields) > 24 > len(five.DESCRIPTOR.fields)
+    assert len(everything.DESCRIPTOR.fields) > 12 > len(five.DESCRIPTOR.fields)
     inner = five(name="a", big_number=2, score=-0.0)
     outer = everything(f_five=inner)
     codecs = Codecs()

@@ -28,6 +28,9 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _KNOWN_PARAMETERS = 256
 """Query parameter names that one route remembers; a recursive message has no end of them."""
 
+_DEEP = 100
+"""Names in one field path; protobuf reads no message that is nested deeper."""
+
 _SHALLOW = 32
 """Levels of JSON that stay within the 100 of messages that protobuf reads; ``Value`` takes up to three for one."""
 
@@ -215,6 +218,8 @@ def _resolve(descriptor: Descriptor, path: tuple[str, ...] | list[str], *, json:
     """Return the leaf field of a path by proto names, or with ``json`` also JSON names; None if text cannot set it."""
     at: Descriptor | None = descriptor
     names: list[str] = []
+    if len(path) > _DEEP:
+        return None
     field: FieldDescriptor | None = None
     for part in path:
         if at is None or (field is not None and field.is_repeated):

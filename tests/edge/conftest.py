@@ -14,8 +14,8 @@ import pytest
 from mesh.call import Call, Handler, Identity
 from mesh.contract import Contract
 from mesh.edge import Edge
-from mesh.errors import AlreadyExists, InvalidArgument, ResourceExhausted, StatusError, Unauthenticated, Unavailable
 from mesh.errors import Code as StatusCode
+from mesh.errors import InvalidArgument, ResourceExhausted, StatusError, Unauthenticated, Unavailable
 from mesh.gate import Gate
 
 TRACE = b"0af7651916cd43dd8448eb211c80319c"
@@ -94,8 +94,9 @@ class Library:
                 raise Unavailable("we are closed")
             case "unreached":
                 raise Unavailable("10.0.0.7:9101 refused the connection")
-            case "taken":
-                raise AlreadyExists("the name is taken")
+            case "later":
+                call.headers += [(b"retry-after", b"77"), (b"x-mine", b"yes"), (b"x-trace-id", b"forged")]
+                raise Unavailable("later")
             case "nan":
                 return call.method.output(published={"seconds": 10**15})
             case code:

@@ -209,6 +209,22 @@ async def test_only_some_headers_of_a_function_go_on(running):
     assert "x-raw-bin" not in reply.headers
 
 
+async def test_headers_of_a_function_that_fails_go_on_too(running):
+    reply = await running.request("GET", "/v1/behave/later")
+    assert (reply.status, reply.headers["retry-after"], reply.headers["x-mine"]) == (503, "77", "yes")
+
+
+async def test_a_body_that_does_not_come_is_408(running):
+    running.edge.app._timeout = 0.05
+    host, port = running.address.rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v1/books HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{")
+    await writer.drain()
+    assert b" 408 " in await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_no_request_header_becomes_metadata(running):
     await running.json("GET", "/v1/books", authorization=BEARER + "ada", **{"mesh-identity": "forged", "x-a": "b"})
     (call,) = running.library.calls

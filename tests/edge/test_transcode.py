@@ -192,7 +192,10 @@ def test_a_message_nested_deeper_than_the_wire_allows_is_refused(transcode):
         deep = {"teacher": deep}
     with pytest.raises(InvalidArgument, match="nested deeper"):
         transcode("CreateBook").request((), b"", json.dumps({"author": deep}).encode())
+    values = b'{"extra":' + b"[" * 60 + b"]" * 60 + b"}"
     with pytest.raises(InvalidArgument, match="nested too deeply"):
+        transcode("CreateBook").request((), b"", values)
+    with pytest.raises(InvalidArgument, match="is not a field"):
         transcode("GetBook", 6).request((), b"author." + b"teacher." * 200 + b"name=x", b"")
 
 
