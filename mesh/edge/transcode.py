@@ -15,10 +15,9 @@ import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, EncodeError
 
-from mesh._json_text import text_setter
 from mesh.contract import Method, Route
 from mesh.errors import InvalidArgument
-from mesh.jsoncodec import BadValue, Codecs, JsonError, JsonSyntaxError, loads
+from mesh.jsoncodec import BadValue, Codecs, JsonError, JsonSyntaxError, loads, text_setter
 
 __all__ = ["Transcoder"]
 
