@@ -18,7 +18,17 @@ from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
-__all__ = ["BadValue", "UnknownEnumName", "decoder", "describe", "encoder", "exact", "is_set_float", "key_decoder"]
+__all__ = [
+    "BadValue",
+    "JsonError",
+    "UnknownEnumName",
+    "decoder",
+    "describe",
+    "encoder",
+    "exact",
+    "is_set_float",
+    "key_decoder",
+]
 
 Decode = Callable[[Any], Any]
 Encode = Callable[[Any], Any]
@@ -48,6 +58,29 @@ class BadValue(ValueError):
 
 class UnknownEnumName(BadValue):
     """A name that the enum does not have: an error, or passed over where unknown fields are."""
+
+
+class JsonError(ValueError):
+    """A JSON value does not fit the message.
+
+    Attributes:
+        path: The field, by the names that the JSON used: ``address.zip``, ``items[2].name``, ``labels["a"]``; ``""``
+            for the value as a whole.
+        text: What was expected.
+    """
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(f"{path}: {text}" if path else text)
+        self.path = path
+        self.text = text
+
+    @classmethod
+    def of(cls, error: BadValue) -> JsonError:
+        """Take the path that the error gathered on its way out."""
+        path = ""
+        for part in reversed(error.path):
+            path += part if part.startswith("[") or not path else f".{part}"
+        return cls(path, error.text)
 
 
 _KINDS = {str: "a string", bool: "a boolean", int: "a number", float: "a number", dict: "an object", list: "an array"}
@@ -129,7 +162,7 @@ def _single(value: Any) -> float:
 
 def _bool(value: Any) -> bool:
     if value is True or value is False:
-        return value  # type: ignore[no-any-return]
+        return value
     raise BadValue(f"expected true or false, got {describe(value)}")
 
 
@@ -163,14 +196,14 @@ def _enum(enum: EnumDescriptor) -> Decode:
 
     def decode(value: Any) -> int:
         if type(value) is str:
-            number = numbers.get(value)
-            if number is not None:
-                return number
+            named = numbers.get(value)
+            if named is not None:
+                return named
             if _NUMBER.fullmatch(value) is None:
                 raise UnknownEnumName(f"{expected}, got another name")
         if value is None or value is True or value is False or type(value) in (dict, list):
             raise BadValue(f"{expected}, got {describe(value)}")
-        number = _INT32(value)
+        number: int = _INT32(value)
         if closed and number not in known:
             raise BadValue(f"{expected}, got a number that is none of them")
         return number

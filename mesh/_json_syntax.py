@@ -64,7 +64,7 @@ def _syntax_error(data: bytes, error: orjson.JSONDecodeError) -> JsonSyntaxError
 
 def _check_depth(value: Any) -> None:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for one in level:
             if type(one) is dict:

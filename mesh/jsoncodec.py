@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from mesh._json_any import any_of, wrapper
 from mesh._json_scalars import (
     BadValue,
+    JsonError,
     UnknownEnumName,
     decoder,
     describe,
@@ -30,40 +31,18 @@ from mesh._json_scalars import (
     key_decoder,
 )
 from mesh._json_syntax import JsonSyntaxError, loads
+from mesh._json_text import text_setter
 from mesh._json_wellknown import WELL_KNOWN, WRAPPERS, CannotPrint
 
-__all__ = ["BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError", "loads"]
+__all__ = ["BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError", "loads", "text_setter"]
 
 Fill = Callable[[Any, Any], None]
 Dump = Callable[[Any], Any]
 
-_WIDE = 24
+_WIDE = 12
 """Messages with more fields are printed by what is set, others by asking each field; where the two cost the same."""
 
 _FLOATS = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
-
-
-class JsonError(ValueError):
-    """A JSON value does not fit the message.
-
-    Attributes:
-        path: The field, by the names that the JSON used: ``address.zip``, ``items[2].name``, ``labels["a"]``; ``""``
-            for the value as a whole.
-        text: What was expected.
-    """
-
-    def __init__(self, path: str, text: str) -> None:
-        super().__init__(f"{path}: {text}" if path else text)
-        self.path = path
-        self.text = text
-
-    @classmethod
-    def of(cls, error: BadValue) -> JsonError:
-        """Take the path that the error gathered on its way out."""
-        path = ""
-        for part in reversed(error.path):
-            path += part if part.startswith("[") or not path else f".{part}"
-        return cls(path, error.text)
 
 
 class Codecs:
@@ -338,14 +317,15 @@ def _message_dump(descriptor: Descriptor, codecs: Codecs) -> Dump:
     fields = sorted(descriptor.fields, key=lambda field: field.number)
     print_defaults = codecs.print_defaults
     if len(fields) > _WIDE and not print_defaults:
-        by_number = {field.number: (field.json_name, _field_dump(field, codecs)) for field in fields}
+        get = {field: (field.json_name, _field_encoder(field, codecs)) for field in fields}.get
 
         def dump_set(message: Any) -> dict[str, Any]:
             out = {}
             for field, value in message.ListFields():
-                if not field.is_extension:
-                    name, encode = by_number[field.number]
-                    out[name] = encode(value)
+                known = get(field)
+                if known is not None:  # extensions have no JSON here
+                    name, encode = known
+                    out[name] = value if encode is None else encode(value)
             return out
 
         return dump_set

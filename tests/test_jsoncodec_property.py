@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mesh.contract import Contract
-from mesh.jsoncodec import Codecs
+from mesh.jsoncodec import Codecs, JsonError, JsonSyntaxError
 
 _INTS = {
     F.CPPTYPE_INT32: st.integers(-(2**31), 2**31 - 1),
@@ -139,7 +139,8 @@ def test_prints_and_reads_as_json_format_does(everything, data):
     theirs = json_format.MessageToJson(message, descriptor_pool=pool)
     assert normal(json.loads(text)) == normal(json.loads(theirs))
     again = codec.parse(text)
-    assert same(again, json_format.Parse(theirs, everything(), descriptor_pool=pool)) or "3.4028235e+38" in theirs
+    if "3.4028235e+38" not in theirs:  # FLT_MAX, which json_format prints and refuses
+        assert same(again, json_format.Parse(theirs, everything(), descriptor_pool=pool))
     assert same(again, message)
 
 
@@ -152,15 +153,36 @@ def test_prints_defaults_as_json_format_does(everything, data):
     assert normal(json.loads(codec.print(message))) == normal(json.loads(theirs))
 
 
+_NAMES = st.sampled_from(
+    [
+        "fInt32",
+        "fFive",
+        "rString",
+        "mInt32",
+        "cString",
+        "cNull",
+        "wAny",
+        "wStruct",
+        "wTimestamp",
+        "name",
+        "fSelf",
+        "rSelf",
+    ]
+)
+_ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=3),
+)
+
+
 @settings(max_examples=400, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["fInt32", "fFive", "rString", "mInt32", "cString", "cNull", "wAny", "wStruct", "wTimestamp", "name", "fSelf", "@type", "rSelf"]), inner, max_size=3)))  # fmt: skip
+@given(_ANY_JSON)
 @example({"fSelf": {"fInt32": 1.0}})
 def test_any_json_is_read_or_refused(everything, value):
     codec = Codecs().of(everything)
+    text = json.dumps(value).encode()
     try:
-        text = json.dumps(value).encode()
         message = codec.parse(text)
-    except ValueError as error:
-        assert str(error)
-    else:
-        assert same(codec.parse(codec.print(message)), message)
+    except (JsonError, JsonSyntaxError):
+        return  # refused in its own terms, not by an exception of ours
+    assert same(codec.parse(codec.print(message)), message)

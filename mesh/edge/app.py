@@ -106,7 +106,7 @@ class EdgeApp:
         else:
             return
         if not call.answered:
-            await _send(call, *respond.failure(call, failed, call.trailers))
+            await _send(call, *respond.failure(call, failed))
 
     async def _health(self, call: HttpCall) -> None:
         status, body = (503, b'{"status":"draining"}') if self.draining else (200, b'{"status":"serving"}')
@@ -132,10 +132,7 @@ class EdgeApp:
         if upstream.response is None:
             raise Internal("the service answered without a message")
         text = transcoder.response(upstream.response)
-        headers = [*respond.JSON, (b"content-length", b"%d" % len(text)), *call.headers]
-        if upstream.headers:
-            headers += respond.forwarded(upstream.headers)
-        await call.answer(200, headers, text)
+        await call.answer(200, [*respond.JSON, (b"content-length", b"%d" % len(text)), *call.headers], text)
         return None
 
     def _route(self, call: HttpCall) -> tuple[Transcoder, tuple[str, ...]] | None:
@@ -167,7 +164,7 @@ class EdgeApp:
         """Return the JSON body; empty if there is none.
 
         Raises:
-            StatusError: 413 or 415.
+            StatusError: 408, 413 or 415.
         """
         wire = call.metadata.wire
         length = wire(b"content-length")
@@ -179,7 +176,10 @@ class EdgeApp:
         encoding = wire(b"content-encoding")
         if encoding is not None and encoding.lower() != b"identity":
             raise refusal.unsupported_media(call, "the body must not be compressed: send no `content-encoding`")
-        body = await call.read(self._max_body)
+        try:
+            body = await call.read(self._max_body, self._timeout)
+        except TimeoutError:
+            raise refusal.too_slow(call) from None
         if body is None:
             raise refusal.too_large(call, self._max_body)
         if body and media is None:
@@ -196,18 +196,23 @@ class EdgeApp:
         token = current.set(call)
         try:
             await self._handler(upstream)
-        except StatusError:
-            call.trailers = upstream.headers
+        except asyncio.CancelledError:
+            call.status = GONE  # whoever cancels it, nobody waits for the answer any more
             raise
         finally:
             current.reset(token)
             timer.cancel()
             watch.stop()
+            if upstream.headers:
+                call.headers += respond.forwarded(upstream.headers)
         return upstream
 
 
 class _Watch:
-    """Cancels the task that answers a call when its client goes away."""
+    """Cancels the task that answers a call when its client goes away.
+
+    As ASGI tells it; h2corn also cancels the task by itself, for HTTP/2.
+    """
 
     __slots__ = ("_answering", "_call", "_task")
 
@@ -225,7 +230,6 @@ class _Watch:
 
     async def _watch(self) -> None:
         await self._call.gone()
-        self._call.status = GONE
         if self._answering is not None:
             self._answering.cancel()
 

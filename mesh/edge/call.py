@@ -70,30 +70,38 @@ class HttpCall(Call):
         client = self._scope.get("client")
         return f"{client[0]}:{client[1]}" if client else ""
 
-    async def read(self, limit: int) -> bytes | None:
+    async def read(self, limit: int, seconds: float) -> bytes | None:
         """Return the whole request body, or None if it is larger than ``limit`` bytes.
 
+        Args:
+            limit: Bytes.
+            seconds: How long a body may take that does not come at once.
+
         Raises:
+            TimeoutError: It took longer.
             asyncio.CancelledError: The client went away before it was complete.
         """
-        message = await self._receive()
-        if message["type"] != "http.request":
-            self.leave()
+        message = await self._next()
         body: bytes = message.get("body", b"")
         if not message.get("more_body", False):
             return body if len(body) <= limit else None
         parts = [body]
         size = len(body)
-        while size <= limit:
-            message = await self._receive()
-            if message["type"] != "http.request":
-                self.leave()
-            body = message.get("body", b"")
-            parts.append(body)
-            size += len(body)
-            if not message.get("more_body", False):
-                return b"".join(parts) if size <= limit else None
+        async with asyncio.timeout(seconds):
+            while size <= limit:
+                message = await self._next()
+                body = message.get("body", b"")
+                parts.append(body)
+                size += len(body)
+                if not message.get("more_body", False):
+                    return b"".join(parts) if size <= limit else None
         return None
+
+    async def _next(self) -> MutableMapping[str, Any]:
+        message = await self._receive()
+        if message["type"] != "http.request":
+            self.leave()
+        return message
 
     def leave(self) -> NoReturn:
         """End the call, whose client has gone.
@@ -105,7 +113,10 @@ class HttpCall(Call):
         raise asyncio.CancelledError("the client went away")
 
     async def gone(self) -> None:
-        """Return when the client has gone; what it still sends is thrown away."""
+        """Return when the client has gone; what it still sends is thrown away.
+
+        h2corn says so for HTTP/2 only: an HTTP/1.1 client that goes is noticed when there is an answer to write.
+        """
         while (await self._receive())["type"] == "http.request":
             pass
 

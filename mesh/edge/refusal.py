@@ -10,7 +10,7 @@ from mesh.errors import Code, StatusError
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall
 
-__all__ = ["not_found", "refuse", "too_large", "unsupported_media", "wrong_verb"]
+__all__ = ["not_found", "refuse", "too_large", "too_slow", "unsupported_media", "wrong_verb"]
 
 
 def refuse(call: HttpCall, status: int, code: Code, message: str) -> StatusError:
@@ -34,6 +34,11 @@ def wrong_verb(call: HttpCall, allowed: Iterable[str]) -> StatusError:
 def too_large(call: HttpCall, limit: int) -> StatusError:
     """413."""
     return refuse(call, 413, Code.OUT_OF_RANGE, f"the request body is larger than {limit} bytes")
+
+
+def too_slow(call: HttpCall) -> StatusError:
+    """408."""
+    return refuse(call, 408, Code.DEADLINE_EXCEEDED, "the request body did not come in time")
 
 
 def unsupported_media(call: HttpCall, what: str) -> StatusError:

@@ -33,6 +33,8 @@ _SAFE = frozenset(
 )  # fmt: skip
 """What a function may set on the HTTP response with ``context.set_header``, besides ``x-…``."""
 
+_OURS = frozenset((b"x-content-type-options", b"x-trace-id"))
+
 _RETRY = {429: b"1", 503: b"1"}
 """Seconds to wait when the status says nothing of it."""
 
@@ -50,22 +52,20 @@ def forwarded(headers: Headers) -> Headers:
     return [
         pair
         for pair in headers
-        if pair[0] in _SAFE
-        or (pair[0].startswith(b"x-") and not pair[0].endswith(b"-bin") and pair[0] != b"x-content-type-options")
+        if pair[0] in _SAFE or (pair[0].startswith(b"x-") and not pair[0].endswith(b"-bin") and pair[0] not in _OURS)
     ]
 
 
-def failure(call: HttpCall, error: StatusError, headers: Headers) -> tuple[int, Headers, bytes]:
+def failure(call: HttpCall, error: StatusError) -> tuple[int, Headers, bytes]:
     """Return status, headers and body of a refusal.
 
     Args:
         call: The request; its ``status`` wins if it is set, its ``headers`` go along.
         error: The status.
-        headers: What the function set before it failed.
     """
     status = call.status or http_status(error.code)
     body = orjson.dumps({"code": int(error.code), "message": _message(error), "details": list(_details(error.details))})
-    out = [*JSON, (b"content-length", b"%d" % len(body)), *call.headers, *forwarded(headers)]
+    out = [*JSON, (b"content-length", b"%d" % len(body)), *call.headers]
     if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
         out.append((b"www-authenticate", b"Bearer"))
     if status in _RETRY and not any(name == b"retry-after" for name, _ in out):

@@ -13,12 +13,11 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import EncodeError
+from google.protobuf.message import DecodeError, EncodeError
 
-from mesh._json_text import text_setter
 from mesh.contract import Method, Route
 from mesh.errors import InvalidArgument
-from mesh.jsoncodec import BadValue, Codecs, JsonError, JsonSyntaxError, loads
+from mesh.jsoncodec import BadValue, Codecs, JsonError, JsonSyntaxError, loads, text_setter
 
 __all__ = ["Transcoder"]
 
@@ -27,6 +26,12 @@ Setter = Callable[[Any, str], None]
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _KNOWN_PARAMETERS = 256
 """Query parameter names that one route remembers; a recursive message has no end of them."""
+
+_DEEP = 100
+"""Names in one field path; protobuf reads no message that is nested deeper."""
+
+_SHALLOW = 32
+"""Levels of JSON that stay within the 100 of messages that protobuf reads; ``Value`` takes up to three for one."""
 
 
 class _Parameter:
@@ -132,9 +137,12 @@ class Transcoder:
             except BadValue as error:
                 raise _invalid(parameter.name, error.text, f"{parameter.name} in the path") from None
         try:
-            return message.SerializeToString()  # type: ignore[no-any-return]
-        except EncodeError:
+            data: bytes = message.SerializeToString()
+            if body.count(b"{") + body.count(b"[") + query.count(b".") > _SHALLOW:
+                self._input.FromString(data)  # a message that its receiver cannot read is the client's fault
+        except (EncodeError, DecodeError):
             raise InvalidArgument("the request is nested too deeply, or lacks a required field") from None
+        return data
 
     def _read_body(self, message: Any, body: bytes) -> None:
         try:
@@ -209,6 +217,8 @@ def _resolve(descriptor: Descriptor, path: tuple[str, ...] | list[str], *, json:
     """Return the leaf field of a path by proto names, or with ``json`` also JSON names; None if text cannot set it."""
     at: Descriptor | None = descriptor
     names: list[str] = []
+    if len(path) > _DEEP:
+        return None
     field: FieldDescriptor | None = None
     for part in path:
         if at is None or (field is not None and field.is_repeated):

@@ -1,0 +1,183 @@
+"""A running edge over real sockets; what it calls are functions in this process, through the same Handler seam."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import h2corn
+import pytest
+
+from mesh.call import Call, Handler, Identity
+from mesh.contract import Contract
+from mesh.edge import Edge
+from mesh.errors import Code as StatusCode
+from mesh.errors import InvalidArgument, ResourceExhausted, StatusError, Unauthenticated, Unavailable
+from mesh.gate import Gate
+
+TRACE = b"0af7651916cd43dd8448eb211c80319c"
+
+
+class Served:
+    """An h2corn server in the running loop."""
+
+    def __init__(self, app: Any) -> None:
+        self.server = h2corn.Server(
+            app, h2corn.Config(bind=("127.0.0.1:0",), access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+        )
+
+    async def start(self) -> str:
+        self.task = asyncio.create_task(self.server.serve())
+        await self.server.wait_started()
+        return self.server.addresses[0]
+
+    async def stop(self) -> None:
+        self.server.shutdown()
+        await self.task
+
+
+class Library:
+    """The functions behind the edge; remembers what happened to them."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+        self.started = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.calls: list[Call] = []
+
+    async def __call__(self, call: Call) -> None:
+        self.calls.append(call)
+        method = call.method
+        request: Any = method.input.FromString(await call.receive_one())
+        answer = await getattr(self, method.name.lower(), self.echo)(request, call)
+        await call.send(answer.SerializeToString())
+
+    async def echo(self, request: Any, _call: Call) -> Any:
+        return request
+
+    async def updatebook(self, request: Any, _call: Call) -> Any:
+        assert request.book.name.startswith("books/")
+        return request.book
+
+    async def tagbook(self, request: Any, call: Call) -> Any:
+        answer = call.method.output()
+        for tag in request.tags:
+            answer.books.add(name=request.name, title=tag)
+        return answer
+
+    async def slow(self, _request: Any, _call: Call) -> Any:
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def behave(self, request: Any, call: Call) -> Any:
+        match request.title:
+            case "bug":
+                raise RuntimeError("secret of the inside")
+            case "sleep":
+                return await self.slow(request, call)
+            case "headers":
+                call.headers += [(b"location", b"/v1/books/1"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
+                call.headers += [(b"x-mine", b"yes"), (b"server-secret", b"no"), (b"x-raw-bin", b"AAE")]
+                return request
+            case "violations":
+                raise InvalidArgument("two things are wrong", violations={"name": "must be short", "tags[0]": "bad"})
+            case "busy":
+                raise ResourceExhausted("too many", retry_after=2.5)
+            case "closed":
+                raise Unavailable("we are closed")
+            case "unreached":
+                raise Unavailable("10.0.0.7:9101 refused the connection")
+            case "later":
+                call.headers += [(b"retry-after", b"77"), (b"x-mine", b"yes"), (b"x-trace-id", b"forged")]
+                raise Unavailable("later")
+            case "nan":
+                return call.method.output(published={"seconds": 10**15})
+            case code:
+                raise StatusError.of(StatusCode[code], f"it is {code}")
+
+
+async def authenticate(call: Call, next: Handler) -> None:  # noqa: A002
+    credentials = call.metadata.wire(b"authorization")
+    if credentials is not None:
+        kind, _, who = credentials.decode().partition(" ")
+        if kind != "Bearer" or who == "forged":
+            raise Unauthenticated("the token is not valid")
+        call.identity = Identity(who, frozenset({who}))
+    await next(call)
+
+
+class Running:
+    """The edge, and a client of it."""
+
+    def __init__(self, edge: Edge, library: Library, address: str, gate: Gate, seen: list[Any], ended: Any) -> None:
+        self.edge = edge
+        self.library = library
+        self.address = address
+        self.gate = gate
+        self.seen = seen
+        self.ended = ended
+
+    async def request(self, verb: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
+        return await asyncio.to_thread(self._request, verb, path, body, headers or {})
+
+    async def json(self, verb: str, path: str, value: Any = None, **headers: str) -> Reply:
+        body = None if value is None else json.dumps(value).encode()
+        sent = {"content-type": "application/json"} if body is not None else {}
+        return await self.request(verb, path, body, {**sent, **headers})
+
+    def _request(self, verb: str, path: str, body: Any, headers: dict[str, str]) -> Reply:
+        host, port = self.address.rsplit(":", 1)
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        try:
+            connection.request(verb, path, body=body, headers=headers)
+            response = connection.getresponse()
+            return Reply(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+
+class Reply:
+    """One response."""
+
+    def __init__(self, status: int, headers: Any, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@pytest.fixture
+async def running(contract: Contract) -> AsyncIterator[Running]:
+    """An edge in front of the library; bodies up to 10,000 bytes, 5 s a request, 4 at once and none waiting."""
+    seen: list[Any] = []
+    ended = asyncio.Event()
+
+    async def trace(call: Call, next: Handler) -> None:  # noqa: A002
+        call.headers.append((b"x-trace-id", TRACE))
+        try:
+            await next(call)
+        finally:
+            seen.append(call)
+            ended.set()
+
+    library = Library(contract)
+    gate = Gate(4, 0)
+    edge = Edge(
+        contract, handler=library, trace=trace, authenticate=authenticate, gate=gate,
+        max_body=10_000, timeout=5.0, listen=Served,
+    )  # fmt: skip
+    address = await edge.start()
+    try:
+        yield Running(edge, library, address, gate, seen, ended)
+    finally:
+        await edge.stop()
