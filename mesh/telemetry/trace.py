@@ -10,7 +10,6 @@ opentelemetry-semantic-conventions. No header, query or message is ever recorded
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from opentelemetry import context as otel_context
@@ -21,7 +20,7 @@ from mesh.errors import Code, RemoteError, StatusError, http_status
 from mesh.telemetry.metrics import MOST_SERIES, Durations, Instrument
 from mesh.telemetry.propagation import Propagation, parent_of, traceparent
 from mesh.telemetry.recorder import Recorder
-from mesh.telemetry.span import Span, text_of, type_name
+from mesh.telemetry.span import Constant, Span, text_of, type_name
 
 __all__ = ["HttpCall", "http", "inbound", "outbound", "untraced_inbound", "untraced_outbound"]
 
@@ -71,13 +70,13 @@ class _Known:
 
     def __init__(self, name: str, instrument: Instrument, faults: frozenset[Code]) -> None:
         self.name = name
-        self.attributes: Mapping[str, Any] = {"rpc.system.name": "grpc", "rpc.method": name}
+        self.attributes = Constant({"rpc.system.name": "grpc", "rpc.method": name})
         self.faults = faults
         self.flying = instrument.gauge(name, self.attributes)
-        self.ends: dict[Code, tuple[dict[str, Any], Durations]] = {}
+        self.ends: dict[Code, tuple[Constant, Durations]] = {}
         self._instrument = instrument
 
-    def end(self, code: Code) -> tuple[dict[str, Any], Durations]:
+    def end(self, code: Code) -> tuple[Constant, Durations]:
         """Return the attributes (never to be changed) and the series of the calls that end with ``code``."""
         found = self.ends.get(code)
         if found is None:
@@ -85,7 +84,7 @@ class _Known:
             if code in self.faults:
                 told["error.type"] = code.name
             series = self._instrument.series((self.name, code), lambda: {**self.attributes, **told})
-            found = self.ends[code] = (told, series)
+            found = self.ends[code] = (Constant(told), series)
         return found
 
 

@@ -313,6 +313,23 @@ async def test_what_a_function_tells_the_current_span_is_kept(start: Start, coll
     assert span.status.message == "said by the function"
 
 
+@pytest.mark.parametrize(
+    ("limit", "value"), [("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "5"), ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1")]
+)
+async def test_limits_hold_for_our_own_attributes(
+    start: Start, collector: HttpCollector, limit: str, value: str
+) -> None:
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **{limit: value})
+    await telemetry.inbound(call_of(), nothing)
+    assert telemetry.flush()
+    [span] = collector.all()
+    told = attributes(span)
+    if limit.endswith("LENGTH_LIMIT"):
+        assert told["rpc.method"] == "regis"
+    else:
+        assert (len(told), span.dropped_attributes_count) == (1, 2)
+
+
 async def test_sampled_off_travels_and_nothing_is_exported(start: Start, collector: HttpCollector) -> None:
     telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_TRACES_SAMPLER="always_off")
     seen: list[bytes | None] = []
