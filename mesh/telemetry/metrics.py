@@ -29,10 +29,6 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.metrics.export import Histogram as HistogramData
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.semconv._incubating.metrics.http_metrics import HTTP_SERVER_ACTIVE_REQUESTS
-from opentelemetry.semconv._incubating.metrics.otel_metrics import OTEL_SDK_PROCESSOR_SPAN_PROCESSED
-from opentelemetry.semconv._incubating.metrics.rpc_metrics import RPC_CLIENT_CALL_DURATION, RPC_SERVER_CALL_DURATION
-from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
 
 __all__ = ["Durations", "Exporting", "Gauge", "Metrics"]
 
@@ -145,9 +141,9 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         self.scope = InstrumentationScope("mesh", version)
-        self.server = Instrument(RPC_SERVER_CALL_DURATION, "Duration of calls answered")
-        self.client = Instrument(RPC_CLIENT_CALL_DURATION, "Duration of calls made")
-        self.http = Instrument(HTTP_SERVER_REQUEST_DURATION, "Duration of HTTP requests answered")
+        self.server = Instrument("rpc.server.call.duration", "Duration of calls answered")
+        self.client = Instrument("rpc.client.call.duration", "Duration of calls made")
+        self.http = Instrument("http.server.request.duration", "Duration of HTTP requests answered")
 
     def register(self, meter: Meter, dropped: Callable[[], Mapping[str, int]]) -> None:
         """Let the SDK observe the gauges and what was dropped (reason → spans)."""
@@ -159,9 +155,9 @@ class Metrics:
         # The conventions have no name for RPC calls in flight yet; these follow HTTP's.
         make("rpc.server.active_calls", [self.server.observe], "{call}", "Calls being answered")
         make("rpc.client.active_calls", [self.client.observe], "{call}", "Calls being made")
-        make(HTTP_SERVER_ACTIVE_REQUESTS, [self.http.observe], "{request}", "HTTP requests being answered")
+        make("http.server.active_requests", [self.http.observe], "{request}", "HTTP requests being answered")
         meter.create_observable_counter(
-            OTEL_SDK_PROCESSOR_SPAN_PROCESSED, [drops], "{span}", "Spans that could not be exported, by reason"
+            "otel.sdk.processor.span.processed", [drops], "{span}", "Spans that could not be exported, by reason"
         )
 
     def collect(self, temporality: AggregationTemporality) -> list[Metric]:

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvi
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, NonRecordingSpan, SpanKind, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, SpanKind
 from opentelemetry.trace.status import Status
 
 from mesh.telemetry.batch import Batch
@@ -27,8 +27,8 @@ __all__ = ["Recorder"]
 
 _DEFAULT_MOST = 128
 """Attributes that a span may have when nothing is said."""
-_SAMPLED = TraceFlags.SAMPLED
-_RANDOM = TraceFlags.RANDOM_TRACE_ID
+_SAMPLED, _RANDOM = 0x01, 0x02
+"""Bits of the W3C's trace-flags."""
 
 
 class Recorder:

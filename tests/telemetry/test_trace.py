@@ -427,3 +427,32 @@ async def test_paths_that_a_caller_invents_do_not_fill_the_memory(start: Start, 
     assert telemetry.flush()
     assert len({span.name for span in collector.all()}) == 2001
     assert METHOD.path
+
+
+async def test_a_span_made_in_a_thread_has_the_right_parent(start: Start, collector: HttpCollector) -> None:
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+
+    def blocking() -> None:
+        with trace.get_tracer("function").start_as_current_span("in a thread"):
+            trace.get_current_span().set_attribute("thread", value=True)
+
+    async def function(call: Call) -> None:
+        await asyncio.to_thread(blocking)
+
+    await telemetry.inbound(call_of(), function)
+    assert telemetry.flush()
+    ours = collector.one("registration.v1.Registration/Register")
+    assert collector.one("in a thread").parent_span_id == ours.span_id
+
+
+async def test_a_tracer_made_before_configure_and_used_as_a_decorator(start: Start, collector: HttpCollector) -> None:
+    tracer = trace.get_tracer("module level")
+
+    @tracer.start_as_current_span("decorated")
+    async def helper() -> None:
+        await asyncio.sleep(0)
+
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    await telemetry.inbound(call_of(), lambda _: helper())
+    assert telemetry.flush()
+    assert collector.one("decorated").parent_span_id == collector.one("registration.v1.Registration/Register").span_id
