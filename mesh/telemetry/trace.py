@@ -44,10 +44,12 @@ class HttpCall(Protocol):
         path: The path, without the query.
         scheme: ``http`` or ``https``.
         authority: ``host`` or ``host:port``, as the client named it.
-        client: The client's address, ``host`` or ``host:port``; ``""`` if it is not known.
+        client: The client's address, ``host`` or ``host:port`` (IPv6 in brackets before a port);
+            ``""`` if it is not known.
         status: The HTTP status of the answer; 0 while there is none. A layer that refuses with a status that does not
             follow from its code (405, 413, 415) sets it before it raises.
         route: The template of the route, once it is known.
+        http_version: ``1.1`` or ``2``.
         metadata: The request headers.
         headers: The response headers; they must go with a refusal too.
     """
@@ -59,6 +61,7 @@ class HttpCall(Protocol):
     client: str
     status: int
     route: str | None
+    http_version: str
     metadata: Metadata
     headers: list[tuple[bytes, bytes]]
 
@@ -218,9 +221,7 @@ def _http_attributes(request: HttpCall, verb: str, status: int) -> dict[str, Any
         told["client.address"] = client
         if port:
             told["client.port"] = port
-    version = getattr(request, "http_version", None)
-    if version:
-        told["network.protocol.version"] = version
+    told["network.protocol.version"] = request.http_version
     agent = request.metadata.wire(b"user-agent")
     if agent:
         told["user_agent.original"] = agent.decode("latin-1")
