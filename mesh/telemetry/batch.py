@@ -107,7 +107,7 @@ class Batch(SpanProcessor):
         queue.append(span)
         if self._thread is None:
             self._begin()
-        elif waiting + 1 == self._size:
+        if waiting + 1 >= self._size and not self._wake.is_set():
             self._wake.set()
 
     def on_end(self, span: ReadableSpan) -> None:

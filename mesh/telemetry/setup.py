@@ -8,6 +8,7 @@ What is exported where:
   Else nowhere.
 - ``otlp`` speaks ``http/protobuf`` unless ``OTEL_EXPORTER_OTLP_[TRACES_|METRICS_]PROTOCOL`` says ``grpc``; that is the
   specification's default, and it keeps gRPC's core out of the process.
+- ``OTEL_EXPORTER_OTLP_TIMEOUT`` bounds an export; ``OTEL_BSP_EXPORT_TIMEOUT`` is not used, as in OpenTelemetry's SDK.
 """
 
 from __future__ import annotations
