@@ -13,6 +13,20 @@ Decided here:
   ``mesh up`` would do by itself.
 """
 
-from mesh.telemetry.setup import Telemetry, configure
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mesh.telemetry.setup import Telemetry, configure
 
 __all__ = ["Telemetry", "configure"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the SDK (some 150 ms) when a component is configured; ``mesh trace`` and the trace store do without."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mesh.telemetry import setup  # noqa: PLC0415 - see above
+
+    return getattr(setup, name)

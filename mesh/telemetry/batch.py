@@ -17,6 +17,8 @@ from opentelemetry.context import attach, set_value
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from mesh.telemetry.encode import Encoder
+from mesh.telemetry.otlp import sender
 from mesh.telemetry.span import Span
 
 __all__ = ["Batch", "Quiet", "run_bounded", "setting"]
@@ -78,6 +80,8 @@ class Batch(SpanProcessor):
         self.exported = 0
         self.dropped = {"queue_full": 0, "export_failed": 0, "shutdown": 0}
         self._exporter = exporter
+        self._sender = sender(exporter)
+        self._encoder = Encoder()
         self._quiet = quiet
         self._delay = setting(environ, "OTEL_BSP_SCHEDULE_DELAY", delay) / 1000
         self._most = int(setting(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048))
@@ -103,7 +107,7 @@ class Batch(SpanProcessor):
         queue.append(span)
         if self._thread is None:
             self._begin()
-        elif waiting + 1 == self._size:
+        if waiting + 1 >= self._size and not self._wake.is_set():
             self._wake.set()
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -172,24 +176,21 @@ class Batch(SpanProcessor):
                 self._idle.notify_all()
 
     def _export(self, batch: list[Span | ReadableSpan]) -> None:
-        spans = [span for span in map(self._readable, batch) if span is not None]
+        done, lost = False, 0
         try:
-            done = self._exporter.export(spans) is SpanExportResult.SUCCESS
+            done, lost = self._send(batch)
         except Exception as error:  # noqa: BLE001 - an exporter that fails must not end the thread
             self._quiet.last = f"{type(error).__name__}: {error}"
-            done = False
-        if done:
-            self.exported += len(spans)
-        else:
-            self.dropped["export_failed"] += len(spans)
+        failed = lost if done else len(batch)
+        self.exported += len(batch) - failed
+        self.dropped["export_failed"] += failed
 
-    def _readable(self, span: Span | ReadableSpan) -> ReadableSpan | None:
-        try:
-            return span.readable() if isinstance(span, Span) else span
-        except Exception as error:  # noqa: BLE001 - one odd span must not take its batch with it
-            self._quiet.last = f"{type(error).__name__}: {error}"
-            self.dropped["export_failed"] += 1
-            return None
+    def _send(self, batch: list[Span | ReadableSpan]) -> tuple[bool, int]:
+        if self._sender is not None:
+            body, lost = self._encoder.encode(batch)
+            return self._sender(body), lost
+        spans = [span.readable() if isinstance(span, Span) else span for span in batch]
+        return self._exporter.export(spans) is SpanExportResult.SUCCESS, 0
 
     def _report(self, *, last: bool = False) -> None:
         total = sum(self.dropped.values())

@@ -9,11 +9,12 @@ Names, units and bucket bounds: OpenTelemetry semantic conventions for HTTP (sta
 
 from __future__ import annotations
 
+import logging
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from time import time_ns
+from time import monotonic, time_ns
 from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -29,12 +30,12 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.metrics.export import Histogram as HistogramData
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.semconv._incubating.metrics.http_metrics import HTTP_SERVER_ACTIVE_REQUESTS
-from opentelemetry.semconv._incubating.metrics.otel_metrics import OTEL_SDK_PROCESSOR_SPAN_PROCESSED
-from opentelemetry.semconv._incubating.metrics.rpc_metrics import RPC_CLIENT_CALL_DURATION, RPC_SERVER_CALL_DURATION
-from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
+
+from mesh.telemetry.batch import SAY_AGAIN, Quiet
 
 __all__ = ["Durations", "Exporting", "Gauge", "Metrics"]
+
+log = logging.getLogger("mesh.telemetry")
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Upper bounds of the buckets, seconds; the conventions advise these."""
@@ -145,9 +146,9 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         self.scope = InstrumentationScope("mesh", version)
-        self.server = Instrument(RPC_SERVER_CALL_DURATION, "Duration of calls answered")
-        self.client = Instrument(RPC_CLIENT_CALL_DURATION, "Duration of calls made")
-        self.http = Instrument(HTTP_SERVER_REQUEST_DURATION, "Duration of HTTP requests answered")
+        self.server = Instrument("rpc.server.call.duration", "Duration of calls answered")
+        self.client = Instrument("rpc.client.call.duration", "Duration of calls made")
+        self.http = Instrument("http.server.request.duration", "Duration of HTTP requests answered")
 
     def register(self, meter: Meter, dropped: Callable[[], Mapping[str, int]]) -> None:
         """Let the SDK observe the gauges and what was dropped (reason → spans)."""
@@ -159,9 +160,9 @@ class Metrics:
         # The conventions have no name for RPC calls in flight yet; these follow HTTP's.
         make("rpc.server.active_calls", [self.server.observe], "{call}", "Calls being answered")
         make("rpc.client.active_calls", [self.client.observe], "{call}", "Calls being made")
-        make(HTTP_SERVER_ACTIVE_REQUESTS, [self.http.observe], "{request}", "HTTP requests being answered")
+        make("http.server.active_requests", [self.http.observe], "{request}", "HTTP requests being answered")
         meter.create_observable_counter(
-            OTEL_SDK_PROCESSOR_SPAN_PROCESSED, [drops], "{span}", "Spans that could not be exported, by reason"
+            "otel.sdk.processor.span.processed", [drops], "{span}", "Spans that could not be exported, by reason"
         )
 
     def collect(self, temporality: AggregationTemporality) -> list[Metric]:
@@ -176,13 +177,16 @@ class Exporting(MetricExporter):
     Args:
         exporter: The one that exports.
         metrics: What to add.
+        quiet: Where the exporter's own log lines end up; what they say is told at most once a minute.
     """
 
-    def __init__(self, exporter: MetricExporter, metrics: Metrics) -> None:
+    def __init__(self, exporter: MetricExporter, metrics: Metrics, quiet: Quiet) -> None:
         temporality = exporter._preferred_temporality  # noqa: SLF001 - where the SDK's reader itself takes it from
         super().__init__(temporality, exporter._preferred_aggregation)  # noqa: SLF001 - the same
         self._exporter = exporter
         self._metrics = metrics
+        self._quiet = quiet
+        self._said = -SAY_AGAIN
         self._temporality = (temporality or {}).get(SdkHistogram, AggregationTemporality.CUMULATIVE)
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
@@ -195,7 +199,11 @@ class Exporting(MetricExporter):
             mine = scopes.get(self._metrics.scope) or ScopeMetrics(self._metrics.scope, [], "")
             scopes[self._metrics.scope] = replace(mine, metrics=[*mine.metrics, *ours])
             metrics_data = MetricsData([replace(first, scope_metrics=list(scopes.values())), *rest])
-        return self._exporter.export(metrics_data, timeout_millis, **kwargs)
+        result = self._exporter.export(metrics_data, timeout_millis, **kwargs)
+        if result is MetricExportResult.FAILURE and monotonic() - self._said >= SAY_AGAIN:
+            self._said = monotonic()
+            log.warning("metrics could not be exported; the exporter says: %s", self._quiet.last)
+        return result
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Flush the exporter."""

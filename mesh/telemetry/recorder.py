@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvi
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, NonRecordingSpan, SpanKind, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, SpanKind
 from opentelemetry.trace.status import Status
 
 from mesh.telemetry.batch import Batch
@@ -25,8 +25,10 @@ from mesh.telemetry.span import Parent, Span
 
 __all__ = ["Recorder"]
 
-_SAMPLED = TraceFlags.SAMPLED
-_RANDOM = TraceFlags.RANDOM_TRACE_ID
+_DEFAULT_MOST = 128
+"""Attributes that a span may have when nothing is said."""
+_SAMPLED, _RANDOM = 0x01, 0x02
+"""Bits of the W3C's trace-flags."""
 
 
 class Recorder:
@@ -39,9 +41,10 @@ class Recorder:
 
     Attributes:
         limits: The span limits (``OTEL_SPAN_*_LIMIT``).
+        usual_limits: They are no tighter than the defaults.
     """
 
-    __slots__ = ("_batches", "_ids", "_provider", "_sampler", "_scope", "_simple", "limits")
+    __slots__ = ("_batches", "_ids", "_provider", "_sampler", "_scope", "_simple", "limits", "usual_limits")
 
     def __init__(self, provider: TracerProvider, batches: Sequence[Batch], version: str) -> None:
         self._provider = provider
@@ -50,7 +53,9 @@ class Recorder:
         self._ids = provider.id_generator
         self._batches = tuple(batches)
         self._scope = InstrumentationScope("mesh", version)
-        self.limits = SpanLimits()
+        self.limits = limits = SpanLimits()
+        most = limits.max_span_attributes
+        self.usual_limits = limits.max_span_attribute_length is None and (most is None or most >= _DEFAULT_MOST)
 
     def start(
         self, name: str, kind: SpanKind, constant: Mapping[str, Any], parent: Parent | None, context: Context

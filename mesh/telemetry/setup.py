@@ -8,6 +8,7 @@ What is exported where:
   Else nowhere.
 - ``otlp`` speaks ``http/protobuf`` unless ``OTEL_EXPORTER_OTLP_[TRACES_|METRICS_]PROTOCOL`` says ``grpc``; that is the
   specification's default, and it keeps gRPC's core out of the process.
+- ``OTEL_EXPORTER_OTLP_TIMEOUT`` bounds an export; ``OTEL_BSP_EXPORT_TIMEOUT`` is not used, as in OpenTelemetry's SDK.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader, Perio
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
+from requests import Session
 
 from mesh.call import Layer
 from mesh.telemetry import current, trace
@@ -155,7 +157,7 @@ def configure(
             batch = Batch(exporter, quiet, environ, LOCAL_DELAY if local else STANDARD_DELAY)
             batches.append(batch)
             tracers.add_span_processor(batch)
-    readers = [] if disabled else _readers(environ, metrics)
+    readers = [] if disabled else _readers(environ, metrics, quiet)
     meters = MeterProvider(metric_readers=readers, resource=told, shutdown_on_exit=False)
     metrics.register(meters.get_meter("mesh", version), lambda: dropped(batches))
     current.install(tracers, meters)
@@ -211,16 +213,18 @@ def _exporter(signal: str, name: str, variable: str, environ: Mapping[str, str])
 def _span_exporters(environ: Mapping[str, str], local: str | None) -> list[SpanExporter]:
     if local is not None:
         cls = _exporter("traces", "otlp_proto_http", "OTEL_TRACES_EXPORTER", environ)
-        return [cls(endpoint=f"{local.rstrip('/')}/v1/traces")]
+        session = Session()
+        session.trust_env = False  # it is on this machine: no proxy of the environment in between
+        return [cls(endpoint=f"{local.rstrip('/')}/v1/traces", session=session)]
     return [cls() for cls in _exporters("traces", environ)]
 
 
-def _readers(environ: Mapping[str, str], metrics: Metrics) -> list[MetricReader]:
+def _readers(environ: Mapping[str, str], metrics: Metrics, quiet: Quiet) -> list[MetricReader]:
     readers: list[MetricReader] = []
     for cls in _exporters("metrics", environ):
         part = cls()
         if isinstance(part, MetricExporter):
-            part = PeriodicExportingMetricReader(Exporting(part, metrics))
+            part = PeriodicExportingMetricReader(Exporting(part, metrics, quiet))
         readers.append(part)
     return readers
 

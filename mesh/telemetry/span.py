@@ -21,7 +21,20 @@ from opentelemetry.trace.status import Status
 if TYPE_CHECKING:
     from mesh.telemetry.recorder import Recorder
 
-__all__ = ["Happening", "Parent", "Span"]
+__all__ = ["Constant", "Happening", "Parent", "Span"]
+
+_USUAL_ATTRIBUTES = 64
+"""Attributes of its own that a span may have beside the constant ones, for the default limit (128) to be far away."""
+
+
+class Constant(dict[str, Any]):
+    """Attributes that many spans share, never changed; keeps what they are in OTLP (see ``mesh.telemetry.encode``)."""
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        super().__init__(attributes)
+        self.encoded: bytes | None = None
 
 
 class Parent(NamedTuple):
@@ -130,6 +143,10 @@ class Span(ApiSpan):
     def readable(self) -> ReadableSpan:
         """Return it as the SDK's exporters take it; for the thread that exports."""
         return self._recorder.readable(self)
+
+    def within_usual_limits(self) -> bool:
+        """Return whether no span limit can cut any of its attributes."""
+        return self._recorder.usual_limits and (self.attributes is None or len(self.attributes) <= _USUAL_ATTRIBUTES)
 
     # -- the API's span --
 

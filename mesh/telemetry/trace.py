@@ -10,7 +10,6 @@ opentelemetry-semantic-conventions. No header, query or message is ever recorded
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from opentelemetry import context as otel_context
@@ -21,7 +20,7 @@ from mesh.errors import Code, RemoteError, StatusError, http_status
 from mesh.telemetry.metrics import MOST_SERIES, Durations, Instrument
 from mesh.telemetry.propagation import Propagation, parent_of, traceparent
 from mesh.telemetry.recorder import Recorder
-from mesh.telemetry.span import Span, text_of, type_name
+from mesh.telemetry.span import Constant, Span, text_of, type_name
 
 __all__ = ["HttpCall", "http", "inbound", "outbound", "untraced_inbound", "untraced_outbound"]
 
@@ -45,10 +44,12 @@ class HttpCall(Protocol):
         path: The path, without the query.
         scheme: ``http`` or ``https``.
         authority: ``host`` or ``host:port``, as the client named it.
-        client: The client's address, ``host`` or ``host:port``; ``""`` if it is not known.
+        client: The client's address, ``host`` or ``host:port`` (IPv6 in brackets before a port);
+            ``""`` if it is not known.
         status: The HTTP status of the answer; 0 while there is none. A layer that refuses with a status that does not
             follow from its code (405, 413, 415) sets it before it raises.
         route: The template of the route, once it is known.
+        http_version: ``1.1`` or ``2``.
         metadata: The request headers.
         headers: The response headers; they must go with a refusal too.
     """
@@ -60,6 +61,7 @@ class HttpCall(Protocol):
     client: str
     status: int
     route: str | None
+    http_version: str
     metadata: Metadata
     headers: list[tuple[bytes, bytes]]
 
@@ -71,13 +73,13 @@ class _Known:
 
     def __init__(self, name: str, instrument: Instrument, faults: frozenset[Code]) -> None:
         self.name = name
-        self.attributes: Mapping[str, Any] = {"rpc.system.name": "grpc", "rpc.method": name}
+        self.attributes = Constant({"rpc.system.name": "grpc", "rpc.method": name})
         self.faults = faults
         self.flying = instrument.gauge(name, self.attributes)
-        self.ends: dict[Code, tuple[dict[str, Any], Durations]] = {}
+        self.ends: dict[Code, tuple[Constant, Durations]] = {}
         self._instrument = instrument
 
-    def end(self, code: Code) -> tuple[dict[str, Any], Durations]:
+    def end(self, code: Code) -> tuple[Constant, Durations]:
         """Return the attributes (never to be changed) and the series of the calls that end with ``code``."""
         found = self.ends.get(code)
         if found is None:
@@ -85,7 +87,7 @@ class _Known:
             if code in self.faults:
                 told["error.type"] = code.name
             series = self._instrument.series((self.name, code), lambda: {**self.attributes, **told})
-            found = self.ends[code] = (told, series)
+            found = self.ends[code] = (Constant(told), series)
         return found
 
 
@@ -219,9 +221,7 @@ def _http_attributes(request: HttpCall, verb: str, status: int) -> dict[str, Any
         told["client.address"] = client
         if port:
             told["client.port"] = port
-    version = getattr(request, "http_version", None)
-    if version:
-        told["network.protocol.version"] = version
+    told["network.protocol.version"] = request.http_version
     agent = request.metadata.wire(b"user-agent")
     if agent:
         told["user_agent.original"] = agent.decode("latin-1")

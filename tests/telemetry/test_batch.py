@@ -121,6 +121,13 @@ async def test_full_batches_leave_at_once_and_the_rest_after_the_delay(start: St
     assert [len(request.resource_spans[0].scope_spans[0].spans) for request in collector.requests] == [10, 10, 5]
 
 
+async def test_a_batch_of_one_leaves_at_once(start: Start, collector: HttpCollector) -> None:
+    start_with = {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1", "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **start_with)
+    await calls(telemetry, 1)
+    assert collector.asked.wait(5)
+
+
 class Broken(SpanExporter):
     """Fails in every way an exporter can."""
 

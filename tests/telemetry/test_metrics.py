@@ -108,6 +108,18 @@ async def test_what_was_dropped_is_a_metric(start: Start, collector: HttpCollect
     assert told["queue_full"] == telemetry.dropped["queue_full"]
 
 
+async def test_a_collector_that_refuses_is_told_once(
+    start: Start, collector: HttpCollector, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector.answer = 400
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_METRICS_EXPORTER="otlp")
+    for _ in range(3):
+        await telemetry.inbound(call_of(), nothing)
+        telemetry.meter_provider.force_flush()
+    told = [record.getMessage() for record in caplog.records if record.name == "mesh.telemetry"]
+    assert len([line for line in told if line.startswith("metrics could not be exported") and "400" in line]) == 1
+
+
 async def test_a_collector_that_is_gone_does_not_hold_up_the_stop(start: Start, collector: HttpCollector) -> None:
     collector.stop()
     telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_METRICS_EXPORTER="otlp")

@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from opentelemetry.trace import get_current_span
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from mesh.telemetry.propagation import parse_traceparent
+from mesh.call import Metadata
+from mesh.telemetry.propagation import Propagation, parse_traceparent
+from mesh.telemetry.recorder import Recorder
+from mesh.telemetry.span import Constant
+
+recorder = Recorder(TracerProvider(shutdown_on_exit=False), (), "1.2.3")
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -48,3 +54,24 @@ def test_the_same_as_the_apis_propagator(header: str) -> None:
 )
 def test_what_is_not_valid_is_ignored(header: str) -> None:
     assert parse_traceparent(header.encode()) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([b"traceparent", b"tracestate", b"baggage", b"x"]), st.binary(max_size=60)),
+        max_size=6,
+    )
+)
+@example([(b"traceparent", f"00-{TRACE}-{SPAN}-01".encode()), (b"tracestate", b"\xff=,=,a=1")])
+@example([(b"baggage", b"a=%ff,b=" + b"x" * 9000), (b"baggage", b"=,;,c=\xc3\xa4")])
+def test_no_header_breaks_a_call(pairs: list[tuple[bytes, bytes]]) -> None:
+    propagation = Propagation()
+    parent, context = propagation.extract(Metadata.from_wire(pairs))
+    span = recorder.start("a.B/C", SpanKind.SERVER, Constant({}), parent, context)
+    out = Metadata()
+    propagation.inject(span, set_span_in_context(span, context), out)
+    sent = parse_traceparent(out.wire(b"traceparent") or b"")
+    assert sent is not None
+    assert (sent.trace_id, sent.span_id) == (span.trace_id, span.span_id)
+    if parent is not None:
+        assert sent.trace_id == parent.trace_id

@@ -159,6 +159,7 @@ async def test_the_beginning_of_an_id_is_enough() -> None:
         (gzip.compress(b"\0" * 10_000), {"content_encoding": "gzip"}, 413),
         (zlib.compress(b""), {"content_encoding": "deflate"}, 200),
     ],
+    ids=["no protobuf", "JSON", "no gzip", "half gzip", "brotli", "too long", "a bomb", "deflate"],
 )
 async def test_what_it_refuses(
     body: bytes, headers: dict[str, str], status: int, monkeypatch: pytest.MonkeyPatch

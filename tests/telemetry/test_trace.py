@@ -313,6 +313,23 @@ async def test_what_a_function_tells_the_current_span_is_kept(start: Start, coll
     assert span.status.message == "said by the function"
 
 
+@pytest.mark.parametrize(
+    ("limit", "value"), [("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "5"), ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1")]
+)
+async def test_limits_hold_for_our_own_attributes(
+    start: Start, collector: HttpCollector, limit: str, value: str
+) -> None:
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **{limit: value})
+    await telemetry.inbound(call_of(), nothing)
+    assert telemetry.flush()
+    [span] = collector.all()
+    told = attributes(span)
+    if limit.endswith("LENGTH_LIMIT"):
+        assert told["rpc.method"] == "regis"
+    else:
+        assert (len(told), span.dropped_attributes_count) == (1, 2)
+
+
 async def test_sampled_off_travels_and_nothing_is_exported(start: Start, collector: HttpCollector) -> None:
     telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_TRACES_SAMPLER="always_off")
     seen: list[bytes | None] = []
@@ -410,3 +427,32 @@ async def test_paths_that_a_caller_invents_do_not_fill_the_memory(start: Start, 
     assert telemetry.flush()
     assert len({span.name for span in collector.all()}) == 2001
     assert METHOD.path
+
+
+async def test_a_span_made_in_a_thread_has_the_right_parent(start: Start, collector: HttpCollector) -> None:
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+
+    def blocking() -> None:
+        with trace.get_tracer("function").start_as_current_span("in a thread"):
+            trace.get_current_span().set_attribute("thread", value=True)
+
+    async def function(call: Call) -> None:
+        await asyncio.to_thread(blocking)
+
+    await telemetry.inbound(call_of(), function)
+    assert telemetry.flush()
+    ours = collector.one("registration.v1.Registration/Register")
+    assert collector.one("in a thread").parent_span_id == ours.span_id
+
+
+async def test_a_tracer_made_before_configure_and_used_as_a_decorator(start: Start, collector: HttpCollector) -> None:
+    tracer = trace.get_tracer("module level")
+
+    @tracer.start_as_current_span("decorated")
+    async def helper() -> None:
+        await asyncio.sleep(0)
+
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    await telemetry.inbound(call_of(), lambda _: helper())
+    assert telemetry.flush()
+    assert collector.one("decorated").parent_span_id == collector.one("registration.v1.Registration/Register").span_id
