@@ -18,7 +18,8 @@ from typing import Protocol
 from mesh.contract import Contract
 from mesh.control.keeper import MARGIN
 from mesh.control.ready import Parent
-from mesh.faults import Faults
+from mesh.errors import RemoteError
+from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
 
 __all__ = ["Part", "load", "run", "run_edge", "run_sidecar", "serve"]
@@ -84,8 +85,6 @@ def run(file: Path, name: str | None, fd: int | None) -> int:
 
 
 def _check_exists(manifest: Manifest, name: str | None) -> None:
-    from mesh.faults import Fault  # noqa: PLC0415 - beside its only use
-
     place = str(manifest.file)
     if name is None and manifest.edge is None:
         raise Faults([Fault(place, "there is no [edge] table")])
@@ -144,7 +143,7 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
         return _fail(parent, str(error))
     except Exception as error:
         log.exception("the start failed")
-        return _fail(parent, f"{type(error).__name__}: {error}")
+        return _fail(parent, _text(error))
     await told.wait()
     await part.stop()
     return 0
@@ -162,6 +161,13 @@ async def _start(part: Part, told: asyncio.Event, parent: Parent) -> bool:
         return False
     parent.ready(starting.result())
     return True
+
+
+def _text(error: Exception) -> str:
+    """Return what a user is told of an error that nobody expected; the log has the rest."""
+    if isinstance(error, RemoteError):
+        return f"a call that it makes when it starts failed: {error.status}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _fail(parent: Parent, reason: str) -> int:

@@ -97,8 +97,9 @@ def render(record: Mapping[str, Any], *, colour: bool = False) -> list[str]:
     others = [f"{key}={_short(value)}" for key, value in record.items() if key not in _HIDDEN]
     if "trace_id" in record:
         others.append(f"trace={str(record['trace_id'])[_TRACE_ID]}")
-    parts = (str(record.get("time", ""))[_CLOCK], shown, str(record["message"]), *others)
-    return [" ".join(part for part in parts if part), *str(record.get("exception", "")).splitlines()]
+    message, *more = str(record["message"]).splitlines() or [""]
+    parts = (str(record.get("time", ""))[_CLOCK], shown, message, *others)
+    return [" ".join(part for part in parts if part), *more, *str(record.get("exception", "")).splitlines()]
 
 
 def _short(value: Any) -> str:

@@ -20,7 +20,6 @@ PATIENCE = 60.0
 """Seconds that the start of one component may take."""
 PROGRESS = 5.0
 """Seconds after which, again and again, a start says what it is waiting for."""
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Supervisor:
@@ -56,7 +55,9 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-        stops = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+        stops = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: the mesh outlives its terminal
+            stops.append(signal.SIGHUP)
         for number in stops:
             loop.add_signal_handler(number, signals.put_nowait, number)
         try:

@@ -1,0 +1,263 @@
+"""Puts a component together: every room's part, handed to each other in one visible place.
+
+Nothing here decides anything; it says what a sidecar and the edge are made of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from mesh import telemetry
+from mesh.auth import (
+    EDGE,
+    Declarations,
+    PeerVerifier,
+    Signer,
+    TokenVerifier,
+    authenticate,
+    authorize,
+    fetch_url,
+    identify,
+    keys,
+)
+from mesh.call import Call, Handler, Layer, chain
+from mesh.contract import Contract
+from mesh.control.traces import ENDPOINT
+from mesh.database import Database, DatabaseError
+from mesh.edge import Edge
+from mesh.errors import Unimplemented
+from mesh.faults import Fault, Faults
+from mesh.function import Functions
+from mesh.gate import Gate
+from mesh.manifest import Manifest, Service
+from mesh.rpc.blocking import BlockingChannel
+from mesh.rpc.channel import Channel
+from mesh.rpc.listener import Listener, ListenError
+from mesh.rpc.retry import retry
+from mesh.rpc.target import Target
+from mesh.sidecar.service import ServiceContext
+from mesh.sidecar.sidecar import Sidecar
+from mesh.telemetry import logs
+
+__all__ = ["EdgePart", "SidecarPart", "edge", "sidecar"]
+
+KEYS_TIMEOUT = 5.0
+"""Seconds that a fetch of the token issuer's keys may take."""
+
+
+class Outbound:
+    """The last handler of every outbound chain: sends each call to the entry that serves its service.
+
+    Args:
+        manifest: Who serves what, and where.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._targets: dict[str, Target] = {}
+        self._entries: list[Target] = []
+        for entry in manifest.services.values():
+            target = Target(entry.addresses, transport=manifest.channel, max_message=int(entry.max_message))
+            self._entries.append(target)
+            self._targets.update(dict.fromkeys(entry.serves, target))
+
+    async def __call__(self, call: Call) -> None:
+        """Send the call where its service is.
+
+        Raises:
+            StatusError: How it ended; UNIMPLEMENTED when no entry of mesh.toml serves the service.
+        """
+        target = self._targets.get(call.method.service)
+        if target is None:
+            raise Unimplemented(f"no entry of mesh.toml serves {call.method.service}")
+        await target(call)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await asyncio.gather(*(target.close() for target in self._entries))
+
+
+class _Common:
+    """What a sidecar and the edge have alike."""
+
+    def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
+        logs.install(name)
+        self.telemetry = telemetry.configure(
+            name, version=version("function-mesh"), default_endpoint=os.environ.get(ENDPOINT)
+        )
+        self.serves = {entry: service.serves for entry, service in manifest.services.items()}
+        self.identity = manifest.state / "identity"
+        self.signer = Signer(name, keys.load(self.identity, name))
+        self.outbound = Outbound(manifest)
+        declared = None if name == EDGE else Declarations(contract, self.serves)
+        self.onward = self._chain(identify(self.signer, declared))
+        own = Channel(self._chain(identify(self.signer)), contract)
+        self.tokens = _tokens(manifest, contract, own)
+
+    def _chain(self, identified: Layer) -> Handler:
+        return chain(self.telemetry.outbound, identified, retry(), self.outbound)
+
+    async def stop(self) -> None:
+        await self.outbound.close()
+        await self.telemetry.shutdown()
+
+
+def _tokens(manifest: Manifest, contract: Contract, channel: Channel) -> TokenVerifier | None:
+    auth = manifest.auth
+    if auth is None:
+        return None
+    fetch = fetch_url(auth.jwks) if "://" in auth.jwks else _fetch_method(contract, channel, auth.jwks)
+    return TokenVerifier(fetch, issuer=auth.issuer, audience=auth.audience, roles=auth.roles, leeway=auth.leeway)
+
+
+def _fetch_method(contract: Contract, channel: Channel, name: str) -> Callable[[], Awaitable[bytes]]:
+    """Return what fetches the JWK set from a method of the mesh, as JSON."""
+    method = contract.methods[f"/{name.lstrip('/')}"]  # `mesh check` and `mesh up` have seen to it
+    ask = channel.unary_unary(method.path)
+
+    async def fetch() -> bytes:
+        answer = method.output.FromString(await ask(b"", timeout=KEYS_TIMEOUT))
+        return json_format.MessageToJson(answer).encode()
+
+    return fetch
+
+
+# -- a sidecar --
+
+
+def sidecar(manifest: Manifest, contract: Contract, name: str, fd: int | None) -> SidecarPart:
+    """Return the sidecar of an entry of mesh.toml; to be called on the running loop.
+
+    Raises:
+        Faults: The module, a key or the database's URL is not right.
+    """
+    return SidecarPart(manifest, contract, name, fd)
+
+
+class SidecarPart:
+    """A sidecar with its database, its onward channel and its telemetry."""
+
+    def __init__(self, manifest: Manifest, contract: Contract, name: str, fd: int | None) -> None:
+        entry = manifest.services[name]
+        self._place = f"{manifest.file.name} [services.{name}]"
+        common = self._common = _Common(manifest, contract, name)
+        served = [contract.services[service] for service in entry.serves]
+        functions = Functions(entry.module, served)
+        self._database = self._open(manifest, entry, name)
+        channel = Channel(common.onward, contract)
+        service = ServiceContext(
+            name,
+            channel=channel,
+            blocking=BlockingChannel(channel, asyncio.get_running_loop()),
+            database=self._database,
+            settings=entry.settings,
+        )
+        self._sidecar = Sidecar(
+            contract,
+            entry.serves,
+            functions,
+            service,
+            trace=common.telemetry.inbound,
+            authenticate=authenticate(common.tokens, PeerVerifier(common.identity)),
+            authorize=authorize(contract, common.serves),
+            gate=Gate(entry.concurrency, entry.queue),
+            listen=entry.listen,
+            fd=fd,
+            max_message=int(entry.max_message),
+            drain=float(entry.drain),
+        )
+
+    def _open(self, manifest: Manifest, entry: Service, name: str) -> Database | None:
+        if not entry.database:
+            return None
+        try:
+            return Database(entry.database, migrations=_migrations(manifest, entry), name=name)
+        except DatabaseError as error:
+            raise Faults([Fault(f"{self._place} database", str(error))]) from None
+
+    async def start(self) -> str:
+        """Migrate and open the database, then serve.
+
+        Raises:
+            Faults: The database cannot be used, or the address cannot be listened on.
+        """
+        try:
+            if self._database is not None:
+                await self._database.start()
+            return await self._sidecar.start()
+        except DatabaseError as error:
+            raise Faults([Fault(f"{self._place} database", str(error))]) from None
+        except ListenError as error:
+            raise Faults([Fault(f"{self._place} listen", str(error))]) from None
+
+    async def stop(self) -> None:
+        """Drain, then close what functions used, then flush telemetry."""
+        await self._sidecar.stop()
+        if self._database is not None:
+            await self._database.stop()
+        await self._common.stop()
+
+
+def _migrations(manifest: Manifest, entry: Service) -> Path | None:
+    """Return the folder of versions: the one that mesh.toml names, or ``migrations`` beside the module, or none."""
+    if entry.migrations:
+        return manifest.root / entry.migrations
+    spec = find_spec(entry.module)
+    beside = Path(spec.origin).parent / "migrations" if spec is not None and spec.origin else None
+    return beside if beside is not None and beside.is_dir() else None
+
+
+# -- the edge --
+
+
+def edge(manifest: Manifest, contract: Contract, fd: int | None) -> EdgePart:
+    """Return the edge; to be called on the running loop.
+
+    Raises:
+        Faults: Its key is missing.
+    """
+    return EdgePart(manifest, contract, fd)
+
+
+class EdgePart:
+    """The edge with its onward chain and its telemetry."""
+
+    def __init__(self, manifest: Manifest, contract: Contract, fd: int | None) -> None:
+        table = manifest.edge
+        assert table is not None  # noqa: S101 - who runs an edge has checked that there is one
+        self._place = f"{manifest.file.name} [edge] listen"
+        common = self._common = _Common(manifest, contract, EDGE)
+        self._edge = Edge(
+            contract,
+            handler=common.onward,
+            trace=common.telemetry.http,
+            authenticate=authenticate(common.tokens, None),
+            gate=Gate(table.concurrency, table.queue),
+            max_body=int(table.max_body),
+            timeout=float(table.timeout),
+            listen=lambda app: Listener(
+                app, table.listen, fd=fd, grpc=False, drain=float(table.drain), max_body=int(table.max_body)
+            ),
+        )
+
+    async def start(self) -> str:
+        """Serve.
+
+        Raises:
+            Faults: The address cannot be listened on.
+        """
+        try:
+            return await self._edge.start()
+        except ListenError as error:
+            raise Faults([Fault(self._place, str(error))]) from None
+
+    async def stop(self) -> None:
+        """Drain, then close connections and flush telemetry."""
+        await self._edge.stop()
+        await self._common.stop()
