@@ -202,8 +202,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the preface, SETTINGS and the connection's window."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         self._h2.initiate_connection(_SETTINGS)
         self._h2.set_local_window_size(CONNECTION_WINDOW)
         self._flush()
