@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from ssl import SSLContext, SSLObject
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import ngh2
 from ngh2 import Configuration, ErrorCode, Role, Setting
