@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from ssl import SSLContext, SSLObject
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import ngh2
 from ngh2 import Configuration, ErrorCode, Role, Setting
@@ -202,8 +202,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the preface, SETTINGS and the connection's window."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         self._h2.initiate_connection(_SETTINGS)
         self._h2.set_local_window_size(CONNECTION_WINDOW)
         self._flush()
@@ -319,7 +318,13 @@ class Connection(asyncio.Protocol):
         if stream is None:
             return
         self._writers.pop(event.stream_id, None)
-        stream.on_closed(event.error_code, event.local_error, never_sent=event.stream_id > self._written_id)
+        local = event.local_error
+        stopped = isinstance(local, ngh2.ConnectionClosingError)  # GOAWAY came before the request went
+        stream.on_closed(
+            event.error_code,
+            None if stopped else local,
+            never_sent=stopped or event.stream_id > self._written_id,
+        )
         self._owner.freed()
         if self.draining and not self.streams:
             self._loop.call_soon(self.close)

@@ -130,5 +130,3 @@ class _Active:
 
 def _trailer(key: str) -> str:
     return f"{key[:-4]}-trailer-bin" if key.endswith("-bin") else f"{key}-trailer"
-
-
