@@ -2,7 +2,8 @@
 
     python benchmarks/channel.py [--calls 5000] [--rounds 4] [--server grpcio|raw]
 
-``raw`` answers from a loop around libnghttp2 and is fast enough not to be what is measured; ``grpcio`` is a stock server.
+``raw`` answers from a loop around libnghttp2 and is fast enough not to be what is measured; ``grpcio`` is a stock
+server.
 The client's CPU is ``time.process_time`` of this process divided by the calls; the server is another process.
 """
 

@@ -88,7 +88,7 @@ class Peer(asyncio.Protocol):
         if data and not self.transport.is_closing():
             self.transport.write(data)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.server.peers.remove(self)
         self.server.changed.set()
 

@@ -7,6 +7,7 @@ import gc
 import ssl
 import zlib
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 import pytest
@@ -33,7 +34,7 @@ async def faulty():
     """Start a fault server: ``await faulty(answer, settings={})``."""
     servers = []
 
-    async def start(answer=lambda peer, stream_id: None, settings={}, **options):  # noqa: B006
+    async def start(answer=silence, settings=MappingProxyType({}), **options):
         server = FaultServer(answer, settings)
         await server.start(**options)
         servers.append(server)
@@ -59,6 +60,10 @@ async def channel():
     yield make
     for target in targets:
         await target.close()
+
+
+def silence(peer, stream_id):
+    """Answer nothing."""
 
 
 def pool_of(channel):
@@ -252,7 +257,7 @@ async def test_a_server_that_speaks_something_else(channel, noise):
         writer.close()
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    address = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     error = await failure(unary(channel(address)))
     assert error.code() == grpc.StatusCode.UNAVAILABLE
     assert address in error.details()
@@ -415,7 +420,7 @@ async def test_tls(faulty, channel, tmp_path):
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    import datetime
+    import datetime as dt
 
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -423,15 +428,15 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
