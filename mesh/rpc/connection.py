@@ -29,6 +29,8 @@ CONNECTION_WINDOW = 8 * 2**20
 """Bytes that the server may send ahead of what was consumed."""
 WRITE_CHUNK = 256 * 2**10
 """Bytes handed to the transport at once, so that its own limit is noticed."""
+HIGH_WATER = 64 * 2**10
+"""Bytes queued for a stream beyond which its writer waits."""
 LOW_WATER = 16 * 2**10
 """Bytes still queued for a stream when its writer goes on."""
 LAST_STREAM_ID = 2**31 - 2**16
@@ -129,20 +131,19 @@ class Connection(asyncio.Protocol):
         return True
 
     def write(self, stream: Stream, data: bytes, *, end: bool = False) -> None:
-        """Queue bytes of a stream's body; ``queued`` says how much waits."""
+        """Queue bytes of a stream's body."""
         try:
             self._h2.send_data(stream.id, data, end_stream=end)
         except (ngh2.StreamProtocolError, ngh2.ConnectionStateError):
             return  # it has ended; how, the stream learns from its events
         self._schedule()
 
-    def queued(self, stream: Stream) -> int:
-        """Return the bytes of a stream's body that flow control still holds back."""
-        return self._h2.queued_body_size(stream.id)
-
-    def watch_writer(self, stream: Stream) -> None:
-        """Wake the stream when its queue has run low."""
+    def crowded(self, stream: Stream) -> bool:
+        """Whether so much of a stream's body waits that its writer should; it is woken when the queue has run low."""
+        if self._h2.queued_body_size(stream.id) <= HIGH_WATER:
+            return False
         self._writers[stream.id] = stream
+        return True
 
     def acknowledge(self, stream_id: int, size: int) -> None:
         """Let the server send so many bytes more: they were consumed."""
@@ -153,8 +154,8 @@ class Connection(asyncio.Protocol):
                 return  # the connection has ended within the bytes being handled now
             self._schedule()
 
-    def reset(self, stream: Stream, error_code: int = ErrorCode.CANCEL) -> None:
-        """End a stream from this side."""
+    def reset(self, stream: Stream) -> None:
+        """End a stream from this side (RST_STREAM CANCEL)."""
         if stream.id not in self.streams or self._transport is None:
             return
         if stream.headers is not None and not stream.ended:
@@ -162,7 +163,7 @@ class Connection(asyncio.Protocol):
             if self._cut >= LOST_FRAMES:
                 self.drain()
         try:
-            self._h2.reset_stream(stream.id, error_code)
+            self._h2.reset_stream(stream.id, ErrorCode.CANCEL)
         except ngh2.ConnectionStateError:
             return  # the connection has ended within the bytes being handled now
         self._schedule()
@@ -234,7 +235,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        reason = self._why or (_text(error) if error else "closed by the server")
+        reason = self._why or (str(error).lower() if error else "closed by the server")
         streams, self.streams = self.streams, {}
         self._writers.clear()
         for stream_id, stream in streams.items():
@@ -262,11 +263,11 @@ class Connection(asyncio.Protocol):
             return
         try:
             while not self._paused:
+                self._written_id = self._last_id  # from here on the server may have seen any of them
                 data = self._h2.data_to_send(WRITE_CHUNK)
                 if data:
                     transport.write(data)
                 if len(data) < WRITE_CHUNK:
-                    self._written_id = self._last_id
                     break
         except ngh2.NGH2Error as error:
             self.abort(f"the HTTP/2 engine failed ({error})")
@@ -371,12 +372,6 @@ def _goaway_text(error_code: int, debug: bytes) -> str:
     name = ErrorCode(error_code).name if error_code in ErrorCode.__members__.values() else str(error_code)
     said = f": {debug[:200].decode('utf-8', 'replace')}" if debug else ""
     return f"the server closed it with {name}{said}"
-
-
-def _text(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error) or type(error).__name__
 
 
 async def connect(endpoint: Endpoint, owner: Owner, tls: SSLContext | None) -> Connection:

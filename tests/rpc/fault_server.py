@@ -109,14 +109,14 @@ class FaultServer:
         self.changed = asyncio.Event()
         self.server: Any = None
 
-    async def start(self, port: int = 0, ssl: Any = None) -> None:
+    async def start(self, port: int = 0, ssl: Any = None, host: str = "127.0.0.1") -> None:
         def accept() -> Peer:
             self.accepted += 1
             return Peer(self)
 
-        self.server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", port, ssl=ssl)
+        self.server = await asyncio.get_running_loop().create_server(accept, host, port, ssl=ssl)
         self.port = self.server.sockets[0].getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
 
     async def stop(self) -> None:
         self.server.close()

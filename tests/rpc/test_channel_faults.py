@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import ssl
 import zlib
 from pathlib import Path
@@ -403,6 +404,29 @@ async def test_no_ping_without_calls(faulty, channel, monkeypatch):
     await unary(made)
     await asyncio.sleep(0.2)  # that nothing happens has no event
     assert server.peers[0].pings == 0
+
+
+async def test_a_name_is_resolved_again_as_time_passes(faulty, channel, monkeypatch):
+    first = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"first"))
+    second = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"second"), port=first.port, host="127.0.0.2")
+    leads_to = ["127.0.0.1"]
+    asked = asyncio.Semaphore(0)
+
+    async def look_up(host, port, **_):
+        assert host == "service.test"
+        asked.release()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in leads_to]
+
+    monkeypatch.setattr("mesh.rpc.resolver.look_up", look_up)
+    monkeypatch.setattr("mesh.rpc.pool.RESOLVE_EVERY", 0.05)
+    made = channel(f"service.test:{first.port}")
+    assert await unary(made) == b"first"
+    leads_to[:] = ["127.0.0.2"]
+    while await unary(made) == b"first":
+        await asked.acquire()
+    await first.until(lambda: not first.peers)
+    assert await unary(made) == b"second"
+    assert first.accepted == second.accepted == 1
 
 
 async def test_tls(faulty, channel, tmp_path):
