@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from ssl import SSLContext, SSLObject
 from typing import Any, Protocol, cast
 
@@ -46,7 +47,6 @@ DATA frame that such a reset cut in two, and the connection's window is short by
 
 _CONFIGURATION = Configuration(auto_window_update=False, peer_max_concurrent_streams=100)
 _SETTINGS = {Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW, Setting.MAX_HEADER_LIST_SIZE: 2**16}
-_UNLIMITED = 2**32 - 1
 
 
 class Owner(Protocol):
@@ -76,12 +76,12 @@ class Connection(asyncio.Protocol):
     def __init__(self, address: str, owner: Owner) -> None:
         self.address = address
         self.streams: dict[int, Stream] = {}
-        self.limit = 0
+        self.limit = 2**32 - 1  # unlimited until it says otherwise (RFC 9113, 6.5.2)
         self.draining = False
         self.answered = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
-        self._loop = asyncio.get_running_loop()
+        self._loop = self.ready.get_loop()
         self._h2 = ngh2.Connection(Role.CLIENT, _CONFIGURATION)
         self._transport: asyncio.Transport | None = None
         self._scheduled = False
@@ -120,9 +120,7 @@ class Connection(asyncio.Protocol):
         self._last_id = stream_id
         if body is not None:
             self._h2.send_data(stream_id, body, end_stream=True)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+        self._schedule()
         if self._timer is None:
             self._heard = self._loop.time()
             self._timer = self._loop.call_later(PING_AFTER[0], self._watch)
@@ -185,11 +183,9 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         self._why = self._why or reason
-        try:
+        with suppress(ngh2.NGH2Error):  # the protocol may have failed already
             self._h2.terminate_connection(ErrorCode.NO_ERROR)
             transport.write(self._h2.data_to_send())
-        except ngh2.NGH2Error:
-            pass  # the protocol has failed already; the transport is closed all the same
         transport.close()
 
     def abort(self, reason: str) -> None:
@@ -331,14 +327,11 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self.close)
 
     def _settings_received(self, settings: Any) -> None:
-        first = not self.ready.done()
-        limit = settings.get(Setting.MAX_CONCURRENT_STREAMS, _UNLIMITED if first else None)
-        if limit is not None:
-            self.limit = limit
-        if first:
-            self.ready.set_result(None)
-        else:
+        self.limit = settings.get(Setting.MAX_CONCURRENT_STREAMS, self.limit)
+        if self.ready.done():
             self._owner.freed()
+        else:
+            self.ready.set_result(None)
 
     def _goaway_received(self, event: Any) -> None:
         self._why = _goaway_text(event.error_code, event.debug_data)
