@@ -226,8 +226,8 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
         self._begun = False
 
     def start(self) -> None:
-        """Begin in this turn of the loop, or when it is awaited if that is earlier."""
-        asyncio.get_running_loop().call_soon(self._begin)
+        """Begin when it is awaited, or, if that takes more than a turn of the loop, in a task."""
+        asyncio.get_running_loop().call_soon(self._begin_soon)
 
     # -- towards the handler --
 
@@ -288,6 +288,10 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
             raise
         self.raise_error()
         return self.answer
+
+    def _begin_soon(self) -> None:
+        if not self._begun:  # ``gather`` and ``ensure_future`` await it in their own task, which begins after this
+            asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
         if not self._begun:

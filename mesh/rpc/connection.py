@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from ssl import SSLContext, SSLObject
 from typing import Any, Protocol, cast
 
@@ -29,6 +30,8 @@ CONNECTION_WINDOW = 8 * 2**20
 """Bytes that the server may send ahead of what was consumed."""
 WRITE_CHUNK = 256 * 2**10
 """Bytes handed to the transport at once, so that its own limit is noticed."""
+HIGH_WATER = 64 * 2**10
+"""Bytes queued for a stream beyond which its writer waits."""
 LOW_WATER = 16 * 2**10
 """Bytes still queued for a stream when its writer goes on."""
 LAST_STREAM_ID = 2**31 - 2**16
@@ -44,7 +47,6 @@ DATA frame that such a reset cut in two, and the connection's window is short by
 
 _CONFIGURATION = Configuration(auto_window_update=False, peer_max_concurrent_streams=100)
 _SETTINGS = {Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW, Setting.MAX_HEADER_LIST_SIZE: 2**16}
-_UNLIMITED = 2**32 - 1
 
 
 class Owner(Protocol):
@@ -74,12 +76,12 @@ class Connection(asyncio.Protocol):
     def __init__(self, address: str, owner: Owner) -> None:
         self.address = address
         self.streams: dict[int, Stream] = {}
-        self.limit = 0
+        self.limit = 2**32 - 1  # unlimited until it says otherwise (RFC 9113, 6.5.2)
         self.draining = False
         self.answered = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
-        self._loop = asyncio.get_running_loop()
+        self._loop = self.ready.get_loop()
         self._h2 = ngh2.Connection(Role.CLIENT, _CONFIGURATION)
         self._transport: asyncio.Transport | None = None
         self._scheduled = False
@@ -118,9 +120,7 @@ class Connection(asyncio.Protocol):
         self._last_id = stream_id
         if body is not None:
             self._h2.send_data(stream_id, body, end_stream=True)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+        self._schedule()
         if self._timer is None:
             self._heard = self._loop.time()
             self._timer = self._loop.call_later(PING_AFTER[0], self._watch)
@@ -129,20 +129,19 @@ class Connection(asyncio.Protocol):
         return True
 
     def write(self, stream: Stream, data: bytes, *, end: bool = False) -> None:
-        """Queue bytes of a stream's body; ``queued`` says how much waits."""
+        """Queue bytes of a stream's body."""
         try:
             self._h2.send_data(stream.id, data, end_stream=end)
         except (ngh2.StreamProtocolError, ngh2.ConnectionStateError):
             return  # it has ended; how, the stream learns from its events
         self._schedule()
 
-    def queued(self, stream: Stream) -> int:
-        """Return the bytes of a stream's body that flow control still holds back."""
-        return self._h2.queued_body_size(stream.id)
-
-    def watch_writer(self, stream: Stream) -> None:
-        """Wake the stream when its queue has run low."""
+    def crowded(self, stream: Stream) -> bool:
+        """Whether so much of a stream's body waits that its writer should; it is woken when the queue has run low."""
+        if self._h2.queued_body_size(stream.id) <= HIGH_WATER:
+            return False
         self._writers[stream.id] = stream
+        return True
 
     def acknowledge(self, stream_id: int, size: int) -> None:
         """Let the server send so many bytes more: they were consumed."""
@@ -153,8 +152,8 @@ class Connection(asyncio.Protocol):
                 return  # the connection has ended within the bytes being handled now
             self._schedule()
 
-    def reset(self, stream: Stream, error_code: int = ErrorCode.CANCEL) -> None:
-        """End a stream from this side."""
+    def reset(self, stream: Stream) -> None:
+        """End a stream from this side (RST_STREAM CANCEL)."""
         if stream.id not in self.streams or self._transport is None:
             return
         if stream.headers is not None and not stream.ended:
@@ -162,7 +161,7 @@ class Connection(asyncio.Protocol):
             if self._cut >= LOST_FRAMES:
                 self.drain()
         try:
-            self._h2.reset_stream(stream.id, error_code)
+            self._h2.reset_stream(stream.id, ErrorCode.CANCEL)
         except ngh2.ConnectionStateError:
             return  # the connection has ended within the bytes being handled now
         self._schedule()
@@ -184,11 +183,9 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         self._why = self._why or reason
-        try:
+        with suppress(ngh2.NGH2Error):  # the protocol may have failed already
             self._h2.terminate_connection(ErrorCode.NO_ERROR)
             transport.write(self._h2.data_to_send())
-        except ngh2.NGH2Error:
-            pass  # the protocol has failed already; the transport is closed all the same
         transport.close()
 
     def abort(self, reason: str) -> None:
@@ -234,7 +231,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        reason = self._why or (_text(error) if error else "closed by the server")
+        reason = self._why or (str(error).lower() if error else "closed by the server")
         streams, self.streams = self.streams, {}
         self._writers.clear()
         for stream_id, stream in streams.items():
@@ -262,11 +259,11 @@ class Connection(asyncio.Protocol):
             return
         try:
             while not self._paused:
+                self._written_id = self._last_id  # from here on the server may have seen any of them
                 data = self._h2.data_to_send(WRITE_CHUNK)
                 if data:
                     transport.write(data)
                 if len(data) < WRITE_CHUNK:
-                    self._written_id = self._last_id
                     break
         except ngh2.NGH2Error as error:
             self.abort(f"the HTTP/2 engine failed ({error})")
@@ -318,20 +315,23 @@ class Connection(asyncio.Protocol):
         if stream is None:
             return
         self._writers.pop(event.stream_id, None)
-        stream.on_closed(event.error_code, event.local_error, never_sent=event.stream_id > self._written_id)
+        local = event.local_error
+        stopped = isinstance(local, ngh2.ConnectionClosingError)  # GOAWAY came before the request went
+        stream.on_closed(
+            event.error_code,
+            None if stopped else local,
+            never_sent=stopped or event.stream_id > self._written_id,
+        )
         self._owner.freed()
         if self.draining and not self.streams:
             self._loop.call_soon(self.close)
 
     def _settings_received(self, settings: Any) -> None:
-        first = not self.ready.done()
-        limit = settings.get(Setting.MAX_CONCURRENT_STREAMS, _UNLIMITED if first else None)
-        if limit is not None:
-            self.limit = limit
-        if first:
-            self.ready.set_result(None)
-        else:
+        self.limit = settings.get(Setting.MAX_CONCURRENT_STREAMS, self.limit)
+        if self.ready.done():
             self._owner.freed()
+        else:
+            self.ready.set_result(None)
 
     def _goaway_received(self, event: Any) -> None:
         self._why = _goaway_text(event.error_code, event.debug_data)
@@ -365,12 +365,6 @@ def _goaway_text(error_code: int, debug: bytes) -> str:
     name = ErrorCode(error_code).name if error_code in ErrorCode.__members__.values() else str(error_code)
     said = f": {debug[:200].decode('utf-8', 'replace')}" if debug else ""
     return f"the server closed it with {name}{said}"
-
-
-def _text(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error) or type(error).__name__
 
 
 async def connect(endpoint: Endpoint, owner: Owner, tls: SSLContext | None) -> Connection:

@@ -7,6 +7,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Endpoint", "is_static", "resolve", "split"]
 
@@ -58,15 +59,18 @@ def is_static(address: str) -> bool:
     return True
 
 
+async def look_up(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    """Return what the system's resolver says of a name (``getaddrinfo``), asked in the loop's executor."""
+    loop = asyncio.get_running_loop()
+    return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+
+
 async def resolve(addresses: Sequence[str]) -> tuple[frozenset[Endpoint], str]:
     """Return where the addresses lead, and what went wrong with those that lead nowhere ("" if nothing did).
-
-    Names are looked up in the loop's executor (``getaddrinfo``), so /etc/hosts and the resolver of the system hold.
 
     Raises:
         ValueError: An address is not ``host:port``.
     """
-    loop = asyncio.get_running_loop()
     found: set[Endpoint] = set()
     troubles: list[str] = []
     for address in addresses:
@@ -75,10 +79,10 @@ async def resolve(addresses: Sequence[str]) -> tuple[frozenset[Endpoint], str]:
             found.add(Endpoint(host, port, address))
             continue
         try:
-            answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+            answers = await look_up(host, port)
         except (OSError, UnicodeError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             troubles.append(f"{address}: cannot be resolved ({reason})")
             continue
-        found.update(Endpoint(answer[4][0], port, address) for answer in answers if isinstance(answer[4][0], str))
+        found.update(Endpoint(answer[4][0], port, address) for answer in answers)
     return frozenset(found), "; ".join(troubles)

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream"]
 
-HIGH_WATER = 64 * 2**10
-"""Bytes queued for a stream beyond which its writer waits."""
-
-_CANCEL = 0x08
-
 
 class Stream:
     """One stream.
@@ -87,9 +82,8 @@ class Stream:
 
     async def writable(self) -> None:
         """Return when the queue of request bytes is short, or the stream has ended."""
-        if self.ended or self.connection.queued(self) <= HIGH_WATER:
+        if self.ended or not self.connection.crowded(self):
             return
-        self.connection.watch_writer(self)
         self._writer = asyncio.get_running_loop().create_future()
         try:
             await self._writer
@@ -99,12 +93,12 @@ class Stream:
     def cancel(self, failure: StatusError | None = None) -> None:
         """End it from this side (RST_STREAM CANCEL); nothing happens after the end."""
         if not self.ended:
-            self.connection.reset(self, _CANCEL)
+            self.connection.reset(self)
             self.fail(failure)
 
     def close(self) -> None:
         """Leave nothing behind: end the stream if either side has not, give back the window of what was not taken."""
-        self.connection.reset(self, _CANCEL)
+        self.connection.reset(self)
         self.fail(None)
         if self._held:
             self.connection.acknowledge(self.id, self._held)
@@ -205,7 +199,7 @@ class Stream:
     # -- inside --
 
     def _refuse(self, failure: StatusError) -> None:
-        self.connection.reset(self, _CANCEL)
+        self.connection.reset(self)
         self.fail(failure)
 
     def _end(self) -> None:

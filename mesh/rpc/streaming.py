@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
 
 EOF: Any = getattr(grpc.aio, "EOF")  # noqa: B009 - its type stubs leave it out
-WAITING = 16
-"""Response messages that wait for their reader before the handler does."""
+WAITING = 64 * 2**10
+"""Bytes of response messages that wait for their reader before the handler does."""
+COST = 64
+"""What a message counts at least: many small ones cost memory too."""
 
 
 class _Signal:
@@ -53,8 +55,8 @@ class _Core(OutboundCall):
     """The inside of a streaming call."""
 
     __slots__ = (
-        "_answer_in", "_answer_out", "_begun", "_headers_in", "_request", "_request_in", "_request_out", "_source",
-        "answers", "closed", "task",
+        "_answer_in", "_answer_out", "_begun", "_headers_in", "_held", "_request", "_request_in", "_request_out",
+        "_source", "answers", "closed", "task",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +64,7 @@ class _Core(OutboundCall):
     ) -> None:
         super().__init__(multi, metadata, timeout, parent)
         self.answers: deque[bytes] = deque()
+        self._held = 0
         self.closed = False
         self.task: asyncio.Task[None] | None = None
         self._request: bytes | None = None
@@ -98,6 +101,7 @@ class _Core(OutboundCall):
             return False
         self.task.cancel()
         self.answers.clear()
+        self._held = 0
         self.finish(asyncio.CancelledError())
         return True
 
@@ -127,8 +131,9 @@ class _Core(OutboundCall):
         self.headers_sent = True
         self._headers_in.set()
         self.answers.append(message)
+        self._held += len(message) + COST
         self._answer_in.give()
-        while len(self.answers) >= WAITING:
+        while self._held >= WAITING:
             await self._answer_out.wait()
 
     async def send_headers(self) -> None:
@@ -169,7 +174,9 @@ class _Core(OutboundCall):
                 self.stop()
                 raise
         message = self.answers.popleft()
-        self._answer_out.give()
+        self._held -= len(message) + COST
+        if self._held < WAITING:
+            self._answer_out.give()
         return message
 
     async def until_headers(self) -> None:

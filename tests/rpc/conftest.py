@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from types import SimpleNamespace
 
 import grpc.aio
 import pytest
+import uvloop
 
 from mesh.call import chain
 from mesh.rpc.channel import Channel
@@ -15,6 +17,16 @@ from mesh.rpc.target import Target
 
 FAST = Policy(base=0.01, cap=0.05)
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 1)]
+
+
+def pytest_asyncio_loop_factories(item):
+    """The channel runs on both loops; uvloop's transports differ, and the mesh runs on it."""
+    loops = {"asyncio": asyncio.new_event_loop}
+    if item.path.name.startswith("test_channel"):
+        loops = {"uvloop": uvloop.new_event_loop}
+    if item.path.name == "test_channel_faults.py":
+        loops["asyncio"] = asyncio.new_event_loop
+    return loops
 
 
 @pytest.fixture

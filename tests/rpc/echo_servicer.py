@@ -24,16 +24,16 @@ class Echo(rpc.EchoServicer):
         self.refuse = 0
         self.metadata: list[tuple[str, str | bytes]] = []
 
-    async def Unary(self, request: Any, context: Any) -> Any:
+    async def Unary(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's names
         return await self._answer(request, context)
 
-    async def Idempotent(self, request: Any, context: Any) -> Any:
+    async def Idempotent(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's names
         return await self._answer(request, context)
 
-    async def Slow(self, request: Any, context: Any) -> Any:
+    async def Slow(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's names
         return await self._answer(request, context)
 
-    async def ServerStream(self, request: Any, context: Any):
+    async def ServerStream(self, request: Any, context: Any):  # noqa: N802 - gRPC's names
         with _Active(self):
             await self._headers(context)
             for index in range(request.count):
@@ -41,7 +41,7 @@ class Echo(rpc.EchoServicer):
                 yield self._response(request, context, index)
             await self._fail(request, context)
 
-    async def ClientStream(self, requests: Any, context: Any) -> Any:
+    async def ClientStream(self, requests: Any, context: Any) -> Any:  # noqa: N802 - gRPC's names
         with _Active(self):
             await self._headers(context)
             texts, payloads, count = [], [], 0
@@ -53,7 +53,7 @@ class Echo(rpc.EchoServicer):
                 count += 1
             return pb.EchoResponse(text=",".join(texts), payload=b"".join(payloads), index=count)
 
-    async def Bidi(self, requests: Any, context: Any):
+    async def Bidi(self, requests: Any, context: Any):  # noqa: N802 - gRPC's names
         with _Active(self):
             await self._headers(context)
             index = 0
@@ -122,7 +122,7 @@ class _Active:
         self.echo.active += 1
         self.echo.arrived.set()
 
-    def __exit__(self, kind: Any, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.echo.active -= 1
         if kind is not None and issubclass(kind, (asyncio.CancelledError, GeneratorExit)):
             self.echo.cancelled.set()

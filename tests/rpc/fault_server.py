@@ -40,20 +40,30 @@ class Peer(asyncio.Protocol):
         self.resets: dict[int, int] = {}
         self.ended: set[int] = set()
         self.pings = 0
+        self.begun = False
+        self.early = b""
         self.transport: Any = None
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self.server.peers.append(self)
         if self.server.settings is not None:
-            self.h2.initiate_connection(self.server.settings)
-            self.flush()
+            self.begin(self.server.settings)
         self.server.changed.set()
 
+    def begin(self, settings: dict[int, int]) -> None:
+        """Send SETTINGS and handle what has come so far; a server without settings is told when."""
+        self.begun = True
+        self.h2.initiate_connection(settings)
+        self.flush()
+        self.data_received(self.early)
+
     def data_received(self, data: bytes) -> None:
-        if self.server.settings is None:
+        if not self.begun:
+            self.early += data
             return
         self.h2.receive_data(data)
+        complete = []
         for event in self.h2.events():
             if isinstance(event, ngh2.RequestReceived):
                 self.requests[event.stream_id] = dict(event.headers)
@@ -66,7 +76,10 @@ class Peer(asyncio.Protocol):
                 self.pings += 1
             if getattr(event, "end_stream", False):
                 self.ended.add(event.stream_id)
-                self.server.answer(self, event.stream_id)
+                complete.append(event.stream_id)
+        for stream_id in complete:
+            if stream_id not in self.resets:
+                self.server.answer(self, stream_id)
         self.flush()
         self.server.changed.set()
 
@@ -75,7 +88,7 @@ class Peer(asyncio.Protocol):
         if data and not self.transport.is_closing():
             self.transport.write(data)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.server.peers.remove(self)
         self.server.changed.set()
 
@@ -96,14 +109,14 @@ class FaultServer:
         self.changed = asyncio.Event()
         self.server: Any = None
 
-    async def start(self, port: int = 0, ssl: Any = None) -> None:
+    async def start(self, port: int = 0, ssl: Any = None, host: str = "127.0.0.1") -> None:
         def accept() -> Peer:
             self.accepted += 1
             return Peer(self)
 
-        self.server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", port, ssl=ssl)
+        self.server = await asyncio.get_running_loop().create_server(accept, host, port, ssl=ssl)
         self.port = self.server.sockets[0].getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
 
     async def stop(self) -> None:
         self.server.close()

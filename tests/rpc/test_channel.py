@@ -111,7 +111,7 @@ async def test_calls_begun_together_run_together(stub, echo, rpc):
 
 async def test_a_call_that_nobody_awaits_is_made(stub, echo, rpc):
     done = asyncio.Event()
-    stub.Unary(rpc.pb.EchoRequest(), timeout=5).add_done_callback(lambda call: done.set())
+    stub.Unary(rpc.pb.EchoRequest(), timeout=5).add_done_callback(lambda _: done.set())
     await done.wait()
     assert echo.servicer.calls == 1
 
@@ -158,11 +158,7 @@ async def test_errors_with_code_message_details_and_metadata(stub, rpc, kind):
     source = iter([request]) if kind in ("ClientStream", "Bidi") else request
     call = getattr(stub, kind)(source, metadata=METADATA, timeout=5)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        if kind in ("Unary", "ClientStream"):
-            await call
-        else:
-            async for _ in call:
-                pass
+        await (call if kind in ("Unary", "ClientStream") else anext(aiter(call)))
     error = caught.value
     assert isinstance(error, CallError)
     assert isinstance(error, RemoteError)
@@ -184,13 +180,10 @@ async def test_errors_with_code_message_details_and_metadata(stub, rpc, kind):
 
 
 async def test_messages_before_an_error_arrive(stub, rpc):
-    seen = []
+    call = stub.ServerStream(rpc.pb.EchoRequest(count=3, fail={"code": 9, "message": "enough"}), timeout=5)
+    assert [(await call.read()).index for _ in range(3)] == [0, 1, 2]
     with pytest.raises(grpc.aio.AioRpcError, match="enough"):
-        async for answer in stub.ServerStream(
-            rpc.pb.EchoRequest(count=3, fail={"code": 9, "message": "enough"}), timeout=5
-        ):
-            seen.append(answer.index)
-    assert seen == [0, 1, 2]
+        await call.read()
 
 
 async def test_unimplemented(stub, rpc, echo, dial):
@@ -500,6 +493,37 @@ async def test_other_codes_are_not_retried(stub, echo, rpc):
         await stub.Idempotent(rpc.pb.EchoRequest(fail={"code": Code.ABORTED}), timeout=10)
     assert caught.value.code() == grpc.StatusCode.ABORTED
     assert echo.servicer.calls == 1
+
+
+class Foreign(Call):
+    """A call that did not come from a stub: it has the interface, and nothing else."""
+
+    def __init__(self, method, *messages):
+        super().__init__(method, Metadata([("x-echo-a", "1")]))
+        self.messages = list(messages)
+        self.answers = []
+
+    async def receive(self):
+        return self.messages.pop(0) if self.messages else None
+
+    async def send(self, message):
+        self.headers_sent = True
+        self.answers.append(message)
+
+    async def send_headers(self):
+        self.headers_sent = True
+
+
+@pytest.mark.parametrize("kind", ["Unary", "ServerStream", "ClientStream", "Bidi"])
+async def test_a_target_answers_any_call(stub, rpc, contract, kind):
+    count = 2 if kind in ("ClientStream", "Bidi") else 1
+    messages = [rpc.pb.EchoRequest(text="x", count=1).SerializeToString()] * count
+    call = Foreign(contract.method(f"/conformance.v1.Echo/{kind}"), *messages)
+    await stub.target(call)
+    assert len(call.answers) == (2 if kind == "Bidi" else 1)
+    assert rpc.pb.EchoResponse.FromString(call.answers[0]).text == ("x,x" if kind == "ClientStream" else "x")
+    assert call.headers == [(b"x-echo-a", b"1")]
+    assert call.trailers == [(b"x-echo-a-trailer", b"1")]
 
 
 async def test_closing_fails_what_runs(stub, echo, rpc):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import ssl
 import zlib
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 import pytest
@@ -16,6 +18,7 @@ from ngh2 import ErrorCode, Setting
 from mesh.rpc import connection as connection_module
 from mesh.rpc.channel import Channel
 from mesh.rpc.connection import Connection
+from mesh.rpc.framing import decode_timeout
 from mesh.rpc.stream import Stream
 from mesh.rpc.target import Target
 
@@ -32,7 +35,7 @@ async def faulty():
     """Start a fault server: ``await faulty(answer, settings={})``."""
     servers = []
 
-    async def start(answer=lambda peer, stream_id: None, settings={}, **options):  # noqa: B006
+    async def start(answer=silence, settings=MappingProxyType({}), **options):
         server = FaultServer(answer, settings)
         await server.start(**options)
         servers.append(server)
@@ -60,6 +63,10 @@ async def channel():
         await target.close()
 
 
+def silence(peer, stream_id):
+    """Answer nothing."""
+
+
 def pool_of(channel):
     return channel.target._handler.pool
 
@@ -85,7 +92,7 @@ async def test_what_goes_over_the_wire(faulty, channel):
         b"te": b"trailers", b"content-type": b"application/grpc", b"user-agent": b"grpc-python-mesh/0.1.0",
         b"grpc-accept-encoding": b"identity,gzip", b"x-a": b"1", b"x-b-bin": b"AA",
     }  # fmt: skip
-    assert timeout == b"10000m"
+    assert 9 < decode_timeout(timeout) <= 10
     assert peer.bodies[1] == framed(b"question")
 
 
@@ -251,7 +258,7 @@ async def test_a_server_that_speaks_something_else(channel, noise):
         writer.close()
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    address = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     error = await failure(unary(channel(address)))
     assert error.code() == grpc.StatusCode.UNAVAILABLE
     assert address in error.details()
@@ -287,12 +294,9 @@ async def test_a_server_that_is_late_with_settings(faulty, channel):
     call = asyncio.ensure_future(unary(channel(server.address)))
     await server.until(lambda: bool(server.peers))
     [peer] = server.peers
-    server.settings = {}
-    peer.h2.initiate_connection({})
-    peer.h2.receive_data(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-    peer.flush()
-    with pytest.raises(grpc.aio.AioRpcError):  # this peer has lost the client's own preface: only the wait is of interest
-        await asyncio.wait_for(call, 5)
+    assert not call.done()
+    peer.begin({})
+    assert await call == b"late"
 
 
 async def test_a_server_that_never_sends_settings(faulty, channel, monkeypatch):
@@ -402,6 +406,29 @@ async def test_no_ping_without_calls(faulty, channel, monkeypatch):
     assert server.peers[0].pings == 0
 
 
+async def test_a_name_is_resolved_again_as_time_passes(faulty, channel, monkeypatch):
+    first = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"first"))
+    second = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"second"), port=first.port, host="127.0.0.2")
+    leads_to = ["127.0.0.1"]
+    asked = asyncio.Semaphore(0)
+
+    async def look_up(host, port, **_):
+        assert host == "service.test"
+        asked.release()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in leads_to]
+
+    monkeypatch.setattr("mesh.rpc.resolver.look_up", look_up)
+    monkeypatch.setattr("mesh.rpc.pool.RESOLVE_EVERY", 0.05)
+    made = channel(f"service.test:{first.port}")
+    assert await unary(made) == b"first"
+    leads_to[:] = ["127.0.0.2"]
+    while await unary(made) == b"first":
+        await asked.acquire()
+    await first.until(lambda: not first.peers)
+    assert await unary(made) == b"second"
+    assert first.accepted == second.accepted == 1
+
+
 async def test_tls(faulty, channel, tmp_path):
     certificate, key = make_certificate(tmp_path)
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -417,7 +444,7 @@ async def test_tls(faulty, channel, tmp_path):
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    import datetime
+    import datetime as dt
 
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -425,24 +452,22 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
     (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     (folder / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return folder / "cert.pem", folder / "key.pem"
 
@@ -512,5 +537,3 @@ async def test_downloads_that_are_cancelled_do_not_use_up_the_window(faulty, cha
         call.cancel()
     server.answer = lambda peer, stream_id: peer.respond(stream_id, b"x" * 4_000_000)
     assert len(await unary(made)) == 4_000_000
-
-

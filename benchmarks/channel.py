@@ -1,0 +1,131 @@
+"""CPU per unary call and latency of our channel and of grpc.aio, against one server process, interleaved.
+
+    python benchmarks/channel.py [--calls 5000] [--rounds 4] [--server grpcio|raw]
+
+``raw`` answers from a loop around libnghttp2 and is fast enough not to be what is measured; ``grpcio`` is a stock
+server.
+The client's CPU is ``time.process_time`` of this process divided by the calls; the server is another process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import uvloop
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "rpc"), str(ROOT / ".mesh" / "test-stubs")]
+
+from mesh import descriptors, protoc  # noqa: E402 - after the path is set
+from mesh.call import chain  # noqa: E402
+from mesh.rpc.channel import Channel  # noqa: E402
+from mesh.rpc.retry import retry  # noqa: E402
+from mesh.rpc.target import Target  # noqa: E402
+
+STUBS = ROOT / ".mesh" / "test-stubs"
+PROTOS = ROOT / "tests" / "protos"
+CONCURRENCY = 32
+
+
+async def serve(kind: str) -> None:
+    from conformance.v1 import conformance_pb2_grpc as rpc
+    from echo_servicer import Echo
+    from fault_server import FaultServer
+
+    if kind == "grpcio":
+        server = grpc.aio.server()
+        rpc.add_EchoServicer_to_server(Echo(), server)
+        print(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", flush=True)
+        await server.start()
+        await server.wait_for_termination()
+    raw = FaultServer(lambda peer, stream_id: peer.respond(stream_id, peer.bodies.pop(stream_id)[5:]), {})
+    await raw.start()
+    print(raw.address, flush=True)
+    await asyncio.Event().wait()
+
+
+async def measure(address: str, calls: int, rounds: int) -> None:
+    from conformance.v1 import conformance_pb2 as pb
+    from conformance.v1 import conformance_pb2_grpc as rpc
+
+    contract = descriptors.read(protoc.load([PROTOS], STUBS))
+    target = Target([address])
+    stock = grpc.aio.insecure_channel(address)
+    ours = rpc.EchoStub(Channel(chain(retry(), target), contract))
+    theirs = rpc.EchoStub(stock)
+    request = pb.EchoRequest(text="alice", payload=b"p" * 60)
+    ways: dict[str, Callable[[], Awaitable[Any]]] = {
+        "ours": lambda: ours.Unary(request, timeout=5),
+        "ours, idempotent": lambda: ours.Idempotent(request, timeout=5),
+        "grpc.aio": lambda: theirs.Unary(request, timeout=5),
+    }
+    found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, call in ways.items():
+            cpu, rate = await loaded(call, calls)
+            p50, p99 = await alone(call, calls // 10)
+            if turn:  # the first warms up
+                found[name].append((cpu, rate, p50, p99))
+    print(f"{'':18}{'CPU µs/call':>12}{'calls/s':>10}{'p50 µs':>9}{'p99 µs':>9}   medians of {rounds} rounds")
+    for name, rows in found.items():
+        cpu, rate, p50, p99 = (statistics.median(column) for column in zip(*rows, strict=True))
+        print(f"{name:18}{cpu:12.1f}{rate:10.0f}{p50:9.0f}{p99:9.0f}")
+    await target.close()
+    await stock.close()
+
+
+async def loaded(call: Callable[[], Awaitable[Any]], calls: int) -> tuple[float, float]:
+    """CPU per call and calls per second, so many at once."""
+    left = iter(range(calls))
+
+    async def work() -> None:
+        for _ in left:
+            await call()
+
+    began, used = time.perf_counter(), time.process_time()
+    await asyncio.gather(*[work() for _ in range(CONCURRENCY)])
+    return (time.process_time() - used) / calls * 1e6, calls / (time.perf_counter() - began)
+
+
+async def alone(call: Callable[[], Awaitable[Any]], calls: int) -> tuple[float, float]:
+    """Latency, one call after the other."""
+    times = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        await call()
+        times.append(time.perf_counter() - began)
+    times.sort()
+    return times[len(times) // 2] * 1e6, times[len(times) * 99 // 100] * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--server", choices=["grpcio", "raw"], default="raw")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    protoc.generate([PROTOS], STUBS)
+    if options.serve:
+        uvloop.run(serve(options.server))
+        return
+    command = [sys.executable, __file__, "--serve", "--server", options.server]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            uvloop.run(measure(server.stdout.readline().strip(), options.calls, options.rounds))
+        finally:
+            server.terminate()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""When a call is tried again, and when not: the decision by properties, the layer by what its handler sees."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from google.rpc import error_details_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.call import Call, Metadata, chain
+from mesh.errors import Code, NotFound, StatusError, Unavailable
+from mesh.rpc.retry import ATTEMPTS, PUSHBACK, Budget, Policy, decide, pushback, retry
+
+POLICY = Policy()
+FAST = Policy(base=0.001, cap=0.002)
+
+inputs = st.fixed_dictionaries(
+    {
+        "code": st.sampled_from([int(code) for code in Code]),
+        "tries": st.integers(1, 20),
+        "replayable": st.booleans(),
+        "budget_spent": st.booleans(),
+        "told": st.none() | st.floats(-1, 100),
+        "remaining": st.none() | st.floats(0, 100),
+        "chance": st.floats(0, 1),
+    }
+)
+
+
+@given(inputs)
+def test_a_retry_is_only_ever_one_that_may_be(given_):
+    wait = decide(POLICY, **given_)
+    if wait is None:
+        return
+    assert given_["code"] == Code.UNAVAILABLE
+    assert given_["replayable"]
+    assert not given_["budget_spent"]
+    assert given_["tries"] < POLICY.attempts
+    assert wait >= 0
+    assert given_["remaining"] is None or wait < given_["remaining"]
+    assert wait == given_["told"] if given_["told"] is not None else wait < POLICY.cap * 1.21
+
+
+@given(st.integers(1, 3), st.floats(0, 1))
+def test_waits_grow(tries, chance):
+    def wait(number):
+        return decide(
+            POLICY, code=14, tries=number, replayable=True, budget_spent=False, told=None, remaining=None, chance=chance
+        )
+
+    assert wait(tries) is not None
+    assert POLICY.base * 0.79 < wait(1) < POLICY.base * 1.21
+    if tries > 1:
+        assert wait(tries) > wait(tries - 1)
+
+
+@given(st.lists(st.booleans(), max_size=500))
+def test_a_budget_stays_within_its_bounds(outcomes):
+    budget = Budget()
+    for good in outcomes:
+        budget.success() if good else budget.failure()
+        assert 0 <= budget.left <= budget.tokens
+    if not any(outcomes):
+        assert budget.spent == (len(outcomes) >= 50)
+
+
+def test_pushback():
+    error = Unavailable("x")
+    assert pushback(error, []) is None
+    assert pushback(error, [(PUSHBACK, b"250")]) == 0.25
+    assert pushback(error, [(PUSHBACK, b"-1")]) < 0
+    assert pushback(error, [(PUSHBACK, b"soon")]) < 0
+    assert pushback(Unavailable("x", retry_after=1.5), []) == 1.5
+    assert pushback(Unavailable("x", details=[error_details_pb2.ErrorInfo()]), []) is None
+
+
+class Outgoing(Call):
+    """A call with a request of some messages, that keeps what it is answered."""
+
+    def __init__(self, method, *messages, deadline=None):
+        super().__init__(method, Metadata(), deadline)
+        self.messages = list(messages)
+        self.answers = []
+
+    async def receive(self):
+        return self.messages.pop(0) if self.messages else None
+
+    async def send(self, message):
+        self.headers_sent = True
+        self.answers.append(message)
+
+    async def send_headers(self):
+        self.headers_sent = True
+
+
+class Script:
+    """A handler that fails as often as it is told to."""
+
+    def __init__(self, *failures, before=None):
+        self.failures = list(failures)
+        self.before = before
+        self.seen = []
+        self.attempts = []
+
+    async def __call__(self, call):
+        self.attempts.append(call.metadata.wire(ATTEMPTS))
+        self.seen.append(await (call.receive() if call.method.client_streaming else call.receive_one()))
+        if self.before:
+            await self.before(call)
+        if self.failures:
+            call.headers.append((b"x-try", b"failed"))
+            call.trailers.append((b"x-try", b"failed"))
+            failure = self.failures.pop(0)
+            if isinstance(failure, tuple):
+                call.trailers.append(failure)
+                failure = Unavailable("not now")
+            raise failure
+        call.headers.append((b"x-try", b"good"))
+        await call.send(b"answer")
+        call.trailers.append((b"x-try", b"good"))
+
+
+@pytest.fixture
+def method(contract):
+    return contract.method("/conformance.v1.Echo/Idempotent")
+
+
+@pytest.fixture
+def unsafe(contract):
+    return contract.method("/conformance.v1.Echo/Unary")
+
+
+async def test_what_failed_tries_say_does_not_reach_the_caller(method):
+    script = Script(Unavailable("1"), Unavailable("2"))
+    call = Outgoing(method, b"request")
+    await chain(retry(FAST), script)(call)
+    assert script.seen == [b"request"] * 3
+    assert script.attempts == [None, b"1", b"2"]
+    assert call.answers == [b"answer"]
+    assert call.headers == call.trailers == [(b"x-try", b"good")]
+
+
+async def test_the_last_failure_reaches_the_caller_with_its_trailers(method):
+    script = Script(*[Unavailable(str(number)) for number in range(9)])
+    call = Outgoing(method, b"request")
+    with pytest.raises(Unavailable, match="3"):
+        await chain(retry(FAST), script)(call)
+    assert len(script.seen) == FAST.attempts
+    assert call.trailers == [(b"x-try", b"failed")]
+
+
+async def test_methods_that_do_not_declare_it_are_not_retried(unsafe):
+    script = Script(Unavailable("1"))
+    with pytest.raises(Unavailable):
+        await chain(retry(FAST), script)(Outgoing(unsafe, b"request"))
+    assert len(script.seen) == 1
+
+
+@pytest.mark.parametrize("failure", [NotFound("x"), StatusError.of(4), (PUSHBACK, b"-1")])
+async def test_failures_that_are_final(method, failure):
+    script = Script(failure)
+    with pytest.raises(StatusError):
+        await chain(retry(FAST), script)(Outgoing(method, b"request"))
+    assert len(script.seen) == 1
+
+
+async def test_nothing_is_retried_once_the_caller_has_seen_something(method):
+    for before in (lambda call: call.send_headers(), lambda call: call.send(b"first")):
+        script = Script(Unavailable("1"), before=before)
+        with pytest.raises(Unavailable):
+            await chain(retry(FAST), script)(Outgoing(method, b"request"))
+        assert len(script.seen) == 1
+
+
+async def test_a_request_stream_that_was_begun_is_not_replayed(contract):
+    from dataclasses import replace
+
+    method = replace(contract.method("/conformance.v1.Echo/ClientStream"), idempotent=True)
+    script = Script(Unavailable("1"))
+    with pytest.raises(Unavailable):
+        await chain(retry(FAST), script)(Outgoing(method, b"1", b"2"))
+    assert len(script.seen) == 1
+
+
+async def test_retries_keep_within_the_deadline(method):
+    loop = asyncio.get_running_loop()
+    script = Script(Unavailable("1"))
+    with pytest.raises(Unavailable):
+        await chain(retry(Policy(base=60, cap=60)), script)(Outgoing(method, b"x", deadline=loop.time() + 5))
+    assert len(script.seen) == 1
+
+
+async def test_a_target_that_fails_all_calls_is_soon_asked_once_for_each(method):
+    layer = retry(FAST)
+    tries = []
+    for _ in range(60):
+        script = Script(*[Unavailable("down")] * 9)
+        with pytest.raises(Unavailable):
+            await chain(layer, script)(Outgoing(method, b"x"))
+        tries.append(len(script.seen))
+    assert tries[0] == FAST.attempts
+    assert tries[-1] == 1
+    assert sum(tries) < 100
