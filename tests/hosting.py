@@ -29,7 +29,8 @@ def sidecar_of(contract: Contract, module: str = "apps.echo", **options: Any) ->
 
 @asynccontextmanager
 async def hosted(contract: Contract, module: str = "apps.echo", **options: Any) -> AsyncIterator[str]:
-    """Host the functions; gives the address."""
+    """Host the functions; gives the address. What is still running at the end is cut off."""
+    options.setdefault("drain", 0.0)
     sidecar = sidecar_of(contract, module, **options)
     address = await sidecar.start()
     try:

@@ -27,6 +27,10 @@ h2corn._lib.emit_banner = _quiet  # type: ignore[assignment]  # noqa: SLF001 - t
 GRACE = 2.0
 """Seconds that calls get to end after the drain time has passed and they were cancelled."""
 
+LINGER = 0.25
+"""Seconds that a connection stays open after its last answer when the server stops. h2corn closes it at once; a client
+that is just writing then meets a broken pipe, and some (grpcio) throw away the answer unread."""
+
 MAX_STREAMS = 4096
 """Calls at once on one connection. A mesh has few connections and many calls; the gate is the real limit."""
 
@@ -56,7 +60,7 @@ class Listener:
         fd: A listening socket to adopt instead; ``listen`` then only names it in errors.
         grpc: Whether it serves gRPC: no limits of size or time on a request's body (the application has its own).
             False: HTTP/1.1 and HTTP/2 with ``max_body``.
-        drain: Seconds that ``stop`` waits for what is in flight.
+        drain: Seconds that ``stop`` waits for what is in flight; 0 cuts everything off at once.
         max_body: Largest request body in bytes, with ``grpc=False``.
         expire: Called when the drain time is over and calls are still in flight: to end them in the application's own
             terms. What is left ``GRACE`` seconds later is cut off.
@@ -78,6 +82,9 @@ class Listener:
         self._fd = fd
         self._drain = drain
         self._expire = expire
+        self._linger = min(LINGER, drain)
+        self._answered = -LINGER
+        self._stopping = False
         self._options: dict[str, Any] = {
             "grpc": grpc,
             "access_log": False,
@@ -105,7 +112,7 @@ class Listener:
         if self._fd is None:
             self._socket = _bind(self.listen)
         fd = self._fd if self._socket is None else self._socket.fileno()
-        self._server = h2corn.Server(self._app, h2corn.Config(bind=(f"fd://{fd}",), **self._options))
+        self._server = h2corn.Server(self._serve, h2corn.Config(bind=(f"fd://{fd}",), **self._options))
         self._task = asyncio.create_task(self._server.serve())
         try:
             await self._server.wait_started()
@@ -124,6 +131,10 @@ class Listener:
         task, self._task = self._task, None
         if task is None or self._server is None:
             return
+        self._stopping = True
+        fresh = self._answered + self._linger - asyncio.get_running_loop().time()
+        if fresh > 0:  # from here on each answer lingers by itself; those just before this moment need the time too
+            await asyncio.sleep(fresh)
         self._server.shutdown()
         self._close()
         done, _ = await asyncio.wait({task}, timeout=self._drain)
@@ -131,6 +142,12 @@ class Listener:
             self._expire()
         with contextlib.suppress(RuntimeError):  # calls that ignore cancellation: h2corn has cut them off
             await task
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._app(scope, receive, send)
+        self._answered = asyncio.get_running_loop().time()
+        if self._stopping:
+            await asyncio.sleep(self._linger)  # h2corn holds the connection while the request's task runs
 
     def _close(self) -> None:
         """Refuse new connections from now on.
