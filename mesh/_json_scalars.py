@@ -13,7 +13,7 @@ import struct
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from decimal import Decimal
-from math import copysign, isinf, isnan
+from math import isinf, isnan
 from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
@@ -26,7 +26,6 @@ __all__ = [
     "describe",
     "encoder",
     "exact",
-    "is_set_float",
     "key_decoder",
 ]
 
@@ -276,11 +275,6 @@ def key_decoder(field: FieldDescriptor) -> Decode:
 
 
 # -- values to JSON --
-
-
-def is_set_float(value: float) -> bool:
-    """Whether a float without presence is on the wire: everything but positive zero."""
-    return value != 0.0 or copysign(1.0, value) < 0
 
 
 def _print_double(value: float) -> float | str:

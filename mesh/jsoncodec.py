@@ -19,6 +19,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from mesh._json_any import any_of, wrapper
+from mesh._json_generate import fast_dump, fast_fill, suits
 from mesh._json_scalars import (
     BadValue,
     JsonError,
@@ -27,7 +28,6 @@ from mesh._json_scalars import (
     describe,
     encoder,
     exact,
-    is_set_float,
     key_decoder,
 )
 from mesh._json_syntax import JsonSyntaxError, loads
@@ -38,11 +38,6 @@ __all__ = ["BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSynta
 
 Fill = Callable[[Any, Any], None]
 Dump = Callable[[Any], Any]
-
-_WIDE = 12
-"""Messages with more fields are printed by what is set, others by asking each field; where the two cost the same."""
-
-_FLOATS = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
 
 
 class Codecs:
@@ -144,8 +139,13 @@ def _compile(codec: Codec, descriptor: Descriptor, codecs: Codecs) -> None:
         codec.fill, codec.dump = any_of(descriptor.file.pool, codecs)
         codec.wrapped = True
     else:
+        fields = sorted(descriptor.fields, key=lambda field: field.number)
         codec.fill = _message_fill(descriptor, codecs)
-        codec.dump = _message_dump(descriptor, codecs)
+        codec.dump = _message_dump(fields, codecs)
+        if suits(fields):
+            codec.fill = fast_fill(fields, [_store(field, codecs) for field in fields], codec.fill)
+            if not codecs.print_defaults:
+                codec.dump = fast_dump(fields, [_field_encoder(field, codecs) for field in fields])
 
 
 # -- JSON to messages --
@@ -313,10 +313,8 @@ def _type_name(field: FieldDescriptor) -> str:
 # -- messages to JSON --
 
 
-def _message_dump(descriptor: Descriptor, codecs: Codecs) -> Dump:
-    fields = sorted(descriptor.fields, key=lambda field: field.number)
-    print_defaults = codecs.print_defaults
-    if len(fields) > _WIDE and not print_defaults:
+def _message_dump(fields: list[FieldDescriptor], codecs: Codecs) -> Dump:
+    if not codecs.print_defaults:
         get = {field: (field.json_name, _field_encoder(field, codecs)) for field in fields}.get
 
         def dump_set(message: Any) -> dict[str, Any]:
@@ -336,19 +334,17 @@ def _message_dump(descriptor: Descriptor, codecs: Codecs) -> Dump:
             field.json_name,
             _field_encoder(field, codecs),
             field.has_presence,
-            field.type in _FLOATS and not field.is_repeated,
         )
         for field in fields
     ]
 
     def dump(message: Any) -> dict[str, Any]:
         out = {}
-        for name, key, encode, presence, real in plan:
+        for name, key, encode, presence in plan:
             if presence and not message.HasField(name):
                 continue
             value = getattr(message, name)
-            if value or presence or print_defaults or (real and is_set_float(value)):
-                out[key] = value if encode is None else encode(value)
+            out[key] = value if encode is None else encode(value)
         return out
 
     return dump

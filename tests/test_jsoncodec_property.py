@@ -186,3 +186,32 @@ def test_any_json_is_read_or_refused(everything, value):
     except (JsonError, JsonSyntaxError):
         return  # refused in its own terms, not by an exception of ours
     assert same(codec.parse(codec.print(message)), message)
+
+
+_FEW = st.dictionaries(
+    st.sampled_from(["name", "born", "teacher", "age", "bigNumber", "big_number", "active", "score", "other"]),
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5) | st.sampled_from(
+        ["12", "-1", "NaN", "1e2", {}, {"name": "x"}, {"name": 1}, {"teacher": {"born": "y"}}, []]),
+    max_size=5,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["codec.v1.Five", "edge.v1.Author"])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_FEW)
+def test_the_generated_code_does_what_the_general_does(contract, name, value):
+    message = contract.message(name)
+    fast = Codecs().of(message)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mesh.jsoncodec.suits", lambda _fields: False)
+        slow = Codecs().of(message)
+
+    def outcome(codec):
+        try:
+            made = codec.parse_value(value)
+        except JsonError as error:
+            return error.path, error.text
+        assert fast.print(made) == slow.print(made)
+        return made.SerializeToString(deterministic=True)
+
+    assert outcome(fast) == outcome(slow)

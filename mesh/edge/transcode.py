@@ -104,9 +104,7 @@ class Transcoder:
         self._output: Any = method.output
         self._dump = codecs.of(method.output).dump
         if route.response_body:
-            name = route.response_body
-            dump = codecs.field(method.output.DESCRIPTOR.fields_by_name[name])[1]
-            self._dump = lambda message: dump(getattr(message, name))
+            self._dump = _field_dump(method.output.DESCRIPTOR.fields_by_name[route.response_body], codecs)
 
     def _variable(self, path: tuple[str, ...]) -> _Parameter:
         parameter = _resolve(self._descriptor, path)
@@ -211,6 +209,17 @@ class Transcoder:
             google.protobuf.message.DecodeError: It is no such message.
         """
         return orjson.dumps(self._dump(self._output.FromString(data)))
+
+
+def _field_dump(field: Any, codecs: Codecs) -> Callable[[Any], Any]:
+    """Return message → JSON value of one of its fields; null for what is unset and has no empty form."""
+    name = field.name
+    dump = codecs.field(field)[1]
+    single = field.message_type is not None and not field.is_repeated
+    nullable = single and codecs.of_descriptor(field.message_type).wrapped
+    if nullable:
+        return lambda message: dump(getattr(message, name)) if message.HasField(name) else None
+    return lambda message: dump(getattr(message, name))
 
 
 def _resolve(descriptor: Descriptor, path: tuple[str, ...] | list[str], *, json: bool = False) -> _Parameter | None:

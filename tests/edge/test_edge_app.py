@@ -295,6 +295,10 @@ async def test_health(running):
 async def test_many_requests_on_one_connection(running):
     host, port = running.address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /v1/slow HTTP/1.1\r\nhost: x\r\n\r\n")  # long enough for the edge to watch its client
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 504 ")
+    await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
     for index in range(50):
         writer.write(b"GET /v1/books?title=%d HTTP/1.1\r\nhost: x\r\n\r\n" % index)
         await writer.drain()

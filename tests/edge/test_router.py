@@ -184,11 +184,11 @@ def test_its_time_does_not_grow_with_the_routes():
         paths = [f"/v1/things{index}/7/parts/8" for index in range(0, count, max(1, count // 10))]
         best = float("inf")
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(20):
                 for path in paths:
                     assert one.find(path, "GET")
-            best = min(best, (time.perf_counter() - start) / len(paths))
+            best = min(best, (time.process_time() - start) / len(paths))
         return best
 
     assert cost(10_000) < 5 * cost(10)

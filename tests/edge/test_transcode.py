@@ -204,3 +204,6 @@ def test_answers(transcode, contract):
     assert json.loads(transcode("GetBook").response(book.SerializeToString())) == {"title": "t", "isbn": "5"}
     assert transcode("UpdateBook").response(b"") == b'""'
     assert transcode("TagBook").response(b"") == b"[]"
+    assert transcode("WhenPublished").response(b"") == b"null"
+    book.published.seconds = 0
+    assert transcode("WhenPublished").response(book.SerializeToString()) == b'"1970-01-01T00:00:00Z"'

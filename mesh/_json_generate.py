@@ -1,0 +1,109 @@
+"""Straight-line code for small messages: what the general codec does in a loop, written out field by field.
+
+A generated ``fill`` takes only the plain case (the JSON names, the JSON types that the fields hold as they are). On
+anything else it clears the message and leaves it to the general one, which also words every error; so there is one set
+of rules, and this is a short cut through it. A generated ``dump`` is the whole of it.
+
+The source is made of field names of the contract, which are identifiers, and of JSON names by ``repr``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from keyword import iskeyword
+from math import copysign
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from mesh._json_scalars import exact
+
+__all__ = ["fast_dump", "fast_fill", "suits"]
+
+Fill = Callable[[Any, Any], None]
+Dump = Callable[[Any], Any]
+
+_FEW = 12
+"""Fields; with more, most are unset in most messages and asking each costs more than a loop over what is there."""
+
+_REAL = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
+_WIDE_INTEGERS = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
+
+
+def suits(fields: Sequence[FieldDescriptor]) -> bool:
+    """Whether code can be generated for a message with these fields and is faster."""
+    return len(fields) <= _FEW and not any(iskeyword(field.name) or hasattr(Message, field.name) for field in fields)
+
+
+def fast_fill(fields: Sequence[FieldDescriptor], stores: Sequence[Fill], general: Fill) -> Fill:
+    """Return the ``fill`` of a message.
+
+    Args:
+        fields: Its fields.
+        stores: How each is set from any JSON value.
+        general: The ``fill`` for everything else.
+    """
+    lines = [
+        "def fill(message, value):",
+        " if type(value) is dict:",
+        "  get = value.get",
+        "  known = 0",
+        "  try:",
+    ]
+    for index, field in enumerate(fields):
+        lines += [f"   one = get({field.json_name!r})", "   if one is not None:"]
+        kind = exact(field) if field.message_type is None and not field.is_repeated else None
+        if field.containing_oneof is not None and len(field.containing_oneof.fields) > 1:
+            kind = None
+        if kind is None or field.type == FieldDescriptor.TYPE_FLOAT or field.enum_type is not None:
+            lines += [f"    store{index}(message, one)", "    known += 1"]
+            continue
+        lines += [f"    if type(one) is {kind.__name__}:", f"     message.{field.name} = one", "     known += 1"]
+        if kind is float:
+            lines += ["    elif type(one) is int:", f"     message.{field.name} = float(one)", "     known += 1"]
+        elif field.cpp_type in _WIDE_INTEGERS:
+            lines += [
+                "    elif type(one) is str and len(one) < 20 and one.isascii() and one.isdigit():",
+                f"     message.{field.name} = int(one)",
+                "     known += 1",
+            ]
+    lines += [
+        "   if known == len(value):",
+        "    return",
+        "  except ValueError:",
+        "   pass",
+        "  message.Clear()",
+        " general(message, value)",
+    ]
+    names = {f"store{index}": store for index, store in enumerate(stores)}
+    fill: Fill = _compiled(lines, {**names, "general": general}, "fill")
+    return fill
+
+
+def fast_dump(fields: Sequence[FieldDescriptor], encoders: Sequence[Dump | None]) -> Dump:
+    """Return the ``dump`` of a message.
+
+    Args:
+        fields: Its fields, in the order in which they are printed.
+        encoders: What makes the JSON value of each; None for the value itself.
+    """
+    lines = ["def dump(message):", " out = {}"]
+    for index, (field, encode) in enumerate(zip(fields, encoders, strict=True)):
+        value = "value" if encode is None else f"encode{index}(value)"
+        if field.has_presence:
+            lines += [f" if message.HasField({field.name!r}):", f"  value = message.{field.name}"]
+        else:
+            # Negative zero is a value; positive zero is none.
+            more = " or copysign(1.0, value) < 0.0" if field.type in _REAL and not field.is_repeated else ""
+            lines += [f" value = message.{field.name}", f" if value{more}:"]
+        lines += [f"  out[{field.json_name!r}] = {value}"]
+    lines += [" return out"]
+    names = {f"encode{index}": encode for index, encode in enumerate(encoders)}
+    dump: Dump = _compiled(lines, {**names, "copysign": copysign}, "dump")
+    return dump
+
+
+def _compiled(lines: list[str], names: dict[str, Any], name: str) -> Any:
+    exec("\n".join(lines), names)  # noqa: S102 - made here, of identifiers and literals
+    return names[name]
