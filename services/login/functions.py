@@ -61,7 +61,7 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
         row = (
             await tx.execute(select(credentials).where(credentials.c.user_id == found.user_id).with_for_update())
         ).one()
-        if row.ended or row.password_hash != found.password_hash:
+        if row.password_hash != found.password_hash:
             raise refused
         if fresh is not None:
             await tx.execute(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -42,29 +40,20 @@ async def test_unknown_user_and_wrong_password_are_the_same_at_the_same_cost(
     sample: Sample, monkeypatch: pytest.MonkeyPatch
 ):
     await sample.register("ada")
-    costs: dict[str, list[float]] = {"ada": [], "nobody": []}
-    verified: list[str] = []
+    compared: list[str] = []
     real = passwords._hasher
 
-    class Counting:
+    class Counting:  # the cost is one comparison with these parameters; a clock would measure the machine
         def verify(self, stored: str, password: str) -> bool:
-            verified.append(stored.rsplit("$", 2)[0])
+            compared.append(stored.rsplit("$", 2)[0])
             return bool(real.verify(stored, password))
 
     monkeypatch.setattr(passwords, "_hasher", Counting())
-    refusals = set()
-    for _ in range(7):
-        for login, taken in costs.items():
-            begun = time.perf_counter()
-            with pytest.raises(Unauthenticated) as caught:
-                await sample.log_in(login, "wrong password")
-            taken.append(time.perf_counter() - begun)
-            refusals.add(str(caught.value))
-    assert refusals == {"UNAUTHENTICATED: wrong name or password"}
-    assert set(verified) == {"$argon2id$v=19$m=19456,t=2,p=1"}
-    assert len(verified) == 14
-    known, unknown = (statistics.median(taken) for taken in costs.values())
-    assert 0.5 < known / unknown < 2
+    for login in ("ada", "nobody", "ada@example.com"):
+        with pytest.raises(Unauthenticated, match=r"^UNAUTHENTICATED: wrong name or password$"):
+            await sample.log_in(login, "wrong password")
+        assert compared == ["$argon2id$v=19$m=19456,t=2,p=1"]
+        compared.clear()
 
 
 @pytest.mark.parametrize("login", ["", "ada"])
