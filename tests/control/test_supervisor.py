@@ -44,7 +44,7 @@ class Run:
     def start(self) -> asyncio.Task[int]:
         console = Console(self.out, [component.name for component in self.components])
         environment = {**os.environ, "EVENTS": str(self.events_file)}
-        self.supervisor = Supervisor(self.components, console, environment, patience=self.patience)
+        self.supervisor = Supervisor(iter(self.components), console, environment, patience=self.patience)
         self.task = asyncio.create_task(self.supervisor.run(lambda _: self.ready.set()))
         return self.task
 
