@@ -40,6 +40,7 @@ class Supervisor:
         *,
         patience: float = PATIENCE,
     ) -> None:
+        components = list(components)
         self.keepers = {component.name: Keeper(component, console, environment, patience) for component in components}
         self._layers = graph.order({component.name: component.needs for component in components})
         self._console = console

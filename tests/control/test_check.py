@@ -1,0 +1,183 @@
+# ruff: noqa: E501, ISC004 - a fault is one line, however long
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mesh import cli
+
+HEAD = """\
+syntax = "proto3";
+package shop.v1;
+import "google/api/annotations.proto";
+import "google/protobuf/empty.proto";
+import "meshapi/v1/annotations.proto";
+message Ordered { option (meshapi.v1.event) = { key: "id" }; string id = 1; }
+"""
+CONTRACT = """\
+service Orders {
+  option (meshapi.v1.service) = { calls: "shop.v1.Stock" publishes: "shop.v1.Ordered" };
+  rpc Order(Ordered) returns (google.protobuf.Empty) { option (google.api.http) = { post: "/v1/orders" body: "*" }; }
+}
+service Stock { rpc Take(Ordered) returns (google.protobuf.Empty); }
+service Mail {
+  rpc Send(Ordered) returns (google.protobuf.Empty) { option (meshapi.v1.method) = { on: { event: {} } }; }
+  rpc Keys(google.protobuf.Empty) returns (Ordered);
+}
+"""
+MANIFEST = """\
+[edge]
+[services.orders]
+module = "shop_orders"
+serves = ["shop.v1.Orders"]
+[services.stock]
+module = "shop_stock"
+serves = ["shop.v1.Stock"]
+[services.mail]
+module = "shop_mail"
+serves = ["shop.v1.Mail"]
+"""
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a project into a folder; returns the folder."""
+
+    def make(contract: str = CONTRACT, manifest: str = MANIFEST) -> Path:
+        (tmp_path / "protos/shop/v1").mkdir(parents=True)
+        (tmp_path / "protos/shop/v1/shop.proto").write_text(HEAD + contract)
+        (tmp_path / "mesh.toml").write_text(manifest)
+        (tmp_path / "shop_orders.py").write_text("async def order(request, context): ...\n")
+        (tmp_path / "shop_stock.py").write_text("def take(request, context): ...\n")
+        (tmp_path / "shop_mail.py").write_text("def send(request, context): ...\ndef keys(request, context): ...\n")
+        return tmp_path
+
+    return make
+
+
+def check(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    assert cli.main(["check", "--file", str(folder)]) == 1
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_sound_project_is_ok(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--file", str(write())]) == 0
+    assert capsys.readouterr().out == "ok: 3 entries, 3 services, 4 methods, 1 routes, 1 events\n"
+
+
+CHANGE = "service Audit { rpc OnRow(meshapi.v1.Change) returns (google.protobuf.Empty) { option (meshapi.v1.method) = "
+CHANGE += '{ on: { change: { service: "%s" table: "t" } } }; } }\n'
+
+
+@pytest.mark.parametrize(
+    ("contract", "manifest", "line"),
+    [
+        (
+            CONTRACT,
+            MANIFEST.replace("v1.Mail", "v1.Mial"),
+            "mesh.toml [services.mail] serves: 'shop.v1.Mial' is no service of the contract; did you mean 'shop.v1.Mail'?",
+        ),
+        (
+            CONTRACT,
+            MANIFEST.replace('["shop.v1.Mail"]', '["shop.v1.Mail", "shop.v1.Stock"]'),
+            "mesh.toml [services.mail] serves: 'shop.v1.Stock' is served by [services.stock] already",
+        ),
+        (
+            CONTRACT,
+            MANIFEST.replace('["shop.v1.Stock"]', '["shop.v1.Mail"]').replace("services.mail", "services.post"),
+            "shop/v1/shop.proto:11: shop.v1.Orders calls it, and no entry of mesh.toml serves it: add 'shop.v1.Stock' to one",
+        ),
+        (
+            CONTRACT,
+            MANIFEST.replace('["shop.v1.Orders"]', '["shop.v1.Mail"]').replace("services.mail", "services.post"),
+            "shop/v1/shop.proto:7: it has the route POST /v1/orders, and no entry of mesh.toml serves it: "
+            "add 'shop.v1.Orders' to one",
+        ),
+        (
+            CONTRACT,
+            MANIFEST.replace('module = "shop_stock"', 'module = "shop_stock"\nlisten = "127.0.0.1:8080"'),
+            "mesh.toml [edge] listen: 127.0.0.1:8080 is the address of [services.stock] already",
+        ),
+        (
+            CONTRACT,
+            '[auth]\nissuer = "a"\naudience = "b"\njwks = "shop.v1.Mail/Kes"\n' + MANIFEST,
+            "mesh.toml [auth] jwks: 'shop.v1.Mail/Kes' is neither a URL nor a method of the contract; "
+            "did you mean 'shop.v1.Mail/Keys'?",
+        ),
+        (
+            CONTRACT,
+            '[auth]\nissuer = "a"\naudience = "b"\njwks = "shop.v1.Stock/Take"\n' + MANIFEST,
+            "mesh.toml [auth] jwks: shop.v1.Stock/Take must be a unary method whose request has no fields, "
+            "to answer a JWK set",
+        ),
+        (
+            CONTRACT + CHANGE % "nobody",
+            MANIFEST,
+            "shop/v1/shop.proto:16: shop.v1.Audit.OnRow: on.change names 'nobody', "
+            "which is no entry of mesh.toml (orders, stock, mail)",
+        ),
+        (
+            CONTRACT + CHANGE % "stock",
+            MANIFEST,
+            "shop/v1/shop.proto:16: shop.v1.Audit.OnRow: on.change names 'stock', which has no database in mesh.toml",
+        ),
+        (
+            CONTRACT.replace(
+                "service Mail {", 'service Mail {\n  option (meshapi.v1.service) = { calls: "shop.v1.Orders" };'
+            ),
+            MANIFEST.replace('["shop.v1.Stock"]', '["shop.v1.Stock", "shop.v1.Mail"]').split("[services.mail]")[0],
+            "mesh.toml [services.orders]: the entries depend on each other in a circle: orders → stock → orders; "
+            "serve what calls each other from one entry",
+        ),
+    ],
+)
+def test_each_fault_is_a_line_with_its_place(
+    write: Write, contract: str, manifest: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = check(write(contract, manifest), capsys)
+    assert line in lines
+
+
+def test_a_missing_function_names_both(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write()
+    (folder / "mesh.toml").write_text(MANIFEST.replace("shop_stock", "shop_nothing"))
+    (folder / "shop_nothing.py").write_text("")
+    (line,) = check(folder, capsys)
+    assert "take" in line
+    assert "shop.v1.Stock" in line
+
+
+def test_graph_is_in_topological_order(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(write())
+    assert cli.main(["graph", "--file", folder]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line[0].isdigit()] == [
+        "1. mail",
+        "2. stock",
+        "3. orders",
+        "4. edge",
+    ]
+    assert cli.main(["graph", "--file", folder, "--format", "json"]) == 0
+    picture = json.loads(capsys.readouterr().out)
+    assert picture["layers"] == [["mail", "stock"], ["orders"]]
+    assert picture["services"]["orders"]["needs"] == ["stock"]
+    assert cli.main(["graph", "--file", folder, "--format", "mermaid"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "graph LR"
+    assert {"n_edge --> n_orders", "n_orders --> n_stock", 'n_orders -. "shop.v1.Ordered" .-> n_mail'} <= set(lines)
+    assert cli.main(["graph", "--file", folder, "--format", "dot"]) == 0
+    out = capsys.readouterr().out
+    assert '"orders" -> "stock";' in out
+    assert out.startswith("digraph mesh {")
+    assert out.endswith("}\n")
+
+
+def test_a_cycle_of_calls_names_its_members(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    circle = CONTRACT.replace(
+        "service Stock {", 'service Stock {\n  option (meshapi.v1.service) = { calls: "shop.v1.Orders" };'
+    )
+    assert cli.main(["graph", "--file", str(write(circle))]) == 1
+    assert "the calls run in a circle: shop.v1.Orders → shop.v1.Stock → shop.v1.Orders" in capsys.readouterr().err
