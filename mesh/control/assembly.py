@@ -48,6 +48,8 @@ from mesh.telemetry import logs
 
 __all__ = ["EdgePart", "SidecarPart", "edge", "sidecar"]
 
+MARGIN = 64 * 2**20
+"""Bytes by which the listener's limit of a body is above the edge's: the edge refuses with a reason, the listener without."""
 KEYS_TIMEOUT = 5.0
 """Seconds that a fetch of the token issuer's keys may take."""
 
@@ -242,7 +244,7 @@ class EdgePart:
             max_body=int(table.max_body),
             timeout=float(table.timeout),
             listen=lambda app: Listener(
-                app, table.listen, fd=fd, grpc=False, drain=float(table.drain), max_body=int(table.max_body)
+                app, table.listen, fd=fd, grpc=False, drain=float(table.drain), max_body=int(table.max_body) + MARGIN
             ),
         )
 

@@ -17,6 +17,11 @@ __all__ = ["GONE", "HttpCall", "Receive", "Send", "UpstreamCall"]
 GONE = 499
 """The status of a call whose client went away before the answer; it is on no wire."""
 
+LINGER_BYTES = 64 * 2**20
+LINGER_SECONDS = 2.0
+"""How much of a refused body is read and thrown away: an HTTP/1.1 client that is still sending would meet a reset
+connection instead of the answer (RFC 9112, section 9.6)."""
+
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -39,7 +44,9 @@ class HttpCall(Call):
         answered: Whether the response has begun.
     """
 
-    __slots__ = ("_receive", "_scope", "_send", "answered", "path", "query", "route", "scheme", "status", "verb")
+    __slots__ = (
+        "_receive", "_scope", "_send", "_unread", "answered", "path", "query", "route", "scheme", "status", "verb",
+    )  # fmt: skip
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         super().__init__(None, Metadata.from_wire(scope["headers"]))
@@ -53,6 +60,8 @@ class HttpCall(Call):
         self.route: str | None = None
         self.status = 0
         self.answered = False
+        sends = self.metadata.wire(b"content-length") not in (None, b"0") or self.metadata.wire(b"transfer-encoding")
+        self._unread = bool(sends) and scope["http_version"] == "1.1"
 
     @property
     def http_version(self) -> str:
@@ -101,7 +110,19 @@ class HttpCall(Call):
         message = await self._receive()
         if message["type"] != "http.request":
             self.leave()
+        if not message.get("more_body", False):
+            self._unread = False
         return message
+
+    async def _linger(self) -> None:
+        """Throw away what the client still sends of a body that nobody reads."""
+        size = 0
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                while self._unread and size < LINGER_BYTES:
+                    size += len((await self._next()).get("body", b""))
+        except TimeoutError:
+            pass  # it gets the answer, and perhaps a reset with it
 
     def leave(self) -> NoReturn:
         """End the call, whose client has gone.
@@ -124,6 +145,8 @@ class HttpCall(Call):
         """Send the whole response; the body of an answer to HEAD stays here."""
         self.status = status
         self.answered = True
+        if self._unread:
+            await self._linger()
         try:
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
             await self._send({"type": "http.response.body", "body": b"" if self.verb == "HEAD" else body})

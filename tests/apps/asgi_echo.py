@@ -32,7 +32,7 @@ from hosting import sidecar_of  # noqa: E402 - needs the stubs
 from mesh.call import Call, Handler  # noqa: E402
 
 
-async def trace(call: Call, next: Handler) -> None:  # noqa: A002
+async def trace(call: Call, next: Handler) -> None:
     _note(f"began {call.method.name}")
     try:
         await next(call)

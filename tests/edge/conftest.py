@@ -103,7 +103,7 @@ class Library:
                 raise StatusError.of(StatusCode[code], f"it is {code}")
 
 
-async def authenticate(call: Call, next: Handler) -> None:  # noqa: A002
+async def authenticate(call: Call, next: Handler) -> None:
     credentials = call.metadata.wire(b"authorization")
     if credentials is not None:
         kind, _, who = credentials.decode().partition(" ")
@@ -162,7 +162,7 @@ async def running(contract: Contract) -> AsyncIterator[Running]:
     seen: list[Any] = []
     ended = asyncio.Event()
 
-    async def trace(call: Call, next: Handler) -> None:  # noqa: A002
+    async def trace(call: Call, next: Handler) -> None:
         call.headers.append((b"x-trace-id", TRACE))
         try:
             await next(call)

@@ -55,7 +55,7 @@ def app(contract):
         await call.receive_one()
         await call.send(b"")
 
-    async def through(call, next):  # noqa: A002
+    async def through(call, next):
         await next(call)
 
     return EdgeApp(

@@ -149,7 +149,7 @@ async def test_an_answer_before_the_request_has_ended(client: RawClient) -> None
 async def test_an_answer_that_cannot_be_sent_is_a_logged_bug(
     contract: Contract, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def spoil(call: Call, next: Handler) -> None:  # noqa: A002
+    async def spoil(call: Call, next: Handler) -> None:
         await next(call)
         call.headers.append((b"bad name", b"x\r\ny"))
 
@@ -161,7 +161,7 @@ async def test_an_answer_that_cannot_be_sent_is_a_logged_bug(
 
 
 async def test_a_function_whose_own_task_was_cancelled(contract: Contract) -> None:
-    async def inner(call: Call, next: Handler) -> None:  # noqa: A002
+    async def inner(call: Call, next: Handler) -> None:
         task = asyncio.create_task(asyncio.sleep(30))
         asyncio.get_running_loop().call_soon(task.cancel)
         await task
@@ -175,7 +175,7 @@ async def test_what_comes_while_the_server_goes_is_answered_or_never_begun(contr
     """GOAWAY names the last stream that is processed: those beyond it a client may send again elsewhere."""
     began: list[str] = []
 
-    async def note(call: Call, next: Handler) -> None:  # noqa: A002
+    async def note(call: Call, next: Handler) -> None:
         began.append(str(call.metadata["x-id"]))
         await next(call)
 
