@@ -7,7 +7,6 @@ again at once, whatever its method; every other retry is the retry layer's (``me
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Internal, StatusError, Unavailable
@@ -195,8 +194,7 @@ class _Streaming:
                 self.stream.close()
             if self.pump is not None and not self.pump.done():
                 self.pump.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await self.pump
+                await asyncio.wait([self.pump])  # unlike awaiting it, this hides no cancellation of ours
         self._conclude(stream)
         if not self.call.method.server_streaming:
             await self.call.send(_only(stream))

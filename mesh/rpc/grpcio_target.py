@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -93,6 +92,7 @@ class GrpcioExchange:
             if method.client_streaming:
                 under_way = remote.multi(method)(**arguments)
                 pump = asyncio.get_running_loop().create_task(_pump(call, under_way), name=f"requests of {method.path}")
+                pump.add_done_callback(_seen)
             else:
                 under_way = remote.multi(method)(await call.receive_one(), **arguments)
             try:
@@ -110,8 +110,7 @@ class GrpcioExchange:
             remote.in_flight -= 1
             if pump is not None and not pump.done():
                 pump.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await pump
+                await asyncio.wait([pump])  # unlike awaiting it, this hides no cancellation of ours
 
     async def close(self) -> None:
         """Close the channels; calls that still run fail."""
@@ -125,6 +124,12 @@ class GrpcioExchange:
                 remote for remote in remotes if remote.channel.get_state(try_to_connect=True) != _FAILED
             ] or remotes
         return min(random.sample(remotes, min(2, len(remotes))), key=lambda remote: remote.in_flight)
+
+
+def _seen(pump: asyncio.Task[None]) -> None:
+    """Take note of a failure, whether or not it is what the call fails with."""
+    if not pump.cancelled():
+        pump.exception()
 
 
 async def _pump(call: Call, under_way: Any) -> None:
