@@ -49,7 +49,7 @@ from mesh.telemetry import logs
 __all__ = ["EdgePart", "SidecarPart", "edge", "sidecar"]
 
 MARGIN = 64 * 2**20
-"""Bytes by which the listener's limit of a body is above the edge's: the edge refuses with a reason, the listener without."""
+"""Bytes by which the listener's limit of a body is above the edge's: the edge refuses with a reason."""
 KEYS_TIMEOUT = 5.0
 """Seconds that a fetch of the token issuer's keys may take."""
 
