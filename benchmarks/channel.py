@@ -1,18 +1,15 @@
 """CPU per unary call and latency of our channel and of grpc.aio, against one server process, interleaved.
 
-    python benchmarks/channel.py [--calls 5000] [--rounds 4] [--server grpcio|raw]
+    python -m benchmarks channel [--rounds 5]
 
-``raw`` answers from a loop around libnghttp2 and is fast enough not to be what is measured; ``grpcio`` is a stock
-server.
+The server answers from a loop around libnghttp2, so that it is not what is measured.
 The client's CPU is ``time.process_time`` of this process divided by the calls; the server is another process.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -25,6 +22,7 @@ import uvloop
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "rpc"), str(ROOT / ".mesh" / "test-stubs")]
 
+from benchmarks import load  # noqa: E402
 from mesh import descriptors, protoc  # noqa: E402 - after the path is set
 from mesh.call import chain  # noqa: E402
 from mesh.rpc.channel import Channel  # noqa: E402
@@ -34,6 +32,7 @@ from mesh.rpc.target import Target  # noqa: E402
 STUBS = ROOT / ".mesh" / "test-stubs"
 PROTOS = ROOT / "tests" / "protos"
 CONCURRENCY = 32
+CALLS = 5000
 
 
 async def serve(kind: str) -> None:
@@ -53,7 +52,7 @@ async def serve(kind: str) -> None:
     await asyncio.Event().wait()
 
 
-async def measure(address: str, calls: int, rounds: int) -> None:
+async def measure(address: str, calls: int, rounds: int) -> str:
     from conformance.v1 import conformance_pb2 as pb
     from conformance.v1 import conformance_pb2_grpc as rpc
 
@@ -75,12 +74,13 @@ async def measure(address: str, calls: int, rounds: int) -> None:
             p50, p99 = await alone(call, calls // 10)
             if turn:  # the first warms up
                 found[name].append((cpu, rate, p50, p99))
-    print(f"{'':18}{'CPU µs/call':>12}{'calls/s':>10}{'p50 µs':>9}{'p99 µs':>9}   medians of {rounds} rounds")
-    for name, rows in found.items():
-        cpu, rate, p50, p99 = (statistics.median(column) for column in zip(*rows, strict=True))
-        print(f"{name:18}{cpu:12.1f}{rate:10.0f}{p50:9.0f}{p99:9.0f}")
     await target.close()
     await stock.close()
+    lines = ["| stub | client CPU µs/call | calls/s | p50 µs | p99 µs |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, rows in found.items():
+        cpu, rate, p50, p99 = (statistics.median(column) for column in zip(*rows, strict=True))
+        lines.append(f"| {name} | {cpu:.1f} | {rate:,.0f} | {p50:.0f} | {p99:.0f} |")
+    return "\n".join(lines)
 
 
 async def loaded(call: Callable[[], Awaitable[Any]], calls: int) -> tuple[float, float]:
@@ -107,25 +107,14 @@ async def alone(call: Callable[[], Awaitable[Any]], calls: int) -> tuple[float, 
     return times[len(times) // 2] * 1e6, times[len(times) * 99 // 100] * 1e6
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--server", choices=["grpcio", "raw"], default="raw")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+def run(rounds: int) -> None:
+    """Measure and report."""
     protoc.generate([PROTOS], STUBS)
-    if options.serve:
-        uvloop.run(serve(options.server))
-        return
-    command = [sys.executable, __file__, "--serve", "--server", options.server]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with load.process(sys.executable, "-m", "benchmarks.channel", "raw") as server:
         assert server.stdout is not None
-        try:
-            uvloop.run(measure(server.stdout.readline().strip(), options.calls, options.rounds))
-        finally:
-            server.terminate()
+        text = uvloop.run(measure(server.stdout.readline().strip(), CALLS, rounds))
+    load.report("channel", f"{(__doc__ or '').splitlines()[0]}\n\n{text}")
 
 
 if __name__ == "__main__":
-    main()
+    uvloop.run(serve(sys.argv[1]))

@@ -1,0 +1,28 @@
+"""``python -m benchmarks [NAME …]``: runs benchmarks in turn and keeps their tables in benchmarks/results."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks import channel, codec, edge, load, sidecar
+from mesh import protoc
+
+RUNS = {"codec": codec.run, "channel": channel.run, "sidecar": sidecar.run, "edge": edge.run}
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(RUNS)}; all if none")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of which the medians are taken (5)")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - RUNS.keys())
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(unknown)}")
+    protoc.generate([load.HERE / "mesh" / "protos"], load.STUBS)
+    for name in options.names or RUNS:
+        RUNS[name](options.rounds)
+
+
+if __name__ == "__main__":
+    main()
