@@ -17,6 +17,7 @@ from mesh.rpc.stream import Stream
 if TYPE_CHECKING:
     from mesh.call import Call
     from mesh.rpc.connection import Connection
+    from mesh.rpc.lanes import Lanes
     from mesh.rpc.pool import Pool
 
 __all__ = ["Exchange"]
@@ -34,13 +35,15 @@ class Exchange:
 
     Args:
         pool: The connections.
+        lanes: The connections of streaming calls.
         max_message: Largest response message, bytes.
         secure: Whether the connections use TLS.
         agent: ``user-agent``.
     """
 
-    def __init__(self, pool: Pool, *, max_message: int, secure: bool, agent: bytes) -> None:
+    def __init__(self, pool: Pool, lanes: Lanes, *, max_message: int, secure: bool, agent: bytes) -> None:
         self.pool = pool
+        self.lanes = lanes
         self.max_message = max_message
         self._scheme = b"https" if secure else b"http"
         self._authority = pool.addresses[0].encode() if pool.addresses else b""
@@ -73,6 +76,7 @@ class Exchange:
 
     async def close(self) -> None:
         """Close the connections; calls that still run fail with UNAVAILABLE."""
+        self.lanes.close()
         await self.pool.close()
 
     def headers(self, call: Call) -> Headers:
@@ -177,6 +181,7 @@ class _Streaming:
         self.kept = 0
         self.finished = False
         self.pump: asyncio.Task[None] | None = None
+        self.lane: Connection | None = None
 
     async def run(self) -> None:
         stream = Stream(0, streaming=True)
@@ -195,6 +200,7 @@ class _Streaming:
             if self.pump is not None and not self.pump.done():
                 self.pump.cancel()
                 await asyncio.wait([self.pump])  # unlike awaiting it, this hides no cancellation of ours
+            self._leave()
         self._conclude(stream)
         if not self.call.method.server_streaming:
             await self.call.send(_only(stream))
@@ -202,7 +208,8 @@ class _Streaming:
     async def _open(self) -> bool:
         """Open a stream and send what the one before it was given."""
         exchange, call = self.exchange, self.call
-        connection: Connection = exchange.pool.pick() or await exchange.pool.acquire(call)
+        self._leave()
+        connection = self.lane = await exchange.lanes.acquire(call)
         if self.pump is None and not self.finished and not call.method.client_streaming:
             await self._forward(await call.receive_one())
             self.finished = True
@@ -218,6 +225,12 @@ class _Streaming:
             self.pump = asyncio.get_running_loop().create_task(self._pumping(), name=f"requests of {call.method.path}")
             self.pump.add_done_callback(self._pumped)
         return True
+
+    def _leave(self) -> None:
+        """Give the lane back."""
+        if self.lane is not None:
+            self.exchange.lanes.release(self.lane)
+            self.lane = None
 
     async def _pumping(self) -> None:
         while (message := await self.call.receive()) is not None:

@@ -132,6 +132,10 @@ class Pool:
                     self._waiting.remove(place)
                 raise
 
+    def endpoint_of(self, connection: Connection) -> Endpoint:
+        """Return where a connection that ``pick`` or ``acquire`` gave leads."""
+        return self._connections[connection].endpoint
+
     async def close(self) -> None:
         """Close every connection; what runs on them fails with UNAVAILABLE."""
         self._closed = True

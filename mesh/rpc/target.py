@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mesh.rpc.exchange import Exchange
 from mesh.rpc.grpcio_target import GrpcioExchange
+from mesh.rpc.lanes import Lanes
 from mesh.rpc.pool import Pool
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class Target:
         agent = b"grpc-python-mesh/" + version("function-mesh").encode()
         self._handler: Exchange | GrpcioExchange
         if transport == "ngh2":
-            self._handler = Exchange(Pool(addresses, tls), max_message=max_message, secure=tls is not None, agent=agent)
+            pool = Pool(addresses, tls)
+            lanes = Lanes(pool, tls)
+            self._handler = Exchange(pool, lanes, max_message=max_message, secure=tls is not None, agent=agent)
         elif transport == "grpcio":
             if tls is not None:
                 raise ValueError('an ssl.SSLContext cannot be given to grpcio: use transport "ngh2" with TLS')

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from types import SimpleNamespace
 
 import grpc.aio
 import pytest
 import uvloop
+from hosting import hosted
 
 from mesh.call import chain
 from mesh.rpc.channel import Channel
@@ -81,15 +83,25 @@ async def dial(transport, contract, rpc):
         await target.close()
 
 
-@pytest.fixture
-async def echo(serve):
-    """A stock server."""
-    return await serve()
+@pytest.fixture(params=["grpcio", "sidecar"])
+async def echo(request, serve, contract):
+    """A server: grpcio's, and our own with the same answers."""
+    if request.param == "grpcio":
+        yield await serve()
+        return
+    from echo_servicer import Echo
+    from servicer_module import module_of
+
+    servicer = Echo()
+    name = module_of(servicer)
+    async with hosted(contract, name, max_message=64 * 2**20, drain=0.0) as address:
+        yield SimpleNamespace(servicer=servicer, address=address, port=int(address.rpartition(":")[2]))
+    del sys.modules[name]
 
 
 @pytest.fixture
 def stub(echo, dial):
-    """A stub of the stock server."""
+    """A stub of the server."""
     return dial(echo.address)
 
 

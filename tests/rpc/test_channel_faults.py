@@ -115,8 +115,7 @@ async def test_refused_for_ever_ends(faulty, channel):
     assert len(server.peers[0].requests) == 5
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-async def test_calls_above_goaways_last_stream_are_tried_elsewhere(faulty, channel, streaming):
+async def test_calls_above_goaways_last_stream_are_tried_elsewhere(faulty, channel):
     def answer(peer, stream_id):
         if peer.number == 1:
             if stream_id == 3:
@@ -130,14 +129,23 @@ async def test_calls_above_goaways_last_stream_are_tried_elsewhere(faulty, chann
     made = channel(server.address)
     one = asyncio.ensure_future(unary(made))
     await server.until(lambda: server.peers and server.peers[0].requests)
-    if streaming:
-        call = made.stream_stream(PATH)(iter([b"a", b"b"]), timeout=10)
-        assert [answer async for answer in call] == [b"new"]
-        assert server.peers[-1].bodies[1] == framed(b"a") + framed(b"b")
-    else:
-        assert await unary(made) == b"new"
+    assert await unary(made) == b"new"
     assert await one == b"old"
     await server.until(lambda: server.accepted == 2 and len(server.peers) == 1)
+
+
+async def test_a_stream_above_goaways_last_stream_is_tried_elsewhere(faulty, channel):
+    def answer(peer, stream_id):
+        if peer.number == 2:  # the first that carries a stream
+            peer.h2.send_goaway(0, last_stream_id=0)
+        else:
+            peer.respond(stream_id, b"new")
+
+    server = await faulty(answer)
+    call = channel(server.address).stream_stream(PATH)(iter([b"a", b"b"]), timeout=10)
+    assert [answer async for answer in call] == [b"new"]
+    assert server.peers[-1].number == 3
+    assert server.peers[-1].bodies[1] == framed(b"a") + framed(b"b")
 
 
 @pytest.mark.parametrize(
