@@ -66,15 +66,17 @@ class Connection(asyncio.Protocol):
     """One connection. Made by ``connect``.
 
     Attributes:
-        address: ``host:port``, for messages.
+        address: Where it leads, for messages.
+        peer: The ``host:port`` that the pool was given.
         streams: The open streams by id.
         limit: How many there may be at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
         draining: It takes no new streams.
         answered: It has carried at least one answer.
     """
 
-    def __init__(self, address: str, owner: Owner) -> None:
-        self.address = address
+    def __init__(self, endpoint: Endpoint, owner: Owner) -> None:
+        self.address = str(endpoint)
+        self.peer = endpoint.address
         self.streams: dict[int, Stream] = {}
         self.limit = 2**32 - 1  # unlimited until it says otherwise (RFC 9113, 6.5.2)
         self.draining = False
@@ -236,7 +238,7 @@ class Connection(asyncio.Protocol):
         self._writers.clear()
         for stream_id, stream in streams.items():
             stream.fail(
-                Unavailable(f"the connection to {self.address} was lost: {reason}"),
+                Unavailable("the connection to the service was lost").at(f"{self.address}: {reason}"),
                 unprocessed=stream_id > self._written_id,
             )
         if not self.ready.done():
@@ -382,7 +384,7 @@ async def connect(endpoint: Endpoint, owner: Owner, tls: SSLContext | None) -> C
     if tls is not None:
         tls.set_alpn_protocols(["h2"])
     _, connection = await loop.create_connection(
-        lambda: Connection(str(endpoint), owner),
+        lambda: Connection(endpoint, owner),
         endpoint.host,
         endpoint.port,
         ssl=tls,

@@ -62,6 +62,7 @@ class Exchange:
         for _ in range(TRIES):
             connection = pool.pick() or await pool.acquire(call)
             stream = Stream(self.max_message, streaming=False)
+            call.peer = connection.peer
             if not connection.open(self.headers(call), stream, body):
                 stream.failure = _refused(pool)
                 continue
@@ -135,7 +136,7 @@ async def _ended(call: Call, stream: Stream) -> None:
 
 
 def _expire(stream: Stream) -> None:
-    stream.cancel(DeadlineExceeded(f"{stream.connection.address} did not answer within the deadline"))
+    stream.cancel(DeadlineExceeded("the service did not answer within the deadline").at(stream.connection.address))
 
 
 def _outcome(call: Call, stream: Stream) -> None:
@@ -155,13 +156,13 @@ def _outcome(call: Call, stream: Stream) -> None:
 
 
 def _refused(pool: Pool) -> StatusError:
-    return Unavailable(f"no connection to {pool} took the call")
+    return Unavailable("the service did not take the call").at(str(pool))
 
 
 def _only(stream: Stream) -> bytes:
     if len(stream.messages) != 1:
-        found = len(stream.messages)
-        raise Internal(f"{stream.connection.address} answered with {found} messages, and the method has one response")
+        text = f"the service answered with {len(stream.messages)} messages, and the method has one response"
+        raise Internal(text).at(stream.connection.address)
     return stream.messages[0]
 
 
@@ -207,6 +208,7 @@ class _Streaming:
             await self._forward(await call.receive_one())
             self.finished = True
         stream = Stream(exchange.max_message, streaming=True)
+        call.peer = connection.peer
         if not connection.open(exchange.headers(call), stream):
             return False
         for data in self.sent or ():
