@@ -157,7 +157,7 @@ _TRANSPORT = frozenset(
 
 
 _MOST = 8192
-"""Bytes of headers or trailers. Stock clients refuse more; a field of 64 KiB breaks the connection for all its calls."""
+"""Bytes of headers or trailers. Stock clients refuse more, and a field of 64 KiB breaks the connection for all."""
 
 
 def _add(pairs: list[tuple[bytes, bytes]], key: str, value: str | bytes) -> None:

@@ -26,6 +26,9 @@ TRIES = 5
 REPLAY = 256 * 2**10
 """Bytes of a request stream that are kept, until the server answers, for such another try."""
 
+EARLY = 0.005
+"""Seconds by which a timer may be early."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -132,11 +135,18 @@ async def _ended(call: Call, stream: Stream) -> None:
     finally:
         if timer is not None:
             timer.cancel()
-        stream.close()
+        _leave(call, stream)
 
 
 def _expire(stream: Stream) -> None:
-    stream.cancel(DeadlineExceeded("the service did not answer within the deadline").at(stream.connection.address))
+    stream.fail(DeadlineExceeded("the service did not answer within the deadline").at(stream.connection.address))
+
+
+def _leave(call: Call, stream: Stream) -> None:
+    """Leave nothing of the stream behind, whether or not it has ended."""
+    if call.deadline is not None and asyncio.get_running_loop().time() >= call.deadline - EARLY:
+        stream.connection.reset_later(stream)
+    stream.close()
 
 
 def _outcome(call: Call, stream: Stream) -> None:
@@ -192,7 +202,7 @@ class _Streaming:
                     break
         finally:
             if self.stream is not None:
-                self.stream.close()
+                _leave(self.call, self.stream)
             if self.pump is not None and not self.pump.done():
                 self.pump.cancel()
                 await asyncio.wait([self.pump])  # unlike awaiting it, this hides no cancellation of ours

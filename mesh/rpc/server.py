@@ -61,7 +61,7 @@ class GrpcApp:
         self._closing = False
         self.calls: set[InboundCall] = set()
 
-    async def __call__(  # noqa: C901, PLR0912 - one function: each further coroutine is paid for by every call
+    async def __call__(  # noqa: C901 - one function: each further coroutine is paid for by every call
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send
     ) -> None:
         """Answer one ASGI connection scope."""

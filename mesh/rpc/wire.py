@@ -176,8 +176,8 @@ def percent_encode(text: str) -> bytes:
 
 MOST_MESSAGE = 2048
 MOST_DETAILS = 4096
-"""Bytes on the wire. Stock clients refuse answers with more than 8 KiB of metadata, and a field of 64 KiB ends the whole
-connection with COMPRESSION_ERROR: a text that quotes its caller would hurt everyone else on it."""
+"""Bytes on the wire. Stock clients refuse answers with more than 8 KiB of metadata, and a field of 64 KiB ends the
+whole connection with COMPRESSION_ERROR: a text that quotes its caller would hurt everyone else on it."""
 
 
 def status_pairs(status: StatusError) -> Pairs:

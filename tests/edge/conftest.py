@@ -11,8 +11,8 @@ from typing import Any
 import h2corn
 import pytest
 
-from mesh.call import Call, Handler, Identity
 from mesh.auth import TokenVerifier, authenticate
+from mesh.call import Call, Handler, Identity
 from mesh.contract import Contract
 from mesh.edge import Edge
 from mesh.edge.call import UpstreamCall
@@ -116,7 +116,7 @@ class Tokens(TokenVerifier):
     def __init__(self) -> None:
         """Need no keys."""
 
-    def known(self, credentials: bytes) -> Identity | None:
+    def known(self, credentials: bytes) -> Identity | None:  # noqa: ARG002 - its signature
         return None
 
     async def verify(self, credentials: bytes) -> Identity:

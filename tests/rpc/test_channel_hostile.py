@@ -13,6 +13,7 @@ from ngh2 import Setting
 
 from mesh.call import Call, Metadata
 from mesh.errors import DeadlineExceeded
+from mesh.gate import Gate
 from mesh.rpc.channel import Channel
 from mesh.rpc.pool import Pool
 from mesh.rpc.target import Target
@@ -148,3 +149,62 @@ def test_room_of_one_connection_is_no_debt_of_another():
         return place.done()
 
     assert asyncio.run(woken())
+
+
+@pytest.mark.parametrize("how", ["cancelled", "expired", "streams cancelled", "streams expired"])
+async def test_calls_that_end_early_hurt_no_other_call(contract, rpc, dial, how):
+    """h2corn drops every call on a connection that carries more than 200 resets within ten seconds."""
+    slow = rpc.pb.EchoRequest(sleep_ms=60_000, count=1)
+    timeout = 0.5 if "expired" in how else 60
+    async with hosted(contract, gate=Gate(2000, 0)) as address:
+        stub = dial(address)
+        await stub.Unary(rpc.pb.EchoRequest())
+        healthy = [asyncio.create_task(_once(stub, rpc.pb.EchoRequest(text="on", sleep_ms=1500))) for _ in range(20)]
+        make = stub.ServerStream if "streams" in how else stub.Unary
+
+        async def early():
+            call = make(slow, timeout=timeout)
+            return [answer async for answer in call] if "streams" in how else await call
+
+        for _ in range(4):
+            calls = [asyncio.create_task(early()) for _ in range(250)]
+            await asyncio.sleep(0.05)
+            healthy.append(asyncio.create_task(_once(stub, rpc.pb.EchoRequest(text="on", sleep_ms=1000))))
+            if "cancelled" in how:
+                for call in calls:
+                    call.cancel()
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            kind = asyncio.CancelledError if "cancelled" in how else grpc.aio.AioRpcError
+            assert {type(error) for error in ended if not isinstance(error, kind)} == set()
+            assert (await stub.Unary(rpc.pb.EchoRequest(text="new"))).text == "new"
+        assert {answer.text for answer in await asyncio.gather(*healthy)} == {"on"}
+        await _until(lambda: len(stub.target._handler.pool._connections) == 1)  # the retired ones have closed
+        [connection] = stub.target._handler.pool._connections
+        assert not connection.draining
+
+
+async def _until(condition):
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what ends a connection tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_a_server_with_the_same_deadline_ends_the_call_itself(faulty, channel):
+    def answer(peer, stream_id):
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.15, late, peer, stream_id)
+
+    def late(peer, stream_id):
+        peer.h2.send_response(stream_id, [*HEADERS, (b"grpc-status", b"4")], end_stream=True)
+        peer.flush()
+
+    server = await faulty(answer)
+    made = channel(server.address)
+    for make in (made.unary_unary, made.unary_stream):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            call = make(PATH)(b"", timeout=0.1)
+            await (call if make == made.unary_unary else call.read())
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    pool = made.target._handler.pool
+    await _until(lambda: not pool.ready[0].streams)
+    assert server.peers[0].resets == {}
