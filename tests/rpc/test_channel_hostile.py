@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from types import MappingProxyType
 
 import grpc
@@ -208,3 +209,19 @@ async def test_a_server_with_the_same_deadline_ends_the_call_itself(faulty, chan
     pool = made.target._handler.pool
     await _until(lambda: not pool.ready[0].streams)
     assert server.peers[0].resets == {}
+
+
+async def test_a_call_that_is_collected_in_a_thread_is_cancelled_on_the_loop(faulty, channel):
+    """The collector runs where it runs; the loop's own things are touched on the loop only."""
+    server = await faulty(lambda peer, stream_id: None)  # noqa: ARG005
+    made = channel(server.address)
+    calls = [made.unary_stream(PATH)(b"", timeout=30)]
+    task = calls[0].core.task
+    await _until(lambda: bool(server.peers) and bool(server.peers[0].ended))
+    stopped_in = []
+    task.add_done_callback(lambda _: stopped_in.append(threading.get_ident()))
+    await asyncio.to_thread(calls.clear)
+    async with asyncio.timeout(2):
+        await asyncio.wait([task])
+    assert stopped_in == [threading.get_ident()]
+    await _until(lambda: bool(server.peers[0].resets))
