@@ -18,7 +18,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from mesh.errors import DeadlineExceeded, Unimplemented
+from mesh.errors import DeadlineExceeded, StatusError, Unimplemented
 
 __all__ = ["Call", "Handler", "Identity", "Layer", "Metadata", "chain", "current"]
 
@@ -175,9 +175,12 @@ class Call:
         deadline: When the answer is worthless, in the loop's time (``loop.time()``, seconds); None if never.
         identity: The verified user, or None. Set by the authenticate layer.
         caller: The verified name of the calling service, or None. Set by the authenticate layer.
+        doubt: Why the user token that came along is not valid, or None; ``identity`` is None then. Set by the
+            authenticate layer.
         headers: Response metadata (wire pairs) to be sent before the first message.
         headers_sent: Whether they have gone.
         trailers: Response metadata (wire pairs) to be sent after the last message.
+        peer: Where an onward call went: the ``host:port`` of the manifest, or "" while it has not gone anywhere.
         wait_for_ready: An onward call should wait for a connection even when every address has just failed.
         compression: The encoding of an onward call's requests (``"gzip"``), or "" for none.
     """
@@ -185,7 +188,9 @@ class Call:
     wait_for_ready: bool = False
     compression: str = ""
 
-    __slots__ = ("caller", "deadline", "headers", "headers_sent", "identity", "metadata", "method", "trailers")
+    __slots__ = (
+        "caller", "deadline", "doubt", "headers", "headers_sent", "identity", "metadata", "method", "peer", "trailers",
+    )  # fmt: skip
 
     def __init__(self, method: Any, metadata: Metadata, deadline: float | None = None) -> None:
         self.method = method
@@ -193,6 +198,8 @@ class Call:
         self.deadline = deadline
         self.identity: Identity | None = None
         self.caller: str | None = None
+        self.doubt: StatusError | None = None
+        self.peer = ""
         self.headers: list[tuple[bytes, bytes]] = []
         self.headers_sent = False
         self.trailers: list[tuple[bytes, bytes]] = []

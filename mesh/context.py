@@ -132,14 +132,13 @@ class Context:
         """Add response metadata that goes before the first message.
 
         Raises:
-            ValueError: The key or the value cannot be sent (see ``mesh.call.encode_pair``), or the key is the
-                transport's own (``grpc-status``, ``content-type``, …).
+            ValueError: The key or the value cannot be sent (see ``mesh.call.encode_pair``), the key is the
+                transport's own (``grpc-status``, ``content-type``, …), or there is no room for more.
             FailedPrecondition: The headers have gone already.
         """
-        pair = _response_pair(key, value)
         if self.call.headers_sent:
             raise FailedPrecondition("the response headers have gone: set them before the first message")
-        self.call.headers.append(pair)
+        _add(self.call.headers, key, value)
 
     def set_trailer(self, key: str, value: str | bytes) -> None:
         """Add response metadata that goes after the last message.
@@ -147,7 +146,7 @@ class Context:
         Raises:
             ValueError: As for ``set_header``.
         """
-        self.call.trailers.append(_response_pair(key, value))
+        _add(self.call.trailers, key, value)
 
 
 _TRANSPORT = frozenset(
@@ -157,8 +156,16 @@ _TRANSPORT = frozenset(
 """Response headers that are HTTP's and gRPC's to set, besides ``grpc-*`` (RFC 9113, 8.2.2)."""
 
 
-def _response_pair(key: str, value: str | bytes) -> tuple[bytes, bytes]:
+_MOST = 8192
+"""Bytes of headers or trailers. Stock clients refuse more, and a field of 64 KiB breaks the connection for all."""
+
+
+def _add(pairs: list[tuple[bytes, bytes]], key: str, value: str | bytes) -> None:
     pair = encode_pair(key, value)
     if pair[0] in _TRANSPORT or pair[0].startswith(b"grpc-"):
         raise ValueError(f"metadata key {key!r} belongs to the transport; choose another name")
-    return pair
+    if sum(len(name) + len(held) for name, held in (*pairs, pair)) > _MOST:
+        raise ValueError(
+            f"metadata {key!r} finds no room: all of it together may be {_MOST} bytes; send it in a message"
+        )
+    pairs.append(pair)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, Self
 
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
@@ -112,9 +112,14 @@ class StatusError(Exception):
         details: Messages that make the status rich (``google.rpc.BadRequest``, ``RetryInfo``, …); they travel in
             ``grpc-status-details-bin``.
         code: Only for the base class; each subclass has its own.
+
+    Attributes:
+        where: What failed where, addresses and all, when the transport and not the peer says so: for logs and spans.
+            It is never sent; ``str()`` has it.
     """
 
     code: Code = Code.UNKNOWN
+    where: str = ""
     message: str
     details: tuple[Message, ...]
 
@@ -126,7 +131,13 @@ class StatusError(Exception):
             self.code = Code(code) if code in _CODES else Code.UNKNOWN
 
     def __str__(self) -> str:
-        return f"{self.code.name}: {self.message}" if self.message else self.code.name
+        text = f"{self.code.name}: {self.message}" if self.message else self.code.name
+        return f"{text} ({self.where})" if self.where else text
+
+    def at(self, where: str) -> Self:
+        """Say where, and return the error."""
+        self.where = where
+        return self
 
     @staticmethod
     def of(code: int, message: str = "", details: Sequence[Message] = ()) -> StatusError:

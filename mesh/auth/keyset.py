@@ -21,6 +21,8 @@ FRESH = 300.0
 """Seconds after which the set is fetched again: a key that the issuer withdrew is refused after this time."""
 STALE = 3600.0
 """Seconds for which a set that cannot be fetched again is used all the same: the issuer may restart."""
+PATIENCE = 0.2
+"""Seconds that a call waits for a fetch when the key at hand still serves: an issuer that hangs must stall nobody."""
 PAUSE = 5.0
 """Seconds between two fetches, whoever asks: tokens with made-up key ids must not hammer the issuer."""
 _ASYMMETRIC = frozenset({"OKP", "EC", "RSA"})
@@ -53,8 +55,9 @@ class KeySet:
             Unavailable: The keys cannot be fetched.
         """
         key = self._find(kid)
-        if key is None or self._clock() - self._fetched_at > FRESH:
-            await self._refresh()
+        age = self._clock() - self._fetched_at
+        if key is None or age > FRESH:
+            await self._refresh(None if key is None or age > STALE else PATIENCE)
             key = self._find(kid)
         usable = self._clock() - self._fetched_at <= STALE
         if self._failed and (key is None or not usable):
@@ -66,14 +69,15 @@ class KeySet:
             return next(iter(self._keys.values()))
         return self._keys.get(kid)
 
-    async def _refresh(self) -> None:
+    async def _refresh(self, patience: float | None) -> None:
+        """Fetch the set; with ``patience`` (seconds), go on without it when that takes longer."""
         if self._pending is None:
             if self._clock() - self._tried_at < PAUSE:
                 return
             # Its own context: the fetch is nobody's call, so it must not carry the user whose token waits for it.
             self._pending = asyncio.get_running_loop().create_task(self._load(), context=contextvars.Context())
         # One fetch for all who wait; a caller that goes away does not take it along.
-        await asyncio.shield(self._pending)
+        await asyncio.wait([self._pending], timeout=patience)
 
     async def _load(self) -> None:
         self._tried_at = self._clock()

@@ -72,6 +72,11 @@ class Declarations:
 def authenticate(tokens: TokenVerifier | None, peers: Peers | None) -> Layer:
     """Return the layer that sets ``call.identity`` and ``call.caller`` from what the call proves.
 
+    A user token that is not valid refuses the call, unless the method is PUBLIC: there the caller is as anonymous as
+    without one, because a client whose token has expired sends it along with Refresh and Login too. At the edge, where
+    the method is not known yet, ``call.doubt`` keeps the refusal for whoever finds that a user is needed. The proof of
+    a service is never passed over.
+
     Args:
         tokens: Verifies user tokens; None: no token is accepted.
         peers: Verifies services; None at the edge, where no service calls and the header means nothing.
@@ -82,9 +87,14 @@ def authenticate(tokens: TokenVerifier | None, peers: Peers | None) -> Layer:
             call.caller = peers.caller(call)
         credentials = call.metadata.wire(AUTHORIZATION)
         if credentials is not None:
-            if tokens is None:
-                raise Unauthenticated("no user tokens are accepted here; call without `authorization`")
-            call.identity = tokens.known(credentials) or await tokens.verify(credentials)
+            try:
+                if tokens is None:
+                    raise Unauthenticated("no user tokens are accepted here; call without `authorization`")  # noqa: TRY301 - for the same handler
+                call.identity = tokens.known(credentials) or await tokens.verify(credentials)
+            except Unauthenticated as error:
+                if call.method is not None and call.method.access is not Access.PUBLIC:
+                    raise
+                call.doubt = error
         await next(call)
 
     return layer

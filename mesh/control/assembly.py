@@ -199,11 +199,13 @@ class SidecarPart:
             raise Faults([Fault(f"{self._place} listen", str(error))]) from None
 
     async def stop(self) -> None:
-        """Drain, then close what functions used, then flush telemetry."""
-        await self._sidecar.stop()
-        if self._database is not None:
-            await self._database.stop()
-        await self._common.stop()
+        """Drain, then close what functions used, then flush telemetry, also when the module's ``shutdown`` fails."""
+        try:
+            await self._sidecar.stop()
+        finally:
+            if self._database is not None:
+                await self._database.stop()
+            await self._common.stop()
 
 
 def _migrations(manifest: Manifest, entry: Service) -> Path | None:

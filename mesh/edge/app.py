@@ -240,7 +240,7 @@ def _check_access(call: HttpCall) -> None:
         return
     identity = call.identity
     if identity is None:
-        raise Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
+        raise call.doubt or Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
     if method.roles and method.roles.isdisjoint(identity.roles):
         raise PermissionDenied(f"this is only for users with the role {' or '.join(sorted(method.roles))}")
 

@@ -75,9 +75,12 @@ class HttpCall(Call):
 
     @property
     def client(self) -> str:
-        """The client's address, ``host:port``; ``""`` if it is not known."""
+        """The client's address, ``host:port`` or ``[IPv6]:port``; ``""`` if it is not known."""
         client = self._scope.get("client")
-        return f"{client[0]}:{client[1]}" if client else ""
+        if not client:
+            return ""
+        host, port = client
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def read(self, limit: int, seconds: float) -> bytes | None:
         """Return the whole request body, or None if it is larger than ``limit`` bytes.

@@ -5,7 +5,6 @@ Source: google/rpc/{status,code,error_details}.proto; RFC 9110 for the headers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from google.protobuf.message import Message
 
-from mesh.errors import Code, StatusError, http_status
+from mesh.errors import StatusError, http_status
 from mesh.jsoncodec import CannotPrint, Codecs
 
 if TYPE_CHECKING:
@@ -38,12 +37,6 @@ _OURS = frozenset((b"x-content-type-options", b"x-trace-id"))
 _RETRY = {429: b"1", 503: b"1"}
 """Seconds to wait when the status says nothing of it."""
 
-_ADDRESS = re.compile(r"[\w.\-]+:\d{2,5}\b|\[[0-9a-fA-F:]+\]")
-_UNREACHED = {
-    Code.UNAVAILABLE: "the service cannot be reached now; try again later",
-    Code.DEADLINE_EXCEEDED: "the service did not answer in time",
-}
-
 _codecs = Codecs()
 
 
@@ -64,22 +57,13 @@ def failure(call: HttpCall, error: StatusError) -> tuple[int, Headers, bytes]:
         error: The status.
     """
     status = call.status or http_status(error.code)
-    body = orjson.dumps({"code": int(error.code), "message": _message(error), "details": list(_details(error.details))})
+    body = orjson.dumps({"code": int(error.code), "message": error.message, "details": list(_details(error.details))})
     out = [*JSON, (b"content-length", b"%d" % len(body)), *call.headers]
     if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
         out.append((b"www-authenticate", b"Bearer"))
     if status in _RETRY and not any(name == b"retry-after" for name, _ in out):
         out.append((b"retry-after", _retry_after(error.details) or _RETRY[status]))
     return status, out, body
-
-
-def _message(error: StatusError) -> str:
-    """Return the text for the client.
-
-    Our channel names the address that it could not reach; that is for the log.
-    """
-    fixed = _UNREACHED.get(error.code)
-    return fixed if fixed is not None and _ADDRESS.search(error.message) else error.message
 
 
 def _details(details: Iterable[Message]) -> Iterable[dict[str, Any]]:

@@ -39,7 +39,7 @@ class CallError(grpc.aio.AioRpcError, RemoteError):
     """
 
     def __init__(self, error: StatusError, headers: grpc.aio.Metadata, trailers: grpc.aio.Metadata) -> None:
-        super().__init__(_CODES[int(error.code)], headers, trailers, error.message, None)
+        super().__init__(_CODES[int(error.code)], headers, trailers, error.message, str(error))
         self.status = error
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -57,6 +57,8 @@ class OutboundCall(Call):
         self.metadata = metadata
         self.identity = None
         self.caller = None
+        self.doubt = None
+        self.peer = ""
         self.headers = []
         self.headers_sent = False
         self.trailers = []

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from ssl import SSLContext, SSLObject
 from typing import Any, Protocol, cast
 
@@ -20,6 +21,7 @@ import ngh2
 from ngh2 import Configuration, ErrorCode, Role, Setting
 
 from mesh.errors import Unavailable
+from mesh.rpc.resets import Resets
 from mesh.rpc.resolver import Endpoint, split
 from mesh.rpc.stream import Stream
 
@@ -41,9 +43,6 @@ PING_AFTER = (10.0, 20.0, 300.0)
 two that come within five minutes and closes the connection at the third."""
 PING_TIMEOUT = 20.0
 """Seconds that the peer has to answer one."""
-LOST_FRAMES = 128
-"""Streams reset while their answer came in, after which a connection is replaced: libnghttp2 drops the beginning of a
-DATA frame that such a reset cut in two, and the connection's window is short by these bytes (≤ 16 KiB) for good."""
 
 _CONFIGURATION = Configuration(auto_window_update=False, peer_max_concurrent_streams=100)
 _SETTINGS = {Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW, Setting.MAX_HEADER_LIST_SIZE: 2**16}
@@ -56,7 +55,7 @@ class Owner(Protocol):
         """A stream has ended, or the server allows more of them."""
 
     def draining(self, connection: Connection) -> None:
-        """The connection takes no new streams; those that run go on."""
+        """It takes no new streams; those that run go on."""
 
     def lost(self, connection: Connection, reason: str) -> None:
         """The connection is gone."""
@@ -66,32 +65,30 @@ class Connection(asyncio.Protocol):
     """One connection. Made by ``connect``.
 
     Attributes:
-        address: ``host:port``, for messages.
+        address: Where it leads, for messages.
+        peer: The ``host:port`` that the pool was given.
         streams: The open streams by id.
         limit: How many there may be at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
         draining: It takes no new streams.
         answered: It has carried at least one answer.
     """
 
-    def __init__(self, address: str, owner: Owner) -> None:
-        self.address = address
+    def __init__(self, endpoint: Endpoint, owner: Owner) -> None:
+        self.address = str(endpoint)
+        self.peer = endpoint.address
         self.streams: dict[int, Stream] = {}
         self.limit = 2**32 - 1  # unlimited until it says otherwise (RFC 9113, 6.5.2)
-        self.draining = False
-        self.answered = False
+        self.draining = self.answered = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
         self._loop = self.ready.get_loop()
         self._h2 = ngh2.Connection(Role.CLIENT, _CONFIGURATION)
         self._transport: asyncio.Transport | None = None
-        self._scheduled = False
-        self._paused = False
+        self._scheduled = self._paused = False
         self._writers: dict[int, Stream] = {}
-        self._last_id = 0
-        self._written_id = 0
-        self._cut = 0
-        self._heard = 0.0
-        self._pings = 0
+        self._resets = Resets(self._reset)
+        self._last_id = self._written_id = 0
+        self._heard, self._pings = 0.0, 0
         self._pinged: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._why = ""
@@ -130,11 +127,9 @@ class Connection(asyncio.Protocol):
 
     def write(self, stream: Stream, data: bytes, *, end: bool = False) -> None:
         """Queue bytes of a stream's body."""
-        try:
+        with suppress(ngh2.StreamProtocolError, ngh2.ConnectionStateError):  # it has ended: its events say how
             self._h2.send_data(stream.id, data, end_stream=end)
-        except (ngh2.StreamProtocolError, ngh2.ConnectionStateError):
-            return  # it has ended; how, the stream learns from its events
-        self._schedule()
+            self._schedule()
 
     def crowded(self, stream: Stream) -> bool:
         """Whether so much of a stream's body waits that its writer should; it is woken when the queue has run low."""
@@ -153,18 +148,22 @@ class Connection(asyncio.Protocol):
             self._schedule()
 
     def reset(self, stream: Stream) -> None:
-        """End a stream from this side (RST_STREAM CANCEL)."""
+        """End a stream from this side (RST_STREAM CANCEL); too many of them end the connection, slowly."""
         if stream.id not in self.streams or self._transport is None:
             return
-        if stream.headers is not None and not stream.ended:
-            self._cut += 1
-            if self._cut >= LOST_FRAMES:
-                self.drain()
-        try:
-            self._h2.reset_stream(stream.id, ErrorCode.CANCEL)
-        except ngh2.ConnectionStateError:
-            return  # the connection has ended within the bytes being handled now
-        self._schedule()
+        if not self._resets.ask(stream.id, cut=stream.headers is not None and stream.trailers is None):
+            self.answered = True  # that it is replaced is our doing, no failure of the server's
+            self.drain()
+
+    def reset_later(self, stream: Stream) -> None:
+        """End a stream whose deadline has passed; the server has the same deadline, and a moment to end it itself."""
+        if stream.id in self.streams:
+            self._resets.ask_later(stream.id, partial(self.reset, stream))
+
+    def _reset(self, stream_id: int) -> None:
+        with suppress(ngh2.ConnectionStateError):  # the connection has ended within the bytes being handled now
+            self._h2.reset_stream(stream_id, ErrorCode.CANCEL)
+            self._schedule()
 
     # -- the connection's end --
 
@@ -173,7 +172,7 @@ class Connection(asyncio.Protocol):
         if not self.draining:
             self.draining = True
             self._owner.draining(self)
-        if not self.streams:
+        if len(self.streams) == len(self._resets.late):  # what only waits to be reset, the end of it all resets too
             self.close()
 
     def close(self, reason: str = "closed here") -> None:
@@ -234,9 +233,10 @@ class Connection(asyncio.Protocol):
         reason = self._why or (str(error).lower() if error else "closed by the server")
         streams, self.streams = self.streams, {}
         self._writers.clear()
+        self._resets.stop()
         for stream_id, stream in streams.items():
             stream.fail(
-                Unavailable(f"the connection to {self.address} was lost: {reason}"),
+                Unavailable("the connection to the service was lost").at(f"{self.address}: {reason}"),
                 unprocessed=stream_id > self._written_id,
             )
         if not self.ready.done():
@@ -315,6 +315,7 @@ class Connection(asyncio.Protocol):
         if stream is None:
             return
         self._writers.pop(event.stream_id, None)
+        self._resets.closed(event.stream_id)
         local = event.local_error
         stopped = isinstance(local, ngh2.ConnectionClosingError)  # GOAWAY came before the request went
         stream.on_closed(
@@ -323,7 +324,7 @@ class Connection(asyncio.Protocol):
             never_sent=stopped or event.stream_id > self._written_id,
         )
         self._owner.freed()
-        if self.draining and not self.streams:
+        if self.draining and len(self.streams) == len(self._resets.late):
             self._loop.call_soon(self.close)
 
     def _settings_received(self, settings: Any) -> None:
@@ -363,8 +364,7 @@ class Connection(asyncio.Protocol):
 
 def _goaway_text(error_code: int, debug: bytes) -> str:
     name = ErrorCode(error_code).name if error_code in ErrorCode.__members__.values() else str(error_code)
-    said = f": {debug[:200].decode('utf-8', 'replace')}" if debug else ""
-    return f"the server closed it with {name}{said}"
+    return f"the server closed it with {name}" + (f": {debug[:200].decode('utf-8', 'replace')}" if debug else "")
 
 
 async def connect(endpoint: Endpoint, owner: Owner, tls: SSLContext | None) -> Connection:
@@ -382,7 +382,7 @@ async def connect(endpoint: Endpoint, owner: Owner, tls: SSLContext | None) -> C
     if tls is not None:
         tls.set_alpn_protocols(["h2"])
     _, connection = await loop.create_connection(
-        lambda: Connection(str(endpoint), owner),
+        lambda: Connection(endpoint, owner),
         endpoint.host,
         endpoint.port,
         ssl=tls,

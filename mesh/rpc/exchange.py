@@ -27,6 +27,9 @@ TRIES = 5
 REPLAY = 256 * 2**10
 """Bytes of a request stream that are kept, until the server answers, for such another try."""
 
+EARLY = 0.005
+"""Seconds by which a timer may be early."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -65,6 +68,7 @@ class Exchange:
         for _ in range(TRIES):
             connection = pool.pick() or await pool.acquire(call)
             stream = Stream(self.max_message, streaming=False)
+            call.peer = connection.peer
             if not connection.open(self.headers(call), stream, body):
                 stream.failure = _refused(pool)
                 continue
@@ -135,11 +139,18 @@ async def _ended(call: Call, stream: Stream) -> None:
     finally:
         if timer is not None:
             timer.cancel()
-        stream.close()
+        _leave(call, stream)
 
 
 def _expire(stream: Stream) -> None:
-    stream.cancel(DeadlineExceeded(f"{stream.connection.address} did not answer within the deadline"))
+    stream.fail(DeadlineExceeded("the service did not answer within the deadline").at(stream.connection.address))
+
+
+def _leave(call: Call, stream: Stream) -> None:
+    """Leave nothing of the stream behind, whether or not it has ended."""
+    if call.deadline is not None and asyncio.get_running_loop().time() >= call.deadline - EARLY:
+        stream.connection.reset_later(stream)
+    stream.close()
 
 
 def _outcome(call: Call, stream: Stream) -> None:
@@ -159,13 +170,13 @@ def _outcome(call: Call, stream: Stream) -> None:
 
 
 def _refused(pool: Pool) -> StatusError:
-    return Unavailable(f"no connection to {pool} took the call")
+    return Unavailable("the service did not take the call").at(str(pool))
 
 
 def _only(stream: Stream) -> bytes:
     if len(stream.messages) != 1:
-        found = len(stream.messages)
-        raise Internal(f"{stream.connection.address} answered with {found} messages, and the method has one response")
+        text = f"the service answered with {len(stream.messages)} messages, and the method has one response"
+        raise Internal(text).at(stream.connection.address)
     return stream.messages[0]
 
 
@@ -196,7 +207,7 @@ class _Streaming:
                     break
         finally:
             if self.stream is not None:
-                self.stream.close()
+                _leave(self.call, self.stream)
             if self.pump is not None and not self.pump.done():
                 self.pump.cancel()
                 await asyncio.wait([self.pump])  # unlike awaiting it, this hides no cancellation of ours
@@ -214,6 +225,7 @@ class _Streaming:
             await self._forward(await call.receive_one())
             self.finished = True
         stream = Stream(exchange.max_message, streaming=True)
+        call.peer = connection.peer
         if not connection.open(exchange.headers(call), stream):
             return False
         for data in self.sent or ():

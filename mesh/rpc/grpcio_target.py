@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import grpc
 import grpc.aio
 
 from mesh.call import Metadata, decode_values, encode_pair
-from mesh.errors import Internal, StatusError
+from mesh.errors import Code, Internal, StatusError
 from mesh.rpc import resolver, status
 from mesh.rpc.streaming import EOF
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["GrpcioExchange"]
 
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+_CORE = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$")
+"""In texts of grpcio's core about its connections, which name addresses; nothing else tells them from a peer's."""
+_TEXTS = {
+    Code.UNAVAILABLE: "the service cannot be reached",
+    Code.DEADLINE_EXCEEDED: "the service did not answer within the deadline",
+}
 
 
 class _Remote:
@@ -80,6 +87,7 @@ class GrpcioExchange:
         call.check_deadline()  # grpcio takes a timeout of 0 for none
         method = call.method
         remote = self._pick()
+        call.peer = remote.address
         arguments = {
             "timeout": call.remaining(),
             "metadata": _to_grpc(call.metadata),
@@ -172,7 +180,11 @@ def _status(call: Call, error: grpc.aio.AioRpcError, address: str) -> StatusErro
         if key == status.DETAILS.decode() and isinstance(value, bytes):
             rich = value
     details = status.unpack(rich) if rich else ()
-    return StatusError.of(error.code().value[0], error.details() or f"no answer from {address}", details)
+    code, text = error.code().value[0], error.details() or ""
+    if text and not _CORE.search(text):
+        return StatusError.of(code, text, details)
+    safe = _TEXTS.get(code, "the call failed on its way to the service")
+    return StatusError.of(code, safe, details).at(f"{address}: {text}" if text else address)
 
 
 def _to_grpc(metadata: Metadata) -> list[tuple[str, str | bytes]]:

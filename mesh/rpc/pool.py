@@ -102,13 +102,14 @@ class Pool:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise DeadlineExceeded(f"the deadline passed while the call waited for {self._state()}") from None
+            text = "the deadline passed while the call waited for a connection to the service"
+            raise DeadlineExceeded(text).at(self._state()) from None
 
     async def _acquire(self, *, wait_for_ready: bool) -> Connection:
         first = True
         while True:
             if self._closed:
-                raise Unavailable(f"the channel to {self} is closed")
+                raise Unavailable("the channel to the service is closed").at(str(self))
             if not (first and self._waiting):
                 found = balancer.pick(self.ready, random.randrange)
                 if found is not None:
@@ -116,7 +117,7 @@ class Pool:
                     return found
             self._start()
             if not wait_for_ready and self._hopeless():
-                raise Unavailable(f"no connection to {self._state()}")
+                raise Unavailable("the service cannot be reached").at(self._state())
             place = asyncio.get_running_loop().create_future()
             if first:
                 self._waiting.append(place)
@@ -128,7 +129,7 @@ class Pool:
             except asyncio.CancelledError:
                 if place.done() and not place.cancelled():
                     self._wake()
-                else:
+                elif place in self._waiting:  # whoever wakes callers may have taken it out in the same turn of the loop
                     self._waiting.remove(place)
                 raise
 
@@ -289,7 +290,7 @@ class Pool:
 
     def _wake(self) -> None:
         """Let the first that wait look again, as many as there is room for."""
-        room = sum(connection.room for connection in self.ready)
+        room = sum(max(0, connection.room) for connection in self.ready)  # a lowered limit makes debts
         while room > 0 and self._waiting:
             place = self._waiting.popleft()
             if not place.done():

@@ -218,7 +218,10 @@ def retry(policy: Policy | None = None, chance: Callable[[], float] = random.ran
             attempt = _Try(request, tries)
             tries += 1
             try:
-                await next(attempt)
+                try:
+                    await next(attempt)
+                finally:
+                    call.peer = attempt.peer
             except StatusError as error:
                 if error.code == Code.UNAVAILABLE:
                     budget.failure()

@@ -10,15 +10,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mesh.call import Handler, Metadata
+from google.protobuf.empty_pb2 import Empty
+
+from mesh.call import Call, Handler, Layer, Metadata, chain
+from mesh.contract import Method
 from mesh.errors import Cancelled, Internal, StatusError, Unavailable, Unimplemented
 from mesh.rpc import wire
 from mesh.rpc.inbound import CONTENT_TYPE, InboundCall, Receive, Send
-
-if TYPE_CHECKING:
-    from mesh.contract import Method
 
 __all__ = ["GrpcApp"]
 
@@ -28,6 +28,9 @@ log = logging.getLogger("mesh.rpc.server")
 
 _TYPE = b"application/grpc"
 _TYPES = frozenset({_TYPE, b"application/grpc+proto"})
+_OTHER = Method("_OTHER", "", "/_OTHER", Empty, Empty, client_streaming=False, server_streaming=False)
+"""Stands for every method that is not served, by the name that the semantic conventions give it: callers make up as
+many paths as they like."""
 _BODY_END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -37,20 +40,28 @@ class GrpcApp:
     Args:
         methods: Path (``/package.Service/Method``) → the method and what answers it.
         max_message: Largest request message, bytes.
+        trace: The layer that records calls of methods that are not served too; None if nothing does.
 
     Attributes:
         calls: The calls being answered now.
     """
 
-    __slots__ = ("_closing", "_max_message", "_methods", "calls")
+    __slots__ = ("_closing", "_max_message", "_methods", "_trace", "calls")
 
-    def __init__(self, methods: Mapping[str, tuple[Method, Handler]], *, max_message: int = 4 * 2**20) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, tuple[Method, Handler]],
+        *,
+        max_message: int = 4 * 2**20,
+        trace: Layer | None = None,
+    ) -> None:
         self._methods = dict(methods)
         self._max_message = max_message
+        self._trace = trace
         self._closing = False
         self.calls: set[InboundCall] = set()
 
-    async def __call__(  # noqa: C901, PLR0912 - one function: each further coroutine is paid for by every call
+    async def __call__(  # noqa: C901 - one function: each further coroutine is paid for by every call
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send
     ) -> None:
         """Answer one ASGI connection scope."""
@@ -64,15 +75,12 @@ class GrpcApp:
             if refusal is not None:
                 await _end(send, *refusal)
                 return
-        found = self._methods.get(scope["path"])
+        method, handler = self._methods.get(scope["path"]) or self._unserved(scope["path"])
         try:
-            if found is None:
-                raise _unknown(scope["path"], self._methods)
-            method, handler = found
             call = InboundCall(method, metadata, receive, send, self._max_message)
         except StatusError as status:
             pairs = [CONTENT_TYPE, *wire.status_pairs(status)]
-            if isinstance(status, Unimplemented):
+            if isinstance(status, Unimplemented):  # the encoding is not
                 pairs.append((b"grpc-accept-encoding", wire.ACCEPTED))
             await _end(send, 200, pairs)
             return
@@ -98,6 +106,14 @@ class GrpcApp:
             await call.abort()
         finally:
             self.calls.discard(call)
+
+    def _unserved(self, path: str) -> tuple[Method, Handler]:
+        """Return what answers a call of a method that is not served: a refusal, traced under one name for all."""
+
+        async def refuse(_: Call) -> None:
+            raise _unknown(path, self._methods)
+
+        return _OTHER, refuse if self._trace is None else chain(self._trace, refuse)
 
     def _cancelled(self, call: InboundCall) -> StatusError:
         """Return the status of a call that was cancelled, and not by its caller."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mesh.errors import Code, Internal, StatusError, Unavailable
+from mesh.errors import Code, Internal, ResourceExhausted, StatusError, Unavailable
 from mesh.rpc.framing import Reader, check_encoding, code_of_http, code_of_reset
 
 if TYPE_CHECKING:
@@ -149,13 +149,18 @@ class Stream:
                     self.messages.extend(found)
                     if self._streaming:
                         self._wake()
+                    elif len(self.messages) > 1:
+                        self.connection.acknowledge(self.id, len(data))
+                        text = "the service answered more than once, and the method has one response"
+                        self._refuse(Internal(text).at(self.connection.address))
+                        return
                 # Bytes of a message that is not whole yet must not hold the window: it may be larger than the window.
                 if self._streaming and self.messages:
                     self._held += len(data)
                 else:
                     self.connection.acknowledge(self.id, len(data))
         if end and not self.ended:
-            self.failure = Internal(f"{self.connection.address} ended its answer without a status")
+            self.failure = Internal("the service ended its answer without a status").at(self.connection.address)
             self._end()
 
     def on_trailers(self, trailers: Sequence[tuple[bytes, bytes]]) -> None:
@@ -164,7 +169,7 @@ class Stream:
             return
         self.trailers = trailers
         if self._reader is not None and self._reader.partial:
-            self.failure = Internal(f"{self.connection.address} ended its answer within a message")
+            self.failure = Internal("the service ended its answer within a message").at(self.connection.address)
         self._end()
 
     def on_closed(self, error_code: int, local_error: Any, *, never_sent: bool) -> None:
@@ -173,15 +178,13 @@ class Stream:
             return
         where = self.connection.address
         if local_error is not None:
-            self.failure = StatusError.of(
-                Code.RESOURCE_EXHAUSTED, f"the request cannot be sent to {where}: {local_error}"
-            )
+            self.failure = ResourceExhausted("the request cannot be sent").at(f"{where}: {local_error}")
         elif never_sent or self.unprocessed or error_code == 0x07:  # noqa: PLR2004 - REFUSED_STREAM
             self.unprocessed = True
-            self.failure = Unavailable(f"{where} did not take the call")
+            self.failure = Unavailable("the service did not take the call").at(where)
         else:
-            code = code_of_reset(error_code)
-            self.failure = StatusError.of(code, f"{where} ended the call with RST_STREAM, error code {error_code}")
+            text = f"the service ended the call with RST_STREAM, error code {error_code}"
+            self.failure = StatusError.of(code_of_reset(error_code), text).at(where)
         self._end()
 
     def fail(self, failure: StatusError | None, *, unprocessed: bool = False) -> None:
@@ -215,8 +218,9 @@ class Stream:
 def _not_grpc(status: bytes, content: bytes, address: str) -> StatusError:
     """Return the status of an answer that is not gRPC's (http-grpc-status-mapping.md)."""
     if status == b"200":
-        return StatusError.of(
-            Code.UNKNOWN, f"{address} answered with content-type {content.decode('latin-1')!r}, not application/grpc"
-        )
+        kind = content.decode("latin-1")
+        text = f"the service answered with content-type {kind!r}, not application/grpc"
+        return StatusError.of(Code.UNKNOWN, text).at(address)
     number = int(status) if status.isdigit() else 0
-    return StatusError.of(code_of_http(number), f"{address} answered with HTTP status {number}, not with gRPC")
+    text = f"the service answered with HTTP status {number}, not with gRPC"
+    return StatusError.of(code_of_http(number), text).at(address)

@@ -210,8 +210,11 @@ class _StreamingCall(CallFacade):
 
     def __del__(self) -> None:
         core = getattr(self, "_inside", None)
-        if core is not None and core.task is not None and not core.over and not core.task.get_loop().is_closed():
-            core.stop()
+        if core is None or core.task is None or core.over:
+            return
+        loop = core.task.get_loop()
+        if not loop.is_closed():  # the collector may run in any thread
+            loop.call_soon_threadsafe(core.stop)
 
 
 class _Writing(_StreamingCall):

@@ -174,16 +174,41 @@ def percent_encode(text: str) -> bytes:
     return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in raw).encode()
 
 
+MOST_MESSAGE = 2048
+MOST_DETAILS = 4096
+"""Bytes on the wire. Stock clients refuse answers with more than 8 KiB of metadata, and a field of 64 KiB ends the
+whole connection with COMPRESSION_ERROR: a text that quotes its caller would hurt everyone else on it."""
+
+
 def status_pairs(status: StatusError) -> Pairs:
-    """Return the trailers of a call that failed: code, message, and the rich status if there are details."""
+    """Return the trailers of a call that failed: code, message, and the rich status if there are details.
+
+    A message is cut, and details are left out, beyond what any client takes.
+    """
     pairs = [(b"grpc-status", b"%d" % status.code)]
-    if status.message:
-        pairs.append((b"grpc-message", percent_encode(status.message)))
+    message = status.message
+    if message:
+        encoded = percent_encode(message[:MOST_MESSAGE])
+        if len(message) > MOST_MESSAGE or len(encoded) > MOST_MESSAGE:
+            message, encoded = _cut(message)
+        pairs.append((b"grpc-message", encoded))
     if status.details:
-        rich = status_pb2.Status(code=status.code, message=status.message)
+        rich = status_pb2.Status(code=status.code, message=message)
         for detail in status.details:
             packed = any_pb2.Any()
             packed.Pack(detail)
-            rich.details.append(packed)
+            if (rich.ByteSize() + packed.ByteSize() + 8) * 4 // 3 <= MOST_DETAILS:
+                rich.details.append(packed)
         pairs.append((b"grpc-status-details-bin", b64encode(rich.SerializeToString()).rstrip(b"=")))
     return pairs
+
+
+def _cut(message: str) -> tuple[str, bytes]:
+    """Return as much of the message as there is room for, plain and encoded."""
+    fits = MOST_MESSAGE
+    while True:
+        text = f"{message[:fits]}…"
+        encoded = percent_encode(text)
+        if len(encoded) <= MOST_MESSAGE:
+            return text, encoded
+        fits = fits * MOST_MESSAGE // (len(encoded) + MOST_MESSAGE // 64)

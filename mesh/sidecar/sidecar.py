@@ -83,7 +83,7 @@ class Sidecar:
         for path, (method, builtin) in {**self.health.handlers(), **reflection.handlers()}.items():
             methods[path] = (method, chain(recover, deadline, builtin))
 
-        self.app = GrpcApp(methods, max_message=max_message)
+        self.app = GrpcApp(methods, max_message=max_message, trace=trace)
         self._watched = Watched(self.app)
         self._listener = Listener(self.app, listen, fd=fd, grpc=True, drain=drain, expire=self.app.expire)
 

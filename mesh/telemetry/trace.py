@@ -76,18 +76,24 @@ class _Known:
         self.attributes = Constant({"rpc.system.name": "grpc", "rpc.method": name})
         self.faults = faults
         self.flying = instrument.gauge(name, self.attributes)
-        self.ends: dict[Code, tuple[Constant, Durations]] = {}
+        self.ends: dict[tuple[Code, str], tuple[Constant, Durations]] = {}
         self._instrument = instrument
 
-    def end(self, code: Code) -> tuple[Constant, Durations]:
-        """Return the attributes (never to be changed) and the series of the calls that end with ``code``."""
-        found = self.ends.get(code)
+    def end(self, code: Code, peer: str) -> tuple[Constant, Durations]:
+        """Return the attributes (never to be changed) and the series of the calls that end with ``code`` at ``peer``.
+
+        Peers are the addresses of the manifest, so there are few.
+        """
+        found = self.ends.get((code, peer))
         if found is None:
-            told = {"rpc.response.status_code": code.name}
+            told: dict[str, Any] = {"rpc.response.status_code": code.name}
             if code in self.faults:
                 told["error.type"] = code.name
             series = self._instrument.series((self.name, code), lambda: {**self.attributes, **told})
-            found = self.ends[code] = (Constant(told), series)
+            if peer:
+                host, port = _host_and_port(peer)
+                told = {**told, "server.address": host, "server.port": port}
+            found = self.ends[code, peer] = (Constant(told), series)
         return found
 
 
@@ -149,7 +155,7 @@ async def _traced(call: Call, next: Handler, known: _Known, span: Span, token: A
     finally:
         otel_context.detach(token)
         flying.value -= 1
-        told, series = known.end(code)
+        told, series = known.end(code, call.peer)
         own = span.attributes
         span.attributes = told if own is None else {**own, **told}
         series.record(span.stop())
@@ -236,18 +242,22 @@ def _host_and_port(text: str) -> tuple[str, int]:
     return text.strip("[]"), 0
 
 
+def _told(error: StatusError) -> str:
+    return f"{error.message} ({error.where})" if error.where else error.message
+
+
 def _record(span: Span, error: BaseException, faults: frozenset[Code]) -> Code:
     """Tell the span what was raised, and return the code that the call ended with."""
     bug: BaseException | None = None
     message: str | None
     if isinstance(error, StatusError):
-        code, message = error.code, error.message
+        code, message = error.code, _told(error)
         cause = error.__cause__
         # ``raise NotFound(…) from error`` is an answer; ``recover``'s INTERNAL from what was raised is a bug.
         if code in _SERVER_FAULTS and isinstance(cause, Exception) and not isinstance(cause, StatusError | RemoteError):
             bug = cause
     elif isinstance(error, RemoteError):
-        code, message = error.status.code, error.status.message
+        code, message = error.status.code, _told(error.status)
     elif isinstance(error, asyncio.CancelledError):
         code, message = Code.CANCELLED, "the caller went away"
     else:

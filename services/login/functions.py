@@ -23,6 +23,8 @@ from mesh import Aborted, Context, InvalidArgument, Service, Transaction, Unauth
 from services.login import passwords, settings, signing
 from services.login.tables import credentials, handles, refresh_tokens, sessions
 
+LONGEST_NAME = 320
+"""Characters of what a user logs in with: the longest e-mail address."""
 TRIES = 5
 """Of a transaction that met another one at the same credential."""
 
@@ -41,6 +43,9 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
     missing = {field: "must not be empty" for field in ("login", "password") if not getattr(request, field)}
     if missing:
         raise InvalidArgument(f"{' and '.join(missing)} must not be empty", violations=missing)
+    if len(request.login) > LONGEST_NAME:
+        text = f"must have at most {LONGEST_NAME} characters"
+        raise InvalidArgument(f"login {text}", violations={"login": text})
     refused = Unauthenticated("wrong name or password")
     async with context.transaction() as tx:
         found = (

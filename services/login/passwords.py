@@ -21,6 +21,8 @@ __all__ = ["check", "hashed", "outdated", "verify"]
 
 SHORTEST, LONGEST = 8, 128
 """Characters. registration.v1 says the same in its contract."""
+LONGEST_RAW = 8 * LONGEST
+"""Characters before they are brought into one form, which takes seconds for megabytes."""
 
 _hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 _threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="argon2")
@@ -33,7 +35,7 @@ def check(password: str) -> None:
     Raises:
         InvalidArgument: It is too short or too long.
     """
-    if not SHORTEST <= len(_normal(password)) <= LONGEST:
+    if len(password) > LONGEST_RAW or not SHORTEST <= len(_normal(password)) <= LONGEST:
         text = f"must have {SHORTEST} to {LONGEST} characters"
         raise InvalidArgument(f"the password {text}", violations={"password": text})
 
@@ -45,6 +47,8 @@ async def hashed(password: str) -> str:
 
 async def verify(stored: str | None, password: str) -> bool:
     """Return whether the password belongs to the stored hash; without one the answer is no, at the same cost."""
+    if len(password) > LONGEST_RAW:
+        stored, password = None, ""
     return await asyncio.get_running_loop().run_in_executor(_threads, _verify, stored, _normal(password))
 
 

@@ -13,6 +13,8 @@ from mesh import InvalidArgument
 __all__ = ["checked", "fold"]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{2,31}")
+_LONGEST_EMAIL = 320
+"""Characters: 64 before the @ and 255 after it. To find faults in megabytes takes seconds."""
 _SHORTEST, _LONGEST = 8, 128
 """Characters of a password; login.v1 says the same in its contract."""
 
@@ -52,6 +54,8 @@ def _name(value: str) -> str:
 
 
 def _email(value: str) -> str:
+    if len(value) > _LONGEST_EMAIL:
+        raise ValueError(f"must be an e-mail address of at most {_LONGEST_EMAIL} characters")
     try:
         return validate_email(value.strip(), check_deliverability=False).normalized
     except EmailNotValidError as error:
@@ -59,7 +63,7 @@ def _email(value: str) -> str:
 
 
 def _password(value: str) -> str:
-    if not _SHORTEST <= len(unicodedata.normalize("NFKC", value)) <= _LONGEST:
+    if len(value) > 8 * _LONGEST or not _SHORTEST <= len(unicodedata.normalize("NFKC", value)) <= _LONGEST:
         raise ValueError(f"must have {_SHORTEST} to {_LONGEST} characters")
     return value
 

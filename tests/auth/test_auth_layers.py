@@ -106,7 +106,42 @@ async def test_who_calls_is_set_from_what_is_proved(tmp_path: Path):
     assert (anonymous.caller, anonymous.identity) == (None, None)
 
 
-async def test_a_proof_that_does_not_hold_refuses_even_a_public_call(tmp_path: Path):
+BROKEN = token(Ed25519PrivateKey.generate())
+
+
+async def test_a_token_that_is_not_valid_is_none_for_a_public_method():
+    """A browser sends its expired token along with Refresh and Login too."""
+    layer = authenticate(verifier(Issuer(jwk(KEY))), None)
+    call = Call(PUBLIC, Metadata.from_wire([(b"authorization", BROKEN)]))
+    assert await passes(chain(layer, nothing), call) == "ok"
+    assert call.identity is None
+    answered = current.set(call)
+    try:  # and it goes no further
+        onward = Call(PUBLIC, Metadata())
+        signer = Signer("registration", Ed25519PrivateKey.generate())
+        assert await passes(chain(identify(signer), nothing), onward) == "ok"
+    finally:
+        current.reset(answered)
+    assert onward.metadata.wire(b"authorization") is None
+
+
+@pytest.mark.parametrize("target", [AUTHENTICATED, ADMIN, INTERNAL])
+async def test_a_token_that_is_not_valid_refuses_every_other_call(target: Method):
+    layer = authenticate(verifier(Issuer(jwk(KEY))), None)
+    for tokens in (layer, authenticate(None, None)):
+        call = Call(target, Metadata.from_wire([(b"authorization", BROKEN)]))
+        assert (await passes(chain(tokens, nothing), call)).startswith("UNAUTHENTICATED: ")
+        assert call.identity is None
+
+
+async def test_before_the_route_is_known_a_token_that_is_not_valid_is_a_doubt():
+    call = Call(None, Metadata.from_wire([(b"authorization", BROKEN)]))
+    assert await passes(chain(authenticate(verifier(Issuer(jwk(KEY))), None), nothing), call) == "ok"
+    assert call.identity is None
+    assert "signature" in str(call.doubt)
+
+
+async def test_a_service_that_cannot_prove_itself_is_refused_even_at_a_public_method(tmp_path: Path):
     keys.ensure(tmp_path, ["registration"])
     layer = authenticate(verifier(Issuer(jwk(KEY))), PeerVerifier(tmp_path))
     reached: list[Call] = []
@@ -114,16 +149,15 @@ async def test_a_proof_that_does_not_hold_refuses_even_a_public_call(tmp_path: P
     async def handler(call: Call) -> None:
         reached.append(call)
 
-    for pair in ((b"authorization", token(Ed25519PrivateKey.generate())), (b"mesh-identity", b"forged")):
-        with pytest.raises(Unauthenticated):
-            await chain(layer, handler)(Call(PUBLIC, Metadata.from_wire([pair])))
+    with pytest.raises(Unauthenticated):
+        await chain(layer, handler)(Call(PUBLIC, Metadata.from_wire([(b"mesh-identity", b"forged")])))
     assert not reached
 
 
 async def test_without_auth_in_the_manifest_no_token_is_accepted():
     layer = authenticate(None, None)
     with pytest.raises(Unauthenticated, match="no user tokens are accepted here"):
-        await chain(layer, nothing)(Call(PUBLIC, Metadata.from_wire([(b"authorization", token())])))
+        await chain(layer, nothing)(Call(AUTHENTICATED, Metadata.from_wire([(b"authorization", token())])))
     forged = Call(PUBLIC, Metadata.from_wire([(b"mesh-identity", b"forged")]))
     await chain(layer, nothing)(forged)  # the edge: the header means nothing there
     assert forged.caller is None

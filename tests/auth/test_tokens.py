@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from mesh.auth import TokenVerifier, fetch_url
+from mesh.auth import TokenVerifier, fetch_url, keyset
 from mesh.auth.cache import Cache
 from mesh.call import current
 from mesh.errors import Unauthenticated, Unavailable
@@ -275,3 +275,17 @@ def test_the_cache_forgets_the_least_recently_used():
     assert (cache.get(b"a", 0), cache.get(b"b", 0), cache.get(b"c", 0)) == (1, None, 3)
     assert cache.get(b"a", 10) is None
     assert len(cache) == 1
+
+
+async def test_an_issuer_that_hangs_stalls_nobody_whose_key_is_known(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(keyset, "PATIENCE", 0.01)
+    issuer, clock = Issuer(jwk(KEY)), Clock()
+    tokens = verifier(issuer, clock=clock)
+    await tokens.verify(token())
+    issuer.release.clear()
+    clock.now += keyset.FRESH + 1
+    text = token(exp=int(clock.now) + 60)
+    async with asyncio.timeout(2):
+        assert (await tokens.verify(text)).subject == "u1"
+    assert issuer.asked == 2  # it is asked all the same
+    issuer.release.set()

@@ -11,12 +11,15 @@ from typing import Any
 import h2corn
 import pytest
 
+from mesh.auth import TokenVerifier, authenticate
 from mesh.call import Call, Handler, Identity
 from mesh.contract import Contract
 from mesh.edge import Edge
+from mesh.edge.call import UpstreamCall
 from mesh.errors import Code as StatusCode
 from mesh.errors import InvalidArgument, ResourceExhausted, StatusError, Unauthenticated, Unavailable
 from mesh.gate import Gate
+from mesh.rpc.target import Target
 
 TRACE = b"0af7651916cd43dd8448eb211c80319c"
 
@@ -93,7 +96,11 @@ class Library:
             case "closed":
                 raise Unavailable("we are closed")
             case "unreached":
-                raise Unavailable("10.0.0.7:9101 refused the connection")
+                target = Target(["127.0.0.1:1"])  # where nothing listens
+                try:
+                    await target(UpstreamCall(call.method, b"", asyncio.get_running_loop().time() + 5))
+                finally:
+                    await target.close()
             case "later":
                 call.headers += [(b"retry-after", b"77"), (b"x-mine", b"yes"), (b"x-trace-id", b"forged")]
                 raise Unavailable("later")
@@ -103,14 +110,20 @@ class Library:
                 raise StatusError.of(StatusCode[code], f"it is {code}")
 
 
-async def authenticate(call: Call, next: Handler) -> None:
-    credentials = call.metadata.wire(b"authorization")
-    if credentials is not None:
+class Tokens(TokenVerifier):
+    """Takes ``Bearer NAME`` for a user of that name and role."""
+
+    def __init__(self) -> None:
+        """Need no keys."""
+
+    def known(self, credentials: bytes) -> Identity | None:  # noqa: ARG002 - its signature
+        return None
+
+    async def verify(self, credentials: bytes) -> Identity:
         kind, _, who = credentials.decode().partition(" ")
         if kind != "Bearer" or who == "forged":
             raise Unauthenticated("the token is not valid")
-        call.identity = Identity(who, frozenset({who}))
-    await next(call)
+        return Identity(who, frozenset({who}))
 
 
 class Running:
@@ -173,7 +186,7 @@ async def running(contract: Contract) -> AsyncIterator[Running]:
     library = Library(contract)
     gate = Gate(4, 0)
     edge = Edge(
-        contract, handler=library, trace=trace, authenticate=authenticate, gate=gate,
+        contract, handler=library, trace=trace, authenticate=authenticate(Tokens(), None), gate=gate,
         max_body=10_000, timeout=5.0, listen=Served,
     )  # fmt: skip
     address = await edge.start()

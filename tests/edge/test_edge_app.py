@@ -196,7 +196,8 @@ async def test_nothing_of_the_inside_leaks(running, caplog):
         for what in ("bug", "nan"):
             reply = await running.request("GET", f"/v1/behave/{what}")
             assert (reply.status, reply.json) == (500, {"code": 13, "message": "internal error", "details": []})
-    assert "10.0.0.7" not in (await running.request("GET", "/v1/behave/unreached")).json["message"]
+    reply = await running.request("GET", "/v1/behave/unreached")
+    assert (reply.status, reply.json["message"]) == (503, "the service cannot be reached")
     assert (await running.request("GET", "/v1/behave/closed")).json["message"] == "we are closed"
 
 
@@ -241,7 +242,11 @@ async def test_access(running):
     reply = await running.json("GET", "/v1/secrets", authorization=BEARER + "ada")
     assert (reply.status, reply.json["message"]) == (403, "this is only for users with the role admin or owner")
     assert (await running.json("GET", "/v1/secrets", authorization=BEARER + "owner")).status == 200
-    assert (await running.json("GET", "/v1/books", authorization=BEARER + "forged")).status == 401
+    reply = await running.json("DELETE", "/v1/books/1", authorization=BEARER + "forged")
+    assert (reply.status, reply.json["message"]) == (401, "the token is not valid")
+    running.library.calls.clear()
+    assert (await running.json("GET", "/v1/books", authorization=BEARER + "forged")).status == 200
+    assert running.library.calls[0].identity is None
 
 
 async def test_the_deadline_is_504(running):

@@ -1,0 +1,76 @@
+"""Spans of real calls between a real channel and a real sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+import pytest
+from hosting import hosted
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from telemetry_parts import HttpCollector, attributes
+
+from mesh.call import chain
+from mesh.contract import Contract
+from mesh.rpc.channel import Channel
+from mesh.rpc.retry import retry
+from mesh.rpc.target import Target
+from mesh.telemetry import Telemetry
+
+Start = Callable[..., Telemetry]
+
+
+@pytest.mark.parametrize("transport", ["ngh2", "grpcio"])
+async def test_a_client_span_says_where_the_call_went(
+    start: Start, collector: HttpCollector, contract: Contract, transport: str
+) -> None:
+    from conformance.v1 import conformance_pb2 as pb
+    from conformance.v1.conformance_pb2_grpc import EchoStub
+
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    async with hosted(contract) as address:
+        target = Target([address], transport=transport)
+        stub = EchoStub(Channel(chain(telemetry.outbound, retry(), target), contract))
+        await stub.Unary(pb.EchoRequest())
+        await stub.Idempotent(pb.EchoRequest())
+        assert [answer.index async for answer in stub.ServerStream(pb.EchoRequest(count=2))] == [0, 1]
+        await target.close()
+    assert telemetry.flush()
+    spans = [attributes(span) for span in collector.all()]
+    assert len(spans) == 3
+    for told in spans:
+        assert f"{told['server.address']}:{told['server.port']}" == address
+
+
+async def test_a_client_span_says_why_there_was_no_answer(start: Start, collector: HttpCollector) -> None:
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    target = Target(["127.0.0.1:1"])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await Channel(chain(telemetry.outbound, target)).unary_unary("/a.B/C")(b"", timeout=5)
+    await target.close()
+    assert telemetry.flush()
+    span = collector.one("a.B/C")
+    assert span.status.message == "the service cannot be reached (127.0.0.1:1: connection refused)"
+    assert "127.0.0.1" not in caught.value.details()
+    assert "127.0.0.1:1: connection refused" in caught.value.debug_error_string()
+
+
+async def test_a_method_that_is_not_served_is_traced_under_one_name(
+    start: Start, collector: HttpCollector, contract: Contract
+) -> None:
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    async with hosted(contract, trace=telemetry.inbound) as address:
+        target = Target([address])
+        channel = Channel(target)
+        for path in ("/conformance.v1.Echo/Nothing", "/no.Such/Thing", "/no.Such/Other"):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(path)(b"", timeout=5)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert path.rpartition("/")[0].strip("/") in caught.value.details()
+        await target.close()
+    assert telemetry.flush()
+    spans = collector.all()
+    assert [(span.name, span.kind, span.status.code) for span in spans] == [
+        ("_OTHER", Span.SPAN_KIND_SERVER, Status.STATUS_CODE_ERROR)
+    ] * 3
+    assert {attributes(span)["rpc.method"] for span in spans} == {"_OTHER"}
