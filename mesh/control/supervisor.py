@@ -91,13 +91,11 @@ class Supervisor:
         return 1 if failures else 0
 
     async def _start(self) -> list[str]:
-        """Start every component as soon as what it needs is ready; return why it cannot be, or nothing."""
+        """Start every component, each to go once what it needs is ready; return why it cannot be, or nothing."""
         started = {name: asyncio.Event() for name in self.keepers}
 
         async def one(keeper: Keeper) -> None:
-            for need in keeper.component.needs:
-                await started[need].wait()
-            await keeper.start()
+            await keeper.start([started[need] for need in keeper.component.needs])
             started[keeper.component.name].set()
 
         progress = asyncio.create_task(self._progress(started))
