@@ -62,11 +62,14 @@ class Supervisor:
         for number in stops:
             loop.add_signal_handler(number, signals.put_nowait, number)
         try:
-            return await self._run(ready, signals)
+            code = await self._run(ready, signals)
         finally:
             await self._stop(signals)
             for number in stops:
                 loop.remove_signal_handler(number)
+        if code == 0:
+            self._console.say("stopped")
+        return code
 
     async def _run(self, ready: Callable[[Mapping[str, Keeper]], None], signals: asyncio.Queue[signal.Signals]) -> int:
         starting = asyncio.create_task(self._start())

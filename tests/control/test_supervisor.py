@@ -106,6 +106,7 @@ async def test_starts_in_order_and_stops_in_reverse(run: Run) -> None:
     assert run.task is not None
     assert await run.task == 0
     assert run.events[9:] == ["stop edge", "stop front", "stop back"]
+    assert run.said[-1] == "stopped"
 
 
 async def test_independent_components_start_together(run: Run) -> None:

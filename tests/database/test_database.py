@@ -311,7 +311,7 @@ async def test_a_lost_connection_is_unavailable_and_the_next_call_works(
             r"database of x \(postgresql://u:\*\*\*@127.0.0.1:1/x\): nothing listens there",
         ),
         ("postgresql://u:secret@no-such-host.invalid/x", "there is no such host"),
-        ("sqlite:////proc/none/x.db", r"database of x \(sqlite:////proc/none/x\.db\)"),
+        ("sqlite:////proc/none/x.db", r"sqlite:////proc/none/x\.db\): /proc/none: no such file or directory"),
     ],
 )
 async def test_a_database_that_cannot_be_used_says_why_in_one_line(url: str, message: str):
