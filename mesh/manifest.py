@@ -234,7 +234,7 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
         else:
             faults.extend(_service_faults(services[name], f"{place} [services.{name}]"))
     if faults:
-        raise Faults(faults)
+        raise Faults([_blamed(fault, place, overrides) for fault in faults])
     root = file.resolve().parent
     services = {name: _located(service, root) for name, service in services.items()}
     return Manifest(
@@ -247,6 +247,12 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
         edge=parsed.edge,
         services=services,
     )
+
+
+def _blamed(fault: Fault, place: str, overrides: Mapping[str, str]) -> Fault:
+    """Return the fault with the environment variable as its place, if the value came from there."""
+    variable = PREFIX + re.sub(r"\W+", "_", fault.place.removeprefix(place)).strip("_").upper()
+    return Fault(f"environment variable {variable}", fault.text) if variable in overrides else fault
 
 
 def _located(service: Service, root: Path) -> Service:
@@ -326,8 +332,10 @@ def _service_faults(service: Service, table: str) -> Iterator[Fault]:
 
 def _address_faults(place: str, text: str) -> Iterator[Fault]:
     match = _ADDRESS.match(text)
-    if match is None or int(match["port"]) > _MAX_PORT:
+    if match is None:
         yield Fault(place, f"expected host:port, got {text!r}")
+    elif int(match["port"]) > _MAX_PORT:
+        yield Fault(place, f"expected host:port, got {text!r}; a port is at most {_MAX_PORT}")
 
 
 def _override(tables: dict[str, Any], overrides: Mapping[str, str]) -> None:

@@ -99,6 +99,7 @@ def test_the_environment_overrides_any_value(tmp_path: Path) -> None:
         (BASE + "concurrency = 0", {}, "concurrency: must be at least 1, not 0"),
         (BASE + "database = 'mysql://x'", {}, "database: expected sqlite:///PATH or postgresql://"),
         ("channel = 'x'", {}, 'mesh.toml channel: expected "ngh2" or "grpcio", got \'x\''),
+        (BASE, {"MESH_EDGE_LISTEN": "8080"}, "environment variable MESH_EDGE_LISTEN: expected host:port, got '8080'"),
         (BASE, {"MESH_EDGE_CONCURRENCY": "x"}, "environment variable MESH_EDGE_CONCURRENCY: expected int, got str"),
         (BASE, {"MESH_EDG": "x"}, "environment variable MESH_EDG: there is no value 'edg' in mesh.toml"),
         (BASE, {"MESH_SERVICES_X_LISTEN": "x"}, "no such service in mesh.toml: X_LISTEN (services: log-in)"),

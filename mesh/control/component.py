@@ -1,4 +1,4 @@
-"""The life of one component's process: start, report, wait to be told, stop.
+"""The life of one component's process: load, wait for the go, start, report, wait to be told, stop.
 
 ``mesh sidecar NAME`` and ``mesh edge`` run this, by hand and in containers in the foreground, and as children of
 ``mesh up``. What a component is made of is ``mesh.control.assembly``'s business.
@@ -121,7 +121,7 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
         The exit code: 0, or 1 when it could not start.
     """
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
+    told, cleared = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
         if told.is_set():  # the second time: at once
@@ -131,13 +131,16 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
     for number in _STOPS:
         loop.add_signal_handler(number, stop)
 
+    def go() -> None:
+        loop.call_soon_threadsafe(cleared.set)
+
     def orphaned() -> None:
         loop.call_soon_threadsafe(told.set)
 
-    parent.watch(orphaned, drain + MARGIN)
+    parent.watch(go, orphaned, drain + MARGIN)
     try:
         part = make()
-        if not await _start(part, told, parent):
+        if not await _start(part, told, cleared, parent):
             return 0
     except (Faults, OSError) as error:
         return _fail(parent, str(error))
@@ -149,9 +152,14 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
     return 0
 
 
-async def _start(part: Part, told: asyncio.Event, parent: Parent) -> bool:
-    """Start the part and report; False if it was told to stop meanwhile."""
-    starting = asyncio.create_task(part.start())
+async def _start(part: Part, told: asyncio.Event, cleared: asyncio.Event, parent: Parent) -> bool:
+    """Start the part, once that is cleared, and report; False if it was told to stop meanwhile."""
+
+    async def start() -> str:
+        await cleared.wait()
+        return await part.start()
+
+    starting = asyncio.create_task(start())
     waiting = asyncio.create_task(told.wait())
     await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()

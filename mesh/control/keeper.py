@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class Component:
         name: Its name in mesh.toml, or ``edge``.
         command: Program and arguments; ``--fd N`` is added, where N is the listening socket's descriptor.
         listener: The socket that it serves.
-        needs: The components that must be ready first.
+        needs: The components that must be ready before it is told to go.
         drain: Seconds that it may take to finish what is in flight when it stops.
     """
 
@@ -71,13 +71,16 @@ class Keeper:
         """The process that runs now, or None between two."""
         return self._process.pid if self._process and not self._process.ended.done() else None
 
-    async def start(self) -> None:
-        """Start it and wait until it is ready; from then on it is kept running.
+    async def start(self, needed: Sequence[asyncio.Event]) -> None:
+        """Start its process, let it go once all that it needs is ready, and wait until it is; then it is kept running.
+
+        Args:
+            needed: Set when what it needs is ready.
 
         Raises:
             StartError: It cannot start, and another try would not help.
         """
-        reason = await self._launch()
+        reason = await self._launch(needed)
         if reason is not None:
             await self._end()
             raise StartError("\n".join(f"{self.component.name}: {line}" for line in reason.splitlines()))
@@ -97,7 +100,7 @@ class Keeper:
         done, _ = await asyncio.wait([process.ended], timeout=self.component.drain + MARGIN)
         if not done:
             self._console.say(f"{self.component.name} did not stop within {self.component.drain + MARGIN:g} s: killed")
-        elif process.ended.result() != 0:
+        elif process.ended.result() != 0 and self._ready_at is not None:  # one that still loads has no way of its own
             self._console.say(f"{self.component.name} stopped with {how(process.ended.result())}")
         await self._end()
 
@@ -113,7 +116,7 @@ class Keeper:
             self._process.kill()
             await asyncio.shield(self._process.ended)
 
-    async def _launch(self) -> str | None:
+    async def _launch(self, needed: Sequence[asyncio.Event] = ()) -> str | None:
         """Start a process; return None once it is ready, or the reason why it will not be."""
         self._ready_at = None
         name, fd = self.component.name, self.component.listener.fileno()
@@ -127,6 +130,13 @@ class Keeper:
             return f"{self.component.command[0]} cannot be started: {error.strerror}"
         self._process = process
         first: list[asyncio.Future[Any]] = [process.report, process.ended]
+        for event in needed:  # it loads meanwhile, and what it finds wrong ends the start at once
+            waiting = asyncio.ensure_future(event.wait())
+            try:
+                await asyncio.wait([*first, waiting], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+        process.go()
         await asyncio.wait(first, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
         if not process.report.done():
             if process.ended.done():

@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 
-from mesh.control.ready import VARIABLE, Failed, Ready, parse
+from mesh.control.ready import GO, VARIABLE, Failed, Ready, parse
 
 __all__ = ["Process", "how"]
 
@@ -87,6 +87,11 @@ class Process:
         os.set_blocking(readable, False)
         asyncio.get_running_loop().add_reader(readable, self._read, line, bytearray())
         return self
+
+    def go(self) -> None:
+        """Tell it that all it needs is ready."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._link.send(GO)
 
     def terminate(self) -> None:
         """Ask it to stop (SIGTERM)."""

@@ -1,8 +1,9 @@
-"""How a component tells ``mesh up`` that it is ready or has failed, and learns that ``mesh up`` is gone.
+"""How a component tells ``mesh up`` that it is ready or has failed, and learns when it may start and that it must end.
 
-The two share a socket pair. The child writes one JSON line, ``{"ready": "127.0.0.1:9101"}`` or
-``{"failed": "reason"}``; after that the socket stays open, and its end is the end of the parent, however that came
-(SIGKILL included).
+The two share a socket pair. The parent writes ``GO`` once all that the component needs is ready: what can be done
+before, imports above all, the components do at the same time. The child writes one JSON line,
+``{"ready": "127.0.0.1:9101"}`` or ``{"failed": "reason"}``; after that the socket stays open, and its end is the end of
+the parent, however that came (SIGKILL included).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["VARIABLE", "Failed", "Parent", "Ready", "parse"]
+__all__ = ["GO", "VARIABLE", "Failed", "Parent", "Ready", "parse"]
 
+GO = b"go\n"
+"""What the parent writes."""
 VARIABLE = "MESH_INTERNAL_READY_FD"
 """The environment variable that holds the number of the child's end."""
 
@@ -83,19 +86,24 @@ class Parent:
         """Report why the component cannot start."""
         self._report({"failed": reason})
 
-    def watch(self, gone: Callable[[], None], grace: float) -> None:
-        """Call ``gone`` once the parent is no more, and end this process ``grace`` seconds after that.
+    def watch(self, go: Callable[[], None], gone: Callable[[], None], grace: float) -> None:
+        """Listen to the parent, from a thread of its own: a loop that a function blocks must not keep an orphan alive.
 
-        ``gone`` is called from a thread of its own: a loop that a function blocks must not keep an orphan alive.
+        Args:
+            go: Called when the component may start: at once, when there is no parent.
+            gone: Called once the parent is no more.
+            grace: Seconds after ``gone`` that this process ends, come what may.
         """
-        if self._sock is not None:
-            threading.Thread(target=self._wait, args=(self._sock, gone, grace), name="parent", daemon=True).start()
+        if self._sock is None:
+            go()
+        else:
+            threading.Thread(target=self._wait, args=(self._sock, go, gone, grace), name="parent", daemon=True).start()
 
     @staticmethod
-    def _wait(sock: socket.socket, gone: Callable[[], None], grace: float) -> None:
+    def _wait(sock: socket.socket, go: Callable[[], None], gone: Callable[[], None], grace: float) -> None:
         try:
             while sock.recv(64):
-                pass
+                go()
         except OSError:  # reset: the same news
             pass
         try:

@@ -62,11 +62,14 @@ class Supervisor:
         for number in stops:
             loop.add_signal_handler(number, signals.put_nowait, number)
         try:
-            return await self._run(ready, signals)
+            code = await self._run(ready, signals)
         finally:
             await self._stop(signals)
             for number in stops:
                 loop.remove_signal_handler(number)
+        if code == 0:
+            self._console.say("stopped")
+        return code
 
     async def _run(self, ready: Callable[[Mapping[str, Keeper]], None], signals: asyncio.Queue[signal.Signals]) -> int:
         starting = asyncio.create_task(self._start())
@@ -91,13 +94,11 @@ class Supervisor:
         return 1 if failures else 0
 
     async def _start(self) -> list[str]:
-        """Start every component as soon as what it needs is ready; return why it cannot be, or nothing."""
+        """Start every component, each to go once what it needs is ready; return why it cannot be, or nothing."""
         started = {name: asyncio.Event() for name in self.keepers}
 
         async def one(keeper: Keeper) -> None:
-            for need in keeper.component.needs:
-                await started[need].wait()
-            await keeper.start()
+            await keeper.start([started[need] for need in keeper.component.needs])
             started[keeper.component.name].set()
 
         progress = asyncio.create_task(self._progress(started))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["upgrade"]
+
+log = logging.getLogger("mesh.database")
 
 _LOCK = 0x6D657368
 """Key of the PostgreSQL advisory lock; advisory locks are the database's own, so one number serves all services."""
@@ -66,20 +69,27 @@ async def _upgrade(engine: AsyncEngine, scripts: ScriptDirectory | None, *, sqli
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-            await connection.run_sync(_run, scripts)
+            before, after = await connection.run_sync(_run, scripts)
             await connection.commit()
+            if before != after:
+                log.info("the database was at version %s and is at %s now", before or "none", after)
     finally:
         await engine.dispose()
 
 
-def _run(connection: Connection, scripts: ScriptDirectory) -> None:
+def _run(connection: Connection, scripts: ScriptDirectory) -> tuple[str | None, str | None]:
+    """Upgrade to the newest version; return the version before and after."""
+
     def steps(revision: Any, _: Any) -> Any:
         return scripts._upgrade_revs("head", revision)  # noqa: SLF001 - what alembic.command.upgrade does
 
     try:
         with EnvironmentContext(Config(), scripts, fn=steps) as environment:
             environment.configure(connection=connection, transactional_ddl=True)
+            context = environment.get_context()
+            before = context.get_current_revision()
             environment.run_migrations()
+            return before, context.get_current_revision()
     except CommandError as error:
         raise DatabaseError(f"migrations in {scripts.dir}: {error}") from error
 

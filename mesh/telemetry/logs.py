@@ -20,6 +20,8 @@ __all__ = ["JsonFormatter", "install"]
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; anything else was given with ``extra=``."""
 _OURS = frozenset({"time", "level", "logger", "message", "service", "trace_id", "span_id", "exception"})
+_TALKATIVE = ("alembic",)
+"""Loggers of libraries that report their own inner life as INFO: heard from WARNING on."""
 _LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x7f\x85\u2028\u2029"}
 """What JSON leaves as it is and readers may take for the end of a line."""
 
@@ -81,6 +83,8 @@ def install(service: str, level: str = "INFO", stream: TextIO | None = None) -> 
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(number)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(capture=True)
     return handler
 

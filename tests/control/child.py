@@ -2,6 +2,7 @@
 
 child.py NAME BEHAVIOUR --fd N, with BEHAVIOUR one of
     ok        runs until SIGTERM
+    broken    reports before it is told to go that it cannot start
     fail      reports that it cannot start
     exit      ends before it is ready
     mute      never reports
@@ -16,6 +17,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 from mesh.control.ready import Parent
@@ -43,7 +45,13 @@ again = behaviour == "once" and f"start {name}\n" in (events.read_text() if even
 event("start")
 parent = Parent.inherited()
 signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "deaf" else stop)
-parent.watch(lambda: event("orphan"), 0.0)
+cleared = threading.Event()
+parent.watch(cleared.set, lambda: event("orphan"), 0.0)
+if behaviour == "broken":
+    parent.failed(f"{name} has a fault")
+    sys.exit(1)
+cleared.wait()
+event("go")
 if behaviour == "fail":
     parent.failed(f"the database of {name} cannot be reached\nand one more line")
     sys.exit(1)

@@ -100,11 +100,13 @@ async def test_starts_in_order_and_stops_in_reverse(run: Run) -> None:
     run.add("front", needs=("back",))
     run.add("back")
     await run.until_ready()
-    assert run.events == ["start back", "ready back", "start front", "ready front", "start edge", "ready edge"]
+    going = [event for event in run.events if not event.startswith("start")]
+    assert going == ["go back", "ready back", "go front", "ready front", "go edge", "ready edge"]
     os.kill(os.getpid(), signal.SIGINT)
     assert run.task is not None
     assert await run.task == 0
-    assert run.events[6:] == ["stop edge", "stop front", "stop back"]
+    assert run.events[9:] == ["stop edge", "stop front", "stop back"]
+    assert run.said[-1] == "stopped"
 
 
 async def test_independent_components_start_together(run: Run) -> None:
@@ -113,6 +115,22 @@ async def test_independent_components_start_together(run: Run) -> None:
     run.start()
     await until(lambda: "ready other" in run.events and "start never" in run.events)
     assert not run.ready.is_set()
+
+
+async def test_a_component_loads_while_what_it_needs_is_not_ready(run: Run) -> None:
+    run.add("back", "mute")
+    run.add("front", needs=("back",))
+    run.start()
+    await until(lambda: "go back" in run.events and "start front" in run.events)
+    assert "go front" not in run.events
+
+
+async def test_a_fault_found_while_loading_ends_the_start_before_the_others_are_ready(run: Run) -> None:
+    run.add("back", "mute")
+    run.add("front", "broken", needs=("back",))
+    assert await run.start() == 1
+    assert "front: front has a fault" in run.said
+    assert "go front" not in run.events
 
 
 async def test_a_component_that_never_reports_ends_the_start(run: Run) -> None:
@@ -137,7 +155,7 @@ async def test_what_cannot_start_ends_the_start_with_its_reason(run: Run, behavi
     assert not run.ready.is_set()
     assert [line for line in run.said if line in lines] == lines
     assert run.events.count("start bad") == 1, "no loop"
-    assert "start edge" not in run.events
+    assert "go edge" not in run.events
     assert run.events[-1] == "stop good"
 
 

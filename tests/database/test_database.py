@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import subprocess
 import sys
@@ -159,13 +160,17 @@ async def test_a_database_that_is_not_open_is_unavailable(database: Database):
             pass
 
 
-async def test_newer_versions_run_once(database: Database, migrations: Path):
+async def test_newer_versions_run_once(database: Database, migrations: Path, caplog: pytest.LogCaptureFixture):
     (migrations / "v2.py").write_text(SECOND.format(more="pass"))
+    caplog.set_level(logging.INFO, "mesh.database")
     for _ in range(2):
         again = Database(database._url.render_as_string(hide_password=False), migrations=migrations, name="items")
         await again.start()
         assert await names(again) == ["one", "two"]
         await again.stop()
+    assert [record.message for record in caplog.records if record.name == "mesh.database"] == [
+        "the database was at version 1 and is at 2 now"
+    ]
 
 
 async def test_a_migration_that_fails_leaves_nothing_behind(database: Database, migrations: Path):
@@ -306,7 +311,7 @@ async def test_a_lost_connection_is_unavailable_and_the_next_call_works(
             r"database of x \(postgresql://u:\*\*\*@127.0.0.1:1/x\): nothing listens there",
         ),
         ("postgresql://u:secret@no-such-host.invalid/x", "there is no such host"),
-        ("sqlite:////proc/none/x.db", r"database of x \(sqlite:////proc/none/x\.db\)"),
+        ("sqlite:////proc/none/x.db", r"sqlite:////proc/none/x\.db\): /proc/none: no such file or directory"),
     ],
 )
 async def test_a_database_that_cannot_be_used_says_why_in_one_line(url: str, message: str):

@@ -127,6 +127,13 @@ def test_any_text_and_any_value(message: str, value: Any) -> None:
     assert told["service"] == "registration"
 
 
+def test_a_library_that_talks_of_itself_is_heard_from_warnings_on(stream: io.StringIO) -> None:
+    install("registration", "INFO", stream)
+    logging.getLogger("alembic.runtime.migration").info("Context impl SQLiteImpl.")
+    logging.getLogger("alembic.runtime.migration").warning("a warning")
+    assert [line["message"] for line in lines(stream)] == ["a warning"]
+
+
 def test_an_unknown_level_is_said() -> None:
     with pytest.raises(ValueError, match="no log level 'loud'; known are DEBUG"):
         install("registration", "loud")
