@@ -25,7 +25,8 @@ COPY mesh.toml ./
 RUN /opt/mesh/bin/mesh generate \
  && python -c 'import os, tomllib; [os.makedirs(f".mesh/keys/{n}") for n in [*tomllib.load(open("mesh.toml", "rb"))["services"], "edge"]]'
 COPY services services
-RUN /opt/mesh/bin/python -m compileall -q gen services
+# By hash and not by time: the same code is the same layer, whenever it was built.
+RUN /opt/mesh/bin/python -m compileall -q --invalidation-mode unchecked-hash gen services
 
 FROM python:${PYTHON_VERSION}-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin mesh \
