@@ -1,30 +1,35 @@
 """function-mesh: a proto contract, plain Python functions, one command.
 
-These names are what a function needs. Everything else is found in the room it belongs to.
+These names are what a function needs. Everything else is found in the room it belongs to. They are imported when they
+are first asked for: commands that need none of them (``mesh health``, every few seconds in a container) start sooner.
 """
 
-from mesh.call import Identity, Metadata
-from mesh.context import Context, Service, Transaction
-from mesh.errors import (
-    Aborted,
-    AlreadyExists,
-    Cancelled,
-    Code,
-    DataLoss,
-    DeadlineExceeded,
-    FailedPrecondition,
-    Internal,
-    InvalidArgument,
-    NotFound,
-    OutOfRange,
-    PermissionDenied,
-    ResourceExhausted,
-    StatusError,
-    Unauthenticated,
-    Unavailable,
-    Unimplemented,
-    Unknown,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mesh.call import Identity, Metadata
+    from mesh.context import Context, Service, Transaction
+    from mesh.errors import (
+        Aborted,
+        AlreadyExists,
+        Cancelled,
+        Code,
+        DataLoss,
+        DeadlineExceeded,
+        FailedPrecondition,
+        Internal,
+        InvalidArgument,
+        NotFound,
+        OutOfRange,
+        PermissionDenied,
+        ResourceExhausted,
+        StatusError,
+        Unauthenticated,
+        Unavailable,
+        Unimplemented,
+        Unknown,
+    )
 
 __all__ = [
     "Aborted",
@@ -51,3 +56,16 @@ __all__ = [
     "Unimplemented",
     "Unknown",
 ]
+
+_HOMES = {
+    "Context": "mesh.context", "Identity": "mesh.call", "Metadata": "mesh.call", "Service": "mesh.context",
+    "Transaction": "mesh.context",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_HOMES.get(name, "mesh.errors")), name)
+    return value

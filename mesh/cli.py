@@ -150,7 +150,7 @@ def _keys(options: argparse.Namespace) -> int:
     from mesh.control import identity
 
     found = manifest.load(_file(options))
-    print(identity.ensure(found))
+    print(identity.ensure_each(found, Path(options.each)) if options.each else identity.ensure(found))
     return 0
 
 
@@ -223,7 +223,9 @@ def _parser() -> argparse.ArgumentParser:
     made = command("health", _health, "ask whether something is serving", _HEALTH)
     made.add_argument("address", nargs="?", metavar="ADDRESS", help="host:port (gRPC), http://host:port, or a name")
     made.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="default: 3")
-    command("keys", _keys, "make the services' identity keys that are missing", _KEYS)
+    command("keys", _keys, "make the services' identity keys that are missing", _KEYS).add_argument(
+        "--each", metavar="FOLDER", help="one folder for each service, and for the edge, below this one"
+    )
     return parser
 
 
@@ -310,7 +312,8 @@ Exit code 0 if it is serving, 1 if not. A service is asked by the gRPC health pr
 """
 _KEYS = """
 Each service proves who it is with a key of its own, in the folder `identity` of the state folder. `mesh up` makes them;
-for containers, make them once and mount them.
+for containers, make them once and mount to each its own folder: it holds one private key and everyone's public keys.
 
   mesh keys
+  mesh keys --each .mesh/keys
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from mesh.faults import Fault, Faults
 
-__all__ = ["ensure", "load", "load_public"]
+__all__ = ["ensure", "load", "load_public", "share"]
 
 
 def ensure(folder: Path, names: Iterable[str]) -> None:
@@ -45,6 +45,27 @@ def ensure(folder: Path, names: Iterable[str]) -> None:
             _create(folder / f"{name}.pub", _public_pem(load(folder, name).public_key()), 0o644)
     except OSError as error:
         raise Faults([Fault(str(folder), f"the identity keys cannot be made: {_reason(error)}")]) from None
+
+
+def share(folders: Mapping[str, Path]) -> None:
+    """Give everyone the public keys of all; a copy that no longer is its owner's key is made anew.
+
+    Args:
+        folders: Name → the folder that holds its pair, as ``ensure`` made it.
+
+    Raises:
+        Faults: A folder cannot be read or written.
+    """
+    for name, folder in folders.items():
+        path = folder / f"{name}.pub"
+        try:
+            public = path.read_bytes()
+            for path in (other / f"{name}.pub" for other in folders.values()):
+                if not path.exists() or path.read_bytes() != public:
+                    path.unlink(missing_ok=True)
+                    _create(path, public, 0o644)
+        except OSError as error:
+            raise Faults([Fault(str(path), f"the identity keys cannot be shared: {_reason(error)}")]) from None
 
 
 def load(folder: Path, name: str) -> Ed25519PrivateKey:

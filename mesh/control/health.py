@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from mesh.control import sockets, state
 from mesh.faults import Fault, Faults
-from mesh.manifest import Manifest, load
 
 __all__ = ["run"]
 
@@ -30,14 +26,18 @@ def run(file: Callable[[], Path], address: str | None, timeout: float) -> int:
         0 if everything asked is serving, else 1.
     """
     literal = address is not None and ":" in address
-    found = {str(address): str(address)} if literal else _addresses(load(file()), address)
+    found = {str(address): str(address)} if literal else _addresses(file(), address)
     answers = {name: _ask(where, timeout) for name, where in found.items()}
     for name, answer in answers.items():
         print(f"{name}: {answer}")
     return 0 if all(answer == _SERVING for answer in answers.values()) else 1
 
 
-def _addresses(manifest: Manifest, name: str | None) -> dict[str, str]:
+def _addresses(file: Path, name: str | None) -> dict[str, str]:
+    from mesh.control import sockets, state  # noqa: PLC0415 - a container's health check needs none of it
+    from mesh.manifest import load  # noqa: PLC0415 - as above
+
+    manifest = load(file)
     known = {entry: service.addresses[0] for entry, service in manifest.services.items()}
     if manifest.edge is not None:
         known["edge"] = manifest.edge.listen
@@ -55,9 +55,12 @@ def _addresses(manifest: Manifest, name: str | None) -> dict[str, str]:
 
 def _ask(address: str, timeout: float) -> str:
     if "://" not in address:
-        from mesh.rpc import probe  # noqa: PLC0415 - grpcio is heavy, and the edge's health needs none of it
+        from mesh.rpc import probe  # noqa: PLC0415 - as above
 
         return probe.check(address, timeout)
+    import http.client  # noqa: PLC0415 - as above
+    from urllib.parse import urlsplit  # noqa: PLC0415 - as above
+
     url = urlsplit(address)
     connection = http.client.HTTPConnection(url.hostname or "", url.port or 80, timeout=timeout)
     try:

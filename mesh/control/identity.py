@@ -7,7 +7,7 @@ from pathlib import Path
 from mesh.auth import keys
 from mesh.manifest import Manifest
 
-__all__ = ["ensure"]
+__all__ = ["ensure", "ensure_each"]
 
 
 def ensure(manifest: Manifest) -> Path:
@@ -17,5 +17,22 @@ def ensure(manifest: Manifest) -> Path:
         Faults: The folder cannot be written.
     """
     folder = manifest.state / "identity"
-    keys.ensure(folder, [*manifest.services, "edge"])
+    keys.ensure(folder, _names(manifest))
     return folder
+
+
+def ensure_each(manifest: Manifest, folder: Path) -> Path:
+    """Make one folder for each component, with its own private key and everyone's public keys; return ``folder``.
+
+    Raises:
+        Faults: A folder cannot be written.
+    """
+    folders = {name: folder / name for name in _names(manifest)}
+    for name, own in folders.items():
+        keys.ensure(own, [name])
+    keys.share(folders)
+    return folder
+
+
+def _names(manifest: Manifest) -> list[str]:
+    return [*manifest.services, "edge"]

@@ -1,4 +1,4 @@
-"""One HTTP/2 connection to a server, on libnghttp2. The only module that imports ``ngh2``.
+"""One HTTP/2 connection to a server, on libnghttp2. It and the probe alone import ``ngh2``.
 
 ``ngh2`` is the protocol without I/O; this drives it from an asyncio transport: bytes in, one write per turn of the
 loop, windows that reopen only for what was consumed. A broken connection fails the streams that it carried and nothing

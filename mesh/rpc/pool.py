@@ -1,6 +1,8 @@
 """The connections to one target: resolves its addresses, connects, connects again, and hands out the next connection.
 
-It does not look into calls; a call that finds no room waits here, up to its deadline.
+It does not look into calls; a call that finds no room waits here, up to its deadline. So does, for a while, a call that
+comes when the last connection has just been lost: it was never sent, and a server that restarts is back within seconds,
+perhaps at another address.
 """
 
 from __future__ import annotations
@@ -27,6 +29,11 @@ CONNECT_TIMEOUT = 20.0
 """Seconds for TCP, TLS and the server's SETTINGS together; a restarting server accepts long before it answers."""
 BACKOFF_BASE = 0.1
 BACKOFF_CAP = 5.0
+PATIENCE = 10.0
+"""Seconds that calls wait, if their deadlines allow, for a target whose last connection was lost, before they fail with
+UNAVAILABLE: a container that restarts is away for two to five."""
+BACKOFF_PATIENT = 0.5
+"""The longest wait between two attempts to connect meanwhile."""
 RESOLVE_EVERY = 30.0
 RESOLVE_AGAIN = 1.0
 """Seconds between two resolutions, at least, when connections fail."""
@@ -79,6 +86,7 @@ class Pool:
         self._resolved = float("-inf")
         self._trouble = ""
         self._timer: asyncio.TimerHandle | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._gone: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -142,6 +150,7 @@ class Pool:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        self._calm()
         if self._resolving is not None:
             self._resolving.cancel()
         for slot in self._slots.values():
@@ -212,6 +221,7 @@ class Pool:
         slot.connection = connection
         self._connections[connection] = slot
         self.ready.append(connection)
+        self._calm()
         self._wake()
 
     def _failed(self, slot: _Slot, reason: str) -> None:
@@ -221,7 +231,8 @@ class Pool:
         if self._slots.get(slot.endpoint) is not slot:
             return
         jitter = random.random()  # noqa: S311 - it spreads load and guards nothing
-        delay = balancer.backoff(slot.failures, jitter, base=BACKOFF_BASE, cap=BACKOFF_CAP)
+        cap = BACKOFF_CAP if self._patience is None else BACKOFF_PATIENT
+        delay = balancer.backoff(slot.failures, jitter, base=BACKOFF_BASE, cap=cap)
         slot.timer = asyncio.get_running_loop().call_later(delay, self._connect, slot)
         if not self._static:
             self._resolve_again()
@@ -238,11 +249,25 @@ class Pool:
             self._failed(slot, reason)
             return
         slot.failures = 0
+        if not self.ready and self._patience is None and not self._closed:
+            self._patience = asyncio.get_running_loop().call_later(PATIENCE, self._give_up)
         self._connect(slot)
+        if not self._static:  # it may come back at another address, and connecting to the old one can take its time
+            self._resolve_again()
+
+    def _calm(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        self._patience = None
+        if self._hopeless():
+            self._wake_all()
 
     def _hopeless(self) -> bool:
-        """Whether every endpoint has failed and none is being tried now."""
-        if self._resolving is not None:
+        """Whether every endpoint has failed, none is being tried now, and calls are not asked for patience."""
+        if self._resolving is not None or self._patience is not None:
             return False
         return all(slot.connection is None and slot.task is None for slot in self._slots.values())
 
@@ -282,7 +307,8 @@ class Pool:
             slot = self._slots[endpoint] = _Slot(endpoint)
             self._connect(slot)
         if not self._static:
-            self._timer = loop.call_later(RESOLVE_EVERY if found else BACKOFF_CAP, self._resolve)
+            again = RESOLVE_EVERY if found else BACKOFF_CAP
+            self._timer = loop.call_later(again if self._patience is None else RESOLVE_AGAIN, self._resolve)
         if self._hopeless():
             self._wake_all()
 

@@ -40,6 +40,25 @@ def test_a_lost_public_key_is_made_from_the_private_one(tmp_path: Path):
     assert keys.load(tmp_path, "login").public_key() == keys.load_public(tmp_path)["login"]
 
 
+def test_each_holds_its_own_private_key_and_everyones_public_ones(tmp_path: Path):
+    folders = {name: tmp_path / name for name in ("login", "edge")}
+    for name, folder in folders.items():
+        keys.ensure(folder, [name])
+    keys.share(folders)
+    files = {name: sorted(path.name for path in folder.iterdir()) for name, folder in folders.items()}
+    assert files == {"login": ["edge.pub", "login.key", "login.pub"], "edge": ["edge.key", "edge.pub", "login.pub"]}
+    before = (folders["edge"] / "edge.pub").read_bytes()
+    for path in folders["login"].iterdir():  # its volume was deleted: a new identity, which the others learn
+        path.unlink()
+    keys.ensure(folders["login"], ["login"])
+    keys.share(folders)
+    fresh = keys.load(folders["login"], "login").public_key()
+    assert [keys.load_public(folder)["login"] for folder in folders.values()] == [fresh, fresh]
+    assert (folders["login"] / "edge.pub").read_bytes() == before
+    with pytest.raises(Faults, match=r"nobody\.pub: the identity keys cannot be shared: no such file"):
+        keys.share({"nobody": tmp_path})
+
+
 def test_several_processes_make_one_pair(tmp_path: Path):
     folder = tmp_path / "identity"
     code = (

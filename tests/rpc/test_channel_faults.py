@@ -439,6 +439,47 @@ async def test_a_name_is_resolved_again_as_time_passes(faulty, channel, monkeypa
     assert first.accepted == second.accepted == 1
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+async def test_calls_wait_for_a_server_that_restarts(faulty, channel, monkeypatch, host):
+    """At its old address or at another one: what was never sent can wait, whatever the method is."""
+    first = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"first"))
+    leads_to = ["127.0.0.1"]
+    refused = asyncio.Event()
+
+    async def look_up(_host, port, **_):
+        if not leads_to:
+            refused.set()
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in leads_to]
+
+    monkeypatch.setattr("mesh.rpc.resolver.look_up", look_up)
+    monkeypatch.setattr("mesh.rpc.pool.RESOLVE_AGAIN", 0.05)
+    made = channel(f"service.test:{first.port}")
+    assert await unary(made) == b"first"
+    leads_to.clear()  # as the name of a container that does not run
+    await first.stop()
+    waiting = [asyncio.ensure_future(unary(made)) for _ in range(20)]
+    await refused.wait()
+    second = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"second"), port=first.port, host=host)
+    leads_to.append(host)
+    assert await asyncio.gather(*waiting) == [b"second"] * 20
+    assert second.accepted == 1
+
+
+async def test_patience_ends(faulty, channel, monkeypatch):
+    monkeypatch.setattr("mesh.rpc.pool.PATIENCE", 0.3)
+    server = await faulty(lambda peer, stream_id: peer.respond(stream_id))
+    made = channel(server.address)
+    await unary(made)
+    await server.stop()
+    error = await failure(unary(made))
+    assert error.code().name == "UNAVAILABLE"
+    assert "connection refused" in error.details()
+    begin = asyncio.get_running_loop().time()
+    assert (await failure(unary(made))).code().name == "UNAVAILABLE"
+    assert asyncio.get_running_loop().time() - begin < 0.2  # nobody waits for what has been away for long
+
+
 async def test_tls(faulty, channel, tmp_path):
     certificate, key = make_certificate(tmp_path)
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,0 +1,399 @@
+"""A walk through docker-compose.yml with a real engine: what the issue and docs/containers.md promise, step by step.
+
+    python tests/containers/walk.py
+
+It works in a project of its own (``mesh-walk``), on free ports, without any .env, and removes it in the end. A step
+that does not hold raises ``AssertionError``. Jaeger is left out where its image can be neither found nor pulled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+PASSWORD = "correct horse battery"
+ADMIN = "the admin's own password"
+PROJECT = "mesh-walk"
+COMPONENTS = ("login", "registration", "edge")
+AWAY = {"503 14", "504 4"}
+"""What a caller may see of a service that is away: UNAVAILABLE, or a deadline."""
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def run(*command: str, check: bool = True, **environ: str) -> str:
+    """Return what a command prints; its errors are shown when it fails."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, **environ}
+    )  # fmt: skip
+    assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def http(url: str, method: str = "GET", body: Any = None, token: str = "") -> tuple[int, Any]:
+    """Make one request; return status and JSON."""
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    headers = {"content-type": "application/json"} if data is not None else {}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
+    request = urllib.request.Request(url, data=data, method=method, headers=headers)  # noqa: S310 - loopback
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - loopback
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+class Stack:
+    """The compose project of this walk."""
+
+    def __init__(self, scratch: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.environ = {"EDGE_PORT": str(port), "JAEGER_PORT": str(free_port()), "MESH_TAG": "walk"}
+        self.files = ["--env-file", os.devnull, "--file", "docker-compose.yml"]
+        self._leave_out_jaeger(scratch)
+
+    def _leave_out_jaeger(self, scratch: Path) -> None:
+        """Leave it out unless its image is here or can be pulled."""
+        image = json.loads(self.compose("config", "--format", "json"))["services"]["jaeger"]["image"]
+        if (
+            not run("docker", "image", "ls", "-q", image)
+            and subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, check=False).returncode
+        ):
+            say(f"without jaeger: {image} is neither here nor can it be pulled")
+            override = scratch / "without-jaeger.yml"
+            override.write_text("services:\n  jaeger: !reset null\n")
+            self.files += ["--file", str(override)]
+            self.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = ""
+
+    def compose(self, *words: str, check: bool = True, **environ: str) -> str:
+        command = ["docker", "compose", "--project-name", PROJECT, "--progress", "quiet", *self.files, *words]
+        return run(*command, check=check, **self.environ, **environ)
+
+    def container(self, service: str) -> str:
+        return self.compose("ps", "--all", "--quiet", service)
+
+    def inspect(self, service: str, what: str) -> str:
+        return run("docker", "inspect", "--format", what, self.container(service))
+
+    def address(self, service: str) -> str:
+        return self.inspect(service, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
+
+    def sql(self, database: str, query: str) -> str:
+        return self.compose("exec", "-T", "postgres", "psql", "-U", "postgres", "-d", database, "-Atc", query)
+
+    def register(self, name: str) -> tuple[int, Any]:
+        user = {"name": name, "email": f"{name}@example.com", "password": PASSWORD}
+        return http(f"{self.url}/v1/users", "POST", user)
+
+    def login(self, name: str, password: str = PASSWORD) -> tuple[int, Any]:
+        return http(f"{self.url}/v1/sessions", "POST", {"login": name, "password": password})
+
+    def me(self, token: str) -> tuple[int, Any]:
+        return http(f"{self.url}/v1/users/me", token=token)
+
+
+class Load:
+    """Requests without pause: accounts are made, sessions begun, accounts read; keeps how each ended."""
+
+    def __init__(self, stack: Stack, prefix: str) -> None:
+        self.stack = stack
+        self.prefix = prefix
+        self.acknowledged: dict[str, str] = {}
+        self.ends: Counter[tuple[str, str]] = Counter()
+        self.longest: Counter[str] = Counter()
+        self._stop = threading.Event()
+        assert stack.register(prefix)[0] == 200
+        self._token = stack.login(prefix)[1]["accessToken"]
+        self._threads = [threading.Thread(target=self._run, args=work) for work in enumerate(self._kinds())]
+        for thread in self._threads:
+            thread.start()
+
+    @staticmethod
+    def _kinds() -> list[str]:
+        return ["register", "login", "me", "me"]
+
+    def _run(self, worker: int, kind: str) -> None:
+        count = 0
+        while not self._stop.is_set():
+            count += 1
+            name = f"{self.prefix}{worker}x{count}"
+            begin = time.monotonic()
+            try:
+                if kind == "register":
+                    status, body = self.stack.register(name)
+                else:
+                    status, body = self.stack.me(self._token) if kind == "me" else self.stack.login(self.prefix)
+            except OSError:  # the edge itself is away
+                end = "no connection"
+            else:
+                end = "200" if status == 200 else f"{status} {body['code']}"
+                if status == 200 and kind == "register":
+                    self.acknowledged[name] = body["id"]
+            self.ends[kind, end] += 1
+            self.longest[kind] = max(self.longest[kind], time.monotonic() - begin)
+
+    def progress(self, more: int = 5) -> None:
+        """Wait until so many more of each kind have succeeded."""
+        kinds = set(self._kinds())
+        target = {kind: self.ends[kind, "200"] + more for kind in kinds}
+        until = time.monotonic() + 90
+        while any(self.ends[kind, "200"] < target[kind] for kind in kinds):
+            assert time.monotonic() < until, dict(self.ends)
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def failures(self, kind: str = "") -> Counter[str]:
+        found: Counter[str] = Counter()
+        for (what, end), count in list(self.ends.items()):
+            if end != "200" and kind in ("", what):
+                found[end] += count
+        return found
+
+    def __str__(self) -> str:
+        kinds = sorted({kind for kind, _ in self.ends})
+        return "; ".join(
+            f"{kind} {self.ends[kind, '200']} ok, {dict(self.failures(kind)) or 'none failed'}, "
+            f"longest {self.longest[kind]:.1f} s"
+            for kind in kinds
+        )
+
+
+def configuration_is_clean(stack: Stack) -> None:
+    done = subprocess.run(
+        ["docker", "compose", *stack.files, "config", "--quiet"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
+
+
+def starts_on_a_fresh_machine(stack: Stack) -> None:
+    begin = time.monotonic()
+    stack.compose("build", "--quiet")
+    built = time.monotonic()
+    stack.compose("up", "--detach", "--wait", "--wait-timeout", "180")
+    say(f"  built in {built - begin:.0f} s, up and healthy in {time.monotonic() - built:.0f} s")
+    assert stack.inspect("identity", "{{.State.ExitCode}}") == "0"
+
+
+def answers_every_request(stack: Stack) -> None:
+    """The requests of a first user: each refusal tells the caller what to do."""
+    assert stack.register("ada")[0] == 200
+    assert stack.register("bob")[0] == 200
+    status, session = stack.login("ada")
+    token = session["accessToken"]
+    assert (status, stack.me(token)[1]["email"]) == (200, "ada@example.com")
+    bob = stack.me(stack.login("bob")[1]["accessToken"])[1]["id"]
+    refusals = [
+        (401, "wrong password", stack.login("ada", "wrong password")),
+        (409, "duplicate", stack.register("ADA")),
+        (400, "bad JSON", http(f"{stack.url}/v1/users", "POST", b'{"name": ')),
+        (401, "missing token", http(f"{stack.url}/v1/users/me")),
+        (403, "another's account", http(f"{stack.url}/v1/users/{bob}", token=token)),
+        (404, "unknown route", http(f"{stack.url}/nope")),
+    ]
+    for expected, what, (status, body) in refusals:
+        say(f"  {status} {what}: {body['message']}")
+        assert (status, bool(body["message"])) == (expected, True)
+    assert stack.login("admin", "admin")[0] == 401  # nobody is admin until ADMIN_PASSWORD is set
+
+
+def keeps_data_in_postgresql(stack: Stack) -> None:
+    names = stack.sql("registration", "select name from users order by name").split()
+    assert {"ada", "bob"} <= set(names), names
+    assert stack.sql("login", "select count(*) from credentials") == str(len(names))
+    say(f"  users in PostgreSQL: {names}")
+
+
+def holds_no_secrets_and_no_privileges(stack: Stack) -> None:
+    for name in COMPONENTS:
+        assert stack.compose("exec", "-T", name, "id", "-u") == "10001"
+        held = set(stack.compose("exec", "-T", name, "ls", "/app/.mesh/identity").split())
+        assert held == {f"{name}.key", *(f"{other}.pub" for other in COMPONENTS)}
+    image = stack.inspect("edge", "{{.Image}}")
+    told = run("docker", "history", "--no-trunc", image) + run("docker", "inspect", image)
+    assert "PASSWORD" not in told
+    files = run("docker", "run", "--rm", "--entrypoint", "find", image, "/app", "-name", "*.key", "-o", "-name", ".env")
+    assert not files, files
+    say(f"  image: {int(run('docker', 'inspect', '--format', '{{.Size}}', image)) / 1e6:.0f} MB with its base")
+
+
+def rebuilds_only_what_changed(scratch: Path) -> None:
+    """A change of code installs no dependency again, and leaves their layer as it is."""
+    copy = scratch / "changed"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "gen", "__pycache__", "scratch"))
+    shutil.copy(ROOT / ".dockerignore", copy)
+    with (copy / "mesh" / "gate.py").open("a") as file:
+        file.write("# changed\n")
+    begin = time.monotonic()
+    run("docker", "build", "--quiet", "--tag", "function-mesh:walk-changed", str(copy))
+    took = time.monotonic() - begin
+    kinds = [layers(f"function-mesh:{tag}") for tag in ("walk", "walk-changed")]
+    kept = [old for old, new in zip(*kinds, strict=True) if old == new]
+    fresh = kinds[1][len(kept) :]
+    size = sum(int(size) for _, size in fresh)
+    say(f"  rebuilt in {took:.0f} s; {len(kept)} of {len(kinds[1])} layers kept, {size / 1e6:.1f} MB are new")
+    assert size < 10e6, fresh
+    run("docker", "image", "rm", "function-mesh:walk-changed")
+
+
+def layers(image: str) -> list[tuple[str, str]]:
+    """Return digest and size of each layer of an image, from the bottom."""
+    digests = json.loads(run("docker", "inspect", "--format", "{{json .RootFS.Layers}}", image))
+    history = run("docker", "history", "--human=false", "--no-trunc", "--format", "{{.Size}} {{.CreatedBy}}", image)
+    steps = [line.split(" ", 1) for line in reversed(history.splitlines())]
+    made = [size for size, step in steps if step.startswith(("COPY", "ADD", "WORKDIR", "RUN"))]
+    top = digests[-len(made) :]  # what the base was made of is its own business
+    return list(zip(top, made[-len(top) :], strict=True))
+
+
+def survives_restarts_under_load(stack: Stack) -> None:
+    for service in ("login", "registration", "edge", "postgres", "nats"):
+        load = Load(stack, f"restart-{service}-")
+        try:
+            load.progress()
+            stack.compose("restart", service)
+            load.progress(10)
+        finally:
+            load.stop()
+        say(f"  restart {service}: {load}")
+        judge(stack, load, edge=service == "edge")
+        if service in ("login", "registration"):
+            # What can be tried again is: only its own deadline, on a machine where a restart takes longer, ends that.
+            assert set(load.failures("me")) <= {"504 4"}, "what can be tried again was lost"
+
+
+def finds_a_service_at_another_address(stack: Stack) -> None:
+    """A container that comes back may have another IP address, and another may have got its old one."""
+    squatter = run(
+        "docker", "create", "--rm", "--network", f"{PROJECT}_default", "--entrypoint", "sleep",
+        stack.inspect("edge", "{{.Image}}"), "600",
+    )  # fmt: skip
+    registration, before = stack.container("registration"), stack.address("registration")
+    load = Load(stack, "moved-")
+    try:
+        load.progress()
+        run("docker", "stop", registration)
+        run("docker", "start", squatter)
+        run("docker", "start", registration)
+        begin = time.monotonic()
+        load.progress(10)
+        took = time.monotonic() - begin
+    finally:
+        load.stop()
+        run("docker", "rm", "--force", squatter)
+    after = stack.address("registration")
+    say(f"  registration moved from {before} to {after}, found {took:.1f} s after its start: {load}")
+    assert after != before
+    judge(stack, load, edge=False)
+
+
+def survives_kills(stack: Stack) -> None:
+    for service in (*COMPONENTS, "postgres"):
+        load = Load(stack, f"kill-{service}-")
+        try:
+            load.progress()
+            stack.compose("kill", service)
+            stack.compose("up", "--detach", "--wait", "--no-build")
+            load.progress(10)
+        finally:
+            load.stop()
+        say(f"  kill {service}: {load}")
+        judge(stack, load, edge=service == "edge")
+
+
+def judge(stack: Stack, load: Load, *, edge: bool) -> None:
+    """Callers saw UNAVAILABLE at worst, and what was acknowledged is there."""
+    allowed = AWAY | ({"no connection"} if edge else set())
+    assert set(load.failures()) <= allowed, load
+    stored = set(stack.sql("registration", f"select id from users where name like '{load.prefix}%'").split())  # noqa: S608
+    assert set(load.acknowledged.values()) <= stored
+    if load.acknowledged:
+        assert stack.login(list(load.acknowledged)[-1])[0] == 200
+
+
+def stops_cleanly(stack: Stack) -> None:
+    """A stop within the grace period, under load: every component ends by itself with 0."""
+    load = Load(stack, "stop-")
+    load.progress()
+    begin = time.monotonic()
+    stack.compose("stop", *COMPONENTS)
+    took = time.monotonic() - begin
+    load.stop()
+    codes = {name: stack.inspect(name, "{{.State.ExitCode}}") for name in COMPONENTS}
+    say(f"  stopped in {took:.1f} s with {codes}; {load}")
+    assert set(codes.values()) == {"0"}, codes
+    stack.compose("start", *COMPONENTS)
+    stack.compose("up", "--detach", "--wait", "--no-build")
+    judge(stack, load, edge=True)
+
+
+def keeps_volumes(stack: Stack) -> None:
+    before = stack.sql("registration", "select count(*) from users")
+    stack.compose("down")
+    stack.compose("up", "--detach", "--wait", "--no-build", ADMIN_PASSWORD=ADMIN)
+    assert stack.sql("registration", "select count(*) from users") == str(int(before) + 1)  # and the admin
+    token = stack.login("admin", ADMIN)[1]["accessToken"]
+    assert http(f"{stack.url}/v1/users?pageSize=1", token=token)[0] == 200
+    say(f"  {before} users before and after; the admin of ADMIN_PASSWORD lists them")
+
+
+def walk() -> None:
+    """Take every step, and clear up.
+
+    Raises:
+        AssertionError: A step does not hold.
+    """
+    with tempfile.TemporaryDirectory(prefix="mesh-walk-") as folder:
+        scratch = Path(folder)
+        stack = Stack(scratch)
+        try:
+            for step in (
+                configuration_is_clean, starts_on_a_fresh_machine, answers_every_request, keeps_data_in_postgresql,
+                holds_no_secrets_and_no_privileges, survives_restarts_under_load, finds_a_service_at_another_address,
+                survives_kills, stops_cleanly, keeps_volumes,
+            ):  # fmt: skip
+                say(step.__name__.replace("_", " "))
+                step(stack)
+            say("rebuilds only what changed")
+            rebuilds_only_what_changed(scratch)
+        except BaseException:
+            say(stack.compose("ps", "--all", check=False))
+            say(stack.compose("logs", "--no-color", "--tail", "10", *COMPONENTS, check=False))
+            raise
+        finally:
+            stack.compose("down", "--volumes", "--timeout", "5", check=False)
+            run("docker", "image", "rm", "function-mesh:walk", check=False)
+    say("every step holds")
+
+
+if __name__ == "__main__":
+    walk()
