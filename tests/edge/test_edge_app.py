@@ -11,6 +11,7 @@ import struct
 import pytest
 
 from mesh.contract import Access
+from mesh.edge.call import HttpCall
 from mesh.errors import Code, http_status
 
 BEARER = "Bearer "
@@ -315,3 +316,16 @@ async def test_many_requests_on_one_connection(running):
         assert json.loads(await reader.readexactly(length)) == {"title": str(index)}
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [(("2001:db8::7", 50123), "[2001:db8::7]:50123"), (("192.0.2.7", 80), "192.0.2.7:80"), (None, "")],
+)
+def test_the_address_of_a_client_can_be_read_back(client, expected):
+    scope = {
+        "method": "GET", "raw_path": b"/", "query_string": b"", "scheme": "http", "http_version": "2", "headers": [],
+        "client": client,
+    }  # fmt: skip
+    call = HttpCall(scope, None, None)
+    assert call.client == expected
