@@ -87,18 +87,14 @@ class HttpCall(Call):
 
         Args:
             limit: Bytes.
-            seconds: How long a body may take that does not come at once.
+            seconds: How long it may take.
 
         Raises:
             TimeoutError: It took longer.
             asyncio.CancelledError: The client went away before it was complete.
         """
-        message = await self._next()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body", False):
-            return body if len(body) <= limit else None
-        parts = [body]
-        size = len(body)
+        parts: list[bytes] = []
+        size = 0
         async with asyncio.timeout(seconds):
             while size <= limit:
                 message = await self._next()

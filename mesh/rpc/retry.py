@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "Policy", "decide", "pushback", "retry"]
 
 PUSHBACK = b"grpc-retry-pushback-ms"
+_DIGITS = 15
+"""Of a pushback; what is longer is no time."""
 ATTEMPTS = b"grpc-previous-rpc-attempts"
 
 
@@ -122,7 +124,8 @@ def pushback(error: StatusError, trailers: list[tuple[bytes, bytes]]) -> float |
     """
     for name, value in trailers:
         if name == PUSHBACK:
-            return int(value) / 1000 if value.removeprefix(b"-").isdigit() else -1.0
+            digits = value.removeprefix(b"-")
+            return int(value) / 1000 if digits.isdigit() and len(digits) <= _DIGITS else -1.0
     for detail in error.details:
         if isinstance(detail, error_details_pb2.RetryInfo):
             return float(detail.retry_delay.ToNanoseconds()) / 1e9

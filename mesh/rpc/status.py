@@ -26,6 +26,8 @@ OWNED = frozenset({
 """Fields that belong to one connection or to gRPC itself: the channel writes its own and passes none on."""
 
 _PSEUDO = ord(":")
+_DIGITS = 9
+"""Of a status code; Python refuses to read thousands of them."""
 
 
 def metadata_of(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -49,8 +51,8 @@ def read(trailers: Sequence[tuple[bytes, bytes]]) -> tuple[StatusError | None, l
             rest.append(pair)
     if code == b"0":
         return None, rest
-    if not code.isdigit():
-        return StatusError.of(2, f"the answer has no valid grpc-status ({code.decode('latin-1')!r})"), rest
+    if not code.isdigit() or len(code) > _DIGITS:
+        return StatusError.of(2, f"the answer has no valid grpc-status ({code[:20].decode('latin-1')!r})"), rest
     return StatusError.of(int(code), decode_message(message), _details(details) if details else ()), rest
 
 

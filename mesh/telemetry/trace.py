@@ -172,11 +172,12 @@ def http(recorder: Recorder, propagation: Propagation, instrument: Instrument) -
         verb = request.verb if request.verb in _VERBS else _OTHER
         name = "HTTP" if verb == _OTHER else verb
         parent, context = propagation.extract(call.metadata)
-        told = {"http.request.method": verb, "url.scheme": request.scheme}
+        scheme = request.scheme if request.scheme in _PORTS else _OTHER  # an HTTP/2 client may write what it likes
+        told = {"http.request.method": verb, "url.scheme": scheme}
         span = recorder.start(name, SpanKind.SERVER, told, parent, context)
         request.headers.append((b"x-trace-id", b"%032x" % span.trace_id))
         request.headers.append((b"traceresponse", traceparent(span)))
-        flying = instrument.gauge((verb, request.scheme), told)
+        flying = instrument.gauge((verb, scheme), told)
         token = otel_context.attach(set_span_in_context(span, context))
         flying.value += 1
         code: Code | None = None
@@ -196,9 +197,7 @@ def http(recorder: Recorder, propagation: Propagation, instrument: Instrument) -
                 span.fail(None)
             if span.is_recording():
                 span.attributes = {**_http_attributes(request, verb, status), **(span.attributes or {})}
-            series = instrument.series(
-                (verb, request.scheme, route, status), lambda: {**told, **_http_outcome(route, status)}
-            )
+            series = instrument.series((verb, scheme, route, status), lambda: {**told, **_http_outcome(route, status)})
             series.record(span.stop())
 
     return layer

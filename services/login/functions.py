@@ -125,6 +125,12 @@ async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
         if session is not None:
             roles = (await tx.execute(select(credentials.c.roles).where(credentials.c.user_id == session))).scalar_one()
             refresh_token = await _new_refresh_token(tx, used)
+            # A token that was used so long ago says no more than one that never was; a session may last for years.
+            await tx.execute(
+                delete(refresh_tokens).where(
+                    refresh_tokens.c.session_id == used, refresh_tokens.c.used_at < now - rules.refresh
+                )
+            )
     if session is None:  # after the commit: the end of the session stands
         raise refused
     return pb.Tokens(

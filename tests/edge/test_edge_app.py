@@ -11,6 +11,7 @@ import struct
 import pytest
 
 from mesh.contract import Access
+from mesh.edge.call import HttpCall
 from mesh.errors import Code, http_status
 
 BEARER = "Bearer "
@@ -215,13 +216,15 @@ async def test_headers_of_a_function_that_fails_go_on_too(running):
     assert (reply.status, reply.headers["retry-after"], reply.headers["x-mine"]) == (503, "77", "yes")
 
 
-async def test_a_body_that_does_not_come_is_408(running):
+@pytest.mark.parametrize("begun", [b"", b"{"])
+async def test_a_body_that_does_not_come_is_408(running, begun):
     running.edge.app._timeout = 0.05
     host, port = running.address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"POST /v1/books HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{")
+    head = b"POST /v1/books HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n"
+    writer.write(head + begun)
     await writer.drain()
-    assert b" 408 " in await reader.readline()
+    assert b" 408 " in await asyncio.wait_for(reader.readline(), 10)
     writer.close()
     await writer.wait_closed()
 
@@ -313,3 +316,16 @@ async def test_many_requests_on_one_connection(running):
         assert json.loads(await reader.readexactly(length)) == {"title": str(index)}
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [(("2001:db8::7", 50123), "[2001:db8::7]:50123"), (("192.0.2.7", 80), "192.0.2.7:80"), (None, "")],
+)
+def test_the_address_of_a_client_can_be_read_back(client, expected):
+    scope = {
+        "method": "GET", "raw_path": b"/", "query_string": b"", "scheme": "http", "http_version": "2", "headers": [],
+        "client": client,
+    }  # fmt: skip
+    call = HttpCall(scope, None, None)
+    assert call.client == expected

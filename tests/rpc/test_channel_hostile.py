@@ -222,3 +222,14 @@ async def test_a_call_that_is_collected_in_a_thread_is_cancelled_on_the_loop(fau
     async with asyncio.timeout(2):
         await asyncio.wait([task])
     await _until(lambda: bool(server.peers[0].resets))
+
+
+@pytest.mark.parametrize(
+    "trailers", [[(b"grpc-status", b"9" * 5000)], [(b"grpc-status", b"14"), (b"grpc-retry-pushback-ms", b"9" * 5000)]]
+)
+async def test_numbers_that_nobody_reads(faulty, rpc, dial, trailers):
+    """Python raises ValueError for an integer of more than 4,300 digits."""
+    server = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"", trailers))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await dial(server.address).Idempotent(rpc.pb.EchoRequest(), timeout=5)
+    assert caught.value.code() in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)

@@ -281,3 +281,12 @@ async def test_concurrent_claims_of_a_name_have_one_holder(sample: Sample):
 async def test_a_credential_needs_user_names_and_password(sample: Sample, request_: pb.SetCredentialRequest):
     with pytest.raises(InvalidArgument):
         await sample.login.call("SetCredential", request_)
+
+
+async def test_a_session_that_lasts_keeps_no_token_for_ever(sample: Sample, monkeypatch: pytest.MonkeyPatch):
+    await sample.register("ada")
+    token, now = (await sample.log_in("ada")).refresh_token, int(time.time())
+    for day in range(0, 60, 10):
+        monkeypatch.setattr(functions, "_now", lambda day=day: now + day * 86_400)
+        token = (await sample.refresh(token)).refresh_token
+    assert await count(sample, refresh_tokens) == 5  # those of the last 30 days, and the one to use next

@@ -206,3 +206,20 @@ async def test_a_missing_user_is_not_a_servers_error(start: Start, collector: Ht
     telemetry.meter_provider.force_flush()
     [point] = points(collector, "rpc.server.call.duration")
     assert "error.type" not in attributes(point)
+
+
+async def test_a_client_makes_up_no_series(start: Start, collector: HttpCollector) -> None:
+    """HTTP/2's ``:scheme`` and the method are whatever the client writes."""
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_METRICS_EXPORTER="otlp")
+
+    async def answer(call: Call) -> None:
+        call.status = 404  # type: ignore[attr-defined]
+
+    for at in range(20):
+        request = Request(verb=f"VERB{at}", path=f"/{at}")
+        request.scheme = f"scheme{at}"
+        await telemetry.http(request, answer)
+    telemetry.meter_provider.force_flush()
+    [point] = points(collector, "http.server.request.duration")
+    assert point.count == 20
+    assert attributes(point)["url.scheme"] == "_OTHER"
