@@ -324,7 +324,11 @@ async def test_large_messages(echo, dial, rpc):
     assert [answer.payload == payload async for answer in call] == [True, True]
 
 
-async def test_a_slow_reader_holds_the_server_back(stub, echo, rpc):
+async def test_a_slow_reader_holds_the_server_back(stub, echo, rpc, request, transport):
+    if transport == "grpcio" and "sidecar" in request.node.callspec.id:
+        pytest.skip(
+            "grpcio puts all calls on one connection, and h2corn keeps 2 MiB of answers for each (docs/servers.md)"
+        )
     call = stub.ServerStream(rpc.pb.EchoRequest(answer_bytes=MB, count=64), timeout=30)
     first = await call.read()
     assert len(first.payload) == MB

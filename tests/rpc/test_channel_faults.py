@@ -114,7 +114,7 @@ async def test_refused_for_ever_ends(faulty, channel):
     error = await failure(unary(channel(server.address)))
     assert error.code() == grpc.StatusCode.UNAVAILABLE
     assert server.address in error.debug_error_string()
-    assert len(server.peers[0].requests) == 5
+    assert len(server.peers[-1].requests) == 5
 
 
 async def test_calls_above_goaways_last_stream_are_tried_elsewhere(faulty, channel):
@@ -130,7 +130,7 @@ async def test_calls_above_goaways_last_stream_are_tried_elsewhere(faulty, chann
     server = await faulty(answer)
     made = channel(server.address)
     one = asyncio.ensure_future(unary(made))
-    await server.until(lambda: server.peers and server.peers[0].requests)
+    await server.until(lambda: server.peers and server.peers[-1].requests)
     assert await unary(made) == b"new"
     assert await one == b"old"
     await server.until(lambda: server.accepted == 2 and len(server.peers) == 1)
@@ -279,14 +279,14 @@ async def test_garbage_in_the_middle_fails_only_what_it_carried(faulty, channel)
     broken, sound = await faulty(), await faulty()
     made = channel(broken.address, sound.address)
     calls = [asyncio.ensure_future(unary(made, wait_for_ready=True)) for _ in range(40)]
-    await broken.until(lambda: broken.peers and len(broken.peers[0].ended) >= 5)
-    carried = len(broken.peers[0].ended)
-    while len(sound.peers[0].ended) + carried < 40:
+    await broken.until(lambda: broken.peers and len(broken.peers[-1].ended) >= 5)
+    carried = len(broken.peers[-1].ended)
+    while len(sound.peers[-1].ended) + carried < 40:
         sound.changed.clear()
         await sound.changed.wait()
-        carried = len(broken.peers[0].ended)
-    broken.peers[0].transport.write(b"\xff" * 50)
-    await broken.until(lambda: not broken.peers or len(broken.peers[0].ended) == 0)
+        carried = len(broken.peers[-1].ended)
+    broken.peers[-1].transport.write(b"\xff" * 50)
+    await broken.until(lambda: not broken.peers or len(broken.peers[-1].ended) == 0)
     [peer] = sound.peers
     for stream_id in list(peer.ended):
         peer.respond(stream_id, b"fine")
@@ -324,7 +324,7 @@ async def test_settings_change_the_limit_of_streams(faulty, channel):
     server = await faulty(settings={Setting.MAX_CONCURRENT_STREAMS: 1})
     made = channel(server.address)
     calls = [asyncio.ensure_future(unary(made)) for _ in range(3)]
-    await server.until(lambda: bool(server.peers) and len(server.peers[0].ended) == 1)
+    await server.until(lambda: bool(server.peers) and len(server.peers[-1].ended) == 1)
     [peer] = server.peers
     calls[1].cancel()  # one that waits for its place
     peer.h2.update_settings({Setting.MAX_CONCURRENT_STREAMS: 2})
@@ -340,15 +340,15 @@ async def test_settings_change_the_limit_of_streams(faulty, channel):
 async def test_cancel_is_a_reset(faulty, channel):
     server = await faulty()
     call = asyncio.ensure_future(unary(channel(server.address)))
-    await server.until(lambda: bool(server.peers) and bool(server.peers[0].ended))
+    await server.until(lambda: bool(server.peers) and bool(server.peers[-1].ended))
     call.cancel()
-    await server.until(lambda: server.peers[0].resets == {1: ErrorCode.CANCEL})
+    await server.until(lambda: server.peers[-1].resets == {1: ErrorCode.CANCEL})
 
 
 async def test_a_deadline_is_a_reset(faulty, channel):
     server = await faulty()
     assert (await failure(unary(channel(server.address), timeout=0.1))).code().name == "DEADLINE_EXCEEDED"
-    await server.until(lambda: server.peers[0].resets == {1: ErrorCode.CANCEL})
+    await server.until(lambda: server.peers[-1].resets == {1: ErrorCode.CANCEL})
 
 
 async def test_an_answer_before_the_request_has_ended(faulty, channel):
@@ -359,11 +359,11 @@ async def test_an_answer_before_the_request_has_ended(faulty, channel):
             yield b"x" * 1000
 
     call = channel(server.address).stream_unary(PATH)(endless(), timeout=10)
-    await server.until(lambda: bool(server.peers) and len(server.peers[0].bodies.get(1, b"")) > 10_000)
-    server.peers[0].respond(1, b"enough")
-    server.peers[0].flush()
+    await server.until(lambda: bool(server.peers) and len(server.peers[-1].bodies.get(1, b"")) > 10_000)
+    server.peers[-1].respond(1, b"enough")
+    server.peers[-1].flush()
     assert await call == b"enough"
-    await server.until(lambda: 1 in server.peers[0].resets)
+    await server.until(lambda: 1 in server.peers[-1].resets)
 
 
 async def test_a_writer_waits_while_the_server_does_not_read(faulty, channel):
@@ -378,8 +378,8 @@ async def test_a_writer_waits_while_the_server_does_not_read(faulty, channel):
             written += 10_000
 
     writer = asyncio.create_task(write())
-    await server.until(lambda: bool(server.peers) and bool(server.peers[0].bodies))
-    server.peers[0].transport.pause_reading()
+    await server.until(lambda: bool(server.peers) and bool(server.peers[-1].bodies))
+    server.peers[-1].transport.pause_reading()
     before = -1
     while before != written:
         before = written
@@ -397,10 +397,10 @@ async def test_pings_find_a_dead_peer_and_do_not_pester_a_quiet_one(faulty, chan
     made = channel(server.address)
     quiet = asyncio.ensure_future(unary(made, timeout=0.6))
     assert (await failure(quiet)).code().name == "DEADLINE_EXCEEDED"
-    assert 1 <= server.peers[0].pings <= 2
+    assert 1 <= server.peers[-1].pings <= 2
     call = asyncio.ensure_future(unary(made))
-    await server.until(lambda: len(server.peers[0].ended) == 2)
-    server.peers[0].transport.pause_reading()
+    await server.until(lambda: len(server.peers[-1].ended) == 2)
+    server.peers[-1].transport.pause_reading()
     monkeypatch.setattr(connection_module, "PING_AFTER", (0.05, 0.05, 0.05))
     error = await failure(call)
     assert error.code().name == "UNAVAILABLE"
@@ -413,7 +413,7 @@ async def test_no_ping_without_calls(faulty, channel, monkeypatch):
     made = channel(server.address)
     await unary(made)
     await asyncio.sleep(0.2)  # that nothing happens has no event
-    assert server.peers[0].pings == 0
+    assert server.peers[-1].pings == 0
 
 
 async def test_a_name_is_resolved_again_as_time_passes(faulty, channel, monkeypatch):
@@ -474,7 +474,7 @@ async def test_patience_ends(faulty, channel, monkeypatch):
     await server.stop()
     error = await failure(unary(made))
     assert error.code().name == "UNAVAILABLE"
-    assert "connection refused" in error.details()
+    assert "connection refused" in error.debug_error_string()
     begin = asyncio.get_running_loop().time()
     assert (await failure(unary(made))).code().name == "UNAVAILABLE"
     assert asyncio.get_running_loop().time() - begin < 0.2  # nobody waits for what has been away for long
@@ -488,7 +488,7 @@ async def test_tls(faulty, channel, tmp_path):
     server = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"safe"), ssl=serving)
     trusting = ssl.create_default_context(cafile=certificate)
     assert await unary(channel(f"localhost:{server.port}", tls=trusting)) == b"safe"
-    assert server.peers[0].requests[1][b":scheme"] == b"https"
+    assert server.peers[-1].requests[1][b":scheme"] == b"https"
     error = await failure(unary(channel(f"localhost:{server.port}", tls=ssl.create_default_context())))
     assert error.code().name == "UNAVAILABLE"
     assert "certificate" in error.debug_error_string().lower()
@@ -558,13 +558,24 @@ async def test_nothing_leaks(faulty, channel, monkeypatch):
     await round_(400)
     [connection] = pool_of(made).ready
     await _emptied(connection)
+    await _without_lanes(made)
     before = await _alive()
     await round_(4000)
     assert pool_of(made).ready == [connection]
     await _emptied(connection)
     assert not connection._writers
     assert not pool_of(made)._waiting
+    await _without_lanes(made)
     assert await _alive() == before
+
+
+async def _without_lanes(channel) -> None:
+    """Close the connections that wait for the next stream."""
+    lanes = channel.target._handler.lanes
+    lanes.close()
+    async with asyncio.timeout(5):
+        while lanes._open:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
 
 
 async def _emptied(connection) -> None:
