@@ -1,8 +1,8 @@
 """Connections that carry one streaming call each, so that a stream which nobody reads holds up no other call.
 
-HTTP/2 has flow control for each stream, but a server may bound what it keeps for a whole connection: h2corn keeps 2 MiB,
-and then every answer on that connection waits for the one stream that is not read. Unary calls are always read, so they
-share the pool's connections; a streaming call gets its own, kept for the next one when it ends.
+HTTP/2 has flow control for each stream, but a server may bound what it keeps for a whole connection: h2corn keeps
+2 MiB, and then every answer on that connection waits for the one stream that is not read. Unary calls are always read,
+so they share the pool's connections; a streaming call gets its own, kept for the next one when it ends.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Lanes:
                 raise DeadlineExceeded("the deadline passed while a stream was being connected") from None
             raise Unavailable(f"no connection for a stream to {self._pool}") from error
         self._open.add(lane)
+        chosen.answered = True  # its server serves: losing the idle connection is no sign of one that drops them all
         return lane
 
     def release(self, lane: Connection) -> None:

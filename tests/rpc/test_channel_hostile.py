@@ -216,12 +216,13 @@ async def test_a_call_that_is_collected_in_a_thread_is_cancelled_on_the_loop(fau
     made = channel(server.address)
     calls = [made.unary_stream(PATH)(b"", timeout=30)]
     task = calls[0].core.task
-    await _until(lambda: bool(server.peers) and bool(server.peers[0].ended))
+    await _until(lambda: bool(server.peers) and bool(server.peers[-1].ended))
+    peer = server.peers[-1]
     asyncio.get_running_loop().set_debug(True)  # it then refuses what comes from another thread
     await asyncio.to_thread(calls.clear)
     async with asyncio.timeout(2):
         await asyncio.wait([task])
-    await _until(lambda: bool(server.peers[0].resets))
+    await _until(lambda: bool(peer.resets))
 
 
 @pytest.mark.parametrize(
