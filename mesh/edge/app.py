@@ -75,20 +75,28 @@ class EdgeApp:
             recover,
             gate,
             authenticate,
-            self._transcode,
+            self._dispatch,
         )
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI 3)."""
+        """Answer one request (ASGI 3).
+
+        What stands before the chain (no trace, no gate, no authentication) answers here.
+        """
         if scope["type"] == "http":
             call = HttpCall(scope, receive, send)
             if call.path == HEALTH:
                 await self._health(call)
-            else:
-                await self._answer(call)
+                return
+            await self._answer(call)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008})
+
+    async def _dispatch(self, call: Call) -> None:
+        """Answer a request that has passed the chain: whoever takes it first, else it is a route of the contract."""
+        assert isinstance(call, HttpCall)  # noqa: S101 - every call of this chain is one
+        await self._transcode(call)
 
     async def _answer(self, call: HttpCall) -> None:
         try:
@@ -113,9 +121,8 @@ class EdgeApp:
         headers = [*respond.JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
         await _send(call, status, headers, body)
 
-    async def _transcode(self, call: Call) -> None:
+    async def _transcode(self, call: HttpCall) -> None:
         """Route the request, check that the caller may, and translate it there and back."""
-        assert isinstance(call, HttpCall)  # noqa: S101 - every call of this chain is one
         found = self._route(call)
         if found is None:
             return await call.answer(204, [*call.headers], b"")
