@@ -1,4 +1,4 @@
-"""The edge as an ASGI application: an HTTP request in, a gRPC call out, for unary methods with a route."""
+"""The edge as an ASGI application: an HTTP request in, a gRPC call out, for methods with a route."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.contract import Access, Contract
 from mesh.deadline import deadline
-from mesh.edge import refusal, respond
+from mesh.edge import answer, body, refusal, respond
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
+from mesh.edge.negotiate import Form
 from mesh.edge.router import BadPath, Router
+from mesh.edge.stream import Streams
 from mesh.edge.transcode import Transcoder
-from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unimplemented
+from mesh.edge.watch import Watch
+from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated
 from mesh.jsoncodec import Codecs
 from mesh.recover import recover
 
@@ -41,8 +44,9 @@ class EdgeApp:
         trace: The outermost layer.
         authenticate: Sets ``call.identity``.
         gate: Bounds the requests in flight.
-        max_body: Largest request body, bytes.
-        timeout: Seconds that a request may take when its method says nothing.
+        max_body: Largest request body, bytes; of a stream: largest message in it.
+        timeout: Seconds that a request may take when its method says nothing; a stream then has no limit.
+        ignore_unknown_fields: Pass over names in JSON bodies that the message does not have.
 
     Attributes:
         draining: Whether ``/healthz`` says that the edge is going away.
@@ -58,12 +62,14 @@ class EdgeApp:
         gate: Gate,
         max_body: int,
         timeout: float,
+        ignore_unknown_fields: bool = False,
     ) -> None:
         self.draining = False
         self._handler = chain(deadline, handler)
         self._max_body = max_body
         self._timeout = timeout
-        codecs = Codecs()
+        self._streams = Streams(self._handler, max_message=max_body, timeout=timeout)
+        codecs = Codecs(ignore_unknown_fields=ignore_unknown_fields)
         self._router = Router(
             (route.verb, route.template, Transcoder(method, route, codecs))
             for method in contract.methods.values()
@@ -131,15 +137,18 @@ class EdgeApp:
         call.method = method
         call.route = transcoder.template
         _check_access(call)
+        wanted = answer.style(call, transcoder)
         if method.client_streaming or method.server_streaming:
-            raise Unimplemented(f"{method.service}.{method.name} is a streaming method; call it by gRPC")
-        body = await self._body(call) if transcoder.has_body else b""
-        request = transcoder.request(values, call.query, body)
+            return await self._streams(call, transcoder, values, wanted)
+        data, form, kind = b"", Form.JSON, b""
+        if transcoder.has_body:
+            data, form = await body.read(call, transcoder, self._max_body, self._timeout)
+            kind = call.metadata.wire(b"content-type") or b""
+        request = transcoder.request(values, call.query, data, form, kind)
         upstream = await self._call(call, request)
         if upstream.response is None:
             raise Internal("the service answered without a message")
-        text = transcoder.response(upstream.response)
-        await call.answer(200, [*respond.JSON, (b"content-length", b"%d" % len(text)), *call.headers], text)
+        await answer.reply(call, transcoder, wanted, upstream.response)
         return None
 
     def _route(self, call: HttpCall) -> tuple[Transcoder, tuple[str, ...]] | None:
@@ -167,38 +176,12 @@ class EdgeApp:
             return None
         raise refusal.wrong_verb(call, allowed)
 
-    async def _body(self, call: HttpCall) -> bytes:
-        """Return the JSON body; empty if there is none.
-
-        Raises:
-            StatusError: 408, 413 or 415.
-        """
-        wire = call.metadata.wire
-        length = wire(b"content-length")
-        if length is not None and length.isdigit() and int(length) > self._max_body:
-            raise refusal.too_large(call, self._max_body)
-        media = wire(b"content-type")
-        if media is not None and media != b"application/json" and length != b"0" and not _is_json(media):
-            raise refusal.unsupported_media(call, "the body must be JSON: send `content-type: application/json`")
-        encoding = wire(b"content-encoding")
-        if encoding is not None and encoding.lower() != b"identity":
-            raise refusal.unsupported_media(call, "the body must not be compressed: send no `content-encoding`")
-        try:
-            body = await call.read(self._max_body, self._timeout)
-        except TimeoutError:
-            raise refusal.too_slow(call) from None
-        if body is None:
-            raise refusal.too_large(call, self._max_body)
-        if body and media is None:
-            raise refusal.unsupported_media(call, "the body has no media type: send `content-type: application/json`")
-        return body
-
     async def _call(self, call: HttpCall, request: bytes) -> UpstreamCall:
         """Make the gRPC call; a client that goes away meanwhile cancels it."""
         loop = asyncio.get_running_loop()
         upstream = UpstreamCall(call.method, request, loop.time() + (call.method.timeout or self._timeout))
         upstream.identity = call.identity
-        watch = _Watch(call)
+        watch = Watch(call)
         timer = loop.call_later(WATCH_AFTER, watch.start)
         token = current.set(call)
         try:
@@ -215,32 +198,6 @@ class EdgeApp:
         return upstream
 
 
-class _Watch:
-    """Cancels the task that answers a call when its client goes away.
-
-    As ASGI tells it; h2corn also cancels the task by itself, for HTTP/2.
-    """
-
-    __slots__ = ("_answering", "_call", "_task")
-
-    def __init__(self, call: HttpCall) -> None:
-        self._call = call
-        self._answering = asyncio.current_task()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._watch())
-
-    def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _watch(self) -> None:
-        await self._call.gone()
-        if self._answering is not None:
-            self._answering.cancel()
-
-
 def _check_access(call: HttpCall) -> None:
     method = call.method
     if method.access is Access.PUBLIC:
@@ -250,18 +207,6 @@ def _check_access(call: HttpCall) -> None:
         raise Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
     if method.roles and method.roles.isdisjoint(identity.roles):
         raise PermissionDenied(f"this is only for users with the role {' or '.join(sorted(method.roles))}")
-
-
-def _is_json(media: bytes) -> bool:
-    """Whether it is application/json, in UTF-8 if it says so."""
-    kind, _, rest = media.lower().partition(b";")
-    if kind.strip() != b"application/json":
-        return False
-    for parameter in rest.split(b";"):
-        name, _, value = parameter.partition(b"=")
-        if name.strip() == b"charset" and value.strip().strip(b'"') not in (b"utf-8", b"utf8"):
-            return False
-    return True
 
 
 async def _send(call: HttpCall, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
