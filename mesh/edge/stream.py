@@ -76,14 +76,14 @@ class Streams:
             raise
         finally:
             await items.stop()
-        if not items.enough:
-            await items.end()
 
     async def _make(self, call: HttpCall, upstream: StreamCall, watch: Watch, items: Items | None) -> None:
         """Make the gRPC call; a client that goes away meanwhile cancels it."""
         token = current.set(call)
         try:
             await self._handler(upstream)
+            if items is not None:
+                await items.end()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if items is not None and items.enough and task is not None and not task.uncancel():

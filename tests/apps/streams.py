@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from google.api.httpbody_pb2 import HttpBody
@@ -16,25 +16,39 @@ PIECE = 64 * 1024
 
 
 class Seen:
-    """What happened; one for each test."""
+    """What happened since ``reset``."""
 
-    def __init__(self) -> None:
-        self.sent = 0
-        self.received = 0
+    def reset(self) -> None:
+        """Forget it."""
+        self._counts = {"sent": 0, "received": 0}
         self.begun = asyncio.Event()
         self.ended = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.more = asyncio.Semaphore(0)
+        self._changed = asyncio.Event()
+
+    @property
+    def sent(self) -> int:
+        return self._counts["sent"]
+
+    @property
+    def received(self) -> int:
+        return self._counts["received"]
+
+    def note(self, what: str) -> None:
+        """Count a message."""
+        self._counts[what] += 1
+        self._changed.set()
+
+    async def until(self, found: Callable[[], bool]) -> None:
+        """Return when it is so, looking at each message."""
+        async with asyncio.timeout(10):
+            while not found():
+                self._changed.clear()
+                await self._changed.wait()
 
 
 seen = Seen()
-
-
-def reset() -> Seen:
-    """Forget what happened."""
-    global seen
-    seen = Seen()
-    return seen
 
 
 async def count(request: pb.CountRequest, context: Any) -> AsyncIterator[pb.Item]:
@@ -50,7 +64,7 @@ async def count(request: pb.CountRequest, context: Any) -> AsyncIterator[pb.Item
                 await seen.more.acquire()
             number += 1
             yield pb.Item(room=request.room, number=number, text="x" * request.size, mood=pb.GOOD)
-            seen.sent += 1
+            seen.note("sent")
     except (asyncio.CancelledError, GeneratorExit):
         seen.cancelled.set()
         raise
@@ -74,7 +88,7 @@ async def gather(requests: AsyncIterator[pb.Item], _context: Any) -> pb.Total:
     seen.begun.set()
     try:
         async for item in requests:
-            seen.received += 1
+            seen.note("received")
             total.items += 1
             total.text += item.text
             total.room = total.room or item.room
@@ -88,7 +102,7 @@ async def chat(requests: AsyncIterator[pb.Item], _context: Any) -> AsyncIterator
     """Answer each item with itself; "bye" ends it, "fail" too, "silent" gets no answer any more."""
     try:
         async for item in requests:
-            seen.received += 1
+            seen.note("received")
             if item.text == "bye":
                 return
             if item.text == "fail":
@@ -97,7 +111,7 @@ async def chat(requests: AsyncIterator[pb.Item], _context: Any) -> AsyncIterator
                 seen.begun.set()
                 await asyncio.Event().wait()
             yield item
-            seen.sent += 1
+            seen.note("sent")
     except (asyncio.CancelledError, GeneratorExit):
         seen.cancelled.set()
         raise
@@ -120,7 +134,7 @@ async def put_large(requests: AsyncIterator[pb.Upload], _context: Any) -> pb.Sav
     digest = hashlib.sha256()
     seen.begun.set()
     async for part in requests:
-        seen.received += 1
+        seen.note("received")
         if saved.name == "" and part.name == "stuck":
             await asyncio.Event().wait()
         saved.name = saved.name or part.name
@@ -145,6 +159,6 @@ async def get_large(request: pb.CountRequest, _context: Any) -> AsyncIterator[Ht
     """``count`` pieces of 64 KiB."""
     for number in range(request.count):
         yield HttpBody(content_type="application/x-tar" if number == 0 else "", data=bytes([number % 251]) * PIECE)
-        seen.sent += 1
+        seen.note("sent")
     if request.fail == "last":
         raise FailedPrecondition("the tape tore")

@@ -115,7 +115,8 @@ async def authenticate(call: Call, next: Handler) -> None:
 @asynccontextmanager
 async def edge(contract: Contract, behind: str, **options: Any) -> AsyncIterator[Running]:
     """Run an edge; ``behind`` it "process" or "sidecar"."""
-    seen = streams.reset()
+    seen = streams.seen
+    seen.reset()
     ended: list[BaseException | None] = []
     calls: list[Any] = []
 

@@ -201,7 +201,7 @@ async def test_a_slow_reader_holds_the_function(running):
     host, _, port = running.address.rpartition(":")
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.setblocking(False)
+        slow.setblocking(False)  # noqa: FBT003 - the standard library's own
         loop = asyncio.get_running_loop()
         await loop.sock_connect(slow, (host, int(port)))
         await loop.sock_sendall(slow, head("GET", "/s/count/-1?size=50000", accept=NDJSON))
@@ -211,13 +211,8 @@ async def test_a_slow_reader_holds_the_function(running):
         got = 0
         while got < sent * 50_000:  # it goes on when the reader does
             got += len(await loop.sock_recv(slow, 2**20))
-        await asyncio.wait_for(until(lambda: running.seen.sent > sent), 5)
+        await running.seen.until(lambda: running.seen.sent > sent)
     await asyncio.wait_for(running.seen.cancelled.wait(), 5)
-
-
-async def until(found: Any) -> None:
-    while not found():
-        await asyncio.sleep(0.01)
 
 
 async def settled(running: Running) -> int:
@@ -327,13 +322,13 @@ async def test_a_client_that_goes_while_it_sends_cancels_the_call(running):
     async with raw_client(running.address) as client:
         stream = client.request("/s/rooms/r/gather", content_type=b"application/x-ndjson")
         client.data(stream, b'{"text":"a"}\n')
-        await asyncio.wait_for(until(lambda: running.seen.received == 1), 5)
+        await running.seen.until(lambda: running.seen.received == 1)
         client.reset(stream)
         await asyncio.wait_for(running.seen.cancelled.wait(), 5)
 
 
 async def test_a_function_that_does_not_read_holds_the_client(running):
-    reader, writer = await running.connect()
+    _, writer = await running.connect()
     writer.write(head("PUT", "/s/large/stuck", content_type="a/b", transfer_encoding="chunked"))
     piece = b"10000\r\n" + bytes(65536) + b"\r\n"
     sent = 0
