@@ -14,6 +14,7 @@ from mesh.edge import answer, body, refusal, respond
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
 from mesh.edge.negotiate import Form
 from mesh.edge.router import BadPath, Router
+from mesh.edge.socket import SocketCall, Sockets
 from mesh.edge.stream import Streams
 from mesh.edge.transcode import Transcoder
 from mesh.edge.watch import Watch
@@ -69,6 +70,7 @@ class EdgeApp:
         self._max_body = max_body
         self._timeout = timeout
         self._streams = Streams(self._handler, max_message=max_body, timeout=timeout)
+        self._sockets = Sockets(self._handler, self._find, _check_access, max_message=max_body)
         codecs = Codecs(ignore_unknown_fields=ignore_unknown_fields)
         self._router = Router(
             (route.verb, route.template, Transcoder(method, route, codecs))
@@ -96,12 +98,14 @@ class EdgeApp:
                 return
             await self._answer(call)
         elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
+            await self._answer(SocketCall(scope, receive, send))
 
     async def _dispatch(self, call: Call) -> None:
         """Answer a request that has passed the chain: whoever takes it first, else it is a route of the contract."""
         assert isinstance(call, HttpCall)  # noqa: S101 - every call of this chain is one
+        if isinstance(call, SocketCall):
+            await self._sockets(call)
+            return
         await self._transcode(call)
 
     async def _answer(self, call: HttpCall) -> None:
@@ -150,6 +154,18 @@ class EdgeApp:
             raise Internal("the service answered without a message")
         await answer.reply(call, transcoder, wanted, upstream.response)
         return None
+
+    def _find(self, call: HttpCall, verb: str) -> tuple[Transcoder, tuple[str, ...]] | None:
+        """Return where the path leads under an HTTP method; None if nowhere.
+
+        Raises:
+            InvalidArgument: The path is malformed.
+        """
+        try:
+            found = self._router.find(call.path, verb)
+        except BadPath as error:
+            raise InvalidArgument(str(error)) from None
+        return found if isinstance(found, tuple) else None
 
     def _route(self, call: HttpCall) -> tuple[Transcoder, tuple[str, ...]] | None:
         """Return where the request leads; None if it only asks what is allowed (OPTIONS).
