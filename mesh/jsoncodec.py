@@ -64,13 +64,9 @@ class Codecs:
         self._with_numbers: Codecs | None = None
 
     def with_numbers(self) -> Codecs:
-        """Return codecs of the same options, but for ``enums_as_numbers``."""
+        """Return codecs that print enums by number; they are made once."""
         if self._with_numbers is None:
-            self._with_numbers = Codecs(
-                ignore_unknown_fields=self.ignore_unknown,
-                always_print_fields_with_no_presence=self.print_defaults,
-                enums_as_numbers=True,
-            )
+            self._with_numbers = Codecs(always_print_fields_with_no_presence=self.print_defaults, enums_as_numbers=True)
         return self._with_numbers
 
     def of(self, message: type[Message]) -> Codec:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
 
@@ -30,7 +31,6 @@ from mesh.auth import (
 from mesh.call import Call, Handler, Layer, chain
 from mesh.contract import Contract
 from mesh.control.traces import ENDPOINT
-from mesh.database import Database, DatabaseError
 from mesh.edge import Edge
 from mesh.errors import Unimplemented
 from mesh.faults import Fault, Faults
@@ -45,6 +45,9 @@ from mesh.rpc.target import Target
 from mesh.sidecar.service import ServiceContext
 from mesh.sidecar.sidecar import Sidecar
 from mesh.telemetry import logs
+
+if TYPE_CHECKING:
+    from mesh.database import Database
 
 __all__ = ["EdgePart", "SidecarPart", "edge", "sidecar"]
 
@@ -176,6 +179,8 @@ class SidecarPart:
     def _open(self, manifest: Manifest, entry: Service, name: str) -> Database | None:
         if not entry.database:
             return None
+        from mesh.database import Database, DatabaseError  # noqa: PLC0415 - 35 MB that the edge has no use for
+
         try:
             return Database(entry.database, migrations=_migrations(manifest, entry), name=name)
         except DatabaseError as error:
@@ -187,14 +192,20 @@ class SidecarPart:
         Raises:
             Faults: The database cannot be used, or the address cannot be listened on.
         """
+        if self._database is not None:
+            await self._migrate(self._database)
         try:
-            if self._database is not None:
-                await self._database.start()
             return await self._sidecar.start()
-        except DatabaseError as error:
-            raise Faults([Fault(f"{self._place} database", str(error))]) from None
         except ListenError as error:
             raise Faults([Fault(f"{self._place} listen", str(error))]) from None
+
+    async def _migrate(self, database: Database) -> None:
+        from mesh.database import DatabaseError  # noqa: PLC0415 - see above
+
+        try:
+            await database.start()
+        except DatabaseError as error:
+            raise Faults([Fault(f"{self._place} database", str(error))]) from None
 
     async def stop(self) -> None:
         """Drain, then close what functions used, then flush telemetry."""
