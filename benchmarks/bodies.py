@@ -87,10 +87,7 @@ def main() -> None:
                     run(host, port, pieces)
                     seconds = time.monotonic() - begun
                     size = pieces * PIECE / 2**20
-                    report(
-                        mesh.pid,
-                        f"{name} of {pieces * PIECE / 2**20:.0f} MB at {pieces * PIECE / 2**20 / seconds:.0f} MB/s",
-                    )
+                    report(mesh.pid, f"{name} of {size:.0f} MB at {size / seconds:.0f} MB/s")
             finally:
                 mesh.terminate()
 

@@ -42,6 +42,8 @@ _PACK_ASIDE = 128 * 2**10
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _VARY = (b"vary", b"accept, accept-encoding")
 _VARY_CODING = (b"vary", b"accept-encoding")
+_VARY_FORM = (b"vary", b"accept")
+_SHORT_JSON: Headers = [*respond.JSON, _VARY_FORM]
 _MEDIA = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*(?:;[ -~]*)?")
 _UNARY = (Form.JSON, Form.PROTOBUF)
 _STREAM = (Form.JSON, Form.LINES, Form.EVENTS)
@@ -64,14 +66,24 @@ class Style:
     pretty: bool = False
 
 
+_JSON_STYLE = Style(Form.JSON, Form.JSON.value)
+_MEDIA_STYLE = Style(Form.MEDIA, "")
+
+
 def style(call: HttpCall, transcoder: Transcoder) -> Style:
     """Return the style that the client asks for: by ``$alt``, else by ``Accept``.
 
     Raises:
         StatusError: 400 for an ``$alt`` that this method does not have, 406.
     """
+    accepts = [value for name, value in call.metadata.pairs if name == b"accept"]
     wish = negotiate.wish(call.query)
-    offered: tuple[Form, ...] = _STREAM if transcoder.method.server_streaming else _UNARY
+    if wish.form is None and transcoder.gives_media:
+        return _MEDIA_STYLE
+    method = transcoder.method
+    if wish is negotiate.NOTHING and not method.server_streaming and (not accepts or accepts == [b"*/*"]):
+        return _JSON_STYLE  # what nearly every request comes to
+    offered: tuple[Form, ...] = _STREAM if method.server_streaming else _UNARY
     if not transcoder.gives_protobuf:
         offered = tuple(form for form in offered if form is not Form.PROTOBUF)
     if wish.form is not None:
@@ -80,10 +92,7 @@ def style(call: HttpCall, transcoder: Transcoder) -> Style:
             names = " or ".join(form.value for form in offered)
             raise InvalidArgument(f"query parameter '$alt': this method answers with {names}")
         return Style(wish.form, "" if media else wish.form.value, wish.numbers, wish.pretty)
-    if transcoder.gives_media:
-        return Style(Form.MEDIA, "")
-    accept = b",".join([value for name, value in call.metadata.pairs if name == b"accept"])
-    chosen = negotiate.choose(accept, offered)
+    chosen = negotiate.choose(b",".join(accepts), offered)
     if chosen is None:
         raise refusal.unacceptable(call, [form.value for form in offered])
     return Style(chosen[0], chosen[1], wish.numbers, wish.pretty)
@@ -102,6 +111,9 @@ async def reply(call: HttpCall, transcoder: Transcoder, wanted: Style, message: 
         kind = wanted.kind
         body = transcoder.response(message, wanted.form, numbers=wanted.numbers, pretty=wanted.pretty)
         vary = _VARY
+    if len(body) < coding.FROM and wanted is _JSON_STYLE:
+        await call.answer(status, [*_SHORT_JSON, (b"content-length", b"%d" % len(body)), *call.headers], body)
+        return
     headers: Headers = [(b"content-type", kind.encode()), _NOSNIFF]
     if len(body) >= coding.FROM and _packs(call, kind):
         headers.append(vary)
@@ -111,7 +123,7 @@ async def reply(call: HttpCall, transcoder: Transcoder, wanted: Style, message: 
             body = await asyncio.to_thread(coding.pack, chosen, body) if aside else coding.pack(chosen, body)
             _mark_packed(call, headers, chosen)
     elif vary is _VARY:
-        headers.append((b"vary", b"accept"))
+        headers.append(_VARY_FORM)
     await call.answer(status, [*headers, (b"content-length", b"%d" % len(body)), *call.headers], body)
 
 

@@ -12,7 +12,20 @@ from urllib.parse import parse_qsl
 
 from mesh.errors import InvalidArgument
 
-__all__ = ["EVENTS", "JSON", "LINES", "PROTOBUF", "Form", "Wish", "choose", "coding", "form_of", "media_type", "wish"]
+__all__ = [
+    "EVENTS",
+    "JSON",
+    "LINES",
+    "NOTHING",
+    "PROTOBUF",
+    "Form",
+    "Wish",
+    "choose",
+    "coding",
+    "form_of",
+    "media_type",
+    "wish",
+]
 
 JSON = "application/json"
 LINES = "application/x-ndjson"
@@ -77,6 +90,7 @@ class Wish:
 
 
 NOTHING = Wish()
+"""The wish of a request without system parameters."""
 
 
 def wish(query: bytes) -> Wish:

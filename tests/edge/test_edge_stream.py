@@ -13,6 +13,8 @@ import pytest
 from raw_h2 import raw_client
 from streaming import LIMIT, Running, codes, edge, head, read_chunk, read_head
 
+from mesh.edge import answer
+
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 
@@ -142,6 +144,44 @@ async def test_head_is_answered_by_the_first_item(running):
     assert (await running.ask("HEAD", "/s/count/1?fail=first")).status == 404
     assert (await running.ask("HEAD", "/s/count/0")).status == 200
     assert codes(running.ended) == ["NoneType", "NOT_FOUND", "NoneType"]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(answer, "OPEN_AFTER", 0.05)
+    monkeypatch.setattr(answer, "ALIVE_EVERY", 0.05)
+
+
+@pytest.mark.parametrize(
+    ("accept", "sign", "whole"),
+    [(SSE, b": alive\n\n", events), ("*/*", b"\n", json.loads), (NDJSON, b"\n", lambda body: lines(body.strip()))],
+)
+async def test_a_silent_stream_opens_and_says_that_it_is_alive(running, impatient, accept, sign, whole):
+    reader, writer = await running.connect()
+    writer.write(head("GET", "/s/count/1?room=stepwise", accept=accept))
+    assert (await read_head(reader))[0] == 200  # before there is an item
+    body = b""
+    while body.count(sign) < 2:
+        body += await read_chunk(reader) or b""
+    running.seen.more.release()
+    while piece := await read_chunk(reader):
+        body += piece
+    assert len(whole(body)) == 1
+    writer.close()
+
+
+async def test_a_client_that_goes_from_a_silent_stream_is_noticed(running, impatient):
+    reader, writer = await running.connect()
+    writer.write(head("GET", "/s/count/1?room=stepwise"))
+    await read_head(reader)
+    writer.transport.abort()
+    await asyncio.wait_for(running.seen.cancelled.wait(), 5)
+
+
+async def test_head_of_a_silent_stream(running, impatient):
+    reply = await running.ask("HEAD", "/s/count/1?room=stepwise", accept=SSE)
+    assert (reply.status, reply.headers["content-type"]) == (200, SSE)
+    await asyncio.wait_for(running.seen.cancelled.wait(), 5)
 
 
 # -- failures --
@@ -296,16 +336,16 @@ async def test_both_ways_at_once_over_http2(running):
             client.data(stream, b'{"text":"' + number + b'"}\n')
             await client.until(lambda wanted=number: b'"' + wanted + b'"' in client.body(stream))
         client.data(stream, b"", end=True)
-        answer = await client.answer(stream)
-        assert lines(answer.body) == [{"room": "r", "text": "1"}, {"text": "2"}, {"text": "3"}]
+        reply = await client.answer(stream)
+        assert lines(reply.body) == [{"room": "r", "text": "1"}, {"text": "2"}, {"text": "3"}]
 
 
 async def test_a_function_that_ends_early_ends_the_stream(running):
     async with raw_client(running.address) as client:
         stream = client.request("/s/rooms/r/chat", content_type=b"application/x-ndjson")
         client.data(stream, b'{"text":"a"}\n{"text":"bye"}\n')
-        answer = await client.answer(stream)
-        assert json.loads(answer.body) == [{"room": "r", "text": "a"}]
+        reply = await client.answer(stream)
+        assert json.loads(reply.body) == [{"room": "r", "text": "a"}]
 
 
 async def test_a_failure_between_messages(running):

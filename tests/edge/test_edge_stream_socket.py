@@ -163,3 +163,17 @@ async def test_a_slow_reader_holds_the_function(running):
         assert before * 50_000 < 32 * 2**20
         socket.transport.abort()
     await asyncio.wait_for(running.seen.cancelled.wait(), 5)
+
+
+async def test_a_function_that_does_not_read_holds_the_client(running):
+    async with opened(running, "/s/rooms/r/chat", compression=None) as socket:
+        await socket.send('{"text": "silent"}')
+        await running.seen.begun.wait()
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while sent < 64 * 2**20:
+                async with asyncio.timeout(1):
+                    await socket.send(b"x" * 60_000)
+                sent += 60_000
+        assert sent < 32 * 2**20
+        socket.transport.abort()
