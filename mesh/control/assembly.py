@@ -253,7 +253,9 @@ class EdgePart:
             max_body=int(table.max_body),
             timeout=float(table.timeout),
             # No limit of the listener's own: the edge refuses with a reason, and streams have no end.
-            listen=lambda app: Listener(app, table.listen, fd=fd, grpc=False, drain=float(table.drain), max_body=0),
+            listen=lambda app: Listener(
+                app, table.listen, fd=fd, grpc=False, drain=float(table.drain), max_body=0, expire=app.expire
+            ),
         )
 
     async def start(self) -> str:

@@ -18,7 +18,7 @@ from mesh.edge.socket import SocketCall, Sockets
 from mesh.edge.stream import Streams
 from mesh.edge.transcode import Transcoder
 from mesh.edge.watch import Watch
-from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated
+from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unavailable
 from mesh.jsoncodec import Codecs
 from mesh.recover import recover
 
@@ -69,6 +69,7 @@ class EdgeApp:
         self._handler = chain(deadline, handler)
         self._max_body = max_body
         self._timeout = timeout
+        self._open: set[HttpCall] = set()
         self._streams = Streams(self._handler, max_message=max_body, timeout=timeout)
         self._sockets = Sockets(self._handler, self._find, _check_access, max_message=max_body)
         codecs = Codecs(ignore_unknown_fields=ignore_unknown_fields)
@@ -108,21 +109,33 @@ class EdgeApp:
             return
         await self._transcode(call)
 
+    def expire(self) -> None:
+        """End what is still in flight when the drain time is over: as UNAVAILABLE, streams in their own form."""
+        for call in self._open:
+            call.expire()
+
     async def _answer(self, call: HttpCall) -> None:
+        self._open.add(call)
         try:
             await self._chain(call)
         except StatusError as error:
             failed = error
         except asyncio.CancelledError:
-            if call.status == GONE:
+            if call.lapsed():
+                failed = Unavailable(refusal.STOPPING)
+                call.status = 0
+            elif call.status == GONE:
                 return
-            raise
+            else:
+                raise
         except Exception:  # a bug of a layer outside ``recover``
             log.exception("the edge failed")
             failed = Internal("internal error")
             call.status = 0
         else:
             return
+        finally:
+            self._open.discard(call)
         if not call.answered:
             await _send(call, *respond.failure(call, failed))
 

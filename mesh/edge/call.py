@@ -42,11 +42,12 @@ class HttpCall(Call):
         status: The HTTP status of the answer; 0 while there is none. Set before a refusal is raised whose HTTP status
             does not follow from its code.
         answered: Whether the response has begun.
+        expired: It was cancelled because the edge stops.
     """
 
     __slots__ = (
-        "_complete", "_receive", "_scope", "_send", "_task", "_unread", "answered", "path", "query", "route", "scheme",
-        "status", "verb",
+        "_complete", "_receive", "_scope", "_send", "_task", "_unread", "answered", "expired", "path", "query",
+        "route", "scheme", "status", "verb",
     )  # fmt: skip
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -62,6 +63,7 @@ class HttpCall(Call):
         self.route: str | None = None
         self.status = 0
         self.answered = False
+        self.expired = False
         self._complete = False
         sends = self.metadata.wire(b"content-length") not in (None, b"0") or self.metadata.wire(b"transfer-encoding")
         self._unread = bool(sends) and scope["http_version"] == "1.1"
@@ -150,6 +152,16 @@ class HttpCall(Call):
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
         raise asyncio.CancelledError("the client went away")
+
+    def expire(self) -> None:
+        """Cancel what answers the call, because the edge stops."""
+        if self._task is not None:
+            self.expired = True
+            self._task.cancel()
+
+    def lapsed(self) -> bool:
+        """Whether it is only cancelled because the edge stops; then it no longer is, and can be answered."""
+        return self.expired and self._task is not None and self._task.uncancel() == 0
 
     async def gone(self) -> None:
         """Return when the client has gone; what it still sends is thrown away.

@@ -10,7 +10,18 @@ from mesh.errors import Code, StatusError
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall
 
-__all__ = ["not_found", "refuse", "too_large", "too_slow", "unacceptable", "unsupported_media", "wrong_verb"]
+__all__ = [
+    "STOPPING",
+    "not_found",
+    "refuse",
+    "too_large",
+    "too_slow",
+    "unacceptable",
+    "unsupported_media",
+    "wrong_verb",
+]
+
+STOPPING = "the edge is stopping; try again"
 
 
 def refuse(call: HttpCall, status: int, code: Code, message: str) -> StatusError:

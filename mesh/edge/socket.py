@@ -24,7 +24,7 @@ from mesh.edge import negotiate, refusal, respond
 from mesh.edge.answer import LAST_WORDS
 from mesh.edge.call import GONE, HttpCall, Receive, Send, StreamCall
 from mesh.edge.negotiate import Form
-from mesh.errors import Code, Internal, InvalidArgument, StatusError
+from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unavailable
 from mesh.recover import status_of
 
 if TYPE_CHECKING:
@@ -195,21 +195,24 @@ class _Session:
         """
         call = self._call
         token = current.set(call)
+        failed: StatusError | None = None
         try:
             await handler(upstream)
         except asyncio.CancelledError:
-            call.status = GONE
-            raise
+            if not call.lapsed():
+                call.status = GONE
+                raise
+            failed = Unavailable(refusal.STOPPING)
         except Exception as error:
-            status = status_of(error)
+            failed = status_of(error)
             if not isinstance(error, StatusError):
                 log.exception("%s failed", upstream.method.path)
-            await self._stop()
-            await self._fail(status)
-            raise status from None
         finally:
             current.reset(token)
             await self._stop()
+        if failed is not None:
+            await self._fail(failed)
+            raise failed
         await call.close(NORMAL)
 
     async def _stop(self) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from mesh.call import current
-from mesh.edge import answer, body, respond
+from mesh.edge import answer, body, refusal, respond
 from mesh.edge.answer import Items, Style
 from mesh.edge.call import GONE, HttpCall, StreamCall
 from mesh.edge.negotiate import Form
 from mesh.edge.watch import Watch
-from mesh.errors import Internal, StatusError
+from mesh.errors import Internal, StatusError, Unavailable
 from mesh.recover import status_of
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class Streams:
             task = asyncio.current_task()
             if items is not None and items.enough and task is not None and not task.uncancel():
                 return
+            if call.lapsed():
+                raise Unavailable(refusal.STOPPING) from None
             call.status = GONE  # whoever cancels it, nobody waits for the answer any more
             raise
         except Exception as error:

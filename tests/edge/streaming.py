@@ -12,7 +12,7 @@ from hosting import open_layer
 
 from mesh.call import Call, Handler, Identity
 from mesh.contract import Contract
-from mesh.edge import Edge
+from mesh.edge import Edge, EdgeApp
 from mesh.errors import StatusError, Unauthenticated
 from mesh.function import Functions
 from mesh.gate import Gate
@@ -28,7 +28,10 @@ LIMIT = 100_000
 class Running:
     """The edge, and what happened behind it."""
 
-    def __init__(self, address: str, seen: streams.Seen, ended: list[BaseException | None], calls: list[Any]) -> None:
+    def __init__(
+        self, door: Edge, address: str, seen: streams.Seen, ended: list[BaseException | None], calls: list[Any]
+    ) -> None:
+        self.door = door
         self.address = address
         self.seen = seen
         self.ended = ended
@@ -129,15 +132,17 @@ async def edge(contract: Contract, behind: str, **options: Any) -> AsyncIterator
             raise
         ended.append(None)
 
+    def listen(app: EdgeApp) -> Listener:
+        return Listener(app, "127.0.0.1:0", grpc=False, drain=0.0, max_body=0, expire=app.expire)
+
     async with _handler(contract, behind) as handler:
         door = Edge(
             contract, handler=handler, trace=trace, authenticate=authenticate, gate=Gate(100, 0),
-            max_body=LIMIT, timeout=5.0,
-            listen=lambda app: Listener(app, "127.0.0.1:0", grpc=False, drain=0.0, max_body=0), **options,
+            max_body=LIMIT, timeout=5.0, listen=listen, **options,
         )  # fmt: skip
         address = await door.start()
         try:
-            yield Running(address, seen, ended, calls)
+            yield Running(door, address, seen, ended, calls)
         finally:
             await door.stop()
 

@@ -388,3 +388,18 @@ async def test_who_may_call_is_checked_before_anything_is_read(running):
         assert (await running.ask("POST", "/s/secret", b"{}", content_type=NDJSON, **headers)).status == status
     reply = await running.ask("POST", "/s/secret", b"{}", content_type=NDJSON, authorization="Bearer admin")
     assert json.loads(reply.body) == [{}]
+
+
+async def test_a_stop_ends_a_stream_in_its_own_form(running):
+    reader, writer = await running.connect()
+    writer.write(head("GET", "/s/count/2?room=stepwise"))
+    running.seen.more.release()
+    await read_head(reader)
+    body = await read_chunk(reader)
+    await running.door.stop()
+    while piece := await read_chunk(reader):
+        body += piece
+    assert piece == b""
+    assert json.loads(body)[1]["error"]["code"] == 14
+    assert running.seen.cancelled.is_set()
+    writer.close()

@@ -177,3 +177,11 @@ async def test_a_function_that_does_not_read_holds_the_client(running):
                 sent += 60_000
         assert sent < 32 * 2**20
         socket.transport.abort()
+
+
+async def test_a_stop_closes_the_socket(running):
+    async with opened(running, "/s/rooms/r/chat") as socket:
+        await ask(socket, {"text": "a"})
+        await running.door.stop()
+        last, code, _ = await ended(socket)
+    assert (last["error"]["code"], code) == (14, 4014)
