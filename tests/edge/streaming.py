@@ -36,6 +36,7 @@ class Running:
         self.seen = seen
         self.ended = ended
         self.calls = calls
+        self.finished = asyncio.Event()
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host, _, port = self.address.rpartition(":")
@@ -130,7 +131,10 @@ async def edge(contract: Contract, behind: str, **options: Any) -> AsyncIterator
         except BaseException as error:
             ended.append(error)
             raise
-        ended.append(None)
+        else:
+            ended.append(None)
+        finally:
+            running.finished.set()
 
     def listen(app: EdgeApp) -> Listener:
         return Listener(app, "127.0.0.1:0", grpc=False, drain=0.0, max_body=0, expire=app.expire)
@@ -140,9 +144,9 @@ async def edge(contract: Contract, behind: str, **options: Any) -> AsyncIterator
             contract, handler=handler, trace=trace, authenticate=authenticate, gate=Gate(100, 0),
             max_body=LIMIT, timeout=5.0, listen=listen, **options,
         )  # fmt: skip
-        address = await door.start()
+        running = Running(door, await door.start(), seen, ended, calls)
         try:
-            yield Running(door, address, seen, ended, calls)
+            yield running
         finally:
             await door.stop()
 

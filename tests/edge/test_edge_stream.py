@@ -181,7 +181,8 @@ async def test_a_client_that_goes_from_a_silent_stream_is_noticed(running, impat
 async def test_head_of_a_silent_stream(running, impatient):
     reply = await running.ask("HEAD", "/s/count/1?room=stepwise", accept=SSE)
     assert (reply.status, reply.headers["content-type"]) == (200, SSE)
-    await asyncio.wait_for(running.seen.cancelled.wait(), 5)
+    await asyncio.wait_for(running.finished.wait(), 5)
+    assert running.ended == [None]
 
 
 # -- failures --
