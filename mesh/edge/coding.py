@@ -32,8 +32,9 @@ PIECE = 64 * 2**10
 _GZIP = 16 + zlib.MAX_WBITS
 _GZIP_LEVEL = 5
 _ZSTD_LEVEL = 3
-_ZSTD_WINDOW = 21
-"""log2 of the window: 2 MiB. A decoder for the web needs to take 8 MiB (RFC 9659); each open stream holds one here."""
+_ZSTD_STREAM = (1, 17)
+"""Level and log2 of the window for streams: each that is open holds its packer, of 120 KB with these. With the level
+and window that whole answers have it would be some megabytes."""
 
 _TEXT = frozenset(
     (
@@ -67,7 +68,8 @@ class _Gzip:
 class _Zstd:
     def __init__(self) -> None:
         parameter: Any = zstd.CompressionParameter
-        options = {parameter.compression_level: _ZSTD_LEVEL, parameter.window_log: _ZSTD_WINDOW}
+        level, window = _ZSTD_STREAM
+        options = {parameter.compression_level: level, parameter.window_log: window}
         self._packer = zstd.ZstdCompressor(options=options)
 
     def put(self, data: bytes) -> bytes:
