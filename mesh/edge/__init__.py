@@ -8,8 +8,9 @@ metadata of the call (the user's ``authorization`` is forwarded by the outbound 
 function's response metadata only a named few become HTTP headers.
 
 A streaming method answers as a JSON array, lines or Server-Sent Events, or over a WebSocket; nothing of a stream is
-held here but the message on its way. A failure before the first message is an HTTP status, so a response
-begins no earlier, unless the stream stays silent. A stream has the timeout of its method, or none: the edge's default is for one answer.
+held here but the message on its way. A failure before the first message is an HTTP status, so a response begins no
+earlier, unless the stream stays silent. A stream has the timeout of its method, or none: the edge's default is for one
+answer.
 docs/streams.md tells it to users.
 """
 
