@@ -47,14 +47,27 @@ class Codecs:
         ignore_unknown_fields: Pass over names that a message does not have, and enum names that an enum does not have.
         always_print_fields_with_no_presence: Print scalars without presence, repeated fields and maps at their
             defaults too.
+        enums_as_numbers: Print enums by number.
     """
 
     def __init__(
-        self, *, ignore_unknown_fields: bool = False, always_print_fields_with_no_presence: bool = False
+        self,
+        *,
+        ignore_unknown_fields: bool = False,
+        always_print_fields_with_no_presence: bool = False,
+        enums_as_numbers: bool = False,
     ) -> None:
         self.ignore_unknown = ignore_unknown_fields
         self.print_defaults = always_print_fields_with_no_presence
+        self.numbers = enums_as_numbers
         self._codecs: dict[Descriptor, Codec] = {}
+        self._with_numbers: Codecs | None = None
+
+    def with_numbers(self) -> Codecs:
+        """Return codecs that print enums by number; they are made once."""
+        if self._with_numbers is None:
+            self._with_numbers = Codecs(always_print_fields_with_no_presence=self.print_defaults, enums_as_numbers=True)
+        return self._with_numbers
 
     def of(self, message: type[Message]) -> Codec:
         """Return the codec of a message class, compiling it first if it is new."""
@@ -369,6 +382,8 @@ def _field_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
 
 def _element_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
     if field.message_type is None:
+        if codecs.numbers and field.enum_type is not None and _type_name(field) != "google.protobuf.NullValue":
+            return None
         return encoder(field)
     codec = codecs.of_descriptor(field.message_type)
     return lambda value: codec.dump(value)  # noqa: PLW0108 - a recursive type's codec has no ``dump`` yet

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EdgePart", "SidecarPart", "edge", "sidecar"]
 
-MARGIN = 64 * 2**20
-"""Bytes by which the listener's limit of a body is above the edge's: the edge refuses with a reason."""
 KEYS_TIMEOUT = 5.0
 """Seconds that a fetch of the token issuer's keys may take."""
 
@@ -256,8 +254,9 @@ class EdgePart:
             gate=Gate(table.concurrency, table.queue),
             max_body=int(table.max_body),
             timeout=float(table.timeout),
+            # No limit of the listener's own: the edge refuses with a reason, and streams have no end.
             listen=lambda app: Listener(
-                app, table.listen, fd=fd, grpc=False, drain=float(table.drain), max_body=int(table.max_body) + MARGIN
+                app, table.listen, fd=fd, grpc=False, drain=float(table.drain), max_body=0, expire=app.expire
             ),
         )
 

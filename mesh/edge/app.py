@@ -1,4 +1,4 @@
-"""The edge as an ASGI application: an HTTP request in, a gRPC call out, for unary methods with a route."""
+"""The edge as an ASGI application: an HTTP request in, a gRPC call out, for methods with a route."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.contract import Access, Contract
 from mesh.deadline import deadline
-from mesh.edge import refusal, respond
+from mesh.edge import answer, body, refusal, respond
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
+from mesh.edge.negotiate import Form
 from mesh.edge.router import BadPath, Router
+from mesh.edge.socket import SocketCall, Sockets
+from mesh.edge.stream import Streams
 from mesh.edge.transcode import Transcoder
-from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unimplemented
+from mesh.edge.watch import Watch
+from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unavailable
 from mesh.jsoncodec import Codecs
 from mesh.recover import recover
 
@@ -41,8 +45,9 @@ class EdgeApp:
         trace: The outermost layer.
         authenticate: Sets ``call.identity``.
         gate: Bounds the requests in flight.
-        max_body: Largest request body, bytes.
-        timeout: Seconds that a request may take when its method says nothing.
+        max_body: Largest request body, bytes; of a stream: largest message in it.
+        timeout: Seconds that a request may take when its method says nothing; a stream then has no limit.
+        ignore_unknown_fields: Pass over names in JSON bodies that the message does not have.
 
     Attributes:
         draining: Whether ``/healthz`` says that the edge is going away.
@@ -58,12 +63,16 @@ class EdgeApp:
         gate: Gate,
         max_body: int,
         timeout: float,
+        ignore_unknown_fields: bool = False,
     ) -> None:
         self.draining = False
         self._handler = chain(deadline, handler)
         self._max_body = max_body
         self._timeout = timeout
-        codecs = Codecs()
+        self._open: set[HttpCall] = set()
+        self._streams = Streams(self._handler, max_message=max_body, timeout=timeout)
+        self._sockets = Sockets(self._handler, self._find, _check_access, max_message=max_body)
+        codecs = Codecs(ignore_unknown_fields=ignore_unknown_fields)
         self._router = Router(
             (route.verb, route.template, Transcoder(method, route, codecs))
             for method in contract.methods.values()
@@ -75,36 +84,58 @@ class EdgeApp:
             recover,
             gate,
             authenticate,
-            self._transcode,
+            self._dispatch,
         )
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI 3)."""
+        """Answer one request (ASGI 3).
+
+        What stands before the chain (no trace, no gate, no authentication) answers here.
+        """
         if scope["type"] == "http":
             call = HttpCall(scope, receive, send)
             if call.path == HEALTH:
                 await self._health(call)
-            else:
-                await self._answer(call)
+                return
+            await self._answer(call)
         elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
+            await self._answer(SocketCall(scope, receive, send))
+
+    async def _dispatch(self, call: Call) -> None:
+        """Answer a request that has passed the chain: whoever takes it first, else it is a route of the contract."""
+        assert isinstance(call, HttpCall)  # noqa: S101 - every call of this chain is one
+        if isinstance(call, SocketCall):
+            await self._sockets(call)
+            return
+        await self._transcode(call)
+
+    def expire(self) -> None:
+        """End what is still in flight when the drain time is over: as UNAVAILABLE, streams in their own form."""
+        for call in self._open:
+            call.expire()
 
     async def _answer(self, call: HttpCall) -> None:
+        self._open.add(call)
         try:
             await self._chain(call)
         except StatusError as error:
             failed = error
         except asyncio.CancelledError:
-            if call.status == GONE:
+            if call.lapsed():
+                failed = Unavailable(refusal.STOPPING)
+                call.status = 0
+            elif call.status == GONE:
                 return
-            raise
+            else:
+                raise
         except Exception:  # a bug of a layer outside ``recover``
             log.exception("the edge failed")
             failed = Internal("internal error")
             call.status = 0
         else:
             return
+        finally:
+            self._open.discard(call)
         if not call.answered:
             await _send(call, *respond.failure(call, failed))
 
@@ -113,9 +144,8 @@ class EdgeApp:
         headers = [*respond.JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
         await _send(call, status, headers, body)
 
-    async def _transcode(self, call: Call) -> None:
+    async def _transcode(self, call: HttpCall) -> None:
         """Route the request, check that the caller may, and translate it there and back."""
-        assert isinstance(call, HttpCall)  # noqa: S101 - every call of this chain is one
         found = self._route(call)
         if found is None:
             return await call.answer(204, [*call.headers], b"")
@@ -124,16 +154,31 @@ class EdgeApp:
         call.method = method
         call.route = transcoder.template
         _check_access(call)
+        wanted = answer.style(call, transcoder)
         if method.client_streaming or method.server_streaming:
-            raise Unimplemented(f"{method.service}.{method.name} is a streaming method; call it by gRPC")
-        body = await self._body(call) if transcoder.has_body else b""
-        request = transcoder.request(values, call.query, body)
+            return await self._streams(call, transcoder, values, wanted)
+        data, form, kind = b"", Form.JSON, b""
+        if transcoder.has_body:
+            data, form = await body.read(call, transcoder, self._max_body, self._timeout)
+            kind = call.metadata.wire(b"content-type") or b""
+        request = transcoder.request(values, call.query, data, form, kind)
         upstream = await self._call(call, request)
         if upstream.response is None:
             raise Internal("the service answered without a message")
-        text = transcoder.response(upstream.response)
-        await call.answer(200, [*respond.JSON, (b"content-length", b"%d" % len(text)), *call.headers], text)
+        await answer.reply(call, transcoder, wanted, upstream.response)
         return None
+
+    def _find(self, call: HttpCall, verb: str) -> tuple[Transcoder, tuple[str, ...]] | None:
+        """Return where the path leads under an HTTP method; None if nowhere.
+
+        Raises:
+            InvalidArgument: The path is malformed.
+        """
+        try:
+            found = self._router.find(call.path, verb)
+        except BadPath as error:
+            raise InvalidArgument(str(error)) from None
+        return found if isinstance(found, tuple) else None
 
     def _route(self, call: HttpCall) -> tuple[Transcoder, tuple[str, ...]] | None:
         """Return where the request leads; None if it only asks what is allowed (OPTIONS).
@@ -160,38 +205,12 @@ class EdgeApp:
             return None
         raise refusal.wrong_verb(call, allowed)
 
-    async def _body(self, call: HttpCall) -> bytes:
-        """Return the JSON body; empty if there is none.
-
-        Raises:
-            StatusError: 408, 413 or 415.
-        """
-        wire = call.metadata.wire
-        length = wire(b"content-length")
-        if length is not None and length.isdigit() and int(length) > self._max_body:
-            raise refusal.too_large(call, self._max_body)
-        media = wire(b"content-type")
-        if media is not None and media != b"application/json" and length != b"0" and not _is_json(media):
-            raise refusal.unsupported_media(call, "the body must be JSON: send `content-type: application/json`")
-        encoding = wire(b"content-encoding")
-        if encoding is not None and encoding.lower() != b"identity":
-            raise refusal.unsupported_media(call, "the body must not be compressed: send no `content-encoding`")
-        try:
-            body = await call.read(self._max_body, self._timeout)
-        except TimeoutError:
-            raise refusal.too_slow(call) from None
-        if body is None:
-            raise refusal.too_large(call, self._max_body)
-        if body and media is None:
-            raise refusal.unsupported_media(call, "the body has no media type: send `content-type: application/json`")
-        return body
-
     async def _call(self, call: HttpCall, request: bytes) -> UpstreamCall:
         """Make the gRPC call; a client that goes away meanwhile cancels it."""
         loop = asyncio.get_running_loop()
         upstream = UpstreamCall(call.method, request, loop.time() + (call.method.timeout or self._timeout))
         upstream.identity = call.identity
-        watch = _Watch(call)
+        watch = Watch(call)
         timer = loop.call_later(WATCH_AFTER, watch.start)
         token = current.set(call)
         try:
@@ -208,32 +227,6 @@ class EdgeApp:
         return upstream
 
 
-class _Watch:
-    """Cancels the task that answers a call when its client goes away.
-
-    As ASGI tells it; h2corn also cancels the task by itself, for HTTP/2.
-    """
-
-    __slots__ = ("_answering", "_call", "_task")
-
-    def __init__(self, call: HttpCall) -> None:
-        self._call = call
-        self._answering = asyncio.current_task()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._watch())
-
-    def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _watch(self) -> None:
-        await self._call.gone()
-        if self._answering is not None:
-            self._answering.cancel()
-
-
 def _check_access(call: HttpCall) -> None:
     method = call.method
     if method.access is Access.PUBLIC:
@@ -243,18 +236,6 @@ def _check_access(call: HttpCall) -> None:
         raise call.doubt or Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
     if method.roles and method.roles.isdisjoint(identity.roles):
         raise PermissionDenied(f"this is only for users with the role {' or '.join(sorted(method.roles))}")
-
-
-def _is_json(media: bytes) -> bool:
-    """Whether it is application/json, in UTF-8 if it says so."""
-    kind, _, rest = media.lower().partition(b";")
-    if kind.strip() != b"application/json":
-        return False
-    for parameter in rest.split(b";"):
-        name, _, value = parameter.partition(b"=")
-        if name.strip() == b"charset" and value.strip().strip(b'"') not in (b"utf-8", b"utf8"):
-            return False
-    return True
 
 
 async def _send(call: HttpCall, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -12,7 +12,7 @@ from mesh.errors import Internal
 if TYPE_CHECKING:
     from mesh.contract import Method
 
-__all__ = ["GONE", "HttpCall", "Receive", "Send", "UpstreamCall"]
+__all__ = ["GONE", "HttpCall", "Receive", "Send", "StreamCall", "UpstreamCall"]
 
 GONE = 499
 """The status of a call whose client went away before the answer; it is on no wire."""
@@ -42,10 +42,12 @@ class HttpCall(Call):
         status: The HTTP status of the answer; 0 while there is none. Set before a refusal is raised whose HTTP status
             does not follow from its code.
         answered: Whether the response has begun.
+        expired: It was cancelled because the edge stops.
     """
 
     __slots__ = (
-        "_receive", "_scope", "_send", "_unread", "answered", "path", "query", "route", "scheme", "status", "verb",
+        "_complete", "_receive", "_scope", "_send", "_task", "_unread", "answered", "expired", "path", "query",
+        "route", "scheme", "status", "verb",
     )  # fmt: skip
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -53,13 +55,16 @@ class HttpCall(Call):
         self._scope = scope
         self._receive = receive
         self._send = send
-        self.verb: str = scope["method"]
+        self._task = asyncio.current_task()
+        self.verb: str = scope.get("method", "GET")  # a WebSocket has none; over HTTP/1.1 it begins with GET
         self.path = scope["raw_path"].decode("latin-1")
         self.query: bytes = scope["query_string"]
         self.scheme: str = scope["scheme"]
         self.route: str | None = None
         self.status = 0
         self.answered = False
+        self.expired = False
+        self._complete = False
         sends = self.metadata.wire(b"content-length") not in (None, b"0") or self.metadata.wire(b"transfer-encoding")
         self._unread = bool(sends) and scope["http_version"] == "1.1"
 
@@ -105,6 +110,19 @@ class HttpCall(Call):
                     return b"".join(parts) if size <= limit else None
         return None
 
+    async def chunk(self) -> bytes | None:
+        """Return the next piece of the request body, or None after the last.
+
+        Raises:
+            asyncio.CancelledError: The client went away before the body was complete.
+        """
+        if self._complete:
+            return None
+        message = await self._next()
+        self._complete = not message.get("more_body", False)
+        body: bytes = message.get("body", b"")
+        return body
+
     async def _next(self) -> MutableMapping[str, Any]:
         message = await self._receive()
         if message["type"] != "http.request":
@@ -124,13 +142,25 @@ class HttpCall(Call):
             pass  # it gets the answer, and perhaps a reset with it
 
     def leave(self) -> NoReturn:
-        """End the call, whose client has gone.
+        """End the call, whose client has gone; whichever task noticed it, the one that answers is cancelled.
 
         Raises:
             asyncio.CancelledError: Always.
         """
         self.status = GONE
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
         raise asyncio.CancelledError("the client went away")
+
+    def expire(self) -> None:
+        """Cancel what answers the call, because the edge stops."""
+        if self._task is not None:
+            self.expired = True
+            self._task.cancel()
+
+    def lapsed(self) -> bool:
+        """Whether it is only cancelled because the edge stops; then it no longer is, and can be answered."""
+        return self.expired and self._task is not None and self._task.uncancel() == 0
 
     async def gone(self) -> None:
         """Return when the client has gone; what it still sends is thrown away.
@@ -149,6 +179,24 @@ class HttpCall(Call):
         try:
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
             await self._send({"type": "http.response.body", "body": b"" if self.verb == "HEAD" else body})
+        except OSError:  # ASGI: the client has gone
+            self.leave()
+
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Begin a response whose body comes in pieces; that of an answer to HEAD is complete with this."""
+        self.status = status
+        self.answered = True
+        head = self.verb == "HEAD"
+        await self._put({"type": "http.response.start", "status": status, "headers": headers})
+        await self._put({"type": "http.response.body", "body": b"", "more_body": not head})
+
+    async def write(self, data: bytes, *, end: bool = False) -> None:
+        """Send a piece of the body; waits while the client does not read."""
+        await self._put({"type": "http.response.body", "body": data, "more_body": not end})
+
+    async def _put(self, event: MutableMapping[str, Any]) -> None:
+        try:
+            await self._send(event)
         except OSError:  # ASGI: the client has gone
             self.leave()
 
@@ -184,4 +232,38 @@ class UpstreamCall(Call):
 
     async def send_headers(self) -> None:
         """Do nothing: the headers go with the response."""
+        self.headers_sent = True
+
+
+class StreamCall(Call):
+    """A gRPC call whose requests and responses are passed on one by one, as fast as both sides take them.
+
+    Args:
+        method: The method.
+        deadline: In the loop's time; None: it may take as long as it likes.
+        source: Gives the next request message, or None after the last.
+
+    Attributes:
+        sink: Takes a response message; returns when there is room for another. Set before the call is made.
+    """
+
+    __slots__ = ("_source", "sink")
+
+    sink: Callable[[bytes], Awaitable[None]]
+
+    def __init__(self, method: Method, deadline: float | None, source: Callable[[], Awaitable[bytes | None]]) -> None:
+        super().__init__(method, Metadata(), deadline)
+        self._source = source
+
+    async def receive(self) -> bytes | None:
+        """Return the next request message, or None after the last."""
+        return await self._source()
+
+    async def send(self, message: bytes) -> None:
+        """Pass a response message on."""
+        self.headers_sent = True
+        await self.sink(message)
+
+    async def send_headers(self) -> None:
+        """Do nothing: they go with the first message, because a failure before it is an HTTP status."""
         self.headers_sent = True

@@ -10,7 +10,18 @@ from mesh.errors import Code, StatusError
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall
 
-__all__ = ["not_found", "refuse", "too_large", "too_slow", "unsupported_media", "wrong_verb"]
+__all__ = [
+    "STOPPING",
+    "not_found",
+    "refuse",
+    "too_large",
+    "too_slow",
+    "unacceptable",
+    "unsupported_media",
+    "wrong_verb",
+]
+
+STOPPING = "the edge is stopping; try again"
 
 
 def refuse(call: HttpCall, status: int, code: Code, message: str) -> StatusError:
@@ -44,3 +55,8 @@ def too_slow(call: HttpCall) -> StatusError:
 def unsupported_media(call: HttpCall, what: str) -> StatusError:
     """415."""
     return refuse(call, 415, Code.INVALID_ARGUMENT, what)
+
+
+def unacceptable(call: HttpCall, offered: Iterable[str]) -> StatusError:
+    """406."""
+    return refuse(call, 406, Code.INVALID_ARGUMENT, f"`accept` must allow {' or '.join(offered)}")

@@ -18,7 +18,7 @@ from mesh.jsoncodec import CannotPrint, Codecs
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall
 
-__all__ = ["JSON", "failure", "forwarded"]
+__all__ = ["JSON", "describe", "failure", "forwarded"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -57,13 +57,18 @@ def failure(call: HttpCall, error: StatusError) -> tuple[int, Headers, bytes]:
         error: The status.
     """
     status = call.status or http_status(error.code)
-    body = orjson.dumps({"code": int(error.code), "message": error.message, "details": list(_details(error.details))})
+    body = orjson.dumps(describe(error))
     out = [*JSON, (b"content-length", b"%d" % len(body)), *call.headers]
     if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
         out.append((b"www-authenticate", b"Bearer"))
     if status in _RETRY and not any(name == b"retry-after" for name, _ in out):
         out.append((b"retry-after", _retry_after(error.details) or _RETRY[status]))
     return status, out, body
+
+
+def describe(error: StatusError) -> dict[str, Any]:
+    """Return the JSON value of a status (``google.rpc.Status``)."""
+    return {"code": int(error.code), "message": error.message, "details": list(_details(error.details))}
 
 
 def _details(details: Iterable[Message]) -> Iterable[dict[str, Any]]:

@@ -16,12 +16,15 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, EncodeError
 
 from mesh.contract import Method, Route
+from mesh.edge.negotiate import Form
 from mesh.errors import InvalidArgument
 from mesh.jsoncodec import BadValue, Codecs, JsonError, JsonSyntaxError, loads, text_setter
 
 __all__ = ["Transcoder"]
 
 Setter = Callable[[Any, str], None]
+
+HTTP_BODY = "google.api.HttpBody"
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _KNOWN_PARAMETERS = 256
@@ -81,6 +84,10 @@ class Transcoder:
         method: The method.
         template: The route's path template as text.
         has_body: Whether the route takes a body.
+        takes_media: The body is a ``google.api.HttpBody``: any media type.
+        takes_protobuf: The body can be a serialized message.
+        gives_media: The answer is a ``google.api.HttpBody``.
+        gives_protobuf: The answer can be a serialized message.
     """
 
     def __init__(self, method: Method, route: Route, codecs: Codecs) -> None:
@@ -92,19 +99,36 @@ class Transcoder:
         self._body = route.body
         self._fill_body: Callable[[Any, Any], None] | None = None
         self._body_name = ""
-        if route.body == "*":
-            self._fill_body = codecs.of(method.input).fill
-        elif route.body:
+        body_type: Any = None
+        if route.body and route.body != "*":
             field = self._descriptor.fields_by_name[route.body]
             self._body_name = field.json_name
             self._fill_body = codecs.field(field)[0]
+            body_type = None if field.is_repeated else field.message_type
+        elif route.body or method.client_streaming:  # the frames of a WebSocket are messages whatever the route says
+            self._fill_body = codecs.of(method.input).fill
+            body_type = self._descriptor
+        self.takes_protobuf = body_type is not None
+        self.takes_media = body_type is not None and body_type.full_name == HTTP_BODY
         self._variables = [self._variable(variable.field) for variable in route.template.variables]
         self._bound = {parameter.name for parameter in self._variables}
         self._parameters: dict[str, _Parameter | None] = {}
         self._output: Any = method.output
-        self._dump = codecs.of(method.output).dump
+        self._codecs = codecs
+        self._response_body = route.response_body
+        answer_type: Any = method.output.DESCRIPTOR
         if route.response_body:
-            self._dump = _field_dump(method.output.DESCRIPTOR.fields_by_name[route.response_body], codecs)
+            field = answer_type.fields_by_name[route.response_body]
+            answer_type = None if field.is_repeated else field.message_type
+        self.gives_protobuf = answer_type is not None
+        self.gives_media = answer_type is not None and answer_type.full_name == HTTP_BODY
+        self._dump = self._dumper(codecs)
+        self._dump_numbers: Callable[[Any], Any] | None = None
+
+    def _dumper(self, codecs: Codecs) -> Callable[[Any], Any]:
+        if not self._response_body:
+            return codecs.of(self.method.output).dump
+        return _field_dump(self._output.DESCRIPTOR.fields_by_name[self._response_body], codecs)
 
     def _variable(self, path: tuple[str, ...]) -> _Parameter:
         parameter = _resolve(self._descriptor, path)
@@ -113,34 +137,59 @@ class Transcoder:
 
     # -- requests --
 
-    def request(self, values: tuple[str, ...], query: bytes, body: bytes) -> bytes:
+    def request(
+        self,
+        values: tuple[str, ...] | None,
+        query: bytes,
+        body: bytes,
+        form: Form = Form.JSON,
+        kind: bytes = b"",
+    ) -> bytes:
         """Return the serialized request message.
 
         Args:
-            values: Decoded texts of the path variables, in their order.
+            values: Decoded texts of the path variables, in their order; None for a message of a stream after the
+                first, which has the body alone.
             query: The raw query.
             body: The body; empty for none.
+            form: How the body is written.
+            kind: Its ``content-type``, for ``Form.MEDIA``.
 
         Raises:
             InvalidArgument: With the field and what was expected.
         """
         message: Any = self._input()
-        if body and self._fill_body is not None:
+        if form is not Form.JSON:
+            self._read_bytes(message, body, form, kind)
+        elif body and self._fill_body is not None:
             self._read_body(message, body)
         if query:
             self._read_query(message, query)
-        for parameter, text in zip(self._variables, values, strict=True):
-            try:
-                parameter.set(message, text)
-            except BadValue as error:
-                raise _invalid(parameter.name, error.text, f"{parameter.name} in the path") from None
+        if values is not None:
+            for parameter, text in zip(self._variables, values, strict=True):
+                try:
+                    parameter.set(message, text)
+                except BadValue as error:
+                    raise _invalid(parameter.name, error.text, f"{parameter.name} in the path") from None
         try:
             data: bytes = message.SerializeToString()
-            if body.count(b"{") + body.count(b"[") + query.count(b".") > _SHALLOW:
+            if (form is Form.JSON and body.count(b"{") + body.count(b"[") > _SHALLOW) or query.count(b".") > _SHALLOW:
                 self._input.FromString(data)  # a message that its receiver cannot read is the client's fault
         except (EncodeError, DecodeError):
             raise InvalidArgument("the request is nested too deeply, or lacks a required field") from None
         return data
+
+    def _read_bytes(self, message: Any, body: bytes, form: Form, kind: bytes) -> None:
+        target = getattr(message, self._body) if self._body_name else message
+        if form is Form.MEDIA:
+            target.content_type = kind.decode("latin-1")
+            target.data = body
+            return
+        try:
+            target.MergeFromString(body)
+        except DecodeError:
+            name = target.DESCRIPTOR.full_name
+            raise InvalidArgument(f"the body is not a serialized {name}") from None
 
     def _read_body(self, message: Any, body: bytes) -> None:
         try:
@@ -201,14 +250,37 @@ class Transcoder:
 
     # -- responses --
 
-    def response(self, data: bytes) -> bytes:
-        """Return the JSON of a serialized response message.
+    def response(self, data: bytes, form: Form = Form.JSON, *, numbers: bool = False, pretty: bool = False) -> bytes:
+        """Return a serialized response message as text, or for ``Form.PROTOBUF`` as the bytes of what the route gives.
+
+        Args:
+            data: The message.
+            form: What is wanted; every form but PROTOBUF is JSON here.
+            numbers: Enums as numbers.
+            pretty: Over several lines.
 
         Raises:
             mesh.jsoncodec.CannotPrint: It has no JSON form.
             google.protobuf.message.DecodeError: It is no such message.
         """
-        return orjson.dumps(self._dump(self._output.FromString(data)))
+        if form is Form.PROTOBUF:
+            return bytes(self._answer(data).SerializeToString()) if self._response_body else data
+        dump = self._numbers() if numbers else self._dump
+        return orjson.dumps(dump(self._output.FromString(data)), option=orjson.OPT_INDENT_2 if pretty else None)
+
+    def media(self, data: bytes) -> tuple[str, bytes]:
+        """Return type and bytes of the ``google.api.HttpBody`` that a response message is or holds."""
+        body = self._answer(data)
+        return body.content_type, body.data
+
+    def _answer(self, data: bytes) -> Any:
+        message = self._output.FromString(data)
+        return getattr(message, self._response_body) if self._response_body else message
+
+    def _numbers(self) -> Callable[[Any], Any]:
+        if self._dump_numbers is None:
+            self._dump_numbers = self._dumper(self._codecs.with_numbers())
+        return self._dump_numbers
 
 
 def _field_dump(field: Any, codecs: Codecs) -> Callable[[Any], Any]:

@@ -61,7 +61,7 @@ class Listener:
         grpc: Whether it serves gRPC: no limits of size or time on a request's body (the application has its own).
             False: HTTP/1.1 and HTTP/2 with ``max_body``.
         drain: Seconds that ``stop`` waits for what is in flight; 0 cuts everything off at once.
-        max_body: Largest request body in bytes, with ``grpc=False``.
+        max_body: Largest request body in bytes, with ``grpc=False``; 0 for no limit.
         expire: Called when the drain time is over and calls are still in flight: to end them in the application's own
             terms. What is left ``GRACE`` seconds later is cut off.
     """
@@ -98,7 +98,8 @@ class Listener:
         if grpc:
             self._options |= {"http1": False, "timeout_keep_alive": IDLE, "h2_timeout_response_stall": 0.0}
         else:
-            self._options["max_request_body_size"] = max_body
+            # A request stream may be silent for long; what may not take long, the application times itself.
+            self._options |= {"max_request_body_size": max_body, "timeout_request_body_idle": 0.0}
         self._socket: socket.socket | None = None
         self._server: h2corn.Server | None = None
         self._task: asyncio.Task[None] | None = None

@@ -1,0 +1,144 @@
+"""A large HttpBody down and up through a running mesh: throughput, and the most memory that each process ever held.
+
+    python benchmarks/bodies.py [--megabytes 1024]
+
+The functions give and take 64 KiB a message; the client is a socket that does nothing else. Linux (/proc).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PIECE = 64 * 1024
+
+MANIFEST = """
+protos = ["."]
+[edge]
+listen = "127.0.0.1:0"
+[services.files]
+module = "functions"
+serves = ["files.v1.Files"]
+listen = "127.0.0.1:0"
+"""
+
+PROTO = """
+syntax = "proto3";
+package files.v1;
+import "google/api/annotations.proto";
+import "google/api/httpbody.proto";
+import "meshapi/v1/annotations.proto";
+message DownloadRequest { int64 pieces = 1; }
+message Saved { int64 size = 1; }
+service Files {
+  rpc Download(DownloadRequest) returns (stream google.api.HttpBody) {
+    option (google.api.http) = { get: "/files/{pieces}" };
+    option (meshapi.v1.method) = { access: PUBLIC };
+  }
+  rpc Upload(stream google.api.HttpBody) returns (Saved) {
+    option (google.api.http) = { post: "/files" body: "*" };
+    option (meshapi.v1.method) = { access: PUBLIC };
+  }
+}
+"""
+
+FUNCTIONS = f"""
+from files.v1 import files_pb2 as pb
+from google.api.httpbody_pb2 import HttpBody
+
+DATA = bytes(range(256)) * {PIECE // 256}
+
+async def download(request, context):
+    for _ in range(request.pieces):
+        yield HttpBody(content_type="application/octet-stream", data=DATA)
+
+async def upload(requests, context):
+    size = 0
+    async for part in requests:
+        size += len(part.data)
+    return pb.Saved(size=size)
+"""
+
+
+def main() -> None:
+    """Run both ways."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=1024)
+    pieces = parser.parse_args().megabytes * 2**20 // PIECE
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "mesh.toml").write_text(MANIFEST)
+        (root / "files" / "v1").mkdir(parents=True)
+        (root / "files" / "v1" / "files.proto").write_text(PROTO)
+        (root / "functions.py").write_text(FUNCTIONS)
+        command = [sys.executable, "-m", "mesh", "up", "--file", str(root / "mesh.toml")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as mesh:
+            try:
+                host, port = _edge(mesh)
+                report(mesh.pid, "at rest")
+                for name, run in (("download", download), ("upload", upload)):
+                    begun = time.monotonic()
+                    run(host, port, pieces)
+                    seconds = time.monotonic() - begun
+                    size = pieces * PIECE / 2**20
+                    report(mesh.pid, f"{name} of {size:.0f} MB at {size / seconds:.0f} MB/s")
+            finally:
+                mesh.terminate()
+
+
+def _edge(mesh: subprocess.Popen[str]) -> tuple[str, int]:
+    assert mesh.stdout is not None
+    for line in mesh.stdout:
+        found = re.search(r"http://([\d.]+):(\d+)", line)
+        if found:
+            return found[1], int(found[2])
+    raise SystemExit("the mesh did not start")
+
+
+def download(host: str, port: int, pieces: int) -> None:
+    """Read as fast as it comes."""
+    with socket.create_connection((host, port)) as client:
+        client.sendall(f"GET /files/{pieces} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        size = 0
+        while got := client.recv(2**20):
+            size += len(got)
+        if size < pieces * PIECE:
+            raise SystemExit(f"only {size} bytes came")
+
+
+def upload(host: str, port: int, pieces: int) -> None:
+    """Write as fast as it goes."""
+    data = bytes(PIECE)
+    with socket.create_connection((host, port)) as client:
+        head = f"POST /files HTTP/1.1\r\nhost: x\r\ncontent-type: a/b\r\ncontent-length: {pieces * PIECE}\r\n\r\n"
+        client.sendall(head.encode())
+        for _ in range(pieces):
+            client.sendall(data)
+        answer = client.recv(2**16)
+        if f'"{pieces * PIECE}"'.encode() not in answer:
+            raise SystemExit(f"it answered {answer!r}")
+
+
+def report(parent: int, what: str) -> None:
+    """Print the most memory that each process of the mesh has held so far."""
+    print(what)
+    for status in sorted(Path("/proc").glob("[0-9]*/status")):
+        try:
+            text = status.read_text()
+            words = (status.parent / "cmdline").read_bytes().decode().split("\0")
+        except OSError:  # it has ended
+            continue
+        if f"PPid:\t{parent}\n" in text:
+            most = re.search(r"VmHWM:\s+(\d+) kB", text)
+            name = " ".join(word for word in words[1:] if word and not word.startswith(("-", "/")))
+            print(f"  {name or words[0]}: {int(most[1]) / 1024 if most else 0:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
