@@ -127,6 +127,7 @@ class _Reader:
             timeout = options.timeout.ToNanoseconds() / 1e9
             if timeout <= 0:
                 self.fault(place, f"{who}: timeout must be positive, not {timeout:g} s")
+        status = self._success_status(who, options, output, place, routed=bool(routes))
         access = self._access(who, options, place, routed=bool(routes), triggered=bool(triggers))
         return Method(
             name=proto.name,
@@ -140,6 +141,7 @@ class _Reader:
             roles=frozenset(options.roles) if options else frozenset(),
             timeout=timeout,
             idempotent=proto.options.idempotency_level != MethodOptions.IDEMPOTENCY_UNKNOWN,
+            success_status=status,
             routes=routes,
             triggers=triggers,
             place=place,
@@ -158,6 +160,21 @@ class _Reader:
         if options and options.roles and access is not Access.AUTHENTICATED:
             self.fault(place, f"{who}: roles narrow AUTHENTICATED; with {access.name} they mean nothing")
         return access
+
+    def _success_status(self, who: str, options: Any, output: Descriptor, place: str, *, routed: bool) -> int:
+        status = int(options.success_status) if options else 0
+        if not status:
+            return 200
+        if not 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110, 15.3
+            self.fault(place, f"{who}: success_status must be from 200 to 299, not {status}")
+        elif not routed:
+            self.fault(place, f"{who}: success_status is an HTTP status, and the method has no google.api.http")
+        elif status in (204, 205) and output.full_name != "google.protobuf.Empty":
+            self.fault(
+                place,
+                f"{who}: success_status {status} has no body; return google.protobuf.Empty, not {output.full_name}",
+            )
+        return status
 
     # -- triggers --
 

@@ -31,7 +31,7 @@ from mesh.call import Call, Handler, Layer, chain
 from mesh.contract import Contract
 from mesh.control.traces import ENDPOINT
 from mesh.database import Database, DatabaseError
-from mesh.edge import Edge
+from mesh.edge import Door, Edge
 from mesh.errors import Unimplemented
 from mesh.faults import Fault, Faults
 from mesh.function import Functions
@@ -50,6 +50,8 @@ __all__ = ["EdgePart", "SidecarPart", "edge", "sidecar"]
 
 MARGIN = 64 * 2**20
 """Bytes by which the listener's limit of a body is above the edge's: the edge refuses with a reason."""
+MARGIN_HEAD = 64 * 2**10
+"""The same for path and headers."""
 KEYS_TIMEOUT = 5.0
 """Seconds that a fetch of the token issuer's keys may take."""
 
@@ -243,8 +245,15 @@ class EdgePart:
             gate=Gate(table.concurrency, table.queue),
             max_body=int(table.max_body),
             timeout=float(table.timeout),
+            door=Door.of(table),
             listen=lambda app: Listener(
-                app, table.listen, fd=fd, grpc=False, drain=float(table.drain), max_body=int(table.max_body) + MARGIN
+                app,
+                table.listen,
+                fd=fd,
+                grpc=False,
+                drain=float(table.drain),
+                max_body=int(table.max_body) + MARGIN,
+                max_head=2 * int(table.max_uri + table.max_headers) + MARGIN_HEAD,
             ),
         )
 

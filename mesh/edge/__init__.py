@@ -9,6 +9,7 @@ function's response metadata only a named few become HTTP headers.
 """
 
 from mesh.edge.app import EdgeApp
+from mesh.edge.door import Door
 from mesh.edge.edge import Edge
 
-__all__ = ["Edge", "EdgeApp"]
+__all__ = ["Door", "Edge", "EdgeApp"]

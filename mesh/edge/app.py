@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Call, Handler, Layer, chain, current
@@ -12,6 +12,7 @@ from mesh.contract import Access, Contract
 from mesh.deadline import deadline
 from mesh.edge import refusal, respond
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
+from mesh.edge.door import OPEN, Door
 from mesh.edge.router import BadPath, Router
 from mesh.edge.transcode import Transcoder
 from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unimplemented
@@ -43,6 +44,7 @@ class EdgeApp:
         gate: Bounds the requests in flight.
         max_body: Largest request body, bytes.
         timeout: Seconds that a request may take when its method says nothing.
+        door: The layers that the deployment asks for.
 
     Attributes:
         draining: Whether ``/healthz`` says that the edge is going away.
@@ -58,12 +60,13 @@ class EdgeApp:
         gate: Gate,
         max_body: int,
         timeout: float,
+        door: Door = OPEN,
     ) -> None:
         self.draining = False
-        self._handler = chain(deadline, handler)
+        self._handler = chain(*_present(deadline, door.passing, handler))
         self._max_body = max_body
         self._timeout = timeout
-        codecs = Codecs()
+        codecs = Codecs(ignore_unknown_fields=door.ignore_unknown_fields)
         self._router = Router(
             (route.verb, route.template, Transcoder(method, route, codecs))
             for method in contract.methods.values()
@@ -71,11 +74,18 @@ class EdgeApp:
             for route in method.routes
         )
         self._chain = chain(
-            trace,
-            recover,
-            gate,
-            authenticate,
-            self._dispatch,
+            *_present(
+                door.forwarded,
+                trace,
+                recover,
+                door.cors,
+                door.bounds,
+                door.per_client,
+                gate,
+                authenticate,
+                door.per_identity,
+                self._dispatch,
+            )
         )
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -139,7 +149,7 @@ class EdgeApp:
         if upstream.response is None:
             raise Internal("the service answered without a message")
         text = transcoder.response(upstream.response)
-        await call.answer(200, [*respond.JSON, (b"content-length", b"%d" % len(text)), *call.headers], text)
+        await call.answer(*respond.success(call, method.success_status, text))
         return None
 
     def _route(self, call: HttpCall) -> tuple[Transcoder, tuple[str, ...]] | None:
@@ -239,6 +249,11 @@ class _Watch:
         await self._call.gone()
         if self._answering is not None:
             self._answering.cancel()
+
+
+def _present(*parts: Any) -> Iterator[Any]:
+    """Leave out the layers that the deployment does not ask for."""
+    return (part for part in parts if part is not None)
 
 
 def _check_access(call: HttpCall) -> None:

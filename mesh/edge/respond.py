@@ -19,7 +19,7 @@ from mesh.jsoncodec import CannotPrint, Codecs
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall
 
-__all__ = ["JSON", "failure", "forwarded"]
+__all__ = ["JSON", "failure", "forwarded", "success"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -27,8 +27,8 @@ JSON: Headers = [(b"content-type", b"application/json"), (b"x-content-type-optio
 
 _SAFE = frozenset(
     (
-        b"cache-control", b"content-language", b"etag", b"expires", b"last-modified", b"link", b"location",
-        b"retry-after", b"set-cookie", b"vary",
+        b"cache-control", b"content-disposition", b"content-language", b"content-location", b"deprecation", b"etag",
+        b"expires", b"last-modified", b"link", b"location", b"retry-after", b"set-cookie", b"sunset", b"vary",
     )
 )  # fmt: skip
 """What a function may set on the HTTP response with ``context.set_header``, besides ``x-…``."""
@@ -44,6 +44,9 @@ _UNREACHED = {
     Code.DEADLINE_EXCEEDED: "the service did not answer in time",
 }
 
+RESET = 205
+_EMPTY = frozenset((204, RESET))
+
 _codecs = Codecs()
 
 
@@ -54,6 +57,13 @@ def forwarded(headers: Headers) -> Headers:
         for pair in headers
         if pair[0] in _SAFE or (pair[0].startswith(b"x-") and not pair[0].endswith(b"-bin") and pair[0] not in _OURS)
     ]
+
+
+def success(call: HttpCall, status: int, body: bytes) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body of an answer; 204 and 205 have no body (RFC 9110, 15.3.5 and 15.3.6)."""
+    if status in _EMPTY:
+        return status, [(b"content-length", b"0"), *call.headers] if status == RESET else [*call.headers], b""
+    return status, [*JSON, (b"content-length", b"%d" % len(body)), *call.headers], body
 
 
 def failure(call: HttpCall, error: StatusError) -> tuple[int, Headers, bytes]:
