@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import h2corn
 import pytest
+from msgspec import convert
 
 from mesh.call import Call, Handler, Identity
 from mesh.contract import Contract
-from mesh.edge import Edge
+from mesh.edge import Door, Edge
+from mesh.edge.door import OPEN
 from mesh.errors import Code as StatusCode
 from mesh.errors import InvalidArgument, ResourceExhausted, StatusError, Unauthenticated, Unavailable
 from mesh.gate import Gate
+from mesh.manifest import Edge as Table
+from mesh.rpc.listener import Listener
 
 TRACE = b"0af7651916cd43dd8448eb211c80319c"
 
@@ -156,8 +161,8 @@ class Reply:
         return json.loads(self.body)
 
 
-@pytest.fixture
-async def running(contract: Contract) -> AsyncIterator[Running]:
+@asynccontextmanager
+async def open_edge(contract: Contract, door: Door = OPEN, listen: Any = Served) -> AsyncIterator[Running]:
     """An edge in front of the library; bodies up to 10,000 bytes, 5 s a request, 4 at once and none waiting."""
     seen: list[Any] = []
     ended = asyncio.Event()
@@ -174,10 +179,28 @@ async def running(contract: Contract) -> AsyncIterator[Running]:
     gate = Gate(4, 0)
     edge = Edge(
         contract, handler=library, trace=trace, authenticate=authenticate, gate=gate,
-        max_body=10_000, timeout=5.0, listen=Served,
+        max_body=10_000, timeout=5.0, listen=listen, door=door,
     )  # fmt: skip
     address = await edge.start()
     try:
         yield Running(edge, library, address, gate, seen, ended)
     finally:
         await edge.stop()
+
+
+@pytest.fixture
+async def running(contract: Contract) -> AsyncIterator[Running]:
+    """An edge as it is when mesh.toml says nothing."""
+    async with open_edge(contract) as edge:
+        yield edge
+
+
+@pytest.fixture
+def opened(contract: Contract) -> Callable[..., AbstractAsyncContextManager[Running]]:
+    """Opens an edge whose ``[edge]`` table has the given keys, on the listener that a user has."""
+
+    def of(**table: Any) -> AbstractAsyncContextManager[Running]:
+        door = Door.of(convert(table, Table, dec_hook=lambda kind, value: kind.parse(value)))
+        return open_edge(contract, door, lambda app: Listener(app, "127.0.0.1:0", grpc=False, drain=5))
+
+    return of
