@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,9 @@ _SCALAR_MESSAGES = frozenset(
     )
 )  # fmt: skip
 """Messages that proto3 JSON writes as one scalar, so a path can hold them."""
+
+_KIND = re.compile(r"(?:[A-Z][A-Z0-9!#$%&'+\-.^_`|~]*|\*)\Z")
+"""A method name (RFC 9110, 9.1) as ``custom`` may name it."""
 
 _SERVICE, _METHOD, _MESSAGE = 6, 2, 4
 """Field numbers in FileDescriptorProto and ServiceDescriptorProto, as they stand in source-info paths."""
@@ -222,6 +226,12 @@ class _Reader:
                 continue
             path = one.custom.path if verb == "custom" else getattr(one, verb)
             verb = one.custom.kind if verb == "custom" else verb.upper()
+            if not _KIND.match(verb):
+                self.fault(place, f"{who}: custom kind must be an HTTP method in upper case, or '*', not {verb!r}")
+            if one is not rule and one.additional_bindings:
+                self.fault(
+                    place, f"{who}: additional_bindings of an additional binding mean nothing; list them side by side"
+                )
             try:
                 parsed = template.parse(path)
             except template.TemplateError as error:
@@ -229,6 +239,8 @@ class _Reader:
                 continue
             for variable in parsed.variables:
                 self._check_variable(who, variable, input_, place)
+                if variable.field == (one.body,):
+                    self.fault(place, f"{who}: {one.body!r} is in the path and is the body; it can come from one place")
             self._check_body(who, "body", one.body, input_, place)
             self._check_body(who, "response_body", one.response_body, output, place)
             yield Route(verb, parsed, one.body, one.response_body)

@@ -272,7 +272,9 @@ def _where(place: str, keys: str) -> str:
 
 
 def _near(key: str, path: str) -> str:
-    kinds: dict[str, type[msgspec.Struct]] = {"": _File, "edge": Edge, "auth": Auth}
+    kinds: dict[str, type[msgspec.Struct]] = {
+        "": _File, "auth": Auth, "edge": Edge, "edge.cors": Cors, "edge.rate_limit": RateLimit,
+    }  # fmt: skip
     known = (kinds.get(path) or Service).__struct_fields__
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"

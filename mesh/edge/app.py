@@ -159,6 +159,8 @@ class EdgeApp:
             StatusError: Nowhere: 400, 404 or 405.
         """
         verb, path = call.verb, call.path
+        if path == "*":  # of the whole server (RFC 9110, 9.3.7); the listener passes it with OPTIONS only
+            return None
         try:
             found = self._router.find(path, verb)
             if isinstance(found, tuple):

@@ -6,12 +6,14 @@ Source: google/rpc/{status,code,error_details}.proto; RFC 9110 for the headers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from google.protobuf.message import Message
+from google.protobuf import any_pb2, message_factory
+from google.protobuf.message import DecodeError, Message
 
 from mesh.errors import Code, StatusError, http_status
 from mesh.jsoncodec import CannotPrint, Codecs
@@ -44,6 +46,9 @@ _UNREACHED = {
     Code.DEADLINE_EXCEEDED: "the service did not answer in time",
 }
 
+_INSIDE = frozenset(("google.rpc.DebugInfo",))
+"""Details that are for those inside: stack traces."""
+
 RESET = 205
 _EMPTY = frozenset((204, RESET))
 
@@ -74,7 +79,9 @@ def failure(call: HttpCall, error: StatusError) -> tuple[int, Headers, bytes]:
         error: The status.
     """
     status = call.status or http_status(error.code)
-    body = orjson.dumps({"code": int(error.code), "message": _message(error), "details": list(_details(error.details))})
+    pool = call.method.input.DESCRIPTOR.file.pool if call.method is not None else None
+    details = list(_details(error.details, pool))
+    body = orjson.dumps({"code": int(error.code), "message": _message(error), "details": details})
     out = [*JSON, (b"content-length", b"%d" % len(body)), *call.headers]
     if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
         out.append((b"www-authenticate", b"Bearer"))
@@ -92,19 +99,37 @@ def _message(error: StatusError) -> str:
     return fixed if fixed is not None and _ADDRESS.search(error.message) else error.message
 
 
-def _details(details: Iterable[Message]) -> Iterable[dict[str, Any]]:
+def _details(details: Iterable[Message], pool: Any) -> Iterator[dict[str, Any]]:
+    """Yield the details as JSON, each with its ``@type``.
+
+    Args:
+        details: The messages; one of a type that was not known where it was read is an ``Any``.
+        pool: Where the contract's own types are, or None.
+    """
     for detail in details:
-        name = detail.DESCRIPTOR.full_name
-        try:
-            value = _codecs.of(type(detail)).dump(detail)
-        except CannotPrint:  # an Any of a type that is not known here
+        if not isinstance(detail, any_pb2.Any):
+            yield from _json(f"type.googleapis.com/{detail.DESCRIPTOR.full_name}", detail)
             continue
-        if name == "google.protobuf.Any":
-            yield value
-        elif _codecs.of(type(detail)).wrapped:
-            yield {"@type": f"type.googleapis.com/{name}", "value": value}
-        else:
-            yield {"@type": f"type.googleapis.com/{name}", **value}
+        try:
+            found: Any = pool.FindMessageTypeByName(detail.TypeName()) if pool is not None else None
+            message = found and message_factory.GetMessageClass(found).FromString(detail.value)
+        except (KeyError, DecodeError):
+            message = None
+        if message is not None:
+            yield from _json(detail.type_url, message)
+        else:  # nobody here can read it; the client may
+            yield {"@type": detail.type_url, "value": b64encode(detail.value).decode()}
+
+
+def _json(url: str, detail: Any) -> Iterator[dict[str, Any]]:
+    if detail.DESCRIPTOR.full_name in _INSIDE:
+        return
+    codec = _codecs.of(type(detail))
+    try:
+        value = codec.dump(detail)
+    except CannotPrint:  # a value without a JSON form: the error is worth more than its detail
+        return
+    yield {"@type": url, "value": value} if codec.wrapped else {"@type": url, **value}
 
 
 def _retry_after(details: Iterable[Message]) -> bytes | None:

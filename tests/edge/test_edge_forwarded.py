@@ -52,7 +52,7 @@ def test_a_peer_that_is_no_proxy_is_the_client(peer, headers):
         ([(FOR, "1.1.1.1"), (HOST, "a/b")], Origin("1.1.1.1")),
         ([(PROTO, "https")], Origin("10.0.0.1")),  # without a client it is nobody's
         ([(RFC, "for=1.1.1.1")], Origin("1.1.1.1")),
-        ([(RFC, "For=\"[2001:db8::7]:4711\";Proto=HTTPS;by=10.0.0.1;host=\"a.example:1\"")],
+        ([(RFC, 'For="[2001:db8::7]:4711";Proto=HTTPS;by=10.0.0.1;host="a.example:1"')],
          Origin("2001:db8::7", "https", "a.example:1")),
         ([(RFC, "for=6.6.6.6;proto=http, for=1.1.1.1;proto=https;host=b.example")],
          Origin("1.1.1.1", "https", "b.example")),
