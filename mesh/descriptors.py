@@ -241,6 +241,7 @@ class _Reader:
                 self._check_variable(who, variable, input_, place)
                 if variable.field == (one.body,):
                     self.fault(place, f"{who}: {one.body!r} is in the path and is the body; it can come from one place")
+            self._check_choices(who, parsed, input_, place)
             self._check_body(who, "body", one.body, input_, place)
             self._check_body(who, "response_body", one.response_body, output, place)
             yield Route(verb, parsed, one.body, one.response_body)
@@ -263,6 +264,23 @@ class _Reader:
             at = field.message_type
         if at is not None and at.full_name not in _SCALAR_MESSAGES:
             self.fault(place, f"{who}: the path template names {path!r}, which is a message; name one of its fields")
+
+    def _check_choices(self, who: str, parsed: template.Template, message: Descriptor, place: str) -> None:
+        """No two variables set members of one oneof: the second would undo the first."""
+        taken: dict[tuple[tuple[str, ...], str], str] = {}
+        for variable in parsed.variables:
+            at: Descriptor | None = message
+            for depth, part in enumerate(variable.field):
+                field = at.fields_by_name.get(part) if at is not None else None
+                if field is None:
+                    break
+                oneof = field.containing_oneof
+                other = taken.setdefault((variable.field[:depth], oneof.name), part) if oneof is not None else part
+                if other != part:
+                    self.fault(
+                        place, f"{who}: the path template names {part!r} and {other!r}, of which only one can be set"
+                    )
+                at = field.message_type
 
     def _check_body(self, who: str, what: str, name: str, message: Descriptor, place: str) -> None:
         allowed = ("", "*") if what == "body" else ("",)

@@ -66,6 +66,10 @@ CASES = {
         service(http('custom: { kind: "" path: "/v1/x" }')),
         "custom kind must be an HTTP method in upper case, or '*', not ''",
     ),
+    "two members of a oneof in a path": (
+        "message One { oneof kind { string a = 1; string b = 2; } }\n" + service(http('get: "/v1/{a}/{b}"'), "One"),
+        "the path template names 'b' and 'a', of which only one can be set",
+    ),
     "bindings in bindings": (
         service(http('get: "/v1/x" additional_bindings { get: "/v1/y" additional_bindings { get: "/v1/z" } }')),
         "additional_bindings of an additional binding mean nothing",

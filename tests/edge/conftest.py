@@ -11,6 +11,8 @@ from typing import Any
 
 import h2corn
 import pytest
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2
 from msgspec import convert
 
 from mesh.call import Call, Handler, Identity
@@ -18,7 +20,14 @@ from mesh.contract import Contract
 from mesh.edge import Door, Edge
 from mesh.edge.door import OPEN
 from mesh.errors import Code as StatusCode
-from mesh.errors import InvalidArgument, ResourceExhausted, StatusError, Unauthenticated, Unavailable
+from mesh.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    StatusError,
+    Unauthenticated,
+    Unavailable,
+)
 from mesh.gate import Gate
 from mesh.manifest import Edge as Table
 from mesh.rpc.listener import Listener
@@ -60,8 +69,23 @@ class Library:
         answer = await getattr(self, method.name.lower(), self.echo)(request, call)
         await call.send(answer.SerializeToString())
 
-    async def echo(self, request: Any, _call: Call) -> Any:
+    async def echo(self, request: Any, call: Call) -> Any:
+        return request if call.method.output is call.method.input else call.method.output()
+
+    async def create(self, request: Any, call: Call) -> Any:
+        call.headers.append((b"location", b"/things/" + request.text.encode()))
         return request
+
+    async def refuse(self, _request: Any, _call: Call) -> Any:
+        """Refuse with a detail of each sort: known here, of the contract only, of nobody, broken, of the inside."""
+        reason = self.contract.message("transcode.v1.Reason")(why="too big", count=2**53 + 1)
+        own = any_pb2.Any(type_url="type.googleapis.com/transcode.v1.Reason", value=reason.SerializeToString())
+        nobody = any_pb2.Any(type_url="type.googleapis.com/nobody.v1.Knows", value=b"\x08\x01")
+        broken = any_pb2.Any(type_url="type.googleapis.com/transcode.v1.Reason", value=b"\xff")
+        info = error_details_pb2.ErrorInfo(reason="STOCKOUT", domain="shop.example", metadata={"zone": "a"})
+        inside = error_details_pb2.DebugInfo(stack_entries=["mesh/secret.py:1"], detail="secret")
+        span = duration_pb2.Duration(seconds=3)
+        raise FailedPrecondition("no", details=[info, own, nobody, broken, inside, span])
 
     async def updatebook(self, request: Any, _call: Call) -> Any:
         assert request.book.name.startswith("books/")

@@ -108,7 +108,11 @@ async def test_pipelined_requests_are_answered_in_order(opened):
 @pytest.mark.parametrize(
     ("lines", "status", "text"),
     [
-        (b"GET /v1/books?title=" + b"a" * 100 + b" HTTP/1.1\r\nhost: a", 414, "path and query are longer than 100 bytes"),
+        (
+            b"GET /v1/books?title=" + b"a" * 100 + b" HTTP/1.1\r\nhost: a",
+            414,
+            "path and query are longer than 100 bytes",
+        ),
         (b"GET /v1/books HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 3000, 431, "the headers are larger than 3000 bytes"),
         (b"GET /v1/books HTTP/1.1\r\nhost: a" + b"\r\nx: y" * 90, 431, "the headers are larger than 3000 bytes"),
     ],
