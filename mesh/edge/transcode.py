@@ -204,7 +204,7 @@ class Transcoder:
         parameter = _resolve(self._descriptor, name.split("."), json=True)
         if parameter is None:
             raise _invalid(name, "is not a field of the request that a query can set", where)
-        if parameter.name in self._bound:
+        if any(_overlap(parameter.name, bound) for bound in self._bound):
             raise _invalid(name, "is part of the path already", where)
         if self._body and parameter.name.split(".")[0] == self._body:
             raise _invalid(name, "belongs in the body", where)
@@ -229,6 +229,11 @@ class Transcoder:
             google.protobuf.message.DecodeError: It is no such message.
         """
         return orjson.dumps(self._dump(self._output.FromString(data)))
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two field paths are the same, or one lies in the message that the other names."""
+    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
 
 
 def _field_dump(field: Any, codecs: Codecs) -> Callable[[Any], Any]:

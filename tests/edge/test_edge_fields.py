@@ -224,6 +224,8 @@ async def test_a_path(edge, verb, path, expected):
         ("/p/text/a?text=b", 400, "text"),
         ("/p/deep/a?inner.inner.name=b", 400, "inner.inner.name"),
         ("/p/this/a?that=1", 400, "that"),
+        ("/p/wrapper/1?int64Wrapper.value=2", 400, "int64Wrapper.value"),
+        ("/p/at/1970-01-01T00:00:00Z?at.seconds=2", 400, "at.seconds"),
     ],
 )
 async def test_a_path_is_refused(edge, path, status, name):
