@@ -1,12 +1,12 @@
 """HTTP in, gRPC out.
 
 A request passes ``trace → recover → gate → authenticate → transcode``, with the layers that mesh.toml asks for between
-them (``mesh.edge.door``), and becomes one gRPC call. The routes are
-compiled when the edge starts: a trie of path templates, and for each how path, query and body become a message.
+them (``mesh.edge.door``), and becomes one gRPC call. The routes are compiled when the edge starts: a trie of path
+templates, and for each how path, query and body become a message.
 
-Decisions: only what the contract gives a route is reachable; ``INTERNAL`` methods never are. No request header becomes
-metadata of the call but those of an explicit list (the user's ``authorization`` is forwarded by the outbound layer that knows identities), and of a
-function's response metadata only a named few become HTTP headers.
+Decisions: only what the contract gives a route is reachable; ``INTERNAL`` methods never are. Of the request headers only
+those of an explicit list become metadata of the call (the user's ``authorization`` is forwarded by the outbound layer
+that knows identities), and of a function's response metadata only a named few become HTTP headers.
 """
 
 from mesh.edge.app import EdgeApp
