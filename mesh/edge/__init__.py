@@ -4,9 +4,9 @@ A request passes ``trace → recover → gate → authenticate → transcode``, 
 them (``mesh.edge.door``), and becomes one gRPC call. The routes are compiled when the edge starts: a trie of path
 templates, and for each how path, query and body become a message.
 
-Decisions: only what the contract gives a route is reachable; ``INTERNAL`` methods never are. Of the request headers only
-those of an explicit list become metadata of the call (the user's ``authorization`` is forwarded by the outbound layer
-that knows identities), and of a function's response metadata only a named few become HTTP headers.
+Decisions: only what the contract gives a route is reachable; ``INTERNAL`` methods never are. Of the request headers
+only those of an explicit list become metadata of the call (the user's ``authorization`` is forwarded by the outbound
+layer that knows identities), and of a function's response metadata only a named few become HTTP headers.
 """
 
 from mesh.edge.app import EdgeApp

@@ -25,6 +25,7 @@ EXPOSED = (
 _TOKEN = re.compile(rb"[0-9A-Za-z!#$%&'*+\-.^_`|~]+\Z")
 _TOKENS = re.compile(rb"[0-9A-Za-z!#$%&'*+\-.^_`|~, \t]*\Z")
 
+_CACHED = frozenset({"GET", "HEAD"})
 _VARY = (b"vary", b"origin")
 _VARY_PREFLIGHT = (b"vary", b"access-control-request-method, access-control-request-headers")
 
@@ -46,9 +47,9 @@ def cors(origins: Iterable[str], *, credentials: bool, expose: Iterable[str], ma
     async def layer(call: Call, next: Handler) -> None:
         request = cast("HttpCall", call)
         metadata, headers = call.metadata, call.headers
-        if not anyone:
-            headers.append(_VARY)  # also without an origin: a cache must not give this answer to a page
         origin = metadata.wire(b"origin")
+        if not anyone and (origin is not None or request.verb in _CACHED):
+            headers.append(_VARY)  # also without an origin: a cache must not give this answer to a page
         if origin is None or not (anyone or origin in allowed):
             await next(call)
             return
