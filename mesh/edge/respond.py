@@ -19,9 +19,10 @@ from mesh.errors import Code, StatusError, http_status
 from mesh.jsoncodec import CannotPrint, Codecs
 
 if TYPE_CHECKING:
+    from mesh.contract import Method
     from mesh.edge.call import HttpCall
 
-__all__ = ["JSON", "failure", "forwarded", "success"]
+__all__ = ["JSON", "describe", "failure", "forwarded", "success"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -79,15 +80,24 @@ def failure(call: HttpCall, error: StatusError) -> tuple[int, Headers, bytes]:
         error: The status.
     """
     status = call.status or http_status(error.code)
-    pool = call.method.input.DESCRIPTOR.file.pool if call.method is not None else None
-    details = list(_details(error.details, pool))
-    body = orjson.dumps({"code": int(error.code), "message": _message(error), "details": details})
+    body = orjson.dumps(describe(error, call.method))
     out = [*JSON, (b"content-length", b"%d" % len(body)), *call.headers]
     if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
         out.append((b"www-authenticate", b"Bearer"))
     if status in _RETRY and not any(name == b"retry-after" for name, _ in out):
         out.append((b"retry-after", _retry_after(error.details) or _RETRY[status]))
     return status, out, body
+
+
+def describe(error: StatusError, method: Method | None = None) -> dict[str, Any]:
+    """Return the JSON value of a status (``google.rpc.Status``).
+
+    Args:
+        error: The status.
+        method: The method that it is of; details of its contract's own types are then readable.
+    """
+    pool = method.input.DESCRIPTOR.file.pool if method is not None else None
+    return {"code": int(error.code), "message": _message(error), "details": list(_details(error.details, pool))}
 
 
 def _message(error: StatusError) -> str:
