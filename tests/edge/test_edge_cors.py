@@ -11,13 +11,18 @@ def granted(reply):
     return {name: value for name, value in reply.headers.items() if name.startswith("access-control-")}
 
 
+def varies(reply):
+    """Whether caches are told that the answer depends on the origin."""
+    return "origin" in ", ".join(reply.headers.get_all("vary", [])).split(", ")
+
+
 async def test_an_allowed_origin_is_told_back_exactly(opened):
     async with opened(cors=[APP, "http://localhost:3000"]) as edge:
         for origin in (APP, "http://localhost:3000"):
             reply = await edge.request("GET", "/v1/books", headers={"origin": origin})
             assert reply.status == 200
             assert reply.headers["access-control-allow-origin"] == origin
-            assert reply.headers["vary"] == "origin"
+            assert varies(reply)
             assert "access-control-allow-credentials" not in reply.headers
             exposed = reply.headers["access-control-expose-headers"].split(", ")
             assert {"x-trace-id", "grpc-status", "grpc-message", "grpc-status-details-bin", "location"} <= set(exposed)
@@ -30,22 +35,22 @@ async def test_an_allowed_origin_is_told_back_exactly(opened):
 async def test_another_origin_gets_an_answer_and_no_grant(opened, origin):
     async with opened(cors={"origins": [APP], "credentials": True}) as edge:
         reply = await edge.request("GET", "/v1/books", headers={"origin": origin})
-        assert (reply.status, granted(reply), reply.headers["vary"]) == (200, {}, "origin")
+        assert (reply.status, granted(reply), varies(reply)) == (200, {}, True)
         asked = {"origin": origin, "access-control-request-method": "GET"}
         reply = await edge.request("OPTIONS", "/v1/books", headers=asked)
-        assert (reply.status, granted(reply), reply.headers["vary"]) == (204, {}, "origin")
+        assert (reply.status, granted(reply)) == (204, {})
 
 
 async def test_an_answer_without_an_origin_varies_too(opened):
     async with opened(cors=[APP]) as edge:
         reply = await edge.request("GET", "/v1/books")
-        assert (granted(reply), reply.headers["vary"]) == ({}, "origin")
+        assert (granted(reply), varies(reply)) == ({}, True)
 
 
 async def test_without_cors_there_is_no_trace_of_it(running):
     reply = await running.request("GET", "/v1/books", headers={"origin": APP})
     assert granted(reply) == {}
-    assert "vary" not in reply.headers
+    assert not varies(reply)
 
 
 async def test_a_preflight(opened):
@@ -92,7 +97,7 @@ async def test_every_origin_without_credentials(opened):
         reply = await edge.request("GET", "/v1/books", headers={"origin": "null"})
         assert reply.headers["access-control-allow-origin"] == "*"
         assert "access-control-allow-credentials" not in reply.headers
-        assert "vary" not in reply.headers
+        assert not varies(reply)
 
 
 async def test_more_headers_are_exposed_when_asked_for(opened):
