@@ -103,6 +103,7 @@ class Method:
         access: Who may call it.
         roles: If not empty, a user must hold one of them.
         timeout: The longest a call may take, seconds; None if nothing was said.
+        success_status: The HTTP status of its answer when it succeeds.
         idempotent: It declares retry safety (``NO_SIDE_EFFECTS`` or ``IDEMPOTENT``).
         routes: HTTP routes.
         triggers: What else calls it.
@@ -121,6 +122,7 @@ class Method:
     roles: frozenset[str] = frozenset()
     timeout: float | None = None
     idempotent: bool = False
+    success_status: int = 200
     routes: tuple[Route, ...] = ()
     triggers: tuple[Trigger, ...] = ()
     place: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,9 @@ _SCALAR_MESSAGES = frozenset(
     )
 )  # fmt: skip
 """Messages that proto3 JSON writes as one scalar, so a path can hold them."""
+
+_KIND = re.compile(r"(?:[A-Z][A-Z0-9!#$%&'+\-.^_`|~]*|\*)\Z")
+"""A method name (RFC 9110, 9.1) as ``custom`` may name it."""
 
 _SERVICE, _METHOD, _MESSAGE = 6, 2, 4
 """Field numbers in FileDescriptorProto and ServiceDescriptorProto, as they stand in source-info paths."""
@@ -127,6 +131,7 @@ class _Reader:
             timeout = options.timeout.ToNanoseconds() / 1e9
             if timeout <= 0:
                 self.fault(place, f"{who}: timeout must be positive, not {timeout:g} s")
+        status = self._success_status(who, options, output, place, routed=bool(routes))
         access = self._access(who, options, place, routed=bool(routes), triggered=bool(triggers))
         return Method(
             name=proto.name,
@@ -140,6 +145,7 @@ class _Reader:
             roles=frozenset(options.roles) if options else frozenset(),
             timeout=timeout,
             idempotent=proto.options.idempotency_level != MethodOptions.IDEMPOTENCY_UNKNOWN,
+            success_status=status,
             routes=routes,
             triggers=triggers,
             place=place,
@@ -158,6 +164,21 @@ class _Reader:
         if options and options.roles and access is not Access.AUTHENTICATED:
             self.fault(place, f"{who}: roles narrow AUTHENTICATED; with {access.name} they mean nothing")
         return access
+
+    def _success_status(self, who: str, options: Any, output: Descriptor, place: str, *, routed: bool) -> int:
+        status = int(options.success_status) if options else 0
+        if not status:
+            return 200
+        if not 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110, 15.3
+            self.fault(place, f"{who}: success_status must be from 200 to 299, not {status}")
+        elif not routed:
+            self.fault(place, f"{who}: success_status is an HTTP status, and the method has no google.api.http")
+        elif status in (204, 205) and output.full_name != "google.protobuf.Empty":
+            self.fault(
+                place,
+                f"{who}: success_status {status} has no body; return google.protobuf.Empty, not {output.full_name}",
+            )
+        return status
 
     # -- triggers --
 
@@ -205,6 +226,12 @@ class _Reader:
                 continue
             path = one.custom.path if verb == "custom" else getattr(one, verb)
             verb = one.custom.kind if verb == "custom" else verb.upper()
+            if not _KIND.match(verb):
+                self.fault(place, f"{who}: custom kind must be an HTTP method in upper case, or '*', not {verb!r}")
+            if one is not rule and one.additional_bindings:
+                self.fault(
+                    place, f"{who}: additional_bindings of an additional binding mean nothing; list them side by side"
+                )
             try:
                 parsed = template.parse(path)
             except template.TemplateError as error:
@@ -212,6 +239,9 @@ class _Reader:
                 continue
             for variable in parsed.variables:
                 self._check_variable(who, variable, input_, place)
+                if variable.field == (one.body,):
+                    self.fault(place, f"{who}: {one.body!r} is in the path and is the body; it can come from one place")
+            self._check_choices(who, parsed, input_, place)
             self._check_body(who, "body", one.body, input_, place)
             self._check_body(who, "response_body", one.response_body, output, place)
             yield Route(verb, parsed, one.body, one.response_body)
@@ -234,6 +264,23 @@ class _Reader:
             at = field.message_type
         if at is not None and at.full_name not in _SCALAR_MESSAGES:
             self.fault(place, f"{who}: the path template names {path!r}, which is a message; name one of its fields")
+
+    def _check_choices(self, who: str, parsed: template.Template, message: Descriptor, place: str) -> None:
+        """No two variables set members of one oneof: the second would undo the first."""
+        taken: dict[tuple[tuple[str, ...], str], str] = {}
+        for variable in parsed.variables:
+            at: Descriptor | None = message
+            for depth, part in enumerate(variable.field):
+                field = at.fields_by_name.get(part) if at is not None else None
+                if field is None:
+                    break
+                oneof = field.containing_oneof
+                other = taken.setdefault((variable.field[:depth], oneof.name), part) if oneof is not None else part
+                if other != part:
+                    self.fault(
+                        place, f"{who}: the path template names {part!r} and {other!r}, of which only one can be set"
+                    )
+                at = field.message_type
 
     def _check_body(self, who: str, what: str, name: str, message: Descriptor, place: str) -> None:
         allowed = ("", "*") if what == "body" else ("",)

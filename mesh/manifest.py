@@ -13,62 +13,22 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
+from mesh.edge_table import Cors, RateLimit, cors_faults, metadata_faults, proxy_faults
 from mesh.faults import Fault, Faults
+from mesh.values import Duration, Rate, Size
 
-__all__ = ["Auth", "Duration", "Edge", "Manifest", "Service", "Size", "load"]
+__all__ = ["Auth", "Cors", "Duration", "Edge", "Manifest", "Rate", "RateLimit", "Service", "Size", "load"]
 
 PREFIX = "MESH_"
 PRIVATE = "MESH_INTERNAL_"
 """Variables that ``mesh up`` sets for the processes that it starts; they are not values of mesh.toml."""
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SIZES = {
-    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
-}  # fmt: skip
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:]+\]|[^:/\s]+):(?P<port>\d{1,5})\Z")
 _MAX_PORT = 65535
-
-
-class Duration(float):
-    """Seconds; written ``"250ms"``, ``"60s"``, ``"5m"`` or ``"1h"``."""
-
-    __slots__ = ()
-
-    @classmethod
-    def parse(cls, text: object) -> Duration:
-        """Parse the text.
-
-        Raises:
-            ValueError: It is no duration.
-        """
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text) if isinstance(text, str) else None
-        if match is None:
-            raise ValueError(f'expected a duration such as "250ms", "60s" or "5m", got {text!r}')
-        return cls(float(match[1]) * _UNITS[match[2]])
-
-
-class Size(int):
-    """Bytes; written ``4096``, ``"256MB"`` or ``"4MiB"``."""
-
-    __slots__ = ()
-
-    @classmethod
-    def parse(cls, text: object) -> Size:
-        """Parse the text.
-
-        Raises:
-            ValueError: It is no size.
-        """
-        if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
-            return cls(text)
-        match = re.fullmatch(r"(\d+)\s*([KMG]i?B|B)?", text) if isinstance(text, str) else None
-        if match is None:
-            raise ValueError(f'expected a size such as 4096, "256MB" or "4MiB", got {text!r}')
-        return cls(int(match[1]) * _SIZES[match[2] or "B"])
 
 
 TableT = TypeVar("TableT", bound=msgspec.Struct)
@@ -107,6 +67,13 @@ class Edge(_Table, frozen=True):
         concurrency: Requests in flight.
         queue: Requests that may wait for a place; beyond that 429.
         drain: How long a stop waits for what is in flight.
+        max_uri: Longest path with its query; beyond that 414.
+        max_headers: Largest header section; beyond that 431.
+        cors: The origins whose pages may read the answers, or a table that says more; empty: none.
+        metadata: Request headers, in lower case, that go on to functions as metadata.
+        trusted_proxies: Addresses and networks of the proxies whose ``Forwarded`` and ``X-Forwarded-*`` are believed.
+        ignore_unknown_fields: Pass over JSON fields that a message does not have, instead of 400.
+        rate_limit: How often one caller may ask.
     """
 
     listen: str = "127.0.0.1:8080"
@@ -115,6 +82,18 @@ class Edge(_Table, frozen=True):
     concurrency: int = 1000
     queue: int = 1000
     drain: Duration = Duration(10)
+    max_uri: Size = Size(8 * 2**10)
+    max_headers: Size = Size(32 * 2**10)
+    cors: tuple[str, ...] | Cors = ()
+    metadata: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    ignore_unknown_fields: bool = False
+    rate_limit: RateLimit = RateLimit()
+
+    @property
+    def cors_rules(self) -> Cors:
+        """The table that ``cors`` stands for."""
+        return self.cors if isinstance(self.cors, Cors) else Cors(origins=self.cors)
 
 
 class Service(_Table, frozen=True):
@@ -299,7 +278,9 @@ def _where(place: str, keys: str) -> str:
 
 
 def _near(key: str, path: str) -> str:
-    kinds: dict[str, type[msgspec.Struct]] = {"": _File, "edge": Edge, "auth": Auth}
+    kinds: dict[str, type[msgspec.Struct]] = {
+        "": _File, "auth": Auth, "edge": Edge, "edge.cors": Cors, "edge.rate_limit": RateLimit,
+    }  # fmt: skip
     known = (kinds.get(path) or Service).__struct_fields__
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
@@ -310,6 +291,9 @@ def _faults(file: _File, place: str) -> Iterator[Fault]:
         yield Fault(f"{place} channel", f'expected "ngh2" or "grpcio", got {file.channel!r}')
     if file.edge is not None:
         yield from _address_faults(f"{place} [edge] listen", file.edge.listen)
+        yield from cors_faults(file.edge.cors_rules, f"{place} [edge] cors")
+        yield from metadata_faults(file.edge.metadata, f"{place} [edge] metadata")
+        yield from proxy_faults(file.edge.trusted_proxies, f"{place} [edge] trusted_proxies")
     for name in file.services:
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name == "edge":
             yield Fault(
@@ -351,7 +335,7 @@ def _override(tables: dict[str, Any], overrides: Mapping[str, str]) -> None:
         raise Faults(faults)
 
 
-def _set(table: dict[str, Any], kind: type[_Table], words: str, value: str) -> None:
+def _set(table: dict[str, Any], kind: type[msgspec.Struct], words: str, value: str) -> None:
     """Set the key that ``words`` (``EDGE_LISTEN``) names in ``table``, whose type is ``kind``."""
     for field in msgspec.structs.fields(kind):
         key = field.name.upper()
@@ -372,18 +356,29 @@ def _set(table: dict[str, Any], kind: type[_Table], words: str, value: str) -> N
         if field.name == "settings":
             table.setdefault("settings", {})[rest.lower()] = value
             return
-        for inner in (Auth, Edge):
-            if inner.__name__.lower() == field.name:
-                _set(table.setdefault(field.name, {}), inner, rest, value)
-                return
+        inner = _struct(field.type)
+        if inner is not None:
+            inside = table.setdefault(field.name, {})
+            if not isinstance(inside, dict):
+                raise KeyError(f"{field.name!r} is no table in mesh.toml; make it one, or override it whole")
+            _set(inside, inner, rest, value)
+            return
     raise KeyError(f"there is no value {words.lower()!r} in mesh.toml")
+
+
+def _struct(kind: Any) -> type[msgspec.Struct] | None:
+    """Return the table that a field of this type holds, alone or as one of several, or None."""
+    for one in get_args(kind) or (kind,):
+        if isinstance(one, type) and issubclass(one, msgspec.Struct):
+            return one
+    return None
 
 
 def _value(text: str, kind: Any) -> Any:
     """Return the text as the type needs it: text for text, else a TOML value; ``a,b`` is a list."""
-    if kind in (str, Duration):
+    if kind in (str, Duration, Rate | None):
         return text
-    if kind == tuple[str, ...] and not text.startswith("["):
+    if kind in (tuple[str, ...], tuple[str, ...] | Cors) and not text.startswith(("[", "{")):
         return [part.strip() for part in text.split(",") if part.strip()]
     try:
         return tomllib.loads(f"value = {text}")["value"]

@@ -151,7 +151,10 @@ class _Parser:
     def _literal(self, raw: str, what: str) -> str:
         if not _LITERAL.match(raw):
             raise self._error(f"{what} {raw!r} holds a character that a URL path must escape")
-        return unquote(raw)
+        try:
+            return unquote(raw, errors="strict")
+        except UnicodeDecodeError:
+            raise self._error(f"{what} {raw!r} has percent escapes that are not UTF-8") from None
 
     def _take(self, stops: str) -> str:
         start = self.at

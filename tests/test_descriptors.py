@@ -62,6 +62,34 @@ CASES = {
         service(http('get: "/v1/x" response_body: "nope"')),
         "response_body 'nope' is not a field of google.protobuf.Empty (fields: none)",
     ),
+    "a verb that is none": (
+        service(http('custom: { kind: "" path: "/v1/x" }')),
+        "custom kind must be an HTTP method in upper case, or '*', not ''",
+    ),
+    "two members of a oneof in a path": (
+        "message One { oneof kind { string a = 1; string b = 2; } }\n" + service(http('get: "/v1/{a}/{b}"'), "One"),
+        "the path template names 'b' and 'a', of which only one can be set",
+    ),
+    "bindings in bindings": (
+        service(http('get: "/v1/x" additional_bindings { get: "/v1/y" additional_bindings { get: "/v1/z" } }')),
+        "additional_bindings of an additional binding mean nothing",
+    ),
+    "a field from two places": (
+        service(http('post: "/v1/{id}" body: "id"')),
+        "'id' is in the path and is the body; it can come from one place",
+    ),
+    "a success that is none": (
+        service(http('get: "/v1/x"') + mesh("success_status: 302")),
+        "success_status must be from 200 to 299, not 302",
+    ),
+    "a success without a route": (
+        service(mesh("success_status: 201")),
+        "success_status is an HTTP status, and the method has no google.api.http",
+    ),
+    "a message without a body": (
+        service(http('get: "/v1/x"') + mesh("success_status: 204")).replace("google.protobuf.Empty", "Req"),
+        "success_status 204 has no body; return google.protobuf.Empty, not t.v1.Req",
+    ),
     "internal with a route": (
         service(http('get: "/v1/x"') + mesh("access: INTERNAL")),
         "an INTERNAL method is never reached through the edge",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh.faults import Faults
-from mesh.manifest import Manifest, load
+from mesh.manifest import Cors, Duration, Manifest, load
 
 BASE = """
 [edge]
@@ -80,6 +80,38 @@ def test_the_environment_overrides_any_value(tmp_path: Path) -> None:
     assert entry.settings == {"admin_password": "s3cret"}
 
 
+def test_who_may_come_in(tmp_path: Path) -> None:
+    manifest = read(
+        tmp_path,
+        """
+[edge]
+metadata = ["x-tenant"]
+trusted_proxies = ["10.0.0.0/8", "::1"]
+[edge.cors]
+origins = ["https://app.example"]
+credentials = true
+max_age = "1h"
+[edge.rate_limit]
+per_client = "600/m burst 50"
+""",
+        MESH_EDGE_RATE_LIMIT_PER_IDENTITY="5/s",
+        MESH_EDGE_CORS_EXPOSE="x-total,x-next",
+    )
+    edge = manifest.edge
+    assert edge is not None
+    assert edge.cors_rules == Cors(
+        origins=("https://app.example",), credentials=True, max_age=Duration(3600), expose=("x-total", "x-next")
+    )
+    limit = edge.rate_limit
+    assert limit.per_client is not None
+    assert (limit.per_client, limit.per_client.burst) == (10.0, 50)
+    assert limit.per_identity is not None
+    assert (limit.per_identity, limit.per_identity.burst) == (5.0, 5)
+    listed = read(tmp_path, "[edge]\ncors = ['http://a:1']", MESH_EDGE_CORS="http://b:2, https://[::1]:8").edge
+    assert listed is not None
+    assert listed.cors_rules == Cors(origins=("http://b:2", "https://[::1]:8"))
+
+
 @pytest.mark.parametrize(
     ("text", "environ", "expected"),
     [
@@ -101,6 +133,27 @@ def test_the_environment_overrides_any_value(tmp_path: Path) -> None:
         ("channel = 'x'", {}, 'mesh.toml channel: expected "ngh2" or "grpcio", got \'x\''),
         (BASE, {"MESH_EDGE_LISTEN": "8080"}, "environment variable MESH_EDGE_LISTEN: expected host:port, got '8080'"),
         (BASE, {"MESH_EDGE_CONCURRENCY": "x"}, "environment variable MESH_EDGE_CONCURRENCY: expected int, got str"),
+        ("[edge]\ncors = ['*', 'https://a.b']", {}, '[edge] cors: "*" means every origin; name it alone'),
+        ("[edge]\ncors = { origins = ['*'], credentials = true }", {}, 'credentials with "*" would let every page'),
+        ("[edge]\ncors = ['https://a.b/']", {}, "without a path, got 'https://a.b/'"),
+        ("[edge]\ncors = ['HTTPS://A.b']", {}, "expected an origin such as"),
+        ("[edge]\ncors = ['https://a.b:443']", {}, "leave the default port out of an origin: write 'https://a.b'"),
+        ("[edge]\ncors = ['null']", {}, "expected an origin such as"),
+        ("[edge]\ncors = 'https://a.b'", {}, "[edge] cors: expected object | array, got str"),
+        ("[edge.cors]\norigin = ['*']", {}, "mesh.toml [edge] cors: unknown key 'origin'"),
+        ("[edge.cors]\norigins = ['*']\nexpose = ['X-A']", {}, "expected the name of a header in lower case"),
+        ("[edge]\nmetadata = ['X-Tenant']", {}, "the name of a header in lower case, got 'X-Tenant'"),
+        ("[edge]\nmetadata = ['te']", {}, "[edge] metadata: 'te' belongs to the connection"),
+        ("[edge]\nmetadata = ['grpc-timeout']", {}, "'grpc-timeout' is the mesh's own"),
+        ("[edge]\nmetadata = ['mesh-identity']", {}, "'mesh-identity' is the mesh's own"),
+        ("[edge]\nmetadata = ['authorization']", {}, "'authorization' is forwarded by the mesh itself"),
+        ("[edge]\nmetadata = [':path']", {}, "the name of a header in lower case, got ':path'"),
+        ("[edge]\ntrusted_proxies = ['10.0.0.0/99']", {}, "[edge] trusted_proxies: expected an address or a network"),
+        ("[edge.rate_limit]\nper_client = '100'", {}, 'expected a rate such as "100/s", "600/m"'),
+        ("[edge.rate_limit]\nper_client = '0/s'", {}, "expected a rate such as"),
+        ("[edge.rate_limit]\nper_clients = '1/s'", {}, "[edge] rate_limit: unknown key 'per_clients'; did you mean"),
+        ("[edge]\nmax_uri = '1 mile'", {}, "expected a size such as"),
+        ("[edge]\ncors = []", {"MESH_EDGE_CORS_CREDENTIALS": "true"}, "'cors' is no table in mesh.toml"),
         (BASE, {"MESH_EDG": "x"}, "environment variable MESH_EDG: there is no value 'edg' in mesh.toml"),
         (BASE, {"MESH_SERVICES_X_LISTEN": "x"}, "no such service in mesh.toml: X_LISTEN (services: log-in)"),
     ],

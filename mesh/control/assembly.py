@@ -31,7 +31,7 @@ from mesh.auth import (
 from mesh.call import Call, Handler, Layer, chain
 from mesh.contract import Contract
 from mesh.control.traces import ENDPOINT
-from mesh.edge import Edge
+from mesh.edge import Door, Edge
 from mesh.errors import Unimplemented
 from mesh.faults import Fault, Faults
 from mesh.function import Functions
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EdgePart", "SidecarPart", "edge", "sidecar"]
 
+MARGIN_HEAD = 64 * 2**10
+"""Bytes by which the listener's limit of path and headers is above the edge's: the edge refuses with a reason."""
 KEYS_TIMEOUT = 5.0
 """Seconds that a fetch of the token issuer's keys may take."""
 
@@ -254,9 +256,17 @@ class EdgePart:
             gate=Gate(table.concurrency, table.queue),
             max_body=int(table.max_body),
             timeout=float(table.timeout),
-            # No limit of the listener's own: the edge refuses with a reason, and streams have no end.
+            door=Door.of(table),
+            # No limit of a body in the listener: the edge refuses with a reason, and streams have no end.
             listen=lambda app: Listener(
-                app, table.listen, fd=fd, grpc=False, drain=float(table.drain), max_body=0, expire=app.expire
+                app,
+                table.listen,
+                fd=fd,
+                grpc=False,
+                drain=float(table.drain),
+                max_body=0,
+                max_head=2 * int(table.max_uri + table.max_headers) + MARGIN_HEAD,
+                expire=app.expire,
             ),
         )
 

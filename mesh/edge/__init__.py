@@ -1,11 +1,12 @@
 """HTTP in, gRPC out.
 
-A request passes ``trace → recover → gate → authenticate → transcode`` and becomes one gRPC call. The routes are
-compiled when the edge starts: a trie of path templates, and for each how path, query and body become a message.
+A request passes ``trace → recover → gate → authenticate → transcode``, with the layers that mesh.toml asks for between
+them (``mesh.edge.door``), and becomes one gRPC call. The routes are compiled when the edge starts: a trie of path
+templates, and for each how path, query and body become a message.
 
-Decisions: only what the contract gives a route is reachable; ``INTERNAL`` methods never are. No request header becomes
-metadata of the call (the user's ``authorization`` is forwarded by the outbound layer that knows identities), and of a
-function's response metadata only a named few become HTTP headers.
+Decisions: only what the contract gives a route is reachable; ``INTERNAL`` methods never are. Of the request headers
+only those of an explicit list become metadata of the call (the user's ``authorization`` is forwarded by the outbound
+layer that knows identities), and of a function's response metadata only a named few become HTTP headers.
 
 A streaming method answers as a JSON array, lines or Server-Sent Events, or over a WebSocket; nothing of a stream is
 held here but the message on its way. A failure before the first message is an HTTP status, so a response begins no
@@ -15,6 +16,7 @@ docs/streams.md tells it to users.
 """
 
 from mesh.edge.app import EdgeApp
+from mesh.edge.door import Door
 from mesh.edge.edge import Edge
 
-__all__ = ["Edge", "EdgeApp"]
+__all__ = ["Door", "Edge", "EdgeApp"]

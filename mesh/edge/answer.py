@@ -234,7 +234,7 @@ class Items:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS), self._lock:
-                await self._fail(respond.describe(error))
+                await self._fail(respond.describe(error, self._call.method))
 
     async def _fail(self, status: dict[str, Any]) -> None:
         match self._style.form:
@@ -269,7 +269,7 @@ class Items:
                 self._packer = coding.packer(chosen)
                 _mark_packed(call, headers, chosen)
             headers.append(_VARY_CODING if self._style.form is Form.MEDIA else _VARY)
-        await call.begin(200, [*headers, *call.headers])
+        await call.begin(call.method.success_status, [*headers, *call.headers])
         if call.verb == "HEAD":
             self.enough = True
             if self._task is not None:

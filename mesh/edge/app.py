@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Call, Handler, Layer, chain, current
@@ -12,6 +12,7 @@ from mesh.contract import Access, Contract
 from mesh.deadline import deadline
 from mesh.edge import answer, body, refusal, respond
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
+from mesh.edge.door import OPEN, Door
 from mesh.edge.negotiate import Form
 from mesh.edge.router import BadPath, Router
 from mesh.edge.socket import SocketCall, Sockets
@@ -47,7 +48,7 @@ class EdgeApp:
         gate: Bounds the requests in flight.
         max_body: Largest request body, bytes; of a stream: largest message in it.
         timeout: Seconds that a request may take when its method says nothing; a stream then has no limit.
-        ignore_unknown_fields: Pass over names in JSON bodies that the message does not have.
+        door: The layers that the deployment asks for.
 
     Attributes:
         draining: Whether ``/healthz`` says that the edge is going away.
@@ -63,16 +64,16 @@ class EdgeApp:
         gate: Gate,
         max_body: int,
         timeout: float,
-        ignore_unknown_fields: bool = False,
+        door: Door = OPEN,
     ) -> None:
         self.draining = False
-        self._handler = chain(deadline, handler)
+        self._handler = chain(*_present(deadline, door.passing, handler))
         self._max_body = max_body
         self._timeout = timeout
         self._open: set[HttpCall] = set()
         self._streams = Streams(self._handler, max_message=max_body, timeout=timeout)
         self._sockets = Sockets(self._handler, self._find, _check_access, max_message=max_body)
-        codecs = Codecs(ignore_unknown_fields=ignore_unknown_fields)
+        codecs = Codecs(ignore_unknown_fields=door.ignore_unknown_fields)
         self._router = Router(
             (route.verb, route.template, Transcoder(method, route, codecs))
             for method in contract.methods.values()
@@ -80,11 +81,18 @@ class EdgeApp:
             for route in method.routes
         )
         self._chain = chain(
-            trace,
-            recover,
-            gate,
-            authenticate,
-            self._dispatch,
+            *_present(
+                door.forwarded,
+                trace,
+                recover,
+                door.cors,
+                door.bounds,
+                door.per_client,
+                gate,
+                authenticate,
+                door.per_identity,
+                self._dispatch,
+            )
         )
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -165,7 +173,10 @@ class EdgeApp:
         upstream = await self._call(call, request)
         if upstream.response is None:
             raise Internal("the service answered without a message")
-        await answer.reply(call, transcoder, wanted, upstream.response)
+        if method.success_status in respond.EMPTY:
+            await call.answer(*respond.success(call, method.success_status, b""))
+        else:
+            await answer.reply(call, transcoder, wanted, upstream.response, status=method.success_status)
         return None
 
     def _find(self, call: HttpCall, verb: str) -> tuple[Transcoder, tuple[str, ...]] | None:
@@ -187,6 +198,8 @@ class EdgeApp:
             StatusError: Nowhere: 400, 404 or 405.
         """
         verb, path = call.verb, call.path
+        if path == "*":  # of the whole server (RFC 9110, 9.3.7); the listener passes it with OPTIONS only
+            return None
         try:
             found = self._router.find(path, verb)
             if isinstance(found, tuple):
@@ -225,6 +238,11 @@ class EdgeApp:
             if upstream.headers:
                 call.headers += respond.forwarded(upstream.headers)
         return upstream
+
+
+def _present(*parts: Any) -> Iterator[Any]:
+    """Leave out the layers that the deployment does not ask for."""
+    return (part for part in parts if part is not None)
 
 
 def _check_access(call: HttpCall) -> None:

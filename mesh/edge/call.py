@@ -11,6 +11,7 @@ from mesh.errors import Internal
 
 if TYPE_CHECKING:
     from mesh.contract import Method
+    from mesh.edge.forwarded import Origin
 
 __all__ = ["GONE", "HttpCall", "Receive", "Send", "StreamCall", "UpstreamCall"]
 
@@ -35,10 +36,9 @@ class HttpCall(Call):
         verb: The request method, in upper case.
         path: The raw path: percent escapes and all, without the query.
         query: The raw query.
-        scheme: ``http`` or ``https``.
-        http_version: ``1.1`` or ``2``.
         method: The method that it leads to; None until it is routed.
         route: The template of the route; None until it is routed.
+        origin: Where it came from, as a trusted proxy says it; None without one. Set by the forwarded layer.
         status: The HTTP status of the answer; 0 while there is none. Set before a refusal is raised whose HTTP status
             does not follow from its code.
         answered: Whether the response has begun.
@@ -46,8 +46,8 @@ class HttpCall(Call):
     """
 
     __slots__ = (
-        "_complete", "_receive", "_scope", "_send", "_task", "_unread", "answered", "expired", "path", "query",
-        "route", "scheme", "status", "verb",
+        "_complete", "_receive", "_scope", "_send", "_task", "_unread", "answered", "expired", "origin", "path",
+        "query", "route", "status", "verb",
     )  # fmt: skip
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -59,7 +59,7 @@ class HttpCall(Call):
         self.verb: str = scope.get("method", "GET")  # a WebSocket has none; over HTTP/1.1 it begins with GET
         self.path = scope["raw_path"].decode("latin-1")
         self.query: bytes = scope["query_string"]
-        self.scheme: str = scope["scheme"]
+        self.origin: Origin | None = None
         self.route: str | None = None
         self.status = 0
         self.answered = False
@@ -74,18 +74,38 @@ class HttpCall(Call):
         return str(self._scope["http_version"])
 
     @property
+    def scheme(self) -> str:
+        """``http`` or ``https``, as the client used it."""
+        return (self.origin.scheme if self.origin is not None else "") or str(self._scope["scheme"])
+
+    @property
     def authority(self) -> str:
         """``host`` or ``host:port``, as the client named it."""
+        if self.origin is not None and self.origin.host:
+            return self.origin.host
         return (self.metadata.wire(b"host") or self.metadata.wire(b":authority") or b"").decode("latin-1")
 
     @property
     def client(self) -> str:
-        """The client's address, ``host:port`` or ``[IPv6]:port``; ``""`` if it is not known."""
+        """The client's address, ``host:port`` or ``[IPv6]:port``, without a port behind a proxy; ``""`` if unknown."""
+        if self.origin is not None:
+            return self.origin.client
         client = self._scope.get("client")
         if not client:
             return ""
         host, port = client
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def connected(self) -> str:
+        """The address of the connection's other end, without the port; ``""`` if it is not known."""
+        client = self._scope.get("client")
+        return str(client[0]) if client else ""
+
+    @property
+    def address(self) -> str:
+        """The client's address without the port; ``""`` if it is not known."""
+        return self.origin.client if self.origin is not None else self.connected
 
     async def read(self, limit: int, seconds: float) -> bytes | None:
         """Return the whole request body, or None if it is larger than ``limit`` bytes.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.edge.app import EdgeApp
+from mesh.edge.door import OPEN, Door
 
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer
@@ -36,6 +37,7 @@ class Edge:
         gate: Bounds the requests in flight.
         max_body: Largest request body, bytes.
         timeout: Seconds that a request may take when its method says nothing.
+        door: The layers that the deployment asks for.
         listen: Makes the listener of the application.
 
     Attributes:
@@ -53,6 +55,7 @@ class Edge:
         max_body: int,
         timeout: float,
         listen: Callable[[EdgeApp], Listening],
+        door: Door = OPEN,
     ) -> None:
         self.app = EdgeApp(
             contract,
@@ -62,6 +65,7 @@ class Edge:
             gate=gate,
             max_body=max_body,
             timeout=timeout,
+            door=door,
         )
         self._listener = listen(self.app)
 

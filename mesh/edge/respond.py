@@ -5,20 +5,23 @@ Source: google/rpc/{status,code,error_details}.proto; RFC 9110 for the headers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from google.protobuf.message import Message
+from google.protobuf import any_pb2, message_factory
+from google.protobuf.message import DecodeError, Message
 
 from mesh.errors import StatusError, http_status
 from mesh.jsoncodec import CannotPrint, Codecs
 
 if TYPE_CHECKING:
+    from mesh.contract import Method
     from mesh.edge.call import HttpCall
 
-__all__ = ["JSON", "describe", "failure", "forwarded"]
+__all__ = ["EMPTY", "JSON", "describe", "failure", "forwarded", "success"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -26,8 +29,8 @@ JSON: Headers = [(b"content-type", b"application/json"), (b"x-content-type-optio
 
 _SAFE = frozenset(
     (
-        b"cache-control", b"content-language", b"etag", b"expires", b"last-modified", b"link", b"location",
-        b"retry-after", b"set-cookie", b"vary",
+        b"cache-control", b"content-disposition", b"content-language", b"content-location", b"deprecation", b"etag",
+        b"expires", b"last-modified", b"link", b"location", b"retry-after", b"set-cookie", b"sunset", b"vary",
     )
 )  # fmt: skip
 """What a function may set on the HTTP response with ``context.set_header``, besides ``x-…``."""
@@ -36,6 +39,13 @@ _OURS = frozenset((b"x-content-type-options", b"x-trace-id"))
 
 _RETRY = {429: b"1", 503: b"1"}
 """Seconds to wait when the status says nothing of it."""
+
+_INSIDE = frozenset(("google.rpc.DebugInfo",))
+"""Details that are for those inside: stack traces."""
+
+RESET = 205
+EMPTY = frozenset((204, RESET))
+"""Statuses whose answer has no body."""
 
 _codecs = Codecs()
 
@@ -49,6 +59,13 @@ def forwarded(headers: Headers) -> Headers:
     ]
 
 
+def success(call: HttpCall, status: int, body: bytes) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body of an answer; 204 and 205 have no body (RFC 9110, 15.3.5 and 15.3.6)."""
+    if status in EMPTY:
+        return status, [(b"content-length", b"0"), *call.headers] if status == RESET else [*call.headers], b""
+    return status, [*JSON, (b"content-length", b"%d" % len(body)), *call.headers], body
+
+
 def failure(call: HttpCall, error: StatusError) -> tuple[int, Headers, bytes]:
     """Return status, headers and body of a refusal.
 
@@ -57,7 +74,7 @@ def failure(call: HttpCall, error: StatusError) -> tuple[int, Headers, bytes]:
         error: The status.
     """
     status = call.status or http_status(error.code)
-    body = orjson.dumps(describe(error))
+    body = orjson.dumps(describe(error, call.method))
     out = [*JSON, (b"content-length", b"%d" % len(body)), *call.headers]
     if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
         out.append((b"www-authenticate", b"Bearer"))
@@ -66,24 +83,48 @@ def failure(call: HttpCall, error: StatusError) -> tuple[int, Headers, bytes]:
     return status, out, body
 
 
-def describe(error: StatusError) -> dict[str, Any]:
-    """Return the JSON value of a status (``google.rpc.Status``)."""
-    return {"code": int(error.code), "message": error.message, "details": list(_details(error.details))}
+def describe(error: StatusError, method: Method | None = None) -> dict[str, Any]:
+    """Return the JSON value of a status (``google.rpc.Status``).
+
+    Args:
+        error: The status.
+        method: The method that it is of; details of its contract's own types are then readable.
+    """
+    pool = method.input.DESCRIPTOR.file.pool if method is not None else None
+    return {"code": int(error.code), "message": error.message, "details": list(_details(error.details, pool))}
 
 
-def _details(details: Iterable[Message]) -> Iterable[dict[str, Any]]:
+def _details(details: Iterable[Message], pool: Any) -> Iterator[dict[str, Any]]:
+    """Yield the details as JSON, each with its ``@type``.
+
+    Args:
+        details: The messages; one of a type that was not known where it was read is an ``Any``.
+        pool: Where the contract's own types are, or None.
+    """
     for detail in details:
-        name = detail.DESCRIPTOR.full_name
-        try:
-            value = _codecs.of(type(detail)).dump(detail)
-        except CannotPrint:  # an Any of a type that is not known here
+        if not isinstance(detail, any_pb2.Any):
+            yield from _json(f"type.googleapis.com/{detail.DESCRIPTOR.full_name}", detail)
             continue
-        if name == "google.protobuf.Any":
-            yield value
-        elif _codecs.of(type(detail)).wrapped:
-            yield {"@type": f"type.googleapis.com/{name}", "value": value}
-        else:
-            yield {"@type": f"type.googleapis.com/{name}", **value}
+        try:
+            found: Any = pool.FindMessageTypeByName(detail.TypeName()) if pool is not None else None
+            message = found and message_factory.GetMessageClass(found).FromString(detail.value)
+        except (KeyError, DecodeError):
+            message = None
+        if message is not None:
+            yield from _json(detail.type_url, message)
+        else:  # nobody here can read it; the client may
+            yield {"@type": detail.type_url, "value": b64encode(detail.value).decode()}
+
+
+def _json(url: str, detail: Any) -> Iterator[dict[str, Any]]:
+    if detail.DESCRIPTOR.full_name in _INSIDE:
+        return
+    codec = _codecs.of(type(detail))
+    try:
+        value = codec.dump(detail)
+    except CannotPrint:  # a value without a JSON form: the error is worth more than its detail
+        return
+    yield {"@type": url, "value": value} if codec.wrapped else {"@type": url, **value}
 
 
 def _retry_after(details: Iterable[Message]) -> bytes | None:

@@ -223,7 +223,7 @@ class _Session:
     async def _fail(self, error: StatusError) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
-                described = respond.describe(error)
+                described = respond.describe(error, self._call.method)
                 await self._call.put(orjson.dumps({"error": described}).decode())
                 code = TOO_BIG if self._too_large else FAILED + int(error.code)
                 await self._call.close(code, described["message"])

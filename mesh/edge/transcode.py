@@ -43,17 +43,23 @@ class _Parameter:
     Attributes:
         name: Its path by proto names.
         parents: Names of the messages on the way to it.
+        choices: The oneofs that it and the messages on the way are members of: the names on the way to the message that
+            has the oneof, the oneof, the member.
     """
 
-    __slots__ = ("field", "name", "oneof", "parents", "setter")
+    __slots__ = ("choices", "field", "name", "parents", "setter")
 
-    def __init__(self, name: str, parents: tuple[str, ...], field: FieldDescriptor, setter: Setter) -> None:
-        self.name = name
-        self.parents = parents
-        self.field = field
+    def __init__(self, fields: list[FieldDescriptor], setter: Setter) -> None:
+        names = tuple(field.name for field in fields)
+        self.name = ".".join(names)
+        self.parents = names[:-1]
+        self.field = fields[-1]
         self.setter = setter
-        oneof = field.containing_oneof
-        self.oneof = oneof.name if oneof is not None and len(oneof.fields) > 1 else None
+        self.choices = [
+            (names[:depth], field.containing_oneof.name, field.name)
+            for depth, field in enumerate(fields)
+            if field.containing_oneof is not None and len(field.containing_oneof.fields) > 1
+        ]
 
     def set(self, message: Any, text: str) -> None:
         """Set the field, or add an element to it.
@@ -65,11 +71,16 @@ class _Parameter:
             message = getattr(message, parent)
         self.setter(message, text)
 
-    def holder(self, message: Any) -> Any:
-        """Return the message that holds the field."""
-        for parent in self.parents:
-            message = getattr(message, parent)
-        return message
+    def rival(self, message: Any) -> tuple[str, str] | None:
+        """Return a oneof of which another member than this field is set, and that member; None if there is none."""
+        for parents, oneof, member in self.choices:
+            at = message
+            for parent in parents:
+                at = getattr(at, parent)
+            other = at.WhichOneof(oneof)
+            if other is not None and other != member:
+                return oneof, other
+        return None
 
 
 class Transcoder:
@@ -112,6 +123,9 @@ class Transcoder:
         self.takes_media = body_type is not None and body_type.full_name == HTTP_BODY
         self._variables = [self._variable(variable.field) for variable in route.template.variables]
         self._bound = {parameter.name for parameter in self._variables}
+        self._chosen = {
+            (parents, oneof): member for variable in self._variables for parents, oneof, member in variable.choices
+        }
         self._parameters: dict[str, _Parameter | None] = {}
         self._output: Any = method.output
         self._codecs = codecs
@@ -220,11 +234,10 @@ class Transcoder:
                 if parameter.name in seen:
                     raise _invalid(name, "is there twice", f"query parameter {name!r}")
                 seen.add(parameter.name)
-                if parameter.oneof is not None:
-                    other = parameter.holder(message).WhichOneof(parameter.oneof)
-                    if other is not None and other != parameter.field.name:
-                        text = f"only one of {parameter.oneof!r} can be set, and {other!r} is"
-                        raise _invalid(name, text, f"query parameter {name!r}")
+            rival = parameter.rival(message) if parameter.choices else None
+            if rival is not None:
+                text = f"only one of {rival[0]!r} can be set, and {rival[1]!r} is"
+                raise _invalid(name, text, f"query parameter {name!r}")
             try:
                 parameter.set(message, value)
             except BadValue as error:
@@ -240,13 +253,20 @@ class Transcoder:
         parameter = _resolve(self._descriptor, name.split("."), json=True)
         if parameter is None:
             raise _invalid(name, "is not a field of the request that a query can set", where)
-        if parameter.name in self._bound:
+        if any(_overlap(parameter.name, bound) for bound in self._bound):
             raise _invalid(name, "is part of the path already", where)
         if self._body and parameter.name.split(".")[0] == self._body:
             raise _invalid(name, "belongs in the body", where)
+        self._check_choice(parameter, name, where)
         if len(self._parameters) < _KNOWN_PARAMETERS:
             self._parameters[name] = parameter
         return parameter
+
+    def _check_choice(self, parameter: _Parameter, name: str, where: str) -> None:
+        for parents, oneof, member in parameter.choices:
+            other = self._chosen.get((parents, oneof), member)
+            if other != member:
+                raise _invalid(name, f"only one of {oneof!r} can be set, and {other!r} is part of the path", where)
 
     # -- responses --
 
@@ -283,6 +303,11 @@ class Transcoder:
         return self._dump_numbers
 
 
+def _overlap(one: str, other: str) -> bool:
+    """Whether two field paths are the same, or one lies in the message that the other names."""
+    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+
+
 def _field_dump(field: Any, codecs: Codecs) -> Callable[[Any], Any]:
     """Return message → JSON value of one of its fields; null for what is unset and has no empty form."""
     name = field.name
@@ -297,7 +322,7 @@ def _field_dump(field: Any, codecs: Codecs) -> Callable[[Any], Any]:
 def _resolve(descriptor: Descriptor, path: tuple[str, ...] | list[str], *, json: bool = False) -> _Parameter | None:
     """Return the leaf field of a path by proto names, or with ``json`` also JSON names; None if text cannot set it."""
     at: Descriptor | None = descriptor
-    names: list[str] = []
+    fields: list[FieldDescriptor] = []
     if len(path) > _DEEP:
         return None
     field: FieldDescriptor | None = None
@@ -310,12 +335,12 @@ def _resolve(descriptor: Descriptor, path: tuple[str, ...] | list[str], *, json:
         field = field or at.fields_by_name.get(part)
         if field is None:
             return None
-        names.append(field.name)
+        fields.append(field)
         at = field.message_type
     if field is None:
         return None
     setter = text_setter(field)
-    return _Parameter(".".join(names), tuple(names[:-1]), field, setter) if setter is not None else None
+    return _Parameter(fields, setter) if setter is not None else None
 
 
 def _text(raw: bytes) -> str:

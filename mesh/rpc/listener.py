@@ -39,6 +39,13 @@ CONNECTION_WINDOW = 2**24
 """Bytes that a peer may send before they are read. The connection's bound the memory of one peer; a stream's are less,
 so that one call that does not read cannot stop the others."""
 
+FIELDS = 1000
+"""Header fields of one request. The edge refuses far fewer, and says why."""
+_HEAD_LIMITS = (
+    "limit_request_head_size", "limit_request_line", "limit_request_field_size", "h2_max_header_list_size",
+    "h2_max_header_block_size",
+)  # fmt: skip
+
 BACKLOG = 1024
 """Connections that wait to be accepted."""
 
@@ -62,6 +69,7 @@ class Listener:
             False: HTTP/1.1 and HTTP/2 with ``max_body``.
         drain: Seconds that ``stop`` waits for what is in flight; 0 cuts everything off at once.
         max_body: Largest request body in bytes, with ``grpc=False``; 0 for no limit.
+        max_head: Largest request line and headers in bytes, with ``grpc=False``.
         expire: Called when the drain time is over and calls are still in flight: to end them in the application's own
             terms. What is left ``GRACE`` seconds later is cut off.
     """
@@ -75,6 +83,7 @@ class Listener:
         grpc: bool,
         drain: float,
         max_body: int = 4 * 2**20,
+        max_head: int = 2**20,
         expire: Any = None,
     ) -> None:
         self.listen = listen
@@ -100,6 +109,7 @@ class Listener:
         else:
             # A request stream may be silent for long; what may not take long, the application times itself.
             self._options |= {"max_request_body_size": max_body, "timeout_request_body_idle": 0.0}
+            self._options |= {"limit_request_fields": FIELDS, **dict.fromkeys(_HEAD_LIMITS, max_head)}
         self._socket: socket.socket | None = None
         self._server: h2corn.Server | None = None
         self._task: asyncio.Task[None] | None = None

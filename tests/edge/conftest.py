@@ -5,20 +5,34 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import h2corn
 import pytest
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2
+from msgspec import convert
 
 from mesh.auth import TokenVerifier, authenticate
 from mesh.call import Call, Handler, Identity
 from mesh.contract import Contract
-from mesh.edge import Edge
+from mesh.edge import Door, Edge
 from mesh.edge.call import UpstreamCall
+from mesh.edge.door import OPEN
 from mesh.errors import Code as StatusCode
-from mesh.errors import InvalidArgument, ResourceExhausted, StatusError, Unauthenticated, Unavailable
+from mesh.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    StatusError,
+    Unauthenticated,
+    Unavailable,
+)
 from mesh.gate import Gate
+from mesh.manifest import Edge as Table
+from mesh.rpc.listener import Listener
 from mesh.rpc.target import Target
 
 TRACE = b"0af7651916cd43dd8448eb211c80319c"
@@ -58,8 +72,23 @@ class Library:
         answer = await getattr(self, method.name.lower(), self.echo)(request, call)
         await call.send(answer.SerializeToString())
 
-    async def echo(self, request: Any, _call: Call) -> Any:
+    async def echo(self, request: Any, call: Call) -> Any:
+        return request if call.method.output is call.method.input else call.method.output()
+
+    async def create(self, request: Any, call: Call) -> Any:
+        call.headers.append((b"location", b"/things/" + request.text.encode()))
         return request
+
+    async def refuse(self, _request: Any, _call: Call) -> Any:
+        """Refuse with a detail of each sort: known here, of the contract only, of nobody, broken, of the inside."""
+        reason = self.contract.message("transcode.v1.Reason")(why="too big", count=2**53 + 1)
+        own = any_pb2.Any(type_url="type.googleapis.com/transcode.v1.Reason", value=reason.SerializeToString())
+        nobody = any_pb2.Any(type_url="type.googleapis.com/nobody.v1.Knows", value=b"\x08\x01")
+        broken = any_pb2.Any(type_url="type.googleapis.com/transcode.v1.Reason", value=b"\xff")
+        info = error_details_pb2.ErrorInfo(reason="STOCKOUT", domain="shop.example", metadata={"zone": "a"})
+        inside = error_details_pb2.DebugInfo(stack_entries=["mesh/secret.py:1"], detail="secret")
+        span = duration_pb2.Duration(seconds=3)
+        raise FailedPrecondition("no", details=[info, own, nobody, broken, inside, span])
 
     async def updatebook(self, request: Any, _call: Call) -> Any:
         assert request.book.name.startswith("books/")
@@ -169,8 +198,8 @@ class Reply:
         return json.loads(self.body)
 
 
-@pytest.fixture
-async def running(contract: Contract) -> AsyncIterator[Running]:
+@asynccontextmanager
+async def open_edge(contract: Contract, door: Door = OPEN, listen: Any = Served) -> AsyncIterator[Running]:
     """An edge in front of the library; bodies up to 10,000 bytes, 5 s a request, 4 at once and none waiting."""
     seen: list[Any] = []
     ended = asyncio.Event()
@@ -187,10 +216,28 @@ async def running(contract: Contract) -> AsyncIterator[Running]:
     gate = Gate(4, 0)
     edge = Edge(
         contract, handler=library, trace=trace, authenticate=authenticate(Tokens(), None), gate=gate,
-        max_body=10_000, timeout=5.0, listen=Served,
+        max_body=10_000, timeout=5.0, listen=listen, door=door,
     )  # fmt: skip
     address = await edge.start()
     try:
         yield Running(edge, library, address, gate, seen, ended)
     finally:
         await edge.stop()
+
+
+@pytest.fixture
+async def running(contract: Contract) -> AsyncIterator[Running]:
+    """An edge as it is when mesh.toml says nothing."""
+    async with open_edge(contract) as edge:
+        yield edge
+
+
+@pytest.fixture
+def opened(contract: Contract) -> Callable[..., AbstractAsyncContextManager[Running]]:
+    """Opens an edge whose ``[edge]`` table has the given keys, on the listener that a user has."""
+
+    def of(**table: Any) -> AbstractAsyncContextManager[Running]:
+        door = Door.of(convert(table, Table, dec_hook=lambda kind, value: kind.parse(value)))
+        return open_edge(contract, door, lambda app: Listener(app, "127.0.0.1:0", grpc=False, drain=5))
+
+    return of

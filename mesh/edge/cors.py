@@ -1,0 +1,72 @@
+"""Which web pages may read the answers (the Fetch standard's CORS protocol), refusals included.
+
+It only ever grants what a page may read. What may be *done* is for authentication: a request of another origin is
+answered all the same, without the grant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from mesh.call import Call, Handler, Layer
+    from mesh.edge.call import HttpCall
+
+__all__ = ["EXPOSED", "cors"]
+
+EXPOSED = (
+    b"x-trace-id", b"traceresponse", b"grpc-status", b"grpc-message", b"grpc-status-details-bin", b"location",
+    b"retry-after", b"ratelimit", b"ratelimit-policy", b"etag", b"link", b"content-disposition",
+)  # fmt: skip
+"""Response headers that a page may read, besides those that it always may."""
+
+_TOKEN = re.compile(rb"[0-9A-Za-z!#$%&'*+\-.^_`|~]+\Z")
+_TOKENS = re.compile(rb"[0-9A-Za-z!#$%&'*+\-.^_`|~, \t]*\Z")
+
+_CACHED = frozenset({"GET", "HEAD"})
+_VARY = (b"vary", b"origin")
+_VARY_PREFLIGHT = (b"vary", b"access-control-request-method, access-control-request-headers")
+
+
+def cors(origins: Iterable[str], *, credentials: bool, expose: Iterable[str], max_age: float) -> Layer:
+    """Return the layer that answers preflights and adds the grant to every other answer.
+
+    Args:
+        origins: Exact origins, or ``*`` alone for every one.
+        credentials: Whether pages may use cookies; never with ``*`` (the manifest is checked).
+        expose: Response headers that pages may read besides ``EXPOSED``.
+        max_age: Seconds that a browser may remember a preflight.
+    """
+    allowed = frozenset(origin.encode() for origin in origins)
+    anyone = b"*" in allowed
+    exposed = (b"access-control-expose-headers", b", ".join((*EXPOSED, *(name.encode() for name in expose))))
+    age = (b"access-control-max-age", b"%d" % max_age)
+
+    async def layer(call: Call, next: Handler) -> None:
+        request = cast("HttpCall", call)
+        metadata, headers = call.metadata, call.headers
+        origin = metadata.wire(b"origin")
+        if not anyone and (origin is not None or request.verb in _CACHED):
+            headers.append(_VARY)  # also without an origin: a cache must not give this answer to a page
+        if origin is None or not (anyone or origin in allowed):
+            await next(call)
+            return
+        headers.append((b"access-control-allow-origin", b"*" if anyone else origin))
+        if credentials:
+            headers.append((b"access-control-allow-credentials", b"true"))
+        verb = metadata.wire(b"access-control-request-method") if request.verb == "OPTIONS" else None
+        if verb is None:
+            headers.append(exposed)
+            await next(call)
+            return
+        headers += (age, _VARY_PREFLIGHT)
+        if _TOKEN.match(verb):
+            headers.append((b"access-control-allow-methods", verb))
+        wanted = metadata.wire(b"access-control-request-headers")
+        if wanted and _TOKENS.match(wanted):
+            headers.append((b"access-control-allow-headers", wanted))
+        await request.answer(204, list(headers), b"")
+
+    return layer

@@ -1,0 +1,95 @@
+"""What ``[edge]`` of mesh.toml says about who may come in: typed, and checked so that no rule is half right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_network
+
+import msgspec
+
+from mesh.faults import Fault
+from mesh.values import Duration, Rate
+
+__all__ = ["Cors", "RateLimit", "cors_faults", "metadata_faults", "proxy_faults"]
+
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?:\[[0-9a-f:.]+\]|[a-z0-9_.\-]+)(?::(?P<port>\d{1,5}))?\Z")
+_TOKEN = re.compile(r"[0-9a-z!#$%&'*+\-.^_`|~]+\Z")
+_DEFAULT_PORTS = {("http", "80"), ("https", "443")}
+
+_NEVER = frozenset({
+    "connection", "content-encoding", "content-length", "content-type", "expect", "host", "keep-alive",
+    "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
+"""Headers of one connection or one body (RFC 9110, 7.6.1): they mean nothing behind the edge."""
+_OURS = frozenset({"authorization", "baggage", "traceparent", "tracestate"})
+"""Headers that the mesh forwards by itself, under its own rules."""
+
+
+class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[edge.cors]``: which web pages may read the edge's answers.
+
+    Attributes:
+        origins: Exact origins (``https://app.example``), or ``["*"]`` for every page.
+        credentials: Whether browsers may send cookies and the like.
+        expose: Response headers that a page may read besides those that it always may.
+        max_age: How long a browser may remember a preflight.
+    """
+
+    origins: tuple[str, ...]
+    credentials: bool = False
+    expose: tuple[str, ...] = ()
+    max_age: Duration = Duration(600)
+
+
+class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[edge.rate_limit]``: how often one caller may ask; beyond that 429.
+
+    Attributes:
+        per_client: For each client address.
+        per_identity: For each verified user.
+    """
+
+    per_client: Rate | None = None
+    per_identity: Rate | None = None
+
+
+def cors_faults(cors: Cors, place: str) -> Iterator[Fault]:
+    """Check the origins (Fetch standard: an origin is scheme, host and port, in lower case) and the header names."""
+    for origin in cors.origins:
+        if origin == "*":
+            if len(cors.origins) > 1:
+                yield Fault(place, '"*" means every origin; name it alone, or name origins without it')
+            if cors.credentials:
+                yield Fault(place, 'credentials with "*" would let every page act as its visitor; name the origins')
+            continue
+        match = _ORIGIN.match(origin)
+        if match is None:
+            yield Fault(place, f'expected an origin such as "https://app.example", without a path, got {origin!r}')
+        elif (match["scheme"], match["port"]) in _DEFAULT_PORTS:
+            yield Fault(place, f"browsers leave the default port out of an origin: write {origin.rpartition(':')[0]!r}")
+    for name in cors.expose:
+        if not _TOKEN.match(name):
+            yield Fault(f"{place} expose", f"expected the name of a header in lower case, got {name!r}")
+
+
+def metadata_faults(names: Iterable[str], place: str) -> Iterator[Fault]:
+    """Check that each header may become metadata of a call."""
+    for name in names:
+        if not re.fullmatch(r"[0-9a-z_.\-]+", name):
+            yield Fault(place, f"expected the name of a header in lower case, got {name!r}")
+        elif name in _NEVER:
+            yield Fault(place, f"{name!r} belongs to the connection and never goes on")
+        elif name in _OURS:
+            yield Fault(place, f"{name!r} is forwarded by the mesh itself; leave it out")
+        elif name.startswith(("grpc-", "mesh-")):
+            yield Fault(place, f"{name!r} is the mesh's own: what a client sends under it must not go on")
+
+
+def proxy_faults(networks: Iterable[str], place: str) -> Iterator[Fault]:
+    """Check that each is an address or a network."""
+    for network in networks:
+        try:
+            ip_network(network)
+        except ValueError as error:
+            yield Fault(place, f'expected an address or a network such as "10.0.0.0/8": {error}')

@@ -1,0 +1,76 @@
+"""Values that mesh.toml writes as text: durations, sizes and rates. Each refuses a text that is none, and says how."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["Duration", "Rate", "Size"]
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZES = {
+    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
+}  # fmt: skip
+
+
+class Duration(float):
+    """Seconds; written ``"250ms"``, ``"60s"``, ``"5m"`` or ``"1h"``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: object) -> Duration:
+        """Parse the text.
+
+        Raises:
+            ValueError: It is no duration.
+        """
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(f'expected a duration such as "250ms", "60s" or "5m", got {text!r}')
+        return cls(float(match[1]) * _UNITS[match[2]])
+
+
+class Size(int):
+    """Bytes; written ``4096``, ``"256MB"`` or ``"4MiB"``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: object) -> Size:
+        """Parse the text.
+
+        Raises:
+            ValueError: It is no size.
+        """
+        if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
+            return cls(text)
+        match = re.fullmatch(r"(\d+)\s*([KMG]i?B|B)?", text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(f'expected a size such as 4096, "256MB" or "4MiB", got {text!r}')
+        return cls(int(match[1]) * _SIZES[match[2] or "B"])
+
+
+class Rate(float):
+    """Requests a second, with ``burst``; written ``"100/s"``, ``"600/m"``, ``"50/h"`` or ``"100/s burst 500"``.
+
+    Attributes:
+        burst: Requests that may come at once; the count of the rate when nothing is said.
+    """
+
+    __slots__ = ("burst",)
+
+    burst: int
+
+    @classmethod
+    def parse(cls, text: object) -> Rate:
+        """Parse the text.
+
+        Raises:
+            ValueError: It is no rate.
+        """
+        match = re.fullmatch(r"(\d{1,9})/(s|m|h)(?: burst (\d{1,9}))?", text) if isinstance(text, str) else None
+        if match is None or not int(match[1]) or not int(match[3] or 1):
+            raise ValueError(f'expected a rate such as "100/s", "600/m" or "100/s burst 500", got {text!r}')
+        self = cls(int(match[1]) / _UNITS[match[2]])
+        self.burst = int(match[3] or match[1])
+        return self
