@@ -317,7 +317,7 @@ async def test_many_requests_on_one_connection(running):
     ("client", "expected"),
     [(("2001:db8::7", 50123), "[2001:db8::7]:50123"), (("192.0.2.7", 80), "192.0.2.7:80"), (None, "")],
 )
-def test_the_address_of_a_client_can_be_read_back(client, expected):
+async def test_the_address_of_a_client_can_be_read_back(client, expected):
     scope = {
         "method": "GET", "raw_path": b"/", "query_string": b"", "scheme": "http", "http_version": "2", "headers": [],
         "client": client,

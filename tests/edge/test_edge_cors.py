@@ -113,7 +113,7 @@ async def test_more_headers_are_exposed_when_asked_for(opened):
         ("PUT", "/v1/books", {}, 405),
         ("POST", "/v1/books", {"content-type": "text/plain", "content-length": "0"}, 200),
         ("DELETE", "/v1/books/1", {}, 401),
-        ("GET", "/v1/books", {"authorization": "Bearer forged"}, 401),
+        ("GET", "/v1/secrets", {"authorization": "Bearer forged"}, 401),
         ("GET", "/v1/secrets", {"authorization": "Bearer ada"}, 403),
         ("GET", "/v1/books?nothing=1", {}, 400),
         ("GET", "/v1/behave/NOT_FOUND", {}, 404),
