@@ -32,6 +32,7 @@ from mesh.contract import Contract
 from mesh.control.traces import ENDPOINT
 from mesh.database import Database, DatabaseError
 from mesh.edge import Edge
+from mesh.edge.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.faults import Fault, Faults
 from mesh.function import Functions
@@ -238,13 +239,19 @@ class EdgePart:
         self._edge = Edge(
             contract,
             handler=common.onward,
-            trace=common.telemetry.http,
+            trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(common.tokens, None),
             gate=Gate(table.concurrency, table.queue),
             max_body=int(table.max_body),
             timeout=float(table.timeout),
             listen=lambda app: Listener(
-                app, table.listen, fd=fd, grpc=False, drain=float(table.drain), max_body=int(table.max_body) + MARGIN
+                app,
+                table.listen,
+                fd=fd,
+                grpc=True,
+                drain=float(table.drain),
+                max_body=int(table.max_body) + MARGIN,
+                expire=app.grpc.app.expire,
             ),
         )
 

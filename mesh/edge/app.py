@@ -12,6 +12,7 @@ from mesh.contract import Access, Contract
 from mesh.deadline import deadline
 from mesh.edge import refusal, respond
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
+from mesh.edge.passthrough import GrpcCall, Passthrough
 from mesh.edge.router import BadPath, Router
 from mesh.edge.transcode import Transcoder
 from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unimplemented
@@ -46,6 +47,7 @@ class EdgeApp:
 
     Attributes:
         draining: Whether ``/healthz`` says that the edge is going away.
+        grpc: What answers gRPC and gRPC-Web.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class EdgeApp:
             authenticate,
             self._dispatch,
         )
+        self.grpc = Passthrough(contract, handler=self._chain, onward=handler, max_message=max_body, timeout=timeout)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3).
@@ -88,6 +91,9 @@ class EdgeApp:
             if call.path == HEALTH:
                 await self._health(call)
                 return
+            if self.grpc.takes(call):
+                await self.grpc(scope, receive, send)
+                return
             await self._answer(call)
         elif scope["type"] == "websocket":
             await receive()
@@ -95,8 +101,12 @@ class EdgeApp:
 
     async def _dispatch(self, call: Call) -> None:
         """Answer a request that has passed the chain: whoever takes it first, else it is a route of the contract."""
+        if isinstance(call, GrpcCall):
+            return await self.grpc.answer(call)
         assert isinstance(call, HttpCall)  # noqa: S101 - every call of this chain is one
+        self.grpc.check(call)
         await self._transcode(call)
+        return None
 
     async def _answer(self, call: HttpCall) -> None:
         try:

@@ -50,7 +50,7 @@ class GrpcApp:
         self._closing = False
         self.calls: set[InboundCall] = set()
 
-    async def __call__(  # noqa: C901, PLR0912 - one function: each further coroutine is paid for by every call
+    async def __call__(  # noqa: C901 - one function: each further coroutine is paid for by every call
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send
     ) -> None:
         """Answer one ASGI connection scope."""
@@ -64,18 +64,15 @@ class GrpcApp:
             if refusal is not None:
                 await _end(send, *refusal)
                 return
-        found = self._methods.get(scope["path"])
         try:
-            if found is None:
-                raise _unknown(scope["path"], self._methods)
-            method, handler = found
-            call = InboundCall(method, metadata, receive, send, self._max_message)
+            call, handler = self.admit(scope, metadata, receive, send)
         except StatusError as status:
             pairs = [CONTENT_TYPE, *wire.status_pairs(status)]
             if isinstance(status, Unimplemented):
                 pairs.append((b"grpc-accept-encoding", wire.ACCEPTED))
             await _end(send, 200, pairs)
             return
+        method = call.method
         self.calls.add(call)
         try:
             ended: StatusError | None = None
@@ -98,6 +95,20 @@ class GrpcApp:
             await call.abort()
         finally:
             self.calls.discard(call)
+
+    def admit(
+        self, scope: MutableMapping[str, Any], metadata: Metadata, receive: Receive, send: Send
+    ) -> tuple[InboundCall, Handler]:
+        """Return the call that a request makes, and what answers it.
+
+        Raises:
+            StatusError: There is no such method, or the request's timeout or encoding cannot be understood.
+        """
+        found = self._methods.get(scope["path"])
+        if found is None:
+            raise _unknown(scope["path"], self._methods)
+        method, handler = found
+        return InboundCall(method, metadata, receive, send, self._max_message), handler
 
     def _cancelled(self, call: InboundCall) -> StatusError:
         """Return the status of a call that was cancelled, and not by its caller."""

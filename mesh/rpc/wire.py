@@ -182,8 +182,9 @@ def status_pairs(status: StatusError) -> Pairs:
     if status.details:
         rich = status_pb2.Status(code=status.code, message=status.message)
         for detail in status.details:
-            packed = any_pb2.Any()
-            packed.Pack(detail)
-            rich.details.append(packed)
+            if isinstance(detail, any_pb2.Any):  # of a type that is not known here: passed on as it came
+                rich.details.append(detail)
+            else:
+                rich.details.add().Pack(detail)
         pairs.append((b"grpc-status-details-bin", b64encode(rich.SerializeToString()).rstrip(b"=")))
     return pairs
