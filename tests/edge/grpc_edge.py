@@ -1,4 +1,4 @@
-"""An edge for gRPC, over real sockets: in front of a real sidecar, and of the library of this folder's conftest."""
+"""An edge for gRPC, over real sockets: in front of a real sidecar, and of functions in this process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from conftest import Library, authenticate
 from hosting import ECHO, hosted
 
-from mesh.call import Call, Handler, chain
+from mesh.call import Call, Handler, Identity, chain
 from mesh.contract import Contract
 from mesh.edge import Edge
-from mesh.errors import StatusError
+from mesh.errors import StatusError, Unauthenticated
 from mesh.gate import Gate
 from mesh.rpc.listener import Listener
 from mesh.rpc.target import Target
@@ -23,18 +22,32 @@ MAX = 100_000
 """Largest request message, bytes."""
 
 
+async def nothing(call: Call) -> None:
+    await call.receive_one()
+    await call.send(b"")
+
+
+async def authenticate(call: Call, next: Handler) -> None:
+    credentials = call.metadata.wire(b"authorization")
+    if credentials is not None:
+        who = credentials.decode().removeprefix("Bearer ")
+        if who == "forged":
+            raise Unauthenticated("the token is not valid")
+        call.identity = Identity(who, frozenset({who}))
+    await next(call)
+
+
 @asynccontextmanager
 async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> AsyncIterator[SimpleNamespace]:
-    """Run the edge; ``outbound`` are layers of its onward calls, ``functions`` stand in for the library.
+    """Run the edge; ``outbound`` are layers of its onward calls, ``functions`` answer for edge.v1.Library.
 
-    Gives ``address``, ``gate``, ``library``, ``received`` (metadata of each call at the sidecar), ``traced`` (method
-    and code name of each call of the edge) and ``ended``, which is set with each of these.
+    Gives ``edge``, ``address``, ``received`` (metadata of each call at the sidecar), ``traced`` (method and code name
+    of each call of the edge) and ``ended``, which is set with each of these.
     """
     received: list[Any] = []
     traced: list[tuple[str, str]] = []
     ended = asyncio.Event()
-    library = Library(contract)
-    functions: Handler = options.pop("functions", library)
+    functions: Handler = options.pop("functions", nothing)
     gate = Gate(options.pop("concurrency", 100), 0)
 
     async def note(call: Call, next: Handler) -> None:
@@ -71,9 +84,7 @@ async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> Async
         )  # fmt: skip
         bound = await edge.start()
         try:
-            yield SimpleNamespace(
-                edge=edge, address=bound, gate=gate, library=library, received=received, traced=traced, ended=ended
-            )
+            yield SimpleNamespace(edge=edge, address=bound, received=received, traced=traced, ended=ended)
         finally:
             await edge.stop()
             await target.close()
