@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from opentelemetry import propagate
@@ -21,6 +21,7 @@ from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract import Contract, Method
 from mesh.deadline import deadline
 from mesh.edge import exposed, grpcweb, refusal
+from mesh.edge.call import HttpCall
 from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unimplemented
 from mesh.recover import recover
 from mesh.rpc import wire
@@ -28,9 +29,6 @@ from mesh.rpc.health import Health
 from mesh.rpc.inbound import InboundCall, Receive, Send
 from mesh.rpc.reflection import Reflection
 from mesh.rpc.server import GrpcApp
-
-if TYPE_CHECKING:
-    from mesh.edge.call import HttpCall
 
 __all__ = ["GrpcCall", "Passthrough", "outward", "tracing"]
 
@@ -50,6 +48,8 @@ _OURS = frozenset({
 """Metadata of a client that says who it is and where it comes from: the edge finds that out by itself. ``identify``
 hands ``authorization`` on when it is valid."""
 _RESERVED = (b":", b"grpc-", b"proxy-")
+_JUDGED = frozenset({b"grpc-timeout", b"grpc-encoding"})
+"""What makes an ``InboundCall`` impossible if it is malformed."""
 
 _TRANSPORT = frozenset(
     {Code.CANCELLED, Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.INTERNAL, Code.UNAVAILABLE}
@@ -63,26 +63,31 @@ _SAID = {
 }
 
 
-class GrpcCall(InboundCall):
-    """A gRPC or gRPC-Web call, as the layers of the edge see it.
+class GrpcCall(HttpCall):
+    """A gRPC or gRPC-Web request, as the layers of the edge see it: an HTTP request that is a call already.
 
     Attributes:
-        client: The client's address, ``host:port``; ``""`` if it is not known.
-        status: Taken from layers that refuse with an HTTP status, as they do with every call here; on this wire the
-            gRPC code says it.
-        refused: Why the call cannot be made, if that is known before it begins.
+        inbound: The call, as the gRPC server has it.
+        refused: Why it cannot be made, if that was known before it began.
     """
 
-    __slots__ = ("client", "refused", "status")
+    __slots__ = ("inbound", "refused")
 
     def __init__(
-        self, method: Method, metadata: Metadata, receive: Receive, send: Send, limit: int, scope: Mapping[str, Any]
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Receive,
+        send: Send,
+        inbound: InboundCall,
+        refused: StatusError | None,
     ) -> None:
-        super().__init__(method, metadata, receive, send, limit)
-        client = scope.get("client")
-        self.client = f"{client[0]}:{client[1]}" if client else ""
-        self.status = 0
-        self.refused: StatusError | None = None
+        super().__init__(scope, receive, send)
+        self.inbound = inbound
+        self.refused = refused
+        self.method = inbound.method
+        self.deadline = inbound.deadline
+        self.headers = inbound.headers
+        self.trailers = inbound.trailers
 
 
 class Passthrough:
@@ -106,11 +111,12 @@ class Passthrough:
         services = exposed.services(contract)
         self.health = Health(services)
         reflection = Reflection(exposed.files(contract), [*services, "grpc.health.v1.Health"])
-        methods = {path: (method, handler) for path, method in contract.methods.items()}
         # As in the sidecar: a probe comes without a token, and is answered when the gate is full.
-        for path, (method, builtin) in {**self.health.handlers(), **reflection.handlers()}.items():
-            methods[path] = (method, chain(recover, deadline, builtin))
-        self.app = _App(methods, handler, max_message)
+        builtin = {
+            path: (method, chain(recover, deadline, answer))
+            for path, (method, answer) in {**self.health.handlers(), **reflection.handlers()}.items()
+        }
+        self.app = _App(contract, builtin, handler, max_message)
         self._timeout = timeout
         self._onward = onward
         self._answer = chain(authorize(contract, {}), self._bound, deadline, self._pass)
@@ -145,13 +151,12 @@ class Passthrough:
         """Answer a request that ``takes`` takes."""
         await grpcweb.serve(self.app, scope, receive, send)
 
-    async def answer(self, call: Call) -> None:
+    async def answer(self, call: GrpcCall) -> None:
         """Answer a call that has passed the chain of the edge.
 
         Raises:
             StatusError: The sidecar's status, or why the call was not made.
         """
-        assert isinstance(call, GrpcCall)  # noqa: S101 - ``__call__`` makes no others
         if call.refused is not None:
             raise call.refused
         await self._answer(call)
@@ -164,8 +169,9 @@ class Passthrough:
         return next(call)
 
     async def _pass(self, call: Call) -> None:
+        assert isinstance(call, GrpcCall)  # noqa: S101 - ``answer`` takes no others
         dropped = self._dropped
-        pairs = call.metadata.pairs
+        pairs = call.inbound.metadata.pairs
         metadata = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(_RESERVED)]
         token = current.set(call)
         try:
@@ -182,63 +188,66 @@ class Passthrough:
 class _App(GrpcApp):
     """The gRPC server of the edge: what it cannot admit passes the chain too, so that refusals are traced."""
 
-    __slots__ = ("_refuse",)
+    __slots__ = ("_chain",)
 
-    def __init__(self, methods: Mapping[str, tuple[Method, Handler]], refuse: Handler, max_message: int) -> None:
-        super().__init__(methods, max_message=max_message)
-        self._refuse = refuse
+    def __init__(
+        self, contract: Contract, builtin: Mapping[str, tuple[Method, Handler]], handler: Handler, max_message: int
+    ) -> None:
+        methods = {path: (method, handler) for path, method in contract.methods.items()}
+        super().__init__({**methods, **builtin}, max_message=max_message)
+        self._chain = handler
 
     def admit(
         self, scope: MutableMapping[str, Any], metadata: Metadata, receive: Receive, send: Send
     ) -> tuple[InboundCall, Handler]:
         """Return the call and what answers it; that may be a refusal."""
         path = scope["raw_path"].decode("latin-1")  # gRPC knows no escapes
-        found = self._methods.get(path)
-        method, handler = found or (_OTHER, self._refuse)
-        refused: StatusError
-        if found is None:
+        method, handler = self._methods.get(path, (_OTHER, self._chain))
+        refused: StatusError | None = None
+        if method is _OTHER:
             refused = Unimplemented(f"{path[:200]} is not served here")
-        else:
-            try:
-                return GrpcCall(method, metadata, receive, send, self._max_message, scope), handler
-            except Internal as error:
-                refused = InvalidArgument(error.message)
-            except StatusError as error:
-                refused = error
-        wrong = (b"grpc-timeout", b"grpc-encoding")
-        metadata = Metadata.from_wire([pair for pair in metadata.pairs if pair[0] not in wrong])
-        call = GrpcCall(method, metadata, receive, send, self._max_message, scope)
-        call.refused = refused
+        try:
+            inbound = InboundCall(method, metadata, receive, send, self._max_message)
+        except StatusError as error:
+            refused = InvalidArgument(error.message) if isinstance(error, Internal) else error
+            pairs = [pair for pair in metadata.pairs if pair[0] not in _JUDGED]
+            inbound = InboundCall(method, Metadata.from_wire(pairs), receive, send, self._max_message)
         if isinstance(refused, Unimplemented):
-            call.trailers.append((b"grpc-accept-encoding", wire.ACCEPTED))
-        return call, self._refuse
+            inbound.trailers.append((b"grpc-accept-encoding", wire.ACCEPTED))
+        if refused is None and handler is not self._chain:
+            return inbound, handler
+        call = GrpcCall(grpcweb.original(scope), receive, send, inbound, refused)
+
+        def enter(_: Call) -> Awaitable[None]:
+            return self._chain(call)
+
+        return inbound, enter
 
 
 class _Onward(Call):
     """The call as it goes on: everything of the call that came in, but the metadata."""
 
-    __slots__ = ("_call",)
+    __slots__ = ("_inbound",)
 
-    def __init__(self, call: Call, metadata: Metadata) -> None:
+    def __init__(self, call: GrpcCall, metadata: Metadata) -> None:
         super().__init__(call.method, metadata, call.deadline)
-        self._call = call
+        self._inbound = call.inbound
         self.headers = call.headers
         self.trailers = call.trailers
-        self.headers_sent = call.headers_sent
 
     async def receive(self) -> bytes | None:
         try:
-            return await self._call.receive()
+            return await self._inbound.receive()
         except Internal as error:  # malformed: not our fault but the client's
             raise InvalidArgument(error.message) from None
 
     async def send(self, message: bytes) -> None:
         self.headers_sent = True
-        await self._call.send(message)
+        await self._inbound.send(message)
 
     async def send_headers(self) -> None:
         self.headers_sent = True
-        await self._call.send_headers()
+        await self._inbound.send_headers()
 
 
 def outward(error: StatusError) -> StatusError:
