@@ -86,13 +86,12 @@ class EdgeApp:
 
         What stands before the chain (no trace, no gate, no authentication) answers here.
         """
-        if scope["type"] == "http":
+        if scope["type"] == "http" and self.grpc.takes(scope):
+            await self.grpc(scope, receive, send)
+        elif scope["type"] == "http":
             call = HttpCall(scope, receive, send)
             if call.path == HEALTH:
                 await self._health(call)
-                return
-            if self.grpc.takes(call):
-                await self.grpc(scope, receive, send)
                 return
             await self._answer(call)
         elif scope["type"] == "websocket":

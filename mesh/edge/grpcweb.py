@@ -20,7 +20,7 @@ from mesh.errors import InvalidArgument
 from mesh.rpc.inbound import Receive, Send
 from mesh.rpc.wire import PREFIX
 
-__all__ = ["MEDIA", "Decoder", "essence", "original", "serve", "trailer_frame"]
+__all__ = ["GRPC", "MEDIA", "Decoder", "essence", "original", "serve", "trailer_frame"]
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -33,7 +33,8 @@ TRAILERS = 0x80
 """The flag of the frame that holds the trailers."""
 
 _ORIGINAL = "mesh.original"
-_GRPC = (b"content-type", b"application/grpc")
+GRPC = (b"content-type", b"application/grpc")
+"""What a gRPC request says."""
 _BROWSER = frozenset({
     b"content-type", b"content-length", b"accept", b"accept-language", b"cache-control", b"cookie", b"dnt", b"origin",
     b"pragma", b"priority", b"referer", b"upgrade-insecure-requests", b"x-grpc-web", b"x-requested-with",
@@ -110,7 +111,7 @@ async def serve(app: Any, scope: MutableMapping[str, Any], receive: Receive, sen
         return
     exchange = _Exchange(scope, receive, send, media, accept if accept in MEDIA else media)
     pairs = [pair for pair in scope["headers"] if pair[0] not in _BROWSER and not pair[0].startswith(b"sec-")]
-    await app({**scope, "headers": [_GRPC, *pairs], _ORIGINAL: scope}, exchange.receive, exchange.send)
+    await app({**scope, "headers": [GRPC, *pairs], _ORIGINAL: scope}, exchange.receive, exchange.send)
 
 
 def original(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

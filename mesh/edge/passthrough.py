@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Mapping, MutableMapping
+from collections.abc import Awaitable, Coroutine, Mapping, MutableMapping
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -122,13 +122,18 @@ class Passthrough:
         self._answer = chain(authorize(contract, {}), self._bound, deadline, self._pass)
         self._dropped = _OURS | {field.lower().encode() for field in propagate.get_global_textmap().fields}
 
-    def takes(self, call: HttpCall) -> bool:
-        """Whether the request is a gRPC or gRPC-Web call."""
-        media = call.metadata.wire(b"content-type")
-        if media is None or media[: len(MEDIA)].lower() != MEDIA or call.verb != "POST":
+    def takes(self, scope: MutableMapping[str, Any]) -> bool:
+        """Whether a request is a gRPC or gRPC-Web call."""
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                media = value
+                break
+        else:
+            return False
+        if media[: len(MEDIA)].lower() != MEDIA or scope["method"] != "POST":
             return False
         kind = grpcweb.essence(media)
-        return kind in grpcweb.MEDIA or (kind in _NATIVE and call.http_version == _HTTP_2)
+        return kind in grpcweb.MEDIA or (kind in _NATIVE and scope["http_version"] == _HTTP_2)
 
     def check(self, call: HttpCall) -> None:
         """Refuse what would be gRPC and is not right: for the end of the chain of an HTTP request.
@@ -147,11 +152,13 @@ class Passthrough:
             raise refusal.wrong_verb(call, ["POST"])
         raise refusal.unsupported_media(call, "gRPC needs HTTP/2; by HTTP/1.1 send application/grpc-web+proto")
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request that ``takes`` takes."""
-        await grpcweb.serve(self.app, scope, receive, send)
+        if grpcweb.GRPC in scope["headers"]:  # as nearly every client of gRPC says it
+            return self.app(scope, receive, send)
+        return grpcweb.serve(self.app, scope, receive, send)
 
-    async def answer(self, call: GrpcCall) -> None:
+    def answer(self, call: GrpcCall) -> Awaitable[None]:
         """Answer a call that has passed the chain of the edge.
 
         Raises:
@@ -159,13 +166,17 @@ class Passthrough:
         """
         if call.refused is not None:
             raise call.refused
-        await self._answer(call)
+        return self._answer(call)
 
     def _bound(self, call: Call, next: Handler) -> Awaitable[None]:
         """Give a call its deadline that nobody else has given one: a stream may go on, one answer may not take long."""
         method = call.method
-        if call.deadline is None and not (method.client_streaming or method.server_streaming):
-            call.deadline = asyncio.get_running_loop().time() + (method.timeout or self._timeout)
+        if (
+            call.deadline is None
+            and method.timeout is None
+            and not (method.client_streaming or method.server_streaming)
+        ):
+            call.deadline = asyncio.get_running_loop().time() + self._timeout
         return next(call)
 
     async def _pass(self, call: Call) -> None:
@@ -241,13 +252,19 @@ class _Onward(Call):
         except Internal as error:  # malformed: not our fault but the client's
             raise InvalidArgument(error.message) from None
 
-    async def send(self, message: bytes) -> None:
-        self.headers_sent = True
-        await self._inbound.send(message)
+    async def receive_one(self) -> bytes:
+        try:
+            return await self._inbound.receive_one()
+        except Internal as error:
+            raise InvalidArgument(error.message) from None
 
-    async def send_headers(self) -> None:
+    def send(self, message: bytes) -> Coroutine[Any, Any, None]:
         self.headers_sent = True
-        await self._inbound.send_headers()
+        return self._inbound.send(message)
+
+    def send_headers(self) -> Coroutine[Any, Any, None]:
+        self.headers_sent = True
+        return self._inbound.send_headers()
 
 
 def outward(error: StatusError) -> StatusError:

@@ -147,6 +147,32 @@ async def test_over_http_2(edge, pb):
         assert answer.headers[b"content-type"] == BINARY.encode()
 
 
+async def test_a_slow_reader_holds_the_function(contract):
+    produced = []
+
+    async def pour(call):
+        await call.receive_one()
+        while True:
+            await call.send(b"x" * 20_000)
+            produced.append(len(produced))
+
+    async with grpc_edge(contract, functions=pour) as edge:
+        reader, writer = await asyncio.open_connection(*edge.address.split(":"), limit=1000)
+        writer.write(
+            b"POST /edge.v1.Library/Watch HTTP/1.1\r\nhost: x\r\ncontent-type: %b\r\ncontent-length: 8\r\n\r\n%b"
+            % (TEXT.encode(), b64encode(frame(b"")))
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        same = 0
+        while same < 20:  # round trips in which it came no further
+            before = len(produced)
+            assert (await post(edge, "Unary", frame(b""))).status == 0
+            same = same + 1 if before and before == len(produced) else 0
+        assert len(produced) * 20_000 < 16_000_000  # what the kernel's socket buffers hold
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_a_client_that_goes_away_cancels_the_function(edge, pb):
     async with raw_client(edge.address) as client:
         request = frame(pb.EchoRequest(text="web", sleep_ms=60_000, count=1).SerializeToString())
