@@ -18,7 +18,7 @@ from mesh.gate import Gate
 from mesh.rpc.listener import Listener
 from mesh.rpc.target import Target
 
-MAX = 100_000
+MAX = 120_000
 """Largest request message, bytes."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import struct
 from base64 import b64decode, b64encode
@@ -58,7 +59,7 @@ class Answer:
                 lines = data.decode("ascii").removesuffix("\r\n").split("\r\n")
                 self.trailers = dict(line.split(": ", 1) for line in lines)
             else:
-                assert flag == 0
+                assert flag == ("grpc-encoding" in self.headers)
                 self.messages.append(data)
         self.trailers_only = self.trailers is None
         self.ended = self.headers if self.trailers_only else self.trailers
@@ -206,6 +207,17 @@ async def test_the_answer_is_in_the_form_that_is_accepted(edge, pb):
     answer = await post(edge, "Unary", body, BINARY, accept="*/*")
     assert answer.headers["content-type"] == BINARY
     assert pb.EchoResponse.FromString(answer.messages[0]).text == "a"
+
+
+@pytest.mark.parametrize("media", [BINARY, TEXT])
+async def test_compressed_messages(edge, pb, media):
+    packed = gzip.compress(pb.EchoRequest(payload=b"x" * 5000).SerializeToString())
+    body = encoded(media, frame(packed, flag=1))
+    answer = await post(edge, "Unary", body, media, grpc_encoding="gzip", grpc_accept_encoding="gzip")
+    assert answer.headers["grpc-encoding"] == "gzip"
+    assert pb.EchoResponse.FromString(gzip.decompress(answer.messages[0])).payload == b"x" * 5000
+    answer = await post(edge, "Unary", body, media, grpc_encoding="gzip")
+    assert pb.EchoResponse.FromString(answer.messages[0]).payload == b"x" * 5000
 
 
 async def test_deadlines(edge, pb):
