@@ -32,6 +32,7 @@ from mesh.call import Call, Handler, Layer, chain
 from mesh.contract import Contract
 from mesh.control.traces import ENDPOINT
 from mesh.edge import Door, Edge
+from mesh.edge.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.faults import Fault, Faults
 from mesh.function import Functions
@@ -251,7 +252,7 @@ class EdgePart:
         self._edge = Edge(
             contract,
             handler=common.onward,
-            trace=common.telemetry.http,
+            trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(common.tokens, None),
             gate=Gate(table.concurrency, table.queue),
             max_body=int(table.max_body),
@@ -262,7 +263,7 @@ class EdgePart:
                 app,
                 table.listen,
                 fd=fd,
-                grpc=False,
+                grpc=True,
                 drain=float(table.drain),
                 max_body=0,
                 max_head=2 * int(table.max_uri + table.max_headers) + MARGIN_HEAD,

@@ -14,6 +14,7 @@ from mesh.edge import answer, body, refusal, respond
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
 from mesh.edge.door import OPEN, Door
 from mesh.edge.negotiate import Form
+from mesh.edge.passthrough import GrpcCall, Passthrough
 from mesh.edge.router import BadPath, Router
 from mesh.edge.socket import SocketCall, Sockets
 from mesh.edge.stream import Streams
@@ -52,6 +53,7 @@ class EdgeApp:
 
     Attributes:
         draining: Whether ``/healthz`` says that the edge is going away.
+        grpc: What answers gRPC and gRPC-Web.
     """
 
     def __init__(
@@ -94,13 +96,16 @@ class EdgeApp:
                 self._dispatch,
             )
         )
+        self.grpc = Passthrough(contract, handler=self._chain, onward=handler, max_message=max_body, timeout=timeout)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3).
 
         What stands before the chain (no trace, no gate, no authentication) answers here.
         """
-        if scope["type"] == "http":
+        if scope["type"] == "http" and self.grpc.takes(scope):
+            await self.grpc(scope, receive, send)
+        elif scope["type"] == "http":
             call = HttpCall(scope, receive, send)
             if call.path == HEALTH:
                 await self._health(call)
@@ -111,16 +116,21 @@ class EdgeApp:
 
     async def _dispatch(self, call: Call) -> None:
         """Answer a request that has passed the chain: whoever takes it first, else it is a route of the contract."""
+        if isinstance(call, GrpcCall):
+            return await self.grpc.answer(call)
         assert isinstance(call, HttpCall)  # noqa: S101 - every call of this chain is one
         if isinstance(call, SocketCall):
             await self._sockets(call)
-            return
+            return None
+        self.grpc.check(call)
         await self._transcode(call)
+        return None
 
     def expire(self) -> None:
         """End what is still in flight when the drain time is over: as UNAVAILABLE, streams in their own form."""
         for call in self._open:
             call.expire()
+        self.grpc.app.expire()
 
     async def _answer(self, call: HttpCall) -> None:
         self._open.add(call)

@@ -73,9 +73,11 @@ class Edge:
         """Serve; returns the bound ``host:port``."""
         address = await self._listener.start()
         self.app.draining = False
+        self.app.grpc.health.serving()
         return address
 
     async def stop(self) -> None:
         """Report that it drains, stop accepting, finish what is in flight."""
         self.app.draining = True
+        self.app.grpc.health.drain()
         await self._listener.stop()

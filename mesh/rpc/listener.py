@@ -39,6 +39,8 @@ CONNECTION_WINDOW = 2**24
 """Bytes that a peer may send before they are read. The connection's bound the memory of one peer; a stream's are less,
 so that one call that does not read cannot stop the others."""
 
+MAX_BODY = 4 * 2**20
+"""Largest request body, bytes, when nothing is said."""
 FIELDS = 1000
 """Header fields of one request. The edge refuses far fewer, and says why."""
 _HEAD_LIMITS = (
@@ -65,11 +67,11 @@ class Listener:
         app: The ASGI application.
         listen: ``host:port``; port 0 picks a free one.
         fd: A listening socket to adopt instead; ``listen`` then only names it in errors.
-        grpc: Whether it serves gRPC: no limits of size or time on a request's body (the application has its own).
-            False: HTTP/1.1 and HTTP/2 with ``max_body``.
+        grpc: Whether it serves gRPC: no limits of size or time on such a request's body (the application has its own).
         drain: Seconds that ``stop`` waits for what is in flight; 0 cuts everything off at once.
-        max_body: Largest request body in bytes, with ``grpc=False``; 0 for no limit.
-        max_head: Largest request line and headers in bytes, with ``grpc=False``.
+        max_body: Largest body of a request that is not gRPC, in bytes, 0 for no limit. None: with ``grpc`` there are no
+            others, and HTTP/1.1 is not spoken; without it, ``MAX_BODY``.
+        max_head: Largest request line and headers in bytes, where HTTP/1.1 is spoken.
         expire: Called when the drain time is over and calls are still in flight: to end them in the application's own
             terms. What is left ``GRACE`` seconds later is cut off.
     """
@@ -82,7 +84,7 @@ class Listener:
         fd: int | None = None,
         grpc: bool,
         drain: float,
-        max_body: int = 4 * 2**20,
+        max_body: int | None = None,
         max_head: int = 2**20,
         expire: Any = None,
     ) -> None:
@@ -98,17 +100,18 @@ class Listener:
             "grpc": grpc,
             "access_log": False,
             "lifespan": "off",
-            "date_header": not grpc,
+            "date_header": not grpc or max_body is not None,
             "max_concurrent_streams": MAX_STREAMS,
             "h2_initial_stream_window_size": STREAM_WINDOW,
             "h2_initial_connection_window_size": CONNECTION_WINDOW,
             "timeout_graceful_shutdown": drain + GRACE,
         }
-        if grpc:
+        if grpc and max_body is None:
             self._options |= {"http1": False, "timeout_keep_alive": IDLE, "h2_timeout_response_stall": 0.0}
         else:
             # A request stream may be silent for long; what may not take long, the application times itself.
-            self._options |= {"max_request_body_size": max_body, "timeout_request_body_idle": 0.0}
+            body = MAX_BODY if max_body is None else max_body
+            self._options |= {"max_request_body_size": body, "timeout_request_body_idle": 0.0}
             self._options |= {"limit_request_fields": FIELDS, **dict.fromkeys(_HEAD_LIMITS, max_head)}
         self._socket: socket.socket | None = None
         self._server: h2corn.Server | None = None

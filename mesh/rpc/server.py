@@ -75,15 +75,15 @@ class GrpcApp:
             if refusal is not None:
                 await _end(send, *refusal)
                 return
-        method, handler = self._methods.get(scope["path"]) or self._unserved(scope["path"])
         try:
-            call = InboundCall(method, metadata, receive, send, self._max_message)
+            call, handler = self.admit(scope, metadata, receive, send)
         except StatusError as status:
             pairs = [CONTENT_TYPE, *wire.status_pairs(status)]
             if isinstance(status, Unimplemented):  # the encoding is not
                 pairs.append((b"grpc-accept-encoding", wire.ACCEPTED))
             await _end(send, 200, pairs)
             return
+        method = call.method
         self.calls.add(call)
         try:
             ended: StatusError | None = None
@@ -106,6 +106,17 @@ class GrpcApp:
             await call.abort()
         finally:
             self.calls.discard(call)
+
+    def admit(
+        self, scope: MutableMapping[str, Any], metadata: Metadata, receive: Receive, send: Send
+    ) -> tuple[InboundCall, Handler]:
+        """Return the call that a request makes, and what answers it.
+
+        Raises:
+            StatusError: The request's timeout or encoding cannot be understood.
+        """
+        method, handler = self._methods.get(scope["path"]) or self._unserved(scope["path"])
+        return InboundCall(method, metadata, receive, send, self._max_message), handler
 
     def _unserved(self, path: str) -> tuple[Method, Handler]:
         """Return what answers a call of a method that is not served: a refusal, traced under one name for all."""

@@ -196,7 +196,10 @@ def status_pairs(status: StatusError) -> Pairs:
         rich = status_pb2.Status(code=status.code, message=message)
         for detail in status.details:
             packed = any_pb2.Any()
-            packed.Pack(detail)
+            if isinstance(detail, any_pb2.Any):  # of a type that is not known here: passed on as it came
+                packed.CopyFrom(detail)
+            else:
+                packed.Pack(detail)
             if (rich.ByteSize() + packed.ByteSize() + 8) * 4 // 3 <= MOST_DETAILS:
                 rich.details.append(packed)
         pairs.append((b"grpc-status-details-bin", b64encode(rich.SerializeToString()).rstrip(b"=")))

@@ -6,11 +6,11 @@ import asyncio
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import npm
 import pytest
 from hosting import ECHO, hosted
 
@@ -105,31 +105,12 @@ async def test_buf_curl(address: str) -> None:
     assert json.loads(said) == {"code": "not_found", "message": "gone"}
 
 
-async def _node_modules() -> Path:
-    """Return a folder with the packages of tests/node/package.json, installed once."""
-    wanted = ROOT / "tests" / "node" / "package.json"
-    folder = ROOT / ".mesh" / "node"
-    stamp = folder / "package.json"
-    if not (stamp.is_file() and stamp.read_bytes() == wanted.read_bytes()):
-        folder.parent.mkdir(exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=".node-", dir=folder.parent))
-        try:
-            shutil.copy(wanted, fresh)
-            await run("npm", "install", "--prefix", fresh, "--no-package-lock", "--no-audit", "--no-fund")
-            shutil.rmtree(folder, ignore_errors=True)
-            fresh.rename(folder)  # noqa: ASYNC240 - a rename
-        except OSError:  # another test process was first
-            assert stamp.is_file()
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-    return folder
-
-
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 async def test_node(address: str) -> None:
     client = ROOT / "tests" / "node" / "client.js"
+    modules = await asyncio.to_thread(npm.packages, client.parent / "package.json")
     roots = [ROOT / "tests" / "protos", *protoc.builtin_roots()]
-    seen = json.loads(await run("node", client, await _node_modules(), address, *roots))
+    seen = json.loads(await run("node", client, modules, address, *roots))
     assert seen["unary"] == {
         "code": 0, "details": "", "text": "node", "size": 0, "header": ["1, 2"], "trailer": ["00ff"],
     }  # fmt: skip  # Node's http2 joins repeated headers (RFC 9110, 5.3)

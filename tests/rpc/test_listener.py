@@ -106,3 +106,29 @@ async def test_http_1_is_for_the_edge_only(capfd: pytest.CaptureFixture[str]) ->
         writer.close()
         await listener.stop()
     assert capfd.readouterr().err == ""
+
+
+async def test_grpc_and_other_http_on_one_address() -> None:
+    async def swallow(_: Any, receive: Any, send: Any) -> None:
+        size, more = 0, True
+        while more:
+            event = await receive()
+            size, more = size + len(event.get("body", b"")), event.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-size", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": b""})
+
+    listener = Listener(swallow, "127.0.0.1:0", grpc=True, drain=1, max_body=1000)
+    address = await listener.start()
+    async with raw_client(address) as client:
+        for kind in (b"application/grpc", b"application/grpc+proto"):  # no cap: the application has its own
+            answer = await client.call(b"x" * 5000, content_type=kind)
+            assert (answer.http, answer.headers[b"x-size"]) == (200, b"5000")
+        length = [(b"content-length", b"5000")]
+        for kind in (b"application/json", b"application/grpc-web"):
+            assert (await client.call(b"x" * 5000, content_type=kind, headers=length)).http == 413
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    await writer.wait_closed()
+    await listener.stop()

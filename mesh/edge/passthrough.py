@@ -1,0 +1,283 @@
+"""gRPC through the edge's port: the call that came in goes on to its sidecar, its messages untouched.
+
+The request passes the same chain as every other (trace, gate, authentication, limits); behind it, this asks whether the
+caller may, and calls. It speaks no wire of its own: ``mesh.rpc`` does, on both sides. What a client may not say to the
+inside (who calls, which trace, where the request came from) is taken out of its metadata here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Coroutine, Mapping, MutableMapping
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from opentelemetry import propagate
+
+from mesh.auth import authorize
+from mesh.auth.peers import HEADER
+from mesh.call import Call, Handler, Layer, Metadata, chain, current
+from mesh.contract import Contract, Method
+from mesh.deadline import deadline
+from mesh.edge import exposed, grpcweb, refusal
+from mesh.edge.call import HttpCall
+from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unimplemented
+from mesh.recover import recover
+from mesh.rpc import wire
+from mesh.rpc.health import Health
+from mesh.rpc.inbound import InboundCall, Receive, Send
+from mesh.rpc.reflection import Reflection
+from mesh.rpc.server import GrpcApp
+
+__all__ = ["GrpcCall", "Passthrough", "outward", "tracing"]
+
+MEDIA = b"application/grpc"
+
+_NATIVE = frozenset({b"application/grpc", b"application/grpc+proto"})
+_HTTP_2 = "2"
+
+_OTHER = Method(name="_OTHER", service="", path="/_OTHER", input=Empty, output=Empty)
+"""What a call of an unknown method is counted as (OpenTelemetry's name for it); callers must not make up names."""
+
+_OURS = frozenset({
+    HEADER, b"authorization",
+    b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto",
+    b"x-real-ip",
+})  # fmt: skip
+"""Metadata of a client that says who it is and where it comes from: the edge finds that out by itself. ``identify``
+hands ``authorization`` on when it is valid."""
+_RESERVED = (b":", b"grpc-", b"proxy-")
+_JUDGED = frozenset({b"grpc-timeout", b"grpc-encoding"})
+"""What makes an ``InboundCall`` impossible if it is malformed."""
+
+_TRANSPORT = frozenset(
+    {Code.CANCELLED, Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.INTERNAL, Code.UNAVAILABLE}
+)
+"""Codes that our own channel ends a call with; its messages name the address."""
+_ADDRESS = re.compile(r"[\w.\-]+:\d{3,5}\b|\[[0-9a-fA-F:]+\]")
+_SAID = {
+    Code.DEADLINE_EXCEEDED: "the service did not answer in time",
+    Code.INTERNAL: "internal error",
+    Code.UNAVAILABLE: "the service cannot be reached now; try again later",
+}
+
+
+class GrpcCall(HttpCall):
+    """A gRPC or gRPC-Web request, as the layers of the edge see it: an HTTP request that is a call already.
+
+    Attributes:
+        inbound: The call, as the gRPC server has it.
+        refused: Why it cannot be made, if that was known before it began.
+    """
+
+    __slots__ = ("inbound", "refused")
+
+    def __init__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Receive,
+        send: Send,
+        inbound: InboundCall,
+        refused: StatusError | None,
+    ) -> None:
+        super().__init__(scope, receive, send)
+        self.inbound = inbound
+        self.refused = refused
+        self.method = inbound.method
+        self.deadline = inbound.deadline
+        self.headers = inbound.headers
+        self.trailers = inbound.trailers
+
+
+class Passthrough:
+    """Answers the gRPC and gRPC-Web requests of the edge.
+
+    Args:
+        contract: What is reachable.
+        handler: The chain that every request passes; it ends in ``answer``.
+        onward: The outbound chain that reaches the sidecars.
+        max_message: Largest request message, bytes.
+        timeout: Seconds that a call without streams may take when neither its method nor its caller says.
+
+    Attributes:
+        app: The gRPC server.
+        health: What the edge reports of itself and of the services that it exposes.
+    """
+
+    def __init__(
+        self, contract: Contract, *, handler: Handler, onward: Handler, max_message: int, timeout: float
+    ) -> None:
+        services = exposed.services(contract)
+        self.health = Health(services)
+        reflection = Reflection(exposed.files(contract), [*services, "grpc.health.v1.Health"])
+        # As in the sidecar: a probe comes without a token, and is answered when the gate is full.
+        builtin = {
+            path: (method, chain(recover, deadline, answer))
+            for path, (method, answer) in {**self.health.handlers(), **reflection.handlers()}.items()
+        }
+        self.app = _App(contract, builtin, handler, max_message)
+        self._timeout = timeout
+        self._onward = onward
+        self._answer = chain(authorize(contract, {}), self._bound, deadline, self._pass)
+        self._dropped = _OURS | {field.lower().encode() for field in propagate.get_global_textmap().fields}
+
+    def takes(self, scope: MutableMapping[str, Any]) -> bool:
+        """Whether a request is a gRPC or gRPC-Web call."""
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                media = value
+                break
+        else:
+            return False
+        if media[: len(MEDIA)].lower() != MEDIA or scope["method"] != "POST":
+            return False
+        kind = grpcweb.essence(media)
+        return kind in grpcweb.MEDIA or (kind in _NATIVE and scope["http_version"] == _HTTP_2)
+
+    def check(self, call: HttpCall) -> None:
+        """Refuse what would be gRPC and is not right: for the end of the chain of an HTTP request.
+
+        Raises:
+            StatusError: 405 or 415.
+        """
+        media = call.metadata.wire(b"content-type")
+        if media is None or media[: len(MEDIA)].lower() != MEDIA or call.verb == "OPTIONS":
+            return
+        kind = grpcweb.essence(media)
+        if kind not in _NATIVE and kind not in grpcweb.MEDIA:
+            call.headers.append((b"accept-post", b", ".join(sorted(_NATIVE | grpcweb.MEDIA))))
+            raise refusal.unsupported_media(call, "gRPC is spoken with protobuf messages only: application/grpc+proto")
+        if call.verb != "POST":
+            raise refusal.wrong_verb(call, ["POST"])
+        raise refusal.unsupported_media(call, "gRPC needs HTTP/2; by HTTP/1.1 send application/grpc-web+proto")
+
+    def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer a request that ``takes`` takes."""
+        if grpcweb.GRPC in scope["headers"]:  # as nearly every client of gRPC says it
+            return self.app(scope, receive, send)
+        return grpcweb.serve(self.app, scope, receive, send)
+
+    def answer(self, call: GrpcCall) -> Awaitable[None]:
+        """Answer a call that has passed the chain of the edge.
+
+        Raises:
+            StatusError: The sidecar's status, or why the call was not made.
+        """
+        if call.refused is not None:
+            raise call.refused
+        return self._answer(call)
+
+    def _bound(self, call: Call, next: Handler) -> Awaitable[None]:
+        """Give a call its deadline that nobody else has given one: a stream may go on, one answer may not take long."""
+        method = call.method
+        if (
+            call.deadline is None
+            and method.timeout is None
+            and not (method.client_streaming or method.server_streaming)
+        ):
+            call.deadline = asyncio.get_running_loop().time() + self._timeout
+        return next(call)
+
+    async def _pass(self, call: Call) -> None:
+        assert isinstance(call, GrpcCall)  # noqa: S101 - ``answer`` takes no others
+        dropped = self._dropped
+        pairs = call.inbound.metadata.pairs
+        metadata = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(_RESERVED)]
+        token = current.set(call)
+        try:
+            await self._onward(_Onward(call, Metadata.from_wire(metadata)))
+        except StatusError as error:
+            said = outward(error)
+            if said is error:
+                raise
+            raise said from error
+        finally:
+            current.reset(token)
+
+
+class _App(GrpcApp):
+    """The gRPC server of the edge: what it cannot admit passes the chain too, so that refusals are traced."""
+
+    __slots__ = ("_chain",)
+
+    def __init__(
+        self, contract: Contract, builtin: Mapping[str, tuple[Method, Handler]], handler: Handler, max_message: int
+    ) -> None:
+        methods = {path: (method, handler) for path, method in contract.methods.items()}
+        super().__init__({**methods, **builtin}, max_message=max_message)
+        self._chain = handler
+
+    def admit(
+        self, scope: MutableMapping[str, Any], metadata: Metadata, receive: Receive, send: Send
+    ) -> tuple[InboundCall, Handler]:
+        """Return the call and what answers it; that may be a refusal."""
+        path = scope["raw_path"].decode("latin-1")  # gRPC knows no escapes
+        method, handler = self._methods.get(path, (_OTHER, self._chain))
+        refused: StatusError | None = None
+        if method is _OTHER:
+            refused = Unimplemented(f"{path[:200]} is not served here")
+        try:
+            inbound = InboundCall(method, metadata, receive, send, self._max_message)
+        except StatusError as error:
+            refused = InvalidArgument(error.message) if isinstance(error, Internal) else error
+            pairs = [pair for pair in metadata.pairs if pair[0] not in _JUDGED]
+            inbound = InboundCall(method, Metadata.from_wire(pairs), receive, send, self._max_message)
+        if isinstance(refused, Unimplemented):
+            inbound.trailers.append((b"grpc-accept-encoding", wire.ACCEPTED))
+        if refused is None and handler is not self._chain:
+            return inbound, handler
+        call = GrpcCall(grpcweb.original(scope), receive, send, inbound, refused)
+
+        def enter(_: Call) -> Awaitable[None]:
+            return self._chain(call)
+
+        return inbound, enter
+
+
+class _Onward(Call):
+    """The call as it goes on: everything of the call that came in, but the metadata."""
+
+    __slots__ = ("_inbound",)
+
+    def __init__(self, call: GrpcCall, metadata: Metadata) -> None:
+        super().__init__(call.method, metadata, call.deadline)
+        self._inbound = call.inbound
+        self.headers = call.headers
+        self.trailers = call.trailers
+
+    async def receive(self) -> bytes | None:
+        try:
+            return await self._inbound.receive()
+        except Internal as error:  # malformed: not our fault but the client's
+            raise InvalidArgument(error.message) from None
+
+    async def receive_one(self) -> bytes:
+        try:
+            return await self._inbound.receive_one()
+        except Internal as error:
+            raise InvalidArgument(error.message) from None
+
+    def send(self, message: bytes) -> Coroutine[Any, Any, None]:
+        self.headers_sent = True
+        return self._inbound.send(message)
+
+    def send_headers(self) -> Coroutine[Any, Any, None]:
+        self.headers_sent = True
+        return self._inbound.send_headers()
+
+
+def outward(error: StatusError) -> StatusError:
+    """Return the status as the client may see it: addresses of the inside are for the log."""
+    if error.code not in _TRANSPORT or not _ADDRESS.search(error.message):
+        return error
+    return StatusError.of(error.code, _SAID.get(error.code, "the service ended the call"), error.details)
+
+
+def tracing(http: Layer, rpc: Layer) -> Layer:
+    """Return the trace layer for an edge: ``rpc`` for gRPC calls, ``http`` for all other requests."""
+
+    def layer(call: Call, next: Handler) -> Awaitable[None]:
+        return (rpc if isinstance(call, GrpcCall) else http)(call, next)
+
+    return layer
