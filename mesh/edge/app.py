@@ -12,6 +12,7 @@ from mesh.contract import Access, Contract
 from mesh.deadline import deadline
 from mesh.edge import refusal, respond
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
+from mesh.edge.docs_page import BuiltinPages
 from mesh.edge.router import BadPath, Router
 from mesh.edge.transcode import Transcoder
 from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unimplemented
@@ -61,6 +62,7 @@ class EdgeApp:
     ) -> None:
         self.draining = False
         self._handler = chain(deadline, handler)
+        self._pages = BuiltinPages(contract)
         self._max_body = max_body
         self._timeout = timeout
         codecs = Codecs()
@@ -87,6 +89,9 @@ class EdgeApp:
             call = HttpCall(scope, receive, send)
             if call.path == HEALTH:
                 await self._health(call)
+                return
+            if (page := self._pages.get(call.path)) is not None:
+                await page(call)
                 return
             await self._answer(call)
         elif scope["type"] == "websocket":
