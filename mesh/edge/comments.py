@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet
 
-__all__ = ["read", "summary"]
+__all__ = ["headline", "read"]
 
 _FILE_MESSAGE, _FILE_ENUM, _FILE_SERVICE = 4, 5, 6
 _MESSAGE_FIELD, _MESSAGE_NESTED, _MESSAGE_ENUM, _MESSAGE_ONEOF = 2, 3, 4, 8
@@ -18,7 +18,7 @@ _ENUM_VALUE, _SERVICE_METHOD = 2, 2
 """Field numbers in descriptor.proto, as they stand in source-info paths."""
 
 _SENTENCE = re.compile(r"(.+?[.!?])(?:\s|$)", re.DOTALL)
-_LONGEST_SUMMARY = 120
+_LONGEST = 120
 
 Path = tuple[int, ...]
 
@@ -38,12 +38,18 @@ def read(files: FileDescriptorSet) -> Mapping[str, str]:
     return found
 
 
-def summary(comment: str) -> str:
-    """Return the first sentence without its full stop; ``""`` if there is none that is short enough for a headline."""
-    paragraph = comment.split("\n\n", 1)[0].replace("\n", " ")
+def headline(comment: str) -> tuple[str, str]:
+    """Split a comment: its first sentence without the full stop, and the rest.
+
+    The first is ``""`` if no sentence is short enough for a headline; then the rest is all.
+    """
+    paragraph, _, rest = comment.partition("\n\n")
     match = _SENTENCE.match(paragraph)
-    sentence = (match[1] if match else paragraph).removesuffix(".")
-    return sentence if len(sentence) <= _LONGEST_SUMMARY else ""
+    sentence = match[1] if match else paragraph
+    line = " ".join(sentence.split()).removesuffix(".")
+    if len(line) > _LONGEST:
+        return "", comment
+    return line, f"{paragraph[len(sentence) :].strip()}\n\n{rest}".strip()
 
 
 def _text(comment: str) -> str:

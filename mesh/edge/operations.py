@@ -92,10 +92,10 @@ class Operations:
             "operationId": self._id(f"{prefix}_{method.name}"),
             "tags": [method.service],
         }
-        summary = comments.summary(method.comment)
+        summary, rest = comments.headline(method.comment)
         if summary:
             made["summary"] = summary
-        description = "\n\n".join([*([method.comment] if method.comment != summary else []), *_notes(method)])
+        description = "\n\n".join([*([rest] if rest else []), *_notes(method)])
         if description:
             made["description"] = description
         parameters = [*self._path(method, path), *self._query(method, route)]
