@@ -97,8 +97,9 @@ class PathTemplate:
                 continue
             variable = owner.get(at)
             whole = variable is not None and variable.stop - variable.start == 1
-            before = template.segments[at - 1][1:] if at and template.segments[at - 1].startswith("=") else ""
-            name = _name(segment, before, variable if whole else None)
+            first = variable.start if variable is not None else 0
+            before = template.segments[at - 1][1:] if at > first and template.segments[at - 1].startswith("=") else ""
+            name = _name(segment, before, variable)
             parts.append(PathParameter(_unique(name, taken), variable, whole, segment == _REST))
         return PathTemplate(parts, f":{quote(template.verb, safe=_SAFE)}" if template.verb is not None else "")
 
@@ -132,12 +133,10 @@ def _text(part: str | PathParameter) -> str:
 
 
 def _name(segment: str, before: str, variable: Variable | None) -> str:
-    if variable is not None:
-        return ".".join(variable.field)
-    plain = "".join(one if one.isalnum() else "_" for one in before)
-    if segment == _REST:
-        return f"{plain}_path" if plain else "path"
-    return f"{plain}_id" if plain else "segment"
+    kind = "path" if segment == _REST else "id"
+    if before:
+        return "".join(one if one.isalnum() else "_" for one in before) + f"_{kind}"
+    return ".".join(variable.field) if variable is not None else kind
 
 
 def _unique(name: str, taken: set[str]) -> str:
