@@ -15,7 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from mesh.contract import Access, Method, Route
 from mesh.edge import answers, comments
 from mesh.edge.paths import PathTemplate
-from mesh.edge.schemas import Schema, Schemas
+from mesh.edge.schemas import SHARED, Schema, Schemas
 from mesh.jsoncodec import text_setter
 
 __all__ = ["BEARER", "Operations"]
@@ -24,10 +24,20 @@ BEARER = "bearer"
 """The name of the security scheme."""
 
 JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
+PROTOBUF = "application/x-protobuf"
 
 _HTTP_BODY = "google.api.HttpBody"
 _DEEPEST = 6
 """Levels of nested fields that are listed as query parameters; deeper ones can be sent all the same."""
+
+_STATUS: Schema = {"$ref": f"#/components/schemas/{answers.STATUS}"}
+_FAILED: Schema = {
+    "type": "object",
+    "description": "The last item of a stream that failed after it had begun.",
+    "properties": {"error": _STATUS},
+    "required": ["error"],
+    "additionalProperties": False,
+}
 
 _VERBS = frozenset(("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"))
 _ANY_VERB = ("GET", "PUT", "POST", "DELETE", "PATCH")
@@ -146,9 +156,7 @@ class Operations:
     def _body(self, method: Method, route: Route) -> dict[str, Any] | None:
         descriptor: Any = method.input.DESCRIPTOR
         if method.client_streaming:
-            schema = self._schemas.message(descriptor)
-            text = "One request a line, as JSON. The same route takes a WebSocket, with one request a message."
-            return {"description": text, "required": True, "content": {NDJSON: {"schema": _lines(schema)}}}
+            return self._requests(descriptor)
         if not route.body:
             return None
         field: FieldDescriptor | None = None
@@ -158,7 +166,7 @@ class Operations:
         if holder is not None and holder.full_name == _HTTP_BODY and not (field is not None and field.is_repeated):
             return {"description": "Bytes of any media type.", "content": {"*/*": {"schema": {}}}}
         schema = self._schemas.message(descriptor) if field is None else self._schemas.field(field)
-        made: dict[str, Any] = {"content": {JSON: {"schema": schema}}}
+        made: dict[str, Any] = {"content": _one(schema, holder, field)}
         if field is None:
             needed = any(self._schemas.required(one) for one in descriptor.fields)
             inside = [".".join(variable.field) for variable in route.template.variables]
@@ -184,13 +192,25 @@ class Operations:
         schema = self._schemas.message(descriptor) if field is None else self._schemas.answer(field)
         if method.server_streaming:
             made["content"] = {
-                JSON: {"schema": {"type": "array", "items": schema}},
-                NDJSON: {"schema": _lines(schema)},
-                EVENTS: {"schema": _events(schema)},
+                JSON: {"schema": {"type": "array", "items": {"anyOf": [schema, _FAILED]}}},
+                NDJSON: {"schema": _lines({"anyOf": [schema, _FAILED]})},
+                EVENTS: {"schema": _events({"anyOf": [schema, _STATUS]})},
             }
         else:
-            made["content"] = {JSON: {"schema": schema}}
+            made["content"] = _one(schema, holder, field)
         return made
+
+    def _requests(self, descriptor: Any) -> dict[str, Any]:
+        if descriptor.full_name == _HTTP_BODY:
+            return {"description": "Bytes of any media type.", "content": {"*/*": {"schema": {}}}}
+        schema = self._schemas.message(descriptor)
+        return {
+            "description": "The requests, each read as it comes. The same path takes a WebSocket.",
+            "content": {
+                NDJSON: {"schema": _lines(schema)},
+                JSON: {"schema": {"type": "array", "items": schema}},
+            },
+        }
 
 
 def _notes(method: Method) -> Iterator[str]:
@@ -199,7 +219,8 @@ def _notes(method: Method) -> Iterator[str]:
     if method.server_streaming:
         yield (
             "The answer is a stream, each item sent as it comes: a JSON array, or by `accept` newline-delimited JSON "
-            "or server-sent events."
+            "or server-sent events. If it fails after it has begun, its last item is `error` with the status, of "
+            "server-sent events the event `error`."
         )
     if method.client_streaming and method.server_streaming:
         yield "It answers while requests still come in; from a browser, use a WebSocket."
@@ -215,6 +236,14 @@ def _deprecated(method: Method) -> bool:
     service = pool.FindServiceByName(method.service)
     options = (service.GetOptions(), service.methods_by_name[method.name].GetOptions())
     return any(one.deprecated for one in options)
+
+
+def _one(schema: Schema, holder: Any, field: FieldDescriptor | None) -> dict[str, Any]:
+    """Return the content of a body that is one value; a message may be sent serialized too."""
+    content: dict[str, Any] = {JSON: {"schema": schema}}
+    if holder is not None and not (field is not None and field.is_repeated):
+        content[PROTOBUF] = {"schema": {"description": f"A serialized `{holder.full_name}`."}}
+    return content
 
 
 def _lines(item: Schema) -> Schema:
@@ -256,6 +285,7 @@ def _leaves(
             not field.is_repeated
             and field.message_type is not None
             and field.message_type.full_name not in types
+            and field.message_type.full_name not in SHARED
             and len(way) < _DEEPEST
         ):
             yield from _leaves(field.message_type, way, types)

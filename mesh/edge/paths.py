@@ -136,7 +136,7 @@ def _name(segment: str, before: str, variable: Variable | None) -> str:
     kind = "path" if segment == _REST else "id"
     if before:
         return "".join(one if one.isalnum() else "_" for one in before) + f"_{kind}"
-    return ".".join(variable.field) if variable is not None else kind
+    return "_".join(variable.field) if variable is not None else kind  # no dots: some tools take them for more
 
 
 def _unique(name: str, taken: set[str]) -> str:

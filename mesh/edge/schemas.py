@@ -8,7 +8,7 @@ Sources: https://protobuf.dev/programming-guides/json/, JSON Schema 2020-12, goo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf import message_factory
@@ -17,7 +17,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 from mesh.jsoncodec import WRAPPERS
 
-__all__ = ["Schema", "Schemas"]
+__all__ = ["SHARED", "Schema", "Schemas"]
 
 Schema = dict[str, Any]
 
@@ -29,7 +29,9 @@ _UINT64: Schema = {"type": "string", "format": "uint64", "pattern": "^(0|[1-9][0
 _INT32: Schema = {"type": "integer", "format": "int32", "minimum": -(2**31), "maximum": 2**31 - 1}
 _UINT32: Schema = {"type": "integer", "format": "uint32", "minimum": 0, "maximum": 2**32 - 1}
 _NOT_FINITE: Schema = {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}
-_FLT_MAX = 3.4028234663852886e38
+_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+_FLT_MAX = 3.4028235e38
+"""The largest float as it is printed in its shortest form, which as a double is a little more than the float."""
 
 _SCALARS: Mapping[int, Schema] = {
     FieldDescriptor.TYPE_INT32: _INT32,
@@ -48,7 +50,7 @@ _SCALARS: Mapping[int, Schema] = {
     },
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
     FieldDescriptor.TYPE_STRING: {"type": "string"},
-    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
+    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64", "pattern": _BASE64},
 }
 
 _KEYS: Mapping[int, Schema] = {
@@ -67,11 +69,11 @@ _PLAIN: Mapping[str, Schema] = {
         "pattern": r"^-?[0-9]{1,12}(\.[0-9]{1,9})?s$",
         "examples": ["1.5s"],
     },
-    "google.protobuf.FieldMask": {"type": "string", "examples": ["name,homeAddress.zip"]},
+    "google.protobuf.FieldMask": {"type": "string", "pattern": "^[!-^`-~]*$", "examples": ["name,homeAddress.zip"]},
 }
 """Messages that are one string."""
 
-_SHARED: Mapping[str, Schema] = {
+SHARED: Mapping[str, Schema] = {
     "google.protobuf.Value": {"description": "Any JSON value."},
     "google.protobuf.Struct": {
         "type": "object",
@@ -94,7 +96,7 @@ _SHARED: Mapping[str, Schema] = {
         "description": "Bytes of any media type.",
         "properties": {
             "contentType": {"type": "string"},
-            "data": {"type": "string", "contentEncoding": "base64"},
+            "data": {"type": "string", "contentEncoding": "base64", "pattern": _BASE64},
             "extensions": {"type": "array", "items": {"$ref": REF + ANY}},
         },
         "additionalProperties": False,
@@ -142,16 +144,16 @@ class Schemas:
 
     def any(self) -> Schema:
         """Return the schema of a message of any type."""
-        self.components.setdefault(ANY, _SHARED[ANY])
+        self.components.setdefault(ANY, SHARED[ANY])
         return {"$ref": REF + ANY}
 
     def _add(self, descriptor: Descriptor) -> None:
         name = descriptor.full_name
-        if name in _SHARED:
-            self.components[name] = _SHARED[name]
+        if name in SHARED:
+            self.components[name] = SHARED[name]
             for needed in ("google.protobuf.Value", ANY):
-                if REF + needed in str(_SHARED[name]):
-                    self.components.setdefault(needed, _SHARED[needed])
+                if REF + needed in str(SHARED[name]):
+                    self.components.setdefault(needed, SHARED[needed])
             return
         schema: Schema = {"type": "object"}
         self.components[name] = schema  # before its fields: they may lead back to it
@@ -162,6 +164,9 @@ class Schemas:
         required = [field.json_name for field in descriptor.fields if self._required(field)]
         if required:
             schema["required"] = required
+        only = {name: {"properties": dict.fromkeys(others, False)} for name, others in _rivals(descriptor)}
+        if only:
+            schema["dependentSchemas"] = only
         schema["additionalProperties"] = False
 
     def _describe(self, schema: Schema, name: str, descriptor: Any) -> None:
@@ -231,7 +236,7 @@ class Schemas:
     def answer(self, field: FieldDescriptor) -> Schema:
         """Return the schema of a field that is a whole answer: null where an unset one has no empty form."""
         inner = field.message_type
-        empty = inner is None or field.is_repeated or not (inner.full_name in _PLAIN or inner.full_name in _SHARED)
+        empty = inner is None or field.is_repeated or not (inner.full_name in _PLAIN or inner.full_name in SHARED)
         return self.field(field) if empty else _nullable(self.field(field))
 
     def text(self, field: FieldDescriptor) -> Schema:
@@ -275,6 +280,14 @@ class _Behaviors:
         options = self._options.FromString(field.GetOptions().SerializeToString())
         names = self._extension.enum_type.values_by_number
         return frozenset(names[one].name for one in options.Extensions[self._extension] if one in names)
+
+
+def _rivals(descriptor: Descriptor) -> Iterator[tuple[str, list[str]]]:
+    """Yield the members of oneofs, each with the others, which cannot be set beside it."""
+    for oneof in descriptor.oneofs:
+        names = [field.json_name for field in oneof.fields]
+        if len(names) > 1:
+            yield from ((name, [other for other in names if other != name]) for name in names)
 
 
 def _value_line(value: str, text: str, *, old: bool) -> str:

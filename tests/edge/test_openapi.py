@@ -98,7 +98,10 @@ def test_a_body_that_is_a_field(described: dict[str, Any]) -> None:
     operation = described["paths"]["/v1/shelves/{shelves_id}"]["put"]
     assert operation["requestBody"] == {
         "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/shop.v1.Item"}}},
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/shop.v1.Item"}},
+            "application/x-protobuf": {"schema": {"description": "A serialized `shop.v1.Item`."}},
+        },
     }
     assert [one["name"] for one in operation["parameters"]] == ["shelves_id", "reason"]
     answer = operation["responses"]["200"]["content"]["application/json"]["schema"]
@@ -138,12 +141,15 @@ def test_an_answer_that_is_a_field_without_value_is_null(described: dict[str, An
 def test_streams(described: dict[str, Any]) -> None:
     item = {"$ref": "#/components/schemas/shop.v1.Item"}
     content = described["paths"]["/v1/watch"]["get"]["responses"]["200"]["content"]
-    assert content["application/json"] == {"schema": {"type": "array", "items": item}}
-    assert content["application/x-ndjson"]["schema"]["contentSchema"] == item
-    assert content["text/event-stream"]["schema"]["contentSchema"] == item
+    assert list(content) == ["application/json", "application/x-ndjson", "text/event-stream"]
+    array, failed = content["application/json"]["schema"]["items"]["anyOf"]
+    assert (array, list(failed["properties"])) == (item, ["error"])
+    assert content["application/x-ndjson"]["schema"]["contentSchema"] == {"anyOf": [item, failed]}
+    assert content["text/event-stream"]["schema"]["contentSchema"]["anyOf"][0] == item
     sent = described["paths"]["/v1/send"]["post"]
     assert sent["requestBody"]["content"]["application/x-ndjson"]["schema"]["contentSchema"] == item
-    assert list(sent["responses"]["200"]["content"]) == ["application/json"]
+    assert sent["requestBody"]["content"]["application/json"]["schema"] == {"type": "array", "items": item}
+    assert list(sent["responses"]["200"]["content"]) == ["application/json", "application/x-protobuf"]
     assert "WebSocket" in described["paths"]["/v1/talk"]["post"]["description"]
 
 

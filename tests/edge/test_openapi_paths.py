@@ -13,7 +13,7 @@ from mesh.edge.paths import PathTemplate
     [
         ("/v1/users", "/v1/users", {}),
         ("/v1/users/{id}", "/v1/users/{id}", {"id": "{id}"}),
-        ("/v1/users/{user.id}:cancel", "/v1/users/{user.id}:cancel", {"user.id": "{user.id}"}),
+        ("/v1/users/{user.id}:cancel", "/v1/users/{user_id}:cancel", {"user.id": "{user_id}"}),
         ("/v1/{a}/{b}", "/v1/{a}/{b}", {"a": "{a}", "b": "{b}"}),
         (
             "/v1/{name=shelves/*/books/*}",

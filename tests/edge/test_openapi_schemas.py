@@ -23,9 +23,13 @@ INT64 = {"type": "string", "format": "int64", "pattern": "^(0|-?[1-9][0-9]{0,18}
 UINT64 = {"type": "string", "format": "uint64", "pattern": "^(0|[1-9][0-9]{0,19})$"}
 NOT_FINITE = {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}
 DOUBLE = {"oneOf": [{"type": "number", "format": "double"}, NOT_FINITE]}
-LARGEST = 3.4028234663852886e38
+LARGEST = 3.4028235e38
 FLOAT = {"oneOf": [{"type": "number", "format": "float", "minimum": -LARGEST, "maximum": LARGEST}, NOT_FINITE]}
-BYTES = {"type": "string", "contentEncoding": "base64"}
+BYTES = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+}
 TEXT = {"type": "string"}
 BOOL = {"type": "boolean"}
 TIME = {"type": "string", "format": "date-time"}
@@ -70,7 +74,7 @@ FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("mFixed64", mapping(ref("codec.v1.Everything"), pattern=UINT64["pattern"])),
     ("mValue", mapping(ref("google.protobuf.Value"))), ("mTimestamp", mapping(TIME)), ("mWrapper", mapping(INT64)),
     ("wTimestamp", TIME), ("wDuration", DURATION),
-    ("wMask", {"type": "string", "examples": ["name,homeAddress.zip"]}),
+    ("wMask", {"type": "string", "pattern": "^[!-^`-~]*$", "examples": ["name,homeAddress.zip"]}),
     ("wStruct", ref("google.protobuf.Struct")), ("wValue", ref("google.protobuf.Value")),
     ("wList", ref("google.protobuf.ListValue")), ("wNull", {"type": "null"}), ("wAny", ref("google.protobuf.Any")),
     ("wEmpty", ref("google.protobuf.Empty")),
@@ -146,9 +150,10 @@ def test_what_the_codec_prints_is_valid(contract: Contract, validator: Any, data
 
 WRONG: list[dict[str, Any]] = [
     {"fInt64": 1}, {"fInt64": "01"}, {"fInt64": "1.0"}, {"fUint64": "-1"}, {"fInt32": "1"}, {"fInt32": 2**31},
-    {"fUint32": -1}, {"fDouble": "1"}, {"fFloat": 1e39}, {"fBool": "true"}, {"fBytes": 1}, {"fColour": "PINK"},
-    {"f_int32": 1}, {"nothing": 1}, {"mInt32": {"x": "1"}}, {"mBool": {"yes": ""}}, {"wDuration": "1m"},
-    {"wTimestamp": "yesterday"}, {"wNull": 0}, {"rInt32": 1}, {"rwInt32": [None]}, {"wEmpty": {"x": 1}},
+    {"fUint32": -1}, {"fDouble": "1"}, {"fFloat": 1e39}, {"fBool": "true"}, {"fBytes": 1}, {"fBytes": "a"},
+    {"fBytes": "_w=="}, {"wMask": "a_b"}, {"cInt32": 1, "cString": ""}, {"fColour": "PINK"}, {"f_int32": 1},
+    {"nothing": 1}, {"mInt32": {"x": "1"}}, {"mBool": {"yes": ""}}, {"wDuration": "1m"}, {"wTimestamp": "yesterday"},
+    {"wNull": 0}, {"rInt32": 1}, {"rwInt32": [None]}, {"wEmpty": {"x": 1}},
 ]  # fmt: skip
 
 

@@ -50,7 +50,7 @@ export class Schemas {
     if (type === "object") {
       const out = {};
       for (const [key, one] of Object.entries(schema.properties ?? {})) {
-        if (one.readOnly || one.deprecated || /At most one of/.test(one.description ?? "") && firstOf(one) !== key) continue;
+        if (one.readOnly || one.deprecated || refusedBy(schema, Object.keys(out)).has(key)) continue;
         const value = this.example(one, inside);
         if (value !== undefined) out[key] = value;
       }
@@ -105,6 +105,7 @@ export class Schemas {
   }
 }
 
-function firstOf(schema) {
-  return /At most one of `([^`]+)`/.exec(schema.description)?.[1];
+// The members of oneofs that cannot be set beside these.
+function refusedBy(schema, names) {
+  return new Set(names.flatMap((name) => Object.keys(schema.dependentSchemas?.[name]?.properties ?? {})));
 }
