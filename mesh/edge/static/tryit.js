@@ -90,7 +90,7 @@ function requestBody(operation, schemas) {
 
 function acceptChoice(operation) {
   const success = Object.entries(operation.responses).find(([status]) => status.startsWith("2"))?.[1];
-  const kinds = Object.keys(success?.content ?? {});
+  const kinds = Object.keys(success?.content ?? {}).filter((one) => one !== "application/x-protobuf");
   if (kinds.length < 2) return null;
   const select = h("select", { id: "accept" }, kinds.map((one) => h("option", {}, one)));
   return { value: () => select.value, row: h("div", { class: "row" }, h("label", { for: "accept" }, "accept"), select) };
