@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mesh.faults import Fault, Faults
 
@@ -145,6 +145,14 @@ def _trace(options: argparse.Namespace) -> int:
     return traces.show(_file(options), options.id)
 
 
+def _export_openapi(options: argparse.Namespace) -> int:
+    from mesh.control import export
+
+    _, contract = _load(options)
+    out = Path(options.out) if options.out is not None else None
+    return export.openapi(contract, out, title=options.title, version=options.api_version, servers=options.server)
+
+
 def _keys(options: argparse.Namespace) -> int:
     from mesh import manifest
     from mesh.control import identity
@@ -177,9 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str
+        name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str, group: Any = commands
     ) -> argparse.ArgumentParser:
-        made = commands.add_parser(
+        made: argparse.ArgumentParser = group.add_parser(
             name,
             help=summary,
             description=f"{summary[:1].upper()}{summary[1:]}.\n\n{text.strip()}",
@@ -226,6 +234,16 @@ def _parser() -> argparse.ArgumentParser:
     command("keys", _keys, "make the services' identity keys that are missing", _KEYS).add_argument(
         "--each", metavar="FOLDER", help="one folder for each service, and for the edge, below this one"
     )
+    formats = commands.add_parser("export", help="write what the contract says for other tools").add_subparsers(
+        title="formats", metavar="FORMAT", required=True
+    )
+    made = command("openapi", _export_openapi, "write the OpenAPI 3.1 document of the edge", _EXPORT_OPENAPI, formats)
+    made.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
+    made.add_argument("--title", default="Mesh", help="what the API is called (default: Mesh)")
+    made.add_argument(
+        "--api-version", default="", metavar="TEXT", help="its version (default: a digest of the contract)"
+    )
+    made.add_argument("--server", action="append", default=[], metavar="URL", help="where it is; can be repeated")
     return parser
 
 
@@ -309,6 +327,13 @@ Exit code 0 if it is serving, 1 if not. A service is asked by the gRPC health pr
   mesh health http://127.0.0.1:8080
   mesh health login
   mesh health edge
+"""
+_EXPORT_OPENAPI = """
+Every route of the contract with its parameters, bodies, errors and who may call it, and the comments of the .proto
+files as descriptions. The edge serves the same at /openapi.json, and shows it at /docs.
+
+  mesh export openapi --out openapi.json
+  mesh export openapi --title "Accounts" --api-version 1.4 --server https://api.example.com
 """
 _KEYS = """
 Each service proves who it is with a key of its own, in the folder `identity` of the state folder. `mesh up` makes them;

@@ -34,7 +34,9 @@ from mesh._json_syntax import JsonSyntaxError, loads
 from mesh._json_text import text_setter
 from mesh._json_wellknown import WELL_KNOWN, WRAPPERS, CannotPrint
 
-__all__ = ["BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError", "loads", "text_setter"]
+__all__ = [
+    "WRAPPERS", "BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError", "loads", "text_setter",
+]  # fmt: skip
 
 Fill = Callable[[Any, Any], None]
 Dump = Callable[[Any], Any]

@@ -12,6 +12,7 @@ from mesh.contract import Access, Contract
 from mesh.deadline import deadline
 from mesh.edge import answer, body, refusal, respond
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
+from mesh.edge.docs_page import BuiltinPages
 from mesh.edge.door import OPEN, Door
 from mesh.edge.negotiate import Form
 from mesh.edge.passthrough import GrpcCall, Passthrough
@@ -70,6 +71,7 @@ class EdgeApp:
     ) -> None:
         self.draining = False
         self._handler = chain(*_present(deadline, door.passing, handler))
+        self._pages = BuiltinPages(contract)
         self._max_body = max_body
         self._timeout = timeout
         self._open: set[HttpCall] = set()
@@ -109,6 +111,9 @@ class EdgeApp:
             call = HttpCall(scope, receive, send)
             if call.path == HEALTH:
                 await self._health(call)
+                return
+            if (page := self._pages.get(call.path)) is not None:
+                await page(call)
                 return
             await self._answer(call)
         elif scope["type"] == "websocket":

@@ -28,7 +28,7 @@ _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _CORE = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$")
 """In texts of grpcio's core about its connections, which name addresses; nothing else tells them from a peer's."""
 _TEXTS = {
-    Code.UNAVAILABLE: "the service cannot be reached",
+    Code.UNAVAILABLE: "the service cannot be reached now; try again later",
     Code.DEADLINE_EXCEEDED: "the service did not answer within the deadline",
 }
 

@@ -125,7 +125,7 @@ class Pool:
                     return found
             self._start()
             if not wait_for_ready and self._hopeless():
-                raise Unavailable("the service cannot be reached").at(self._state())
+                raise Unavailable("the service cannot be reached now; try again later").at(self._state())
             place = asyncio.get_running_loop().create_future()
             if first:
                 self._waiting.append(place)

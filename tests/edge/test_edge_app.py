@@ -199,7 +199,7 @@ async def test_nothing_of_the_inside_leaks(running, caplog):
             reply = await running.request("GET", f"/v1/behave/{what}")
             assert (reply.status, reply.json) == (500, {"code": 13, "message": "internal error", "details": []})
     reply = await running.request("GET", "/v1/behave/unreached")
-    assert (reply.status, reply.json["message"]) == (503, "the service cannot be reached")
+    assert (reply.status, reply.json["message"]) == (503, "the service cannot be reached now; try again later")
     assert (await running.request("GET", "/v1/behave/closed")).json["message"] == "we are closed"
 
 

@@ -50,7 +50,7 @@ async def test_a_client_span_says_why_there_was_no_answer(start: Start, collecto
     await target.close()
     assert telemetry.flush()
     span = collector.one("a.B/C")
-    assert span.status.message == "the service cannot be reached (127.0.0.1:1: connection refused)"
+    assert span.status.message == "the service cannot be reached now; try again later (127.0.0.1:1: connection refused)"
     assert "127.0.0.1" not in caught.value.details()
     assert "127.0.0.1:1: connection refused" in caught.value.debug_error_string()
 

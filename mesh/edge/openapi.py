@@ -1,0 +1,94 @@
+"""The contract → an OpenAPI 3.1 document of what the edge offers. Pure.
+
+It says what the edge does and promises nothing else: routes, parameters and bodies as ``mesh.edge.transcode`` reads
+them, JSON as ``mesh.jsoncodec`` writes it, refusals as ``mesh.edge.respond`` renders them.
+
+Source: https://spec.openapis.org/oas/v3.1.1.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from mesh.contract import Access, Contract, Service
+from mesh.edge import answers, comments
+from mesh.edge.operations import BEARER, Operations
+from mesh.edge.schemas import Schemas
+
+__all__ = ["TITLE", "document"]
+
+TITLE = "Mesh"
+
+_DESCRIPTION = """\
+JSON is [proto3 JSON](https://protobuf.dev/programming-guides/json/): 64-bit integers are strings, bytes are base64, \
+and a field at its default is left out of an answer.
+
+A query parameter can be named as here or as in the .proto file; one that is repeated is given once for each value.
+
+A request that fails is answered with `google.rpc.Status`. Every answer names its trace in `x-trace-id`.\
+"""
+
+
+def document(
+    contract: Contract, *, title: str = TITLE, version: str = "", servers: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the document of every route that the edge offers, as JSON values.
+
+    Args:
+        contract: The contract.
+        title: What the API is called.
+        version: Its version; ``""``: a digest of the contract, so that it changes with it.
+        servers: URLs where it is offered; none: where the document comes from.
+    """
+    schemas = Schemas(contract.pool, comments.read(contract.files))
+    operations = Operations(schemas)
+    methods = []
+    tags = []
+    short = [name.rpartition(".")[2] for name in contract.services]
+    for service in contract.services.values():
+        offered = [one for one in service.methods.values() if one.access is not Access.INTERNAL and one.routes]
+        if not offered:
+            continue
+        name = service.name.rpartition(".")[2]
+        prefix = name if short.count(name) == 1 else service.name.replace(".", "_")
+        methods += [(method, prefix) for method in offered]
+        tags.append(_tag(service))
+    operations.add(methods)
+    details = [schemas.detail(one) for one in answers.DETAILS]
+    schemas.components[answers.STATUS] = answers.status_schema([*details, schemas.any()])
+    made: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version or _digest(contract), "description": _DESCRIPTION},
+    }
+    if servers:
+        made["servers"] = [{"url": url} for url in servers]
+    made |= {
+        "tags": tags,
+        "paths": operations.paths,
+        "components": {
+            "schemas": dict(sorted(schemas.components.items())),
+            **answers.components(),
+            "securitySchemes": {BEARER: _BEARER},
+        },
+    }
+    if operations.others:
+        made["x-other-operations"] = operations.others
+    return made
+
+
+_BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+    "description": "A user's access token: `authorization: Bearer TOKEN`.",
+}
+
+
+def _tag(service: Service) -> dict[str, str]:
+    return {"name": service.name, **({"description": service.comment} if service.comment else {})}
+
+
+def _digest(contract: Contract) -> str:
+    return hashlib.sha256(contract.files.SerializeToString(deterministic=True)).hexdigest()[:12]
