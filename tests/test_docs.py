@@ -88,6 +88,9 @@ def test_the_table_of_keys_is_complete_and_has_the_defaults() -> None:
             continue
         default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
         written = tomllib.loads(f"value = {said[key].strip('`')}")["value"]
+        if isinstance(default, msgspec.Struct):  # a table of its own, or the short form of one
+            assert not written, key
+            continue
         if isinstance(default, manifest.Duration | manifest.Size):
             written = type(default).parse(written)
         assert written == (list(default) if isinstance(default, tuple) else default), key
