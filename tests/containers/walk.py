@@ -268,9 +268,9 @@ def rebuilds_only_what_changed(scratch: Path) -> None:
 def layers(image: str) -> list[tuple[str, str]]:
     """Return digest and size of each layer of an image, from the bottom."""
     digests = json.loads(run("docker", "inspect", "--format", "{{json .RootFS.Layers}}", image))
-    history = run("docker", "history", "--human=false", "--no-trunc", "--format", "{{.Size}} {{.CreatedBy}}", image)
-    steps = [line.split(" ", 1) for line in reversed(history.splitlines())]
-    made = [size for size, step in steps if step.startswith(("COPY", "ADD", "WORKDIR", "RUN"))]
+    history = run("docker", "history", "--human=false", "--no-trunc", "--format", "{{json .}}", image)
+    steps = [json.loads(line) for line in reversed(history.splitlines())]
+    made = [step["Size"] for step in steps if step["CreatedBy"].startswith(("COPY", "ADD", "WORKDIR", "RUN"))]
     top = digests[-len(made) :]  # what the base was made of is its own business
     return list(zip(top, made[-len(top) :], strict=True))
 
