@@ -31,13 +31,15 @@ check: install ## lint, types, rooms, generated code, contract
 	$(BIN)/mesh generate
 	$(BIN)/mesh check
 
-bench: install ## run the benchmarks
+bench: install ## run the benchmarks beside their peers (needs h2load and wrk)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-bench.lock
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lock: ## resolve the dependencies anew (needs uv on the path)
 	uv pip compile pyproject.toml $(LOCK) --output-file requirements.lock
 	uv pip compile pyproject.toml --group dev --constraint requirements.lock $(LOCK) --output-file requirements-dev.lock
 	uv pip compile --group build $(LOCK) --output-file requirements-build.lock
+	uv pip compile pyproject.toml --group bench --constraint requirements-dev.lock $(LOCK) --output-file requirements-bench.lock
 
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --quiet
 
