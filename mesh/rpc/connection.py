@@ -4,8 +4,7 @@
 loop, windows that reopen only for what was consumed. A broken connection fails the streams that it carried and nothing
 else. It makes no connection again and chooses nothing: that is the pool's work (``mesh.rpc.pool``).
 
-Sources: RFC 9113 (HTTP/2); keepalive as in https://github.com/grpc/proposal/blob/master/A8-client-side-keepalive.md,
-slowed so that a stock server's ping strikes are never reached.
+Sources: RFC 9113 (HTTP/2); keepalive as in gRPC's proposal A8, slowed so that no stock server ever counts a strike.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ LOW_WATER = 16 * 2**10
 LAST_STREAM_ID = 2**31 - 2**16
 """Stream ids run out at 2**31; a connection that comes near is replaced."""
 PING_AFTER = (10.0, 20.0, 300.0)
-"""Seconds of silence, while calls are open, before a first, a second and each further PING. grpcio's server forgives
-two that come within five minutes and closes the connection at the third."""
+"""Seconds of silence before a first, a second and each further PING; grpcio's server bears two in five minutes."""
 PING_TIMEOUT = 20.0
 """Seconds that the peer has to answer one."""
 
@@ -182,7 +180,7 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         self._why = self._why or reason
-        with suppress(ngh2.NGH2Error):  # the protocol may have failed already
+        with suppress(ngh2.NGH2Error, RuntimeError):  # the protocol may have failed already, or uvloop's transport
             self._h2.terminate_connection(ErrorCode.NO_ERROR)
             transport.write(self._h2.data_to_send())
         transport.close()
@@ -267,6 +265,8 @@ class Connection(asyncio.Protocol):
                     break
         except ngh2.NGH2Error as error:
             self.abort(f"the HTTP/2 engine failed ({error})")
+            return
+        except RuntimeError:  # uvloop: the peer has gone within this turn; ``connection_lost`` follows
             return
         self._handle_events()
         if self._writers:
