@@ -242,8 +242,6 @@ class Connection(asyncio.Protocol):
             self.ready.exception()  # seen, whether or not somebody waits
         self._owner.lost(self, reason)
 
-    # -- inside --
-
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
@@ -266,7 +264,8 @@ class Connection(asyncio.Protocol):
         except ngh2.NGH2Error as error:
             self.abort(f"the HTTP/2 engine failed ({error})")
             return
-        except RuntimeError:  # uvloop: the peer has gone within this turn; ``connection_lost`` follows
+        except RuntimeError:  # uvloop: the peer has gone within this turn, and nobody may say so again
+            self.connection_lost(None)
             return
         self._handle_events()
         if self._writers:
