@@ -182,6 +182,7 @@ class Call:
         trailers: Response metadata (wire pairs) to be sent after the last message.
         peer: Where an onward call went: the ``host:port`` of the manifest, or "" while it has not gone anywhere.
         wait_for_ready: An onward call should wait for a connection even when every address has just failed.
+        timed: Whether a layer of this chain cancels the call at its deadline, so that nobody else has to.
         compression: The encoding of an onward call's requests (``"gzip"``), or "" for none.
     """
 
@@ -189,7 +190,8 @@ class Call:
     compression: str = ""
 
     __slots__ = (
-        "caller", "deadline", "doubt", "headers", "headers_sent", "identity", "metadata", "method", "peer", "trailers",
+        "caller", "deadline", "doubt", "headers", "headers_sent", "identity", "metadata", "method", "peer", "timed",
+        "trailers",
     )  # fmt: skip
 
     def __init__(self, method: Any, metadata: Metadata, deadline: float | None = None) -> None:
@@ -200,6 +202,7 @@ class Call:
         self.caller: str | None = None
         self.doubt: StatusError | None = None
         self.peer = ""
+        self.timed = False
         self.headers: list[tuple[bytes, bytes]] = []
         self.headers_sent = False
         self.trailers: list[tuple[bytes, bytes]] = []
@@ -243,7 +246,7 @@ class Call:
 
     def check_deadline(self) -> None:
         """Raise ``DeadlineExceeded`` when no time is left."""
-        if self.deadline is not None and self.remaining() == 0:
+        if self.deadline is not None and self.deadline <= time.monotonic():
             raise DeadlineExceeded("the deadline passed before the call began")
 
 

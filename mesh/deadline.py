@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded
+from mesh.wheel import Limit, wheel
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
@@ -13,40 +16,36 @@ if TYPE_CHECKING:
 __all__ = ["deadline"]
 
 
-async def deadline(call: Call, next: Handler) -> None:
+def deadline(call: Call, next: Handler) -> Awaitable[None]:
     """Cap ``call.deadline`` by ``call.method.timeout`` and cancel the rest of the chain when it passes.
 
     Raises:
         DeadlineExceeded: Time ran out. A cancellation from elsewhere (the caller went away) passes through as it is.
     """
-    loop = asyncio.get_running_loop()
     timeout = call.method.timeout
     if timeout is not None:
-        latest = loop.time() + timeout
+        latest = monotonic() + timeout
         if call.deadline is None or call.deadline > latest:
             call.deadline = latest
     if call.deadline is None:
-        await next(call)
-        return
+        return next(call)
     call.check_deadline()
+    return _limited(call, call.deadline, next)
+
+
+async def _limited(call: Call, until: float, next: Handler) -> None:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine always runs in a task here
-    fired = False
-
-    def expire() -> None:
-        nonlocal fired
-        fired = True
-        task.cancel()
-
-    timer = loop.call_at(call.deadline, expire)
+    limit = Limit(task)
+    slot = wheel().add(until, limit)
+    call.timed = True
     try:
         await next(call)
     except asyncio.CancelledError:
-        # Cancelled by the timer alone: it becomes a status. Cancelled by someone else as well: they win.
-        if fired and task.cancelling() <= 1:
+        # Cancelled by the limit alone: it becomes a status. Cancelled by someone else as well: they win.
+        if limit.alone:
             raise DeadlineExceeded("the deadline passed") from None
         raise
     finally:
-        timer.cancel()
-        if fired:  # however it ended, this cancellation must not hit what follows
-            task.uncancel()
+        slot.discard(limit)
+        limit.lift()

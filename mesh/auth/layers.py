@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.auth.peers import EDGE, HEADER, Signer
@@ -82,19 +82,27 @@ def authenticate(tokens: TokenVerifier | None, peers: Peers | None) -> Layer:
         peers: Verifies services; None at the edge, where no service calls and the header means nothing.
     """
 
-    async def layer(call: Call, next: Handler) -> None:
+    def layer(call: Call, next: Handler) -> Awaitable[None]:
         if peers is not None:
             call.caller = peers.caller(call)
         credentials = call.metadata.wire(AUTHORIZATION)
-        if credentials is not None:
-            try:
-                if tokens is None:
-                    raise Unauthenticated("no user tokens are accepted here; call without `authorization`")  # noqa: TRY301 - for the same handler
-                call.identity = tokens.known(credentials) or await tokens.verify(credentials)
-            except Unauthenticated as error:
-                if call.method is not None and call.method.access is not Access.PUBLIC:
-                    raise
-                call.doubt = error
+        if credentials is None:
+            return next(call)
+        if tokens is not None:
+            call.identity = tokens.known(credentials)
+            if call.identity is not None:
+                return next(call)
+        return verified(call, credentials, next)
+
+    async def verified(call: Call, credentials: bytes, next: Handler) -> None:
+        try:
+            if tokens is None:
+                raise Unauthenticated("no user tokens are accepted here; call without `authorization`")  # noqa: TRY301 - for the same handler
+            call.identity = await tokens.verify(credentials)
+        except Unauthenticated as error:
+            if call.method is not None and call.method.access is not Access.PUBLIC:
+                raise
+            call.doubt = error
         await next(call)
 
     return layer
@@ -109,7 +117,7 @@ def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
     """
     declarations = Declarations(contract, serves)
 
-    async def layer(call: Call, next: Handler) -> None:
+    def layer(call: Call, next: Handler) -> Awaitable[None]:
         method: Method = call.method
         if method.access is not Access.PUBLIC:
             caller = call.caller
@@ -119,7 +127,7 @@ def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
                 raise PermissionDenied(f"{method.path} is only for services of the mesh")
             if method.access is Access.AUTHENTICATED:
                 _check_user(call, method, by_service=caller is not None and caller != EDGE)
-        await next(call)
+        return next(call)
 
     return layer
 
@@ -154,7 +162,7 @@ def identify(signer: Signer, declarations: Declarations | None = None) -> Layer:
     """
     service = signer.service
 
-    async def layer(call: Call, next: Handler) -> None:
+    def layer(call: Call, next: Handler) -> Awaitable[None]:
         audience: str = call.method.service
         if declarations is not None:
             declarations.check(service, audience)
@@ -166,6 +174,6 @@ def identify(signer: Signer, declarations: Declarations | None = None) -> Layer:
                 if credentials is not None:
                     metadata.append(AUTHORIZATION, credentials)
         metadata.append(HEADER, signer.token(audience))
-        await next(call)
+        return next(call)
 
     return layer

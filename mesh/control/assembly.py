@@ -73,7 +73,7 @@ class Outbound:
             self._entries.append(target)
             self._targets.update(dict.fromkeys(entry.serves, target))
 
-    async def __call__(self, call: Call) -> None:
+    def __call__(self, call: Call) -> Awaitable[None]:
         """Send the call where its service is.
 
         Raises:
@@ -82,7 +82,7 @@ class Outbound:
         target = self._targets.get(call.method.service)
         if target is None:
             raise Unimplemented(f"no entry of mesh.toml serves {call.method.service}")
-        await target(call)
+        return target(call)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Awaitable, Iterator, MutableMapping
+from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Call, Handler, Layer, chain, current
@@ -24,6 +25,7 @@ from mesh.edge.watch import Watch
 from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unavailable
 from mesh.jsoncodec import Codecs
 from mesh.recover import recover
+from mesh.wheel import wheel
 
 if TYPE_CHECKING:
     from mesh.gate import Gate
@@ -119,17 +121,15 @@ class EdgeApp:
         elif scope["type"] == "websocket":
             await self._answer(SocketCall(scope, receive, send))
 
-    async def _dispatch(self, call: Call) -> None:
+    def _dispatch(self, call: Call) -> Awaitable[None]:
         """Answer a request that has passed the chain: whoever takes it first, else it is a route of the contract."""
         if isinstance(call, GrpcCall):
-            return await self.grpc.answer(call)
+            return self.grpc.answer(call)
         assert isinstance(call, HttpCall)  # noqa: S101 - every call of this chain is one
         if isinstance(call, SocketCall):
-            await self._sockets(call)
-            return None
+            return self._sockets(call)
         self.grpc.check(call)
-        await self._transcode(call)
-        return None
+        return self._transcode(call)
 
     def expire(self) -> None:
         """End what is still in flight when the drain time is over: as UNAVAILABLE, streams in their own form."""
@@ -235,11 +235,11 @@ class EdgeApp:
 
     async def _call(self, call: HttpCall, request: bytes) -> UpstreamCall:
         """Make the gRPC call; a client that goes away meanwhile cancels it."""
-        loop = asyncio.get_running_loop()
-        upstream = UpstreamCall(call.method, request, loop.time() + (call.method.timeout or self._timeout))
+        now = monotonic()
+        upstream = UpstreamCall(call.method, request, now + (call.method.timeout or self._timeout))
         upstream.identity = call.identity
         watch = Watch(call)
-        timer = loop.call_later(WATCH_AFTER, watch.start)
+        slot = wheel().add(now + WATCH_AFTER, watch)
         token = current.set(call)
         try:
             await self._handler(upstream)
@@ -248,7 +248,7 @@ class EdgeApp:
             raise
         finally:
             current.reset(token)
-            timer.cancel()
+            slot.discard(watch)
             watch.stop()
             if upstream.headers:
                 call.headers += respond.forwarded(upstream.headers)

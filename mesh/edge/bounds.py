@@ -6,6 +6,7 @@ answered like every other error.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
 from mesh.edge.refusal import refuse
@@ -32,7 +33,7 @@ def bounds(max_uri: int, max_headers: int) -> Layer:
         max_headers: Bytes of the header section.
     """
 
-    async def layer(call: Call, next: Handler) -> None:
+    def layer(call: Call, next: Handler) -> Awaitable[None]:
         request = cast("HttpCall", call)
         if len(request.path) + len(request.query) > max_uri:
             raise refuse(request, 414, Code.INVALID_ARGUMENT, f"path and query are longer than {max_uri} bytes")
@@ -48,6 +49,6 @@ def bounds(max_uri: int, max_headers: int) -> Layer:
             raise refuse(request, 431, Code.INVALID_ARGUMENT, f"the headers are larger than {max_headers} bytes")
         if len(pairs) > FIELDS:
             raise refuse(request, 431, Code.INVALID_ARGUMENT, f"there are more than {FIELDS} header fields")
-        await next(call)
+        return next(call)
 
     return layer

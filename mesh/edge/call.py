@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mesh.call import Call, Metadata
 from mesh.errors import Internal
+from mesh.wheel import Limit, wheel
 
 if TYPE_CHECKING:
     from mesh.contract import Method
@@ -42,12 +44,13 @@ class HttpCall(Call):
         status: The HTTP status of the answer; 0 while there is none. Set before a refusal is raised whose HTTP status
             does not follow from its code.
         answered: Whether the response has begun.
+        task: What answers it.
         expired: It was cancelled because the edge stops.
     """
 
     __slots__ = (
-        "_complete", "_receive", "_scope", "_send", "_task", "_unread", "answered", "expired", "origin", "path",
-        "query", "route", "status", "verb",
+        "_complete", "_receive", "_scope", "_send", "_unread", "answered", "expired", "origin", "path",
+        "query", "route", "status", "task", "verb",
     )  # fmt: skip
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -55,7 +58,7 @@ class HttpCall(Call):
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._task = asyncio.current_task()
+        self.task = asyncio.current_task()
         self.verb: str = scope.get("method", "GET")  # a WebSocket has none; over HTTP/1.1 it begins with GET
         self.path = scope["raw_path"].decode("latin-1")
         self.query: bytes = scope["query_string"]
@@ -120,7 +123,10 @@ class HttpCall(Call):
         """
         parts: list[bytes] = []
         size = 0
-        async with asyncio.timeout(seconds):
+        assert self.task is not None  # noqa: S101 - a request is answered in a task
+        late = Limit(self.task)
+        slot = wheel().add(monotonic() + seconds, late)
+        try:
             while size <= limit:
                 message = await self._next()
                 body = message.get("body", b"")
@@ -128,6 +134,13 @@ class HttpCall(Call):
                 size += len(body)
                 if not message.get("more_body", False):
                     return b"".join(parts) if size <= limit else None
+        except asyncio.CancelledError:
+            if late.alone:
+                raise TimeoutError from None
+            raise
+        finally:
+            slot.discard(late)
+            late.lift()
         return None
 
     async def chunk(self) -> bytes | None:
@@ -168,19 +181,19 @@ class HttpCall(Call):
             asyncio.CancelledError: Always.
         """
         self.status = GONE
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
         raise asyncio.CancelledError("the client went away")
 
     def expire(self) -> None:
         """Cancel what answers the call, because the edge stops."""
-        if self._task is not None:
+        if self.task is not None:
             self.expired = True
-            self._task.cancel()
+            self.task.cancel()
 
     def lapsed(self) -> bool:
         """Whether it is only cancelled because the edge stops; then it no longer is, and can be answered."""
-        return self.expired and self._task is not None and self._task.uncancel() == 0
+        return self.expired and self.task is not None and self.task.uncancel() == 0
 
     async def gone(self) -> None:
         """Return when the client has gone; what it still sends is thrown away.

@@ -12,7 +12,7 @@ __all__ = ["Watch"]
 
 
 class Watch:
-    """Cancels the task that answers a call, the one that makes this, when its client goes away.
+    """Cancels the task that answers a call when its client goes away.
 
     As ASGI tells it; h2corn also cancels the task by itself, for HTTP/2. It takes what the client still sends, so it is
     for when the request has been read.
@@ -22,8 +22,12 @@ class Watch:
 
     def __init__(self, call: HttpCall) -> None:
         self._call = call
-        self._answering = asyncio.current_task()
+        self._answering = call.task
         self._task: asyncio.Task[None] | None = None
+
+    def expire(self) -> None:
+        """Begin, as the call takes its time (``mesh.wheel.Timed``)."""
+        self.start()
 
     def start(self) -> None:
         """Begin."""

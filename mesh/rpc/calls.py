@@ -59,6 +59,7 @@ class OutboundCall(Call):
         self.caller = None
         self.doubt = None
         self.peer = ""
+        self.timed = False
         self.headers = []
         self.headers_sent = False
         self.trailers = []

@@ -7,12 +7,14 @@ again at once, whatever its method; every other retry is the retry layer's (``me
 from __future__ import annotations
 
 import asyncio
+from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Internal, StatusError, Unavailable
 from mesh.rpc import status
 from mesh.rpc.framing import ENCODINGS, encode_timeout, frame
 from mesh.rpc.stream import Stream
+from mesh.wheel import wheel
 
 if TYPE_CHECKING:
     from mesh.call import Call
@@ -95,7 +97,7 @@ class Exchange:
             head = self._heads[path] = self._head(path)
         headers = head.copy()
         if call.deadline is not None:
-            left = call.deadline - asyncio.get_running_loop().time()
+            left = call.deadline - monotonic()
             if left <= 0:
                 raise DeadlineExceeded("the deadline passed before the call was sent")
             headers.append((b"grpc-timeout", encode_timeout(left)))
@@ -131,24 +133,20 @@ class Exchange:
 
 async def _ended(call: Call, stream: Stream) -> None:
     """Return when the stream has ended, by its own or by the call's deadline."""
-    timer = None
-    if call.deadline is not None:
-        timer = asyncio.get_running_loop().call_at(call.deadline, _expire, stream)
+    slot = None
+    if call.deadline is not None and not call.timed:
+        slot = wheel().add(call.deadline, stream)
     try:
         await stream.wait()
     finally:
-        if timer is not None:
-            timer.cancel()
+        if slot is not None:
+            slot.discard(stream)
         _leave(call, stream)
-
-
-def _expire(stream: Stream) -> None:
-    stream.fail(DeadlineExceeded("the service did not answer within the deadline").at(stream.connection.address))
 
 
 def _leave(call: Call, stream: Stream) -> None:
     """Leave nothing of the stream behind, whether or not it has ended."""
-    if call.deadline is not None and asyncio.get_running_loop().time() >= call.deadline - EARLY:
+    if call.deadline is not None and monotonic() >= call.deadline - EARLY:
         stream.connection.reset_later(stream)
     stream.close()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -155,6 +155,7 @@ class _Try(Call):
         self.caller = call.caller
         self.wait_for_ready = call.wait_for_ready
         self.compression = call.compression
+        self.timed = call.timed
         self._request = request
         self._taken = False
         self.begun = False
@@ -208,10 +209,10 @@ def retry(policy: Policy | None = None, chance: Callable[[], float] = random.ran
     policy = policy or Policy()
     budgets: dict[str, Budget] = {}
 
-    async def layer(call: Call, next: Handler) -> None:
-        if not call.method.idempotent:
-            await next(call)
-            return
+    def layer(call: Call, next: Handler) -> Awaitable[None]:
+        return tried(call, next) if call.method.idempotent else next(call)
+
+    async def tried(call: Call, next: Handler) -> None:
         budget = budgets.get(call.method.service)
         if budget is None:
             budget = budgets[call.method.service] = Budget()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mesh.errors import Code, Internal, ResourceExhausted, StatusError, Unavailable
+from mesh.errors import Code, DeadlineExceeded, Internal, ResourceExhausted, StatusError, Unavailable
 from mesh.rpc.framing import Reader, check_encoding, code_of_http, code_of_reset
 
 if TYPE_CHECKING:
@@ -89,6 +89,10 @@ class Stream:
             await self._writer
         finally:
             self._writer = None
+
+    def expire(self) -> None:
+        """End it because its deadline has passed (``mesh.wheel.Timed``)."""
+        self.fail(DeadlineExceeded("the service did not answer within the deadline").at(self.connection.address))
 
     def cancel(self, failure: StatusError | None = None) -> None:
         """End it from this side (RST_STREAM CANCEL); nothing happens after the end."""

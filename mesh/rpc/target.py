@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from importlib.metadata import version
 from ssl import SSLContext
 from typing import TYPE_CHECKING
@@ -58,13 +58,13 @@ class Target:
         else:
             raise ValueError(f'transport must be "ngh2" or "grpcio", not {transport!r}')
 
-    async def __call__(self, call: Call) -> None:
+    def __call__(self, call: Call) -> Awaitable[None]:
         """Answer the call by asking one of the servers.
 
         Raises:
             StatusError: The server's status, or what kept it from answering.
         """
-        await self._handler(call)
+        return self._handler(call)
 
     async def close(self) -> None:
         """Close the connections; calls that still run fail with UNAVAILABLE."""

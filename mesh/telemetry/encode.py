@@ -1,7 +1,7 @@
 """Our spans → OTLP bytes, without a protobuf object for each: what a method's spans share is encoded once.
 
 Through the SDK's own way (``ReadableSpan``, then ``encode_spans``) a span costs about 35 µs, which is more than a whole
-call; here about 3. What is out of the ordinary (events, links, trace state, limits, odd values) still goes that way.
+call; here about 2. What is out of the ordinary (events, links, trace state, limits, odd values) still goes that way.
 
 Source: opentelemetry/proto/trace/v1/trace.proto; https://protobuf.dev/programming-guides/encoding/.
 """
@@ -9,8 +9,8 @@ Source: opentelemetry/proto/trace/v1/trace.proto; https://protobuf.dev/programmi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from struct import pack
-from typing import Any
+from struct import Struct, pack
+from typing import Any, NamedTuple
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
@@ -30,6 +30,22 @@ _MOST_KEPT = 4096
 _LONGEST_KEPT = 200
 
 
+_NOTHING = (0, 0, 0)
+_ROOT = Struct("<2s16s2s8sBQBQHI").pack
+_CHILD = Struct("<2s16s2s8s2s8sBQBQHI").pack
+"""What differs from span to span has one length: trace_id, span_id, parent_span_id, both times, flags, tags too."""
+
+
+class _Shared(NamedTuple):
+    """What spans of one name that ended alike have in common."""
+
+    encoded: bytes
+    keys: frozenset[str]
+    """Of the attributes in it."""
+    kept: object
+    """What it was made of, kept so that nothing else gets its identity."""
+
+
 class UnusualError(Exception):
     """A value that is left to the SDK's encoder."""
 
@@ -37,10 +53,10 @@ class UnusualError(Exception):
 class Encoder:
     """Encodes batches of one component; for the thread that exports."""
 
-    __slots__ = ("_frame", "_heads")
+    __slots__ = ("_frame", "_shared")
 
     def __init__(self) -> None:
-        self._heads: dict[tuple[str, SpanKind], bytes] = {}
+        self._shared: dict[tuple[str, SpanKind, int, int, StatusCode], _Shared] = {}
         self._frame: tuple[bytes, bytes] | None = None
 
     def encode(self, batch: Sequence[Span | ReadableSpan]) -> tuple[bytes, int]:
@@ -60,7 +76,7 @@ class Encoder:
                 except Exception:  # noqa: BLE001 - one odd span must not take its batch with it
                     lost += 1
                 continue
-            quick += (_SPANS, _varint(len(encoded)), encoded)
+            quick += encoded
             if self._frame is None:
                 self._frame = _frame(span.readable())
         body = b""
@@ -74,36 +90,48 @@ class Encoder:
             body += encode_spans(others).SerializePartialToString()
         return body, lost
 
-    def _span(self, span: Span) -> bytes:
-        if span.events or span.links or span.state or span.dropped != (0, 0, 0):
+    def _span(self, span: Span) -> tuple[bytes, bytes, bytes, bytes]:
+        """Return tag and length, then the pieces of the span's message; their order in it means nothing."""
+        if span.events or span.links or span.state or span.dropped != _NOTHING:
             raise UnusualError
+        shared = self._shared.get((span.name, span.kind, id(span.constant), id(span.outcome), span.status))
+        if shared is None or span.message:
+            shared = self._share(span)
         own = span.attributes
+        more = b""
+        if own:
+            if not (span.within_usual_limits() and shared.keys.isdisjoint(own)):
+                raise UnusualError
+            more = b"".join([_attribute(key, value) for key, value in own.items()])
+        parent = span.parent
+        trace_id, span_id = span.trace_id.to_bytes(16, "big"), span.span_id.to_bytes(8, "big")
+        if parent is None:
+            head = _ROOT(
+                b"\x0a\x10", trace_id, b"\x12\x08", span_id, 0x39, span.start, 0x41, span.finish, 0x0185, _LOCAL
+            )
+        else:
+            head = _CHILD(
+                b"\x0a\x10", trace_id, b"\x12\x08", span_id, b"\x22\x08", parent.span_id.to_bytes(8, "big"),
+                0x39, span.start, 0x41, span.finish, 0x0185, _REMOTE if parent.remote else _LOCAL,
+            )  # fmt: skip
+        return _SPANS + _varint(len(head) + len(shared.encoded) + len(more)), head, shared.encoded, more
+
+    def _share(self, span: Span) -> _Shared:
+        """Encode what the span shares with those of its name that ended like it, and keep it."""
         if not span.within_usual_limits():
             raise UnusualError
-        if own is not None and type(own) is not Constant and not span.constant.keys().isdisjoint(own):
+        named = WireSpan(name=span.name, kind=span.kind.value + 1).SerializeToString()  # type: ignore[arg-type]
+        outcome: Mapping[str, Any] = span.outcome or {}
+        if not span.constant.keys().isdisjoint(outcome):
             raise UnusualError
-        parent = span.parent
-        key = (span.name, span.kind)
-        head = self._heads.get(key)
-        if head is None:
-            if len(self._heads) >= _MOST_KEPT:
-                self._heads.clear()
-            head = self._heads[key] = WireSpan(name=span.name, kind=span.kind.value + 1).SerializeToString()  # type: ignore[arg-type]
-        return b"".join(
-            (
-                b"\x0a\x10",
-                span.trace_id.to_bytes(16, "big"),
-                b"\x12\x08",
-                span.span_id.to_bytes(8, "big"),
-                b"" if parent is None else b"\x22\x08" + parent.span_id.to_bytes(8, "big"),
-                head,
-                pack("<BQBQ", 0x39, span.start, 0x41, span.finish),
-                _attributes(span.constant),
-                b"" if own is None else _attributes(own),
-                _status(span),
-                pack("<HI", 0x0185, _REMOTE if parent is not None and parent.remote else _LOCAL),
-            )
-        )
+        pairs = [_attribute(key, value) for told in (span.constant, outcome) for key, value in told.items()]
+        encoded = b"".join((named, *pairs, _status(span)))
+        shared = _Shared(encoded, frozenset((*span.constant, *outcome)), (span.constant, outcome))
+        if not span.message and type(span.constant) is Constant:
+            if len(self._shared) >= _MOST_KEPT:
+                self._shared.clear()
+            self._shared[span.name, span.kind, id(span.constant), id(span.outcome), span.status] = shared
+        return shared
 
 
 def _frame(span: ReadableSpan) -> tuple[bytes, bytes]:
@@ -113,14 +141,6 @@ def _frame(span: ReadableSpan) -> tuple[bytes, bytes]:
     del resource_spans.scope_spans[:]
     del scope_spans.spans[:]
     return resource_spans.SerializeToString(), scope_spans.SerializeToString()
-
-
-def _attributes(attributes: Mapping[str, Any]) -> bytes:
-    if type(attributes) is not Constant:
-        return b"".join([_attribute(key, value) for key, value in attributes.items()])
-    if attributes.encoded is None:
-        attributes.encoded = b"".join([_attribute(key, value) for key, value in attributes.items()])
-    return attributes.encoded
 
 
 _pairs: dict[tuple[str, type, Any], bytes] = {}

@@ -103,7 +103,7 @@ class Recorder:
         """Return the span as the SDK's exporters take it; for the thread that exports."""
         limits = self.limits
         dropped_attributes, dropped_events, dropped_links = span.dropped
-        own = {**span.constant, **span.attributes} if span.attributes else span.constant
+        own = {**span.constant, **(span.attributes or {}), **(span.outcome or {})}
         attributes = BoundedAttributes(
             limits.max_span_attributes, own, immutable=True, max_value_len=limits.max_span_attribute_length
         )

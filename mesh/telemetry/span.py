@@ -28,13 +28,9 @@ _USUAL_ATTRIBUTES = 64
 
 
 class Constant(dict[str, Any]):
-    """Attributes that many spans share, never changed; keeps what they are in OTLP (see ``mesh.telemetry.encode``)."""
+    """Attributes that many spans share, never changed: ``mesh.telemetry.encode`` encodes them once."""
 
-    __slots__ = ("encoded",)
-
-    def __init__(self, attributes: Mapping[str, Any]) -> None:
-        super().__init__(attributes)
-        self.encoded: bytes | None = None
+    __slots__ = ()
 
 
 class Parent(NamedTuple):
@@ -74,6 +70,8 @@ class Span(ApiSpan):
         kind: SERVER or CLIENT.
         constant: Attributes that it shares with every span of its kind; never changed.
         attributes: Its own attributes, or None.
+        outcome: Attributes of how it ended, which it shares with every span that ends so; never changed. None until it
+            has ended.
         events: What happened, or None.
         links: Links added to it, or None.
         start: Unix time, nanoseconds.
@@ -85,7 +83,8 @@ class Span(ApiSpan):
 
     __slots__ = (
         "_context", "_recorder", "_recording", "_tick", "attributes", "constant", "dropped", "events", "finish",
-        "flags", "kind", "links", "message", "name", "parent", "span_id", "start", "state", "status", "trace_id",
+        "flags", "kind", "links", "message", "name", "outcome", "parent", "span_id", "start", "state", "status",
+        "trace_id",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +112,7 @@ class Span(ApiSpan):
         self.state = state
         self.parent = parent
         self.attributes: dict[str, Any] | None = None
+        self.outcome: Constant | None = None
         self.events: list[Happening] | None = None
         self.links: list[tuple[SpanContext, Mapping[str, Any]]] | None = None
         self.status = StatusCode.UNSET

@@ -10,9 +10,12 @@ opentelemetry-semantic-conventions. No header, query or message is ever recorded
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, set_span_in_context
 
 from mesh.call import Call, Handler, Layer, Metadata
@@ -119,11 +122,11 @@ def inbound(recorder: Recorder, propagation: Propagation, instrument: Instrument
     """Return the layer that traces the calls that a sidecar answers: a SERVER span, child of what the caller names."""
     methods = _Methods(instrument, _SERVER_FAULTS)
 
-    async def layer(call: Call, next: Handler) -> None:
+    def layer(call: Call, next: Handler) -> Awaitable[None]:
         known = methods[call.method.path]
         parent, context = propagation.extract(call.metadata)
         span = recorder.start(known.name, SpanKind.SERVER, known.attributes, parent, context)
-        await _traced(call, next, known, span, otel_context.attach(set_span_in_context(span, context)))
+        return _traced(call, next, known, span, set_span_in_context(span, context))
 
     return layer
 
@@ -132,18 +135,19 @@ def outbound(recorder: Recorder, propagation: Propagation, instrument: Instrumen
     """Return the layer that traces onward calls: a CLIENT span, child of the current one, named in the metadata."""
     methods = _Methods(instrument, _CLIENT_FAULTS)
 
-    async def layer(call: Call, next: Handler) -> None:
+    def layer(call: Call, next: Handler) -> Awaitable[None]:
         known = methods[call.method.path]
         context = otel_context.get_current()
         span = recorder.start(known.name, SpanKind.CLIENT, known.attributes, parent_of(context), context)
         context = set_span_in_context(span, context)
         propagation.inject(span, context, call.metadata)
-        await _traced(call, next, known, span, otel_context.attach(context))
+        return _traced(call, next, known, span, context)
 
     return layer
 
 
-async def _traced(call: Call, next: Handler, known: _Known, span: Span, token: Any) -> None:
+async def _traced(call: Call, next: Handler, known: _Known, span: Span, context: Context) -> None:
+    token = otel_context.attach(context)
     flying = known.flying
     flying.value += 1
     code = Code.OK
@@ -155,9 +159,7 @@ async def _traced(call: Call, next: Handler, known: _Known, span: Span, token: A
     finally:
         otel_context.detach(token)
         flying.value -= 1
-        told, series = known.end(code, call.peer)
-        own = span.attributes
-        span.attributes = told if own is None else {**own, **told}
+        span.outcome, series = known.end(code, call.peer)
         series.record(span.stop())
 
 
@@ -166,18 +168,18 @@ def http(recorder: Recorder, propagation: Propagation, instrument: Instrument) -
 
     ``x-trace-id`` holds the trace id alone, ``traceresponse`` is that of the W3C's draft (Trace Context Level 2).
     """
+    requests = _Requests(instrument)
 
     async def layer(call: Call, next: Handler) -> None:
         request = cast("HttpCall", call)
         verb = request.verb if request.verb in _VERBS else _OTHER
-        name = "HTTP" if verb == _OTHER else verb
         parent, context = propagation.extract(call.metadata)
         scheme = request.scheme if request.scheme in _PORTS else _OTHER  # an HTTP/2 client may write what it likes
-        told = {"http.request.method": verb, "url.scheme": scheme}
-        span = recorder.start(name, SpanKind.SERVER, told, parent, context)
+        known = requests[verb, scheme]
+        span = recorder.start(known.name, SpanKind.SERVER, known.attributes, parent, context)
         request.headers.append((b"x-trace-id", b"%032x" % span.trace_id))
         request.headers.append((b"traceresponse", traceparent(span)))
-        flying = instrument.gauge((verb, scheme), told)
+        flying = known.flying
         token = otel_context.attach(set_span_in_context(span, context))
         flying.value += 1
         code: Code | None = None
@@ -192,29 +194,62 @@ def http(recorder: Recorder, propagation: Propagation, instrument: Instrument) -
             status = request.status or http_status(Code.OK if code is None else code)
             route = request.route
             if route is not None:
-                span.name = f"{name} {route}"
+                span.name = f"{known.name} {route}"
             if status >= _SERVER_ERROR:
                 span.fail(None)
             if span.is_recording():
-                span.attributes = {**_http_attributes(request, verb, status), **(span.attributes or {})}
-            series = instrument.series((verb, scheme, route, status), lambda: {**told, **_http_outcome(route, status)})
+                own = _http_attributes(request, verb)
+                span.attributes = own if span.attributes is None else {**own, **span.attributes}
+            span.outcome, series = known.end(route, status)
             series.record(span.stop())
 
     return layer
 
 
-def _http_outcome(route: str | None, status: int) -> dict[str, Any]:
-    told: dict[str, Any] = {"http.response.status_code": status}
-    if route is not None:
-        told["http.route"] = route
-    if status >= _SERVER_ERROR:
-        told["error.type"] = str(status)
-    return told
+class _Request:
+    """What every request of one HTTP method and scheme shares."""
+
+    __slots__ = ("_ends", "_instrument", "attributes", "flying", "key", "name")
+
+    def __init__(self, verb: str, scheme: str, instrument: Instrument) -> None:
+        self.name = "HTTP" if verb == _OTHER else verb
+        self.key = (verb, scheme)
+        self.attributes = Constant({"http.request.method": verb, "url.scheme": scheme})
+        self.flying = instrument.gauge(self.key, self.attributes)
+        self._ends: dict[tuple[str | None, int], tuple[Constant, Durations]] = {}
+        self._instrument = instrument
+
+    def end(self, route: str | None, status: int) -> tuple[Constant, Durations]:
+        """Return the attributes (never to be changed) and the series of the requests of a route that end so.
+
+        Routes are the contract's, so there are few.
+        """
+        found = self._ends.get((route, status))
+        if found is None:
+            told: dict[str, Any] = {"http.response.status_code": status}
+            if route is not None:
+                told["http.route"] = route
+            if status >= _SERVER_ERROR:
+                told["error.type"] = str(status)
+            series = self._instrument.series((*self.key, route, status), lambda: {**self.attributes, **told})
+            found = self._ends[route, status] = (Constant(told), series)
+        return found
 
 
-def _http_attributes(request: HttpCall, verb: str, status: int) -> dict[str, Any]:
-    told = _http_outcome(request.route, status)
-    told["url.path"] = request.path
+class _Requests(dict[tuple[str, str], _Request]):
+    """HTTP method and scheme, of the few that are known → what such requests share."""
+
+    def __init__(self, instrument: Instrument) -> None:
+        super().__init__()
+        self._instrument = instrument
+
+    def __missing__(self, key: tuple[str, str]) -> _Request:
+        found = self[key] = _Request(*key, self._instrument)
+        return found
+
+
+def _http_attributes(request: HttpCall, verb: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"url.path": request.path}
     if verb == _OTHER:
         told["http.request.method_original"] = request.verb
     host, port = _host_and_port(request.authority)
@@ -233,6 +268,7 @@ def _http_attributes(request: HttpCall, verb: str, status: int) -> dict[str, Any
     return told
 
 
+@lru_cache(MOST_SERIES)
 def _host_and_port(text: str) -> tuple[str, int]:
     """Return host and port of ``host``, ``host:port``, ``[v6]:port`` or bare IPv6; port 0 if there is none."""
     host, colon, port = text.rpartition(":")
