@@ -19,7 +19,10 @@ _PASS_ON = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EX
 
 
 async def recover(call: Call, next: Handler) -> None:
-    """Turn any exception that is not a status into one, and log it with its traceback.
+    """Turn any exception that is not a status into one, and log it.
+
+    A bug is logged with its traceback; an onward call that failed for now, which nobody here can mend and which comes
+    by the thousand while a service is away, as one line that says which service and where.
 
     Raises:
         StatusError: The only exception, besides cancellation, that leaves this layer.
@@ -31,7 +34,10 @@ async def recover(call: Call, next: Handler) -> None:
     except Exception as error:
         status = status_of(error)
         name = call.method.path if call.method is not None else "a request without a route"
-        log.exception("%s failed: %s", name, status.code.name)
+        if isinstance(error, RemoteError) and error.status.code in _PASS_ON:
+            log.warning("%s failed: a call that it made ended with %s", name, error.status)
+        else:
+            log.exception("%s failed: %s", name, status.code.name)
         raise status from error
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from stuck import pytest_configure, pytest_timeout_set_timer  # noqa: F401 - hooks
 
 from mesh import descriptors, protoc
 from mesh.contract import Contract

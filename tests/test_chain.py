@@ -136,7 +136,9 @@ class TestRecover:
         ("code", "expected"),
         [(Code.UNAVAILABLE, Code.UNAVAILABLE), (Code.NOT_FOUND, Code.INTERNAL), (Code.INTERNAL, Code.INTERNAL)],
     )
-    async def test_an_onward_failure_passes_only_if_it_means_not_now(self, code: Code, expected: Code) -> None:
+    async def test_an_onward_failure_passes_only_if_it_means_not_now(
+        self, code: Code, expected: Code, caplog: pytest.LogCaptureFixture
+    ) -> None:
         class Remote(Exception, RemoteError):
             status = StatusError.of(code, "10.0.0.7:9101 refused")
 
@@ -144,6 +146,12 @@ class TestRecover:
         assert isinstance(found, StatusError)
         assert found.code is expected
         assert "10.0.0.7" not in found.message
+        [line] = caplog.records
+        if code is Code.UNAVAILABLE:  # one line that says where
+            assert (line.levelname, line.exc_info) == ("WARNING", None)
+            assert "10.0.0.7:9101 refused" in line.getMessage()
+        else:
+            assert (line.levelname, bool(line.exc_info)) == ("ERROR", True)
 
     async def test_cancellation_passes(self) -> None:
         assert isinstance(await self.answer(asyncio.CancelledError()), asyncio.CancelledError)

@@ -264,7 +264,7 @@ class Connection(asyncio.Protocol):
         except ngh2.NGH2Error as error:
             self.abort(f"the HTTP/2 engine failed ({error})")
             return
-        except RuntimeError:  # uvloop: the peer has gone within this turn, and nobody may say so again
+        except RuntimeError:  # uvloop: connecting was given up in the turn in which it succeeded; nobody will say so
             self.connection_lost(None)
             return
         self._handle_events()

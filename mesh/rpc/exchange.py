@@ -11,8 +11,7 @@ from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Internal, StatusError, Unavailable
-from mesh.rpc import status
-from mesh.rpc.framing import ENCODINGS, encode_timeout, frame
+from mesh.rpc import status, wire
 from mesh.rpc.stream import Stream
 from mesh.wheel import wheel
 
@@ -65,7 +64,8 @@ class Exchange:
         if method.client_streaming or method.server_streaming:
             await self._stream(call)
             return
-        body = frame(await call.receive_one(), gzip=call.compression == "gzip")
+        message = await call.receive_one()
+        body = wire.compressed_frame(message) if call.compression == "gzip" else wire.frame(message)
         pool = self.pool
         for _ in range(TRIES):
             connection = pool.pick() or await pool.acquire(call)
@@ -100,7 +100,7 @@ class Exchange:
             left = call.deadline - monotonic()
             if left <= 0:
                 raise DeadlineExceeded("the deadline passed before the call was sent")
-            headers.append((b"grpc-timeout", encode_timeout(left)))
+            headers.append((b"grpc-timeout", wire.format_timeout(left)))
         if call.compression:
             headers.append((b"grpc-encoding", call.compression.encode()))
         pairs = call.metadata.pairs
@@ -117,7 +117,7 @@ class Exchange:
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc"),
             (b"user-agent", self._agent),
-            (b"grpc-accept-encoding", ENCODINGS),
+            (b"grpc-accept-encoding", wire.ACCEPTED),
         ]
 
     async def _stream(self, call: Call) -> None:
@@ -250,7 +250,7 @@ class _Streaming:
             self.stream.write(b"", end=True)
 
     async def _forward(self, message: bytes) -> None:
-        data = frame(message, gzip=self.gzip)
+        data = wire.compressed_frame(message) if self.gzip else wire.frame(message)
         if self.sent is not None:
             self.sent.append(data)
             self.kept += len(data)

@@ -1,4 +1,10 @@
-"""How a call ended, read from trailers: status, message, rich details, and the metadata beside them."""
+"""How a call ended, read from trailers: status, message, rich details, and the metadata beside them.
+
+An end without a status has one all the same: the tables for HTTP statuses and for RST_STREAM are here too. What a
+server writes at the end is ``mesh.rpc.wire.status_pairs``.
+
+Sources: PROTOCOL-HTTP2.md and http-grpc-status-mapping.md in https://github.com/grpc/grpc/tree/master/doc.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +16,10 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from mesh.errors import StatusError
-from mesh.rpc.framing import decode_message
+from mesh.errors import Code, StatusError
+from mesh.rpc.wire import percent_decode
 
-__all__ = ["DETAILS", "OWNED", "metadata_of", "pack", "read", "unpack"]
+__all__ = ["DETAILS", "OWNED", "code_of_http", "code_of_reset", "metadata_of", "pack", "read", "unpack"]
 
 DETAILS = b"grpc-status-details-bin"
 
@@ -53,7 +59,7 @@ def read(trailers: Sequence[tuple[bytes, bytes]]) -> tuple[StatusError | None, l
         return None, rest
     if not code.isdigit() or len(code) > _DIGITS:
         return StatusError.of(2, f"the answer has no valid grpc-status ({code[:20].decode('latin-1')!r})"), rest
-    return StatusError.of(int(code), decode_message(message), _details(details) if details else ()), rest
+    return StatusError.of(int(code), percent_decode(message), _details(details) if details else ()), rest
 
 
 def _details(value: bytes) -> tuple[Message, ...]:
@@ -92,3 +98,26 @@ def pack(error: StatusError) -> bytes:
         else:
             status.details.add().Pack(detail)
     return status.SerializeToString()
+
+
+_RESETS = {
+    0x00: Code.INTERNAL, 0x01: Code.INTERNAL, 0x02: Code.INTERNAL, 0x03: Code.INTERNAL, 0x04: Code.INTERNAL,
+    0x06: Code.INTERNAL, 0x07: Code.UNAVAILABLE, 0x08: Code.CANCELLED, 0x09: Code.INTERNAL, 0x0A: Code.INTERNAL,
+    0x0B: Code.RESOURCE_EXHAUSTED, 0x0C: Code.PERMISSION_DENIED,
+}  # fmt: skip
+
+
+def code_of_reset(error_code: int) -> Code:
+    """Return the status of a stream that ended by RST_STREAM (PROTOCOL-HTTP2.md, Errors)."""
+    return _RESETS.get(error_code, Code.UNKNOWN)
+
+
+_HTTP = {
+    400: Code.INTERNAL, 401: Code.UNAUTHENTICATED, 403: Code.PERMISSION_DENIED, 404: Code.UNIMPLEMENTED,
+    429: Code.UNAVAILABLE, 502: Code.UNAVAILABLE, 503: Code.UNAVAILABLE, 504: Code.UNAVAILABLE,
+}  # fmt: skip
+
+
+def code_of_http(status: int) -> Code:
+    """Return the status of an answer that has no ``grpc-status`` (http-grpc-status-mapping.md)."""
+    return _HTTP.get(status, Code.UNKNOWN)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mesh.errors import Code, DeadlineExceeded, Internal, ResourceExhausted, StatusError, Unavailable
-from mesh.rpc.framing import Reader, check_encoding, code_of_http, code_of_reset
+from mesh.rpc import wire
+from mesh.rpc.status import code_of_http, code_of_reset
 
 if TYPE_CHECKING:
     from mesh.rpc.connection import Connection
@@ -36,8 +37,8 @@ class Stream:
     """
 
     __slots__ = (
-        "_held", "_reader", "_streaming", "_waiter", "_writer", "connection", "ended", "failure", "headers", "id",
-        "limit", "messages", "trailers", "unprocessed",
+        "_encoding", "_frames", "_held", "_streaming", "_waiter", "_writer", "connection", "ended", "failure",
+        "headers", "id", "limit", "messages", "trailers", "unprocessed",
     )  # fmt: skip
 
     connection: Connection
@@ -52,7 +53,8 @@ class Stream:
         self.failure: StatusError | None = None
         self.unprocessed = False
         self._streaming = streaming
-        self._reader: Reader | None = None
+        self._encoding: bytes | None = None  # of the messages; None until headers said that there will be some
+        self._frames: wire.Deframer | None = None  # made for what does not arrive in one piece
         self._held = 0
         self._waiter: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
@@ -129,28 +131,27 @@ class Stream:
             return
         encoding = fields.get(b"grpc-encoding", b"identity")
         try:
-            check_encoding(encoding)
+            wire.check_encoding(encoding)
         except StatusError as error:
             self._refuse(error)
             return
-        self._reader = Reader(self.limit, encoding)
+        self._encoding = encoding
         if self._streaming:
             self._wake()
 
     def on_data(self, data: bytes, end: bool) -> None:  # noqa: FBT001 - an event's field
         """Bytes of the response's body came."""
         if data:
-            if self._reader is None or self.ended:
+            if self._encoding is None or self.ended:
                 self.connection.acknowledge(self.id, len(data))
             else:
                 try:
-                    found = self._reader.feed(data)
+                    found = self._cut(data)
                 except StatusError as error:
                     self.connection.acknowledge(self.id, len(data))
                     self._refuse(error)
                     return
                 if found:
-                    self.messages.extend(found)
                     if self._streaming:
                         self._wake()
                     elif len(self.messages) > 1:
@@ -172,7 +173,7 @@ class Stream:
         if self.ended:
             return
         self.trailers = trailers
-        if self._reader is not None and self._reader.partial:
+        if self._frames is not None and self._frames.pending:
             self.failure = Internal("the service ended its answer within a message").at(self.connection.address)
         self._end()
 
@@ -204,6 +205,26 @@ class Stream:
             self._writer.set_result(None)
 
     # -- inside --
+
+    def _cut(self, data: bytes) -> bool:
+        """Keep the messages that these bytes complete; return whether there are any.
+
+        Raises:
+            StatusError: The bytes are no messages that this side takes.
+        """
+        frames = self._frames
+        if frames is None or not frames.pending:
+            message = wire.whole(data, self.limit)
+            if message is not None:
+                self.messages.append(message)
+                return True
+            if frames is None:
+                frames = self._frames = wire.Deframer(self.limit, self._encoding)
+        frames.feed(data)
+        before = len(self.messages)
+        while (message := frames.next()) is not None:
+            self.messages.append(message)
+        return len(self.messages) > before
 
     def _refuse(self, failure: StatusError) -> None:
         self.connection.reset(self)

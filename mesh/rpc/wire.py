@@ -1,15 +1,18 @@
-"""gRPC's wire format as pure functions: frames, compression, timeouts, percent-encoding, the pairs that end a call.
+"""gRPC's wire format as pure functions: frames, compression, timeouts, percent coding, the pairs that end a call.
 
-Nothing here knows a transport or a server. It refuses what the specification refuses and says so as a status.
+Server and channel share it; nothing here knows a transport. It refuses what the specification refuses and says so as a
+status. How the channel reads the end of a call is ``mesh.rpc.status``'s.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md and doc/compression.md.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from base64 import b64encode
+from urllib.parse import unquote_to_bytes
 
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
@@ -23,8 +26,10 @@ __all__ = [
     "Deframer",
     "check_encoding",
     "compressed_frame",
+    "format_timeout",
     "frame",
     "parse_timeout",
+    "percent_decode",
     "percent_encode",
     "status_pairs",
     "whole",
@@ -78,7 +83,7 @@ def check_encoding(encoding: bytes) -> None:
     """
     if encoding not in (b"identity", b"gzip"):
         raise Unimplemented(
-            f"grpc-encoding {encoding.decode('ascii', 'replace')!r} is not understood; send identity or gzip"
+            f"grpc-encoding {encoding.decode('ascii', 'replace')!r} is not understood; identity and gzip are"
         )
 
 
@@ -146,6 +151,7 @@ class Deframer:
 
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _MAX_TIMEOUT = 9  # 8 digits and a unit
+_MAX_AMOUNT = 10**8 - 1
 
 
 def parse_timeout(value: bytes) -> float:
@@ -163,6 +169,17 @@ def parse_timeout(value: bytes) -> float:
     return int(digits) * unit
 
 
+def format_timeout(seconds: float) -> bytes:
+    """Return the value of ``grpc-timeout``, rounded up to milliseconds (at most eight digits and a unit).
+
+    Milliseconds, so that calls with the same timeout send the same header and HPACK can index it.
+    """
+    amount = math.ceil(seconds * 1000 - 1e-6)
+    if amount <= _MAX_AMOUNT:
+        return b"%dm" % max(amount, 0)
+    return b"%dS" % min(math.ceil(seconds), _MAX_AMOUNT)
+
+
 _PLAIN = frozenset(range(0x20, 0x7F)) - {ord("%")}
 
 
@@ -172,6 +189,11 @@ def percent_encode(text: str) -> bytes:
         return text.encode()
     raw = text.encode("utf-8", "replace")
     return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in raw).encode()
+
+
+def percent_decode(value: bytes) -> str:
+    """Return the text of ``grpc-message``; what is not valid percent coding or UTF-8 is kept as well as it can be."""
+    return (unquote_to_bytes(value) if b"%" in value else value).decode("utf-8", "replace")
 
 
 MOST_MESSAGE = 2048

@@ -21,12 +21,14 @@ from mesh.telemetry.encode import Encoder
 from mesh.telemetry.otlp import sender
 from mesh.telemetry.span import Span
 
-__all__ = ["Batch", "Quiet", "run_bounded", "setting"]
+__all__ = ["ABSENT", "Batch", "Quiet", "run_bounded", "setting"]
 
 log = logging.getLogger("mesh.telemetry")
 
 SAY_AGAIN = 60.0
 """Seconds between two log lines about dropped spans."""
+ABSENT = 1.0
+"""Seconds that a stop waits, at most, for a collector that has not answered the last time, or not yet."""
 
 
 def setting(environ: Mapping[str, str], name: str, default: float) -> float:
@@ -67,6 +69,7 @@ class Batch(SpanProcessor):
 
     Attributes:
         exported: Spans that the exporter took.
+        answered: The collector took the last batch.
         dropped: Reason → spans: ``queue_full``, ``export_failed``, ``shutdown``.
     """
 
@@ -78,6 +81,7 @@ class Batch(SpanProcessor):
         delay: float,
     ) -> None:
         self.exported = 0
+        self.answered = False
         self.dropped = {"queue_full": 0, "export_failed": 0, "shutdown": 0}
         self._exporter = exporter
         self._sender = sender(exporter)
@@ -133,7 +137,11 @@ class Batch(SpanProcessor):
             self._flushing -= 1
 
     def close(self, timeout: float) -> None:
-        """Export what is left, for at most ``timeout`` seconds; what is not out by then is counted as dropped."""
+        """Export what is left, for at most ``timeout`` seconds; what is not out by then is counted as dropped.
+
+        A collector that does not answer gets ``ABSENT`` seconds.
+        """
+        timeout = timeout if self.answered else min(timeout, ABSENT)
         deadline = monotonic() + timeout
         self._closing = True
         self._wake.set()
@@ -181,6 +189,7 @@ class Batch(SpanProcessor):
             done, lost = self._send(batch)
         except Exception as error:  # noqa: BLE001 - an exporter that fails must not end the thread
             self._quiet.last = f"{type(error).__name__}: {error}"
+        self.answered = done
         failed = lost if done else len(batch)
         self.exported += len(batch) - failed
         self.dropped["export_failed"] += failed

@@ -142,11 +142,16 @@ class Instrument:
 
 
 class Metrics:
-    """All instruments of a component."""
+    """All instruments of a component.
 
-    __slots__ = ("client", "http", "scope", "server")
+    Attributes:
+        answered: The collector took the last export.
+    """
+
+    __slots__ = ("answered", "client", "http", "scope", "server")
 
     def __init__(self, version: str) -> None:
+        self.answered = False
         self.scope = InstrumentationScope("mesh", version)
         self.server = Instrument("rpc.server.call.duration", "Duration of calls answered")
         self.client = Instrument("rpc.client.call.duration", "Duration of calls made")
@@ -202,7 +207,8 @@ class Exporting(MetricExporter):
             scopes[self._metrics.scope] = replace(mine, metrics=[*mine.metrics, *ours])
             metrics_data = MetricsData([replace(first, scope_metrics=list(scopes.values())), *rest])
         result = self._exporter.export(metrics_data, timeout_millis, **kwargs)
-        if result is MetricExportResult.FAILURE and monotonic() - self._said >= SAY_AGAIN:
+        self._metrics.answered = result is MetricExportResult.SUCCESS
+        if not self._metrics.answered and monotonic() - self._said >= SAY_AGAIN:
             self._said = monotonic()
             log.warning("metrics could not be exported; the exporter says: %s", self._quiet.last)
         return result

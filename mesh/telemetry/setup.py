@@ -31,7 +31,7 @@ from requests import Session
 
 from mesh.call import Layer
 from mesh.telemetry import current, trace
-from mesh.telemetry.batch import Batch, Quiet, run_bounded
+from mesh.telemetry.batch import ABSENT, Batch, Quiet, run_bounded
 from mesh.telemetry.metrics import Exporting, Metrics
 from mesh.telemetry.propagation import Propagation
 from mesh.telemetry.recorder import Recorder
@@ -74,6 +74,7 @@ class Telemetry:
         self.meter_provider = meter_provider
         self.enabled = enabled
         self._batches = batches
+        self._metrics = metrics
         self._closed = False
         propagation = Propagation()
         self.inbound: Layer
@@ -104,7 +105,10 @@ class Telemetry:
         return all(batch.force_flush(int(max(0.0, end - monotonic()) * 1000)) for batch in self._batches)
 
     async def shutdown(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - it bounds threads, which no cancel reaches
-        """Export what is left and stop, within ``timeout`` seconds whatever the collector does. Idempotent."""
+        """Export what is left and stop, within ``timeout`` seconds whatever the collector does. Idempotent.
+
+        A collector that does not answer (or has not yet) holds it up for a second.
+        """
         await asyncio.to_thread(self.close, timeout)
 
     def close(self, timeout: float = 5.0) -> None:
@@ -118,7 +122,8 @@ class Telemetry:
         closing = [threading.Thread(target=batch.close, args=(share,), daemon=True) for batch in self._batches]
         for thread in closing:
             thread.start()
-        run_bounded(lambda: self.meter_provider.shutdown(timeout_millis=share * 1000), timeout)
+        wait = timeout if self._metrics.answered else min(timeout, ABSENT)
+        run_bounded(lambda: self.meter_provider.shutdown(timeout_millis=wait * 800), wait)
         for thread in closing:
             thread.join(max(0.0, end - monotonic()))
         self.tracer_provider.shutdown()

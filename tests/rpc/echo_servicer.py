@@ -21,6 +21,7 @@ class Echo(rpc.EchoServicer):
         self.active = 0
         self.cancelled = asyncio.Event()
         self.arrived = asyncio.Event()
+        self.idle = asyncio.Event()
         self.refuse = 0
         self.metadata: list[tuple[str, str | bytes]] = []
 
@@ -120,10 +121,13 @@ class _Active:
     def __enter__(self) -> None:
         self.echo.calls += 1
         self.echo.active += 1
+        self.echo.idle.clear()
         self.echo.arrived.set()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.echo.active -= 1
+        if not self.echo.active:
+            self.echo.idle.set()
         if kind is not None and issubclass(kind, (asyncio.CancelledError, GeneratorExit)):
             self.echo.cancelled.set()
 

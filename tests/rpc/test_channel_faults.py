@@ -16,10 +16,9 @@ from fault_server import HEADERS, OK, FaultServer, framed
 from ngh2 import ErrorCode, Setting
 
 from mesh.rpc import connection as connection_module
-from mesh.rpc import resets
+from mesh.rpc import resets, wire
 from mesh.rpc.channel import Channel
 from mesh.rpc.connection import Connection
-from mesh.rpc.framing import decode_timeout
 from mesh.rpc.stream import Stream
 from mesh.rpc.target import Target
 
@@ -94,7 +93,7 @@ async def test_what_goes_over_the_wire(faulty, channel):
         b"te": b"trailers", b"content-type": b"application/grpc", b"user-agent": b"grpc-python-mesh/0.1.0",
         b"grpc-accept-encoding": b"identity,gzip", b"x-a": b"1", b"x-b-bin": b"AA",
     }  # fmt: skip
-    assert 9 < decode_timeout(timeout) <= 10
+    assert 9 < wire.parse_timeout(timeout) <= 10
     assert peer.bodies[1] == framed(b"question")
 
 

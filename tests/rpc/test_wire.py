@@ -13,8 +13,8 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.errors import Internal, NotFound, ResourceExhausted, Unimplemented
-from mesh.rpc import wire
+from mesh.errors import Code, Internal, NotFound, ResourceExhausted, Unimplemented
+from mesh.rpc import status, wire
 
 LIMIT = 10_000
 messages = st.lists(st.tuples(st.binary(max_size=2000), st.booleans()), max_size=8)
@@ -80,6 +80,41 @@ def test_a_bomb_is_not_unpacked() -> None:
         frames.next()
 
 
+@pytest.mark.parametrize("cut", ["", "not gzip", "short", "more"])
+def test_broken_gzip(cut: str) -> None:
+    whole = gzip.compress(b"abc" * 100)
+    payload = {"short": whole[:-9], "more": whole + b"more"}.get(cut, cut.encode())
+    frames = wire.Deframer(1000, b"gzip")
+    frames.feed(b"\1" + wire.frame(payload)[1:])
+    with pytest.raises(Internal, match="gzip"):
+        frames.next()
+
+
+@pytest.mark.parametrize(("head", "text"), [(b"\2\0\0\0\0", "flag byte is 2"), (b"\1\0\0\0\0", "no grpc-encoding")])
+def test_flags_that_cannot_be(head: bytes, text: str) -> None:
+    frames = wire.Deframer(1000, b"identity")
+    frames.feed(head)
+    with pytest.raises(Internal, match=text):
+        frames.next()
+
+
+def test_a_message_too_large_is_refused_before_it_comes() -> None:
+    frames = wire.Deframer(10)
+    frames.feed(b"\0\0\0\0\x0b")
+    with pytest.raises(ResourceExhausted, match="11 bytes is larger than the limit of 10"):
+        frames.next()
+
+
+def test_a_message_that_has_begun_is_pending() -> None:
+    frames = wire.Deframer(10)
+    for piece in (b"\0\0", b"\0\0\1"):
+        frames.feed(piece)
+        assert frames.next() is None
+        assert frames.pending
+    frames.feed(b"x")
+    assert (frames.next(), frames.pending) == (b"x", 0)
+
+
 @pytest.mark.parametrize("encoding", [b"identity", b"gzip"])
 def test_encodings(encoding: bytes) -> None:
     wire.check_encoding(encoding)
@@ -95,11 +130,44 @@ def test_timeouts(text: bytes, seconds: float) -> None:
     assert wire.parse_timeout(text) == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize("text", [b"", b"S", b"1", b"1s", b"-1S", b"123456789S", b"1.5S", b"\xb2S"])
+def test_timeouts_that_are_none(text: bytes) -> None:
+    with pytest.raises(Internal, match="grpc-timeout"):
+        wire.parse_timeout(text)
+
+
+@given(st.floats(min_value=0.001, max_value=1e9))
+def test_timeouts_are_never_cut_short_by_much(seconds: float) -> None:
+    text = wire.format_timeout(seconds)
+    assert len(text) <= 9
+    found = wire.parse_timeout(text)
+    if seconds <= 99_999_999:
+        assert seconds - 1e-6 <= found <= seconds + (0.0011 if seconds < 99_999 else 1)
+
+
 @given(st.text())
 def test_percent_encoding_is_printable_and_can_be_undone(text: str) -> None:
     encoded = wire.percent_encode(text)
     assert all(0x20 <= byte <= 0x7E for byte in encoded)
     assert unquote(encoded.decode(), errors="strict") == text
+    assert wire.percent_decode(encoded) == text
+
+
+@given(st.binary())
+def test_percent_decoding_takes_anything(value: bytes) -> None:
+    wire.percent_decode(value)
+
+
+def test_percent_coding_by_example() -> None:
+    assert wire.percent_encode("a%b\nü") == b"a%25b%0A%C3%BC"
+    assert wire.percent_decode(b"100%zz") == "100%zz"
+
+
+def test_the_status_of_an_end_without_one() -> None:
+    assert status.code_of_reset(7) is Code.UNAVAILABLE
+    assert status.code_of_reset(0xFFFF) is Code.UNKNOWN
+    assert status.code_of_http(404) is Code.UNIMPLEMENTED
+    assert status.code_of_http(418) is Code.UNKNOWN
 
 
 def test_the_pairs_of_a_rich_status() -> None:

@@ -43,11 +43,12 @@ class Spans:
 
 
 class HttpCollector(Spans):
-    """OTLP/HTTP; ``answer`` is its status, or 0 for a collector that accepts and never answers."""
+    """OTLP/HTTP; ``answer`` is its status, or 0 to accept and never answer, ``delay`` how long it takes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.answer = 200
+        self.delay = 0.0
         self.asked = threading.Event()
         self.release = threading.Event()
         collector = self
@@ -59,6 +60,7 @@ class HttpCollector(Spans):
                 if collector.answer == 0:
                     collector.release.wait(60)
                     return
+                collector.release.wait(collector.delay)
                 if collector.answer == 200:
                     if self.headers.get("content-encoding") == "gzip":
                         body = gzip.decompress(body)

@@ -19,7 +19,7 @@ from telemetry_parts import HttpCollector, call_of
 
 from mesh.call import Call
 from mesh.telemetry import Telemetry
-from mesh.telemetry.batch import Batch, Quiet, setting
+from mesh.telemetry.batch import ABSENT, Batch, Quiet, setting
 
 Start = Callable[..., Telemetry]
 
@@ -62,6 +62,30 @@ async def test_a_collector_that_is_gone(start: Start, collector: HttpCollector) 
     assert monotonic() - begun < 2
     assert telemetry.exported == 0
     assert sum(telemetry.dropped.values()) <= 20  # what is inside the exporter at that moment is its own
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+async def test_a_collector_that_is_gone_gets_a_second_and_no_more(
+    start: Start, collector: HttpCollector, protocol: str
+) -> None:
+    collector.stop()
+    telemetry = start(
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_PROTOCOL=protocol, OTEL_METRICS_EXPORTER="otlp"
+    )
+    await calls(telemetry, 20)
+    begun = monotonic()
+    await telemetry.shutdown()
+    assert monotonic() - begun < 2.5  # of the five that one which answers would get
+
+
+async def test_a_slow_collector_that_has_answered_gets_its_time(start: Start, collector: HttpCollector) -> None:
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    await calls(telemetry, 1)
+    assert telemetry.flush()
+    collector.delay = ABSENT + 0.2
+    await calls(telemetry, 5)
+    await telemetry.shutdown()
+    assert telemetry.exported == 6
 
 
 async def test_a_grpc_collector_that_is_gone(start: Start, collector: HttpCollector) -> None:
