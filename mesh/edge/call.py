@@ -248,6 +248,10 @@ class UpstreamCall(Call):
         self._request: bytes | None = request
         self.response: bytes | None = None
 
+    async def receive_one(self) -> bytes:
+        """Return the request."""
+        return self._request or b""
+
     async def receive(self) -> bytes | None:
         """Return the request once, then None."""
         request, self._request = self._request, None

@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         limit: How many there may be at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
         draining: It takes no new streams.
         answered: It has carried at least one answer.
+        usual: Headers of an answer that hold no metadata, as this server writes them; those of nearly every answer.
     """
 
     def __init__(self, endpoint: Endpoint, owner: Owner) -> None:
@@ -77,6 +78,7 @@ class Connection(asyncio.Protocol):
         self.streams: dict[int, Stream] = {}
         self.limit = 2**32 - 1  # unlimited until it says otherwise (RFC 9113, 6.5.2)
         self.draining = self.answered = False
+        self.usual: Sequence[tuple[bytes, bytes]] | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
         self._loop = self.ready.get_loop()

@@ -33,6 +33,9 @@ EARLY = 0.005
 
 Headers = list[tuple[bytes, bytes]]
 
+_OK = tuple(wire.OK)
+"""The trailers of a call that succeeded and has nothing to add, as libnghttp2 gives them."""
+
 
 class Exchange:
     """A handler that answers a call by asking a server.
@@ -74,7 +77,15 @@ class Exchange:
             if not connection.open(self.headers(call), stream, body):
                 stream.failure = _refused(pool)
                 continue
-            await _ended(call, stream)
+            slot = None
+            if call.deadline is not None and not call.timed:
+                slot = wheel().add(call.deadline, stream)
+            try:
+                await stream.wait()
+            finally:
+                if slot is not None:
+                    slot.discard(stream)
+                _leave(call, stream)
             if not stream.unprocessed:
                 break
         _outcome(call, stream)
@@ -131,19 +142,6 @@ class Exchange:
             raise DeadlineExceeded("the deadline passed before the answer was complete") from None
 
 
-async def _ended(call: Call, stream: Stream) -> None:
-    """Return when the stream has ended, by its own or by the call's deadline."""
-    slot = None
-    if call.deadline is not None and not call.timed:
-        slot = wheel().add(call.deadline, stream)
-    try:
-        await stream.wait()
-    finally:
-        if slot is not None:
-            slot.discard(stream)
-        _leave(call, stream)
-
-
 def _leave(call: Call, stream: Stream) -> None:
     """Leave nothing of the stream behind, whether or not it has ended."""
     if call.deadline is not None and monotonic() >= call.deadline - EARLY:
@@ -157,10 +155,13 @@ def _outcome(call: Call, stream: Stream) -> None:
     Raises:
         StatusError: The call has failed.
     """
-    if stream.headers is not None and stream.headers is not stream.trailers and not call.headers_sent:
-        call.headers += status.metadata_of(stream.headers)
+    headed = stream.headers is not None and stream.headers is not stream.trailers and not stream.plain
+    if headed and not call.headers_sent:
+        call.headers += status.metadata_of(stream.headers or ())
     if stream.failure is not None:
         raise stream.failure
+    if stream.trailers == _OK:
+        return
     error, trailers = status.read(stream.trailers or ())
     call.trailers += trailers
     if error is not None:

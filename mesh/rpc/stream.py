@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.errors import Code, DeadlineExceeded, Internal, ResourceExhausted, StatusError, Unavailable
 from mesh.rpc import wire
-from mesh.rpc.status import code_of_http, code_of_reset
+from mesh.rpc.status import code_of_http, code_of_reset, metadata_of
 
 if TYPE_CHECKING:
     from mesh.rpc.connection import Connection
@@ -31,6 +31,7 @@ class Stream:
         headers: Response headers, or None before they came.
         trailers: Trailers (of a trailers-only response: its headers), or None.
         messages: Messages that came and were not taken.
+        plain: The headers hold no metadata and nothing out of the ordinary.
         ended: Nothing more will come.
         failure: Why it ended without trailers.
         unprocessed: The server has certainly done nothing with it.
@@ -38,7 +39,7 @@ class Stream:
 
     __slots__ = (
         "_encoding", "_frames", "_held", "_streaming", "_waiter", "_writer", "connection", "ended", "failure",
-        "headers", "id", "limit", "messages", "trailers", "unprocessed",
+        "headers", "id", "limit", "messages", "plain", "trailers", "unprocessed",
     )  # fmt: skip
 
     connection: Connection
@@ -49,6 +50,7 @@ class Stream:
         self.headers: Sequence[tuple[bytes, bytes]] | None = None
         self.trailers: Sequence[tuple[bytes, bytes]] | None = None
         self.messages: deque[bytes] = deque()
+        self.plain = False
         self.ended = False
         self.failure: StatusError | None = None
         self.unprocessed = False
@@ -61,13 +63,10 @@ class Stream:
 
     # -- for the exchange --
 
-    async def wait(self) -> None:
-        """Return when something has come (streaming), or the end."""
+    def wait(self) -> asyncio.Future[None]:
+        """Return what is done when something has come (streaming), or the end. For one waiter at a time."""
         self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def take(self) -> bytes:
         """Return the oldest message; when none is left the server may send more."""
@@ -117,6 +116,12 @@ class Stream:
         if self.ended:
             return
         self.headers = headers
+        if not end and headers == self.connection.usual:
+            self.plain = True
+            self._encoding = b"identity"
+            if self._streaming:
+                self._wake()
+            return
         fields = dict(headers)
         status = fields.get(b":status", b"")
         content = fields.get(b"content-type", b"")
@@ -136,6 +141,8 @@ class Stream:
             self._refuse(error)
             return
         self._encoding = encoding
+        if encoding == b"identity" and not metadata_of(headers):
+            self.connection.usual = headers
         if self._streaming:
             self._wake()
 
