@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import channel, codec, edge, load, sidecar
+from benchmarks import channel, codec, edge, idle, load, paths, sidecar
 from mesh import protoc
 
-RUNS = {"codec": codec.run, "channel": channel.run, "sidecar": sidecar.run, "edge": edge.run}
+RUNS = {
+    "codec": codec.run,
+    "paths": paths.run,
+    "channel": channel.run,
+    "sidecar": sidecar.run,
+    "edge": edge.run,
+    "idle": idle.run,
+}
 
 
 def main() -> None:

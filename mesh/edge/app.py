@@ -114,9 +114,6 @@ class EdgeApp:
             if call.path == HEALTH:
                 await self._health(call)
                 return
-            if (page := self._pages.get(call.path)) is not None:
-                await page(call)
-                return
             await self._answer(call)
         elif scope["type"] == "websocket":
             await self._answer(SocketCall(scope, receive, send))
@@ -128,6 +125,9 @@ class EdgeApp:
         assert isinstance(call, HttpCall)  # noqa: S101 - every call of this chain is one
         if isinstance(call, SocketCall):
             return self._sockets(call)
+        page = self._pages.get(call.path)
+        if page is not None:
+            return page(call)
         self.grpc.check(call)
         return self._transcode(call)
 

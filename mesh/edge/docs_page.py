@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from mesh.contract import Contract
-from mesh.edge import refusal, respond
+from mesh.edge import refusal
 from mesh.edge.openapi import document
 
 if TYPE_CHECKING:
@@ -107,9 +107,9 @@ class BuiltinPages:
 
 async def _answer(call: HttpCall, file: _File) -> None:
     if call.verb not in ("GET", "HEAD"):
-        await call.answer(*respond.failure(call, refusal.wrong_verb(call, ("GET", "HEAD"))))
-        return
-    headers = [*_GUARDS, (b"etag", file.etag)]
+        raise refusal.wrong_verb(call, ("GET", "HEAD"))
+    call.route = call.path
+    headers = [*_GUARDS, (b"etag", file.etag), *call.headers]
     if _matches(call.metadata.wire(b"if-none-match"), file.etag):
         await call.answer(304, headers, b"")
         return
@@ -126,4 +126,5 @@ def _matches(asked: bytes | None, etag: bytes) -> bool:
 
 async def _redirect(call: HttpCall) -> None:
     """``/docs/`` → ``/docs``: the page's links are relative, so that it can stand behind a prefix."""
-    await call.answer(308, [(b"location", b"../docs"), (b"content-length", b"0")], b"")
+    call.route = call.path
+    await call.answer(308, [(b"location", b"../docs"), (b"content-length", b"0"), *call.headers], b"")

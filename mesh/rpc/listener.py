@@ -56,6 +56,12 @@ IDLE = 3600.0
 collects what a vanished peer left behind."""
 
 
+KEEP_ALIVE = 75.0
+"""The same where HTTP/1.1 is spoken; longer than clients and proxies keep what is idle (commonly 60 s), for who closes
+first must be the client, or it sends a request into a connection that is being closed. h2corn takes the smaller of this
+and the time that a request's head may take, so they are one."""
+
+
 class ListenError(Exception):
     """The address cannot be listened on. ``str()`` names it and says why."""
 
@@ -112,6 +118,7 @@ class Listener:
             # A request stream may be silent for long; what may not take long, the application times itself.
             body = MAX_BODY if max_body is None else max_body
             self._options |= {"max_request_body_size": body, "timeout_request_body_idle": 0.0}
+            self._options |= {"timeout_keep_alive": KEEP_ALIVE, "timeout_request_header": KEEP_ALIVE}
             self._options |= {"limit_request_fields": FIELDS, **dict.fromkeys(_HEAD_LIMITS, max_head)}
         self._socket: socket.socket | None = None
         self._server: h2corn.Server | None = None

@@ -84,3 +84,11 @@ message Empty {}
     pages = BuiltinPages(descriptors.read(protoc.load([tmp_path], tmp_path / "out")))
     assert pages.get("/docs") is None
     assert pages.get("/openapi.json") is not None
+
+
+async def test_the_pages_pass_the_chain_like_every_request(running):
+    reply = await running.request("GET", "/openapi.json")
+    assert reply.headers["x-trace-id"]
+    refused = await running.request("POST", "/openapi.json")
+    assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
+    assert refused.headers["x-trace-id"]
