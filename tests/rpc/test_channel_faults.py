@@ -8,64 +8,22 @@ import socket
 import ssl
 import zlib
 from pathlib import Path
-from types import MappingProxyType
 
 import grpc
 import pytest
-from fault_server import HEADERS, OK, FaultServer, framed
+from fault_server import HEADERS, OK, PATH, framed
 from ngh2 import ErrorCode, Setting
 
 from mesh.call import Call, Metadata
 from mesh.rpc import connection as connection_module
 from mesh.rpc import resets, wire
-from mesh.rpc.channel import Channel
 from mesh.rpc.connection import Connection
 from mesh.rpc.stream import Stream
-from mesh.rpc.target import Target
-
-PATH = "/test.Service/Method"
 
 
 @pytest.fixture
 def transport():
     return "ngh2"
-
-
-@pytest.fixture
-async def faulty():
-    """Start a fault server: ``await faulty(answer, settings={})``."""
-    servers = []
-
-    async def start(answer=silence, settings=MappingProxyType({}), **options):
-        server = FaultServer(answer, settings)
-        await server.start(**options)
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        await server.stop()
-
-
-@pytest.fixture
-async def channel():
-    """Make channels of bytes: ``channel(address)``."""
-    targets = []
-
-    def make(*addresses, **options):
-        target = Target(addresses, **options)
-        targets.append(target)
-        made = Channel(target)
-        made.target = target
-        return made
-
-    yield make
-    for target in targets:
-        await target.close()
-
-
-def silence(peer, stream_id):
-    """Answer nothing."""
 
 
 def pool_of(channel):
