@@ -93,8 +93,7 @@ class Exchange:
 
     async def close(self) -> None:
         """Close the connections; calls that still run fail with UNAVAILABLE."""
-        self.lanes.close()
-        await self.pool.close()
+        await asyncio.gather(self.lanes.close(), self.pool.close())
 
     def headers(self, call: Call) -> Headers:
         """Return the request headers of a call.

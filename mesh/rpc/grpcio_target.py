@@ -1,6 +1,7 @@
 """The same seam on grpcio: a handler that asks servers through ``grpc.aio`` channels that carry bytes.
 
-One grpcio channel for each address; grpcio resolves, connects and balances within it, this picks among them.
+One grpcio channel for each address; grpcio resolves, connects and balances within it, this picks among them. As with
+our own channel, a call that finds servers gone which have answered before waits a while; grpcio would fail it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import grpc
 import grpc.aio
 
 from mesh.call import Metadata, decode_values, encode_pair
-from mesh.errors import Code, Internal, StatusError
+from mesh.errors import Code, Internal, StatusError, Unavailable
 from mesh.rpc import resolver, status
+from mesh.rpc.pool import PATIENCE
 from mesh.rpc.streaming import EOF
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["GrpcioExchange"]
 
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+_READY = grpc.ChannelConnectivity.READY
+_LOOK = 0.02
+"""Seconds between two looks at the channels while a call waits; watching them, as grpc.aio offers, cannot be undone."""
 _CORE = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$")
 """In texts of grpcio's core about its connections, which name addresses; nothing else tells them from a peer's."""
 _TEXTS = {
@@ -77,6 +82,9 @@ class GrpcioExchange:
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ]
         self._remotes = [_Remote(address, options) for address in addresses]
+        self._answered = False  # one of them, since the last time that patience ended
+        self._gone: float | None = None
+        self._closed = False
 
     async def __call__(self, call: Call) -> None:
         """Answer the call.
@@ -87,6 +95,9 @@ class GrpcioExchange:
         call.check_deadline()  # grpcio takes a timeout of 0 for none
         method = call.method
         remote = self._pick()
+        if self._answered and not call.wait_for_ready and remote.channel.get_state(try_to_connect=True) is not _READY:
+            call.peer = remote.address
+            remote = await self._back(call)
         call.peer = remote.address
         arguments = {
             "timeout": call.remaining(),
@@ -105,6 +116,7 @@ class GrpcioExchange:
                 under_way = remote.multi(method)(await call.receive_one(), **arguments)
             try:
                 await _answer(call, under_way)
+                self._answered, self._gone = True, None
             except grpc.aio.AioRpcError as error:
                 if pump is not None and pump.done() and not pump.cancelled() and pump.exception() is not None:
                     raise pump.exception() from None  # type: ignore[misc]
@@ -122,15 +134,45 @@ class GrpcioExchange:
 
     async def close(self) -> None:
         """Close the channels; calls that still run fail."""
+        self._closed = True
         for remote in self._remotes:
             await remote.channel.close(None)
+
+    async def _back(self, call: Call) -> _Remote:
+        """Return a server when one can be reached, or when patience has ended (or the call's time).
+
+        Raises:
+            DeadlineExceeded: The deadline passed first.
+            Unavailable: The channel was closed.
+        """
+        loop = asyncio.get_running_loop()
+        gone = self._gone
+        if gone is None:
+            gone = self._gone = loop.time()
+        while True:
+            await asyncio.sleep(_LOOK)
+            call.check_deadline()
+            if self._closed:
+                raise Unavailable("the channel to the service is closed").at(call.peer)
+            if not self._answered or loop.time() - gone >= PATIENCE:
+                break
+            remote = self._pick()
+            if remote.channel.get_state(try_to_connect=True) is _READY:
+                self._gone = None
+                return remote
+        self._answered = False  # those who come now hear at once, until somebody answers
+        self._gone = None
+        return self._pick()
 
     def _pick(self) -> _Remote:
         remotes = self._remotes
         if len(remotes) > 1:
-            remotes = [
-                remote for remote in remotes if remote.channel.get_state(try_to_connect=True) != _FAILED
-            ] or remotes
+            states = [remote.channel.get_state(try_to_connect=True) for remote in remotes]
+            for wanted in ((_READY,), tuple(state for state in grpc.ChannelConnectivity if state is not _FAILED)):
+                found = [remote for remote, state in zip(remotes, states, strict=True) if state in wanted]
+                if found:
+                    remotes = found
+                    break
         return min(random.sample(remotes, min(2, len(remotes))), key=lambda remote: remote.in_flight)
 
 

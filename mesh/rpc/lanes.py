@@ -23,6 +23,7 @@ __all__ = ["Lanes"]
 KEPT = 32
 """Idle connections kept for the next streaming calls."""
 CONNECT_TIMEOUT = 20.0
+CLOSE_TIMEOUT = 1.0
 """As for the pool's connections."""
 
 
@@ -39,6 +40,8 @@ class Lanes:
         self._tls = tls
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
+        self._gone: asyncio.Future[None] | None = None
+        self._closed = False
 
     async def acquire(self, call: Call) -> Connection:
         """Return a connection that carries nothing, to the server that the pool picks.
@@ -59,6 +62,9 @@ class Lanes:
                 raise DeadlineExceeded("the deadline passed while a stream was being connected") from None
             raise Unavailable(f"no connection for a stream to {self._pool}") from error
         self._open.add(lane)
+        if self._closed:  # meanwhile
+            lane.close()
+            raise Unavailable("the channel to the service is closed").at(str(self._pool))
         chosen.answered = True  # its server serves: losing the idle connection is no sign of one that drops them all
         return lane
 
@@ -70,10 +76,17 @@ class Lanes:
         else:
             self._idle.append(lane)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close every connection; what runs on them fails with UNAVAILABLE."""
+        self._closed = True
+        reason = "the channel was closed"
         for lane in list(self._open):
-            lane.close("the channel was closed")
+            lane.close(reason)
+        if self._open:
+            self._gone = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._gone], timeout=CLOSE_TIMEOUT)
+            for lane in list(self._open):  # its server does not read: GOAWAY cannot go out, nor the end of its stream
+                lane.abort(reason)
 
     # -- mesh.rpc.connection.Owner --
 
@@ -89,3 +102,5 @@ class Lanes:
         """Forget it."""
         self.draining(connection)
         self._open.discard(connection)
+        if self._gone is not None and not self._open and not self._gone.done():
+            self._gone.set_result(None)

@@ -210,7 +210,7 @@ class Pool:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 connection = await connect(slot.endpoint, self, self._tls)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             slot.task = None
             self._failed(slot, _reason(error))
             return
@@ -330,8 +330,8 @@ class Pool:
                 place.set_result(None)
 
 
-def _reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
         return str(error)
     if isinstance(error, TimeoutError) and not error.errno:
         return f"no answer within {CONNECT_TIMEOUT:g} s"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.trace import get_tracer
+
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.deadline import deadline
 from mesh.recover import recover
@@ -129,7 +131,8 @@ class Sidecar:
 
     async def _startup(self) -> None:
         if self._functions.startup is not None:
-            await self._functions.startup(self._service)
+            with get_tracer("mesh.sidecar").start_as_current_span("startup"):  # what the hook does is one trace
+                await self._functions.startup(self._service)
 
     async def _shutdown(self) -> None:
         try:

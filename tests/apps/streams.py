@@ -47,6 +47,16 @@ class Seen:
                 self._changed.clear()
                 await self._changed.wait()
 
+    async def quiet(self) -> int:
+        """Return how many items were sent when no message has come for a while: something holds the function."""
+        while True:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(0.3):
+                    await self._changed.wait()
+            except TimeoutError:
+                return self.sent
+
 
 seen = Seen()
 

@@ -247,22 +247,13 @@ async def test_a_slow_reader_holds_the_function(running):
         await loop.sock_connect(slow, (host, int(port)))
         await loop.sock_sendall(slow, head("GET", "/s/count/-1?size=50000", accept=NDJSON))
         await running.seen.begun.wait()
-        sent = await settled(running)
+        sent = await running.seen.quiet()
         assert sent * 50_000 < 32 * 2**20
         got = 0
         while got < sent * 50_000:  # it goes on when the reader does
             got += len(await loop.sock_recv(slow, 2**20))
         await running.seen.until(lambda: running.seen.sent > sent)
     await asyncio.wait_for(running.seen.cancelled.wait(), 5)
-
-
-async def settled(running: Running) -> int:
-    """Return how many items were sent when no more are."""
-    before = -1
-    while before != running.seen.sent:
-        before = running.seen.sent
-        await asyncio.sleep(0.3)
-    return before
 
 
 # -- request streams --

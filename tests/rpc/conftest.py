@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import grpc.aio
 import pytest
 import uvloop
+from fault_server import FaultServer, silence
 from hosting import hosted
 
 from mesh.call import chain
@@ -103,6 +104,39 @@ async def echo(request, serve, contract):
 def stub(echo, dial):
     """A stub of the server."""
     return dial(echo.address)
+
+
+@pytest.fixture
+async def faulty():
+    """Start a fault server: ``await faulty(answer, settings={})``."""
+    servers = []
+
+    async def start(answer=silence, settings=MappingProxyType({}), **options):
+        server = FaultServer(answer, settings)
+        await server.start(**options)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        await server.stop()
+
+
+@pytest.fixture
+async def channel():
+    """Make channels of bytes: ``channel(address)``."""
+    targets = []
+
+    def make(*addresses, **options):
+        target = Target(addresses, **options)
+        targets.append(target)
+        made = Channel(target)
+        made.target = target
+        return made
+
+    yield make
+    for target in targets:
+        await target.close()
 
 
 @pytest.fixture

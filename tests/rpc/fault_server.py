@@ -10,9 +10,14 @@ import ngh2
 
 HEADERS = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 OK = [(b"grpc-status", b"0")]
+PATH = "/test.Service/Method"
 
 
 CONFIGURATION = ngh2.Configuration(stream_reset_rate_limit=(2**32, 2**32))  # the tests reset more than clients should
+
+
+def silence(peer: Peer, stream_id: int) -> None:
+    """Answer nothing."""
 
 
 def framed(message: bytes, flag: int = 0) -> bytes:

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from mesh.call import Call, Metadata, current
 from mesh.errors import Code, InvalidArgument, RemoteError
+from mesh.rpc import grpcio_target, pool
 from mesh.rpc.calls import CallError
 
 EOF = grpc.aio.EOF
@@ -507,6 +508,37 @@ async def test_other_codes_are_not_retried(stub, echo, rpc):
         await stub.Idempotent(rpc.pb.EchoRequest(fail={"code": Code.ABORTED}), timeout=10)
     assert caught.value.code() == grpc.StatusCode.ABORTED
     assert echo.servicer.calls == 1
+
+
+async def test_a_server_that_restarts_is_waited_for(serve, dial, rpc):
+    echo = await serve()
+    stub = dial(echo.address)
+    await stub.Idempotent(rpc.pb.EchoRequest(), timeout=10)
+    await echo.server.stop(None)
+    calls = [asyncio.ensure_future(stub.Idempotent(rpc.pb.EchoRequest(text="back"), timeout=30)) for _ in range(3)]
+    done, _ = await asyncio.wait(calls, timeout=0.5)
+    assert not done
+    again = await serve(port=echo.port)
+    assert [answer.text for answer in await asyncio.gather(*calls)] == ["back"] * 3
+    assert again.servicer.calls == 3
+
+
+@pytest.mark.parametrize("end", ["patience", "deadline", "close"])
+async def test_the_wait_for_a_server_that_restarts_ends(serve, dial, rpc, monkeypatch, end):
+    if end == "patience":
+        monkeypatch.setattr(pool, "PATIENCE", 0.5)
+        monkeypatch.setattr(grpcio_target, "PATIENCE", 0.5)
+    echo = await serve()
+    stub = dial(echo.address)
+    await stub.Idempotent(rpc.pb.EchoRequest(), timeout=10)
+    await echo.server.stop(None)
+    call = asyncio.ensure_future(stub.Idempotent(rpc.pb.EchoRequest(), timeout=0.5 if end == "deadline" else 60))
+    if end == "close":
+        await asyncio.wait([call], timeout=0.2)
+        await stub.target.close()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(call, 8)
+    assert caught.value.code() == grpc.StatusCode[("UNAVAILABLE", "DEADLINE_EXCEEDED")[end == "deadline"]]
 
 
 class Foreign(Call):

@@ -8,63 +8,22 @@ import socket
 import ssl
 import zlib
 from pathlib import Path
-from types import MappingProxyType
 
 import grpc
 import pytest
-from fault_server import HEADERS, OK, FaultServer, framed
+from fault_server import HEADERS, OK, PATH, framed
 from ngh2 import ErrorCode, Setting
 
+from mesh.call import Call, Metadata
 from mesh.rpc import connection as connection_module
 from mesh.rpc import resets, wire
-from mesh.rpc.channel import Channel
 from mesh.rpc.connection import Connection
 from mesh.rpc.stream import Stream
-from mesh.rpc.target import Target
-
-PATH = "/test.Service/Method"
 
 
 @pytest.fixture
 def transport():
     return "ngh2"
-
-
-@pytest.fixture
-async def faulty():
-    """Start a fault server: ``await faulty(answer, settings={})``."""
-    servers = []
-
-    async def start(answer=silence, settings=MappingProxyType({}), **options):
-        server = FaultServer(answer, settings)
-        await server.start(**options)
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        await server.stop()
-
-
-@pytest.fixture
-async def channel():
-    """Make channels of bytes: ``channel(address)``."""
-    targets = []
-
-    def make(*addresses, **options):
-        target = Target(addresses, **options)
-        targets.append(target)
-        made = Channel(target)
-        made.target = target
-        return made
-
-    yield make
-    for target in targets:
-        await target.close()
-
-
-def silence(peer, stream_id):
-    """Answer nothing."""
 
 
 def pool_of(channel):
@@ -571,7 +530,7 @@ async def test_nothing_leaks(faulty, channel, monkeypatch):
 async def _without_lanes(channel) -> None:
     """Close the connections that wait for the next stream."""
     lanes = channel.target._handler.lanes
-    lanes.close()
+    await lanes.close()
     async with asyncio.timeout(5):
         while lanes._open:  # noqa: ASYNC110 - nobody is told
             await asyncio.sleep(0.01)
@@ -606,3 +565,42 @@ async def test_downloads_that_are_cancelled_do_not_use_up_the_window(faulty, cha
         call.cancel()
     server.answer = lambda peer, stream_id: peer.respond(stream_id, b"x" * 4_000_000)
     assert len(await unary(made)) == 4_000_000
+
+
+async def test_closing_ends_a_stream_whose_server_does_not_read(faulty, channel):
+    server = await faulty(settings={Setting.INITIAL_WINDOW_SIZE: 2**31 - 1})
+    made = channel(server.address)
+    call = made.stream_stream(PATH)(timeout=60)
+    await call.write(b"first")
+    await server.until(lambda: any(peer.requests for peer in server.peers))
+    [peer] = [peer for peer in server.peers if peer.requests]
+    peer.h2.set_local_window_size(2**31 - 1)
+    peer.flush()
+    peer.transport.pause_reading()
+    writing = asyncio.create_task(_write_forever(call))
+    [lane] = made.target._handler.lanes._open
+    while not lane._paused:  # noqa: ASYNC110 - a step of the loop, no time: until the sockets are full
+        await asyncio.sleep(0)
+    await made.target.close()
+    assert await call.code() is grpc.StatusCode.UNAVAILABLE
+    await failure(writing)
+    peer.transport.resume_reading()
+
+
+async def test_closing_while_a_stream_is_being_connected(faulty, channel):
+    server = await faulty()
+    made = channel(server.address)
+    await made.target._handler.pool.acquire(Call(None, Metadata()))
+    server.settings = None  # the next connection is accepted, and ready when the test says so
+    call = made.unary_stream(PATH)(b"", timeout=60)
+    await server.until(lambda: len(server.peers) == 2)
+    await made.target.close()
+    await server.until(lambda: len(server.peers) == 1)
+    server.peers[0].begin({})
+    assert (await failure(call.read())).code() is grpc.StatusCode.UNAVAILABLE
+    await server.until(lambda: not server.peers)
+
+
+async def _write_forever(call):
+    while True:
+        await call.write(bytes(2**20))

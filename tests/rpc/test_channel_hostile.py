@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from types import MappingProxyType
 
 import grpc
 import pytest
-from fault_server import HEADERS, FaultServer, framed
+from fault_server import HEADERS, PATH, framed
 from hosting import hosted
 from ngh2 import Setting
 
 from mesh.call import Call, Metadata
 from mesh.errors import DeadlineExceeded
 from mesh.gate import Gate
-from mesh.rpc.channel import Channel
 from mesh.rpc.pool import Pool
-from mesh.rpc.target import Target
-
-PATH = "/test.Service/Method"
 
 
 @pytest.fixture
 def transport():
     return "ngh2"
-
-
-@pytest.fixture
-async def faulty():
-    """Start a fault server: ``await faulty(answer, settings={})``."""
-    servers = []
-
-    async def start(answer, settings=MappingProxyType({})):
-        server = FaultServer(answer, settings)
-        await server.start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        await server.stop()
-
-
-@pytest.fixture
-async def channel():
-    """Make channels of bytes: ``channel(address)``."""
-    targets = []
-
-    def make(*addresses, **options):
-        target = Target(addresses, **options)
-        targets.append(target)
-        made = Channel(target)
-        made.target = target
-        return made
-
-    yield make
-    for target in targets:
-        await target.close()
 
 
 async def test_a_long_error_text_hurts_no_other_call(contract, rpc, dial):
