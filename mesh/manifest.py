@@ -21,8 +21,9 @@ from mesh.edge_table import Cors, RateLimit, cors_faults, metadata_faults, proxy
 from mesh.faults import Fault, Faults
 from mesh.overrides import override
 from mesh.values import Duration, Rate, Size
+from mesh.workers_table import Workers, workers_faults
 
-__all__ = ["Auth", "Cors", "Duration", "Edge", "Manifest", "Rate", "RateLimit", "Service", "Size", "load"]
+__all__ = ["Auth", "Cors", "Duration", "Edge", "Manifest", "Rate", "RateLimit", "Service", "Size", "Workers", "load"]
 
 PREFIX = "MESH_"
 PRIVATE = "MESH_INTERNAL_"
@@ -113,6 +114,7 @@ class Service(_Table, frozen=True):
         queue: Calls that may wait for a place; beyond that RESOURCE_EXHAUSTED.
         max_message: Largest message accepted.
         drain: How long a stop waits for what is in flight.
+        workers: The processes that its functions run in; absent: the sidecar's own.
         settings: Values for the service's own code (``context.settings``).
     """
 
@@ -126,6 +128,7 @@ class Service(_Table, frozen=True):
     queue: int = 1000
     max_message: Size = Size(4 * 2**20)
     drain: Duration = Duration(10)
+    workers: Workers | None = None
     settings: dict[str, Any] = {}
 
     @property
@@ -282,7 +285,8 @@ def _near(key: str, path: str) -> str:
     kinds: dict[str, type[msgspec.Struct]] = {
         "": _File, "auth": Auth, "edge": Edge, "edge.cors": Cors, "edge.rate_limit": RateLimit,
     }  # fmt: skip
-    known = (kinds.get(path) or Service).__struct_fields__
+    inner = Workers if path.endswith(".workers") else Service
+    known = (kinds.get(path) or inner).__struct_fields__
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
@@ -313,6 +317,8 @@ def _service_faults(service: Service, table: str) -> Iterator[Fault]:
         yield Fault(f"{table} concurrency", f"must be at least 1, not {service.concurrency}")
     if service.database and not service.database.startswith(("sqlite:///", "postgresql://")):
         yield Fault(f"{table} database", "expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME")
+    if service.workers is not None:
+        yield from workers_faults(service.workers, f"{table} workers")
 
 
 def _address_faults(place: str, text: str) -> Iterator[Fault]:
