@@ -52,13 +52,15 @@ class Exchange:
 
     Attributes:
         id: Its number.
+        path: The method.
         revoked: Nobody waits for it any more.
     """
 
-    __slots__ = ("_taken", "_waiter", "credit", "events", "id", "revoked", "room")
+    __slots__ = ("_taken", "_waiter", "credit", "events", "id", "path", "revoked", "room")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, path: str) -> None:
         self.id = number
+        self.path = path
         self.revoked = False
         self.events: deque[tuple[int, Any]] = deque()
         self.credit = WINDOW
@@ -200,7 +202,7 @@ class Link(asyncio.Protocol):
         answering: The calls answered here, by id.
         loop: The loop that it lives on.
         lost: Done when the connection is.
-        on_end: Called when a call that was opened here has ended.
+        on_end: Called with its method when a call that was opened here has ended.
         on_revoked: Called with the number of a call that is cancelled here before it has ended.
         on_notes: Called with what the other end did to the current span.
     """
@@ -221,7 +223,7 @@ class Link(asyncio.Protocol):
         self.asked: dict[int, Exchange] = {}
         self.answering: dict[int, Answered] = {}
         self.lost: asyncio.Future[None] = self.loop.create_future()
-        self.on_end: Callable[[], None] = _nothing
+        self.on_end: Callable[[str], None] = _nothing
         self.on_revoked: Callable[[int], None] = _nothing
         self.on_notes: Callable[[Notes], None] = _nothing
 
@@ -236,13 +238,15 @@ class Link(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
         """End every call on both sides."""
         self._transport = None
-        for exchange in list(self.asked.values()):
-            exchange.put(0, None)
-        self.asked.clear()
-        for call in list(self.answering.values()):
-            call.revoke()
         if not self.lost.done():
             self.lost.set_result(None)
+        asked = list(self.asked.values())
+        self.asked.clear()
+        for exchange in asked:
+            exchange.put(0, None)
+            self.on_end(exchange.path)
+        for call in list(self.answering.values()):
+            call.revoke()
 
     def close(self) -> None:
         """End the connection."""
@@ -286,7 +290,7 @@ class Link(asyncio.Protocol):
             exchange = self.asked.pop(number, None)
             if exchange is not None:
                 exchange.put(5, body)
-                self.on_end()
+                self.on_end(exchange.path)
             return
         if number == 0 and kind >= Kind.READY or kind == Kind.STUCK:
             self._told(kind, body if number == 0 else number.to_bytes(8, "little"))
@@ -373,7 +377,7 @@ class Link(asyncio.Protocol):
             raise LostError(-1)
         number = self._next
         self._next = number + 2
-        exchange = self.asked[number] = Exchange(number)
+        exchange = self.asked[number] = Exchange(number, call.method.path)
         streams = message is None
         deadline = frames.DEADLINE if call.deadline is None else call.deadline
         self.write(frames.open_(number, method, deadline, head, message, not streams))

@@ -80,10 +80,15 @@ class Nursery:
 
     Args:
         setup: What workers host.
-        preload: Called for the modules to preload, each time that the fork server starts.
+
+    Attributes:
+        name: The name of the service.
+        on_lost: Called when it has ended, and nobody told it to.
     """
 
     def __init__(self, setup: Setup) -> None:
+        self.name = setup.name
+        self.on_lost: Callable[[], None] | None = None
         self._setup = setup
         self._left_out: set[str] = set()
         self._process: asyncio.subprocess.Process | None = None
@@ -193,6 +198,7 @@ class Nursery:
 
     async def stop(self) -> None:
         """End the fork server, and every worker with it."""
+        self.on_lost = None
         if self._control is not None:
             self._lose(self._control)
         if self._process is not None:
@@ -226,13 +232,16 @@ class Nursery:
         if control.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(control)
             control.close()
-        if self._control is control:
+        ran = self._control is control
+        if ran:
             self._control = None
         if self._preloaded is not None and not self._preloaded.done():
             self._preloaded.set_exception(ConnectionResetError("the fork server ended"))
         for born in self._born.values():
             _end(born, Ended(-signal.SIGKILL, 0))
         self._born.clear()
+        if ran and self.on_lost is not None:
+            self.on_lost()
 
 
 def _end(born: Born, how: Ended) -> None:

@@ -7,73 +7,90 @@ zero workers while one starts; a worker that ends takes down only what had begun
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import logging
-import sys
-from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from time import monotonic, time_ns
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
 
 from mesh.call import Call, Handler
 from mesh.contract import Contract, Method
 from mesh.errors import Unavailable
 from mesh.faults import Fault, Faults
-from mesh.sidecar.workers import frames
-from mesh.sidecar.workers.frames import Kind
+from mesh.sidecar.workers.crew import Crew
 from mesh.sidecar.workers.heads import AskedOut, encode
 from mesh.sidecar.workers.link import LostError
 from mesh.sidecar.workers.nursery import Nursery
+from mesh.sidecar.workers.queue import Queue, full
+from mesh.sidecar.workers.scaling import Demand, decide
 from mesh.sidecar.workers.setup import Setup
-from mesh.sidecar.workers.worker import LoadError, Rim, State, Worker
+from mesh.sidecar.workers.worker import LoadError, Rim, Worker
 from mesh.telemetry import relay
 
 if TYPE_CHECKING:
-    from mesh.threads import Threads
-    from mesh.workers_table import Workers
+    from mesh.manifest import Workers
 
 __all__ = ["Pool"]
 
-log = logging.getLogger("mesh.workers")
-
-GRACE = 2.0
-"""Seconds that a function may go on after its call was cancelled."""
 TRIES = 3
 """Workers that may die under one call before it is given up."""
+SOON = 0.02
+"""Seconds between two decisions under load: each looks at a minute of samples."""
+BUSY, QUIET = 0.1, 1.0
+"""Seconds between two looks at the workers' memory and number, while there are calls and while there are none."""
+
+
+class _Place:
+    """A call in the queue."""
+
+    __slots__ = ("method", "worker")
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.worker: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
 
 
 class Pool:
-    """The workers of one service.
+    """The workers of one service, as a handler.
 
     Args:
         contract: The contract.
         setup: What they host.
         spec: ``workers`` of mesh.toml.
+        queue: Calls that may wait.
         onward: The chain of onward calls.
         spans: Takes a span that a worker has recorded.
     """
 
     def __init__(
-        self, contract: Contract, setup: Setup, spec: Workers, onward: Handler, spans: Callable[[bytes], None]
+        self,
+        contract: Contract,
+        setup: Setup,
+        spec: Workers,
+        *,
+        queue: int,
+        onward: Handler,
+        spans: Callable[[bytes], None],
     ) -> None:
-        self._contract = contract
-        self._setup = setup
+        self._module = setup.module
         self._spec = spec
-        self._nursery = Nursery(setup)
-        self._rim = Rim(contract, onward, spans)
         methods = [method for name in setup.serves for method in contract.services[name].methods.values()]
-        self._index = {method.path: index for index, method in enumerate(methods)}
         self._methods = methods
-        self._workers: list[Worker] = []
-        self._waiting: deque[asyncio.Future[Worker]] = deque()
-        self._starting = 0
-        self._context = contextvars.Context()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._index = {method.path: index for index, method in enumerate(methods)}
+        self._queue: Queue[_Place] = Queue(queue, spec.max * spec.concurrency)
+        self._demand = Demand(monotonic())
+        self.nursery = Nursery(setup)
+        self.crew = Crew(self.nursery, Rim(contract, onward, spans), spec, ended=self._left, room=self._room)
+        self._tracer = trace.get_tracer("mesh.workers")
+        self._soon: asyncio.TimerHandle | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
 
     # -- what a sidecar asks of functions --
 
     def handlers(self, *_: object) -> dict[str, tuple[Method, Handler]]:
-        """Return path → (method, handler) for every method."""
+        """Return path → (method, handler) for every method; one that says nothing has the pool's ``timeout``."""
         limit = float(self._spec.timeout)
         return {
             method.path: (method if method.timeout is not None else replace(method, timeout=limit), self)
@@ -81,27 +98,30 @@ class Pool:
         }
 
     async def startup(self, *_: object) -> None:
-        """Start the fork server and the first worker, so that what is wrong with the functions is said now.
+        """Start the fork server and a first worker, so that what is wrong with the functions is said now.
 
         Raises:
             Faults: The functions cannot be loaded.
         """
-        self._context = contextvars.copy_context()
-        await self._nursery.ready()
+        self._demand.change(1, monotonic())  # so the first one stays for `idle`
         try:
-            await self._spawn()
+            await self.crew.start()
         except LoadError as error:
-            await self._nursery.stop()
-            raise Faults([Fault(place or self._setup.module, text) for place, text in error.faults]) from None
+            await self.crew.stop()
+            raise Faults([Fault(place or self._module, text) for place, text in error.faults]) from None
+        self._count()
+        self._look()
 
     async def shutdown(self, *_: object) -> None:
         """End every worker and the fork server."""
-        for worker in list(self._workers):
-            self._retire(worker)
-        ending = [worker.born.ended for worker in self._workers]
-        if ending:
-            await asyncio.wait(ending, timeout=GRACE)
-        await self._nursery.stop()
+        for timer in (self._soon, self._tick):
+            if timer is not None:
+                timer.cancel()
+        await self.crew.stop()
+
+    async def reload(self) -> None:
+        """Replace every worker by one with the code as it is now; no call is lost (see ``Crew.reload``)."""
+        await self.crew.reload()
 
     # -- calls --
 
@@ -109,111 +129,151 @@ class Pool:
         """Have a worker answer the call.
 
         Raises:
-            StatusError: The function's status; UNAVAILABLE when its worker ended.
+            StatusError: The function's status.
+            Unavailable: Its worker ended, or none can be started.
+            ResourceExhausted: Too many calls wait already.
         """
         method = call.method
         message = None if method.client_streaming else await call.receive_one()
         identity = call.identity
         span, state = relay.current_span()
-        head = encode(
-            AskedOut(
-                span,
-                state,
-                call.caller,
-                None if identity is None else (identity.subject, list(identity.roles), dict(identity.claims)),
-                call.metadata.pairs,
-            )
-        )
-        index = self._index[method.path]
-        for tries in range(TRIES, 0, -1):
+        user = None if identity is None else (identity.subject, list(identity.roles), dict(identity.claims))
+        head = encode(AskedOut(span, state, call.caller, user, call.metadata.pairs))
+        path = method.path
+        index = self._index[path]
+        tries = TRIES
+        while True:
             worker = self._most_room()
-            if worker is None:
-                worker = await self._wait()
-                worker.reserved -= 1
-            worker.given += 1
+            if worker is None or not self._queue.enter(path):
+                worker = await self._wait(path)
+            self._count()
+            self.crew.given(worker)
             try:
                 await worker.link.ask(call, index, head, message)
             except LostError as lost:
+                if lost.call < 0:  # it was not even sent, so nothing tells that it has left
+                    self._left(path)
+                tries -= 1
                 untouched = lost.call < 0 or not worker.born.begun.reached(lost.call)
-                again = untouched or (method.idempotent and message is not None and not call.headers_sent)
-                if again and message is not None and tries > 1:
-                    continue
-                raise Unavailable(await self._why(worker)) from None
+                if message is None or call.headers_sent or not (untouched or (method.idempotent and tries)):
+                    raise Unavailable(await _why(worker)) from None
             else:
                 return
 
     def _most_room(self) -> Worker | None:
-        if self._waiting:
-            return None
         best, most = None, 0
-        for worker in self._workers:
+        for worker in self.crew.ready:
             room = worker.room
             if room > most:
                 best, most = worker, room
         return best
 
-    async def _wait(self) -> Worker:
-        place: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
-        if not self._starting and len(self._workers) < self._spec.max:
-            self._background(self._spawn())
+    async def _wait(self, path: str) -> Worker:
+        arrived = time_ns()
+        broken = self.crew.broken
+        if broken and not self.crew.count:
+            raise _cannot_start(broken)
+        place = _Place(path)
+        lost = self._queue.push(path, place)
+        if lost is not None:
+            lost.worker.set_exception(full(self._queue.running, self._queue.limit))
+        self._count()
+        self._decide_soon()
         try:
-            return await place
+            worker = await place.worker
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                worker = place.result()
-                worker.reserved -= 1
-                self._freed(worker)
-            elif place in self._waiting:
-                self._waiting.remove(place)
+            if not self._queue.remove(path, place) and place.worker.done() and not place.worker.cancelled():
+                place.worker.result().reserved -= 1
+                self._left(path)
+                self._room()
+            self._count()
             raise
-
-    def _freed(self, worker: Worker) -> None:
-        """A worker has room: give it what waits."""
-        while self._waiting and worker.room > 0:
-            place = self._waiting.popleft()
-            if not place.done():
-                worker.reserved += 1
-                place.set_result(worker)
-        if worker.state is State.DRAINING and worker.busy == 0:
-            worker.link.write(frames.frame(Kind.DRAIN, 0))
-
-    async def _why(self, worker: Worker) -> str:
-        if worker.verdict:
-            return f"the worker process that ran this function was ended: {worker.verdict}"
-        return f"the worker process that ran this function ended ({await worker.how()})"
-
-    # -- workers --
-
-    async def _spawn(self) -> Worker:
-        self._starting += 1
-        try:
-            await self._nursery.ready()
-            worker = Worker(self._nursery.fork(), self._rim, self._spec.concurrency)
-            worker.link.on_end = lambda: self._freed(worker)
-            worker.on_stuck = lambda: self._retire(worker)
-            await worker.connect()
-            await worker.loaded
-        finally:
-            self._starting -= 1
-        worker.state = State.READY
-        self._workers.append(worker)
-        worker.born.ended.add_done_callback(lambda _: self._ended(worker))
-        self._freed(worker)
+        worker.reserved -= 1
+        if worker.heard > arrived and not worker.given:
+            self._tell(worker, arrived)
         return worker
 
-    def _retire(self, worker: Worker) -> None:
-        worker.state = State.DRAINING
-        self._freed(worker)
+    def _room(self) -> None:
+        """Give the calls that wait to the workers that have room; what is missing is started."""
+        while self._queue.waiting:
+            worker = self._most_room()
+            if worker is None:
+                break
+            place = self._queue.pop()
+            if place is None:
+                break
+            if place.worker.done():  # cancelled a moment ago
+                self._queue.leave(place.method)
+                continue
+            worker.reserved += 1
+            place.worker.set_result(worker)
+        if self._queue.waiting or self.crew.count < self._spec.min:
+            self._decide_soon()
 
-    def _ended(self, worker: Worker) -> None:
-        worker.state = State.ENDED
-        if worker in self._workers:
-            self._workers.remove(worker)
-        worker.link.close()
-        worker.born.begun.close()
+    def _left(self, path: str) -> None:
+        """A call has left its worker."""
+        self._queue.leave(path)
+        self._count()
 
-    def _background(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(work, context=self._context)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _count(self) -> None:
+        self._demand.change(self._queue.running + self._queue.waiting, monotonic())
+
+    # -- how many workers --
+
+    def _decide_soon(self) -> None:
+        if self._soon is None:
+            self._soon = self._loop.call_later(SOON if self.crew.count else 0, self._decide)
+
+    def _decide(self) -> None:
+        self._soon = None
+        if self.crew.broken and not self.crew.count:
+            self._refuse_all()
+        now = monotonic()
+        self.crew.scale(decide(self._demand.samples(now), self._spec, now))
+        if self._tick is None and self.crew.count:
+            self._tick = self._loop.call_later(BUSY, self._look)
+
+    def _look(self) -> None:
+        """Look after the workers, as long as there are any."""
+        self._tick = None
+        self.crew.watch_memory()
+        self._decide()
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        if self.crew.all or self.crew.count:
+            self._tick = self._loop.call_later(BUSY if self._queue.running else QUIET, self._look)
+
+    def _refuse_all(self) -> None:
+        """No worker can be started: nobody is left waiting for one."""
+        while (place := self._queue.pop()) is not None:
+            self._queue.leave(place.method)
+            if not place.worker.done():
+                place.worker.set_exception(_cannot_start(self.crew.broken))
+        self._count()
+
+    # -- what is said --
+
+    def _tell(self, worker: Worker, arrived: int) -> None:
+        """Record how the worker came to be in the trace of the call that waited for it."""
+        loaded = worker.loaded.result()
+        began = max(arrived, worker.asked)
+        told = {"mesh.worker.pid": worker.pid}
+        slowest = [f"{module} {seconds * 1000:.1f} ms" for module, seconds in loaded.imports]
+        for name, start, end, more in (
+            ("fork", began, loaded.began, {}),
+            ("load", loaded.began, loaded.loaded, {"mesh.worker.slowest_imports": slowest}),
+            ("connect", loaded.loaded, worker.heard, {}),
+        ):
+            span = self._tracer.start_span(name, start_time=start, attributes={**told, **more})
+            span.end(end_time=max(start, end))
+
+
+def _cannot_start(seconds: float) -> Unavailable:
+    return Unavailable("the functions of this service cannot be loaded", retry_after=max(1.0, round(seconds)))
+
+
+async def _why(worker: Worker) -> str:
+    if worker.verdict:
+        return f"the worker process that ran this function was ended: {worker.verdict}"
+    return f"the worker process that ran this function ended ({await worker.how()})"

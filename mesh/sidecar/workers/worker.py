@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import time_ns
 
 from google.protobuf.empty_pb2 import Empty
 from opentelemetry import context as otel
@@ -24,14 +25,14 @@ from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Loaded, Onward, decoder
 from mesh.sidecar.workers.link import Answered, Link
-from mesh.sidecar.workers.nursery import Born, Ended
+from mesh.sidecar.workers.nursery import Born
 from mesh.telemetry import relay
 
-__all__ = ["Rim", "State", "Worker"]
+__all__ = ["LoadError", "Rim", "State", "Worker"]
 
 log = logging.getLogger("mesh.workers")
 
-_PAGE = 4096
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _onward = decoder(Onward)
 _loaded = decoder(Loaded)
 _why = decoder(list[tuple[str, str]])
@@ -101,8 +102,12 @@ class Worker:
         state: Where it is in its life.
         reserved: Places that are given away to calls which have not begun.
         given: Calls that it was given, ever.
+        generation: Which code it runs: counts reloads.
         verdict: Why it is being ended, for its callers; "" if it ends by itself.
+        asked: When it was asked for, Unix time in nanoseconds.
+        heard: When it was ready, by the same clock.
         loaded: Done when it is ready, with how long that took; or fails with ``LoadError``.
+        on_stuck: Called when a thread of it goes on long after its call has ended.
     """
 
     def __init__(self, born: Born, rim: Rim, concurrency: int) -> None:
@@ -110,11 +115,15 @@ class Worker:
         self.state = State.STARTING
         self.reserved = 0
         self.given = 0
+        self.generation = 0
         self.verdict = ""
+        self.asked = time_ns()
+        self.heard = 0
         self.pong = asyncio.Event()
         self.loaded: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self.on_stuck: Callable[[], None]
         self._concurrency = concurrency
+        self._dismissed = False
         self._rim = rim
         self.link = Link(0, self._answer, self._told)
         self.link.on_notes = relay.follow
@@ -148,10 +157,27 @@ class Worker:
         except (OSError, IndexError):
             return 0
 
-    async def how(self) -> Ended | None:
-        """Return how it ended, once that is known; None if it takes too long to find out."""
+    async def how(self) -> str:
+        """Return in words how it ended, once that is known."""
         done, _ = await asyncio.wait([self.born.ended], timeout=2.0)
-        return self.born.ended.result() if done else None
+        return str(self.born.ended.result()) if done else "it closed its connection"
+
+    def drain(self) -> None:
+        """Take no more calls, and end when those that it has are over."""
+        if self.state is State.READY:
+            self.state = State.DRAINING
+        self.settle()
+
+    def settle(self) -> None:
+        """Tell a draining worker to end, once it has no calls any more."""
+        if self.state is State.DRAINING and not self.busy and not self._dismissed:
+            self._dismissed = True
+            self.link.write(frames.frame(Kind.DRAIN, 0))
+
+    def ping(self) -> None:
+        """Ask whether its loop turns: ``pong`` is set if it does."""
+        self.pong.clear()
+        self.link.write(frames.frame(Kind.PING, 0))
 
     def _lost(self) -> None:
         if not self.loaded.done():
@@ -166,6 +192,7 @@ class Worker:
         elif kind == Kind.STUCK:
             self.on_stuck()
         elif kind == Kind.READY and not self.loaded.done():
+            self.heard = time_ns()
             self.loaded.set_result(_loaded(body))
         elif kind == Kind.FAILED and not self.loaded.done():
             self.loaded.set_exception(LoadError(_why(body)))
@@ -192,6 +219,3 @@ class LoadError(Exception):
     def __init__(self, faults: list[tuple[str, str]]) -> None:
         super().__init__("; ".join(f"{place}: {text}" if place else text for place, text in faults))
         self.faults = faults
-
-
-Answer = Callable[[Any], Any]
