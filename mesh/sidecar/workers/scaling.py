@@ -6,9 +6,10 @@ autoscaler does with its panic and stable windows (knative/serving, docs/scaling
 - **Up**: to what the mean demand of the last second (``BURST``) needs, and at once, without waiting for a mean, to half
   of what the highest demand needs (``SURGE``). So the first call after silence starts a worker at once, 200 calls at
   once start several, and one call too many for a millisecond starts none.
-- **Down**: only to the most that was needed at any time of the last minute (``STABLE``, or ``idle`` if that is less).
-  So a load that goes up and down within a minute changes nothing, and a steady one cannot make it flap.
-- **To zero** (or ``min``): when there has been no call for ``idle``; never earlier, and never while there is one.
+- **Down**: only to the most that was needed at any time of the last minute (``STABLE``). So a load that goes up and
+  down within a minute changes nothing, and a steady one cannot make it flap.
+- **To zero** (or ``min``): when there has been no call for ``idle``; never earlier, and never while there is one. What
+  was needed before is forgotten then.
 
 The decision has no state but the samples, so equal samples give equal answers.
 """
@@ -44,7 +45,8 @@ class Sample:
     Attributes:
         begin: Its first moment, seconds by a monotonic clock.
         end: The moment after its last.
-        mean: Calls in flight and waiting, averaged over the interval.
+        mean: Calls in flight and waiting, averaged over the interval; 0 for an interval that still runs: a mean that
+            changes would be forgotten after it was acted on.
         peak: The most of them at one time.
     """
 
@@ -64,17 +66,21 @@ def decide(samples: Sequence[Sample], spec: Workers, now: float) -> int:
     """
     if not any(sample.peak and sample.end >= now - spec.idle for sample in samples):
         return spec.min
-    since = now - min(STABLE, spec.idle)
     need = 1
+    busy_until = -math.inf
     area = 0.0
     window: deque[Sample] = deque()
     for sample in samples:
+        if sample.peak:
+            if sample.begin - busy_until > spec.idle:
+                need = 1
+            busy_until = sample.end
         area += sample.mean * (sample.end - sample.begin)
         window.append(sample)
         while window[0].end <= sample.end - BURST:
             oldest = window.popleft()
             area -= oldest.mean * (oldest.end - oldest.begin)
-        if sample.end >= since:
+        if sample.end >= now - STABLE:
             # The oldest sample in the window may reach out of it.
             outside = max(0.0, sample.end - BURST - window[0].begin) * window[0].mean
             burst = math.ceil(((area - outside) / BURST - SLACK) / spec.concurrency)
@@ -107,9 +113,7 @@ class Demand:
     def samples(self, now: float) -> Sequence[Sample]:
         """Return the demand up to now, oldest first."""
         self._advance(now)
-        if self._last == self._begin:
-            return [*self._samples, Sample(self._last, self._last, self._calls, self._peak)]
-        return [*self._samples, Sample(self._begin, self._last, self._area / (self._last - self._begin), self._peak)]
+        return [*self._samples, Sample(self._begin, self._last, 0.0, self._peak)]
 
     def _advance(self, now: float) -> None:
         """Bring the running interval up to now; one that is long enough becomes a sample."""
@@ -126,8 +130,8 @@ class Demand:
     def _close(self, end: float) -> None:
         mean = (self._area + self._calls * (end - self._last)) / (end - self._begin)
         before = self._samples[-1] if self._samples else None
-        if before is not None and before.peak == before.mean == mean == self._peak:
-            self._samples[-1] = Sample(before.begin, end, mean, self._peak)  # hours of silence are one sample
+        if before is not None and before.peak == self._peak == 0:
+            self._samples[-1] = Sample(before.begin, end, 0.0, 0)  # hours of silence are one sample
         else:
             self._samples.append(Sample(self._begin, end, mean, self._peak))
         self._begin = self._last = end

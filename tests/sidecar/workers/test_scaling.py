@@ -93,18 +93,26 @@ def test_constant_demand_does_not_flap(steps: Steps, spec: Workers, calls: int, 
     assert later == {min(max(exact, spec.min), spec.max)}
 
 
-@given(SPECS, st.integers(1, 100), st.integers(1, 100), st.floats(0.05, 3))
-def test_a_load_that_swings_does_not_flap(spec: Workers, low: int, high: int, period: float) -> None:
+@given(STEPS, SPECS)
+def test_what_was_started_stays_for_the_window(steps: Steps, spec: Workers) -> None:
+    """Whatever the load does: nobody who was wanted is sent away before the window has passed since then."""
+    window = STABLE if all(calls for _, calls in steps) else min(STABLE, spec.idle)
     demand = Demand(0.0)
     now = 0.0
-    wanted = []
-    for index in range(200):
-        demand.change((low, high)[index % 2], now)
-        now += period
-        wanted.append(decide(demand.samples(now), spec, now))
-    # While it warms up it rises; a window that holds several swings then knows the worst of them.
-    fell = [after < before for before, after in pairwise(wanted)]
-    assert not any(fell) or min(STABLE, spec.idle) < 2 * period + BURST
+    wanted: list[tuple[float, int]] = []
+    for pause, calls in steps:
+        now += pause
+        demand.change(calls, now)
+        number = decide(demand.samples(now), spec, now)
+        rises = [moment for moment, before in wanted if before > number]
+        assert all(now - moment >= window - GRAIN for moment in rises if rose(wanted, moment))
+        wanted.append((now, number))
+
+
+def rose(wanted: list[tuple[float, int]], moment: float) -> bool:
+    """Whether more were wanted at the moment than just before."""
+    before = [number for earlier, number in wanted if earlier < moment]
+    return max(number for at, number in wanted if at == moment) > (before[-1] if before else 0)
 
 
 @given(STEPS, SPECS, st.floats(0, 10))
@@ -122,14 +130,15 @@ def test_the_samples_hold_the_whole_demand(steps: Steps) -> None:
     """No moment is missing or counted twice, and the means are those of the steps, as far as they are kept."""
     demand, now = played(steps)
     samples = demand.samples(now)
-    assert all(before.end == pytest.approx(after.begin) for before, after in pairwise(samples))
+    assert all(before.end == after.begin for before, after in pairwise(samples[:-1]))
     area = sum(one.mean * (one.end - one.begin) for one in samples)
+    until = samples[-2].end if len(samples) > 1 else 1000.0
     moment, calls, expected = 1000.0, 0, 0.0
     for pause, following in steps:
-        begin = max(moment, samples[0].begin)
-        expected += calls * max(0.0, moment + pause - begin)
+        expected += calls * max(0.0, min(moment + pause, until) - max(moment, samples[0].begin))
         moment, calls = moment + pause, following
     assert area == pytest.approx(expected, abs=1e-6)
+    assert until > now - GRAIN or until == 1000.0
 
 
 def test_what_is_kept_is_bounded() -> None:
@@ -172,7 +181,13 @@ def test_what_was_needed_stays_for_a_minute() -> None:
     assert seen == {1: 4, 30: 4, 59: 4, 62: 1, 600: 1}
 
 
-def test_idle_shorter_than_the_window_shortens_it() -> None:
+def test_the_past_is_forgotten_with_the_last_worker() -> None:
+    spec = Workers(max=4, concurrency=1, idle=Duration(2))
+    demand, now = played([(5, 4), (10, 0), (2.2, 1)])
+    assert decide(demand.samples(now), spec, now) == 1
+
+
+def test_idle_shorter_than_the_window() -> None:
     spec = Workers(max=4, concurrency=1, idle=Duration(2))
     demand, peak = played([(5, 4), (10, 0)])
     seen = {pause: decide(demand.samples(peak + pause), spec, peak + pause) for pause in (1, 1.9, 2.2)}
