@@ -35,9 +35,10 @@ class Begun:
         descriptor: Of the file; it can be closed afterwards.
     """
 
-    __slots__ = ("_memory",)
+    __slots__ = ("_last", "_memory")
 
     def __init__(self, descriptor: int) -> None:
+        self._last: int | None = None
         self._memory = mmap.mmap(descriptor, mmap.PAGESIZE)
 
     def note(self, call: int) -> None:
@@ -46,9 +47,15 @@ class Begun:
 
     def reached(self, call: int) -> bool:
         """Return whether the function of this call has begun."""
-        number: int = _NUMBER.unpack_from(self._memory)[0]
-        return call < number
+        return call < self._number()
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Give the memory back; how far the worker has come stays known."""
+        self._last = self._number()
         self._memory.close()
+
+    def _number(self) -> int:
+        if self._last is not None:
+            return self._last
+        number: int = _NUMBER.unpack_from(self._memory)[0]
+        return number

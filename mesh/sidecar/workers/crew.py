@@ -279,7 +279,9 @@ class Crew:
         self.all.discard(worker)
         if worker in self.ready:
             self.ready.remove(worker)
-        worker.link.close()
+        # What it wrote before its end may still be on the way: the connection ends by itself, or a little later.
+        self._loop.call_later(ANSWER, worker.link.close)
+        worker.born.begun.close()
         if before is State.READY and not worker.verdict:
             log.warning("worker %d ended by itself: %s", worker.pid, worker.born.ended.result())
         self._room()

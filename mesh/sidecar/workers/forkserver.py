@@ -26,6 +26,7 @@ import gc
 import importlib
 import logging
 import os
+import pickle
 import select
 import signal
 import socket
@@ -95,7 +96,7 @@ def main() -> None:
     """Run until the sidecar is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
     parent = os.getppid()
-    setup = msgspec.msgpack.decode(_read(control), type=Setup)
+    setup: Setup = pickle.loads(_read(control))  # noqa: S301 - the sidecar that started this process wrote it
     sys.path[:] = setup.path
     server = _ForkServer(control, setup)
     _prctl(_DIE_WITH_PARENT, signal.SIGKILL)

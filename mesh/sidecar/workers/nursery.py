@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -134,7 +135,7 @@ class Nursery:
         finally:
             theirs.close()
         loop = asyncio.get_running_loop()
-        body = msgspec.msgpack.encode(setup)
+        body = pickle.dumps(setup)  # settings hold whatever TOML has, dates too
         ours.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         self._process = process
         self._reader = Reader()
