@@ -62,10 +62,11 @@ def find(module: str, *, root: Path, stubs: Path, keep: Path, path: Sequence[str
             return kept.plan
     answer = _ask(question)
     if not answer.plan.failed:
-        keep.parent.mkdir(parents=True, exist_ok=True)
-        fresh = keep.with_name(f"{keep.name}.{os.getpid()}")
-        fresh.write_bytes(msgspec.json.encode(_Kept(basis, _times(answer.files), answer.plan)))
-        fresh.replace(keep)
+        with contextlib.suppress(OSError):  # a container may have no place to write; it asks again at its next start
+            keep.parent.mkdir(parents=True, exist_ok=True)
+            fresh = keep.with_name(f"{keep.name}.{os.getpid()}")
+            fresh.write_bytes(msgspec.json.encode(_Kept(basis, _times(answer.files), answer.plan)))
+            fresh.replace(keep)
     return answer.plan
 
 
