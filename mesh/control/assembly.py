@@ -245,9 +245,7 @@ def _pool(contract: Contract, entry: Service, workers: Workers, common: _Common,
         settings=entry.settings,
         database=entry.database,
     )
-    return Pool(
-        contract, setup, workers, queue=entry.queue, onward=common.onward, spans=common.telemetry.relayed
-    )
+    return Pool(contract, setup, workers, queue=entry.queue, onward=common.onward, spans=common.telemetry.relayed)
 
 
 def _migrations(manifest: Manifest, entry: Service) -> Path | None:
