@@ -47,6 +47,7 @@ from mesh.rpc.retry import retry
 from mesh.rpc.target import Target
 from mesh.sidecar.service import ServiceContext
 from mesh.sidecar.sidecar import Sidecar
+from mesh.sidecar.workers import preload
 from mesh.sidecar.workers.pool import Pool
 from mesh.sidecar.workers.setup import Setup
 from mesh.telemetry import logs
@@ -160,7 +161,7 @@ class SidecarPart:
         self._place = f"{manifest.file.name} [services.{name}]"
         common = self._common = _Common(manifest, contract, name)
         served = [contract.services[service] for service in entry.serves]
-        self._pool = None if entry.workers is None else _pool(contract, entry, entry.workers, common, name)
+        self._pool = None if entry.workers is None else _pool(manifest, contract, entry.workers, common, name)
         functions = self._pool or Functions(entry.module, served)
         self._database = self._open(manifest, entry, name)
         channel = Channel(common.onward, contract)
@@ -234,14 +235,17 @@ class SidecarPart:
             await self._common.stop()
 
 
-def _pool(contract: Contract, entry: Service, workers: Workers, common: _Common, name: str) -> Pool:
+def _pool(manifest: Manifest, contract: Contract, workers: Workers, common: _Common, name: str) -> Pool:
     """Return the workers of an entry."""
+    entry = manifest.services[name]
+    keep = manifest.state / "preload" / f"{name}.json"
     setup = Setup(
         name=name,
         module=entry.module,
         serves=entry.serves,
         files=contract.files.SerializeToString(),
         path=tuple(sys.path),
+        preload=preload.find(entry.module, root=manifest.root, stubs=manifest.stubs, keep=keep).modules,
         settings=entry.settings,
         database=entry.database,
     )
