@@ -249,9 +249,7 @@ def _pool(manifest: Manifest, contract: Contract, workers: Workers, common: _Com
         settings=entry.settings,
         database=entry.database,
     )
-    return Pool(
-        contract, setup, workers, queue=entry.queue, onward=common.onward, spans=common.telemetry.relayed
-    )
+    return Pool(contract, setup, workers, queue=entry.queue, onward=common.onward, spans=common.telemetry.relayed)
 
 
 def _migrations(manifest: Manifest, entry: Service) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mesh.call import Call, Handler, Layer, chain, current
@@ -30,8 +30,13 @@ THREADS = 32
 class Hosted(Protocol):
     """What answers the calls: ``mesh.function.Functions``, or a pool of workers that have them."""
 
-    startup: Any
-    shutdown: Any
+    @property
+    def startup(self) -> Callable[[ServiceContext], Awaitable[None]] | None:
+        """Awaited before the first call."""
+
+    @property
+    def shutdown(self) -> Callable[[ServiceContext], Awaitable[None]] | None:
+        """Awaited after the last call."""
 
     def handlers(self, service: ServiceContext, threads: Threads) -> Mapping[str, tuple[Method, Handler]]:
         """Return path → (method, handler) for every method."""

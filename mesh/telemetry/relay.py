@@ -147,7 +147,6 @@ class Remote(ApiSpan):
             }
             self.add_event("exception", told | dict(attributes or {}), timestamp)
 
-
     def fail(self, bug: BaseException) -> None:
         """Tell a bug, as the trace layer does of one that it sees itself."""
         self.record_exception(bug)

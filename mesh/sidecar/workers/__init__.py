@@ -1,8 +1,8 @@
 """Functions in worker processes, from zero to as many as there is work for.
 
-The way of a call: inbound chain → ``pool`` (waits in ``queue`` if it must) → ``link`` ⇄ ``link`` in ``host`` → function.
-The life of a worker: ``nursery`` tells ``forkserver``, which forks a ``host``; ``crew`` watches it; ``scaling`` says how
-many there should be.
+The way of a call: inbound chain → ``pool`` (waits in ``queue`` if it must) → ``link`` ⇄ ``link`` in ``host`` →
+function. The life of a worker: ``nursery`` tells ``forkserver``, which forks a ``host``; ``crew`` watches it;
+``scaling`` says how many there should be.
 
 Decided here:
 

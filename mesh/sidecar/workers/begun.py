@@ -10,6 +10,7 @@ import mmap
 import os
 import sys
 import tempfile
+from pathlib import Path
 from struct import Struct
 
 __all__ = ["Begun", "shared_file"]
@@ -23,7 +24,7 @@ def shared_file() -> int:
         found = os.memfd_create("mesh-worker", os.MFD_CLOEXEC)
     else:
         found, name = tempfile.mkstemp(prefix="mesh-worker-")
-        os.unlink(name)
+        Path(name).unlink()
     os.ftruncate(found, mmap.PAGESIZE)
     return found
 

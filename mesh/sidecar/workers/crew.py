@@ -129,8 +129,7 @@ class Crew:
         if worker in self.ready:
             self.ready.remove(worker)
         worker.drain()
-        if not worker.busy:
-            self._loop.call_later(LEAVE, self._nursery.kill, worker.born)
+        self._finish(worker)
 
     def evict(self, worker: Worker, why: str, patience: float) -> None:
         """Replace a worker: it may finish what it has, for ``patience`` seconds."""
@@ -141,6 +140,7 @@ class Crew:
         self.retire(worker)
         self._room()  # its replacement, if it is needed
         self._loop.call_later(patience, self._nursery.kill, worker.born)
+        self._finish(worker)
 
     def kill(self, worker: Worker, why: str) -> None:
         """End a worker at once."""
@@ -249,11 +249,17 @@ class Crew:
         """A call has left the worker."""
         self._call_ended(path)
         if worker.state is State.DRAINING:
-            worker.settle()
-            if not worker.busy:
-                self._loop.call_later(LEAVE, self._nursery.kill, worker.born)
+            self._finish(worker)
         else:
             self._room()
+
+    def _finish(self, worker: Worker) -> None:
+        """Let a draining worker end if nobody waits for anything from it any more."""
+        worker.settle()
+        if not worker.busy:
+            self._loop.call_later(LEAVE, self._nursery.kill, worker.born)
+        elif worker.verdict and not worker.reserved and all(one.revoked for one in worker.link.asked.values()):
+            self._nursery.kill(worker.born)  # what is left does not end by itself
 
     def _revoked(self, worker: Worker, call: int) -> None:
         self._loop.call_later(GRACE, self._check, worker, call)

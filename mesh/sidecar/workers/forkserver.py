@@ -269,7 +269,7 @@ _OWN = (
 def _threads() -> int:
     """Return how many threads there are, those included that Python knows nothing of."""
     try:
-        return len(os.listdir("/proc/self/task"))
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
     except OSError:
         return threading.active_count()
 

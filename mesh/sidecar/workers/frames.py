@@ -1,7 +1,8 @@
 """The frames between a sidecar and a worker: how they look on the socket pair, and nothing of what they mean.
 
 The protocol is the same both ways: either end opens calls, and the other answers them. The sidecar's calls have even
-ids, the worker's odd ones; each end counts its own upwards. Frames about the worker as a whole carry id 0.
+ids, the worker's odd ones; each end counts its own upwards. Frames about the worker as a whole have id 0, which means
+nothing there.
 
     frame    length u32, kind u8, id u64 | body (length bytes)
     OPEN     method u16, flags u8, deadline f64, head u32 | head, first request message (flag INLINE)
@@ -67,7 +68,7 @@ class Kind(IntEnum):
     SPANS = 10
     """Spans that have ended in the worker."""
     STUCK = 11
-    """The worker's thread for this call still runs, long after the call has ended."""
+    """A thread of the worker still runs, long after its call has ended."""
     DRAIN = 12
     """The worker is to end; no call follows, and what runs is to be finished."""
     PING = 13

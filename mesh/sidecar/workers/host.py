@@ -116,7 +116,7 @@ class WorkerCall(Answered):
 class _Threads(Threads):
     """Threads that are watched: one that goes on long after its call has ended is reported."""
 
-    def __init__(self, limit: int, grace: float, stuck: Callable[[int], None]) -> None:
+    def __init__(self, limit: int, grace: float, stuck: Callable[[], None]) -> None:
         super().__init__(limit)
         self._grace = grace
         self._stuck = stuck
@@ -135,10 +135,7 @@ class _Threads(Threads):
         try:
             return await super().run(watched)
         except asyncio.CancelledError:
-            call = current.get()
-            if isinstance(call, Answered):
-                number = call.id
-                asyncio.get_running_loop().call_later(self._grace, lambda: running and self._stuck(number))
+            asyncio.get_running_loop().call_later(self._grace, lambda: running and self._stuck())
             raise
 
 
@@ -187,7 +184,8 @@ class _Host:
             return await self._failed([(setup.module, f"startup failed: {type(error).__name__}: {what}")])
         link.write(frames.frame(Kind.READY, 0, encode(Loaded(self._forked, loaded, time_ns()))))
         draining = asyncio.ensure_future(self._drain.wait())
-        await asyncio.wait([link.lost, draining], return_when=asyncio.FIRST_COMPLETED)
+        ends: list[asyncio.Future[Any]] = [link.lost, draining]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if link.lost.done():
             return 0
         await self._finish()
@@ -251,8 +249,8 @@ class _Host:
         elif kind == Kind.PING:
             self._link.write(frames.frame(Kind.PONG, 0))
 
-    def _stuck(self, call: int) -> None:
-        self._link.write(frames.frame(Kind.STUCK, call))
+    def _stuck(self) -> None:
+        self._link.write(frames.frame(Kind.STUCK, 0))
 
     def _send_span(self, body: bytes) -> None:
         frame = frames.frame(Kind.SPANS, 0, body)

@@ -292,8 +292,8 @@ class Link(asyncio.Protocol):
                 exchange.put(5, body)
                 self.on_end(exchange.path)
             return
-        if number == 0 and kind >= Kind.READY or kind == Kind.STUCK:
-            self._told(kind, body if number == 0 else number.to_bytes(8, "little"))
+        if kind >= Kind.READY:
+            self._told(kind, body)
             return
         asked = self.asked.get(number)
         if asked is not None:
@@ -345,9 +345,7 @@ class Link(asyncio.Protocol):
         if ended is not None:
             code = int(ended.code)
             details = wire.pack(ended) if ended.details else b""
-            extra = encode(
-                Ending(ended.message, details, ended.where, headers, call.trailers, notes, call.peer)
-            )
+            extra = encode(Ending(ended.message, details, ended.where, headers, call.trailers, notes, call.peer))
         elif headers or call.trailers or notes or call.peer:
             extra = encode(Ending("", b"", "", headers, call.trailers, notes, call.peer))
         self.write(frames.status(call.id, code, extra, call.reply if ended is None else None))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool"]
 
-TRIES = 3
+TRIES = 2
 """Workers that may die under one call before it is given up."""
 SOON = 0.02
 """Seconds between two decisions under load: each looks at a minute of samples."""

@@ -137,7 +137,9 @@ class Worker:
     @property
     def room(self) -> int:
         """Calls that it can take now."""
-        return self._concurrency - len(self.link.asked) - self.reserved if self.state is State.READY else 0
+        if self.state is not State.READY or self.link.lost.done():
+            return 0
+        return self._concurrency - len(self.link.asked) - self.reserved
 
     @property
     def busy(self) -> int:
