@@ -45,6 +45,7 @@ class Crew:
         spec: ``workers`` of mesh.toml.
         ended: Called with its method when a call has left its worker.
         room: Called when there may be more room than before.
+        blamed: Called with a method one of whose calls has blocked its worker.
 
     Attributes:
         ready: The workers that take calls.
@@ -60,6 +61,7 @@ class Crew:
         *,
         ended: Callable[[str], None],
         room: Callable[[], None],
+        blamed: Callable[[str], None],
     ) -> None:
         self.ready: list[Worker] = []
         self.starting = 0
@@ -69,6 +71,7 @@ class Crew:
         self._spec = spec
         self._call_ended = ended
         self._room = room
+        self._blamed = blamed
         self._generation = 0
         self._pause = 0.0
         self._not_before = 0.0
@@ -267,15 +270,16 @@ class Crew:
     def _check(self, worker: Worker, call: int) -> None:
         """Its call was cancelled a while ago: if it still runs, the worker has to go."""
         if call in worker.link.asked and not worker.verdict:
-            self.background(self._free(worker))
+            self.background(self._free(worker, worker.link.asked[call].path))
 
-    async def _free(self, worker: Worker) -> None:
+    async def _free(self, worker: Worker, path: str) -> None:
         why = f"a function went on for more than {GRACE:g} s after its call had ended"
         worker.ping()
         try:
             async with asyncio.timeout(ANSWER):
                 await worker.pong.wait()
         except TimeoutError:
+            self._blamed(path)
             self.kill(worker, f"{why}, and blocked its event loop")
         else:
             self.evict(worker, why, LEAVE)

@@ -102,6 +102,7 @@ class Worker:
         state: Where it is in its life.
         reserved: Places that are given away to calls which have not begun.
         given: Calls that it was given, ever.
+        apart: It answers suspects, and nothing else, until it has none.
         generation: Which code it runs: counts reloads.
         verdict: Why it is being ended, for its callers; "" if it ends by itself.
         asked: When it was asked for, Unix time in nanoseconds.
@@ -115,6 +116,7 @@ class Worker:
         self.state = State.STARTING
         self.reserved = 0
         self.given = 0
+        self.apart = False
         self.generation = 0
         self.verdict = ""
         self.asked = time_ns()
