@@ -201,7 +201,7 @@ async def outcome(call: Awaitable[Any]) -> str:
     return f"OK {answer.number}"
 
 
-async def test_healthy_functions_beside_bad_ones(  # noqa: C901 - a loop for each kind of function
+async def test_healthy_functions_beside_bad_ones(
     started: Callable[[str], Project],
 ) -> None:
     """They keep their success rate at 100 %, memory comes back to where it was, and no process is left behind."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -162,5 +162,3 @@ async def test_a_transaction(inside: Inside) -> None:
     assert answer.text == "a,b"
     spans = await inside.spans()
     assert spans["INSERT"].parent_span_id == spans[f"{ECHO}/ClientStream"].span_id
-
-
