@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import channel, codec, edge, idle, load, paths, sidecar
+from benchmarks import channel, codec, edge, idle, load, paths, sidecar, workers
 from mesh import protoc
 
 RUNS = {
@@ -14,6 +14,7 @@ RUNS = {
     "sidecar": sidecar.run,
     "edge": edge.run,
     "idle": idle.run,
+    "workers": workers.run,
 }
 
 

@@ -43,6 +43,9 @@ class Part(Protocol):
             Exception: It cannot start. The text of ``Faults`` and ``OSError`` is shown as it is.
         """
 
+    def reload(self) -> None:
+        """Begin to run the code as it is now (SIGHUP)."""
+
     async def stop(self) -> None:
         """Finish what is in flight, up to the drain time, and stop."""
 
@@ -172,6 +175,8 @@ async def _start(part: Part, told: asyncio.Event, cleared: asyncio.Event, parent
         await asyncio.wait([starting])
         return False
     _settle()
+    if not sys.stdin or not sys.stdin.isatty():  # at a terminal, SIGHUP says that the terminal is gone
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, part.reload)
     parent.ready(starting.result())
     return True
 

@@ -1,0 +1,38 @@
+"""What the sidecar tells the fork server once, and every worker knows from its fork."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = ["Setup"]
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """One service, as its workers host it.
+
+    Attributes:
+        name: Its name in mesh.toml.
+        module: The module of its functions; imported in each worker, never before the fork.
+        serves: Full names of the services of the contract that it serves.
+        files: The contract: a serialized ``FileDescriptorSet``.
+        path: ``sys.path``.
+        preload: Modules to import before the first fork.
+        settings: ``[services.NAME.settings]``.
+        database: Its URL, or "".
+        bytecode: Where the compiled modules of the project are kept; "" leaves it to Python. Where the environment
+            forbids to write any, as images do, each worker would compile the project anew.
+        grace: Seconds that a thread may go on after its call has ended.
+    """
+
+    name: str
+    module: str
+    serves: tuple[str, ...]
+    files: bytes
+    path: tuple[str, ...]
+    preload: tuple[str, ...] = ()
+    settings: dict[str, Any] = {}
+    database: str = ""
+    bytecode: str = ""
+    grace: float = 2.0

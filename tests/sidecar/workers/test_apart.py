@@ -1,0 +1,67 @@
+"""A method that kills its worker costs the others nothing, not even calls that cannot be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+from conformance.v1 import conformance_pb2 as pb
+from test_pool import ask, refused, running
+
+from mesh.contract import Contract
+
+UNARY = "/conformance.v1.Echo/Unary"
+ALIVE = pb.EchoRequest(text="alive", count=3, sleep_ms=30)
+
+
+async def streamed(stub: Any, request: pb.EchoRequest = ALIVE) -> list[int]:
+    """The answers of a stream: begun once, it cannot be given to another worker."""
+    return [answer.index async for answer in stub.ServerStream(request, timeout=20)]
+
+
+async def test_once_known_it_shares_no_worker(contract: Contract) -> None:
+    async with running(contract, max=3, concurrency=8) as (stub, pool):
+        quick = pb.EchoRequest(text="alive", count=1)
+        await asyncio.gather(*(streamed(stub, quick) for _ in range(30)))
+        assert (await refused(ask(stub, "exit 1", timeout=20)))[0] == "UNAVAILABLE"
+        assert pool._suspects.names == {UNARY}
+        for _ in range(5):
+            streams = [asyncio.ensure_future(streamed(stub)) for _ in range(6)]
+            crashes = [refused(ask(stub, "exit 1", timeout=20)) for _ in range(3)]
+            assert {code for code, _ in await asyncio.gather(*crashes)} == {"UNAVAILABLE"}
+            assert await asyncio.gather(*streams) == [[0, 1, 2]] * 6
+
+
+async def test_one_that_blocks_its_worker_is_known_by_that(contract: Contract) -> None:
+    async with running(contract, max=2, concurrency=8) as (stub, pool):
+        assert (await refused(ask(stub, "loop", timeout=0.2)))[0] == "DEADLINE_EXCEEDED"
+        async with asyncio.timeout(20):
+            while pool._suspects.names != {UNARY}:  # noqa: ASYNC110 - nobody says when a worker was given up
+                await asyncio.sleep(0.02)
+        stuck = asyncio.ensure_future(refused(ask(stub, "loop", timeout=1)))
+        assert await streamed(stub) == [0, 1, 2], "in a worker of its own"
+        assert (await stuck)[0] == "DEADLINE_EXCEEDED"
+
+
+async def test_answers_clear_it(contract: Contract) -> None:
+    async with running(contract, max=2, concurrency=8) as (stub, pool):
+        await refused(ask(stub, "exit 1", timeout=20))
+        for _ in range(10):
+            await ask(stub, "hello", timeout=20)
+        assert not pool._suspects.names
+
+
+async def test_one_worker_is_shared_all_the_same(contract: Contract) -> None:
+    async with running(contract, max=1, concurrency=4) as (stub, _):
+        await refused(ask(stub, "exit 1", timeout=20))
+        assert await streamed(stub) == [0, 1, 2]
+        assert (await ask(stub, "hello", timeout=20)).text
+
+
+async def test_many_suspects_and_others_all_get_their_turn(contract: Contract) -> None:
+    async with running(contract, max=2, concurrency=2) as (stub, _):
+        await refused(ask(stub, "exit 1", timeout=20))
+        calls = [*(ask(stub, "sleep 0.05", timeout=20) for _ in range(20)), *(streamed(stub) for _ in range(20))]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+    assert not [one for one in found if isinstance(one, grpc.aio.AioRpcError)]
