@@ -102,6 +102,7 @@ class Answered(Call):
         self.deadline = None if opened.deadline == frames.DEADLINE else opened.deadline
         self.doubt = None
         self.peer = ""
+        self.timed = False
         self.headers = []
         self.headers_sent = False
         self.trailers = []
