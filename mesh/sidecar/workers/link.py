@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mesh.call import Call, Handler
@@ -226,6 +226,10 @@ class Link(asyncio.Protocol):
         self.on_end: Callable[[str], None] = _nothing
         self.on_revoked: Callable[[int], None] = _nothing
         self.on_notes: Callable[[Notes], None] = _nothing
+
+    def paths(self) -> Iterator[str]:
+        """Return the methods of the calls that were opened here and have not ended."""
+        return (exchange.path for exchange in self.asked.values())
 
     # -- the connection --
 

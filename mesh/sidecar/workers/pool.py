@@ -1,7 +1,8 @@
 """The pool: a handler that has each call answered by the worker with the most room.
 
 It stands where the functions would, behind the unchanged inbound chain. A call waits while there is no room, and at
-zero workers while one starts; a worker that ends takes down only what had begun in it.
+zero workers while one starts; a worker that ends takes down only what had begun in it. A method under which workers
+end, one after the other, is kept apart from the others as far as there are workers, and its calls are not sent again.
 """
 
 from __future__ import annotations
@@ -33,8 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool"]
 
-TRIES = 2
+TRIES = 5
 """Workers that may die under one call before it is given up."""
+SUSPECT = 3
+"""Workers that ended under a method's calls, with no good answer of it in between, before it is kept apart."""
+GUILTY = 8
+"""Such workers before its calls are not sent again; healthy methods are beside a crash now and then too."""
+APART = 10**6
+"""Places that a worker counts less that stands still, or has calls of the other sort: it is taken if no other is."""
 SOON = 0.02
 """Seconds between two decisions under load: each looks at a minute of samples."""
 BUSY, QUIET = 0.1, 1.0
@@ -80,8 +87,11 @@ class Pool:
         self._index = {method.path: index for index, method in enumerate(methods)}
         self._queue: Queue[_Place] = Queue(queue, spec.max * spec.concurrency)
         self._demand = Demand(monotonic())
+        self._blame: dict[str, int] = {}
         self.nursery = Nursery(setup)
-        self.crew = Crew(self.nursery, Rim(contract, onward, spans), spec, ended=self._left, room=self._room)
+        self.crew = Crew(
+            self.nursery, Rim(contract, onward, spans), spec, ended=self._left, room=self._room, blamed=self._blamed
+        )
         self._tracer = trace.get_tracer("mesh.workers")
         self._soon: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
@@ -147,7 +157,7 @@ class Pool:
         index = self._index[path]
         tries = TRIES
         while True:
-            worker = self._most_room()
+            worker = self._most_room(path)
             if worker is None or not self._queue.enter(path):
                 worker = await self._wait(path)
             self._count()
@@ -159,19 +169,39 @@ class Pool:
                     self._left(path)
                 tries -= 1
                 untouched = lost.call < 0 or not worker.born.begun.reached(lost.call)
+                if not untouched:
+                    self._blamed(worker, path)
+                if self._blame.get(path, 0) >= GUILTY:
+                    tries = 0
                 replayable = lost.call < 0 or (message is not None and not call.headers_sent)
-                if not replayable or not (untouched or (method.idempotent and tries)):
+                if not replayable or not (untouched or (method.idempotent and tries > 0)):
                     raise Unavailable(await _why(worker)) from None
             else:
+                if self._blame:
+                    self._blame.pop(path, None)
                 return
 
-    def _most_room(self) -> Worker | None:
-        best, most = None, 0
+    def _most_room(self, path: str) -> Worker | None:
+        best, most = None, -2 * APART
         for worker in self.crew.ready:
             room = worker.room
-            if room > most:
-                best, most = worker, room
+            if room > 0:
+                if worker.silent or (self._blame and self._mixes(worker, path)):
+                    room -= APART
+                if room > most:
+                    best, most = worker, room
         return best
+
+    def _mixes(self, worker: Worker, path: str) -> bool:
+        """Return whether a call of this method would be beside one that it had better be kept apart from."""
+        suspect = self._blame.get(path, 0) >= SUSPECT
+        return any((self._blame.get(other, 0) >= SUSPECT) != suspect for other in worker.link.paths())
+
+    def _blamed(self, worker: Worker, path: str) -> None:
+        """A worker ended, or has to, while it answered calls of this method; it counts once, however many they were."""
+        if path not in worker.blamed:
+            worker.blamed.add(path)
+            self._blame[path] = self._blame.get(path, 0) + 1
 
     async def _wait(self, path: str) -> Worker:
         arrived = time_ns()
@@ -201,8 +231,7 @@ class Pool:
     def _room(self) -> None:
         """Give the calls that wait to the workers that have room; what is missing is started."""
         while self._queue.waiting:
-            worker = self._most_room()
-            if worker is None:
+            if all(worker.room <= 0 for worker in self.crew.ready):
                 break
             place = self._queue.pop()
             if place is None:
@@ -210,6 +239,8 @@ class Pool:
             if place.worker.done():  # cancelled a moment ago
                 self._queue.leave(place.method)
                 continue
+            worker = self._most_room(place.method)
+            assert worker is not None  # noqa: S101 - there is room, and nobody was asked in between
             worker.reserved += 1
             place.worker.set_result(worker)
         if self._queue.waiting or self.crew.count < self._spec.min:
@@ -241,7 +272,7 @@ class Pool:
     def _look(self) -> None:
         """Look after the workers, as long as there are any."""
         self._tick = None
-        self.crew.watch_memory()
+        self.crew.watch()
         self._decide()
         if self._tick is not None:
             self._tick.cancel()

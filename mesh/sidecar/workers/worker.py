@@ -103,6 +103,8 @@ class Worker:
         reserved: Places that are given away to calls which have not begun.
         given: Calls that it was given, ever.
         generation: Which code it runs: counts reloads.
+        silent: Questions whether its loop turns that it has not answered.
+        blamed: The methods that were blamed for its end.
         verdict: Why it is being ended, for its callers; "" if it ends by itself.
         asked: When it was asked for, Unix time in nanoseconds.
         heard: When it was ready, by the same clock.
@@ -116,10 +118,12 @@ class Worker:
         self.reserved = 0
         self.given = 0
         self.generation = 0
+        self.blamed: set[str] = set()
         self.verdict = ""
         self.asked = time_ns()
         self.heard = 0
-        self.pong = asyncio.Event()
+        self.silent = 0
+        self._late = -1
         self.loaded: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self.on_stuck: Callable[[], None]
         self._concurrency = concurrency
@@ -177,9 +181,16 @@ class Worker:
             self.link.write(frames.frame(Kind.DRAIN, 0))
 
     def ping(self) -> None:
-        """Ask whether its loop turns: ``pong`` is set if it does."""
-        self.pong.clear()
+        """Ask whether its loop turns."""
+        self.silent += 1
         self.link.write(frames.frame(Kind.PING, 0))
+
+    def watch(self) -> None:
+        """Ask it if the newest call has not begun since the last look; to be called now and then."""
+        newest = next(reversed(self.link.asked), -1)
+        if newest >= 0 and newest == self._late and not self.silent and not self.born.begun.reached(newest):
+            self.ping()
+        self._late = newest
 
     def _lost(self) -> None:
         if not self.loaded.done():
@@ -190,7 +201,7 @@ class Worker:
         if kind == Kind.SPANS:
             self._rim.spans(body)
         elif kind == Kind.PONG:
-            self.pong.set()
+            self.silent -= 1
         elif kind == Kind.STUCK:
             self.on_stuck()
         elif kind == Kind.READY and not self.loaded.done():
