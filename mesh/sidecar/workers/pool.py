@@ -19,9 +19,9 @@ from mesh.call import Call, Handler
 from mesh.contract import Contract, Method
 from mesh.errors import Unavailable
 from mesh.faults import Fault, Faults
+from mesh.sidecar.workers.calls import LostError
 from mesh.sidecar.workers.crew import Crew
 from mesh.sidecar.workers.heads import AskedOut, encode
-from mesh.sidecar.workers.link import LostError
 from mesh.sidecar.workers.nursery import Nursery
 from mesh.sidecar.workers.queue import Queue, full
 from mesh.sidecar.workers.scaling import Demand, decide

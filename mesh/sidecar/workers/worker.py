@@ -22,9 +22,10 @@ from opentelemetry.trace import NonRecordingSpan
 from mesh.call import Call, Handler, Metadata, current
 from mesh.contract import Contract, Method
 from mesh.sidecar.workers import frames
+from mesh.sidecar.workers.calls import Answered
 from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Loaded, Onward, decoder
-from mesh.sidecar.workers.link import Answered, Link
+from mesh.sidecar.workers.link import Link
 from mesh.sidecar.workers.nursery import Born
 from mesh.telemetry import relay
 
