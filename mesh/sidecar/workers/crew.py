@@ -24,8 +24,9 @@ log = logging.getLogger("mesh.workers")
 
 GRACE = 2.0
 """Seconds that a function may go on after its call was cancelled."""
+_WENT_ON = f"a function went on for more than {GRACE:g} s after its call had ended"
 ANSWER = 1.0
-"""Seconds that a worker's loop may take to say that it turns."""
+"""Seconds that a worker's loop may take to say that it turns, after a call was cancelled."""
 LEAVE = 10.0
 """Seconds that a worker may take to end, its module's ``shutdown`` included, when it has no calls any more."""
 STOP = 3.0
@@ -47,7 +48,7 @@ class Crew:
         spec: ``workers`` of mesh.toml.
         ended: Called with its method when a call has left its worker.
         room: Called when there may be more room than before.
-        blamed: Called with a method one of whose calls has blocked its worker.
+        blamed: Called with a worker and the method for which it has to go.
 
     Attributes:
         ready: The workers that take calls.
@@ -63,7 +64,7 @@ class Crew:
         *,
         ended: Callable[[str], None],
         room: Callable[[], None],
-        blamed: Callable[[str], None],
+        blamed: Callable[[Worker, str], None],
     ) -> None:
         self.ready: list[Worker] = []
         self.starting = 0
@@ -166,10 +167,11 @@ class Crew:
             worker.reserved -= 1
             self._room()
 
-    def watch_memory(self) -> None:
-        """Replace the workers that take more memory than they may."""
+    def watch(self) -> None:
+        """Look after every worker: ask those that seem to stand still, replace those that take too much memory."""
         limit = int(self._spec.memory)
         for worker in list(self.all):
+            worker.watch()
             size = worker.memory()
             if size > FAR * limit:
                 self.kill(worker, f"it took {_megabytes(size)} of memory, and may take {_megabytes(limit)}")
@@ -227,9 +229,7 @@ class Crew:
         worker.generation = generation
         worker.link.on_end = lambda path: self._left(worker, path)
         worker.link.on_revoked = lambda call: self._revoked(worker, call)
-        worker.on_stuck = lambda: self.evict(
-            worker, f"a function went on for more than {GRACE:g} s after its call had ended", LEAVE
-        )
+        worker.on_stuck = lambda: self.evict(worker, _WENT_ON, LEAVE)
         self.all.add(worker)
         worker.born.ended.add_done_callback(lambda _: self._ended(worker))
         await worker.connect()
@@ -268,24 +268,20 @@ class Crew:
             self._nursery.kill(worker.born)  # what is left does not end by itself
 
     def _revoked(self, worker: Worker, call: int) -> None:
+        worker.ping()
+        self._loop.call_later(ANSWER, self._check_loop, worker, call)
         self._loop.call_later(GRACE, self._check, worker, call)
+
+    def _check_loop(self, worker: Worker, call: int) -> None:
+        if worker.silent and call in worker.link.asked:
+            self._blamed(worker, worker.link.asked[call].path)
+            self.kill(worker, "a function blocked its event loop, and its call was over")
 
     def _check(self, worker: Worker, call: int) -> None:
         """Its call was cancelled a while ago: if it still runs, the worker has to go."""
         if call in worker.link.asked and not worker.verdict:
-            self.background(self._free(worker, worker.link.asked[call].path))
-
-    async def _free(self, worker: Worker, path: str) -> None:
-        why = f"a function went on for more than {GRACE:g} s after its call had ended"
-        worker.ping()
-        try:
-            async with asyncio.timeout(ANSWER):
-                await worker.pong.wait()
-        except TimeoutError:
-            self._blamed(path)
-            self.kill(worker, f"{why}, and blocked its event loop")
-        else:
-            self.evict(worker, why, LEAVE)
+            self._blamed(worker, worker.link.asked[call].path)
+            self.evict(worker, _WENT_ON, LEAVE)
 
     def _ended(self, worker: Worker) -> None:
         before, worker.state = worker.state, State.ENDED

@@ -30,9 +30,10 @@ from mesh.rpc.blocking import BlockingChannel
 from mesh.rpc.channel import Channel
 from mesh.sidecar.service import ServiceContext
 from mesh.sidecar.workers import frames
+from mesh.sidecar.workers.calls import Answered, Notes
 from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Asked, Loaded, Onward, decoder, encode
-from mesh.sidecar.workers.link import Answered, Link, Notes
+from mesh.sidecar.workers.link import Link
 from mesh.sidecar.workers.slowest import Imports
 from mesh.telemetry import relay
 from mesh.telemetry.propagation import Propagation

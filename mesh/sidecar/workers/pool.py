@@ -1,8 +1,8 @@
 """The pool: a handler that has each call answered by the worker with the most room.
 
 It stands where the functions would, behind the unchanged inbound chain. A call waits while there is no room, and at
-zero workers while one starts; a worker that ends takes down only what had begun in it. Methods that have killed their
-workers (``mesh.sidecar.workers.suspects``) share none with the others, as long as there may be two.
+zero workers while one starts; a worker that ends takes down only what had begun in it. A method under which workers
+end, one after the other, is kept apart from the others as far as there are workers, and its calls are not sent again.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from opentelemetry import trace
 
 from mesh.call import Call, Handler
 from mesh.contract import Contract, Method
-from mesh.errors import StatusError, Unavailable
+from mesh.errors import Unavailable
 from mesh.faults import Fault, Faults
+from mesh.sidecar.workers.calls import LostError
 from mesh.sidecar.workers.crew import Crew
 from mesh.sidecar.workers.heads import AskedOut, encode
-from mesh.sidecar.workers.link import LostError
 from mesh.sidecar.workers.nursery import Nursery
 from mesh.sidecar.workers.queue import Queue, full
 from mesh.sidecar.workers.scaling import Demand, decide
 from mesh.sidecar.workers.setup import Setup
-from mesh.sidecar.workers.suspects import Suspects
 from mesh.sidecar.workers.worker import LoadError, Rim, Worker
 from mesh.telemetry import relay
 
@@ -36,7 +35,13 @@ if TYPE_CHECKING:
 __all__ = ["Pool"]
 
 TRIES = 5
-"""Workers that may die under one call before it is given up; a method that is to blame soon kills only its own."""
+"""Workers that may die under one call before it is given up."""
+SUSPECT = 3
+"""Workers that ended under a method's calls, with no good answer of it in between, before it is kept apart."""
+GUILTY = 8
+"""Such workers before its calls are not sent again; healthy methods are beside a crash now and then too."""
+APART = 10**6
+"""Places that a worker counts less that stands still, or has calls of the other sort: it is taken if no other is."""
 SOON = 0.02
 """Seconds between two decisions under load: each looks at a minute of samples."""
 BUSY, QUIET = 0.1, 1.0
@@ -82,15 +87,10 @@ class Pool:
         self._index = {method.path: index for index, method in enumerate(methods)}
         self._queue: Queue[_Place] = Queue(queue, spec.max * spec.concurrency)
         self._demand = Demand(monotonic())
-        self._suspects = Suspects(self._index)
+        self._blame: dict[str, int] = {}
         self.nursery = Nursery(setup)
         self.crew = Crew(
-            self.nursery,
-            Rim(contract, onward, spans),
-            spec,
-            ended=self._left,
-            room=self._room,
-            blamed=self._suspects.died,
+            self.nursery, Rim(contract, onward, spans), spec, ended=self._left, room=self._room, blamed=self._blamed
         )
         self._tracer = trace.get_tracer("mesh.workers")
         self._soon: asyncio.TimerHandle | None = None
@@ -136,7 +136,6 @@ class Pool:
     async def reload(self) -> None:
         """Replace every worker by one with the code as it is now; no call is lost (see ``Crew.reload``)."""
         await self.crew.reload()
-        self._suspects.forget()
 
     # -- calls --
 
@@ -158,11 +157,9 @@ class Pool:
         index = self._index[path]
         tries = TRIES
         while True:
-            worker = self._most_room(suspect=path in self._suspects.names)
+            worker = self._most_room(path)
             if worker is None or not self._queue.enter(path):
                 worker = await self._wait(path)
-            elif path in self._suspects.names:
-                worker.apart = True
             self._count()
             self.crew.given(worker)
             try:
@@ -172,35 +169,39 @@ class Pool:
                     self._left(path)
                 tries -= 1
                 untouched = lost.call < 0 or not worker.born.begun.reached(lost.call)
-                if not untouched and not worker.verdict:
-                    self._suspects.died(path)
+                if not untouched:
+                    self._blamed(worker, path)
+                if self._blame.get(path, 0) >= GUILTY:
+                    tries = 0
                 replayable = lost.call < 0 or (message is not None and not call.headers_sent)
-                if not replayable or not (untouched or (method.idempotent and tries)):
+                if not replayable or not (untouched or (method.idempotent and tries > 0)):
                     raise Unavailable(await _why(worker)) from None
-            except StatusError:
-                self._suspects.answered(path)
-                raise
             else:
-                self._suspects.answered(path)
+                if self._blame:
+                    self._blame.pop(path, None)
                 return
 
-    def _most_room(self, *, suspect: bool = False) -> Worker | None:
-        """Return the worker that takes the next call of a suspect, or of another method; None when none has room."""
-        separate = bool(self._suspects.names) and self._spec.max > 1
-        best: Worker | None = None
-        most, others = 0, 0
+    def _most_room(self, path: str) -> Worker | None:
+        best, most = None, -2 * APART
         for worker in self.crew.ready:
             room = worker.room
-            if separate:
-                worker.apart = worker.apart and worker.busy > 0
-                others += not worker.apart
-                if worker.apart is not suspect and not (suspect and not worker.busy):
-                    continue
-            if room and (room > most or (worker.apart and best is not None and not best.apart)):
-                best, most = worker, room
-        if separate and suspect and best is not None and not best.apart and others == 1:
-            return None  # the last one that is left for the others
+            if room > 0:
+                if worker.silent or (self._blame and self._mixes(worker, path)):
+                    room -= APART
+                if room > most:
+                    best, most = worker, room
         return best
+
+    def _mixes(self, worker: Worker, path: str) -> bool:
+        """Return whether a call of this method would be beside one that it had better be kept apart from."""
+        suspect = self._blame.get(path, 0) >= SUSPECT
+        return any((self._blame.get(other, 0) >= SUSPECT) != suspect for other in worker.link.paths())
+
+    def _blamed(self, worker: Worker, path: str) -> None:
+        """A worker ended, or has to, while it answered calls of this method; it counts once, however many they were."""
+        if path not in worker.blamed:
+            worker.blamed.add(path)
+            self._blame[path] = self._blame.get(path, 0) + 1
 
     async def _wait(self, path: str) -> Worker:
         arrived = time_ns()
@@ -209,15 +210,14 @@ class Pool:
             raise _cannot_start(broken)
         place = _Place(path)
         lost = self._queue.push(path, place)
-        if lost is not None and not lost.worker.done():  # else it was cancelled a moment ago
+        if lost is not None:
             lost.worker.set_exception(full(self._queue.running, self._queue.limit))
         self._count()
         self._decide_soon()
         try:
             worker = await place.worker
         except asyncio.CancelledError:
-            given = place.worker.done() and not place.worker.cancelled() and place.worker.exception() is None
-            if not self._queue.remove(path, place) and given:
+            if not self._queue.remove(path, place) and place.worker.done() and not place.worker.cancelled():
                 place.worker.result().reserved -= 1
                 self._left(path)
                 self._room()
@@ -231,25 +231,20 @@ class Pool:
     def _room(self) -> None:
         """Give the calls that wait to the workers that have room; what is missing is started."""
         while self._queue.waiting:
-            suspects = self._suspects.names
-            if not suspects and self._most_room() is None:
+            if all(worker.room <= 0 for worker in self.crew.ready):
                 break
-            place = self._queue.pop(self._has_room if suspects else None)
+            place = self._queue.pop()
             if place is None:
                 break
             if place.worker.done():  # cancelled a moment ago
                 self._queue.leave(place.method)
                 continue
-            worker = self._most_room(suspect=place.method in suspects)
-            assert worker is not None  # noqa: S101 - there was room a moment ago
-            worker.apart = place.method in suspects
+            worker = self._most_room(place.method)
+            assert worker is not None  # noqa: S101 - there is room, and nobody was asked in between
             worker.reserved += 1
             place.worker.set_result(worker)
         if self._queue.waiting or self.crew.count < self._spec.min:
             self._decide_soon()
-
-    def _has_room(self, path: str) -> bool:
-        return self._most_room(suspect=path in self._suspects.names) is not None
 
     def _left(self, path: str) -> None:
         """A call has left its worker."""
@@ -270,23 +265,14 @@ class Pool:
         if self.crew.broken and not self.crew.count:
             self._refuse_all()
         now = monotonic()
-        self.crew.scale(min(self._spec.max, max(decide(self._demand.samples(now), self._spec, now), self._apart())))
+        self.crew.scale(decide(self._demand.samples(now), self._spec, now))
         if self._tick is None and self.crew.count:
             self._tick = self._loop.call_later(BUSY, self._look)
-
-    def _apart(self) -> int:
-        """Return how many workers it takes that suspects have one, and the others too; 0 when there are no suspects."""
-        if not self._suspects.names:
-            return 0
-        apart = sum(worker.apart and worker.busy > 0 for worker in self.crew.ready)
-        if not apart:
-            apart = any(self._queue.waits(path) for path in self._suspects.names)
-        return apart + 1 if apart else 0
 
     def _look(self) -> None:
         """Look after the workers, as long as there are any."""
         self._tick = None
-        self.crew.watch_memory()
+        self.crew.watch()
         self._decide()
         if self._tick is not None:
             self._tick.cancel()

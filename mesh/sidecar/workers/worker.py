@@ -22,9 +22,10 @@ from opentelemetry.trace import NonRecordingSpan
 from mesh.call import Call, Handler, Metadata, current
 from mesh.contract import Contract, Method
 from mesh.sidecar.workers import frames
+from mesh.sidecar.workers.calls import Answered
 from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Loaded, Onward, decoder
-from mesh.sidecar.workers.link import Answered, Link
+from mesh.sidecar.workers.link import Link
 from mesh.sidecar.workers.nursery import Born
 from mesh.telemetry import relay
 
@@ -102,8 +103,9 @@ class Worker:
         state: Where it is in its life.
         reserved: Places that are given away to calls which have not begun.
         given: Calls that it was given, ever.
-        apart: It answers suspects, and nothing else, until it has none.
         generation: Which code it runs: counts reloads.
+        silent: Questions whether its loop turns that it has not answered.
+        blamed: The methods that were blamed for its end.
         verdict: Why it is being ended, for its callers; "" if it ends by itself.
         asked: When it was asked for, Unix time in nanoseconds.
         heard: When it was ready, by the same clock.
@@ -116,12 +118,13 @@ class Worker:
         self.state = State.STARTING
         self.reserved = 0
         self.given = 0
-        self.apart = False
         self.generation = 0
+        self.blamed: set[str] = set()
         self.verdict = ""
         self.asked = time_ns()
         self.heard = 0
-        self.pong = asyncio.Event()
+        self.silent = 0
+        self._late = -1
         self.loaded: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self.on_stuck: Callable[[], None]
         self._concurrency = concurrency
@@ -179,9 +182,16 @@ class Worker:
             self.link.write(frames.frame(Kind.DRAIN, 0))
 
     def ping(self) -> None:
-        """Ask whether its loop turns: ``pong`` is set if it does."""
-        self.pong.clear()
+        """Ask whether its loop turns."""
+        self.silent += 1
         self.link.write(frames.frame(Kind.PING, 0))
+
+    def watch(self) -> None:
+        """Ask it if the newest call has not begun since the last look; to be called now and then."""
+        newest = next(reversed(self.link.asked), -1)
+        if newest >= 0 and newest == self._late and not self.silent and not self.born.begun.reached(newest):
+            self.ping()
+        self._late = newest
 
     def _lost(self) -> None:
         if not self.loaded.done():
@@ -192,7 +202,7 @@ class Worker:
         if kind == Kind.SPANS:
             self._rim.spans(body)
         elif kind == Kind.PONG:
-            self.pong.set()
+            self.silent -= 1
         elif kind == Kind.STUCK:
             self.on_stuck()
         elif kind == Kind.READY and not self.loaded.done():
