@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-__all__ = ["Template", "TemplateError", "Variable", "parse"]
+__all__ = ["ROOT", "Template", "TemplateError", "Variable", "parse"]
 
 ANY = "*"
 """Matches one segment."""
@@ -68,6 +68,10 @@ class Template:
     def shape(self) -> tuple[tuple[str, ...], str | None]:
         """What it matches, whatever its variables are called: equal shapes match the same paths."""
         return self.segments, self.verb
+
+
+ROOT = Template("/", ("=",), None, ())
+"""The path ``/``, which the grammar has no words for; API Gateway has."""
 
 
 def parse(text: str) -> Template:

@@ -35,8 +35,8 @@ from mesh.edge import Door, Edge
 from mesh.edge.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.faults import Fault, Faults
-from mesh.function import Functions
 from mesh.gate import Gate
+from mesh.lambdas.functions import functions_of
 from mesh.manifest import Manifest, Service
 from mesh.rpc.blocking import BlockingChannel
 from mesh.rpc.channel import Channel
@@ -154,7 +154,7 @@ class SidecarPart:
         self._place = f"{manifest.file.name} [services.{name}]"
         common = self._common = _Common(manifest, contract, name)
         served = [contract.services[service] for service in entry.serves]
-        functions = Functions(entry.module, served)
+        functions = functions_of(manifest, name, served)
         self._database = self._open(manifest, entry, name)
         channel = Channel(common.onward, contract)
         service = ServiceContext(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from mesh.contract import Contract, TriggerKind
 from mesh.control import topology
 from mesh.faults import Fault, Faults
-from mesh.function import Functions
+from mesh.lambdas.functions import functions_of
 from mesh.manifest import Manifest
 
 __all__ = ["deployment", "everything"]
@@ -105,9 +105,9 @@ def _changes(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
 
 def _functions(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
     """Each module can be imported and has the functions of what it serves."""
-    for name, entry in manifest.services.items():
+    for name in manifest.services:
         try:
-            Functions(entry.module, topology.served(manifest, contract, name))
+            functions_of(manifest, name, topology.served(manifest, contract, name))
         except Faults as found:
             yield from found.faults
 

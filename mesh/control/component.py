@@ -50,9 +50,10 @@ def load(file: Path) -> tuple[Manifest, Contract]:
         Faults: Of either.
     """
     from mesh import descriptors, manifest, protoc  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
+    from mesh.lambdas.descriptor import extend  # noqa: PLC0415 - as above
 
     found = manifest.load(file)
-    contract = descriptors.read(protoc.load(found.protos, found.stubs))
+    contract = descriptors.read(extend(protoc.load(found.protos, found.stubs), found.lambdas.values()))
     for path in (str(found.root), str(found.stubs)):
         if path not in sys.path:
             sys.path.insert(0, path)

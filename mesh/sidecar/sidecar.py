@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mesh.contract import Contract
     from mesh.function import Functions
     from mesh.gate import Gate
+    from mesh.lambdas.functions import LambdaFunctions
 
 __all__ = ["Sidecar"]
 
@@ -54,7 +55,7 @@ class Sidecar:
         self,
         contract: Contract,
         serves: Sequence[str],
-        functions: Functions,
+        functions: Functions | LambdaFunctions,
         service: ServiceContext,
         *,
         trace: Layer,
