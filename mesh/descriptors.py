@@ -348,7 +348,7 @@ def _gateway_routes(rule: Any) -> Iterator[Route]:
     for one in (rule, *rule.additional_bindings):
         verb = one.WhichOneof("pattern")
         path = one.custom.path if verb == "custom" else getattr(one, verb)
-        parsed = template.ROOT if path == template.ROOT.text else template.parse(path)
+        parsed = template.parse_slashed(path)
         yield Route(one.custom.kind if verb == "custom" else verb.upper(), parsed, one.body)
 
 

@@ -154,7 +154,7 @@ class SidecarPart:
         self._place = f"{manifest.file.name} [services.{name}]"
         common = self._common = _Common(manifest, contract, name)
         served = [contract.services[service] for service in entry.serves]
-        functions = functions_of(manifest, name, served)
+        functions = functions_of(entry.module, manifest.lambdas.get(name), served)
         self._database = self._open(manifest, entry, name)
         channel = Channel(common.onward, contract)
         service = ServiceContext(

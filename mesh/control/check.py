@@ -105,9 +105,9 @@ def _changes(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
 
 def _functions(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
     """Each module can be imported and has the functions of what it serves."""
-    for name in manifest.services:
+    for name, entry in manifest.services.items():
         try:
-            functions_of(manifest, name, topology.served(manifest, contract, name))
+            functions_of(entry.module, manifest.lambdas.get(name), topology.served(manifest, contract, name))
         except Faults as found:
             yield from found.faults
 

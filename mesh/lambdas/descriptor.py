@@ -22,6 +22,8 @@ __all__ = ["INVOKE", "extend", "on_event", "on_schedule"]
 INVOKE = "Invoke"
 on_schedule = "OnSchedule"
 
+_MARGIN = 1.0
+"""Seconds that a call may take longer than the function: its time-out is then answered by the function's own host."""
 _OPTIONS = "meshapi/v1/annotations.proto"
 _ACCESS = {"public": 1, "authenticated": 2, "internal": 3}
 _SERVICE, _METHOD = FileDescriptorProto.SERVICE_FIELD_NUMBER, 2
@@ -121,6 +123,7 @@ class _File:
     def _invoke(self) -> Any:
         function, options = self._function, self._options()
         said = options.Extensions[self._extension]
+        said.timeout.FromNanoseconds(int((function.timeout + _MARGIN) * 1e9))
         said.access = _ACCESS[function.access]
         said.roles.extend(function.roles)
         said.gateway.event = "body" if function.integration == "event" else function.payload

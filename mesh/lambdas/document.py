@@ -42,11 +42,13 @@ class HttpRoute:
         verb: HTTP method in upper case, or ``ANY``.
         resource: API Gateway's path, ``/users/{user-id}``; what the event says as ``resource``.
         base: What stands before it in the URL, ``""`` or ``/prod``.
+        slash: The URL ends with a slash: the root of a base is reached with and without.
     """
 
     verb: str
     resource: str
     base: str = ""
+    slash: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ class HttpRoute:
                 parts.append(f"{{{name}=*/**}}" if match[2] else f"{{{name}}}")
             else:
                 parts.append(quote(segment, safe=_SAFE))
-        return "/" + "/".join(parts)
+        return "/" + "/".join(parts) + ("/" if self.slash else "")
 
 
 def of_openapi(document: Any) -> tuple[HttpRoute, ...]:
@@ -126,6 +128,8 @@ def _path_item(path: str, item: Any, base: str) -> Iterator[HttpRoute]:
         if isinstance(integration, dict) and str(integration.get("type", "")).lower() in _ELSEWHERE:
             continue
         yield HttpRoute(verb, resource, base)
+        if base and resource == "/":
+            yield HttpRoute(verb, resource, base, slash=True)
 
 
 def of_events(document: Any) -> tuple[HttpRoute, ...]:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
     from mesh.contract import Method, Service
     from mesh.lambdas.config import Function
-    from mesh.manifest import Manifest
     from mesh.threads import Threads
 
 __all__ = ["LambdaFunctions", "functions_of"]
@@ -45,16 +44,18 @@ _EDGE = "edge"
 """The caller behind which everyone outside stands (``mesh.auth.EDGE``)."""
 
 
-def functions_of(manifest: Manifest, name: str, services: Sequence[Service]) -> Functions | LambdaFunctions:
+def functions_of(module: str, function: Function | None, services: Sequence[Service]) -> Functions | LambdaFunctions:
     """Return the functions of an entry of mesh.toml, whichever kind it is of.
+
+    Args:
+        module: The module that it names.
+        function: The Lambda function that it is, or None.
+        services: The services of the contract that it serves.
 
     Raises:
         Faults: Its module is not right.
     """
-    function = manifest.lambdas.get(name)
-    if function is None:
-        return Functions(manifest.services[name].module, services)
-    return LambdaFunctions(function, services)
+    return Functions(module, services) if function is None else LambdaFunctions(function, services)
 
 
 class LambdaFunctions:
