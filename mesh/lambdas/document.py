@@ -58,15 +58,17 @@ class HttpRoute:
 
     @property
     def template(self) -> str:
-        """The path as ``google.api.http`` writes it; parameters are numbered, as their names may be none there."""
+        """The path as ``google.api.http`` writes it; its variables are words made of the names."""
         parts: list[str] = []
+        taken: set[str] = set()
         for segment in f"{self.base}{self.resource}".strip("/").split("/"):
             match = _NAME.match(segment)
             if match:
                 name = re.sub(r"\W", "_", match[1])
                 name = name if name.isidentifier() else f"_{name}"
-                taken = sum(part.startswith((f"{{{name}}}", f"{{{name}=")) for part in parts)
-                name = f"{name}_{taken}" if taken else name
+                while name in taken:
+                    name += "_"
+                taken.add(name)
                 parts.append(f"{{{name}=*/**}}" if match[2] else f"{{{name}}}")
             else:
                 parts.append(quote(segment, safe=_SAFE))
@@ -183,4 +185,6 @@ def _resource(path: str, place: str) -> str:
             raise DocumentError(f"{place}: a segment is text, {{name}}, or at the end {{name+}}; {segment!r} is not")
         if match and match[2] and index != len(segments) - 1:
             raise DocumentError(f"{place}: {segment} takes the rest of the path, so it must be the last segment")
+        if match and segment in segments[:index]:
+            raise DocumentError(f"{place}: {segment} is there twice")
     return path

@@ -99,7 +99,8 @@ async def test_format_2_0_in_full(tmp_path: Path) -> None:
     }  # fmt: skip
     assert (context["stage"], context["routeKey"]) == ("prod", "ANY /users/{user-id}/{proxy+}")
     assert set(context) == {
-        "accountId", "apiId", "domainName", "domainPrefix", "http", "requestId", "routeKey", "stage", "time", "timeEpoch",
+        "accountId", "apiId", "domainName", "domainPrefix", "http", "requestId", "routeKey", "stage", "time",
+        "timeEpoch",
     }  # fmt: skip
 
 

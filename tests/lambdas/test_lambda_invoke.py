@@ -12,14 +12,14 @@ import grpc
 import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import status_pb2
 from lambda_project import Project, served
 
 from mesh.call import Identity
 from mesh.faults import Faults
 
 
-async def invoke(address: str, event: Any, timeout: float = 10, metadata: Any = ()) -> Any:
+async def invoke(address: str, event: Any, seconds: float = 10, metadata: Any = ()) -> Any:
     async with grpc.aio.insecure_channel(address) as channel:
         call = channel.unary_unary(
             "/functions.v1.Hello/Invoke",
@@ -27,14 +27,14 @@ async def invoke(address: str, event: Any, timeout: float = 10, metadata: Any = 
             response_deserializer=Value.FromString,
         )
         message = json_format.ParseDict(event, Value())
-        return json_format.MessageToDict(await call(message, timeout=timeout, metadata=metadata))
+        return json_format.MessageToDict(await call(message, timeout=seconds, metadata=metadata))
 
 
 async def failure(address: str, event: Any, **options: Any) -> tuple[grpc.StatusCode, str, list[Any]]:
     """Return code, message and details of an invocation that fails."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await invoke(address, event, **options)
-    trailers = {key: value for key, value in caught.value.trailing_metadata() or ()}
+    trailers: dict[str, Any] = dict(caught.value.trailing_metadata() or ())
     status = status_pb2.Status.FromString(trailers.get("grpc-status-details-bin", b""))
     details = [json_format.MessageToDict(detail) for detail in status.details]
     return caught.value.code(), caught.value.details() or "", details
@@ -102,7 +102,7 @@ async def test_the_context_is_lambdas(tmp_path: Path) -> None:
     client = b64encode(json.dumps({"custom": {"a": 1}, "client": {"app_title": "shop"}}).encode()).decode()
     async with served(project) as address:
         one = await invoke(address, names, metadata=[("x-amz-client-context", client)])
-        two = await invoke(address, names, timeout=2)
+        two = await invoke(address, names, seconds=2)
     assert (one["name"], one["version"], one["memory"]) == ("hello", "$LATEST", "256")
     assert one["arn"] == "arn:aws:lambda:us-east-1:000000000000:function:hello"
     assert (one["group"], one["stream"]) == ("/aws/lambda/hello", two["stream"])
@@ -224,7 +224,7 @@ async def test_a_time_out_that_the_handler_raises_is_its_own(tmp_path: Path) -> 
 async def test_a_callers_deadline_is_kept(tmp_path: Path) -> None:
     code = "import asyncio\nasync def handler(event, context): await asyncio.Event().wait()"
     async with served(Project(tmp_path, code, 'timeout = "60s"')) as address:
-        status, _, _ = await failure(address, {}, timeout=0.2)
+        status, _, _ = await failure(address, {}, seconds=0.2)
     assert status is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
