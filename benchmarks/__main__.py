@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import channel, codec, edge, load, sidecar
+from benchmarks import channel, codec, edge, load, sidecar, workers
 from mesh import protoc
 
-RUNS = {"codec": codec.run, "channel": channel.run, "sidecar": sidecar.run, "edge": edge.run}
+RUNS = {"codec": codec.run, "channel": channel.run, "sidecar": sidecar.run, "edge": edge.run, "workers": workers.run}
 
 
 def main() -> None:

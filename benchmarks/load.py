@@ -143,6 +143,11 @@ def children(pid: int) -> list[int]:
     return [int(line) for line in found.stdout.split()]
 
 
+def family(pid: int) -> list[int]:
+    """Return a process and all that it started, and they."""
+    return [pid, *(one for child in children(pid) for one in family(child))]
+
+
 def cpu_seconds(pids: Sequence[int]) -> float:
     """Return the CPU time of some processes so far (user and system, all threads)."""
     total = 0

@@ -14,7 +14,7 @@ from typing import Any
 
 from mesh.errors import Cancelled
 
-__all__ = ["Threads"]
+__all__ = ["Block", "Threads"]
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 

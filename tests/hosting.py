@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from mesh.call import Call, Handler
 from mesh.contract import Contract
+from mesh.errors import Unavailable
 from mesh.function import Functions
 from mesh.gate import Gate
+from mesh.manifest import Workers
 from mesh.sidecar import ServiceContext, Sidecar
+from mesh.sidecar.workers.pool import Pool
+from mesh.sidecar.workers.setup import Setup
 
 ECHO = "conformance.v1.Echo"
 
@@ -32,6 +37,39 @@ async def hosted(contract: Contract, module: str = "apps.echo", **options: Any) 
     """Host the functions; gives the address. What is still running at the end is cut off."""
     options.setdefault("drain", 0.0)
     sidecar = sidecar_of(contract, module, **options)
+    address = await sidecar.start()
+    try:
+        yield address
+    finally:
+        await sidecar.stop()
+
+
+def pool_of(contract: Contract, module: str = "apps.echo", *, onward: Handler | None = None, **options: Any) -> Pool:
+    """Return workers that host a module; ``options`` are of ``Workers``, ``Setup`` and the pool."""
+
+    async def nowhere(call: Call) -> None:
+        raise Unavailable(f"nothing is behind this pool: {call.method.path}")
+
+    setup = Setup(
+        name="echo",
+        module=module,
+        serves=(ECHO,),
+        files=contract.files.SerializeToString(),
+        path=tuple(sys.path),
+        preload=options.pop("preload", ("conformance.v1.conformance_pb2_grpc",)),
+        settings=options.pop("settings", {}),
+        database=options.pop("database", ""),
+    )
+    queue, spans = options.pop("queue", 1000), options.pop("spans", lambda _: None)
+    return Pool(contract, setup, Workers(**options), queue=queue, onward=onward or nowhere, spans=spans)
+
+
+@asynccontextmanager
+async def working(contract: Contract, pool: Pool, **options: Any) -> AsyncIterator[str]:
+    """Host a pool; gives the address. What is still running at the end is cut off."""
+    layers = dict.fromkeys(("trace", "authenticate", "authorize"), open_layer)
+    service = ServiceContext("echo", channel=None, blocking=None)
+    sidecar = Sidecar(contract, [ECHO], pool, service, **{**layers, "gate": Gate(1000, 1000), "drain": 0.0, **options})
     address = await sidecar.start()
     try:
         yield address

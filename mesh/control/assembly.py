@@ -6,7 +6,9 @@ Nothing here decides anything; it says what a sidecar and the edge are made of.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -36,8 +38,8 @@ from mesh.edge.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.faults import Fault, Faults
 from mesh.gate import Gate
-from mesh.lambdas.functions import functions_of
-from mesh.manifest import Manifest, Service
+from mesh.lambdas.functions import functions_of, install
+from mesh.manifest import Manifest, Service, Workers
 from mesh.rpc.blocking import BlockingChannel
 from mesh.rpc.channel import Channel
 from mesh.rpc.listener import Listener, ListenError
@@ -45,12 +47,17 @@ from mesh.rpc.retry import retry
 from mesh.rpc.target import Target
 from mesh.sidecar.service import ServiceContext
 from mesh.sidecar.sidecar import Sidecar
+from mesh.sidecar.workers import preload
+from mesh.sidecar.workers.pool import Pool
+from mesh.sidecar.workers.setup import Setup
 from mesh.telemetry import logs
 
 if TYPE_CHECKING:
     from mesh.database import Database
 
 __all__ = ["EdgePart", "SidecarPart", "edge", "sidecar"]
+
+log = logging.getLogger("mesh.control")
 
 MARGIN_HEAD = 64 * 2**10
 """Bytes by which the listener's limit of path and headers is above the edge's: the edge refuses with a reason."""
@@ -154,7 +161,8 @@ class SidecarPart:
         self._place = f"{manifest.file.name} [services.{name}]"
         common = self._common = _Common(manifest, contract, name)
         served = [contract.services[service] for service in entry.serves]
-        functions = functions_of(entry.module, manifest.lambdas.get(name), served)
+        self._pool = None if entry.workers is None else _pool(manifest, contract, entry.workers, common, name)
+        functions = self._pool or functions_of(entry.module, manifest.lambdas.get(name), served)
         self._database = self._open(manifest, entry, name)
         channel = Channel(common.onward, contract)
         service = ServiceContext(
@@ -210,6 +218,13 @@ class SidecarPart:
         except DatabaseError as error:
             raise Faults([Fault(f"{self._place} database", str(error))]) from None
 
+    def reload(self) -> None:
+        """Have new workers run the code as it is now; only functions in workers can be replaced while they run."""
+        if self._pool is None:
+            log.warning("%s: its functions run in the sidecar's own process, so new code needs a restart", self._place)
+        else:
+            self._reloading = asyncio.ensure_future(self._pool.reload())
+
     async def stop(self) -> None:
         """Drain, then close what functions used, then flush telemetry, also when the module's ``shutdown`` fails."""
         try:
@@ -218,6 +233,27 @@ class SidecarPart:
             if self._database is not None:
                 await self._database.stop()
             await self._common.stop()
+
+
+def _pool(manifest: Manifest, contract: Contract, workers: Workers, common: _Common, name: str) -> Pool:
+    """Return the workers of an entry."""
+    entry = manifest.services[name]
+    keep = manifest.state / "preload" / f"{name}.json"
+    function = manifest.lambdas.get(name)
+    if function is not None:
+        install(function)  # what is started from here has its environment
+    setup = Setup(
+        name=name,
+        module=entry.module,
+        function=function,
+        serves=entry.serves,
+        files=contract.files.SerializeToString(),
+        path=tuple(sys.path),
+        preload=preload.find(entry.module, root=manifest.root, stubs=manifest.stubs, keep=keep).modules,
+        settings=entry.settings,
+        database=entry.database,
+    )
+    return Pool(contract, setup, workers, queue=entry.queue, onward=common.onward, spans=common.telemetry.relayed)
 
 
 def _migrations(manifest: Manifest, entry: Service) -> Path | None:
@@ -281,6 +317,9 @@ class EdgePart:
             return await self._edge.start()
         except ListenError as error:
             raise Faults([Fault(self._place, str(error))]) from None
+
+    def reload(self) -> None:
+        """Do nothing: no code of the user's runs here."""
 
     async def stop(self) -> None:
         """Drain, then close connections and flush telemetry."""

@@ -39,6 +39,9 @@ class Part(Protocol):
             Exception: It cannot start. The text of ``Faults`` and ``OSError`` is shown as it is.
         """
 
+    def reload(self) -> None:
+        """Begin to run the code as it is now (SIGHUP)."""
+
     async def stop(self) -> None:
         """Finish what is in flight, up to the drain time, and stop."""
 
@@ -148,6 +151,8 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
     except Exception as error:
         log.exception("the start failed")
         return _fail(parent, _text(error))
+    if not sys.stdin or not sys.stdin.isatty():  # at a terminal, SIGHUP says that the terminal is gone
+        loop.add_signal_handler(signal.SIGHUP, part.reload)
     await told.wait()
     await part.stop()
     return 0

@@ -79,6 +79,10 @@ class Database:
                     f"database of {self._name} ({self}): a migration failed: {type(error).__name__}: {error}"
                 ) from error
             raise DatabaseError(f"database of {self._name} ({self}): {reason(error)}") from error
+        self.open()
+
+    def open(self) -> None:
+        """Open it as it is: another process of the same component has brought it to its newest version."""
         self._engine = self._create(once=False)
 
     async def stop(self) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mesh.lambdas.config import Function
     from mesh.threads import Threads
 
-__all__ = ["LambdaFunctions", "functions_of"]
+__all__ = ["LambdaFunctions", "functions_of", "install"]
 
 _EDGE = "edge"
 """The caller behind which everyone outside stands (``mesh.auth.EDGE``)."""
@@ -58,6 +58,17 @@ def functions_of(module: str, function: Function | None, services: Sequence[Serv
     return Functions(module, services) if function is None else LambdaFunctions(function, services)
 
 
+def install(function: Function) -> Instance:
+    """Make this process, and those that it starts, an execution environment: its variables and its path."""
+    root = _root(function.module)
+    instance = Instance(function, root)
+    os.environ.update(instance.environment)
+    os.environ.update(function.environment)
+    if root not in sys.path:
+        sys.path.append(root)
+    return instance
+
+
 class LambdaFunctions:
     """A Lambda function, hosted in this process.
 
@@ -75,12 +86,7 @@ class LambdaFunctions:
     def __init__(self, function: Function, services: Sequence[Service]) -> None:
         self._function = function
         self._services = services
-        root = _root(function.module)
-        self._instance = Instance(function, root)
-        os.environ.update(self._instance.environment)
-        os.environ.update(function.environment)
-        if root not in sys.path:
-            sys.path.append(root)
+        self._instance = install(function)
         self._handler = _found(function)
         self._async = any(
             map(inspect.iscoroutinefunction, (self._handler, getattr(self._handler, "__call__", None)))  # noqa: B004

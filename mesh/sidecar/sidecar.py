@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.deadline import deadline
@@ -18,15 +18,28 @@ from mesh.threads import Threads
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
-    from mesh.contract import Contract
-    from mesh.function import Functions
+    from mesh.contract import Contract, Method
     from mesh.gate import Gate
-    from mesh.lambdas.functions import LambdaFunctions
 
 __all__ = ["Sidecar"]
 
 THREADS = 32
 """``def`` functions that run at once; they mostly wait, and more threads than this only fight for the interpreter."""
+
+
+class Hosted(Protocol):
+    """What answers the calls: ``mesh.function.Functions``, or a pool of workers that have them."""
+
+    @property
+    def startup(self) -> Callable[[ServiceContext], Awaitable[None]] | None:
+        """Awaited before the first call."""
+
+    @property
+    def shutdown(self) -> Callable[[ServiceContext], Awaitable[None]] | None:
+        """Awaited after the last call."""
+
+    def handlers(self, service: ServiceContext, threads: Threads) -> Mapping[str, tuple[Method, Handler]]:
+        """Return path → (method, handler) for every method."""
 
 
 class Sidecar:
@@ -35,7 +48,7 @@ class Sidecar:
     Args:
         contract: The contract.
         serves: Full names of the services of the contract that it hosts.
-        functions: Their functions.
+        functions: Their functions, or the workers that have them.
         service: What functions see of their service; also what the module's hooks get.
         trace: The layer that records spans and metrics.
         authenticate: The layer that finds out who calls.
@@ -55,7 +68,7 @@ class Sidecar:
         self,
         contract: Contract,
         serves: Sequence[str],
-        functions: Functions | LambdaFunctions,
+        functions: Hosted,
         service: ServiceContext,
         *,
         trace: Layer,

@@ -30,7 +30,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from requests import Session
 
 from mesh.call import Layer
-from mesh.telemetry import current, trace
+from mesh.telemetry import current, relay, trace
 from mesh.telemetry.batch import Batch, Quiet, run_bounded
 from mesh.telemetry.metrics import Exporting, Metrics
 from mesh.telemetry.propagation import Propagation
@@ -97,6 +97,13 @@ class Telemetry:
     def dropped(self) -> Mapping[str, int]:
         """Reason (``queue_full``, ``export_failed``, ``shutdown``) → spans that could not be exported."""
         return dropped(self._batches)
+
+    def relayed(self, body: bytes) -> None:
+        """Export a span that another process of this component has recorded (see ``mesh.telemetry.relay``)."""
+        if self._batches:
+            span = relay.unpack(body, self.tracer_provider.resource)
+            for batch in self._batches:
+                batch.put(span)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Export what has ended until now; blocks for at most ``timeout`` seconds. Return whether all went out."""

@@ -1,0 +1,296 @@
+"""The fork server: a clean process that has imported what workers need, and forks one whenever it is told to.
+
+A program of its own (``python -m mesh.sidecar.workers.forkserver FD``), so that nothing of the sidecar (threads, event
+loop, connections) is copied into a worker. It runs no loop, starts no thread and never uses gRPC's core. The service's
+own module is not imported here: each worker runs it once, and new code needs only new workers.
+
+It ends when the sidecar does, and its workers, and all that they have started, end with it.
+
+On the socket, the sidecar says (9 bytes each: kind u8, number u64):
+
+    FORK   with two descriptors: the worker's end of its socket pair, and the memory of ``mesh.sidecar.workers.begun``
+    KILL
+
+and is told, in frames as in ``mesh.sidecar.workers.frames``, with msgpack bodies:
+
+    PRELOADED  what was preloaded, and what could not be
+    FORKED     the pid
+    ENDED      how a worker ended: its exit code (negative: the signal), its largest resident size in bytes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import logging
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from enum import IntEnum
+from pathlib import Path
+from struct import Struct
+from time import perf_counter, time_ns
+from typing import Any, NoReturn
+
+import msgspec
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from mesh import descriptors
+from mesh.sidecar.workers import host
+from mesh.sidecar.workers.begun import Begun
+from mesh.sidecar.workers.setup import Setup
+from mesh.telemetry import logs
+
+__all__ = ["COMMAND", "Command", "Preloaded", "Report", "main"]
+
+log = logging.getLogger("mesh.workers")
+
+COMMAND = Struct("<BQ")
+_LENGTH = Struct("<I")
+_FRAME = Struct("<IBQ")
+_DIE_WITH_PARENT, _ADOPT = 1, 36
+"""``PR_SET_PDEATHSIG``, ``PR_SET_CHILD_SUBREAPER`` (prctl(2))."""
+_OOM_SCORE = b"500"
+"""When memory runs out, a worker goes before the sidecar and the rest of the machine."""
+_BROKEN = 70
+"""Exit code of a worker that could not even begin (EX_SOFTWARE of sysexits.h)."""
+
+
+class Command(IntEnum):
+    """What the sidecar says."""
+
+    FORK = 1
+    KILL = 2
+
+
+class Report(IntEnum):
+    """What the fork server says."""
+
+    PRELOADED = 1
+    FORKED = 2
+    ENDED = 3
+
+
+class Preloaded(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What was done before the first fork.
+
+    Attributes:
+        failed: Module → why it could not be imported.
+        threaded: The module whose import started threads, or "". The fork server ends: forking would copy half of it.
+        seconds: Module → how long its import took.
+    """
+
+    failed: dict[str, str]
+    threaded: str
+    seconds: dict[str, float]
+
+
+def main() -> None:
+    """Run until the sidecar is gone."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    parent = os.getppid()
+    setup: Setup = pickle.loads(_read(control))  # noqa: S301 - the sidecar that started this process wrote it
+    sys.path[:] = setup.path
+    server = _ForkServer(control, setup)
+    _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    _prctl(_ADOPT, 1)
+    if os.getppid() != parent:
+        return
+    server.run()
+
+
+def _read(control: socket.socket) -> bytes:
+    (length,) = _LENGTH.unpack(_exactly(control, _LENGTH.size))
+    return _exactly(control, length)
+
+
+def _exactly(control: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = control.recv(size - len(data))
+        if not piece:
+            sys.exit(0)  # the sidecar has gone before it said anything
+        data += piece
+    return bytes(data)
+
+
+class _ForkServer:
+    def __init__(self, control: socket.socket, setup: Setup) -> None:
+        self._control = control
+        self._setup = setup
+        self._workers: dict[int, int] = {}
+        self._pids: dict[int, int] = {}
+        self._wake, self._woken = socket.socketpair()
+        self._contract: Any = None
+
+    def run(self) -> None:
+        logs.install(self._setup.name)
+        gc.disable()  # what is collected later would be copied in every worker
+        found = self._preload()
+        self._say(Report.PRELOADED, 0, found)
+        if found.threaded:
+            return
+        self._contract = descriptors.read(FileDescriptorSet.FromString(self._setup.files))
+        gc.collect()
+        gc.freeze()
+        for end in (self._wake, self._woken):
+            end.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+        signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _ignore)
+        # Ctrl-C, and supervisors that signal a whole group, mean the sidecar: it ends this process when it has drained.
+        signal.signal(signal.SIGINT, _ignore)
+        signal.signal(signal.SIGTERM, _ignore)
+        signal.signal(signal.SIGHUP, _ignore)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        try:
+            while self._turn({descriptor for descriptor, _ in poll.poll()}):
+                pass
+        finally:
+            self._end()
+
+    def _turn(self, ready: set[int]) -> bool:
+        if self._wake.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._wake.recv(4096)
+            self._reap()
+        if self._control.fileno() in ready:
+            try:
+                data, descriptors_, _, _ = socket.recv_fds(self._control, COMMAND.size, 2)
+            except OSError:
+                return False
+            if len(data) < COMMAND.size:
+                return False
+            kind, number = COMMAND.unpack(data)
+            if kind == Command.FORK:
+                self._fork(number, *descriptors_)
+            elif number in self._pids:  # else it has ended by itself, and its pid may be another's
+                os.kill(self._pids[number], signal.SIGKILL)
+        return True
+
+    def _preload(self) -> Preloaded:
+        failed: dict[str, str] = {}
+        seconds: dict[str, float] = {}
+        for name in (*_OWN, *(["mesh.database", "aiosqlite"] if self._setup.database else []), *self._setup.preload):
+            began = perf_counter()
+            try:
+                importlib.import_module(name)
+            except Exception as error:  # noqa: BLE001 - the worker will say it, if it matters
+                failed[name] = f"{type(error).__name__}: {error}"
+            seconds[name] = perf_counter() - began
+            if _threads() > 1:
+                return Preloaded(failed, name, seconds)
+        return Preloaded(failed, "", seconds)
+
+    def _fork(self, number: int, link: int, memory: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._become(link, memory)
+        os.close(link)
+        os.close(memory)
+        self._workers[pid] = number
+        self._pids[number] = pid
+        self._say(Report.FORKED, number, pid)
+
+    def _become(self, link: int, memory: int) -> NoReturn:
+        """Be the worker."""
+        began = time_ns()
+        try:
+            _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for end in (self._control, self._wake, self._woken):
+                end.close()
+            begun = Begun(memory)
+            os.close(memory)
+            with contextlib.suppress(OSError):
+                Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE)
+            gc.enable()
+            host.run(socket.socket(fileno=link), begun, self._setup, self._contract, began)
+        except BaseException:  # noqa: BLE001 - the child must never go on as its parent
+            traceback.print_exc()
+        finally:
+            os._exit(_BROKEN)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            number = self._workers.pop(pid, None)
+            if number is not None:
+                del self._pids[number]
+                self._say(Report.ENDED, number, (os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
+                self._kill_orphans()
+
+    def _kill_orphans(self) -> None:
+        """Kill what a dead worker has started and left behind: it is this process's child now."""
+        for pid in _children():
+            if pid not in self._workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _end(self) -> None:
+        """End everything that was ever started from here."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        while children := set(self._workers) | set(_children()):
+            for pid in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            for pid in children:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+                self._workers.pop(pid, None)
+
+    def _say(self, kind: Report, number: int, what: Any) -> None:
+        body = msgspec.msgpack.encode(what)
+        with contextlib.suppress(OSError):  # the sidecar is gone: the next read says so
+            self._control.sendall(_FRAME.pack(len(body), kind, number) + body)
+
+
+_OWN = (
+    "grpc.aio", "google.protobuf.empty_pb2", "google.rpc.error_details_pb2", "opentelemetry.sdk.trace", "uvloop",
+    "concurrent.futures.thread",
+)  # fmt: skip
+"""What every worker uses, and modules load only when they are first used."""
+
+
+def _threads() -> int:
+    """Return how many threads there are, those included that Python knows nothing of."""
+    try:
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+    except OSError:
+        return threading.active_count()
+
+
+def _children() -> list[int]:
+    try:
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        _libc.prctl(option, value, 0, 0, 0)
+
+
+def _ignore(*_: object) -> None:
+    """Do nothing; a handler, unlike SIG_IGN, is not inherited by programs that a function starts."""
+
+
+_libc = ctypes.CDLL(None)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What travels with a call besides its messages: the values in ``head`` and ``extra`` of the frames, as msgpack.
+
+Values that a call may never look at (metadata, identity) stay encoded until it does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = ["Asked", "AskedOut", "Ending", "Loaded", "Onward", "decoder", "encode"]
+
+Pairs = list[tuple[bytes, bytes]]
+
+
+class AskedOut(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Head of a call of the sidecar, as it is written.
+
+    Attributes:
+        span: The server span: trace id (16 bytes), span id (8), W3C flags (1), 1 if it records; empty if there is none.
+        state: Its ``tracestate``, or "".
+        caller: ``Call.caller``.
+        identity: Subject, roles, claims of the user, or None.
+        metadata: The wire pairs.
+    """
+
+    span: bytes
+    state: str
+    caller: str | None
+    identity: Any
+    metadata: Any
+
+
+class Asked(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The same as it is read."""
+
+    span: bytes
+    state: str
+    caller: str | None
+    identity: msgspec.Raw
+    metadata: msgspec.Raw
+
+
+class Onward(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Head of a call that a worker makes.
+
+    Attributes:
+        path: ``/package.Service/Method``.
+        streams: Whether its requests, and its responses, are streams.
+        span: As in ``Asked``: the span that is current where the call is made.
+        state: Its ``tracestate``.
+        metadata: The wire pairs.
+        wait: ``wait_for_ready``.
+        compression: As in ``mesh.call.Call``.
+    """
+
+    path: str
+    streams: tuple[bool, bool]
+    span: bytes
+    state: str
+    metadata: Pairs
+    wait: bool
+    compression: str
+
+
+class Ending(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Extra of a STATUS frame.
+
+    Attributes:
+        message: Of a status other than OK.
+        details: Its ``google.rpc.Status``, serialized; empty if there are no details.
+        where: ``StatusError.where``.
+        headers: Response metadata, if it has not gone in a HEADERS frame.
+        trailers: Response metadata.
+        notes: What the function did to the current span: (name of the method, arguments).
+        peer: ``Call.peer``.
+    """
+
+    message: str = ""
+    details: bytes = b""
+    where: str = ""
+    headers: Pairs = []
+    trailers: Pairs = []
+    notes: list[tuple[str, list[Any]]] = []
+    peer: str = ""
+
+
+class Loaded(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Body of a READY frame: when what happened, Unix time in nanoseconds.
+
+    Attributes:
+        began: The worker was forked.
+        loaded: Its functions were loaded.
+        connected: It wrote this.
+        imports: The slowest imports on the way: module, seconds.
+    """
+
+    began: int
+    loaded: int
+    connected: int
+    imports: list[tuple[str, float]] = []
+
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+
+
+def decoder(kind: Any) -> Any:
+    """Return what decodes ``kind``."""
+    return msgspec.msgpack.Decoder(kind).decode

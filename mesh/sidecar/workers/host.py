@@ -1,0 +1,284 @@
+"""The worker process: hosts the functions of one service, and answers the sidecar's calls over a socket pair.
+
+Functions are found and called by the same code as in the sidecar's own process. What is different is at the rim: calls
+come as frames, a stub's calls leave as frames, and spans leave with them. It does not know the gRPC wire, who may call,
+or any address; the sidecar does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from time import time_ns
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import uvloop
+from opentelemetry import context as otel
+from opentelemetry import trace
+
+from mesh.call import Call, Handler, Identity, Metadata, current
+from mesh.errors import RemoteError, StatusError, Unavailable
+from mesh.faults import Faults
+from mesh.lambdas.functions import functions_of
+from mesh.recover import recover
+from mesh.rpc.blocking import BlockingChannel
+from mesh.rpc.channel import Channel
+from mesh.sidecar.service import ServiceContext
+from mesh.sidecar.workers import frames
+from mesh.sidecar.workers.frames import Kind
+from mesh.sidecar.workers.heads import Asked, Loaded, Onward, decoder, encode
+from mesh.sidecar.workers.link import Answered, Link, Notes
+from mesh.telemetry import relay
+from mesh.telemetry.propagation import Propagation
+from mesh.threads import Block, Threads
+
+if TYPE_CHECKING:
+    from mesh.contract import Contract, Method
+    from mesh.database import Database
+    from mesh.sidecar.workers.begun import Begun
+    from mesh.sidecar.workers.setup import Setup
+
+__all__ = ["run"]
+
+log = logging.getLogger("mesh.workers")
+
+THREADS = 32
+"""``def`` functions that run at once in one worker."""
+_AUTHORIZATION = b"authorization"
+
+_asked = decoder(Asked)
+_identity = decoder(tuple[str, list[str], dict[str, Any]] | None)
+_pairs = decoder(list[tuple[bytes, bytes]])
+_EMPTY = otel.Context()
+
+
+def run(sock: socket.socket, begun: Begun, setup: Setup, contract: Contract, forked: int) -> NoReturn:
+    """Be a worker until the sidecar says that it is enough, or is gone.
+
+    Args:
+        sock: This end of the socket pair.
+        begun: Where to say how far it has come.
+        setup: What it hosts.
+        contract: The contract.
+        forked: When it was forked, Unix time in nanoseconds.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        code = runner.run(_Host(setup, contract, begun, forked).serve(sock))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # threads that functions have left behind are not waited for
+
+
+class WorkerCall(Answered):
+    """A call of the sidecar; what a function may never look at is decoded when it does."""
+
+    __slots__ = ("_head", "_metadata", "_user", "span")
+
+    def __init__(self, link: Link, number: int, method: Method, opened: frames.Open) -> None:
+        super().__init__(link, number, method, opened)
+        self._head = head = _asked(opened.head)
+        self._metadata: Metadata | None = None
+        self._user: Identity | None = None
+        self.caller = head.caller
+        self.span = relay.Remote(head.span, head.state) if head.span else None
+
+    @property
+    def metadata(self) -> Metadata:  # type: ignore[override]
+        """The caller's metadata."""
+        if self._metadata is None:
+            self._metadata = Metadata.from_wire(_pairs(self._head.metadata))
+        return self._metadata
+
+    @property
+    def identity(self) -> Identity | None:  # type: ignore[override]
+        """The verified user, or None."""
+        if self._user is None:
+            found = _identity(self._head.identity)
+            if found is not None:
+                subject, roles, claims = found
+                self._user = Identity(subject, frozenset(roles), claims)
+        return self._user
+
+    @property
+    def baggage(self) -> bool:
+        """Whether the caller sent any."""
+        return b"baggage" in bytes(self._head.metadata)
+
+    def notes(self) -> Notes:
+        """Return what the function did to the server span."""
+        return (self.span.notes or []) if self.span is not None else []
+
+
+class _Threads(Threads):
+    """Threads that are watched: one that goes on long after its call has ended is reported."""
+
+    def __init__(self, limit: int, grace: float, stuck: Callable[[], None]) -> None:
+        super().__init__(limit)
+        self._grace = grace
+        self._stuck = stuck
+
+    async def run(self, work: Callable[[Block], Any]) -> Any:
+        running = False
+
+        def watched(block: Block) -> Any:
+            nonlocal running
+            running = True
+            try:
+                return work(block)
+            finally:
+                running = False
+
+        try:
+            return await super().run(watched)
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(self._grace, lambda: running and self._stuck())
+            raise
+
+
+class _Host:
+    def __init__(self, setup: Setup, contract: Contract, begun: Begun, forked: int) -> None:
+        self._setup = setup
+        self._contract = contract
+        self._begun = begun
+        self._forked = forked
+        self._propagation = Propagation()
+        self._methods: list[tuple[Method, Handler]] = []
+        self._link: Link
+        self._drain: asyncio.Event
+        self._idle: asyncio.Event
+
+    async def serve(self, sock: socket.socket) -> int:
+        """Load the functions, say so, answer calls; returns the exit code."""
+        setup = self._setup
+        loop = asyncio.get_running_loop()
+        self._drain, self._idle = asyncio.Event(), asyncio.Event()
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+        link = self._link = Link(1, self._answer, self._told)
+        await loop.create_connection(lambda: link, sock=sock)
+        relay.install(self._send_span)
+        channel = Channel(self._onward, self._contract)
+        database = self._open()
+        service = ServiceContext(
+            setup.name,
+            channel=channel,
+            blocking=BlockingChannel(channel, loop),
+            database=database,
+            settings=setup.settings,
+        )
+        threads = _Threads(THREADS, setup.grace, self._stuck)
+        try:
+            served = [self._contract.services[name] for name in setup.serves]
+            functions = functions_of(setup.module, setup.function, served)
+            loaded = time_ns()
+            self._methods = list(functions.handlers(service, threads).values())
+            if functions.startup is not None:
+                await functions.startup(service)
+        except Faults as faults:
+            return await self._failed([(fault.place, fault.text) for fault in faults.faults])
+        except Exception as error:
+            log.exception("the start failed")
+            what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else str(error)
+            return await self._failed([(setup.module, f"startup failed: {type(error).__name__}: {what}")])
+        link.write(frames.frame(Kind.READY, 0, encode(Loaded(self._forked, loaded, time_ns()))))
+        draining = asyncio.ensure_future(self._drain.wait())
+        ends: list[asyncio.Future[Any]] = [link.lost, draining]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if link.lost.done():
+            return 0
+        await self._finish()
+        if functions.shutdown is not None:
+            await functions.shutdown(service)
+        if database is not None:
+            await database.stop()
+        link.flush()
+        return 0
+
+    async def _finish(self) -> None:
+        """Wait until every call that is answered here has ended."""
+        running = [call.task for call in self._link.answering.values() if call.task is not None]
+        if running:
+            await asyncio.wait(running)
+
+    async def _failed(self, faults: list[tuple[str, str]]) -> int:
+        self._link.write(frames.frame(Kind.FAILED, 0, encode(faults)))
+        await self._link.lost  # the sidecar has read it
+        return 1
+
+    def _open(self) -> Database | None:
+        setup = self._setup
+        if not setup.database:
+            return None
+        from mesh.database import Database  # noqa: PLC0415 - preloaded, when there is one
+
+        database = Database(setup.database, migrations=None, name=setup.name)
+        database.open()
+        return database
+
+    # -- calls that come in --
+
+    def _answer(self, link: Link, number: int, opened: frames.Open) -> tuple[WorkerCall, Handler]:
+        method, function = self._methods[opened.method]
+        call = WorkerCall(link, number, method, opened)
+
+        async def handler(call: Call) -> None:
+            await self._run(call, function)  # type: ignore[arg-type]
+
+        return call, handler
+
+    async def _run(self, call: WorkerCall, function: Handler) -> None:
+        self._begun.note(call.id)
+        current.set(call)  # the task has a context of its own
+        span = call.span
+        if span is not None:
+            context = self._propagation.context(call.metadata) if call.baggage else _EMPTY
+            otel.attach(trace.set_span_in_context(span, context))
+        try:
+            await recover(call, function)
+        except StatusError as error:
+            cause = error.__cause__
+            if span is not None and isinstance(cause, Exception) and not isinstance(cause, StatusError | RemoteError):
+                span.fail(cause)
+            raise
+
+    def _told(self, kind: int, _: bytes) -> None:
+        if kind == Kind.DRAIN:
+            self._drain.set()
+        elif kind == Kind.PING:
+            self._link.write(frames.frame(Kind.PONG, 0))
+
+    def _stuck(self) -> None:
+        self._link.write(frames.frame(Kind.STUCK, 0))
+
+    def _send_span(self, body: bytes) -> None:
+        frame = frames.frame(Kind.SPANS, 0, body)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._link.loop.call_soon_threadsafe(self._link.write, frame)
+        else:
+            self._link.write(frame)
+
+    # -- calls that go out --
+
+    async def _onward(self, call: Call) -> None:
+        """The last handler of a stub's calls: the sidecar makes them."""
+        method = call.method
+        parent = current.get()
+        metadata = call.metadata
+        if parent is not None and parent.identity is not None and metadata.wire(_AUTHORIZATION) is None:
+            # The user of the call that is answered here, as mesh.auth.identify does in the sidecar's own process.
+            credentials = parent.metadata.wire(_AUTHORIZATION)
+            if credentials is not None:
+                metadata.append(_AUTHORIZATION, credentials)
+        message = None if method.client_streaming else await call.receive_one()
+        span, state = relay.current_span()
+        streams = (method.client_streaming, method.server_streaming)
+        head = Onward(method.path, streams, span, state, metadata.pairs, call.wait_for_ready, call.compression)
+        try:
+            await self._link.ask(call, 0, encode(head), message)
+        except ConnectionError:
+            raise Unavailable("the sidecar of this worker is gone") from None

@@ -1,0 +1,439 @@
+"""One end of the socket pair between a sidecar and a worker: calls opened here, calls answered here.
+
+Both ends are this class. It writes once a turn of the loop, whatever was said in it, and keeps what a stream may hold
+unread within a window. It knows neither functions nor processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from mesh.call import Call, Handler
+from mesh.errors import Cancelled, Internal, StatusError
+from mesh.rpc import status as wire
+from mesh.sidecar.workers import frames
+from mesh.sidecar.workers.frames import Kind
+from mesh.sidecar.workers.heads import Ending, decoder, encode
+
+__all__ = ["Answered", "Link", "LostError", "Notes"]
+
+log = logging.getLogger("mesh.workers")
+
+WINDOW = 256 * 2**10
+"""Bytes of a stream's messages that its reader may leave unread before the writer waits."""
+COST = 64
+"""What a message counts at least: many small ones cost memory too."""
+
+Notes = list[tuple[str, list[Any]]]
+
+_ending = decoder(Ending)
+_pairs = decoder(list[tuple[bytes, bytes]])
+_NOTHING = Ending()
+
+
+class LostError(ConnectionError):
+    """The other end is gone.
+
+    Attributes:
+        call: The number of the call whose fate is not known; -1 if it was not sent.
+    """
+
+    def __init__(self, call: int) -> None:
+        super().__init__()
+        self.call = call
+
+
+class Exchange:
+    """A call that was opened here, until its STATUS has come.
+
+    Attributes:
+        id: Its number.
+        path: The method.
+        revoked: Nobody waits for it any more.
+    """
+
+    __slots__ = ("_taken", "_waiter", "credit", "events", "id", "path", "revoked", "room")
+
+    def __init__(self, number: int, path: str) -> None:
+        self.id = number
+        self.path = path
+        self.revoked = False
+        self.events: deque[tuple[int, Any]] = deque()
+        self.credit = WINDOW
+        self.room: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._taken = 0
+
+    def put(self, kind: int, body: Any) -> None:
+        """Take what the other end said."""
+        self.events.append((kind, body))
+        _wake(self._waiter)
+
+    async def next(self) -> tuple[int, Any]:
+        """Return what the other end said next."""
+        while not self.events:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self.events.popleft()
+
+    def taken(self, size: int) -> int:
+        """Note that a message has been passed on; returns the bytes to give back, or 0 while they are few."""
+        self._taken += max(size, COST)
+        if self._taken < WINDOW // 2:
+            return 0
+        size, self._taken = self._taken, 0
+        return size
+
+
+class Answered(Call):
+    """A call that the other end opened and this one answers."""
+
+    __slots__ = (
+        "_ended", "_first", "_inbox", "_link", "_taken", "_waiter", "credit", "id", "reply", "revoked", "room", "task",
+    )  # fmt: skip
+
+    def __init__(self, link: Link, number: int, method: Any, opened: frames.Open) -> None:
+        self.id = number
+        self.method = method
+        self.deadline = None if opened.deadline == frames.DEADLINE else opened.deadline
+        self.doubt = None
+        self.peer = ""
+        self.headers = []
+        self.headers_sent = False
+        self.trailers = []
+        self.reply: bytes | None = None
+        self.revoked = False
+        self.task: asyncio.Task[None] | None = None
+        self.credit = WINDOW
+        self.room: asyncio.Future[None] | None = None
+        self._link = link
+        self._first = opened.message
+        self._ended = opened.ended
+        self._inbox: deque[bytes] | None = None  # made for what follows the first message
+        self._waiter: asyncio.Future[None] | None = None
+        self._taken = 0
+
+    async def receive(self) -> bytes | None:
+        """Return the next request message, or None after the last."""
+        first = self._first
+        if first is not None:
+            self._first = None
+            return first
+        while not self._inbox:
+            if self._ended:
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        message = self._inbox.popleft()
+        self._taken += max(len(message), COST)
+        if self._taken >= WINDOW // 2 and not self._ended:
+            self._link.write(frames.credit(self.id, self._taken))
+            self._taken = 0
+        return message
+
+    async def send(self, message: bytes) -> None:
+        """Send a response message; the one of a unary method goes with the status."""
+        if not self.method.server_streaming:
+            if self.reply is not None:
+                raise RuntimeError(f"{self.method.path} answers once, and a second response was sent")
+            self.reply = message
+            return
+        if not self.headers_sent:
+            await self.send_headers()
+        while self.credit <= 0:
+            self.room = asyncio.get_running_loop().create_future()
+            await self.room
+        self.credit -= max(len(message), COST)
+        self._link.write(frames.frame(Kind.MESSAGE, self.id, message))
+
+    async def send_headers(self) -> None:
+        """Send ``headers`` now."""
+        if not self.headers_sent:
+            self.headers_sent = True
+            if self.headers:
+                self._link.write(frames.frame(Kind.HEADERS, self.id, encode(self.headers)))
+
+    def put(self, message: bytes) -> None:
+        """Take a request message."""
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append(message)
+        _wake(self._waiter)
+
+    def end(self) -> None:
+        """Take that no request follows."""
+        self._ended = True
+        _wake(self._waiter)
+
+    def revoke(self) -> None:
+        """Cancel what answers the call."""
+        self.revoked = True
+        if self.task is not None:
+            self.task.cancel()
+
+    def notes(self) -> Notes:
+        """Return what the function did to the current span."""
+        return []
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing."""
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
+
+
+class Link(asyncio.Protocol):
+    """One end.
+
+    Args:
+        first: The id of the first call that is opened here: 0 in the sidecar, 1 in the worker.
+        answer: Makes the call that an OPEN frame opens, and says what answers it.
+        told: Called with every frame about the worker as a whole.
+
+    Attributes:
+        asked: The calls opened here whose STATUS has not come, by id.
+        answering: The calls answered here, by id.
+        loop: The loop that it lives on.
+        lost: Done when the connection is.
+        on_end: Called with its method when a call that was opened here has ended.
+        on_revoked: Called with the number of a call that is cancelled here before it has ended.
+        on_notes: Called with what the other end did to the current span.
+    """
+
+    def __init__(
+        self,
+        first: int,
+        answer: Callable[[Link, int, frames.Open], tuple[Answered, Handler]],
+        told: Callable[[int, bytes], None],
+    ) -> None:
+        self._next = first
+        self._answer = answer
+        self._told = told
+        self._reader = frames.Reader()
+        self._out: list[bytes] = []
+        self.loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self.asked: dict[int, Exchange] = {}
+        self.answering: dict[int, Answered] = {}
+        self.lost: asyncio.Future[None] = self.loop.create_future()
+        self.on_end: Callable[[str], None] = _nothing
+        self.on_revoked: Callable[[int], None] = _nothing
+        self.on_notes: Callable[[Notes], None] = _nothing
+
+    # -- the connection --
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to write."""
+        self._transport = transport
+        if self._out:
+            self._flush()
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
+        """End every call on both sides."""
+        self._transport = None
+        if not self.lost.done():
+            self.lost.set_result(None)
+        asked = list(self.asked.values())
+        self.asked.clear()
+        for exchange in asked:
+            exchange.put(0, None)
+            self.on_end(exchange.path)
+        for call in list(self.answering.values()):
+            call.revoke()
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def write(self, frame: bytes) -> None:
+        """Write a frame at the end of this turn of the loop."""
+        if not self._out:
+            self.loop.call_soon(self._flush)
+        self._out.append(frame)
+
+    def flush(self) -> None:
+        """Write what waits to be written, now."""
+        if self._out:
+            self._flush()
+
+    def _flush(self) -> None:
+        out = self._out
+        transport = self._transport
+        if not out or transport is None:
+            return
+        self._out = []
+        if not transport.is_closing():
+            transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def data_received(self, data: bytes) -> None:
+        """Act on frames."""
+        try:
+            for kind, call, body in self._reader.feed(data):
+                self._act(kind, call, body)
+        except Exception:
+            log.exception("a frame between the sidecar and its worker could not be read")
+            self.close()
+
+    def _act(self, kind: int, number: int, body: bytes) -> None:  # noqa: C901 - one frame after the other, flat
+        if kind == 1:  # OPEN
+            self._open(number, body)
+            return
+        if kind == 5:  # noqa: PLR2004 - STATUS
+            exchange = self.asked.pop(number, None)
+            if exchange is not None:
+                exchange.put(5, body)
+                self.on_end(exchange.path)
+            return
+        if kind >= Kind.READY:
+            self._told(kind, body)
+            return
+        asked = self.asked.get(number)
+        if asked is not None:
+            if kind == Kind.CREDIT:
+                asked.credit += frames.parse_credit(body)
+                _wake(asked.room)
+            elif not asked.revoked:
+                asked.put(kind, body)
+            return
+        call = self.answering.get(number)
+        if call is None:  # it has ended: what crossed its end on the way means nothing
+            return
+        if kind == Kind.MESSAGE:
+            call.put(body)
+        elif kind == Kind.END:
+            call.end()
+        elif kind == Kind.CANCEL:
+            call.revoke()
+        elif kind == Kind.CREDIT:
+            call.credit += frames.parse_credit(body)
+            _wake(call.room)
+
+    # -- calls answered here --
+
+    def _open(self, number: int, body: bytes) -> None:
+        call, handler = self._answer(self, number, frames.parse_open(body))
+        self.answering[number] = call
+        call.task = self.loop.create_task(self._run(call, handler))
+
+    async def _run(self, call: Answered, handler: Handler) -> None:
+        ended: StatusError | None = None
+        try:
+            await handler(call)
+        except StatusError as error:
+            ended = error
+        except asyncio.CancelledError:
+            if not call.revoked:
+                log.warning("%s: something that the function waited for was cancelled", call.method.path)
+            ended = Cancelled("the call was cancelled")
+        except Exception:
+            log.exception("%s failed", call.method.path)
+            ended = Internal("internal error")
+        finally:
+            del self.answering[call.id]
+        headers = [] if call.headers_sent else call.headers
+        notes = call.notes()
+        extra = b""
+        code = 0
+        if ended is not None:
+            code = int(ended.code)
+            details = wire.pack(ended) if ended.details else b""
+            extra = encode(Ending(ended.message, details, ended.where, headers, call.trailers, notes, call.peer))
+        elif headers or call.trailers or notes or call.peer:
+            extra = encode(Ending("", b"", "", headers, call.trailers, notes, call.peer))
+        self.write(frames.status(call.id, code, extra, call.reply if ended is None else None))
+
+    # -- calls opened here --
+
+    async def ask(
+        self,
+        call: Call,
+        method: int,
+        head: bytes,
+        message: bytes | None,
+    ) -> None:
+        """Have the other end answer a call.
+
+        Args:
+            call: The call; its requests are read here, unless ``message`` is the only one.
+            method: Its number, as the two ends have agreed.
+            head: What travels with it.
+            message: The request of a method that does not stream requests.
+
+        Raises:
+            LostError: The other end has gone; the call's fate is not known.
+            StatusError: The status of the call.
+        """
+        if self.lost.done():
+            raise LostError(-1)
+        number = self._next
+        self._next = number + 2
+        exchange = self.asked[number] = Exchange(number, call.method.path)
+        streams = message is None
+        deadline = frames.DEADLINE if call.deadline is None else call.deadline
+        self.write(frames.open_(number, method, deadline, head, message, not streams))
+        pump: asyncio.Task[None] | None = None
+        if streams:
+            pump = self.loop.create_task(self._pump(call, exchange))
+        try:
+            await self._answers(call, exchange)
+        finally:
+            if number in self.asked:
+                exchange.revoked = True
+                exchange.events.clear()
+                self.write(frames.frame(Kind.CANCEL, number))
+                self.on_revoked(number)
+            if pump is not None:
+                pump.cancel()
+                await asyncio.wait([pump])
+
+    async def _answers(self, call: Call, exchange: Exchange) -> None:
+        while True:
+            kind, body = await exchange.next()
+            if kind == Kind.STATUS:
+                await self._ended(call, frames.parse_status(body))
+                return
+            if kind == Kind.MESSAGE:
+                await call.send(body)
+                back = exchange.taken(len(body))
+                if back:
+                    self.write(frames.credit(exchange.id, back))
+            elif kind == Kind.HEADERS:
+                call.headers.extend(_pairs(body))
+                await call.send_headers()
+            elif kind == 0:
+                raise LostError(exchange.id) if body is None else body
+
+    async def _ended(self, call: Call, ended: frames.Status) -> None:
+        extra = _ending(ended.extra) if ended.extra else _NOTHING
+        if extra is not _NOTHING:
+            call.headers.extend(extra.headers)
+            call.trailers.extend(extra.trailers)
+            if extra.peer:
+                call.peer = extra.peer
+            if extra.notes:
+                self.on_notes(extra.notes)
+        if ended.code:
+            raise StatusError.of(ended.code, extra.message, wire.unpack(extra.details)).at(extra.where)
+        if ended.message is not None:
+            await call.send(ended.message)
+
+    async def _pump(self, call: Call, exchange: Exchange) -> None:
+        """Read the requests of a stream and hand them on."""
+        try:
+            while (message := await call.receive()) is not None:
+                while exchange.credit <= 0:
+                    exchange.room = self.loop.create_future()
+                    await exchange.room
+                exchange.credit -= max(len(message), COST)
+                self.write(frames.frame(Kind.MESSAGE, exchange.id, message))
+            self.write(frames.frame(Kind.END, exchange.id))
+        except Exception as error:  # noqa: BLE001 - raised where the call is awaited
+            exchange.put(0, error)

@@ -1,0 +1,279 @@
+"""The pool: a handler that has each call answered by the worker with the most room.
+
+It stands where the functions would, behind the unchanged inbound chain. A call waits while there is no room, and at
+zero workers while one starts; a worker that ends takes down only what had begun in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic, time_ns
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+
+from mesh.call import Call, Handler
+from mesh.contract import Contract, Method
+from mesh.errors import Unavailable
+from mesh.faults import Fault, Faults
+from mesh.sidecar.workers.crew import Crew
+from mesh.sidecar.workers.heads import AskedOut, encode
+from mesh.sidecar.workers.link import LostError
+from mesh.sidecar.workers.nursery import Nursery
+from mesh.sidecar.workers.queue import Queue, full
+from mesh.sidecar.workers.scaling import Demand, decide
+from mesh.sidecar.workers.setup import Setup
+from mesh.sidecar.workers.worker import LoadError, Rim, Worker
+from mesh.telemetry import relay
+
+if TYPE_CHECKING:
+    from mesh.manifest import Workers
+
+__all__ = ["Pool"]
+
+TRIES = 2
+"""Workers that may die under one call before it is given up."""
+SOON = 0.02
+"""Seconds between two decisions under load: each looks at a minute of samples."""
+BUSY, QUIET = 0.1, 1.0
+"""Seconds between two looks at the workers' memory and number, while there are calls and while there are none."""
+
+
+class _Place:
+    """A call in the queue."""
+
+    __slots__ = ("method", "worker")
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.worker: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+
+
+class Pool:
+    """The workers of one service, as a handler.
+
+    Args:
+        contract: The contract.
+        setup: What they host.
+        spec: ``workers`` of mesh.toml.
+        queue: Calls that may wait.
+        onward: The chain of onward calls.
+        spans: Takes a span that a worker has recorded.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        setup: Setup,
+        spec: Workers,
+        *,
+        queue: int,
+        onward: Handler,
+        spans: Callable[[bytes], None],
+    ) -> None:
+        self._module = setup.module
+        self._spec = spec
+        methods = [method for name in setup.serves for method in contract.services[name].methods.values()]
+        self._methods = methods
+        self._index = {method.path: index for index, method in enumerate(methods)}
+        self._queue: Queue[_Place] = Queue(queue, spec.max * spec.concurrency)
+        self._demand = Demand(monotonic())
+        self.nursery = Nursery(setup)
+        self.crew = Crew(self.nursery, Rim(contract, onward, spans), spec, ended=self._left, room=self._room)
+        self._tracer = trace.get_tracer("mesh.workers")
+        self._soon: asyncio.TimerHandle | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    # -- what a sidecar asks of functions --
+
+    def handlers(self, *_: object) -> dict[str, tuple[Method, Handler]]:
+        """Return path → (method, handler) for every method; one that says nothing has the pool's ``timeout``."""
+        limit = float(self._spec.timeout)
+        return {
+            method.path: (method if method.timeout is not None else replace(method, timeout=limit), self)
+            for method in self._methods
+        }
+
+    async def startup(self, *_: object) -> None:
+        """Start the fork server and a first worker, so that what is wrong with the functions is said now.
+
+        Raises:
+            Faults: The functions cannot be loaded.
+        """
+        self._demand.change(1, monotonic())  # so the first one stays for `idle`
+        try:
+            await self.crew.start()
+        except LoadError as error:
+            await self.crew.stop()
+            raise Faults([Fault(place or self._module, text) for place, text in error.faults]) from None
+        self._count()
+        self._look()
+
+    async def shutdown(self, *_: object) -> None:
+        """End every worker and the fork server."""
+        for timer in (self._soon, self._tick):
+            if timer is not None:
+                timer.cancel()
+        await self.crew.stop()
+
+    async def reload(self) -> None:
+        """Replace every worker by one with the code as it is now; no call is lost (see ``Crew.reload``)."""
+        await self.crew.reload()
+
+    # -- calls --
+
+    async def __call__(self, call: Call) -> None:
+        """Have a worker answer the call.
+
+        Raises:
+            StatusError: The function's status.
+            Unavailable: Its worker ended, or none can be started.
+            ResourceExhausted: Too many calls wait already.
+        """
+        method = call.method
+        message = None if method.client_streaming else await call.receive_one()
+        identity = call.identity
+        span, state = relay.current_span()
+        user = None if identity is None else (identity.subject, list(identity.roles), dict(identity.claims))
+        head = encode(AskedOut(span, state, call.caller, user, call.metadata.pairs))
+        path = method.path
+        index = self._index[path]
+        tries = TRIES
+        while True:
+            worker = self._most_room()
+            if worker is None or not self._queue.enter(path):
+                worker = await self._wait(path)
+            self._count()
+            self.crew.given(worker)
+            try:
+                await worker.link.ask(call, index, head, message)
+            except LostError as lost:
+                if lost.call < 0:  # it was not even sent, so nothing tells that it has left
+                    self._left(path)
+                tries -= 1
+                untouched = lost.call < 0 or not worker.born.begun.reached(lost.call)
+                if message is None or call.headers_sent or not (untouched or (method.idempotent and tries)):
+                    raise Unavailable(await _why(worker)) from None
+            else:
+                return
+
+    def _most_room(self) -> Worker | None:
+        best, most = None, 0
+        for worker in self.crew.ready:
+            room = worker.room
+            if room > most:
+                best, most = worker, room
+        return best
+
+    async def _wait(self, path: str) -> Worker:
+        arrived = time_ns()
+        broken = self.crew.broken
+        if broken and not self.crew.count:
+            raise _cannot_start(broken)
+        place = _Place(path)
+        lost = self._queue.push(path, place)
+        if lost is not None:
+            lost.worker.set_exception(full(self._queue.running, self._queue.limit))
+        self._count()
+        self._decide_soon()
+        try:
+            worker = await place.worker
+        except asyncio.CancelledError:
+            if not self._queue.remove(path, place) and place.worker.done() and not place.worker.cancelled():
+                place.worker.result().reserved -= 1
+                self._left(path)
+                self._room()
+            self._count()
+            raise
+        worker.reserved -= 1
+        if worker.heard > arrived and not worker.given:
+            self._tell(worker, arrived)
+        return worker
+
+    def _room(self) -> None:
+        """Give the calls that wait to the workers that have room; what is missing is started."""
+        while self._queue.waiting:
+            worker = self._most_room()
+            if worker is None:
+                break
+            place = self._queue.pop()
+            if place is None:
+                break
+            if place.worker.done():  # cancelled a moment ago
+                self._queue.leave(place.method)
+                continue
+            worker.reserved += 1
+            place.worker.set_result(worker)
+        if self._queue.waiting or self.crew.count < self._spec.min:
+            self._decide_soon()
+
+    def _left(self, path: str) -> None:
+        """A call has left its worker."""
+        self._queue.leave(path)
+        self._count()
+
+    def _count(self) -> None:
+        self._demand.change(self._queue.running + self._queue.waiting, monotonic())
+
+    # -- how many workers --
+
+    def _decide_soon(self) -> None:
+        if self._soon is None:
+            self._soon = self._loop.call_later(SOON if self.crew.count else 0, self._decide)
+
+    def _decide(self) -> None:
+        self._soon = None
+        if self.crew.broken and not self.crew.count:
+            self._refuse_all()
+        now = monotonic()
+        self.crew.scale(decide(self._demand.samples(now), self._spec, now))
+        if self._tick is None and self.crew.count:
+            self._tick = self._loop.call_later(BUSY, self._look)
+
+    def _look(self) -> None:
+        """Look after the workers, as long as there are any."""
+        self._tick = None
+        self.crew.watch_memory()
+        self._decide()
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        if self.crew.all or self.crew.count:
+            self._tick = self._loop.call_later(BUSY if self._queue.running else QUIET, self._look)
+
+    def _refuse_all(self) -> None:
+        """No worker can be started: nobody is left waiting for one."""
+        while (place := self._queue.pop()) is not None:
+            self._queue.leave(place.method)
+            if not place.worker.done():
+                place.worker.set_exception(_cannot_start(self.crew.broken))
+        self._count()
+
+    # -- what is said --
+
+    def _tell(self, worker: Worker, arrived: int) -> None:
+        """Record how the worker came to be in the trace of the call that waited for it."""
+        loaded = worker.loaded.result()
+        began = max(arrived, worker.asked)
+        told = {"mesh.worker.pid": worker.pid}
+        slowest = [f"{module} {seconds * 1000:.1f} ms" for module, seconds in loaded.imports]
+        for name, start, end, more in (
+            ("fork", began, loaded.began, {}),
+            ("load", loaded.began, loaded.loaded, {"mesh.worker.slowest_imports": slowest}),
+            ("connect", loaded.loaded, worker.heard, {}),
+        ):
+            span = self._tracer.start_span(name, start_time=start, attributes={**told, **more})
+            span.end(end_time=max(start, end))
+
+
+def _cannot_start(seconds: float) -> Unavailable:
+    return Unavailable("the functions of this service cannot be loaded", retry_after=max(1.0, round(seconds)))
+
+
+async def _why(worker: Worker) -> str:
+    if worker.verdict:
+        return f"the worker process that ran this function was ended: {worker.verdict}"
+    return f"the worker process that ran this function ended ({await worker.how()})"

@@ -1,0 +1,39 @@
+"""What the sidecar tells the fork server once, and every worker knows from its fork."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mesh.lambdas.config import Function
+
+__all__ = ["Setup"]
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """One service, as its workers host it.
+
+    Attributes:
+        name: Its name in mesh.toml.
+        module: The module of its functions; imported in each worker, never before the fork.
+        function: The Lambda function that it is, or None.
+        serves: Full names of the services of the contract that it serves.
+        files: The contract: a serialized ``FileDescriptorSet``.
+        path: ``sys.path``.
+        preload: Modules to import before the first fork.
+        settings: ``[services.NAME.settings]``.
+        database: Its URL, or "".
+        grace: Seconds that a thread may go on after its call has ended.
+    """
+
+    name: str
+    module: str
+    serves: tuple[str, ...]
+    files: bytes
+    path: tuple[str, ...]
+    function: Function | None = None
+    preload: tuple[str, ...] = ()
+    settings: dict[str, Any] = {}
+    database: str = ""
+    grace: float = 2.0

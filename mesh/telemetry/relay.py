@@ -1,0 +1,262 @@
+"""Spans of another process of the same component: recorded there, exported here.
+
+A worker process has no exporter, no thread and no queue of its own. What its functions trace leaves it with the frames
+of the call, so it is not lost when the worker dies. The server span of a call lives in the sidecar; a function gets a
+stand-in for it that notes what is done to it, and the notes are followed when the call has ended.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from time import time_ns
+from typing import Any
+
+import msgspec
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import Span as ApiSpan
+from opentelemetry.trace.span import TraceState
+from opentelemetry.trace.status import Status
+
+from mesh.telemetry import current
+from mesh.telemetry.span import Span, text_of, type_name
+
+__all__ = ["Note", "Remote", "current_span", "follow", "install", "parent", "unpack"]
+
+Note = tuple[str, list[Any]]
+
+_encode = msgspec.msgpack.Encoder(enc_hook=str).encode
+_decode = msgspec.msgpack.Decoder().decode
+_KINDS = list(SpanKind)
+_SPAN = 26
+"""Bytes of a span's context between processes: trace id, span id, flags, whether it records."""
+
+
+# -- the context of a span, as it goes between processes --
+
+
+def current_span() -> tuple[bytes, str]:
+    """Return the current span: trace id (16 bytes), span id (8), flags (1), recording (1), and its trace state.
+
+    ``b""`` if there is none.
+    """
+    span = trace.get_current_span()
+    if isinstance(span, Span):
+        trace_id, span_id, flags, state = span.trace_id, span.span_id, span.flags, span.state
+    else:
+        found = span.get_span_context()
+        if not found.is_valid:
+            return b"", ""
+        trace_id, span_id, flags, state = found.trace_id, found.span_id, int(found.trace_flags), found.trace_state
+    packed = (trace_id << 80 | span_id << 16 | (flags & 0xFF) << 8 | span.is_recording()).to_bytes(_SPAN, "big")
+    return packed, state.to_header() if state else ""
+
+
+def parent(packed: bytes, state: str) -> SpanContext:
+    """Return the context of a span of another process."""
+    whole = int.from_bytes(packed, "big")
+    return SpanContext(
+        whole >> 80,
+        whole >> 16 & (1 << 64) - 1,
+        is_remote=False,  # of the same component, whatever the process
+        trace_flags=TraceFlags(whole >> 8 & 0xFF),
+        trace_state=TraceState.from_header([state]) if state else None,
+    )
+
+
+class Remote(ApiSpan):
+    """The server span of a call, as its function sees it in another process: notes what is done to it.
+
+    Attributes:
+        notes: What was done: name of the method, arguments; None while it is nothing.
+    """
+
+    __slots__ = ("_context", "_packed", "_state", "notes")
+
+    def __init__(self, packed: bytes, state: str) -> None:
+        self._packed = packed
+        self._state = state
+        self._context: SpanContext | None = None
+        self.notes: list[Note] | None = None
+
+    def get_span_context(self) -> SpanContext:
+        """Return its context; made when someone asks."""
+        if self._context is None:
+            self._context = parent(self._packed, self._state)
+        return self._context
+
+    def is_recording(self) -> bool:
+        """Return whether what is done to it will be kept."""
+        return self._packed[-1:] == b"\x01"
+
+    def _note(self, name: str, *arguments: Any) -> None:
+        if self.is_recording():
+            if self.notes is None:
+                self.notes = []
+            self.notes.append((name, list(arguments)))
+
+    def end(self, end_time: int | None = None) -> None:
+        """Do nothing: it ends with its call."""
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Set an attribute."""
+        self._note("set_attribute", key, _plain(value))
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set several attributes."""
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
+        """Add an event."""
+        told = {key: _plain(value) for key, value in (attributes or {}).items()}
+        self._note("add_event", name, told, time_ns() if timestamp is None else timestamp)
+
+    def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
+        """Link another span."""
+        told = {key: _plain(value) for key, value in (attributes or {}).items()}
+        if context.is_valid:
+            self._note("add_link", *_context(context), told)
+
+    def update_name(self, name: str) -> None:
+        """Give the span another name."""
+        self._note("update_name", name)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Set the status."""
+        code = status.status_code if isinstance(status, Status) else status
+        self._note("set_status", code.value, status.description if isinstance(status, Status) else description)
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Mapping[str, Any] | None = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: ARG002, FBT001, FBT002 - the API's signature; deprecated there
+    ) -> None:
+        """Add an event that tells the exception: type, message and traceback."""
+        if self.is_recording():
+            told = {
+                "exception.type": type_name(exception),
+                "exception.message": text_of(exception),
+                "exception.stacktrace": "".join(traceback.format_exception(exception)),
+            }
+            self.add_event("exception", told | dict(attributes or {}), timestamp)
+
+    def fail(self, bug: BaseException) -> None:
+        """Tell a bug, as the trace layer does of one that it sees itself."""
+        self.record_exception(bug)
+        self.set_status(StatusCode.ERROR, f"{type_name(bug)}: {text_of(bug)}")
+
+
+def follow(notes: Sequence[Note]) -> None:
+    """Do to the current span what was done to its stand-in."""
+    span = trace.get_current_span()
+    for name, arguments in notes:
+        if name == "set_status":
+            code = StatusCode(arguments[0])
+            span.set_status(code, arguments[1] if code is StatusCode.ERROR else None)
+        elif name == "add_link":
+            *context, attributes = arguments
+            span.add_link(_made(context), attributes)
+        else:
+            getattr(span, name)(*arguments)
+
+
+# -- whole spans --
+
+
+class _Relay(SpanProcessor):
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send = send
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is not None and span.context.trace_flags.sampled:
+            self._send(_encode(_pack(span)))
+
+
+def install(send: Callable[[bytes], None]) -> None:
+    """Have every span that this process records given to ``send`` when it ends, in whatever thread that is.
+
+    Instruments of functions are not recorded here.
+    """
+    tracers = TracerProvider(resource=Resource({}), shutdown_on_exit=False)
+    tracers.add_span_processor(_Relay(send))
+    current.install(tracers, metrics.NoOpMeterProvider())
+
+
+def _pack(span: ReadableSpan) -> list[Any]:
+    assert span.context is not None  # noqa: S101 - on_end has looked
+    scope = span.instrumentation_scope
+    return [
+        span.name,
+        _KINDS.index(span.kind),
+        _context(span.context),
+        None if span.parent is None else _context(span.parent),
+        span.start_time,
+        span.end_time,
+        [span.status.status_code.value, span.status.description],
+        _attributes(span.attributes),
+        [[event.name, _attributes(event.attributes), event.timestamp] for event in span.events],
+        [[_context(link.context), _attributes(link.attributes)] for link in span.links],
+        None if scope is None else [scope.name, scope.version, scope.schema_url],
+    ]
+
+
+def unpack(body: bytes, resource: Resource) -> ReadableSpan:
+    """Return a span that another process sent.
+
+    Args:
+        body: What it gave to ``send``.
+        resource: This component's.
+    """
+    name, kind, context, parent, start, end, status, attributes, events, links, scope = _decode(body)
+    return ReadableSpan(
+        name=name,
+        context=_made(context),
+        parent=None if parent is None else _made(parent),
+        resource=resource,
+        attributes=attributes,
+        events=[Event(event, told, time) for event, told, time in events],
+        links=[Link(_made(to), told) for to, told in links],
+        kind=_KINDS[kind],
+        status=Status(StatusCode(status[0]), status[1]),
+        start_time=start,
+        end_time=end,
+        instrumentation_scope=None if scope is None else InstrumentationScope(*scope),
+    )
+
+
+def _context(context: SpanContext) -> list[Any]:
+    state = context.trace_state.to_header() if context.trace_state else ""
+    return [
+        context.trace_id.to_bytes(16, "big"), context.span_id, int(context.trace_flags), state, context.is_remote,
+    ]  # fmt: skip
+
+
+def _made(context: Sequence[Any]) -> SpanContext:
+    trace_id, span_id, flags, state, remote = context
+    return SpanContext(
+        int.from_bytes(trace_id, "big"),
+        span_id,
+        is_remote=remote,
+        trace_flags=TraceFlags(flags),
+        trace_state=TraceState.from_header([state]) if state else None,
+    )
+
+
+def _attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in (attributes or {}).items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute's value as msgpack can carry it: as it is, or its text."""
+    if isinstance(value, (str, bool, int, float, bytes)):
+        return value
+    if isinstance(value, Sequence):
+        return [_plain(one) for one in value]
+    return str(value)

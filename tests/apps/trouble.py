@@ -1,0 +1,62 @@
+"""Functions of conformance.v1.Echo that do to their process what ``text`` says, and otherwise what apps.echo does."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from apps.echo import bidi, client_stream, server_stream  # noqa: F401 - found by name
+from conformance.v1 import conformance_pb2 as pb
+
+from mesh import Context
+
+kept: list[bytes] = []
+born = time.monotonic_ns()
+"""When this process ran the module."""
+
+
+async def unary(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
+    what, _, more = request.text.partition(" ")
+    if what == "exit":
+        os._exit(int(more))
+    if what == "segfault":
+        ctypes.string_at(0)
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "loop":
+        while True:
+            pass
+    if what == "ignore":
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                continue
+    if what == "leak":
+        kept.append(os.urandom(int(more)))
+    if what == "orphan":
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)  # noqa: ASYNC220
+        return pb.EchoResponse(text=str(child.pid))
+    if what == "once":  # the first worker to see it dies of it
+        try:
+            os.mkdir(more)  # noqa: PTH102
+        except FileExistsError:
+            return pb.EchoResponse(text="alive")
+        os._exit(1)
+    if what == "sleep":
+        await asyncio.sleep(float(more))
+    return pb.EchoResponse(text=str(os.getpid()), index=born)
+
+
+idempotent = unary
+
+
+def slow(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
+    """Block a thread, deaf to everything; its method has a deadline of 200 ms."""
+    time.sleep(float(request.text))
+    return pb.EchoResponse(text=str(os.getpid()))
