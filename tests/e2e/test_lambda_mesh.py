@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ def lambda_handler(event, context):
         return {"statusCode": 200, "headers": {"Content-Type": "image/png"}, "body": data, "isBase64Encoded": True}
     if shape == "boom":
         raise KeyError("the inside of the function")
+    while shape == "spin":
+        pass
     if shape == "slow":
         time.sleep(1.5)
     return {"statusCode": 404, "body": "no such shape"}
@@ -159,9 +162,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.fixture(scope="module", params=["sidecar", pytest.param("workers", marks=pytest.mark.slow)])
+def placement(request: pytest.FixtureRequest) -> str:
+    """Where the functions run."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def mesh(folder: Path, dynamodb: dict[str, str]) -> Iterator[Mesh]:
-    started = Mesh(folder / "mesh.toml", folder / ".mesh", dynamodb)
+def mesh(folder: Path, dynamodb: dict[str, str], placement: str) -> Iterator[Mesh]:
+    """The mesh, with the functions in the sidecars' own processes, and in workers that begin at zero."""
+    placed = {}
+    if placement == "workers":
+        workers = "{ min = 0, max = 1, timeout = '40s' }"
+        placed = {f"MESH_SERVICES_{name}_WORKERS": workers for name in ("SHAPES", "GREET", "REGISTER", "LOGIN")}
+    started = Mesh(folder / "mesh.toml", folder / ".mesh", {**dynamodb, **placed})
     try:
         yield started.ready()
     finally:
@@ -222,13 +236,24 @@ def test_a_time_out(mesh: Mesh) -> None:
     )  # fmt: skip
 
 
-def test_register_and_login_on_dynamodb(mesh: Mesh) -> None:
-    ada = {"email": "ada@example.com", "password": "correct horse"}
+def test_a_loop_without_an_end_costs_its_own_call(mesh: Mesh, placement: str) -> None:
+    if placement != "workers":
+        pytest.skip("in the sidecar's own process nothing can end it")
+    assert http(f"{mesh.edge}/v1/shapes/spin").status == 502
+    assert http(f"{mesh.edge}/v1/shapes/hello").status == 200
+    until = time.monotonic() + 20
+    while "replaced" not in mesh.output() and "killed" not in mesh.output() and time.monotonic() < until:
+        time.sleep(0.1)  # its worker is ended after a grace
+    assert http(f"{mesh.edge}/v1/shapes/hello").status == 200
+
+
+def test_register_and_login_on_dynamodb(mesh: Mesh, placement: str) -> None:
+    ada = {"email": f"ada@{placement}.example", "password": "correct horse"}
     assert http(f"{mesh.edge}/login", "POST", ada).status == 401
     assert http(f"{mesh.edge}/register", "POST", ada).status == 201
     assert http(f"{mesh.edge}/register", "POST", ada).status == 409
     reply = http(f"{mesh.edge}/login", "POST", ada)
-    assert (reply.status, reply.json) == (200, {"welcome": "ada@example.com"})
+    assert (reply.status, reply.json) == (200, {"welcome": ada["email"]})
     assert http(f"{mesh.edge}/login", "POST", {**ada, "password": "wrong"}).status == 401
     assert invoke(mesh, "login", {"body": json.dumps(ada)})["statusCode"] == 200
 
