@@ -67,7 +67,14 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_the_table_of_keys_is_complete_and_has_the_defaults() -> None:
-    said = {key: default for key, default, _ in [*table("README.md", "keys"), *table("docs/workers.md", "keys"), *table("docs/lambda.md", "keys")]}
+    said = {
+        key: default
+        for key, default, _ in [
+            *table("README.md", "keys"),
+            *table("docs/workers.md", "keys"),
+            *table("docs/lambda.md", "keys"),
+        ]
+    }
     kinds = {
         "": manifest._File,
         "[edge] ": manifest.Edge,

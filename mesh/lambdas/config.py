@@ -110,6 +110,11 @@ class Function:
         """The full name of its service in the contract."""
         return f"{PACKAGE}.{self.title}"
 
+    @property
+    def proto(self) -> str:
+        """The name of its file in the contract: ``functions/v1/sign_up.proto``."""
+        return f"{PACKAGE.replace('.', '/')}/{self.name.replace('-', '_')}.proto"
+
 
 def stray(keys: Keys, table: str) -> Iterator[Fault]:
     """Yield a fault for each key that means nothing in an entry that is no Lambda function."""

@@ -6,7 +6,6 @@ schedule and for each event that it subscribes to, whose request types the trigg
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -82,7 +81,7 @@ class _File:
         self._extension = found
         self._options: Any = message_factory.GetMessageClass(found.containing_type)
         self._file = FileDescriptorProto(
-            name=f"{PACKAGE.replace('.', '/')}/{re.sub(r'-', '_', function.name)}.proto",
+            name=function.proto,
             package=PACKAGE,
             syntax="proto3",
             dependency=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from base64 import b64encode
@@ -16,6 +17,7 @@ from google.rpc import status_pb2
 from lambda_project import Project, served
 
 from mesh.call import Identity
+from mesh.control import component
 from mesh.faults import Faults
 
 
@@ -56,6 +58,15 @@ async def test_any_event_and_any_result(tmp_path: Path, kind: str) -> None:
             result = await invoke(address, event)
             assert result["event"] == event
             assert json.loads(result["body"]) == "Hello from Lambda!"
+
+
+async def test_a_generated_stub_invokes_it(tmp_path: Path) -> None:
+    project = Project(tmp_path, HELLO)
+    component.load(project.manifest.file)
+    stubs = importlib.import_module("functions.v1.hello_pb2_grpc")
+    async with served(project) as address, grpc.aio.insecure_channel(address) as channel:
+        result = await stubs.HelloStub(channel).Invoke(Value(string_value="event"), timeout=10)
+    assert result.struct_value.fields["event"].string_value == "event"
 
 
 async def test_a_whole_number_is_an_int_for_the_handler(tmp_path: Path) -> None:
