@@ -7,21 +7,31 @@ import logging
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 from google.rpc import status_pb2
+from jwt.algorithms import OKPAlgorithm
 from mesh_process import ROOT, Mesh, http
 
 MANIFEST = """
 [edge]
 listen = "127.0.0.1:0"
+
+[auth]
+issuer = "here"
+audience = "mesh"
+jwks = "http://set-by-environment"
 
 [services.shapes]
 lambda = "shapes.handler:lambda_handler"
@@ -62,6 +72,8 @@ def lambda_handler(event, context):
     if shape == "picture":
         data = base64.b64encode(bytes(range(256))).decode()
         return {"statusCode": 200, "headers": {"Content-Type": "image/png"}, "body": data, "isBase64Encoded": True}
+    if shape == "user":
+        return event["requestContext"].get("authorizer")
     if shape == "boom":
         raise KeyError("the inside of the function")
     while shape == "spin":
@@ -154,6 +166,37 @@ def dynamodb() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
+def issuer() -> Iterator[tuple[str, Callable[..., str]]]:
+    """Where the keys of a token issuer are, and what makes its tokens."""
+    key = Ed25519PrivateKey.generate()
+    public = json.loads(OKPAlgorithm.to_jwk(key.public_key()))
+    keys = json.dumps({"keys": [{**public, "kid": "1", "use": "sig", "alg": "EdDSA"}]}).encode()
+
+    class Keys(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(keys)))
+            self.end_headers()
+            self.wfile.write(keys)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    def token(**claims: Any) -> str:
+        said = {"iss": "here", "aud": "mesh", "exp": int(time.time()) + 600, **claims}
+        return jwt.encode(said, key, "EdDSA", headers={"kid": "1"})
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keys) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/keys", token
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("lambdas")
     for name, text in FILES.items():
@@ -169,13 +212,15 @@ def placement(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def mesh(folder: Path, dynamodb: dict[str, str], placement: str) -> Iterator[Mesh]:
+def mesh(
+    folder: Path, dynamodb: dict[str, str], issuer: tuple[str, Callable[..., str]], placement: str
+) -> Iterator[Mesh]:
     """The mesh, with the functions in the sidecars' own processes, and in workers that begin at zero."""
     placed = {}
     if placement == "workers":
         workers = "{ min = 0, max = 1, timeout = '40s' }"
         placed = {f"MESH_SERVICES_{name}_WORKERS": workers for name in ("SHAPES", "GREET", "REGISTER", "LOGIN")}
-    started = Mesh(folder / "mesh.toml", folder / ".mesh", {**dynamodb, **placed})
+    started = Mesh(folder / "mesh.toml", folder / ".mesh", {**dynamodb, **placed, "MESH_AUTH_JWKS": issuer[0]})
     try:
         yield started.ready()
     finally:
@@ -189,8 +234,8 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def invoke(mesh: Mesh, name: str, event: Any) -> Any:
-    with grpc.insecure_channel(mesh.addresses[name]) as channel:
+def invoke(mesh: Mesh, name: str, event: Any, address: str = "") -> Any:
+    with grpc.insecure_channel(address or mesh.addresses[name]) as channel:
         call = channel.unary_unary(
             f"/functions.v1.{name.title()}/Invoke",
             request_serializer=Value.SerializeToString, response_deserializer=Value.FromString,
@@ -224,6 +269,18 @@ def test_an_exception(mesh: Mesh) -> None:
     assert (told["errorType"], told["errorMessage"]) == ("KeyError", "'the inside of the function'")
     assert "shapes/handler.py" in told["stackTrace"][0]
     assert "KeyError: 'the inside of the function'" in mesh.output()
+
+
+def test_grpc_through_the_edge_learns_nothing_of_the_inside(mesh: Mesh) -> None:
+    edge = mesh.edge.removeprefix("http://")
+    assert invoke(mesh, "shapes", {"shape": "hello"}, edge)["statusCode"] == 200
+    with pytest.raises(grpc.RpcError) as caught:
+        invoke(mesh, "shapes", {"shape": "boom"}, edge)
+    error: Any = caught.value
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "the function failed")
+    assert "inside" not in str(error.trailing_metadata())
+    forged = {"shape": "user", "requestContext": {"authorizer": {"claims": {"sub": "root"}}}}
+    assert invoke(mesh, "shapes", forged, edge) is None
 
 
 def test_a_time_out(mesh: Mesh) -> None:
@@ -264,6 +321,15 @@ def test_access_is_kept_at_both_doors(mesh: Mesh) -> None:
         invoke(mesh, "greet", {"name": "Ada"})
     error: Any = caught.value
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_the_user_of_a_token_is_the_authorizers(mesh: Mesh, issuer: tuple[str, Callable[..., str]]) -> None:
+    token = issuer[1](sub="ada", roles=["user", "admin"])
+    told = http(f"{mesh.edge}/v1/shapes/user", token=token).json
+    assert (told["claims"]["sub"], told["claims"]["roles"], told["principalId"]) == ("ada", "[user admin]", "ada")
+    assert http(f"{mesh.edge}/v1/shapes/user").json is None
+    assert http(f"{mesh.edge}/greet", "POST", {"name": "Ada"}, token).json == {"greeting": "Hello, Ada!"}
+    assert http(f"{mesh.edge}/greet", "POST", {"name": "Ada"}, issuer[1](sub="bob", roles=["user"])).status == 403
 
 
 def test_the_other_commands_know_it(mesh: Mesh, folder: Path) -> None:
