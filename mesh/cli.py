@@ -93,7 +93,7 @@ def _check(options: argparse.Namespace) -> int:
 def _up(options: argparse.Namespace) -> int:
     from mesh.control import up
 
-    return up.run(_file(options), raw=options.logs == "json")
+    return up.run(_file(options), raw=options.logs == "json", reload=options.reload)
 
 
 def _sidecar(options: argparse.Namespace) -> int:
@@ -201,9 +201,11 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run, usage=made.error)
         return made
 
-    command("up", _up, "start the whole mesh on this machine", _UP).add_argument(
+    made = command("up", _up, "start the whole mesh on this machine", _UP)
+    made.add_argument(
         "--logs", choices=("text", "json"), default="text", help="how log lines are shown (default: text)"
     )
+    made.add_argument("--reload", action="store_true", help="run the new code when files change, without losing a call")
     made = command("call", _call, "call any method of a running service", _CALL)
     made.add_argument("words", nargs="+", metavar="[ADDRESS] SERVICE/METHOD", help="what to call, and where")
     made.add_argument("-d", "--data", default="", help="the request as JSON; @FILE or @- (standard input) reads it")
@@ -261,7 +263,11 @@ _UP = """
 Starts every service of mesh.toml in the order of the contract's `calls`, then the edge; prints what listens where;
 starts again what crashes; Ctrl-C stops everything in reverse order, a second Ctrl-C kills.
 
+With --reload, changed functions and contracts take effect while the mesh runs. No call is lost; what cannot be loaded
+leaves the old code running, and is said.
+
   mesh up
+  mesh up --reload
   mesh up --file other/mesh.toml --logs json
   MESH_SERVICES_LOGIN_DATABASE=postgresql://me@localhost/login mesh up
 """

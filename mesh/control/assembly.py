@@ -186,6 +186,8 @@ class SidecarPart:
             max_message=int(entry.max_message),
             drain=float(entry.drain),
         )
+        if self._pool is not None:
+            self._pool.prepare()
 
     def _open(self, manifest: Manifest, entry: Service, name: str) -> Database | None:
         if not entry.database:
@@ -252,6 +254,7 @@ def _pool(manifest: Manifest, contract: Contract, workers: Workers, common: _Com
         preload=preload.find(entry.module, root=manifest.root, stubs=manifest.stubs, keep=keep).modules,
         settings=entry.settings,
         database=entry.database,
+        bytecode=str(manifest.state / "bytecode"),
     )
     return Pool(contract, setup, workers, queue=entry.queue, onward=common.onward, spans=common.telemetry.relayed)
 

@@ -167,8 +167,6 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
     except Exception as error:
         log.exception("the start failed")
         return _fail(parent, _text(error))
-    if not sys.stdin or not sys.stdin.isatty():  # at a terminal, SIGHUP says that the terminal is gone
-        loop.add_signal_handler(signal.SIGHUP, part.reload)
     await told.wait()
     await part.stop()
     return 0
@@ -189,6 +187,8 @@ async def _start(part: Part, told: asyncio.Event, cleared: asyncio.Event, parent
         starting.cancel()
         await asyncio.wait([starting])
         return False
+    if not sys.stdin or not sys.stdin.isatty():  # at a terminal, SIGHUP says that the terminal is gone
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, part.reload)
     parent.ready(starting.result())
     return True
 

@@ -34,6 +34,7 @@ class Component:
         listener: The socket that it serves.
         needs: The components that must be ready before it is told to go.
         drain: Seconds that it may take to finish what is in flight when it stops.
+        reloads: Whether SIGHUP makes it run new code; else a new process has to.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Component:
     listener: socket.socket
     needs: tuple[str, ...] = ()
     drain: float = 10.0
+    reloads: bool = False
 
 
 class Keeper:
@@ -65,6 +67,7 @@ class Keeper:
         self._process: Process | None = None
         self._ready_at: float | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._leaving: dict[Process, asyncio.Task[None]] = {}
 
     @property
     def pid(self) -> int | None:
@@ -86,14 +89,50 @@ class Keeper:
             raise StartError("\n".join(f"{self.component.name}: {line}" for line in reason.splitlines()))
         self._watch = asyncio.get_running_loop().create_task(self._keep())
 
+    def reload(self) -> None:
+        """Have its process run the code as it is now; one that has not started yet will run it anyway."""
+        if self._process is not None and self._ready_at is not None:
+            self._process.reload()
+
+    async def replace(self) -> str | None:
+        """Start a new process beside the one that runs, on the same socket; once it is ready, the old one drains.
+
+        Returns:
+            None, or why the new one did not start; then the old one goes on as if nothing had been.
+        """
+        await self._unwatch()
+        if self._ready_at is None:  # between two tries to start it again
+            await self._end()
+        old, ready_at = self._process, self._ready_at
+        reason: str | None = "was interrupted"
+        try:
+            reason = await self._launch()
+        finally:
+            if reason is not None:
+                if self._process is not old:
+                    await self._end()
+                self._process, self._ready_at = old, ready_at
+        loop = asyncio.get_running_loop()
+        if reason is None and old is not None:
+            leaving = self._leaving[old] = loop.create_task(self._leave(old))
+            leaving.add_done_callback(lambda _: self._leaving.pop(old))
+        self._watch = loop.create_task(self._keep())
+        return reason
+
     async def stop(self) -> None:
         """Stop it: SIGTERM, its drain and a margin, SIGKILL. No connection is taken any more."""
+        await self._unwatch()
+        self.component.listener.close()
+        await asyncio.gather(self._leave(self._process), *self._leaving.values())
+
+    async def _unwatch(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watch
-        self.component.listener.close()
-        process = self._process
+
+    async def _leave(self, process: Process | None) -> None:
+        """Have a process finish what is in flight and end."""
         if process is None or process.ended.done():
             return
         process.terminate()
@@ -102,14 +141,16 @@ class Keeper:
             self._console.say(f"{self.component.name} did not stop within {self.component.drain + MARGIN:g} s: killed")
         elif process.ended.result() != 0 and self._ready_at is not None:  # one that still loads has no way of its own
             self._console.say(f"{self.component.name} stopped with {how(process.ended.result())}")
-        await self._end()
+        process.kill()
+        await asyncio.shield(process.ended)
 
     def kill(self) -> None:
         """End it at once, for good."""
         if self._watch is not None:
             self._watch.cancel()
-        if self._process is not None:
-            self._process.kill()
+        for process in (self._process, *self._leaving):
+            if process is not None:
+                process.kill()
 
     async def _end(self) -> None:
         if self._process is not None:

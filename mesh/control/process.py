@@ -95,9 +95,16 @@ class Process:
 
     def terminate(self) -> None:
         """Ask it to stop (SIGTERM)."""
+        self._signal(signal.SIGTERM)
+
+    def reload(self) -> None:
+        """Ask it to run the code as it is now (SIGHUP)."""
+        self._signal(signal.SIGHUP)
+
+    def _signal(self, number: signal.Signals) -> None:
         if not self.ended.done():
             with contextlib.suppress(ProcessLookupError):
-                self._child.send_signal(signal.SIGTERM)
+                self._child.send_signal(number)
 
     def kill(self) -> None:
         """End it, and all that it started, at once (SIGKILL)."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any
 
 from mesh import graph
 from mesh.control.keeper import Component, Keeper, StartError
@@ -45,11 +46,16 @@ class Supervisor:
         self._layers = graph.order({component.name: component.needs for component in components})
         self._console = console
 
-    async def run(self, ready: Callable[[Mapping[str, Keeper]], None]) -> int:
+    async def run(
+        self,
+        ready: Callable[[Mapping[str, Keeper]], None],
+        beside: Callable[[Mapping[str, Keeper]], Coroutine[Any, Any, None]] | None = None,
+    ) -> int:
         """Start everything, keep it running until SIGTERM, SIGINT or SIGHUP, stop everything.
 
         Args:
             ready: Called once, when all components are ready.
+            beside: Runs from then on, until the stop begins.
 
         Returns:
             The exit code: 0, or 1 when a component could not start.
@@ -62,7 +68,7 @@ class Supervisor:
         for number in stops:
             loop.add_signal_handler(number, signals.put_nowait, number)
         try:
-            code = await self._run(ready, signals)
+            code = await self._run(ready, beside, signals)
         finally:
             await self._stop(signals)
             for number in stops:
@@ -71,7 +77,12 @@ class Supervisor:
             self._console.say("stopped")
         return code
 
-    async def _run(self, ready: Callable[[Mapping[str, Keeper]], None], signals: asyncio.Queue[signal.Signals]) -> int:
+    async def _run(
+        self,
+        ready: Callable[[Mapping[str, Keeper]], None],
+        beside: Callable[[Mapping[str, Keeper]], Coroutine[Any, Any, None]] | None,
+        signals: asyncio.Queue[signal.Signals],
+    ) -> int:
         starting = asyncio.create_task(self._start())
         told = asyncio.create_task(signals.get())
         await asyncio.wait([starting, told], return_when=asyncio.FIRST_COMPLETED)
@@ -80,7 +91,11 @@ class Supervisor:
             failures = starting.result()
             if not failures:
                 ready(self.keepers)
+                running = None if beside is None else asyncio.create_task(beside(self.keepers))
                 await told
+                if running is not None:
+                    running.cancel()
+                    await asyncio.wait([running])
         else:
             starting.cancel()
             await asyncio.wait([starting])

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,16 +27,18 @@ __all__ = ["run"]
 EDGE = "edge"
 
 
-def run(file: Path, *, raw: bool) -> int:
+def run(file: Path, *, raw: bool, reload: bool = False) -> int:
     """Run the mesh in the foreground until SIGTERM or SIGINT; returns the exit code.
 
     Args:
         file: mesh.toml.
         raw: Show log lines as the JSON that they are.
+        reload: Run changed files' new code while the mesh runs.
 
     Raises:
         Faults: Of contract, manifest or their combination; an address is taken; the mesh runs already.
     """
+    began = time.time()
     manifest, contract = component.load(file)
     faults = check.deployment(manifest, contract)
     if faults:
@@ -43,7 +46,7 @@ def run(file: Path, *, raw: bool) -> int:
     with state.claim(manifest.state) as claim, _sockets(manifest) as listeners:
         identity.ensure(manifest)
         console = Console(sys.stdout, listeners, raw=raw)
-        return asyncio.run(_run(manifest, contract, listeners, console, claim))
+        return asyncio.run(_run(manifest, contract, listeners, console, claim, reload_since=began if reload else None))
 
 
 @contextlib.contextmanager
@@ -71,6 +74,8 @@ async def _run(
     listeners: Mapping[str, socket.socket],
     console: Console,
     claim: state.Claim,
+    *,
+    reload_since: float | None,
 ) -> int:
     addresses = {name: sockets.name_of(listener) for name, listener in listeners.items()}
     environment = {**os.environ, **_addresses(manifest, addresses)}
@@ -84,9 +89,15 @@ async def _run(
         claim.write(state.Running(os.getpid(), addresses, edge_url, traces_url))
         console.block(_summary(manifest, contract, keepers, addresses, edge_url, traces_url))
 
+    async def beside(keepers: Mapping[str, Keeper]) -> None:
+        assert reload_since is not None  # noqa: S101 - else nobody calls it
+        from mesh.control.reload import keep_current  # noqa: PLC0415 - only when it was asked for
+
+        await keep_current(manifest, contract, keepers, console, since=reload_since)
+
     supervisor = Supervisor(_components(manifest, contract, listeners), console, environment)
     try:
-        return await supervisor.run(ready)
+        return await supervisor.run(ready, None if reload_since is None else beside)
     finally:
         if store is not None:
             await store.stop()
@@ -113,6 +124,7 @@ def _components(manifest: Manifest, contract: Contract, listeners: Mapping[str, 
             listener=listeners[name],
             needs=needs,
             drain=manifest.services[name].drain,
+            reloads=manifest.services[name].workers is not None,
         )
     if manifest.edge is not None:
         yield Component(

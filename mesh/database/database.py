@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
-from sqlalchemy import event, exc
+from sqlalchemy import Column, Integer, MetaData, String, Table, delete, event, exc, insert, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -82,8 +82,23 @@ class Database:
         self.open()
 
     def open(self) -> None:
-        """Open it as it is: another process of the same component has brought it to its newest version."""
+        """Open it as it is: another process of the same component has brought it to its newest version.
+
+        There is no connection before the first transaction, so a process that has opened it may be forked.
+        """
         self._engine = self._create(once=False)
+
+    def warm(self) -> None:
+        """Do what SQLAlchemy does at the first use of each kind of statement: for a process that is to be forked."""
+        if self._engine is not None:
+            table = Table("warm", MetaData(), Column("id", Integer, primary_key=True), Column("text", String))
+            for statement in (
+                select(table).where(table.c.id == 1).order_by(table.c.text).limit(1),
+                insert(table).values(id=1),
+                update(table).where(table.c.id == 1).values(text=""),
+                delete(table).where(table.c.id == 1),
+            ):
+                statement.compile(dialect=self._engine.dialect)
 
     async def stop(self) -> None:
         """Close all connections."""

@@ -61,13 +61,13 @@ class Mesh:
         environ: More environment.
     """
 
-    def __init__(self, file: Path, state: Path, environ: dict[str, str]) -> None:
+    def __init__(self, file: Path, state: Path, environ: dict[str, str], *options: str) -> None:
         self.state = state
         self.log = state.with_suffix(".log")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MESH_", "OTEL_"))}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mesh", "up", "--file", str(file)],
+                [sys.executable, "-m", "mesh", "up", "--file", str(file), *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
                 env={**inherited, "MESH_STATE": str(state), **environ},
             )  # fmt: skip

@@ -28,6 +28,8 @@ ANSWER = 1.0
 """Seconds that a worker's loop may take to say that it turns."""
 LEAVE = 10.0
 """Seconds that a worker may take to end, its module's ``shutdown`` included, when it has no calls any more."""
+STOP = 3.0
+"""Seconds that the workers may take to end when the sidecar stops: what they answered has ended before."""
 FAR = 1.5
 """Times the memory limit at which a worker is not left to finish what it has."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -96,7 +98,6 @@ class Crew:
             OSError: The fork server cannot be started.
         """
         self._nursery.on_lost = self._revive
-        await self._nursery.ready()
         await self._start_one()
 
     async def stop(self) -> None:
@@ -108,7 +109,7 @@ class Crew:
             self.retire(worker)
         ending = [worker.born.ended for worker in self.all]
         if ending:
-            await asyncio.wait(ending, timeout=LEAVE)
+            await asyncio.wait(ending, timeout=STOP)
         await self._nursery.stop()
 
     def scale(self, wanted: int) -> None:
@@ -157,7 +158,9 @@ class Crew:
         """Note that a worker was given a call."""
         worker.given += 1
         if worker.given == self._spec.max_requests:
+            worker.reserved += 1  # this call, which it does not have yet
             self.retire(worker)
+            worker.reserved -= 1
             self._room()
 
     def watch_memory(self) -> None:
@@ -295,7 +298,7 @@ class Crew:
     def _revive(self) -> None:
         if not self._stopping:
             log.warning("the fork server of %s ended, and its workers with it; it is started again", self._nursery.name)
-            self.background(self._nursery.ready())
+            self.background(self._nursery.prepare())
             self._room()
 
 

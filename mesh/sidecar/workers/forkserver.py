@@ -37,7 +37,7 @@ from enum import IntEnum
 from pathlib import Path
 from struct import Struct
 from time import perf_counter, time_ns
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -47,6 +47,9 @@ from mesh.sidecar.workers import host
 from mesh.sidecar.workers.begun import Begun
 from mesh.sidecar.workers.setup import Setup
 from mesh.telemetry import logs
+
+if TYPE_CHECKING:
+    from mesh.database import Database
 
 __all__ = ["COMMAND", "Command", "Preloaded", "Report", "main"]
 
@@ -129,6 +132,7 @@ class _ForkServer:
         self._pids: dict[int, int] = {}
         self._wake, self._woken = socket.socketpair()
         self._contract: Any = None
+        self._database: Database | None = None
 
     def run(self) -> None:
         logs.install(self._setup.name)
@@ -138,6 +142,8 @@ class _ForkServer:
         if found.threaded:
             return
         self._contract = descriptors.read(FileDescriptorSet.FromString(self._setup.files))
+        if self._setup.database:
+            self._open(self._setup.database)
         gc.collect()
         gc.freeze()
         for end in (self._wake, self._woken):
@@ -179,7 +185,7 @@ class _ForkServer:
     def _preload(self) -> Preloaded:
         failed: dict[str, str] = {}
         seconds: dict[str, float] = {}
-        for name in (*_OWN, *(["mesh.database", "aiosqlite"] if self._setup.database else []), *self._setup.preload):
+        for name in (*_OWN, *self._setup.preload):
             began = perf_counter()
             try:
                 importlib.import_module(name)
@@ -189,6 +195,13 @@ class _ForkServer:
             if _threads() > 1:
                 return Preloaded(failed, name, seconds)
         return Preloaded(failed, "", seconds)
+
+    def _open(self, url: str) -> None:
+        from mesh.database import Database  # noqa: PLC0415 - a third of the imports; only who has one loads it
+
+        self._database = Database(url, migrations=None, name=self._setup.name)
+        self._database.open()
+        self._database.warm()
 
     def _fork(self, number: int, link: int, memory: int) -> None:
         pid = os.fork()
@@ -214,7 +227,7 @@ class _ForkServer:
             with contextlib.suppress(OSError):
                 Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE)
             gc.enable()
-            host.run(socket.socket(fileno=link), begun, self._setup, self._contract, began)
+            host.run(socket.socket(fileno=link), begun, self._setup, self._contract, self._database, began)
         except BaseException:  # noqa: BLE001 - the child must never go on as its parent
             traceback.print_exc()
         finally:

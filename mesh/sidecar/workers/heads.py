@@ -92,14 +92,12 @@ class Loaded(msgspec.Struct, array_like=True, gc=False, frozen=True):
     Attributes:
         began: The worker was forked.
         loaded: Its functions were loaded.
-        connected: It wrote this.
         imports: The slowest imports on the way: module, seconds.
     """
 
     began: int
     loaded: int
-    connected: int
-    imports: list[tuple[str, float]] = []
+    imports: list[tuple[str, float]]
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -8,6 +8,7 @@ or any address; the sidecar does.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import socket
@@ -32,6 +33,7 @@ from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Asked, Loaded, Onward, decoder, encode
 from mesh.sidecar.workers.link import Answered, Link, Notes
+from mesh.sidecar.workers.slowest import Imports
 from mesh.telemetry import relay
 from mesh.telemetry.propagation import Propagation
 from mesh.threads import Block, Threads
@@ -56,7 +58,9 @@ _pairs = decoder(list[tuple[bytes, bytes]])
 _EMPTY = otel.Context()
 
 
-def run(sock: socket.socket, begun: Begun, setup: Setup, contract: Contract, forked: int) -> NoReturn:
+def run(
+    sock: socket.socket, begun: Begun, setup: Setup, contract: Contract, database: Database | None, forked: int
+) -> NoReturn:
     """Be a worker until the sidecar says that it is enough, or is gone.
 
     Args:
@@ -64,10 +68,11 @@ def run(sock: socket.socket, begun: Begun, setup: Setup, contract: Contract, for
         begun: Where to say how far it has come.
         setup: What it hosts.
         contract: The contract.
+        database: The service's database, opened and without a connection; or None.
         forked: When it was forked, Unix time in nanoseconds.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = runner.run(_Host(setup, contract, begun, forked).serve(sock))
+        code = runner.run(_Host(setup, contract, database, begun, forked).serve(sock))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # threads that functions have left behind are not waited for
@@ -140,7 +145,8 @@ class _Threads(Threads):
 
 
 class _Host:
-    def __init__(self, setup: Setup, contract: Contract, begun: Begun, forked: int) -> None:
+    def __init__(self, setup: Setup, contract: Contract, database: Database | None, begun: Begun, forked: int) -> None:
+        self._database = database
         self._setup = setup
         self._contract = contract
         self._begun = begun
@@ -161,18 +167,21 @@ class _Host:
         await loop.create_connection(lambda: link, sock=sock)
         relay.install(self._send_span)
         channel = Channel(self._onward, self._contract)
-        database = self._open()
         service = ServiceContext(
             setup.name,
             channel=channel,
             blocking=BlockingChannel(channel, loop),
-            database=database,
+            database=self._database,
             settings=setup.settings,
         )
         threads = _Threads(THREADS, setup.grace, self._stuck)
         try:
-            served = [self._contract.services[name] for name in setup.serves]
-            functions = functions_of(setup.module, setup.function, served)
+            if setup.bytecode:
+                sys.pycache_prefix, sys.dont_write_bytecode = setup.bytecode, False
+            with Imports() as imports:
+                importlib.invalidate_caches()  # what the fork server saw of the project's folders may be old
+                served = [self._contract.services[name] for name in setup.serves]
+                functions = functions_of(setup.module, setup.function, served)
             loaded = time_ns()
             self._methods = list(functions.handlers(service, threads).values())
             if functions.startup is not None:
@@ -183,7 +192,7 @@ class _Host:
             log.exception("the start failed")
             what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else str(error)
             return await self._failed([(setup.module, f"startup failed: {type(error).__name__}: {what}")])
-        link.write(frames.frame(Kind.READY, 0, encode(Loaded(self._forked, loaded, time_ns()))))
+        link.write(frames.frame(Kind.READY, 0, encode(Loaded(self._forked, loaded, imports.slowest()))))
         draining = asyncio.ensure_future(self._drain.wait())
         ends: list[asyncio.Future[Any]] = [link.lost, draining]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -192,8 +201,8 @@ class _Host:
         await self._finish()
         if functions.shutdown is not None:
             await functions.shutdown(service)
-        if database is not None:
-            await database.stop()
+        if self._database is not None:
+            await self._database.stop()
         link.flush()
         return 0
 
@@ -207,16 +216,6 @@ class _Host:
         self._link.write(frames.frame(Kind.FAILED, 0, encode(faults)))
         await self._link.lost  # the sidecar has read it
         return 1
-
-    def _open(self) -> Database | None:
-        setup = self._setup
-        if not setup.database:
-            return None
-        from mesh.database import Database  # noqa: PLC0415 - preloaded, when there is one
-
-        database = Database(setup.database, migrations=None, name=setup.name)
-        database.open()
-        return database
 
     # -- calls that come in --
 

@@ -6,6 +6,7 @@ It knows processes and nothing of calls.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import pickle
@@ -114,6 +115,11 @@ class Nursery:
         async with self._lock:
             while self._control is None:
                 await self._start()
+
+    async def prepare(self) -> None:
+        """Start it now if it can be; if it cannot, whoever needs a worker says so."""
+        with contextlib.suppress(OSError):
+            await self.ready()
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair()

@@ -97,6 +97,10 @@ class Pool:
             for method in self._methods
         }
 
+    def prepare(self) -> None:
+        """Start the fork server now, beside all else that has to be done before the first worker may start."""
+        self.crew.background(self.nursery.prepare())
+
     async def startup(self, *_: object) -> None:
         """Start the fork server and a first worker, so that what is wrong with the functions is said now.
 
@@ -155,7 +159,8 @@ class Pool:
                     self._left(path)
                 tries -= 1
                 untouched = lost.call < 0 or not worker.born.begun.reached(lost.call)
-                if message is None or call.headers_sent or not (untouched or (method.idempotent and tries)):
+                replayable = lost.call < 0 or (message is not None and not call.headers_sent)
+                if not replayable or not (untouched or (method.idempotent and tries)):
                     raise Unavailable(await _why(worker)) from None
             else:
                 return

@@ -24,6 +24,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         preload: Modules to import before the first fork.
         settings: ``[services.NAME.settings]``.
         database: Its URL, or "".
+        bytecode: Where the compiled modules of the project are kept; "" leaves it to Python. Where the environment
+            forbids to write any, as images do, each worker would compile the project anew.
         grace: Seconds that a thread may go on after its call has ended.
     """
 
@@ -36,4 +38,5 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     preload: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
     database: str = ""
+    bytecode: str = ""
     grace: float = 2.0

@@ -1,0 +1,250 @@
+"""``mesh up --reload``: files that changed → which components run new code, and how. No call is lost on the way.
+
+- A Python file: the services that it belongs to. One with workers gets SIGHUP: new workers with the new code, then the
+  old ones drain. One without gets a new process beside the old one, on the same socket; the old one drains once the new
+  one is ready.
+- A .proto file: stubs and contract are made anew, and every component gets a new process.
+- mesh.toml: the same, as long as the same things listen at the same places.
+
+What cannot be loaded is said, and replaces nothing: the old code goes on until a later change makes it right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mesh.contract import Contract
+from mesh.control import check, component, topology
+from mesh.control.keeper import Keeper
+from mesh.control.output import Console
+from mesh.faults import Faults
+from mesh.manifest import Manifest
+
+__all__ = ["Effect", "effect", "keep_current"]
+
+EDGE = "edge"
+HEARTBEAT = 1000
+"""Milliseconds after which a watch says that nothing has changed."""
+_FOREIGN = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a change of files means.
+
+    Attributes:
+        contract: The contract or the deployment is another: everything has to be loaded anew.
+        services: Names of the services whose functions changed.
+    """
+
+    contract: bool = False
+    services: frozenset[str] = field(default_factory=frozenset)
+
+
+def effect(changed: Iterable[Path], manifest: Manifest) -> Effect:
+    """Return what the change of these files means.
+
+    A Python file belongs to the services whose module it is; else to those whose module is in the deepest folder around
+    it; else, as code that they share, to all. Tests belong to none.
+
+    Args:
+        changed: Absolute paths.
+        manifest: The deployment as it was when the components were started.
+    """
+    contract = False
+    services: set[str] = set()
+    modules = {name: _file(manifest.root, entry.module) for name, entry in manifest.services.items()}
+    for path in changed:
+        if path == manifest.file or (path.suffix == ".proto" and any(path.is_relative_to(r) for r in manifest.protos)):
+            contract = True
+        elif path.suffix == ".py" and path.is_relative_to(manifest.root):
+            services |= _owners(path, modules, manifest.root)
+    return Effect(contract, frozenset(services))
+
+
+def _file(root: Path, module: str) -> Path:
+    base = root.joinpath(*module.split("."))
+    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+
+
+def _owners(path: Path, modules: Mapping[str, Path], root: Path) -> set[str]:
+    inner = path.relative_to(root).parts
+    if "tests" in inner[:-1] or path.name == "conftest.py" or path.name.startswith("test_"):
+        return set()
+    own = {name for name, file in modules.items() if file == path}
+    if own:
+        return own
+    for folder in path.parents:
+        if folder == root:
+            break
+        found = {name for name, file in modules.items() if file.parent == folder}
+        if found:
+            return found
+    return set(modules)
+
+
+# -- the shell: files, keepers --
+
+
+async def keep_current(
+    manifest: Manifest, contract: Contract, keepers: Mapping[str, Keeper], console: Console, *, since: float
+) -> None:
+    """Watch the project's files and have the components run what they say, for ever.
+
+    Args:
+        manifest: What the components were started with.
+        contract: The same.
+        keepers: Of the components.
+        console: Where it says what it does.
+        since: When all that was read, seconds since the epoch; what has changed after that counts as changed.
+    """
+    reloader = _Reloader(manifest, contract, keepers, console)
+    files = _Files(manifest)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for follow in files.follow():
+                group.create_task(follow)
+            await files.watched(since)
+            console.say(f"reloads when files below {', '.join(map(str, files.tops))} change")
+            while True:
+                await reloader.apply(await files.changes.get())
+    except* OSError as errors:
+        console.say(f"nothing is reloaded any more, because files cannot be watched: {errors.exceptions[0]}")
+
+
+class _Files:
+    """The project's files, watched; what is installed, generated or kept by the mesh is not looked at.
+
+    Attributes:
+        tops: The folders of the project, none within another.
+        changes: Sets of files that changed.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        folders = dict.fromkeys([manifest.root, *manifest.protos])
+        self.tops = [one for one in folders if not any(one != top and one.is_relative_to(top) for top in folders)]
+        self.changes: asyncio.Queue[set[Path]] = asyncio.Queue()
+        self._manifest = manifest
+        self._generated = (manifest.stubs, manifest.state)
+        self._deep = [folder for top in self.tops for folder in sorted(top.iterdir()) if self._watchable(folder)]
+        self._begun: list[asyncio.Event] = []
+
+    def _watchable(self, folder: Path) -> bool:
+        return (
+            folder.is_dir()
+            and not folder.name.startswith(".")
+            and folder.name not in _FOREIGN
+            and folder not in self._generated
+            and not (folder / "pyvenv.cfg").exists()
+        )
+
+    def follow(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """Return what puts changes into the queue, for ever."""
+        for folders, recursive in ((self.tops, False), (self._deep, True)):
+            if folders:
+                self._begun.append(asyncio.Event())
+                yield self._follow(folders, self._begun[-1], recursive=recursive)
+
+    async def watched(self, since: float) -> None:
+        """Return when no change will be missed any more; those that were already are put into the queue."""
+        for begun in self._begun:
+            await begun.wait()
+        found = [file for top in self.tops for file in top.iterdir()]
+        found += [file for folder in self._deep for file in folder.rglob("*.*")]
+        missed = {file for file in found if self._wanted(file) and file.stat().st_mtime > since}
+        if missed:
+            self.changes.put_nowait(missed)
+
+    async def _follow(self, folders: list[Path], begun: asyncio.Event, *, recursive: bool) -> None:
+        from watchfiles import awatch  # noqa: PLC0415 - only who reloads needs it
+
+        # It says nothing when it begins; a first time-out says that it has.
+        async for found in awatch(
+            *folders,
+            watch_filter=lambda _, name: self._wanted(Path(name)),
+            recursive=recursive,
+            rust_timeout=HEARTBEAT,
+            yield_on_timeout=True,
+        ):
+            begun.set()
+            if found:
+                self.changes.put_nowait({Path(name) for _, name in found})
+
+    def _wanted(self, path: Path) -> bool:
+        source = path.suffix in (".py", ".proto") and not path.name.startswith(".")
+        return path == self._manifest.file or (
+            source and not any(path.is_relative_to(folder) for folder in self._generated)
+        )
+
+
+class _Reloader:
+    """What is not current yet, and how it becomes so."""
+
+    def __init__(self, manifest: Manifest, contract: Contract, keepers: Mapping[str, Keeper], console: Console) -> None:
+        self._manifest = manifest
+        self._contract = contract
+        self._keepers = keepers
+        self._console = console
+        self._stale: set[str] = set()  # a new process is needed, because the contract is new, or the last one failed
+
+    async def apply(self, changed: Iterable[Path]) -> None:
+        """Make everything current that these changes concern, and what could not be made current before."""
+        change = effect(changed, self._manifest)
+        if not change.contract and not change.services:
+            return
+        names = ", ".join(sorted(path.name for path in changed))
+        if change.contract:
+            self._console.say(f"{names} changed")
+            if not await self._load():
+                self._stale |= change.services
+                return
+            self._stale |= set(self._keepers)
+        else:
+            self._console.say(f"{names} changed: {', '.join(sorted(change.services))}")
+        signalled = {name for name in change.services - self._stale if self._keepers[name].component.reloads}
+        for name in sorted(signalled):
+            self._keepers[name].reload()
+        self._stale |= change.services - signalled
+        for layer in [*topology.layers(self._manifest, self._contract), [EDGE]]:
+            await asyncio.gather(*(self._replace(name) for name in layer if name in self._stale))
+
+    async def _load(self) -> bool:
+        """Read mesh.toml and the contract anew; False, and why is said, when the mesh cannot run with them."""
+        try:
+            manifest, contract = await asyncio.to_thread(component.load, self._manifest.file)
+            faults = check.deployment(manifest, contract)
+        except Faults as found:
+            faults = list(found.faults)
+        if faults:
+            self._say(faults, "the mesh goes on as it was")
+            return False
+        if _shape(manifest) != _shape(self._manifest):
+            self._console.say(
+                "other services, addresses or places of workers need a new start: stop, and mesh up again"
+            )
+            return False
+        self._manifest, self._contract = manifest, contract
+        return True
+
+    async def _replace(self, name: str) -> None:
+        reason = await self._keepers[name].replace()
+        if reason is None:
+            self._stale.discard(name)
+            self._console.say(f"{name} runs the new code, pid {self._keepers[name].pid}")
+        else:
+            self._say(reason.splitlines(), f"{name} goes on with the old code")
+
+    def _say(self, lines: Iterable[object], then: str) -> None:
+        for line in lines:
+            self._console.say(str(line))
+        self._console.say(then)
+
+
+def _shape(manifest: Manifest) -> object:
+    """Return what the supervisor has been made for, and cannot change while it runs."""
+    edge = None if manifest.edge is None else manifest.edge.listen
+    return edge, {name: (entry.listen, entry.workers is not None) for name, entry in manifest.services.items()}

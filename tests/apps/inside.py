@@ -1,0 +1,91 @@
+"""Functions of conformance.v1.Echo that use all that a function has: identity, stub, transaction, log, spans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from conformance.v1 import conformance_pb2 as pb
+from conformance.v1 import conformance_pb2_grpc
+from opentelemetry import trace
+from sqlalchemy import text
+
+from mesh import Context
+
+started: list[str] = []
+
+
+async def startup(service: Any) -> None:
+    started.append(service.name)
+
+
+async def unary(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
+    """Say what the context holds."""
+    told = {
+        "started": started,
+        "service": context.service,
+        "method": context.method,
+        "subject": context.identity and context.identity.subject,
+        "roles": sorted(context.identity.roles) if context.identity else [],
+        "claims": dict(context.identity.claims) if context.identity else {},
+        "caller": context.caller,
+        "settings": dict(context.settings),
+        "key": context.metadata.get("x-key"),
+    }
+    return pb.EchoResponse(text=json.dumps(told))
+
+
+async def idempotent(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
+    """Trace, log, and call on."""
+    span = trace.get_current_span()
+    span.set_attribute("mine", [1, 2])
+    span.add_event("happened", {"how": "well"})
+    with trace.get_tracer("inside").start_as_current_span("own", attributes={"deep": True}):
+        context.log.warning("said inside")
+        if request.text == "bug":
+            raise RuntimeError("broken inside")
+        stub = context.stub(conformance_pb2_grpc.EchoStub)
+        answer: pb.EchoResponse = await stub.Unary(pb.EchoRequest(text=request.text))
+    return answer
+
+
+async def server_stream(request: pb.EchoRequest, context: Context) -> AsyncIterator[pb.EchoResponse]:
+    """Call every kind of method of the other service, and pass on how that fails."""
+    stub = context.stub(conformance_pb2_grpc.EchoStub)
+    async for answer in stub.ServerStream(pb.EchoRequest(text="s", count=3)):
+        yield answer
+    yield await stub.ClientStream(iter([pb.EchoRequest(text="a"), pb.EchoRequest(text="b")]))
+    call = stub.Bidi()
+    await call.write(pb.EchoRequest(text="both"))
+    yield await call.read()
+    await call.done_writing()
+    try:
+        await stub.Unary(pb.EchoRequest(fail=pb.Failure(code=5, message="none", details=True)))
+    except grpc.aio.AioRpcError as error:
+        yield pb.EchoResponse(text=f"{error.code().name} {error.details()}", index=len(error.trailing_metadata()))
+
+
+async def client_stream(requests: AsyncIterator[pb.EchoRequest], context: Context) -> pb.EchoResponse:
+    """Write a row, read the rows."""
+    async for request in requests:
+        async with context.transaction() as tx:
+            await tx.execute(text("INSERT INTO rows VALUES (:value)"), {"value": request.text})
+    async with context.transaction() as tx:
+        rows = (await tx.execute(text("SELECT value FROM rows ORDER BY value"))).all()
+    return pb.EchoResponse(text=",".join(row.value for row in rows))
+
+
+async def bidi(requests: AsyncIterator[pb.EchoRequest], context: Context) -> AsyncIterator[pb.EchoResponse]:
+    async for request in requests:
+        yield pb.EchoResponse(text=request.text)
+
+
+def slow(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
+    """Trace, log, and call on, in a thread."""
+    trace.get_current_span().set_attribute("mine", "thread")
+    with trace.get_tracer("inside").start_as_current_span("own"):
+        context.log.warning("said inside")
+        answer: pb.EchoResponse = context.stub(conformance_pb2_grpc.EchoStub).Unary(pb.EchoRequest(text=request.text))
+    return answer

@@ -1,0 +1,126 @@
+"""What a change of files means; what a keeper does about it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from test_supervisor import Run, ask, run, until  # noqa: F401 - a fixture among them
+
+from mesh.control.reload import Effect, effect
+from mesh.manifest import Manifest, load
+
+NESTED = """
+[services.login]
+module = "services.login.functions"
+serves = ["a"]
+[services.shop]
+module = "services.shop"
+serves = ["b"]
+"""
+FLAT = """
+protos = ["api"]
+[services.one]
+module = "one"
+serves = ["a"]
+[services.two]
+module = "two"
+serves = ["b"]
+"""
+ALL = {"login", "shop", "one", "two"}
+
+
+def manifest(folder: Path, text: str) -> Manifest:
+    for name in ("services/login/functions.py", "services/shop/__init__.py", "services/shop/rules.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "mesh.toml").write_text(text)
+    return load(folder / "mesh.toml", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "contract", "services"),
+    [
+        (NESTED, "services/login/functions.py", False, {"login"}),
+        (NESTED, "services/login/deep/tables.py", False, {"login"}),
+        (NESTED, "services/shop/__init__.py", False, {"shop"}),
+        (NESTED, "services/shop/rules.py", False, {"shop"}),
+        (NESTED, "services/common.py", False, {"login", "shop"}),
+        (NESTED, "lib/money.py", False, {"login", "shop"}),
+        (NESTED, "tests/test_login.py", False, set()),
+        (NESTED, "services/login/test_functions.py", False, set()),
+        (NESTED, "services/login/conftest.py", False, set()),
+        (NESTED, "services/login/notes.txt", False, set()),
+        (NESTED, "protos/login/v1/login.proto", True, set()),
+        (NESTED, "mesh.toml", True, set()),
+        (NESTED, "deploy/mesh.toml", False, set()),
+        (NESTED, "other/login.proto", False, set()),
+        (FLAT, "one.py", False, {"one"}),
+        (FLAT, "shared.py", False, {"one", "two"}),
+        (FLAT, "package/inner.py", False, {"one", "two"}),
+        (FLAT, "api/one.proto", True, set()),
+    ],
+)
+def test_whom_a_file_concerns(tmp_path: Path, text: str, path: str, contract: bool, services: set[str]) -> None:  # noqa: FBT001 - a row of the table
+    found = effect([tmp_path / path], manifest(tmp_path, text))
+    assert found == Effect(contract, frozenset(services))
+
+
+def test_several_files_together(tmp_path: Path) -> None:
+    found = effect(
+        [tmp_path / "protos/a.proto", tmp_path / "services/login/functions.py", Path("/elsewhere/x.py")],
+        manifest(tmp_path, NESTED),
+    )
+    assert found == Effect(contract=True, services=frozenset({"login"}))
+
+
+async def test_a_new_process_takes_over_and_the_old_one_drains(run: Run) -> None:  # noqa: F811 - the fixture
+    run.add("one")
+    await run.until_ready()
+    keeper = run.supervisor.keepers["one"]
+    old = keeper.pid
+    assert await keeper.replace() is None
+    assert keeper.pid not in (None, old)
+    await until(lambda: "stop one" in run.events)
+    assert run.events.index("ready one", 3) < run.events.index("stop one"), "ready before the old one is told"
+    assert keeper.address is not None
+    assert await ask(keeper.address) == keeper.pid
+
+
+async def test_one_that_cannot_start_replaces_nothing(run: Run) -> None:  # noqa: F811 - as above
+    run.add("one", "once")
+    await run.until_ready()
+    keeper = run.supervisor.keepers["one"]
+    old = keeper.pid
+    reason = await keeper.replace()
+    assert reason == "ended with exit code 3 before it was ready"
+    assert keeper.pid == old
+    assert keeper.address is not None
+    assert await ask(keeper.address) == old
+    assert "stop one" not in run.events
+
+
+async def test_the_old_process_is_watched_again_after_a_failure(run: Run) -> None:  # noqa: F811 - as above
+    run.add("one", "once")
+    await run.until_ready()
+    keeper = run.supervisor.keepers["one"]
+    await keeper.replace()
+    assert keeper.pid is not None
+    os.kill(keeper.pid, 9)
+    await until(lambda: any("died with signal SIGKILL" in line for line in run.said))
+
+
+async def test_a_stop_waits_for_the_one_that_leaves(run: Run) -> None:  # noqa: F811 - as above
+    """A deaf old process is killed when its time is over, and the stop of all does not forget it."""
+    run.add("one", "deaf", drain=0.2)
+    await run.until_ready()
+    keeper = run.supervisor.keepers["one"]
+    old = keeper.pid
+    assert await keeper.replace() is None
+    assert run.task is not None
+    os.kill(os.getpid(), 15)
+    assert await run.task == 0
+    assert old is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(old, 0)

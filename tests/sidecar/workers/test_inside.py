@@ -1,0 +1,164 @@
+"""What a function has of the mesh is the same in the sidecar's process and in a worker: one suite for both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from conformance.v1 import conformance_pb2 as pb
+from conformance.v1 import conformance_pb2_grpc
+from hosting import ECHO, hosted, pool_of, working
+from telemetry_parts import HttpCollector
+
+from mesh.call import Call, Handler, Identity, chain
+from mesh.contract import Contract
+from mesh.database import Database
+from mesh.rpc.blocking import BlockingChannel
+from mesh.rpc.channel import Channel
+from mesh.rpc.target import Target
+from mesh.sidecar import ServiceContext
+from mesh.telemetry import Telemetry, configure
+
+ADA = Identity("ada", frozenset({"admin", "user"}), {"sub": "ada", "nested": {"list": [1, 2.5, None]}})
+
+
+class Inside:
+    """A running service, what it has recorded, and the service that it calls."""
+
+    def __init__(self, stub: Any, telemetry: Telemetry, collector: HttpCollector, onward: list[Call]) -> None:
+        self.stub = stub
+        self.onward = onward
+        self._telemetry = telemetry
+        self._collector = collector
+
+    async def spans(self) -> dict[str, Any]:
+        """Name → span, as a collector sees them."""
+        await asyncio.to_thread(self._telemetry.flush)
+        return {span.name: span for span in self._collector.all()}
+
+
+def attributes(of: Any) -> dict[str, Any]:
+    return {pair.key: pair.value for pair in of.attributes}
+
+
+async def identified(call: Call, next: Handler) -> None:
+    call.identity, call.caller = ADA, "friend"
+    await next(call)
+
+
+@pytest.fixture(params=["here", "worker"])
+async def inside(
+    request: pytest.FixtureRequest, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Inside]:
+    collector = HttpCollector()
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    telemetry = configure("echo", version="1", default_endpoint=collector.url)
+    url = f"sqlite:///{tmp_path}/rows.db"
+    versions = tmp_path / "versions"
+    versions.mkdir()
+    (versions / "v1.py").write_text(
+        "from alembic import op\nimport sqlalchemy as sa\nrevision = '1'\ndown_revision = None\n"
+        "def upgrade():\n    op.create_table('rows', sa.Column('value', sa.Text))\n"
+    )
+    database = Database(url, migrations=versions, name="echo")
+    await database.start()
+    seen: list[Call] = []
+
+    async def note(call: Call, next: Handler) -> None:
+        seen.append(call)
+        await next(call)
+
+    settings = {"sides": 6}
+    layers = {"trace": telemetry.inbound, "authenticate": identified}
+    async with hosted(contract, "apps.echo") as behind:
+        target = Target([behind])
+        onward = chain(telemetry.outbound, note, target)
+        if request.param == "here":
+            channel = Channel(onward, contract)
+            service = ServiceContext(
+                "echo", channel=channel, blocking=BlockingChannel(channel, asyncio.get_running_loop()),
+                database=database, settings=settings,
+            )  # fmt: skip
+            running = hosted(contract, "apps.inside", service=service, **layers)
+        else:
+            pool = pool_of(
+                contract, "apps.inside", min=1, max=1, onward=onward, settings=settings, database=url,
+                spans=telemetry.relayed,
+            )  # fmt: skip
+            running = working(contract, pool, **layers)
+        async with running as address, grpc.aio.insecure_channel(address) as client:
+            yield Inside(conformance_pb2_grpc.EchoStub(client), telemetry, collector, seen)
+        await target.close()
+    await database.stop()
+    await telemetry.shutdown(0.5)
+    collector.stop()
+
+
+async def test_the_context(inside: Inside) -> None:
+    told = json.loads((await inside.stub.Unary(pb.EchoRequest(), metadata=[("x-key", "value")])).text)
+    assert told == {
+        "started": ["echo"],
+        "service": "echo",
+        "method": f"/{ECHO}/Unary",
+        "subject": "ada",
+        "roles": ["admin", "user"],
+        "claims": ADA.claims,
+        "caller": "friend",
+        "settings": {"sides": 6},
+        "key": "value",
+    }
+
+
+@pytest.mark.parametrize("method", ["Idempotent", "Slow"])
+async def test_a_stub_carries_deadline_user_and_trace(
+    inside: Inside, method: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    call = getattr(inside.stub, method)
+    answer = await call(pb.EchoRequest(text="hello"), timeout=5, metadata=[("authorization", "Bearer of-ada")])
+    assert answer.text == "hello"
+    assert answer.HasField("remaining")
+    assert answer.remaining.ToTimedelta().total_seconds() < 5
+    assert inside.onward[0].metadata.wire(b"traceparent") is not None
+    spans = await inside.spans()
+    server, own, client = spans[f"{ECHO}/{method}"], spans["own"], spans[f"{ECHO}/Unary"]
+    assert own.parent_span_id == server.span_id
+    assert client.parent_span_id == own.span_id
+    assert server.trace_id == own.trace_id == client.trace_id
+    assert "mine" in attributes(server)
+
+
+async def test_what_is_done_to_the_current_span(inside: Inside) -> None:
+    await inside.stub.Idempotent(pb.EchoRequest(text="hello"))
+    spans = await inside.spans()
+    server = spans[f"{ECHO}/Idempotent"]
+    assert [value.int_value for value in attributes(server)["mine"].array_value.values] == [1, 2]
+    assert [(event.name, attributes(event)["how"].string_value) for event in server.events] == [("happened", "well")]
+    assert attributes(spans["own"])["deep"].bool_value is True
+
+
+async def test_a_bug_is_in_the_trace(inside: Inside) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await inside.stub.Idempotent(pb.EchoRequest(text="bug"))
+    assert (caught.value.code().name, caught.value.details()) == ("INTERNAL", "internal error")
+    server = (await inside.spans())[f"{ECHO}/Idempotent"]
+    assert server.status.message == "RuntimeError: broken inside"
+    [event] = [event for event in server.events if event.name == "exception"]
+    assert "inside.py" in attributes(event)["exception.stacktrace"].string_value
+
+
+async def test_every_kind_of_onward_call(inside: Inside) -> None:
+    answers = [answer async for answer in inside.stub.ServerStream(pb.EchoRequest())]
+    assert [answer.text for answer in answers] == ["s", "s", "s", "a,b", "both", "NOT_FOUND none"]
+    assert answers[-1].index >= 1  # the details
+
+
+async def test_a_transaction(inside: Inside) -> None:
+    answer = await inside.stub.ClientStream(iter([pb.EchoRequest(text="a"), pb.EchoRequest(text="b")]))
+    assert answer.text == "a,b"
+    spans = await inside.spans()
+    assert spans["INSERT"].parent_span_id == spans[f"{ECHO}/ClientStream"].span_id
