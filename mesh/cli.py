@@ -66,9 +66,11 @@ def _load(options: argparse.Namespace) -> tuple[Manifest, Contract]:
 
 def _generate(options: argparse.Namespace) -> int:
     from mesh import manifest, protoc
+    from mesh.control import component
 
     found = manifest.load(_file(options))
     fresh = protoc.generate(found.protos, found.stubs, force=options.force)
+    component.compiled(found)
     print(f"{found.stubs}: {'generated' if fresh else 'current'}")
     return 0
 

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
     from mesh.template import Template
 
-__all__ = ["Access", "Contract", "Event", "Method", "Route", "Service", "Trigger", "TriggerKind", "generated_class"]
+__all__ = [
+    "Access",
+    "Contract",
+    "Event",
+    "Gateway",
+    "Method",
+    "Route",
+    "Service",
+    "Trigger",
+    "TriggerKind",
+    "generated_class",
+]
 
 
 class Access(Enum):
@@ -51,6 +62,21 @@ class Route:
 
     def __str__(self) -> str:
         return f"{self.verb} {self.template.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """How HTTP reaches a Lambda function: as an event of API Gateway (``meshapi.v1.Gateway``).
+
+    Attributes:
+        event: ``"1.0"`` or ``"2.0"``, the format of the event; or ``"body"``: the JSON body is the event.
+        base: What stands before the resources in every path.
+        resources: API Gateway's path of each route, in their order.
+    """
+
+    event: str
+    base: str
+    resources: tuple[str, ...]
 
 
 class TriggerKind(Enum):
@@ -109,6 +135,7 @@ class Method:
         triggers: What else calls it.
         place: ``protos/login/v1/login.proto:12``.
         comment: Its leading comment.
+        gateway: How HTTP reaches it, if it is a Lambda function.
     """
 
     name: str
@@ -127,6 +154,7 @@ class Method:
     triggers: tuple[Trigger, ...] = ()
     place: str = ""
     comment: str = ""
+    gateway: Gateway | None = None
 
     @property
     def kind(self) -> str:

@@ -17,7 +17,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from mesh import graph, schedule, template
-from mesh.contract import Access, Contract, Event, Method, Route, Service, Trigger, TriggerKind
+from mesh.contract import Access, Contract, Event, Gateway, Method, Route, Service, Trigger, TriggerKind
 from mesh.faults import Fault, Faults
 
 __all__ = ["read"]
@@ -124,7 +124,13 @@ class _Reader:
         input_ = self.pool.FindMessageTypeByName(proto.input_type.lstrip("."))
         output = self.pool.FindMessageTypeByName(proto.output_type.lstrip("."))
         rule = self._options(proto.options, "google.api.http")
-        routes = tuple(self._routes(who, rule, input_, output, place)) if rule is not None else ()
+        gateway = _gateway(options)
+        if rule is None:
+            routes: tuple[Route, ...] = ()
+        elif gateway is not None:
+            routes = tuple(_gateway_routes(rule))
+        else:
+            routes = tuple(self._routes(who, rule, input_, output, place))
         triggers = tuple(self._triggers(who, options.on, proto, input_, place)) if options else ()
         timeout = None
         if options and options.HasField("timeout"):
@@ -150,6 +156,7 @@ class _Reader:
             triggers=triggers,
             place=place,
             comment=comment,
+            gateway=gateway,
         )
 
     def _access(self, who: str, options: Any, place: str, *, routed: bool, triggered: bool) -> Access:
@@ -328,6 +335,21 @@ class _Reader:
         cls: Any = message_factory.GetMessageClass(found.containing_type)
         own = cls.FromString(options.SerializeToString())
         return own.Extensions[found] if own.HasExtension(found) else None
+
+
+def _gateway(options: Any) -> Gateway | None:
+    if not options or not options.HasField("gateway"):
+        return None
+    return Gateway(options.gateway.event, options.gateway.base, tuple(options.gateway.resources))
+
+
+def _gateway_routes(rule: Any) -> Iterator[Route]:
+    """Yield the routes of a Lambda function: made by the mesh, so right; their variables are no fields."""
+    for one in (rule, *rule.additional_bindings):
+        verb = one.WhichOneof("pattern")
+        path = one.custom.path if verb == "custom" else getattr(one, verb)
+        parsed = template.parse_slashed(path)
+        yield Route(one.custom.kind if verb == "custom" else verb.upper(), parsed, one.body)
 
 
 class _Places:

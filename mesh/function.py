@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
     from mesh.contract import Method, Service
 
-__all__ = ["Functions", "function_name"]
+__all__ = ["Functions", "Hook", "function_name", "load_module"]
 
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _HOOKS = ("startup", "shutdown")
@@ -79,7 +79,7 @@ class Functions:
     shutdown: Hook | None
 
     def __init__(self, module: str, services: Sequence[Service]) -> None:
-        self._module = _import(module)
+        self._module = load_module(module)
         self._file = getattr(self._module, "__file__", None) or module
         self._functions: list[tuple[Method, Callable[..., Any]]] = []
         faults: list[Fault] = []
@@ -159,7 +159,12 @@ class Functions:
             return self._file
 
 
-def _import(name: str) -> ModuleType:
+def load_module(name: str) -> ModuleType:
+    """Import a module of functions.
+
+    Raises:
+        Faults: It cannot be imported; the place is the line of its own that failed.
+    """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

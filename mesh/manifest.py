@@ -19,6 +19,7 @@ import msgspec
 
 from mesh.edge_table import Cors, RateLimit, cors_faults, metadata_faults, proxy_faults
 from mesh.faults import Fault, Faults
+from mesh.lambdas.config import Function, Keys, read, stray
 from mesh.overrides import override
 from mesh.values import Duration, Rate, Size
 from mesh.workers_table import Workers, workers_faults
@@ -98,7 +99,7 @@ class Edge(_Table, frozen=True):
         return self.cors if isinstance(self.cors, Cors) else Cors(origins=self.cors)
 
 
-class Service(_Table, frozen=True):
+class Service(Keys, frozen=True):
     """``[services.NAME]``: where and how big a service runs.
 
     Attributes:
@@ -116,10 +117,13 @@ class Service(_Table, frozen=True):
         drain: How long a stop waits for what is in flight.
         workers: The processes that its functions run in; absent: the sidecar's own.
         settings: Values for the service's own code (``context.settings``).
+
+    The other keys, of ``mesh.lambdas.config.Keys``, make it a Lambda function; ``module`` and ``serves`` follow from
+    them.
     """
 
-    module: str
-    serves: tuple[str, ...]
+    module: str = ""
+    serves: tuple[str, ...] = ()
     listen: str = "127.0.0.1:0"
     address: tuple[str, ...] = ()
     database: str = ""
@@ -129,7 +133,7 @@ class Service(_Table, frozen=True):
     max_message: Size = Size(4 * 2**20)
     drain: Duration = Duration(10)
     workers: Workers | None = None
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {}  # noqa: RUF012 - msgspec gives each its own
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -161,6 +165,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         auth: How user tokens are verified, or None.
         edge: The edge, or None.
         services: By name.
+        lambdas: The Lambda functions among them, by name.
     """
 
     file: Path
@@ -171,6 +176,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     auth: Auth | None
     edge: Edge | None
     services: dict[str, Service]
+    lambdas: dict[str, Function] = {}
 
     @property
     def root(self) -> Path:
@@ -200,35 +206,44 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
         raise Faults([Fault(str(file), f"{(error.strerror or str(error)).lower()}{hint}")]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Faults([Fault(place, f"not TOML: {error}")]) from None
+    environ = os.environ if environ is None else environ
     overrides = {
-        name: value
-        for name, value in (os.environ if environ is None else environ).items()
-        if name.startswith(PREFIX) and not name.startswith(PRIVATE)
+        name: value for name, value in environ.items() if name.startswith(PREFIX) and not name.startswith(PRIVATE)
     }
     override(tables, _File, Service, overrides, PREFIX)
     parsed = _convert(tables, _File, place, "", overrides)
     faults = list(_faults(parsed, place))
+    root = file.resolve().parent
     services: dict[str, Service] = {}
+    lambdas: dict[str, Function] = {}
     for name, table in parsed.services.items():
+        where = f"{place} [services.{name}]"
         try:
-            services[name] = _convert(table, Service, place, f"services.{name}", overrides)
+            entry = _convert(table, Service, place, f"services.{name}", overrides)
+            if entry.lambda_ or entry.events:
+                function = lambdas[name] = read(entry, name, root, where, environ)
+                entry = msgspec.structs.replace(entry, module=function.module, serves=(function.service,))
         except Faults as found:
             faults.extend(found.faults)
         else:
-            faults.extend(_service_faults(services[name], f"{place} [services.{name}]"))
+            services[name] = entry
+            faults.extend(_service_faults(entry, where))
+            faults.extend(() if name in lambdas else stray(entry, where))
     if faults:
         raise Faults([_blamed(fault, place, overrides) for fault in faults])
-    root = file.resolve().parent
     services = {name: _located(service, root) for name, service in services.items()}
+    # Lambda functions need no contract, so the default folder need not be there for them.
+    bare = bool(lambdas) and len(lambdas) == len(services) and "protos" not in tables and not (root / "protos").is_dir()
     return Manifest(
         file=file.resolve(),
-        protos=tuple((root / path).resolve() for path in parsed.protos),
+        protos=() if bare else tuple((root / path).resolve() for path in parsed.protos),
         stubs=(root / parsed.stubs).resolve(),
         state=(root / parsed.state).resolve(),
         channel=parsed.channel,
         auth=parsed.auth,
         edge=parsed.edge,
         services=services,
+        lambdas=lambdas,
     )
 
 
@@ -311,6 +326,8 @@ def _service_faults(service: Service, table: str) -> Iterator[Fault]:
     yield from _address_faults(f"{table} listen", service.listen)
     for address in service.address:
         yield from _address_faults(f"{table} address", address)
+    if not service.module:
+        yield Fault(table, "the key 'module' is missing")
     if not service.serves:
         yield Fault(f"{table} serves", "name at least one service of the contract")
     if service.concurrency < 1:

@@ -53,10 +53,10 @@ def _set(
 ) -> None:
     """Set the key that ``words`` (``EDGE_LISTEN``) names in ``table``, whose type is ``kind``."""
     for field in msgspec.structs.fields(kind):
-        key = field.name.upper()
+        key = field.encode_name.upper()
         rest = words[len(key) + 1 :]
         if words == key:
-            table[field.name] = _value(value, field.type)
+            table[field.encode_name] = _value(value, field.type)
             return
         if not words.startswith(f"{key}_"):
             continue

@@ -22,12 +22,13 @@ from google.protobuf import descriptor_pb2
 
 from mesh.faults import Fault, Faults
 
-__all__ = ["DESCRIPTORS", "builtin_roots", "generate", "load", "sources"]
+__all__ = ["DESCRIPTORS", "add", "builtin_roots", "generate", "load", "sources"]
 
 DESCRIPTORS = "contract.binpb"
 """The file, in the folder of the stubs, that holds the compiled contract."""
 
 _STAMP = "contract.sha256"
+_STAMP_ADDED = "added.sha256"
 _DIAGNOSTIC = re.compile(r"^(?P<file>[^:\s][^:]*\.proto):(?:(?P<line>\d+):\d+: )?\s*(?P<text>.*)$")
 
 
@@ -108,6 +109,37 @@ def generate(roots: Sequence[Path], out: Path, *, force: bool = False) -> bool:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return True
+
+
+def add(files: descriptor_pb2.FileDescriptorSet, names: Sequence[str], out: Path) -> None:
+    """Generate the stubs of files that were made, not written, into a folder that ``generate`` has filled.
+
+    Args:
+        files: The files, with all that they import.
+        names: Those whose stubs are wanted.
+        out: The folder.
+    """
+    own = descriptor_pb2.FileDescriptorSet(file=[file for file in files.file if file.name in names])
+    digest = hashlib.sha256(own.SerializeToString(deterministic=True)).hexdigest()
+    stamp = out / _STAMP_ADDED
+    if not names or (stamp.is_file() and stamp.read_text() == digest):
+        return
+    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        source = fresh / DESCRIPTORS
+        source.write_bytes(files.SerializeToString())
+        outputs = (f"--python_out={fresh}", f"--pyi_out={fresh}", f"--grpc_python_out={fresh}")
+        _protoc([f"--descriptor_set_in={source}", *outputs, *names], {})
+        source.unlink()
+        (fresh / _STAMP_ADDED).write_text(digest)
+        for path in sorted(fresh.rglob("*"), key=lambda path: path.name == _STAMP_ADDED):  # the stamp comes last
+            target = out / path.relative_to(fresh)
+            if path.is_dir():
+                target.mkdir(exist_ok=True)
+            else:
+                path.replace(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _replace(fresh: Path, out: Path) -> None:

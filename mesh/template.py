@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-__all__ = ["Template", "TemplateError", "Variable", "parse"]
+__all__ = ["Template", "TemplateError", "Variable", "parse", "parse_slashed"]
 
 ANY = "*"
 """Matches one segment."""
@@ -79,6 +79,18 @@ def parse(text: str) -> Template:
     if not text.startswith("/"):
         raise TemplateError(f"{text!r} must begin with '/'")
     return _Parser(text).template()
+
+
+def parse_slashed(text: str) -> Template:
+    """Parse a path template that may end with a slash, as paths of API Gateway do; the grammar has no words for it.
+
+    Raises:
+        TemplateError: As ``parse``.
+    """
+    if not text.endswith("/"):
+        return parse(text)
+    inner = parse(text[:-1]) if text != "/" else Template("", (), None, ())
+    return Template(text, (*inner.segments, "="), None, inner.variables)
 
 
 class _Parser:

@@ -67,7 +67,14 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_the_table_of_keys_is_complete_and_has_the_defaults() -> None:
-    said = {key: default for key, default, _ in [*table("README.md", "keys"), *table("docs/workers.md", "keys")]}
+    said = {
+        key: default
+        for key, default, _ in [
+            *table("README.md", "keys"),
+            *table("docs/workers.md", "keys"),
+            *table("docs/lambda.md", "keys"),
+        ]
+    }
     kinds = {
         "": manifest._File,
         "[edge] ": manifest.Edge,
@@ -79,7 +86,7 @@ def test_the_table_of_keys_is_complete_and_has_the_defaults() -> None:
     for prefix, kind in kinds.items():
         for field in msgspec.structs.fields(kind):
             if field.name not in ("edge", "auth", "services"):
-                expected[f"`{prefix}{field.name}`"] = field
+                expected[f"`{prefix}{field.encode_name}`"] = field
     assert set(said) == set(expected)
     for key, field in expected.items():
         if key == "`[services.NAME] address`":  # where it listens, unless told
@@ -146,4 +153,5 @@ def test_the_functions_of_the_guide_lint_as_they_stand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("document", "text"), blocks("toml"))
 def test_toml_is_a_table_of_mesh_toml(document: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "mesh.toml").write_text(text)
+    (tmp_path / "services").symlink_to(ROOT / "services")
     assert manifest.load(tmp_path / "mesh.toml", {}).services, document

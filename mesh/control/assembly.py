@@ -37,8 +37,8 @@ from mesh.edge import Door, Edge
 from mesh.edge.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.faults import Fault, Faults
-from mesh.function import Functions
 from mesh.gate import Gate
+from mesh.lambdas.functions import functions_of, install
 from mesh.manifest import Manifest, Service, Workers
 from mesh.rpc.blocking import BlockingChannel
 from mesh.rpc.channel import Channel
@@ -162,7 +162,7 @@ class SidecarPart:
         common = self._common = _Common(manifest, contract, name)
         served = [contract.services[service] for service in entry.serves]
         self._pool = None if entry.workers is None else _pool(manifest, contract, entry.workers, common, name)
-        functions = self._pool or Functions(entry.module, served)
+        functions = self._pool or functions_of(entry.module, manifest.lambdas.get(name), served)
         self._database = self._open(manifest, entry, name)
         channel = Channel(common.onward, contract)
         service = ServiceContext(
@@ -241,9 +241,13 @@ def _pool(manifest: Manifest, contract: Contract, workers: Workers, common: _Com
     """Return the workers of an entry."""
     entry = manifest.services[name]
     keep = manifest.state / "preload" / f"{name}.json"
+    function = manifest.lambdas.get(name)
+    if function is not None:
+        install(function)  # what is started from here has its environment
     setup = Setup(
         name=name,
         module=entry.module,
+        function=function,
         serves=entry.serves,
         files=contract.files.SerializeToString(),
         path=tuple(sys.path),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from mesh.contract import Contract, TriggerKind
 from mesh.control import topology
 from mesh.faults import Fault, Faults
-from mesh.function import Functions
+from mesh.lambdas.functions import functions_of
 from mesh.manifest import Manifest
 
 __all__ = ["deployment", "everything"]
@@ -107,7 +107,7 @@ def _functions(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
     """Each module can be imported and has the functions of what it serves."""
     for name, entry in manifest.services.items():
         try:
-            Functions(entry.module, topology.served(manifest, contract, name))
+            functions_of(entry.module, manifest.lambdas.get(name), topology.served(manifest, contract, name))
         except Faults as found:
             yield from found.faults
 

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mesh.contract import Contract
 from mesh.control.keeper import MARGIN
@@ -23,7 +23,10 @@ from mesh.errors import RemoteError
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
 
-__all__ = ["Part", "load", "run", "run_edge", "run_sidecar", "serve"]
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+__all__ = ["Part", "compiled", "load", "run", "run_edge", "run_sidecar", "serve"]
 
 log = logging.getLogger("mesh.control")
 
@@ -56,14 +59,28 @@ def load(file: Path) -> tuple[Manifest, Contract]:
     Raises:
         Faults: Of either.
     """
-    from mesh import descriptors, manifest, protoc  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
+    from mesh import descriptors, manifest  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
 
     found = manifest.load(file)
-    contract = descriptors.read(protoc.load(found.protos, found.stubs))
+    contract = descriptors.read(compiled(found))
     for path in (str(found.root), str(found.stubs)):
         if path not in sys.path:
             sys.path.insert(0, path)
     return found, contract
+
+
+def compiled(found: Manifest) -> FileDescriptorSet:
+    """Return the compiled contract, of the .proto files and of the Lambda functions; the stubs of both are current.
+
+    Raises:
+        Faults: protoc refused a file; a function cannot be part of the contract.
+    """
+    from mesh import protoc  # noqa: PLC0415 - as above
+    from mesh.lambdas.descriptor import extend  # noqa: PLC0415 - as above
+
+    files = extend(protoc.load(found.protos, found.stubs), found.lambdas.values())
+    protoc.add(files, [function.proto for function in found.lambdas.values()], found.stubs)
+    return files
 
 
 def run(file: Path, name: str | None, fd: int | None) -> int:

@@ -15,6 +15,7 @@ from mesh.edge import answer, body, refusal, respond
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
 from mesh.edge.docs_page import BuiltinPages
 from mesh.edge.door import OPEN, Door
+from mesh.edge.gateway import Gateway
 from mesh.edge.negotiate import Form
 from mesh.edge.passthrough import GrpcCall, Passthrough
 from mesh.edge.router import BadPath, Router
@@ -81,7 +82,11 @@ class EdgeApp:
         self._sockets = Sockets(self._handler, self._find, _check_access, max_message=max_body)
         codecs = Codecs(ignore_unknown_fields=door.ignore_unknown_fields)
         self._router = Router(
-            (route.verb, route.template, Transcoder(method, route, codecs))
+            (
+                route.verb,
+                route.template,
+                Gateway(method, route) if method.gateway else Transcoder(method, route, codecs),
+            )
             for method in contract.methods.values()
             if method.access is not Access.INTERNAL
             for route in method.routes
@@ -177,6 +182,8 @@ class EdgeApp:
         call.method = method
         call.route = transcoder.template
         _check_access(call)
+        if isinstance(transcoder, Gateway):
+            return await transcoder.answer(call, values, self._call, limit=self._max_body, seconds=self._timeout)
         wanted = answer.style(call, transcoder)
         if method.client_streaming or method.server_streaming:
             return await self._streams(call, transcoder, values, wanted)
@@ -204,9 +211,9 @@ class EdgeApp:
             found = self._router.find(call.path, verb)
         except BadPath as error:
             raise InvalidArgument(str(error)) from None
-        return found if isinstance(found, tuple) else None
+        return found if isinstance(found, tuple) and not isinstance(found[0], Gateway) else None  # type: ignore[return-value]
 
-    def _route(self, call: HttpCall) -> tuple[Transcoder, tuple[str, ...]] | None:
+    def _route(self, call: HttpCall) -> tuple[Transcoder | Gateway, tuple[str, ...]] | None:
         """Return where the request leads; None if it only asks what is allowed (OPTIONS).
 
         Raises:

@@ -110,6 +110,8 @@ class Operations:
         description = "\n\n".join([*([rest] if rest else []), *_notes(method)])
         if description:
             made["description"] = description
+        if method.gateway is not None:
+            return made | _of_function(method, route, path)
         parameters = [*self._path(method, path), *self._query(method, route)]
         if parameters:
             made["parameters"] = parameters
@@ -218,6 +220,22 @@ class Operations:
                 JSON: {"schema": {"type": "array", "items": schema}},
             },
         }
+
+
+def _of_function(method: Method, route: Route, path: PathTemplate) -> dict[str, Any]:
+    """Return what is known of a Lambda function's operation: it takes and answers whatever it likes."""
+    said: dict[str, Any] = {
+        "parameters": [
+            one.of(lambda _: {"type": "string"}, "", path.pattern(one.variable))
+            for one in path.parameters
+            if one.variable is not None
+        ],
+        "responses": {"default": {"description": "What the function answers.", "content": {"*/*": {"schema": {}}}}},
+        "security": [] if method.access is Access.PUBLIC else _security(method),
+    }
+    if route.verb in ("POST", "PUT", "PATCH"):
+        said["requestBody"] = {"content": {"*/*": {"schema": {}}}}
+    return said
 
 
 def _notes(method: Method) -> Iterator[str]:

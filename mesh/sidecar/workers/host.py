@@ -24,7 +24,7 @@ from opentelemetry import trace
 from mesh.call import Call, Handler, Identity, Metadata, current
 from mesh.errors import RemoteError, StatusError, Unavailable
 from mesh.faults import Faults
-from mesh.function import Functions
+from mesh.lambdas.functions import functions_of
 from mesh.recover import recover
 from mesh.rpc.blocking import BlockingChannel
 from mesh.rpc.channel import Channel
@@ -181,7 +181,8 @@ class _Host:
                 sys.pycache_prefix, sys.dont_write_bytecode = setup.bytecode, False
             with Imports() as imports:
                 importlib.invalidate_caches()  # what the fork server saw of the project's folders may be old
-                functions = Functions(setup.module, [self._contract.services[name] for name in setup.serves])
+                served = [self._contract.services[name] for name in setup.serves]
+                functions = functions_of(setup.module, setup.function, served)
             loaded = time_ns()
             self._methods = list(functions.handlers(service, threads).values())
             if functions.startup is not None:

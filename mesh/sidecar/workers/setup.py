@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from mesh.lambdas.config import Function
+
 __all__ = ["Setup"]
 
 
@@ -15,6 +17,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: Its name in mesh.toml.
         module: The module of its functions; imported in each worker, never before the fork.
+        function: The Lambda function that it is, or None.
         serves: Full names of the services of the contract that it serves.
         files: The contract: a serialized ``FileDescriptorSet``.
         path: ``sys.path``.
@@ -31,6 +34,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     serves: tuple[str, ...]
     files: bytes
     path: tuple[str, ...]
+    function: Function | None = None
     preload: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
     database: str = ""

@@ -1,0 +1,292 @@
+"""HTTP for Lambda functions: a request → the event of API Gateway, a result → the response.
+
+``1.0`` and ``2.0`` are API Gateway's payload formats. Header names are in lower case, as HTTP/2 and HTTP APIs have them
+(a handler finds ``Authorization`` all the same: ``mesh.lambdas.event.Headers``); the user is not part of it: the
+function's own side puts in the one that it has verified. Text goes as it is, everything else as base64.
+
+Source: API Gateway developer guide, "Set up Lambda proxy integrations" and "Working with AWS Lambda proxy integrations
+for HTTP APIs".
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+from uuid import uuid4
+
+import orjson
+
+from mesh.edge import refusal
+from mesh.edge.gateway_answer import Malformed, response
+from mesh.edge.negotiate import media_type
+from mesh.errors import Code, Internal, InvalidArgument, StatusError
+from mesh.lambdas import document, failure, value
+
+if TYPE_CHECKING:
+    from mesh.contract import Method, Route
+    from mesh.edge.call import HttpCall, UpstreamCall
+
+__all__ = ["Gateway"]
+
+log = logging.getLogger("mesh.edge")
+
+Invoke = Callable[["HttpCall", bytes], Awaitable["UpstreamCall"]]
+
+BODY = "body"
+"""``meshapi.v1.Gateway.event``: the JSON body with the parameters of path and query is the event."""
+
+_TEXT = frozenset(("application/json", "application/javascript", "application/xml"))
+_FORM = "application/x-www-form-urlencoded"
+_BAD_GATEWAY = 502
+_ACCOUNT = "000000000000"
+_IDENTITY = (
+    "accessKey", "accountId", "caller", "cognitoAuthenticationProvider", "cognitoAuthenticationType",
+    "cognitoIdentityId", "cognitoIdentityPoolId", "principalOrgId", "user", "userArn",
+)  # fmt: skip
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class Gateway:
+    """Answers the requests of one route with a Lambda function.
+
+    Args:
+        method: The function's ``Invoke``.
+        route: The route.
+
+    Attributes:
+        method: The method.
+        template: The route's path template as text.
+    """
+
+    def __init__(self, method: Method, route: Route) -> None:
+        assert method.gateway is not None  # noqa: S101 - whose routes are of this kind
+        self.method = method
+        self.template = route.template.text
+        self._kind = method.gateway.event
+        self._base = method.gateway.base
+        self._stage = self._base.rpartition("/")[2] or "$default"
+        said = document.HttpRoute(route.verb, method.gateway.resources[method.routes.index(route)])
+        self._resource = said.resource
+        self._names = said.names
+        self._route_key = f"{'ANY' if route.verb == document.ANY else route.verb} {said.resource}"
+        self._api = method.service.rpartition(".")[2].lower()
+
+    async def answer(
+        self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, seconds: float
+    ) -> None:
+        """Answer the request.
+
+        Args:
+            call: The request.
+            values: Texts of the path parameters, in their order.
+            invoke: Makes the gRPC call.
+            limit: Largest body, bytes.
+            seconds: How long it may take.
+
+        Raises:
+            StatusError: 400 for a body that is no event, 408, 413; 502 when the function failed, without why.
+        """
+        event = self._event(call, dict(zip(self._names, values, strict=True)), await _body(call, limit, seconds))
+        try:
+            request = value.encode(event)
+        except value.CannotMarshal as error:
+            raise InvalidArgument(f"the request cannot become an event: {error}") from None
+        try:
+            upstream = await invoke(call, request)
+        except StatusError as error:
+            if error.code in (Code.INTERNAL, Code.UNKNOWN) or failure.is_functions(error):
+                raise _bad_gateway(call) from error
+            raise
+        if upstream.response is None:
+            raise _bad_gateway(call)
+        try:
+            status, headers, body = response(value.decode(upstream.response), second=self._kind == "2.0")
+        except Malformed as error:
+            log.error("%s: malformed result of the function: %s", self.method.path, error)  # noqa: TRY400 - no bug here
+            raise _bad_gateway(call) from error
+        ours = {name for name, _ in call.headers if name.startswith((b"access-control-", b"x-trace-id"))}
+        kept = [pair for pair in headers if pair[0] not in ours]
+        await call.answer(status, [*kept, *call.headers], body)
+
+    # -- the event --
+
+    def _event(self, call: HttpCall, parameters: dict[str, str], data: bytes) -> Any:
+        if self._kind == BODY:
+            return _body_event(call, parameters, data)
+        body, packed = _text(call, data, form=self._kind == "1.0")
+        made = self._second(call) if self._kind == "2.0" else self._first(call)
+        if self._kind == "1.0" or parameters:
+            made["pathParameters"] = parameters or None
+        if self._kind == "1.0" or body is not None:
+            made["body"] = body
+        made["isBase64Encoded"] = packed
+        return made
+
+    def _first(self, call: HttpCall) -> dict[str, Any]:
+        query = _query(call)
+        many: dict[str, list[str]] = {}
+        for name, text in query:
+            many.setdefault(name, []).append(text)
+        headers: dict[str, list[str]] = {}
+        for name, text in _headers(call):
+            headers.setdefault(name, []).append(text)
+        now = time.time()
+        host = call.authority
+        agent = headers["user-agent"][-1] if "user-agent" in headers else None
+        request_id = str(uuid4())
+        return {
+            "version": "1.0",
+            "resource": self._resource,
+            "path": call.path.removeprefix(self._base) or "/",
+            "httpMethod": call.verb,
+            "headers": {name: texts[-1] for name, texts in headers.items()},
+            "multiValueHeaders": headers,
+            "queryStringParameters": dict(query) or None,
+            "multiValueQueryStringParameters": many or None,
+            "stageVariables": None,
+            "requestContext": {
+                "accountId": _ACCOUNT,
+                "apiId": self._api,
+                "domainName": host,
+                "domainPrefix": host.partition(".")[0],
+                "extendedRequestId": request_id,
+                "httpMethod": call.verb,
+                "identity": {**dict.fromkeys(_IDENTITY), "sourceIp": call.address, "userAgent": agent},
+                "path": call.path,
+                "protocol": _protocol(call),
+                "requestId": request_id,
+                "requestTime": _clf(now),
+                "requestTimeEpoch": int(now * 1000),
+                "resourceId": self._resource.strip("/") or None,
+                "resourcePath": self._resource,
+                "stage": self._stage,
+            },
+        }
+
+    def _second(self, call: HttpCall) -> dict[str, Any]:
+        headers: dict[str, str] = {}
+        cookies: list[str] = []
+        for name, text in _headers(call):
+            if name == "cookie":
+                cookies += [one for one in (part.strip() for part in text.split(";")) if one]
+            else:
+                headers[name] = f"{headers[name]},{text}" if name in headers else text
+        parameters: dict[str, str] = {}
+        for name, text in _query(call):
+            parameters[name] = f"{parameters[name]},{text}" if name in parameters else text
+        now = time.time()
+        host = call.authority
+        made: dict[str, Any] = {
+            "version": "2.0",
+            "routeKey": self._route_key,
+            "rawPath": call.path,
+            "rawQueryString": call.query.decode("latin-1"),
+            "headers": headers,
+            "requestContext": {
+                "accountId": _ACCOUNT,
+                "apiId": self._api,
+                "domainName": host,
+                "domainPrefix": host.partition(".")[0],
+                "http": {
+                    "method": call.verb,
+                    "path": call.path,
+                    "protocol": _protocol(call),
+                    "sourceIp": call.address,
+                    "userAgent": headers.get("user-agent", ""),
+                },
+                "requestId": str(uuid4()),
+                "routeKey": self._route_key,
+                "stage": self._stage,
+                "time": _clf(now),
+                "timeEpoch": int(now * 1000),
+            },
+        }
+        if cookies:
+            made["cookies"] = cookies
+        if parameters:
+            made["queryStringParameters"] = parameters
+        return made
+
+
+async def _body(call: HttpCall, limit: int, seconds: float) -> bytes:
+    length = call.metadata.wire(b"content-length")
+    if length is not None and length.isdigit() and int(length) > limit:
+        raise refusal.too_large(call, limit)
+    try:
+        body = await call.read(limit, seconds)
+    except TimeoutError:
+        raise refusal.too_slow(call) from None
+    if body is None:
+        raise refusal.too_large(call, limit)
+    return body
+
+
+def _body_event(call: HttpCall, parameters: dict[str, str], data: bytes) -> Any:
+    """Return the JSON body with the parameters in it: what the path says wins, and the body over the query."""
+    try:
+        event = orjson.loads(data) if data.strip() else {}
+    except orjson.JSONDecodeError as error:
+        raise InvalidArgument(f"the body is not valid JSON: {error}") from None
+    return {**dict(_query(call)), **event, **parameters} if isinstance(event, dict) else event
+
+
+def _text(call: HttpCall, data: bytes, *, form: bool) -> tuple[str | None, bool]:
+    """Return the body as an event holds it, and whether that is base64.
+
+    Args:
+        call: The request.
+        data: The body.
+        form: HTML forms are text, as REST APIs have them; HTTP APIs do not.
+    """
+    if not data:
+        return None, False
+    kind = media_type(call.metadata.wire(b"content-type") or b"")
+    known = kind.startswith("text/") or kind in _TEXT or kind.endswith(("+json", "+xml")) or (form and kind == _FORM)
+    if (known or not kind) and call.metadata.wire(b"content-encoding") in (None, b"identity"):
+        try:
+            return data.decode(), False
+        except UnicodeDecodeError:
+            pass
+    return b64encode(data).decode(), True
+
+
+def _headers(call: HttpCall) -> list[tuple[str, str]]:
+    """Return the request's headers, with those that API Gateway adds."""
+    pairs = [
+        (name.decode("latin-1"), text.decode("utf-8", "replace"))
+        for name, text in call.metadata.pairs
+        if not name.startswith(b":") and name not in (b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto")
+    ]
+    if not any(name == "host" for name, _ in pairs):
+        pairs.append(("host", call.authority))
+    port = call.authority.rpartition(":")[2]
+    default = "443" if call.scheme == "https" else "80"
+    return [
+        *pairs,
+        ("x-forwarded-for", call.address),
+        ("x-forwarded-port", port if port.isdigit() else default),
+        ("x-forwarded-proto", call.scheme),
+    ]
+
+
+def _query(call: HttpCall) -> list[tuple[str, str]]:
+    return parse_qsl(call.query.decode("latin-1"), keep_blank_values=True, errors="replace") if call.query else []
+
+
+def _protocol(call: HttpCall) -> str:
+    return f"HTTP/{call.http_version}"
+
+
+def _clf(now: float) -> str:
+    """Return a time as the Common Log Format has it: ``12/Mar/2020:19:03:58 +0000``."""
+    at = time.gmtime(now)
+    return f"{at.tm_mday:02}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year}:{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} +0000"
+
+
+def _bad_gateway(call: HttpCall) -> StatusError:
+    call.status = _BAD_GATEWAY
+    return Internal("Internal server error")

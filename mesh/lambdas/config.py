@@ -1,0 +1,224 @@
+"""What mesh.toml says of a Lambda function: its keys, and the frozen ``Function`` that they mean.
+
+The documents that the keys name are read here, when the manifest is; ``mesh.lambdas.document`` understands them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from mesh.faults import Fault, Faults
+from mesh.lambdas.document import DocumentError, HttpRoute, of_events, of_openapi
+from mesh.values import Duration, Size
+
+__all__ = ["PACKAGE", "Function", "Keys", "read", "stray"]
+
+PACKAGE = "functions.v1"
+"""The package of the services that are made for functions."""
+
+_HANDLER = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
+_OF_AWS = re.compile(r"(?P<file>[\w./-]+)\.(?P<name>[A-Za-z_]\w*)\Z")
+_VARIABLE = re.compile(r"[A-Za-z_]\w*\Z")
+_LONGEST = 900.0
+"""Seconds: what AWS allows a function to take."""
+
+
+class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The keys of ``[services.NAME]`` that make it a Lambda function.
+
+    Attributes:
+        lambda_: ``lambda``: the handler, ``module:function``; with ``events``, its ``config.handler`` will do.
+        openapi: A Swagger 2.0 or OpenAPI 3 document (JSON), relative to mesh.toml: the routes that reach it.
+        events: A function configuration (JSON), relative to mesh.toml: ``{"config": {"handler": …}, "events": [{"http":
+            {"method": …, "path": …}}]}``.
+        integration: ``"proxy"``: the handler gets API Gateway's event; ``"event"``: the JSON body with the parameters
+            of path and query is the event.
+        payload: The format of API Gateway's event.
+        access: Who may call it.
+        roles: If not empty, a user must hold one of them.
+        timeout: The longest that one invocation may take.
+        memory: What its context and its environment say that it has.
+        environment: Environment variables that are set before its module is imported.
+        schedule: When it is invoked by itself, as in the contract's ``on.schedule``.
+        subscribes: Full names of the events that invoke it.
+    """
+
+    lambda_: str = msgspec.field(default="", name="lambda")
+    openapi: str = ""
+    events: str = ""
+    integration: Literal["proxy", "event"] = "proxy"
+    payload: Literal["1.0", "2.0"] = "1.0"
+    access: Literal["public", "authenticated", "internal"] = "public"
+    roles: tuple[str, ...] = ()
+    timeout: Duration = Duration(3)
+    memory: Size = Size(128 * 10**6)
+    environment: dict[str, str] = {}
+    schedule: str = ""
+    subscribes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One Lambda function.
+
+    Attributes:
+        name: Its entry in mesh.toml.
+        module: The Python module of the handler.
+        handler: The handler's name in it.
+        routes: HTTP routes.
+        integration: ``"proxy"`` or ``"event"``.
+        payload: ``"1.0"`` or ``"2.0"``.
+        access: ``"public"``, ``"authenticated"`` or ``"internal"``.
+        roles: If not empty, a user must hold one of them.
+        timeout: Seconds.
+        memory: Megabytes.
+        environment: Environment variables.
+        schedule: When it is invoked by itself, or ``""``.
+        subscribes: Full names of the events that invoke it.
+        region: The AWS region that it believes to be in.
+    """
+
+    name: str
+    module: str
+    handler: str
+    routes: tuple[HttpRoute, ...] = ()
+    integration: str = "proxy"
+    payload: str = "1.0"
+    access: str = "public"
+    roles: tuple[str, ...] = ()
+    timeout: float = 3.0
+    memory: int = 128
+    environment: tuple[tuple[str, str], ...] = ()
+    schedule: str = ""
+    subscribes: tuple[str, ...] = ()
+    region: str = "us-east-1"
+
+    @property
+    def title(self) -> str:
+        """``Hello`` for ``hello``, ``SignUp`` for ``sign-up``."""
+        return "".join(word[:1].upper() + word[1:] for word in re.split(r"[-_]+", self.name))
+
+    @property
+    def service(self) -> str:
+        """The full name of its service in the contract."""
+        return f"{PACKAGE}.{self.title}"
+
+    @property
+    def proto(self) -> str:
+        """The name of its file in the contract: ``functions/v1/sign_up.proto``."""
+        return f"{PACKAGE.replace('.', '/')}/{self.name.replace('-', '_')}.proto"
+
+
+def stray(keys: Keys, table: str) -> Iterator[Fault]:
+    """Yield a fault for each key that means nothing in an entry that is no Lambda function."""
+    for field in msgspec.structs.fields(Keys):
+        default = {} if field.name == "environment" else field.default
+        if getattr(keys, field.name) != default:
+            yield Fault(f"{table} {field.encode_name}", 'this is for Lambda functions: say lambda = "module:handler"')
+
+
+def read(keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, str]) -> Function:
+    """Return the function that an entry says.
+
+    Args:
+        keys: Its keys.
+        name: Its name.
+        root: The folder of mesh.toml.
+        table: ``mesh.toml [services.hello]``.
+        environ: The environment, for the AWS region.
+
+    Raises:
+        Faults: A document cannot be read or understood; values that cannot be meant together.
+    """
+    faults = list(_faults(keys, table))
+    routes: tuple[HttpRoute, ...] = ()
+    handler = keys.lambda_
+    try:
+        if keys.openapi:
+            routes = _document(root / keys.openapi, f"{table} openapi", of_openapi)[1]
+        elif keys.events:
+            document, routes = _document(root / keys.events, f"{table} events", of_events)
+            handler = handler or _of_document(document, root / keys.events, root)
+    except Faults as found:
+        faults += found.faults
+    match = _HANDLER.match(handler)
+    if match is None and not (faults and not handler):
+        text = f"expected module:handler, such as services.hello.handler:lambda_handler, got {handler!r}"
+        faults.append(Fault(f"{table} lambda", text))
+    if faults or match is None:
+        raise Faults(faults)
+    return Function(
+        name=name,
+        module=match["module"],
+        handler=match["name"],
+        routes=routes,
+        integration=keys.integration,
+        payload=keys.payload,
+        access=keys.access,
+        roles=keys.roles,
+        timeout=float(keys.timeout),
+        memory=_megabytes(int(keys.memory)),
+        environment=tuple(sorted(keys.environment.items())),
+        schedule=keys.schedule,
+        subscribes=keys.subscribes,
+        region=_region({**environ, **keys.environment}),
+    )
+
+
+def _faults(keys: Keys, table: str) -> Iterator[Fault]:
+    if keys.openapi and keys.events:
+        yield Fault(f"{table} events", "the routes stand in openapi already; say one of them")
+    if not 0 < keys.timeout <= _LONGEST:
+        yield Fault(f"{table} timeout", f"must be more than 0 and at most {_LONGEST:g}s, not {keys.timeout:g}s")
+    if keys.access == "internal" and (keys.openapi or keys.events):
+        yield Fault(f"{table} access", "an internal function is never reached through the edge; leave its routes out")
+    if keys.roles and keys.access != "authenticated":
+        yield Fault(f"{table} roles", 'roles narrow access = "authenticated"')
+    for variable in keys.environment:
+        if not _VARIABLE.match(variable):
+            yield Fault(f"{table} environment", f"{variable!r} is no name of an environment variable")
+
+
+def _region(environ: Mapping[str, str]) -> str:
+    return environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+
+
+def _megabytes(size: int) -> int:
+    """Return the number that its author wrote: ``"256MB"`` and ``"256MiB"`` are both AWS's 256."""
+    return size // 10**6 if size % 10**6 == 0 else size // 2**20
+
+
+def _document(
+    path: Path, place: str, routes_of: Callable[[Any], tuple[HttpRoute, ...]]
+) -> tuple[Any, tuple[HttpRoute, ...]]:
+    try:
+        document = json.loads(path.read_bytes())
+        return document, routes_of(document)
+    except OSError as error:
+        raise Faults([Fault(place, f"{path}: {(error.strerror or str(error)).lower()}")]) from None
+    except DocumentError as error:
+        raise Faults([Fault(place, f"{path}: {error}")]) from None
+    except ValueError as error:
+        hint = "; convert it from YAML" if path.suffix.lower() in (".yaml", ".yml") else ""
+        raise Faults([Fault(place, f"{path}: not JSON: {error}{hint}")]) from None
+
+
+def _of_document(document: dict[str, Any], file: Path, root: Path) -> str:
+    """Return ``config.handler`` as ``module:handler``; AWS's ``file.handler`` is relative to the document's folder."""
+    config = document.get("config")
+    handler = str(config.get("handler", "")) if isinstance(config, dict) else ""
+    match = _OF_AWS.match(handler)
+    if ":" in handler or match is None:
+        return handler
+    try:
+        folder = file.parent.resolve().relative_to(root).parts
+    except ValueError:  # outside the project
+        return handler
+    return f"{'.'.join((*folder, *match['file'].strip('./').split('/')))}:{match['name']}"

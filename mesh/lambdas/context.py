@@ -1,0 +1,149 @@
+"""The handler's second argument, as AWS documents it for Python.
+
+Source: https://docs.aws.amazon.com/lambda/latest/dg/python-context.html
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from base64 import b64decode
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mesh.lambdas.config import Function
+
+__all__ = ["VERSION", "ClientContext", "Identity", "Instance", "LambdaContext"]
+
+VERSION = "$LATEST"
+CLIENT_CONTEXT = "x-amz-client-context"
+"""Metadata of a direct invocation: base64 of a JSON object, as the header of that name on AWS."""
+
+_ACCOUNT = "000000000000"
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class Identity:
+    """The Amazon Cognito identity that authorized the request: none, here; the user is in the event's authorizer."""
+
+    cognito_identity_id: str | None = None
+    cognito_identity_pool_id: str | None = None
+
+
+class Client:
+    """The application that a client context names."""
+
+    def __init__(self, said: Mapping[str, Any]) -> None:
+        self.installation_id = said.get("installation_id")
+        self.app_title = said.get("app_title")
+        self.app_version_name = said.get("app_version_name")
+        self.app_version_code = said.get("app_version_code")
+        self.app_package_name = said.get("app_package_name")
+
+
+class ClientContext:
+    """What a client sends beside the event.
+
+    Attributes:
+        client: The application, or None.
+        custom: Values of the application's own, or None.
+        env: What the AWS SDK says of the device, or None.
+    """
+
+    def __init__(self, said: Mapping[str, Any]) -> None:
+        client = said.get("client")
+        self.client = Client(client) if isinstance(client, dict) else None
+        self.custom = said.get("custom")
+        self.env = said.get("env")
+
+    @classmethod
+    def of(cls, text: str | bytes | None) -> ClientContext | None:
+        """Return what the metadata says; None for what is no client context."""
+        if text is None:
+            return None
+        try:
+            said = json.loads(b64decode(text))
+        except ValueError:
+            return None
+        return cls(said) if isinstance(said, dict) else None
+
+
+class Instance:
+    """One execution environment of a function: what all its invocations share.
+
+    Args:
+        function: The function.
+        root: The folder of its code.
+    """
+
+    def __init__(self, function: Function, root: str) -> None:
+        region = function.region
+        self.name = function.name
+        self.memory = str(function.memory)
+        self.timeout = function.timeout
+        self.log_group = f"/aws/lambda/{function.name}"
+        self.log_stream = f"{datetime.now(UTC):%Y/%m/%d}/[{VERSION}]{uuid4().hex}"
+        self.arn = f"arn:aws:lambda:{region}:{_ACCOUNT}:function:{function.name}"
+        self.environment = {
+            "AWS_DEFAULT_REGION": region,
+            "AWS_EXECUTION_ENV": f"AWS_Lambda_python{_PYTHON}",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": self.memory,
+            "AWS_LAMBDA_FUNCTION_NAME": function.name,
+            "AWS_LAMBDA_FUNCTION_VERSION": VERSION,
+            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+            "AWS_LAMBDA_LOG_GROUP_NAME": self.log_group,
+            "AWS_LAMBDA_LOG_STREAM_NAME": self.log_stream,
+            "AWS_REGION": region,
+            "LAMBDA_TASK_ROOT": root,
+            "_HANDLER": f"{function.module.rpartition('.')[2]}.{function.handler}",
+        }
+
+
+class LambdaContext:
+    """One invocation, as the handler sees it.
+
+    Attributes:
+        aws_request_id: The invocation's id.
+        function_name: The function's name.
+        function_version: Its version.
+        memory_limit_in_mb: Megabytes, as text: so it is on AWS.
+        invoked_function_arn: Its name in AWS's form.
+        log_group_name: Where AWS would keep its log.
+        log_stream_name: The part of it that is this execution environment's.
+        identity: Amazon Cognito's; its values are None.
+        client_context: What a client sent beside the event, or None.
+    """
+
+    __slots__ = (
+        "_until", "aws_request_id", "client_context", "function_name", "function_version", "identity",
+        "invoked_function_arn", "log_group_name", "log_stream_name", "memory_limit_in_mb", "tenant_id",
+    )  # fmt: skip
+
+    def __init__(self, instance: Instance, request_id: str, until: float, client_context: ClientContext | None) -> None:
+        self.aws_request_id = request_id
+        self.function_name = instance.name
+        self.function_version = VERSION
+        self.memory_limit_in_mb = instance.memory
+        self.invoked_function_arn = instance.arn
+        self.log_group_name = instance.log_group
+        self.log_stream_name = instance.log_stream
+        self.identity = Identity()
+        self.client_context = client_context
+        self.tenant_id: str | None = None
+        self._until = until
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the milliseconds that are left until the invocation times out, not below 0."""
+        return max(0, int((self._until - time.monotonic()) * 1000))
+
+    def log(self, message: object) -> None:
+        """Write to the log, as ``print`` does."""
+        sys.stdout.write(f"{message}\n")
+
+    def __repr__(self) -> str:
+        return f"LambdaContext([aws_request_id={self.aws_request_id},function_name={self.function_name}])"

@@ -1,0 +1,1 @@
+"""An AWS Lambda function, as its author wrote it for AWS."""

@@ -1,0 +1,18 @@
+"""Says hello: any API Gateway event in, a JSON response out. It knows nothing of the mesh."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+greeted = 0
+"""Lives as long as the execution environment does."""
+
+
+def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Greet whom the path names, or the world."""
+    global greeted  # noqa: PLW0603 - what Lambda functions do
+    greeted += 1
+    name = (event.get("pathParameters") or {}).get("name", "world")
+    body = {"message": f"Hello, {name}!", "greeted": greeted, "request_id": context.aws_request_id}
+    return {"statusCode": 200, "headers": {"Content-Type": "application/json"}, "body": json.dumps(body)}

@@ -1,0 +1,174 @@
+"""mesh.toml → functions, and functions → the contract."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh import descriptors, protoc
+from mesh.contract import Access, Contract
+from mesh.faults import Faults
+from mesh.lambdas.descriptor import extend
+from mesh.lambdas.document import HttpRoute
+from mesh.manifest import Manifest, load
+
+API = {"swagger": "2.0", "paths": {"/a": {"get": {}}, "/": {"head": {}, "x-amazon-apigateway-any-method": {}}}}
+
+
+def read(folder: Path, toml: str, documents: dict[str, Any] | None = None, **environ: str) -> Manifest:
+    for name, document in (documents or {}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(document if isinstance(document, str) else json.dumps(document))
+    (folder / "mesh.toml").write_text(toml)
+    return load(folder / "mesh.toml", environ)
+
+
+def compiled(manifest: Manifest, folder: Path) -> Contract:
+    return descriptors.read(extend(protoc.load(manifest.protos, folder / "gen"), manifest.lambdas.values()))
+
+
+def test_what_mesh_toml_says_of_a_function(tmp_path: Path) -> None:
+    manifest = read(
+        tmp_path,
+        """
+        [services.sign-up]
+        lambda = "a.b:api.handler"
+        openapi = "api.json"
+        payload = "2.0"
+        access = "authenticated"
+        roles = ["admin"]
+        timeout = "1m"
+        memory = "1GiB"
+        environment = { TABLE = "users" }
+        concurrency = 3
+        """,
+        {"api.json": API},
+        AWS_DEFAULT_REGION="eu-west-1",
+    )
+    function, entry = manifest.lambdas["sign-up"], manifest.services["sign-up"]
+    assert (entry.module, entry.serves, entry.concurrency) == ("a.b", ("functions.v1.SignUp",), 3)
+    assert (function.module, function.handler, function.service) == ("a.b", "api.handler", "functions.v1.SignUp")
+    assert (function.timeout, function.memory, function.region) == (60, 1024, "eu-west-1")
+    assert function.routes == (HttpRoute("GET", "/a"), HttpRoute("HEAD", "/"), HttpRoute("*", "/"))
+    assert function.environment == (("TABLE", "users"),)
+    assert manifest.protos == ()  # functions need none
+    assert manifest.host_of("functions.v1.SignUp") == "sign-up"
+
+
+def test_what_aws_has_when_nothing_is_said(tmp_path: Path) -> None:
+    function = read(tmp_path, '[services.a]\nlambda = "m:h"').lambdas["a"]
+    assert (function.integration, function.payload, function.access) == ("proxy", "1.0", "public")
+    assert (function.timeout, function.memory, function.region, function.routes) == (3, 128, "us-east-1", ())
+
+
+def test_the_environment_overrides_it(tmp_path: Path) -> None:
+    environ = {"MESH_SERVICES_A_LAMBDA": "other:handler", "MESH_SERVICES_A_TIMEOUT": "9s"}
+    function = read(tmp_path, '[services.a]\nlambda = "m:h"', **environ).lambdas["a"]
+    assert (function.module, function.timeout) == ("other", 9)
+
+
+@pytest.mark.parametrize(
+    ("said", "module", "handler"),
+    [
+        ("handler.main", "services.hello.handler", "main"),
+        ("src/handler.main", "services.hello.src.handler", "main"),
+        ("lib.hello:main", "lib.hello", "main"),
+    ],
+)
+def test_the_handler_of_a_function_configuration(tmp_path: Path, said: str, module: str, handler: str) -> None:
+    document = {"config": {"handler": said}, "events": [{"http": {"method": "get", "path": "/a"}}]}
+    toml = '[services.a]\nevents = "services/hello/config.json"'
+    function = read(tmp_path, toml, {"services/hello/config.json": document}).lambdas["a"]
+    assert (function.module, function.handler) == (module, handler)
+
+
+EVENTS = {"events": [{"http": "GET /a"}]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "documents", "text"),
+    [
+        ('lambda = "handler.main"', {}, "[services.a] lambda: expected module:handler, such as services.hello"),
+        ('openapi = "a.json"', {}, '[services.a] openapi: this is for Lambda functions: say lambda = "module:handler"'),
+        ('module = "m"\nserves = ["x"]\ntimeout = "9s"', {}, "[services.a] timeout: this is for Lambda functions"),
+        ('events = "a.json"', {"a.json": EVENTS}, "[services.a] lambda: expected module:handler"),
+        ('lambda = "m:h"\nopenapi = "a.json"', {}, "a.json: no such file or directory"),
+        ('lambda = "m:h"\nopenapi = "a.yaml"', {"a.yaml": "openapi: 3.0.1"}, "a.yaml: not JSON: "),
+        ('lambda = "m:h"\nopenapi = "a.yaml"', {"a.yaml": "openapi: 3.0.1"}, "convert it from YAML"),
+        ('lambda = "m:h"\nopenapi = "a.json"', {"a.json": {}}, "a.json: expected a Swagger 2.0 or OpenAPI 3"),
+        ('lambda = "m:h"\nopenapi = "a.json"\nevents = "b.json"', {"a.json": API}, "the routes stand in openapi"),
+        ('lambda = "m:h"\ntimeout = "0s"', {}, "timeout: must be more than 0 and at most 900s, not 0s"),
+        ('lambda = "m:h"\ntimeout = "1h"', {}, "at most 900s, not 3600s"),
+        ('lambda = "m:h"\nroles = ["x"]', {}, 'roles narrow access = "authenticated"'),
+        ('lambda = "m:h"\naccess = "internal"\nevents = "b.json"', {"b.json": EVENTS}, "never reached through"),
+        ('lambda = "m:h"\nenvironment = { "a b" = "x" }', {}, "'a b' is no name of an environment variable"),
+        ('lambda = "m:h"\nintegration = "http"', {}, "[services.a] integration"),
+        ('lambda = "m:h"\nlamda = "x"', {}, "unknown key 'lamda'; did you mean"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant(tmp_path: Path, keys: str, documents: dict[str, Any], text: str) -> None:
+    with pytest.raises(Faults) as caught:
+        read(tmp_path, f"[services.a]\n{keys}", documents)
+    assert text in str(caught.value)
+
+
+PROTO = """syntax = "proto3";
+package shop.v1;
+import "meshapi/v1/annotations.proto";
+import "google/api/annotations.proto";
+import "google/protobuf/empty.proto";
+message Sold { option (meshapi.v1.event) = { key: "id" }; string id = 1; }
+service Shop {
+  option (meshapi.v1.service) = { calls: "functions.v1.A" };
+  rpc Look(Sold) returns (google.protobuf.Empty) { option (google.api.http) = { get: "/shop/{id}" }; }
+}
+"""
+
+
+def test_a_function_is_a_service_of_the_contract(tmp_path: Path) -> None:
+    toml = '[services.a]\nlambda = "m:h"\nopenapi = "a.json"\nsubscribes = ["shop.v1.Sold"]\nschedule = "@hourly"'
+    manifest = read(tmp_path, toml, {"a.json": API, "protos/shop.proto": PROTO.replace('calls: "functions.v1.A"', "")})
+    contract = compiled(manifest, tmp_path)
+    service = contract.services["functions.v1.A"]
+    assert service.comment == "The Lambda function m:h."
+    invoke = service.methods["Invoke"]
+    assert (invoke.access, invoke.timeout, invoke.idempotent) == (Access.PUBLIC, 4.0, False)
+    assert [str(route) for route in invoke.routes] == ["GET /a", "HEAD /", "* /"]
+    assert invoke.gateway is not None
+    assert (invoke.gateway.event, invoke.gateway.resources) == ("1.0", ("/a", "/", "/"))
+    assert {str(one) for method in service.methods.values() for one in method.triggers} == {
+        "event shop.v1.Sold", "schedule @hourly",
+    }  # fmt: skip
+    assert service.methods["OnSold"].access is Access.INTERNAL
+    assert "functions/v1/a.proto" in [file.name for file in contract.files.file]
+
+
+def test_a_declared_service_may_call_it(tmp_path: Path) -> None:
+    manifest = read(tmp_path, '[services.a]\nlambda = "m:h"', {"protos/shop.proto": PROTO})
+    assert compiled(manifest, tmp_path).services["shop.v1.Shop"].calls == ("functions.v1.A",)
+
+
+@pytest.mark.parametrize(
+    ("toml", "text"),
+    [
+        ('[services.a]\nlambda = "m:h"\nsubscribes = ["shop.v1.Nothing"]', "no message 'shop.v1.Nothing'"),
+        ('[services.a]\nlambda = "m:h"\nsubscribes = ["meshapi.v1.Tick"]', "on.event needs an event"),
+        ('[services.a]\nlambda = "m:h"\nschedule = "often"', "on.schedule"),
+        ('[services.a-b]\nlambda = "m:h"\n[services.a_b]\nlambda = "m:h"', "has functions.v1.AB already"),
+        ('[services.a]\nlambda = "m:h"\nevents = "e.json"', "GET /shop/{name} is the route of shop.v1.Shop.Look"),
+        ('[services.a]\nlambda = "m:h"\nevents = "f.json"', "is the route of functions.v1.A.Invoke"),
+    ],
+)
+def test_what_the_contract_refuses(tmp_path: Path, toml: str, text: str) -> None:
+    documents = {
+        "protos/shop.proto": PROTO.replace('calls: "functions.v1.A"', ""),
+        "e.json": {"events": [{"http": "GET /shop/{name}"}]},
+        "f.json": {"events": [{"http": "GET /b/{name}"}, {"http": "GET /b/{other}"}]},
+    }
+    manifest = read(tmp_path, toml, documents)
+    with pytest.raises(Faults) as caught:
+        compiled(manifest, tmp_path)
+    assert text in str(caught.value)
