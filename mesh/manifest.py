@@ -13,15 +13,17 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import msgspec
 
 from mesh.edge_table import Cors, RateLimit, cors_faults, metadata_faults, proxy_faults
 from mesh.faults import Fault, Faults
+from mesh.overrides import override
 from mesh.values import Duration, Rate, Size
+from mesh.workers_table import Workers, workers_faults
 
-__all__ = ["Auth", "Cors", "Duration", "Edge", "Manifest", "Rate", "RateLimit", "Service", "Size", "load"]
+__all__ = ["Auth", "Cors", "Duration", "Edge", "Manifest", "Rate", "RateLimit", "Service", "Size", "Workers", "load"]
 
 PREFIX = "MESH_"
 PRIVATE = "MESH_INTERNAL_"
@@ -112,6 +114,7 @@ class Service(_Table, frozen=True):
         queue: Calls that may wait for a place; beyond that RESOURCE_EXHAUSTED.
         max_message: Largest message accepted.
         drain: How long a stop waits for what is in flight.
+        workers: The processes that its functions run in; absent: the sidecar's own.
         settings: Values for the service's own code (``context.settings``).
     """
 
@@ -125,6 +128,7 @@ class Service(_Table, frozen=True):
     queue: int = 1000
     max_message: Size = Size(4 * 2**20)
     drain: Duration = Duration(10)
+    workers: Workers | None = None
     settings: dict[str, Any] = {}
 
     @property
@@ -201,7 +205,7 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
         for name, value in (os.environ if environ is None else environ).items()
         if name.startswith(PREFIX) and not name.startswith(PRIVATE)
     }
-    _override(tables, overrides)
+    override(tables, _File, Service, overrides, PREFIX)
     parsed = _convert(tables, _File, place, "", overrides)
     faults = list(_faults(parsed, place))
     services: dict[str, Service] = {}
@@ -281,7 +285,8 @@ def _near(key: str, path: str) -> str:
     kinds: dict[str, type[msgspec.Struct]] = {
         "": _File, "auth": Auth, "edge": Edge, "edge.cors": Cors, "edge.rate_limit": RateLimit,
     }  # fmt: skip
-    known = (kinds.get(path) or Service).__struct_fields__
+    inner = Workers if path.endswith(".workers") else Service
+    known = (kinds.get(path) or inner).__struct_fields__
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
@@ -312,6 +317,8 @@ def _service_faults(service: Service, table: str) -> Iterator[Fault]:
         yield Fault(f"{table} concurrency", f"must be at least 1, not {service.concurrency}")
     if service.database and not service.database.startswith(("sqlite:///", "postgresql://")):
         yield Fault(f"{table} database", "expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME")
+    if service.workers is not None:
+        yield from workers_faults(service.workers, f"{table} workers")
 
 
 def _address_faults(place: str, text: str) -> Iterator[Fault]:
@@ -320,67 +327,3 @@ def _address_faults(place: str, text: str) -> Iterator[Fault]:
         yield Fault(place, f"expected host:port, got {text!r}")
     elif int(match["port"]) > _MAX_PORT:
         yield Fault(place, f"expected host:port, got {text!r}; a port is at most {_MAX_PORT}")
-
-
-def _override(tables: dict[str, Any], overrides: Mapping[str, str]) -> None:
-    faults = []
-    for name, value in sorted(overrides.items()):
-        words = name.removeprefix(PREFIX)
-        try:
-            _set(tables, _File, words, value)
-        except KeyError as error:
-            known = ", ".join(sorted(tables.get("services", {}))) or "none"
-            faults.append(Fault(f"environment variable {name}", f"{error.args[0]} (services: {known})"))
-    if faults:
-        raise Faults(faults)
-
-
-def _set(table: dict[str, Any], kind: type[msgspec.Struct], words: str, value: str) -> None:
-    """Set the key that ``words`` (``EDGE_LISTEN``) names in ``table``, whose type is ``kind``."""
-    for field in msgspec.structs.fields(kind):
-        key = field.name.upper()
-        rest = words[len(key) + 1 :]
-        if words == key:
-            table[field.name] = _value(value, field.type)
-            return
-        if not words.startswith(f"{key}_"):
-            continue
-        if field.name == "services":
-            services = table.get("services", {})
-            for name in sorted(services, key=len, reverse=True):
-                entry = name.upper().replace("-", "_")
-                if rest.startswith(f"{entry}_"):
-                    _set(services[name], Service, rest[len(entry) + 1 :], value)
-                    return
-            raise KeyError(f"there is no such service in mesh.toml: {rest}")
-        if field.name == "settings":
-            table.setdefault("settings", {})[rest.lower()] = value
-            return
-        inner = _struct(field.type)
-        if inner is not None:
-            inside = table.setdefault(field.name, {})
-            if not isinstance(inside, dict):
-                raise KeyError(f"{field.name!r} is no table in mesh.toml; make it one, or override it whole")
-            _set(inside, inner, rest, value)
-            return
-    raise KeyError(f"there is no value {words.lower()!r} in mesh.toml")
-
-
-def _struct(kind: Any) -> type[msgspec.Struct] | None:
-    """Return the table that a field of this type holds, alone or as one of several, or None."""
-    for one in get_args(kind) or (kind,):
-        if isinstance(one, type) and issubclass(one, msgspec.Struct):
-            return one
-    return None
-
-
-def _value(text: str, kind: Any) -> Any:
-    """Return the text as the type needs it: text for text, else a TOML value; ``a,b`` is a list."""
-    if kind in (str, Duration, Rate | None):
-        return text
-    if kind in (tuple[str, ...], tuple[str, ...] | Cors) and not text.startswith(("[", "{")):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

@@ -67,12 +67,13 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_the_table_of_keys_is_complete_and_has_the_defaults() -> None:
-    said = {key: default for key, default, _ in table("README.md", "keys")}
+    said = {key: default for key, default, _ in [*table("README.md", "keys"), *table("docs/workers.md", "keys")]}
     kinds = {
         "": manifest._File,
         "[edge] ": manifest.Edge,
         "[auth] ": manifest.Auth,
         "[services.NAME] ": manifest.Service,
+        "workers.": manifest.Workers,
     }
     expected = {}
     for prefix, kind in kinds.items():
@@ -85,6 +86,9 @@ def test_the_table_of_keys_is_complete_and_has_the_defaults() -> None:
             continue
         if field.required:
             assert said[key] == "required", key
+            continue
+        if field.default is None:
+            assert said[key] == "none", key
             continue
         default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
         written = tomllib.loads(f"value = {said[key].strip('`')}")["value"]

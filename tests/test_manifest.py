@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh.faults import Faults
-from mesh.manifest import Cors, Duration, Manifest, load
+from mesh.manifest import Cors, Duration, Manifest, Size, Workers, load
 
 BASE = """
 [edge]
@@ -112,6 +112,47 @@ per_client = "600/m burst 50"
     assert listed.cors_rules == Cors(origins=("http://b:2", "https://[::1]:8"))
 
 
+class TestWorkers:
+    """``workers`` of a service."""
+
+    def test_absent_the_functions_run_in_the_sidecar(self, tmp_path: Path) -> None:
+        assert read(tmp_path, BASE).services["log-in"].workers is None
+
+    def test_an_empty_table_is_the_defaults(self, tmp_path: Path) -> None:
+        found = read(tmp_path, BASE + "workers = {}").services["log-in"].workers
+        assert found == Workers()
+        assert found is not None
+        assert (found.min, found.max, found.concurrency, found.max_requests) == (0, 4, 16, 0)
+        assert (found.idle, found.memory, found.timeout) == (60.0, 256_000_000, 30.0)
+
+    def test_all_of_it(self, tmp_path: Path) -> None:
+        line = (
+            'workers = { min = 1, max = 2, concurrency = 3, idle = "5m", memory = "1GiB", max_requests = 9, '
+            'timeout = "250ms" }'
+        )
+        assert read(tmp_path, BASE + line).services["log-in"].workers == Workers(
+            min=1, max=2, concurrency=3, idle=Duration(300), memory=Size(2**30), max_requests=9, timeout=Duration(0.25)
+        )
+
+    def test_the_environment_overrides_each_key(self, tmp_path: Path) -> None:
+        manifest = read(
+            tmp_path,
+            BASE + "workers = { max = 2, idle = '1s' }",
+            MESH_SERVICES_LOG_IN_WORKERS_MAX="7",
+            MESH_SERVICES_LOG_IN_WORKERS_MAX_REQUESTS="100",
+            MESH_SERVICES_LOG_IN_WORKERS_TIMEOUT="5s",
+            MESH_SERVICES_LOG_IN_WORKERS_MEMORY="128MB",
+        )
+        assert manifest.services["log-in"].workers == Workers(
+            max=7, max_requests=100, idle=Duration(1), timeout=Duration(5), memory=Size(128_000_000)
+        )
+
+    def test_the_environment_can_bring_them(self, tmp_path: Path) -> None:
+        one = read(tmp_path, BASE, MESH_SERVICES_LOG_IN_WORKERS_MAX="1").services["log-in"].workers
+        whole = read(tmp_path, BASE, MESH_SERVICES_LOG_IN_WORKERS="{ max = 1 }").services["log-in"].workers
+        assert one == whole == Workers(max=1)
+
+
 @pytest.mark.parametrize(
     ("text", "environ", "expected"),
     [
@@ -129,6 +170,17 @@ per_client = "600/m burst 50"
         (BASE + "listen = 'here'", {}, "mesh.toml [services.log-in] listen: expected host:port, got 'here'"),
         (BASE + "listen = 'h:99999'", {}, "expected host:port, got 'h:99999'"),
         (BASE + "concurrency = 0", {}, "concurrency: must be at least 1, not 0"),
+        (BASE + "workers = 4", {}, "mesh.toml [services.log-in] workers: expected object | null, got int"),
+        (BASE + "workers = { mx = 4 }", {}, "[services.log-in] workers: unknown key 'mx'; did you mean 'max'?"),
+        (BASE + "workers = { max = 0 }", {}, "workers.max: must be at least 1, not 0; without workers the functions"),
+        (BASE + "workers = { min = 5 }", {}, "workers.min: is 5, more than max, which is 4"),
+        (BASE + "workers = { min = -1 }", {}, "workers.min: must be at least 0, not -1"),
+        (BASE + "workers = { concurrency = 0 }", {}, "workers.concurrency: must be at least 1, not 0"),
+        (BASE + "workers = { memory = '20MB' }", {}, "workers.memory: 20000000 bytes are less than a worker needs"),
+        (BASE + "workers = { max_requests = -1 }", {}, "workers.max_requests: must be 0 (never) or more, not -1"),
+        (BASE + "workers = { timeout = '0s' }", {}, "workers.timeout: must be longer than 0 s"),
+        (BASE + "workers = { idle = 60 }", {}, "workers.idle: expected a duration such as"),
+        (BASE, {"MESH_SERVICES_LOG_IN_WORKERS_MAX": "0"}, "variable MESH_SERVICES_LOG_IN_WORKERS_MAX: must be at le"),
         (BASE + "database = 'mysql://x'", {}, "database: expected sqlite:///PATH or postgresql://"),
         ("channel = 'x'", {}, 'mesh.toml channel: expected "ngh2" or "grpcio", got \'x\''),
         (BASE, {"MESH_EDGE_LISTEN": "8080"}, "environment variable MESH_EDGE_LISTEN: expected host:port, got '8080'"),
