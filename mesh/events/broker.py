@@ -109,9 +109,9 @@ class Broker:
         if self._sending is not None:
             await asyncio.wait([self._sending])
         if self._keeping is not None:
-            self._keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeping
+            while not self._keeping.done():  # the client library loses a cancellation now and then while it connects
+                self._keeping.cancel()
+                await asyncio.wait([self._keeping], timeout=CONNECT / 10)
 
     async def publish(self, event: Event) -> None:
         """Publish an event; returns when the broker has it on its disk.

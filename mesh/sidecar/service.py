@@ -9,7 +9,9 @@ from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from mesh.call import current
 from mesh.errors import FailedPrecondition
+from mesh.events.arrival import Arrival
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -80,7 +82,11 @@ class ServiceContext:
             raise FailedPrecondition(
                 f"service {self.name} has no database: set database in [services.{self.name}] of mesh.toml"
             )
-        return self._database.transaction()
+        if not isinstance(current.get(), Arrival):
+            return self._database.transaction()
+        from mesh.events.inbox import guarded  # noqa: PLC0415 - SQLAlchemy, which only who has a database loads
+
+        return guarded(self._database.transaction())
 
     async def publish(self, event: Message) -> None:
         """Publish an event.
