@@ -27,6 +27,7 @@ __all__ = ["AlreadyDoneError", "Arrival", "linked", "once", "publisher"]
 class AlreadyDoneError(Exception):
     """The event has had its effect; nothing of this delivery may be written (``mesh.events.inbox``)."""
 
+
 class Arrival(Call):
     """One delivery of one event.
 

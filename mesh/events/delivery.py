@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -67,7 +67,7 @@ class Patience:
         hops: Deliveries in a row.
     """
 
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     timeout: float = 60.0
     concurrency: int = 100
     hops: int = MOST_HOPS
@@ -90,7 +90,7 @@ class Delivery:
         name: str,
         services: Sequence[Service],
         handlers: Mapping[str, Handler],
-        patience: Patience = Patience(),
+        patience: Patience,
     ) -> None:
         self._broker = broker
         self._services = services
@@ -117,10 +117,10 @@ class Delivery:
             self._task = self._loop.create_task(self._run())
 
     async def stop(self, drain: float) -> None:
-        """Take no more, give back what has not begun, wait for what runs up to ``drain`` seconds, give back the rest."""
+        """Take no more, give back what has not begun, wait ``drain`` seconds for what runs, give back the rest."""
         if self._task is None:
             return
-        while not self._task.done():  # asyncio.wait_for, in the client library, loses a cancellation now and then (3.11)
+        while not self._task.done():  # the client library swallows a cancellation here and there
             self._task.cancel()
             await asyncio.wait([self._task], timeout=TICK)
         until = self._loop.time() + drain
@@ -150,7 +150,7 @@ class Delivery:
     async def _with(self, link: Link) -> None:
         """Deliver over one connection, until it ends."""
         client = link.client
-        while not await self._prepare(client):
+        while not await self._prepare(client):  # noqa: ASYNC110 - what is waited for is in the broker
             await asyncio.sleep(AGAIN)
         await client.subscribe(self._channel, cb=self._heard)
         for reader in self._readers:

@@ -56,7 +56,7 @@ ASKED = 3
 _TIMEOUT, _WRONG_PIN = "408", "423"
 
 Deliver = Callable[[Consumer, Message, Held], Awaitable[Decision]]
-"""Calls the function for a message of a consumer and says what becomes of it; dead letters are kept before it says ``Dead``."""
+"""Calls the function for a message and says what becomes of it; a dead letter is kept before it says ``Dead``."""
 
 
 @dataclass(slots=True)
@@ -150,9 +150,12 @@ class Reader:
                 await asyncio.wait_for(subscription.drain(), PAUSE)
         await self._act(self.lane.lost())
         if client is not None and pinned:
-            unpin = f"$JS.API.CONSUMER.UNPIN.{self.consumer.stream}.{self.consumer.name}"
+            name = f"{self.consumer.stream}.{self.consumer.name}"
             with contextlib.suppress(*BROKER_AWAY):
-                await client.publish(unpin, json.dumps({"group": GROUP}).encode(), self._inbox)
+                # The question makes the broker forget pulls that nobody listens for. Else it may pin the partition to one
+                # of those, and the next owner waits until that is over (seen with nats-server 2.15.1).
+                await request(client, f"CONSUMER.INFO.{name}")
+                await request(client, f"CONSUMER.UNPIN.{name}", {"group": GROUP})
 
     async def finish(self, until: float) -> None:
         """Wait for what runs; at ``until`` (the loop's time) cancel it and give it back."""

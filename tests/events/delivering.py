@@ -51,7 +51,7 @@ async def delivering(
     functions: dict[str, Any],
     *,
     serves: str = RECORDER,
-    patience: Patience = Patience(),
+    patience: Patience | None = None,
     database: Any = None,
     gate: Gate | None = None,
     drain: float = 5.0,
@@ -73,7 +73,7 @@ async def delivering(
     )
     try:
         async with broker_at(url) as broker:
-            delivery = Delivery(broker, "recorder", [service], sidecar.deliveries, patience)
+            delivery = Delivery(broker, "recorder", [service], sidecar.deliveries, patience or Patience())
             delivery.start()
             try:
                 yield Replica(broker, delivery)

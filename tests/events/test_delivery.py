@@ -91,7 +91,12 @@ async def test_poison_goes_to_the_dead_letters_with_its_reason(contract: Contrac
     assert seen.numbers == {"k": [0, 3]}
     read = [read_letter(letter.headers) for letter in letters]
     assert [(one.code, one.error, one.tries, one.reason) for one in read] == [
-        ("INVALID_ARGUMENT", "nobody can read this", 1, "INVALID_ARGUMENT is permanent: another try would end the same way"),
+        (
+            "INVALID_ARGUMENT",
+            "nobody can read this",
+            1,
+            "INVALID_ARGUMENT is permanent: another try would end the same way",
+        ),
         ("INTERNAL", "internal error", 3, "3 tries, the most that are made"),
     ]
     assert [letter.subject for letter in letters] == ["dead.delivery-v1-Recorder.OnHappened"] * 2
@@ -175,7 +180,9 @@ async def test_a_killed_broker_loses_nothing(contract: Contract, new_nats: Calla
             server.kill()
             await asyncio.sleep(0.2)
             await asyncio.to_thread(server.start)
-        await until(lambda: all(len(set(numbers)) == 100 for numbers in seen.numbers.values()) and len(seen.numbers) == 4)
+        await until(
+            lambda: all(len(set(numbers)) == 100 for numbers in seen.numbers.values()) and len(seen.numbers) == 4
+        )
     # Delivered twice is possible, out of order is not: the first time of each is in order.
     for key, numbers in seen.numbers.items():
         assert list(dict.fromkeys(numbers)) == list(range(int(key[1:]), 400, 4))
