@@ -147,7 +147,7 @@ class Reader:
             # Until the broker knows that nobody listens it could pin the partition to a pull of ours; and what is on its
             # way meanwhile is given back by `_take`.
             with contextlib.suppress(*BROKER_AWAY):
-                await asyncio.wait_for(subscription.drain(), PAUSE)
+                await asyncio.wait_for(subscription.drain(), PAUSE)  # type: ignore[no-untyped-call]
         await self._act(self.lane.lost())
         if client is not None and pinned:
             name = f"{self.consumer.stream}.{self.consumer.name}"

@@ -1,4 +1,4 @@
-"""The order of a key against a model: replicas that come, go and are killed, and a broker that forgets and sends again."""
+"""The order of a key against a model: replicas that come, go and are killed, a broker that forgets and sends again."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ pick = st.randoms(use_true_random=False)
 class Model(RuleBasedStateMachine):
     """A partition of JetStream with three replicas.
 
-    ``pending`` is what the broker counts: delivered to someone and not acknowledged. What a dead replica had becomes due
-    again; what a live one holds does not, because it keeps saying so.
+    ``pending`` is what the broker counts: delivered to someone and not acknowledged. What a dead replica had becomes
+    due again; what a live one holds does not, because it keeps saying so.
     """
 
     @initialize()

@@ -44,9 +44,9 @@ async def test_a_tick_says_the_time_that_was_meant(contract: Contract, nats_url:
     async with delivering(contract, nats_url, {"every_second": cron, "often": every}, serves=CLOCK):
         await until(lambda: len(cron.times) >= 3 and len(every.times) >= 2)
     assert all(time.microsecond == 0 for time in cron.times)
-    assert [later - time for time, later in zip(cron.times, cron.times[1:], strict=False)] == [
-        timedelta(seconds=1)
-    ] * (len(cron.times) - 1)
+    assert [later - time for time, later in zip(cron.times, cron.times[1:], strict=False)] == [timedelta(seconds=1)] * (
+        len(cron.times) - 1
+    )
     assert began - timedelta(seconds=1) <= cron.times[0] <= datetime.now(UTC)
 
 
