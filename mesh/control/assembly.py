@@ -210,9 +210,12 @@ class SidecarPart:
         if self._events is not None:
             self._events.start(self._database)
         try:
-            return await self._sidecar.start()
+            address = await self._sidecar.start()
         except ListenError as error:
             raise Faults([Fault(f"{self._place} listen", str(error))]) from None
+        if self._events is not None:
+            self._events.deliver(self._sidecar.deliveries)
+        return address
 
     async def _migrate(self, database: Database) -> None:
         from mesh.database import DatabaseError  # noqa: PLC0415 - loaded already
@@ -225,7 +228,7 @@ class SidecarPart:
     async def stop(self) -> None:
         """Drain, then close what functions used, then flush telemetry, also when the module's ``shutdown`` fails."""
         try:
-            await self._sidecar.stop()
+            await self._sidecar.stop(*([self._events.give_back()] if self._events is not None else []))
         finally:
             if self._events is not None:
                 await self._events.stop()

@@ -5,18 +5,21 @@ A mesh that neither publishes nor is triggered has none of it, and needs no brok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mesh.contract import Contract, TriggerKind
 from mesh.control import topology
 from mesh.events.broker import Broker, Settings
+from mesh.events.delivery import Delivery, Patience
+from mesh.events.outcome import Limits
 from mesh.events.publications import Publications, Publisher
 from mesh.events.streams import Retention
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
 
 if TYPE_CHECKING:
+    from mesh.call import Handler
     from mesh.database import Database
     from mesh.database.migrations import Prepare
     from mesh.events.outbox import Outbox
@@ -94,12 +97,22 @@ class Eventing:
 
     def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
         entry = manifest.services[name]
+        self._name = name
         self.broker = Broker(settings(manifest, name), name)
         publications = Publications(contract, entry.serves, name)
         self.publisher = Publisher(publications, self.broker)
         self.outbox: Outbox | None = None
         self._relay: Relay | None = None
         self._sqlite = entry.database.startswith("sqlite:")
+        self._drain = float(entry.drain)
+        self._served = topology.served(manifest, contract, name)
+        self._triggered = any(method.triggers for service in self._served for method in service.methods.values())
+        self._delivery: Delivery | None = None
+        self._patience = Patience(
+            limits=Limits(tries=manifest.events.max_deliveries),
+            concurrency=entry.concurrency,
+            hops=manifest.events.max_hops,
+        )
         if entry.database:
             from mesh.events import outbox  # noqa: PLC0415 - SQLAlchemy is a third of the imports
 
@@ -110,9 +123,9 @@ class Eventing:
         """What is done in the service's database after its migrations."""
         if self.outbox is None:
             return ()
-        from mesh.events import outbox  # noqa: PLC0415 - loaded already
+        from mesh.events import inbox, outbox  # noqa: PLC0415 - loaded already
 
-        return (outbox.create,)
+        return (outbox.create, inbox.prepare) if self._triggered else (outbox.create,)
 
     def start(self, database: Database | None) -> None:
         """Connect, and empty the outbox of the open database."""
@@ -123,6 +136,21 @@ class Eventing:
             self._relay = Relay(database, self.broker, sqlite=self._sqlite)
             self.outbox.tell = self._relay.tell
             self._relay.start()
+
+    def deliver(self, handlers: Mapping[str, Handler]) -> None:
+        """Begin to call the functions for what triggers them; the service is ready.
+
+        Args:
+            handlers: Path of a method → the chain that answers its deliveries.
+        """
+        if self._triggered:
+            self._delivery = Delivery(self.broker, self._name, self._served, handlers, self._patience)
+            self._delivery.start()
+
+    async def give_back(self) -> None:
+        """Take no more deliveries; finish what runs, up to the drain time, and give back the rest."""
+        if self._delivery is not None:
+            await self._delivery.stop(self._drain)
 
     async def stop(self) -> None:
         """Send what the outbox holds, if the broker is there, and disconnect; the database is still open."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+import asyncio
+from collections.abc import Awaitable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Call, Handler, Layer, chain, current
@@ -109,10 +110,14 @@ class Sidecar:
         self.health.serving()
         return address
 
-    async def stop(self) -> None:
-        """Report NOT_SERVING, stop accepting, finish what is in flight, run the module's ``shutdown``."""
+    async def stop(self, *others: Awaitable[object]) -> None:
+        """Report NOT_SERVING, stop accepting, finish what is in flight, run the module's ``shutdown``.
+
+        Args:
+            others: What else ends before ``shutdown``, at the same time as the calls: deliveries.
+        """
         self.health.drain()
-        await self._listener.stop()
+        await asyncio.gather(self._listener.stop(), *others)
         await self._shutdown()
 
     async def asgi(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
