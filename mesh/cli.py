@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mesh.control import events_command
 from mesh.faults import Fault, Faults
 
 if TYPE_CHECKING:
@@ -173,24 +174,7 @@ def _new(options: argparse.Namespace) -> int:
 
 
 def _events(options: argparse.Namespace) -> int:
-    from mesh.control import events
-
-    file = _file(options)
-    match options.what:
-        case "list":
-            return events.list_(file, type=options.type, since=options.since, limit=options.limit)
-        case "tail":
-            return events.tail(file, type=options.type)
-        case "show":
-            return events.show(file, options.event)
-        case "publish":
-            return events.publish(file, options.type, options.data)
-        case "replay":
-            return events.replay(file, options.method, since=options.since)
-    if options.do == "list":
-        return events.dead(file, method=options.method)
-    act = events.redrive if options.do == "redrive" else events.discard
-    return act(file, options.letters, method=options.method, every=options.all)
+    return events_command.run(options, _file(options))
 
 
 # -- their words --
@@ -255,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     command("keys", _keys, "make the services' identity keys that are missing", _KEYS).add_argument(
         "--each", metavar="FOLDER", help="one folder for each service, and for the edge, below this one"
     )
-    _events_parsers(command, commands)
+    events_command.add(command, commands, _events)
     formats = commands.add_parser("export", help="write what the contract says for other tools").add_subparsers(
         title="formats", metavar="FORMAT", required=True
     )
@@ -267,39 +251,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--server", action="append", default=[], metavar="URL", help="where it is; can be repeated")
     return parser
-
-
-def _events_parsers(command: Callable[..., argparse.ArgumentParser], commands: Any) -> None:
-    group = commands.add_parser("events", help="look at events, and deliver them again").add_subparsers(
-        title="commands", metavar="COMMAND", required=True
-    )
-
-    def made(name: str, summary: str, text: str) -> argparse.ArgumentParser:
-        parser = command(name, _events, summary, text, group)
-        parser.set_defaults(what=name)
-        return parser
-
-    def typed(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--type", default="", metavar="EVENT", help="only events of this message")
-
-    ago = "a duration ago (2h) or a time (2026-11-22T10:00)"
-    parser = made("list", "list the latest events", _EVENTS)
-    typed(parser)
-    parser.add_argument("--since", default="", metavar="WHEN", help=ago)
-    parser.add_argument("--limit", type=int, default=50, metavar="NUMBER", help="at most so many (default: 50)")
-    typed(made("tail", "print events as they are published", _EVENTS))
-    made("show", "print one event whole", _EVENTS).add_argument("event", metavar="PLACE|ID", help="which one")
-    parser = made("publish", "publish an event by hand", _EVENTS)
-    parser.add_argument("type", metavar="EVENT", help="the message, in full or by its last name")
-    parser.add_argument("-d", "--data", default="", help="the message as JSON")
-    parser = made("replay", "call a method again for past events", _REPLAY)
-    parser.add_argument("method", metavar="METHOD", help="whose trigger is an event or a change")
-    parser.add_argument("--since", default="", metavar="WHEN", help=f"{ago}; default: all that is kept")
-    parser = made("dead", "list, redrive or discard dead letters", _DEAD)
-    parser.add_argument("do", nargs="?", choices=("list", "redrive", "discard"), default="list", help="default: list")
-    parser.add_argument("letters", nargs="*", type=int, default=[], metavar="LETTER", help="their numbers")
-    parser.add_argument("--method", default="", metavar="METHOD", help="only those of this method")
-    parser.add_argument("--all", action="store_true", help="all of them")
 
 
 class _Version(argparse.Action):
@@ -382,30 +333,6 @@ Exit code 0 if it is serving, 1 if not. A service is asked by the gRPC health pr
   mesh health http://127.0.0.1:8080
   mesh health login
   mesh health edge
-"""
-_EVENTS = """
-Events are named by their message, in full or by its last name. The broker is that of mesh.toml, or that of the mesh
-which runs.
-
-  mesh events list --type UserRegistered --since 2h
-  mesh events tail
-  mesh events show 1042
-  mesh events publish UserRegistered -d '{"userId": "u1"}'
-"""
-_REPLAY = """
-The method is called again for every event, or change, that its trigger matches and that is still kept; nobody else is.
-Each has its effect again, in order with what is new of its key.
-
-  mesh events replay login.v1.Login/OnUserRegistered --since 24h
-"""
-_DEAD = """
-A dead letter is an event that a method failed for: for good, or too often. Redriven, it is delivered to that method
-again; discarded, it is gone.
-
-  mesh events dead
-  mesh events dead redrive 17 18
-  mesh events dead redrive --method Login/OnUserRegistered
-  mesh events dead discard --all
 """
 _EXPORT_OPENAPI = """
 Every route of the contract with its parameters, bodies, errors and who may call it, and the comments of the .proto
