@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -96,9 +96,9 @@ async def publish(broker: Broker, *events: Event) -> None:
     await asyncio.gather(*(broker.publish(event) for event in events))
 
 
-async def until(condition: Callable[[], bool], timeout: float = 20) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     """Wait for what no event tells of."""
-    async with asyncio.timeout(timeout):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - state of several parts
             await asyncio.sleep(0.01)
 
@@ -106,11 +106,5 @@ async def until(condition: Callable[[], bool], timeout: float = 20) -> None:
 async def dead_letters(broker: Broker) -> list[Any]:
     """Return the messages of the stream of dead letters."""
     link = await broker.ready()
-    found = []
     state = (await link.js.stream_info("DEAD")).state
-    for sequence in range(max(1, state.first_seq), state.last_seq + 1):
-        found.append(await link.js.get_msg("DEAD", sequence))
-    return found
-
-
-Function = Callable[[Any, Any], Awaitable[Empty]]
+    return [await link.js.get_msg("DEAD", sequence) for sequence in range(max(1, state.first_seq), state.last_seq + 1)]
