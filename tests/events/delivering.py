@@ -14,6 +14,7 @@ from uuid import uuid4
 from google.protobuf.empty_pb2 import Empty
 from hosting import open_layer
 
+from mesh.call import Layer
 from mesh.contract import Contract
 from mesh.events.broker import Broker, Settings
 from mesh.events.cloudevents import Event
@@ -55,6 +56,7 @@ async def delivering(
     database: Any = None,
     gate: Gate | None = None,
     drain: float = 5.0,
+    trace: Layer = open_layer,
 ) -> AsyncIterator[Replica]:
     """Host the functions (by name; those that are missing do nothing) and deliver to them."""
 
@@ -67,7 +69,7 @@ async def delivering(
     sys.modules[module.__name__] = module
     service = contract.services[serves]
     context = ServiceContext("recorder", channel=None, blocking=None, database=database)
-    layers = dict.fromkeys(("trace", "authenticate", "authorize"), open_layer)
+    layers = {"trace": trace, "authenticate": open_layer, "authorize": open_layer}
     sidecar = Sidecar(
         contract, [serves], Functions(module.__name__, [service]), context, **layers, gate=gate or Gate(1000, 1000)
     )
