@@ -27,6 +27,7 @@ def imports(file: Path) -> Iterator[str]:
         ("ngh2", ("mesh/rpc/connection.py", "mesh/rpc/probe.py")),
         ("h2corn", "mesh/rpc/listener.py"),
         ("grpc", "mesh/rpc/"),
+        ("nats", "mesh/events/"),
     ],
 )
 def test_a_library_stays_in_its_room(library: str, allowed: str | tuple[str, ...]) -> None:

@@ -32,10 +32,12 @@ from mesh.auth import (
 )
 from mesh.call import Call, Handler, Layer, chain
 from mesh.contract import Contract
+from mesh.control.eventing import Eventing, needs_broker
 from mesh.control.traces import ENDPOINT
 from mesh.edge import Door, Edge
 from mesh.edge.passthrough import tracing
 from mesh.errors import Unimplemented
+from mesh.events.hops import carry
 from mesh.faults import Fault, Faults
 from mesh.gate import Gate
 from mesh.lambdas.functions import functions_of, install
@@ -114,7 +116,7 @@ class _Common:
         self.tokens = _tokens(manifest, contract, own)
 
     def _chain(self, identified: Layer) -> Handler:
-        return chain(self.telemetry.outbound, identified, retry(), self.outbound)
+        return chain(self.telemetry.outbound, identified, carry, retry(), self.outbound)
 
     async def stop(self) -> None:
         await self.outbound.close()
@@ -163,6 +165,7 @@ class SidecarPart:
         served = [contract.services[service] for service in entry.serves]
         self._pool = None if entry.workers is None else _pool(manifest, contract, entry.workers, common, name)
         functions = self._pool or functions_of(entry.module, manifest.lambdas.get(name), served)
+        self._events = Eventing(manifest, contract, name) if needs_broker(manifest, contract, name) else None
         self._database = self._open(manifest, entry, name)
         channel = Channel(common.onward, contract)
         service = ServiceContext(
@@ -171,6 +174,7 @@ class SidecarPart:
             blocking=BlockingChannel(channel, asyncio.get_running_loop()),
             database=self._database,
             settings=entry.settings,
+            publisher=self._events.publisher if self._events else None,
         )
         self._sidecar = Sidecar(
             contract,
@@ -195,7 +199,13 @@ class SidecarPart:
         from mesh.database import Database, DatabaseError  # noqa: PLC0415 - a third of the imports; the edge has none
 
         try:
-            return Database(entry.database, migrations=_migrations(manifest, entry), name=name)
+            return Database(
+                entry.database,
+                migrations=_migrations(manifest, entry),
+                name=name,
+                after=self._events.after if self._events else (),
+                outbox=self._events.outbox if self._events else None,
+            )
         except DatabaseError as error:
             raise Faults([Fault(f"{self._place} database", str(error))]) from None
 
@@ -207,10 +217,15 @@ class SidecarPart:
         """
         if self._database is not None:
             await self._migrate(self._database)
+        if self._events is not None:
+            self._events.start(self._database)
         try:
-            return await self._sidecar.start()
+            address = await self._sidecar.start()
         except ListenError as error:
             raise Faults([Fault(f"{self._place} listen", str(error))]) from None
+        if self._events is not None:
+            self._events.deliver(self._sidecar.deliveries)
+        return address
 
     async def _migrate(self, database: Database) -> None:
         from mesh.database import DatabaseError  # noqa: PLC0415 - loaded already
@@ -230,8 +245,10 @@ class SidecarPart:
     async def stop(self) -> None:
         """Drain, then close what functions used, then flush telemetry, also when the module's ``shutdown`` fails."""
         try:
-            await self._sidecar.stop()
+            await self._sidecar.stop(*([self._events.give_back()] if self._events is not None else []))
         finally:
+            if self._events is not None:
+                await self._events.stop()
             if self._database is not None:
                 await self._database.stop()
             await self._common.stop()

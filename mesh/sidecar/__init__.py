@@ -5,6 +5,10 @@ One chain, one list, for every method:
 What stands before ``gate`` costs no place in it; what stands after ``recover`` may raise anything. Health and
 reflection pass only ``recover → deadline``. In place of the functions there may be a pool of worker processes
 (``mesh.sidecar.workers``), and nothing else changes.
+
+A delivery (an event, a change, a tick) passes
+``trace → recover → deadline → linked → gate → run → once → function``: it comes from this process, so there is nobody
+to authenticate, and the contract's trigger is the permission.
 """
 
 from typing import TYPE_CHECKING, Any

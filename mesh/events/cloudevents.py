@@ -1,0 +1,132 @@
+"""An event as it travels: CloudEvents 1.0 in binary mode, attributes in headers, the message as protobuf in the body.
+
+Sources: CloudEvents 1.0.2; its NATS protocol binding (``ce-`` headers, values percent-encoded as in the HTTP binding,
+3.1.3.2); its distributed tracing extension (``traceparent``, ``tracestate``). One header is ours: ``mesh-hops``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import unquote
+
+from mesh.events.subjects import event_subject
+
+__all__ = ["CONTENT_TYPE", "HOPS", "MESSAGE_ID", "Event", "MalformedEventError"]
+
+CONTENT_TYPE = "application/protobuf"
+MESSAGE_ID = "Nats-Msg-Id"
+"""The header by which JetStream knows a message that it has already."""
+HOPS = "mesh-hops"
+"""The header that counts how many deliveries in a row led to the event."""
+
+_UNSAFE = re.compile(r"[^\x21\x23\x24\x26-\x7e]")
+"""What a header's value cannot hold as it is: space, ``"``, ``%`` and all beyond printable ASCII."""
+
+
+class MalformedEventError(ValueError):
+    """A message on an event's subject is none; the text says which attribute is missing or wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event.
+
+    Attributes:
+        id: Unique for ever; what is published twice has it twice.
+        type: Full name of its message.
+        source: The service that published it, as mesh.toml calls it.
+        key: The value that keeps it in order, or "".
+        time: When it was published.
+        data: The message, serialised.
+        traceparent: The span that published it (W3C Trace Context), or "".
+        tracestate: What goes with it, or "".
+        hops: Deliveries in a row that led to it: 0 when no event caused it.
+    """
+
+    id: str
+    type: str
+    source: str
+    key: str
+    time: datetime
+    data: bytes
+    traceparent: str = ""
+    tracestate: str = ""
+    hops: int = 0
+
+    @property
+    def subject(self) -> str:
+        """Where it is published."""
+        return event_subject(self.type, self.key, self.id)
+
+    def to_headers(self) -> dict[str, str]:
+        """Return the headers of its message."""
+        headers = {
+            MESSAGE_ID: self.id,
+            "ce-specversion": "1.0",
+            "ce-id": self.id,
+            "ce-source": self.source,
+            "ce-type": self.type,
+            "ce-time": f"{self.time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z",
+            "content-type": CONTENT_TYPE,
+        }
+        if self.key:
+            headers["ce-subject"] = _encode(self.key)
+        if self.traceparent:
+            headers["ce-traceparent"] = self.traceparent
+        if self.tracestate:
+            headers["ce-tracestate"] = _encode(self.tracestate)
+        if self.hops:
+            headers[HOPS] = str(self.hops)
+        return headers
+
+    @classmethod
+    def from_message(cls, headers: Mapping[str, str] | None, data: bytes) -> Event:
+        """Return the event of a message.
+
+        Args:
+            headers: The message's headers; names in any case, as other publishers write them.
+            data: Its body.
+
+        Raises:
+            MalformedEventError: An attribute that CloudEvents or this mesh requires is missing or cannot be read.
+        """
+        found = {name.lower(): unquote(value) for name, value in (headers or {}).items()}
+        missing = [name for name in ("ce-specversion", "ce-id", "ce-source", "ce-type") if not found.get(name)]
+        if missing:
+            raise MalformedEventError(f"no {', '.join(missing)} among the headers: not a CloudEvent in binary mode")
+        if found["ce-specversion"] != "1.0":
+            raise MalformedEventError(f"ce-specversion is {found['ce-specversion']!r}; this mesh reads 1.0")
+        if found.get("content-type", CONTENT_TYPE) != CONTENT_TYPE:
+            raise MalformedEventError(f"content-type is {found['content-type']!r}; an event's body is {CONTENT_TYPE}")
+        hops = found.get(HOPS, "0")
+        if not hops.isdecimal():
+            raise MalformedEventError(f"{HOPS} is {hops!r}, which is no number")
+        return cls(
+            id=found["ce-id"],
+            type=found["ce-type"],
+            source=found["ce-source"],
+            key=found.get("ce-subject", ""),
+            time=_time(found.get("ce-time")),
+            data=data,
+            traceparent=found.get("ce-traceparent", ""),
+            tracestate=found.get("ce-tracestate", ""),
+            hops=int(hops),
+        )
+
+
+def _time(text: str | None) -> datetime:
+    """Return the moment that an RFC 3339 text names; the attribute is optional, and the epoch stands for none."""
+    if text is None:
+        return datetime.fromtimestamp(0, UTC)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise MalformedEventError(f"ce-time is {text!r}, which is no RFC 3339 time") from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def _encode(value: str) -> str:
+    return _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), value)

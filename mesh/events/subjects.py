@@ -1,0 +1,122 @@
+"""Subjects: what events, changes, schedules and dead letters are called on the broker. Pure.
+
+A subject is tokens with dots between them; a token holds no dot, no space and no wildcard (NATS, "Subject-Based
+Messaging"). Names of messages and services have only letters, digits, ``_`` and dots, so their dots become ``-``; keys
+and tables can be anything and are escaped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from urllib.parse import quote, unquote
+
+__all__ = [
+    "CHANGES",
+    "DEAD",
+    "EVENTS",
+    "PARTITIONS",
+    "SCHEDULES",
+    "TICKS",
+    "change_filter",
+    "change_subject",
+    "dead_subject",
+    "escape",
+    "event_filter",
+    "event_subject",
+    "name_of",
+    "partition",
+    "schedule_subject",
+    "tick_subject",
+    "token_of",
+    "unescape",
+]
+
+EVENTS, CHANGES, SCHEDULES, TICKS, DEAD = "events", "changes", "schedules", "ticks", "dead"
+"""First tokens."""
+PARTITIONS = 8
+"""Into how many parts the keys of a type are divided; never to be changed (see the room's decisions)."""
+
+_NO_KEY = "_"
+_LONGEST = 256
+"""Characters of an escaped key; the server reads no line above 4,096 bytes, and a subject stands in many."""
+
+
+def partition(key: str) -> int:
+    """Return the partition of a key, 0 to ``PARTITIONS - 1``: the CRC-32 of its UTF-8 bytes, modulo."""
+    return zlib.crc32(key.encode()) % PARTITIONS
+
+
+def escape(text: str) -> str:
+    """Return a text as one token: percent-encoded UTF-8, ``_`` for an empty one, a digest for one that is too long.
+
+    The digest (``~`` and 64 hexadecimal digits) cannot be turned back; messages carry the key itself (``ce-subject``).
+    """
+    if not text:
+        return _NO_KEY
+    if text == _NO_KEY:
+        return "%5F"
+    token = quote(text, safe="").replace(".", "%2E").replace("~", "%7E")
+    return token if len(token) <= _LONGEST else f"~{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def unescape(token: str) -> str:
+    """Return the text of a token that ``escape`` made; of a digest, the digest."""
+    return "" if token == _NO_KEY else unquote(token)
+
+
+def token_of(name: str) -> str:
+    """Return the full name of a message or a service as one token: ``login.v1.Login`` → ``login-v1-Login``."""
+    return name.replace(".", "-")
+
+
+def name_of(token: str) -> str:
+    """Return the full name that ``token_of`` made a token of."""
+    return token.replace("-", ".")
+
+
+def event_subject(type: str, key: str, id: str) -> str:  # noqa: A002 - what CloudEvents calls them
+    """Return where an event is published.
+
+    Args:
+        type: Full name of the message.
+        key: The value that keeps it in order, or "".
+        id: Of the event; it spreads events without a key over the partitions.
+    """
+    return f"{EVENTS}.{token_of(type)}.{partition(key or id)}.{escape(key)}"
+
+
+def event_filter(type: str, part: int | None = None) -> str:  # noqa: A002 - as above
+    """Return what a consumer of a type, or of one partition of it, subscribes to."""
+    return f"{EVENTS}.{token_of(type)}.{'*' if part is None else part}.*"
+
+
+def change_subject(service: str, table: str, key: str) -> str:
+    """Return where a change of a row is published.
+
+    Args:
+        service: The service that owns the table, as mesh.toml calls it.
+        table: The table.
+        key: The row's primary key as text; rows of one key stay in order.
+    """
+    return f"{CHANGES}.{escape(service)}.{escape(table)}.{partition(key)}.{escape(key)}"
+
+
+def change_filter(service: str, table: str, part: int | None = None) -> str:
+    """Return what a consumer of a table's changes, or of one partition of them, subscribes to."""
+    return f"{CHANGES}.{escape(service)}.{escape(table)}.{'*' if part is None else part}.*"
+
+
+def schedule_subject(service: str, method: str) -> str:
+    """Return where the schedule of a method is kept; ``service`` is the contract's full name."""
+    return f"{SCHEDULES}.{token_of(service)}.{method}"
+
+
+def tick_subject(service: str, method: str) -> str:
+    """Return where the ticks of a method's schedule go."""
+    return f"{TICKS}.{token_of(service)}.{method}"
+
+
+def dead_subject(service: str, method: str) -> str:
+    """Return where the dead letters of a method are kept."""
+    return f"{DEAD}.{token_of(service)}.{method}"
