@@ -313,6 +313,39 @@ class TestSqlite:
         assert isinstance(found["huge"]["j"], str)
         assert found["huge"]["j"].startswith("[[[")
 
+    @pytest.mark.parametrize("recursive", [False, True])
+    async def test_what_is_replaced_is_captured(self, shop: Owner, *, recursive: bool):
+        """Also where the connection lets the deletion fire triggers."""
+        pragma = f"PRAGMA recursive_triggers = {recursive}"
+        await shop.hand("CREATE TABLE t (a TEXT, b INTEGER, u TEXT UNIQUE, w, PRIMARY KEY (a, b))")
+        await shop.start("t")
+        await shop.hand(pragma, "INSERT INTO t VALUES ('x', 1, 'u1', 0), ('x', 2, 'u2', 0), ('x', 3, 'u3', 0)")
+        before = await shop.changes()
+        assert [one["operation"] for one in before] == ["INSERT"] * 3
+
+        async def told(statement: str) -> list[tuple[Any, ...]]:
+            await shop.hand(pragma, statement)
+            return [
+                (one["operation"], one["key"]["b"], one.get("before", {}).get("w"), one.get("after", {}).get("w"))
+                for one in await shop.changes()
+            ]
+
+        assert await told("INSERT OR IGNORE INTO t VALUES ('x', 1, 'u9', 1)") == []
+        assert await told("INSERT INTO t VALUES ('x', 1, '', 1) ON CONFLICT DO UPDATE SET w = 2") == [
+            ("UPDATE", 1, 0, 2)
+        ]
+        again = [("DELETE", 1, 2, None), ("INSERT", 1, None, 3)] if recursive else [("UPDATE", 1, 2, 3)]
+        assert await told("REPLACE INTO t VALUES ('x', 1, 'u1', 3)") == again
+        assert await told("REPLACE INTO t VALUES ('x', 4, 'u1', 4)") == [("DELETE", 1, 3, None), ("INSERT", 4, None, 4)]
+        assert await told("REPLACE INTO t VALUES ('x', 5, 'u6', 5)") == [("INSERT", 5, None, 5)]
+        moved = await told("UPDATE OR REPLACE t SET u = 'u2', w = 6 WHERE b = 5")
+        assert moved == [("DELETE", 2, 0, None), ("UPDATE", 5, 5, 6)]
+        moved = await told("UPDATE OR REPLACE t SET b = 3, w = 7 WHERE b = 5")
+        assert moved == [("DELETE", 3, 0, None), ("DELETE", 5, 6, None), ("INSERT", 3, None, 7)]
+        with pytest.raises(sqlite3.IntegrityError):
+            await told("INSERT INTO t VALUES ('x', 3, 'new', 8)")
+        assert await told("DELETE FROM t") == [("DELETE", 4, 4, None), ("DELETE", 3, 7, None)]
+
     async def test_a_table_of_a_thousand_columns(self, shop: Owner):
         names = [f"c{at}" for at in range(1000)]
         await shop.hand(f"CREATE TABLE wide (k INTEGER PRIMARY KEY, {', '.join(names)})")
