@@ -18,12 +18,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from mesh.edge_table import Cors, RateLimit, cors_faults, metadata_faults, proxy_faults
+from mesh.events_table import Events, broker_faults, events_faults
 from mesh.faults import Fault, Faults
 from mesh.overrides import override
 from mesh.values import Duration, Rate, Size
 from mesh.workers_table import Workers, workers_faults
 
-__all__ = ["Auth", "Cors", "Duration", "Edge", "Manifest", "Rate", "RateLimit", "Service", "Size", "Workers", "load"]
+__all__ = [
+    "Auth", "Cors", "Duration", "Edge", "Events", "Manifest", "Rate", "RateLimit", "Service", "Size", "Workers", "load",
+]  # fmt: skip
 
 PREFIX = "MESH_"
 PRIVATE = "MESH_INTERNAL_"
@@ -144,8 +147,10 @@ class _File(_Table, frozen=True):
     stubs: str = "gen"
     state: str = ".mesh"
     channel: str = "ngh2"
+    broker: str = ""
     auth: Auth | None = None
     edge: Edge | None = None
+    events: Events = Events()
     services: dict[str, dict[str, Any]] = {}
 
 
@@ -158,8 +163,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         stubs: The folder of the generated stubs, absolute.
         state: The folder of databases, keys and logs, absolute.
         channel: The implementation of outbound calls: ``"ngh2"`` or ``"grpcio"``.
+        broker: URLs of the event broker, with commas between them; ``""``: ``mesh up`` runs one.
         auth: How user tokens are verified, or None.
         edge: The edge, or None.
+        events: How the broker is reached, its files absolute, and how much it keeps.
         services: By name.
     """
 
@@ -168,8 +175,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     stubs: Path
     state: Path
     channel: str
+    broker: str
     auth: Auth | None
     edge: Edge | None
+    events: Events
     services: dict[str, Service]
 
     @property
@@ -226,8 +235,10 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
         stubs=(root / parsed.stubs).resolve(),
         state=(root / parsed.state).resolve(),
         channel=parsed.channel,
+        broker=parsed.broker,
         auth=parsed.auth,
         edge=parsed.edge,
+        events=_absolute(parsed.events, root),
         services=services,
     )
 
@@ -245,6 +256,14 @@ def _located(service: Service, root: Path) -> Service:
     if not service.database.startswith(prefix) or path.startswith("/") or path in ("", ":memory:"):
         return service
     return msgspec.structs.replace(service, database=f"{prefix}{(root / path).resolve()}")
+
+
+def _absolute(events: Events, root: Path) -> Events:
+    """Return the table with its files made absolute."""
+    files = {name: getattr(events, name) for name in ("credentials", "nkey", "ca", "certificate", "private_key")}
+    return msgspec.structs.replace(
+        events, **{name: str((root / file).resolve()) for name, file in files.items() if file}
+    )
 
 
 def _convert(table: Any, kind: type[TableT], place: str, prefix: str, overrides: Mapping[str, str]) -> TableT:
@@ -283,7 +302,7 @@ def _where(place: str, keys: str) -> str:
 
 def _near(key: str, path: str) -> str:
     kinds: dict[str, type[msgspec.Struct]] = {
-        "": _File, "auth": Auth, "edge": Edge, "edge.cors": Cors, "edge.rate_limit": RateLimit,
+        "": _File, "auth": Auth, "edge": Edge, "edge.cors": Cors, "edge.rate_limit": RateLimit, "events": Events,
     }  # fmt: skip
     inner = Workers if path.endswith(".workers") else Service
     known = (kinds.get(path) or inner).__struct_fields__
@@ -299,6 +318,9 @@ def _faults(file: _File, place: str) -> Iterator[Fault]:
         yield from cors_faults(file.edge.cors_rules, f"{place} [edge] cors")
         yield from metadata_faults(file.edge.metadata, f"{place} [edge] metadata")
         yield from proxy_faults(file.edge.trusted_proxies, f"{place} [edge] trusted_proxies")
+    yield from broker_faults(file.broker, f"{place} broker")
+    yield from _address_faults(f"{place} [events] listen", file.events.listen)
+    yield from events_faults(file.events, f"{place} [events]")
     for name in file.services:
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name == "edge":
             yield Fault(

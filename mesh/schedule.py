@@ -1,13 +1,21 @@
-"""Schedule lines: ``*/5 * * * *``, six fields with seconds first, ``@every 30s``, ``@daily``. Pure.
+"""Schedule lines: ``*/5 * * * *``, six fields with seconds first, ``@every 30s``, ``@daily``; a time zone before them.
 
-The broker runs schedules; here a line is only checked, so that a typo is a fault of the contract, not a silent clock.
+``CRON_TZ=Europe/Berlin 0 3 * * *`` is three o'clock in Berlin; without a zone it is UTC. Pure: times are arguments. The
+broker runs schedules; here a line is checked, so that a typo is a fault of the contract and not a silent clock, put
+into the broker's words, and asked for the time that it named.
+
+Days: when both day of month and day of week are restricted, a day that fits either counts (cron, crontab(5)).
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from itertools import product
+from zoneinfo import ZoneInfo
 
-__all__ = ["ScheduleError", "check"]
+__all__ = ["Schedule", "ScheduleError", "check", "parse"]
 
 _FIELDS = (
     ("second", 0, 59, ()),
@@ -17,13 +25,90 @@ _FIELDS = (
     ("month", 1, 12, ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")),
     ("day of week", 0, 7, ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")),
 )
-_NICKNAMES = frozenset({"@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"})
+_NICKNAMES = {
+    "@yearly": "0 0 0 1 1 *",
+    "@annually": "0 0 0 1 1 *",
+    "@monthly": "0 0 0 1 * *",
+    "@weekly": "0 0 0 * * 0",
+    "@daily": "0 0 0 * * *",
+    "@midnight": "0 0 0 * * *",
+    "@hourly": "0 0 * * * *",
+}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+\Z")
+_PARTS = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_ZONE = re.compile(r"(?:CRON_TZ|TZ)=(\S+)\s+(.*)\Z", re.DOTALL)
 _FIVE, _SIX = 5, 6
+_FURTHEST = 366 * 9
+"""Days to look back: 29 February can be eight years away."""
+_SUNDAY = 7
 
 
 class ScheduleError(ValueError):
     """The line is not a schedule; the message says which field and what it may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One schedule.
+
+    Attributes:
+        line: As the contract says it.
+        zone: Its time zone, or "" for UTC.
+        every: The interval, seconds, or 0 for one that names times.
+        fields: The values of second, minute, hour, day of month, month and day of week (0 is Sunday).
+        days: Whether day of month and day of week are restricted.
+    """
+
+    line: str
+    zone: str = ""
+    every: float = 0.0
+    fields: tuple[frozenset[int], ...] = ()
+    days: tuple[bool, bool] = (False, False)
+
+    @property
+    def broker(self) -> str:
+        """The line in the broker's words: six fields, in numbers."""
+        if self.every:
+            return f"@every {self.every:.3f}s"
+        texts = []
+        for values, (_, low, high, _) in zip(self.fields, _FIELDS, strict=True):
+            highest = high if high != _SUNDAY else high - 1
+            whole = len(values) == highest - low + 1
+            texts.append("*" if whole else ",".join(str(value) for value in sorted(values)))
+        # A restricted field that happens to hold every value still decides how the two days combine.
+        for place, restricted in zip((3, 5), self.days, strict=True):
+            if restricted and texts[place] == "*":
+                texts[place] = "1-31" if place == 3 else "0-6"  # noqa: PLR2004 - day of month
+        return " ".join(texts)
+
+    def before(self, moment: datetime) -> datetime:
+        """Return the last time that the schedule names before ``moment`` (which has a time zone), in UTC.
+
+        Raises:
+            ScheduleError: It names none: 30 February.
+        """
+        if self.every:
+            return (moment - timedelta(seconds=self.every)).astimezone(UTC)
+        zone = ZoneInfo(self.zone) if self.zone else UTC
+        day = moment.astimezone(zone).date()
+        seconds, minutes, hours = (sorted(values, reverse=True) for values in self.fields[:3])
+        for _ in range(_FURTHEST):
+            if self._names(day):
+                for hour, minute, second in product(hours, minutes, seconds):
+                    local = datetime(day.year, day.month, day.day, hour, minute, second, tzinfo=zone)
+                    found = local.astimezone(UTC)
+                    # A time that the clocks jumped over does not come back as itself: it was not there.
+                    if found < moment and found.astimezone(zone).hour == hour:
+                        return found
+            day -= timedelta(days=1)
+        raise ScheduleError(f"{self.line!r} names no time at all")
+
+    def _names(self, day: date) -> bool:
+        if day.month not in self.fields[4]:
+            return False
+        in_month, in_week = day.day in self.fields[3], day.isoweekday() % 7 in self.fields[5]
+        return (in_month or in_week) if all(self.days) else (in_month and in_week)
 
 
 def check(line: str) -> None:
@@ -32,33 +117,68 @@ def check(line: str) -> None:
     Raises:
         ScheduleError: With the field that is wrong and its range.
     """
-    text = line.strip()
+    parse(line)
+
+
+def parse(line: str) -> Schedule:
+    """Return the schedule of a line.
+
+    Raises:
+        ScheduleError: With the field that is wrong and its range.
+    """
+    text, zone = line.strip(), ""
+    match = _ZONE.match(text)
+    if match is not None:
+        zone, text = match[1], match[2].strip()
+        try:
+            ZoneInfo(zone)
+        except (ValueError, OSError, LookupError):
+            raise ScheduleError(f"{line!r}: there is no time zone {zone!r}; write one such as Europe/Berlin") from None
     if text.startswith("@every "):
-        if not _DURATION.match(text.removeprefix("@every ").strip()):
-            raise ScheduleError(f"{line!r}: after @every comes a duration such as 90s, 5m or 1h30m")
-        return
+        return Schedule(line, every=_interval(line, text.removeprefix("@every ").strip(), zone))
     if text.startswith("@"):
         if text not in _NICKNAMES:
             raise ScheduleError(f"{line!r}: known are @every DURATION, {', '.join(sorted(_NICKNAMES))}")
-        return
+        text = _NICKNAMES[text]
     fields = text.split()
     if len(fields) not in (_FIVE, _SIX):
         raise ScheduleError(f"{line!r} has {len(fields)} fields; a cron line has 5, or 6 with seconds first")
-    for value, (name, low, high, words) in zip(fields, _FIELDS[-len(fields) :], strict=True):
-        for part in value.split(","):
-            _check_part(line, part, name, low, high, words)
+    if len(fields) == _FIVE:
+        fields = ["0", *fields]
+    values = [
+        frozenset(value for part in field.split(",") for value in _values(line, part, *about))
+        for field, about in zip(fields, _FIELDS, strict=True)
+    ]
+    values[5] = frozenset(value % _SUNDAY for value in values[5])
+    days = (fields[3][0] not in "*?", fields[5][0] not in "*?")
+    found = Schedule(line, zone, fields=tuple(values), days=days)
+    found.before(datetime(2400, 1, 1, tzinfo=UTC))
+    return found
 
 
-def _check_part(line: str, part: str, name: str, low: int, high: int, words: tuple[str, ...]) -> None:
+def _interval(line: str, text: str, zone: str) -> float:
+    if zone:
+        raise ScheduleError(f"{line!r}: an interval has no time zone")
+    if not _DURATION.match(text):
+        raise ScheduleError(f"{line!r}: after @every comes a duration such as 90s, 5m or 1h30m")
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PARTS.findall(text))
+    if seconds < 1:
+        raise ScheduleError(f"{line!r}: the shortest interval is 1s")
+    return seconds
+
+
+def _values(line: str, part: str, name: str, low: int, high: int, words: tuple[str, ...]) -> range:
     body, slash, step = part.partition("/")
     if slash and (not step.isdigit() or int(step) == 0):
         raise ScheduleError(f"{line!r}: the step of {name} must be a positive number, not {step!r}")
     if body in ("*", "?"):
-        return
+        return range(low, high + (high != _SUNDAY), int(step or 1))
     start, dash, end = body.partition("-")
     bounds = [_number(line, text, name, low, high, words) for text in ([start, end] if dash else [start])]
     if bounds != sorted(bounds):
         raise ScheduleError(f"{line!r}: the range {body!r} of {name} runs backwards")
+    last = bounds[-1] if dash or not slash else high - (high == _SUNDAY)
+    return range(bounds[0], last + 1, int(step or 1))
 
 
 def _number(line: str, text: str, name: str, low: int, high: int, words: tuple[str, ...]) -> int:

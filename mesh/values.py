@@ -6,14 +6,14 @@ import re
 
 __all__ = ["Duration", "Rate", "Size"]
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
 }  # fmt: skip
 
 
 class Duration(float):
-    """Seconds; written ``"250ms"``, ``"60s"``, ``"5m"`` or ``"1h"``."""
+    """Seconds; written ``"250ms"``, ``"60s"``, ``"5m"``, ``"1h"`` or ``"7d"``."""
 
     __slots__ = ()
 
@@ -24,7 +24,7 @@ class Duration(float):
         Raises:
             ValueError: It is no duration.
         """
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text) if isinstance(text, str) else None
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f'expected a duration such as "250ms", "60s" or "5m", got {text!r}')
         return cls(float(match[1]) * _UNITS[match[2]])

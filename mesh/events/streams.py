@@ -61,6 +61,7 @@ def configs(retention: Retention) -> list[StreamConfig]:
             max_age=age,
             num_replicas=retention.replicas,
             allow_direct=True,
+            allow_atomic=True,
             duplicate_window=min(DUPLICATES, age or DUPLICATES),
             **settings,
         )

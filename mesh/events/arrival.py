@@ -1,0 +1,112 @@
+"""A delivery as a call: the sidecar's own chain answers it like any other.
+
+What is different is where it comes from. Nobody calls over the network, so there is nobody to authenticate: that the
+contract declares the trigger is the permission. The trace is a new one, *linked* to the span that published the event:
+a delivery may come hours later, and ten functions may be called for one event.
+
+Attributes of spans: OpenTelemetry semantic conventions for messaging.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanContext, TraceFlags, TraceState
+
+from mesh.call import Call, Handler, Metadata
+from mesh.errors import Unimplemented
+
+if TYPE_CHECKING:
+    from mesh.contract import Method
+    from mesh.events.cloudevents import Event
+
+__all__ = ["Arrival", "linked", "publisher"]
+
+class Arrival(Call):
+    """One delivery of one event.
+
+    Attributes:
+        event: The event.
+        consumer: What the event must have its effect once for: the method, ``package.Service/Method``.
+        tries: Which try it is, from 1.
+        trace: The trace id of the call, 32 hexadecimal digits, once it has begun; else "".
+        began: The function was called.
+        wrote: It has committed a transaction that writes.
+    """
+
+    __slots__ = ("_data", "began", "consumer", "event", "trace", "tries", "wrote")
+
+    def __init__(self, method: Method, event: Event, consumer: str, tries: int, deadline: float) -> None:
+        told = {
+            "ce-id": event.id,
+            "ce-source": event.source,
+            "ce-type": event.type,
+            "ce-time": event.time.isoformat(),
+            "ce-subject": event.key,
+            "mesh-hops": str(event.hops),
+        }
+        pairs = [(name.encode(), value.encode()) for name, value in told.items() if value]
+        super().__init__(method, Metadata.from_wire(pairs), deadline)
+        self.event = event
+        self.consumer = consumer
+        self.tries = tries
+        self.trace = ""
+        self.began = False
+        self.wrote = False
+        self._data: bytes | None = event.data
+
+    async def receive(self) -> bytes | None:
+        """Return the event, then None."""
+        data, self._data = self._data, None
+        return data
+
+    async def send(self, message: bytes) -> None:
+        """Take the answer, which nobody waits for."""
+
+    async def send_headers(self) -> None:
+        """Take the headers, which nobody waits for.
+
+        Raises:
+            Unimplemented: Always: only a method that streams its answer sends them early, and such have no triggers.
+        """
+        raise Unimplemented("a delivery has no one to send headers to")
+
+
+def publisher(traceparent: str, tracestate: str) -> SpanContext | None:
+    """Return the span that published an event (W3C Trace Context), or None if the event names no valid one."""
+    parts = traceparent.split("-")
+    try:
+        version, trace_id, span_id, flags = parts[:4]
+        found = SpanContext(
+            int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)),
+            trace_state=TraceState.from_header([tracestate]) if tracestate else None,
+        )  # fmt: skip
+    except ValueError:
+        return None
+    return found if found.is_valid and version != "ff" else None
+
+
+async def linked(call: Call, next: Handler) -> None:
+    """The layer that says in the trace of a delivery which event it is of, and links it to its publisher."""
+    assert isinstance(call, Arrival)  # noqa: S101 - only deliveries come this way
+    span = trace.get_current_span()
+    context = span.get_span_context()
+    if context.is_valid:
+        call.trace = f"{context.trace_id:032x}"
+    if span.is_recording():
+        event = call.event
+        told: dict[str, str | int] = {
+            "messaging.system": "nats",
+            "messaging.operation.type": "process",
+            "messaging.message.id": event.id,
+            "messaging.destination.name": event.type,
+            "messaging.consumer.group.name": call.consumer,
+        }
+        if call.tries > 1:
+            told["mesh.event.tries"] = call.tries
+        span.set_attributes(told)
+        origin = publisher(event.traceparent, event.tracestate)
+        if origin is not None:
+            span.add_link(origin, {"messaging.message.id": event.id})
+    await next(call)

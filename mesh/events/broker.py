@@ -1,0 +1,260 @@
+"""The broker, as a component sees it for its whole life: there, or away and coming back.
+
+A start never fails because the broker is away, and nothing waits for it that does not need it. Each connection is a
+``Link``; when one breaks, the next is made with a growing, jittered delay, and the streams are checked again: a broker
+that lost its disk is filled with new ones, and what a dead server still owes is not waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import nats.errors
+from nats.aio.client import Client
+
+from mesh.errors import StatusError, Unavailable
+from mesh.events import streams
+from mesh.events.cloudevents import Event
+from mesh.events.link import BATCH, Link, Outgoing, Stored
+from mesh.events.streams import Retention, StreamError
+
+__all__ = ["Broker", "Settings", "away"]
+
+log = logging.getLogger("mesh.events")
+
+FIRST, LONGEST = 0.05, 5.0
+"""Seconds between two tries to connect: at first, and at most."""
+CONNECT = 5
+"""Seconds that a connection, or one answer about streams, may take."""
+HEARTBEAT = 10
+"""Seconds between two pings; a peer that misses two of them is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How the broker is reached.
+
+    Attributes:
+        urls: ``nats://host:port`` or ``tls://host:port``, with user and password or a token in them, or without.
+        user: Who this is, if no URL says so.
+        password: Its proof.
+        token: Instead of both.
+        credentials: Path of a ``.creds`` file.
+        nkey: Path of a file with an NKEY seed.
+        ca: Path of the certificates to trust; ``""``: the system's.
+        certificate: Path of this side's certificate.
+        private_key: Path of its key.
+        retention: What the streams keep.
+    """
+
+    urls: tuple[str, ...]
+    user: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    credentials: str = ""
+    nkey: str = ""
+    ca: str = ""
+    certificate: str = ""
+    private_key: str = ""
+    retention: Retention = field(default_factory=Retention)
+
+
+def away() -> Unavailable:
+    """Return the error for what needs the broker while it is away."""
+    return Unavailable("the event broker cannot be reached", retry_after=1.0)
+
+
+class Broker:
+    """The broker.
+
+    Args:
+        settings: Where it is.
+        name: Who connects, as the broker's own tools show it.
+    """
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._link: Link | None = None
+        self._there = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
+        self._queue: list[tuple[Outgoing, asyncio.Future[None]]] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    @property
+    def link(self) -> Link | None:
+        """The connection, with all streams there; None while there is none."""
+        return self._link
+
+    async def ready(self) -> Link:
+        """Wait for the broker, for ever if need be, and return the connection."""
+        while self._link is None:
+            await self._there.wait()
+        return self._link
+
+    def start(self) -> None:
+        """Begin to connect, on the running loop."""
+        self._keeping = asyncio.get_running_loop().create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Send what waits, and disconnect for good."""
+        if self._sending is not None:
+            await asyncio.wait([self._sending])
+        if self._keeping is not None:
+            self._keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeping
+
+    async def publish(self, event: Event) -> None:
+        """Publish an event; returns when the broker has it on its disk.
+
+        Raises:
+            Unavailable: The broker is away, or did not answer; then it may have the event all the same.
+            ResourceExhausted: It is full.
+            InvalidArgument: The event is larger than it takes.
+        """
+        await self.store(Outgoing(event.subject, event.to_headers(), event.data))
+
+    async def store(self, message: Outgoing) -> None:
+        """Store a message; those that come at the same time share a batch.
+
+        Raises:
+            StatusError: As for ``publish``.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._queue.append((message, done))
+        if self._sending is None or self._sending.done():
+            self._sending = loop.create_task(self._send())
+        await done
+
+    async def _send(self) -> None:
+        while self._queue:
+            stream = _stream(self._queue[0][0])
+            group = [one for one in self._queue[:BATCH] if _stream(one[0]) == stream]
+            taken = set(map(id, group))
+            self._queue = [one for one in self._queue if id(one) not in taken]
+            link, at = self._link, 0
+            while at < len(group):
+                messages = [message for message, _ in group[at:]]
+                stored = Stored(0, away()) if link is None else await link.store(messages)
+                for _, done in group[at : at + stored.number]:
+                    _settle(done, None)
+                at += stored.number
+                if stored.error is not None:
+                    last = len(group) if isinstance(stored.error, Unavailable) else at + 1
+                    for _, done in group[at:last]:
+                        _settle(done, stored.error)
+                    at = last
+
+    # -- the connection --
+
+    async def _keep(self) -> None:
+        """Connect, for ever, each time the connection has ended."""
+        failures = 0
+        said = ""
+        while True:
+            url = self._settings.urls[failures % len(self._settings.urls)]
+            try:
+                async with self._connected(url) as link:
+                    if failures:
+                        log.info("the event broker is back")
+                    failures, said = 0, ""
+                    self._link = link
+                    self._there.set()
+                    await link.closed.wait()
+                    log.warning("the event broker went away")
+            except (nats.errors.Error, OSError, TimeoutError, StreamError) as error:
+                reason = f"{_shown(urlsplit(url))}: {error or type(error).__name__}"
+                if reason != said:
+                    log.warning("the event broker cannot be used: %s", reason)
+                    said = reason
+            finally:
+                self._link = None
+                self._there.clear()
+            delay = min(FIRST * 2.0 ** min(failures, 16), LONGEST)
+            failures += 1
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, url: str) -> AsyncIterator[Link]:
+        client = Client()
+        link: Link | None = None
+
+        async def closed() -> None:
+            if link is not None:
+                link.close()
+
+        try:
+            async with asyncio.timeout(2 * CONNECT):
+                await client.connect(**self._options(url), closed_cb=closed)
+                link = Link(client)
+                await link.open()
+                await streams.ensure(link.js, self._settings.retention)
+            if client.is_closed:
+                link.close()
+            yield link
+        finally:
+            if link is not None:
+                link.close()
+            await client.close()
+
+    def _options(self, url: str) -> dict[str, Any]:
+        parts, settings = urlsplit(url), self._settings
+        user = unquote(parts.username or "") or settings.user
+        password = unquote(parts.password or "") or settings.password
+        proof: dict[str, Any] = {}
+        if user and password:
+            proof = {"user": user, "password": password}
+        elif user or settings.token:  # NATS: a URL with a user alone holds a token
+            proof = {"token": user or settings.token}
+        elif settings.credentials:
+            proof = {"user_credentials": settings.credentials}
+        elif settings.nkey:
+            proof = {"nkeys_seed": settings.nkey}
+        if parts.scheme == "tls" or settings.ca or settings.certificate:
+            context = ssl.create_default_context(cafile=settings.ca or None)
+            if settings.certificate:
+                context.load_cert_chain(settings.certificate, settings.private_key)
+            proof["tls"] = context
+        return {
+            "servers": [_shown(parts)],
+            "name": self._name,
+            "allow_reconnect": False,
+            "max_reconnect_attempts": 1,
+            "reconnect_time_wait": 0.05,
+            "connect_timeout": CONNECT,
+            "ping_interval": HEARTBEAT,
+            "error_cb": _ignore,
+            **proof,
+        }
+
+
+async def _ignore(_: Exception) -> None:
+    """What breaks a connection ends it, and is said there."""
+
+
+def _shown(parts: SplitResult) -> str:
+    """Return the URL without user and password."""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _stream(message: Outgoing) -> str:
+    return message.subject.partition(".")[0]
+
+
+def _settle(done: asyncio.Future[None], error: StatusError | None) -> None:
+    if done.done():  # whoever waited has gone
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)

@@ -1,0 +1,154 @@
+"""What is consumed: the triggers of a service's methods → durable consumers on the broker.
+
+One consumer reads one partition of one trigger. Its name says which, so every replica means the same one, and a method
+that keeps its name keeps its place. A new one begins with the oldest event that the stream still holds: what was
+published before its first start is delivered too.
+
+Names, subjects and settings are of JetStream's API: https://docs.nats.io/nats-concepts/jetstream/consumers
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mesh.contract import TriggerKind
+from mesh.events import streams, subjects
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+    from mesh.contract import Method, Service, Trigger
+
+__all__ = [
+    "ACK_WAIT", "GROUP", "PINNED", "Consumer", "ConsumerError", "consumers_of", "ensure", "redo_subject", "request",
+    "tick_subject",
+]
+
+GROUP = "one"
+"""The priority group: within it the broker pins the consumer to one client."""
+PINNED = 5.0
+"""Seconds without a pull after which the broker takes the pin from a client."""
+ACK_WAIT = 8.0
+"""Seconds without a sign after which an event is delivered again. It is how long a key waits after a crash."""
+PENDING = 512
+"""Events of one partition that a replica holds at most. An event that fails for long holds those of its key here."""
+API_TIMEOUT = 5.0
+
+
+class ConsumerError(Exception):
+    """The broker refuses a consumer; the text says which one and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """One consumer.
+
+    Attributes:
+        name: Its durable name.
+        stream: The stream that it reads.
+        filters: The subjects of the stream that it reads: the trigger's own, and what is sent to this method once more.
+        method: The method that is called.
+        trigger: Why.
+    """
+
+    name: str
+    stream: str
+    filters: tuple[str, str]
+    method: Method
+    trigger: Trigger
+
+    @property
+    def group(self) -> str:
+        """What its method calls the trigger, over all partitions: the consumer of the inbox and of metrics."""
+        return self.method.path.lstrip("/")
+
+    def config(self) -> dict[str, Any]:
+        """Return what it should be on the broker."""
+        return {
+            "name": self.name,
+            "durable_name": self.name,
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "ack_wait": int(ACK_WAIT * 1e9),
+            "max_deliver": -1,  # when it is enough is decided here, with the error at hand
+            "max_ack_pending": PENDING,
+            "max_waiting": 512,
+            "filter_subjects": list(self.filters),
+            "replay_policy": "instant",
+            "priority_policy": "pinned_client",
+            "priority_groups": [GROUP],
+            "priority_timeout": int(PINNED * 1e9),
+        }
+
+
+def consumers_of(services: Iterable[Service]) -> list[Consumer]:
+    """Return the consumers of all triggers of these services."""
+    return [consumer for service in services for method in service.methods.values() for consumer in _of(method)]
+
+
+def _of(method: Method) -> Iterator[Consumer]:
+    base = f"{subjects.token_of(method.service)}-{method.name}"
+    for index, trigger in enumerate(method.triggers):
+        if trigger.kind is TriggerKind.SCHEDULE:
+            filters = (tick_subject(method, index), redo_subject(subjects.TICKS, method, index, 0, "*"))
+            yield Consumer(f"{base}-tick{index}", streams.SCHEDULES, filters, method, trigger)
+            continue
+        for part in range(subjects.PARTITIONS):
+            if trigger.kind is TriggerKind.EVENT:
+                name, stream, first = f"{base}-{part}", streams.EVENTS, subjects.EVENTS
+                own = subjects.event_filter(trigger.event, part)
+            else:
+                table = zlib.crc32(f"{trigger.service}.{trigger.table}".encode())
+                name, stream, first = f"{base}-{table:08x}-{part}", streams.CHANGES, subjects.CHANGES
+                own = subjects.change_filter(trigger.service, trigger.table, part)
+            yield Consumer(name, stream, (own, redo_subject(first, method, index, part, "*")), method, trigger)
+
+
+def tick_subject(method: Method, index: int) -> str:
+    """Return where the ticks of a method's schedule go; ``index`` is the trigger's place among the method's."""
+    base = subjects.tick_subject(method.service, method.name)
+    return f"{base}.{index}" if index else base
+
+
+def redo_subject(first: str, method: Method, index: int, part: int, key: str) -> str:
+    """Return where an event goes that shall be delivered to one method once more, in order with what is new.
+
+    Args:
+        first: The first token of the stream: ``events``, ``changes`` or ``ticks``.
+        method: The method.
+        index: The trigger's place among the method's.
+        part: The partition of the key.
+        key: The key as a token, or ``*``.
+    """
+    return f"{first}.redo.{subjects.token_of(method.service)}.{method.name}.{index}.{part}.{key}"
+
+
+async def request(client: Client, subject: str, body: Any = None) -> dict[str, Any]:
+    """Ask JetStream's API.
+
+    Raises:
+        nats.errors.Error: The broker is away, or does not answer in time.
+    """
+    data = b"" if body is None else json.dumps(body).encode()
+    reply = await client.request(f"$JS.API.{subject}", data, timeout=API_TIMEOUT)
+    answer: dict[str, Any] = json.loads(reply.data)
+    return answer
+
+
+async def ensure(client: Client, consumer: Consumer) -> None:
+    """Make the consumer, or bring it to what it should be; any number of replicas may do it at once.
+
+    Raises:
+        ConsumerError: The broker refuses it; with its reason.
+        nats.errors.Error: The broker is away.
+    """
+    subject = f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}"
+    body = {"stream_name": consumer.stream, "config": consumer.config(), "action": ""}
+    answer = await request(client, subject, body)
+    error = answer.get("error")
+    if error is not None:
+        raise ConsumerError(f"consumer {consumer.name} of {consumer.stream}: {error.get('description', error)}")

@@ -1,0 +1,271 @@
+"""Delivery: everything that calls the functions of one service for events, changes and schedules.
+
+It begins when the service is ready and is the first to end. While the broker is away nothing is lost and nothing fails:
+what runs goes on, and reading begins again when the broker is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from opentelemetry import metrics
+
+from mesh.contract import TriggerKind
+from mesh.errors import Code, Internal, StatusError
+from mesh.events import members, ticks
+from mesh.events.arrival import Arrival
+from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
+from mesh.events.consumers import Consumer, ConsumerError, consumers_of, ensure
+from mesh.events.dead import Letter, letter_headers
+from mesh.events.outcome import Ack, Dead, Decision, Limits, Retry, decide
+from mesh.events.reader import BROKER_AWAY, Reader
+from mesh.events.subjects import dead_subject, token_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from opentelemetry.metrics import CallbackOptions, Observation
+
+    from mesh.call import Handler
+    from mesh.contract import Service
+    from mesh.events.message import Message
+    from mesh.events.ordering import Held
+
+__all__ = ["Delivery", "Patience"]
+
+log = logging.getLogger("mesh.events")
+
+TICK = 0.5
+"""Seconds between two looks at what is due."""
+AGAIN = 2.0
+"""Seconds before another try to make a consumer, or to keep a dead letter, that the broker did not take."""
+MOST_HOPS = 16
+"""Deliveries in a row, each for an event that the one before published; more are a cycle that does not end."""
+KEPT_TIMEOUT = 5.0
+"""Seconds that the broker may take to keep a dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How deliveries are made.
+
+    Attributes:
+        limits: How often a function is called for one event, and when.
+        timeout: Seconds that a call may take when its method says nothing.
+        concurrency: Calls at once.
+        hops: Deliveries in a row.
+    """
+
+    limits: Limits = Limits()
+    timeout: float = 60.0
+    concurrency: int = 100
+    hops: int = MOST_HOPS
+
+
+class Delivery:
+    """Delivers to the methods of one service of mesh.toml.
+
+    Args:
+        connected: Gives the connection, when there has been one.
+        name: The service, as mesh.toml calls it.
+        services: What of the contract it serves.
+        handlers: Path of a method → the chain that answers its deliveries.
+        patience: How deliveries are made.
+    """
+
+    def __init__(
+        self,
+        connected: Callable[[], Awaitable[Client]],
+        name: str,
+        services: Sequence[Service],
+        handlers: Mapping[str, Handler],
+        patience: Patience = Patience(),
+    ) -> None:
+        self._connected = connected
+        self._services = services
+        self._consumers = consumers_of(services)
+        self._handlers = handlers
+        self._patience = patience
+        self._slots = asyncio.Semaphore(patience.concurrency)
+        self._suspects = asyncio.Lock()
+        self._members = members.Members(uuid4().hex)
+        self._channel = f"mesh.replicas.{token_of(name)}"
+        self._readers: list[Reader] = []
+        self._missing: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._client: Client | None = None
+        meter = metrics.get_meter("mesh.events")
+        self._counted = meter.create_counter(
+            "mesh.events.deliveries", "{delivery}", "Deliveries that ended, by method and what became of them"
+        )
+        meter.create_observable_gauge("mesh.events.lag", [self._lag], "{event}", "Events that wait for a method")
+
+    def start(self) -> None:
+        """Begin to deliver; returns at once, whether the broker is there or not."""
+        if self._consumers:
+            self._task = self._loop.create_task(self._run())
+
+    async def stop(self, drain: float) -> None:
+        """Take no more, give back what has not begun, wait for what runs up to ``drain`` seconds, give back the rest."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        until = self._loop.time() + drain
+        await asyncio.gather(*(reader.release() for reader in self._readers))
+        await asyncio.gather(*(reader.finish(until) for reader in self._readers))
+        if self._client is not None:
+            with contextlib.suppress(*BROKER_AWAY):
+                await self._client.publish(self._channel, f"-{self._members.name}".encode())
+                await self._client.flush(1)
+
+    # -- the loop --
+
+    async def _run(self) -> None:
+        client = self._client = await self._connected()
+        while not await self._prepare(client):
+            await asyncio.sleep(AGAIN)
+        await client.subscribe(self._channel, cb=self._heard)
+        self._readers = [Reader(client, consumer, self._deliver, self._gone) for consumer in self._consumers]
+        sign = 0.0
+        while True:
+            now = self._loop.time()
+            try:
+                if now >= sign:
+                    sign = now + members.EVERY
+                    await client.publish(self._channel, f"+{self._members.name}".encode())
+                await self._tick(client, now)
+            except BROKER_AWAY as error:
+                log.debug("the broker is away: %s", error)
+            except Exception:
+                log.exception("delivery failed, and goes on")
+            await asyncio.sleep(TICK)
+
+    async def _prepare(self, client: Client) -> bool:
+        """Make consumers and schedules; False if that has to be tried again."""
+        try:
+            for consumer in self._consumers:
+                await ensure(client, consumer)
+            await ticks.ensure(client, self._services)
+        except BROKER_AWAY as error:
+            log.debug("the broker is away: %s", error)
+        except (ConsumerError, ticks.TickError) as error:
+            log.error("nothing is delivered yet: %s", error)  # noqa: TRY400 - the text is all there is to say
+        else:
+            return True
+        return False
+
+    async def _tick(self, client: Client, now: float) -> None:
+        if self._missing and client.is_connected and await self._prepare(client):
+            self._missing.clear()
+        here = self._members.here(now)
+        for reader in self._readers:
+            await reader.tick(now, mine=members.owner(reader.consumer.name, here) == self._members.name)
+
+    async def _heard(self, found: Msg) -> None:
+        sign, name = found.data[:1], found.data[1:].decode()
+        if sign == b"-":
+            self._members.left(name)
+        elif self._members.heard(name, self._loop.time()) and self._client is not None:
+            with contextlib.suppress(*BROKER_AWAY):  # a new one need not wait for the next sign
+                await self._client.publish(self._channel, f"+{self._members.name}".encode())
+
+    def _gone(self, consumer: Consumer) -> None:
+        self._missing.add(consumer.name)
+
+    def _lag(self, _: CallbackOptions) -> Iterable[Observation]:
+        found: dict[str, int] = {}
+        for reader in self._readers:
+            if reader.wanting:
+                group = reader.consumer.group
+                found[group] = found.get(group, 0) + reader.pending + len(reader.lane.held)
+        return [metrics.Observation(count, {"rpc.method": group}) for group, count in found.items()]
+
+    # -- one delivery --
+
+    async def _deliver(self, consumer: Consumer, message: Message, held: Held) -> Decision:
+        """Call the function for a message; returns what becomes of it, dead letters being kept."""
+        try:
+            event = self._event(consumer, message)
+        except MalformedEventError as error:
+            return await self._bury(consumer, message, held, "malformed", None, str(error), "")
+        if event.hops > self._patience.hops:
+            reason = f"{event.hops} deliveries in a row led to it, more than {self._patience.hops}: a cycle of events"
+            return await self._bury(consumer, message, held, reason, None, "", "")
+        if held.deliveries <= self._patience.limits.tries:
+            async with self._slots:
+                return await self._call(consumer, message, held, event)
+        if held.deliveries > 2 * self._patience.limits.tries:
+            reason = f"delivered {held.deliveries} times without an answer: it may end the process"
+            return await self._bury(consumer, message, held, reason, None, "", "")
+        # Something ends the process again and again. Who is innocent shows alone, one at a time, in any order.
+        await asyncio.sleep(random.random())  # noqa: S311 - no secret
+        async with self._suspects:
+            return await self._call(consumer, message, held, event)
+
+    async def _call(self, consumer: Consumer, message: Message, held: Held, event: Event) -> Decision:
+        method = consumer.method
+        deadline = self._loop.time() + (method.timeout or self._patience.timeout)
+        call = Arrival(method, event, consumer.group, held.tries + 1, deadline)
+        error: StatusError | None = None
+        try:
+            await self._handlers[method.path](call)
+        except StatusError as status:
+            error = status
+        except Exception:
+            log.exception("a layer failed for event %s", event.id)
+            error = Internal("internal error")
+        code = Code.OK if error is None else error.code
+        if call.began:
+            held.tries += 1
+        decision = decide(code, held.tries, self._patience.limits, random.random(), began=call.began)  # noqa: S311 - no secret
+        if isinstance(decision, Dead):
+            assert error is not None  # noqa: S101 - OK does not die
+            return await self._bury(consumer, message, held, decision.reason, code, error.message, call.trace)
+        self._count(consumer, "ok" if isinstance(decision, Ack) else "retry" if decision.counts else "refused")
+        if isinstance(decision, Retry) and decision.counts:
+            log.warning(
+                "%s: try %d of event %s ended with %s: %s; again in %.1f s",
+                consumer.group, held.tries, event.id, code.name, error.message if error else "", decision.after,
+            )  # fmt: skip
+        return decision
+
+    async def _bury(
+        self, consumer: Consumer, message: Message, held: Held, reason: str, code: Code | None, error: str, trace: str
+    ) -> Decision:
+        """Keep a dead letter; while the broker does not take it the event is held."""
+        letter = Letter(
+            reason=reason, code=code.name if code else "", error=error, tries=held.tries, trace=trace,
+            consumer=consumer.name, method=consumer.method.path, subject=message.subject, stream=consumer.stream,
+            sequence=message.sequence, time=datetime.now(UTC),
+        )  # fmt: skip
+        headers = {**letter_headers(letter, message.headers), MESSAGE_ID: f"{consumer.name}/{message.sequence}"}
+        assert self._client is not None  # noqa: S101 - a message came from it
+        subject = dead_subject(consumer.method.service, consumer.method.name)
+        try:
+            await self._client.jetstream().publish(subject, message.data, headers=headers, timeout=KEPT_TIMEOUT)
+        except BROKER_AWAY as failure:
+            log.warning("%s: a dead letter is not kept yet: %s", consumer.group, failure)
+            return Retry(AGAIN, counts=False)
+        self._count(consumer, "dead")
+        log.error("%s: dead letter of %s %d: %s", consumer.group, consumer.stream, message.sequence, reason)
+        return Dead(reason)
+
+    def _event(self, consumer: Consumer, message: Message) -> Event:
+        if consumer.trigger.kind is TriggerKind.SCHEDULE:
+            return ticks.event(consumer, message)
+        return Event.from_message(message.headers, message.data)
+
+    def _count(self, consumer: Consumer, outcome: str) -> None:
+        self._counted.add(1, {"rpc.method": consumer.group, "mesh.event.outcome": outcome})

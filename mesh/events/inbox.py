@@ -1,0 +1,127 @@
+"""The inbox: an event that is delivered twice has its effect once.
+
+The transaction in which a delivery writes inserts a row that names the event, so effect and row commit together. When
+the row is there already the effect is too: the function is ended at that point and the event acknowledged.
+
+That holds for one writing transaction of a delivery. A second would be lost if the process died between the two, since
+the first has left the row; it is refused, so the loss cannot be written by accident. Reading transactions are free, and
+a transaction that failed may be tried again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+from mesh.call import Call, Handler, current
+from mesh.errors import FailedPrecondition
+from mesh.events.arrival import Arrival
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from mesh.context import Transaction
+
+__all__ = ["KEPT", "TABLE", "AlreadyDoneError", "create", "guarded", "once", "prune"]
+
+TABLE = "mesh_inbox"
+KEPT = 30 * 86400.0
+"""Seconds that a row is kept. An event that is delivered again later than that has its effect again."""
+_LOCK = 0x6D657368_696E626F
+"""The advisory lock (PostgreSQL) under which replicas that start at once make the table: one after the other."""
+_CREATE = (
+    f"CREATE TABLE IF NOT EXISTS {TABLE} ("
+    "consumer VARCHAR(400) NOT NULL, event VARCHAR(400) NOT NULL, time DOUBLE PRECISION NOT NULL, "
+    "PRIMARY KEY (consumer, event))"
+)
+_INSERT = text(
+    f"INSERT INTO {TABLE} (consumer, event, time) VALUES (:consumer, :event, :time) ON CONFLICT DO NOTHING"  # noqa: S608 - a constant
+)
+_PRUNE = text(f"DELETE FROM {TABLE} WHERE time < :before")  # noqa: S608 - a constant
+
+
+class AlreadyDoneError(Exception):
+    """The event has had its effect; nothing of this delivery may be written."""
+
+
+async def create(tx: Transaction, *, postgresql: bool) -> None:
+    """Make the table if it is not there; safe when several replicas start at once."""
+    if postgresql:
+        await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    await tx.execute(text(_CREATE))
+
+
+async def prune(tx: Transaction, now: float) -> None:
+    """Remove rows that are older than ``KEPT``; ``now`` is in seconds since the epoch."""
+    await tx.execute(_PRUNE, {"before": now - KEPT})
+
+
+async def once(call: Call, next: Handler) -> None:
+    """The innermost layer of a delivery: an event that has had its effect ends well."""
+    assert isinstance(call, Arrival)  # noqa: S101 - only deliveries come this way
+    call.began = True
+    try:
+        await next(call)
+    except AlreadyDoneError:
+        return
+
+
+def guarded(transaction: AbstractAsyncContextManager[Transaction]) -> AbstractAsyncContextManager[Transaction]:
+    """Return the transaction as a function gets it: in a delivery, with the row of the inbox; else as it is."""
+    call = current.get()
+    return _once(transaction, call) if isinstance(call, Arrival) else transaction
+
+
+@asynccontextmanager
+async def _once(transaction: AbstractAsyncContextManager[Transaction], call: Arrival) -> AsyncIterator[Transaction]:
+    async with transaction as tx:
+        mine = _Guarded(tx, call)
+        yield mine
+    call.wrote = call.wrote or mine.writes
+
+
+class _Guarded:
+    """A transaction that inserts the row before its first write."""
+
+    __slots__ = ("_call", "_done", "_tx", "writes")
+
+    def __init__(self, tx: Transaction, call: Arrival) -> None:
+        self._tx = tx
+        self._call = call
+        self._done = False
+        self.writes = False
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        """Execute an SQLAlchemy statement and return its (buffered) result (see ``Transaction.execute``)."""
+        if not _only_reads(statement):
+            await self._enter()
+        return await self._tx.execute(statement, parameters)
+
+    async def publish(self, event: Message) -> None:
+        """Publish an event that commits with the transaction (see ``Transaction.publish``)."""
+        await self._enter()
+        await self._tx.publish(event)
+
+    async def _enter(self) -> None:
+        if self.writes:
+            return
+        if self._done:
+            raise AlreadyDoneError
+        if self._call.wrote:
+            raise FailedPrecondition(
+                f"{self._call.consumer} writes in a second transaction for one event, which would be lost if the "
+                "process died between the two; write all of it in one"
+            )
+        row = {"consumer": self._call.consumer, "event": self._call.event.id, "time": time.time()}
+        if (await self._tx.execute(_INSERT, row)).rowcount == 0:
+            self._done = True
+            raise AlreadyDoneError
+        self.writes = True
+
+
+def _only_reads(statement: Any) -> bool:
+    return bool(getattr(statement, "is_select", False)) and getattr(statement, "_for_update_arg", None) is None

@@ -1,0 +1,217 @@
+"""Schedules: kept by the broker as messages that it publishes again and again (NATS ADR-51), so one firing reaches one
+replica, and no replica has to be up for it.
+
+- A schedule is written when it is missing or different, and only then: writing it anew would begin its interval anew.
+- A tick that nobody took waits; a newer one takes its place. So after a time without the service the function is called
+  once. With ``skip_missed`` a tick lives a minute, and the function is not called for what is past.
+- The broker itself skips what fell due while it was down. The first replica that sees it again makes up for it, once,
+  unless ``skip_missed`` is set.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from nats.aio.client import Client
+
+from mesh import schedule
+from mesh.contract import TriggerKind
+from mesh.events import streams, subjects
+from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
+from mesh.events.consumers import API_TIMEOUT, Consumer, request, tick_subject
+
+if TYPE_CHECKING:
+    from mesh.contract import Method, Service, Trigger
+    from mesh.events.message import Message
+
+__all__ = ["TickError", "ensure", "event", "make_up", "wanted"]
+
+log = logging.getLogger("mesh.events")
+
+SKIPPED = "60s"
+"""How long a tick waits for a replica when missed ones are to be skipped."""
+SLACK = 2.0
+"""Seconds that the broker may be late with a firing before it counts as missed."""
+TYPE = "meshapi.v1.Tick"
+_SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL = (
+    "Nats-Schedule", "Nats-Schedule-Target", "Nats-Schedule-Time-Zone", "Nats-Schedule-Rollup", "Nats-Schedule-TTL",
+)  # fmt: skip
+_NEXT = "Nats-Schedule-Next"
+_DUE = "mesh-tick-due"
+"""On a tick that makes up for a missed one: the time that it stands for."""
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_OTHERS_WROTE = 10071
+"""JetStream's error code when the expected sequence is another: a replica was faster."""
+
+
+class TickError(Exception):
+    """The broker refuses a schedule; the text says which one and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One schedule as it should stand on the broker.
+
+    Attributes:
+        subject: Where it is kept.
+        target: Where its ticks go.
+        schedule: When it fires.
+        skips: What was missed is not made up for.
+    """
+
+    subject: str
+    target: str
+    schedule: schedule.Schedule
+    skips: bool
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of its message."""
+        found = {_SCHEDULE: self.schedule.broker, _TARGET: self.target, _ROLLUP: "sub"}
+        if self.schedule.zone:
+            found[_ZONE] = self.schedule.zone
+        if self.skips:
+            found[_TTL] = SKIPPED
+        return found
+
+
+def wanted(services: Iterable[Service]) -> list[Wanted]:
+    """Return the schedules of these services."""
+    return [
+        _wanted(method, index, trigger)
+        for service in services
+        for method in service.methods.values()
+        for index, trigger in enumerate(method.triggers)
+        if trigger.kind is TriggerKind.SCHEDULE
+    ]
+
+
+def _wanted(method: Method, index: int, trigger: Trigger) -> Wanted:
+    base = subjects.schedule_subject(method.service, method.name)
+    subject = f"{base}.{index}" if index else base
+    return Wanted(subject, tick_subject(method, index), schedule.parse(trigger.schedule), trigger.skip_missed)
+
+
+def event(consumer: Consumer, message: Message) -> Event:
+    """Return a tick as an event whose data is the ``Tick``: the time that the schedule named, in the contract's class.
+
+    Raises:
+        MalformedEventError: The broker's header does not say when the next firing is.
+    """
+    found = schedule.parse(consumer.trigger.schedule)
+    due = message.headers.get(_DUE)
+    following = message.headers.get(_NEXT)
+    try:
+        if due is not None:
+            time = datetime.fromisoformat(due)
+        elif following is not None:
+            time = found.before(datetime.fromisoformat(following))
+        else:  # fired by hand
+            time = datetime.fromtimestamp(message.time, UTC)
+    except ValueError as error:
+        raise MalformedEventError(f"a tick of {consumer.group}: {error}") from None
+    tick: Any = consumer.method.input()
+    tick.time.FromDatetime(time.astimezone(UTC).replace(tzinfo=None))
+    tick.schedule = consumer.trigger.schedule
+    return Event(
+        id=f"{message.subject}@{time.astimezone(UTC).isoformat()}",
+        type=TYPE,
+        source="schedule",
+        key="",
+        time=time,
+        data=tick.SerializeToString(),
+    )
+
+
+async def ensure(client: Client, services: Iterable[Service]) -> None:
+    """Write the schedules of these services where they are missing or different; remove those that are declared no
+    more. Any number of replicas may do it at once.
+
+    Raises:
+        TickError: The broker refuses one; with its reason.
+        nats.errors.Error: The broker is away.
+    """
+    services = list(services)
+    should = {one.subject: one for one in wanted(services)}
+    for service in services:
+        async for subject in _kept(client, f"{subjects.SCHEDULES}.{subjects.token_of(service.name)}.>"):
+            if subject not in should:
+                log.info("the schedule %s is declared no more", subject)
+                await request(client, f"STREAM.PURGE.{streams.SCHEDULES}", {"filter": subject})
+    for one in should.values():
+        await _write(client, one)
+
+
+async def make_up(client: Client, services: Iterable[Service], now: datetime) -> None:
+    """Fire once what fell due while the broker was down.
+
+    Raises:
+        nats.errors.Error: The broker is away.
+    """
+    for one in wanted(services):
+        if one.skips or one.schedule.every:
+            continue  # an interval fires again by itself before another one has passed
+        kept, last = await _last(client, one.subject), await _last(client, one.target)
+        due = one.schedule.before(now)
+        if kept is None or (now - due).total_seconds() < SLACK:
+            continue
+        seen = max(kept.time, last.time if last is not None else kept.time)
+        if due <= seen:
+            continue
+        headers = {_DUE: due.isoformat(), MESSAGE_ID: f"{one.target}@{due.isoformat()}", "Nats-Rollup": "sub"}
+        headers[_EXPECTED] = str(last.sequence if last is not None else 0)
+        answer = await _publish(client, one.target, headers)
+        if answer is None:
+            log.info("%s was due at %s while the broker was down: made up for", one.target, due.isoformat())
+
+
+# -- the broker --
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    sequence: int
+    headers: Mapping[str, str]
+    time: datetime
+
+
+async def _write(client: Client, one: Wanted) -> None:
+    kept = await _last(client, one.subject)
+    headers = one.headers()
+    if kept is not None and {name: value for name, value in kept.headers.items() if name in _OURS} == headers:
+        return
+    failure = await _publish(client, one.subject, {**headers, _EXPECTED: str(kept.sequence if kept else 0)})
+    if failure is not None and failure.get("err_code") != _OTHERS_WROTE:
+        raise TickError(f"schedule {one.schedule.line!r} of {one.target}: {failure.get('description', failure)}")
+
+
+_OURS = frozenset({_SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL})
+
+
+async def _publish(client: Client, subject: str, headers: dict[str, str]) -> dict[str, Any] | None:
+    """Publish into the stream; returns the broker's refusal, or None."""
+    import json  # noqa: PLC0415
+
+    reply = await client.request(subject, b"", timeout=API_TIMEOUT, headers=headers)
+    failure: dict[str, Any] | None = json.loads(reply.data).get("error")
+    return failure
+
+
+async def _last(client: Client, subject: str) -> _Stored | None:
+    answer = await request(client, f"STREAM.MSG.GET.{streams.SCHEDULES}", {"last_by_subj": subject})
+    found = answer.get("message")
+    if found is None:
+        return None
+    lines = base64.b64decode(found.get("hdrs", "")).decode().split("\r\n")[1:]
+    headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
+    return _Stored(found["seq"], headers, datetime.fromisoformat(found["time"]))
+
+
+async def _kept(client: Client, filter: str) -> Any:  # noqa: A002 - JetStream's word
+    answer = await request(client, f"STREAM.INFO.{streams.SCHEDULES}", {"subjects_filter": filter})
+    for subject in answer.get("state", {}).get("subjects") or {}:
+        yield subject

@@ -1,0 +1,195 @@
+"""The broker's connection on a real server: storing, refusing, going away and coming back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from broker_process import BrokerProcess
+
+from mesh.errors import InvalidArgument, ResourceExhausted, Unavailable
+from mesh.events.broker import Broker, Settings
+from mesh.events.cloudevents import Event
+from mesh.events.link import Outgoing
+from mesh.events.streams import Retention
+
+
+def event(key: str = "ada", data: bytes = b"", **others: str) -> Event:
+    return Event(
+        id=others.get("id") or str(uuid4()), type="a.v1.Made", source="a", key=key, time=datetime.now(UTC), data=data
+    )
+
+
+def outgoing(one: Event) -> Outgoing:
+    return Outgoing(one.subject, one.to_headers(), one.data)
+
+
+@asynccontextmanager
+async def connected(url: str, **settings: object) -> AsyncIterator[Broker]:
+    broker = Broker(Settings(urls=(url,), **settings), "test")  # type: ignore[arg-type]
+    broker.start()
+    try:
+        async with asyncio.timeout(10):
+            await broker.ready()
+        yield broker
+    finally:
+        await broker.stop()
+
+
+async def held(broker: Broker, stream: str = "EVENTS") -> list[bytes]:
+    link = await broker.ready()
+    info = await link.js.stream_info(stream)
+    return [
+        (await link.js.get_msg(stream, sequence, direct=True)).data or b""
+        for sequence in range(info.state.first_seq, info.state.last_seq + 1)
+    ]
+
+
+async def test_an_event_is_stored_as_it_is(nats_url: str) -> None:
+    async with connected(nats_url) as broker:
+        one = event(data=b"\x0a\x03ada")
+        await broker.publish(one)
+        link = await broker.ready()
+        message = await link.js.get_msg("EVENTS", 1, direct=True)
+        assert (message.subject, message.data) == (one.subject, one.data)
+        assert message.headers is not None
+        assert Event.from_message(message.headers, message.data or b"") == one
+
+
+async def test_what_comes_at_the_same_time_is_stored_in_its_order(nats_url: str) -> None:
+    async with connected(nats_url) as broker:
+        await asyncio.gather(*(broker.publish(event(data=str(number).encode())) for number in range(2500)))
+        assert await held(broker) == [str(number).encode() for number in range(2500)]
+
+
+async def test_the_same_again_is_stored_once(nats_url: str) -> None:
+    """Also within a batch, which the server refuses as a whole then."""
+    events = [event(data=str(number).encode()) for number in range(20)]
+    async with connected(nats_url) as broker:
+        link = await broker.ready()
+        messages = [outgoing(one) for one in events]
+        assert await link.store(messages[:12]) == (12, None)
+        assert await link.store(messages[8:]) == (12, None)
+        assert await link.store(messages[3:5]) == (2, None)
+        assert await held(broker) == [one.data for one in events]
+
+
+async def test_a_full_broker_refuses_and_nothing_jumps_the_queue(nats_url: str) -> None:
+    async with connected(nats_url, retention=Retention(size=100_000)) as broker:
+        link = await broker.ready()
+        messages = [outgoing(event(data=str(number).encode() + b"x" * 5000)) for number in range(40)]
+        number, error = await link.store(messages)
+        assert 10 < number < 20
+        assert isinstance(error, ResourceExhausted)
+        assert await held(broker) == [message.data for message in messages[:number]]
+        with pytest.raises(ResourceExhausted, match="the event broker is full"):
+            await broker.publish(event(data=b"x" * 9000))
+
+
+async def test_one_that_is_too_large_harms_no_other(nats_url: str) -> None:
+    async with connected(nats_url) as broker:
+        outcomes = await asyncio.gather(
+            *(broker.publish(event(data=data)) for data in (b"a", b"x" * 1_100_000, b"b")), return_exceptions=True
+        )
+        assert isinstance(outcomes[1], InvalidArgument)
+        assert outcomes[::2] == [None, None]
+        assert await held(broker) == [b"a", b"b"]
+
+
+async def test_away_is_unavailable_at_once() -> None:
+    broker = Broker(Settings(urls=("nats://127.0.0.1:1",)), "test")
+    broker.start()
+    with pytest.raises(Unavailable, match="the event broker cannot be reached"):
+        await asyncio.wait_for(broker.publish(event()), 1)
+    await broker.stop()
+
+
+async def test_it_comes_back(new_nats: Callable[..., BrokerProcess], caplog: pytest.LogCaptureFixture) -> None:
+    server = new_nats()
+    async with connected(server.url) as broker:
+        await broker.publish(event(data=b"before"))
+        link = await broker.ready()
+        server.kill()
+        await asyncio.wait_for(link.closed.wait(), 5)
+        with pytest.raises(Unavailable):
+            await broker.publish(event())
+        server.start()
+        async with asyncio.timeout(10):
+            assert await broker.ready() is not link
+        await broker.publish(event(data=b"after"))
+        assert await held(broker) == [b"before", b"after"]
+    assert "the event broker went away" in caplog.text
+
+
+async def test_what_is_acknowledged_while_the_broker_is_killed_is_not_lost(
+    new_nats: Callable[..., BrokerProcess],
+) -> None:
+    server = new_nats()
+    async with connected(server.url) as broker:
+        acknowledged: list[bytes] = []
+
+        async def work(worker: int) -> None:
+            for number in range(10_000):
+                name = f"{worker}-{number}".encode()
+                try:
+                    await broker.publish(event(data=name))
+                except Unavailable:
+                    return
+                acknowledged.append(name)
+
+        workers = [asyncio.create_task(work(worker)) for worker in range(20)]
+        while len(acknowledged) < 500:  # noqa: ASYNC110 - until there is a load
+            await asyncio.sleep(0.005)
+        server.kill()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*workers)
+        server.start()
+        assert not set(acknowledged) - set(await held(broker))
+
+
+@pytest.mark.parametrize(
+    ("extra", "user", "settings"),
+    [
+        ("authorization { user: u, password: 'p:@/' }", "u:p%3A%40%2F@", {}),
+        ("authorization { user: u, password: p }", "", {"user": "u", "password": "p"}),
+        ("authorization { token: t }", "t@", {}),
+        ("authorization { token: t }", "", {"token": "t"}),
+    ],
+)
+async def test_who_this_is(
+    new_nats: Callable[..., BrokerProcess], extra: str, user: str, settings: dict[str, str]
+) -> None:
+    server = new_nats(extra)
+    async with connected(server.url.replace("//", f"//{user}"), **settings) as broker:
+        await broker.publish(event())
+
+
+async def test_an_nkey(new_nats: Callable[..., BrokerProcess], tmp_path: Path) -> None:
+    import nkeys
+
+    seed = nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER)
+    (tmp_path / "seed").write_bytes(seed)
+    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
+    server = new_nats(f"authorization {{ users: [{{ nkey: {public} }}] }}")
+    async with connected(server.url, nkey=str(tmp_path / "seed")) as broker:
+        await broker.publish(event())
+
+
+async def test_a_wrong_password_is_said_once_and_never_shown(
+    new_nats: Callable[..., BrokerProcess], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = new_nats("authorization { user: u, password: p }")
+    broker = Broker(Settings(urls=(server.url.replace("//", "//u:wrong-one@"),)), "test")
+    broker.start()
+    async with asyncio.timeout(10):
+        while "cannot be used" not in caplog.text:  # noqa: ASYNC110 - a log line is no event
+            await asyncio.sleep(0.02)
+    await broker.stop()
+    assert "Authorization Violation" in caplog.text
+    assert "wrong-one" not in caplog.text
+    assert caplog.text.count("cannot be used") == 1
