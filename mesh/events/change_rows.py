@@ -16,12 +16,18 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from mesh.events.cloudevents import Event
-from mesh.events.subjects import CHANGES, change_subject, unescape
+from mesh.events.link import Outgoing
+from mesh.events.relay import as_stored
+from mesh.events.subjects import change_subject, unescape
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-__all__ = ["TYPE", "Change", "is_change"]
+    from mesh.contract import Contract
+    from mesh.events.outbox import Row
+    from mesh.events.relay import Encode
+
+__all__ = ["TYPE", "Change", "encoder"]
 
 TYPE = "meshapi.v1.Change"
 _DEEPEST = 16
@@ -31,9 +37,20 @@ _EXACT = 2**53
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-def is_change(subject: str) -> bool:
-    """Return whether an outbox row with this subject was written by a table's trigger."""
-    return subject.startswith(f"{CHANGES}.")
+def encoder(contract: Contract) -> Encode:
+    """Return what makes the message of a row of the outbox, whoever wrote it."""
+    kind = contract.message(TYPE)
+
+    def encode(row: Row) -> Outgoing:
+        if row.headers:
+            return as_stored(row)
+        try:
+            change = Change(kind, row.id, row.subject, row.data)
+        except (LookupError, RecursionError) as error:
+            raise ValueError(f"no change of a row can be read from it: {type(error).__name__}: {error}") from error
+        return Outgoing(change.subject, change.event.to_headers(), change.event.data)
+
+    return encode
 
 
 class Change:
