@@ -12,6 +12,7 @@ Decisions:
   the same code is right on both databases.
 """
 
-from mesh.database.database import Database, DatabaseError
+from mesh.database.database import Database, DatabaseError, Outbox
+from mesh.database.sole import Sole
 
-__all__ = ["Database", "DatabaseError"]
+__all__ = ["Database", "DatabaseError", "Outbox", "Sole"]

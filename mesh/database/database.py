@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry import trace
 from sqlalchemy import event, exc
@@ -17,14 +18,18 @@ from sqlalchemy.pool import NullPool
 
 from mesh.database import migrations
 from mesh.database.failures import DatabaseError, reason, status
-from mesh.errors import Unavailable, Unimplemented
+from mesh.database.sole import FileSole, PostgresSole, Sole
+from mesh.errors import FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from opentelemetry.trace import Span, Tracer
     from sqlalchemy.engine import URL
 
-__all__ = ["Database", "DatabaseError"]
+    from mesh.context import Transaction
+    from mesh.database.migrations import Prepare
+
+__all__ = ["Database", "DatabaseError", "Outbox"]
 
 log = logging.getLogger("mesh.database")
 
@@ -32,8 +37,19 @@ CONNECTIONS, EXTRA = 10, 10
 """Connections kept, and more of them under load, for each process."""
 WAIT = 5.0
 """Seconds to wait for a connection, for a server to accept one, and for another process's lock on a SQLite file."""
+_UNTRACED = trace.NoOpTracer()
 RECYCLE = 1800
 """Seconds after which a connection is made anew: proxies and firewalls forget idle ones."""
+
+
+class Outbox(Protocol):
+    """Where a transaction's events go (``mesh.events.outbox``)."""
+
+    async def put(self, tx: Transaction, event: Message) -> None:
+        """Write an event in the transaction."""
+
+    def committed(self) -> None:
+        """Take note that a transaction which may have written events has committed."""
 
 
 class Database:
@@ -43,14 +59,28 @@ class Database:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST:PORT/NAME``.
         migrations: Folder of Alembic version files, or None.
         name: The service's name, for errors and logs.
+        before: What the mesh itself does in it at every start, before the migrations and in their transaction.
+        after: And after them.
+        outbox: Where events go, or None when the service publishes none.
 
     Raises:
         DatabaseError: The URL is of neither kind.
     """
 
-    def __init__(self, url: str, *, migrations: Path | None, name: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        migrations: Path | None,
+        name: str,
+        before: Sequence[Prepare] = (),
+        after: Sequence[Prepare] = (),
+        outbox: Outbox | None = None,
+    ) -> None:
         self._name = name
         self._migrations = migrations
+        self._before, self._after = before, after
+        self._outbox = outbox
         self._url = _parse(url)
         self._file = Path(self._url.database) if self._url.drivername == "sqlite" and self._url.database else None
         self._tracer = trace.get_tracer("mesh.database")
@@ -68,7 +98,8 @@ class Database:
             DatabaseError: It cannot be used; one line that says why, without the password.
         """
         try:
-            await asyncio.to_thread(migrations.upgrade, lambda: self._create(once=True), self._migrations, self._file)
+            make = partial(self._create, once=True)
+            await asyncio.to_thread(migrations.upgrade, make, self._migrations, self._file, self._before, self._after)
         except DatabaseError as error:
             raise DatabaseError(f"database of {self._name} ({self}): {error}") from error
         except (exc.SQLAlchemyError, OSError) as error:
@@ -87,9 +118,18 @@ class Database:
             await self._engine.dispose()
             self._engine = None
 
+    def sole(self, name: str) -> Sole:
+        """Return the right to do something alone over all replicas of the service."""
+        if self._file is not None:
+            return FileSole(self._file.with_name(f"{self._file.name}.{name}"))
+        return PostgresSole(partial(self._create, once=True), name)
+
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[_Transaction]:
+    async def transaction(self, *, traced: bool = True) -> AsyncIterator[_Transaction]:
         """Begin a transaction: commits at the end of the block, rolls back on any error and on cancellation.
+
+        Args:
+            traced: Whether its statements are spans; the mesh's own housekeeping is none of a call's business.
 
         Raises:
             Unavailable: The database cannot be reached, or its lock was not had in time.
@@ -103,7 +143,8 @@ class Database:
         except Exception as error:
             raise _translated(error) from error
         sqlite = self._file is not None
-        transaction = _Transaction(connection, self._writer if sqlite else None, self._tracer, self._attributes)
+        tracer = self._tracer if traced else _UNTRACED
+        transaction = _Transaction(connection, self._writer if sqlite else None, tracer, self._attributes, self._outbox)
         try:
             yield transaction
             await transaction.commit()
@@ -130,12 +171,19 @@ class Database:
 class _Transaction:
     """``mesh.context.Transaction`` on one connection."""
 
-    __slots__ = ("_attributes", "_began", "_connection", "_tracer", "_writer", "_writing")
+    __slots__ = ("_attributes", "_began", "_connection", "_outbox", "_published", "_tracer", "_writer", "_writing")
 
     def __init__(
-        self, connection: AsyncConnection, writer: asyncio.Lock | None, tracer: Tracer, attributes: dict[str, Any]
+        self,
+        connection: AsyncConnection,
+        writer: asyncio.Lock | None,
+        tracer: Tracer,
+        attributes: dict[str, Any],
+        outbox: Outbox | None,
     ) -> None:
         self._connection = connection
+        self._outbox = outbox
+        self._published = False
         self._writer = writer
         self._writing = False
         self._began = False
@@ -168,12 +216,16 @@ class _Transaction:
             span.end()
 
     async def publish(self, event: Message) -> None:
-        """Refuse: this mesh has no broker, so an event would be lost.
+        """Publish an event that commits with the transaction, or not at all.
 
         Raises:
-            Unimplemented: Always.
+            FailedPrecondition: The service publishes no events.
+            StatusError: As for ``execute``, and what the outbox has against the event.
         """
-        raise Unimplemented(f"{event.DESCRIPTOR.full_name} cannot be published: this mesh has no event broker")
+        if self._outbox is None:
+            raise FailedPrecondition(f"{event.DESCRIPTOR.full_name} was not published: no broker is configured")
+        await self._outbox.put(self, event)
+        self._published = True
 
     async def commit(self) -> None:
         """Commit what was done.
@@ -195,6 +247,9 @@ class _Transaction:
             raise translated from error
         else:
             _describe(span, "COMMIT", None)
+            # On SQLite a trigger may have written events too; PostgreSQL tells of those by itself.
+            if self._outbox is not None and (self._published or self._writing):
+                self._outbox.committed()
         finally:
             span.end()
 

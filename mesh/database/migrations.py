@@ -10,10 +10,10 @@ import asyncio
 import fcntl
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["upgrade"]
+__all__ = ["Prepare", "upgrade"]
+
+Prepare: TypeAlias = "Callable[[Connection], object]"
+"""Makes what the mesh itself needs in the database, if it is not there."""
 
 log = logging.getLogger("mesh.database")
 
@@ -39,13 +42,21 @@ _PROXIES = threading.Lock()
 """``alembic.op`` is one global object: two databases of one process migrate one after the other."""
 
 
-def upgrade(engine: Callable[[], AsyncEngine], folder: Path | None, file: Path | None) -> None:
+def upgrade(
+    engine: Callable[[], AsyncEngine],
+    folder: Path | None,
+    file: Path | None,
+    before: Sequence[Prepare] = (),
+    after: Sequence[Prepare] = (),
+) -> None:
     """Open the database and bring it to the newest version; blocks, so it runs in a thread with a loop of its own.
 
     Args:
         engine: Makes an engine that lives for this upgrade.
         folder: The version files, or None when there is nothing to migrate.
         file: The file of a SQLite database, or None.
+        before: What the mesh itself does there at every start, before the versions and in their transaction.
+        after: And after them.
 
     Raises:
         DatabaseError: The version files cannot be used, or the database is at a version that they do not know.
@@ -53,26 +64,39 @@ def upgrade(engine: Callable[[], AsyncEngine], folder: Path | None, file: Path |
     """
     scripts = _scripts(folder) if folder is not None else None
     with _PROXIES, _file_lock(file):
-        asyncio.run(_upgrade(engine(), scripts, sqlite=file is not None))
+        asyncio.run(_upgrade(engine(), scripts, before, after, sqlite=file is not None))
 
 
-async def _upgrade(engine: AsyncEngine, scripts: ScriptDirectory | None, *, sqlite: bool) -> None:
+async def _upgrade(
+    engine: AsyncEngine,
+    scripts: ScriptDirectory | None,
+    before: Sequence[Prepare],
+    after: Sequence[Prepare],
+    *,
+    sqlite: bool,
+) -> None:
     try:
         async with engine.connect() as connection:
             if sqlite:  # kept in the file; only here, where nobody else is switching
                 await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                 await connection.commit()
-            if scripts is None:
+            if scripts is None and not before and not after:
                 await connection.execute(text("SELECT 1"))
                 return
             if sqlite:
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-            before, after = await connection.run_sync(_run, scripts)
+            for step in before:
+                await connection.run_sync(step)
+            old = new = None
+            if scripts is not None:
+                old, new = await connection.run_sync(_run, scripts)
+            for step in after:
+                await connection.run_sync(step)
             await connection.commit()
-            if before != after:
-                log.info("the database was at version %s and is at %s now", before or "none", after)
+            if old != new:
+                log.info("the database was at version %s and is at %s now", old or "none", new)
     finally:
         await engine.dispose()
 

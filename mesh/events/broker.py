@@ -108,10 +108,9 @@ class Broker:
         """Send what waits, and disconnect for good."""
         if self._sending is not None:
             await asyncio.wait([self._sending])
-        if self._keeping is not None:
+        while self._keeping is not None and not self._keeping.done():
             self._keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeping
+            await asyncio.wait([self._keeping], timeout=0.1)  # the client swallows a cancellation here and there
 
     async def publish(self, event: Event) -> None:
         """Publish an event; returns when the broker has it on its disk.

@@ -20,7 +20,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, s
 from sqlalchemy.exc import IntegrityError
 
 from mesh.database import Database, DatabaseError
-from mesh.errors import Aborted, Unavailable, Unimplemented
+from mesh.errors import Aborted, FailedPrecondition, Unavailable
 
 ITEMS = Table("items", MetaData(), Column("id", Integer, primary_key=True), Column("name", String, unique=True))
 
@@ -149,7 +149,7 @@ async def test_readers_do_not_wait_for_a_writer(database: Database):
 
 async def test_an_event_is_refused_rather_than_lost(database: Database):
     async with database.transaction() as tx:
-        with pytest.raises(Unimplemented, match=r"google\.protobuf\.Empty cannot be published"):
+        with pytest.raises(FailedPrecondition, match=r"google\.protobuf\.Empty was not published"):
             await tx.publish(Empty())
 
 

@@ -1,0 +1,197 @@
+"""The outbox: a table of the service's own database, where events wait that commit with the service's rows.
+
+The mesh makes it when the service starts, after the service's migrations; no version of Alembic's knows of it.
+
+The order of a key is the order of commits. On SQLite there is one writer, so ``sequence`` says it. On PostgreSQL a
+transaction draws its numbers when it publishes and not when it commits; so it holds an advisory lock on each key that
+it publishes to its end, and the next one draws a number for that key only after that commit. Keys do not wait for each
+other, and a transaction that commits late with an early number is not overlooked: what was sent is deleted row by row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+from sqlalchemy import text
+
+from mesh.events.publications import Publications
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from sqlalchemy import Connection
+
+    from mesh.context import Transaction
+    from mesh.events.cloudevents import Event
+
+__all__ = ["NAME", "Outbox", "Row", "create", "delete", "insert", "read", "refuse", "waiting"]
+
+NAME = "mesh_outbox"
+"""Of the table; and of the right to empty it, and PostgreSQL's channel that tells of new rows."""
+MOST, LARGEST = 1000, 8 * 2**20
+"""Rows, and bytes of data, that are read at once."""
+
+_SQLITE = """
+CREATE TABLE IF NOT EXISTS mesh_outbox (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, subject TEXT NOT NULL, headers TEXT NOT NULL,
+    data BLOB NOT NULL, created INTEGER NOT NULL, refused TEXT
+)"""
+_POSTGRESQL = """
+CREATE TABLE mesh_outbox (
+    sequence BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id TEXT NOT NULL, subject TEXT NOT NULL,
+    headers TEXT NOT NULL, data BYTEA NOT NULL, created BIGINT NOT NULL, refused TEXT
+)"""
+_NOTIFY = """
+CREATE FUNCTION mesh_outbox_notify() RETURNS trigger LANGUAGE plpgsql AS
+$mesh$ BEGIN PERFORM pg_notify('mesh_outbox', ''); RETURN NULL; END $mesh$"""
+_TRIGGER = """
+CREATE TRIGGER mesh_outbox_notify AFTER INSERT ON mesh_outbox
+FOR EACH STATEMENT EXECUTE FUNCTION mesh_outbox_notify()"""
+
+_INSERT = text(
+    "INSERT INTO mesh_outbox (id, subject, headers, data, created) VALUES (:id, :subject, :headers, :data, :created)"
+)
+_INSERT_LOCKED = text(
+    "WITH own AS MATERIALIZED (SELECT pg_advisory_xact_lock(:key)) "
+    "INSERT INTO mesh_outbox (id, subject, headers, data, created) "
+    "SELECT CAST(:id AS TEXT), CAST(:subject AS TEXT), CAST(:headers AS TEXT), CAST(:data AS BYTEA), "
+    "CAST(:created AS BIGINT) FROM own"
+)
+_READ = text(f"""
+SELECT sequence, id, subject, headers, data FROM (
+    SELECT *, sum(length(data)) OVER (ORDER BY sequence) - length(data) AS ahead FROM (
+        SELECT * FROM mesh_outbox WHERE refused IS NULL ORDER BY sequence LIMIT {MOST}
+    ) AS first
+) AS bounded WHERE ahead < {LARGEST} ORDER BY sequence""")  # noqa: S608 - numbers of our own
+_DELETE = {
+    True: text("DELETE FROM mesh_outbox WHERE sequence IN (SELECT value FROM json_each(:list))"),
+    False: text("DELETE FROM mesh_outbox WHERE sequence IN (SELECT json_array_elements_text(:list ::json)::bigint)"),
+}
+_REFUSE = text("UPDATE mesh_outbox SET refused = :reason WHERE sequence = :sequence")
+_WAITING = text("SELECT count(*), min(created), count(refused) FROM mesh_outbox")
+
+
+class Row(NamedTuple):
+    """One event that waits.
+
+    Attributes:
+        sequence: Its place.
+        id: Of the event.
+        subject: Where it goes.
+        headers: Of its message, as JSON; ``""`` for a row that a table's trigger wrote.
+        data: Its body.
+    """
+
+    sequence: int
+    id: str
+    subject: str
+    headers: str
+    data: bytes
+
+
+class Waiting(NamedTuple):
+    """What an outbox holds.
+
+    Attributes:
+        rows: How many.
+        age: Seconds since the oldest was written; 0 when there is none.
+        refused: How many of them the broker will never take.
+    """
+
+    rows: int
+    age: float
+    refused: int
+
+
+class Outbox:
+    """What ``tx.publish`` writes to (``mesh.database.Outbox``).
+
+    Args:
+        publications: What the service may publish.
+        sqlite: The database is SQLite, not PostgreSQL.
+
+    Attributes:
+        tell: Called after each commit that may have written rows.
+    """
+
+    def __init__(self, publications: Publications, *, sqlite: bool) -> None:
+        self.tell: Callable[[], None] = _nobody
+        self._publications = publications
+        self._sqlite = sqlite
+
+    async def put(self, tx: Transaction, event: Message) -> None:
+        """Write an event in a transaction.
+
+        Raises:
+            FailedPrecondition: The contract does not let this service publish it.
+            InvalidArgument: It is too large.
+            StatusError: As for ``tx.execute``.
+        """
+        with self._publications.span(event) as span:
+            await insert(tx, self._publications.event(event, span), sqlite=self._sqlite)
+
+    def committed(self) -> None:
+        """Wake the relay."""
+        self.tell()
+
+
+def create(connection: Connection) -> None:
+    """Make the table, if it is not there; in a transaction that one replica has at a time."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(_SQLITE)
+        return
+    found = connection.exec_driver_sql(
+        "SELECT 1 FROM pg_class WHERE relname = 'mesh_outbox' AND relnamespace = current_schema()::regnamespace"
+    )
+    if found.first() is None:
+        for statement in (_POSTGRESQL, _NOTIFY, _TRIGGER):
+            connection.exec_driver_sql(statement)
+
+
+async def insert(tx: Transaction, event: Event, *, sqlite: bool) -> None:
+    """Write an event; on PostgreSQL, hold its key to the end of the transaction."""
+    values: dict[str, Any] = {
+        "id": event.id,
+        "subject": event.subject,
+        "headers": orjson.dumps(event.to_headers()).decode(),
+        "data": event.data,
+        "created": time.time_ns() // 1000,
+    }
+    if sqlite or not event.key:
+        await tx.execute(_INSERT, values)
+    else:
+        await tx.execute(_INSERT_LOCKED, {**values, "key": _lock(event)})
+
+
+async def read(tx: Transaction) -> list[Row]:
+    """Return the first rows, in their order."""
+    return [Row(*row) for row in await tx.execute(_READ)]
+
+
+async def delete(tx: Transaction, rows: Sequence[Row], *, sqlite: bool) -> None:
+    """Delete rows that were sent."""
+    await tx.execute(_DELETE[sqlite], {"list": orjson.dumps([row.sequence for row in rows]).decode()})
+
+
+async def refuse(tx: Transaction, row: Row, reason: str) -> None:
+    """Set a row aside, with the reason why it can never be sent."""
+    await tx.execute(_REFUSE, {"sequence": row.sequence, "reason": reason})
+
+
+async def waiting(tx: Transaction) -> Waiting:
+    """Return what the outbox holds."""
+    rows, oldest, refused = (await tx.execute(_WAITING)).one()
+    return Waiting(rows, max(0.0, time.time() - oldest / 1e6) if rows else 0.0, refused)
+
+
+def _lock(event: Event) -> int:
+    """Return the number of the advisory lock on an event's key: 64 bits of a digest, signed."""
+    digest = hashlib.blake2b(f"{event.type}\0{event.key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _nobody() -> None:
+    """Nobody waits yet."""

@@ -1,0 +1,111 @@
+"""What a service may publish: a message of a declared type → the event. No event leaves that the contract denies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from opentelemetry import trace
+
+from mesh.call import current
+from mesh.errors import FailedPrecondition, InvalidArgument
+from mesh.events.cloudevents import Event
+from mesh.events.hops import hops
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from opentelemetry.trace import Span
+
+    from mesh.contract import Contract
+
+__all__ = ["LARGEST", "Publications"]
+
+LARGEST = 900_000
+"""Bytes of an event; a broker that nobody configured takes messages of 1 MiB, headers and key included."""
+
+
+class Publications:
+    """The events of one service.
+
+    Args:
+        contract: The contract.
+        serves: Full names of the services of the contract that it hosts.
+        source: Its name in mesh.toml.
+    """
+
+    def __init__(self, contract: Contract, serves: Sequence[str], source: str) -> None:
+        declared = {name for service in serves for name in contract.services[service].publishes}
+        self._keys = {name: contract.events[name].key for name in declared}
+        self._known = frozenset(contract.events)
+        self._source = source
+        self._serves = " or ".join(serves)
+        self._tracer = trace.get_tracer("mesh.events")
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._keys)
+
+    def span(self, message: Message) -> Any:
+        """Return the span of a publication, to be entered (OpenTelemetry semantic conventions for messaging)."""
+        name = message.DESCRIPTOR.full_name
+        return self._tracer.start_as_current_span(
+            f"publish {name}",
+            kind=trace.SpanKind.PRODUCER,
+            attributes={
+                "messaging.system": "nats",
+                "messaging.operation.type": "send",
+                "messaging.operation.name": "publish",
+                "messaging.destination.name": name,
+            },
+        )
+
+    def event(self, message: Message, span: Span) -> Event:
+        """Return the event of a message, published now by the call being answered.
+
+        Args:
+            message: The message.
+            span: Of its publication: what deliveries are linked to.
+
+        Raises:
+            FailedPrecondition: The contract does not let this service publish it.
+            InvalidArgument: It is too large.
+        """
+        name = message.DESCRIPTOR.full_name
+        field = self._keys.get(name)
+        if field is None:
+            raise FailedPrecondition(self._denied(name))
+        data = message.SerializeToString()
+        if len(data) > LARGEST:
+            raise InvalidArgument(
+                f"{name} was not published: it has {len(data)} bytes, an event at most {LARGEST}; "
+                "store what is large and publish where it is"
+            )
+        id_ = str(uuid4())
+        context = span.get_span_context()
+        span.set_attribute("messaging.message.id", id_)
+        valid = context.is_valid
+        return Event(
+            id=id_,
+            type=name,
+            source=self._source,
+            key=_text(getattr(message, field)) if field else "",
+            time=datetime.now(UTC),
+            data=data,
+            traceparent=f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}" if valid else "",
+            tracestate=context.trace_state.to_header() if valid else "",
+            hops=hops(current.get()),
+        )
+
+    def _denied(self, name: str) -> str:
+        if name not in self._known:
+            return f"{name} was not published: it is no event; give the message option (meshapi.v1.event) = {{}}"
+        return f"{name} was not published: {self._serves} does not declare it; add publishes: {name!r} to its options"
+
+
+def _text(value: Any) -> str:
+    """Return a scalar field's value as a key."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,210 @@
+"""The relay: moves rows of the outbox to the broker, in their order, one relay at a time over all replicas.
+
+A row goes when the broker has acknowledged it. What happens in between, a crash or a lost connection, sends it again,
+and the broker drops it by its id. Two relays at once, when one has lost its lock and does not know yet, do no harm:
+each sends in order, and the broker takes the first copy of each row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from opentelemetry import metrics
+
+from mesh.errors import InvalidArgument, StatusError
+from mesh.events import outbox
+from mesh.events.broker import Broker, away
+from mesh.events.link import Link, Outgoing
+from mesh.events.outbox import NAME, Row, Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from opentelemetry.metrics import CallbackOptions, Observation
+
+    from mesh.database import Database, Sole
+
+__all__ = ["Encode", "Relay", "as_stored"]
+
+log = logging.getLogger("mesh.events")
+
+LOOK = 1.0
+"""Seconds after which the relay looks without having been told: news can be lost, and hand-made SQL tells nobody."""
+FIRST, LONGEST = 0.05, 5.0
+"""Seconds between two tries: at first, and at most."""
+LAST = 10.0
+"""Seconds that the stop may take."""
+
+Encode = Callable[[Row], Outgoing]
+"""Makes the message of a row.
+
+Raises:
+    ValueError: The row can never be one.
+"""
+
+
+def as_stored(row: Row) -> Outgoing:
+    """Return the message of a row that ``tx.publish`` wrote."""
+    return Outgoing(row.subject, orjson.loads(row.headers), row.data)
+
+
+class Relay:
+    """Empties the outbox of one service.
+
+    Args:
+        database: Where it is.
+        broker: Where its rows go.
+        encode: Makes the message of a row.
+        sqlite: The database is SQLite.
+
+    Attributes:
+        waiting: What the outbox held when it was last counted; None in the replicas that do not empty it.
+    """
+
+    def __init__(self, database: Database, broker: Broker, *, sqlite: bool, encode: Encode = as_stored) -> None:
+        self.waiting: Waiting | None = None
+        self._database = database
+        self._broker = broker
+        self._encode = encode
+        self._sqlite = sqlite
+        self._sole: Sole = database.sole(NAME)
+        self._ending = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._said = ""
+
+    def start(self) -> None:
+        """Begin, on the running loop."""
+        self._running = asyncio.get_running_loop().create_task(self._run())
+        meter = metrics.get_meter("mesh.events")
+        meter.create_observable_gauge("mesh.outbox.rows", [self._rows], "{event}", "Events that wait in the outbox.")
+        meter.create_observable_gauge("mesh.outbox.age", [self._age], "s", "How long the oldest of them has waited.")
+
+    def tell(self) -> None:
+        """Say that there may be rows."""
+        self._sole.tell()
+
+    async def stop(self) -> None:
+        """Send what is there if the broker is, and stop; the rest stays in the outbox."""
+        self._ending.set()
+        if self._running is not None:
+            await asyncio.wait([self._running], timeout=LAST)
+            self._running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._running
+
+    async def _run(self) -> None:
+        while not self._ending.is_set():
+            try:
+                if await _first(self._sole.acquire(), self._ending.wait()) == 0:
+                    await self._hold()
+            except OSError as error:  # the folder of the SQLite file cannot be written
+                self._say(str(error))
+                await _first(self._ending.wait(), asyncio.sleep(LONGEST))
+            finally:
+                self.waiting = None
+                await self._sole.release()
+
+    async def _hold(self) -> None:
+        """Empty the outbox again and again, until the right to do so is lost or the service stops."""
+        sole, failures = self._sole, 0
+        while not sole.lost.is_set():
+            last = self._ending.is_set()  # then this is one more time, for what the last calls wrote
+            sole.news.clear()
+            try:
+                await self._empty()
+                async with self._database.transaction(traced=False) as tx:
+                    self.waiting = await outbox.waiting(tx)
+            except StatusError as error:
+                self._say(str(error))
+                pause = min(FIRST * 2.0 ** min(failures, 16), LONGEST) * random.uniform(0.5, 1.0)  # noqa: S311
+                failures += 1
+                await _first(self._ending.wait(), sole.lost.wait(), asyncio.sleep(pause))
+                if self._broker.link is None:
+                    await _first(self._ending.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(LONGEST))
+            else:
+                self._say("")
+                failures = 0
+                await _first(self._ending.wait(), sole.lost.wait(), sole.news.wait(), asyncio.sleep(LOOK))
+            if last:
+                return
+
+    async def _empty(self) -> None:
+        """Send and delete until nothing is left.
+
+        Raises:
+            StatusError: The broker does not take the next row now, or the database cannot be used.
+        """
+        while not self._sole.lost.is_set():
+            async with self._database.transaction(traced=False) as tx:
+                rows = await outbox.read(tx)
+            if not rows:
+                return
+            link = self._broker.link
+            if link is None:
+                raise away()
+            await self._send(link, rows)
+
+    async def _send(self, link: Link, rows: list[Row]) -> None:
+        made: list[tuple[Row, Outgoing]] = []
+        for row in rows:
+            try:
+                made.append((row, self._encode(row)))
+            except ValueError as error:
+                await self._refuse(row, str(error))
+        # By stream, for a batch has one; nothing is said of the order between events and changes.
+        for _, part in groupby(sorted(made, key=_stream), _stream):
+            group = list(part)
+            while group:
+                stored = await link.store([message for _, message in group])
+                if stored.number:
+                    async with self._database.transaction(traced=False) as tx:
+                        await outbox.delete(tx, [row for row, _ in group[: stored.number]], sqlite=self._sqlite)
+                group = group[stored.number :]
+                if isinstance(stored.error, InvalidArgument):
+                    await self._refuse(group.pop(0)[0], stored.error.message)
+                elif stored.error is not None:
+                    raise stored.error
+
+    async def _refuse(self, row: Row, reason: str) -> None:
+        log.error("event %s for %s can never be sent and stays in the outbox: %s", row.id, row.subject, reason)
+        async with self._database.transaction(traced=False) as tx:
+            await outbox.refuse(tx, row, reason)
+
+    def _say(self, reason: str) -> None:
+        """Log what keeps the rows back, once; and once that nothing does any more."""
+        if reason and not self._said:
+            log.warning("the outbox holds its events: %s", reason)
+        elif self._said and not reason:
+            log.info("the outbox is empty again")
+        self._said = reason
+
+    def _rows(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [metrics.Observation(self.waiting.rows)] if self.waiting is not None else []
+
+    def _age(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [metrics.Observation(self.waiting.age)] if self.waiting is not None else []
+
+
+async def _first(*awaited: Coroutine[Any, Any, object]) -> int:
+    """Wait until one of them is done, and drop the others; return which it was."""
+    tasks = [asyncio.ensure_future(one) for one in awaited]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        found = next(at for at, task in enumerate(tasks) if task.done())
+        tasks[found].result()
+        return found
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _stream(pair: tuple[Row, Outgoing]) -> str:
+    return pair[1].subject.partition(".")[0]

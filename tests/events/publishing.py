@@ -1,0 +1,96 @@
+"""What the tests of the publish side share: the service ``events.v1.Shop`` with a database, an outbox and a relay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import nats
+from sqlalchemy import text
+
+from mesh.contract import Contract
+from mesh.database import Database
+from mesh.events import outbox
+from mesh.events.broker import Broker, Settings
+from mesh.events.outbox import Outbox
+from mesh.events.publications import Publications
+from mesh.events.relay import Relay
+
+SHOP = "events.v1.Shop"
+
+
+@dataclass
+class Shop:
+    """One replica: what a sidecar is made of on the publish side."""
+
+    database: Database
+    broker: Broker
+    relay: Relay
+
+    async def publish(self, *messages: Any) -> None:
+        async with self.database.transaction() as tx:
+            for message in messages:
+                await tx.publish(message)
+
+    async def waiting(self) -> int:
+        return int((await self.sql("SELECT count(*) FROM mesh_outbox"))[0][0])
+
+    async def empty(self) -> bool:
+        return await self.waiting() == 0
+
+    async def sql(self, statement: str) -> list[Any]:
+        async with self.database.transaction() as tx:
+            result = await tx.execute(text(statement))
+            return list(result) if result.returns_rows else []
+
+
+@asynccontextmanager
+async def shop(contract: Contract, url: str, broker_url: str, *, relays: bool = True) -> AsyncIterator[Shop]:
+    """Open a replica on a database; ``relays=False``: its relay does not run."""
+    sqlite = url.startswith("sqlite")
+    own = Outbox(Publications(contract, [SHOP], "shop"), sqlite=sqlite)
+    database = Database(url, migrations=None, name="shop", after=[outbox.create], outbox=own)
+    await database.start()
+    broker = Broker(Settings(urls=(broker_url,)), "shop")
+    broker.start()
+    relay = Relay(database, broker, sqlite=sqlite)
+    own.tell = relay.tell
+    if relays:
+        relay.start()
+    try:
+        yield Shop(database, broker, relay)
+    finally:
+        await relay.stop()
+        await broker.stop()
+        await database.stop()
+
+
+@asynccontextmanager
+async def reader(url: str) -> AsyncIterator[Any]:
+    """A consumer of all events, in the order of the stream; ``await take(n)`` gives the first ``n``."""
+    client = await nats.connect(url)
+    js = client.jetstream()
+
+    async def take(count: int) -> list[Any]:
+        subscription = await js.subscribe("events.>", stream="EVENTS", ordered_consumer=True)
+        found = [await subscription.next_msg(20) for _ in range(count)]
+        await subscription.unsubscribe()
+        return found
+
+    try:
+        yield take
+    finally:
+        await client.close()
+
+
+async def until(happened: Callable[[], Awaitable[object] | object], patience: float = 20) -> None:
+    """Wait for what no event tells."""
+    async with asyncio.timeout(patience):
+        while True:
+            found = happened()
+            if await found if isinstance(found, Awaitable) else found:
+                return
+            await asyncio.sleep(0.01)

@@ -1,0 +1,290 @@
+"""The outbox and its relay, on both databases and a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from broker_process import BrokerProcess
+from events.v1 import events_pb2 as pb
+from publishing import Shop, reader, shop, until
+from sqlalchemy import text
+
+from mesh.contract import Contract
+from mesh.errors import FailedPrecondition, InvalidArgument, Unavailable
+from mesh.events.cloudevents import Event
+
+INSERT = text("INSERT INTO mesh_outbox (id, subject, headers, data, created) VALUES (:id, 'events.a.0._', :h, :d, 1)")
+
+
+@pytest.fixture
+async def one(contract: Contract, new_database: Callable[[], str], nats_url: str) -> AsyncIterator[Shop]:
+    async with shop(contract, new_database(), nats_url) as made:
+        yield made
+
+
+async def test_an_event_commits_with_the_transaction(one: Shop, nats_url: str) -> None:
+    await one.publish(pb.Ordered(customer="ada", number=1), pb.Noted(text="hi"))
+    async with reader(nats_url) as take:
+        first, second = await take(2)
+    event = Event.from_message(first.headers, first.data)
+    assert (event.type, event.source, event.key, event.hops) == ("events.v1.Ordered", "shop", "ada", 0)
+    assert pb.Ordered.FromString(event.data) == pb.Ordered(customer="ada", number=1)
+    assert first.subject == event.subject == "events.events-v1-Ordered.0.ada"
+    assert second.subject.endswith("._")
+    assert abs(event.time.timestamp() - time.time()) < 60
+
+
+async def test_what_is_rolled_back_is_never_sent(one: Shop, nats_url: str) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with one.database.transaction() as tx:
+            await tx.publish(pb.Noted(text="never"))
+            raise ZeroDivisionError
+    await one.publish(pb.Noted(text="sent"))
+    async with reader(nats_url) as take:
+        (message,) = await take(1)
+    assert pb.Noted.FromString(message.data).text == "sent"
+
+
+async def test_the_outbox_is_empty_when_all_is_sent(one: Shop, nats_url: str) -> None:
+    await asyncio.gather(*(one.publish(pb.Ordered(customer=f"c{n % 5}", number=n)) for n in range(60)))
+    async with reader(nats_url) as take:
+        messages = await take(60)
+    assert {pb.Ordered.FromString(message.data).number for message in messages} == set(range(60))
+    await until(one.empty)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (pb.Undeclared(), r"events.v1.Undeclared was not published: events.v1.Shop does not declare it; add publishes"),
+        (pb.OrderRequest(), r"events.v1.OrderRequest was not published: it is no event"),
+    ],
+)
+async def test_only_what_is_declared(one: Shop, message: object, text: str) -> None:
+    with pytest.raises(FailedPrecondition, match=text):
+        await one.publish(message)
+
+
+async def test_what_no_broker_takes_is_refused_before_it_is_written(one: Shop) -> None:
+    with pytest.raises(InvalidArgument, match="an event at most 900000"):
+        await one.publish(pb.Counted(number=1, padding=bytes(900_000)))
+    assert await one.waiting() == 0
+
+
+async def test_the_table_is_made_once(contract: Contract, new_database: Callable[[], str], nats_url: str) -> None:
+    url = new_database()
+    async with AsyncExitStack() as stack:
+        shops = await asyncio.gather(
+            *(stack.enter_async_context(shop(contract, url, nats_url, relays=False)) for _ in range(3))
+        )
+        await shops[0].publish(pb.Noted(text="kept"))
+    async with shop(contract, url, nats_url, relays=False) as again:
+        assert await again.waiting() == 1
+
+
+async def test_rows_wait_while_the_broker_is_away(
+    contract: Contract, new_database: Callable[[], str], new_nats: Callable[..., BrokerProcess]
+) -> None:
+    server = new_nats()
+    async with shop(contract, new_database(), server.url) as made:
+        await made.broker.ready()
+        server.kill()
+        for number in range(30):
+            await made.publish(pb.Ordered(customer="ada", number=number))
+        assert await made.waiting() == 30
+        server.start()
+        async with reader(server.url) as take:
+            messages = await take(30)
+        assert [pb.Ordered.FromString(message.data).number for message in messages] == list(range(30))
+
+
+async def test_nothing_committed_is_lost_while_the_broker_is_killed_again_and_again(
+    contract: Contract, new_database: Callable[[], str], new_nats: Callable[..., BrokerProcess]
+) -> None:
+    """Each key in its order, every event once."""
+    server = new_nats()
+    committed: dict[str, int] = dict.fromkeys("abcd", 0)
+    async with shop(contract, new_database(), server.url) as made:
+        stop = asyncio.Event()
+
+        async def work(key: str) -> None:
+            while not stop.is_set():
+                await made.publish(pb.Ordered(customer=key, number=committed[key]))
+                committed[key] += 1
+
+        workers = [asyncio.create_task(work(key)) for key in committed]
+        for _ in range(4):
+            goal = sum(committed.values()) + 150
+            await until(lambda goal=goal: sum(committed.values()) >= goal)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+        stop.set()
+        await asyncio.gather(*workers)
+        async with reader(server.url) as take:
+            messages = await take(sum(committed.values()))
+        await until(made.empty)
+        seen: dict[str, list[int]] = {key: [] for key in committed}
+        for message in messages:
+            order = pb.Ordered.FromString(message.data)
+            seen[order.customer].append(order.number)
+        assert seen == {key: list(range(count)) for key, count in committed.items()}
+        assert (await (await made.broker.ready()).js.stream_info("EVENTS")).state.messages == len(messages)
+
+
+async def test_a_relay_that_dies_between_sending_and_deleting_sends_nothing_twice(
+    contract: Contract, new_database: Callable[[], str], nats_url: str
+) -> None:
+    url = new_database()
+    async with shop(contract, url, nats_url, relays=False) as first:
+        await first.publish(*(pb.Ordered(customer="ada", number=number) for number in range(20)))
+        rows = await first.sql("SELECT subject, headers, data FROM mesh_outbox ORDER BY sequence LIMIT 7")
+        link = await first.broker.ready()
+        from mesh.events.outbox import Row
+        from mesh.events.relay import as_stored
+
+        stored = await link.store([as_stored(Row(0, "", *row)) for row in rows])
+        assert stored == (7, None)
+    async with shop(contract, url, nats_url) as second, reader(nats_url) as take:
+        messages = await take(20)
+        assert [pb.Ordered.FromString(message.data).number for message in messages] == list(range(20))
+        await until(second.empty)
+        assert (await (await second.broker.ready()).js.stream_info("EVENTS")).state.messages == 20
+
+
+async def test_a_row_that_can_never_be_sent_is_set_aside(
+    one: Shop, nats_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A trigger that somebody else wrote, or a broker with a lower limit: it holds nobody up, and is not lost."""
+    await one.publish(pb.Noted(text="first"))
+    async with one.database.transaction() as tx:
+        await tx.execute(
+            text(
+                "INSERT INTO mesh_outbox (id, subject, headers, data, created) VALUES ('x', 'events.a.0._', :h, :d, 1)"
+            ),
+            {"h": '{"Nats-Msg-Id": "x"}', "d": bytes(1_100_000)},
+        )
+        await tx.execute(
+            text(
+                "INSERT INTO mesh_outbox (id, subject, headers, data, created) VALUES ('y', 'events.a.0._', :h, :d, 1)"
+            ),
+            {"h": "no JSON", "d": b""},
+        )
+    await one.publish(pb.Noted(text="last"))
+    async with reader(nats_url) as take:
+        messages = await take(2)
+    assert [pb.Noted.FromString(message.data).text for message in messages] == ["first", "last"]
+    refused = await one.sql("SELECT id, refused FROM mesh_outbox ORDER BY id")
+    assert [row[0] for row in refused] == ["x", "y"]
+    assert "larger than the 1048576 bytes" in refused[0][1]
+    assert "can never be sent" in caplog.text
+
+
+async def test_a_full_broker_holds_the_outbox(
+    contract: Contract, new_database: Callable[[], str], nats_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with shop(contract, new_database(), nats_url) as made:
+        link = await made.broker.ready()
+        config = (await link.js.stream_info("EVENTS")).config
+        await link.js.update_stream(config.evolve(max_bytes=40_000))
+        padding = bytes(2000)
+        await made.publish(*(pb.Counted(number=7, padding=padding) for _ in range(30)))
+        await until(lambda: "the event broker is full" in caplog.text)
+        held = await made.waiting()
+        assert 10 < held < 20
+        await made.publish(pb.Noted(text="a call that publishes goes on"))
+        await link.js.update_stream(config.evolve(max_bytes=-1))
+        async with reader(nats_url) as take:
+            await take(31)
+        await until(made.empty)
+
+
+async def test_one_relay_over_replicas_and_another_when_it_goes(
+    contract: Contract, new_database: Callable[[], str], nats_url: str
+) -> None:
+    url = new_database()
+    async with (
+        shop(contract, url, nats_url) as second,
+        shop(contract, url, nats_url) as first,
+        reader(nats_url) as take,
+    ):
+        await until(lambda: first.relay.waiting or second.relay.waiting)
+        if first.relay.waiting is not None:  # either may have come first
+            first, second = second, first
+        began = time.monotonic()
+        await first.publish(pb.Noted(text="told across"))
+        await take(1)
+        assert time.monotonic() - began < 0.5
+        assert first.relay.waiting is None
+        await second.relay.stop()
+        await first.publish(pb.Noted(text="taken over"))
+        await take(2)
+        assert second.relay.waiting is None
+        await until(lambda: first.relay.waiting)
+
+
+async def test_hand_made_sql_is_noticed(contract: Contract, tmp_path, nats_url: str) -> None:
+    file = tmp_path / "a.db"
+    async with shop(contract, f"sqlite:///{file}", nats_url), reader(nats_url) as take:
+        with sqlite3.connect(file) as connection:
+            connection.execute(
+                "INSERT INTO mesh_outbox (id, subject, headers, data, created) VALUES ('x', 'events.a.0._', ?, '', 1)",
+                ['{"Nats-Msg-Id": "x"}'],
+            )
+        connection.close()
+        (message,) = await take(1)
+        assert message.headers == {"Nats-Msg-Id": "x"}
+
+
+async def test_one_key_is_sent_in_the_order_of_commits(contract: Contract, new_postgres: Callable[[], str]) -> None:
+    """The second transaction waits with its number for the first; another key does not wait."""
+    async with shop(contract, new_postgres(), "nats://127.0.0.1:1", relays=False) as made:
+        order: list[str] = []
+
+        async def second() -> None:
+            async with made.database.transaction() as tx:
+                await tx.publish(pb.Ordered(customer="ada", number=2))
+            order.append("second")
+
+        async with made.database.transaction() as tx:
+            await tx.publish(pb.Ordered(customer="ada", number=1))
+            waiting = asyncio.create_task(second())
+            await asyncio.wait_for(made.publish(pb.Ordered(customer="bob", number=3)), 5)
+            assert order == []
+            assert not waiting.done()
+        await waiting
+        rows = await made.sql("SELECT data FROM mesh_outbox ORDER BY sequence")
+        numbers = [pb.Ordered.FromString(row[0]).number for row in rows]
+        assert numbers.index(1) < numbers.index(2)
+
+
+async def test_a_transaction_that_commits_late_is_not_overlooked(
+    contract: Contract, new_postgres: Callable[[], str], nats_url: str
+) -> None:
+    async with shop(contract, new_postgres(), nats_url) as made, reader(nats_url) as take:
+        async with made.database.transaction() as tx:
+            await tx.publish(pb.Ordered(customer="late", number=1))
+            await made.publish(*(pb.Ordered(customer="ada", number=number) for number in range(5)))
+            await take(5)
+        messages = await take(6)
+        assert pb.Ordered.FromString(messages[-1].data).customer == "late"
+
+
+async def test_a_lost_lock_is_taken_again(contract: Contract, new_postgres: Callable[[], str], nats_url: str) -> None:
+    async with shop(contract, new_postgres(), nats_url) as made, reader(nats_url) as take:
+        await made.publish(pb.Noted(text="1"))
+        await take(1)
+        # Everything that the relay holds on to, but not the connection that asks.
+        await made.sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        for _ in range(50):
+            try:
+                await made.publish(pb.Noted(text="2"))
+            except Unavailable:
+                await asyncio.sleep(0.1)
+            else:
+                break
+        await take(2)
