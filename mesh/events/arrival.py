@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Arrival", "linked", "publisher"]
 
+
 class Arrival(Call):
     """One delivery of one event.
 

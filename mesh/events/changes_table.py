@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mesh.database import DatabaseError
+
 __all__ = ["ChangeError", "Column", "Table", "literal", "name"]
 
 
-class ChangeError(Exception):
+class ChangeError(DatabaseError):
     """The changes of a table cannot be captured; one line that says which table and why."""
 
 

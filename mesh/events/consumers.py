@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from mesh.contract import Method, Service, Trigger
 
 __all__ = [
-    "ACK_WAIT", "GROUP", "PINNED", "Consumer", "ConsumerError", "consumers_of", "ensure", "redo_subject", "request",
+    "ACK_WAIT",
+    "GROUP",
+    "PINNED",
+    "Consumer",
+    "ConsumerError",
+    "consumers_of",
+    "ensure",
+    "redo_subject",
+    "request",
     "tick_subject",
 ]
 

@@ -64,14 +64,13 @@ class Host:
         self.log = logging.getLogger(f"sample.{name}")
         self.service = contract().services[f"{name}.v1.{name.capitalize()}"]
         self.sqlite = url.startswith("sqlite")
+        captured = changes.captured(contract(), name)
         self.database = Database(
             url,
             migrations=ROOT / "services" / name / "migrations",
             name=name,
-            prepare=[
-                outbox.create,
-                functools.partial(changes.install, service=name, tables=changes.captured(contract(), name)),
-            ],
+            before=[changes.suspend],
+            after=[outbox.create, functools.partial(changes.install, service=name, tables=captured)],
             outbox=Outbox(Publications(contract(), [self.service.name], name), sqlite=self.sqlite),
         )
         self.other: Host | None = None
