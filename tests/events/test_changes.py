@@ -154,7 +154,8 @@ async def definitions(owner: Owner) -> list[Any]:
     query = (
         "SELECT name FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
         if owner.sqlite
-        else "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgname <> 'mesh_outbox_notify' UNION ALL SELECT proname FROM pg_proc "
+        else "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgname <> 'mesh_outbox_notify' "
+        "UNION ALL SELECT proname FROM pg_proc "
         "WHERE pronamespace = current_schema()::regnamespace AND proname <> 'mesh_outbox_notify'"
     )
     async with owner.database.transaction() as tx:
