@@ -71,6 +71,7 @@ class Trigger:
         schedule: The schedule line (SCHEDULE).
         service: The service that owns the table (CHANGE).
         table: The table (CHANGE).
+        skip_missed: What fell due while nobody could be called is not made up for (SCHEDULE).
     """
 
     kind: TriggerKind
@@ -78,6 +79,7 @@ class Trigger:
     schedule: str = ""
     service: str = ""
     table: str = ""
+    skip_missed: bool = False
 
     def __str__(self) -> str:
         what = {

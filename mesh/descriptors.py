@@ -203,7 +203,7 @@ class _Reader:
                         schedule.check(rule.schedule)
                     except schedule.ScheduleError as error:
                         self.fault(place, f"{who}: on.schedule {error}")
-                    yield Trigger(TriggerKind.SCHEDULE, schedule=rule.schedule)
+                    yield Trigger(TriggerKind.SCHEDULE, schedule=rule.schedule, skip_missed=rule.skip_missed)
                 case "change":
                     self._expect(who, "on.change", "meshapi.v1.Change", input_, place)
                     if not rule.change.service or not rule.change.table:

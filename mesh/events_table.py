@@ -32,6 +32,8 @@ class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         dead_retention: How long dead letters are kept; ``"0s"``: for ever.
         max_bytes: The most that each stream holds; a full one refuses, and outboxes hold. 0: as much as there is room.
         replicas: Servers of the broker's cluster that hold each message.
+        max_deliveries: Calls of a function for one event, after which it is a dead letter.
+        max_hops: Deliveries in a row, each for an event that the one before published; beyond that a dead letter.
     """
 
     listen: str = "127.0.0.1:0"
@@ -47,6 +49,8 @@ class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     dead_retention: Duration = Duration(30 * _DAY)
     max_bytes: Size = Size(0)
     replicas: int = 1
+    max_deliveries: int = 20
+    max_hops: int = 16
 
 
 def broker_faults(broker: str, place: str) -> Iterator[Fault]:
@@ -71,5 +75,8 @@ def events_faults(events: Events, place: str) -> Iterator[Fault]:
         yield Fault(f"{place} user", "user and password belong together")
     if bool(events.certificate) != bool(events.private_key):
         yield Fault(f"{place} certificate", "certificate and private_key belong together")
+    for name, value in (("max_deliveries", events.max_deliveries), ("max_hops", events.max_hops)):
+        if value < 1:
+            yield Fault(f"{place} {name}", f"must be at least 1, not {value}")
     if events.replicas not in (1, 3, 5):
         yield Fault(f"{place} replicas", f"must be 1, 3 or 5, not {events.replicas}")

@@ -322,10 +322,10 @@ def _faults(file: _File, place: str) -> Iterator[Fault]:
     yield from _address_faults(f"{place} [events] listen", file.events.listen)
     yield from events_faults(file.events, f"{place} [events]")
     for name in file.services:
-        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name == "edge":
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name in ("broker", "edge"):
             yield Fault(
                 f"{place} [services.{name}]",
-                "a service's name is lower-case letters, digits, '-' and '_', a letter first, and not 'edge'",
+                "a service's name is lower-case letters, digits, '-' and '_', a letter first, not 'edge' or 'broker'",
             )
 
 

@@ -30,10 +30,12 @@ from mesh.auth import (
 )
 from mesh.call import Call, Handler, Layer, chain
 from mesh.contract import Contract
+from mesh.control.eventing import Eventing, needs_broker
 from mesh.control.traces import ENDPOINT
 from mesh.edge import Door, Edge
 from mesh.edge.passthrough import tracing
 from mesh.errors import Unimplemented
+from mesh.events.hops import carry
 from mesh.faults import Fault, Faults
 from mesh.function import Functions
 from mesh.gate import Gate
@@ -107,7 +109,7 @@ class _Common:
         self.tokens = _tokens(manifest, contract, own)
 
     def _chain(self, identified: Layer) -> Handler:
-        return chain(self.telemetry.outbound, identified, retry(), self.outbound)
+        return chain(self.telemetry.outbound, identified, carry, retry(), self.outbound)
 
     async def stop(self) -> None:
         await self.outbound.close()
@@ -155,6 +157,7 @@ class SidecarPart:
         common = self._common = _Common(manifest, contract, name)
         served = [contract.services[service] for service in entry.serves]
         functions = Functions(entry.module, served)
+        self._events = Eventing(manifest, contract, name) if needs_broker(manifest, contract, name) else None
         self._database = self._open(manifest, entry, name)
         channel = Channel(common.onward, contract)
         service = ServiceContext(
@@ -163,6 +166,7 @@ class SidecarPart:
             blocking=BlockingChannel(channel, asyncio.get_running_loop()),
             database=self._database,
             settings=entry.settings,
+            publisher=self._events.publisher if self._events else None,
         )
         self._sidecar = Sidecar(
             contract,
@@ -185,7 +189,13 @@ class SidecarPart:
         from mesh.database import Database, DatabaseError  # noqa: PLC0415 - a third of the imports; the edge has none
 
         try:
-            return Database(entry.database, migrations=_migrations(manifest, entry), name=name)
+            return Database(
+                entry.database,
+                migrations=_migrations(manifest, entry),
+                name=name,
+                after=self._events.after if self._events else (),
+                outbox=self._events.outbox if self._events else None,
+            )
         except DatabaseError as error:
             raise Faults([Fault(f"{self._place} database", str(error))]) from None
 
@@ -197,10 +207,15 @@ class SidecarPart:
         """
         if self._database is not None:
             await self._migrate(self._database)
+        if self._events is not None:
+            self._events.start(self._database)
         try:
-            return await self._sidecar.start()
+            address = await self._sidecar.start()
         except ListenError as error:
             raise Faults([Fault(f"{self._place} listen", str(error))]) from None
+        if self._events is not None:
+            self._events.deliver(self._sidecar.deliveries)
+        return address
 
     async def _migrate(self, database: Database) -> None:
         from mesh.database import DatabaseError  # noqa: PLC0415 - loaded already
@@ -213,8 +228,10 @@ class SidecarPart:
     async def stop(self) -> None:
         """Drain, then close what functions used, then flush telemetry, also when the module's ``shutdown`` fails."""
         try:
-            await self._sidecar.stop()
+            await self._sidecar.stop(*([self._events.give_back()] if self._events is not None else []))
         finally:
+            if self._events is not None:
+                await self._events.stop()
             if self._database is not None:
                 await self._database.stop()
             await self._common.stop()

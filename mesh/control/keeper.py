@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,16 +31,20 @@ class Component:
     Attributes:
         name: Its name in mesh.toml, or ``edge``.
         command: Program and arguments; ``--fd N`` is added, where N is the listening socket's descriptor.
-        listener: The socket that it serves.
+        listener: The socket that it serves, or None for a program that listens by itself.
+        probe: For a program that does not report: waits until it accepts, and returns its address.
+        shown: Makes the line that is shown of a line that it wrote, or None.
         needs: The components that must be ready before it is told to go.
         drain: Seconds that it may take to finish what is in flight when it stops.
     """
 
     name: str
     command: tuple[str, ...]
-    listener: socket.socket
+    listener: socket.socket | None
     needs: tuple[str, ...] = ()
     drain: float = 10.0
+    probe: Callable[[], Awaitable[str]] | None = None
+    shown: Callable[[str], str | None] = str
 
 
 class Keeper:
@@ -92,7 +96,8 @@ class Keeper:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watch
-        self.component.listener.close()
+        if self.component.listener is not None:
+            self.component.listener.close()
         process = self._process
         if process is None or process.ended.done():
             return
@@ -119,16 +124,22 @@ class Keeper:
     async def _launch(self, needed: Sequence[asyncio.Event] = ()) -> str | None:
         """Start a process; return None once it is ready, or the reason why it will not be."""
         self._ready_at = None
-        name, fd = self.component.name, self.component.listener.fileno()
+        component = self.component
 
         def line(text: str) -> None:
-            self._console.line(name, text)
+            shown = component.shown(text)
+            if shown is not None:
+                self._console.line(component.name, shown)
 
+        inherit = [] if component.listener is None else [component.listener.fileno()]
+        command = component.command + tuple(word for fd in inherit for word in ("--fd", str(fd)))
         try:
-            process = await Process.start((*self.component.command, "--fd", str(fd)), self._environment, [fd], line)
+            process = await Process.start(command, self._environment, inherit, line)
         except OSError as error:
             return f"{self.component.command[0]} cannot be started: {error.strerror}"
         self._process = process
+        if component.probe is not None:
+            process.probe(component.probe())
         first: list[asyncio.Future[Any]] = [process.report, process.ended]
         for event in needed:  # it loads meanwhile, and what it finds wrong ends the start at once
             waiting = asyncio.ensure_future(event.wait())

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from mesh.control.ready import GO, VARIABLE, Failed, Ready, parse
 
@@ -92,6 +92,16 @@ class Process:
         """Tell it that all it needs is ready."""
         with contextlib.suppress(OSError):  # it has ended
             self._link.send(GO)
+
+    def probe(self, ready: Awaitable[str]) -> None:
+        """Let ``ready`` report in its place: what it returns is the address at which it accepts."""
+        probing = asyncio.ensure_future(self._probe(ready))
+        self.ended.add_done_callback(lambda _: probing.cancel())
+
+    async def _probe(self, ready: Awaitable[str]) -> None:
+        address = await ready
+        if not self.report.done():
+            self.report.set_result(Ready(address))
 
     def terminate(self) -> None:
         """Ask it to stop (SIGTERM)."""

@@ -31,12 +31,14 @@ class Running:
         addresses: Entry of mesh.toml → ``host:port``.
         edge: URL of the edge, or "".
         traces: URL of the trace store, or "" when a collector has them.
+        broker: URL of the event broker that this mesh runs for itself, or "".
     """
 
     pid: int
     addresses: dict[str, str]
     edge: str = ""
     traces: str = ""
+    broker: str = ""
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from mesh.contract import Contract
 from mesh.control import check, component, identity, sockets, state, topology, traces
 from mesh.control.keeper import Component, Keeper
 from mesh.control.output import Console
+from mesh.control.own_broker import BROKER, OwnBroker, own_broker
 from mesh.control.supervisor import Supervisor
 from mesh.control.table import table
 from mesh.faults import Fault, Faults
@@ -42,8 +43,9 @@ def run(file: Path, *, raw: bool) -> int:
         raise Faults(faults)
     with state.claim(manifest.state) as claim, _sockets(manifest) as listeners:
         identity.ensure(manifest)
-        console = Console(sys.stdout, listeners, raw=raw)
-        return asyncio.run(_run(manifest, contract, listeners, console, claim))
+        broker = own_broker(manifest, contract)
+        console = Console(sys.stdout, [*listeners, *([BROKER] if broker else [])], raw=raw)
+        return asyncio.run(_run(manifest, contract, listeners, broker, console, claim))
 
 
 @contextlib.contextmanager
@@ -69,6 +71,7 @@ async def _run(
     manifest: Manifest,
     contract: Contract,
     listeners: Mapping[str, socket.socket],
+    broker: OwnBroker | None,
     console: Console,
     claim: state.Claim,
 ) -> int:
@@ -78,13 +81,17 @@ async def _run(
     traces_url = ""
     if store is not None:
         traces_url = environment[traces.ENDPOINT] = await store.start()
+    if broker is not None:
+        environment["MESH_BROKER"] = broker.url
     edge_url = f"http://{sockets.reachable(addresses[EDGE])}" if EDGE in addresses else ""
 
     def ready(keepers: Mapping[str, Keeper]) -> None:
-        claim.write(state.Running(os.getpid(), addresses, edge_url, traces_url))
-        console.block(_summary(manifest, contract, keepers, addresses, edge_url, traces_url))
+        claim.write(
+            state.Running(os.getpid(), addresses, edge_url, traces_url, broker.url if broker is not None else "")
+        )
+        console.block(_summary(manifest, contract, keepers, addresses, broker, edge_url, traces_url))
 
-    supervisor = Supervisor(_components(manifest, contract, listeners), console, environment)
+    supervisor = Supervisor(_components(manifest, contract, listeners, broker), console, environment)
     try:
         return await supervisor.run(ready)
     finally:
@@ -101,8 +108,13 @@ def _addresses(manifest: Manifest, bound: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _components(manifest: Manifest, contract: Contract, listeners: Mapping[str, socket.socket]) -> Iterator[Component]:
-    """Every entry after those that serve what it calls; the edge after all of them."""
+def _components(
+    manifest: Manifest, contract: Contract, listeners: Mapping[str, socket.socket], broker: OwnBroker | None
+) -> Iterator[Component]:
+    """The broker first; every entry after those that serve what it calls; the edge after all of them."""
+    first = () if broker is None else (broker.component.name,)
+    if broker is not None:
+        yield broker.component
     # -P: a folder called `mesh` where the user stands must not hide the package.
     mesh = (sys.executable, "-P", "-m", "mesh")
     file = ("--file", str(manifest.file))
@@ -111,7 +123,7 @@ def _components(manifest: Manifest, contract: Contract, listeners: Mapping[str, 
             name=name,
             command=(*mesh, "sidecar", name, *file),
             listener=listeners[name],
-            needs=needs,
+            needs=(*first, *needs),
             drain=manifest.services[name].drain,
         )
     if manifest.edge is not None:
@@ -132,6 +144,7 @@ def _summary(
     contract: Contract,
     keepers: Mapping[str, Keeper],
     addresses: Mapping[str, str],
+    broker: OwnBroker | None,
     edge_url: str,
     traces_url: str,
 ) -> str:
@@ -149,6 +162,9 @@ def _summary(
     if edge_url:
         routes = sum(len(method.routes) for method in contract.methods.values())
         rows.append((EDGE, addresses[EDGE], f"{routes} HTTP routes", "", str(keepers[EDGE].pid or "")))
+    if broker is not None:
+        storage = _shown(manifest, Path(broker.storage))
+        rows.insert(0, (BROKER, broker.address, "events (nats-server)", storage, str(keepers[BROKER].pid or "")))
     lines = [table(("service", "address", "serves", "database", "pid"), rows), ""]
     if edge_url:
         lines.append(f"The mesh is ready at {edge_url}")
@@ -164,7 +180,11 @@ def _summary(
 def _database(manifest: Manifest, url: str) -> str:
     """Return where a database is, without user and password, and a file as the user wrote it."""
     if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///"))
-        return str(path.relative_to(manifest.root)) if path.is_relative_to(manifest.root) else str(path)
+        return _shown(manifest, Path(url.removeprefix("sqlite:///")))
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if url else ""
+
+
+def _shown(manifest: Manifest, path: Path) -> str:
+    """Return a path as the user would write it in mesh.toml."""
+    return str(path.relative_to(manifest.root)) if path.is_relative_to(manifest.root) else str(path)

@@ -223,7 +223,10 @@ class _Transaction:
             StatusError: As for ``execute``, and what the outbox has against the event.
         """
         if self._outbox is None:
-            raise FailedPrecondition(f"{event.DESCRIPTOR.full_name} was not published: no broker is configured")
+            raise FailedPrecondition(
+                f"{event.DESCRIPTOR.full_name} was not published: this service declares no events; "
+                f'add publishes: "{event.DESCRIPTOR.full_name}" to its options in the contract'
+            )
         await self._outbox.put(self, event)
         self._published = True
 

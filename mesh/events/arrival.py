@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from mesh.contract import Method
     from mesh.events.cloudevents import Event
 
-__all__ = ["Arrival", "linked", "publisher"]
+__all__ = ["AlreadyDoneError", "Arrival", "linked", "once", "publisher"]
+
+
+class AlreadyDoneError(Exception):
+    """The event has had its effect; nothing of this delivery may be written (``mesh.events.inbox``)."""
+
 
 
 class Arrival(Call):
@@ -111,3 +116,13 @@ async def linked(call: Call, next: Handler) -> None:
         if origin is not None:
             span.add_link(origin, {"messaging.message.id": event.id})
     await next(call)
+
+
+async def once(call: Call, next: Handler) -> None:
+    """The innermost layer of a delivery: the function begins; an event that has had its effect already ends well."""
+    assert isinstance(call, Arrival)  # noqa: S101 - only deliveries come this way
+    call.began = True
+    try:
+        await next(call)
+    except AlreadyDoneError:
+        return

@@ -34,6 +34,8 @@ FIRST, LONGEST = 0.05, 5.0
 """Seconds between two tries to connect: at first, and at most."""
 CONNECT = 5
 """Seconds that a connection, or one answer about streams, may take."""
+GRACE = 2.0
+"""Seconds that a publication waits for a broker that is away: one that was killed is back by then."""
 HEARTBEAT = 10
 """Seconds between two pings; a peer that misses two of them is gone."""
 
@@ -100,6 +102,12 @@ class Broker:
             await self._there.wait()
         return self._link
 
+    async def _within(self, seconds: float) -> Link | None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return await self.ready()
+        return None
+
     def start(self) -> None:
         """Begin to connect, on the running loop."""
         self._keeping = asyncio.get_running_loop().create_task(self._keep())
@@ -116,7 +124,8 @@ class Broker:
         """Publish an event; returns when the broker has it on its disk.
 
         Raises:
-            Unavailable: The broker is away, or did not answer; then it may have the event all the same.
+            Unavailable: The broker is away for longer than a moment, or did not answer; then it may have the event all
+                the same.
             ResourceExhausted: It is full.
             InvalidArgument: The event is larger than it takes.
         """
@@ -141,7 +150,7 @@ class Broker:
             group = [one for one in self._queue[:BATCH] if _stream(one[0]) == stream]
             taken = set(map(id, group))
             self._queue = [one for one in self._queue if id(one) not in taken]
-            link, at = self._link, 0
+            link, at = await self._within(GRACE), 0
             while at < len(group):
                 messages = [message for message, _ in group[at:]]
                 stored = Stored(0, away()) if link is None else await link.store(messages)

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -25,6 +25,7 @@ from mesh.events.arrival import Arrival
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
 from mesh.events.consumers import Consumer, ConsumerError, consumers_of, ensure
 from mesh.events.dead import Letter, letter_headers
+from mesh.events.link import Outgoing
 from mesh.events.outcome import Ack, Dead, Decision, Limits, Retry, decide
 from mesh.events.reader import BROKER_AWAY, Reader
 from mesh.events.subjects import dead_subject, token_of
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
     from mesh.call import Handler
     from mesh.contract import Service
+    from mesh.events.broker import Broker
+    from mesh.events.link import Link
     from mesh.events.message import Message
     from mesh.events.ordering import Held
 
@@ -51,8 +54,6 @@ AGAIN = 2.0
 """Seconds before another try to make a consumer, or to keep a dead letter, that the broker did not take."""
 MOST_HOPS = 16
 """Deliveries in a row, each for an event that the one before published; more are a cycle that does not end."""
-KEPT_TIMEOUT = 5.0
-"""Seconds that the broker may take to keep a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Patience:
         hops: Deliveries in a row.
     """
 
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     timeout: float = 60.0
     concurrency: int = 100
     hops: int = MOST_HOPS
@@ -76,7 +77,7 @@ class Delivery:
     """Delivers to the methods of one service of mesh.toml.
 
     Args:
-        connected: Gives the connection, when there has been one.
+        broker: The broker.
         name: The service, as mesh.toml calls it.
         services: What of the contract it serves.
         handlers: Path of a method → the chain that answers its deliveries.
@@ -85,13 +86,13 @@ class Delivery:
 
     def __init__(
         self,
-        connected: Callable[[], Awaitable[Client]],
+        broker: Broker,
         name: str,
         services: Sequence[Service],
         handlers: Mapping[str, Handler],
-        patience: Patience = Patience(),
+        patience: Patience,
     ) -> None:
-        self._connected = connected
+        self._broker = broker
         self._services = services
         self._consumers = consumers_of(services)
         self._handlers = handlers
@@ -100,11 +101,10 @@ class Delivery:
         self._suspects = asyncio.Lock()
         self._members = members.Members(uuid4().hex)
         self._channel = f"mesh.replicas.{token_of(name)}"
-        self._readers: list[Reader] = []
+        self._readers = [Reader(consumer, self._deliver, self._gone) for consumer in self._consumers]
         self._missing: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._client: Client | None = None
         meter = metrics.get_meter("mesh.events")
         self._counted = meter.create_counter(
             "mesh.events.deliveries", "{delivery}", "Deliveries that ended, by method and what became of them"
@@ -117,57 +117,68 @@ class Delivery:
             self._task = self._loop.create_task(self._run())
 
     async def stop(self, drain: float) -> None:
-        """Take no more, give back what has not begun, wait for what runs up to ``drain`` seconds, give back the rest."""
+        """Take no more, give back what has not begun, wait ``drain`` seconds for what runs, give back the rest."""
         if self._task is None:
             return
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        while not self._task.done():  # the client library swallows a cancellation here and there
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=TICK)
         until = self._loop.time() + drain
         await asyncio.gather(*(reader.release() for reader in self._readers))
         await asyncio.gather(*(reader.finish(until) for reader in self._readers))
-        if self._client is not None:
+        link = self._broker.link
+        if link is not None:
             with contextlib.suppress(*BROKER_AWAY):
-                await self._client.publish(self._channel, f"-{self._members.name}".encode())
-                await self._client.flush(1)
+                await link.client.publish(self._channel, f"-{self._members.name}".encode())
+                await link.client.flush(1)
 
     # -- the loop --
 
     async def _run(self) -> None:
-        client = self._client = await self._connected()
-        while not await self._prepare(client):
-            await asyncio.sleep(AGAIN)
-        await client.subscribe(self._channel, cb=self._heard)
-        self._readers = [Reader(client, consumer, self._deliver, self._gone) for consumer in self._consumers]
-        sign = 0.0
         while True:
-            now = self._loop.time()
+            link = await self._broker.ready()
             try:
-                if now >= sign:
-                    sign = now + members.EVERY
-                    await client.publish(self._channel, f"+{self._members.name}".encode())
-                await self._tick(client, now)
+                await self._with(link)
             except BROKER_AWAY as error:
                 log.debug("the broker is away: %s", error)
             except Exception:
-                log.exception("delivery failed, and goes on")
+                log.exception("delivery failed, and begins again")
+            for reader in self._readers:
+                reader.detach()
             await asyncio.sleep(TICK)
 
+    async def _with(self, link: Link) -> None:
+        """Deliver over one connection, until it ends."""
+        client = link.client
+        while not await self._prepare(client):  # noqa: ASYNC110 - what is waited for is in the broker
+            await asyncio.sleep(AGAIN)
+        await client.subscribe(self._channel, cb=self._heard)
+        for reader in self._readers:
+            reader.attach(client)
+        sign = 0.0
+        while not link.closed.is_set():
+            now = self._loop.time()
+            if now >= sign:
+                sign = now + members.EVERY
+                await client.publish(self._channel, f"+{self._members.name}".encode())
+            await self._tick(client, now)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(link.closed.wait(), TICK)
+
     async def _prepare(self, client: Client) -> bool:
-        """Make consumers and schedules; False if that has to be tried again."""
+        """Make consumers and schedules; False if the broker refuses one."""
         try:
             for consumer in self._consumers:
                 await ensure(client, consumer)
             await ticks.ensure(client, self._services)
-        except BROKER_AWAY as error:
-            log.debug("the broker is away: %s", error)
+            await ticks.make_up(client, self._services, datetime.now(UTC))
         except (ConsumerError, ticks.TickError) as error:
             log.error("nothing is delivered yet: %s", error)  # noqa: TRY400 - the text is all there is to say
-        else:
-            return True
-        return False
+            return False
+        return True
 
     async def _tick(self, client: Client, now: float) -> None:
-        if self._missing and client.is_connected and await self._prepare(client):
+        if self._missing and await self._prepare(client):
             self._missing.clear()
         here = self._members.here(now)
         for reader in self._readers:
@@ -177,9 +188,11 @@ class Delivery:
         sign, name = found.data[:1], found.data[1:].decode()
         if sign == b"-":
             self._members.left(name)
-        elif self._members.heard(name, self._loop.time()) and self._client is not None:
-            with contextlib.suppress(*BROKER_AWAY):  # a new one need not wait for the next sign
-                await self._client.publish(self._channel, f"+{self._members.name}".encode())
+        elif self._members.heard(name, self._loop.time()):
+            link = self._broker.link
+            if link is not None:
+                with contextlib.suppress(*BROKER_AWAY):  # a new one need not wait for the next sign
+                    await link.client.publish(self._channel, f"+{self._members.name}".encode())
 
     def _gone(self, consumer: Consumer) -> None:
         self._missing.add(consumer.name)
@@ -251,11 +264,10 @@ class Delivery:
             sequence=message.sequence, time=datetime.now(UTC),
         )  # fmt: skip
         headers = {**letter_headers(letter, message.headers), MESSAGE_ID: f"{consumer.name}/{message.sequence}"}
-        assert self._client is not None  # noqa: S101 - a message came from it
         subject = dead_subject(consumer.method.service, consumer.method.name)
         try:
-            await self._client.jetstream().publish(subject, message.data, headers=headers, timeout=KEPT_TIMEOUT)
-        except BROKER_AWAY as failure:
+            await self._broker.store(Outgoing(subject, headers, message.data))
+        except StatusError as failure:
             log.warning("%s: a dead letter is not kept yet: %s", consumer.group, failure)
             return Retry(AGAIN, counts=False)
         self._count(consumer, "dead")

@@ -17,22 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
-from mesh.call import Call, Handler, current
+from mesh.call import current
 from mesh.errors import FailedPrecondition
-from mesh.events.arrival import Arrival
+from mesh.events.arrival import AlreadyDoneError, Arrival
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+    from sqlalchemy import Connection
 
     from mesh.context import Transaction
 
-__all__ = ["KEPT", "TABLE", "AlreadyDoneError", "create", "guarded", "once", "prune"]
+__all__ = ["KEPT", "TABLE", "guarded", "prepare", "prune"]
 
 TABLE = "mesh_inbox"
 KEPT = 30 * 86400.0
 """Seconds that a row is kept. An event that is delivered again later than that has its effect again."""
-_LOCK = 0x6D657368_696E626F
-"""The advisory lock (PostgreSQL) under which replicas that start at once make the table: one after the other."""
 _CREATE = (
     f"CREATE TABLE IF NOT EXISTS {TABLE} ("
     "consumer VARCHAR(400) NOT NULL, event VARCHAR(400) NOT NULL, time DOUBLE PRECISION NOT NULL, "
@@ -44,30 +43,14 @@ _INSERT = text(
 _PRUNE = text(f"DELETE FROM {TABLE} WHERE time < :before")  # noqa: S608 - a constant
 
 
-class AlreadyDoneError(Exception):
-    """The event has had its effect; nothing of this delivery may be written."""
-
-
-async def create(tx: Transaction, *, postgresql: bool) -> None:
-    """Make the table if it is not there; safe when several replicas start at once."""
-    if postgresql:
-        await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    await tx.execute(text(_CREATE))
+def prepare(connection: Connection) -> None:
+    """Make the table if it is not there."""
+    connection.execute(text(_CREATE))
 
 
 async def prune(tx: Transaction, now: float) -> None:
     """Remove rows that are older than ``KEPT``; ``now`` is in seconds since the epoch."""
     await tx.execute(_PRUNE, {"before": now - KEPT})
-
-
-async def once(call: Call, next: Handler) -> None:
-    """The innermost layer of a delivery: an event that has had its effect ends well."""
-    assert isinstance(call, Arrival)  # noqa: S101 - only deliveries come this way
-    call.began = True
-    try:
-        await next(call)
-    except AlreadyDoneError:
-        return
 
 
 def guarded(transaction: AbstractAsyncContextManager[Transaction]) -> AbstractAsyncContextManager[Transaction]:

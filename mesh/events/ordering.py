@@ -128,12 +128,23 @@ class Lane:
         insort(queue, new)
         return self._next(queue) if self.state is State.ACTIVE else []
 
-    def settled(self, pending: int, changes: int) -> list[Action]:
-        """Take the broker's count of what is pending, asked when ``self.changes`` was ``changes``."""
-        if self.state is not State.SETTLING or changes != self.changes or pending != len(self.held):
+    def settled(self, pin: str, pending: int, changes: int) -> list[Action]:
+        """Take the broker's word: under which id the partition is pinned, and how much of it is pending.
+
+        Args:
+            pin: The id.
+            pending: Events that were delivered to anyone and are not acknowledged.
+            changes: What ``self.changes`` was when the broker was asked.
+        """
+        if self.state is not State.SETTLING or pin != self.pin or (pending, changes) != (len(self.held), self.changes):
             return []
         self.state = State.ACTIVE
         return [action for queue in self._keys.values() for action in self._next(queue)]
+
+    def suspend(self) -> None:
+        """The broker is away: begin nothing until it is there and the partition is still ours."""
+        if self.state is State.ACTIVE:
+            self.state = State.SETTLING
 
     def done(self, held: Held) -> list[Action]:
         """It was acknowledged, or is a dead letter: its key goes on."""

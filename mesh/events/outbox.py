@@ -168,7 +168,9 @@ async def insert(tx: Transaction, event: Event, *, sqlite: bool) -> None:
 
 async def read(tx: Transaction) -> list[Row]:
     """Return the first rows, in their order."""
-    return [Row(*row) for row in await tx.execute(_READ)]
+    rows = [Row(*row) for row in await tx.execute(_READ)]
+    # SQLite keeps text where somebody wrote text.
+    return [row._replace(data=row.data.encode()) if isinstance(row.data, str) else row for row in rows]
 
 
 async def delete(tx: Transaction, rows: Sequence[Row], *, sqlite: bool) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of a delivery: how a call ended, and how often it was tried → acknowledge, try again, or dead letter. Pure.
+"""What becomes of a delivery: how a call ended, and how often it was tried → done, once more, or dead letter. Pure.
 
 A code is *permanent* when the same event can only end the same way: trying again would hold its key for nothing.
 Everything else may be about now, so it comes back, later and later, until ``Limits.tries`` is reached. What was refused

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from mesh.contract import Contract
+    from mesh.events.broker import Broker
 
-__all__ = ["LARGEST", "Publications"]
+__all__ = ["LARGEST", "Publications", "Publisher"]
 
 LARGEST = 900_000
 """Bytes of an event; a broker that nobody configured takes messages of 1 MiB, headers and key included."""
@@ -102,6 +103,31 @@ class Publications:
         if name not in self._known:
             return f"{name} was not published: it is no event; give the message option (meshapi.v1.event) = {{}}"
         return f"{name} was not published: {self._serves} does not declare it; add publishes: {name!r} to its options"
+
+
+class Publisher:
+    """What ``context.publish`` is: events that belong to no transaction.
+
+    Args:
+        publications: What the service may publish.
+        broker: Where it goes.
+    """
+
+    def __init__(self, publications: Publications, broker: Broker) -> None:
+        self._publications = publications
+        self._broker = broker
+
+    async def publish(self, message: Message) -> None:
+        """Publish an event; returns when the broker has it on its disk.
+
+        Raises:
+            FailedPrecondition: The contract does not let this service publish it.
+            InvalidArgument: It is too large.
+            Unavailable: The broker is away, or did not answer; then it may have the event all the same.
+            ResourceExhausted: The broker is full.
+        """
+        with self._publications.span(message) as span:
+            await self._broker.publish(self._publications.event(message, span))
 
 
 def _text(value: Any) -> str:

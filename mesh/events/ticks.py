@@ -1,5 +1,6 @@
-"""Schedules: kept by the broker as messages that it publishes again and again (NATS ADR-51), so one firing reaches one
-replica, and no replica has to be up for it.
+"""Schedules: messages that the broker keeps and publishes again and again (NATS ADR-51).
+
+So one firing reaches one replica, and none has to be up for it.
 
 - A schedule is written when it is missing or different, and only then: writing it anew would begin its interval anew.
 - A tick that nobody took waits; a newer one takes its place. So after a time without the service the function is called
@@ -11,13 +12,12 @@ replica, and no replica has to be up for it.
 from __future__ import annotations
 
 import base64
+import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-
-from nats.aio.client import Client
 
 from mesh import schedule
 from mesh.contract import TriggerKind
@@ -26,6 +26,8 @@ from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
 from mesh.events.consumers import API_TIMEOUT, Consumer, request, tick_subject
 
 if TYPE_CHECKING:
+    from nats.aio.client import Client
+
     from mesh.contract import Method, Service, Trigger
     from mesh.events.message import Message
 
@@ -128,8 +130,9 @@ def event(consumer: Consumer, message: Message) -> Event:
 
 
 async def ensure(client: Client, services: Iterable[Service]) -> None:
-    """Write the schedules of these services where they are missing or different; remove those that are declared no
-    more. Any number of replicas may do it at once.
+    """Write the schedules of these services where they are missing or different; remove what is declared no more.
+
+    Any number of replicas may do it at once.
 
     Raises:
         TickError: The broker refuses one; with its reason.
@@ -194,8 +197,6 @@ _OURS = frozenset({_SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL})
 
 async def _publish(client: Client, subject: str, headers: dict[str, str]) -> dict[str, Any] | None:
     """Publish into the stream; returns the broker's refusal, or None."""
-    import json  # noqa: PLC0415
-
     reply = await client.request(subject, b"", timeout=API_TIMEOUT, headers=headers)
     failure: dict[str, Any] | None = json.loads(reply.data).get("error")
     return failure
@@ -211,7 +212,7 @@ async def _last(client: Client, subject: str) -> _Stored | None:
     return _Stored(found["seq"], headers, datetime.fromisoformat(found["time"]))
 
 
-async def _kept(client: Client, filter: str) -> Any:  # noqa: A002 - JetStream's word
+async def _kept(client: Client, filter: str) -> AsyncIterator[str]:  # noqa: A002 - JetStream's word
     answer = await request(client, f"STREAM.INFO.{streams.SCHEDULES}", {"subjects_filter": filter})
     for subject in answer.get("state", {}).get("subjects") or {}:
         yield subject

@@ -9,14 +9,16 @@ from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from mesh.call import current
 from mesh.errors import FailedPrecondition
+from mesh.events.arrival import Arrival
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from mesh.context import Transaction
 
-__all__ = ["Database", "ServiceContext"]
+__all__ = ["Database", "Publisher", "ServiceContext"]
 
 StubT = TypeVar("StubT")
 
@@ -28,6 +30,13 @@ class Database(Protocol):
         """Begin a transaction."""
 
 
+class Publisher(Protocol):
+    """Where events go that belong to no transaction (``mesh.events.publications.Publisher``)."""
+
+    async def publish(self, message: Message) -> None:
+        """Publish an event; returns when the broker has it durably."""
+
+
 class ServiceContext:
     """One service of the mesh, as its functions see it.
 
@@ -37,6 +46,7 @@ class ServiceContext:
         blocking: The channel for ``def`` functions, shaped like ``grpc.Channel``.
         database: Its database, or None.
         settings: ``[services.NAME.settings]``.
+        publisher: Where its events go, or None when it publishes none.
     """
 
     def __init__(
@@ -47,11 +57,13 @@ class ServiceContext:
         blocking: Any,
         database: Database | None = None,
         settings: Mapping[str, Any] = MappingProxyType({}),
+        publisher: Publisher | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
         self.log = logging.getLogger(f"services.{name}")
         self._database = database
+        self._publisher = publisher
         self._channel = channel
         self._blocking = blocking
         self._stubs: dict[type, Any] = {}
@@ -80,12 +92,24 @@ class ServiceContext:
             raise FailedPrecondition(
                 f"service {self.name} has no database: set database in [services.{self.name}] of mesh.toml"
             )
-        return self._database.transaction()
+        if not isinstance(current.get(), Arrival):
+            return self._database.transaction()
+        from mesh.events.inbox import guarded  # noqa: PLC0415 - SQLAlchemy, which only who has a database loads
+
+        return guarded(self._database.transaction())
 
     async def publish(self, event: Message) -> None:
-        """Publish an event.
+        """Publish an event; returns when the broker has it durably.
 
         Raises:
-            FailedPrecondition: No broker is configured.
+            FailedPrecondition: The contract does not let this service publish it.
+            InvalidArgument: It is too large.
+            Unavailable: The broker is away, or did not answer; then it may have the event all the same.
+            ResourceExhausted: The broker is full.
         """
-        raise FailedPrecondition(f"{event.DESCRIPTOR.full_name} was not published: no broker is configured")
+        if self._publisher is None:
+            raise FailedPrecondition(
+                f"{event.DESCRIPTOR.full_name} was not published: service {self.name} declares no events; "
+                f'add publishes: "{event.DESCRIPTOR.full_name}" to its options in the contract'
+            )
+        await self._publisher.publish(event)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+import asyncio
+from collections.abc import Awaitable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.deadline import deadline
+from mesh.events.arrival import linked, once
 from mesh.recover import recover
 from mesh.rpc.health import Health
 from mesh.rpc.inbound import Receive, Send
@@ -48,6 +50,7 @@ class Sidecar:
     Attributes:
         app: The gRPC server behind the listener.
         health: What it reports of itself.
+        deliveries: What answers the deliveries of each method that has a trigger (``mesh.events.delivery``).
     """
 
     def __init__(
@@ -75,9 +78,13 @@ class Sidecar:
         def answered_by(function: Handler) -> Handler:
             return chain(trace, recover, deadline, authenticate, authorize, gate, run, function)
 
-        methods = {
-            path: (method, answered_by(function))
-            for path, (method, function) in functions.handlers(service, self._threads).items()
+        def delivered_to(function: Handler) -> Handler:
+            return chain(trace, recover, deadline, linked, gate, run, once, function)
+
+        handlers = functions.handlers(service, self._threads)
+        methods = {path: (method, answered_by(function)) for path, (method, function) in handlers.items()}
+        self.deliveries = {
+            path: delivered_to(function) for path, (method, function) in handlers.items() if method.triggers
         }
         # A probe and a stock client's first questions come without a token, and are answered when the gate is full.
         for path, (method, builtin) in {**self.health.handlers(), **reflection.handlers()}.items():
@@ -103,10 +110,14 @@ class Sidecar:
         self.health.serving()
         return address
 
-    async def stop(self) -> None:
-        """Report NOT_SERVING, stop accepting, finish what is in flight, run the module's ``shutdown``."""
+    async def stop(self, *others: Awaitable[object]) -> None:
+        """Report NOT_SERVING, stop accepting, finish what is in flight, run the module's ``shutdown``.
+
+        Args:
+            others: What else ends before ``shutdown``, at the same time as the calls: deliveries.
+        """
         self.health.drain()
-        await self._listener.stop()
+        await asyncio.gather(self._listener.stop(), *others)
         await self._shutdown()
 
     async def asgi(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:

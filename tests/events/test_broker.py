@@ -101,11 +101,11 @@ async def test_one_that_is_too_large_harms_no_other(nats_url: str) -> None:
         assert await held(broker) == [b"a", b"b"]
 
 
-async def test_away_is_unavailable_at_once() -> None:
+async def test_away_is_unavailable_after_a_moment() -> None:
     broker = Broker(Settings(urls=("nats://127.0.0.1:1",)), "test")
     broker.start()
     with pytest.raises(Unavailable, match="the event broker cannot be reached"):
-        await asyncio.wait_for(broker.publish(event()), 1)
+        await asyncio.wait_for(broker.publish(event()), 4)
     await broker.stop()
 
 

@@ -1,0 +1,159 @@
+"""What a sidecar has to do with events: the contract and mesh.toml → its broker, its outbox and its relay.
+
+A mesh that neither publishes nor is triggered has none of it, and needs no broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mesh.contract import Contract, TriggerKind
+from mesh.control import topology
+from mesh.events.broker import Broker, Settings
+from mesh.events.delivery import Delivery, Patience
+from mesh.events.outcome import Limits
+from mesh.events.publications import Publications, Publisher
+from mesh.events.streams import Retention
+from mesh.faults import Fault, Faults
+from mesh.manifest import Manifest
+
+if TYPE_CHECKING:
+    from mesh.call import Handler
+    from mesh.database import Database
+    from mesh.database.migrations import Prepare
+    from mesh.events.outbox import Outbox
+    from mesh.events.relay import Relay
+
+__all__ = ["Eventing", "needs_broker", "settings"]
+
+
+def needs_broker(manifest: Manifest, contract: Contract, name: str) -> bool:
+    """Return whether a service publishes, is triggered, or owns a table whose changes trigger others."""
+    services = topology.served(manifest, contract, name)
+    return (
+        any(service.publishes for service in services)
+        or any(method.triggers for service in services for method in service.methods.values())
+        or any(
+            trigger.kind is TriggerKind.CHANGE and trigger.service == name
+            for method in contract.methods.values()
+            for trigger in method.triggers
+        )
+    )
+
+
+def settings(manifest: Manifest, name: str) -> Settings:
+    """Return how the broker is reached.
+
+    Raises:
+        Faults: No broker is named.
+    """
+    if not manifest.broker:
+        raise Faults(
+            [
+                Fault(
+                    f"{manifest.file.name} broker",
+                    f'{name} has to do with events, and no broker is named: broker = "nats://HOST:PORT", or the '
+                    "environment variable MESH_BROKER; `mesh up` runs one by itself",
+                )
+            ]
+        )
+    table = manifest.events
+    return Settings(
+        urls=tuple(url.strip() for url in manifest.broker.split(",")),
+        user=table.user,
+        password=table.password,
+        token=table.token,
+        credentials=table.credentials,
+        nkey=table.nkey,
+        ca=table.ca,
+        certificate=table.certificate,
+        private_key=table.private_key,
+        retention=Retention(
+            age=float(table.retention),
+            dead=float(table.dead_retention),
+            size=int(table.max_bytes),
+            replicas=table.replicas,
+        ),
+    )
+
+
+class Eventing:
+    """The events of one sidecar.
+
+    Args:
+        manifest: Where and how big.
+        contract: Who publishes what.
+        name: The service.
+
+    Attributes:
+        broker: The connection.
+        publisher: What ``context.publish`` is.
+        outbox: What ``tx.publish`` writes to, or None without a database.
+
+    Raises:
+        Faults: No broker is named.
+    """
+
+    def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
+        entry = manifest.services[name]
+        self._name = name
+        self.broker = Broker(settings(manifest, name), name)
+        publications = Publications(contract, entry.serves, name)
+        self.publisher = Publisher(publications, self.broker)
+        self.outbox: Outbox | None = None
+        self._relay: Relay | None = None
+        self._sqlite = entry.database.startswith("sqlite:")
+        self._drain = float(entry.drain)
+        self._served = topology.served(manifest, contract, name)
+        self._triggered = any(method.triggers for service in self._served for method in service.methods.values())
+        self._delivery: Delivery | None = None
+        self._patience = Patience(
+            limits=Limits(tries=manifest.events.max_deliveries),
+            concurrency=entry.concurrency,
+            hops=manifest.events.max_hops,
+        )
+        if entry.database:
+            from mesh.events import outbox  # noqa: PLC0415 - SQLAlchemy is a third of the imports
+
+            self.outbox = outbox.Outbox(publications, sqlite=self._sqlite)
+
+    @property
+    def after(self) -> Sequence[Prepare]:
+        """What is done in the service's database after its migrations."""
+        if self.outbox is None:
+            return ()
+        from mesh.events import inbox, outbox  # noqa: PLC0415 - loaded already
+
+        return (outbox.create, inbox.prepare) if self._triggered else (outbox.create,)
+
+    def start(self, database: Database | None) -> None:
+        """Connect, and empty the outbox of the open database."""
+        self.broker.start()
+        if database is not None and self.outbox is not None:
+            from mesh.events.relay import Relay  # noqa: PLC0415 - loaded already
+
+            self._relay = Relay(database, self.broker, sqlite=self._sqlite)
+            self.outbox.tell = self._relay.tell
+            self._relay.start()
+
+    def deliver(self, handlers: Mapping[str, Handler]) -> None:
+        """Begin to call the functions for what triggers them; the service is ready.
+
+        Args:
+            handlers: Path of a method → the chain that answers its deliveries.
+        """
+        if self._triggered:
+            self._delivery = Delivery(self.broker, self._name, self._served, handlers, self._patience)
+            self._delivery.start()
+
+    async def give_back(self) -> None:
+        """Take no more deliveries; finish what runs, up to the drain time, and give back the rest."""
+        if self._delivery is not None:
+            await self._delivery.stop(self._drain)
+
+    async def stop(self) -> None:
+        """Send what the outbox holds, if the broker is there, and disconnect; the database is still open."""
+        if self._relay is not None:
+            await self._relay.stop()
+        await self.broker.stop()

@@ -1,0 +1,68 @@
+"""The broker that ``mesh up`` runs when the mesh needs one and mesh.toml names none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mesh.contract import Contract
+from mesh.control import sockets, tether
+from mesh.control.eventing import needs_broker
+from mesh.control.keeper import Component
+from mesh.events import server
+from mesh.faults import Fault, Faults
+from mesh.manifest import Manifest
+
+__all__ = ["BROKER", "OwnBroker", "own_broker"]
+
+BROKER = "broker"
+"""Its name among the components."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnBroker:
+    """A broker to be run.
+
+    Attributes:
+        component: What runs it; all others need it, so it starts first and stops last.
+        address: ``host:port`` where it listens, the same after each restart.
+        storage: The folder of what it keeps.
+    """
+
+    component: Component
+    address: str
+    storage: str
+
+    @property
+    def url(self) -> str:
+        """Where the components reach it."""
+        return f"nats://{self.address}"
+
+
+def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
+    """Return the broker to be run, or None when there is one already, or none is needed.
+
+    Raises:
+        Faults: Its address is taken, its folder cannot be written, or there is no nats-server.
+    """
+    if manifest.broker or not any(needs_broker(manifest, contract, name) for name in manifest.services):
+        return None
+    place = f"{manifest.file.name} [events] listen"
+    with sockets.bind(place, manifest.events.listen) as bound:  # nats-server takes no socket of ours, only a number
+        address = sockets.name_of(bound)
+    host, port = sockets.split(address)
+    storage = manifest.state / "nats"
+    try:
+        words = server.command(storage, host, port)
+    except server.ServerError as error:
+        raise Faults([Fault(f"{manifest.file.name} broker", str(error))]) from None
+    except OSError as error:
+        raise Faults([Fault(str(storage), f"cannot be written: {error.strerror}")]) from None
+    reachable = sockets.reachable(address)
+    component = Component(
+        name=BROKER,
+        command=tether.command(str(storage / "lock"), words),
+        listener=None,
+        probe=lambda: server.ready(*sockets.split(reachable)),
+        shown=server.shown,
+    )
+    return OwnBroker(component, reachable, str(storage))

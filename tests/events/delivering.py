@@ -1,0 +1,116 @@
+"""Delivers to test functions in a real sidecar, from a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from google.protobuf.empty_pb2 import Empty
+from hosting import open_layer
+
+from mesh.contract import Contract
+from mesh.events.broker import Broker, Settings
+from mesh.events.cloudevents import Event
+from mesh.events.delivery import Delivery, Patience
+from mesh.function import Functions
+from mesh.gate import Gate
+from mesh.sidecar import ServiceContext, Sidecar
+
+RECORDER = "delivery.v1.Recorder"
+CLOCK = "delivery.v1.Clock"
+
+
+class Replica:
+    """One replica of a service: sidecar, broker and delivery."""
+
+    def __init__(self, broker: Broker, delivery: Delivery) -> None:
+        self.broker = broker
+        self.delivery = delivery
+
+
+@asynccontextmanager
+async def broker_at(url: str) -> AsyncIterator[Broker]:
+    broker = Broker(Settings(urls=(url,)), "test")
+    broker.start()
+    try:
+        yield broker
+    finally:
+        await broker.stop()
+
+
+@asynccontextmanager
+async def delivering(
+    contract: Contract,
+    url: str,
+    functions: dict[str, Any],
+    *,
+    serves: str = RECORDER,
+    patience: Patience | None = None,
+    database: Any = None,
+    gate: Gate | None = None,
+    drain: float = 5.0,
+) -> AsyncIterator[Replica]:
+    """Host the functions (by name; those that are missing do nothing) and deliver to them."""
+
+    async def nothing(request: Any, context: Any) -> Empty:
+        return Empty()
+
+    module = types.ModuleType(f"delivered_{uuid4().hex}")
+    defaults = dict.fromkeys(("on_happened", "on_noted", "every_second", "often"), nothing)
+    module.__dict__.update({**defaults, **functions})
+    sys.modules[module.__name__] = module
+    service = contract.services[serves]
+    context = ServiceContext("recorder", channel=None, blocking=None, database=database)
+    layers = dict.fromkeys(("trace", "authenticate", "authorize"), open_layer)
+    sidecar = Sidecar(
+        contract, [serves], Functions(module.__name__, [service]), context, **layers, gate=gate or Gate(1000, 1000)
+    )
+    try:
+        async with broker_at(url) as broker:
+            delivery = Delivery(broker, "recorder", [service], sidecar.deliveries, patience or Patience())
+            delivery.start()
+            try:
+                yield Replica(broker, delivery)
+            finally:
+                await delivery.stop(drain)
+    finally:
+        del sys.modules[module.__name__]
+
+
+def happened(key: str, number: int = 0, what: str = "", **attributes: Any) -> Event:
+    from delivery.v1 import delivery_pb2 as pb
+
+    data = pb.Happened(key=key, number=number, what=what).SerializeToString()
+    told = {"id": uuid4().hex, "type": "delivery.v1.Happened", "source": "test", "key": key, "time": datetime.now(UTC)}
+    return Event(**{**told, "data": data, **attributes})
+
+
+async def publish(broker: Broker, *events: Event) -> None:
+    await broker.ready()
+    await asyncio.gather(*(broker.publish(event) for event in events))
+
+
+async def until(condition: Callable[[], bool], timeout: float = 20) -> None:
+    """Wait for what no event tells of."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110 - state of several parts
+            await asyncio.sleep(0.01)
+
+
+async def dead_letters(broker: Broker) -> list[Any]:
+    """Return the messages of the stream of dead letters."""
+    link = await broker.ready()
+    found = []
+    state = (await link.js.stream_info("DEAD")).state
+    for sequence in range(max(1, state.first_seq), state.last_seq + 1):
+        found.append(await link.js.get_msg("DEAD", sequence))
+    return found
+
+
+Function = Callable[[Any, Any], Awaitable[Empty]]

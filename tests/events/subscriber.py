@@ -1,0 +1,51 @@
+"""A subscriber in a process of its own, to be killed: writes every event that it is called for into a database.
+
+python subscriber.py BROKER DATABASE
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent / ".mesh" / "test-stubs")]
+
+from delivering import delivering
+from google.protobuf.empty_pb2 import Empty
+from sqlalchemy import text
+
+from mesh import descriptors, protoc
+from mesh.database import Database
+from mesh.events import inbox
+
+
+async def on_happened(request: Any, context: Any) -> Empty:
+    async with context.transaction() as tx:
+        await asyncio.sleep(0.002)
+        await tx.execute(
+            text("INSERT INTO seen (key, number) VALUES (:key, :number)"),
+            {"key": request.key, "number": request.number},
+        )
+    return Empty()
+
+
+async def run(broker: str, url: str) -> None:
+    root = HERE.parent
+    contract = descriptors.read(protoc.load([root / "protos"], root.parent / ".mesh" / "test-stubs"))
+    database = Database(url, migrations=None, name="subscriber", after=[inbox.prepare])
+    await database.start()
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    try:
+        async with delivering(contract, broker, {"on_happened": on_happened}, database=database):
+            await told.wait()
+    finally:
+        await database.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(run(*sys.argv[1:]))

@@ -1,0 +1,198 @@
+"""Delivery from a real nats-server through a sidecar's own chain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from broker_process import BrokerProcess
+from delivering import broker_at, dead_letters, delivering, happened, publish, until
+from google.protobuf.empty_pb2 import Empty
+
+from mesh.contract import Contract
+from mesh.errors import InvalidArgument, Unavailable
+from mesh.events.dead import read_letter
+from mesh.events.delivery import Patience
+from mesh.events.outcome import Limits
+
+QUICK = Patience(limits=Limits(tries=3, first=0.05, longest=0.1))
+
+
+class Seen:
+    """What a function was called with."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, list[int]] = defaultdict(list)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.numbers.values()))
+
+    async def on_happened(self, request: Any, context: Any) -> Empty:
+        self.numbers[request.key].append(request.number)
+        return Empty()
+
+
+async def test_events_of_a_key_come_in_order(contract: Contract, nats_url: str) -> None:
+    seen = Seen()
+    async with delivering(contract, nats_url, {"on_happened": seen.on_happened}) as replica:
+        await publish(replica.broker, *(happened(f"k{number % 7}", number) for number in range(700)))
+        await until(lambda: seen.count == 700)
+    assert seen.numbers == {f"k{key}": list(range(key, 700, 7)) for key in range(7)}
+
+
+async def test_what_was_published_before_the_first_start_is_delivered_too(contract: Contract, nats_url: str) -> None:
+    seen = Seen()
+    async with broker_at(nats_url) as broker:
+        await publish(broker, happened("k", 1), happened("k", 2))
+    for _ in range(2):  # and what was acknowledged does not come again
+        async with delivering(contract, nats_url, {"on_happened": seen.on_happened}):
+            await until(lambda: seen.count == 2)
+    assert seen.numbers == {"k": [1, 2]}
+
+
+async def test_a_failing_key_holds_only_itself(contract: Contract, nats_url: str) -> None:
+    seen = Seen()
+    mended = asyncio.Event()
+
+    async def on_happened(request: Any, context: Any) -> Empty:
+        if request.key == "bad" and not mended.is_set():
+            raise Unavailable("not yet")
+        return await seen.on_happened(request, context)
+
+    patience = Patience(limits=Limits(tries=1000, first=0.05, longest=0.1))
+    async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=patience) as replica:
+        events = [happened(key, number) for number in range(5) for key in ("bad", "a", "b")]
+        await publish(replica.broker, *events)
+        await until(lambda: seen.count == 10)
+        assert "bad" not in seen.numbers
+        mended.set()
+        await until(lambda: seen.count == 15)
+    assert seen.numbers == {key: [0, 1, 2, 3, 4] for key in ("bad", "a", "b")}
+
+
+async def test_poison_goes_to_the_dead_letters_with_its_reason(contract: Contract, nats_url: str) -> None:
+    seen = Seen()
+
+    async def on_happened(request: Any, context: Any) -> Empty:
+        if request.number == 1:
+            raise InvalidArgument("nobody can read this")
+        if request.number == 2:
+            raise ValueError("a bug")
+        return await seen.on_happened(request, context)
+
+    async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=QUICK) as replica:
+        events = [happened("k", number) for number in range(4)]
+        await publish(replica.broker, *events)
+        await until(lambda: seen.count == 2)
+        letters = await dead_letters(replica.broker)
+    assert seen.numbers == {"k": [0, 3]}
+    read = [read_letter(letter.headers) for letter in letters]
+    assert [(one.code, one.error, one.tries, one.reason) for one in read] == [
+        (
+            "INVALID_ARGUMENT",
+            "nobody can read this",
+            1,
+            "INVALID_ARGUMENT is permanent: another try would end the same way",
+        ),
+        ("INTERNAL", "internal error", 3, "3 tries, the most that are made"),
+    ]
+    assert [letter.subject for letter in letters] == ["dead.delivery-v1-Recorder.OnHappened"] * 2
+    assert [letter.data for letter in letters] == [event.data for event in events[1:3]]
+    assert [letter.headers["ce-id"] for letter in letters] == [event.id for event in events[1:3]]
+
+
+async def test_a_handler_that_hangs_ends_at_its_deadline(contract: Contract, nats_url: str) -> None:
+    async def on_happened(request: Any, context: Any) -> Empty:
+        await asyncio.Event().wait()
+        return Empty()
+
+    patience = Patience(limits=Limits(tries=1))
+    async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=patience) as replica:
+        await publish(replica.broker, happened("k"))
+        letters: list[Any] = []
+        while not letters:
+            letters = await dead_letters(replica.broker)
+            await asyncio.sleep(0.05)
+    assert read_letter(letters[0].headers).code == "DEADLINE_EXCEEDED"
+
+
+async def test_a_stop_gives_back_what_is_unfinished(contract: Contract, nats_url: str) -> None:
+    begun = asyncio.Event()
+
+    async def hangs(request: Any, context: Any) -> Empty:
+        begun.set()
+        await asyncio.Event().wait()
+        return Empty()
+
+    seen = Seen()
+    limits = Patience(limits=Limits(tries=1))
+    async with delivering(contract, nats_url, {"on_happened": hangs}, patience=limits, drain=0.1) as replica:
+        await publish(replica.broker, *(happened("k", number) for number in range(3)))
+        await begun.wait()
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    async with delivering(contract, nats_url, {"on_happened": seen.on_happened}) as replica:
+        await until(lambda: seen.count == 3)
+        assert loop.time() - since < 4  # given back, not waited for
+        assert await dead_letters(replica.broker) == []
+    assert seen.numbers == {"k": [0, 1, 2]}
+
+
+async def test_two_replicas_share_and_neither_overtakes(contract: Contract, nats_url: str) -> None:
+    seen, first, second = Seen(), Seen(), Seen()
+
+    def both(own: Seen) -> Any:
+        async def on_happened(request: Any, context: Any) -> Empty:
+            await asyncio.sleep(0.001)
+            await own.on_happened(request, context)
+            return await seen.on_happened(request, context)
+
+        return {"on_happened": on_happened}
+
+    async with (
+        delivering(contract, nats_url, both(first)) as replica,
+        delivering(contract, nats_url, both(second)),
+    ):
+        await asyncio.sleep(2)  # until they know of each other
+        for start in range(0, 600, 100):
+            await publish(replica.broker, *(happened(f"k{n % 20}", n) for n in range(start, start + 100)))
+        await until(lambda: seen.count == 600)
+    assert seen.numbers == {f"k{key}": list(range(key, 600, 20)) for key in range(20)}
+    assert first.count
+    assert second.count
+
+
+async def test_a_killed_broker_loses_nothing(contract: Contract, new_nats: Callable[..., BrokerProcess]) -> None:
+    server = new_nats()
+    seen = Seen()
+
+    async def on_happened(request: Any, context: Any) -> Empty:
+        await asyncio.sleep(0.005)
+        return await seen.on_happened(request, context)
+
+    async with delivering(contract, server.url, {"on_happened": on_happened}) as replica:
+        for start in range(0, 400, 200):
+            await publish(replica.broker, *(happened(f"k{n % 4}", n) for n in range(start, start + 200)))
+            await until(lambda: seen.count > 20)
+            server.kill()
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(server.start)
+        await until(
+            lambda: all(len(set(numbers)) == 100 for numbers in seen.numbers.values()) and len(seen.numbers) == 4
+        )
+    # Delivered twice is possible, out of order is not: the first time of each is in order.
+    for key, numbers in seen.numbers.items():
+        assert list(dict.fromkeys(numbers)) == list(range(int(key[1:]), 400, 4))
+
+
+async def test_too_many_hops_are_a_cycle(contract: Contract, nats_url: str) -> None:
+    seen = Seen()
+    async with delivering(contract, nats_url, {"on_happened": seen.on_happened}) as replica:
+        await publish(replica.broker, happened("k", 1, hops=17), happened("k", 2, hops=16))
+        await until(lambda: seen.count == 1)
+        (letter,) = await dead_letters(replica.broker)
+    assert seen.numbers == {"k": [2]}
+    assert "a cycle of events" in read_letter(letter.headers).reason

@@ -1,0 +1,221 @@
+"""The order of a key against a model: replicas that come, go and are killed, a broker that forgets and sends again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from mesh.events.ordering import Again, Begin, GiveBack, Held, Lane, State
+
+KEYS = ("a", "b", "c")
+REPLICAS = (0, 1, 2)
+pick = st.randoms(use_true_random=False)
+
+
+class Model(RuleBasedStateMachine):
+    """A partition of JetStream with three replicas.
+
+    ``pending`` is what the broker counts: delivered to someone and not acknowledged. What a dead replica had becomes
+    due again; what a live one holds does not, because it keeps saying so.
+    """
+
+    @initialize()
+    def begin(self) -> None:
+        self.keys: dict[int, str] = {}
+        self.next = 1
+        self.due: list[int] = []
+        self.pending: dict[int, int | None] = {}
+        self.acknowledged: set[int] = set()
+        self.effects: list[int] = []
+        self.lanes = {name: Lane() for name in REPLICAS}
+        self.pinned: int | None = None
+        self.pin = 0
+
+    # -- the world --
+
+    @rule(key=st.sampled_from(KEYS), count=st.integers(1, 4))
+    def publish(self, key: str, count: int) -> None:
+        for _ in range(count):
+            self.keys[len(self.keys) + 1] = key
+
+    @rule(name=st.sampled_from(REPLICAS))
+    def pin_to(self, name: int) -> None:
+        """The pin of the replica before lapses or is given up; it is told, and then the next one is pinned."""
+        if self.pinned is not None and self.pinned != name:
+            self.act(self.pinned, self.lanes[self.pinned].lost())
+        self.pin += 1
+        self.pinned = name
+
+    @rule(random=pick, count=st.integers(1, 5))
+    def deliver(self, random: Any, count: int) -> None:
+        for _ in range(count):
+            again = [sequence for sequence in self.due if sequence in self.pending]
+            if self.pinned is None or not (again or self.next <= len(self.keys)):
+                return
+            if again:
+                sequence = random.choice(again)  # what is sent again comes in any order
+                self.due.remove(sequence)
+            else:
+                sequence, self.next = self.next, self.next + 1
+            self.pending[sequence] = self.pinned
+            held = Held(sequence, self.keys[sequence], token=sequence)
+            self.act(self.pinned, self.lanes[self.pinned].arrived(held, str(self.pin)))
+
+    @rule()
+    def settle(self) -> None:
+        if self.pinned is not None:
+            lane = self.lanes[self.pinned]
+            self.act(self.pinned, lane.settled(str(self.pin), len(self.pending), lane.changes))
+
+    @rule(name=st.sampled_from(REPLICAS), random=pick, count=st.integers(1, 3))
+    def succeed(self, name: int, random: Any, count: int) -> None:
+        for _ in range(count):
+            held = self.running(name, random)
+            if held is None:
+                return
+            self.effects.append(held.sequence)
+            self.acknowledge(held.sequence)
+            self.act(name, self.lanes[name].done(held))
+
+    @rule(name=st.sampled_from(REPLICAS), random=pick)
+    def fail(self, name: int, random: Any) -> None:
+        held = self.running(name, random)
+        if held is not None:
+            self.act(name, self.lanes[name].resting(held))
+
+    @rule(name=st.sampled_from(REPLICAS), random=pick)
+    def rest_is_over(self, name: int, random: Any) -> None:
+        resting = [held for held in self.lanes[name].held.values() if held.rests]
+        if resting:
+            self.act(name, self.lanes[name].rested(random.choice(resting)))
+
+    @rule(name=st.sampled_from(REPLICAS))
+    def kill(self, name: int) -> None:
+        self.lanes[name] = Lane()
+        self.due += [sequence for sequence, owner in self.pending.items() if owner == name and sequence not in self.due]
+        if self.pinned == name:
+            self.pinned = None
+
+    @rule(name=st.sampled_from(REPLICAS))
+    def connection_breaks(self, name: int) -> None:
+        self.lanes[name].suspend()
+
+    @precondition(lambda self: self.acknowledged)
+    @rule(random=pick)
+    def broker_forgets_an_acknowledgement(self, random: Any) -> None:
+        sequence = random.choice(sorted(self.acknowledged))
+        self.acknowledged.remove(sequence)
+        self.pending[sequence] = None
+        self.due.append(sequence)
+
+    # -- what lanes ask for --
+
+    def act(self, name: int, actions: list[Any]) -> None:
+        for action in actions:
+            match action:
+                case Begin(held):
+                    key = self.keys[held.sequence]
+                    older = [one for one in range(1, held.sequence) if self.keys[one] == key]
+                    assert set(older) <= set(self.effects), f"{held.sequence} overtakes one of {older}"
+                case GiveBack(held):
+                    if self.pending.get(held.sequence) == name and held.sequence not in self.due:
+                        self.due.append(held.sequence)
+                case Again(sequence):
+                    self.acknowledge(sequence)
+
+    def acknowledge(self, sequence: int) -> None:
+        self.pending.pop(sequence, None)
+        self.acknowledged.add(sequence)
+
+    def running(self, name: int, random: Any) -> Held | None:
+        found = [held for held in self.lanes[name].held.values() if held.running]
+        return random.choice(found) if found else None
+
+    # -- what must hold --
+
+    @invariant()
+    def one_of_a_key_runs(self) -> None:
+        for name, lane in self.lanes.items():
+            running: dict[str, list[int]] = defaultdict(list)
+            for held in lane.held.values():
+                if held.running:
+                    running[held.key].append(held.sequence)
+            assert all(len(found) == 1 for found in running.values()), (name, running)
+
+    @invariant()
+    def first_effects_are_in_order(self) -> None:
+        firsts: dict[str, list[int]] = defaultdict(list)
+        for sequence in dict.fromkeys(self.effects):
+            firsts[self.keys[sequence]].append(sequence)
+        assert all(found == sorted(found) for found in firsts.values())
+
+    def teardown(self) -> None:
+        """Nothing is lost: with one replica left alone, everything comes to its effect."""
+        if not hasattr(self, "keys"):
+            return
+        for name in REPLICAS:
+            self.kill(name)
+        self.due += [one for one in self.pending if one not in self.due]
+        self.pin_to(0)
+        lane = self.lanes[0]
+        for _ in range(20 * (len(self.keys) + 1)):
+            while [one for one in self.due if one in self.pending] or self.next <= len(self.keys):
+                self.deliver(_First(), 1)
+            self.settle()
+            for held in [held for held in lane.held.values() if held.running]:
+                self.effects.append(held.sequence)
+                self.acknowledge(held.sequence)
+                self.act(0, lane.done(held))
+        assert set(self.effects) == set(self.keys)
+        assert not self.pending
+        assert not lane.held
+
+
+class _First:
+    """Chooses what is first."""
+
+    def choice(self, found: list[int]) -> int:
+        return found[0]
+
+
+TestOrdering = Model.TestCase
+TestOrdering.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+def lane_with(*sequences: int) -> Lane:
+    lane = Lane()
+    for sequence in sequences:
+        lane.arrived(Held(sequence, "k", token=sequence), "pin")
+    lane.settled("pin", len(sequences), lane.changes)
+    return lane
+
+
+def test_a_new_owner_waits_for_what_the_last_one_had() -> None:
+    lane = Lane()
+    assert lane.arrived(Held(7, "k"), "pin") == []
+    assert lane.settled("pin", 2, lane.changes) == []
+    old = Held(5, "k")
+    assert lane.arrived(old, "pin") == []
+    assert lane.settled("other", 2, lane.changes) == []
+    assert lane.settled("pin", 2, lane.changes - 1) == []
+    assert lane.settled("pin", 2, lane.changes) == [Begin(old)]
+    assert lane.state is State.ACTIVE
+
+
+def test_what_was_done_is_acknowledged_again() -> None:
+    lane = lane_with(1)
+    lane.done(lane.held[1])
+    assert lane.arrived(Held(1, "k", token="new"), "pin") == [Again("new")]
+
+
+def test_a_lost_partition_gives_back_what_has_not_begun() -> None:
+    lane = lane_with(1, 2, 3)
+    running, waiting = lane.held[1], [lane.held[2], lane.held[3]]
+    assert lane.lost() == [GiveBack(held) for held in waiting]
+    assert list(lane.held) == [1]
+    assert lane.resting(running) == [GiveBack(running)]
+    assert not lane.held
