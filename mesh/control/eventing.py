@@ -6,6 +6,7 @@ A mesh that neither publishes nor is triggered has none of it, and needs no brok
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.contract import Contract, TriggerKind
@@ -98,6 +99,7 @@ class Eventing:
     def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
         entry = manifest.services[name]
         self._name = name
+        self._contract = contract
         self.broker = Broker(settings(manifest, name), name)
         publications = Publications(contract, entry.serves, name)
         self.publisher = Publisher(publications, self.broker)
@@ -123,17 +125,19 @@ class Eventing:
         """What is done in the service's database after its migrations."""
         if self.outbox is None:
             return ()
-        from mesh.events import inbox, outbox  # noqa: PLC0415 - loaded already
+        from mesh.events import changes, inbox, outbox  # noqa: PLC0415 - loaded already
 
-        return (outbox.create, inbox.prepare) if self._triggered else (outbox.create,)
+        capture = partial(changes.install, service=self._name, tables=changes.captured(self._contract, self._name))
+        return (outbox.create, *([inbox.prepare] if self._triggered else []), capture)
 
     def start(self, database: Database | None) -> None:
         """Connect, and empty the outbox of the open database."""
         self.broker.start()
         if database is not None and self.outbox is not None:
+            from mesh.events.change_rows import encoder  # noqa: PLC0415 - loaded already
             from mesh.events.relay import Relay  # noqa: PLC0415 - loaded already
 
-            self._relay = Relay(database, self.broker, sqlite=self._sqlite)
+            self._relay = Relay(database, self.broker, sqlite=self._sqlite, encode=encoder(self._contract))
             self.outbox.tell = self._relay.tell
             self._relay.start()
 

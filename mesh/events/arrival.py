@@ -28,7 +28,6 @@ class AlreadyDoneError(Exception):
     """The event has had its effect; nothing of this delivery may be written (``mesh.events.inbox``)."""
 
 
-
 class Arrival(Call):
     """One delivery of one event.
 

@@ -39,13 +39,12 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 def encoder(contract: Contract) -> Encode:
     """Return what makes the message of a row of the outbox, whoever wrote it."""
-    kind = contract.message(TYPE)
 
     def encode(row: Row) -> Outgoing:
         if row.headers:
             return as_stored(row)
         try:
-            change = Change(kind, row.id, row.subject, row.data)
+            change = Change(contract.message(TYPE), row.id, row.subject, row.data)
         except (LookupError, RecursionError) as error:
             raise ValueError(f"no change of a row can be read from it: {type(error).__name__}: {error}") from error
         return Outgoing(change.subject, change.event.to_headers(), change.event.data)
