@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mesh.control import events_command
 from mesh.faults import Fault, Faults
 
 if TYPE_CHECKING:
@@ -172,6 +173,10 @@ def _new(options: argparse.Namespace) -> int:
     return new.run(file, options.name)
 
 
+def _events(options: argparse.Namespace) -> int:
+    return events_command.run(options, _file(options))
+
+
 # -- their words --
 
 
@@ -234,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     command("keys", _keys, "make the services' identity keys that are missing", _KEYS).add_argument(
         "--each", metavar="FOLDER", help="one folder for each service, and for the edge, below this one"
     )
+    events_command.add(command, commands, _events)
     formats = commands.add_parser("export", help="write what the contract says for other tools").add_subparsers(
         title="formats", metavar="FORMAT", required=True
     )

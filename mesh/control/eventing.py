@@ -5,12 +5,16 @@ A mesh that neither publishes nor is triggered has none of it, and needs no brok
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.contract import Contract, TriggerKind
 from mesh.control import topology
+from mesh.errors import StatusError
 from mesh.events.broker import Broker, Settings
 from mesh.events.delivery import Delivery, Patience
 from mesh.events.outcome import Limits
@@ -27,6 +31,11 @@ if TYPE_CHECKING:
     from mesh.events.relay import Relay
 
 __all__ = ["Eventing", "needs_broker", "settings"]
+
+log = logging.getLogger("mesh.events")
+
+PRUNE = 3600.0
+"""Seconds between two looks for rows of the inbox that are too old."""
 
 
 def needs_broker(manifest: Manifest, contract: Contract, name: str) -> bool:
@@ -110,6 +119,7 @@ class Eventing:
         self._served = topology.served(manifest, contract, name)
         self._triggered = any(method.triggers for service in self._served for method in service.methods.values())
         self._delivery: Delivery | None = None
+        self._pruning: asyncio.Task[None] | None = None
         self._patience = Patience(
             limits=Limits(tries=manifest.events.max_deliveries),
             concurrency=entry.concurrency,
@@ -133,6 +143,8 @@ class Eventing:
     def start(self, database: Database | None) -> None:
         """Connect, and empty the outbox of the open database."""
         self.broker.start()
+        if database is not None and self._triggered:
+            self._pruning = asyncio.get_running_loop().create_task(_prune(database))
         if database is not None and self.outbox is not None:
             from mesh.events.change_rows import encoder  # noqa: PLC0415 - loaded already
             from mesh.events.relay import Relay  # noqa: PLC0415 - loaded already
@@ -158,6 +170,21 @@ class Eventing:
 
     async def stop(self) -> None:
         """Send what the outbox holds, if the broker is there, and disconnect; the database is still open."""
+        if self._pruning is not None:
+            self._pruning.cancel()
+            await asyncio.wait([self._pruning])
         if self._relay is not None:
             await self._relay.stop()
         await self.broker.stop()
+
+
+async def _prune(database: Database) -> None:
+    from mesh.events import inbox  # noqa: PLC0415 - loaded already
+
+    while True:
+        try:
+            async with database.transaction(traced=False) as tx:
+                await inbox.prune(tx, time.time())
+        except StatusError as error:
+            log.debug("the inbox was not pruned: %s", error)
+        await asyncio.sleep(PRUNE)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from mesh import graph
 from mesh.contract import Contract, Method, TriggerKind
 from mesh.control.topology import dependencies, layers, served
 from mesh.manifest import Manifest
@@ -55,7 +56,19 @@ def _text(manifest: Manifest, contract: Contract) -> str:
         lines.append(f"{number}. {name}")
         for what, values in facts.items():
             lines += [f"   {what if at == 0 else '':<10} {value}" for at, value in enumerate(values)]
+    circle = event_cycle(manifest, contract)
+    if circle:
+        lines += ["", f"events can run in a circle: {' → '.join(circle)}; each round counts as a hop"]
     return "\n".join(lines)
+
+
+def event_cycle(manifest: Manifest, contract: Contract) -> list[str] | None:
+    """Return one circle of entries in which an event can lead to itself, or None. It is legal, and bounded by hops."""
+    edges: dict[str, list[str]] = {}
+    for source, target, label in _arrows(manifest, contract):
+        if label or source != "edge":  # a call passes the hops on, so it can be part of a circle
+            edges.setdefault(source, []).append(target)
+    return graph.cycle(edges)
 
 
 def _json(manifest: Manifest, contract: Contract) -> str:
@@ -63,7 +76,12 @@ def _json(manifest: Manifest, contract: Contract) -> str:
     services = {
         name: {"needs": list(needs[name]), **_facts(manifest, contract, name)} for name in _order(manifest, contract)
     }
-    picture = {"layers": layers(manifest, contract), "services": services, "edge": _routed(manifest, contract)}
+    picture = {
+        "layers": layers(manifest, contract),
+        "services": services,
+        "edge": _routed(manifest, contract),
+        "event_cycle": event_cycle(manifest, contract) or [],
+    }
     return json.dumps(picture, indent=2)
 
 

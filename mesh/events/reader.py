@@ -144,16 +144,16 @@ class Reader:
         client, pinned = self._client, bool(self.lane.pin)
         self._pulls.clear()
         if client is not None and subscription is not None:
-            # Until the broker knows that nobody listens it could pin the partition to a pull of ours; and what is on its
-            # way meanwhile is given back by `_take`.
+            # Until the broker knows that nobody listens it could pin the partition to a pull of ours; and what is on
+            # its way meanwhile is given back by `_take`.
             with contextlib.suppress(*BROKER_AWAY):
                 await asyncio.wait_for(subscription.drain(), PAUSE)  # type: ignore[no-untyped-call]
         await self._act(self.lane.lost())
         if client is not None and pinned:
             name = f"{self.consumer.stream}.{self.consumer.name}"
             with contextlib.suppress(*BROKER_AWAY):
-                # The question makes the broker forget pulls that nobody listens for. Else it may pin the partition to one
-                # of those, and the next owner waits until that is over (seen with nats-server 2.15.1).
+                # The question makes the broker forget pulls that nobody listens for. Else it may pin the partition to
+                # one of those, and the next owner waits until that is over (seen with nats-server 2.15.1).
                 await request(client, f"CONSUMER.INFO.{name}")
                 await request(client, f"CONSUMER.UNPIN.{name}", {"group": GROUP})
 

@@ -5,8 +5,9 @@ One chain, one list, for every method:
 What stands before ``gate`` costs no place in it; what stands after ``recover`` may raise anything. Health and
 reflection pass only ``recover → deadline``.
 
-A delivery (an event, a change, a tick) passes ``trace → recover → deadline → linked → gate → run → once → function``: it
-comes from this process, so there is nobody to authenticate, and the contract's trigger is the permission.
+A delivery (an event, a change, a tick) passes
+``trace → recover → deadline → linked → gate → run → once → function``: it comes from this process, so there is nobody
+to authenticate, and the contract's trigger is the permission.
 """
 
 from mesh.sidecar.service import ServiceContext

@@ -1,0 +1,348 @@
+"""``mesh events``: what was published, what died, and calling functions for it again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import msgspec
+from google.protobuf import json_format
+
+from mesh.contract import Contract, TriggerKind
+from mesh.control import component, eventing, state
+from mesh.control.table import table
+from mesh.errors import StatusError
+from mesh.events import again, history, streams, subjects
+from mesh.events.broker import Broker
+from mesh.events.cloudevents import Event
+from mesh.events.consumers import Consumer, consumers_of
+from mesh.events.dead import read_letter
+from mesh.faults import Fault, Faults
+from mesh.manifest import Manifest
+from mesh.values import Duration
+
+if TYPE_CHECKING:
+    from mesh.events.history import Stored
+    from mesh.events.link import Link
+
+__all__ = ["dead", "discard", "list_", "publish", "redrive", "replay", "show", "tail"]
+
+CONNECT = 5.0
+"""Seconds to wait for the broker."""
+EVERY = 500
+"""Events between two lines of progress."""
+ALL = f"{subjects.EVENTS}.*.*.*"
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """A mesh and its broker."""
+
+    contract: Contract
+    broker: Broker
+    link: Link
+    consumers: dict[str, Consumer]
+
+
+def list_(file: Path, *, type: str, since: str, limit: int) -> int:  # noqa: A002 - what CloudEvents calls it
+    """Print the events of a time, the latest ``limit`` of them."""
+
+    async def run(session: _Session) -> int:
+        found: list[Stored] = []
+        async for event in history.read(
+            session.link.client, streams.EVENTS, _filter(session, type), since=_since(since)
+        ):
+            found = [*found[-limit + 1 :], event]
+        print(
+            table(("place", "time", "type", "key", "source", "id"), [_row(one) for one in found])
+            if found
+            else "no events"
+        )
+        return 0
+
+    return _with(file, run)
+
+
+def tail(file: Path, *, type: str) -> int:  # noqa: A002 - as above
+    """Print events as they are published, until Ctrl-C."""
+
+    async def run(session: _Session) -> int:
+        woken = asyncio.Event()
+
+        async def wake(_: object) -> None:
+            woken.set()
+
+        client = session.link.client
+        await client.subscribe(f"{subjects.EVENTS}.>", cb=wake)
+        after = (await session.link.js.stream_info(streams.EVENTS)).state.last_seq
+        while not session.link.closed.is_set():
+            async for event in history.read(client, streams.EVENTS, _filter(session, type), after=after):
+                after = event.sequence
+                print("  ".join(_row(event)), _json(session.contract, event), flush=True)
+            # A message is heard of before it is stored; and a batch when none of it is there yet.
+            woken.clear()
+            try:
+                await asyncio.wait_for(woken.wait(), 1.0)
+                await asyncio.sleep(0.05)
+            except TimeoutError:
+                continue
+        raise Faults([Fault("broker", "the connection ended")])
+
+    return _with(file, run)
+
+
+def show(file: Path, which: str) -> int:
+    """Print one event whole: its attributes and its message as JSON."""
+
+    async def run(session: _Session) -> int:
+        after = int(which) - 1 if which.isdecimal() else 0
+        async for event in history.read(session.link.client, streams.EVENTS, ALL, after=after):
+            if which in (str(event.sequence), event.headers.get("ce-id", "")):
+                print(f"place    {event.sequence}\nsubject  {event.subject}\nstored   {event.time.isoformat()}")
+                for name, value in sorted(event.headers.items()):
+                    print(f"{name}: {value}")
+                print(_json(session.contract, event, indent=2))
+                return 0
+        raise Faults([Fault(which, "there is no such event; `mesh events list` shows what there is")])
+
+    return _with(file, run)
+
+
+def publish(file: Path, type: str, data: str) -> int:  # noqa: A002 - as above
+    """Publish an event by hand."""
+
+    async def run(session: _Session) -> int:
+        name = _type(session, type)
+        declared = session.contract.events[name]
+        try:
+            message = json_format.Parse(data or "{}", declared.message())
+        except json_format.ParseError as error:
+            raise Faults([Fault("--data", str(error))]) from None
+        key = str(getattr(message, declared.key)) if declared.key else ""
+        event = Event(
+            id=str(uuid4()), type=name, source="mesh-events", key=key, time=datetime.now(UTC),
+            data=message.SerializeToString(),
+        )  # fmt: skip
+        await session.broker.publish(event)
+        print(event.id)
+        return 0
+
+    return _with(file, run)
+
+
+def dead(file: Path, *, method: str) -> int:
+    """Print the dead letters."""
+
+    async def run(session: _Session) -> int:
+        rows = []
+        async for letter in _letters(session, method):
+            told = read_letter(letter.headers)
+            died = _clock(told.time)
+            why = f"{told.code}: {told.error}" if told.code else told.reason
+            rows.append((str(letter.sequence), died, told.method.lstrip("/"), str(told.tries), told.trace[:8], why))
+        print(table(("letter", "died", "method", "tries", "trace", "why"), rows) if rows else "no dead letters")
+        return 0
+
+    return _with(file, run)
+
+
+def redrive(file: Path, numbers: list[int], *, method: str, every: bool) -> int:
+    """Deliver dead letters to their methods again, and remove them."""
+
+    async def run(session: _Session) -> int:
+        done, left = 0, 0
+        async for letter in _chosen(session, numbers, method, every=every):
+            message = again.redriven(letter, session.consumers)
+            if message is None:
+                left += 1
+                print(f"letter {letter.sequence}: the contract has its trigger no more", file=sys.stderr)
+                continue
+            await session.broker.store(message)
+            await session.link.js.delete_msg(streams.DEAD, letter.sequence)
+            done += 1
+            _progress("redriven", done, letter.left)
+        print(f"redriven {done}, left {left}")
+        return 1 if left else 0
+
+    return _with(file, run)
+
+
+def discard(file: Path, numbers: list[int], *, method: str, every: bool) -> int:
+    """Remove dead letters for good."""
+
+    async def run(session: _Session) -> int:
+        done = 0
+        async for letter in _chosen(session, numbers, method, every=every):
+            await session.link.js.delete_msg(streams.DEAD, letter.sequence)
+            done += 1
+            _progress("discarded", done, letter.left)
+        print(f"discarded {done}")
+        return 0
+
+    return _with(file, run)
+
+
+def replay(file: Path, method: str, *, since: str) -> int:
+    """Call a method again for the events and changes of a time."""
+
+    async def run(session: _Session) -> int:
+        mine = [one for one in session.consumers.values() if _named(one, method)]
+        kinds = (TriggerKind.EVENT, TriggerKind.CHANGE)
+        mine = [one for one in mine if one.trigger.kind in kinds]
+        if not mine:
+            known = sorted({one.group for one in session.consumers.values() if one.trigger.kind in kinds})
+            text = f"no event or change calls it; known are {', '.join(known) or 'none'}"
+            raise Faults([Fault(method, text)])
+        run_, done, began = uuid4().hex[:8], 0, _since(since)
+        wholes = {(one.stream, re.sub(r"\.\d+\.\*$", ".*.*", one.filters[0])) for one in mine}
+        for stream, filter_ in sorted(wholes):
+            async for event in history.read(session.link.client, stream, filter_, since=began):
+                consumer = again.consumer_for(mine, event.subject)
+                if consumer is not None:
+                    await session.broker.store(again.replayed(event, consumer, run_))
+                    done += 1
+                    _progress("replayed", done, event.left)
+        print(f"replayed {done} as {run_}")
+        return 0
+
+    return _with(file, run)
+
+
+# -- parts --
+
+
+def _with(file: Path, run: Callable[[_Session], Awaitable[int]]) -> int:
+    manifest, contract = component.load(file)
+
+    async def inside() -> int:
+        async with _session(manifest, contract) as session:
+            try:
+                return await run(session)
+            except StatusError as error:
+                raise Faults([Fault("broker", error.message)]) from None
+
+    return asyncio.run(inside())
+
+
+@asynccontextmanager
+async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_Session]:
+    """Connect to the broker of mesh.toml, or to that of the running mesh.
+
+    Raises:
+        Faults: There is none, or it does not answer.
+    """
+    mesh = state.running(manifest.state)
+    url = manifest.broker or (mesh.broker if mesh is not None else "")
+    if not url:
+        raise Faults([Fault(str(manifest.file), "the mesh does not run, and no broker is named; start it: mesh up")])
+    broker = Broker(eventing.settings(msgspec.structs.replace(manifest, broker=url), "mesh events"), "mesh-events")
+    broker.start()
+    try:
+        try:
+            link = await asyncio.wait_for(broker.ready(), CONNECT)
+        except TimeoutError:
+            raise Faults([Fault("broker", f"it does not answer within {CONNECT:g} s")]) from None
+        consumers = {one.name: one for one in consumers_of(contract.services.values())}
+        yield _Session(contract, broker, link, consumers)
+    finally:
+        await broker.stop()
+
+
+def _type(session: _Session, text: str) -> str:
+    """Return the full name of an event that is named in full or by its last part.
+
+    Raises:
+        Faults: There is none, or several.
+    """
+    known = sorted(session.contract.events)
+    found = [name for name in known if text in (name, name.rpartition(".")[2])]
+    if len(found) != 1:
+        raise Faults([Fault(text, f"name one event of the contract: {', '.join(found or known) or 'it has none'}")])
+    return found[0]
+
+
+def _filter(session: _Session, text: str) -> str:
+    return subjects.event_filter(_type(session, text)) if text else ALL
+
+
+def _since(text: str) -> datetime | None:
+    """Return when something begins: a duration ago, or a time.
+
+    Raises:
+        Faults: It is neither.
+    """
+    if not text:
+        return None
+    try:
+        if text[-1].isalpha() and text[-1] != "Z":
+            return datetime.now(UTC) - timedelta(seconds=float(Duration.parse(text)))
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise Faults([Fault("--since", f"expected a duration such as 2h, or a time, not {text!r}")]) from None
+    return time if time.tzinfo is not None else time.astimezone()
+
+
+async def _letters(session: _Session, method: str) -> AsyncIterator[Stored]:
+    async for letter in history.read(session.link.client, streams.DEAD, f"{subjects.DEAD}.>"):
+        told = read_letter(letter.headers)
+        if not method or told.method.lstrip("/").endswith(method.lstrip("/")):
+            yield letter
+
+
+async def _chosen(session: _Session, numbers: list[int], method: str, *, every: bool) -> AsyncIterator[Stored]:
+    """Yield the letters that were asked for.
+
+    Raises:
+        Faults: Nothing was, or a number is none.
+    """
+    if not (numbers or method or every):
+        raise Faults([Fault("mesh events dead", "say which: their numbers, --method METHOD, or --all")])
+    missing = set(numbers)
+    # All at first: what is redriven may die again, at the end of the same stream.
+    for letter in [one async for one in _letters(session, method)]:
+        if not numbers or letter.sequence in missing:
+            missing.discard(letter.sequence)
+            yield letter
+    if missing:
+        raise Faults([Fault(str(number), "there is no such dead letter") for number in sorted(missing)])
+
+
+def _named(consumer: Consumer, text: str) -> bool:
+    return consumer.group == text.lstrip("/") or consumer.group.endswith((f".{text}", f"/{text}"))
+
+
+def _row(event: Stored) -> tuple[str, ...]:
+    told = event.headers
+    return (
+        str(event.sequence), _clock(event.time), told.get("ce-type", ""), told.get("ce-subject", ""),
+        told.get("ce-source", ""), told.get("ce-id", ""),
+    )  # fmt: skip
+
+
+def _clock(time: datetime) -> str:
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _json(contract: Contract, event: Stored, indent: int | None = None) -> str:
+    declared = contract.events.get(event.headers.get("ce-type", ""))
+    if declared is None:
+        return f"({len(event.data)} bytes of a type that the contract does not have)"
+    try:
+        message: Any = declared.message.FromString(event.data)
+    except Exception:  # noqa: BLE001 - another publisher's bytes
+        return f"({len(event.data)} bytes that are no {declared.name})"
+    return json.dumps(json_format.MessageToDict(message), indent=indent, ensure_ascii=False)
+
+
+def _progress(what: str, done: int, left: int) -> None:
+    if done % EVERY == 0:
+        print(f"{what} {done:,}, about {left:,} to go", file=sys.stderr, flush=True)

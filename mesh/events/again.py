@@ -1,0 +1,67 @@
+"""Calls a function again: for dead letters (*redrive*) and for past events (*replay*).
+
+What is sent again goes to one method, not to all that hear of the event, and in order with what is new of its key. A
+redriven event keeps its id: what it did not do yet it does once. A replayed one gets a new id, because it shall have
+its effect again; ``mesh-replay-of`` says which event it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from mesh.events.cloudevents import MESSAGE_ID
+from mesh.events.dead import original_headers, read_letter
+from mesh.events.link import Outgoing
+
+if TYPE_CHECKING:
+    from mesh.events.consumers import Consumer
+    from mesh.events.history import Stored
+
+__all__ = ["REPLAY_OF", "consumer_for", "redriven", "replayed"]
+
+REPLAY_OF = "mesh-replay-of"
+
+
+def consumer_for(consumers: Iterable[Consumer], subject: str) -> Consumer | None:
+    """Return the consumer that reads a subject (of its trigger, or of what is sent again), or None."""
+    return next((one for one in consumers if any(_matches(filter_, subject) for filter_ in one.filters)), None)
+
+
+def redriven(letter: Stored, consumers: Mapping[str, Consumer]) -> Outgoing | None:
+    """Return what delivers a dead letter to its method again, or None if the contract has its trigger no more.
+
+    Args:
+        letter: The dead letter.
+        consumers: By name.
+    """
+    told = read_letter(letter.headers)
+    consumer = consumers.get(told.consumer)
+    if consumer is None:
+        return None
+    headers = {**original_headers(letter.headers), MESSAGE_ID: f"redrive/{letter.sequence}"}
+    return Outgoing(_to(consumer, told.subject), headers, letter.data)
+
+
+def replayed(event: Stored, consumer: Consumer, run: str) -> Outgoing:
+    """Return what delivers a past event to one method again.
+
+    Args:
+        event: The event.
+        consumer: Whose method is called.
+        run: Names the replay; the same event is replayed once in it.
+    """
+    headers = dict(event.headers)
+    id_ = headers.get("ce-id", str(event.sequence))
+    headers |= {"ce-id": f"{id_}~{run}", REPLAY_OF: id_, MESSAGE_ID: f"replay/{run}/{consumer.name}/{event.sequence}"}
+    return Outgoing(_to(consumer, event.subject), headers, event.data)
+
+
+def _to(consumer: Consumer, subject: str) -> str:
+    """Return where a message goes for the consumer alone, with the key that its subject ends with."""
+    return f"{consumer.filters[1].removesuffix('*')}{subject.rpartition('.')[2]}"
+
+
+def _matches(filter_: str, subject: str) -> bool:
+    wanted, found = filter_.split("."), subject.split(".")
+    return len(wanted) == len(found) and all(one in ("*", token) for one, token in zip(wanted, found, strict=True))
