@@ -154,6 +154,14 @@ def _export_openapi(options: argparse.Namespace) -> int:
     return export.openapi(contract, out, title=options.title, version=options.api_version, servers=options.server)
 
 
+def _export_asyncapi(options: argparse.Namespace) -> int:
+    from mesh.control import export
+
+    _, contract = _load(options)
+    out = Path(options.out) if options.out is not None else None
+    return export.asyncapi(contract, out, title=options.title, version=options.api_version)
+
+
 def _keys(options: argparse.Namespace) -> int:
     from mesh import manifest
     from mesh.control import identity
@@ -250,6 +258,14 @@ def _parser() -> argparse.ArgumentParser:
         "--api-version", default="", metavar="TEXT", help="its version (default: a digest of the contract)"
     )
     made.add_argument("--server", action="append", default=[], metavar="URL", help="where it is; can be repeated")
+    made = command(
+        "asyncapi", _export_asyncapi, "write the AsyncAPI 3.0 document of the events", _EXPORT_ASYNC, formats
+    )
+    made.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
+    made.add_argument("--title", default="Mesh", help="what the API is called (default: Mesh)")
+    made.add_argument(
+        "--api-version", default="", metavar="TEXT", help="its version (default: a digest of the contract)"
+    )
     return parser
 
 
@@ -340,6 +356,13 @@ files as descriptions. The edge serves the same at /openapi.json, and shows it a
 
   mesh export openapi --out openapi.json
   mesh export openapi --title "Accounts" --api-version 1.4 --server https://api.example.com
+"""
+_EXPORT_ASYNC = """
+Every event of the contract with its channel on the broker, its headers and fields, who publishes it and which methods
+are called for it.
+
+  mesh export asyncapi --out asyncapi.json
+  mesh export asyncapi --title "Accounts" --api-version 1.4
 """
 _KEYS = """
 Each service proves who it is with a key of its own, in the folder `identity` of the state folder. `mesh up` makes them;

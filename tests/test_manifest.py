@@ -228,3 +228,42 @@ def test_faults_of_several_services_come_together(tmp_path: Path) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(Faults, match="no such file or directory; say where it is with --file"):
         load(tmp_path / "mesh.toml", {})
+
+
+def test_the_broker(tmp_path: Path) -> None:
+    manifest = read(
+        tmp_path,
+        """
+broker = "nats://a:4222,tls://b:4222"
+[events]
+retention = "30d"
+max_bytes = "1GiB"
+credentials = "mesh.creds"
+""",
+        MESH_EVENTS_REPLICAS="3",
+        MESH_BROKER="nats://c:4222",
+    )
+    assert manifest.broker == "nats://c:4222"
+    assert (manifest.events.retention, manifest.events.max_bytes, manifest.events.replicas) == (30 * 86400, 2**30, 3)
+    assert manifest.events.credentials == str((tmp_path / "mesh.creds").resolve())
+    assert manifest.events.ca == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("broker = 'http://a'", "mesh.toml broker: expected nats://HOST:PORT or tls://HOST:PORT"),
+        ("broker = 'nats://user:secret@'", "mesh.toml broker: expected nats://HOST:PORT"),
+        ("[events]\nuser = 'a'", "mesh.toml [events] user: user and password belong together"),
+        ("[events]\ntoken = 'a'\nnkey = 'b'", "mesh.toml [events] nkey: token and nkey: the broker takes one proof"),
+        ("[events]\nreplicas = 2", "mesh.toml [events] replicas: must be 1, 3 or 5, not 2"),
+        ("[events]\nlisten = 'x'", "mesh.toml [events] listen: expected host:port, got 'x'"),
+        ("[events]\nmax_byte = 5", "did you mean 'max_bytes'?"),
+        ("[events]\ncertificate = 'a'", "certificate and private_key belong together"),
+    ],
+)
+def test_a_broker_that_cannot_be_meant(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(Faults) as caught:
+        read(tmp_path, text)
+    assert fault in str(caught.value)
+    assert "secret" not in str(caught.value)

@@ -1,17 +1,19 @@
-"""``mesh export openapi``: what the contract says, in a form that other tools read."""
+"""``mesh export``: what the contract says, in a form that other tools read."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mesh.contract import Contract
+from mesh.control import asyncapi as events
 from mesh.edge import openapi as description
 from mesh.faults import Fault, Faults
 
-__all__ = ["openapi"]
+__all__ = ["asyncapi", "openapi"]
 
 
 def openapi(contract: Contract, out: Path | None, *, title: str, version: str, servers: Sequence[str]) -> int:
@@ -28,6 +30,26 @@ def openapi(contract: Contract, out: Path | None, *, title: str, version: str, s
         Faults: The file cannot be written.
     """
     made = description.document(contract, title=title, version=version, servers=servers)
+    return _write(made, out, f"{sum(len(item) for item in made['paths'].values())} operations")
+
+
+def asyncapi(contract: Contract, out: Path | None, *, title: str, version: str) -> int:
+    """Write the AsyncAPI document of the contract's events; returns the exit code.
+
+    Args:
+        contract: The contract.
+        out: The file; None: standard output.
+        title: What the API is called.
+        version: Its version; ``""``: a digest of the contract.
+
+    Raises:
+        Faults: The file cannot be written.
+    """
+    made = events.document(contract, title=title, version=version)
+    return _write(made, out, f"{len(made['channels'])} channels")
+
+
+def _write(made: Mapping[str, Any], out: Path | None, told: str) -> int:
     text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
     if out is None:
         sys.stdout.write(text)
@@ -36,5 +58,5 @@ def openapi(contract: Contract, out: Path | None, *, title: str, version: str, s
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise Faults([Fault(str(out), f"cannot be written: {error.strerror}")]) from None
-    print(f"{out}: {sum(len(item) for item in made['paths'].values())} operations")
+    print(f"{out}: {told}")
     return 0
