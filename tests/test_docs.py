@@ -67,18 +67,20 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_the_table_of_keys_is_complete_and_has_the_defaults() -> None:
-    said = {key: default for key, default, _ in [*table("README.md", "keys"), *table("docs/workers.md", "keys")]}
+    tables = [table(name, "keys") for name in ("README.md", "docs/workers.md", "docs/events.md")]
+    said = {key: default for rows in tables for key, default, _ in rows}
     kinds = {
         "": manifest._File,
         "[edge] ": manifest.Edge,
         "[auth] ": manifest.Auth,
+        "[events] ": manifest.Events,
         "[services.NAME] ": manifest.Service,
         "workers.": manifest.Workers,
     }
     expected = {}
     for prefix, kind in kinds.items():
         for field in msgspec.structs.fields(kind):
-            if field.name not in ("edge", "auth", "services"):
+            if field.name not in ("edge", "auth", "events", "services"):
                 expected[f"`{prefix}{field.name}`"] = field
     assert set(said) == set(expected)
     for key, field in expected.items():

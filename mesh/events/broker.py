@@ -34,6 +34,8 @@ FIRST, LONGEST = 0.05, 5.0
 """Seconds between two tries to connect: at first, and at most."""
 CONNECT = 5
 """Seconds that a connection, or one answer about streams, may take."""
+GOODBYE = 1.0
+"""Seconds that the end of a connection may take."""
 GRACE = 2.0
 """Seconds that a publication waits for a broker that is away: one that was killed is back by then."""
 HEARTBEAT = 10
@@ -213,7 +215,9 @@ class Broker:
         finally:
             if link is not None:
                 link.close()
-            await client.close()
+            with contextlib.suppress(TimeoutError):  # a TLS peer that says nothing any more is waited for, for ever
+                async with asyncio.timeout(GOODBYE):
+                    await client.close()
 
     def _options(self, url: str) -> dict[str, Any]:
         parts, settings = urlsplit(url), self._settings
