@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from uuid import uuid4
 from google.protobuf.empty_pb2 import Empty
 from hosting import open_layer
 
+from mesh.call import Layer
 from mesh.contract import Contract
 from mesh.events.broker import Broker, Settings
 from mesh.events.cloudevents import Event
@@ -55,6 +56,7 @@ async def delivering(
     database: Any = None,
     gate: Gate | None = None,
     drain: float = 5.0,
+    trace: Layer = open_layer,
 ) -> AsyncIterator[Replica]:
     """Host the functions (by name; those that are missing do nothing) and deliver to them."""
 
@@ -67,7 +69,7 @@ async def delivering(
     sys.modules[module.__name__] = module
     service = contract.services[serves]
     context = ServiceContext("recorder", channel=None, blocking=None, database=database)
-    layers = dict.fromkeys(("trace", "authenticate", "authorize"), open_layer)
+    layers = {"trace": trace, "authenticate": open_layer, "authorize": open_layer}
     sidecar = Sidecar(
         contract, [serves], Functions(module.__name__, [service]), context, **layers, gate=gate or Gate(1000, 1000)
     )
@@ -96,9 +98,9 @@ async def publish(broker: Broker, *events: Event) -> None:
     await asyncio.gather(*(broker.publish(event) for event in events))
 
 
-async def until(condition: Callable[[], bool], timeout: float = 20) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     """Wait for what no event tells of."""
-    async with asyncio.timeout(timeout):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - state of several parts
             await asyncio.sleep(0.01)
 
@@ -106,11 +108,5 @@ async def until(condition: Callable[[], bool], timeout: float = 20) -> None:
 async def dead_letters(broker: Broker) -> list[Any]:
     """Return the messages of the stream of dead letters."""
     link = await broker.ready()
-    found = []
     state = (await link.js.stream_info("DEAD")).state
-    for sequence in range(max(1, state.first_seq), state.last_seq + 1):
-        found.append(await link.js.get_msg("DEAD", sequence))
-    return found
-
-
-Function = Callable[[Any, Any], Awaitable[Empty]]
+    return [await link.js.get_msg("DEAD", sequence) for sequence in range(max(1, state.first_seq), state.last_seq + 1)]

@@ -14,13 +14,13 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent / ".mesh" / "test-stubs")]
 
-from delivering import delivering
-from google.protobuf.empty_pb2 import Empty
-from sqlalchemy import text
+from delivering import delivering  # noqa: E402 - the path comes first
+from google.protobuf.empty_pb2 import Empty  # noqa: E402 - the path comes first
+from sqlalchemy import text  # noqa: E402 - the path comes first
 
-from mesh import descriptors, protoc
-from mesh.database import Database
-from mesh.events import inbox
+from mesh import descriptors, protoc  # noqa: E402 - the path comes first
+from mesh.database import Database  # noqa: E402 - the path comes first
+from mesh.events import inbox  # noqa: E402 - the path comes first
 
 
 async def on_happened(request: Any, context: Any) -> Empty:

@@ -8,14 +8,22 @@ from collections.abc import Callable
 from typing import Any
 
 from broker_process import BrokerProcess
-from delivering import broker_at, dead_letters, delivering, happened, publish, until
+from delivering import RECORDER, broker_at, dead_letters, delivering, happened, publish, until
 from google.protobuf.empty_pb2 import Empty
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from mesh.call import Call, Handler
 from mesh.contract import Contract
 from mesh.errors import InvalidArgument, Unavailable
+from mesh.events.consumers import consumers_of
 from mesh.events.dead import read_letter
 from mesh.events.delivery import Patience
-from mesh.events.outcome import Limits
+from mesh.events.message import Message
+from mesh.events.ordering import Held
+from mesh.events.outcome import Ack, Dead, Limits
+from mesh.gate import Gate
 
 QUICK = Patience(limits=Limits(tries=3, first=0.05, longest=0.1))
 
@@ -30,7 +38,7 @@ class Seen:
     def count(self) -> int:
         return sum(map(len, self.numbers.values()))
 
-    async def on_happened(self, request: Any, context: Any) -> Empty:
+    async def on_happened(self, request: Any, context: Any) -> Empty:  # noqa: ARG002 - a function's shape
         self.numbers[request.key].append(request.number)
         return Empty()
 
@@ -196,3 +204,69 @@ async def test_too_many_hops_are_a_cycle(contract: Contract, nats_url: str) -> N
         (letter,) = await dead_letters(replica.broker)
     assert seen.numbers == {"k": [2]}
     assert "a cycle of events" in read_letter(letter.headers).reason
+
+
+async def test_what_ends_the_process_again_and_again_is_a_dead_letter(contract: Contract, nats_url: str) -> None:
+    seen = Seen()
+    async with delivering(contract, nats_url, {"on_happened": seen.on_happened}, patience=QUICK) as replica:
+        await replica.broker.ready()
+        delivery = replica.delivery
+        consumer = next(one for one in consumers_of([contract.services[RECORDER]]) if "OnHappened" in one.name)
+        event = happened("k", 1)
+
+        def delivered(sequence: int, deliveries: int) -> tuple[Message, Held]:
+            message = Message(event.subject, event.to_headers(), event.data, "", sequence, deliveries, 0.0, 0, "")
+            return message, Held(sequence, "k", deliveries=deliveries)
+
+        assert await delivery._deliver(consumer, *delivered(1, QUICK.limits.tries + 1)) == Ack()
+        assert seen.count == 1
+        assert isinstance(await delivery._deliver(consumer, *delivered(2, 2 * QUICK.limits.tries + 1)), Dead)
+        assert seen.count == 1
+        (letter,) = await dead_letters(replica.broker)
+    assert "it may end the process" in read_letter(letter.headers).reason
+
+
+async def test_a_full_gate_is_no_try(contract: Contract, nats_url: str) -> None:
+    seen = Seen()
+    gate = Gate(0, 0)
+    patience = Patience(limits=Limits(tries=1))
+    async with delivering(
+        contract, nats_url, {"on_happened": seen.on_happened}, patience=patience, gate=gate
+    ) as replica:
+        await publish(replica.broker, happened("k", 1))
+        await asyncio.sleep(1)
+        assert not seen.count
+        gate.resize(1)
+        await until(lambda: seen.count == 1)
+        assert await dead_letters(replica.broker) == []
+
+
+async def test_a_delivery_is_a_trace_of_its_own_linked_to_the_publisher(contract: Contract, nats_url: str) -> None:
+    found: list[Any] = []
+
+    async def on_happened(request: Any, context: Any) -> Empty:
+        found.append((context.metadata["ce-id"], context.metadata["ce-subject"], context.caller))
+        return Empty()
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+
+    async def traced(call: Call, next: Handler) -> None:
+        with tracer.start_as_current_span("delivery"):
+            await next(call)
+
+    event = happened("ada", traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+    async with delivering(contract, nats_url, {"on_happened": on_happened}, trace=traced) as replica:
+        await publish(replica.broker, event)
+        await until(lambda: bool(exporter.get_finished_spans()))
+    (span,) = exporter.get_finished_spans()
+    assert found == [(event.id, "ada", None)]
+    assert span.parent is None
+    assert [(link.context.trace_id, link.context.span_id) for link in span.links] == [
+        (int("a" * 32, 16), int("b" * 16, 16))
+    ]
+    assert span.attributes is not None
+    assert span.attributes["messaging.message.id"] == event.id
+    provider.shutdown()

@@ -27,7 +27,7 @@ class Clock:
     def __init__(self) -> None:
         self.times: list[datetime] = []
 
-    async def __call__(self, request: Any, context: Any) -> Empty:
+    async def __call__(self, request: Any, context: Any) -> Empty:  # noqa: ARG002 - a function's shape
         self.times.append(request.time.ToDatetime(UTC))
         return Empty()
 

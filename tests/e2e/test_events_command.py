@@ -1,0 +1,91 @@
+"""``mesh events`` against a running mesh: what a user sees, and functions that are called again."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mesh_process import ROOT, Mesh
+
+MANIFEST = """protos = ["protos"]
+[services.recorder]
+module = "functions"
+serves = ["delivery.v1.Recorder"]
+database = "sqlite:///.mesh/recorder.db"
+"""
+FUNCTIONS = """
+from pathlib import Path
+from google.protobuf.empty_pb2 import Empty
+from mesh import InvalidArgument
+from sqlalchemy import text
+
+HERE = Path(__file__).parent
+
+async def startup(service):
+    async with service.transaction() as tx:
+        await tx.execute(text("CREATE TABLE IF NOT EXISTS seen (number INTEGER)"))
+
+async def on_happened(request, context):
+    if request.what == "poison" and not (HERE / "mended").exists():
+        raise InvalidArgument("nobody can read this")
+    async with context.transaction() as tx:
+        await tx.execute(text("INSERT INTO seen VALUES (:number)"), {"number": request.number})
+    with (HERE / "seen").open("a") as file:
+        file.write(f"{request.number}\\n")
+    return Empty()
+
+async def on_noted(request, context):
+    return Empty()
+"""
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Mesh]:
+    shutil.copytree(ROOT / "tests/protos/delivery", tmp_path / "protos/delivery")
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    (tmp_path / "mesh.toml").write_text(MANIFEST)
+    mesh = Mesh(tmp_path / "mesh.toml", tmp_path / ".mesh", {})
+    try:
+        yield mesh.ready()
+    finally:
+        code = mesh.stop()
+    assert code == 0, mesh.output()
+
+
+def test_look_redrive_and_replay(running: Mesh, tmp_path: Path) -> None:
+    def mesh(*words: str, code: int = 0) -> str:
+        command = [sys.executable, "-P", "-m", "mesh", *words, "--file", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    def seen(*numbers: int) -> None:
+        deadline = time.monotonic() + 30
+        found: list[str] = []
+        while found != [str(number) for number in numbers]:
+            assert time.monotonic() < deadline, (found, running.output())
+            time.sleep(0.05)
+            file = tmp_path / "seen"
+            found = file.read_text().split() if file.exists() else []
+
+    mesh("events", "publish", "Happened", "-d", '{"key": "ada", "number": 1, "what": "poison"}')
+    id_ = mesh("events", "publish", "delivery.v1.Happened", "-d", '{"key": "ada", "number": 2}').strip()
+    seen(2)
+    assert [line.split()[-1] for line in mesh("events", "list", "--type", "Happened").splitlines()[2:]][1] == id_
+    assert '"number": 2' in mesh("events", "show", id_)
+    assert "INVALID_ARGUMENT: nobody can read this" in mesh("events", "dead")
+    assert "say which" in mesh("events", "dead", "redrive", code=1)
+    (tmp_path / "mended").touch()
+    assert "redriven 1, left 0" in mesh("events", "dead", "redrive", "--method", "OnHappened")
+    seen(2, 1)
+    assert mesh("events", "dead").strip() == "no dead letters"
+    assert "replayed 2" in mesh("events", "replay", "Recorder/OnHappened", "--since", "1h")
+    seen(2, 1, 1, 2)
+    assert "known are delivery.v1.Recorder/OnHappened" in mesh("events", "replay", "Nothing", code=1)
+    assert "name one event" in mesh("events", "publish", "Nothing", code=1)
+    assert "there is no such dead letter" in mesh("events", "dead", "discard", "99", code=1)

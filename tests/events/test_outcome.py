@@ -1,0 +1,97 @@
+"""What becomes of a delivery, who has a partition, and what a dead letter says: pure, so every case is tried."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.errors import Code
+from mesh.events import members
+from mesh.events.arrival import publisher
+from mesh.events.dead import Letter, letter_headers, original_headers, read_letter
+from mesh.events.outcome import PERMANENT, Ack, Dead, Limits, Retry, backoff, decide
+
+LIMITS = Limits(tries=5, first=0.5, longest=60.0)
+
+
+@given(st.sampled_from(sorted(Code)), st.integers(1, 10), st.floats(0, 1), st.booleans())
+def test_every_code_has_an_outcome(code: Code, tries: int, random: float, began: bool) -> None:  # noqa: FBT001
+    found = decide(code, tries, LIMITS, random, began=began)
+    if code is Code.OK:
+        assert found == Ack()
+    elif not began:
+        assert isinstance(found, Retry)
+        assert not found.counts
+        assert 1 <= found.after <= 2
+    elif code in PERMANENT or tries >= 5:
+        assert isinstance(found, Dead)
+        assert found.reason
+    else:
+        assert isinstance(found, Retry)
+        assert found.counts
+        assert 0 < found.after <= LIMITS.longest
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1))
+def test_backoff_doubles_within_its_bounds(tries: int, random: float) -> None:
+    whole = min(60.0, 0.5 * 2.0 ** min(tries - 1, 60))
+    assert whole / 2 <= backoff(tries, LIMITS, random) <= whole
+
+
+@given(st.sets(st.text("abcdef0123456789", min_size=8, max_size=8), min_size=1, max_size=6))
+def test_all_replicas_agree_and_a_leaver_moves_only_its_own(replicas: set[str]) -> None:
+    partitions = [f"consumer-{number}" for number in range(40)]
+    before = {part: members.owner(part, list(replicas)) for part in partitions}
+    assert before == {part: members.owner(part, sorted(replicas, reverse=True)) for part in partitions}
+    leaver = min(replicas)
+    if len(replicas) > 1:
+        after = {part: members.owner(part, list(replicas - {leaver})) for part in partitions}
+        assert all(after[part] == had for part, had in before.items() if had != leaver)
+
+
+def test_partitions_spread() -> None:
+    owners = [members.owner(f"service-Method-{number}", ["one", "two", "three"]) for number in range(300)]
+    assert all(60 < owners.count(name) < 140 for name in ("one", "two", "three"))
+
+
+def test_who_is_silent_is_forgotten() -> None:
+    found = members.Members("me")
+    assert found.here(0) == ["me"]
+    assert found.heard("other", 10.0)
+    assert not found.heard("other", 11.0)
+    assert not found.heard("me", 11.0)
+    assert found.here(11.0 + members.FORGOTTEN - 0.1) == ["me", "other"]
+    assert found.here(11.0 + members.FORGOTTEN) == ["me"]
+    found.heard("other", 20.0)
+    found.left("other")
+    assert found.here(20.0) == ["me"]
+
+
+def test_a_dead_letter_is_the_event_and_the_reason() -> None:
+    letter = Letter(
+        reason="3 tries", code="INTERNAL", error="two\r\nlines", tries=3, trace="ab" * 16, consumer="a-b-0",
+        method="/a.B/C", subject="events.a.0.k", stream="EVENTS", sequence=9,
+        time=datetime(2026, 11, 22, 1, 2, 3, 456000, UTC),
+    )  # fmt: skip
+    headers = letter_headers(letter, {"ce-id": "1", "Nats-Msg-Id": "1", "Nats-Pin-Id": "x"})
+    assert original_headers(headers) == {"ce-id": "1"}
+    assert "\r" not in "".join(headers.values())
+    assert read_letter(headers) == replace(letter, error="two lines")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "00-" + "0" * 32 + "-" + "1" * 16 + "-01", "ff-" + "1" * 32 + "-" + "1" * 16 + "-01", "nonsense"]
+)
+def test_what_names_no_publisher(text: str) -> None:
+    assert publisher(text, "") is None
+
+
+def test_the_publisher_that_is_linked() -> None:
+    found = publisher("00-" + "a" * 32 + "-" + "b" * 16 + "-01", "x=1")
+    assert found is not None
+    assert (found.trace_id, found.span_id, found.is_remote) == (int("a" * 32, 16), int("b" * 16, 16), True)
+    assert found.trace_state.get("x") == "1"
