@@ -168,8 +168,7 @@ class Delivery:
     async def _prepare(self, client: Client) -> bool:
         """Make consumers and schedules; False if the broker refuses one."""
         try:
-            for consumer in self._consumers:
-                await ensure(client, consumer)
+            await asyncio.gather(*(ensure(client, consumer) for consumer in self._consumers))
             await ticks.ensure(client, self._services)
             await ticks.make_up(client, self._services, datetime.now(UTC))
         except (ConsumerError, ticks.TickError) as error:

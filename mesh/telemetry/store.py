@@ -72,11 +72,27 @@ class Store:
         return [prefix] if prefix in self._traces else [one for one in self._traces if one.startswith(prefix)]
 
     def trace(self, trace_id: str) -> dict[str, Any] | None:
-        """Return a trace as JSON values (see ``mesh.telemetry.tree``), its spans by their start, or None."""
+        """Return a trace as JSON values (see ``mesh.telemetry.tree``), its spans by their start, or None.
+
+        ``from`` and ``to`` are summaries of the traces that it is linked to and of those that are linked to it: the
+        call that published an event, and the deliveries of it.
+        """
         trace = self._traces.get(trace_id)
         if trace is None:
             return None
-        return {"trace_id": trace_id, "spans": sorted(trace.spans.values(), key=lambda span: span["start"])}
+        sources = _linked(trace)
+        return {
+            "trace_id": trace_id,
+            "spans": sorted(trace.spans.values(), key=lambda span: span["start"]),
+            "from": self._summaries(other for other in self._traces if other in sources and other != trace_id),
+            "to": self._summaries(
+                other for other, one in self._traces.items() if other != trace_id and trace_id in _linked(one)
+            ),
+        }
+
+    def _summaries(self, traces: Iterable[str]) -> list[dict[str, Any]]:
+        found = (_summary(trace_id, list(self._traces[trace_id].spans.values())) for trace_id in traces)
+        return sorted(found, key=lambda summary: summary["start"])
 
     def _add(self, span: Span, service: str, scope: str) -> None:
         trace_id, span_id = span.trace_id.hex(), span.span_id.hex()
@@ -116,6 +132,10 @@ def _span(span: Span, service: str, scope: str) -> dict[str, Any]:
         ],
         "links": [{"trace_id": link.trace_id.hex(), "span_id": link.span_id.hex()} for link in span.links],
     }
+
+
+def _linked(trace: _Trace) -> set[str]:
+    return {link["trace_id"] for span in trace.spans.values() for link in span["links"]}
 
 
 def _summary(trace_id: str, spans: list[dict[str, Any]]) -> dict[str, Any]:

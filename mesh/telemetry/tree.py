@@ -25,7 +25,8 @@ def render(trace: Mapping[str, Any], width: int = 100) -> str:
 
     Args:
         trace: As ``Store.trace`` gives it: ``trace_id`` and ``spans`` (``span_id``, ``parent_id``, ``name``,
-            ``service``, ``start``, ``end`` in Unix nanoseconds, ``error``, ``message``, ``attributes``).
+            ``service``, ``start``, ``end`` in Unix nanoseconds, ``error``, ``message``, ``attributes``), and the
+            summaries of linked traces, ``from`` and ``to``.
         width: Columns of the terminal; names are cut to fit.
     """
     spans: Sequence[Mapping[str, Any]] = trace["spans"]
@@ -48,6 +49,11 @@ def render(trace: Mapping[str, Any], width: int = 100) -> str:
             ending,
         )
         lines.append(_cut(_GAP.join(columns).rstrip(), width))
+    for word, key in (("came from", "from"), ("led to   ", "to")):
+        for other in trace.get(key, ()):
+            what = f"{_clean(other['name'])} ({_clean(other['service'])})"
+            failed = f"{_GAP}✗" if other["error"] else ""
+            lines.append(_cut(f"{word}{_GAP}{other['trace_id']}{_GAP}{what}{failed}", width))
     return "\n".join(lines)
 
 

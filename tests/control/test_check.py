@@ -181,3 +181,14 @@ def test_a_cycle_of_calls_names_its_members(write: Write, capsys: pytest.Capture
     )
     assert cli.main(["graph", "--file", str(write(circle))]) == 1
     assert "the calls run in a circle: shop.v1.Orders → shop.v1.Stock → shop.v1.Orders" in capsys.readouterr().err
+
+
+def test_a_circle_of_events_is_shown_and_legal(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    circle = CONTRACT.replace(
+        "service Mail {", 'service Mail {\n  option (meshapi.v1.service) = { publishes: "shop.v1.Ordered" };'
+    )
+    folder = str(write(circle))
+    assert cli.main(["graph", "--file", folder]) == 0
+    assert "events can run in a circle: mail → mail; each round counts as a hop" in capsys.readouterr().out
+    assert cli.main(["graph", "--file", folder, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["event_cycle"] == ["mail", "mail"]

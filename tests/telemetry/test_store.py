@@ -226,3 +226,14 @@ def test_the_oldest_trace_goes_first_and_a_retried_export_counts_once() -> None:
     assert store.spans == 3
     store.add(request(span(3, 1)))
     assert {one["trace_id"][-1] for one in store.traces()} == {"1", "3"}
+
+
+def test_linked_traces_are_found_from_both_sides() -> None:
+    store = Store()
+    store.add(request(span(1, 1), service="shop"))
+    store.add(request(span(2, 2, links=[Span.Link(trace_id=span(1, 1).trace_id, span_id=span(1, 1).span_id)])))
+    publisher, delivery = (store.trace(span(number, number).trace_id.hex()) for number in (1, 2))
+    assert publisher is not None
+    assert delivery is not None
+    assert (publisher["from"], [one["trace_id"] for one in publisher["to"]]) == ([], [delivery["trace_id"]])
+    assert ([one["trace_id"] for one in delivery["from"]], delivery["to"]) == ([publisher["trace_id"]], [])

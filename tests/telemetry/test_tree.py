@@ -100,3 +100,16 @@ def test_every_span_is_one_line_within_the_width(rows: list[tuple[int, int | Non
     lines = render({"trace_id": "ab", "spans": spans}, width).split("\n")
     assert len(lines) == 1 + len({number for number, *_ in rows})
     assert all(len(line) <= width for line in lines[1:])
+
+
+def test_linked_traces_are_named_below() -> None:
+    span = {
+        "span_id": "1", "parent_id": None, "name": "publish", "service": "shop", "start": 0, "end": 10, "error": False,
+        "message": "", "attributes": {},
+    }  # fmt: skip
+    other = {"trace_id": "ab" * 16, "name": "login.v1.Login/OnOrdered", "service": "login", "error": True}
+    text = render({"trace_id": "cd" * 16, "spans": [span], "from": [{**other, "error": False}], "to": [other]})
+    assert text.splitlines()[-2:] == [
+        f"came from  {'ab' * 16}  login.v1.Login/OnOrdered (login)",
+        f"led to     {'ab' * 16}  login.v1.Login/OnOrdered (login)  ✗",
+    ]
