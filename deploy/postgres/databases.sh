@@ -13,3 +13,4 @@ SQL
 
 database registration "$REGISTRATION_DB_PASSWORD"
 database login "$LOGIN_DB_PASSWORD"
+database audit "$AUDIT_DB_PASSWORD"

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -197,13 +198,16 @@ class SidecarPart:
         if not entry.database:
             return None
         from mesh.database import Database, DatabaseError  # noqa: PLC0415 - a third of the imports; the edge has none
+        from mesh.events import changes  # noqa: PLC0415 - as above
 
+        nothing = partial(changes.install, service=name, tables=())  # what was captured before the contract changed
         try:
             return Database(
                 entry.database,
                 migrations=_migrations(manifest, entry),
                 name=name,
-                after=self._events.after if self._events else (),
+                before=(changes.suspend,),
+                after=self._events.after if self._events else (nothing,),
                 outbox=self._events.outbox if self._events else None,
             )
         except DatabaseError as error:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.contract import Contract, TriggerKind
@@ -107,6 +108,7 @@ class Eventing:
     def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
         entry = manifest.services[name]
         self._name = name
+        self._contract = contract
         self.broker = Broker(settings(manifest, name), name)
         publications = Publications(contract, entry.serves, name)
         self.publisher = Publisher(publications, self.broker)
@@ -133,9 +135,10 @@ class Eventing:
         """What is done in the service's database after its migrations."""
         if self.outbox is None:
             return ()
-        from mesh.events import inbox, outbox  # noqa: PLC0415 - loaded already
+        from mesh.events import changes, inbox, outbox  # noqa: PLC0415 - loaded already
 
-        return (outbox.create, inbox.prepare) if self._triggered else (outbox.create,)
+        capture = partial(changes.install, service=self._name, tables=changes.captured(self._contract, self._name))
+        return (outbox.create, *([inbox.prepare] if self._triggered else []), capture)
 
     def start(self, database: Database | None) -> None:
         """Connect, and empty the outbox of the open database."""
@@ -143,9 +146,10 @@ class Eventing:
         if database is not None and self._triggered:
             self._pruning = asyncio.get_running_loop().create_task(_prune(database))
         if database is not None and self.outbox is not None:
+            from mesh.events.change_rows import encoder  # noqa: PLC0415 - loaded already
             from mesh.events.relay import Relay  # noqa: PLC0415 - loaded already
 
-            self._relay = Relay(database, self.broker, sqlite=self._sqlite)
+            self._relay = Relay(database, self.broker, sqlite=self._sqlite, encode=encoder(self._contract))
             self.outbox.tell = self._relay.tell
             self._relay.start()
 

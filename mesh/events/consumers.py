@@ -154,8 +154,13 @@ async def ensure(client: Client, consumer: Consumer) -> None:
         ConsumerError: The broker refuses it; with its reason.
         nats.errors.Error: The broker is away.
     """
+    wanted = consumer.config()
+    # Asking is cheap; to make what is there already has taken a busy server seconds.
+    found = (await request(client, f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")).get("config", {})
+    if all(found.get(name) == value for name, value in wanted.items()):
+        return
     subject = f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}"
-    body = {"stream_name": consumer.stream, "config": consumer.config(), "action": ""}
+    body = {"stream_name": consumer.stream, "config": wanted, "action": ""}
     answer = await request(client, subject, body)
     error = answer.get("error")
     if error is not None:

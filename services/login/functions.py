@@ -1,12 +1,16 @@
 """Functions of login.v1.Login.
 
 Login knows no accounts, only credentials: a user id, what its user logs in with, and a password hash. Registration
-decides which names belong to whom and tells login (see services/registration/functions.py for how the two stay in
+decides which names belong to whom and tells login (see services/registration/accounts.py for how the two stay in
 step); login only refuses what would give one name to two users, and says who holds it.
+
+A credential lets its user in once ``UserRegistered`` has come. That takes some milliseconds after Register has
+answered, so a Login that comes before it waits: whoever registers can log in, and registration waits for nobody.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 import time
@@ -16,10 +20,21 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from login.v1 import login_pb2 as pb
+from meshapi.v1 import annotations_pb2 as meshapi
+from registration.v1 import events_pb2 as events
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from mesh import Aborted, Context, InvalidArgument, Service, Transaction, Unauthenticated
+from mesh import (
+    Aborted,
+    Context,
+    FailedPrecondition,
+    InvalidArgument,
+    Service,
+    Transaction,
+    Unauthenticated,
+    Unavailable,
+)
 from services.login import passwords, settings, signing
 from services.login.tables import credentials, handles, refresh_tokens, sessions
 
@@ -27,6 +42,8 @@ LONGEST_NAME = 320
 """Characters of what a user logs in with: the longest e-mail address."""
 TRIES = 5
 """Of a transaction that met another one at the same credential."""
+PAUSES = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.4, 0.5, 0.5, 1.0, 1.0, 1.0)
+"""Seconds between looks at a credential that is not active yet: its event may come to another replica."""
 
 
 async def startup(service: Service) -> None:
@@ -58,6 +75,8 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
     stored = None if found is None or found.ended else found.password_hash
     if not await passwords.verify(stored, request.password) or found is None:
         raise refused
+    if not found.active:
+        await _registered(context, found.user_id)
     fresh = await passwords.hashed(request.password) if passwords.outdated(found.password_hash) else None
     now, rules = _now(), settings.read(context.settings)
     key = await signing.current_key(context, rules, now)
@@ -84,6 +103,24 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
         expires_in=rules.access,
         refresh_token=refresh_token,
     )
+
+
+async def _registered(context: Context, user_id: str) -> None:
+    """Wait until the credential is active.
+
+    Raises:
+        Unavailable: It is not yet.
+        Unauthenticated: It has ended.
+    """
+    for pause in PAUSES:
+        await asyncio.sleep(pause)
+        async with context.transaction() as tx:
+            row = (await tx.execute(select(credentials).where(credentials.c.user_id == user_id))).one()
+        if row.ended:
+            raise Unauthenticated("wrong name or password")
+        if row.active:
+            return
+    raise Unavailable("the registration is not complete yet; try again", retry_after=1.0)
 
 
 async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
@@ -178,7 +215,9 @@ async def set_credential(request: pb.SetCredentialRequest, context: Context) -> 
                     return pb.CredentialResponse(ended=True)
                 values = {"password_hash": fresh, "roles": list(request.roles), "version": request.version}
                 if row is None:
-                    await tx.execute(insert(credentials).values(user_id=request.user_id, ended=False, **values))
+                    await tx.execute(
+                        insert(credentials).values(user_id=request.user_id, active=False, ended=False, **values)
+                    )
                 else:
                     await tx.execute(
                         update(credentials).where(credentials.c.user_id == request.user_id).values(**values)
@@ -194,19 +233,21 @@ async def set_credential(request: pb.SetCredentialRequest, context: Context) -> 
 
 async def rename_credential(request: pb.RenameCredentialRequest, context: Context) -> pb.CredentialResponse:
     """Change what a user logs in with."""
+    return await _rename(context, request.user_id, request.names, request.version)
+
+
+async def _rename(context: Context, user_id: str, names: Sequence[str], version: int) -> pb.CredentialResponse:
     for _ in range(TRIES):
         try:
             async with context.transaction() as tx:
-                row = await _locked(tx, request.user_id)
+                row = await _locked(tx, user_id)
                 if row is None or row.ended:
                     return pb.CredentialResponse(ended=True)
-                if row.version <= request.version:
+                if row.version <= version:
                     await tx.execute(
-                        update(credentials)
-                        .where(credentials.c.user_id == request.user_id)
-                        .values(version=request.version)
+                        update(credentials).where(credentials.c.user_id == user_id).values(version=version)
                     )
-                    await _name(tx, request.user_id, request.names)
+                    await _name(tx, user_id, names)
         except IntegrityError:
             continue
         except _Held as held:
@@ -217,14 +258,53 @@ async def rename_credential(request: pb.RenameCredentialRequest, context: Contex
 
 async def delete_credentials(request: pb.DeleteCredentialsRequest, context: Context) -> Empty:
     """Delete credentials and their sessions, for good."""
+    return await _delete(context, request.user_ids)
+
+
+async def _delete(context: Context, user_ids: Sequence[str]) -> Empty:
     for _ in range(TRIES):
         try:
             async with context.transaction() as tx:
-                await _end(tx, request.user_ids)
+                await _end(tx, user_ids)
         except IntegrityError:
             continue
         return Empty()
     raise Aborted("other calls change the same credential; try again")
+
+
+# -- when something has happened --
+
+
+async def on_user_registered(event: events.UserRegistered, context: Context) -> Empty:
+    """Activate the user's credential."""
+    async with context.transaction() as tx:
+        row = await _locked(tx, event.user_id)
+        if row is None:
+            raise FailedPrecondition(f"user {event.user_id} has registered without a credential")
+        # One that has ended stays so: the user was deleted meanwhile.
+        await tx.execute(update(credentials).where(credentials.c.user_id == event.user_id).values(active=True))
+    return Empty()
+
+
+async def on_user_updated(event: events.UserUpdated, context: Context) -> Empty:
+    """Change what the user logs in with, if nobody has done so."""
+    answer = await _rename(context, event.user_id, [event.name, event.email], event.version)
+    if answer.held_by:  # by somebody who has given it up: the event that says so is on its way
+        raise Unavailable(f"a name of user {event.user_id} still belongs to {', '.join(answer.held_by)}")
+    return Empty()
+
+
+async def on_user_deleted(event: events.UserDeleted, context: Context) -> Empty:
+    """Delete the user's credential and sessions, for good."""
+    return await _delete(context, [event.user_id])
+
+
+async def purge_sessions(tick: meshapi.Tick, context: Context) -> Empty:
+    """Delete the sessions that had expired when the schedule said so."""
+    async with context.transaction() as tx:
+        gone = await tx.execute(delete(sessions).where(sessions.c.expires_at <= tick.time.seconds))
+    context.log.info("%d sessions had expired", gone.rowcount)
+    return Empty()
 
 
 async def _locked(tx: Transaction, user_id: str) -> Any:
@@ -236,7 +316,7 @@ async def _locked(tx: Transaction, user_id: str) -> Any:
 async def _end(tx: Transaction, user_ids: Iterable[str]) -> None:
     """Turn credentials into tombstones, also those that have not come yet; in one order, so that nobody deadlocks."""
     for user_id in sorted(set(user_ids)):
-        tombstone = {"password_hash": "", "roles": [], "ended": True}
+        tombstone = {"password_hash": "", "roles": [], "active": False, "ended": True}
         if await _locked(tx, user_id) is None:
             await tx.execute(insert(credentials).values(user_id=user_id, version=0, **tombstone))
         else:

@@ -15,6 +15,8 @@ credentials = Table(
     Column("password_hash", String, nullable=False),
     Column("roles", JSON, nullable=False),
     Column("version", BigInteger, nullable=False),
+    # Its user has registered; before, it lets nobody in.
+    Column("active", Boolean, nullable=False),
     # An ended credential stays as a tombstone, so that a late SetCredential for it is refused.
     Column("ended", Boolean, nullable=False),
 )
@@ -32,7 +34,7 @@ sessions = Table(
     Column("id", String, primary_key=True),
     Column("user_id", String, ForeignKey(credentials.c.user_id), nullable=False, index=True),
     Column("created_at", BigInteger, nullable=False),
-    Column("expires_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
 )
 
 refresh_tokens = Table(

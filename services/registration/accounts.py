@@ -3,18 +3,19 @@
 An account is made in three steps, and a process may die between any two:
 
 1. *Reserve*: a row in state ``pending`` with an id that nobody had before. It holds the name and the address.
-2. *Credential*: login stores the password under that id.
-3. *Activate*: the row becomes ``active``, if it is still there and pending.
+2. *Credential*: login stores the password under that id, and lets nobody in with it yet.
+3. *Activate*: the row becomes ``active``, if it is still there and pending, and ``UserRegistered`` is published in the
+   same transaction. Login activates the credential when the event comes.
 
 Nothing pending blocks anyone. Who registers the same name or address again takes the reservation over: the old row
 goes, and a new one, with a new id, lists the ids that it supersedes. Login turns those into tombstones with the new
-credential, so an attempt that was only slow can neither set the password of the new account nor be activated. If the
-credential is there and its user logs in, the account rolls forward: a token for a pending row activates it.
+credential, so an attempt that was only slow can neither set the password of the new account nor be activated.
 
-A change of name or address is committed here first and then told to login, under a version that grows, so that late
-news changes nothing. Login refuses a name that another user holds. Since the rows here say who owns what, the holder's
-credential is then brought up to date (a change whose second half is missing is completed here) and login is asked once
-more.
+A change of name or address is committed here first, with ``UserUpdated``, and then told to login, under a version that
+grows, so that late news changes nothing. Login refuses a name that another user holds. Since the rows here say who owns
+what, the holder's credential is then brought up to date and login is asked once more. A deletion is committed here,
+with ``UserDeleted``, and then told to login. In both, the call is what makes it true at once, and the event what makes
+it true for certain: it comes also when this process dies before the call.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+import grpc
 from login.v1 import login_pb2
 from login.v1.login_pb2_grpc import LoginStub
+from registration.v1 import events_pb2 as events
 from sqlalchemy import delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -65,21 +68,14 @@ async def create(mesh: Mesh, *, name: str, email: str, password: str, roles: Seq
     return active
 
 
-async def find(mesh: Mesh, user_id: str, *, activate: bool) -> Any:
+async def find(mesh: Mesh, user_id: str) -> Any:
     """Return the row of an account.
-
-    Args:
-        mesh: The service or the call.
-        user_id: The account's id.
-        activate: The user of this very account asks, by a token: there is a credential, so a pending row rolls forward.
 
     Raises:
         NotFound: There is no such account.
     """
     async with mesh.transaction() as tx:
-        row = (await tx.execute(select(users).where(users.c.id == user_id))).one_or_none()
-    if row is not None and row.state == PENDING:
-        row = await _activate(mesh, user_id) if activate else None
+        row = (await tx.execute(select(users).where(users.c.id == user_id, users.c.state == ACTIVE))).one_or_none()
     if row is None:
         raise NotFound(f"there is no account with the id {user_id!r}")
     return row
@@ -106,6 +102,9 @@ async def change(mesh: Mesh, user_id: str, fields: dict[str, str]) -> Any:
                 row = (
                     await tx.execute(update(users).where(users.c.id == user_id).values(**values).returning(users))
                 ).one()
+                updated = events.UserUpdated(user_id=row.id, name=row.name, email=row.email, version=row.version)
+                updated.time.FromMicroseconds(row.updated_at)
+                await tx.publish(updated)
     except IntegrityError:
         raise await _taken(mesh, user_id, fields.get("name", ""), fields.get("email", "")) from None
     login = mesh.stub(LoginStub)
@@ -121,10 +120,17 @@ async def change(mesh: Mesh, user_id: str, fields: dict[str, str]) -> Any:
 
 
 async def remove(mesh: Mesh, user_id: str) -> None:
-    """Delete an account: first what lets its user in, then the row."""
-    await mesh.stub(LoginStub).DeleteCredentials(login_pb2.DeleteCredentialsRequest(user_ids=[user_id]))
+    """Delete an account, with what lets its user in."""
     async with mesh.transaction() as tx:
-        await tx.execute(delete(users).where(users.c.id == user_id))
+        gone = (await tx.execute(delete(users).where(users.c.id == user_id).returning(users.c.id))).one_or_none()
+        if gone is not None:
+            deleted = events.UserDeleted(user_id=user_id)
+            deleted.time.FromMicroseconds(_now())
+            await tx.publish(deleted)
+    try:
+        await mesh.stub(LoginStub).DeleteCredentials(login_pb2.DeleteCredentialsRequest(user_ids=[user_id]))
+    except grpc.RpcError:
+        mesh.log.warning("login could not be told that user %s is deleted; the event will", user_id, exc_info=True)
 
 
 async def _reserve(mesh: Mesh, name: str, email: str, roles: list[str]) -> Any:
@@ -150,12 +156,19 @@ async def _reserve(mesh: Mesh, name: str, email: str, roles: list[str]) -> Any:
 async def _activate(mesh: Mesh, user_id: str) -> Any:
     """Return the active row, or None when it is gone: another attempt took it over."""
     async with mesh.transaction() as tx:
-        await tx.execute(
-            update(users)
-            .where(users.c.id == user_id, users.c.state == PENDING)
-            .values(state=ACTIVE, superseded=[], updated_at=_now())
-        )
-        return (await tx.execute(select(users).where(users.c.id == user_id))).one_or_none()
+        row = (
+            await tx.execute(
+                update(users)
+                .where(users.c.id == user_id, users.c.state == PENDING)
+                .values(state=ACTIVE, superseded=[], updated_at=_now())
+                .returning(users)
+            )
+        ).one_or_none()
+        if row is not None:
+            registered = events.UserRegistered(user_id=row.id, name=row.name, email=row.email, roles=row.roles)
+            registered.time.FromMicroseconds(row.updated_at)
+            await tx.publish(registered)
+        return row
 
 
 async def _rivals(tx: Transaction, user_id: str, name: str, email: str) -> Sequence[Any]:

@@ -90,7 +90,7 @@ def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     try:
         mesh.ready()
         started = children(mesh.process.pid)
-        assert len(started) == 3
+        assert len(started) == 4
     finally:
         mesh.process.kill()
         mesh.process.wait()

@@ -351,4 +351,4 @@ def test_one_trace_has_the_request_and_the_invocation(mesh: Mesh, folder: Path) 
     while "KeyError" not in told and time.monotonic() < until:  # spans come a little later, and nobody announces them
         told = command(folder, "trace", reply.headers["x-trace-id"]).stdout
     assert "functions.v1.Shapes/Invoke" in told
-    assert "KeyError: 'the inside" in told
+    assert "KeyError" in told

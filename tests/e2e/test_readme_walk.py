@@ -107,7 +107,7 @@ def project(tmp_path: Path) -> Path:
 
 @contextmanager
 def running(project: Path) -> Iterator[Shell]:
-    free = {f"MESH_SERVICES_{name}_LISTEN": "127.0.0.1:0" for name in ("REGISTRATION", "LOGIN", "DICE")}
+    free = {f"MESH_SERVICES_{name}_LISTEN": "127.0.0.1:0" for name in ("REGISTRATION", "LOGIN", "AUDIT", "DICE")}
     if not (project / "services" / "dice").exists():
         free.pop("MESH_SERVICES_DICE_LISTEN")
     mesh = Mesh(project / "mesh.toml", project / ".mesh", {"MESH_EDGE_LISTEN": "127.0.0.1:0", **free})
@@ -134,7 +134,7 @@ def test_the_first_five_minutes(project: Path) -> None:
 @needs_curl
 def test_a_function_of_your_own(project: Path) -> None:
     assert cli.main(["new", "dice", "--file", str(project / "mesh.toml")]) == 0
-    said = FILES["none"].replace("9103", "")
+    said = FILES["none"].replace("9104", "")
     assert said.split("listen")[0] in (project / "mesh.toml").read_text()
     write(project, "protos/dice/v1/dice.proto", "services/dice/functions.py", "tests/test_dice.py")
     with running(project) as shell:

@@ -1,4 +1,4 @@
-"""The sample mesh, both services on real databases."""
+"""The sample mesh, its services on real databases."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sample import Sample  # noqa: E402 - needs the stubs
 
 @pytest.fixture
 async def sample(new_database: Callable[[], str]) -> AsyncIterator[Sample]:
-    """Both services, started, on databases of each kind."""
-    made = Sample(new_database(), new_database())
+    """All services, started, on databases of each kind."""
+    made = Sample(new_database(), new_database(), new_database())
     await made.start()
     yield made
     await made.stop()

@@ -1,7 +1,12 @@
-"""Hosts the sample's real functions on real databases; only the wire between them is left out."""
+"""Hosts the sample's real functions on real databases; only the wire and the broker between them are left out.
+
+What is published and what changes waits in the real outbox; ``settle`` takes the broker's part.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -10,15 +15,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 from google.protobuf import json_format
 from login.v1 import login_pb2
 from registration.v1 import registration_pb2
 
+from mesh import descriptors, protoc
 from mesh.auth import TokenVerifier
 from mesh.call import Call, Identity, Metadata
 from mesh.context import Context, Transaction
+from mesh.contract import Contract, TriggerKind, generated_class
 from mesh.database import Database
-from mesh.errors import RemoteError, StatusError, Unimplemented
+from mesh.errors import RemoteError, StatusError
+from mesh.events import changes, outbox
+from mesh.events.change_rows import encoder
+from mesh.events.cloudevents import Event
+from mesh.events.outbox import Outbox
+from mesh.events.publications import Publications
+from services.audit import functions as audit_functions
 from services.login import functions as login_functions
 from services.registration import functions as registration_functions
 
@@ -26,7 +40,13 @@ ROOT = Path(__file__).parent.parent.parent
 Before = Callable[[str], Awaitable[None]]
 
 
-class OnwardError(Exception, RemoteError):
+@functools.cache
+def contract() -> Contract:
+    """The contract of the sample mesh."""
+    return descriptors.read(protoc.load([ROOT / "protos"], ROOT / "gen"))
+
+
+class OnwardError(grpc.RpcError, RemoteError):
     """What a stub raises when its call fails."""
 
     def __init__(self, status: StatusError) -> None:
@@ -42,7 +62,17 @@ class Host:
         self.functions = functions
         self.settings = settings
         self.log = logging.getLogger(f"sample.{name}")
-        self.database = Database(url, migrations=ROOT / "services" / name / "migrations", name=name)
+        self.service = contract().services[f"{name}.v1.{name.capitalize()}"]
+        self.sqlite = url.startswith("sqlite")
+        captured = changes.captured(contract(), name)
+        self.database = Database(
+            url,
+            migrations=ROOT / "services" / name / "migrations",
+            name=name,
+            before=[changes.suspend],
+            after=[outbox.create, functools.partial(changes.install, service=name, tables=captured)],
+            outbox=Outbox(Publications(contract(), [self.service.name], name), sqlite=self.sqlite),
+        )
         self.other: Host | None = None
         self.after: dict[str, Callable[[], Awaitable[None]]] = {}
         """What happens after an onward call of a method, before its caller goes on."""
@@ -51,7 +81,7 @@ class Host:
         return self.database.transaction()
 
     async def publish(self, event: Any) -> None:
-        raise Unimplemented(f"no broker for {event}")
+        raise AssertionError(f"what the sample publishes commits with a row: {event}")
 
     def stub(self, stub_class: type[Any]) -> Any:
         assert stub_class.__name__ == "LoginStub"
@@ -72,33 +102,79 @@ class Host:
 
         return onward
 
+    def function(self, name: str) -> Any:
+        return getattr(self.functions, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
+
+    def context(
+        self, name: str, metadata: Metadata, identity: Identity | None = None, caller: str | None = None
+    ) -> Context:
+        call = Call(SimpleNamespace(path=f"/sample/{name}"), metadata)
+        call.identity, call.caller = identity, caller
+        return Context(call, self)
+
     async def call(
         self, name: str, request: Any = None, *, identity: Identity | None = None, caller: str | None = None
     ) -> Any:
-        method = SimpleNamespace(path=f"/sample/{name}")
-        call = Call(method, Metadata())
-        call.identity, call.caller = identity, caller
-        function = getattr(self.functions, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
-        return await function(request, Context(call, self))
+        return await self.function(name)(request, self.context(name, Metadata(), identity, caller))
+
+    async def deliver(self, event: Event, subject: str) -> None:
+        """Call the methods that this event is for."""
+        told = {"ce-id": event.id, "ce-time": event.time.isoformat()}
+        for method in self.service.methods.values():
+            for trigger in method.triggers:
+                if (trigger.kind is TriggerKind.EVENT and trigger.event == event.type) or (
+                    trigger.kind is TriggerKind.CHANGE
+                    and subject.startswith(f"changes.{trigger.service}.{trigger.table}.")
+                ):
+                    request = generated_class(method.input).FromString(event.data)
+                    metadata = Metadata.from_wire([(name.encode(), value.encode()) for name, value in told.items()])
+                    await self.function(method.name)(request, self.context(method.name, metadata))
 
 
 class Sample:
-    """Registration and login."""
+    """Registration, login and audit.
 
-    def __init__(self, registration_url: str, login_url: str, **admin: str) -> None:
+    Args:
+        registration_url: Its database.
+        login_url: Its database.
+        audit_url: Its database; without one nothing is audited.
+        admin: Settings of registration.
+    """
+
+    def __init__(self, registration_url: str, login_url: str, audit_url: str = "", **admin: str) -> None:
         self.registration = Host("registration", registration_functions, registration_url, dict(admin))
         self.login = Host("login", login_functions, login_url, {})
+        self.audit = Host("audit", audit_functions, audit_url, {}) if audit_url else None
+        self.subscribers = [self.login, *([self.audit] if self.audit else [])]
         self.registration.other = self.login
+        self._encode = encoder(contract())
+        self._relay = asyncio.Lock()
         self.tokens = TokenVerifier(self._keys, issuer="login", audience="mesh")
 
     async def start(self) -> None:
-        for host in (self.login, self.registration):
+        for host in (*self.subscribers, self.registration):
             await host.database.start()
-            await host.functions.startup(host)
+            if hasattr(host.functions, "startup"):
+                await host.functions.startup(host)
+        await self.settle()
 
     async def stop(self) -> None:
-        await self.registration.database.stop()
-        await self.login.database.stop()
+        for host in (self.registration, *self.subscribers):
+            await host.database.stop()
+
+    async def settle(self) -> None:
+        """Deliver what waits in the outbox of registration."""
+        async with self._relay:
+            async with self.registration.transaction() as tx:
+                rows = await outbox.read(tx)
+            for row in rows:
+                message = self._encode(row)
+                event = Event.from_message(message.headers, message.data)
+                for host in self.subscribers:
+                    await host.deliver(event, message.subject)
+            if rows:
+                async with self.registration.transaction() as tx:
+                    await outbox.delete(tx, rows, sqlite=self.registration.sqlite)
 
     async def _keys(self) -> bytes:
         answer = await self.login.call("GetKeys", login_pb2.GetKeysRequest())
@@ -106,7 +182,9 @@ class Sample:
 
     async def register(self, name: str, email: str = "", password: str = "correct horse") -> Any:
         request = registration_pb2.RegisterRequest(name=name, email=email or f"{name}@example.com", password=password)
-        return await self.registration.call("Register", request)
+        user = await self.registration.call("Register", request)
+        await self.settle()
+        return user
 
     async def log_in(self, login: str, password: str = "correct horse") -> Any:
         return await self.login.call("Login", login_pb2.LoginRequest(login=login, password=password))

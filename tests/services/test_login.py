@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +12,12 @@ import argon2
 import pytest
 from google.protobuf import json_format
 from login.v1 import login_pb2 as pb
+from meshapi.v1 import annotations_pb2 as meshapi
+from registration.v1 import events_pb2 as events
 from sample import Sample
 from sqlalchemy import select, update
 
-from mesh import Identity, InvalidArgument, StatusError, Unauthenticated
+from mesh import FailedPrecondition, Identity, InvalidArgument, StatusError, Unauthenticated, Unavailable
 from services.login import functions, passwords, settings, signing
 from services.login.tables import credentials, refresh_tokens, sessions, signing_keys
 
@@ -244,6 +247,7 @@ async def test_late_news_changes_nothing(sample: Sample):
 
     assert (await rename(1, "ada")).ended
     await set_("u1", "ada")
+    await sample.login.call("OnUserRegistered", events.UserRegistered(user_id="u1"))
     await rename(3, "third")
     await rename(2, "second")
     assert (await sample.identity("third")).subject == "u1"
@@ -263,6 +267,9 @@ async def test_concurrent_claims_of_a_name_have_one_holder(sample: Sample):
 
     answers = await asyncio.gather(*(claim(f"u{n}") for n in range(5)), return_exceptions=True)
     assert all(isinstance(answer, (pb.CredentialResponse, StatusError)) for answer in answers), answers
+    for number in range(5):
+        with contextlib.suppress(FailedPrecondition):  # those that lost have no credential
+            await sample.login.call("OnUserRegistered", events.UserRegistered(user_id=f"u{number}"))
     holder = (await sample.identity("ada")).subject
     won = [
         f"u{n}" for n, answer in enumerate(answers) if isinstance(answer, pb.CredentialResponse) and not answer.held_by
@@ -290,3 +297,65 @@ async def test_a_session_that_lasts_keeps_no_token_for_ever(sample: Sample, monk
         monkeypatch.setattr(functions, "_now", lambda day=day: now + day * 86_400)
         token = (await sample.refresh(token)).refresh_token
     assert await count(sample, refresh_tokens) == 5  # those of the last 30 days, and the one to use next
+
+
+async def test_nobody_logs_in_before_registration_is_complete(sample: Sample, monkeypatch: pytest.MonkeyPatch):
+    request = pb.SetCredentialRequest(user_id="u1", names=["ada"], password="correct horse", version=1)
+    await sample.login.call("SetCredential", request)
+    with pytest.raises(Unauthenticated, match="wrong name or password"):
+        await sample.log_in("ada", "wrong horse")
+    waiting = asyncio.create_task(sample.log_in("ada"))  # just registered: it waits for the event
+    await asyncio.sleep(0)
+    await sample.login.call("OnUserRegistered", events.UserRegistered(user_id="u1"))
+    assert (await sample.verify((await waiting).access_token)).subject == "u1"
+    await sample.login.call("SetCredential", request)  # again, by a call that came late: it stays active
+    await sample.log_in("ada")
+    await sample.login.call("SetCredential", pb.SetCredentialRequest(user_id="u2", **GRACE))
+    monkeypatch.setattr(functions, "PAUSES", (0.01, 0.01))
+    with pytest.raises(Unavailable, match="not complete yet"):
+        await sample.log_in("grace")
+
+
+GRACE: dict[str, Any] = {"names": ["grace"], "password": "correct horse", "version": 1}
+
+
+async def test_events_come_again_and_late(sample: Sample):
+    user = await sample.register("ada")
+    registered, deleted = events.UserRegistered(user_id=user.id), events.UserDeleted(user_id=user.id)
+    await sample.login.call("OnUserRegistered", registered)
+    tokens = await sample.log_in("ada")
+    for _ in range(2):
+        await sample.login.call("OnUserDeleted", deleted)
+    await sample.login.call("OnUserRegistered", registered)
+    for attempt in (sample.log_in("ada"), sample.refresh(tokens.refresh_token)):
+        with pytest.raises(Unauthenticated):
+            await attempt
+    await sample.login.call("OnUserUpdated", events.UserUpdated(user_id=user.id, name="b", email="b", version=9))
+    with pytest.raises(FailedPrecondition, match="without a credential"):
+        await sample.login.call("OnUserRegistered", events.UserRegistered(user_id="nobody"))
+
+
+async def test_a_name_that_is_still_anothers_is_tried_again(sample: Sample):
+    ada, grace = await sample.register("ada"), await sample.register("grace")
+    mine = events.UserUpdated(user_id=ada.id, name="grace", email="ada@example.com", version=2)
+    with pytest.raises(Unavailable, match=f"still belongs to {grace.id}"):
+        await sample.login.call("OnUserUpdated", mine)
+    theirs = events.UserUpdated(user_id=grace.id, name="hopper", email="grace@example.com", version=2)
+    await sample.login.call("OnUserUpdated", theirs)
+    await sample.login.call("OnUserUpdated", mine)
+    assert [(await sample.identity(name)).subject for name in ("grace", "hopper")] == [ada.id, grace.id]
+
+
+async def test_expired_sessions_are_purged(sample: Sample):
+    await sample.register("ada")
+    await sample.log_in("ada")
+    await sample.log_in("ada")
+    expires = int(time.time()) + 30 * 86_400
+    async with sample.login.transaction() as tx:
+        first = (await tx.execute(select(sessions.c.id).limit(1))).scalar_one()
+        await tx.execute(update(sessions).where(sessions.c.id == first).values(expires_at=expires - 7200))
+    for ahead, left in ((-7260, 2), (-3600, 1), (60, 0)):
+        tick = meshapi.Tick(schedule="7 * * * *")
+        tick.time.FromSeconds(expires + ahead)
+        await sample.login.call("PurgeSessions", tick)
+        assert (await count(sample, sessions), await count(sample, refresh_tokens)) == (left, left)

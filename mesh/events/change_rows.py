@@ -1,0 +1,188 @@
+"""A row of the outbox that a table's trigger wrote → the event with the ``meshapi.v1.Change``. Pure.
+
+How a column's value becomes a value of ``google.protobuf.Struct`` (docs/events.md has the table): numbers that a double
+holds as they are written are numbers, all others their decimal text; bytes are base64; JSON columns are what they hold,
+or their text when they nest too deep; what JSON has no type for (times, UUIDs, …) is the text that the database writes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from mesh.events.cloudevents import Event
+from mesh.events.link import Outgoing
+from mesh.events.relay import as_stored
+from mesh.events.subjects import change_subject, unescape
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from mesh.contract import Contract
+    from mesh.events.outbox import Row
+    from mesh.events.relay import Encode
+
+__all__ = ["TYPE", "Change", "encoder"]
+
+TYPE = "meshapi.v1.Change"
+_DEEPEST = 16
+"""Levels of a JSON column; each takes up to three of a protobuf message, which may have 100."""
+_EXACT = 2**53
+"""Above it a double does not hold every integer."""
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+def encoder(contract: Contract) -> Encode:
+    """Return what makes the message of a row of the outbox, whoever wrote it."""
+
+    def encode(row: Row) -> Outgoing:
+        if row.headers:
+            return as_stored(row)
+        try:
+            change = Change(contract.message(TYPE), row.id, row.subject, row.data)
+        except (LookupError, RecursionError) as error:
+            raise ValueError(f"no change of a row can be read from it: {type(error).__name__}: {error}") from error
+        return Outgoing(change.subject, change.event.to_headers(), change.event.data)
+
+    return encode
+
+
+class Change:
+    """One change of a row.
+
+    Args:
+        kind: The class of ``meshapi.v1.Change``, of the contract.
+        id: Of the outbox row: the event's id.
+        subject: Of the outbox row: ``changes.<service>.<table>``.
+        data: Of the outbox row.
+
+    Attributes:
+        event: The event to be published.
+        subject: Where.
+    """
+
+    __slots__ = ("event", "subject")
+
+    def __init__(self, kind: type[Message], id: str, subject: str, data: bytes) -> None:  # noqa: A002 - as in Event
+        _, service, table = (unescape(token) for token in subject.split("."))
+        row = json.loads(data.decode(errors="replace"), parse_int=_integer, parse_float=_decimal)
+        images = {at: _image(row, row[at]) for at in ("before", "after") if at in row}
+        latest = images.get("after") or images["before"]
+        key = {column: latest.get(column) for column in row["key"]}
+        message: Any = kind(service=service, table=table)
+        message.operation = message.Operation.Value(row["operation"])
+        _fill(message.key, key)
+        for at, image in images.items():
+            _fill(getattr(message, at), image)
+        microseconds = int(row["time"])
+        message.commit_time.FromMicroseconds(microseconds)
+        text = _text(list(key.values()))
+        self.event = Event(
+            id=id,
+            type=TYPE,
+            source=service,
+            key=text,
+            time=_EPOCH + timedelta(microseconds=microseconds),
+            data=message.SerializeToString(),
+        )
+        self.subject = change_subject(service, table, text)
+
+
+def _integer(text: str) -> float | str:
+    return float(text) if len(text) < 18 and abs(int(text)) <= _EXACT else text  # noqa: PLR2004 - digits of _EXACT
+
+
+def _decimal(text: str) -> float | str:
+    value = float(text)
+    return value if math.isfinite(value) and Decimal(repr(value)) == Decimal(text) else text
+
+
+def _image(row: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
+    if row["form"] == "sqlite":
+        return {name: _unwrapped(value) for name, value in columns.items()}
+    raw = set(row["bytes"])
+    return {name: _of_hex(value) if name in raw else _bounded(value) for name, value in columns.items()}
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return what ``changes_sqlite`` wrapped."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, held),) = value.items()
+    match kind:
+        case "b":
+            return base64.b64encode(bytes.fromhex(held)).decode()
+        case "r":
+            number = float(held)
+            return number if math.isfinite(number) else ("Infinity" if number > 0 else "-Infinity")
+        case "t":
+            return bool(held) if held in (0, 1) else held
+        case _:
+            try:
+                return _bounded(json.loads(held, parse_int=_integer, parse_float=_decimal))
+            except (ValueError, RecursionError):
+                return held
+
+
+def _of_hex(value: Any) -> Any:
+    """Return bytea in hex format as base64; a column that is no bytea any more, as it is."""
+    if isinstance(value, str) and value.startswith("\\x"):
+        try:
+            return base64.b64encode(bytes.fromhex(value[2:])).decode()
+        except ValueError:
+            return value
+    return _bounded(value)
+
+
+def _bounded(value: Any, depth: int = 0) -> Any:
+    """Return the value, or its JSON text when it is nested too deep."""
+    return json.dumps(value, ensure_ascii=False) if _deep(value, depth) else value
+
+
+def _deep(value: Any, depth: int) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, list) and (depth >= _DEEPEST or any(_deep(item, depth + 1) for item in value))
+
+
+def _fill(struct: Any, values: Mapping[str, Any]) -> None:
+    struct.SetInParent()  # a row without columns is a row
+    for name, value in values.items():
+        _set(struct.fields[name], value)
+
+
+def _set(field: Any, value: Any) -> None:
+    """Set a ``google.protobuf.Value``."""
+    match value:
+        case None:
+            field.null_value = 0
+        case bool():
+            field.bool_value = value
+        case float():
+            field.number_value = value
+        case str():
+            field.string_value = _sound(value)
+        case dict():
+            _fill(field.struct_value, value)
+        case _:
+            field.list_value.SetInParent()
+            for item in value:
+                _set(field.list_value.values.add(), item)
+
+
+def _text(key: list[Any]) -> str:
+    """Return the key as it stands in the subject: the value of one column as text, of several as a JSON array."""
+    plain = [int(part) if isinstance(part, float) and part.is_integer() else part for part in key]
+    if len(plain) == 1 and isinstance(plain[0], str):
+        return _sound(plain[0])
+    return _sound(json.dumps(plain[0] if len(plain) == 1 else plain, ensure_ascii=False, separators=(",", ":")))
+
+
+def _sound(text: str) -> str:
+    """Return the text as UTF-8 can hold it: JSON may name half of a surrogate pair."""
+    return text.encode(errors="replace").decode()

@@ -1,0 +1,166 @@
+"""Capturing changes on PostgreSQL: one trigger function for all tables, which names no column.
+
+``row_to_json`` and not ``to_jsonb``: a ``json`` value may hold an escaped NUL, which ``jsonb`` refuses, and a refusal
+would fail the write. The function runs as its owner, so that roles that may write the table but not the outbox are
+captured too, and with settings of its own, so that no session's time zone or float digits show in what is captured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mesh.events.changes_table import ChangeError, Column, Table, literal, name
+from mesh.events.subjects import CHANGES, escape
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+__all__ = ["function", "install", "triggers"]
+
+PREFIX = "mesh_change_"
+"""Of the names of our functions and triggers; nothing else may have it. What follows is a digest of the definition."""
+
+_FUNCTION = """\
+CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO' SET "IntervalStyle" = 'iso_8601'
+SET bytea_output = 'hex' SET extra_float_digits = 1
+AS $mesh$
+DECLARE  -- arguments of the trigger: subject, what each change begins with, the columns of the primary key
+    time text := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+    before json;
+    after json;
+    part text;
+    moved boolean := false;
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN  -- each row that goes is a DELETE
+        SELECT CASE relkind WHEN 'p' THEN '' ELSE 'ONLY' END INTO part FROM pg_class WHERE oid = TG_RELID;
+        FOR before IN EXECUTE
+            format('SELECT row_to_json(t) FROM %s %I.%I t', part, TG_TABLE_SCHEMA, TG_TABLE_NAME)
+        LOOP
+            INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
+                replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], '',
+                convert_to(TG_ARGV[1] || time || ', "operation": "DELETE", "before": ' || before || '}}', 'UTF8'),
+                time::bigint);
+        END LOOP;
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN before := row_to_json(OLD); END IF;
+    IF TG_OP <> 'DELETE' THEN after := row_to_json(NEW); END IF;
+    IF TG_OP = 'UPDATE' THEN
+        FOREACH part IN ARRAY TG_ARGV[2:] LOOP
+            moved := moved OR (before -> part)::text IS DISTINCT FROM (after -> part)::text;
+        END LOOP;
+    END IF;
+    IF moved OR TG_OP = 'DELETE' THEN
+        INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
+            replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], '',
+            convert_to(TG_ARGV[1] || time || ', "operation": "DELETE", "before": ' || before || '}}', 'UTF8'),
+            time::bigint);
+    END IF;
+    IF moved OR TG_OP = 'INSERT' THEN
+        INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
+            replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], '',
+            convert_to(TG_ARGV[1] || time || ', "operation": "INSERT", "after": ' || after || '}}', 'UTF8'),
+            time::bigint);
+    END IF;
+    IF TG_OP = 'UPDATE' AND NOT moved THEN
+        INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
+            replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], '',
+            convert_to(
+                TG_ARGV[1] || time || ', "operation": "UPDATE", "before": ' || before || ', "after": ' || after || '}}',
+                'UTF8'),
+            time::bigint);
+    END IF;
+    RETURN NULL;
+END $mesh$"""
+
+
+def install(connection: Connection, service: str, tables: Sequence[str]) -> None:
+    """Make the triggers of these tables, and no others; see ``changes.install``."""
+    schema = connection.exec_driver_sql("SELECT current_schema()").scalar_one()
+    made, text = function(schema)
+    wanted = {
+        (table, title): statement
+        for table in tables
+        for title, statement in triggers(made, service, _table(connection, table)).items()
+    }
+    there = {
+        (row.relname, row.tgname): row.enabled  # somebody may have disabled one by hand
+        for row in connection.exec_driver_sql(
+            "SELECT relname, tgname, tgenabled <> 'D' AS enabled FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid "
+            "WHERE tgname LIKE 'mesh\\_change\\_%' AND tgparentid = 0 AND NOT tgisinternal "
+            "AND relnamespace = current_schema()::regnamespace"
+        )
+    }
+    for table, title in {key for key, enabled in there.items() if not enabled or key not in wanted}:
+        connection.exec_driver_sql(f"DROP TRIGGER {name(title)} ON {name(table)}")
+    functions = set(
+        connection.exec_driver_sql(
+            "SELECT proname FROM pg_proc WHERE proname LIKE 'mesh\\_change\\_%' "
+            "AND pronamespace = current_schema()::regnamespace"
+        ).scalars()
+    )
+    if wanted and made not in functions:
+        connection.exec_driver_sql(text)
+    for key, statement in wanted.items():
+        if not there.get(key):
+            connection.exec_driver_sql(statement)
+    for old in functions - ({made} if wanted else set()):
+        connection.exec_driver_sql(f"DROP FUNCTION {name(old)}()")
+
+
+def function(schema: str) -> tuple[str, str]:
+    """Return the name of the trigger function, and the statement that makes it in the schema."""
+    text = _FUNCTION.format(outbox=f"{name(schema)}.mesh_outbox", function="{function}")
+    title = PREFIX + _digest(text)
+    return title, text.replace("{function}", name(title))
+
+
+def triggers(function: str, service: str, table: Table) -> dict[str, str]:
+    """Return the statements that make the triggers of a table, by the triggers' names.
+
+    Args:
+        function: The name of the trigger function.
+        service: The service that owns the table.
+        table: The table.
+
+    Raises:
+        ChangeError: The table has no primary key.
+    """
+    raw = [column.name for column in table.columns if column.type == "bytea"]
+    head = json.dumps({"form": "postgresql", "key": table.key, "bytes": raw}).removesuffix("}")
+    subject = f"{CHANGES}.{escape(service)}.{escape(table.name)}"
+    arguments = ", ".join(literal(text) for text in (subject, f'{head}, "time": ', *table.key))
+    made = {}
+    for when, each in (("AFTER INSERT OR UPDATE OR DELETE", "ROW"), ("BEFORE TRUNCATE", "STATEMENT")):
+        what = f"{when} ON {name(table.name)} FOR EACH {each} EXECUTE FUNCTION {name(function)}({arguments})"
+        title = PREFIX + _digest(what)
+        made[title] = f"CREATE TRIGGER {name(title)} {what}"
+    return made
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _table(connection: Connection, table: str) -> Table:
+    kind = connection.exec_driver_sql(
+        "SELECT relkind::text FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace",
+        (table,),
+    ).scalar_one_or_none()
+    if kind not in ("r", "p"):
+        what = "does not exist" if kind is None else "is not a table"
+        raise ChangeError(f"table {table} {what}; on.change needs a table of this service's database")
+    rows = connection.exec_driver_sql(
+        "SELECT attname, format_type(atttypid, NULL) AS type, "
+        "coalesce(array_position(i.indkey::int2[], attnum), -1) + 1 AS key "  # an int2vector counts from 0
+        "FROM pg_attribute LEFT JOIN pg_index i ON i.indrelid = attrelid AND i.indisprimary "
+        "JOIN pg_class c ON c.oid = attrelid WHERE relname = $1 AND relnamespace = current_schema()::regnamespace "
+        "AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        (table,),
+    )
+    return Table(table, tuple(Column(row.attname, row.type, row.key) for row in rows))

@@ -1,0 +1,65 @@
+"""A table whose changes are captured, as both databases describe it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mesh.database import DatabaseError
+
+__all__ = ["ChangeError", "Column", "Table", "literal", "name"]
+
+
+class ChangeError(DatabaseError):
+    """The changes of a table cannot be captured; one line that says which table and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column.
+
+    Attributes:
+        name: Its name.
+        type: Its declared type, as the database says it.
+        key: Its place in the primary key, from 1; 0 if it is not part of it.
+    """
+
+    name: str
+    type: str = ""
+    key: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: Its name.
+        columns: In order of declaration.
+        unique: The sets of columns that no two rows have alike, beside the primary key.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    unique: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns of the primary key, in its order.
+
+        Raises:
+            ChangeError: There is none.
+        """
+        found = sorted((column for column in self.columns if column.key), key=lambda column: column.key)
+        if not found:
+            raise ChangeError(f"table {self.name} has no primary key, so its rows cannot be told apart; give it one")
+        return tuple(column.name for column in found)
+
+
+def name(text: str) -> str:
+    """Return a name as SQL writes it."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return a string as standard SQL writes it (both databases take a backslash as it is)."""
+    return "'" + text.replace("'", "''") + "'"

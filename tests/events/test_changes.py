@@ -1,0 +1,441 @@
+"""Triggers of real databases: what they capture, in which order, and what they leave alone."""
+
+# ruff: noqa: S608 - the statements are the tests' own
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import asyncpg
+import pytest
+from google.protobuf.json_format import MessageToDict
+from sqlalchemy import Connection, text
+
+from mesh import contract as contracts
+from mesh.database import Database, DatabaseError
+from mesh.errors import Aborted
+from mesh.events import change_rows, changes, outbox
+
+
+class Owner:
+    """A service with a database, and somebody who writes SQL by hand."""
+
+    def __init__(self, url: str, kind: type[Any]) -> None:
+        self.url = url
+        self.kind = kind
+        self.sqlite = url.startswith("sqlite")
+        self.database = Database(url, migrations=None, name="shop")
+
+    async def start(self, *tables: str, before: Sequence[Any] = ()) -> None:
+        """As a replica starts; again and again."""
+        await self.database.stop()
+        after = [outbox.create, functools.partial(changes.install, service="shop", tables=tables)]
+        self.database = Database(self.url, migrations=None, name="shop", before=before, after=after)
+        await self.database.start()
+
+    async def hand(self, *statements: str) -> None:
+        """Write by hand: with sqlite3, or as psql does."""
+        if self.sqlite:
+            with sqlite3.connect(self.url.removeprefix("sqlite:///")) as connection:
+                for statement in statements:
+                    connection.execute(statement)
+            connection.close()
+            return
+        other = await asyncpg.connect(self.url)
+        try:
+            async with other.transaction():
+                for statement in statements:
+                    await other.execute(statement)
+        finally:
+            await other.close()
+
+    async def rows(self) -> Sequence[Any]:
+        async with self.database.transaction() as tx:
+            return (await tx.execute(text("SELECT id, subject, data FROM mesh_outbox ORDER BY sequence"))).all()
+
+    async def taken(self) -> list[change_rows.Change]:
+        """What was captured, taken out of the outbox as the relay does."""
+        found = [change_rows.Change(self.kind, row.id, row.subject, row.data) for row in await self.rows()]
+        async with self.database.transaction() as tx:
+            await tx.execute(text("DELETE FROM mesh_outbox"))
+        return found
+
+    async def changes(self) -> list[dict[str, Any]]:
+        return [self.read(one) for one in await self.taken()]
+
+    def read(self, one: change_rows.Change) -> dict[str, Any]:
+        found = MessageToDict(self.kind.FromString(one.event.data))
+        assert found.pop("commitTime")
+        assert (found.pop("service"), found.pop("table")) == ("shop", one.subject.split(".")[2])
+        return found
+
+
+@pytest.fixture
+async def owner(new_database: Callable[[], str], contract: contracts.Contract) -> AsyncIterator[Owner]:
+    made = Owner(new_database(), contract.message("meshapi.v1.Change"))
+    await made.start()
+    await made.hand("CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT UNIQUE)")
+    await made.start("items")
+    yield made
+    await made.database.stop()
+
+
+async def test_each_change_has_its_key_and_the_row_before_and_after(owner: Owner):
+    async with owner.database.transaction() as tx:
+        await tx.execute(text("INSERT INTO items VALUES (1, 'a'), (2, 'b')"))
+        await tx.execute(text("UPDATE items SET name = 'c' WHERE id = 1"))
+    await owner.hand("DELETE FROM items WHERE id = 2")
+    taken = await owner.taken()
+    assert [owner.read(one) for one in taken] == [
+        {"operation": "INSERT", "key": {"id": 1.0}, "after": {"id": 1.0, "name": "a"}},
+        {"operation": "INSERT", "key": {"id": 2.0}, "after": {"id": 2.0, "name": "b"}},
+        {"operation": "UPDATE", "key": {"id": 1.0}, "before": {"id": 1.0, "name": "a"},
+         "after": {"id": 1.0, "name": "c"}},
+        {"operation": "DELETE", "key": {"id": 2.0}, "before": {"id": 2.0, "name": "b"}},
+    ]  # fmt: skip
+    assert [one.subject.split(".")[-1] for one in taken] == ["1", "2", "1", "2"]
+    assert len({one.event.id for one in taken}) == 4
+    assert all(abs(one.event.time.timestamp() - time.time()) < 60 for one in taken)
+    assert {(one.event.source, one.event.type) for one in taken} == {("shop", "meshapi.v1.Change")}
+
+
+async def test_what_is_rolled_back_was_never_captured(owner: Owner):
+    with pytest.raises(ZeroDivisionError):
+        async with owner.database.transaction() as tx:
+            await tx.execute(text("INSERT INTO items VALUES (1, 'a')"))
+            raise ZeroDivisionError
+    assert await owner.changes() == []
+
+
+async def test_a_key_that_changes_is_a_row_that_ends_and_one_that_begins(owner: Owner):
+    await owner.hand("INSERT INTO items VALUES (1, 'a')", "UPDATE items SET id = 7")
+    assert (await owner.changes())[1:] == [
+        {"operation": "DELETE", "key": {"id": 1.0}, "before": {"id": 1.0, "name": "a"}},
+        {"operation": "INSERT", "key": {"id": 7.0}, "after": {"id": 7.0, "name": "a"}},
+    ]
+
+
+async def test_a_key_of_several_columns(owner: Owner):
+    await owner.hand('CREATE TABLE "odd name" ("b" TEXT, n INTEGER, "A\'""x" TEXT, PRIMARY KEY ("A\'""x", "b"))')
+    await owner.start("items", "odd name")
+    await owner.hand("""INSERT INTO "odd name" VALUES ('b', 1, 'a')""", """UPDATE "odd name" SET n = 2""")
+    await owner.hand("""UPDATE "odd name" SET b = 'c'""")
+    taken = await owner.taken()
+    found = [MessageToDict(owner.kind.FromString(one.event.data)) for one in taken]
+    assert [(one["operation"], one["key"]) for one in found] == [
+        ("INSERT", {"A'\"x": "a", "b": "b"}),
+        ("UPDATE", {"A'\"x": "a", "b": "b"}),
+        ("DELETE", {"A'\"x": "a", "b": "b"}),
+        ("INSERT", {"A'\"x": "a", "b": "c"}),
+    ]
+    assert [one.event.key for one in taken] == ['["a","b"]', '["a","b"]', '["a","b"]', '["a","c"]']
+    assert {one.subject.rpartition(".")[0].rpartition(".")[0] for one in taken} == {"changes.shop.odd%20name"}
+
+
+async def test_what_is_as_it_should_be_is_left_alone(owner: Owner):
+    """A start takes no lock on the table: another transaction that has written to it does not end."""
+    if owner.sqlite:
+        assert await definitions(owner) == (await owner.start("items"), await definitions(owner))[1]
+        return
+    async with owner.database.transaction() as tx:
+        await tx.execute(text("INSERT INTO items VALUES (1, 'a')"))
+        again = Owner(owner.url, owner.kind)
+        async with asyncio.timeout(5):
+            await again.start("items")
+        await again.database.stop()
+
+
+async def definitions(owner: Owner) -> list[Any]:
+    query = (
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
+        if owner.sqlite
+        else "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgname <> 'mesh_outbox_notify' "
+        "UNION ALL SELECT proname FROM pg_proc "
+        "WHERE pronamespace = current_schema()::regnamespace AND proname <> 'mesh_outbox_notify'"
+    )
+    async with owner.database.transaction() as tx:
+        return list((await tx.execute(text(query))).scalars())
+
+
+async def test_what_is_no_longer_declared_is_captured_no_longer(owner: Owner):
+    assert await definitions(owner)
+    await owner.start()
+    assert await definitions(owner) == []
+    await owner.hand("INSERT INTO items VALUES (1, 'a')")
+    assert await owner.changes() == []
+
+
+async def test_a_trigger_of_somebody_else_stays(owner: Owner):
+    if owner.sqlite:
+        await owner.hand("CREATE TRIGGER theirs AFTER INSERT ON items BEGIN SELECT 1; END")
+    else:
+        await owner.hand(
+            "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "CREATE TRIGGER theirs AFTER INSERT ON items EXECUTE FUNCTION theirs()",
+        )
+    await owner.start()
+    assert set(await definitions(owner)) == {"theirs"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "table", "message"),
+    [
+        ("CREATE TABLE plain (a INTEGER)", "plain", "table plain has no primary key, so .* give it one"),
+        ("SELECT 1", "none", "table none does not exist; on.change needs a table of this service's database"),
+        ("CREATE VIEW seen AS SELECT * FROM items", "seen", "table seen is (a view|not a table)"),
+    ],
+)
+async def test_a_table_that_cannot_be_captured_is_named(owner: Owner, statement: str, table: str, message: str):
+    await owner.hand(statement)
+    with pytest.raises(DatabaseError, match=message):
+        await owner.start(table)
+
+
+async def test_a_column_that_comes_later(owner: Owner):
+    await owner.hand("INSERT INTO items VALUES (1, 'a')", "ALTER TABLE items ADD COLUMN size INTEGER DEFAULT 3")
+    await owner.hand("UPDATE items SET size = 4")
+    await owner.start("items")
+    await owner.hand("UPDATE items SET size = 5")
+    found = (await owner.changes())[1:]
+    # SQLite's triggers learn of it when the service starts the next time.
+    assert [one["after"].get("size") for one in found] == [None if owner.sqlite else 4.0, 5.0]
+
+
+async def test_a_column_that_goes(owner: Owner):
+    """On SQLite it cannot go while it is captured; a migration suspends the capture."""
+    await owner.hand("ALTER TABLE items ADD COLUMN size INTEGER")
+    await owner.start("items")
+    if owner.sqlite:
+        with pytest.raises(sqlite3.OperationalError, match="trigger mesh_change_"):
+            await owner.hand("ALTER TABLE items DROP COLUMN size")
+        await owner.hand("INSERT INTO items (id, name) VALUES (1, 'a')")
+
+        def migrate(connection: Connection) -> None:
+            connection.exec_driver_sql("ALTER TABLE items DROP COLUMN size")
+
+        await owner.start("items", before=[changes.suspend, migrate])
+    else:
+        await owner.hand("INSERT INTO items VALUES (1, 'a')", "ALTER TABLE items DROP COLUMN size")
+    await owner.hand("DELETE FROM items")
+    assert [one["operation"] for one in await owner.changes()] == ["INSERT", "DELETE"]
+
+
+async def test_commits_of_one_key_are_in_order(owner: Owner):
+    """Many at once, some rolled back: each change starts where the one before it ended."""
+    await owner.hand("INSERT INTO items VALUES (1, '0'), (2, '1')")
+
+    async def bump(number: int) -> None:
+        with contextlib.suppress(ZeroDivisionError):
+            async with owner.database.transaction() as tx:
+                await tx.execute(
+                    text("UPDATE items SET name = CAST(CAST(name AS INTEGER) + 10 AS TEXT) WHERE id = :id"),
+                    {"id": number % 2 + 1},
+                )
+                _ = 1 / (number % 5)
+
+    await owner.changes()
+    await asyncio.gather(*(bump(number) for number in range(40)))
+    at = {1.0: "0", 2.0: "1"}
+    found = await owner.changes()
+    assert len(found) == 32
+    for one in found:
+        assert one["before"]["name"] == at[one["key"]["id"]]
+        at[one["key"]["id"]] = one["after"]["name"]
+
+
+async def test_ten_thousand_rows_at_once(owner: Owner):
+    began = time.monotonic()
+    async with owner.database.transaction() as tx:
+        await tx.execute(
+            text("INSERT INTO items VALUES (:id, :name)"), [{"id": n, "name": f"n{n}"} for n in range(10_000)]
+        )
+    taken = time.monotonic() - began
+    assert len(await owner.rows()) == 10_000
+    assert taken < 5
+
+
+class TestSqlite:
+    """Values and statements that only SQLite has."""
+
+    @pytest.fixture
+    async def shop(self, tmp_path: Any, contract: contracts.Contract) -> AsyncIterator[Owner]:
+        made = Owner(f"sqlite:///{tmp_path}/shop.db", contract.message("meshapi.v1.Change"))
+        await made.start()
+        yield made
+        await made.database.stop()
+
+    async def test_values(self, shop: Owner):
+        await shop.hand("CREATE TABLE v (k TEXT PRIMARY KEY, v, b BOOLEAN, j JSON) WITHOUT ROWID")
+        await shop.start("v")
+        await shop.hand(
+            f"INSERT INTO v VALUES ('int', {2**53}, 1, '{{\"a\": [1, 2.50, null, true, \"x\"]}}')",
+            f"INSERT INTO v VALUES ('big', {2**53 + 1}, 0, 'no json')",
+            f"INSERT INTO v VALUES ('least', {-(2**63)}, 2, NULL)",
+            "INSERT INTO v VALUES ('real', 0.1, NULL, '{\"d\": 0.12345678901234567890}')",
+            "INSERT INTO v VALUES ('third', 1.0 / 3, 'true', 5)",
+            "INSERT INTO v VALUES ('huge', 9e999, 1, '" + "[" * 40 + "1" + "]" * 40 + "')",
+            "INSERT INTO v VALUES ('blob', x'00ff68', 1, x'01')",
+            "INSERT INTO v VALUES ('text', 'é\U0001f600\"\\' || char(10) || char(0) || 'z', 1, '\"s\"')",
+            "INSERT INTO v VALUES ('bad', CAST(x'ff41' AS TEXT), 1, '\"\\ud800\"')",
+        )
+        found = {one["key"]["k"]: one["after"] for one in await shop.changes()}
+        assert {key: [row.get(name) for name in "vbj"] for key, row in found.items()} == {
+            "int": [2.0**53, True, {"a": [1.0, 2.5, None, True, "x"]}],
+            "big": [str(2**53 + 1), False, "no json"],
+            "least": [str(-(2**63)), 2.0, None],
+            "real": [0.1, None, {"d": "0.12345678901234567890"}],
+            "third": [1 / 3, "true", 5.0],
+            "huge": ["Infinity", True, found["huge"]["j"]],
+            "blob": ["AP9o", True, "AQ=="],
+            "text": ['é\U0001f600"\\\n\0z', True, "s"],
+            "bad": ["\ufffdA", True, "?"],
+        }
+        assert isinstance(found["huge"]["j"], str)
+        assert found["huge"]["j"].startswith("[[[")
+
+    @pytest.mark.parametrize("recursive", [False, True])
+    async def test_what_is_replaced_is_captured(self, shop: Owner, *, recursive: bool):
+        """Also where the connection lets the deletion fire triggers."""
+        pragma = f"PRAGMA recursive_triggers = {recursive}"
+        await shop.hand("CREATE TABLE t (a TEXT, b INTEGER, u TEXT UNIQUE, w, PRIMARY KEY (a, b))")
+        await shop.start("t")
+        await shop.hand(pragma, "INSERT INTO t VALUES ('x', 1, 'u1', 0), ('x', 2, 'u2', 0), ('x', 3, 'u3', 0)")
+        before = await shop.changes()
+        assert [one["operation"] for one in before] == ["INSERT"] * 3
+
+        async def told(statement: str) -> list[tuple[Any, ...]]:
+            await shop.hand(pragma, statement)
+            return [
+                (one["operation"], one["key"]["b"], one.get("before", {}).get("w"), one.get("after", {}).get("w"))
+                for one in await shop.changes()
+            ]
+
+        assert await told("INSERT OR IGNORE INTO t VALUES ('x', 1, 'u9', 1)") == []
+        assert await told("INSERT INTO t VALUES ('x', 1, '', 1) ON CONFLICT DO UPDATE SET w = 2") == [
+            ("UPDATE", 1, 0, 2)
+        ]
+        again = [("DELETE", 1, 2, None), ("INSERT", 1, None, 3)] if recursive else [("UPDATE", 1, 2, 3)]
+        assert await told("REPLACE INTO t VALUES ('x', 1, 'u1', 3)") == again
+        assert await told("REPLACE INTO t VALUES ('x', 4, 'u1', 4)") == [("DELETE", 1, 3, None), ("INSERT", 4, None, 4)]
+        assert await told("REPLACE INTO t VALUES ('x', 5, 'u6', 5)") == [("INSERT", 5, None, 5)]
+        moved = await told("UPDATE OR REPLACE t SET u = 'u2', w = 6 WHERE b = 5")
+        assert moved == [("DELETE", 2, 0, None), ("UPDATE", 5, 5, 6)]
+        moved = await told("UPDATE OR REPLACE t SET b = 3, w = 7 WHERE b = 5")
+        assert moved == [("DELETE", 3, 0, None), ("DELETE", 5, 6, None), ("INSERT", 3, None, 7)]
+        with pytest.raises(sqlite3.IntegrityError):
+            await told("INSERT INTO t VALUES ('x', 3, 'new', 8)")
+        assert await told("DELETE FROM t") == [("DELETE", 4, 4, None), ("DELETE", 3, 7, None)]
+
+    async def test_a_table_of_a_thousand_columns(self, shop: Owner):
+        names = [f"c{at}" for at in range(1000)]
+        await shop.hand(f"CREATE TABLE wide (k INTEGER PRIMARY KEY, {', '.join(names)})")
+        await shop.start("wide")
+        await shop.hand("INSERT INTO wide (k, c999) VALUES (1, 'last')")
+        (found,) = await shop.changes()
+        assert len(found["after"]) == 1001
+        assert found["after"]["c999"] == "last"
+
+
+class TestPostgres:
+    """Values and statements that only PostgreSQL has."""
+
+    @pytest.fixture
+    async def shop(self, new_postgres: Callable[[], str], contract: contracts.Contract) -> AsyncIterator[Owner]:
+        made = Owner(new_postgres(), contract.message("meshapi.v1.Change"))
+        await made.start()
+        yield made
+        await made.database.stop()
+
+    async def test_values_whatever_the_session_says(self, shop: Owner):
+        columns = {
+            "small": ("bigint", str(2**53), 2.0**53),
+            "big": ("bigint", str(2**53 + 1), str(2**53 + 1)),
+            "money": ("numeric", "12.50", 12.5),
+            "exact": ("numeric", "0.12345678901234567890", "0.12345678901234567890"),
+            "long": ("numeric", "1" * 5000, "1" * 5000),
+            "nan": ("numeric", "'NaN'", "NaN"),
+            "real": ("double precision", "0.1", 0.1),
+            "huge": ("double precision", "'-Infinity'", "-Infinity"),
+            "raw": ("bytea", "'\\x00ff68'", "AP9o"),
+            "truth": ("boolean", "true", True),
+            "nothing": ("text", "NULL", None),
+            "words": ("text", "'é\U0001f600\"\\'", 'é\U0001f600"\\'),
+            "stamp": ("timestamptz", "'2026-11-22 01:02:03.5+01'", "2026-11-22T00:02:03.5+00:00"),
+            "plain": ("timestamp", "'2026-11-22 01:02:03'", "2026-11-22T01:02:03"),
+            "day": ("date", "'2026-11-22'", "2026-11-22"),
+            "span": ("interval", "'1 day 2 hours'", "P1DT2H"),
+            "doc": ("json", '\'{"a": [1, null], "nul": "\\u0000"}\'', {"a": [1.0, None], "nul": "\0"}),
+            "docb": ("jsonb", "'{\"n\": 1.10}'", {"n": 1.1}),
+            "list": ("integer[]", "'{1,2}'", [1.0, 2.0]),
+            "uid": ("uuid", "'6ba7b810-9dad-11d1-80b4-00c04fd430c8'", "6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
+        }
+        await shop.hand(f"CREATE TABLE v (k int PRIMARY KEY, {', '.join(f'{n} {c[0]}' for n, c in columns.items())})")
+        await shop.start("v")
+        await shop.hand(
+            "SET TimeZone = 'Asia/Tokyo'", "SET DateStyle = 'German'", "SET bytea_output = 'escape'",
+            "SET extra_float_digits = -10", "SET IntervalStyle = 'postgres_verbose'",
+            f"INSERT INTO v VALUES (1, {', '.join(c[1] for c in columns.values())})",
+        )  # fmt: skip
+        (found,) = await shop.changes()
+        assert found["after"].pop("k") == 1.0
+        assert found["after"] == {name: column[2] for name, column in columns.items()}
+
+    async def test_truncate_deletes_each_row(self, shop: Owner):
+        await shop.hand("CREATE TABLE t (k text PRIMARY KEY)")
+        await shop.start("t")
+        await shop.hand("INSERT INTO t VALUES ('a'), ('b')", "TRUNCATE t")
+        found = await shop.changes()
+        assert [one["operation"] for one in found] == ["INSERT", "INSERT", "DELETE", "DELETE"]
+        assert found[-1] == {"operation": "DELETE", "key": {"k": "b"}, "before": {"k": "b"}}
+
+    async def test_a_partitioned_table(self, shop: Owner):
+        await shop.hand(
+            "CREATE TABLE t (k int PRIMARY KEY) PARTITION BY RANGE (k)",
+            "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (10)",
+            "CREATE TABLE t2 PARTITION OF t FOR VALUES FROM (10) TO (20)",
+        )
+        await shop.start("t")
+        await shop.start("t")
+        await shop.hand("INSERT INTO t VALUES (1), (11)", "INSERT INTO t1 VALUES (2)", "TRUNCATE t")
+        assert sorted((one["operation"], one["key"]["k"]) for one in await shop.changes()) == [
+            ("DELETE", 1.0), ("DELETE", 2.0), ("DELETE", 11.0), ("INSERT", 1.0), ("INSERT", 2.0), ("INSERT", 11.0),
+        ]  # fmt: skip
+
+    async def test_a_role_that_may_not_write_the_outbox_is_captured(self, shop: Owner):
+        await shop.hand("CREATE TABLE t (k int PRIMARY KEY)")
+        await shop.start("t")
+        role = f"clerk_{time.monotonic_ns()}"
+        await shop.hand(
+            f"CREATE ROLE {role}", f"GRANT USAGE ON SCHEMA public TO {role}", f"GRANT INSERT ON t TO {role}"
+        )
+        await shop.hand(f"SET ROLE {role}", "INSERT INTO t VALUES (1)")
+        assert len(await shop.changes()) == 1
+        await shop.hand(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+    async def test_a_trigger_that_was_disabled_works_again_after_a_start(self, shop: Owner):
+        await shop.hand("CREATE TABLE t (k int PRIMARY KEY)")
+        await shop.start("t")
+        await shop.hand("ALTER TABLE t DISABLE TRIGGER USER", "INSERT INTO t VALUES (1)")
+        await shop.start("t")
+        await shop.hand("INSERT INTO t VALUES (2)")
+        assert [one["key"]["k"] for one in await shop.changes()] == [2.0]
+
+    async def test_transactions_that_meet_are_captured_once(self, shop: Owner):
+        await shop.hand("CREATE TABLE t (k int PRIMARY KEY, v int)", "INSERT INTO t VALUES (1, 0)")
+        await shop.start("t")
+        with pytest.raises(Aborted):
+            async with shop.database.transaction() as tx:
+                await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+                await tx.execute(text("SELECT * FROM t"))
+                await shop.hand("UPDATE t SET v = 1")
+                await tx.execute(text("UPDATE t SET v = 2"))
+        assert [one["after"]["v"] for one in await shop.changes()] == [1.0]
+
+
+def test_the_tables_of_a_service_are_those_that_the_contract_names(contract: contracts.Contract):
+    assert changes.captured(contract, "nobody") == ()
