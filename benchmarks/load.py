@@ -37,13 +37,15 @@ class Figures:
     p50: list[float] = field(default_factory=list)
     p99: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
 
-    def add(self, rate: float, p50: float, p99: float, cpu: float) -> None:
-        """Note one round: requests/s, ms, ms, CPU µs a request over all processes of the contender."""
+    def add(self, rate: float, p50: float, p99: float, cpu: float, memory: float) -> None:
+        """Note one round: requests/s, ms, ms, CPU µs a request and MiB over all processes of the contender."""
         self.rate.append(rate)
         self.p50.append(p50)
         self.p99.append(p99)
         self.cpu.append(cpu)
+        self.memory.append(memory)
 
 
 @dataclass
@@ -158,6 +160,16 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
+def memory(pids: Sequence[int]) -> float:
+    """Return the memory of some processes, MiB; what several of them share counts once (PSS)."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+            total += int(found[1]) if found else 0
+    return total / 1024
+
+
 def grpc_body(message: bytes) -> Path:
     """Write one framed message to a file for h2load."""
     SCRATCH.mkdir(exist_ok=True)
@@ -169,20 +181,23 @@ def grpc_body(message: bytes) -> Path:
 def h2load(
     body: Path, headers: Sequence[str] = (), seconds: int = 4
 ) -> Callable[[Contender], tuple[float, float, float]]:
-    """Return a load of gRPC calls: 8 connections, 32 calls at once on each; gives requests/s (no percentiles)."""
+    """Return a load of gRPC calls: 8 connections, 32 calls at once on each; gives requests/s, p50 and p99 ms."""
+    log = SCRATCH / "h2load.log"
 
     def load(contender: Contender) -> tuple[float, float, float]:
+        log.unlink(missing_ok=True)
         more = [part for header in headers for part in ("-H", header)]
         done = subprocess.run(
             ["h2load", "-D", str(seconds), "--warm-up-time=1", "-c", "8", "-m", "32", "-d", str(body),
-             "-H", "content-type: application/grpc", "-H", "te: trailers", *more, contender.url],
+             "-H", "content-type: application/grpc", "-H", "te: trailers", *more, f"--log-file={log}", contender.url],
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
         rate = re.search(r"finished in .*?, ([\d.]+) req/s", done)
         failed = re.search(r"(\d+) failed, (\d+) errored", done)
         if rate is None or failed is None or failed[1] != "0":
             sys.exit(f"{contender.name}: calls failed:\n{done}")
-        return float(rate[1]), float("nan"), float("nan")
+        took = sorted(int(line.rpartition("\t")[2]) / 1000 for line in log.read_text().splitlines())
+        return float(rate[1]), took[len(took) // 2], took[len(took) * 99 // 100]
 
     return load
 
@@ -241,7 +256,7 @@ def rounds(contenders: Sequence[Contender], load: Load, count: int) -> dict[str,
             took = time.monotonic() - began
             cpu = (cpu_seconds(contender.pids) - used) / (rate * took) * 1e6
             if turn:
-                found[contender.name].add(rate, p50, p99, cpu)
+                found[contender.name].add(rate, p50, p99, cpu, memory(contender.pids))
             print(f"  round {turn}/{count}  {contender.name:46} {rate:9.0f}/s", file=sys.stderr, flush=True)
     return found
 
@@ -249,15 +264,16 @@ def rounds(contenders: Sequence[Contender], load: Load, count: int) -> dict[str,
 def table(found: Mapping[str, Figures], reference: str) -> str:
     """Return the medians as a Markdown table, with the ratio of ``reference``'s rate to each, pair by pair."""
     lines = [
-        f"| contender | requests/s | p50 ms | p99 ms | CPU µs/request | {reference} is |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        f"| contender | requests/s | p50 ms | p99 ms | CPU µs/request | memory MiB | {reference} is |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, figures in found.items():
         ratios = [ours / theirs for ours, theirs in zip(found[reference].rate, figures.rate, strict=True)]
         p50, p99 = statistics.median(figures.p50), statistics.median(figures.p99)
         lines.append(
             f"| {name} | {statistics.median(figures.rate):,.0f} | {_cell(p50)} | {_cell(p99)} "
-            f"| {statistics.median(figures.cpu):.0f} | {statistics.median(ratios):.2f}× |"
+            f"| {statistics.median(figures.cpu):.0f} | {statistics.median(figures.memory):.0f} "
+            f"| {statistics.median(ratios):.2f}× |"
         )
     return "\n".join(lines)
 
