@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         limit: How many there may be at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
         draining: It takes no new streams.
         answered: It has carried at least one answer.
-        usual: Headers of an answer that hold no metadata, as this server writes them; those of nearly every answer.
+        usual: Headers of an answer without metadata, as this server writes them: those of nearly every answer.
     """
 
     def __init__(self, endpoint: Endpoint, owner: Owner) -> None:
