@@ -209,7 +209,7 @@ async def outcome(call: Awaitable[Any]) -> str:
     try:
         answer = await call
     except grpc.aio.AioRpcError as error:
-        return error.code().name
+        return f"{error.code().name} {error.details()}"
     return f"OK {answer.number}"
 
 

@@ -5,7 +5,8 @@ several: a method that ends its worker then costs only calls of its own kind.
 
 - **Suspects** are never beside others. They may hold all workers but two, or but one where there are only two: they
   wait for each other rather than take the last.
-- **New** methods and proven ones are beside each other only when no worker is idle and none may be started.
+- **New** methods and proven ones are beside each other only after they have waited for a worker of their own.
+- While there are calls of several standings, each fills the workers that it has before it takes an idle one.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ class _Worker(Protocol):
 WorkerT = TypeVar("WorkerT", bound=_Worker)
 
 
-def choose(workers: Sequence[WorkerT], standing: Standing, *, most: int, spare: bool) -> WorkerT | None:
+def choose(workers: Sequence[WorkerT], standing: Standing, *, most: int, mix: bool) -> WorkerT | None:
     """Return the worker that takes a call, or None if it has to wait.
 
     Args:
         workers: Those that take calls.
         standing: What the call's method is taken for.
         most: Workers that there may be.
-        spare: Whether one more may be started.
+        mix: Whether new methods may be beside proven ones now.
     """
     suspects = sum(1 for worker in workers if worker.busy and worker.standing is Standing.SUSPECT)
     full = suspects >= max(1, most - _FREE)
@@ -66,8 +67,8 @@ def choose(workers: Sequence[WorkerT], standing: Standing, *, most: int, spare: 
         elif not worker.busy:
             if standing is Standing.SUSPECT and full:
                 continue
-            fit = 2 + (standing is Standing.PROVEN)  # a worker that is not needed is better kept for another kind
-        elif spare or Standing.SUSPECT in (standing, worker.standing):
+            fit = 2
+        elif not mix or Standing.SUSPECT in (standing, worker.standing):
             continue
         else:
             fit = 1

@@ -38,6 +38,8 @@ __all__ = ["Pool"]
 
 TRIES = 5
 """Workers that may die under one call before it is given up."""
+PATIENCE = 0.2
+"""Seconds that calls wait for a worker without calls of another standing, while one with such calls has room."""
 SOON = 0.02
 """Seconds between two decisions under load: each looks at a minute of samples."""
 BUSY, QUIET = 0.1, 1.0
@@ -85,8 +87,9 @@ class Pool:
         self._demand = Demand(monotonic())
         self._records = Records(self._index)
         self._apart: set[Worker] = set()
-        self._kinds = 0
-        self._kinds_until = 0.0
+        self._parted = 0
+        self._parted_until = 0.0
+        self._held = 0.0
         self.nursery = Nursery(setup)
         self.crew = Crew(
             self.nursery, Rim(contract, onward, spans), spec, ended=self._left, room=self._room, blamed=self._blamed
@@ -180,11 +183,11 @@ class Pool:
                 self._records.answered(path)
                 return
 
-    def _free(self, path: str) -> Worker | None:
+    def _free(self, path: str, *, mix: bool = False) -> Worker | None:
         """Return the worker that takes a call of the method now; None when it has to wait."""
         standing = self._records.standing.get(path, Standing.PROVEN)
         most = self._spec.max
-        if most == 1 or not (standing or self._apart):
+        if most == 1 or not (standing or self._apart or self._parted):
             best, room = None, 0
             for worker in self.crew.ready:
                 free = worker.room
@@ -196,7 +199,7 @@ class Pool:
                 return best
         for worker in list(self._apart):
             self._look_at(worker)
-        found = choose(self.crew.ready, standing, most=most, spare=self.crew.count < most)
+        found = choose(self.crew.ready, standing, most=most, mix=mix)
         if found is not None and standing and most > 1:
             found.standing = max(standing, found.standing) if found.busy else standing
             self._apart.add(found)
@@ -227,6 +230,7 @@ class Pool:
         if lost is not None and not lost.worker.done():  # else it was cancelled a moment ago
             lost.worker.set_exception(full(self._queue.running, self._queue.limit))
         self._count()
+        self._room()
         self._decide_soon()
         try:
             worker = await place.worker
@@ -245,24 +249,27 @@ class Pool:
 
     def _room(self) -> None:
         """Give the calls that wait to the workers that have room; what is missing is started."""
+        mix = 0 < self._held <= self._loop.time()
         while self._queue.waiting:
             if all(worker.room <= 0 for worker in self.crew.ready):
                 break
-            place = self._queue.pop(self._has_room)
+            place = self._queue.pop(lambda path: self._free(path, mix=mix) is not None)
             if place is None:
                 break
             if place.worker.done():  # cancelled a moment ago
                 self._queue.leave(place.method)
                 continue
-            worker = self._free(place.method)
+            worker = self._free(place.method, mix=mix)
             assert worker is not None  # noqa: S101 - there was room, and nobody was asked in between
             worker.reserved += 1
             place.worker.set_result(worker)
+        if mix or not self._queue.waiting:
+            self._held = 0.0
+        elif not self._held and any(worker.room > 0 for worker in self.crew.ready):
+            self._held = self._loop.time() + PATIENCE
+            self._loop.call_later(PATIENCE, self._room)
         if self._queue.waiting or self.crew.count < self._spec.min:
             self._decide_soon()
-
-    def _has_room(self, path: str) -> bool:
-        return self._free(path) is not None
 
     def _left(self, path: str) -> None:
         """A call has left its worker."""
@@ -290,12 +297,12 @@ class Pool:
     def _wanted(self, now: float) -> int:
         """Return how many workers there should be: for the demand, and for each kind of calls one."""
         wanted = decide(self._demand.samples(now), self._spec, now)
-        ready = self.crew.ready
-        if self._queue.waiting and any(worker.room > 0 for worker in ready):
-            self._kinds, self._kinds_until = len(ready) + 1, now + min(STABLE, self._spec.idle)
-        if now < self._kinds_until:
-            wanted = min(self._spec.max, max(wanted, self._kinds))
-        return wanted
+        if self._held:
+            self._parted = min(self._spec.max, len(self.crew.ready) + 1)
+            self._parted_until = now + min(STABLE, self._spec.idle)
+        elif now >= self._parted_until:
+            self._parted = 0
+        return max(wanted, self._parted)
 
     def _look(self) -> None:
         """Look after the workers, as long as there are any."""
