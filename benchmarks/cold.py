@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def _sidecar(pids: list[int], name: str) -> int:
 
 def _zero(sidecar: int) -> None:
     """Return when no worker is left: of the sidecar's children only the fork server is."""
-    while len(load.family(sidecar)) > 2:  # noqa: PLR2004 - itself and its fork server
+    while len(load.family(sidecar)) > 2:
         time.sleep(0.02)
 
 
@@ -130,7 +130,7 @@ def _framework() -> float:
         sys.executable, "-m", "functions_framework", "--target", "hello", "--source", str(TRIVIAL), "--port", str(port)
     ):
         while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(url) as answer:  # noqa: S310 - our own
+            with contextlib.suppress(OSError), urllib.request.urlopen(url) as answer:
                 answer.read()
                 return time.perf_counter() - began
             time.sleep(0.002)

@@ -122,7 +122,7 @@ def sink() -> Iterator[str]:
 def our_mesh(
     name: str, environ: Mapping[str, str], file: Path = HERE / "mesh" / "mesh.toml"
 ) -> Iterator[tuple[dict[str, str], str, list[int]]]:
-    """Run a mesh, the benchmark's own if no other is named; gives addresses, the edge's URL and the processes (sidecar and edge)."""
+    """Run a mesh, the benchmark's own if no other is named; gives addresses, edge URL, sidecar and edge processes."""
     state = SCRATCH / f"state-{name}"
     shutil.rmtree(state, ignore_errors=True)
     command = (sys.executable, "-m", "mesh", "up", "--file", str(file))

@@ -34,7 +34,7 @@ message Answer { int32 number = 1; }
 REPEATABLE = ("Healthy", "HealthyThread")
 """Healthy methods that declare that they may be tried again."""
 ONCE = ("HealthyOnce", "HealthyOnceThread")
-"""Healthy ones that do not: such a call is lost if its worker ends, so they must be kept apart from what ends workers."""
+"""Healthy ones that do not: such a call is lost if its worker ends, so they must be kept apart from the bad ones."""
 HEALTHY = (*REPEATABLE, *ONCE)
 BAD = (
     "Exits", "Segfaults", "LeavesChild", "SpinsLoop", "SpinsThread", "SleepsThread", "IgnoresCancel", "Leaks", "Raises",
@@ -213,7 +213,7 @@ async def outcome(call: Awaitable[Any]) -> str:
     return f"OK {answer.number}"
 
 
-async def test_healthy_functions_beside_bad_ones(
+async def test_healthy_functions_beside_bad_ones(  # noqa: C901 - one soak: two kinds of callers, then what they saw
     started: Callable[[str], Project],
 ) -> None:
     """They keep their success rate at 100 %, memory comes back to where it was, and no process is left behind."""

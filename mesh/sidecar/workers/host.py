@@ -8,6 +8,7 @@ or any address; the sidecar does.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -195,6 +196,7 @@ class _Host:
             log.exception("the start failed")
             what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else str(error)
             return await self._failed([(setup.module, f"startup failed: {type(error).__name__}: {what}")])
+        gc.enable()  # off since the fork: what it would look through is what has just been loaded
         link.write(frames.frame(Kind.READY, 0, encode(Loaded(self._forked, loaded, imports.slowest()))))
         draining = asyncio.ensure_future(self._drain.wait())
         ends: list[asyncio.Future[Any]] = [link.lost, draining]

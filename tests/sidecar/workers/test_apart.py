@@ -84,11 +84,11 @@ async def test_callers_that_give_up_as_they_lose_their_place_break_nothing(contr
     """A full queue refuses its longest method's newest call in the turn in which that one is cancelled."""
     async with running(contract, max=1, concurrency=1, queue=4) as (stub, pool):
         inside = asyncio.ensure_future(ask(stub, "sleep 0.5", timeout=20))
-        while not pool._queue.running:
+        while not pool._queue.running:  # noqa: ASYNC110 - the queue tells nobody; so below
             await asyncio.sleep(0)
         for _ in range(20):
             waiting = [asyncio.ensure_future(ask(stub, "", timeout=20)) for _ in range(4)]
-            while pool._queue.waiting < 4:
+            while pool._queue.waiting < 4:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             others = [asyncio.ensure_future(streamed(stub)) for _ in range(2)]
             for call in waiting:
@@ -97,7 +97,7 @@ async def test_callers_that_give_up_as_they_lose_their_place_break_nothing(contr
             for call in others:
                 call.cancel()
             await asyncio.gather(*others, return_exceptions=True)
-            while pool._queue.waiting:
+            while pool._queue.waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         assert (await inside).text
         assert (await ask(stub, "hello", timeout=20)).text

@@ -65,7 +65,12 @@ WORKERS = st.lists(st.builds(Fake, st.integers(0, 8), st.integers(0, 8), st.samp
 
 
 @given(WORKERS, st.sampled_from(Standing), st.integers(2, 8), st.booleans())
-def test_nobody_is_ever_beside_a_suspect(workers: list[Fake], standing: Standing, most: int, mix: bool) -> None:
+def test_nobody_is_ever_beside_a_suspect(
+    workers: list[Fake],
+    standing: Standing,
+    most: int,
+    mix: bool,  # noqa: FBT001 - drawn
+) -> None:
     found = choose(workers, standing, most=max(most, len(workers)), mix=mix)
     if found is not None:
         assert found.room > 0
