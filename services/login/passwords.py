@@ -7,7 +7,7 @@ length alone, any character, compared in one Unicode form.
 from __future__ import annotations
 
 import asyncio
-import functools
+import base64
 import os
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
@@ -65,10 +65,10 @@ def _verify(stored: str | None, password: str) -> bool:
     return stored is not None
 
 
-@functools.cache
 def _nobody() -> str:
-    """Return a hash that stands in for a user who does not exist."""
-    return _hasher.hash(os.urandom(16))
+    """Return what stands in for the hash of a user who does not exist: of today's parameters, and of no password."""
+    salt, digest = (base64.b64encode(os.urandom(size)).rstrip(b"=").decode() for size in (16, 32))
+    return f"$argon2id$v=19$m={_hasher.memory_cost},t={_hasher.time_cost},p={_hasher.parallelism}${salt}${digest}"
 
 
 def _normal(password: str) -> str:

@@ -48,7 +48,7 @@ class Crew:
         spec: ``workers`` of mesh.toml.
         ended: Called with its method when a call has left its worker.
         room: Called when there may be more room than before.
-        blamed: Called with a worker and the method for which it has to go.
+        blamed: Called with the methods that may be why a worker ended, or has to.
 
     Attributes:
         ready: The workers that take calls.
@@ -64,7 +64,7 @@ class Crew:
         *,
         ended: Callable[[str], None],
         room: Callable[[], None],
-        blamed: Callable[[Worker, str], None],
+        blamed: Callable[[list[str]], None],
     ) -> None:
         self.ready: list[Worker] = []
         self.starting = 0
@@ -174,6 +174,7 @@ class Crew:
             worker.watch()
             size = worker.memory()
             if size > FAR * limit:
+                self._blamed(worker.begun())
                 self.kill(worker, f"it took {_megabytes(size)} of memory, and may take {_megabytes(limit)}")
             elif size > limit:
                 self.evict(worker, f"it took {_megabytes(size)} of memory, and may take {_megabytes(limit)}", LEAVE)
@@ -229,7 +230,8 @@ class Crew:
         worker.generation = generation
         worker.link.on_end = lambda path: self._left(worker, path)
         worker.link.on_revoked = lambda call: self._revoked(worker, call)
-        worker.on_stuck = lambda: self.evict(worker, _WENT_ON, LEAVE)
+        worker.on_stuck = lambda path: self._stuck(worker, path)
+        worker.on_lost = lambda paths: None if worker.verdict else self._blamed(paths)
         self.all.add(worker)
         worker.born.ended.add_done_callback(lambda _: self._ended(worker))
         await worker.connect()
@@ -274,14 +276,17 @@ class Crew:
 
     def _check_loop(self, worker: Worker, call: int) -> None:
         if worker.silent and call in worker.link.asked:
-            self._blamed(worker, worker.link.asked[call].path)
+            self._blamed(worker.begun())
             self.kill(worker, "a function blocked its event loop, and its call was over")
 
     def _check(self, worker: Worker, call: int) -> None:
         """Its call was cancelled a while ago: if it still runs, the worker has to go."""
         if call in worker.link.asked and not worker.verdict:
-            self._blamed(worker, worker.link.asked[call].path)
-            self.evict(worker, _WENT_ON, LEAVE)
+            self._stuck(worker, worker.link.asked[call].path)
+
+    def _stuck(self, worker: Worker, path: str) -> None:
+        self._blamed([path] if path else [])
+        self.evict(worker, _WENT_ON, LEAVE)
 
     def _ended(self, worker: Worker) -> None:
         before, worker.state = worker.state, State.ENDED

@@ -226,7 +226,6 @@ class _ForkServer:
             os.close(memory)
             with contextlib.suppress(OSError):
                 Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE)
-            gc.enable()
             host.run(socket.socket(fileno=link), begun, self._setup, self._contract, self._database, began)
         except BaseException:  # noqa: BLE001 - the child must never go on as its parent
             traceback.print_exc()

@@ -68,7 +68,7 @@ class Kind(IntEnum):
     SPANS = 10
     """Spans that have ended in the worker."""
     STUCK = 11
-    """A thread of the worker still runs, long after its call has ended."""
+    """A thread of the worker still runs, long after its call has ended; the body is the method."""
     DRAIN = 12
     """The worker is to end; no call follows, and what runs is to be finished."""
     PING = 13

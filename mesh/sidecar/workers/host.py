@@ -8,6 +8,7 @@ or any address; the sidecar does.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -122,7 +123,7 @@ class WorkerCall(Answered):
 class _Threads(Threads):
     """Threads that are watched: one that goes on long after its call has ended is reported."""
 
-    def __init__(self, limit: int, grace: float, stuck: Callable[[], None]) -> None:
+    def __init__(self, limit: int, grace: float, stuck: Callable[[str], None]) -> None:
         super().__init__(limit)
         self._grace = grace
         self._stuck = stuck
@@ -141,7 +142,9 @@ class _Threads(Threads):
         try:
             return await super().run(watched)
         except asyncio.CancelledError:
-            asyncio.get_running_loop().call_later(self._grace, lambda: running and self._stuck())
+            call = current.get()
+            path = "" if call is None else call.method.path
+            asyncio.get_running_loop().call_later(self._grace, lambda: running and self._stuck(path))
             raise
 
 
@@ -193,6 +196,7 @@ class _Host:
             log.exception("the start failed")
             what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else str(error)
             return await self._failed([(setup.module, f"startup failed: {type(error).__name__}: {what}")])
+        gc.enable()  # off since the fork: what it would look through is what has just been loaded
         link.write(frames.frame(Kind.READY, 0, encode(Loaded(self._forked, loaded, imports.slowest()))))
         draining = asyncio.ensure_future(self._drain.wait())
         ends: list[asyncio.Future[Any]] = [link.lost, draining]
@@ -250,8 +254,8 @@ class _Host:
         elif kind == Kind.PING:
             self._link.write(frames.frame(Kind.PONG, 0))
 
-    def _stuck(self) -> None:
-        self._link.write(frames.frame(Kind.STUCK, 0))
+    def _stuck(self, path: str) -> None:
+        self._link.write(frames.frame(Kind.STUCK, 0, path.encode()))
 
     def _send_span(self, body: bytes) -> None:
         frame = frames.frame(Kind.SPANS, 0, body)

@@ -45,6 +45,7 @@ class Link(asyncio.Protocol):
         answering: The calls answered here, by id.
         loop: The loop that it lives on.
         lost: Done when the connection is.
+        left: The calls of ``asked`` when it was lost.
         on_end: Called with its method when a call that was opened here has ended.
         on_revoked: Called with the number of a call that is cancelled here before it has ended.
         on_notes: Called with what the other end did to the current span.
@@ -66,6 +67,7 @@ class Link(asyncio.Protocol):
         self.asked: dict[int, Exchange] = {}
         self.answering: dict[int, Answered] = {}
         self.lost: asyncio.Future[None] = self.loop.create_future()
+        self.left: list[Exchange] = []
         self.on_end: Callable[[str], None] = _nothing
         self.on_revoked: Callable[[int], None] = _nothing
         self.on_notes: Callable[[Notes], None] = _nothing
@@ -87,7 +89,7 @@ class Link(asyncio.Protocol):
         self._transport = None
         if not self.lost.done():
             self.lost.set_result(None)
-        asked = list(self.asked.values())
+        asked = self.left = list(self.asked.values())
         self.asked.clear()
         for exchange in asked:
             exchange.put(0, None)

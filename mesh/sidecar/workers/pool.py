@@ -1,14 +1,14 @@
 """The pool: a handler that has each call answered by the worker with the most room.
 
 It stands where the functions would, behind the unchanged inbound chain. A call waits while there is no room, and at
-zero workers while one starts; a worker that ends takes down only what had begun in it. A method under which workers
-end, one after the other, is kept apart from the others as far as there are workers, and its calls are not sent again.
+zero workers while one starts; a worker that ends takes down only what had begun in it. Methods that end their workers
+share none with the others (``places``), as long as there may be two.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING
@@ -17,14 +17,16 @@ from opentelemetry import trace
 
 from mesh.call import Call, Handler
 from mesh.contract import Contract, Method
-from mesh.errors import Unavailable
+from mesh.errors import StatusError, Unavailable
 from mesh.faults import Fault, Faults
 from mesh.sidecar.workers.calls import LostError
 from mesh.sidecar.workers.crew import Crew
 from mesh.sidecar.workers.heads import AskedOut, encode
 from mesh.sidecar.workers.nursery import Nursery
+from mesh.sidecar.workers.places import choose
 from mesh.sidecar.workers.queue import Queue, full
-from mesh.sidecar.workers.scaling import Demand, decide
+from mesh.sidecar.workers.records import Records, Standing
+from mesh.sidecar.workers.scaling import STABLE, Demand, decide
 from mesh.sidecar.workers.setup import Setup
 from mesh.sidecar.workers.worker import LoadError, Rim, Worker
 from mesh.telemetry import relay
@@ -36,12 +38,8 @@ __all__ = ["Pool"]
 
 TRIES = 5
 """Workers that may die under one call before it is given up."""
-SUSPECT = 3
-"""Workers that ended under a method's calls, with no good answer of it in between, before it is kept apart."""
-GUILTY = 8
-"""Such workers before its calls are not sent again; healthy methods are beside a crash now and then too."""
-APART = 10**6
-"""Places that a worker counts less that stands still, or has calls of the other sort: it is taken if no other is."""
+PATIENCE = 0.2
+"""Seconds that calls wait for a worker without calls of another standing, while one with such calls has room."""
 SOON = 0.02
 """Seconds between two decisions under load: each looks at a minute of samples."""
 BUSY, QUIET = 0.1, 1.0
@@ -87,7 +85,11 @@ class Pool:
         self._index = {method.path: index for index, method in enumerate(methods)}
         self._queue: Queue[_Place] = Queue(queue, spec.max * spec.concurrency)
         self._demand = Demand(monotonic())
-        self._blame: dict[str, int] = {}
+        self._records = Records(self._index)
+        self._apart: set[Worker] = set()
+        self._parted = 0
+        self._parted_until = 0.0
+        self._held = 0.0
         self.nursery = Nursery(setup)
         self.crew = Crew(
             self.nursery, Rim(contract, onward, spans), spec, ended=self._left, room=self._room, blamed=self._blamed
@@ -136,6 +138,7 @@ class Pool:
     async def reload(self) -> None:
         """Replace every worker by one with the code as it is now; no call is lost (see ``Crew.reload``)."""
         await self.crew.reload()
+        self._records.forget()
 
     # -- calls --
 
@@ -157,7 +160,7 @@ class Pool:
         index = self._index[path]
         tries = TRIES
         while True:
-            worker = self._most_room(path)
+            worker = self._free(path)
             if worker is None or not self._queue.enter(path):
                 worker = await self._wait(path)
             self._count()
@@ -169,39 +172,53 @@ class Pool:
                     self._left(path)
                 tries -= 1
                 untouched = lost.call < 0 or not worker.born.begun.reached(lost.call)
-                if not untouched:
-                    self._blamed(worker, path)
-                if self._blame.get(path, 0) >= GUILTY:
-                    tries = 0
                 replayable = lost.call < 0 or (message is not None and not call.headers_sent)
-                if not replayable or not (untouched or (method.idempotent and tries > 0)):
+                again = untouched or (method.idempotent and tries > 0 and not self._records.hopeless(path))
+                if not (replayable and again):
                     raise Unavailable(await _why(worker)) from None
+            except StatusError:
+                self._records.answered(path)
+                raise
             else:
-                if self._blame:
-                    self._blame.pop(path, None)
+                self._records.answered(path)
                 return
 
-    def _most_room(self, path: str) -> Worker | None:
-        best, most = None, -2 * APART
-        for worker in self.crew.ready:
-            room = worker.room
-            if room > 0:
-                if worker.silent or (self._blame and self._mixes(worker, path)):
-                    room -= APART
-                if room > most:
-                    best, most = worker, room
-        return best
+    def _free(self, path: str, *, mix: bool = False) -> Worker | None:
+        """Return the worker that takes a call of the method now; None when it has to wait."""
+        standing = self._records.standing.get(path, Standing.PROVEN)
+        most = self._spec.max
+        if most == 1 or not (standing or self._apart or self._parted):
+            best, room = None, 0
+            for worker in self.crew.ready:
+                free = worker.room
+                if free > room:
+                    if worker.silent:
+                        break
+                    best, room = worker, free
+            else:
+                return best
+        for worker in list(self._apart):
+            self._look_at(worker)
+        found = choose(self.crew.ready, standing, most=most, mix=mix)
+        if found is not None and standing and most > 1:
+            found.standing = max(standing, found.standing) if found.busy else standing
+            self._apart.add(found)
+        return found
 
-    def _mixes(self, worker: Worker, path: str) -> bool:
-        """Return whether a call of this method would be beside one that it had better be kept apart from."""
-        suspect = self._blame.get(path, 0) >= SUSPECT
-        return any((self._blame.get(other, 0) >= SUSPECT) != suspect for other in worker.link.paths())
+    def _look_at(self, worker: Worker) -> None:
+        """Find out whose calls a worker has."""
+        if not worker.reserved:
+            known = self._records.standing
+            proven = Standing.PROVEN
+            worker.standing = max((known.get(path, proven) for path in worker.link.paths()), default=proven)
+        (self._apart.add if worker.standing else self._apart.discard)(worker)
 
-    def _blamed(self, worker: Worker, path: str) -> None:
-        """A worker ended, or has to, while it answered calls of this method; it counts once, however many they were."""
-        if path not in worker.blamed:
-            worker.blamed.add(path)
-            self._blame[path] = self._blame.get(path, 0) + 1
+    def _blamed(self, paths: Iterable[str]) -> None:
+        """A worker ended, or has to, in which calls of these methods had begun."""
+        self._records.died(paths)
+        if self._spec.max > 1:
+            for worker in self.crew.ready:
+                self._look_at(worker)
 
     async def _wait(self, path: str) -> Worker:
         arrived = time_ns()
@@ -210,14 +227,16 @@ class Pool:
             raise _cannot_start(broken)
         place = _Place(path)
         lost = self._queue.push(path, place)
-        if lost is not None:
+        if lost is not None and not lost.worker.done():  # else it was cancelled a moment ago
             lost.worker.set_exception(full(self._queue.running, self._queue.limit))
         self._count()
+        self._room()
         self._decide_soon()
         try:
             worker = await place.worker
         except asyncio.CancelledError:
-            if not self._queue.remove(path, place) and place.worker.done() and not place.worker.cancelled():
+            given = place.worker.done() and not place.worker.cancelled() and place.worker.exception() is None
+            if not self._queue.remove(path, place) and given:
                 place.worker.result().reserved -= 1
                 self._left(path)
                 self._room()
@@ -230,19 +249,25 @@ class Pool:
 
     def _room(self) -> None:
         """Give the calls that wait to the workers that have room; what is missing is started."""
+        mix = 0 < self._held <= self._loop.time()
         while self._queue.waiting:
             if all(worker.room <= 0 for worker in self.crew.ready):
                 break
-            place = self._queue.pop()
+            place = self._queue.pop(lambda path: self._free(path, mix=mix) is not None)
             if place is None:
                 break
             if place.worker.done():  # cancelled a moment ago
                 self._queue.leave(place.method)
                 continue
-            worker = self._most_room(place.method)
-            assert worker is not None  # noqa: S101 - there is room, and nobody was asked in between
+            worker = self._free(place.method, mix=mix)
+            assert worker is not None  # noqa: S101 - there was room, and nobody was asked in between
             worker.reserved += 1
             place.worker.set_result(worker)
+        if mix or not self._queue.waiting:
+            self._held = 0.0
+        elif not self._held and any(worker.room > 0 for worker in self.crew.ready):
+            self._held = self._loop.time() + PATIENCE
+            self._loop.call_later(PATIENCE, self._room)
         if self._queue.waiting or self.crew.count < self._spec.min:
             self._decide_soon()
 
@@ -265,9 +290,19 @@ class Pool:
         if self.crew.broken and not self.crew.count:
             self._refuse_all()
         now = monotonic()
-        self.crew.scale(decide(self._demand.samples(now), self._spec, now))
+        self.crew.scale(self._wanted(now))
         if self._tick is None and self.crew.count:
             self._tick = self._loop.call_later(BUSY, self._look)
+
+    def _wanted(self, now: float) -> int:
+        """Return how many workers there should be: for the demand, and for each kind of calls one."""
+        wanted = decide(self._demand.samples(now), self._spec, now)
+        if self._held:
+            self._parted = min(self._spec.max, len(self.crew.ready) + 1)
+            self._parted_until = now + min(STABLE, self._spec.idle)
+        elif now >= self._parted_until:
+            self._parted = 0
+        return max(wanted, self._parted)
 
     def _look(self) -> None:
         """Look after the workers, as long as there are any."""

@@ -19,6 +19,7 @@ nothing is held back.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from mesh.errors import ResourceExhausted
@@ -98,12 +99,16 @@ class Queue(Generic[ItemT]):
         self.waiting += 1
         return lost
 
-    def pop(self) -> ItemT | None:
-        """Return the call that runs next, when a worker has room; None when no call may."""
+    def pop(self, may: Callable[[str], bool] | None = None) -> ItemT | None:
+        """Return the call that runs next, when a worker has room; None when no call may.
+
+        Args:
+            may: Whether there is room for a method; None: there is for each.
+        """
         best: _Method[ItemT] | None = None
         if self.waiting:
-            for one in self._methods.values():
-                if one.waiting and self._may(one) and (best is None or _before(one, best)):
+            for method, one in self._methods.items():
+                if one.waiting and self._may(one) and (best is None or _before(one, best)) and (not may or may(method)):
                     best = one
         if best is None:
             return None

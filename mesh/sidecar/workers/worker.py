@@ -27,6 +27,7 @@ from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Loaded, Onward, decoder
 from mesh.sidecar.workers.link import Link
 from mesh.sidecar.workers.nursery import Born
+from mesh.sidecar.workers.records import Standing
 from mesh.telemetry import relay
 
 __all__ = ["LoadError", "Rim", "State", "Worker"]
@@ -105,12 +106,13 @@ class Worker:
         given: Calls that it was given, ever.
         generation: Which code it runs: counts reloads.
         silent: Questions whether its loop turns that it has not answered.
-        blamed: The methods that were blamed for its end.
+        standing: The worst of the methods whose calls it has.
         verdict: Why it is being ended, for its callers; "" if it ends by itself.
         asked: When it was asked for, Unix time in nanoseconds.
         heard: When it was ready, by the same clock.
         loaded: Done when it is ready, with how long that took; or fails with ``LoadError``.
-        on_stuck: Called when a thread of it goes on long after its call has ended.
+        on_lost: Called when its link is lost, with the methods that had begun and not ended.
+        on_stuck: Called with the method when a thread of it goes on long after its call has ended.
     """
 
     def __init__(self, born: Born, rim: Rim, concurrency: int) -> None:
@@ -119,14 +121,15 @@ class Worker:
         self.reserved = 0
         self.given = 0
         self.generation = 0
-        self.blamed: set[str] = set()
+        self.standing = Standing.PROVEN
         self.verdict = ""
         self.asked = time_ns()
         self.heard = 0
         self.silent = 0
         self._late = -1
         self.loaded: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
-        self.on_stuck: Callable[[], None]
+        self.on_lost: Callable[[list[str]], None]
+        self.on_stuck: Callable[[str], None]
         self._concurrency = concurrency
         self._dismissed = False
         self._rim = rim
@@ -156,6 +159,10 @@ class Worker:
         """Its process id; 0 while it is not known."""
         pid = self.born.pid
         return pid.result() if pid.done() and not pid.cancelled() else 0
+
+    def begun(self) -> list[str]:
+        """Return the methods of the calls that have begun in it and not ended."""
+        return [exchange.path for exchange in self.link.asked.values() if self.born.begun.reached(exchange.id)]
 
     def memory(self) -> int:
         """Return its resident size, bytes; 0 if it cannot be known."""
@@ -194,6 +201,7 @@ class Worker:
         self._late = newest
 
     def _lost(self) -> None:
+        self.on_lost([exchange.path for exchange in self.link.left if self.born.begun.reached(exchange.id)])
         if not self.loaded.done():
             self.loaded.set_exception(LoadError([("", "the process ended while it was loading")]))
             self.loaded.exception()  # whoever waits gets it; nobody has to
@@ -204,7 +212,7 @@ class Worker:
         elif kind == Kind.PONG:
             self.silent -= 1
         elif kind == Kind.STUCK:
-            self.on_stuck()
+            self.on_stuck(body.decode())
         elif kind == Kind.READY and not self.loaded.done():
             self.heard = time_ns()
             self.loaded.set_result(_loaded(body))
