@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import channel, codec, edge, idle, load, paths, sidecar, workers
+from benchmarks import channel, codec, edge, idle, lambdas, load, paths, sidecar, workers
 from mesh import protoc
 
 RUNS = {
@@ -15,6 +15,7 @@ RUNS = {
     "edge": edge.run,
     "idle": idle.run,
     "workers": workers.run,
+    "lambdas": lambdas.run,
 }
 
 
