@@ -129,7 +129,7 @@ def our_mesh(
     shutil.rmtree(state, ignore_errors=True)
     command = (sys.executable, "-m", "mesh", "up", "--file", str(file))
     with process(*command, environ={"MESH_STATE": str(state), "MESH_STUBS": str(STUBS), **environ}) as up:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError, ValueError):
                 running = json.loads((state / "up.json").read_text())

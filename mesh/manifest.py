@@ -230,7 +230,7 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
         try:
             entry = _convert(table, Service, place, f"services.{name}", overrides)
             if entry.lambda_ or entry.events:
-                function = lambdas[name] = read(entry, name, root, where, environ)
+                function = lambdas[name] = read(entry, name, root, where, environ, largest=int(entry.max_message))
                 entry = msgspec.structs.replace(entry, module=function.module, serves=(function.service,))
         except Faults as found:
             faults.extend(found.faults)
