@@ -181,7 +181,7 @@ def test_the_payload_format_of_a_document() -> None:
 
     paths = {"/a": operation("2.0"), "/b": operation("2.0"), "/c": operation("1.0", "http_proxy"), "/d": {"get": {}}}
     assert format_of({"paths": paths}) == "2.0"
-    with pytest.raises(DocumentError, match="'2.0' at paths /a get, '1.0' at paths /e get"):
+    with pytest.raises(DocumentError, match=r"'2\.0' at paths /a get, '1\.0' at paths /e get"):
         format_of({"paths": {**paths, "/e": operation("1.0")}})
 
 
