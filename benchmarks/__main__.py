@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import channel, codec, cold, edge, idle, load, paths, sidecar, workers
+from benchmarks import channel, codec, cold, edge, idle, lambdas, load, paths, sidecar, workers
 from mesh import protoc
 
 RUNS = {
@@ -16,6 +16,7 @@ RUNS = {
     "idle": idle.run,
     "workers": workers.run,
     "cold": cold.run,
+    "lambdas": lambdas.run,
 }
 
 

@@ -82,12 +82,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def process(*command: str, environ: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def process(
+    *command: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Run a server; its first line of output is read by the caller."""
     SCRATCH.mkdir(exist_ok=True)
     with (SCRATCH / f"{Path(command[0]).name}-{time.time_ns()}.log").open("w") as log:
         started = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True,
+            command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=cwd,
             env={**os.environ, "PYTHONPATH": f"{STUBS}:{HERE}", **(environ or {})},
         )  # fmt: skip
         try:
@@ -129,7 +131,7 @@ def our_mesh(
     shutil.rmtree(state, ignore_errors=True)
     command = (sys.executable, "-m", "mesh", "up", "--file", str(file))
     with process(*command, environ={"MESH_STATE": str(state), "MESH_STUBS": str(STUBS), **environ}) as up:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError, ValueError):
                 running = json.loads((state / "up.json").read_text())

@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
@@ -230,7 +230,7 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
         try:
             entry = _convert(table, Service, place, f"services.{name}", overrides)
             if entry.lambda_ or entry.events:
-                function = lambdas[name] = read(entry, name, root, where, environ)
+                function = lambdas[name] = read(entry, name, root, where, environ, largest=int(entry.max_message))
                 entry = msgspec.structs.replace(entry, module=function.module, serves=(function.service,))
         except Faults as found:
             faults.extend(found.faults)
@@ -297,6 +297,8 @@ def _convert(table: Any, kind: type[TableT], place: str, prefix: str, overrides:
         unknown = re.search(r"unknown field `(.*)`", text)
         if unknown:
             text = f"unknown key {unknown[1]!r}{_near(unknown[1], keys)}"
+        if text.startswith("Invalid enum value"):
+            text += _choices(inner.rpartition(".")[2])
         missing = re.search(r"missing required field `(.*)`", text)
         if missing:
             text = f"the key {missing[1]!r} is missing"
@@ -313,6 +315,15 @@ def _where(place: str, keys: str) -> str:
     table = f" [{'.'.join(parts[:depth])}]" if parts else ""
     key = f" {'.'.join(parts[depth:])}" if len(parts) > depth else ""
     return place + table + key
+
+
+def _choices(key: str) -> str:
+    """Return what a key of ``[services.NAME]`` with few values may be."""
+    kinds = [field.type for field in msgspec.structs.fields(Service) if field.encode_name == key]
+    said = [value for kind in kinds for one in get_args(kind) for value in get_args(one) or (one,)]
+    return "".join(
+        f"{'; expected' if value is said[0] else ' or'} {value!r}" for value in said if isinstance(value, str)
+    )
 
 
 def _near(key: str, path: str) -> str:

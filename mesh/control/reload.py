@@ -4,7 +4,8 @@
   old ones drain. One without gets a new process beside the old one, on the same socket; the old one drains once the new
   one is ready.
 - A .proto file: stubs and contract are made anew, and every component gets a new process.
-- mesh.toml: the same, as long as the same things listen at the same places.
+- mesh.toml, or a document that says the routes of a Lambda function: the same, as long as the same things listen at
+  the same places.
 
 What cannot be loaded is said, and replaces nothing: the old code goes on until a later change makes it right.
 """
@@ -58,12 +59,19 @@ def effect(changed: Iterable[Path], manifest: Manifest) -> Effect:
     contract = False
     services: set[str] = set()
     modules = {name: _file(manifest.root, entry.module) for name, entry in manifest.services.items()}
+    documents = _documents(manifest)
     for path in changed:
-        if path == manifest.file or (path.suffix == ".proto" and any(path.is_relative_to(r) for r in manifest.protos)):
+        proto = path.suffix == ".proto" and any(path.is_relative_to(folder) for folder in manifest.protos)
+        if proto or path == manifest.file or path in documents:
             contract = True
         elif path.suffix == ".py" and path.is_relative_to(manifest.root):
             services |= _owners(path, modules, manifest.root)
     return Effect(contract, frozenset(services))
+
+
+def _documents(manifest: Manifest) -> set[Path]:
+    """Return the files that say the routes of Lambda functions."""
+    return {function.document for function in manifest.lambdas.values() if function.document is not None}
 
 
 def _file(root: Path, module: str) -> Path:
@@ -131,6 +139,9 @@ class _Files:
         self._manifest = manifest
         self._generated = (manifest.stubs, manifest.state)
         self._deep = [folder for top in self.tops for folder in sorted(top.iterdir()) if self._watchable(folder)]
+        self._documents = _documents(manifest)
+        beside = {file.parent for file in self._documents if not any(file.is_relative_to(top) for top in self.tops)}
+        self._flat = [*self.tops, *sorted(beside)]
         self._begun: list[asyncio.Event] = []
 
     def _watchable(self, folder: Path) -> bool:
@@ -144,7 +155,7 @@ class _Files:
 
     def follow(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Return what puts changes into the queue, for ever."""
-        for folders, recursive in ((self.tops, False), (self._deep, True)):
+        for folders, recursive in ((self._flat, False), (self._deep, True)):
             if folders:
                 self._begun.append(asyncio.Event())
                 yield self._follow(folders, self._begun[-1], recursive=recursive)
@@ -153,7 +164,7 @@ class _Files:
         """Return when no change will be missed any more; those that were already are put into the queue."""
         for begun in self._begun:
             await begun.wait()
-        found = [file for top in self.tops for file in top.iterdir()]
+        found = [file for top in self._flat for file in top.iterdir()]
         found += [file for folder in self._deep for file in folder.rglob("*.*")]
         missed = {file for file in found if self._wanted(file) and file.stat().st_mtime > since}
         if missed:
@@ -175,9 +186,12 @@ class _Files:
                 self.changes.put_nowait({Path(name) for _, name in found})
 
     def _wanted(self, path: Path) -> bool:
-        source = path.suffix in (".py", ".proto") and not path.name.startswith(".")
-        return path == self._manifest.file or (
-            source and not any(path.is_relative_to(folder) for folder in self._generated)
+        # Another document may be named while the mesh runs.
+        source = path.suffix in (".py", ".proto", ".json") and not path.name.startswith(".")
+        return (
+            path == self._manifest.file
+            or path in self._documents
+            or (source and not any(path.is_relative_to(folder) for folder in self._generated))
         )
 
 

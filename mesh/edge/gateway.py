@@ -104,7 +104,8 @@ class Gateway:
         if upstream.response is None:
             raise _bad_gateway(call)
         try:
-            status, headers, body = response(value.decode(upstream.response), second=self._kind == "2.0")
+            result = value.decode(upstream.response)
+            status, headers, body = response(result, second=self._kind == "2.0", bare=self._kind == BODY)
         except Malformed as error:
             log.error("%s: malformed result of the function: %s", self.method.path, error)  # noqa: TRY400 - no bug here
             raise _bad_gateway(call) from error

@@ -1,7 +1,8 @@
 """What a Lambda function returned → an HTTP response. Pure.
 
 An object with ``statusCode`` is a response; anything else is the JSON body of one with 200, which is what API Gateway
-does in format 2.0 and what nobody misses in 1.0. A text without a status is the body as it is, so that it can be JSON.
+does in format 2.0 and what nobody misses in 1.0. A text without a status is the body as it is, so that it can be JSON;
+where the event is the body (the non-proxy kind), it is JSON too, a text in quotes.
 
 Source: API Gateway developer guide, "Output format of a Lambda function for proxy integration" and "Lambda function
 response format".
@@ -38,18 +39,19 @@ class Malformed(ValueError):
     """The result is no response; the message is for the function's author."""
 
 
-def response(result: Any, *, second: bool) -> tuple[int, Headers, bytes]:
+def response(result: Any, *, second: bool, bare: bool = False) -> tuple[int, Headers, bytes]:
     """Return status, headers and body.
 
     Args:
         result: What the handler returned, as JSON values.
         second: By format 2.0.
+        bare: By the non-proxy kind.
 
     Raises:
         Malformed: It says a status, headers or a body that cannot be.
     """
     if not isinstance(result, dict) or "statusCode" not in result:
-        body = result.encode() if isinstance(result, str) else orjson.dumps(result)
+        body = result.encode() if isinstance(result, str) and not bare else orjson.dumps(result)
         return 200, [(b"content-type", _JSON), _length(body)], body
     status = _status(result["statusCode"])
     headers = list(_headers(result))

@@ -6,6 +6,7 @@ The documents that the keys name are read here, when the manifest is; ``mesh.lam
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from mesh.faults import Fault, Faults
-from mesh.lambdas.document import DocumentError, HttpRoute, of_events, of_openapi
+from mesh.lambdas.document import DocumentError, HttpRoute, format_of, of_events, of_openapi
 from mesh.values import Duration, Size
 
 __all__ = ["PACKAGE", "Function", "Keys", "read", "stray"]
@@ -40,7 +41,7 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             {"method": …, "path": …}}]}``.
         integration: ``"proxy"``: the handler gets API Gateway's event; ``"event"``: the JSON body with the parameters
             of path and query is the event.
-        payload: The format of API Gateway's event.
+        payload: The format of API Gateway's event; if nothing is said, the document's ``payloadFormatVersion``, or 1.0.
         access: Who may call it.
         roles: If not empty, a user must hold one of them.
         timeout: The longest that one invocation may take.
@@ -54,7 +55,7 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     openapi: str = ""
     events: str = ""
     integration: Literal["proxy", "event"] = "proxy"
-    payload: Literal["1.0", "2.0"] = "1.0"
+    payload: Literal["1.0", "2.0"] | None = None
     access: Literal["public", "authenticated", "internal"] = "public"
     roles: tuple[str, ...] = ()
     timeout: Duration = Duration(3)
@@ -83,6 +84,8 @@ class Function:
         schedule: When it is invoked by itself, or ``""``.
         subscribes: Full names of the events that invoke it.
         region: The AWS region that it believes to be in.
+        document: The file that its routes stand in, or None.
+        largest: Bytes of its largest result: what whoever asks for it would take.
     """
 
     name: str
@@ -99,6 +102,8 @@ class Function:
     schedule: str = ""
     subscribes: tuple[str, ...] = ()
     region: str = "us-east-1"
+    document: Path | None = None
+    largest: int = 4 * 2**20
 
     @property
     def title(self) -> str:
@@ -124,7 +129,7 @@ def stray(keys: Keys, table: str) -> Iterator[Fault]:
             yield Fault(f"{table} {field.encode_name}", 'this is for Lambda functions: say lambda = "module:handler"')
 
 
-def read(keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, str]) -> Function:
+def read(keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, str], *, largest: int) -> Function:
     """Return the function that an entry says.
 
     Args:
@@ -133,16 +138,18 @@ def read(keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, st
         root: The folder of mesh.toml.
         table: ``mesh.toml [services.hello]``.
         environ: The environment, for the AWS region.
+        largest: Bytes of its largest result.
 
     Raises:
         Faults: A document cannot be read or understood; values that cannot be meant together.
     """
     faults = list(_faults(keys, table))
     routes: tuple[HttpRoute, ...] = ()
-    handler = keys.lambda_
+    handler, payload = keys.lambda_, keys.payload
     try:
         if keys.openapi:
-            routes = _document(root / keys.openapi, f"{table} openapi", of_openapi)[1]
+            document, routes = _document(root / keys.openapi, f"{table} openapi", of_openapi)
+            payload = payload or _format(document, root / keys.openapi, f"{table} openapi")
         elif keys.events:
             document, routes = _document(root / keys.events, f"{table} events", of_events)
             handler = handler or _of_document(document, root / keys.events, root)
@@ -160,7 +167,7 @@ def read(keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, st
         handler=match["name"],
         routes=routes,
         integration=keys.integration,
-        payload=keys.payload,
+        payload=payload or "1.0",
         access=keys.access,
         roles=keys.roles,
         timeout=float(keys.timeout),
@@ -169,6 +176,8 @@ def read(keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, st
         schedule=keys.schedule,
         subscribes=keys.subscribes,
         region=_region({**environ, **keys.environment}),
+        document=Path(os.path.normpath(root / said)) if (said := keys.openapi or keys.events) else None,
+        largest=largest,
     )
 
 
@@ -208,6 +217,16 @@ def _document(
     except ValueError as error:
         hint = "; convert it from YAML" if path.suffix.lower() in (".yaml", ".yml") else ""
         raise Faults([Fault(place, f"{path}: not JSON: {error}{hint}")]) from None
+
+
+def _format(document: Any, path: Path, place: str) -> Literal["1.0", "2.0"] | None:
+    try:
+        said = format_of(document)
+    except DocumentError as error:
+        raise Faults([Fault(place, f"{path}: {error}")]) from None
+    if said not in (None, "1.0", "2.0"):
+        raise Faults([Fault(place, f"{path}: payloadFormatVersion is 1.0 or 2.0, not {said!r}")])
+    return said  # type: ignore[return-value]  # one of these
 
 
 def _of_document(document: dict[str, Any], file: Path, root: Path) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-__all__ = ["ANY", "DocumentError", "HttpRoute", "of_events", "of_openapi"]
+__all__ = ["ANY", "DocumentError", "HttpRoute", "format_of", "of_events", "of_openapi"]
 
 ANY = "*"
 """Every HTTP method."""
@@ -89,10 +89,28 @@ def of_openapi(document: Any) -> tuple[HttpRoute, ...]:
     if not isinstance(paths, dict):
         raise DocumentError("paths: expected an object of paths")
     base = _base(document)
-    routes = tuple(route for path, item in paths.items() for route in _path_item(str(path), item, base))
+    routes = tuple(route for path, item in paths.items() for route in _path_item(str(path), item, base, document))
     if not routes:
         raise DocumentError("paths: no operation reaches the function")
     return routes
+
+
+def format_of(document: Any) -> str | None:
+    """Return the ``payloadFormatVersion`` that the integrations of an API document say; None when none does.
+
+    Raises:
+        DocumentError: They say different ones.
+    """
+    found: dict[str, str] = {}
+    for path, key, operation in _operations(document):
+        integration = operation.get(_INTEGRATION)
+        said = integration.get("payloadFormatVersion") if isinstance(integration, dict) else None
+        if said is not None and not _elsewhere(operation):
+            found.setdefault(str(said), f"paths {path} {key}")
+    if len(found) > 1:
+        places = ", ".join(f"{said!r} at {place}" for said, place in found.items())
+        raise DocumentError(f"payloadFormatVersion is {places}; one function gets one: say payload in mesh.toml")
+    return next(iter(found), None)
 
 
 def _base(document: dict[str, Any]) -> str:
@@ -118,7 +136,15 @@ def _url_path(server: dict[str, Any]) -> str:
     return urlsplit(url).path
 
 
-def _path_item(path: str, item: Any, base: str) -> Iterator[HttpRoute]:
+def _operations(document: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield path, key and operation of a document that ``of_openapi`` has read."""
+    for path, item in document["paths"].items():
+        for key, operation in item.items():
+            if (key == _ANY_METHOD or key.upper() in _VERBS) and isinstance(operation, dict):
+                yield path, key, operation
+
+
+def _path_item(path: str, item: Any, base: str, document: dict[str, Any]) -> Iterator[HttpRoute]:
     if not isinstance(item, dict):
         raise DocumentError(f"paths {path}: expected an object of operations")
     resource = _resource(path, f"paths {path}")
@@ -126,12 +152,44 @@ def _path_item(path: str, item: Any, base: str) -> Iterator[HttpRoute]:
         verb = ANY if key == _ANY_METHOD else key.upper()
         if verb != ANY and verb not in _VERBS:
             continue  # `parameters`, `summary` and extensions
-        integration = operation.get(_INTEGRATION) if isinstance(operation, dict) else None
-        if isinstance(integration, dict) and str(integration.get("type", "")).lower() in _ELSEWHERE:
+        if not isinstance(operation, dict):
+            raise DocumentError(f"paths {path} {key}: expected an operation, an object, not {operation!r}")
+        if _elsewhere(operation):
             continue
-        yield HttpRoute(verb, resource, base)
+        route = HttpRoute(verb, resource, base)
+        for owner, where in ((item, f"paths {path}"), (operation, f"paths {path} {key}")):
+            _check_parameters(owner.get("parameters"), route, where, document)
+        yield route
         if base and resource == "/":
             yield HttpRoute(verb, resource, base, slash=True)
+
+
+def _elsewhere(operation: dict[str, Any]) -> bool:
+    """Whether API Gateway answers or forwards an operation without a function."""
+    integration = operation.get(_INTEGRATION)
+    return isinstance(integration, dict) and str(integration.get("type", "")).lower() in _ELSEWHERE
+
+
+def _check_parameters(parameters: Any, route: HttpRoute, where: str, document: dict[str, Any]) -> None:
+    """Refuse a parameter that is said to be in the path and is not: its handler would wait for it in vain."""
+    for said in parameters if isinstance(parameters, list) else ():
+        parameter = _referred(said, document)
+        if not isinstance(parameter, dict) or parameter.get("in") != "path":
+            continue
+        name = str(parameter.get("name", "")).removesuffix("+")
+        if name not in route.names:
+            there = ", ".join(route.names) or "none"
+            raise DocumentError(f"{where}: parameter {name!r} is said to be in the path, which has: {there}")
+
+
+def _referred(said: Any, document: Any) -> Any:
+    """Return what a ``$ref`` within the document names, or what was said."""
+    reference = said.get("$ref") if isinstance(said, dict) else None
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        return said
+    for part in reference[2:].split("/"):
+        document = document.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(document, dict) else None
+    return document
 
 
 def of_events(document: Any) -> tuple[HttpRoute, ...]:

@@ -19,12 +19,13 @@ from google.rpc.error_details_pb2 import ErrorInfo
 
 from mesh.errors import DeadlineExceeded, Internal, StatusError
 
-__all__ = ["DOMAIN", "EXITED", "MARSHAL", "TIMED_OUT", "failed", "is_functions", "timed_out"]
+__all__ = ["DOMAIN", "EXITED", "MARSHAL", "TIMED_OUT", "TOO_LARGE", "failed", "is_functions", "timed_out"]
 
 DOMAIN = "lambda"
 EXITED = "Runtime.ExitError"
 MARSHAL = "Runtime.MarshalError"
 TIMED_OUT = "Sandbox.Timedout"
+TOO_LARGE = "Function.ResponseSizeTooLarge"
 
 _ROOM = 2000
 """Bytes of the error object: more than about 3000 of details no gRPC client takes (``mesh.rpc.wire``)."""

@@ -109,7 +109,7 @@ class LambdaFunctions:
     def _answering(self, method: Method, service: ServiceContext, run: _Run) -> Handler:
         read = _reader(method)
         invoked = method.name == INVOKE
-        instance, log = self._instance, service.log
+        instance, log, largest = self._instance, service.log, self._function.largest
 
         async def answer(call: Call) -> None:
             data = await call.receive_one()
@@ -134,9 +134,9 @@ class LambdaFunctions:
                 kind, text = _told(error, request_id)
             elif invoked:
                 try:
-                    reply = value.encode(result)
-                except value.CannotMarshal as unfit:
-                    error, kind, text = unfit, failure.MARSHAL, f"Unable to marshal response: {unfit}"
+                    reply = _reply(result, largest)
+                except _UnfitError as unfit:
+                    error, kind, text = unfit, unfit.kind, str(unfit)
                     error.__traceback__ = None
             if error is not None:
                 log.error("%s the handler failed: %s: %s", request_id, kind, text, exc_info=error)
@@ -233,6 +233,30 @@ def _in_handler(error: BaseException) -> BaseException:
     if error.__traceback__ is not None:
         error.__traceback__ = error.__traceback__.tb_next
     return error
+
+
+class _UnfitError(ValueError):
+    """The result cannot be a reply; ``kind`` is Lambda's ``errorType``."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+def _reply(result: Any, largest: int) -> bytes:
+    """Return the message of a result, which whoever asked for it can take.
+
+    Raises:
+        _UnfitError: It has no JSON form, or is too large.
+    """
+    try:
+        reply = value.encode(result)
+    except value.CannotMarshal as error:
+        raise _UnfitError(failure.MARSHAL, f"Unable to marshal response: {error}") from None
+    if len(reply) > largest:
+        text = f"Response payload size ({len(reply)} bytes) exceeded maximum allowed payload size ({largest} bytes)."
+        raise _UnfitError(failure.TOO_LARGE, text)
+    return reply
 
 
 def _told(error: BaseException, request_id: str) -> tuple[str, str]:

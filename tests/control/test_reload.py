@@ -28,6 +28,11 @@ serves = ["a"]
 module = "two"
 serves = ["b"]
 """
+LAMBDA = """
+[services.hello]
+lambda = "hello:handler"
+events = "routes/hello.json"
+"""
 ALL = {"login", "shop", "one", "two"}
 
 
@@ -35,6 +40,8 @@ def manifest(folder: Path, text: str) -> Manifest:
     for name in ("services/login/functions.py", "services/shop/__init__.py", "services/shop/rules.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
+    (folder / "routes").mkdir()
+    (folder / "routes" / "hello.json").write_text('{"events": [{"http": "GET /hello"}]}')
     (folder / "mesh.toml").write_text(text)
     return load(folder / "mesh.toml", {})
 
@@ -60,6 +67,9 @@ def manifest(folder: Path, text: str) -> Manifest:
         (FLAT, "shared.py", False, {"one", "two"}),
         (FLAT, "package/inner.py", False, {"one", "two"}),
         (FLAT, "api/one.proto", True, set()),
+        (LAMBDA, "routes/hello.json", True, set()),
+        (LAMBDA, "routes/other.json", False, set()),
+        (LAMBDA, "hello.py", False, {"hello"}),
     ],
 )
 def test_whom_a_file_concerns(tmp_path: Path, text: str, path: str, contract: bool, services: set[str]) -> None:  # noqa: FBT001 - a row of the table

@@ -86,6 +86,10 @@ def test_the_handler_of_a_function_configuration(tmp_path: Path, said: str, modu
 
 
 EVENTS = {"events": [{"http": "GET /a"}]}
+TWO = {
+    "openapi": "3.0.1",
+    "paths": {"/a": {"get": {"x-amazon-apigateway-integration": {"payloadFormatVersion": "3.0"}}}},
+}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,9 @@ EVENTS = {"events": [{"http": "GET /a"}]}
         ('lambda = "m:h"\nroles = ["x"]', {}, 'roles narrow access = "authenticated"'),
         ('lambda = "m:h"\naccess = "internal"\nevents = "b.json"', {"b.json": EVENTS}, "never reached through"),
         ('lambda = "m:h"\nenvironment = { "a b" = "x" }', {}, "'a b' is no name of an environment variable"),
-        ('lambda = "m:h"\nintegration = "http"', {}, "[services.a] integration"),
+        ('lambda = "m:h"\nintegration = "http"', {}, "invalid enum value 'http'; expected 'proxy' or 'event'"),
+        ('lambda = "m:h"\npayload = "3.0"', {}, "payload: invalid enum value '3.0'; expected '1.0' or '2.0'"),
+        ('lambda = "m:h"\nopenapi = "a.json"', {"a.json": TWO}, "a.json: payloadFormatVersion is 1.0 or 2.0"),
         ('lambda = "m:h"\nlamda = "x"', {}, "unknown key 'lamda'; did you mean"),
     ],
 )  # fmt: skip

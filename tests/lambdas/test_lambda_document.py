@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh import template
-from mesh.lambdas.document import ANY, DocumentError, HttpRoute, of_events, of_openapi
+from mesh.lambdas.document import ANY, DocumentError, HttpRoute, format_of, of_events, of_openapi
 
 ONE = {"/a": {"get": {}}}
 
@@ -108,12 +108,81 @@ def test_an_event_list(event: Any, route: HttpRoute) -> None:
         ({"swagger": "2.0", "paths": {"/{a}/{a}": {"get": {}}}}, "{a} is there twice"),
         ({"swagger": "2.0", "basePath": 7, "paths": ONE}, "basePath: expected a path such as /v1, got 7"),
         ({"openapi": "3", "servers": [{"url": "https://x/{stage}"}], "paths": ONE}, "servers[0].url: expected a path"),
+        ({"swagger": "2.0", "paths": {"/a": {"get": None}}}, "paths /a get: expected an operation"),
+        (
+            {"swagger": "2.0", "paths": {"/a/{id}": {"get": {"parameters": [{"name": "user", "in": "path"}]}}}},
+            "paths /a/{id} get: parameter 'user' is said to be in the path, which has: id",
+        ),
+        (
+            {
+                "openapi": "3.0.1",
+                "paths": {"/a": {"get": {}, "parameters": [{"$ref": "#/components/parameters/u~1v"}]}},
+                "components": {"parameters": {"u/v": {"name": "id", "in": "path"}}},
+            },
+            "paths /a: parameter 'id' is said to be in the path, which has: none",
+        ),
     ],
 )
 def test_what_is_no_api_document(document: Any, text: str) -> None:
     with pytest.raises(DocumentError) as caught:
         of_openapi(document)
     assert text in str(caught.value)
+
+
+# As API Gateway exports a REST API ("oas30-apigateway" and "swagger-apigateway" differ in the frame alone).
+EXPORTED = {
+    "swagger": "2.0",
+    "info": {"version": "2026-01-01T00:00:00Z", "title": "pets"},
+    "host": "abc.execute-api.eu-central-1.amazonaws.com",
+    "basePath": "/dev",
+    "schemes": ["https"],
+    "securityDefinitions": {
+        "key": {"type": "apiKey", "name": "x-api-key", "in": "header"},
+        "pool": {"type": "apiKey", "name": "Authorization", "in": "header", "x-amazon-apigateway-authtype": "custom"},
+    },
+    "parameters": {"petId": {"name": "petId", "in": "path", "required": True, "type": "string"}},
+    "paths": {
+        "/pets/{petId}": {
+            "parameters": [{"$ref": "#/parameters/petId"}, {"name": "verbose", "in": "query", "type": "string"}],
+            "get": {
+                "security": [{"key": []}],
+                "responses": {"200": {"description": "a pet", "headers": {"X-A": {"type": "string"}}}},
+                "x-amazon-apigateway-request-validator": "all",
+                "x-amazon-apigateway-integration": {
+                    "type": "aws_proxy", "httpMethod": "POST", "passthroughBehavior": "when_no_match",
+                    "uri": "arn:aws:apigateway:eu-central-1:lambda:path/2015-03-31/functions/"
+                    "arn:aws:lambda:eu-central-1:1:function:${stageVariables.pets}/invocations",
+                },
+            },
+            "options": {"x-amazon-apigateway-integration": {"type": "mock", "requestTemplates": {}}},
+        },
+        "/files/{proxy+}": {
+            "x-amazon-apigateway-any-method": {
+                "parameters": [{"name": "proxy", "in": "path", "required": True, "type": "string"}],
+                "x-amazon-apigateway-integration": {"type": "aws_proxy", "cacheNamespace": "abc"},
+            },
+        },
+    },
+    "x-amazon-apigateway-gateway-responses": {"DEFAULT_4XX": {}},
+    "x-amazon-apigateway-binary-media-types": ["image/png"],
+}  # fmt: skip
+
+
+def test_what_api_gateway_exports() -> None:
+    assert of_openapi(EXPORTED) == (
+        HttpRoute("GET", "/pets/{petId}", "/dev"), HttpRoute(ANY, "/files/{proxy+}", "/dev"),
+    )  # fmt: skip
+    assert format_of(EXPORTED) is None
+
+
+def test_the_payload_format_of_a_document() -> None:
+    def operation(version: str, kind: str = "aws_proxy") -> Any:
+        return {"get": {"x-amazon-apigateway-integration": {"type": kind, "payloadFormatVersion": version}}}
+
+    paths = {"/a": operation("2.0"), "/b": operation("2.0"), "/c": operation("1.0", "http_proxy"), "/d": {"get": {}}}
+    assert format_of({"paths": paths}) == "2.0"
+    with pytest.raises(DocumentError, match=r"'2\.0' at paths /a get, '1\.0' at paths /e get"):
+        format_of({"paths": {**paths, "/e": operation("1.0")}})
 
 
 @pytest.mark.parametrize(

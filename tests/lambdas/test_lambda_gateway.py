@@ -209,8 +209,8 @@ def bodied(tmp_path: Path, code: str = ECHO) -> Project:
 
 async def test_body_path_and_query_are_the_event(tmp_path: Path) -> None:
     async with edged(bodied(tmp_path, "def handler(event, context): return event['name']")) as client:
-        assert (await client.ask("POST", "/greet", b'{"name": "Ada"}')).body == b"Ada"
-        assert (await client.ask("GET", "/greet/x?name=Bob")).body == b"Bob"
+        assert (await client.ask("POST", "/greet", b'{"name": "Ada"}')).body == b'"Ada"'
+        assert (await client.ask("GET", "/greet/x?name=Bob")).json == "Bob"
     async with edged(bodied(tmp_path)) as client:
         body = b'{"name": "Ada", "who": "body", "q": "body", "n": 1}'
         event = (await client.ask("PUT", "/greet/path?q=query&z=1", body)).json
@@ -224,6 +224,31 @@ async def test_body_path_and_query_are_the_event(tmp_path: Path) -> None:
 
 
 # -- results --
+
+
+async def test_a_result_that_is_too_large_is_a_502_that_the_log_explains(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = api(tmp_path, "def handler(event, context): return 'x' * 10_000", 'max_message = "9KB"')
+    async with edged(project) as client:
+        assert (await client.ask("GET", "/prod/hello")).status == 502
+    assert "Function.ResponseSizeTooLarge: Response payload size (10" in caplog.text
+    assert "maximum allowed payload size (9000 bytes)" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["", "async "])
+async def test_a_generator_is_no_result(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with edged(api(tmp_path, f"{kind}def handler(event, context): yield {{'statusCode': 200}}")) as client:
+        assert (await client.ask("GET", "/prod/hello")).status == 502
+    assert f"Unable to marshal response: Object of type {kind.strip()}{kind and '_'}generator is not" in caplog.text
+
+
+async def test_the_documents_payload_format_is_taken(tmp_path: Path) -> None:
+    integration = {"type": "AWS_PROXY", "payloadFormatVersion": "2.0"}
+    document = {"openapi": "3.0.1", "paths": {"/a": {"get": {"x-amazon-apigateway-integration": integration}}}}
+    project = Project(tmp_path, ECHO, 'openapi = "a.json"', {"a.json": document})
+    async with edged(project) as client:
+        assert (await client.ask("GET", "/a")).json["rawPath"] == "/a"
 
 
 async def answered(tmp_path: Path, result: str, payload: str = "1.0") -> Any:
