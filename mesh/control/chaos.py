@@ -279,6 +279,7 @@ class _Trial:
                     running.pid,
                     self.targets,
                     {f"{name} {chaos_plan.DATABASE}": file for name, file in self.files.items()},
+                    self._folder / "mesh.log",
                     self.seed,
                 )
                 return

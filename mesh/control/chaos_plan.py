@@ -15,7 +15,9 @@ KINDS = (EDGE, "services", WORKERS, BROKER, "databases")
 """What can be asked for besides the names of services."""
 
 _YOUNGEST, _OLDEST = 0.3, 4.0
-"""Seconds that a victim has lived at least: some are struck while they start, most after they have done something."""
+"""Seconds that a victim has lived at least: most have done something."""
+_EARLY = 0.15
+"""Share of the strikes that may meet what still starts; were it all of them, a slow machine would never get to work."""
 _BRIEF, _LONG = 0.2, 4.0
 """Seconds that a database stays locked."""
 
@@ -29,12 +31,14 @@ class Strike:
         order: The targets, the preferred first.
         age: Seconds that the victim must have lived.
         lasts: Seconds that it lasts, if it is a database that is struck.
+        early: It may meet a component that is not ready yet.
     """
 
     after: float
     order: tuple[str, ...]
     age: float
     lasts: float
+    early: bool
 
 
 def targets(
@@ -86,6 +90,7 @@ def strikes(seed: int, rate: float, targets: Sequence[str]) -> Iterator[Strike]:
                 order=(first, *chance.sample(others, len(others))),
                 age=chance.uniform(_YOUNGEST, _OLDEST),
                 lasts=chance.uniform(_BRIEF, _LONG),
+                early=chance.random() < _EARLY,
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import sqlite3
 import time
@@ -16,6 +17,7 @@ from mesh.control.chaos_plan import BROKER, DATABASE, EDGE, WORKERS, Strike, pic
 
 __all__ = ["Herd", "victims"]
 
+_READY = re.compile(r"is ready again, pid (\d+)")
 _FORK_SERVER = "mesh.sidecar.workers.forkserver"
 
 
@@ -61,17 +63,20 @@ class Herd:
         up: Process id of its ``mesh up``.
         targets: What may be struck.
         databases: Target → SQLite file.
+        log: Output of its ``mesh up``, which names each process that is ready again.
         seed: Decides which of several workers is struck.
 
     Attributes:
         struck: Target → how often it was struck.
     """
 
-    def __init__(self, up: int, targets: list[str], databases: Mapping[str, Path], seed: int) -> None:
+    def __init__(self, up: int, targets: list[str], databases: Mapping[str, Path], log: Path, seed: int) -> None:
         self.struck: Counter[str] = Counter()
         self._up = up
         self._targets = targets
         self._databases = databases
+        self._log = log
+        self._first: set[int] = set()
         self._chance = random.Random(seed)  # noqa: S311 - it shall be repeatable
         self._seen: dict[int, float] = {}
         self._held: dict[str, float] = {}
@@ -81,8 +86,14 @@ class Herd:
         """Strike; return what was struck, or None when nothing has lived long enough."""
         now = time.monotonic()
         found = victims(self._up, await _listing())
+        ready = {int(pid) for pid in _READY.findall(self._log.read_text(errors="replace"))}
+        self._first = self._first or {pid for pids in found.values() for pid in pids}  # all were ready when it began
+        if not strike.early:
+            up = ready | self._first
+            found = {name: [pid for pid in pids if pid in up or WORKERS in name] for name, pids in found.items()}
+            found = {name: pids for name, pids in found.items() if pids}
         here = [pid for pids in found.values() for pid in pids]
-        self._seen = {pid: self._seen.get(pid, now) for pid in here}
+        self._seen |= {pid: self._seen.get(pid, now) for pid in here}
         ages = {
             name: now - min(self._seen[pid] for pid in pids) for name, pids in found.items() if name in self._targets
         }
