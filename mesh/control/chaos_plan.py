@@ -97,8 +97,11 @@ def strikes(seed: int, rate: float, targets: Sequence[str]) -> Iterator[Strike]:
 def pick(strike: Strike, ages: Mapping[str, float]) -> str | None:
     """Return what is struck: of what has lived long enough the most preferred; None if nothing has.
 
+    A database is struck only when it is preferred to all others: as a substitute it would be held nearly always.
+
     Args:
         strike: The strike.
         ages: Target → seconds that it has lived; what is not there cannot be struck.
     """
-    return next((name for name in strike.order if ages.get(name, -1.0) >= strike.age), None)
+    order = [name for name in strike.order if name == strike.order[0] or not name.endswith(f" {DATABASE}")]
+    return next((name for name in order if ages.get(name, -1.0) >= strike.age), None)

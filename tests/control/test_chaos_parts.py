@@ -115,6 +115,12 @@ def test_what_is_young_or_gone_is_spared() -> None:
     assert pick(strike, {second: 0.1}) is None
 
 
+def test_a_database_is_no_substitute() -> None:
+    for strike in islice(strikes(1, 1.0, ["edge", "shop database"]), 4):
+        expected = "shop database" if strike.order[0] == "shop database" else None
+        assert pick(strike, {"shop database": 10.0}) == expected
+
+
 def test_targets() -> None:
     def chosen(*only):
         return targets(["a", "b"], edge=True, workers=["b"], databases=["a"], only=only)
