@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.control import events_command
+from mesh.control import chaos_command, events_command
 from mesh.faults import Fault, Faults
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _check(options: argparse.Namespace) -> int:
 def _up(options: argparse.Namespace) -> int:
     from mesh.control import up
 
-    return up.run(_file(options), raw=options.logs == "json", reload=options.reload)
+    return up.run(_file(options), raw=options.logs == "json", reload=options.reload, longest=options.restart_within)
 
 
 def _sidecar(options: argparse.Namespace) -> int:
@@ -183,6 +183,10 @@ def _new(options: argparse.Namespace) -> int:
     return new.run(file, options.name)
 
 
+def _chaos(options: argparse.Namespace) -> int:
+    return chaos_command.run(options, _file(options))
+
+
 def _events(options: argparse.Namespace) -> int:
     return events_command.run(options, _file(options))
 
@@ -219,6 +223,10 @@ def _parser() -> argparse.ArgumentParser:
         "--logs", choices=("text", "json"), default="text", help="how log lines are shown (default: text)"
     )
     made.add_argument("--reload", action="store_true", help="run the new code when files change, without losing a call")
+    made.add_argument(
+        "--restart-within", type=float, default=15.0, metavar="SECONDS",
+        help="the longest wait before what died again and again is started once more (default: 15)",
+    )  # fmt: skip
     made = command("call", _call, "call any method of a running service", _CALL)
     made.add_argument("words", nargs="+", metavar="[ADDRESS] SERVICE/METHOD", help="what to call, and where")
     made.add_argument("-d", "--data", default="", help="the request as JSON; @FILE or @- (standard input) reads it")
@@ -252,6 +260,7 @@ def _parser() -> argparse.ArgumentParser:
         "--each", metavar="FOLDER", help="one folder for each service, and for the edge, below this one"
     )
     events_command.add(command, commands, _events)
+    chaos_command.add(command, _chaos)
     formats = commands.add_parser("export", help="write what the contract says for other tools").add_subparsers(
         title="formats", metavar="FORMAT", required=True
     )

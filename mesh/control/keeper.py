@@ -57,17 +57,26 @@ class Keeper:
         console: Where its lines go.
         environment: All of its environment.
         patience: Seconds that a start may take.
+        longest: Seconds that it waits at most before it starts again what died.
 
     Attributes:
         address: Where it accepts, once it is ready.
     """
 
-    def __init__(self, component: Component, console: Console, environment: Mapping[str, str], patience: float) -> None:
+    def __init__(
+        self,
+        component: Component,
+        console: Console,
+        environment: Mapping[str, str],
+        patience: float,
+        longest: float = restart.LONGEST,
+    ) -> None:
         self.component = component
         self.address: str | None = None
         self._console = console
         self._environment = environment
         self._patience = patience
+        self._longest = longest
         self._process: Process | None = None
         self._ready_at: float | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -213,7 +222,7 @@ class Keeper:
             else:
                 await self._end()
             now = asyncio.get_running_loop().time()
-            decision = restart.decide(failures, ready_at=self._ready_at, now=now)
+            decision = restart.decide(failures, ready_at=self._ready_at, now=now, longest=self._longest)
             failures = decision.failures
             tries = f" ({failures} failures in a row)" if failures > 1 else ""
             self._console.say(f"{name} {reason}; it starts again in {decision.delay:.1f} s{tries}")

@@ -27,15 +27,16 @@ class Restart:
     delay: float
 
 
-def decide(failures: int, *, ready_at: float | None, now: float) -> Restart:
+def decide(failures: int, *, ready_at: float | None, now: float, longest: float = LONGEST) -> Restart:
     """Return what to do about a component that died at ``now``.
 
     Args:
         failures: Deaths in a row before this one.
         ready_at: When it became ready, or None if this start never did.
         now: The time, seconds, by the same clock.
+        longest: Seconds that the delay never exceeds.
     """
     if ready_at is not None and now - ready_at >= HEALTHY:
         failures = 0
     # The exponent is bounded so that a component that fails for a year does not overflow a float.
-    return Restart(failures + 1, min(FIRST * 2.0 ** min(failures, 32), LONGEST))
+    return Restart(failures + 1, min(FIRST * 2.0 ** min(failures, 32), longest))

@@ -14,6 +14,7 @@ from typing import Any
 from mesh import graph
 from mesh.control.keeper import Component, Keeper, StartError
 from mesh.control.output import Console
+from mesh.control.restart import LONGEST
 
 __all__ = ["PATIENCE", "Supervisor"]
 
@@ -31,6 +32,7 @@ class Supervisor:
         console: Where their lines and the supervisor's go.
         environment: All of their environment.
         patience: Seconds that the start of one may take.
+        longest: Seconds that what died waits at most for its next start.
     """
 
     def __init__(
@@ -40,9 +42,12 @@ class Supervisor:
         environment: Mapping[str, str],
         *,
         patience: float = PATIENCE,
+        longest: float = LONGEST,
     ) -> None:
         components = list(components)
-        self.keepers = {component.name: Keeper(component, console, environment, patience) for component in components}
+        self.keepers = {
+            component.name: Keeper(component, console, environment, patience, longest) for component in components
+        }
         self._layers = graph.order({component.name: component.needs for component in components})
         self._console = console
 

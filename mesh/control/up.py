@@ -18,6 +18,7 @@ from mesh.control import check, component, identity, sockets, state, topology, t
 from mesh.control.keeper import Component, Keeper
 from mesh.control.output import Console
 from mesh.control.own_broker import BROKER, OwnBroker, own_broker
+from mesh.control.restart import LONGEST
 from mesh.control.supervisor import Supervisor
 from mesh.control.table import table
 from mesh.faults import Fault, Faults
@@ -28,13 +29,14 @@ __all__ = ["run"]
 EDGE = "edge"
 
 
-def run(file: Path, *, raw: bool, reload: bool = False) -> int:
+def run(file: Path, *, raw: bool, reload: bool = False, longest: float = LONGEST) -> int:
     """Run the mesh in the foreground until SIGTERM or SIGINT; returns the exit code.
 
     Args:
         file: mesh.toml.
         raw: Show log lines as the JSON that they are.
         reload: Run changed files' new code while the mesh runs.
+        longest: Seconds that a component that died waits at most for its next start.
 
     Raises:
         Faults: Of contract, manifest or their combination; an address is taken; the mesh runs already.
@@ -49,7 +51,9 @@ def run(file: Path, *, raw: bool, reload: bool = False) -> int:
         broker = own_broker(manifest, contract)
         console = Console(sys.stdout, [*listeners, *([BROKER] if broker else [])], raw=raw)
         since = began if reload else None
-        return asyncio.run(_run(manifest, contract, listeners, broker, console, claim, reload_since=since))
+        return asyncio.run(
+            _run(manifest, contract, listeners, broker, console, claim, reload_since=since, longest=longest)
+        )
 
 
 @contextlib.contextmanager
@@ -80,6 +84,7 @@ async def _run(
     claim: state.Claim,
     *,
     reload_since: float | None,
+    longest: float,
 ) -> int:
     addresses = {name: sockets.name_of(listener) for name, listener in listeners.items()}
     environment = {**os.environ, **_addresses(manifest, addresses)}
@@ -103,7 +108,7 @@ async def _run(
 
         await keep_current(manifest, contract, keepers, console, since=reload_since)
 
-    supervisor = Supervisor(_components(manifest, contract, listeners, broker), console, environment)
+    supervisor = Supervisor(_components(manifest, contract, listeners, broker), console, environment, longest=longest)
     try:
         return await supervisor.run(ready, None if reload_since is None else beside)
     finally:

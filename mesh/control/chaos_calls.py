@@ -1,0 +1,163 @@
+"""The calls that ``mesh chaos`` makes: which method, with what, and one HTTP request at a time through the edge.
+
+Each call carries a word that no other has. The event that it publishes carries it too, so what was asked for and what
+happened can be compared without knowing the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from mesh.contract import Access, Contract, Method
+from mesh.rpc.reflect import NoSuchMethod, find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+__all__ = ["WORD", "Drive", "UncountableError", "ask", "choose", "request", "sample", "word", "words_in"]
+
+WORD = "{word}"
+"""What stands in the data in place of the word."""
+PATIENCE = 15.0
+"""Seconds for one answer."""
+_FORM = re.compile(rb"chaos[0-9a-f]+n[0-9]{7}")
+_VARIABLE = re.compile(r"\{([A-Za-z0-9_.]+)(?:=[^}]*)?\}")
+
+
+class UncountableError(Exception):
+    """There is nothing in this mesh that could be driven and counted; the text says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """What is called.
+
+    Attributes:
+        method: The method.
+        data: Its request as JSON, with ``{word}`` in it.
+        event: Full name of the event that a successful call publishes.
+    """
+
+    method: Method
+    data: str
+    event: str
+
+
+def word(seed: int, index: int) -> str:
+    """Return the word of a call."""
+    return f"chaos{seed & 0xFFFFFF:x}n{index:07d}"
+
+
+def words_in(data: bytes) -> set[str]:
+    """Return the words in the bytes of a message."""
+    return {found.decode() for found in _FORM.findall(data)}
+
+
+def choose(contract: Contract, publishers: Iterable[str], call: str, data: str, event: str) -> Drive:
+    """Return what is to be called.
+
+    Args:
+        contract: The contract.
+        publishers: Full names of the services whose transactions can be counted.
+        call: ``Service/Method``; "": the first method that will do.
+        data: Its request; "": the word in each text field.
+        event: What it publishes; "": the first that its service declares.
+
+    Raises:
+        UncountableError: Nothing will do.
+    """
+    names = [name for name in publishers if contract.services[name].publishes]
+    if not names:
+        raise UncountableError("no service with a SQLite database publishes events: there is nothing to count")
+    if call:
+        service, _, name = call.rpartition("/")
+        try:
+            method = contract.services[find(service, names)].methods.get(name)
+        except NoSuchMethod as error:
+            raise UncountableError(f"--call {call}: {error} that publishes and has a SQLite database") from None
+        if method is None or not _fits(method):
+            raise UncountableError(f"--call {call}: it must be a PUBLIC unary method with an HTTP route")
+    else:
+        fitting = [one for name in names for one in contract.services[name].methods.values() if _fits(one)]
+        fitting = [one for one in fitting if one.routes[0].verb == "POST"]
+        if not fitting:
+            raise UncountableError(
+                f"no PUBLIC unary method of {', '.join(names)} has a POST route: say what to call with --call"
+            )
+        method = fitting[0]
+    template = data or json.dumps(sample(method.input.DESCRIPTOR))
+    if WORD not in template:
+        raise UncountableError(f"the data of {method.path} must hold {WORD} in a text field: say it with --data")
+    try:
+        whole = isinstance(json.loads(template), dict)
+    except ValueError as error:
+        raise UncountableError(f"--data is no JSON: {error}") from None
+    if not whole:
+        raise UncountableError("--data is no JSON object")
+    declared = contract.services[method.service].publishes
+    chosen = [name for name in declared if event in ("", name, name.rpartition(".")[2])]
+    if not chosen:
+        raise UncountableError(f"--event {event}: {method.service} publishes {', '.join(declared)}")
+    return Drive(method, template, chosen[0])
+
+
+def _fits(method: Method) -> bool:
+    return method.kind == "unary_unary" and method.access is Access.PUBLIC and bool(method.routes)
+
+
+def sample(message: Any) -> dict[str, str]:
+    """Return a request with the word in each text field; in a field that is called so, as an e-mail address.
+
+    Args:
+        message: The descriptor of its type.
+    """
+    return {
+        field.name: f"{WORD}@example.com" if "email" in field.name else WORD
+        for field in message.fields
+        if field.type == field.TYPE_STRING and not field.is_repeated and field.containing_oneof is None
+    }
+
+
+def request(drive: Drive, with_word: str) -> tuple[str, str, bytes | None]:
+    """Return verb, path with query, and body of one call."""
+    route = drive.method.routes[0]
+    data: dict[str, Any] = json.loads(drive.data.replace(WORD, with_word))
+
+    def variable(found: re.Match[str]) -> str:
+        return quote(str(data.pop(found[1], "")), safe="/" if "=" in found[0] else "")
+
+    path = _VARIABLE.sub(variable, route.template.text)
+    body: Any = None
+    if route.body == "*":
+        body, data = data, {}
+    elif route.body:
+        body = data.pop(route.body, {})
+    query = f"?{urlencode(data)}" if data else ""
+    return route.verb, path + query, None if body is None else json.dumps(body).encode()
+
+
+async def ask(edge: str, drive: Drive, with_word: str) -> int | None:
+    """Make one call on a connection of its own; return the HTTP status, or None when no answer came."""
+    verb, path, body = request(drive, with_word)
+    where = urlsplit(edge)
+    head = f"{verb} {path} HTTP/1.1\r\nhost: {where.netloc}\r\nconnection: close\r\n"
+    if body is not None:
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    try:
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await asyncio.open_connection(where.hostname, where.port)
+            try:
+                writer.write(head.encode() + b"\r\n" + (body or b""))
+                await writer.drain()
+                first = await reader.readline()
+                return int(first.split()[1])
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, IndexError, ValueError):
+        return None

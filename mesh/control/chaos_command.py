@@ -1,0 +1,64 @@
+"""The words of ``mesh chaos``. Loads nothing heavy for ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["add", "run"]
+
+
+def run(options: argparse.Namespace, file: Path) -> int:
+    """Do what was asked, with a mesh of this mesh.toml; returns the exit code."""
+    from mesh.control import chaos  # noqa: PLC0415 - protobuf, nats: only who runs it
+
+    return chaos.run(
+        file,
+        chaos.Wishes(
+            duration=options.duration, rate=options.rate, seed=options.seed,
+            only=tuple(word.strip() for words in options.kill for word in words.split(",") if word.strip()),
+            call=options.call, data=options.data, event=options.event, clients=options.clients,
+            workers=options.workers, keep=options.keep, patience=options.patience,
+        ),
+    )  # fmt: skip
+
+
+def add(command: Callable[..., argparse.ArgumentParser], act: Callable[[argparse.Namespace], int]) -> None:
+    """Add the command.
+
+    Args:
+        command: Makes a parser: name, what it runs, summary, text.
+        act: What it runs.
+    """
+    made = command("chaos", act, "kill a mesh again and again while it works, and count what was lost", _TEXT)
+    made.add_argument("--duration", default="60s", metavar="TIME", help="how long (default: 60s)")
+    made.add_argument("--rate", type=float, default=1.0, metavar="N", help="strikes a second (default: 1)")
+    made.add_argument("--seed", type=int, metavar="N", help="what is struck, and when, follows from it")
+    made.add_argument(
+        "--kill", action="append", default=[], metavar="WHAT",
+        help="only edge, services, workers, broker, databases, or services by name; with commas",
+    )  # fmt: skip
+    made.add_argument("--call", default="", metavar="METHOD", help="what is called (default: see above)")
+    made.add_argument("-d", "--data", default="", metavar="JSON", help="its request, with {word} in it")
+    made.add_argument("--event", default="", metavar="EVENT", help="what it publishes (default: the first declared)")
+    made.add_argument("--clients", type=int, default=4, metavar="N", help="calls at once (default: 4)")
+    made.add_argument("--workers", action="store_true", help="run every service's functions in worker processes")
+    made.add_argument("--keep", default="", metavar="FOLDER", help="where databases and log are to stay")
+    made.add_argument("--patience", default="120s", metavar="TIME", help="how long deliveries may take at the end")
+
+
+_TEXT = """
+Starts the mesh with ports, state, databases and broker of its own, calls one method through the edge, and meanwhile
+ends (kill -9) the edge, sidecars, workers and the broker, and locks databases. Then it waits until outboxes are empty
+and everything is delivered, and prints a ledger. Exit code 0 only with `lost 0, doubled 0`; 2 when there is nothing
+that can be counted.
+
+Called is the first PUBLIC method with a POST route of a service that publishes events and has a SQLite database; each
+text field of its request holds a word that no other call has. What cannot be guessed is said with --call and --data.
+
+  mesh chaos
+  mesh chaos --duration 10m --rate 2 --workers
+  mesh chaos --kill broker,databases --seed 7
+  mesh chaos --call Registration/Register -d '{"name": "{word}", "email": "{word}@a.example", "password": "{word}"}'
+"""

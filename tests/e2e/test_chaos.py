@@ -1,0 +1,54 @@
+"""``mesh chaos`` itself: a short one over the sample mesh, and what it says when there is nothing to count."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mesh_process import ROOT
+
+
+def chaos(*words: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MESH_", "OTEL_"))}
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "mesh", "chaos", *words],
+        capture_output=True, text=True, check=False, cwd=ROOT, env=inherited, timeout=220,
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(240)
+def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    done = chaos("--duration", "6s", "--rate", "1", "--seed", "5", "--keep", str(folder))
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "lost 0, doubled 0" in said
+    assert int(re.search(r"struck (\d+) times", said)[1]) > 0
+    accepted = int(re.search(r"accepted calls → \S+\s+(\d+)", said)[1])
+    # Its word is checked: what registration stored is what login knows and audit has recorded.
+    stored = rows(folder / "registration.db", "SELECT id FROM users WHERE state = 'active'")
+    audited = rows(folder / "audit.db", "SELECT user_id FROM records WHERE type = 'registration.v1.UserRegistered'")
+    active = rows(folder / "login.db", "SELECT user_id FROM credentials WHERE active")
+    assert 0 < accepted <= len(stored)
+    assert sorted(stored) == sorted(audited) == sorted(active)
+
+
+def test_a_mesh_that_publishes_nothing_cannot_be_counted(tmp_path: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, "-P", "-m", "mesh", "new", "hello"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    done = chaos("--file", str(tmp_path / "mesh.toml"))
+    assert done.returncode == 2
+    assert "no service with a SQLite database publishes events" in done.stderr
+
+
+def rows(file: Path, query: str) -> list[str]:
+    with closing(sqlite3.connect(file)) as connection:
+        return [row[0] for row in connection.execute(query)]
