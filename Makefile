@@ -62,7 +62,7 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.python requirements-dev.lock pyproject.toml
-	@echo "installing the locked packages into $(VENV) (once; about half a minute)"
+	@echo "installing the locked packages into $(VENV) (once; a minute or two)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -321,6 +321,8 @@ its trace.
   mesh trace 4bf92f35
 """
 _GRAPH = """
+What each service serves, calls and publishes, what triggers its methods, and circles of events.
+
   mesh graph
   mesh graph --format mermaid >> docs/graph.md
   mesh graph --format dot | dot -Tsvg > graph.svg

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import msgspec
 from google.protobuf import json_format
 
 from mesh.contract import Contract, TriggerKind
-from mesh.control import component, eventing, state
+from mesh.control import component, eventing, invoke, state
 from mesh.control.table import table
 from mesh.errors import StatusError
 from mesh.events import again, history, streams, subjects
@@ -57,11 +58,11 @@ def list_(file: Path, *, type: str, since: str, limit: int) -> int:  # noqa: A00
     """Print the events of a time, the latest ``limit`` of them."""
 
     async def run(session: _Session) -> int:
-        found: list[Stored] = []
+        found: deque[Stored] = deque(maxlen=limit)
         async for event in history.read(
             session.link.client, streams.EVENTS, _filter(session, type), since=_since(since)
         ):
-            found = [*found[-limit + 1 :], event]
+            found.append(event)
         print(
             table(("place", "time", "type", "key", "source", "id"), [_row(one) for one in found])
             if found
@@ -124,8 +125,8 @@ def publish(file: Path, type: str, data: str) -> int:  # noqa: A002 - as above
         name = _type(session, type)
         declared = session.contract.events[name]
         try:
-            message = json_format.Parse(data or "{}", declared.message())
-        except json_format.ParseError as error:
+            message = json_format.Parse(invoke.given(data) or "{}", declared.message())
+        except (json_format.ParseError, ValueError) as error:
             raise Faults([Fault("--data", str(error))]) from None
         key = str(getattr(message, declared.key)) if declared.key else ""
         event = Event(
@@ -195,7 +196,7 @@ def replay(file: Path, method: str, *, since: str) -> int:
     """Call a method again for the events and changes of a time."""
 
     async def run(session: _Session) -> int:
-        mine = [one for one in session.consumers.values() if _named(one, method)]
+        mine = [one for one in session.consumers.values() if _is(one.group, method)]
         kinds = (TriggerKind.EVENT, TriggerKind.CHANGE)
         mine = [one for one in mine if one.trigger.kind in kinds]
         if not mine:
@@ -293,8 +294,7 @@ def _since(text: str) -> datetime | None:
 
 async def _letters(session: _Session, method: str) -> AsyncIterator[Stored]:
     async for letter in history.read(session.link.client, streams.DEAD, f"{subjects.DEAD}.>"):
-        told = read_letter(letter.headers)
-        if not method or told.method.lstrip("/").endswith(method.lstrip("/")):
+        if not method or _is(read_letter(letter.headers).method.lstrip("/"), method):
             yield letter
 
 
@@ -302,22 +302,28 @@ async def _chosen(session: _Session, numbers: list[int], method: str, *, every: 
     """Yield the letters that were asked for.
 
     Raises:
-        Faults: Nothing was, or a number is none.
+        Faults: Nothing was, or a number or the method is none; nothing is done then.
     """
     if not (numbers or method or every):
         raise Faults([Fault("mesh events dead", "say which: their numbers, --method METHOD, or --all")])
-    missing = set(numbers)
-    # All at first: what is redriven may die again, at the end of the same stream.
-    for letter in [one async for one in _letters(session, method)]:
-        if not numbers or letter.sequence in missing:
-            missing.discard(letter.sequence)
-            yield letter
+    # All at first: what is redriven may die again, at the end of the same stream; and with a wrong number, none.
+    letters = [one async for one in _letters(session, method)]
+    missing = set(numbers) - {one.sequence for one in letters}
     if missing:
-        raise Faults([Fault(str(number), "there is no such dead letter") for number in sorted(missing)])
+        text = f"there is no such dead letter{f' of {method}' if method else ''}; `mesh events dead` lists them"
+        raise Faults([Fault(str(number), text) for number in sorted(missing)])
+    if method and not letters and not any(_is(one.group, method) for one in session.consumers.values()):
+        known = sorted({one.group for one in session.consumers.values()})
+        raise Faults([Fault(method, f"no event, change or schedule calls it; known are {', '.join(known) or 'none'}")])
+    for letter in letters:
+        if not numbers or letter.sequence in numbers:
+            yield letter
 
 
-def _named(consumer: Consumer, text: str) -> bool:
-    return consumer.group == text.lstrip("/") or consumer.group.endswith((f".{text}", f"/{text}"))
+def _is(method: str, text: str) -> bool:
+    """Return whether a text names a method: in full, or without what stands before a dot or the slash."""
+    text = text.lstrip("/")
+    return method == text or method.endswith((f".{text}", f"/{text}"))
 
 
 def _row(event: Stored) -> tuple[str, ...]:

@@ -38,9 +38,12 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, act: Act
         commands: The commands of ``mesh``.
         act: What they run.
     """
-    group = commands.add_parser("events", help="look at events, and deliver them again").add_subparsers(
-        title="commands", metavar="COMMAND", required=True
-    )
+    group = commands.add_parser(
+        "events",
+        help="look at events, and deliver them again",
+        description="Look at events, and deliver them again.",
+        epilog="mesh events COMMAND --help explains a command with examples.",
+    ).add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def made(name: str, summary: str, text: str) -> argparse.ArgumentParser:
         parser = command(name, act, summary, text, group)
@@ -54,12 +57,12 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, act: Act
     parser = made("list", "list the latest events", _EVENTS)
     typed(parser)
     parser.add_argument("--since", default="", metavar="WHEN", help=ago)
-    parser.add_argument("--limit", type=int, default=50, metavar="NUMBER", help="at most so many (default: 50)")
+    parser.add_argument("--limit", type=_positive, default=50, metavar="NUMBER", help="at most so many (default: 50)")
     typed(made("tail", "print events as they are published", _EVENTS))
     made("show", "print one event whole", _EVENTS).add_argument("event", metavar="PLACE|ID", help="which one")
     parser = made("publish", "publish an event by hand", _EVENTS)
     parser.add_argument("type", metavar="EVENT", help="the message, in full or by its last name")
-    parser.add_argument("-d", "--data", default="", help="the message as JSON")
+    parser.add_argument("-d", "--data", default="", help="the message as JSON; @FILE or @- (standard input) reads it")
     parser = made("replay", "call a method again for past events", _REPLAY)
     parser.add_argument("method", metavar="METHOD", help="whose trigger is an event or a change")
     parser.add_argument("--since", default="", metavar="WHEN", help=f"{ago}; default: all that is kept")
@@ -68,6 +71,13 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, act: Act
     parser.add_argument("letters", nargs="*", type=int, default=[], metavar="LETTER", help="their numbers")
     parser.add_argument("--method", default="", metavar="METHOD", help="only those of this method")
     parser.add_argument("--all", action="store_true", help="all of them")
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, not {text!r}")
+    return number
 
 
 _EVENTS = """

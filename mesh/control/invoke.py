@@ -17,7 +17,7 @@ from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest, load
 from mesh.rpc import reflect
 
-__all__ = ["address_of", "documents", "run"]
+__all__ = ["address_of", "documents", "given", "run"]
 
 STATUS = 64
 """Exit code of a call that ended with gRPC code N: STATUS + N, as grpcurl has it."""
@@ -170,7 +170,7 @@ def _requests(client: reflect.Client, method: MethodDescriptor, data: str) -> It
             for value in documents(line):
                 yield client.parse(method, value)
         return
-    values = list(documents(_text(data)))
+    values = list(documents(given(data)))
     if not method.client_streaming:
         values = values or [{}]
         if len(values) > 1:
@@ -178,7 +178,12 @@ def _requests(client: reflect.Client, method: MethodDescriptor, data: str) -> It
     yield from [client.parse(method, value) for value in values]
 
 
-def _text(data: str) -> str:
+def given(data: str) -> str:
+    """Return what ``--data`` stands for: itself, the file after ``@``, or standard input for ``@-``.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
     if data == "@-":
         return sys.stdin.read()
     if data.startswith("@"):

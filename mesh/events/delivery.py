@@ -270,7 +270,10 @@ class Delivery:
             log.warning("%s: a dead letter is not kept yet: %s", consumer.group, failure)
             return Retry(AGAIN, counts=False)
         self._count(consumer, "dead")
-        log.error("%s: dead letter of %s %d: %s", consumer.group, consumer.stream, message.sequence, reason)
+        log.error(
+            "%s: dead letter of %s %d: %s%s", consumer.group, consumer.stream, message.sequence, reason,
+            f" ({error})" if error else "",
+        )  # fmt: skip
         return Dead(reason)
 
     def _event(self, consumer: Consumer, message: Message) -> Event:

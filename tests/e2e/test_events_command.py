@@ -77,9 +77,14 @@ def test_look_redrive_and_replay(running: Mesh, tmp_path: Path) -> None:
     id_ = mesh("events", "publish", "delivery.v1.Happened", "-d", '{"key": "ada", "number": 2}').strip()
     seen(2)
     assert [line.split()[-1] for line in mesh("events", "list", "--type", "Happened").splitlines()[2:]][1] == id_
+    assert len(mesh("events", "list", "--limit", "1").splitlines()) == 3
+    assert "expected a number of 1 or more" in mesh("events", "list", "--limit", "0", code=2)
     assert '"number": 2' in mesh("events", "show", id_)
     assert "INVALID_ARGUMENT: nobody can read this" in mesh("events", "dead")
     assert "say which" in mesh("events", "dead", "redrive", code=1)
+    assert "known are" in mesh("events", "dead", "discard", "--method", "Happened", code=1)
+    assert "99: there is no such dead letter" in mesh("events", "dead", "discard", "1", "99", code=1)
+    assert "nobody can read this" in mesh("events", "dead")
     (tmp_path / "mended").touch()
     assert "redriven 1, left 0" in mesh("events", "dead", "redrive", "--method", "OnHappened")
     seen(2, 1)
@@ -87,5 +92,6 @@ def test_look_redrive_and_replay(running: Mesh, tmp_path: Path) -> None:
     assert "replayed 2" in mesh("events", "replay", "Recorder/OnHappened", "--since", "1h")
     seen(2, 1, 1, 2)
     assert "known are delivery.v1.Recorder/OnHappened" in mesh("events", "replay", "Nothing", code=1)
+    assert "nothing.json cannot be read" in mesh("events", "publish", "Happened", "-d", "@nothing.json", code=1)
     assert "name one event" in mesh("events", "publish", "Nothing", code=1)
     assert "there is no such dead letter" in mesh("events", "dead", "discard", "99", code=1)
