@@ -163,7 +163,9 @@ class Database:
             raise _translated(error) from error
         sqlite = self._file is not None
         tracer = self._tracer if traced else _UNTRACED
-        transaction = _Transaction(connection, self._writer if sqlite else None, tracer, self._attributes, self._outbox)
+        # What empties the outbox must not be told that there may be something in it: it would never rest.
+        outbox = self._outbox if traced else None
+        transaction = _Transaction(connection, self._writer if sqlite else None, tracer, self._attributes, outbox)
         try:
             yield transaction
             await transaction.commit()

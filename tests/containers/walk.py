@@ -550,8 +550,8 @@ def walk() -> None:
             for step in (
                 configuration_is_clean, starts_on_a_fresh_machine, answers_every_request, keeps_data_in_postgresql,
                 holds_no_secrets_and_no_privileges, survives_restarts_under_load, finds_a_service_at_another_address,
-                survives_kills, stops_cleanly, keeps_volumes, shows_what_happens_live, loses_no_event_without_its_broker,
-                shares_the_work_among_replicas,
+                survives_kills, stops_cleanly, keeps_volumes, shows_what_happens_live,
+                loses_no_event_without_its_broker, shares_the_work_among_replicas,
             ):  # fmt: skip
                 say(step.__name__.replace("_", " "))
                 step(stack)
