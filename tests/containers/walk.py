@@ -479,7 +479,7 @@ def loses_no_event_without_its_broker(stack: Stack) -> None:
             for name in ("registration", "audit"):
                 stack.compose("kill", name)
                 stack.compose("up", "--detach", "--wait", "--no-build", "--no-deps", name)
-            status, user = stack.register("without-nats")
+            status, user = stack.register(f"{load.prefix}without")
             assert status == 200, user
             held = stack.sql("registration", "select count(*) from mesh_outbox")
             stack.compose("start", "nats")
@@ -488,7 +488,7 @@ def loses_no_event_without_its_broker(stack: Stack) -> None:
             load.progress(10)
         finally:
             load.stop()
-        load.acknowledged["without-nats"] = user["id"]
+        load.acknowledged[f"{load.prefix}without"] = user["id"]
         say(f"  {load}")
         judge(stack, load, edge=False)
         number = recorded_once(stack, load)
