@@ -132,6 +132,9 @@ async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
     digest = _digest(request.refresh_token)
     refused = Unauthenticated("the refresh token is not valid; log in again")
     async with context.transaction() as tx:
+        # The session before its token, as the end of a session takes its tokens with it: in two orders they deadlock.
+        of = select(refresh_tokens.c.session_id).where(refresh_tokens.c.hash == digest).scalar_subquery()
+        await tx.execute(select(sessions.c.id).where(sessions.c.id == of).with_for_update())
         # One statement decides who uses the token, however many come with it at once.
         used = (
             await tx.execute(

@@ -21,7 +21,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 ROOT = Path(__file__).parent.parent.parent
 PASSWORD = "correct horse battery"
@@ -74,7 +74,10 @@ class Stack:
     def __init__(self, scratch: Path) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self.environ = {"EDGE_PORT": str(port), "JAEGER_PORT": str(free_port()), "MESH_TAG": "walk"}
+        # No admin, also when the shell of the walk names one.
+        self.environ = {
+            "EDGE_PORT": str(port), "JAEGER_PORT": str(free_port()), "MESH_TAG": "walk", "ADMIN_PASSWORD": "",
+        }  # fmt: skip
         self.files = ["--env-file", os.devnull, "--file", "docker-compose.yml"]
         self._leave_out_jaeger(scratch)
 
@@ -91,9 +94,9 @@ class Stack:
             self.files += ["--file", str(override)]
             self.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = ""
 
-    def compose(self, *words: str, check: bool = True, **environ: str) -> str:
+    def compose(self, *words: str, check: bool = True) -> str:
         command = ["docker", "compose", "--project-name", PROJECT, "--progress", "quiet", *self.files, *words]
-        return run(*command, check=check, **self.environ, **environ)
+        return run(*command, check=check, **self.environ)
 
     def container(self, service: str) -> str:
         return self.compose("ps", "--all", "--quiet", service)
@@ -362,25 +365,176 @@ def stops_cleanly(stack: Stack) -> None:
 def keeps_volumes(stack: Stack) -> None:
     before = stack.sql("registration", "select count(*) from users")
     stack.compose("down")
-    stack.compose("up", "--detach", "--wait", "--no-build", ADMIN_PASSWORD=ADMIN)
+    stack.environ["ADMIN_PASSWORD"] = ADMIN  # from here on there is an admin
+    stack.compose("up", "--detach", "--wait", "--no-build")
     assert stack.sql("registration", "select count(*) from users") == str(int(before) + 1)  # and the admin
     token = stack.login("admin", ADMIN)[1]["accessToken"]
     assert http(f"{stack.url}/v1/users?pageSize=1", token=token)[0] == 200
     say(f"  {before} users before and after; the admin of ADMIN_PASSWORD lists them")
 
 
+class Watch:
+    """Reads the live stream of the audit as an admin, in a thread; one that ends begins again after what it has seen.
+
+    Attributes:
+        seen: Sequence, type and user of each record, as they came.
+        begun: How often the stream was begun.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._token = stack.login("admin", ADMIN)[1]["accessToken"]
+        newest = http(f"{stack.url}/v1/audit?pageSize=1", token=self._token)[1].get("records", [])
+        self._after = int(newest[0]["sequence"]) if newest else 0
+        self.seen: list[tuple[int, str, str]] = []
+        self.begun = 0
+        self._changed = threading.Condition()
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop = True  # the thread sees it with the next line: the stream says every few seconds that it lives
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        while not self._stop:
+            after = self.seen[-1][0] if self.seen else self._after
+            request = urllib.request.Request(  # noqa: S310 - loopback
+                f"{self._stack.url}/v1/audit:watch?after={after}",
+                headers={"authorization": f"Bearer {self._token}", "accept": "text/event-stream"},
+            )
+            self.begun += 1
+            try:
+                with urllib.request.urlopen(request, timeout=60) as stream:  # noqa: S310 - loopback
+                    for line in stream:
+                        if self._stop:
+                            return
+                        self._heard(line)
+            except OSError:  # HTTPError too: audit or the edge is away
+                time.sleep(0.2)
+
+    def _heard(self, line: bytes) -> None:
+        record = json.loads(line[6:]) if line.startswith(b"data: {") else {}
+        if "sequence" in record:
+            with self._changed:
+                self.seen.append((int(record["sequence"]), record["type"], record.get("userId", "")))
+                self._changed.notify_all()
+
+    def wait(self, users: set[str], seconds: float) -> float:
+        """Wait until the registration of each of these has come; return how long that took."""
+        begin = time.monotonic()
+        with self._changed:
+            assert self._changed.wait_for(lambda: users <= self.registered(), seconds), users - self.registered()
+        return time.monotonic() - begin
+
+    def registered(self) -> set[str]:
+        return {user for _, type_, user in self.seen if type_ == "registration.v1.UserRegistered"}
+
+    def without_gap(self) -> None:
+        """What came, over all breaks, is what was recorded: each once, in order, none left out."""
+        numbers = [sequence for sequence, _, _ in self.seen]
+        assert numbers == list(range(self._after + 1, self._after + 1 + len(numbers))), numbers
+
+
+def recorded_once(stack: Stack, load: Load) -> int:
+    """Each acknowledged registration is in the audit: its event and the two changes of its row, each once."""
+    wanted = dict.fromkeys(load.acknowledged.values(), "3 3")
+    query = "select user_id || ' ' || count(*) || ' ' || count(distinct event_id) from records group by user_id"
+    until = time.monotonic() + 120
+    while True:
+        found = dict(line.split(" ", 1) for line in stack.sql("audit", query).splitlines())
+        wrong = {user: found.get(user) for user in wanted if found.get(user) != wanted[user]}
+        if not wrong or time.monotonic() > until:
+            break
+        time.sleep(0.5)  # recorded by a container that tells nobody here
+    assert not wrong, wrong
+    assert stack.sql("audit", "select count(*) - count(distinct event_id) from records") == "0"
+    for database in ("registration", "login", "audit"):
+        assert stack.sql(database, "select count(*) from mesh_outbox") == "0", database
+    return len(wanted)
+
+
+def shows_what_happens_live(stack: Stack) -> None:
+    """A registration over HTTP appears in the live stream of the audit."""
+    with Watch(stack) as watch:
+        took = []
+        for name in ("live1", "live2", "live3"):
+            status, user = stack.register(name)
+            assert status == 200, user
+            took.append(watch.wait({user["id"]}, 30))
+        say(f"  seen {', '.join(f'{one:.2f}' for one in took)} s after the answer")
+
+
 def loses_no_event_without_its_broker(stack: Stack) -> None:
-    """What registers while the broker is killed is in the audit once, when it is back."""
-    stack.compose("kill", "nats")
-    status, user = stack.register("without-nats")
-    assert status == 200, user
-    stack.compose("start", "nats")
-    count = f"select count(*) from records where user_id = '{user['id']}'"  # noqa: S608 - a hexadecimal id
-    until = time.monotonic() + 60
-    while stack.sql("audit", count) != "3" and time.monotonic() < until:
-        time.sleep(0.5)  # recorded by a container that tells nobody
-    assert stack.sql("audit", count) == "3"  # two changes of the row, one event
-    say("  registered without nats: recorded once when it was back")
+    """The broker is killed under load, audit and registration too meanwhile: all is recorded once when it is back."""
+    load = Load(stack, "nats-")
+    with Watch(stack) as watch:
+        try:
+            load.progress()
+            stack.compose("kill", "nats")
+            for name in ("registration", "audit"):
+                stack.compose("kill", name)
+                stack.compose("up", "--detach", "--wait", "--no-build", "--no-deps", name)
+            status, user = stack.register(f"{load.prefix}without")
+            assert status == 200, user
+            held = stack.sql("registration", "select count(*) from mesh_outbox")
+            stack.compose("start", "nats")
+            load.progress()
+            stack.compose("restart", "audit")
+            load.progress(10)
+        finally:
+            load.stop()
+        load.acknowledged[f"{load.prefix}without"] = user["id"]
+        say(f"  {load}")
+        judge(stack, load, edge=False)
+        number = recorded_once(stack, load)
+        watch.wait(set(load.acknowledged.values()), 60)
+        watch.without_gap()
+        say(
+            f"  {held} rows were in the outbox of registration when nats came back; {number} registrations, each "
+            f"recorded once and seen live ({len(watch.seen)} records over {watch.begun} streams)"
+        )
+
+
+def shares_the_work_among_replicas(stack: Stack) -> None:
+    """Two replicas of each service: killed and stopped one after the other under load, nothing is lost or doubled."""
+    scale = [word for name in COMPONENTS if name != "edge" for word in ("--scale", f"{name}=2")]
+    stack.compose("up", "--detach", "--wait", "--no-build", *scale)
+    load = Load(stack, "scale-")
+    with Watch(stack) as watch:
+        try:
+            load.progress()
+            for service in ("audit", "registration", "login"):
+                replicas = stack.container(service).split()
+                assert len(replicas) == 2, replicas
+                run("docker", "kill", replicas[0])
+                load.progress()
+                run("docker", "start", replicas[0])
+                stack.compose("up", "--detach", "--wait", "--no-build", *scale)
+                run("docker", "restart", "--time", "20", replicas[1])
+                stack.compose("up", "--detach", "--wait", "--no-build", *scale)
+                load.progress()
+        finally:
+            load.stop()
+        say(f"  {load}")
+        judge(stack, load, edge=False)
+        number = recorded_once(stack, load)
+        watch.wait(set(load.acknowledged.values()), 60)
+        watch.without_gap()
+        holders = stack.sql(
+            "registration", "select count(*) from pg_locks where locktype = 'advisory' and granted and database = "
+            "(select oid from pg_database where datname = current_database())",
+        )  # fmt: skip
+        assert holders == "1", holders
+        say(
+            f"  {number} registrations with two replicas of each service, each recorded once and seen live "
+            f"({len(watch.seen)} records over {watch.begun} streams); one relay"
+        )
+    stack.compose("up", "--detach", "--wait", "--no-build")
 
 
 def walk() -> None:
@@ -396,7 +550,8 @@ def walk() -> None:
             for step in (
                 configuration_is_clean, starts_on_a_fresh_machine, answers_every_request, keeps_data_in_postgresql,
                 holds_no_secrets_and_no_privileges, survives_restarts_under_load, finds_a_service_at_another_address,
-                survives_kills, stops_cleanly, keeps_volumes, loses_no_event_without_its_broker,
+                survives_kills, stops_cleanly, keeps_volumes, shows_what_happens_live,
+                loses_no_event_without_its_broker, shares_the_work_among_replicas,
             ):  # fmt: skip
                 say(step.__name__.replace("_", " "))
                 step(stack)
