@@ -119,11 +119,13 @@ def sink() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def our_mesh(name: str, environ: Mapping[str, str]) -> Iterator[tuple[dict[str, str], str, list[int]]]:
-    """Run the benchmark's mesh; gives addresses, the edge's URL and the processes (sidecar and edge)."""
+def our_mesh(
+    name: str, environ: Mapping[str, str], file: Path = HERE / "mesh" / "mesh.toml"
+) -> Iterator[tuple[dict[str, str], str, list[int]]]:
+    """Run a benchmark's mesh; gives addresses, the edge's URL and the processes (sidecar and edge)."""
     state = SCRATCH / f"state-{name}"
     shutil.rmtree(state, ignore_errors=True)
-    command = (sys.executable, "-m", "mesh", "up", "--file", str(HERE / "mesh" / "mesh.toml"))
+    command = (sys.executable, "-m", "mesh", "up", "--file", str(file))
     with process(*command, environ={"MESH_STATE": str(state), "MESH_STUBS": str(STUBS), **environ}) as up:
         until = time.monotonic() + 60
         while True:
