@@ -60,18 +60,19 @@ _INSERT_LOCKED = text(
     "SELECT CAST(:id AS TEXT), CAST(:subject AS TEXT), CAST(:headers AS TEXT), CAST(:data AS BYTEA), "
     "CAST(:created AS BIGINT) FROM own"
 )
+# `columns()` makes it a reading statement, for which no SQLite writer has to wait.
 _READ = text(f"""
 SELECT sequence, id, subject, headers, data FROM (
     SELECT *, sum(length(data)) OVER (ORDER BY sequence) - length(data) AS ahead FROM (
         SELECT * FROM mesh_outbox WHERE refused IS NULL ORDER BY sequence LIMIT {MOST}
     ) AS first
-) AS bounded WHERE ahead < {LARGEST} ORDER BY sequence""")  # noqa: S608 - numbers of our own
+) AS bounded WHERE ahead < {LARGEST} ORDER BY sequence""").columns()  # noqa: S608 - numbers of our own
 _DELETE = {
     True: text("DELETE FROM mesh_outbox WHERE sequence IN (SELECT value FROM json_each(:list))"),
     False: text("DELETE FROM mesh_outbox WHERE sequence IN (SELECT json_array_elements_text(:list ::json)::bigint)"),
 }
 _REFUSE = text("UPDATE mesh_outbox SET refused = :reason WHERE sequence = :sequence")
-_WAITING = text("SELECT count(*), min(created), count(refused) FROM mesh_outbox")
+_WAITING = text("SELECT count(*), min(created), count(refused) FROM mesh_outbox").columns()
 
 
 class Row(NamedTuple):

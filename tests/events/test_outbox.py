@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from mesh.contract import Contract
 from mesh.errors import FailedPrecondition, InvalidArgument, Unavailable
+from mesh.events import outbox
 from mesh.events.cloudevents import Event
 
 INSERT = text("INSERT INTO mesh_outbox (id, subject, headers, data, created) VALUES (:id, 'events.a.0._', :h, :d, 1)")
@@ -75,6 +76,21 @@ async def test_what_no_broker_takes_is_refused_before_it_is_written(one: Shop) -
     with pytest.raises(InvalidArgument, match="an event at most 900000"):
         await one.publish(pb.Counted(number=1, padding=bytes(900_000)))
     assert await one.waiting() == 0
+
+
+async def test_the_relay_does_not_wake_itself(contract: Contract, new_database: Callable[[], str]) -> None:
+    told: list[int] = []
+    url = new_database()
+    sqlite = url.startswith("sqlite")
+    async with shop(contract, url, "nats://127.0.0.1:1", relays=False) as made:
+        made.outbox.tell = lambda: told.append(1)
+        async with made.database.transaction(traced=False) as tx:
+            await outbox.read(tx)
+            await outbox.waiting(tx)
+            await outbox.delete(tx, [], sqlite=sqlite)
+        assert told == []
+        await made.publish(pb.Noted(text="a call's"))
+        assert told == [1]
 
 
 async def test_the_table_is_made_once(contract: Contract, new_database: Callable[[], str], nats_url: str) -> None:
