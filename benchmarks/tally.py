@@ -1,4 +1,4 @@
-"""When each of many numbered things happened, in a file that another process reads. Costs a store, and no system call."""
+"""When each of many numbered things happened, in a file that another process reads. Costs no system call."""
 
 from __future__ import annotations
 
