@@ -4,7 +4,7 @@
 
 All read the same stream settings of the same server (``sync_interval: always``), through durable consumers with
 explicit acknowledgement, and do the same work. Whoever publishes is the same too: this process. Ours does what it does
-in production besides: order within a key, pinned partitions, the whole chain of a call, a linked trace of each delivery.
+in production besides: order within a key, pinned partitions, the whole chain of a call, a linked trace of each.
 """
 
 from __future__ import annotations
@@ -356,7 +356,7 @@ async def _million() -> str:
             finally:
                 await broker.stop()
     lines = [
-        "| events kept | mesh up, s | first event called, s | reader, MiB | after reading all, MiB | nats-server, MiB |",
+        "| events kept | mesh up, s | first event, s | reader, MiB | after reading all, MiB | nats-server, MiB |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
