@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import channel, codec, cold, edge, idle, lambdas, load, paths, sidecar, workers
+from benchmarks import channel, codec, cold, edge, events, idle, lambdas, load, paths, sidecar, workers
 from mesh import protoc
 
 RUNS = {
@@ -17,6 +17,7 @@ RUNS = {
     "workers": workers.run,
     "cold": cold.run,
     "lambdas": lambdas.run,
+    "events": events.run,
 }
 
 
@@ -25,13 +26,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(RUNS)}; all if none")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of which the medians are taken (5)")
+    parser.add_argument("--million", action="store_true", help="events: with a million of them kept, instead (minutes)")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - RUNS.keys())
     if unknown:
         parser.error(f"no such benchmark: {', '.join(unknown)}")
     protoc.generate([load.HERE / "mesh" / "protos"], load.STUBS)
     for name in options.names or RUNS:
-        RUNS[name](options.rounds)
+        if name == "events" and options.million:
+            events.run(options.rounds, million=True)
+        else:
+            RUNS[name](options.rounds)
 
 
 if __name__ == "__main__":

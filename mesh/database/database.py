@@ -148,7 +148,8 @@ class Database:
         """Begin a transaction: commits at the end of the block, rolls back on any error and on cancellation.
 
         Args:
-            traced: Whether its statements are spans; the mesh's own housekeeping is none of a call's business.
+            traced: Whether its statements are spans; the mesh's own housekeeping is none of a call's business, and
+                publishes nothing.
 
         Raises:
             Unavailable: The database cannot be reached, or its lock was not had in time.
@@ -162,9 +163,8 @@ class Database:
         except Exception as error:
             raise _translated(error) from error
         sqlite = self._file is not None
-        tracer = self._tracer if traced else _UNTRACED
-        # What empties the outbox must not be told that there may be something in it: it would never rest.
-        outbox = self._outbox if traced else None
+        # The relay's own commits must not wake it: it would empty an empty outbox for ever.
+        tracer, outbox = (self._tracer, self._outbox) if traced else (_UNTRACED, None)
         transaction = _Transaction(connection, self._writer if sqlite else None, tracer, self._attributes, outbox)
         try:
             yield transaction

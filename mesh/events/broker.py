@@ -38,6 +38,9 @@ GOODBYE = 1.0
 """Seconds that the end of a connection may take."""
 GRACE = 2.0
 """Seconds that a publication waits for a broker that is away: one that was killed is back by then."""
+FEW = 12
+"""As many publications cost less one by one, all on their way at once: a batch costs the server 4 ms and more, each of
+those 0.3 ms (measured with ``sync_interval: always``)."""
 HEARTBEAT = 10
 """Seconds between two pings; a peer that misses two of them is gone."""
 
@@ -153,6 +156,11 @@ class Broker:
             taken = set(map(id, group))
             self._queue = [one for one in self._queue if id(one) not in taken]
             link, at = await self._within(GRACE), 0
+            if link is not None and len(group) <= FEW:
+                errors = await link.each([message for message, _ in group])
+                for (_, done), error in zip(group, errors, strict=True):
+                    _settle(done, error)
+                continue
             while at < len(group):
                 messages = [message for message, _ in group[at:]]
                 stored = Stored(0, away()) if link is None else await link.store(messages)

@@ -116,6 +116,10 @@ class Link:
                 return Stored(at, error)
         return Stored(len(messages))
 
+    async def each(self, messages: Sequence[Outgoing]) -> list[StatusError | None]:
+        """Store messages that know nothing of each other, all on their way at once; return why each is not stored."""
+        return await asyncio.gather(*(self._single(message, message.headers) for message in messages))
+
     async def _batch(self, messages: Sequence[Outgoing]) -> bool:
         """Store all as one batch; return whether they are."""
         name = secrets.token_hex(12)

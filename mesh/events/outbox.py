@@ -60,6 +60,7 @@ _INSERT_LOCKED = text(
     "SELECT CAST(:id AS TEXT), CAST(:subject AS TEXT), CAST(:headers AS TEXT), CAST(:data AS BYTEA), "
     "CAST(:created AS BIGINT) FROM own"
 )
+# `columns()` makes it a reading statement, for which no SQLite writer has to wait.
 _READ = text(f"""
 SELECT sequence, id, subject, headers, data FROM (
     SELECT *, sum(length(data)) OVER (ORDER BY sequence) - length(data) AS ahead FROM (
@@ -71,7 +72,6 @@ _DELETE = {
     False: text("DELETE FROM mesh_outbox WHERE sequence IN (SELECT json_array_elements_text(:list ::json)::bigint)"),
 }
 _REFUSE = text("UPDATE mesh_outbox SET refused = :reason WHERE sequence = :sequence")
-# With `.columns()` they are known as queries, which leave SQLite's one writer alone.
 _WAITING = text("SELECT count(*), min(created), count(refused) FROM mesh_outbox").columns()
 
 

@@ -29,6 +29,7 @@ class Shop:
     database: Database
     broker: Broker
     relay: Relay
+    outbox: Outbox
 
     async def publish(self, *messages: Any) -> None:
         async with self.database.transaction() as tx:
@@ -61,7 +62,7 @@ async def shop(contract: Contract, url: str, broker_url: str, *, relays: bool = 
     if relays:
         relay.start()
     try:
-        yield Shop(database, broker, relay)
+        yield Shop(database, broker, relay, own)
     finally:
         await relay.stop()
         await broker.stop()
