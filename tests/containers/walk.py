@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Self
 
@@ -414,7 +415,7 @@ class Watch:
                         if self._stop:
                             return
                         self._heard(line)
-            except OSError:  # HTTPError too: audit or the edge is away
+            except (OSError, HTTPException):  # HTTPError too: audit or the edge is away, or went in the middle
                 time.sleep(0.2)
 
     def _heard(self, line: bytes) -> None:
