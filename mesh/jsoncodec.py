@@ -19,7 +19,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from mesh._json_any import any_of, wrapper
-from mesh._json_generate import fast_dump, fast_fill, suits
+from mesh._json_generate import fast_dump, fast_fill, suits, texts_first, whole
 from mesh._json_scalars import (
     BadValue,
     JsonError,
@@ -281,7 +281,7 @@ def _store_repeated(field: FieldDescriptor, codecs: Codecs) -> Fill:
             error.path.append(f"[{index}]")
             raise
 
-    return store
+    return texts_first(name, store) if field.type == FieldDescriptor.TYPE_STRING else store
 
 
 def _store_map(field: FieldDescriptor, codecs: Codecs) -> Fill:
@@ -343,15 +343,7 @@ def _message_dump(fields: list[FieldDescriptor], codecs: Codecs) -> Dump:
 
         return dump_set
 
-    plan = [
-        (
-            field.name,
-            field.json_name,
-            _field_encoder(field, codecs),
-            field.has_presence,
-        )
-        for field in fields
-    ]
+    plan = [(field.name, field.json_name, _field_encoder(field, codecs), field.has_presence) for field in fields]
 
     def dump(message: Any) -> dict[str, Any]:
         out = {}
@@ -371,7 +363,7 @@ def _field_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
         return _element_encoder(field, codecs)
     if not _is_map(field):
         encode = _element_encoder(field, codecs)
-        return list if encode is None else lambda values: [encode(value) for value in values]
+        return whole if encode is None else lambda values: [encode(value) for value in values]
     entry: Any = field.message_type.fields_by_name  # type: ignore[union-attr]
     is_bool = entry["key"].type == FieldDescriptor.TYPE_BOOL
     key: Callable[[Any], str] = (lambda value: "true" if value else "false") if is_bool else str
