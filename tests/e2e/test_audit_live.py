@@ -121,6 +121,9 @@ def test_the_broker_goes_and_comes_back(audited: Mesh, admin: str) -> None:
     """Registrations go on without it; logins of those wait, and everything is recorded once it is back."""
     os.kill(broker(audited), signal.SIGKILL)
     user_id = register(audited, "lamarr")
+    until = time.monotonic() + 60
+    while request(f"{audited.edge}/v1/sessions", "POST", {"login": "lamarr", "password": PASSWORD}).status == 503:
+        assert time.monotonic() < until
     login(audited, "lamarr")
     assert kinds(records(audited, admin, user_id, 3)) == ["INSERT", "UPDATE", "UserRegistered"]
 

@@ -49,7 +49,7 @@ async def test_open_streams_end_and_the_pool_goes_on(tmp_path: Path) -> None:
                 for ended in await asyncio.gather(*waiting, return_exceptions=True):
                     assert isinstance(ended, grpc.aio.AioRpcError)
                     assert ended.code() is grpc.StatusCode.UNAVAILABLE
-            calls = [stub.Unary(pb.EchoRequest(text="b"), timeout=30) for _ in range(50)]  # while it is away
+            calls = [stub.Idempotent(pb.EchoRequest(text="b"), timeout=30) for _ in range(50)]  # while it is away
             assert {answer.text for answer in await asyncio.gather(*calls)} == {"b"}
             assert running.child("echo") != killed
         pool = target._handler.pool

@@ -38,9 +38,10 @@ def test_nothing_undocumented_happens(own_mesh: Mesh, tmp_path: Path, who: str) 
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("schemathesis")), "run", f"{own_mesh.edge}/openapi.json", *headers,
+            "--exclude-path", "/v1/audit:watch",  # it has no end, and Schemathesis waits for it
             "--checks", ",".join(CHECKS), "--max-examples", "30", "--generation-deterministic", "--no-color",
         ],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
-    assert "Tested: 9" in done.stdout
+    assert "Tested: 10" in done.stdout
