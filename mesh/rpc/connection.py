@@ -382,12 +382,9 @@ async def connect(endpoint: Endpoint, owner: Owner, tls: SSLContext | None) -> C
     loop = asyncio.get_running_loop()
     if tls is not None:
         tls.set_alpn_protocols(["h2"])
+    name = split(endpoint.address)[0] if tls else None
     _, connection = await loop.create_connection(
-        lambda: Connection(endpoint, owner),
-        endpoint.host,
-        endpoint.port,
-        ssl=tls,
-        server_hostname=split(endpoint.address)[0] if tls else None,
+        lambda: Connection(endpoint, owner), endpoint.host, endpoint.port, ssl=tls, server_hostname=name
     )
     try:
         transport = connection._transport  # noqa: SLF001 - same module
