@@ -38,7 +38,7 @@ class Sole(Protocol):
 
     Attributes:
         news: Set when there may be something to do; whoever looks clears it first.
-        lost: Set when the right was lost while it was held.
+        lost: Set when the right was lost while it was held; that is news too.
     """
 
     news: asyncio.Event
@@ -188,14 +188,18 @@ class PostgresSole:
                 await asyncio.sleep(PULSE)
                 await asyncio.wait_for(driver.fetchval("SELECT 1"), PULSE)
         except Exception:  # noqa: BLE001 - whatever is wrong with the connection, the lock on it is not to be relied on
-            self.lost.set()
+            self._lose()
 
     def _notified(self, *_: object) -> None:
         self.news.set()
 
     def _terminated(self, connection: object) -> None:
         if connection is self._driver:
-            self.lost.set()
+            self._lose()
+
+    def _lose(self) -> None:
+        self.lost.set()
+        self.news.set()
 
 
 def _from_driver(error: Exception) -> bool:
