@@ -11,11 +11,11 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 
 from mesh.contract import Method, Trigger, TriggerKind
-from mesh.control import chaos_count
-from mesh.control.chaos_calls import word, words_in
-from mesh.control.chaos_ledger import Dead, Effect, Facts, Fate, compare, fate, ledger, show
-from mesh.control.chaos_plan import pick, strikes, targets
-from mesh.control.chaos_strike import victims
+from mesh.control.chaos import count as chaos_count
+from mesh.control.chaos.calls import word, words_in
+from mesh.control.chaos.ledger import Dead, Effect, Facts, Fate, compare, fate, ledger, show
+from mesh.control.chaos.plan import pick, strikes, targets
+from mesh.control.chaos.strike import victims
 
 EVENT = "shop.v1.Sold"
 METHOD = "stock.v1.Stock/OnSold"
