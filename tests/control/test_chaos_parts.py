@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
@@ -255,8 +257,9 @@ def test_what_could_not_be_counted_is_said() -> None:
 
 
 @pytest.mark.parametrize("how", STOPS)
-async def test_a_postgresql_that_was_stopped_or_killed_has_what_was_committed(how, tmp_path: Path) -> None:
-    server = Postgresql(tmp_path / "data")
+async def test_a_postgresql_that_was_stopped_or_killed_has_what_was_committed(how) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="mesh-pg-"))  # pytest's own folders are shut to its user
+    server = Postgresql(folder / "data")
     try:
         await server.start(["shop-1"])
         url = server.url("shop-1")
@@ -268,6 +271,7 @@ async def test_a_postgresql_that_was_stopped_or_killed_has_what_was_committed(ho
         assert await count.look(url, on("SELECT id FROM sales")) == [("a1",)]
     finally:
         await server.close()
+        shutil.rmtree(folder)
 
 
 async def test_a_header_is_sent_and_a_wrong_one_refused(contract: Contract) -> None:

@@ -129,7 +129,7 @@ async def test_it_comes_back(new_nats: Callable[..., BrokerProcess], caplog: pyt
 
 
 async def test_a_connection_that_breaks_under_unsent_messages_is_noticed(nats_url: str) -> None:
-    """nats-py 2.15: what is left to send makes its close fail, and nobody is told."""
+    """nats-py 2.16: what is left to send makes its close fail, and nobody is told."""
     host, port = nats_url.removeprefix("nats://").split(":")
     open_: set[asyncio.StreamWriter] = set()
 
