@@ -85,7 +85,9 @@ def choose(
         raise Faults([Fault(f"-H {wrong!r}", "expected NAME:VALUE")])
     names = [name for name in publishers if contract.services[name].publishes]
     if not names:
-        raise UncountableError("no service with a database of its own publishes events: there is nothing to count")
+        raise UncountableError(
+            "nothing can be counted: that needs a service with a `database` in mesh.toml that `publishes` in the contract"
+        )
     method = _named(contract, names, call, headers) if call else _first(contract, names)
     template = data or json.dumps(sample(method.input.DESCRIPTOR))
     if WORD not in template:
