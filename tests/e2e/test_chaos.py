@@ -56,7 +56,7 @@ def test_a_mesh_that_publishes_nothing_cannot_be_counted(tmp_path: Path) -> None
     assert made.returncode == 0, made.stderr
     done = chaos("--file", str(tmp_path / "mesh.toml"))
     assert done.returncode == 2
-    assert "a service with a `database` in mesh.toml that `publishes`" in done.stderr
+    assert "a service with a `database` in mesh.toml that `publishes` events" in done.stderr
 
 
 def rows(file: Path, query: str) -> list[str]:

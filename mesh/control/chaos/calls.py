@@ -86,7 +86,7 @@ def choose(
     names = [name for name in publishers if contract.services[name].publishes]
     if not names:
         raise UncountableError(
-            "nothing can be counted: that needs a service with a `database` in mesh.toml that `publishes` in the contract"
+            "nothing can be counted: that needs a service with a `database` in mesh.toml that `publishes` events"
         )
     method = _named(contract, names, call, headers) if call else _first(contract, names)
     template = data or json.dumps(sample(method.input.DESCRIPTOR))
