@@ -146,6 +146,7 @@ class PostgresSole:
                     await self._connect()
                 second = zlib.crc32(self._name.encode()) - 2**31
                 if await self._driver.fetchval("SELECT pg_try_advisory_lock($1, $2)", _ADVISORY, second):
+                    await self._driver.add_listener(self._name, self._notified)
                     break
             except (exc.SQLAlchemyError, OSError, TimeoutError):
                 await self.release()
@@ -155,7 +156,6 @@ class PostgresSole:
                 await self.release()
             await asyncio.sleep(RETRY)
         self.lost.clear()
-        await self._driver.add_listener(self._name, self._notified)
         self._pulse = asyncio.get_running_loop().create_task(self._beat(self._driver))
 
     async def release(self) -> None:
@@ -165,9 +165,9 @@ class PostgresSole:
             self._pulse.cancel()
             self._pulse = None
         if connection is not None:
-            with contextlib.suppress(Exception):  # it may be broken: whatever it says, it is given up
-                await connection.invalidate()
-            await connection.close()
+            for part in (connection.invalidate, connection.close):
+                with contextlib.suppress(Exception):  # it may be broken: whatever it says, it is given up
+                    await part()
 
     def tell(self) -> None:
         """Set ``news``; other replicas learn it from the database."""
