@@ -178,17 +178,10 @@ class Keeper:
         self._ready_at = None
         component = self.component
 
-        def line(text: str) -> None:
-            shown = component.shown(text)
-            if shown is not None:
-                self._console.line(component.name, shown)
-            if component.broken(text) and self._process is not None:
-                self._process.terminate()
-
         inherit = [] if component.listener is None else [component.listener.fileno()]
         command = component.command + tuple(word for fd in inherit for word in ("--fd", str(fd)))
         try:
-            process = await Process.start(command, self._environment, inherit, line)
+            process = await Process.start(command, self._environment, inherit, self._line)
         except OSError as error:
             return f"{self.component.command[0]} cannot be started: {error.strerror}"
         self._process = process
@@ -214,6 +207,14 @@ class Keeper:
                 return None
             case Failed(reason):
                 return reason
+
+    def _line(self, text: str) -> None:
+        """Take a line that the process wrote."""
+        shown = self.component.shown(text)
+        if shown is not None:
+            self._console.line(self.component.name, shown)
+        if self.component.broken(text) and self._process is not None:
+            self._process.terminate()
 
     async def _keep(self) -> None:
         """Start it again, for ever, each time it has died."""
