@@ -138,7 +138,9 @@ class Bells:
         while len(self.accepted) < goal:
             assert time.monotonic() < until, (self.others, self.mesh.output())
             self._number += 1
-            status = http(f"{self.mesh.edge}/ring", "POST", {"key": f"k{self._number % 3}", "number": self._number}).status
+            status = http(
+                f"{self.mesh.edge}/ring", "POST", {"key": f"k{self._number % 3}", "number": self._number}
+            ).status
             if status == 200:
                 self.accepted.append(self._number)
             else:
@@ -181,7 +183,7 @@ def test_clocks_that_jump_by_hours(bells: Bells) -> None:
         # And what a process believes when it starts with the wrong time.
         os.kill(bells.mesh.child("bells"), signal.SIGKILL)
         bells.ring(20)
-        bells.until(lambda: set(bells.accepted) <= {number for number, in bells.sql("SELECT number FROM rang")})
+        bells.until(lambda: set(bells.accepted) <= {number for (number,) in bells.sql("SELECT number FROM rang")})
     rang = bells.sql("SELECT key, number FROM rang ORDER BY rowid")
     assert len(set(rang)) == len(rang)
     orders = defaultdict(list)

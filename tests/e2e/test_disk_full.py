@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import sys
 import time
@@ -130,7 +129,9 @@ async def orders(mesh: Mesh, wanted: set[int]) -> list[int]:
                 last = (await js.stream_info("EVENTS")).state.last_seq
                 found = [await js.get_msg("EVENTS", sequence, direct=True) for sequence in range(1, last + 1)]
                 numbers = [
-                    pb.Ordered.FromString(one.data or b"").number for one in found if ".events-v1-Ordered." in one.subject
+                    pb.Ordered.FromString(one.data or b"").number
+                    for one in found
+                    if ".events-v1-Ordered." in one.subject
                 ]
                 if wanted <= set(numbers):
                     return numbers
