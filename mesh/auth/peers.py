@@ -59,13 +59,14 @@ class Signer:
         """Return a token for calls of ``audience`` (a service's full name), made anew after half its life."""
         now = self._clock()
         held = self._tokens.get(audience)
-        if held is not None and now < held[1]:
+        # A clock that went back makes it one of the future, which nobody takes.
+        if held is not None and 0 <= now - held[1] < LIFE / 2:
             return held[0]
         claims = {
             "iss": ISSUER, "sub": self.service, "aud": audience, "iat": int(now), "exp": int(now) + LIFE,
         }  # fmt: skip
         token = jwt.encode(claims, self._key, algorithm="EdDSA", headers={"kid": self.service}).encode()
-        self._tokens[audience] = token, now + LIFE / 2
+        self._tokens[audience] = token, now
         return token
 
 
@@ -80,13 +81,13 @@ class PeerVerifier:
         Faults: The keys cannot be read.
     """
 
-    __slots__ = ("_clock", "_folder", "_keys", "_reread_at", "_verified")
+    __slots__ = ("_clock", "_folder", "_keys", "_read_at", "_verified")
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._clock = clock
         self._keys = keys.load_public(folder)
-        self._reread_at = clock() + REREAD
+        self._read_at = clock()
         self._verified: Cache[tuple[str, str]] = Cache(CACHED)
 
     def caller(self, call: Call) -> str | None:
@@ -126,7 +127,7 @@ class PeerVerifier:
 
     def _key(self, service: str) -> Ed25519PublicKey | None:
         now = self._clock()
-        if service not in self._keys and now >= self._reread_at:
-            self._reread_at = now + REREAD
+        if service not in self._keys and not 0 <= now - self._read_at < REREAD:
+            self._read_at = now
             self._keys = keys.load_public(self._folder)
         return self._keys.get(service)

@@ -42,6 +42,7 @@ class TokenVerifier:
         roles: The claim that lists the user's roles.
         leeway: Seconds by which clocks may differ.
         clock: The time, seconds since the epoch.
+        monotonic: The time for what is measured, seconds.
     """
 
     __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_leeway", "_roles", "_verified")
@@ -55,8 +56,9 @@ class TokenVerifier:
         roles: str = "roles",
         leeway: float = 30.0,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._keys = KeySet(fetch, clock)
+        self._keys = KeySet(fetch, monotonic)
         self._issuer = issuer
         self._audience = audience
         self._roles = roles

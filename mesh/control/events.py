@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from mesh.control.table import table
 from mesh.errors import StatusError
 from mesh.events import again, history, streams, subjects
 from mesh.events.broker import Broker
-from mesh.events.cloudevents import Event
+from mesh.events.cloudevents import Event, made_at, new_id
 from mesh.events.consumers import Consumer, consumers_of
 from mesh.events.dead import read_letter
 from mesh.faults import Fault, Faults
@@ -39,8 +38,10 @@ __all__ = ["dead", "discard", "list_", "publish", "redrive", "replay", "show", "
 
 CONNECT = 5.0
 """Seconds to wait for the broker."""
-EVERY = 500
-"""Events between two lines of progress."""
+EVERY, MANY = 500, 20_000
+"""Events between two lines of progress: of what is done with each, and of what is only looked at."""
+SLACK = timedelta(seconds=2)
+"""By how much the clock of who made an event may be ahead of the broker's, to find it at once."""
 ALL = f"{subjects.EVENTS}.*.*.*"
 
 
@@ -54,15 +55,14 @@ class _Session:
     consumers: dict[str, Consumer]
 
 
-def list_(file: Path, *, type: str, since: str, limit: int) -> int:  # noqa: A002 - what CloudEvents calls it
+def list_(file: Path, *, type: str, key: str, since: str, limit: int) -> int:  # noqa: A002 - CloudEvents' word
     """Print the events of a time, the latest ``limit`` of them."""
 
     async def run(session: _Session) -> int:
-        found: deque[Stored] = deque(maxlen=limit)
-        async for event in history.read(
-            session.link.client, streams.EVENTS, _filter(session, type), since=_since(since)
-        ):
-            found.append(event)
+        found = await history.latest(
+            session.link.client, streams.EVENTS, _filter(session, type, key), limit,
+            last=await _last(session), since=_since(since),
+        )  # fmt: skip
         print(
             table(("place", "time", "type", "key", "source", "id"), [_row(one) for one in found])
             if found
@@ -73,7 +73,7 @@ def list_(file: Path, *, type: str, since: str, limit: int) -> int:  # noqa: A00
     return _with(file, run)
 
 
-def tail(file: Path, *, type: str) -> int:  # noqa: A002 - as above
+def tail(file: Path, *, type: str, key: str) -> int:  # noqa: A002 - as above
     """Print events as they are published, until Ctrl-C."""
 
     async def run(session: _Session) -> int:
@@ -82,11 +82,11 @@ def tail(file: Path, *, type: str) -> int:  # noqa: A002 - as above
         async def wake(_: object) -> None:
             woken.set()
 
-        client = session.link.client
-        await client.subscribe(f"{subjects.EVENTS}.>", cb=wake)
-        after = (await session.link.js.stream_info(streams.EVENTS)).state.last_seq
+        client, filter_ = session.link.client, _filter(session, type, key)
+        await client.subscribe(filter_, cb=wake)
+        after = await _last(session)
         while not session.link.closed.is_set():
-            async for event in history.read(client, streams.EVENTS, _filter(session, type), after=after):
+            async for event in history.read(client, streams.EVENTS, filter_, after=after):
                 after = event.sequence
                 print("  ".join(_row(event)), _json(session.contract, event), flush=True)
             # A message is heard of before it is stored; and a batch when none of it is there yet.
@@ -101,19 +101,18 @@ def tail(file: Path, *, type: str) -> int:  # noqa: A002 - as above
     return _with(file, run)
 
 
-def show(file: Path, which: str) -> int:
+def show(file: Path, which: str, *, type: str, key: str) -> int:  # noqa: A002 - as above
     """Print one event whole: its attributes and its message as JSON."""
 
     async def run(session: _Session) -> int:
-        after = int(which) - 1 if which.isdecimal() else 0
-        async for event in history.read(session.link.client, streams.EVENTS, ALL, after=after):
-            if which in (str(event.sequence), event.headers.get("ce-id", "")):
-                print(f"place    {event.sequence}\nsubject  {event.subject}\nstored   {event.time.isoformat()}")
-                for name, value in sorted(event.headers.items()):
-                    print(f"{name}: {value}")
-                print(_json(session.contract, event, indent=2))
-                return 0
-        raise Faults([Fault(which, "there is no such event; `mesh events list` shows what there is")])
+        event = await _one(session, which, _filter(session, type, key))
+        if event is None:
+            raise Faults([Fault(which, "there is no such event; `mesh events list` shows what there is")])
+        print(f"place    {event.sequence}\nsubject  {event.subject}\nstored   {event.time.isoformat()}")
+        for name, value in sorted(event.headers.items()):
+            print(f"{name}: {value}")
+        print(_json(session.contract, event, indent=2))
+        return 0
 
     return _with(file, run)
 
@@ -130,7 +129,7 @@ def publish(file: Path, type: str, data: str) -> int:  # noqa: A002 - as above
             raise Faults([Fault("--data", str(error))]) from None
         key = str(getattr(message, declared.key)) if declared.key else ""
         event = Event(
-            id=str(uuid4()), type=name, source="mesh-events", key=key, time=datetime.now(UTC),
+            id=new_id(), type=name, source="mesh-events", key=key, time=datetime.now(UTC),
             data=message.SerializeToString(),
         )  # fmt: skip
         await session.broker.publish(event)
@@ -271,8 +270,43 @@ def _type(session: _Session, text: str) -> str:
     return found[0]
 
 
-def _filter(session: _Session, text: str) -> str:
-    return subjects.event_filter(_type(session, text)) if text else ALL
+def _filter(session: _Session, type: str, key: str) -> str:  # noqa: A002 - as above
+    name = _type(session, type) if type else ""
+    if key:
+        return subjects.key_filter(name, key)
+    return subjects.event_filter(name) if name else ALL
+
+
+async def _last(session: _Session) -> int:
+    return int((await session.link.js.stream_info(streams.EVENTS)).state.last_seq)
+
+
+async def _one(session: _Session, which: str, filter_: str) -> Stored | None:
+    """Return an event by its place or its id, or None."""
+    client = session.link.client
+    if which.isdecimal():
+        place = int(which)
+        async for event in history.read(client, streams.EVENTS, filter_, after=place - 1, before=place + 1, batch=1):
+            return event
+        return None
+    looked = 0
+    made = made_at(which)
+    if made is not None:  # it was stored then or, if it waited in an outbox, later
+        async for event in history.read(client, streams.EVENTS, filter_, since=made - SLACK):
+            if event.headers.get("ce-id") == which:
+                return event
+            looked += 1
+            _progress("looked at", looked, event.left, MANY)
+    looked = 0
+    last = await _last(session)
+    async for part in history.backwards(client, streams.EVENTS, filter_, last=last):
+        for event in part:
+            if event.headers.get("ce-id") == which:
+                return event
+        before, looked = looked, looked + len(part)
+        if looked // MANY > before // MANY:
+            print(f"looked at {looked:,}, the newest first", file=sys.stderr, flush=True)
+    return None
 
 
 def _since(text: str) -> datetime | None:
@@ -293,7 +327,8 @@ def _since(text: str) -> datetime | None:
 
 
 async def _letters(session: _Session, method: str) -> AsyncIterator[Stored]:
-    async for letter in history.read(session.link.client, streams.DEAD, f"{subjects.DEAD}.>"):
+    filter_ = f"{subjects.DEAD}.*.{method.rpartition('/')[2] or '*'}"
+    async for letter in history.read(session.link.client, streams.DEAD, filter_):
         if not method or _is(read_letter(letter.headers).method.lstrip("/"), method):
             yield letter
 
@@ -349,6 +384,6 @@ def _json(contract: Contract, event: Stored, indent: int | None = None) -> str:
     return json.dumps(json_format.MessageToDict(message), indent=indent, ensure_ascii=False)
 
 
-def _progress(what: str, done: int, left: int) -> None:
-    if done % EVERY == 0:
+def _progress(what: str, done: int, left: int, every: int = EVERY) -> None:
+    if done % every == 0:
         print(f"{what} {done:,}, about {left:,} to go", file=sys.stderr, flush=True)

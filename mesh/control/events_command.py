@@ -17,9 +17,11 @@ def run(options: argparse.Namespace, file: Path) -> int:
     from mesh.control import events  # noqa: PLC0415 - protobuf, nats: only who runs them
 
     answers: dict[str, Callable[[], int]] = {
-        "list": lambda: events.list_(file, type=options.type, since=options.since, limit=options.limit),
-        "tail": lambda: events.tail(file, type=options.type),
-        "show": lambda: events.show(file, options.event),
+        "list": lambda: events.list_(
+            file, type=options.type, key=options.key, since=options.since, limit=options.limit
+        ),
+        "tail": lambda: events.tail(file, type=options.type, key=options.key),
+        "show": lambda: events.show(file, options.event, type=options.type, key=options.key),
         "publish": lambda: events.publish(file, options.type, options.data),
         "replay": lambda: events.replay(file, options.method, since=options.since),
         "dead": lambda: events.dead(file, method=options.method),
@@ -52,6 +54,7 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, act: Act
 
     def typed(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--type", default="", metavar="EVENT", help="only events of this message")
+        parser.add_argument("--key", default="", metavar="KEY", help="only events of this key")
 
     ago = "a duration ago (2h) or a time (2026-11-22T10:00)"
     parser = made("list", "list the latest events", _EVENTS)
@@ -59,7 +62,9 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, act: Act
     parser.add_argument("--since", default="", metavar="WHEN", help=ago)
     parser.add_argument("--limit", type=_positive, default=50, metavar="NUMBER", help="at most so many (default: 50)")
     typed(made("tail", "print events as they are published", _EVENTS))
-    made("show", "print one event whole", _EVENTS).add_argument("event", metavar="PLACE|ID", help="which one")
+    parser = made("show", "print one event whole", _EVENTS)
+    parser.add_argument("event", metavar="PLACE|ID", help="which one")
+    typed(parser)
     parser = made("publish", "publish an event by hand", _EVENTS)
     parser.add_argument("type", metavar="EVENT", help="the message, in full or by its last name")
     parser.add_argument("-d", "--data", default="", help="the message as JSON; @FILE or @- (standard input) reads it")
@@ -85,7 +90,7 @@ Events are named by their message, in full or by its last name. The broker is th
 which runs.
 
   mesh events list --type UserRegistered --since 2h
-  mesh events tail
+  mesh events tail --key 4f1c2b
   mesh events show 1042
   mesh events publish UserRegistered -d '{"userId": "u1"}'
 """

@@ -34,6 +34,7 @@ class Component:
         listener: The socket that it serves, or None for a program that listens by itself.
         probe: For a program that does not report: waits until it accepts, and returns its address.
         shown: Makes the line that is shown of a line that it wrote, or None.
+        broken: Whether a line that it wrote says that only a new start helps.
         needs: The components that must be ready before it is told to go.
         drain: Seconds that it may take to finish what is in flight when it stops.
         reloads: Whether SIGHUP makes it run new code; else a new process has to.
@@ -47,6 +48,7 @@ class Component:
     reloads: bool = False
     probe: Callable[[], Awaitable[str]] | None = None
     shown: Callable[[str], str | None] = str
+    broken: Callable[[str], bool] = lambda _: False
 
 
 class Keeper:
@@ -176,15 +178,10 @@ class Keeper:
         self._ready_at = None
         component = self.component
 
-        def line(text: str) -> None:
-            shown = component.shown(text)
-            if shown is not None:
-                self._console.line(component.name, shown)
-
         inherit = [] if component.listener is None else [component.listener.fileno()]
         command = component.command + tuple(word for fd in inherit for word in ("--fd", str(fd)))
         try:
-            process = await Process.start(command, self._environment, inherit, line)
+            process = await Process.start(command, self._environment, inherit, self._line)
         except OSError as error:
             return f"{self.component.command[0]} cannot be started: {error.strerror}"
         self._process = process
@@ -210,6 +207,14 @@ class Keeper:
                 return None
             case Failed(reason):
                 return reason
+
+    def _line(self, text: str) -> None:
+        """Take a line that the process wrote."""
+        shown = self.component.shown(text)
+        if shown is not None:
+            self._console.line(self.component.name, shown)
+        if self.component.broken(text) and self._process is not None:
+            self._process.terminate()
 
     async def _keep(self) -> None:
         """Start it again, for ever, each time it has died."""

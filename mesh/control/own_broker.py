@@ -64,5 +64,6 @@ def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
         listener=None,
         probe=lambda: server.ready(*sockets.split(reachable)),
         shown=server.shown,
+        broken=server.broken,
     )
     return OwnBroker(component, reachable, str(storage))

@@ -7,14 +7,17 @@ Sources: CloudEvents 1.0.2; its NATS protocol binding (``ce-`` headers, values p
 from __future__ import annotations
 
 import re
+import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import unquote
+from uuid import UUID
 
 from mesh.events.subjects import event_subject
 
-__all__ = ["CONTENT_TYPE", "HOPS", "MESSAGE_ID", "Event", "MalformedEventError"]
+__all__ = ["CONTENT_TYPE", "HOPS", "MESSAGE_ID", "Event", "MalformedEventError", "made_at", "new_id"]
 
 CONTENT_TYPE = "application/protobuf"
 MESSAGE_ID = "Nats-Msg-Id"
@@ -115,6 +118,23 @@ class Event:
             tracestate=found.get("ce-tracestate", ""),
             hops=int(hops),
         )
+
+
+def new_id() -> str:
+    """Return the id of a new event: a UUID of version 7 (RFC 9562), which says where in the stream to look."""
+    random = secrets.randbits(74)
+    milliseconds = time.time_ns() // 1_000_000 & (1 << 48) - 1
+    high = milliseconds << 16 | 7 << 12 | random >> 62
+    return str(UUID(int=high << 64 | 2 << 62 | random & (1 << 62) - 1))
+
+
+def made_at(id: str) -> datetime | None:  # noqa: A002 - as in Event
+    """Return when an id was made, by its maker's clock; None when it does not say."""
+    try:
+        found = UUID(id)
+    except ValueError:
+        return None
+    return datetime.fromtimestamp((found.int >> 80) / 1000, UTC) if found.version == 7 else None  # noqa: PLR2004
 
 
 def _time(text: str | None) -> datetime:

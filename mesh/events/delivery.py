@@ -170,7 +170,8 @@ class Delivery:
         try:
             await asyncio.gather(*(ensure(client, consumer) for consumer in self._consumers))
             await ticks.ensure(client, self._services)
-            await ticks.make_up(client, self._services, datetime.now(UTC))
+            if ticks.wanted(self._services):
+                await ticks.make_up(client, self._services, await ticks.clock(client))
         except (ConsumerError, ticks.TickError) as error:
             log.error("nothing is delivered yet: %s", error)  # noqa: TRY400 - the text is all there is to say
             return False

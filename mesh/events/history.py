@@ -1,4 +1,8 @@
-"""Reads what a stream holds, oldest first, without a consumer: JetStream's direct get in batches (NATS ADR-31)."""
+"""Reads what a stream holds, without a consumer: JetStream's direct get in batches (NATS ADR-31).
+
+The server looks for a subject or a time in its index, so what is asked for is all that is read. It has no way back from
+the end: ``latest`` looks at the end of the stream, then at four times as much before that, and so on.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,12 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
-__all__ = ["Stored", "count", "read"]
+__all__ = ["Stored", "backwards", "latest", "read"]
 
 BATCH = 256
+FIRST = 256
+"""Sequences that are looked at first, from the end."""
+GROWTH = 4
 TIMEOUT = 10.0
 _SEQUENCE, _SUBJECT, _TIME = "Nats-Sequence", "Nats-Subject", "Nats-Time-Stamp"
 _ADDED = frozenset({_SEQUENCE, _SUBJECT, _TIME, "Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"})
@@ -50,8 +57,10 @@ async def read(
     *,
     after: int = 0,
     since: datetime | None = None,
+    before: int | None = None,
+    batch: int = BATCH,
 ) -> AsyncIterator[Stored]:
-    """Yield the messages of a stream that match a subject, and end when there are no more.
+    """Yield the messages of a stream that match a subject, oldest first, and end when there are no more.
 
     Args:
         client: The connection.
@@ -59,6 +68,8 @@ async def read(
         filter: The subject, with wildcards.
         after: Begin after this sequence.
         since: Begin at this time instead.
+        before: End before this sequence.
+        batch: How many messages one question asks for.
 
     Raises:
         nats.errors.Error: The broker is away.
@@ -68,19 +79,65 @@ async def read(
     if since is not None:
         first = {"start_time": since.astimezone(UTC).isoformat().replace("+00:00", "Z")}
     while True:
-        found, more = await _batch(client, stream, {**first, "next_by_subj": filter, "batch": BATCH})
+        found, more = await _batch(client, stream, {**first, "next_by_subj": filter, "batch": batch})
         for one in found:
+            if before is not None and one.sequence >= before:
+                return
             yield one
         if not more or not found:
             return
         first = {"seq": found[-1].sequence + 1}
 
 
-async def count(client: Client, stream: str, filter: str, since: datetime | None) -> int:  # noqa: A002 - as above
-    """Return how many messages ``read`` would yield."""
-    async for one in read(client, stream, filter, since=since):
-        return one.left + 1
-    return 0
+async def backwards(
+    client: Client,
+    stream: str,
+    filter: str,  # noqa: A002 - as above
+    *,
+    last: int,
+    since: datetime | None = None,
+) -> AsyncIterator[list[Stored]]:
+    """Yield the messages that match a subject in parts, the newest part first; each part is oldest first.
+
+    Args:
+        client: The connection.
+        stream: The stream.
+        filter: The subject, with wildcards.
+        last: The last sequence of the stream.
+        since: What is older is left out.
+
+    Raises:
+        nats.errors.Error: The broker is away.
+        TimeoutError: It does not answer.
+    """
+    floor, before, span = 0, last + 1, FIRST
+    async for oldest in read(client, stream, filter, since=since, batch=1):
+        floor = oldest.sequence
+        break
+    while floor and before > floor:
+        after = max(floor, before - span) - 1
+        # No larger question than what is looked for: its answer would come all the same.
+        size = min(BATCH, before - after - 1)
+        yield [one async for one in read(client, stream, filter, after=after, before=before, batch=size)]
+        before, span = after + 1, span * GROWTH
+
+
+async def latest(
+    client: Client,
+    stream: str,
+    filter: str,  # noqa: A002 - as above
+    number: int,
+    *,
+    last: int,
+    since: datetime | None = None,
+) -> list[Stored]:
+    """Return the last ``number`` messages that match a subject, oldest first (see ``backwards``)."""
+    found: list[Stored] = []
+    async for part in backwards(client, stream, filter, last=last, since=since):
+        found = part[-(number - len(found)) :] + found
+        if len(found) >= number:
+            break
+    return found
 
 
 async def _batch(client: Client, stream: str, question: Mapping[str, Any]) -> tuple[list[Stored], bool]:

@@ -9,6 +9,9 @@ only after their acknowledgement is overdue. An event must not overtake an older
 - an event that is to be tried again *rests*, and its key with it;
 - what is sent again while it is held is the same event; what is sent again after it was done is acknowledged again.
 
+What the stream drops meanwhile, because it is too old, stays held and is pending no more: the broker's floor says so.
+Where there is no order (schedules, of which a newer tick drops an older one at any time) an owner is active at once.
+
 When the partition is lost to another replica, all that has not begun is given back at once; what runs goes on, and the
 new owner waits for it.
 """
@@ -93,12 +96,14 @@ class Lane:
     """The partition.
 
     Attributes:
+        ordered: Its events have an order.
         state: What it is to this replica.
         pin: The id under which the broker has pinned it here, or "".
         held: What is held, by sequence.
         changes: Counts what changes ``held``; a question to the broker that was asked at another count is void.
     """
 
+    ordered: bool = True
     state: State = State.FOREIGN
     pin: str = ""
     held: dict[int, Held] = field(default_factory=dict)
@@ -116,6 +121,8 @@ class Lane:
         if pin != self.pin:
             self.pin = pin
             self.state = State.SETTLING
+        if not self.ordered:
+            self.state = State.ACTIVE
         if new.sequence in self._done:
             return [Again(new.token)]
         self.changes += 1
@@ -128,15 +135,19 @@ class Lane:
         insort(queue, new)
         return self._next(queue) if self.state is State.ACTIVE else []
 
-    def settled(self, pin: str, pending: int, changes: int) -> list[Action]:
+    def settled(self, pin: str, pending: int, floor: int, changes: int) -> list[Action]:
         """Take the broker's word: under which id the partition is pinned, and how much of it is pending.
 
         Args:
             pin: The id.
             pending: Events that were delivered to anyone and are not acknowledged.
+            floor: The sequence up to which nothing is pending.
             changes: What ``self.changes`` was when the broker was asked.
         """
-        if self.state is not State.SETTLING or pin != self.pin or (pending, changes) != (len(self.held), self.changes):
+        if self.state is not State.SETTLING or pin != self.pin:
+            return []
+        kept = sum(sequence > floor for sequence in self.held)
+        if self.ordered and (pending, changes) != (kept, self.changes):
             return []
         self.state = State.ACTIVE
         return [action for queue in self._keys.values() for action in self._next(queue)]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from opentelemetry import trace
 
 from mesh.call import current
 from mesh.errors import FailedPrecondition, InvalidArgument
-from mesh.events.cloudevents import Event
+from mesh.events.cloudevents import Event, new_id
 from mesh.events.hops import hops
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Publications:
                 f"{name} was not published: it has {len(data)} bytes, an event at most {LARGEST}; "
                 "store what is large and publish where it is"
             )
-        id_ = str(uuid4())
+        id_ = new_id()
         context = span.get_span_context()
         span.set_attribute("messaging.message.id", id_)
         valid = context.is_valid

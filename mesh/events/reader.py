@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from nats import errors
 from nats.js.errors import Error as JetStreamError
 
+from mesh.contract import TriggerKind
 from mesh.events import message as wire
 from mesh.events.consumers import ACK_WAIT, GROUP, PENDING, PINNED, Consumer, request
 from mesh.events.message import Message
@@ -81,7 +82,7 @@ class Reader:
 
     def __init__(self, consumer: Consumer, deliver: Deliver, missing: Callable[[Consumer], None]) -> None:
         self.consumer = consumer
-        self.lane = Lane()
+        self.lane = Lane(ordered=consumer.trigger.kind is not TriggerKind.SCHEDULE)
         self.pending = 0
         self._client: Client | None = None
         self._deliver = deliver
@@ -252,7 +253,8 @@ class Reader:
             except BROKER_AWAY:
                 return
             pin = next((group.get("pinned_client_id", "") for group in info.get("priority_groups") or ()), "")
-            await self._act(self.lane.settled(pin, info.get("num_ack_pending", -1), changes))
+            floor = info.get("ack_floor", {}).get("stream_seq", 0)
+            await self._act(self.lane.settled(pin, info.get("num_ack_pending", -1), floor, changes))
             if self.lane.state is State.SETTLING and changes == self.lane.changes:
                 await asyncio.sleep(SETTLE)
 

@@ -24,6 +24,7 @@ __all__ = [
     "escape",
     "event_filter",
     "event_subject",
+    "key_filter",
     "name_of",
     "partition",
     "schedule_subject",
@@ -89,6 +90,11 @@ def event_subject(type: str, key: str, id: str) -> str:  # noqa: A002 - what Clo
 def event_filter(type: str, part: int | None = None) -> str:  # noqa: A002 - as above
     """Return what a consumer of a type, or of one partition of it, subscribes to."""
     return f"{EVENTS}.{token_of(type)}.{'*' if part is None else part}.*"
+
+
+def key_filter(type: str, key: str) -> str:  # noqa: A002 - as above
+    """Return where all events of a key are; ``type`` may be "": of any message."""
+    return f"{EVENTS}.{token_of(type) or '*'}.{partition(key)}.{escape(key)}"
 
 
 def change_subject(service: str, table: str, key: str) -> str:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mesh.contract import Method, Service, Trigger
     from mesh.events.message import Message
 
-__all__ = ["TickError", "ensure", "event", "make_up", "wanted"]
+__all__ = ["TickError", "clock", "ensure", "event", "make_up", "wanted"]
 
 log = logging.getLogger("mesh.events")
 
@@ -149,8 +149,22 @@ async def ensure(client: Client, services: Iterable[Service]) -> None:
         await _write(client, one)
 
 
+async def clock(client: Client) -> datetime:
+    """Return the broker's time. It fires by its own clock, so nobody else's says what it has missed.
+
+    Raises:
+        nats.errors.Error: The broker is away.
+    """
+    return datetime.fromisoformat((await request(client, f"STREAM.INFO.{streams.SCHEDULES}"))["ts"])
+
+
 async def make_up(client: Client, services: Iterable[Service], now: datetime) -> None:
     """Fire once what fell due while the broker was down.
+
+    Args:
+        client: The connection.
+        services: Whose schedules.
+        now: The broker's time.
 
     Raises:
         nats.errors.Error: The broker is away.

@@ -60,6 +60,17 @@ def test_a_token_is_used_for_half_its_life(folder: Path):
     assert signer.token("a.A") != first
 
 
+def test_a_clock_that_goes_back_makes_a_token_anew(folder: Path):
+    clock = Clock()
+    signer = Signer("login", keys.load(folder, "login"), clock)
+    ahead = signer.token("a.A")
+    clock.now -= 5 * 3600
+    token = signer.token("a.A")
+    assert token != ahead
+    assert jwt.decode(token, options={"verify_signature": False})["iat"] == int(clock.now)
+    assert signer.token("a.A") is token
+
+
 def test_a_token_for_one_service_is_none_for_another(folder: Path):
     verifier = PeerVerifier(folder)
     token = Signer("registration", keys.load(folder, "registration")).token("login.v1.Login")
@@ -118,3 +129,11 @@ def test_a_service_that_came_later_is_found(folder: Path):
         verifier.caller(call(token))  # looked a moment ago
     clock.now += 1.1
     assert verifier.caller(call(token)) == "audit"
+
+
+def test_a_service_that_came_later_is_found_by_a_clock_that_went_back(folder: Path):
+    clock = Clock()
+    verifier = PeerVerifier(folder, clock)
+    keys.ensure(folder, ["audit"])
+    clock.now -= 5 * 3600
+    assert verifier.caller(call(signed(folder, "audit"))) == "audit"

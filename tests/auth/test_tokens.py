@@ -150,7 +150,7 @@ async def test_a_token_without_kid_needs_a_set_of_one():
 async def test_a_new_key_is_fetched_but_not_for_every_made_up_kid():
     clock = Clock()
     issuer = Issuer(jwk(KEY))
-    tokens = verifier(issuer, clock=clock)
+    tokens = verifier(issuer, clock=clock, monotonic=clock)
     await tokens.verify(token())
     new = Ed25519PrivateKey.generate()
     issuer.keys.append(jwk(new, "k2"))
@@ -190,7 +190,7 @@ async def test_no_keys_is_unavailable_not_unauthenticated():
     clock = Clock()
     issuer = Issuer(jwk(KEY))
     issuer.down = True
-    tokens = verifier(issuer, clock=clock)
+    tokens = verifier(issuer, clock=clock, monotonic=clock)
     for _ in range(3):
         with pytest.raises(Unavailable, match="cannot be fetched"):
             await tokens.verify(token())
@@ -203,7 +203,7 @@ async def test_no_keys_is_unavailable_not_unauthenticated():
 async def test_an_issuer_that_restarts_is_not_missed_but_not_forever():
     clock = Clock()
     issuer = Issuer(jwk(KEY))
-    tokens = verifier(issuer, clock=clock)
+    tokens = verifier(issuer, clock=clock, monotonic=clock)
     await tokens.verify(token())
     issuer.down = True
     clock.now += 301
@@ -217,7 +217,7 @@ async def test_an_issuer_that_restarts_is_not_missed_but_not_forever():
 async def test_a_withdrawn_key_is_refused_after_the_set_has_aged():
     clock = Clock()
     issuer = Issuer(jwk(KEY))
-    tokens = verifier(issuer, clock=clock)
+    tokens = verifier(issuer, clock=clock, monotonic=clock)
     await tokens.verify(token())
     issuer.keys = [jwk(Ed25519PrivateKey.generate(), "k2")]
     clock.now += 301
@@ -280,7 +280,7 @@ def test_the_cache_forgets_the_least_recently_used():
 async def test_an_issuer_that_hangs_stalls_nobody_whose_key_is_known(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(keyset, "PATIENCE", 0.01)
     issuer, clock = Issuer(jwk(KEY)), Clock()
-    tokens = verifier(issuer, clock=clock)
+    tokens = verifier(issuer, clock=clock, monotonic=clock)
     await tokens.verify(token())
     issuer.release.clear()
     clock.now += keyset.FRESH + 1

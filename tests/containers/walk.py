@@ -429,7 +429,8 @@ class Watch:
         """Wait until the registration of each of these has come; return how long that took."""
         begin = time.monotonic()
         with self._changed:
-            assert self._changed.wait_for(lambda: users <= self.registered(), seconds), users - self.registered()
+            came = self._changed.wait_for(lambda: users <= self.registered(), seconds)
+            assert came, (users - self.registered(), self._after, self.seen[:1], self.seen[-1:], self.begun)
         return time.monotonic() - begin
 
     def registered(self) -> set[str]:
@@ -472,8 +473,8 @@ def shows_what_happens_live(stack: Stack) -> None:
 
 def loses_no_event_without_its_broker(stack: Stack) -> None:
     """The broker is killed under load, audit and registration too meanwhile: all is recorded once when it is back."""
-    load = Load(stack, "nats-")
-    with Watch(stack) as watch:
+    with Watch(stack) as watch:  # before the load: what is recorded before a watch begins is not in it
+        load = Load(stack, "nats-")
         try:
             load.progress()
             stack.compose("kill", "nats")
@@ -505,8 +506,8 @@ def shares_the_work_among_replicas(stack: Stack) -> None:
     """Two replicas of each service: killed and stopped one after the other under load, nothing is lost or doubled."""
     scale = [word for name in COMPONENTS if name != "edge" for word in ("--scale", f"{name}=2")]
     stack.compose("up", "--detach", "--wait", "--no-build", *scale)
-    load = Load(stack, "scale-")
     with Watch(stack) as watch:
+        load = Load(stack, "scale-")
         try:
             load.progress()
             for service in ("audit", "registration", "login"):

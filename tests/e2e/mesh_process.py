@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,18 @@ class Mesh:
         file: The mesh.toml.
         state: Where its state goes.
         environ: More environment.
+        within: What the command stands behind, such as ``on_a_small_disk``.
     """
 
-    def __init__(self, file: Path, state: Path, environ: dict[str, str], *options: str) -> None:
+    def __init__(
+        self, file: Path, state: Path, environ: dict[str, str], *options: str, within: Sequence[str] = ()
+    ) -> None:
         self.state = state
         self.log = state.with_suffix(".log")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MESH_", "OTEL_"))}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mesh", "up", "--file", str(file), *options],
+                [*within, sys.executable, "-m", "mesh", "up", "--file", str(file), *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
                 env={**inherited, "MESH_STATE": str(state), **environ},
             )  # fmt: skip

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from uuid import RFC_4122, UUID, uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.events.cloudevents import Event, MalformedEventError
+from mesh.events.cloudevents import Event, MalformedEventError, made_at, new_id
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 EVENT = Event(
@@ -77,3 +78,14 @@ def test_what_is_no_event_says_why(change: dict[str, str | None], text: str) -> 
 def test_no_headers_at_all() -> None:
     with pytest.raises(MalformedEventError, match="not a CloudEvent"):
         Event.from_message(None, b"")
+
+
+def test_an_id_says_when_it_was_made() -> None:
+    before = datetime.now(UTC)
+    ids = [new_id() for _ in range(1000)]
+    assert len(set(ids)) == len(ids)
+    made = [made_at(one) for one in ids]
+    assert all(one is not None and abs((one - before).total_seconds()) < 60 for one in made)
+    assert [UUID(one).variant for one in ids] == [RFC_4122] * len(ids)
+    assert made_at(str(uuid4())) is None
+    assert made_at("redrive/7") is None

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from hypothesis import settings
+import pytest
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from mesh.events.ordering import Again, Begin, GiveBack, Held, Lane, State
 
@@ -20,8 +28,10 @@ class Model(RuleBasedStateMachine):
     """A partition of JetStream with three replicas.
 
     ``pending`` is what the broker counts: delivered to someone and not acknowledged. What a dead replica had becomes
-    due again; what a live one holds does not, because it keeps saying so.
+    due again; what a live one holds does not, because it keeps saying so, unless the broker's clock jumps.
     """
+
+    ordered = True
 
     @initialize()
     def begin(self) -> None:
@@ -31,7 +41,9 @@ class Model(RuleBasedStateMachine):
         self.pending: dict[int, int | None] = {}
         self.acknowledged: set[int] = set()
         self.effects: list[int] = []
-        self.lanes = {name: Lane() for name in REPLICAS}
+        self.expired: set[int] = set()
+        self.asked: dict[int, tuple[str, int, int, int]] = {}
+        self.lanes = {name: Lane(self.ordered) for name in REPLICAS}
         self.pinned: int | None = None
         self.pin = 0
 
@@ -66,10 +78,17 @@ class Model(RuleBasedStateMachine):
             self.act(self.pinned, self.lanes[self.pinned].arrived(held, str(self.pin)))
 
     @rule()
-    def settle(self) -> None:
+    def ask(self) -> None:
+        """The broker says how much is pending; what happens meanwhile makes the answer old."""
         if self.pinned is not None:
-            lane = self.lanes[self.pinned]
-            self.act(self.pinned, lane.settled(str(self.pin), len(self.pending), lane.changes))
+            floor = min(self.pending, default=self.next) - 1
+            self.asked[self.pinned] = str(self.pin), len(self.pending), floor, self.lanes[self.pinned].changes
+
+    @rule()
+    def settle(self) -> None:
+        for name, answer in self.asked.items():
+            self.act(name, self.lanes[name].settled(*answer))
+        self.asked.clear()
 
     @rule(name=st.sampled_from(REPLICAS), random=pick, count=st.integers(1, 3))
     def succeed(self, name: int, random: Any, count: int) -> None:
@@ -95,7 +114,8 @@ class Model(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(REPLICAS))
     def kill(self, name: int) -> None:
-        self.lanes[name] = Lane()
+        self.lanes[name] = Lane(self.ordered)
+        self.asked.pop(name, None)
         self.due += [sequence for sequence, owner in self.pending.items() if owner == name and sequence not in self.due]
         if self.pinned == name:
             self.pinned = None
@@ -112,6 +132,22 @@ class Model(RuleBasedStateMachine):
         self.pending[sequence] = None
         self.due.append(sequence)
 
+    @rule()
+    def clock_of_the_broker_jumps(self) -> None:
+        """All that is pending is overdue at once, also what somebody is at work on."""
+        self.due += [sequence for sequence in self.pending if sequence not in self.due]
+
+    @precondition(lambda self: self.keys)
+    @rule(count=st.integers(1, 3))
+    def stream_drops_what_is_too_old(self, count: int) -> None:
+        oldest = len(self.expired) + 1
+        for sequence in range(oldest, min(oldest + count, len(self.keys) + 1)):
+            self.expired.add(sequence)
+            self.pending.pop(sequence, None)
+        self.due = [sequence for sequence in self.due if sequence not in self.expired]
+        self.acknowledged -= self.expired
+        self.next = max(self.next, len(self.expired) + 1)
+
     # -- what lanes ask for --
 
     def act(self, name: int, actions: list[Any]) -> None:
@@ -120,7 +156,7 @@ class Model(RuleBasedStateMachine):
                 case Begin(held):
                     key = self.keys[held.sequence]
                     older = [one for one in range(1, held.sequence) if self.keys[one] == key]
-                    assert set(older) <= set(self.effects), f"{held.sequence} overtakes one of {older}"
+                    assert set(older) <= {*self.effects, *self.expired}, f"{held.sequence} overtakes one of {older}"
                 case GiveBack(held):
                     if self.pending.get(held.sequence) == name and held.sequence not in self.due:
                         self.due.append(held.sequence)
@@ -129,7 +165,8 @@ class Model(RuleBasedStateMachine):
 
     def acknowledge(self, sequence: int) -> None:
         self.pending.pop(sequence, None)
-        self.acknowledged.add(sequence)
+        if sequence not in self.expired:
+            self.acknowledged.add(sequence)
 
     def running(self, name: int, random: Any) -> Held | None:
         found = [held for held in self.lanes[name].held.values() if held.running]
@@ -150,7 +187,8 @@ class Model(RuleBasedStateMachine):
     def first_effects_are_in_order(self) -> None:
         firsts: dict[str, list[int]] = defaultdict(list)
         for sequence in dict.fromkeys(self.effects):
-            firsts[self.keys[sequence]].append(sequence)
+            if sequence not in self.expired:
+                firsts[self.keys[sequence]].append(sequence)
         assert all(found == sorted(found) for found in firsts.values())
 
     def teardown(self) -> None:
@@ -165,12 +203,13 @@ class Model(RuleBasedStateMachine):
         for _ in range(20 * (len(self.keys) + 1)):
             while [one for one in self.due if one in self.pending] or self.next <= len(self.keys):
                 self.deliver(_First(), 1)
+            self.ask()
             self.settle()
             for held in [held for held in lane.held.values() if held.running]:
                 self.effects.append(held.sequence)
                 self.acknowledge(held.sequence)
                 self.act(0, lane.done(held))
-        assert set(self.effects) == set(self.keys)
+        assert set(self.effects) | self.expired == set(self.keys)
         assert not self.pending
         assert not lane.held
 
@@ -186,23 +225,37 @@ TestOrdering = Model.TestCase
 TestOrdering.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 
 
+class Hasty(Model):
+    """A replica that begins at once, whatever the last owner had."""
+
+    ordered = False
+
+
+def test_the_model_sees_an_event_that_overtakes() -> None:
+    quick = settings(
+        max_examples=200, deadline=None, database=None, report_multiple_bugs=False, phases=[Phase.generate]
+    )
+    with pytest.raises(AssertionError, match="overtakes one of"):
+        run_state_machine_as_test(Hasty, settings=quick)  # type: ignore[no-untyped-call]
+
+
 def lane_with(*sequences: int) -> Lane:
     lane = Lane()
     for sequence in sequences:
         lane.arrived(Held(sequence, "k", token=sequence), "pin")
-    lane.settled("pin", len(sequences), lane.changes)
+    lane.settled("pin", len(sequences), 0, lane.changes)
     return lane
 
 
 def test_a_new_owner_waits_for_what_the_last_one_had() -> None:
     lane = Lane()
     assert lane.arrived(Held(7, "k"), "pin") == []
-    assert lane.settled("pin", 2, lane.changes) == []
+    assert lane.settled("pin", 2, 0, lane.changes) == []
     old = Held(5, "k")
     assert lane.arrived(old, "pin") == []
-    assert lane.settled("other", 2, lane.changes) == []
-    assert lane.settled("pin", 2, lane.changes - 1) == []
-    assert lane.settled("pin", 2, lane.changes) == [Begin(old)]
+    assert lane.settled("other", 2, 0, lane.changes) == []
+    assert lane.settled("pin", 2, 0, lane.changes - 1) == []
+    assert lane.settled("pin", 2, 0, lane.changes) == [Begin(old)]
     assert lane.state is State.ACTIVE
 
 
@@ -219,3 +272,28 @@ def test_a_lost_partition_gives_back_what_has_not_begun() -> None:
     assert list(lane.held) == [1]
     assert lane.resting(running) == [GiveBack(running)]
     assert not lane.held
+
+
+def test_what_the_stream_has_dropped_is_not_waited_for() -> None:
+    lane = Lane()
+    lane.arrived(Held(7, "k"), "pin")
+    last = Held(8, "k")
+    lane.arrived(last, "pin")
+    assert lane.settled("pin", 1, 6, lane.changes) == []
+    assert lane.settled("pin", 1, 7, lane.changes) == [Begin(lane.held[7])]  # 7 was too old; it is here all the same
+    assert lane.done(lane.held[7]) == [Begin(last)]
+
+
+def test_ticks_wait_for_nothing() -> None:
+    """A newer tick drops an older one from the stream, so what is held and what is pending need never agree."""
+    lane = Lane(ordered=False)
+    first, second = Held(3, "3"), Held(4, "4")
+    assert lane.arrived(first, "pin") == [Begin(first)]
+    assert lane.arrived(second, "pin") == [Begin(second)]
+    lane.suspend()
+    third = Held(5, "5")
+    assert lane.arrived(third, "pin") == [Begin(third)]
+    lane.suspend()
+    assert lane.settled("other", 0, 0, 0) == []
+    lane.settled("pin", 0, 0, 0)
+    assert lane.state is State.ACTIVE
