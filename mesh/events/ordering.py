@@ -132,11 +132,16 @@ class Lane:
         """Take the broker's word: under which id the partition is pinned, and how much of it is pending.
 
         Args:
-            pin: The id.
+            pin: The id; "" when the broker knows of none, as one that was started anew. What is held would keep the
+                partition from being pinned again, since it does not come again; so it is given back.
             pending: Events that were delivered to anyone and are not acknowledged.
             changes: What ``self.changes`` was when the broker was asked.
         """
-        if self.state is not State.SETTLING or pin != self.pin or (pending, changes) != (len(self.held), self.changes):
+        if self.state is not State.SETTLING or changes != self.changes:
+            return []
+        if not pin:
+            return self.lost()
+        if pin != self.pin or pending != len(self.held):
             return []
         self.state = State.ACTIVE
         return [action for queue in self._keys.values() for action in self._next(queue)]
