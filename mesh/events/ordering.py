@@ -48,6 +48,7 @@ class Held:
         token: What the shell needs to answer for its latest delivery.
         deliveries: How often the broker has sent it.
         tries: Calls of the function so far.
+        losses: Calls that were lost with a worker which another call may have ended; they are no tries.
         running: The function runs.
         rests: It waits for its next try.
     """
@@ -57,6 +58,7 @@ class Held:
     token: Any = None
     deliveries: int = 1
     tries: int = 0
+    losses: int = 0
     running: bool = False
     rests: bool = False
 

@@ -22,8 +22,11 @@ import uvloop
 from opentelemetry import context as otel
 from opentelemetry import trace
 
-from mesh.call import Call, Handler, Identity, Metadata, current
+from mesh.call import Call, Handler, Identity, Metadata, chain, current
 from mesh.errors import RemoteError, StatusError, Unavailable
+from mesh.events.arrival import Origin, once
+from mesh.events.hops import carry
+from mesh.events.publications import Publications, Publisher
 from mesh.faults import Faults
 from mesh.lambdas.functions import functions_of
 from mesh.recover import recover
@@ -35,6 +38,7 @@ from mesh.sidecar.workers.calls import Answered, Notes
 from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Asked, Loaded, Onward, decoder, encode
 from mesh.sidecar.workers.link import Link
+from mesh.sidecar.workers.publishing import Passage
 from mesh.sidecar.workers.slowest import Imports
 from mesh.telemetry import relay
 from mesh.telemetry.propagation import Propagation
@@ -83,7 +87,7 @@ def run(
 class WorkerCall(Answered):
     """A call of the sidecar; what a function may never look at is decoded when it does."""
 
-    __slots__ = ("_head", "_metadata", "_user", "span")
+    __slots__ = ("_head", "_metadata", "_user", "origin", "span")
 
     def __init__(self, link: Link, number: int, method: Method, opened: frames.Open) -> None:
         super().__init__(link, number, method, opened)
@@ -91,6 +95,7 @@ class WorkerCall(Answered):
         self._metadata: Metadata | None = None
         self._user: Identity | None = None
         self.caller = head.caller
+        self.origin = None if head.origin is None else Origin(*head.origin)
         self.span = relay.Remote(head.span, head.state) if head.span else None
 
     @property
@@ -170,13 +175,15 @@ class _Host:
         link = self._link = Link(1, self._answer, self._told)
         await loop.create_connection(lambda: link, sock=sock)
         relay.install(self._send_span)
-        channel = Channel(self._onward, self._contract)
+        channel = Channel(chain(carry, self._onward), self._contract)
+        published = Publications(self._contract, setup.serves, setup.name) if setup.events else None
         service = ServiceContext(
             setup.name,
             channel=channel,
             blocking=BlockingChannel(channel, loop),
             database=self._database,
             settings=setup.settings,
+            publisher=Publisher(published, Passage(link)) if published is not None else None,
         )
         threads = _Threads(THREADS, setup.grace, self._stuck)
         try:
@@ -241,7 +248,7 @@ class _Host:
             context = self._propagation.context(call.metadata) if call.baggage else _EMPTY
             otel.attach(trace.set_span_in_context(span, context))
         try:
-            await recover(call, function)
+            await recover(call, function if call.origin is None else chain(once, function))
         except StatusError as error:
             cause = error.__cause__
             if span is not None and isinstance(cause, Exception) and not isinstance(cause, StatusError | RemoteError):
