@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -76,7 +75,9 @@ class Placed:
         """Return the message of a ``Noted``, once it was published."""
         link = await self.broker.ready()
         async with asyncio.timeout(30):
-            for sequence in itertools.count(1):
+            sequence = 0
+            while True:
+                sequence += 1
                 while (await link.js.stream_info("EVENTS")).state.last_seq < sequence:  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.02)
                 message = await link.js.get_msg("EVENTS", sequence)
