@@ -62,7 +62,7 @@ def pool_of(contract: Contract, module: str = "apps.echo", *, onward: Handler | 
         database=options.pop("database", ""),
         events=options.pop("events", False),
     )
-    parts = {"queue": 1000, "spans": lambda _: None, "publish": None}
+    parts = {"queue": 1000, "spans": lambda _: None, "measured": lambda _: None, "publish": None}
     parts = {name: options.pop(name, default) for name, default in parts.items()}
     return Pool(contract, setup, Workers(**options), onward=onward or nowhere, **parts)
 

@@ -289,6 +289,7 @@ def _pool(
         queue=entry.queue,
         onward=common.onward,
         spans=common.telemetry.relayed,
+        measured=common.telemetry.measured,
         publish=events.broker.publish if events is not None else None,
     )
 

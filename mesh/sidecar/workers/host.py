@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -174,7 +175,7 @@ class _Host:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         link = self._link = Link(1, self._answer, self._told)
         await loop.create_connection(lambda: link, sock=sock)
-        relay.install(self._send_span)
+        relay.install(partial(self._send, Kind.SPANS), partial(self._send, Kind.MEASURED))
         channel = Channel(chain(carry, self._onward), self._contract)
         published = Publications(self._contract, setup.serves, setup.name) if setup.events else None
         service = ServiceContext(
@@ -264,8 +265,9 @@ class _Host:
     def _stuck(self, path: str) -> None:
         self._link.write(frames.frame(Kind.STUCK, 0, path.encode()))
 
-    def _send_span(self, body: bytes) -> None:
-        frame = frames.frame(Kind.SPANS, 0, body)
+    def _send(self, kind: Kind, body: bytes) -> None:
+        """Send what functions trace and measure, in whatever thread."""
+        frame = frames.frame(kind, 0, body)
         try:
             asyncio.get_running_loop()
         except RuntimeError:

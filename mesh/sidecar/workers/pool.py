@@ -69,6 +69,7 @@ class Pool:
         queue: Calls that may wait.
         onward: The chain of onward calls.
         spans: Takes a span that a worker has recorded.
+        measured: Takes what a function has measured in a worker.
         publish: Publishes an event; None when the service has to do with none.
     """
 
@@ -81,6 +82,7 @@ class Pool:
         queue: int,
         onward: Handler,
         spans: Callable[[bytes], None],
+        measured: Callable[[bytes], None],
         publish: Callable[[Event], Awaitable[None]] | None = None,
     ) -> None:
         self._module = setup.module
@@ -97,7 +99,7 @@ class Pool:
         self._held = 0.0
         self.nursery = Nursery(setup)
         self.crew = Crew(
-            self.nursery, Rim(contract, onward, spans, None if publish is None else answering(publish)), spec,
+            self.nursery, Rim(contract, onward, spans, measured, None if publish is None else answering(publish)), spec,
             ended=self._left, room=self._room, blamed=self._blamed,
         )  # fmt: skip
         self._tracer = trace.get_tracer("mesh.workers")

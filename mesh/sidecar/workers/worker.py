@@ -58,16 +58,23 @@ class Rim:
         contract: The contract.
         onward: The chain of onward calls.
         spans: Takes a span that a worker has recorded.
+        measured: Takes what a function has measured in a worker.
         publish: Answers a worker that publishes an event (``mesh.sidecar.workers.publishing``); None when the service
             has nothing to do with events.
     """
 
     def __init__(
-        self, contract: Contract, onward: Handler, spans: Callable[[bytes], None], publish: Handler | None
+        self,
+        contract: Contract,
+        onward: Handler,
+        spans: Callable[[bytes], None],
+        measured: Callable[[bytes], None],
+        publish: Handler | None,
     ) -> None:
         self.contract = contract
         self.onward = onward
         self.spans = spans
+        self.measured = measured
         self.publish = publish
 
     async def answer(self, call: Call) -> None:
@@ -221,6 +228,8 @@ class Worker:
     def _told(self, kind: int, body: bytes) -> None:
         if kind == Kind.SPANS:
             self._rim.spans(body)
+        elif kind == Kind.MEASURED:
+            self._rim.measured(body)
         elif kind == Kind.PONG:
             self.silent -= 1
         elif kind == Kind.STUCK:
