@@ -9,6 +9,7 @@ Attributes of spans: OpenTelemetry semantic conventions for messaging.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -21,11 +22,28 @@ if TYPE_CHECKING:
     from mesh.contract import Method
     from mesh.events.cloudevents import Event
 
-__all__ = ["AlreadyDoneError", "Arrival", "linked", "once", "publisher"]
+__all__ = ["AlreadyDoneError", "Arrival", "Origin", "linked", "once", "publisher"]
 
 
 class AlreadyDoneError(Exception):
     """The event has had its effect; nothing of this delivery may be written (``mesh.events.inbox``)."""
+
+
+@dataclass(slots=True, eq=False)
+class Origin:
+    """What of a delivery goes where its function runs, in the sidecar's process or in a worker: ``Call.origin``.
+
+    Attributes:
+        consumer: What the event must have its effect once for: the method, ``package.Service/Method``.
+        event: The event's id.
+        hops: Deliveries in a row that led to the event.
+        wrote: The function has committed a transaction that writes.
+    """
+
+    consumer: str
+    event: str
+    hops: int
+    wrote: bool = False
 
 
 class Arrival(Call):
@@ -33,14 +51,14 @@ class Arrival(Call):
 
     Attributes:
         event: The event.
-        consumer: What the event must have its effect once for: the method, ``package.Service/Method``.
+        origin: What its function's side knows of it.
         tries: Which try it is, from 1.
         trace: The trace id of the call, 32 hexadecimal digits, once it has begun; else "".
         began: The function was called.
-        wrote: It has committed a transaction that writes.
+        beside: The worker that ran the function ended, and another call there may be why.
     """
 
-    __slots__ = ("_data", "began", "consumer", "event", "trace", "tries", "wrote")
+    __slots__ = ("_data", "began", "beside", "event", "origin", "trace", "tries")
 
     def __init__(self, method: Method, event: Event, consumer: str, tries: int, deadline: float) -> None:
         told = {
@@ -54,11 +72,11 @@ class Arrival(Call):
         pairs = [(name.encode(), value.encode()) for name, value in told.items() if value]
         super().__init__(method, Metadata.from_wire(pairs), deadline)
         self.event = event
-        self.consumer = consumer
+        self.origin = Origin(consumer, event.id, event.hops)
         self.tries = tries
         self.trace = ""
         self.began = False
-        self.wrote = False
+        self.beside = False
         self._data: bytes | None = event.data
 
     async def receive(self) -> bytes | None:
@@ -106,7 +124,7 @@ async def linked(call: Call, next: Handler) -> None:
             "messaging.operation.type": "process",
             "messaging.message.id": event.id,
             "messaging.destination.name": event.type,
-            "messaging.consumer.group.name": call.consumer,
+            "messaging.consumer.group.name": call.origin.consumer,
         }
         if call.tries > 1:
             told["mesh.event.tries"] = call.tries
@@ -119,8 +137,8 @@ async def linked(call: Call, next: Handler) -> None:
 
 async def once(call: Call, next: Handler) -> None:
     """The innermost layer of a delivery: the function begins; an event that has had its effect already ends well."""
-    assert isinstance(call, Arrival)  # noqa: S101 - only deliveries come this way
-    call.began = True
+    if isinstance(call, Arrival):  # else it is in a worker, and the sidecar has the arrival
+        call.began = True
     try:
         await next(call)
     except AlreadyDoneError:

@@ -43,6 +43,7 @@ import msgspec
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from mesh import descriptors
+from mesh.events.publications import Publications
 from mesh.sidecar.workers import host
 from mesh.sidecar.workers.begun import Begun
 from mesh.sidecar.workers.setup import Setup
@@ -199,7 +200,15 @@ class _ForkServer:
     def _open(self, url: str) -> None:
         from mesh.database import Database  # noqa: PLC0415 - a third of the imports; only who has one loads it
 
-        self._database = Database(url, migrations=None, name=self._setup.name)
+        outbox = None
+        if self._setup.events:
+            from mesh.events.outbox import NAME, Outbox  # noqa: PLC0415 - as above
+
+            publications = Publications(self._contract, self._setup.serves, self._setup.name)
+            outbox = Outbox(publications, sqlite=url.startswith("sqlite:"))
+        self._database = Database(url, migrations=None, name=self._setup.name, outbox=outbox)
+        if outbox is not None:
+            outbox.tell = self._database.sole(NAME).tell  # the relay is in the sidecar
         self._database.open()
         self._database.warm()
 

@@ -75,6 +75,8 @@ class Kind(IntEnum):
     """The worker's loop is to say that it turns."""
     PONG = 14
     """It does."""
+    MEASURED = 15
+    """What a function has measured in the worker."""
 
 
 class FrameError(ValueError):
@@ -199,7 +201,7 @@ class Reader:
         unpack = _FRAME.unpack_from
         while end - at >= size:
             length, kind, call = unpack(data, at)
-            if length > MOST or not 1 <= kind <= 14:  # noqa: PLR2004 - the last of Kind
+            if length > MOST or not 1 <= kind <= 15:  # noqa: PLR2004 - the last of Kind
                 raise FrameError(f"no frame has kind {kind} and {length} bytes")
             stop = at + size + length
             if stop > end:

@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,8 +23,11 @@ import uvloop
 from opentelemetry import context as otel
 from opentelemetry import trace
 
-from mesh.call import Call, Handler, Identity, Metadata, current
+from mesh.call import Call, Handler, Identity, Metadata, chain, current
 from mesh.errors import RemoteError, StatusError, Unavailable
+from mesh.events.arrival import Origin, once
+from mesh.events.hops import carry
+from mesh.events.publications import Publications, Publisher
 from mesh.faults import Faults
 from mesh.lambdas.functions import functions_of
 from mesh.recover import recover
@@ -35,6 +39,7 @@ from mesh.sidecar.workers.calls import Answered, Notes
 from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Asked, Loaded, Onward, decoder, encode
 from mesh.sidecar.workers.link import Link
+from mesh.sidecar.workers.publishing import Passage
 from mesh.sidecar.workers.slowest import Imports
 from mesh.telemetry import relay
 from mesh.telemetry.propagation import Propagation
@@ -83,7 +88,7 @@ def run(
 class WorkerCall(Answered):
     """A call of the sidecar; what a function may never look at is decoded when it does."""
 
-    __slots__ = ("_head", "_metadata", "_user", "span")
+    __slots__ = ("_head", "_metadata", "_user", "origin", "span")
 
     def __init__(self, link: Link, number: int, method: Method, opened: frames.Open) -> None:
         super().__init__(link, number, method, opened)
@@ -91,6 +96,7 @@ class WorkerCall(Answered):
         self._metadata: Metadata | None = None
         self._user: Identity | None = None
         self.caller = head.caller
+        self.origin = None if head.origin is None else Origin(*head.origin)
         self.span = relay.Remote(head.span, head.state) if head.span else None
 
     @property
@@ -169,14 +175,16 @@ class _Host:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         link = self._link = Link(1, self._answer, self._told)
         await loop.create_connection(lambda: link, sock=sock)
-        relay.install(self._send_span)
-        channel = Channel(self._onward, self._contract)
+        relay.install(partial(self._send, Kind.SPANS), partial(self._send, Kind.MEASURED))
+        channel = Channel(chain(carry, self._onward), self._contract)
+        published = Publications(self._contract, setup.serves, setup.name) if setup.events else None
         service = ServiceContext(
             setup.name,
             channel=channel,
             blocking=BlockingChannel(channel, loop),
             database=self._database,
             settings=setup.settings,
+            publisher=Publisher(published, Passage(link)) if published is not None else None,
         )
         threads = _Threads(THREADS, setup.grace, self._stuck)
         try:
@@ -241,7 +249,7 @@ class _Host:
             context = self._propagation.context(call.metadata) if call.baggage else _EMPTY
             otel.attach(trace.set_span_in_context(span, context))
         try:
-            await recover(call, function)
+            await recover(call, function if call.origin is None else chain(once, function))
         except StatusError as error:
             cause = error.__cause__
             if span is not None and isinstance(cause, Exception) and not isinstance(cause, StatusError | RemoteError):
@@ -257,8 +265,9 @@ class _Host:
     def _stuck(self, path: str) -> None:
         self._link.write(frames.frame(Kind.STUCK, 0, path.encode()))
 
-    def _send_span(self, body: bytes) -> None:
-        frame = frames.frame(Kind.SPANS, 0, body)
+    def _send(self, kind: Kind, body: bytes) -> None:
+        """Send what functions trace and measure, in whatever thread."""
+        frame = frames.frame(kind, 0, body)
         try:
             asyncio.get_running_loop()
         except RuntimeError:
