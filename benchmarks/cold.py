@@ -109,9 +109,10 @@ def _sidecar(pids: list[int], name: str) -> int:
 
 
 def _zero(sidecar: int) -> None:
-    """Return when no worker is left: of the sidecar's children only the fork server is."""
-    while len(load.family(sidecar)) > 2:
+    """Return when no worker is left, and what the fork server has forked ahead has settled."""
+    while any(load.title(pid) == "mesh-worker" for pid in load.family(sidecar)):
         time.sleep(0.02)
+    time.sleep(0.1)
 
 
 def _fresh(module: str) -> float:

@@ -154,6 +154,13 @@ def family(pid: int) -> list[int]:
     return [pid, *(one for child in children(pid) for one in family(child))]
 
 
+def title(pid: int) -> str:
+    """Return what a process calls itself, "" if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def cpu_seconds(pids: Sequence[int]) -> float:
     """Return the CPU time of some processes so far (user and system, all threads)."""
     total = 0
