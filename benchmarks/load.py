@@ -171,6 +171,18 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
+def cpu_nanoseconds(pid: int) -> int:
+    """Return the CPU time of a process's first thread so far, as exactly as the scheduler knows it."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+
+
+def footprint(pid: int) -> tuple[float, float]:
+    """Return the memory of a process, MiB: with its part of what it shares (PSS), and its own alone (USS)."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    found = {name: int(size) / 1024 for name, size in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    return found["Pss"], found["Private_Clean"] + found["Private_Dirty"]
+
+
 def memory(pids: Sequence[int]) -> float:
     """Return the memory of some processes, MiB; what several of them share counts once (PSS)."""
     total = 0

@@ -166,6 +166,7 @@ class _ForkServer:
 
     def run(self) -> None:
         logs.install(self._setup.name)
+        host.be_called("mesh-nursery")
         gc.disable()  # what is collected later would be copied in every worker
         found = self._preload()
         self._say(Report.PRELOADED, 0, found)

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from mesh.database import Database
     from mesh.sidecar.workers.setup import Setup
 
-__all__ = ["run"]
+__all__ = ["be_called", "run"]
 
 log = logging.getLogger("mesh.workers")
 
@@ -79,7 +79,7 @@ def run(way: socket.socket, setup: Setup, contract: Contract, database: Database
         database: The service's database, opened and without a connection; or None.
         noted: The file of ``mesh.sidecar.workers.touched``.
     """
-    _be_called(SPARE)
+    be_called(SPARE)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         code = runner.run(_Host(setup, contract, database, noted).serve(way))
         sys.stdout.flush()
@@ -87,7 +87,7 @@ def run(way: socket.socket, setup: Setup, contract: Contract, database: Database
         os._exit(code)  # threads that functions have left behind are not waited for
 
 
-def _be_called(name: str) -> None:
+def be_called(name: str) -> None:
     """Have ``ps`` and ``top`` say what this process is."""
     with contextlib.suppress(OSError):  # no Linux
         Path("/proc/self/comm").write_text(name)
@@ -243,7 +243,7 @@ class _Host:
         way.close()
         if not descriptors:
             return None
-        _be_called(WORKER)
+        be_called(WORKER)
         link, memory = descriptors
         self._begun = Begun(memory)
         os.close(memory)
