@@ -101,7 +101,7 @@ class Loaded(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Body of a READY frame: when what happened, Unix time in nanoseconds.
 
     Attributes:
-        began: The worker was forked.
+        began: The worker was given its connection, forked for it or ahead.
         loaded: Its functions were loaded.
         imports: The slowest imports on the way: module, seconds.
     """

@@ -97,6 +97,7 @@ class Pool:
         self._parted = 0
         self._parted_until = 0.0
         self._held = 0.0
+        self._uncounted = False
         self.nursery = Nursery(setup)
         self.crew = Crew(
             self.nursery, Rim(contract, onward, spans, measured, None if publish is None else answering(publish)), spec,
@@ -264,6 +265,11 @@ class Pool:
 
     def _room(self) -> None:
         """Give the calls that wait to the workers that have room; what is missing is started."""
+        if not self._queue.waiting:
+            self._held = 0.0
+            if self.crew.count < self._spec.min:
+                self._decide_soon()
+            return
         mix = 0 < self._held <= self._loop.time()
         while self._queue.waiting:
             if all(worker.room <= 0 for worker in self.crew.ready):
@@ -292,6 +298,13 @@ class Pool:
         self._count()
 
     def _count(self) -> None:
+        """Note at the end of this turn of the loop that the demand is another; what is gone by then was none."""
+        if not self._uncounted:
+            self._uncounted = True
+            self._loop.call_soon(self._counted)
+
+    def _counted(self) -> None:
+        self._uncounted = False
         self._demand.change(self._queue.running + self._queue.waiting, monotonic())
 
     # -- how many workers --
@@ -311,6 +324,8 @@ class Pool:
 
     def _wanted(self, now: float) -> int:
         """Return how many workers there should be: for the demand, and for each kind of calls one."""
+        if self._uncounted:
+            self._counted()
         wanted = decide(self._demand.samples(now), self._spec, now)
         if self._held:
             self._parted = min(self._spec.max, len(self.crew.ready) + 1)
