@@ -16,7 +16,6 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
-from uuid import uuid4
 
 import orjson
 
@@ -24,7 +23,8 @@ from mesh.edge import refusal
 from mesh.edge.gateway_answer import Malformed, response
 from mesh.edge.negotiate import media_type
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
-from mesh.lambdas import document, failure, value
+from mesh.lambdas import document, failure, jsontext, value
+from mesh.lambdas.context import identifier
 
 if TYPE_CHECKING:
     from mesh.contract import Method, Route
@@ -34,7 +34,7 @@ __all__ = ["Gateway"]
 
 log = logging.getLogger("mesh.edge")
 
-Invoke = Callable[["HttpCall", bytes], Awaitable["UpstreamCall"]]
+Invoke = Callable[["HttpCall", bytes, tuple[bytes, bytes]], Awaitable["UpstreamCall"]]
 
 BODY = "body"
 """``meshapi.v1.Gateway.event``: the JSON body with the parameters of path and query is the event."""
@@ -92,11 +92,7 @@ class Gateway:
         """
         event = self._event(call, dict(zip(self._names, values, strict=True)), await _body(call, limit, seconds))
         try:
-            request = value.encode(event)
-        except value.CannotMarshal as error:
-            raise InvalidArgument(f"the request cannot become an event: {error}") from None
-        try:
-            upstream = await invoke(call, request)
+            upstream = await invoke(call, value.pack(event), jsontext.MARK)
         except StatusError as error:
             if error.code in (Code.INTERNAL, Code.UNKNOWN) or failure.is_functions(error):
                 raise _bad_gateway(call) from error
@@ -104,8 +100,8 @@ class Gateway:
         if upstream.response is None:
             raise _bad_gateway(call)
         try:
-            result = value.decode(upstream.response)
-            status, headers, body = response(result, second=self._kind == "2.0", bare=self._kind == BODY)
+            said = value.unpack(upstream.response)
+            status, headers, body = response(said, second=self._kind == "2.0", bare=self._kind == BODY)
         except Malformed as error:
             log.error("%s: malformed result of the function: %s", self.method.path, error)  # noqa: TRY400 - no bug here
             raise _bad_gateway(call) from error
@@ -115,7 +111,7 @@ class Gateway:
 
     # -- the event --
 
-    def _event(self, call: HttpCall, parameters: dict[str, str], data: bytes) -> Any:
+    def _event(self, call: HttpCall, parameters: dict[str, str], data: bytes) -> bytes:
         if self._kind == BODY:
             return _body_event(call, parameters, data)
         body, packed = _text(call, data, form=self._kind == "1.0")
@@ -125,7 +121,7 @@ class Gateway:
         if self._kind == "1.0" or body is not None:
             made["body"] = body
         made["isBase64Encoded"] = packed
-        return made
+        return orjson.dumps(made)
 
     def _first(self, call: HttpCall) -> dict[str, Any]:
         query = _query(call)
@@ -138,7 +134,7 @@ class Gateway:
         now = time.time()
         host = call.authority
         agent = headers["user-agent"][-1] if "user-agent" in headers else None
-        request_id = str(uuid4())
+        request_id = identifier()
         return {
             "version": "1.0",
             "resource": self._resource,
@@ -199,7 +195,7 @@ class Gateway:
                     "sourceIp": call.address,
                     "userAgent": headers.get("user-agent", ""),
                 },
-                "requestId": str(uuid4()),
+                "requestId": identifier(),
                 "routeKey": self._route_key,
                 "stage": self._stage,
                 "time": _clf(now),
@@ -226,13 +222,16 @@ async def _body(call: HttpCall, limit: int, seconds: float) -> bytes:
     return body
 
 
-def _body_event(call: HttpCall, parameters: dict[str, str], data: bytes) -> Any:
+def _body_event(call: HttpCall, parameters: dict[str, str], data: bytes) -> bytes:
     """Return the JSON body with the parameters in it: what the path says wins, and the body over the query."""
+    query = dict(_query(call))
     try:
         event = orjson.loads(data) if data.strip() else {}
+        return orjson.dumps({**query, **event, **parameters} if isinstance(event, dict) else event)
     except orjson.JSONDecodeError as error:
         raise InvalidArgument(f"the body is not valid JSON: {error}") from None
-    return {**dict(_query(call)), **event, **parameters} if isinstance(event, dict) else event
+    except orjson.JSONEncodeError:
+        raise InvalidArgument("the body has too many levels") from None
 
 
 def _text(call: HttpCall, data: bytes, *, form: bool) -> tuple[str | None, bool]:
