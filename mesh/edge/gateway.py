@@ -14,6 +14,7 @@ import logging
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -43,10 +44,12 @@ _TEXT = frozenset(("application/json", "application/javascript", "application/xm
 _FORM = "application/x-www-form-urlencoded"
 _BAD_GATEWAY = 502
 _ACCOUNT = "000000000000"
-_IDENTITY = (
+_NOBODY = dict.fromkeys((
     "accessKey", "accountId", "caller", "cognitoAuthenticationProvider", "cognitoAuthenticationType",
     "cognitoIdentityId", "cognitoIdentityPoolId", "principalOrgId", "user", "userArn",
-)  # fmt: skip
+))  # fmt: skip
+"""What API Gateway's ``identity`` says of a caller who has none of AWS's."""
+_SAID_ANEW = frozenset((b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto"))
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -68,12 +71,20 @@ class Gateway:
         self.template = route.template.text
         self._kind = method.gateway.event
         self._base = method.gateway.base
-        self._stage = self._base.rpartition("/")[2] or "$default"
         said = document.HttpRoute(route.verb, method.gateway.resources[method.routes.index(route)])
         self._resource = said.resource
         self._names = said.names
         self._route_key = f"{'ANY' if route.verb == document.ANY else route.verb} {said.resource}"
-        self._api = method.service.rpartition(".")[2].lower()
+        self._context: dict[str, str | None] = {  # what is the same in each event's requestContext
+            "accountId": _ACCOUNT,
+            "apiId": method.service.rpartition(".")[2].lower(),
+            "stage": self._base.rpartition("/")[2] or "$default",
+        }
+        if self._kind == "2.0":
+            self._context["routeKey"] = self._route_key
+        else:
+            self._context["resourceId"] = self._resource.strip("/") or None
+            self._context["resourcePath"] = self._resource
 
     async def answer(
         self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, seconds: float
@@ -146,21 +157,17 @@ class Gateway:
             "multiValueQueryStringParameters": many or None,
             "stageVariables": None,
             "requestContext": {
-                "accountId": _ACCOUNT,
-                "apiId": self._api,
+                **self._context,
                 "domainName": host,
                 "domainPrefix": host.partition(".")[0],
                 "extendedRequestId": request_id,
                 "httpMethod": call.verb,
-                "identity": {**dict.fromkeys(_IDENTITY), "sourceIp": call.address, "userAgent": agent},
+                "identity": {**_NOBODY, "sourceIp": call.address, "userAgent": agent},
                 "path": call.path,
                 "protocol": _protocol(call),
                 "requestId": request_id,
-                "requestTime": _clf(now),
+                "requestTime": _clf(int(now)),
                 "requestTimeEpoch": int(now * 1000),
-                "resourceId": self._resource.strip("/") or None,
-                "resourcePath": self._resource,
-                "stage": self._stage,
             },
         }
 
@@ -184,8 +191,7 @@ class Gateway:
             "rawQueryString": call.query.decode("latin-1"),
             "headers": headers,
             "requestContext": {
-                "accountId": _ACCOUNT,
-                "apiId": self._api,
+                **self._context,
                 "domainName": host,
                 "domainPrefix": host.partition(".")[0],
                 "http": {
@@ -196,9 +202,7 @@ class Gateway:
                     "userAgent": headers.get("user-agent", ""),
                 },
                 "requestId": identifier(),
-                "routeKey": self._route_key,
-                "stage": self._stage,
-                "time": _clf(now),
+                "time": _clf(int(now)),
                 "timeEpoch": int(now * 1000),
             },
         }
@@ -259,9 +263,9 @@ def _headers(call: HttpCall) -> list[tuple[str, str]]:
     pairs = [
         (name.decode("latin-1"), text.decode("utf-8", "replace"))
         for name, text in call.metadata.pairs
-        if not name.startswith(b":") and name not in (b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto")
+        if name not in _SAID_ANEW and name[:1] != b":"
     ]
-    if not any(name == "host" for name, _ in pairs):
+    if call.metadata.wire(b"host") is None:
         pairs.append(("host", call.authority))
     port = call.authority.rpartition(":")[2]
     default = "443" if call.scheme == "https" else "80"
@@ -281,8 +285,9 @@ def _protocol(call: HttpCall) -> str:
     return f"HTTP/{call.http_version}"
 
 
-def _clf(now: float) -> str:
-    """Return a time as the Common Log Format has it: ``12/Mar/2020:19:03:58 +0000``."""
+@lru_cache(1)
+def _clf(now: int) -> str:
+    """Return a Unix time as the Common Log Format has it: ``12/Mar/2020:19:03:58 +0000``."""
     at = time.gmtime(now)
     return f"{at.tm_mday:02}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year}:{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} +0000"
 
