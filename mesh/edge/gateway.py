@@ -70,6 +70,7 @@ class Gateway:
         self.method = method
         self.template = route.template.text
         self._kind = method.gateway.event
+        self._largest = method.gateway.largest
         self._base = method.gateway.base
         said = document.HttpRoute(route.verb, method.gateway.resources[method.routes.index(route)])
         self._resource = said.resource
@@ -102,8 +103,11 @@ class Gateway:
             StatusError: 400 for a body that is no event, 408, 413; 502 when the function failed, without why.
         """
         event = self._event(call, dict(zip(self._names, values, strict=True)), await _body(call, limit, seconds))
+        request = value.pack(event)
+        if self._largest and len(request) > self._largest:
+            raise refusal.too_large(call, self._largest, "the event")
         try:
-            upstream = await invoke(call, value.pack(event), jsontext.MARK)
+            upstream = await invoke(call, request, jsontext.MARK)
         except StatusError as error:
             if error.code in (Code.INTERNAL, Code.UNKNOWN) or failure.is_functions(error):
                 raise _bad_gateway(call) from error

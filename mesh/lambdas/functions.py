@@ -13,7 +13,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +26,12 @@ from mesh.function import Functions, Hook, load_module
 from mesh.jsoncodec import Codecs
 from mesh.lambdas import event as events
 from mesh.lambdas import failure, jsontext, value
-from mesh.lambdas.context import CLIENT_CONTEXT, ClientContext, Instance, LambdaContext, identifier
+from mesh.lambdas.context import CLIENT_CONTEXT, ClientContext, Instance, LambdaContext, identifier, requested, tag_logs
 from mesh.lambdas.descriptor import INVOKE, on_schedule
 from mesh.wheel import Limit, wheel
 
 if TYPE_CHECKING:
-    from mesh.call import Call, Handler
+    from mesh.call import Call, Handler, Metadata
     from mesh.context import Service as ServiceContext
     from mesh.contract import Method, Service
     from mesh.lambdas.config import Function
@@ -64,6 +63,8 @@ def install(function: Function) -> Instance:
     instance = Instance(function, root)
     os.environ.update(instance.environment)
     os.environ.update(function.environment)
+    time.tzset()
+    tag_logs()
     if root not in sys.path:
         sys.path.append(root)
     return instance
@@ -107,7 +108,7 @@ class LambdaFunctions:
         }
 
     def _answering(self, method: Method, service: ServiceContext, run: _Run) -> Handler:
-        read, from_text = _reader(method), _checked(jsontext.event_of, method)
+        read, from_text = self._reader(method), _checked(jsontext.event_of, method)
         invoked = method.name == INVOKE
         instance, log, largest = self._instance, service.log, self._function.largest
 
@@ -116,14 +117,19 @@ class LambdaFunctions:
             outside = call.caller == _EDGE
             trusted = call.caller is not None and not outside
             as_text = invoked and call.metadata.wire(jsontext.MARK[0]) == jsontext.MARK[1]
-            event = events.received(from_text(data) if as_text else read(data), call.identity, trusted=trusted)
+            event = from_text(data) if as_text else read(data, call.metadata)
+            event = events.received(event, call.identity, trusted=trusted)
             request_id = identifier()
             trace.get_current_span().set_attribute("faas.invocation_id", request_id)
             until = time.monotonic() + instance.timeout
             left = until if call.deadline is None else min(until, call.deadline)
             client = call.metadata.wire(CLIENT_CONTEXT)
             context = LambdaContext(instance, request_id, left, ClientContext.of(client) if client else None)
-            found = await _within(until, run(event, context))
+            said = requested.set(request_id)
+            try:
+                found = await _within(until, run(event, context))
+            finally:
+                requested.reset(said)
             if found is None:
                 log.error("%s Task timed out after %.2f seconds", request_id, instance.timeout)
                 raise failure.timed_out(instance.timeout, request_id, outside=outside)
@@ -143,6 +149,22 @@ class LambdaFunctions:
             await call.send(reply)
 
         return answer
+
+    def _reader(self, method: Method) -> Callable[[bytes, Metadata], Any]:
+        """Return what makes the event of a request message."""
+        if method.name == INVOKE:
+            decode = _checked(value.decode, method)
+            return lambda data, _: decode(data)
+        kind: Any = method.input
+        parse, dump, region = _checked(kind.FromString, method), Codecs().of(kind).dump, self._function.region
+
+        def read(data: bytes, metadata: Metadata) -> Any:
+            message, origin = dump(parse(data)), events.origin(metadata, region)
+            if method.name == on_schedule:
+                return events.scheduled(message.get("schedule", ""), message.get("time", ""), origin)
+            return events.published(kind.DESCRIPTOR.full_name, message, origin)
+
+        return read
 
     def _run(self, threads: Threads) -> _Run:
         """Return what calls the handler: → (result, None) or (None, what it raised)."""
@@ -200,24 +222,6 @@ def _found(function: Function) -> Callable[[Any, LambdaContext], Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _reader(method: Method) -> Callable[[bytes], Any]:
-    """Return what makes the event of a request message."""
-    kind: Any = method.input
-    name = kind.DESCRIPTOR.full_name
-    dump = Codecs().of(kind).dump
-
-    def read(data: bytes) -> Any:
-        if method.name == INVOKE:
-            return value.decode(data)
-        message = kind.FromString(data)
-        if method.name == on_schedule:
-            tick = dump(message)
-            return events.scheduled(tick.get("schedule", ""), tick.get("time", _now()))
-        return events.published(name, _now(), dump(message))
-
-    return _checked(read, method)
-
-
 def _checked(read: Callable[[bytes], Any], method: Method) -> Callable[[bytes], Any]:
     name = method.input.DESCRIPTOR.full_name
 
@@ -249,10 +253,6 @@ async def _within(until: float, running: Coroutine[Any, Any, _Outcome]) -> _Outc
         slot.discard(limit)
         limit.lift()
     return None if limit.passed else outcome
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _in_handler(error: BaseException) -> BaseException:
