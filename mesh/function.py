@@ -249,6 +249,11 @@ def _handler(method: Method, function: Callable[..., Any], service: ServiceConte
                 await call.send(encode(reply))
 
     async def threaded(call: Call) -> None:
+        request = decode(await call.receive_one())
+        reply = await threads.run(lambda _: encode(function(request, Context(call, service))))
+        await call.send(reply)
+
+    async def threaded_stream(call: Call) -> None:
         request = None if method.client_streaming else decode(await call.receive_one())
 
         def answer(block: Callable[[Any], Any]) -> None:
@@ -265,7 +270,8 @@ def _handler(method: Method, function: Callable[..., Any], service: ServiceConte
 
         await threads.run(answer)
 
-    return {"coroutine": unary, "async generator": stream}.get(kind, threaded)
+    plain = threaded_stream if method.client_streaming or method.server_streaming else threaded
+    return {"coroutine": unary, "async generator": stream}.get(kind, plain)
 
 
 class Requests:
