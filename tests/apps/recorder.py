@@ -32,6 +32,8 @@ async def on_happened(request: pb.Happened, context: Context) -> Empty:
     context.log.warning("called for %s %d", request.key, request.number)
     if more == "meets":  # all that are here must have come before one goes on
         await _meet(Path(context.settings["meeting"]), request)
+    if what == "slow":
+        await asyncio.sleep(0.2)
     if what == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "publish":

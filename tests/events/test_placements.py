@@ -262,3 +262,17 @@ async def test_an_event_that_ends_its_worker_costs_the_others_no_try(
             assert await recorder.wrote(event.key, 1) == [9]
     assert (letter.code, letter.tries, letter.reason) == ("UNAVAILABLE", 1, "1 tries, the most that are made")
     assert letter.error == "the worker process that ran this function ended (signal SIGKILL)"
+
+
+async def test_a_pool_without_room_costs_no_try(
+    contract: Contract, nats_url: str, tmp_path: Path, meeting: Path
+) -> None:
+    """One runs, one waits, and the others are refused. One try is all that they have."""
+    url = f"sqlite:///{tmp_path}/r.db"
+    patience = replace(QUICK, limits=Limits(tries=1, first=0.01, longest=0.05))
+    tight = {"min": 1, "max": 1, "concurrency": 1, "queue": 1}
+    async with placed(contract, "process", nats_url, url, meeting, patience=patience, workers=tight) as recorder:
+        events = [happened(f"k{number}", 1, "slow") for number in range(5)]
+        await publish(recorder.broker, *events)
+        for event in events:
+            assert await recorder.wrote(event.key, 1) == [1]

@@ -177,7 +177,7 @@ class Pool:
             self._count()
             self.crew.given(worker)
             if arrival is not None:
-                arrival.began = True
+                arrival.began, arrival.beside = True, False
             try:
                 await worker.link.ask(call, index, head, message)
             except LostError as lost:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,10 @@ async def identified(call: Call, next: Handler) -> None:
     await next(call)
 
 
-@pytest.fixture(params=["here", "worker"])
-async def inside(
-    request: pytest.FixtureRequest, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Inside]:
+@asynccontextmanager
+async def running(place: str, contract: Contract, tmp_path: Path) -> AsyncIterator[Inside]:
+    """Host ``apps.inside`` in this process (``here``) or in a ``worker``, with all that it uses."""
     collector = HttpCollector()
-    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     telemetry = configure("echo", version="1", default_endpoint=collector.url)
     url = f"sqlite:///{tmp_path}/rows.db"
     versions = tmp_path / "versions"
@@ -83,7 +82,7 @@ async def inside(
     async with hosted(contract, "apps.echo") as behind:
         target = Target([behind])
         onward = chain(telemetry.outbound, note, target)
-        if request.param == "here":
+        if place == "here":
             channel = Channel(onward, contract)
             service = ServiceContext(
                 "echo", channel=channel, blocking=BlockingChannel(channel, asyncio.get_running_loop()),
@@ -102,6 +101,18 @@ async def inside(
     await database.stop()
     await telemetry.shutdown(0.5)
     collector.stop()
+
+
+@pytest.fixture(params=["here", "worker"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    return str(request.param)
+
+
+@pytest.fixture
+async def inside(place: str, contract: Contract, tmp_path: Path) -> AsyncIterator[Inside]:
+    async with running(place, contract, tmp_path) as found:
+        yield found
 
 
 async def test_the_context(inside: Inside) -> None:
@@ -125,7 +136,7 @@ async def test_a_stub_carries_deadline_user_and_trace(inside: Inside, method: st
     answer = await call(pb.EchoRequest(text="hello"), timeout=5, metadata=[("authorization", "Bearer of-ada")])
     assert answer.text == "hello"
     assert answer.HasField("remaining")
-    assert answer.remaining.ToTimedelta().total_seconds() < 5
+    assert answer.remaining.ToTimedelta().total_seconds() < 5.1  # grpcio rounds a timeout up
     assert inside.onward[0].metadata.wire(b"traceparent") is not None
     spans = await inside.spans()
     server, own, client = spans[f"{ECHO}/{method}"], spans["own"], spans[f"{ECHO}/Unary"]
@@ -135,15 +146,18 @@ async def test_a_stub_carries_deadline_user_and_trace(inside: Inside, method: st
     assert "mine" in attributes(server)
 
 
-async def test_a_log_line_says_its_trace(capfd: pytest.CaptureFixture[str], inside: Inside) -> None:
-    handler = logging.StreamHandler()  # a worker has its own
+async def test_a_log_line_says_its_trace(
+    place: str, contract: Contract, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handler = logging.StreamHandler()  # a worker has its own, on the stderr that its fork server was started with
     handler.setFormatter(JsonFormatter("echo"))
     logging.getLogger("services.echo").addHandler(handler)
     try:
-        await inside.stub.Idempotent(pb.EchoRequest(text="hello"))
+        async with running(place, contract, tmp_path) as inside:
+            await inside.stub.Idempotent(pb.EchoRequest(text="hello"))
+            own = (await inside.spans())["own"]
     finally:
         logging.getLogger("services.echo").removeHandler(handler)
-    own = (await inside.spans())["own"]
     [line] = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "said inside" in line]
     assert (line["trace_id"], line["span_id"]) == (own.trace_id.hex(), own.span_id.hex())
     assert (line["service"], line["level"]) == ("echo", "WARNING")
