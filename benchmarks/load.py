@@ -202,16 +202,17 @@ def grpc_body(message: bytes) -> Path:
 
 
 def h2load(
-    body: Path, headers: Sequence[str] = (), seconds: int = 4
+    body: Path, headers: Sequence[str] = (), seconds: int = 4, connections: int = 8, streams: int = 32
 ) -> Callable[[Contender], tuple[float, float, float]]:
-    """Return a load of gRPC calls: 8 connections, 32 calls at once on each; gives requests/s, p50 and p99 ms."""
+    """Return a load of gRPC calls, ``streams`` at once on each connection; gives requests/s, p50 and p99 ms."""
     log = SCRATCH / "h2load.log"
 
     def load(contender: Contender) -> tuple[float, float, float]:
         log.unlink(missing_ok=True)
         more = [part for header in headers for part in ("-H", header)]
         done = subprocess.run(
-            ["h2load", "-D", str(seconds), "--warm-up-time=1", "-c", "8", "-m", "32", "-d", str(body),
+            ["h2load", "-D", str(seconds), "--warm-up-time=1", "-c", str(connections), "-m", str(streams),
+             "-d", str(body),
              "-H", "content-type: application/grpc", "-H", "te: trailers", *more, f"--log-file={log}", contender.url],
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip

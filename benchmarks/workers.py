@@ -27,8 +27,8 @@ PLACES = {
     "two workers": {"WORKERS": _TWO},
 }
 HEAVY = {
-    "one worker, 5 ms of work": {"MODULE": "heavy", "WORKERS": _ONE},
-    "two workers, 5 ms of work": {"MODULE": "heavy", "WORKERS": _TWO},
+    "one worker": {"MODULE": "heavy", "WORKERS": "{ min = 1, max = 1, concurrency = 2 }"},
+    "two workers": {"MODULE": "heavy", "WORKERS": "{ min = 2, max = 2, concurrency = 2 }"},
 }
 IDLE = 10
 """Seconds for which an idle worker's CPU time is counted."""
@@ -39,14 +39,14 @@ def run(rounds: int) -> None:
     load.need("h2load")
     sys.path.insert(0, str(load.STUBS))
     text = [
-        f"A trivial function:\n\n{load.table(_loaded(PLACES, rounds), OURS)}",
-        f"A function that only computes:\n\n{_scaling(_loaded(HEAVY, rounds))}",
-        f"What a worker costs while nobody calls (shared pages count in part, and not at all):\n\n{_idle()}",
+        f"A trivial function:\n\n{load.table(_loaded(PLACES, rounds, 8, 32), OURS)}",
+        f"A function that computes for some 5 ms, 8 calls at once:\n\n{_scaling(_loaded(HEAVY, rounds, 2, 4))}",
+        f"What there is while nobody calls, at one worker and at none:\n\n{_idle()}",
     ]
     load.report("workers", "\n\n".join([__doc__.splitlines()[0], *text]))
 
 
-def _loaded(places: Mapping[str, Mapping[str, str]], rounds: int) -> dict[str, Figures]:
+def _loaded(places: Mapping[str, Mapping[str, str]], rounds: int, connections: int, streams: int) -> dict[str, Figures]:
     with ExitStack() as running:
         contenders = []
         for name, settings in places.items():
@@ -58,7 +58,8 @@ def _loaded(places: Mapping[str, Mapping[str, str]], rounds: int) -> dict[str, F
         request = messages.RegisterRequest(
             name="alice", email="alice@example.com", password="p" * 20, age=30, tags=["a"]
         )
-        return load.rounds(contenders, load.h2load(load.grpc_body(request.SerializeToString())), rounds)
+        body = load.grpc_body(request.SerializeToString())
+        return load.rounds(contenders, load.h2load(body, connections=connections, streams=streams), rounds)
 
 
 def _scaling(found: Mapping[str, Figures]) -> str:
@@ -70,7 +71,7 @@ def _scaling(found: Mapping[str, Figures]) -> str:
 
 def _idle() -> str:
     """Return the memory and the CPU time of what there is at one worker and at none."""
-    lines = ["| process | memory MiB | of its own MiB | CPU ms a minute |", "| --- | ---: | ---: | ---: |"]
+    lines = ["| process | PSS MiB | its own MiB | CPU ms a minute |", "| --- | ---: | ---: | ---: |"]
     for settings in ("{ min = 1, max = 1 }", "{ min = 0, max = 1, idle = '20ms' }"):
         with load.our_mesh("idle-workers", {"MESH_SERVICES_USERS_WORKERS": settings}) as (_, _, pids):
             time.sleep(3)
