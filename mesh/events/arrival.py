@@ -15,7 +15,8 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from mesh.call import Call, Handler, Metadata
-from mesh.errors import Unimplemented
+from mesh.errors import StatusError, Unimplemented
+from mesh.recover import status_of
 
 if TYPE_CHECKING:
     from mesh.contract import Method
@@ -35,14 +36,18 @@ class Arrival(Call):
         event: The event.
         consumer: What the event must have its effect once for: the method, ``package.Service/Method``.
         tries: Which try it is, from 1.
+        known: What the try before ended with, if its traceback is in the log; else "".
+        failure: The same of this one.
         trace: The trace id of the call, 32 hexadecimal digits, once it has begun; else "".
         began: The function was called.
         wrote: It has committed a transaction that writes.
     """
 
-    __slots__ = ("_data", "began", "consumer", "event", "trace", "tries", "wrote")
+    __slots__ = ("_data", "began", "consumer", "event", "failure", "known", "trace", "tries", "wrote")
 
-    def __init__(self, method: Method, event: Event, consumer: str, tries: int, deadline: float) -> None:
+    def __init__(
+        self, method: Method, event: Event, consumer: str, tries: int, deadline: float, known: str = ""
+    ) -> None:
         told = {
             "ce-id": event.id,
             "ce-source": event.source,
@@ -56,6 +61,8 @@ class Arrival(Call):
         self.event = event
         self.consumer = consumer
         self.tries = tries
+        self.known = known
+        self.failure = ""
         self.trace = ""
         self.began = False
         self.wrote = False
@@ -118,10 +125,20 @@ async def linked(call: Call, next: Handler) -> None:
 
 
 async def once(call: Call, next: Handler) -> None:
-    """The innermost layer of a delivery: the function begins; an event that has had its effect already ends well."""
+    """The innermost layer of a delivery: the function begins; an event that has had its effect already ends well.
+
+    A function that fails as it did in the try before is not told of once more with its traceback.
+    """
     assert isinstance(call, Arrival)  # noqa: S101 - only deliveries come this way
     call.began = True
     try:
         await next(call)
     except AlreadyDoneError:
         return
+    except StatusError:
+        raise
+    except Exception as error:
+        call.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if call.failure == call.known:
+            raise status_of(error) from error
+        raise

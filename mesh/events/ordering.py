@@ -51,6 +51,7 @@ class Held:
         token: What the shell needs to answer for its latest delivery.
         deliveries: How often the broker has sent it.
         tries: Calls of the function so far.
+        failure: What the last try ended with, if the log has its traceback; else "".
         running: The function runs.
         rests: It waits for its next try.
     """
@@ -60,6 +61,7 @@ class Held:
     token: Any = None
     deliveries: int = 1
     tries: int = 0
+    failure: str = ""
     running: bool = False
     rests: bool = False
 

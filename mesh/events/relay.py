@@ -85,6 +85,7 @@ class Relay:
         meter = metrics.get_meter("mesh.events")
         meter.create_observable_gauge("mesh.outbox.rows", [self._rows], "{event}", "Events that wait in the outbox.")
         meter.create_observable_gauge("mesh.outbox.age", [self._age], "s", "How long the oldest of them has waited.")
+        meter.create_observable_gauge("mesh.outbox.refused", [self._refused], "{event}", "Events no broker will take.")
 
     def tell(self) -> None:
         """Say that there may be rows."""
@@ -119,10 +120,11 @@ class Relay:
             sole.news.clear()
             try:
                 await self._empty()
-                async with self._database.transaction(traced=False) as tx:
-                    self.waiting = await outbox.waiting(tx)
+                await self._count()
             except StatusError as error:
                 self._say(str(error))
+                with contextlib.suppress(StatusError):  # what waits is of most interest while the broker is away
+                    await self._count()
                 pause = min(FIRST * 2.0 ** min(failures, 16), LONGEST) * random.uniform(0.5, 1.0)  # noqa: S311
                 failures += 1
                 await _first(self._ending.wait(), sole.lost.wait(), asyncio.sleep(pause))
@@ -134,6 +136,10 @@ class Relay:
                 await _first(self._ending.wait(), sole.lost.wait(), sole.news.wait(), asyncio.sleep(LOOK))
             if last:
                 return
+
+    async def _count(self) -> None:
+        async with self._database.transaction(traced=False) as tx:
+            self.waiting = await outbox.waiting(tx)
 
     async def _empty(self) -> None:
         """Send and delete until nothing is left.
@@ -190,6 +196,9 @@ class Relay:
 
     def _age(self, _: CallbackOptions) -> Iterable[Observation]:
         return [metrics.Observation(self.waiting.age)] if self.waiting is not None else []
+
+    def _refused(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [metrics.Observation(self.waiting.refused)] if self.waiting is not None else []
 
 
 async def _first(*awaited: Coroutine[Any, Any, object]) -> int:
