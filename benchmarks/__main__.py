@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import channel, codec, cold, edge, events, idle, lambdas, load, paths, sidecar, workers
+from benchmarks import channel, codec, cold, edge, events, idle, lambdas, layers, load, paths, sidecar, workers
 from mesh import protoc
 
 RUNS = {
     "codec": codec.run,
     "paths": paths.run,
+    "layers": layers.run,
     "channel": channel.run,
     "sidecar": sidecar.run,
     "edge": edge.run,

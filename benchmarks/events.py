@@ -232,7 +232,9 @@ async def _round(link: Link, reader: Reader, numbers: _Numbers, *, keep: bool) -
     cpu = (load.cpu_seconds([reader.pid]) - used) / MANY * 1e6
     if keep:
         rate = MANY / (max(called) - min(called))
-        reader.figures.add(rate, took[len(took) // 2] * 1e3, took[len(took) * 99 // 100] * 1e3, cpu, _memory(reader.pid))
+        reader.figures.add(
+            rate, took[len(took) // 2] * 1e3, took[len(took) * 99 // 100] * 1e3, cpu, _memory(reader.pid)
+        )
 
 
 # -- what only we have --

@@ -154,6 +154,13 @@ def family(pid: int) -> list[int]:
     return [pid, *(one for child in children(pid) for one in family(child))]
 
 
+def title(pid: int) -> str:
+    """Return what a process calls itself, "" if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def cpu_seconds(pids: Sequence[int]) -> float:
     """Return the CPU time of some processes so far (user and system, all threads)."""
     total = 0
@@ -162,6 +169,18 @@ def cpu_seconds(pids: Sequence[int]) -> float:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             total += int(fields[11]) + int(fields[12])
     return total / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_nanoseconds(pid: int) -> int:
+    """Return the CPU time of a process's first thread so far, as exactly as the scheduler knows it."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+
+
+def footprint(pid: int) -> tuple[float, float]:
+    """Return the memory of a process, MiB: with its part of what it shares (PSS), and its own alone (USS)."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    found = {name: int(size) / 1024 for name, size in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    return found["Pss"], found["Private_Clean"] + found["Private_Dirty"]
 
 
 def memory(pids: Sequence[int]) -> float:

@@ -1,39 +1,85 @@
-"""A trivial function in the sidecar's loop and in worker processes; the whole inbound chain around both.
+"""A function in the sidecar's loop, in its threads and in worker processes; the whole inbound chain around each.
 
     python -m benchmarks workers [--rounds 5]
 
-The worker's own process needs a core: on two cores, which the load shares, this is the hardest place for it.
+The worker's own process needs a core: on two cores, which the load shares, this is the hardest place for it. A second
+table has a function that computes for some 5 ms, a third what a worker costs while nobody calls.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
+import time
+from collections.abc import Mapping
 from contextlib import ExitStack
+from importlib import import_module
 
 from benchmarks import load
-from benchmarks.load import Contender
+from benchmarks.load import Contender, Figures
 
 OURS = "in the loop"
+_ONE, _TWO = "{ min = 1, max = 1, concurrency = 1000 }", "{ min = 2, max = 2, concurrency = 500 }"
 PLACES = {
-    OURS: "",
-    "one worker": "{ min = 1, max = 1, concurrency = 1000 }",
-    "two workers": "{ min = 2, max = 2, concurrency = 500 }",
+    OURS: {},
+    "in threads": {"MODULE": "threaded"},
+    "one worker": {"WORKERS": _ONE},
+    "two workers": {"WORKERS": _TWO},
 }
+HEAVY = {
+    "one worker, 5 ms of work": {"MODULE": "heavy", "WORKERS": _ONE},
+    "two workers, 5 ms of work": {"MODULE": "heavy", "WORKERS": _TWO},
+}
+IDLE = 10
+"""Seconds for which an idle worker's CPU time is counted."""
 
 
 def run(rounds: int) -> None:
     """Measure and report."""
     load.need("h2load")
     sys.path.insert(0, str(load.STUBS))
+    text = [
+        f"A trivial function:\n\n{load.table(_loaded(PLACES, rounds), OURS)}",
+        f"A function that only computes:\n\n{_scaling(_loaded(HEAVY, rounds))}",
+        f"What a worker costs while nobody calls (shared pages count in part, and not at all):\n\n{_idle()}",
+    ]
+    load.report("workers", "\n\n".join([__doc__.splitlines()[0], *text]))
+
+
+def _loaded(places: Mapping[str, Mapping[str, str]], rounds: int) -> dict[str, Figures]:
     with ExitStack() as running:
         contenders = []
-        for name, workers in PLACES.items():
-            environ = {"MESH_SERVICES_USERS_WORKERS": workers} if workers else {}
+        for name, settings in places.items():
+            environ = {f"MESH_SERVICES_USERS_{key}": value for key, value in settings.items()}
             addresses, _, pids = running.enter_context(load.our_mesh(name.replace(" ", "-"), environ))
             pids = [pid for one in pids for pid in load.family(one)]
             contenders.append(Contender(name, f"http://{addresses['users']}/bench.v1.Users/Register", pids))
-        from bench.v1 import bench_pb2 as pb
+        messages = import_module("bench.v1.bench_pb2")
+        request = messages.RegisterRequest(
+            name="alice", email="alice@example.com", password="p" * 20, age=30, tags=["a"]
+        )
+        return load.rounds(contenders, load.h2load(load.grpc_body(request.SerializeToString())), rounds)
 
-        request = pb.RegisterRequest(name="alice", email="alice@example.com", password="p" * 20, age=30, tags=["a"])
-        found = load.rounds(contenders, load.h2load(load.grpc_body(request.SerializeToString())), rounds)
-    load.report("workers", f"{__doc__.splitlines()[0]}\n\n{load.table(found, OURS)}")
+
+def _scaling(found: Mapping[str, Figures]) -> str:
+    one, two = (figures.rate for figures in found.values())
+    ratio = statistics.median(after / before for before, after in zip(one, two, strict=True))
+    rows = [f"| {name} | {statistics.median(figures.rate):,.0f} |" for name, figures in found.items()]
+    return "\n".join(["| contender | requests/s |", "| --- | ---: |", *rows, f"| two workers are | {ratio:.2f}× |"])
+
+
+def _idle() -> str:
+    """Return the memory and the CPU time of what there is at one worker and at none."""
+    lines = ["| process | memory MiB | of its own MiB | CPU ms a minute |", "| --- | ---: | ---: | ---: |"]
+    for settings in ("{ min = 1, max = 1 }", "{ min = 0, max = 1, idle = '20ms' }"):
+        with load.our_mesh("idle-workers", {"MESH_SERVICES_USERS_WORKERS": settings}) as (_, _, pids):
+            time.sleep(3)
+            found = [pid for one in pids for pid in load.family(one)]
+            processes = {pid: load.title(pid) for pid in found if load.title(pid).startswith("mesh-")}
+            before = {pid: load.cpu_nanoseconds(pid) for pid in processes}
+            time.sleep(IDLE)
+            for pid, name in processes.items():
+                shared, own = load.footprint(pid)
+                used = (load.cpu_nanoseconds(pid) - before[pid]) / 1e6 * 60 / IDLE
+                lines.append(f"| {name} | {shared:.1f} | {own:.1f} | {used:.1f} |")
+    return "\n".join(lines)

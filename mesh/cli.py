@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.control import chaos_command, events_command
+from mesh.control import events_command
+from mesh.control.chaos import command as chaos_command
 from mesh.faults import Fault, Faults
 
 if TYPE_CHECKING:

@@ -72,11 +72,13 @@ class Gateway:
         event: ``"1.0"`` or ``"2.0"``, the format of the event; or ``"body"``: the JSON body is the event.
         base: What stands before the resources in every path.
         resources: API Gateway's path of each route, in their order.
+        largest: Bytes of the largest request message; 0: not said.
     """
 
     event: str
     base: str
     resources: tuple[str, ...]
+    largest: int = 0
 
 
 class TriggerKind(Enum):

@@ -340,7 +340,8 @@ class _Reader:
 def _gateway(options: Any) -> Gateway | None:
     if not options or not options.HasField("gateway"):
         return None
-    return Gateway(options.gateway.event, options.gateway.base, tuple(options.gateway.resources))
+    said = options.gateway
+    return Gateway(said.event, said.base, tuple(said.resources), said.largest)
 
 
 def _gateway_routes(rule: Any) -> Iterator[Route]:

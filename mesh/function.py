@@ -133,25 +133,31 @@ class Functions:
             return Fault(
                 self._file, f"there is no function {name!r} for {_title(method)}{where}; write {_shape(method)}"
             )
-        place = self._place(function)
         if not callable(function):
             return Fault(
-                place, f"{name!r} for {_title(method)}{where} is no function; it is of type {type(function).__name__}"
+                self._place(function),
+                f"{name!r} for {_title(method)}{where} is no function; it is of type {type(function).__name__}",
             )
         if not _takes(function, 2):
             return Fault(
-                place,
+                self._place(function),
                 f"{name}{inspect.signature(function)} does not take the two arguments of {_title(method)}; "
                 f"write {_shape(method)}",
             )
         yields = _kind(function) in ("async generator", "generator")
         if yields and not method.server_streaming:
-            return Fault(place, f"{name} yields, but {_title(method)}{where} answers once; return the response")
+            return Fault(
+                self._place(function), f"{name} yields, but {_title(method)}{where} answers once; return the response"
+            )
         if not yields and method.server_streaming:
-            return Fault(place, f"{name} does not yield, but {_title(method)}{where} answers with a stream; yield each")
+            return Fault(
+                self._place(function),
+                f"{name} does not yield, but {_title(method)}{where} answers with a stream; yield each",
+            )
         return None
 
     def _place(self, thing: Any) -> str:
+        """Return file and line; for a fault only, because it reads and parses the source."""
         try:
             _, line = inspect.getsourcelines(inspect.unwrap(thing))
             return f"{inspect.getsourcefile(inspect.unwrap(thing))}:{line}"
@@ -243,6 +249,11 @@ def _handler(method: Method, function: Callable[..., Any], service: ServiceConte
                 await call.send(encode(reply))
 
     async def threaded(call: Call) -> None:
+        request = decode(await call.receive_one())
+        reply = await threads.run(lambda _: encode(function(request, Context(call, service))))
+        await call.send(reply)
+
+    async def threaded_stream(call: Call) -> None:
         request = None if method.client_streaming else decode(await call.receive_one())
 
         def answer(block: Callable[[Any], Any]) -> None:
@@ -259,7 +270,8 @@ def _handler(method: Method, function: Callable[..., Any], service: ServiceConte
 
         await threads.run(answer)
 
-    return {"coroutine": unary, "async generator": stream}.get(kind, threaded)
+    plain = threaded_stream if method.client_streaming or method.server_streaming else threaded
+    return {"coroutine": unary, "async generator": stream}.get(kind, plain)
 
 
 class Requests:

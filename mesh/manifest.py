@@ -302,6 +302,9 @@ def _convert(table: Any, kind: type[TableT], place: str, prefix: str, overrides:
         missing = re.search(r"missing required field `(.*)`", text)
         if missing:
             text = f"the key {missing[1]!r} is missing"
+        if re.match(r"Expected `object( \| null)?`", text):
+            example = ", as in workers = { max = 3 }" if inner == "workers" else ""
+            text = f"expected a table{example}; {text.partition(', ')[2]}"
         variable = PREFIX + keys.upper().replace(".", "_").replace("-", "_")
         if variable in overrides:
             where = f"environment variable {variable}"

@@ -1,5 +1,10 @@
 """Threads for ``def`` functions: bounded, with the call's context variables, and a way back to the event loop.
 
+As few as the functions need. A thread that has answered takes the next call by itself, so functions that take
+microseconds are run one after the other by one thread, which is woken once for many, instead of by many that fight for
+the interpreter. Functions that wait get a thread each: at once when they usually do, and else as soon as the first of
+them has not returned within ``BRISK``.
+
 A thread cannot be stopped from outside. When its call ends early (deadline, caller gone) the call is answered at once
 and the thread finds out at its next message: whatever it waits for, or asks for next, raises ``Cancelled``.
 """
@@ -8,8 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
+from time import monotonic
 from typing import Any
 
 from mesh.errors import Cancelled
@@ -18,41 +27,186 @@ __all__ = ["Block", "Threads"]
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 
+BRISK = 0.005
+"""Seconds that a function may take before those behind it get other threads: a thread may have to wait for the
+interpreter as long as that (``sys.getswitchinterval``)."""
+_LATEST = 8
+"""Calls that say how long the functions usually take."""
+
 
 class Threads:
-    """A bounded pool of threads.
+    """A bounded pool of threads, for calls of one event loop.
 
     Args:
         limit: Threads at most; they are started as they are needed. Calls beyond that wait their turn.
     """
 
     def __init__(self, limit: int) -> None:
-        self._pool = concurrent.futures.ThreadPoolExecutor(limit, thread_name_prefix="function")
+        self._limit = limit
+        self._waiting: deque[_Job] = deque()
+        self._done: deque[_Job] = deque()
+        self._runners: list[_Runner] = []
+        self._idle: list[_Runner] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._told = False
+        self._usual = 0.0
 
     async def run(self, work: Callable[[Block], Any]) -> Any:
-        """Return ``work(block)``, run in a thread; ``block(coroutine)`` waits there for what the event loop does."""
-        bridge = _Bridge(asyncio.get_running_loop())
+        """Return ``work(block)``, run in a thread; ``block(coroutine)`` waits there for what the event loop does.
+
+        Raises:
+            RuntimeError: The pool has been stopped, or the machine gives no thread.
+        """
+        if not self._limit:
+            raise RuntimeError("the threads have been stopped")
+        job = _Job(asyncio.get_running_loop(), work)
+        self._waiting.append(job)
+        self._attend(job.loop)
         try:
-            return await bridge.loop.run_in_executor(self._pool, copy_context().run, work, bridge.block)
+            return await job.future
         finally:
-            bridge.end()
+            job.end()
 
     def stop(self) -> None:
         """Take no more work; threads that still run are left to end by themselves."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._limit = 0
+        while self._waiting:
+            self._waiting.popleft().future.cancel()
+        for runner in self._runners:
+            runner.stopped = True
+        while self._idle:
+            self._idle.pop().wake.release()
+
+    # -- in the loop's thread --
+
+    def _attend(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake a thread for what waits, or see to it later, if one is likely to take it soon."""
+        now = monotonic()
+        if self._usual < BRISK:
+            for runner in self._runners:
+                if now - runner.since < BRISK:
+                    if self._timer is None:
+                        self._timer = loop.call_later(BRISK, self._held_up, loop)
+                    return
+        self._wake(now)
+
+    def _held_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._waiting:
+            now = monotonic()
+            if all(now - runner.since >= BRISK for runner in self._runners):
+                for _ in range(len(self._waiting)):
+                    self._wake(now)
+            else:
+                self._timer = loop.call_later(BRISK, self._held_up, loop)
+
+    def _wake(self, now: float) -> None:
+        if self._idle:
+            runner = self._idle.pop()
+            runner.since = now
+            runner.wake.release()
+        elif len(self._runners) < self._limit:
+            runner = _Runner(now)
+            threading.Thread(target=self._run, args=(runner,), name="function", daemon=True).start()
+            self._runners.append(runner)
+
+    def _deliver(self) -> None:
+        self._told = False
+        while self._done:
+            self._done.popleft().settle()
+
+    # -- in a thread --
+
+    def _run(self, runner: _Runner) -> None:
+        waiting, done = self._waiting, self._done
+        while not runner.stopped:
+            try:
+                job = waiting.popleft()
+            except IndexError:
+                self._rest(runner)
+                continue
+            began = runner.since = monotonic()
+            job.do()
+            self._usual += (monotonic() - began - self._usual) / _LATEST
+            done.append(job)
+            if not self._told:
+                self._told = True
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    job.loop.call_soon_threadsafe(self._deliver)
+
+    def _rest(self, runner: _Runner) -> None:
+        """Wait until there is work, or none will come."""
+        runner.since = 0.0
+        self._idle.append(runner)
+        if self._waiting or runner.stopped:  # since it was looked for
+            try:
+                self._idle.remove(runner)
+            except ValueError:  # the loop has seen to it
+                pass
+            else:
+                return
+        runner.wake.acquire()
 
 
-class _Bridge:
-    """From one thread to the loop, until the call ends."""
+class _Runner:
+    """One thread.
 
-    __slots__ = ("_ended", "_waiting", "loop")
+    Attributes:
+        since: When it took its call, or was woken for one; 0 while it rests.
+        wake: Held while there is nothing to do.
+        stopped: It is to end.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    __slots__ = ("since", "stopped", "wake")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.wake = threading.Lock()
+        self.wake.acquire()
+        self.stopped = False
+
+
+class _Job:
+    """The work of one call, and its way from the thread to the loop, until the call ends."""
+
+    __slots__ = ("_context", "_ended", "_error", "_result", "_waiting", "_work", "future", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[Block], Any]) -> None:
         self.loop = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self._work = work
+        self._context = copy_context()
         self._ended = False
         self._waiting: concurrent.futures.Future[Any] | None = None
+        self._result: Any = None
+        self._error: BaseException | None = None
 
-    def block(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def do(self) -> None:
+        """Do it, in the thread; one that nobody waits for any more is not begun."""
+        if self._ended:
+            return
+        try:
+            self._result = self._context.run(self._work, self._block)
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            self._error = error
+
+    def settle(self) -> None:
+        """Tell who waits for it, in the loop."""
+        error, self._error = self._error, None
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(self._result)
+        elif isinstance(error, StopIteration):  # which no future takes (PEP 479)
+            raised = RuntimeError("the function raised StopIteration")
+            raised.__cause__ = error
+            self.future.set_exception(raised)
+        else:
+            self.future.set_exception(error)
+
+    def _block(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Wait in the thread for a coroutine on the loop.
 
         Raises:
@@ -70,6 +224,7 @@ class _Bridge:
             raise Cancelled("the call has ended") from None
 
     def end(self) -> None:
+        """Note that nobody waits for it any more."""
         self._ended = True
         if self._waiting is not None:
             self._waiting.cancel()

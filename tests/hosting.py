@@ -50,18 +50,21 @@ def pool_of(contract: Contract, module: str = "apps.echo", *, onward: Handler | 
     async def nowhere(call: Call) -> None:
         raise Unavailable(f"nothing is behind this pool: {call.method.path}")
 
+    serves = options.pop("serves", ECHO)
     setup = Setup(
-        name="echo",
+        name=serves.split(".")[-1].lower(),
         module=module,
-        serves=(ECHO,),
+        serves=(serves,),
         files=contract.files.SerializeToString(),
         path=tuple(sys.path),
         preload=options.pop("preload", ("conformance.v1.conformance_pb2_grpc",)),
         settings=options.pop("settings", {}),
         database=options.pop("database", ""),
+        events=options.pop("events", False),
     )
-    queue, spans = options.pop("queue", 1000), options.pop("spans", lambda _: None)
-    return Pool(contract, setup, Workers(**options), queue=queue, onward=onward or nowhere, spans=spans)
+    parts = {"queue": 1000, "spans": lambda _: None, "measured": lambda _: None, "publish": None}
+    parts = {name: options.pop(name, default) for name, default in parts.items()}
+    return Pool(contract, setup, Workers(**options), onward=onward or nowhere, **parts)
 
 
 @asynccontextmanager

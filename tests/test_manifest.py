@@ -170,7 +170,11 @@ class TestWorkers:
         (BASE + "listen = 'here'", {}, "mesh.toml [services.log-in] listen: expected host:port, got 'here'"),
         (BASE + "listen = 'h:99999'", {}, "expected host:port, got 'h:99999'"),
         (BASE + "concurrency = 0", {}, "concurrency: must be at least 1, not 0"),
-        (BASE + "workers = 4", {}, "mesh.toml [services.log-in] workers: expected object | null, got int"),
+        (
+            BASE + "workers = 4",
+            {},
+            "mesh.toml [services.log-in] workers: expected a table, as in workers = { max = 3 }; got int",
+        ),
         (BASE + "workers = { mx = 4 }", {}, "[services.log-in] workers: unknown key 'mx'; did you mean 'max'?"),
         (BASE + "workers = { max = 0 }", {}, "workers.max: must be at least 1, not 0; without workers the functions"),
         (BASE + "workers = { min = 5 }", {}, "workers.min: is 5, more than max, which is 4"),

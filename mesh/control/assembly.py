@@ -164,9 +164,11 @@ class SidecarPart:
         self._place = f"{manifest.file.name} [services.{name}]"
         common = self._common = _Common(manifest, contract, name)
         served = [contract.services[service] for service in entry.serves]
-        self._pool = None if entry.workers is None else _pool(manifest, contract, entry.workers, common, name)
-        functions = self._pool or functions_of(entry.module, manifest.lambdas.get(name), served)
         self._events = Eventing(manifest, contract, name) if needs_broker(manifest, contract, name) else None
+        self._pool = (
+            None if entry.workers is None else _pool(manifest, contract, entry.workers, common, self._events, name)
+        )
+        functions = self._pool or functions_of(entry.module, manifest.lambdas.get(name), served)
         self._database = self._open(manifest, entry, name)
         channel = Channel(common.onward, contract)
         service = ServiceContext(
@@ -258,7 +260,9 @@ class SidecarPart:
             await self._common.stop()
 
 
-def _pool(manifest: Manifest, contract: Contract, workers: Workers, common: _Common, name: str) -> Pool:
+def _pool(
+    manifest: Manifest, contract: Contract, workers: Workers, common: _Common, events: Eventing | None, name: str
+) -> Pool:
     """Return the workers of an entry."""
     entry = manifest.services[name]
     keep = manifest.state / "preload" / f"{name}.json"
@@ -275,9 +279,19 @@ def _pool(manifest: Manifest, contract: Contract, workers: Workers, common: _Com
         preload=preload.find(entry.module, root=manifest.root, stubs=manifest.stubs, keep=keep).modules,
         settings=entry.settings,
         database=entry.database,
+        events=events is not None,
         bytecode=str(manifest.state / "bytecode"),
     )
-    return Pool(contract, setup, workers, queue=entry.queue, onward=common.onward, spans=common.telemetry.relayed)
+    return Pool(
+        contract,
+        setup,
+        workers,
+        queue=entry.queue,
+        onward=common.onward,
+        spans=common.telemetry.relayed,
+        measured=common.telemetry.measured,
+        publish=events.broker.publish if events is not None else None,
+    )
 
 
 def _migrations(manifest: Manifest, entry: Service) -> Path | None:

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-__all__ = ["command"]
+__all__ = ["command", "tie"]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -29,10 +29,15 @@ def command(lock: str, words: Sequence[str]) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "mesh.control.tether", str(os.getpid()), lock, *words)
 
 
+def tie(how: signal.Signals) -> None:
+    """Let this process get a signal when its parent ends; it stays so over exec(2), unless that changes the user."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
+
+
 def main(parent: int, lock: str, words: Sequence[str]) -> None:
     """Become the command; returns only by an exception."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    tie(signal.SIGTERM)
     if os.getppid() != parent:
         sys.exit("whoever started this is gone")
     file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)

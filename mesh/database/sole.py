@@ -38,7 +38,7 @@ class Sole(Protocol):
 
     Attributes:
         news: Set when there may be something to do; whoever looks clears it first.
-        lost: Set when the right was lost while it was held.
+        lost: Set when the right was lost while it was held; that is news too.
     """
 
     news: asyncio.Event
@@ -146,6 +146,7 @@ class PostgresSole:
                     await self._connect()
                 second = zlib.crc32(self._name.encode()) - 2**31
                 if await self._driver.fetchval("SELECT pg_try_advisory_lock($1, $2)", _ADVISORY, second):
+                    await self._driver.add_listener(self._name, self._notified)
                     break
             except (exc.SQLAlchemyError, OSError, TimeoutError):
                 await self.release()
@@ -155,7 +156,6 @@ class PostgresSole:
                 await self.release()
             await asyncio.sleep(RETRY)
         self.lost.clear()
-        await self._driver.add_listener(self._name, self._notified)
         self._pulse = asyncio.get_running_loop().create_task(self._beat(self._driver))
 
     async def release(self) -> None:
@@ -165,9 +165,9 @@ class PostgresSole:
             self._pulse.cancel()
             self._pulse = None
         if connection is not None:
-            with contextlib.suppress(Exception):  # it may be broken: whatever it says, it is given up
-                await connection.invalidate()
-            await connection.close()
+            for part in (connection.invalidate, connection.close):
+                with contextlib.suppress(Exception):  # it may be broken: whatever it says, it is given up
+                    await part()
 
     def tell(self) -> None:
         """Set ``news``; other replicas learn it from the database."""
@@ -188,14 +188,18 @@ class PostgresSole:
                 await asyncio.sleep(PULSE)
                 await asyncio.wait_for(driver.fetchval("SELECT 1"), PULSE)
         except Exception:  # noqa: BLE001 - whatever is wrong with the connection, the lock on it is not to be relied on
-            self.lost.set()
+            self._lose()
 
     def _notified(self, *_: object) -> None:
         self.news.set()
 
     def _terminated(self, connection: object) -> None:
         if connection is self._driver:
-            self.lost.set()
+            self._lose()
+
+    def _lose(self) -> None:
+        self.lost.set()
+        self.news.set()
 
 
 def _from_driver(error: Exception) -> bool:

@@ -240,11 +240,13 @@ class EdgeApp:
             return None
         raise refusal.wrong_verb(call, allowed)
 
-    async def _call(self, call: HttpCall, request: bytes) -> UpstreamCall:
+    async def _call(self, call: HttpCall, request: bytes, *metadata: tuple[bytes, bytes]) -> UpstreamCall:
         """Make the gRPC call; a client that goes away meanwhile cancels it."""
         now = monotonic()
         upstream = UpstreamCall(call.method, request, now + (call.method.timeout or self._timeout))
         upstream.identity = call.identity
+        for pair in metadata:
+            upstream.metadata.append(*pair)
         watch = Watch(call)
         slot = wheel().add(now + WATCH_AFTER, watch)
         token = current.set(call)

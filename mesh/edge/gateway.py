@@ -14,9 +14,9 @@ import logging
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
-from uuid import uuid4
 
 import orjson
 
@@ -24,7 +24,8 @@ from mesh.edge import refusal
 from mesh.edge.gateway_answer import Malformed, response
 from mesh.edge.negotiate import media_type
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
-from mesh.lambdas import document, failure, value
+from mesh.lambdas import document, failure, jsontext, value
+from mesh.lambdas.context import identifier
 
 if TYPE_CHECKING:
     from mesh.contract import Method, Route
@@ -34,7 +35,7 @@ __all__ = ["Gateway"]
 
 log = logging.getLogger("mesh.edge")
 
-Invoke = Callable[["HttpCall", bytes], Awaitable["UpstreamCall"]]
+Invoke = Callable[["HttpCall", bytes, tuple[bytes, bytes]], Awaitable["UpstreamCall"]]
 
 BODY = "body"
 """``meshapi.v1.Gateway.event``: the JSON body with the parameters of path and query is the event."""
@@ -43,10 +44,12 @@ _TEXT = frozenset(("application/json", "application/javascript", "application/xm
 _FORM = "application/x-www-form-urlencoded"
 _BAD_GATEWAY = 502
 _ACCOUNT = "000000000000"
-_IDENTITY = (
+_NOBODY = dict.fromkeys((
     "accessKey", "accountId", "caller", "cognitoAuthenticationProvider", "cognitoAuthenticationType",
     "cognitoIdentityId", "cognitoIdentityPoolId", "principalOrgId", "user", "userArn",
-)  # fmt: skip
+))  # fmt: skip
+"""What API Gateway's ``identity`` says of a caller who has none of AWS's."""
+_SAID_ANEW = frozenset((b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto"))
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -67,13 +70,22 @@ class Gateway:
         self.method = method
         self.template = route.template.text
         self._kind = method.gateway.event
+        self._largest = method.gateway.largest
         self._base = method.gateway.base
-        self._stage = self._base.rpartition("/")[2] or "$default"
         said = document.HttpRoute(route.verb, method.gateway.resources[method.routes.index(route)])
         self._resource = said.resource
         self._names = said.names
         self._route_key = f"{'ANY' if route.verb == document.ANY else route.verb} {said.resource}"
-        self._api = method.service.rpartition(".")[2].lower()
+        self._context: dict[str, str | None] = {  # what is the same in each event's requestContext
+            "accountId": _ACCOUNT,
+            "apiId": method.service.rpartition(".")[2].lower(),
+            "stage": self._base.rpartition("/")[2] or "$default",
+        }
+        if self._kind == "2.0":
+            self._context["routeKey"] = self._route_key
+        else:
+            self._context["resourceId"] = self._resource.strip("/") or None
+            self._context["resourcePath"] = self._resource
 
     async def answer(
         self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, seconds: float
@@ -91,12 +103,11 @@ class Gateway:
             StatusError: 400 for a body that is no event, 408, 413; 502 when the function failed, without why.
         """
         event = self._event(call, dict(zip(self._names, values, strict=True)), await _body(call, limit, seconds))
+        request = value.pack(event)
+        if self._largest and len(request) > self._largest:
+            raise refusal.too_large(call, self._largest, "the event")
         try:
-            request = value.encode(event)
-        except value.CannotMarshal as error:
-            raise InvalidArgument(f"the request cannot become an event: {error}") from None
-        try:
-            upstream = await invoke(call, request)
+            upstream = await invoke(call, request, jsontext.MARK)
         except StatusError as error:
             if error.code in (Code.INTERNAL, Code.UNKNOWN) or failure.is_functions(error):
                 raise _bad_gateway(call) from error
@@ -104,8 +115,8 @@ class Gateway:
         if upstream.response is None:
             raise _bad_gateway(call)
         try:
-            result = value.decode(upstream.response)
-            status, headers, body = response(result, second=self._kind == "2.0", bare=self._kind == BODY)
+            said = value.unpack(upstream.response)
+            status, headers, body = response(said, second=self._kind == "2.0", bare=self._kind == BODY)
         except Malformed as error:
             log.error("%s: malformed result of the function: %s", self.method.path, error)  # noqa: TRY400 - no bug here
             raise _bad_gateway(call) from error
@@ -115,7 +126,7 @@ class Gateway:
 
     # -- the event --
 
-    def _event(self, call: HttpCall, parameters: dict[str, str], data: bytes) -> Any:
+    def _event(self, call: HttpCall, parameters: dict[str, str], data: bytes) -> bytes:
         if self._kind == BODY:
             return _body_event(call, parameters, data)
         body, packed = _text(call, data, form=self._kind == "1.0")
@@ -125,7 +136,7 @@ class Gateway:
         if self._kind == "1.0" or body is not None:
             made["body"] = body
         made["isBase64Encoded"] = packed
-        return made
+        return orjson.dumps(made)
 
     def _first(self, call: HttpCall) -> dict[str, Any]:
         query = _query(call)
@@ -138,7 +149,7 @@ class Gateway:
         now = time.time()
         host = call.authority
         agent = headers["user-agent"][-1] if "user-agent" in headers else None
-        request_id = str(uuid4())
+        request_id = identifier()
         return {
             "version": "1.0",
             "resource": self._resource,
@@ -150,21 +161,17 @@ class Gateway:
             "multiValueQueryStringParameters": many or None,
             "stageVariables": None,
             "requestContext": {
-                "accountId": _ACCOUNT,
-                "apiId": self._api,
+                **self._context,
                 "domainName": host,
                 "domainPrefix": host.partition(".")[0],
                 "extendedRequestId": request_id,
                 "httpMethod": call.verb,
-                "identity": {**dict.fromkeys(_IDENTITY), "sourceIp": call.address, "userAgent": agent},
+                "identity": {**_NOBODY, "sourceIp": call.address, "userAgent": agent},
                 "path": call.path,
                 "protocol": _protocol(call),
                 "requestId": request_id,
-                "requestTime": _clf(now),
+                "requestTime": _clf(int(now)),
                 "requestTimeEpoch": int(now * 1000),
-                "resourceId": self._resource.strip("/") or None,
-                "resourcePath": self._resource,
-                "stage": self._stage,
             },
         }
 
@@ -188,8 +195,7 @@ class Gateway:
             "rawQueryString": call.query.decode("latin-1"),
             "headers": headers,
             "requestContext": {
-                "accountId": _ACCOUNT,
-                "apiId": self._api,
+                **self._context,
                 "domainName": host,
                 "domainPrefix": host.partition(".")[0],
                 "http": {
@@ -199,10 +205,8 @@ class Gateway:
                     "sourceIp": call.address,
                     "userAgent": headers.get("user-agent", ""),
                 },
-                "requestId": str(uuid4()),
-                "routeKey": self._route_key,
-                "stage": self._stage,
-                "time": _clf(now),
+                "requestId": identifier(),
+                "time": _clf(int(now)),
                 "timeEpoch": int(now * 1000),
             },
         }
@@ -226,13 +230,16 @@ async def _body(call: HttpCall, limit: int, seconds: float) -> bytes:
     return body
 
 
-def _body_event(call: HttpCall, parameters: dict[str, str], data: bytes) -> Any:
+def _body_event(call: HttpCall, parameters: dict[str, str], data: bytes) -> bytes:
     """Return the JSON body with the parameters in it: what the path says wins, and the body over the query."""
+    query = dict(_query(call))
     try:
         event = orjson.loads(data) if data.strip() else {}
+        return orjson.dumps({**query, **event, **parameters} if isinstance(event, dict) else event)
     except orjson.JSONDecodeError as error:
         raise InvalidArgument(f"the body is not valid JSON: {error}") from None
-    return {**dict(_query(call)), **event, **parameters} if isinstance(event, dict) else event
+    except orjson.JSONEncodeError:
+        raise InvalidArgument("the body has too many levels") from None
 
 
 def _text(call: HttpCall, data: bytes, *, form: bool) -> tuple[str | None, bool]:
@@ -260,9 +267,9 @@ def _headers(call: HttpCall) -> list[tuple[str, str]]:
     pairs = [
         (name.decode("latin-1"), text.decode("utf-8", "replace"))
         for name, text in call.metadata.pairs
-        if not name.startswith(b":") and name not in (b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto")
+        if name not in _SAID_ANEW and name[:1] != b":"
     ]
-    if not any(name == "host" for name, _ in pairs):
+    if call.metadata.wire(b"host") is None:
         pairs.append(("host", call.authority))
     port = call.authority.rpartition(":")[2]
     default = "443" if call.scheme == "https" else "80"
@@ -282,8 +289,9 @@ def _protocol(call: HttpCall) -> str:
     return f"HTTP/{call.http_version}"
 
 
-def _clf(now: float) -> str:
-    """Return a time as the Common Log Format has it: ``12/Mar/2020:19:03:58 +0000``."""
+@lru_cache(1)
+def _clf(now: int) -> str:
+    """Return a Unix time as the Common Log Format has it: ``12/Mar/2020:19:03:58 +0000``."""
     at = time.gmtime(now)
     return f"{at.tm_mday:02}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year}:{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} +0000"
 

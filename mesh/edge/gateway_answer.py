@@ -39,19 +39,23 @@ class Malformed(ValueError):
     """The result is no response; the message is for the function's author."""
 
 
-def response(result: Any, *, second: bool, bare: bool = False) -> tuple[int, Headers, bytes]:
+def response(said: bytes, *, second: bool, bare: bool = False) -> tuple[int, Headers, bytes]:
     """Return status, headers and body.
 
     Args:
-        result: What the handler returned, as JSON values.
+        said: What the handler returned, as JSON text.
         second: By format 2.0.
         bare: By the non-proxy kind.
 
     Raises:
         Malformed: It says a status, headers or a body that cannot be.
     """
+    try:
+        result = orjson.loads(said)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"the result cannot be read: {error}") from None
     if not isinstance(result, dict) or "statusCode" not in result:
-        body = result.encode() if isinstance(result, str) and not bare else orjson.dumps(result)
+        body = result.encode() if isinstance(result, str) and not bare else said
         return 200, [(b"content-type", _JSON), _length(body)], body
     status = _status(result["statusCode"])
     headers = list(_headers(result))

@@ -42,9 +42,9 @@ def wrong_verb(call: HttpCall, allowed: Iterable[str]) -> StatusError:
     return refuse(call, 405, Code.UNIMPLEMENTED, f"{call.path[:200]} takes {text}, not {call.verb}")
 
 
-def too_large(call: HttpCall, limit: int) -> StatusError:
+def too_large(call: HttpCall, limit: int, what: str = "the request body") -> StatusError:
     """413."""
-    return refuse(call, 413, Code.OUT_OF_RANGE, f"the request body is larger than {limit} bytes")
+    return refuse(call, 413, Code.OUT_OF_RANGE, f"{what} is larger than {limit} bytes")
 
 
 def too_slow(call: HttpCall) -> StatusError:

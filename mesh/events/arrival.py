@@ -9,6 +9,7 @@ Attributes of spans: OpenTelemetry semantic conventions for messaging.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -22,11 +23,28 @@ if TYPE_CHECKING:
     from mesh.contract import Method
     from mesh.events.cloudevents import Event
 
-__all__ = ["AlreadyDoneError", "Arrival", "linked", "once", "publisher"]
+__all__ = ["AlreadyDoneError", "Arrival", "Origin", "linked", "once", "publisher"]
 
 
 class AlreadyDoneError(Exception):
     """The event has had its effect; nothing of this delivery may be written (``mesh.events.inbox``)."""
+
+
+@dataclass(slots=True, eq=False)
+class Origin:
+    """What of a delivery goes where its function runs, in the sidecar's process or in a worker: ``Call.origin``.
+
+    Attributes:
+        consumer: What the event must have its effect once for: the method, ``package.Service/Method``.
+        event: The event's id.
+        hops: Deliveries in a row that led to the event.
+        wrote: The function has committed a transaction that writes.
+    """
+
+    consumer: str
+    event: str
+    hops: int
+    wrote: bool = False
 
 
 class Arrival(Call):
@@ -34,16 +52,16 @@ class Arrival(Call):
 
     Attributes:
         event: The event.
-        consumer: What the event must have its effect once for: the method, ``package.Service/Method``.
+        origin: What its function's side knows of it.
         tries: Which try it is, from 1.
         known: What the try before ended with, if its traceback is in the log; else "".
         failure: The same of this one.
         trace: The trace id of the call, 32 hexadecimal digits, once it has begun; else "".
         began: The function was called.
-        wrote: It has committed a transaction that writes.
+        beside: The worker that ran the function ended, and another call there may be why.
     """
 
-    __slots__ = ("_data", "began", "consumer", "event", "failure", "known", "trace", "tries", "wrote")
+    __slots__ = ("_data", "began", "beside", "event", "failure", "known", "origin", "trace", "tries")
 
     def __init__(
         self, method: Method, event: Event, consumer: str, tries: int, deadline: float, known: str = ""
@@ -59,13 +77,13 @@ class Arrival(Call):
         pairs = [(name.encode(), value.encode()) for name, value in told.items() if value]
         super().__init__(method, Metadata.from_wire(pairs), deadline)
         self.event = event
-        self.consumer = consumer
+        self.origin = Origin(consumer, event.id, event.hops)
         self.tries = tries
         self.known = known
         self.failure = ""
         self.trace = ""
         self.began = False
-        self.wrote = False
+        self.beside = False
         self._data: bytes | None = event.data
 
     async def receive(self) -> bytes | None:
@@ -113,7 +131,7 @@ async def linked(call: Call, next: Handler) -> None:
             "messaging.operation.type": "process",
             "messaging.message.id": event.id,
             "messaging.destination.name": event.type,
-            "messaging.consumer.group.name": call.consumer,
+            "messaging.consumer.group.name": call.origin.consumer,
         }
         if call.tries > 1:
             told["mesh.event.tries"] = call.tries
@@ -129,8 +147,8 @@ async def once(call: Call, next: Handler) -> None:
 
     A function that fails as it did in the try before is not told of once more with its traceback.
     """
-    assert isinstance(call, Arrival)  # noqa: S101 - only deliveries come this way
-    call.began = True
+    if isinstance(call, Arrival):  # else it is in a worker, and the sidecar has the arrival
+        call.began = True
     try:
         await next(call)
     except AlreadyDoneError:
@@ -138,6 +156,8 @@ async def once(call: Call, next: Handler) -> None:
     except StatusError:
         raise
     except Exception as error:
+        if not isinstance(call, Arrival):
+            raise
         call.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if call.failure == call.known:
             raise status_of(error) from error

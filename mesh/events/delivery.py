@@ -216,13 +216,13 @@ class Delivery:
         if event.hops > self._patience.hops:
             reason = f"{event.hops} deliveries in a row led to it, more than {self._patience.hops}: a cycle of events"
             return await self._bury(consumer, message, held, reason, None, "", "")
-        if held.deliveries <= self._patience.limits.tries:
+        if held.deliveries <= self._patience.limits.tries and not held.losses:
             async with self._slots:
                 return await self._call(consumer, message, held, event)
         if held.deliveries > 2 * self._patience.limits.tries:
             reason = f"delivered {held.deliveries} times without an answer: it may end the process"
             return await self._bury(consumer, message, held, reason, None, "", "")
-        # Something ends the process again and again. Who is innocent shows alone, one at a time, in any order.
+        # Something ends the process again and again, or its worker. Who is innocent shows one at a time, in any order.
         await asyncio.sleep(random.random())  # noqa: S311 - no secret
         async with self._suspects:
             return await self._call(consumer, message, held, event)
@@ -241,18 +241,25 @@ class Delivery:
             error = Internal("internal error")
         held.failure = call.failure
         code = Code.OK if error is None else error.code
-        if call.began:
+        lost = call.beside and code is not Code.OK
+        if lost:
+            held.losses += 1
+        elif call.began:
             held.tries += 1
-        decision = decide(code, held.tries, self._patience.limits, random.random(), began=call.began)  # noqa: S311 - no secret
+        decision = decide(
+            code, held.tries, self._patience.limits, random.random(), began=call.began,  # noqa: S311 - no secret
+            losses=held.losses if lost else 0,
+        )  # fmt: skip
         if isinstance(decision, Dead):
             assert error is not None  # noqa: S101 - OK does not die
             return await self._bury(consumer, message, held, decision.reason, code, error.message, call.trace)
-        self._count(consumer, "ok" if isinstance(decision, Ack) else "retry" if decision.counts else "refused")
-        if isinstance(decision, Retry) and decision.counts:
+        self._count(consumer, "ok" if isinstance(decision, Ack) else "retry" if call.began else "refused")
+        if isinstance(decision, Retry) and call.began:
+            what, number = ("loss", held.losses) if lost else ("try", held.tries)
             log.warning(
-                "%s: try %d of event %s ended with %s: %s; again in %.1f s",
-                consumer.group, held.tries, event.id, code.name, call.failure or (error.message if error else ""),
-                decision.after,
+                "%s: %s %d of event %s ended with %s: %s; again in %.1f s",
+                consumer.group, what, number, event.id, code.name,
+                call.failure or (error.message if error else ""), decision.after,
             )  # fmt: skip
         return decision
 

@@ -7,7 +7,7 @@ too. A caller from outside is not believed.
 from __future__ import annotations
 
 from mesh.call import Call, Handler, current
-from mesh.events.cloudevents import HOPS, Event
+from mesh.events.cloudevents import HOPS
 
 __all__ = ["carry", "hops"]
 
@@ -18,9 +18,8 @@ def hops(call: Call | None) -> int:
     """Return the count of a call: of what is published while it is answered, one more than the event's behind it."""
     if call is None:
         return 0
-    event = getattr(call, "event", None)
-    if isinstance(event, Event):
-        return event.hops + 1
+    if call.origin is not None:
+        return int(call.origin.hops) + 1
     told = call.metadata.wire(_KEY) if call.caller is not None else None
     return int(told) if told is not None and told.isdigit() else 0
 

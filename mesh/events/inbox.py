@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from mesh.call import current
 from mesh.errors import FailedPrecondition
-from mesh.events.arrival import AlreadyDoneError, Arrival
+from mesh.events.arrival import AlreadyDoneError, Origin
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -56,25 +56,25 @@ async def prune(tx: Transaction, now: float) -> None:
 def guarded(transaction: AbstractAsyncContextManager[Transaction]) -> AbstractAsyncContextManager[Transaction]:
     """Return the transaction as a function gets it: in a delivery, with the row of the inbox; else as it is."""
     call = current.get()
-    return _once(transaction, call) if isinstance(call, Arrival) else transaction
+    return transaction if call is None or call.origin is None else _once(transaction, call.origin)
 
 
 @asynccontextmanager
-async def _once(transaction: AbstractAsyncContextManager[Transaction], call: Arrival) -> AsyncIterator[Transaction]:
+async def _once(transaction: AbstractAsyncContextManager[Transaction], origin: Origin) -> AsyncIterator[Transaction]:
     async with transaction as tx:
-        mine = _Guarded(tx, call)
+        mine = _Guarded(tx, origin)
         yield mine
-    call.wrote = call.wrote or mine.writes
+    origin.wrote = origin.wrote or mine.writes
 
 
 class _Guarded:
     """A transaction that inserts the row before its first write."""
 
-    __slots__ = ("_call", "_done", "_tx", "writes")
+    __slots__ = ("_done", "_origin", "_tx", "writes")
 
-    def __init__(self, tx: Transaction, call: Arrival) -> None:
+    def __init__(self, tx: Transaction, origin: Origin) -> None:
         self._tx = tx
-        self._call = call
+        self._origin = origin
         self._done = False
         self.writes = False
 
@@ -94,12 +94,12 @@ class _Guarded:
             return
         if self._done:
             raise AlreadyDoneError
-        if self._call.wrote:
+        if self._origin.wrote:
             raise FailedPrecondition(
-                f"{self._call.consumer} writes in a second transaction for one event, which would be lost if the "
+                f"{self._origin.consumer} writes in a second transaction for one event, which would be lost if the "
                 "process died between the two; write all of it in one"
             )
-        row = {"consumer": self._call.consumer, "event": self._call.event.id, "time": time.time()}
+        row = {"consumer": self._origin.consumer, "event": self._origin.event, "time": time.time()}
         if (await self._tx.execute(_INSERT, row)).rowcount == 0:
             self._done = True
             raise AlreadyDoneError

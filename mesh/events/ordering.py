@@ -51,6 +51,7 @@ class Held:
         token: What the shell needs to answer for its latest delivery.
         deliveries: How often the broker has sent it.
         tries: Calls of the function so far.
+        losses: Calls that were lost with a worker which another call may have ended; they are no tries.
         failure: What the last try ended with, if the log has its traceback; else "".
         running: The function runs.
         rests: It waits for its next try.
@@ -61,6 +62,7 @@ class Held:
     token: Any = None
     deliveries: int = 1
     tries: int = 0
+    losses: int = 0
     failure: str = ""
     running: bool = False
     rests: bool = False
@@ -141,15 +143,18 @@ class Lane:
         """Take the broker's word: under which id the partition is pinned, and how much of it is pending.
 
         Args:
-            pin: The id.
+            pin: The id; "" when the broker knows of none, as one that was started anew. What is held would keep the
+                partition from being pinned again, since it does not come again; so it is given back.
             pending: Events that were delivered to anyone and are not acknowledged.
             floor: The sequence up to which nothing is pending.
             changes: What ``self.changes`` was when the broker was asked.
         """
-        if self.state is not State.SETTLING or pin != self.pin:
+        if self.state is not State.SETTLING or (self.ordered and changes != self.changes):
             return []
+        if not pin:
+            return self.lost()
         kept = sum(sequence > floor for sequence in self.held)
-        if self.ordered and (pending, changes) != (kept, self.changes):
+        if pin != self.pin or (self.ordered and pending != kept):
             return []
         self.state = State.ACTIVE
         return [action for queue in self._keys.values() for action in self._next(queue)]

@@ -2,7 +2,8 @@
 
 A code is *permanent* when the same event can only end the same way: trying again would hold its key for nothing.
 Everything else may be about now, so it comes back, later and later, until ``Limits.tries`` is reached. What was refused
-before the function began (a full gate, a stop) is no try.
+before the function began (a full gate, a stop) is no try. Nor is a call whose worker ended while others ran in it: any
+of them may be why (``mesh.sidecar.workers``). Such a loss is counted by itself, and bounded too.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def backoff(tries: int, limits: Limits, random: float) -> float:
     return min(limits.longest, limits.first * 2.0 ** min(tries - 1, 60)) * (0.5 + random / 2)
 
 
-def decide(code: Code, tries: int, limits: Limits, random: float, *, began: bool) -> Decision:
+def decide(code: Code, tries: int, limits: Limits, random: float, *, began: bool, losses: int = 0) -> Decision:
     """Return what becomes of a delivery.
 
     Args:
@@ -99,13 +100,23 @@ def decide(code: Code, tries: int, limits: Limits, random: float, *, began: bool
         limits: How patient to be.
         random: From 0 to 1.
         began: The function was called. What ended before that says nothing of the event.
+        losses: Times, this one included, that it was lost with a worker that another call may have ended; 0 when it
+            was not lost this time.
     """
     if code is Code.OK:
         return Ack()
     if not began:
         return Retry(REFUSED * (1 + random), counts=False)
+    if losses:
+        return _lost(losses, limits, random)
     if code in PERMANENT:
         return Dead(f"{code.name} is permanent: another try would end the same way")
     if tries >= limits.tries:
         return Dead(f"{tries} tries, the most that are made")
     return Retry(backoff(tries, limits, random))
+
+
+def _lost(losses: int, limits: Limits, random: float) -> Decision:
+    if losses >= 2 * limits.tries:
+        return Dead(f"its worker ended {losses} times while it and others ran: it may be why")
+    return Retry(backoff(losses, limits, random), counts=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry import trace
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from mesh.contract import Contract
-    from mesh.events.broker import Broker
 
 __all__ = ["LARGEST", "Publications", "Publisher"]
 
@@ -104,6 +103,13 @@ class Publications:
         return f"{name} was not published: {self._serves} does not declare it; add publishes: {name!r} to its options"
 
 
+class _Broker(Protocol):
+    """Where events go: ``mesh.events.broker.Broker``, or the way to it from a worker."""
+
+    async def publish(self, event: Event) -> None:
+        """Publish an event; returns when the broker has it on its disk."""
+
+
 class Publisher:
     """What ``context.publish`` is: events that belong to no transaction.
 
@@ -112,7 +118,7 @@ class Publisher:
         broker: Where it goes.
     """
 
-    def __init__(self, publications: Publications, broker: Broker) -> None:
+    def __init__(self, publications: Publications, broker: _Broker) -> None:
         self._publications = publications
         self._broker = broker
 

@@ -13,6 +13,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine
 from itertools import groupby
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -78,6 +79,7 @@ class Relay:
         self._ending = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._said = ""
+        self._counted = -LOOK
 
     def start(self) -> None:
         """Begin, on the running loop."""
@@ -94,6 +96,7 @@ class Relay:
     async def stop(self) -> None:
         """Send what is there if the broker is, and stop; the rest stays in the outbox."""
         self._ending.set()
+        self._sole.news.set()
         if self._running is not None:
             await asyncio.wait([self._running], timeout=LAST)
             self._running.cancel()
@@ -109,7 +112,7 @@ class Relay:
                 log.exception("the relay failed and begins again")
                 await _first(self._ending.wait(), asyncio.sleep(LONGEST))
             finally:
-                self.waiting = None
+                self.waiting, self._counted = None, -LOOK
                 await self._sole.release()
 
     async def _hold(self) -> None:
@@ -118,28 +121,39 @@ class Relay:
         while not sole.lost.is_set():
             last = self._ending.is_set()  # then this is one more time, for what the last calls wrote
             sole.news.clear()
-            try:
-                await self._empty()
-                await self._count()
-            except StatusError as error:
-                self._say(str(error))
-                with contextlib.suppress(StatusError):  # what waits is of most interest while the broker is away
-                    await self._count()
-                pause = min(FIRST * 2.0 ** min(failures, 16), LONGEST) * random.uniform(0.5, 1.0)  # noqa: S311
-                failures += 1
-                await _first(self._ending.wait(), sole.lost.wait(), asyncio.sleep(pause))
-                if self._broker.link is None:
-                    await _first(self._ending.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(LONGEST))
-            else:
-                self._say("")
-                failures = 0
-                await _first(self._ending.wait(), sole.lost.wait(), sole.news.wait(), asyncio.sleep(LOOK))
+            kept = await self._round()
+            self._say("" if kept is None else str(kept))
             if last:
                 return
+            if kept is None:
+                failures = 0
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK):
+                        await sole.news.wait()  # a lost right is news, and so is the end
+                continue
+            pause = min(FIRST * 2.0 ** min(failures, 16), LONGEST) * random.uniform(0.5, 1.0)  # noqa: S311
+            failures += 1
+            await _first(self._ending.wait(), sole.lost.wait(), asyncio.sleep(pause))
+            if self._broker.link is None:
+                await _first(self._ending.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(LONGEST))
+
+    async def _round(self) -> StatusError | None:
+        """Send what is there, and count now and then what is left; return what keeps it back."""
+        try:
+            try:
+                await self._empty()
+            finally:
+                await self._count()
+        except StatusError as error:
+            return error
+        return None
 
     async def _count(self) -> None:
-        async with self._database.transaction(traced=False) as tx:
-            self.waiting = await outbox.waiting(tx)
+        now = monotonic()
+        if now - self._counted >= LOOK:
+            async with self._database.transaction(traced=False) as tx:
+                self.waiting = await outbox.waiting(tx)
+            self._counted = now
 
     async def _empty(self) -> None:
         """Send and delete until nothing is left.
@@ -147,36 +161,43 @@ class Relay:
         Raises:
             StatusError: The broker does not take the next row now, or the database cannot be used.
         """
+        sent: list[Row] = []
+        error: StatusError | None = None
         while not self._sole.lost.is_set():
             async with self._database.transaction(traced=False) as tx:
-                rows = await outbox.read(tx)
+                if sent:
+                    await outbox.delete(tx, sent, sqlite=self._sqlite)
+                rows = [] if error else await outbox.read(tx)
+            if error is not None:
+                raise error
             if not rows:
                 return
             link = self._broker.link
             if link is None:
                 raise away()
-            await self._send(link, rows)
+            sent, error = await self._send(link, rows)
 
-    async def _send(self, link: Link, rows: list[Row]) -> None:
+    async def _send(self, link: Link, rows: list[Row]) -> tuple[list[Row], StatusError | None]:
+        """Return the rows that the broker has, and why it does not take the next one."""
         made: list[tuple[Row, Outgoing]] = []
         for row in rows:
             try:
                 made.append((row, self._encode(row)))
             except ValueError as error:
                 await self._refuse(row, str(error))
+        sent: list[Row] = []
         # By stream, for a batch has one; nothing is said of the order between events and changes.
         for _, part in groupby(sorted(made, key=_stream), _stream):
             group = list(part)
             while group:
                 stored = await link.store([message for _, message in group])
-                if stored.number:
-                    async with self._database.transaction(traced=False) as tx:
-                        await outbox.delete(tx, [row for row, _ in group[: stored.number]], sqlite=self._sqlite)
+                sent += [row for row, _ in group[: stored.number]]
                 group = group[stored.number :]
                 if isinstance(stored.error, InvalidArgument):
                     await self._refuse(group.pop(0)[0], stored.error.message)
                 elif stored.error is not None:
-                    raise stored.error
+                    return sent, stored.error
+        return sent, None
 
     async def _refuse(self, row: Row, reason: str) -> None:
         log.error("event %s for %s can never be sent and stays in the outbox: %s", row.id, row.subject, reason)

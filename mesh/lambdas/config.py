@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from mesh.faults import Fault, Faults
-from mesh.lambdas.document import DocumentError, HttpRoute, format_of, of_events, of_openapi
+from mesh.lambdas.document import DocumentError, HttpRoute, format_of, integration_of, of_events, of_openapi
 from mesh.values import Duration, Size
 
 __all__ = ["PACKAGE", "Function", "Keys", "read", "stray"]
@@ -40,7 +40,7 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         events: A function configuration (JSON), relative to mesh.toml: ``{"config": {"handler": …}, "events": [{"http":
             {"method": …, "path": …}}]}``.
         integration: ``"proxy"``: the handler gets API Gateway's event; ``"event"``: the JSON body with the parameters
-            of path and query is the event.
+            of path and query is the event; if nothing is said, what the document's integrations are, or ``"proxy"``.
         payload: The format of API Gateway's event; if nothing is said, the document's ``payloadFormatVersion``, or 1.0.
         access: Who may call it.
         roles: If not empty, a user must hold one of them.
@@ -54,7 +54,7 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     lambda_: str = msgspec.field(default="", name="lambda")
     openapi: str = ""
     events: str = ""
-    integration: Literal["proxy", "event"] = "proxy"
+    integration: Literal["proxy", "event"] | None = None
     payload: Literal["1.0", "2.0"] | None = None
     access: Literal["public", "authenticated", "internal"] = "public"
     roles: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ class Function:
         subscribes: Full names of the events that invoke it.
         region: The AWS region that it believes to be in.
         document: The file that its routes stand in, or None.
-        largest: Bytes of its largest result: what whoever asks for it would take.
+        largest: Bytes of its largest event and of its largest result.
     """
 
     name: str
@@ -145,11 +145,12 @@ def read(keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, st
     """
     faults = list(_faults(keys, table))
     routes: tuple[HttpRoute, ...] = ()
-    handler, payload = keys.lambda_, keys.payload
+    handler, payload, integration = keys.lambda_, keys.payload, keys.integration
     try:
         if keys.openapi:
             document, routes = _document(root / keys.openapi, f"{table} openapi", of_openapi)
             payload = payload or _format(document, root / keys.openapi, f"{table} openapi")
+            integration = integration or _integration(document, root / keys.openapi, f"{table} openapi")
         elif keys.events:
             document, routes = _document(root / keys.events, f"{table} events", of_events)
             handler = handler or _of_document(document, root / keys.events, root)
@@ -166,7 +167,7 @@ def read(keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, st
         module=match["module"],
         handler=match["name"],
         routes=routes,
-        integration=keys.integration,
+        integration=integration or "proxy",
         payload=payload or "1.0",
         access=keys.access,
         roles=keys.roles,
@@ -227,6 +228,13 @@ def _format(document: Any, path: Path, place: str) -> Literal["1.0", "2.0"] | No
     if said not in (None, "1.0", "2.0"):
         raise Faults([Fault(place, f"{path}: payloadFormatVersion is 1.0 or 2.0, not {said!r}")])
     return said  # type: ignore[return-value]  # one of these
+
+
+def _integration(document: Any, path: Path, place: str) -> Literal["proxy", "event"] | None:
+    try:
+        return integration_of(document)
+    except DocumentError as error:
+        raise Faults([Fault(place, f"{path}: {error}")]) from None
 
 
 def _of_document(document: dict[str, Any], file: Path, root: Path) -> str:

@@ -6,10 +6,13 @@ Source: https://docs.aws.amazon.com/lambda/latest/dg/python-context.html
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from base64 import b64decode
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from random import getrandbits  # the module's own generator, which is seeded anew in each fork
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -18,14 +21,46 @@ if TYPE_CHECKING:
 
     from mesh.lambdas.config import Function
 
-__all__ = ["VERSION", "ClientContext", "Identity", "Instance", "LambdaContext"]
+__all__ = ["VERSION", "ClientContext", "Identity", "Instance", "LambdaContext", "identifier", "requested", "tag_logs"]
 
 VERSION = "$LATEST"
-CLIENT_CONTEXT = "x-amz-client-context"
+CLIENT_CONTEXT = b"x-amz-client-context"
 """Metadata of a direct invocation: base64 of a JSON object, as the header of that name on AWS."""
 
 _ACCOUNT = "000000000000"
+_VERSION_0 = ~(0xF << 76 | 0x3 << 62)
+_VERSION_4 = 0x4 << 76 | 0x2 << 62
+"""Version and variant of a random UUID (RFC 9562, section 5.4)."""
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def identifier() -> str:
+    """Return the id of an invocation or of a request: a random UUID, which is no secret and costs no system call."""
+    text = f"{getrandbits(128) & _VERSION_0 | _VERSION_4:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+requested: ContextVar[str] = ContextVar("aws_request_id", default="")
+"""The id of the invocation that runs."""
+
+
+class _Tag(logging.Filter):
+    """Gives each record of an invocation ``aws_request_id``, as the filter of Lambda's own runtime does."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        request_id = requested.get()
+        if request_id:
+            record.aws_request_id = request_id
+        return True
+
+
+_TAG = _Tag()
+
+
+def tag_logs() -> None:
+    """Have the handlers of the root logger say which invocation a line belongs to."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_TAG)
 
 
 class Identity:
@@ -62,10 +97,8 @@ class ClientContext:
         self.env = said.get("env")
 
     @classmethod
-    def of(cls, text: str | bytes | None) -> ClientContext | None:
+    def of(cls, text: bytes) -> ClientContext | None:
         """Return what the metadata says; None for what is no client context."""
-        if text is None:
-            return None
         try:
             said = json.loads(b64decode(text))
         except ValueError:
@@ -100,6 +133,7 @@ class Instance:
             "AWS_LAMBDA_LOG_STREAM_NAME": self.log_stream,
             "AWS_REGION": region,
             "LAMBDA_TASK_ROOT": root,
+            "TZ": ":UTC",
             "_HANDLER": f"{function.module.rpartition('.')[2]}.{function.handler}",
         }
 

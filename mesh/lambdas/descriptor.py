@@ -127,6 +127,7 @@ class _File:
         said.roles.extend(function.roles)
         said.gateway.event = "body" if function.integration == "event" else function.payload
         said.gateway.base = function.routes[0].base if function.routes else ""
+        said.gateway.largest = function.largest
         said.gateway.resources.extend(route.resource for route in function.routes)
         rules = list(self._rules())
         if rules:

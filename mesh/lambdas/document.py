@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
-__all__ = ["ANY", "DocumentError", "HttpRoute", "format_of", "of_events", "of_openapi"]
+__all__ = ["ANY", "DocumentError", "HttpRoute", "format_of", "integration_of", "of_events", "of_openapi"]
 
 ANY = "*"
 """Every HTTP method."""
@@ -25,6 +25,10 @@ _VERBS = frozenset(("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", 
 _ANY_METHOD = "x-amazon-apigateway-any-method"
 _INTEGRATION = "x-amazon-apigateway-integration"
 _ELSEWHERE = frozenset(("mock", "http", "http_proxy"))
+_KINDS: dict[str, Literal["proxy", "event"]] = {"aws_proxy": "proxy", "aws": "event"}
+_TYPES = {kind: name for name, kind in _KINDS.items()}
+_AS_IT_IS = frozenset(("", "None", "$input.json('$')", '$input.json("$")', "$input.body"))
+"""Mapping templates without effect."""
 _NAME = re.compile(r"\{([A-Za-z0-9._:-]+)(\+?)\}\Z")
 _SAFE = "-._~!$&'()+,;=@"
 """What a literal of a path template may hold unescaped (``mesh.template``)."""
@@ -113,6 +117,49 @@ def format_of(document: Any) -> str | None:
     return next(iter(found), None)
 
 
+def integration_of(document: Any) -> Literal["proxy", "event"] | None:
+    """Return what the handler gets by the types of an API document's integrations; None when none says a type.
+
+    ``aws_proxy`` is ``"proxy"``; ``aws`` is ``"event"``: without mapping templates API Gateway hands the body on as it
+    is. Templates (Velocity) are not run here, so a document that needs them is refused.
+
+    Raises:
+        DocumentError: They say different ones; one has a mapping template.
+    """
+    found: dict[Literal["proxy", "event"], str] = {}
+    for path, key, operation in _operations(document):
+        integration = operation.get(_INTEGRATION)
+        kind = _KINDS.get(_type(integration))
+        if kind is None:
+            continue
+        place = f"paths {path} {key}"
+        found.setdefault(kind, place)
+        if kind == "event" and _mapped(integration):
+            raise DocumentError(
+                f"{place}: mapping templates are not run here; take them out, and the JSON body with the parameters of "
+                'path and query is the event; or say integration = "proxy" in mesh.toml for API Gateway\'s event'
+            )
+    if len(found) > 1:
+        places = ", ".join(f"{_TYPES[kind]!r} at {place}" for kind, place in found.items())
+        raise DocumentError(f"the type of integration is {places}; one function gets one: say integration in mesh.toml")
+    return next(iter(found), None)
+
+
+def _mapped(integration: Any) -> bool:
+    """Whether requests or responses of an integration are changed by a template that does more than to hand them on."""
+    requests, responses = integration.get("requestTemplates"), integration.get("responses")
+    said = [requests, *(one.get("responseTemplates") for one in _values(responses) if isinstance(one, dict))]
+    return any(re.sub(r"\s", "", str(text)) not in _AS_IT_IS for templates in said for text in _values(templates))
+
+
+def _values(said: Any) -> list[Any]:
+    return list(said.values()) if isinstance(said, dict) else []
+
+
+def _type(integration: Any) -> str:
+    return str(integration.get("type", "")).lower() if isinstance(integration, dict) else ""
+
+
 def _base(document: dict[str, Any]) -> str:
     if "swagger" in document:
         where, path = "basePath", document.get("basePath", "")
@@ -166,8 +213,7 @@ def _path_item(path: str, item: Any, base: str, document: dict[str, Any]) -> Ite
 
 def _elsewhere(operation: dict[str, Any]) -> bool:
     """Whether API Gateway answers or forwards an operation without a function."""
-    integration = operation.get(_INTEGRATION)
-    return isinstance(integration, dict) and str(integration.get("type", "")).lower() in _ELSEWHERE
+    return _type(operation.get(_INTEGRATION)) in _ELSEWHERE
 
 
 def _check_parameters(parameters: Any, route: HttpRoute, where: str, document: dict[str, Any]) -> None:

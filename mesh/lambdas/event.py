@@ -9,13 +9,16 @@ Sources: https://docs.aws.amazon.com/eventbridge/latest/ref/overiew-event-struct
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+
+from mesh.lambdas.context import identifier
 
 if TYPE_CHECKING:
-    from mesh.call import Identity
+    from mesh.call import Identity, Metadata
 
-__all__ = ["Headers", "published", "received", "scheduled"]
+__all__ = ["Headers", "Origin", "origin", "published", "received", "scheduled"]
 
 
 class Headers(dict[str, Any]):
@@ -78,36 +81,67 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def scheduled(rule: str, time: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which event it is, and from where.
+
+    Attributes:
+        id: The event's id, the same each time that it is delivered.
+        time: When it happened (RFC 3339, whole seconds, UTC).
+        region: The AWS region that the function believes to be in.
+    """
+
+    id: str
+    time: str
+    region: str
+
+
+def origin(metadata: Metadata, region: str) -> Origin:
+    """Return the origin that a delivery's metadata says (``ce-id``, ``ce-time``: CloudEvents).
+
+    A call by hand comes without; it is an event of its own, and happens now.
+    """
+    said = metadata.wire(b"ce-time") or b""
+    try:
+        time = datetime.fromisoformat(said.decode("latin-1")).astimezone(UTC)
+    except ValueError:
+        time = datetime.now(UTC)
+    return Origin(
+        (metadata.wire(b"ce-id") or b"").decode("latin-1") or identifier(), f"{time:%Y-%m-%dT%H:%M:%SZ}", region
+    )
+
+
+def scheduled(rule: str, due: str, origin: Origin) -> dict[str, Any]:
     """Return the event of a schedule.
 
     Args:
         rule: What names the schedule.
-        time: When it was due (RFC 3339).
+        due: When it was due (RFC 3339), or ``""``.
+        origin: Which event it is.
     """
-    return _bridge("Scheduled Event", "aws.events", time, {}, [rule])
+    return _bridge("Scheduled Event", "aws.events", due or origin.time, {}, [rule], origin)
 
 
-def published(name: str, time: str, detail: Any) -> dict[str, Any]:
+def published(name: str, detail: Any, origin: Origin) -> dict[str, Any]:
     """Return the event of a published event.
 
     Args:
         name: Full name of its message.
-        time: When it came (RFC 3339).
         detail: The message as JSON.
+        origin: Which event it is.
     """
-    return _bridge(name, name.rpartition(".")[0], time, detail, [])
+    return _bridge(name, name.rpartition(".")[0], origin.time, detail, [], origin)
 
 
-def _bridge(kind: str, source: str, time: str, detail: Any, resources: list[str]) -> dict[str, Any]:
+def _bridge(kind: str, source: str, time: str, detail: Any, resources: list[str], origin: Origin) -> dict[str, Any]:
     return {
         "version": "0",
-        "id": str(uuid4()),
+        "id": origin.id,
         "detail-type": kind,
         "source": source,
         "account": "000000000000",
         "time": time,
-        "region": "us-east-1",
+        "region": origin.region,
         "resources": resources,
         "detail": detail,
     }

@@ -12,12 +12,10 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Coroutine, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from google.protobuf.message import DecodeError
 from opentelemetry import trace
@@ -27,12 +25,13 @@ from mesh.faults import Fault, Faults
 from mesh.function import Functions, Hook, load_module
 from mesh.jsoncodec import Codecs
 from mesh.lambdas import event as events
-from mesh.lambdas import failure, value
-from mesh.lambdas.context import CLIENT_CONTEXT, ClientContext, Instance, LambdaContext
+from mesh.lambdas import failure, jsontext, value
+from mesh.lambdas.context import CLIENT_CONTEXT, ClientContext, Instance, LambdaContext, identifier, requested, tag_logs
 from mesh.lambdas.descriptor import INVOKE, on_schedule
+from mesh.wheel import Limit, wheel
 
 if TYPE_CHECKING:
-    from mesh.call import Call, Handler
+    from mesh.call import Call, Handler, Metadata
     from mesh.context import Service as ServiceContext
     from mesh.contract import Method, Service
     from mesh.lambdas.config import Function
@@ -64,6 +63,8 @@ def install(function: Function) -> Instance:
     instance = Instance(function, root)
     os.environ.update(instance.environment)
     os.environ.update(function.environment)
+    time.tzset()
+    tag_logs()
     if root not in sys.path:
         sys.path.append(root)
     return instance
@@ -107,7 +108,7 @@ class LambdaFunctions:
         }
 
     def _answering(self, method: Method, service: ServiceContext, run: _Run) -> Handler:
-        read = _reader(method)
+        read, from_text = self._reader(method), _checked(jsontext.event_of, method)
         invoked = method.name == INVOKE
         instance, log, largest = self._instance, service.log, self._function.largest
 
@@ -115,51 +116,71 @@ class LambdaFunctions:
             data = await call.receive_one()
             outside = call.caller == _EDGE
             trusted = call.caller is not None and not outside
-            event = events.received(read(data), call.identity, trusted=trusted)
-            request_id = str(uuid4())
+            as_text = invoked and call.metadata.wire(jsontext.MARK[0]) == jsontext.MARK[1]
+            event = from_text(data) if as_text else read(data, call.metadata)
+            event = events.received(event, call.identity, trusted=trusted)
+            request_id = identifier()
             trace.get_current_span().set_attribute("faas.invocation_id", request_id)
-            started = time.monotonic()
-            until = started + instance.timeout
+            until = time.monotonic() + instance.timeout
             left = until if call.deadline is None else min(until, call.deadline)
-            client = call.metadata.get(CLIENT_CONTEXT)
+            client = call.metadata.wire(CLIENT_CONTEXT)
             context = LambdaContext(instance, request_id, left, ClientContext.of(client) if client else None)
+            said = requested.set(request_id)
             try:
-                async with asyncio.timeout(instance.timeout):
-                    result, error = await run(event, context)
-            except TimeoutError:
-                log.error("%s Task timed out after %.2f seconds", request_id, instance.timeout)  # noqa: TRY400 - it is no exception of the handler's
-                raise failure.timed_out(instance.timeout, request_id, outside=outside) from None
-            kind, text = "", ""
+                found = await _within(until, run(event, context))
+            finally:
+                requested.reset(said)
+            if found is None:
+                log.error("%s Task timed out after %.2f seconds", request_id, instance.timeout)
+                raise failure.timed_out(instance.timeout, request_id, outside=outside)
+            result, error = found
+            kind, why, reply = "", "", b""
             if error is not None:
-                kind, text = _told(error, request_id)
+                kind, why = _told(error, request_id)
             elif invoked:
                 try:
-                    reply = _reply(result, largest)
+                    reply = _reply(result, largest, as_text=as_text)
                 except _UnfitError as unfit:
-                    error, kind, text = unfit, unfit.kind, str(unfit)
+                    error, kind, why = unfit, unfit.kind, str(unfit)
                     error.__traceback__ = None
             if error is not None:
-                log.error("%s the handler failed: %s: %s", request_id, kind, text, exc_info=error)
-                raise failure.failed(error, kind, text, request_id, outside=outside) from _cause(error)
-            await call.send(reply if invoked else b"")
+                log.error("%s the handler failed: %s: %s", request_id, kind, why, exc_info=error)
+                raise failure.failed(error, kind, why, request_id, outside=outside) from _cause(error)
+            await call.send(reply)
 
         return answer
+
+    def _reader(self, method: Method) -> Callable[[bytes, Metadata], Any]:
+        """Return what makes the event of a request message."""
+        if method.name == INVOKE:
+            decode = _checked(value.decode, method)
+            return lambda data, _: decode(data)
+        kind: Any = method.input
+        parse, dump, region = _checked(kind.FromString, method), Codecs().of(kind).dump, self._function.region
+
+        def read(data: bytes, metadata: Metadata) -> Any:
+            message, origin = dump(parse(data)), events.origin(metadata, region)
+            if method.name == on_schedule:
+                return events.scheduled(message.get("schedule", ""), message.get("time", ""), origin)
+            return events.published(kind.DESCRIPTOR.full_name, message, origin)
+
+        return read
 
     def _run(self, threads: Threads) -> _Run:
         """Return what calls the handler: → (result, None) or (None, what it raised)."""
         handler = self._handler
 
-        def call(event: Any, context: LambdaContext) -> tuple[Any, BaseException | None]:
+        def call(event: Any, context: LambdaContext) -> _Outcome:
             try:
                 return handler(event, context), None
             except BaseException as error:  # noqa: BLE001 - SystemExit would end the whole process
                 return None, _in_handler(error)
 
-        async def threaded(event: Any, context: LambdaContext) -> tuple[Any, BaseException | None]:
-            found: tuple[Any, BaseException | None] = await threads.run(lambda _: call(event, context))
+        async def threaded(event: Any, context: LambdaContext) -> _Outcome:
+            found: _Outcome = await threads.run(lambda _: call(event, context))
             return found
 
-        async def awaited(event: Any, context: LambdaContext) -> tuple[Any, BaseException | None]:
+        async def awaited(event: Any, context: LambdaContext) -> _Outcome:
             try:
                 return await handler(event, context), None
             except asyncio.CancelledError:
@@ -170,7 +191,8 @@ class LambdaFunctions:
         return awaited if self._async else threaded
 
 
-_Run = Callable[[Any, LambdaContext], Any]
+_Outcome = tuple[Any, BaseException | None]
+_Run = Callable[[Any, LambdaContext], Coroutine[Any, Any, _Outcome]]
 
 
 def _root(module: str) -> str:
@@ -200,20 +222,8 @@ def _found(function: Function) -> Callable[[Any, LambdaContext], Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _reader(method: Method) -> Callable[[bytes], Any]:
-    """Return what makes the event of a request message."""
-    kind: Any = method.input
-    name = kind.DESCRIPTOR.full_name
-    dump = Codecs().of(kind).dump
-
-    def read(data: bytes) -> Any:
-        if method.name == INVOKE:
-            return value.decode(data)
-        message = kind.FromString(data)
-        if method.name == on_schedule:
-            tick = dump(message)
-            return events.scheduled(tick.get("schedule", ""), tick.get("time", _now()))
-        return events.published(name, _now(), dump(message))
+def _checked(read: Callable[[bytes], Any], method: Method) -> Callable[[bytes], Any]:
+    name = method.input.DESCRIPTOR.full_name
 
     def checked(data: bytes) -> Any:
         try:
@@ -224,8 +234,25 @@ def _reader(method: Method) -> Callable[[bytes], Any]:
     return checked
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+async def _within(until: float, running: Coroutine[Any, Any, _Outcome]) -> _Outcome | None:
+    """Return what an invocation comes to, or None if it did not in time.
+
+    A coroutine is cancelled then, and may end as it likes: it has timed out.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a call is answered in a task
+    limit = Limit(task)
+    slot = wheel().add(until, limit)
+    try:
+        outcome = await running
+    except asyncio.CancelledError:
+        if limit.alone:
+            return None
+        raise
+    finally:
+        slot.discard(limit)
+        limit.lift()
+    return None if limit.passed else outcome
 
 
 def _in_handler(error: BaseException) -> BaseException:
@@ -243,19 +270,19 @@ class _UnfitError(ValueError):
         self.kind = kind
 
 
-def _reply(result: Any, largest: int) -> bytes:
+def _reply(result: Any, largest: int, *, as_text: bool) -> bytes:
     """Return the message of a result, which whoever asked for it can take.
 
     Raises:
         _UnfitError: It has no JSON form, or is too large.
     """
     try:
-        reply = value.encode(result)
+        reply = value.pack(jsontext.marshal(result)) if as_text else value.encode(result)
     except value.CannotMarshal as error:
         raise _UnfitError(failure.MARSHAL, f"Unable to marshal response: {error}") from None
     if len(reply) > largest:
-        text = f"Response payload size ({len(reply)} bytes) exceeded maximum allowed payload size ({largest} bytes)."
-        raise _UnfitError(failure.TOO_LARGE, text)
+        why = f"Response payload size ({len(reply)} bytes) exceeded maximum allowed payload size ({largest} bytes)."
+        raise _UnfitError(failure.TOO_LARGE, why)
     return reply
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Value
 
-__all__ = ["CannotMarshal", "decode", "encode"]
+__all__ = ["CannotMarshal", "decode", "encode", "pack", "unpack"]
 
 _WHOLE = 2.0**53
 _DEEPEST = 32
@@ -79,15 +79,39 @@ def decode(data: bytes) -> Any:
         return _of_message(Value.FromString(data))
 
 
+def pack(text: bytes) -> bytes:
+    """Return the serialized ``Value`` that holds a text.
+
+    Args:
+        text: In UTF-8.
+    """
+    size = len(text)
+    return (_TEXTS[size] if size < 128 else b"\x1a" + _varint(size)) + text  # noqa: PLR2004 - one byte of a varint
+
+
+def unpack(data: bytes) -> bytes:
+    """Return the text that a serialized ``Value`` holds, in UTF-8; nothing if it holds another kind of value.
+
+    Raises:
+        google.protobuf.message.DecodeError: It is none.
+    """
+    try:
+        if data[0] == _STRING:
+            size, at = _size(data, 1)
+            if at + size == len(data):
+                return data[at:]
+    except (_UnusualError, IndexError):
+        pass
+    return Value.FromString(data).string_value.encode()
+
+
 # -- writing --
 
 
 def _write(value: Any, depth: int) -> bytes:  # noqa: PLR0911 - one for each kind of value
     kind = type(value)
     if kind is str:
-        text: bytes = value.encode()
-        size = len(text)
-        return (_TEXTS[size] if size < 128 else b"\x1a" + _varint(size)) + text  # noqa: PLR2004 - one byte of a varint
+        return pack(value.encode())
     if kind is dict:
         return _object(value, depth)
     if value is None or kind is bool:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mesh.call import current
 from mesh.errors import FailedPrecondition
-from mesh.events.arrival import Arrival
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -92,7 +91,8 @@ class ServiceContext:
             raise FailedPrecondition(
                 f"service {self.name} has no database: set database in [services.{self.name}] of mesh.toml"
             )
-        if not isinstance(current.get(), Arrival):
+        call = current.get()
+        if call is None or call.origin is None:
             return self._database.transaction()
         from mesh.events.inbox import guarded  # noqa: PLC0415 - SQLAlchemy, which only who has a database loads
 

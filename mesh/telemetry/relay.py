@@ -13,7 +13,7 @@ from time import time_ns
 from typing import Any
 
 import msgspec
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -23,6 +23,7 @@ from opentelemetry.trace.span import TraceState
 from opentelemetry.trace.status import Status
 
 from mesh.telemetry import current
+from mesh.telemetry.measures import Measuring
 from mesh.telemetry.span import Span, text_of, type_name
 
 __all__ = ["Note", "Remote", "current_span", "follow", "install", "parent", "unpack"]
@@ -179,14 +180,14 @@ class _Relay(SpanProcessor):
             self._send(_encode(_pack(span)))
 
 
-def install(send: Callable[[bytes], None]) -> None:
+def install(send: Callable[[bytes], None], measured: Callable[[bytes], None]) -> None:
     """Have every span that this process records given to ``send`` when it ends, in whatever thread that is.
 
-    Instruments of functions are not recorded here.
+    What functions measure is given to ``measured`` (``mesh.telemetry.measures``).
     """
     tracers = TracerProvider(resource=Resource({}), shutdown_on_exit=False)
     tracers.add_span_processor(_Relay(send))
-    current.install(tracers, metrics.NoOpMeterProvider())
+    current.install(tracers, Measuring(measured))
 
 
 def _pack(span: ReadableSpan) -> list[Any]:

@@ -32,6 +32,7 @@ from requests import Session
 from mesh.call import Layer
 from mesh.telemetry import current, relay, trace
 from mesh.telemetry.batch import ABSENT, Batch, Quiet, run_bounded
+from mesh.telemetry.measures import Recording
 from mesh.telemetry.metrics import Exporting, Metrics
 from mesh.telemetry.propagation import Propagation
 from mesh.telemetry.recorder import Recorder
@@ -76,6 +77,7 @@ class Telemetry:
         self._batches = batches
         self._metrics = metrics
         self._closed = False
+        self.measured = Recording(meter_provider)
         propagation = Propagation()
         self.inbound: Layer
         self.outbound: Layer

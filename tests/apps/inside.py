@@ -9,12 +9,13 @@ from typing import Any
 import grpc
 from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from sqlalchemy import text
 
 from mesh import Context
 
 started: list[str] = []
+asked = metrics.get_meter("inside").create_counter("inside.asked")
 
 
 async def startup(service: Any) -> None:
@@ -23,6 +24,7 @@ async def startup(service: Any) -> None:
 
 async def unary(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
     """Say what the context holds."""
+    asked.add(1, {"key": str(context.metadata.get("x-key"))})
     told = {
         "started": started,
         "service": context.service,

@@ -1,21 +1,30 @@
-"""The pure parts of ``mesh chaos``, and its count against real SQLite files."""
+"""The pure parts of ``mesh chaos``, its count against real databases, and the PostgreSQL that it stops."""
 
 from __future__ import annotations
 
-import sqlite3
+import asyncio
+import shutil
+import tempfile
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from mesh.contract import Method, Trigger, TriggerKind
-from mesh.control import chaos_count
-from mesh.control.chaos_calls import word, words_in
-from mesh.control.chaos_ledger import Dead, Effect, Facts, Fate, compare, fate, ledger, show
-from mesh.control.chaos_plan import pick, strikes, targets
-from mesh.control.chaos_strike import victims
+from mesh.contract import Contract, Method, Trigger, TriggerKind
+from mesh.control.chaos import count
+from mesh.control.chaos.calls import Drive, ask, choose, word, words_in
+from mesh.control.chaos.ledger import Dead, Effect, Facts, Fate, compare, fate, ledger, show
+from mesh.control.chaos.plan import pick, strikes, targets
+from mesh.control.chaos.postgresql import STOPS, Postgresql
+from mesh.control.chaos.recovery import recoveries
+from mesh.control.chaos.recovery import show as recovery_text
+from mesh.control.chaos.strike import victims
+from mesh.faults import Faults
 
 EVENT = "shop.v1.Sold"
 METHOD = "stock.v1.Stock/OnSold"
@@ -148,49 +157,136 @@ def test_victims_are_found_below_their_mesh_up_only() -> None:
     assert victims(10, listing) == {"broker": [11], "login": [12], "edge": [13], "login workers": [14, 15]}
 
 
-def test_commits_are_witnessed_and_a_row_that_is_taken_away_is_missed(tmp_path: Path) -> None:
-    file = tmp_path / "shop.db"
-    connection = sqlite3.connect(file)
-    connection.execute("CREATE TABLE mesh_outbox (id TEXT, refused TEXT)")
-    chaos_count.witness(file)
-    with connection:
-        connection.execute("INSERT INTO mesh_outbox VALUES ('a1', NULL), ('b1', NULL)")
-    connection.execute("INSERT INTO mesh_outbox VALUES ('never', NULL)")
-    connection.rollback()
-    assert chaos_count.waiting(file) == 2
-    with connection:
-        connection.execute("DELETE FROM mesh_outbox")  # the relay that deletes what it has not sent
-    committed = [row[0] for row in connection.execute("SELECT id FROM chaos_committed")]
-    connection.close()
+def test_recovery_is_until_the_first_answer_to_a_call_begun_after_the_strike() -> None:
+    struck = [(10.0, "edge"), (10.5, "broker"), (20.0, "edge"), (30.0, "edge")]
+    accepted = [(9.0, 10.1), (9.5, 9.6), (10.2, 13.0), (10.6, 12.0), (25.0, 25.5)]
+    assert recoveries(struck, accepted) == {"edge": [2.0, 5.5], "broker": [1.5]}
+    assert recoveries(struck, []) == {"edge": [], "broker": []}
+
+
+def test_how_often_and_how_long_is_shown() -> None:
+    struck = [(1.0, "edge"), (2.0, "edge"), (3.0, "edge"), (4.0, "broker")]
+    shown = recovery_text(struck, {"edge": [0.5, 4.0, 0.7], "broker": []})
+    rows = [line.split() for line in shown.splitlines()[2:]]
+    assert rows == [
+        ["broker", "1", "never", "never"], ["edge", "3", "0.7", "s", "4.0", "s"], ["all", "4", "0.7", "s", "4.0", "s"],
+    ]  # fmt: skip
+
+
+OUTBOX = "CREATE TABLE mesh_outbox (id TEXT, refused TEXT)"
+
+
+def on(*statements: str):
+    """Make a question of SQL statements; the answer are the rows of the last."""
+
+    def question(connection: Connection):
+        for statement in statements:
+            result = connection.exec_driver_sql(statement)
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+    return question
+
+
+async def test_commits_are_witnessed_and_a_row_that_is_taken_away_is_missed(new_database: Callable[[], str]) -> None:
+    url = new_database()
+    Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    await count.look(url, on(OUTBOX))
+    await count.look(url, count.witness)
+    # As the triggers of captured tables do: they write to the outbox with a search path of their own.
+    if url.startswith("postgresql"):
+        both = (
+            "SET LOCAL search_path = pg_catalog",
+            "INSERT INTO public.mesh_outbox VALUES ('a1', NULL), ('b1', NULL)",
+        )
+    else:
+        both = ("INSERT INTO mesh_outbox VALUES ('a1', NULL)", "INSERT INTO mesh_outbox VALUES ('b1', NULL)")
+    await count.look(url, on(*both))
+    with pytest.raises(DBAPIError):
+        await count.look(url, on("INSERT INTO mesh_outbox VALUES ('never', NULL)", "SELECT * FROM nothing"))
+    assert await count.look(url, count.waiting) == 2
+    await count.look(url, on("DELETE FROM mesh_outbox"))  # the relay that deletes what it has not sent
+    committed = [row[0] for row in await count.look(url, on("SELECT id FROM chaos_committed"))]
     found = ledger(
         Facts(calls={}, event=EVENT, words=Counter(), published=Counter(["a1"]), committed={"shop": committed})
     )
-    assert (committed, totals(found), chaos_count.waiting(file)) == (["a1", "b1"], (1, 0), 0)
+    assert (sorted(committed), totals(found), await count.look(url, count.waiting)) == (["a1", "b1"], (1, 0), 0)
 
 
-def test_a_record_that_is_missing_or_there_twice_is_noticed(tmp_path: Path) -> None:
+async def test_a_record_that_is_missing_or_there_twice_is_noticed(new_database: Callable[[], str]) -> None:
     """Rows of an audit are changed by hand, as a bug would have left them."""
+    url = new_database()
+    Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     trigger = Trigger(TriggerKind.EVENT, event=EVENT)
-    method = Method("OnSold", "stock.v1.Stock", f"/{METHOD}", Empty, Empty, triggers=(trigger,))
+    methods = [
+        Method(name, "stock.v1.Stock", f"/stock.v1.Stock/{name}", Empty, Empty, triggers=(trigger,))
+        for name in ("OnSold", "Mail")
+    ]
     ids = [("events.shop-v1-Sold.1.a", "a1"), ("events.shop-v1-Sold.2.b", "b1"), ("events.shop-v1-Gone.2.b", "c1")]
-    connection = sqlite3.connect(tmp_path / "stock.db")
-    connection.execute("CREATE TABLE mesh_inbox (consumer TEXT, event TEXT)")
-    connection.execute("CREATE TABLE records (event_id TEXT)")
 
-    def counted() -> list[tuple[str, int, int]]:
-        tables = ["mesh_inbox", "records"]
-        lines = [
-            compare(one.where, one.expected, one.found)
-            for one in chaos_count._effects(connection, tables, "stock", [method], ids)
-        ]
-        return [(line.what, line.lost, line.doubled) for line in lines]
+    async def counted(*statements: str) -> tuple[list[tuple[str, int, int]], tuple[str, ...]]:
+        await count.look(url, on(*statements))
+        effects = await count.look(
+            url, lambda one: list(count.effects_of(one, ["mesh_inbox", "records"], "stock", methods, ids))
+        )
+        found = ledger(
+            Facts(calls={}, event=EVENT, words=Counter(), published=Counter(), committed={}, effects=effects)
+        )
+        return [(line.what, line.lost, line.doubled) for line in found.lines[3:]], found.uncounted
 
-    with connection:
-        connection.executemany("INSERT INTO mesh_inbox VALUES (?, ?)", [(METHOD, "a1"), (METHOD, "b1")])
-        connection.executemany("INSERT INTO records VALUES (?)", [("a1",), ("b1",)])
-    assert counted() == [(f"published → {METHOD}", 0, 0), ("recorded in stock.records", 0, 0)]
-    connection.execute("DELETE FROM records WHERE event_id = 'a1'")
-    connection.execute("INSERT INTO records VALUES ('b1')")
-    connection.execute("DELETE FROM mesh_inbox WHERE event = 'b1'")
-    assert counted() == [(f"published → {METHOD}", 1, 0), ("recorded in stock.records", 1, 1)]
-    connection.close()
+    # OnSold writes, Mail does not; the table of records has a row for each of both.
+    done, recorded = f"published → {METHOD}", "recorded in stock.records"
+    silent = ("published → stock.v1.Stock/Mail",)
+    assert await counted(
+        "CREATE TABLE mesh_inbox (consumer TEXT, event TEXT)",
+        "CREATE TABLE records (event_id TEXT)",
+        f"INSERT INTO mesh_inbox VALUES ('{METHOD}', 'a1'), ('{METHOD}', 'b1')",  # noqa: S608 - a constant
+        "INSERT INTO records VALUES ('a1'), ('b1'), ('a1'), ('b1')",
+    ) == ([(done, 0, 0), (recorded, 0, 0)], silent)
+    assert await counted(
+        "DELETE FROM records WHERE event_id = 'a1'",
+        "INSERT INTO records VALUES ('b1')",
+        "DELETE FROM mesh_inbox WHERE event = 'b1'",
+    ) == ([(done, 1, 0), (recorded, 2, 1)], silent)
+
+
+def test_what_could_not_be_counted_is_said() -> None:
+    effect = Effect("published → A/B", Counter(["a1"]), Counter(), frozenset({"A/B"}), uncounted=True)
+    found = ledger(Facts(calls={}, event=EVENT, words=Counter(), published=Counter(), committed={}, effects=[effect]))
+    assert totals(found) == (0, 0)
+    assert "not counted: published → A/B (no event of it has written anything)" in show(found)
+
+
+@pytest.mark.parametrize("how", STOPS)
+async def test_a_postgresql_that_was_stopped_or_killed_has_what_was_committed(how) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="mesh-pg-"))  # pytest's own folders are shut to its user
+    server = Postgresql(folder / "data")
+    try:
+        await server.start(["shop-1"])
+        url = server.url("shop-1")
+        await count.look(url, on("CREATE TABLE sales (id TEXT)", "INSERT INTO sales VALUES ('a1')"))
+        await server.stop(how)
+        with pytest.raises((DBAPIError, OSError)):
+            await count.look(url, on("SELECT 1"))
+        await server.start()
+        assert await count.look(url, on("SELECT id FROM sales")) == [("a1",)]
+    finally:
+        await server.close()
+        shutil.rmtree(folder)
+
+
+async def test_a_header_is_sent_and_a_wrong_one_refused(contract: Contract) -> None:
+    with pytest.raises(Faults, match="expected NAME:VALUE"):
+        choose(contract, [], "", "", "", ["two words: no"])
+    got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.set_result(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 201 Created\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    method = next(one for one in contract.methods.values() if one.routes and one.routes[0].verb == "POST")
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        edge = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert await ask(edge, Drive(method, "{}", EVENT, ("authorization: Bearer abc",)), "w") == 201
+    assert b"\r\nauthorization: Bearer abc\r\n" in await got

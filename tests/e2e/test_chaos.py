@@ -25,11 +25,11 @@ def chaos(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
-    done = chaos("--duration", "6s", "--rate", "1", "--seed", "5", "--keep", str(folder))
+    done = chaos("--strikes", "5", "--duration", "20s", "--rate", "2", "--seed", "5", "--keep", str(folder))
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "lost 0, doubled 0" in said
-    assert int(re.search(r"struck (\d+) times", said)[1]) > 0
+    assert int(re.search(r"^all +(\d+)", said, re.MULTILINE)[1]) > 0
     accepted = int(re.search(r"accepted calls → \S+\s+(\d+)", said)[1])
     # Its word is checked: what registration stored is what login knows and audit has recorded.
     stored = rows(folder / "registration.db", "SELECT id FROM users WHERE state = 'active'")
@@ -39,6 +39,16 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
     assert sorted(stored) == sorted(audited) == sorted(active)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_nothing_is_lost_with_a_postgresql_that_is_killed() -> None:
+    done = chaos("--postgresql", "--strikes", "12", "--duration", "40s", "--rate", "2", "--seed", "1")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "lost 0, doubled 0" in said
+    assert "not counted" not in said
+
+
 def test_a_mesh_that_publishes_nothing_cannot_be_counted(tmp_path: Path) -> None:
     made = subprocess.run(
         [sys.executable, "-P", "-m", "mesh", "new", "hello"], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -46,7 +56,7 @@ def test_a_mesh_that_publishes_nothing_cannot_be_counted(tmp_path: Path) -> None
     assert made.returncode == 0, made.stderr
     done = chaos("--file", str(tmp_path / "mesh.toml"))
     assert done.returncode == 2
-    assert "no service with a SQLite database publishes events" in done.stderr
+    assert "a service with a `database` in mesh.toml that `publishes` events" in done.stderr
 
 
 def rows(file: Path, query: str) -> list[str]:

@@ -26,6 +26,7 @@ schedule = "@every 1s"
 subscribes = ["events.v1.Noted"]
 environment = { SEEN = "FOLDER/seen" }
 """
+WORKERS = "workers = { max = 1 }\n"
 HANDLER = """
 import json, os
 
@@ -36,12 +37,16 @@ def handler(event, context):
 """
 
 
-@pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[Mesh]:
+@pytest.fixture(params=["", WORKERS], ids=["sidecars", "workers"])
+def mesh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mesh]:
+    """Both services run in their sidecars, or in workers."""
     shutil.copytree(ROOT / "tests/protos/events", tmp_path / "protos/events")
     (tmp_path / "apps").mkdir()
     shutil.copy(ROOT / "tests/apps/shop.py", tmp_path / "apps/shop.py")
-    (tmp_path / "mesh.toml").write_text(MANIFEST.replace("FOLDER", str(tmp_path)))
+    manifest = MANIFEST.replace("FOLDER", str(tmp_path)).replace(
+        "[services.listener]", f"{request.param}[services.listener]"
+    )
+    (tmp_path / "mesh.toml").write_text(manifest + request.param)
     (tmp_path / "listener.py").write_text(HANDLER)
     started = Mesh(tmp_path / "mesh.toml", tmp_path / ".mesh", {})
     try:

@@ -153,8 +153,8 @@ class Project:
         return [below for child in map(int, children) for below in (child, *self.below(child))]
 
     def workers(self) -> list[int]:
-        """Every process below the sidecar, but its fork server."""
-        return self.below(self.sidecar)[1:]
+        """Every process below the sidecar, but its fork server and the one that this has forked ahead."""
+        return [pid for pid in self.below(self.sidecar)[1:] if _name(pid) != "mesh-spare"]
 
     def memory(self) -> int:
         """Bytes that the sidecar and all below it take, shared pages counted once."""
@@ -165,6 +165,13 @@ class Project:
         async with asyncio.timeout(30):
             while self.workers():  # noqa: ASYNC110 - processes of a process of another process
                 await asyncio.sleep(0.02)
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _proportional(pid: int) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import nats
+from nats.js.errors import NotFoundError
 from sqlalchemy import text
 
 from mesh.contract import Contract
@@ -75,7 +77,13 @@ async def reader(url: str) -> AsyncIterator[Any]:
     client = await nats.connect(url)
     js = client.jetstream()
 
+    async def there() -> bool:
+        with contextlib.suppress(NotFoundError):
+            return bool(await js.stream_info("EVENTS"))
+        return False
+
     async def take(count: int) -> list[Any]:
+        await until(there)  # whoever connects first makes it
         subscription = await js.subscribe("events.>", stream="EVENTS", ordered_consumer=True)
         found = [await subscription.next_msg(20) for _ in range(count)]
         await subscription.unsubscribe()

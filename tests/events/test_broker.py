@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+import nats.errors
 import pytest
 from broker_process import BrokerProcess
 
@@ -124,6 +126,46 @@ async def test_it_comes_back(new_nats: Callable[..., BrokerProcess], caplog: pyt
         await broker.publish(event(data=b"after"))
         assert await held(broker) == [b"before", b"after"]
     assert "the event broker went away" in caplog.text
+
+
+async def test_a_connection_that_breaks_under_unsent_messages_is_noticed(nats_url: str) -> None:
+    """nats-py 2.16: what is left to send makes its close fail, and nobody is told."""
+    host, port = nats_url.removeprefix("nats://").split(":")
+    open_: set[asyncio.StreamWriter] = set()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, on = await asyncio.open_connection(host, int(port))
+        open_.update((writer, on))
+        await asyncio.gather(pass_on(reader, on), pass_on(back, writer))
+        open_.difference_update((writer, on))
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as proxy:
+        address = "{}:{}".format(*proxy.sockets[0].getsockname())
+        async with connected(f"nats://{address}") as broker:
+            first = await broker.ready()
+
+            async def flood() -> None:
+                with contextlib.suppress(nats.errors.Error, OSError):
+                    while not first.client.is_closed:
+                        await first.client.publish("nobody", b"x")
+                        await asyncio.sleep(0)
+
+            floods = [asyncio.create_task(flood()) for _ in range(50)]
+            await asyncio.sleep(0)
+            for writer in list(open_):
+                writer.transport.abort()
+            await asyncio.wait(floods)
+            async with asyncio.timeout(5):
+                await first.closed.wait()
+                await broker.publish(event())
+            assert await broker.ready() is not first
 
 
 async def test_what_is_acknowledged_while_the_broker_is_killed_is_not_lost(

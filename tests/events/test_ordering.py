@@ -120,6 +120,14 @@ class Model(RuleBasedStateMachine):
         if self.pinned == name:
             self.pinned = None
 
+    @rule()
+    def broker_starts_anew(self) -> None:
+        """Nobody is pinned any more; whoever was asks, and hears it."""
+        self.pinned = None
+        for name, lane in self.lanes.items():
+            lane.suspend()
+            self.act(name, lane.settled("", len(self.pending), lane.changes))
+
     @rule(name=st.sampled_from(REPLICAS))
     def connection_breaks(self, name: int) -> None:
         self.lanes[name].suspend()
@@ -257,6 +265,16 @@ def test_a_new_owner_waits_for_what_the_last_one_had() -> None:
     assert lane.settled("pin", 2, 0, lane.changes - 1) == []
     assert lane.settled("pin", 2, 0, lane.changes) == [Begin(old)]
     assert lane.state is State.ACTIVE
+
+
+def test_a_broker_that_was_started_anew_has_forgotten_the_owner() -> None:
+    lane = lane_with(1, 2)
+    running, waiting = lane.held[1], lane.held[2]
+    lane.suspend()
+    assert lane.settled("", 2, lane.changes - 1) == []
+    assert lane.settled("", 2, lane.changes) == [GiveBack(waiting)]
+    assert (lane.state, lane.pin) == (State.FOREIGN, "")
+    assert lane.resting(running) == [GiveBack(running)]
 
 
 def test_what_was_done_is_acknowledged_again() -> None:

@@ -95,3 +95,12 @@ def test_the_publisher_that_is_linked() -> None:
     assert found is not None
     assert (found.trace_id, found.span_id, found.is_remote) == (int("a" * 32, 16), int("b" * 16, 16), True)
     assert found.trace_state.get("x") == "1"
+
+
+def test_a_loss_beside_others_is_no_try_and_bounded() -> None:
+    limits = Limits(tries=2, first=1.0, longest=8.0)
+    for losses, after in ((1, 1.0), (2, 2.0), (3, 4.0)):
+        assert decide(Code.UNAVAILABLE, 1, limits, 1.0, began=True, losses=losses) == Retry(after, counts=False)
+    last = decide(Code.UNAVAILABLE, 1, limits, 1.0, began=True, losses=4)
+    assert isinstance(last, Dead)
+    assert "its worker ended 4 times" in last.reason

@@ -9,7 +9,7 @@ from opentelemetry.trace import INVALID_SPAN
 
 from mesh.call import Call, Metadata, current
 from mesh.contract import Contract
-from mesh.events.cloudevents import Event
+from mesh.events.arrival import Arrival
 from mesh.events.hops import carry, hops
 from mesh.events.publications import Publications
 
@@ -86,9 +86,5 @@ async def test_hops_travel_with_the_calls_of_services(
 
 
 def test_a_delivery_is_one_hop_more(publications: Publications) -> None:
-    class Delivery(Call):
-        event: Event
-
-    made = Delivery(None, Metadata())
-    made.event = publications.event(pb.Noted(), INVALID_SPAN)
-    assert hops(made) == 1
+    event = publications.event(pb.Noted(), INVALID_SPAN)
+    assert hops(Arrival(None, event, "delivery.v1.Recorder/OnNoted", 1, 0.0)) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def own_process(tmp_path: Path) -> Iterator[None]:
     sys.path[:] = path
     os.environ.clear()
     os.environ.update(environment)
+    time.tzset()
     for name in set(sys.modules) - modules:
         file = getattr(sys.modules[name], "__file__", None) or ""
         if file.startswith(str(tmp_path)):

@@ -85,6 +85,19 @@ def test_the_handler_of_a_function_configuration(tmp_path: Path, said: str, modu
     assert (function.module, function.handler) == (module, handler)
 
 
+def test_mesh_toml_says_the_integration_before_the_document_does(tmp_path: Path) -> None:
+    mapped = {"type": "aws", "requestTemplates": {"application/json": "$context.stage"}}
+    document = {"openapi": "3.0.1", "paths": {"/a": {"get": {"x-amazon-apigateway-integration": mapped}}}}
+    toml = '[services.a]\nlambda = "m:h"\nopenapi = "a.json"'
+    with pytest.raises(Faults) as caught:
+        read(tmp_path, toml, {"a.json": document})
+    assert f"[services.a] openapi: {tmp_path}/a.json: paths /a get: mapping templates are not run" in str(caught.value)
+    for said in ("proxy", "event"):
+        assert read(tmp_path, f'{toml}\nintegration = "{said}"').lambdas["a"].integration == said
+    del mapped["requestTemplates"]
+    assert read(tmp_path, toml, {"a.json": document}).lambdas["a"].integration == "event"
+
+
 EVENTS = {"events": [{"http": "GET /a"}]}
 TWO = {
     "openapi": "3.0.1",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh import template
-from mesh.lambdas.document import ANY, DocumentError, HttpRoute, format_of, of_events, of_openapi
+from mesh.lambdas.document import ANY, DocumentError, HttpRoute, format_of, integration_of, of_events, of_openapi
 
 ONE = {"/a": {"get": {}}}
 
@@ -173,6 +173,49 @@ def test_what_api_gateway_exports() -> None:
         HttpRoute("GET", "/pets/{petId}", "/dev"), HttpRoute(ANY, "/files/{proxy+}", "/dev"),
     )  # fmt: skip
     assert format_of(EXPORTED) is None
+    assert integration_of(EXPORTED) == "proxy"
+
+
+def integrated(kind: str, **more: Any) -> Any:
+    return {"post": {"x-amazon-apigateway-integration": {"type": kind, **more}}}
+
+
+@pytest.mark.parametrize(
+    ("paths", "integration"),
+    [
+        ({"/a": {"get": {}}}, None),
+        ({"/a": integrated("AWS_PROXY"), "/b": integrated("http"), "/c": {"get": {}}}, "proxy"),
+        ({"/a": integrated("aws"), "/b": integrated("aws", requestTemplates={}, responses={"default": {}})}, "event"),
+        ({"/a": integrated("aws", requestTemplates={"application/json": "$input.json( '$' )\n"})}, "event"),
+        ({"/a": integrated("aws", responses={"default": {"responseTemplates": {"application/json": ""}}})}, "event"),
+        ({"/a": integrated("mock", requestTemplates={"application/json": '{"statusCode": 200}'})}, None),
+    ],
+)
+def test_the_integration_of_a_document(paths: Any, integration: str | None) -> None:
+    assert integration_of({"paths": paths}) == integration
+
+
+@pytest.mark.parametrize(
+    ("paths", "text"),
+    [
+        (
+            {"/a": integrated("aws"), "/b": integrated("aws_proxy")},
+            "is 'aws' at paths /a post, 'aws_proxy' at paths /b post; one function gets one: say integration",
+        ),
+        (
+            {"/a": integrated("aws", requestTemplates={"application/json": '{"id": "$input.params(\'id\')"}'})},
+            "paths /a post: mapping templates are not run here; take them out",
+        ),
+        (
+            {"/a": integrated("aws", responses={"4..": {"responseTemplates": {"application/json": "$util.x"}}})},
+            "paths /a post: mapping templates are not run here",
+        ),
+    ],
+)
+def test_an_integration_that_cannot_be(paths: Any, text: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        integration_of({"paths": paths})
+    assert text in str(caught.value)
 
 
 def test_the_payload_format_of_a_document() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 from base64 import b64encode
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +281,68 @@ async def test_a_schedule_invokes_it_too(tmp_path: Path) -> None:
     [event] = __import__(project.module).seen
     assert (event["detail-type"], event["source"], event["detail"]) == ("Scheduled Event", "aws.events", {})
     assert (event["time"], event["resources"]) == ("2026-11-22T00:00:00Z", ["@every 1h"])
+
+
+async def test_an_event_keeps_its_id_and_its_time(tmp_path: Path) -> None:
+    project = Project(tmp_path, "seen = []\ndef handler(event, context): seen.append(event)", 'schedule = "@hourly"')
+    message = project.contract.message("meshapi.v1.Tick")(schedule="@hourly").SerializeToString()
+    delivered = [("ce-id", "e-1"), ("ce-time", "2026-11-22T01:02:03.456+01:00")]
+    async with served(project, caller="broker") as address, grpc.aio.insecure_channel(address) as channel:
+        call = channel.unary_unary("/functions.v1.Hello/OnSchedule")
+        for metadata in (delivered, delivered, (), [("ce-time", "yesterday")]):
+            await call(message, timeout=10, metadata=metadata)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"\xff\xff", timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    one, again, by_hand, odd = __import__(project.module).seen
+    assert one == again == {
+        "version": "0", "id": "e-1", "detail-type": "Scheduled Event", "source": "aws.events",
+        "account": "000000000000", "time": "2026-11-22T00:02:03Z", "region": "us-east-1",
+        "resources": ["@hourly"], "detail": {},
+    }  # fmt: skip
+    assert len({"e-1", by_hand["id"], odd["id"]}) == 3
+    assert datetime.fromisoformat(odd["time"]).tzinfo is not None
+
+
+async def test_a_log_line_says_its_invocation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    code = """
+        import logging
+
+        def handler(event, context):
+            logging.getLogger("shop").warning("sold")
+            return context.aws_request_id
+    """
+    async with served(Project(tmp_path, code)) as address:
+        ids = [await invoke(address, {}), await invoke(address, {})]
+    logging.getLogger("shop").warning("sold")
+    lines = [getattr(record, "aws_request_id", None) for record in caplog.records if record.message == "sold"]
+    assert lines == [*ids, None]
+
+
+async def test_an_async_handler_that_will_not_end_has_timed_out(tmp_path: Path) -> None:
+    code = """
+        import asyncio
+
+        async def handler(event, context):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if event:
+                    raise ValueError("not now")
+                return "late"
+    """
+    async with served(Project(tmp_path, code, 'timeout = "100ms"')) as address:
+        for event in ({}, {"raise": True}):
+            status, text, _ = await failure(address, event)
+            assert (status, text) == (grpc.StatusCode.DEADLINE_EXCEEDED, "Task timed out after 0.10 seconds")
+
+
+async def test_time_is_utc_unless_the_function_says_otherwise(tmp_path: Path) -> None:
+    code = "import time\ndef handler(event, context): return time.localtime(0).tm_hour"
+    async with served(Project(tmp_path, code)) as address:
+        assert await invoke(address, {}) == 0
+    async with served(Project(tmp_path, code, 'environment = { TZ = "JST-9" }')) as address:
+        assert await invoke(address, {}) == 9
 
 
 @pytest.mark.parametrize(

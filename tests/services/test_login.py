@@ -15,7 +15,7 @@ from login.v1 import login_pb2 as pb
 from meshapi.v1 import annotations_pb2 as meshapi
 from registration.v1 import events_pb2 as events
 from sample import Sample
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, text, update
 
 from mesh import FailedPrecondition, Identity, InvalidArgument, StatusError, Unauthenticated, Unavailable
 from services.login import functions, passwords, settings, signing
@@ -152,6 +152,31 @@ async def test_of_concurrent_uses_at_most_one_works_and_the_session_ends(sample:
         await sample.refresh(worked[0].refresh_token)
     assert await count(sample, sessions) == 0
     assert await count(sample, refresh_tokens) == 0
+
+
+async def test_a_refresh_and_the_end_of_its_session_do_not_wait_for_each_other(new_postgres: Callable[[], str]):
+    """A DELETE of the session locks its row, and then, by its cascade, its tokens: a refresh has to lock in that order.
+
+    The other one is a deadlock, which PostgreSQL ends with the failure of either after a second.
+    """
+    sample = Sample(new_postgres(), new_postgres())
+    await sample.start()
+    try:
+        await sample.register("ada")
+        tokens = await sample.log_in("ada")
+        async with sample.login.transaction() as tx:
+            await tx.execute(select(sessions.c.id).with_for_update())  # as far as the DELETE has come
+            refreshing = asyncio.create_task(sample.refresh(tokens.refresh_token))
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            async with asyncio.timeout(10):
+                while not (await tx.execute(waiting)).scalar_one():  # noqa: ASYNC110 - what is waited for is in the server
+                    await asyncio.sleep(0.01)
+            await tx.execute(delete(sessions))
+        with pytest.raises(Unauthenticated):
+            await refreshing
+        assert await count(sample, sessions) == await count(sample, refresh_tokens) == 0
+    finally:
+        await sample.stop()
 
 
 async def test_logout_ends_the_session_of_the_token(sample: Sample):

@@ -43,9 +43,11 @@ class Exchange:
         id: Its number.
         path: The method.
         revoked: Nobody waits for it any more.
+        events: What the other end said and nobody has looked at yet: kind, body.
+        waiter: Done when there is more of it.
     """
 
-    __slots__ = ("_taken", "_waiter", "credit", "events", "id", "path", "revoked", "room")
+    __slots__ = ("_taken", "credit", "events", "id", "path", "revoked", "room", "waiter")
 
     def __init__(self, number: int, path: str) -> None:
         self.id = number
@@ -54,20 +56,13 @@ class Exchange:
         self.events: deque[tuple[int, Any]] = deque()
         self.credit = WINDOW
         self.room: asyncio.Future[None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self.waiter: asyncio.Future[None] | None = None
         self._taken = 0
 
     def put(self, kind: int, body: Any) -> None:
         """Take what the other end said."""
         self.events.append((kind, body))
-        wake(self._waiter)
-
-    async def next(self) -> tuple[int, Any]:
-        """Return what the other end said next."""
-        while not self.events:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return self.events.popleft()
+        wake(self.waiter)
 
     def taken(self, size: int) -> int:
         """Note that a message has been passed on; returns the bytes to give back, or 0 while they are few."""
@@ -124,6 +119,14 @@ class Answered(Call):
             self._link.write(frames.credit(self.id, self._taken))
             self._taken = 0
         return message
+
+    async def receive_one(self) -> bytes:
+        """Return the one request message (see ``Call``); a call that came whole is not asked twice."""
+        first = self._first
+        if first is not None and self._ended and not self._inbox:
+            self._first = None
+            return first
+        return await super().receive_one()
 
     async def send(self, message: bytes) -> None:
         """Send a response message; the one of a unary method goes with the status."""

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mesh.sidecar.workers.nursery import Nursery
@@ -228,7 +229,7 @@ class Crew:
         await self._nursery.ready()
         worker = Worker(self._nursery.fork(), self._rim, self._spec.concurrency)
         worker.generation = generation
-        worker.link.on_end = lambda path: self._left(worker, path)
+        worker.link.on_end = partial(self._left, worker)
         worker.link.on_revoked = lambda call: self._revoked(worker, call)
         worker.on_stuck = lambda path: self._stuck(worker, path)
         worker.on_lost = lambda paths: None if worker.verdict else self._blamed(paths)

@@ -4,6 +4,11 @@ A program of its own (``python -m mesh.sidecar.workers.forkserver FD``), so that
 loop, connections) is copied into a worker. It runs no loop, starts no thread and never uses gRPC's core. The service's
 own module is not imported here: each worker runs it once, and new code needs only new workers.
 
+While there is no worker, one process is forked ahead, the *spare*: it has what every worker has (the preloaded
+libraries, an event loop) and nothing of the functions: no code of the project, no connection, no thread. It waits for
+its end of a socket pair, and then it is a worker as any other. A start then need not wait for the fork, nor for the
+copies of the memory that it writes to (``mesh.sidecar.workers.touched``).
+
 It ends when the sidecar does, and its workers, and all that they have started, end with it.
 
 On the socket, the sidecar says (9 bytes each: kind u8, number u64):
@@ -36,15 +41,16 @@ import traceback
 from enum import IntEnum
 from pathlib import Path
 from struct import Struct
-from time import perf_counter, time_ns
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from mesh import descriptors
-from mesh.sidecar.workers import host
-from mesh.sidecar.workers.begun import Begun
+from mesh.events.publications import Publications
+from mesh.sidecar.workers import host, touched
+from mesh.sidecar.workers.begun import shared_file
 from mesh.sidecar.workers.setup import Setup
 from mesh.telemetry import logs
 
@@ -124,18 +130,44 @@ def _exactly(control: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
+class _Waiting:
+    """A child that has nothing of a worker yet but what all have.
+
+    Attributes:
+        pid: Its pid.
+        way: Where it waits for its connection.
+    """
+
+    def __init__(self, pid: int, way: socket.socket) -> None:
+        self.pid = pid
+        self.way = way
+
+    def give(self, link: int, memory: int) -> bool:
+        """Let it be a worker; False if it has ended."""
+        try:
+            socket.send_fds(self.way, [b"."], [link, memory])
+        except OSError:
+            return False
+        finally:
+            self.way.close()
+        return True
+
+
 class _ForkServer:
     def __init__(self, control: socket.socket, setup: Setup) -> None:
         self._control = control
         self._setup = setup
         self._workers: dict[int, int] = {}
         self._pids: dict[int, int] = {}
+        self._spare: _Waiting | None = None
+        self._touched = shared_file()
         self._wake, self._woken = socket.socketpair()
         self._contract: Any = None
         self._database: Database | None = None
 
     def run(self) -> None:
         logs.install(self._setup.name)
+        host.be_called("mesh-nursery")
         gc.disable()  # what is collected later would be copied in every worker
         found = self._preload()
         self._say(Report.PRELOADED, 0, found)
@@ -199,57 +231,86 @@ class _ForkServer:
     def _open(self, url: str) -> None:
         from mesh.database import Database  # noqa: PLC0415 - a third of the imports; only who has one loads it
 
-        self._database = Database(url, migrations=None, name=self._setup.name)
+        outbox = None
+        if self._setup.events:
+            from mesh.events.outbox import NAME, Outbox  # noqa: PLC0415 - as above
+
+            publications = Publications(self._contract, self._setup.serves, self._setup.name)
+            outbox = Outbox(publications, sqlite=url.startswith("sqlite:"))
+        self._database = Database(url, migrations=None, name=self._setup.name, outbox=outbox)
+        if outbox is not None:
+            outbox.tell = self._database.sole(NAME).tell  # the relay is in the sidecar
         self._database.open()
         self._database.warm()
 
     def _fork(self, number: int, link: int, memory: int) -> None:
-        pid = os.fork()
-        if pid == 0:
-            self._become(link, memory)
+        child, self._spare = self._spare, None
+        if child is None or not child.give(link, memory):
+            child = self._bear(ahead=False)
+            child.give(link, memory)
         os.close(link)
         os.close(memory)
-        self._workers[pid] = number
-        self._pids[number] = pid
-        self._say(Report.FORKED, number, pid)
+        self._workers[child.pid] = number
+        self._pids[number] = child.pid
+        self._say(Report.FORKED, number, child.pid)
 
-    def _become(self, link: int, memory: int) -> NoReturn:
+    def _bear(self, *, ahead: bool) -> _Waiting:
+        """Fork a process that becomes a worker when it is given its connection.
+
+        Args:
+            ahead: Nobody waits for it yet, so it may take its time.
+        """
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            self._become(theirs, ahead=ahead)
+        theirs.close()
+        return _Waiting(pid, ours)
+
+    def _become(self, way: socket.socket, *, ahead: bool) -> NoReturn:
         """Be the worker."""
-        began = time_ns()
         try:
             _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for end in (self._control, self._wake, self._woken):
                 end.close()
-            begun = Begun(memory)
-            os.close(memory)
             with contextlib.suppress(OSError):
                 Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE)
-            host.run(socket.socket(fileno=link), begun, self._setup, self._contract, self._database, began)
+            if ahead:
+                touched.copy_ahead(self._touched)
+            host.run(way, self._setup, self._contract, self._database, self._touched)
         except BaseException:  # noqa: BLE001 - the child must never go on as its parent
             traceback.print_exc()
         finally:
             os._exit(_BROKEN)
 
     def _reap(self) -> None:
+        idle = False
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                break
             if pid == 0:
-                return
+                break
+            if self._spare is not None and self._spare.pid == pid:
+                self._spare.way.close()
+                self._spare = None
             number = self._workers.pop(pid, None)
             if number is not None:
                 del self._pids[number]
                 self._say(Report.ENDED, number, (os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
                 self._kill_orphans()
+                idle = not self._workers
+        if idle:
+            self._spare = self._spare or self._bear(ahead=True)
 
     def _kill_orphans(self) -> None:
         """Kill what a dead worker has started and left behind: it is this process's child now."""
         for pid in _children():
-            if pid not in self._workers:
+            if pid not in self._workers and (self._spare is None or pid != self._spare.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Asked", "AskedOut", "Ending", "Loaded", "Onward", "decoder", "encode"]
+__all__ = ["Asked", "AskedOut", "DeliveredOut", "Ending", "Loaded", "Onward", "decoder", "encode"]
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -32,14 +32,25 @@ class AskedOut(msgspec.Struct, array_like=True, gc=False, frozen=True):
     metadata: Any
 
 
+class DeliveredOut(AskedOut, array_like=True, gc=False, frozen=True):
+    """Head of a call that is a delivery.
+
+    Attributes:
+        origin: Consumer, event, hops of ``mesh.events.arrival.Origin``.
+    """
+
+    origin: tuple[str, str, int]
+
+
 class Asked(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """The same as it is read."""
+    """Both as they are read."""
 
     span: bytes
     state: str
     caller: str | None
     identity: msgspec.Raw
     metadata: msgspec.Raw
+    origin: tuple[str, str, int] | None = None
 
 
 class Onward(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -90,7 +101,7 @@ class Loaded(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Body of a READY frame: when what happened, Unix time in nanoseconds.
 
     Attributes:
-        began: The worker was forked.
+        began: The worker was given its connection, forked for it or ahead.
         loaded: Its functions were loaded.
         imports: The slowest imports on the way: module, seconds.
     """

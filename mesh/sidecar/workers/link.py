@@ -244,10 +244,18 @@ class Link(asyncio.Protocol):
                 await asyncio.wait([pump])
 
     async def _answers(self, call: Call, exchange: Exchange) -> None:
+        events = exchange.events
         while True:
-            kind, body = await exchange.next()
-            if kind == Kind.STATUS:
-                await self._ended(call, frames.parse_status(body))
+            while not events:
+                exchange.waiter = waiter = self.loop.create_future()
+                await waiter
+            kind, body = events.popleft()
+            if kind == 5:  # noqa: PLR2004 - STATUS
+                ended = frames.parse_status(body)
+                if ended.extra or ended.code:
+                    self._end(call, ended)
+                if ended.message is not None:
+                    await call.send(ended.message)
                 return
             if kind == Kind.MESSAGE:
                 await call.send(body)
@@ -260,7 +268,8 @@ class Link(asyncio.Protocol):
             elif kind == 0:
                 raise LostError(exchange.id) if body is None else body
 
-    async def _ended(self, call: Call, ended: frames.Status) -> None:
+    def _end(self, call: Call, ended: frames.Status) -> None:
+        """Take over what came with a status; raises one that is not OK."""
         extra = _ending(ended.extra) if ended.extra else _NOTHING
         if extra is not _NOTHING:
             call.headers.extend(extra.headers)
@@ -271,8 +280,6 @@ class Link(asyncio.Protocol):
                 self.on_notes(extra.notes)
         if ended.code:
             raise StatusError.of(ended.code, extra.message, wire.unpack(extra.details)).at(extra.where)
-        if ended.message is not None:
-            await call.send(ended.message)
 
     async def _pump(self, call: Call, exchange: Exchange) -> None:
         """Read the requests of a stream and hand them on."""

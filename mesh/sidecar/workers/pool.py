@@ -8,7 +8,7 @@ share none with the others (``places``), as long as there may be two.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING
@@ -18,12 +18,14 @@ from opentelemetry import trace
 from mesh.call import Call, Handler
 from mesh.contract import Contract, Method
 from mesh.errors import StatusError, Unavailable
+from mesh.events.arrival import Arrival
 from mesh.faults import Fault, Faults
 from mesh.sidecar.workers.calls import LostError
 from mesh.sidecar.workers.crew import Crew
-from mesh.sidecar.workers.heads import AskedOut, encode
+from mesh.sidecar.workers.heads import AskedOut, DeliveredOut, encode
 from mesh.sidecar.workers.nursery import Nursery
 from mesh.sidecar.workers.places import choose
+from mesh.sidecar.workers.publishing import answering
 from mesh.sidecar.workers.queue import Queue, full
 from mesh.sidecar.workers.records import Records, Standing
 from mesh.sidecar.workers.scaling import STABLE, Demand, decide
@@ -32,6 +34,7 @@ from mesh.sidecar.workers.worker import LoadError, Rim, Worker
 from mesh.telemetry import relay
 
 if TYPE_CHECKING:
+    from mesh.events.cloudevents import Event
     from mesh.manifest import Workers
 
 __all__ = ["Pool"]
@@ -66,6 +69,8 @@ class Pool:
         queue: Calls that may wait.
         onward: The chain of onward calls.
         spans: Takes a span that a worker has recorded.
+        measured: Takes what a function has measured in a worker.
+        publish: Publishes an event; None when the service has to do with none.
     """
 
     def __init__(
@@ -77,6 +82,8 @@ class Pool:
         queue: int,
         onward: Handler,
         spans: Callable[[bytes], None],
+        measured: Callable[[bytes], None],
+        publish: Callable[[Event], Awaitable[None]] | None = None,
     ) -> None:
         self._module = setup.module
         self._spec = spec
@@ -90,10 +97,12 @@ class Pool:
         self._parted = 0
         self._parted_until = 0.0
         self._held = 0.0
+        self._uncounted = False
         self.nursery = Nursery(setup)
         self.crew = Crew(
-            self.nursery, Rim(contract, onward, spans), spec, ended=self._left, room=self._room, blamed=self._blamed
-        )
+            self.nursery, Rim(contract, onward, spans, measured, None if publish is None else answering(publish)), spec,
+            ended=self._left, room=self._room, blamed=self._blamed,
+        )  # fmt: skip
         self._tracer = trace.get_tracer("mesh.workers")
         self._soon: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
@@ -155,7 +164,9 @@ class Pool:
         identity = call.identity
         span, state = relay.current_span()
         user = None if identity is None else (identity.subject, list(identity.roles), dict(identity.claims))
-        head = encode(AskedOut(span, state, call.caller, user, call.metadata.pairs))
+        arrival = call if isinstance(call, Arrival) else None
+        asked = AskedOut(span, state, call.caller, user, call.metadata.pairs)
+        head = encode(asked if arrival is None else _delivered(arrival, asked))
         path = method.path
         index = self._index[path]
         tries = TRIES
@@ -165,6 +176,8 @@ class Pool:
                 worker = await self._wait(path)
             self._count()
             self.crew.given(worker)
+            if arrival is not None:
+                arrival.began = True
             try:
                 await worker.link.ask(call, index, head, message)
             except LostError as lost:
@@ -174,6 +187,9 @@ class Pool:
                 untouched = lost.call < 0 or not worker.born.begun.reached(lost.call)
                 replayable = lost.call < 0 or (message is not None and not call.headers_sent)
                 again = untouched or (method.idempotent and tries > 0 and not self._records.hopeless(path))
+                if arrival is not None:
+                    arrival.began = not untouched
+                    arrival.beside = worker.beside(lost.call)
                 if not (replayable and again):
                     raise Unavailable(await _why(worker)) from None
             except StatusError:
@@ -249,6 +265,11 @@ class Pool:
 
     def _room(self) -> None:
         """Give the calls that wait to the workers that have room; what is missing is started."""
+        if not self._queue.waiting:
+            self._held = 0.0
+            if self.crew.count < self._spec.min:
+                self._decide_soon()
+            return
         mix = 0 < self._held <= self._loop.time()
         while self._queue.waiting:
             if all(worker.room <= 0 for worker in self.crew.ready):
@@ -277,6 +298,13 @@ class Pool:
         self._count()
 
     def _count(self) -> None:
+        """Note at the end of this turn of the loop that the demand is another; what is gone by then was none."""
+        if not self._uncounted:
+            self._uncounted = True
+            self._loop.call_soon(self._counted)
+
+    def _counted(self) -> None:
+        self._uncounted = False
         self._demand.change(self._queue.running + self._queue.waiting, monotonic())
 
     # -- how many workers --
@@ -296,6 +324,8 @@ class Pool:
 
     def _wanted(self, now: float) -> int:
         """Return how many workers there should be: for the demand, and for each kind of calls one."""
+        if self._uncounted:
+            self._counted()
         wanted = decide(self._demand.samples(now), self._spec, now)
         if self._held:
             self._parted = min(self._spec.max, len(self.crew.ready) + 1)
@@ -338,6 +368,13 @@ class Pool:
         ):
             span = self._tracer.start_span(name, start_time=start, attributes={**told, **more})
             span.end(end_time=max(start, end))
+
+
+def _delivered(arrival: Arrival, asked: AskedOut) -> DeliveredOut:
+    """Return the head of a delivery; it begins when a worker has it."""
+    arrival.began = False
+    told = (arrival.origin.consumer, arrival.origin.event, arrival.origin.hops)
+    return DeliveredOut(asked.span, asked.state, asked.caller, asked.identity, asked.metadata, told)
 
 
 def _cannot_start(seconds: float) -> Unavailable:

@@ -24,6 +24,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         preload: Modules to import before the first fork.
         settings: ``[services.NAME.settings]``.
         database: Its URL, or "".
+        events: It has to do with events: what it publishes goes to its outbox, or through the sidecar.
         bytecode: Where the compiled modules of the project are kept; "" leaves it to Python. Where the environment
             forbids to write any, as images do, each worker would compile the project anew.
         grace: Seconds that a thread may go on after its call has ended.
@@ -38,5 +39,6 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     preload: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
     database: str = ""
+    events: bool = False
     bytecode: str = ""
     grace: float = 2.0

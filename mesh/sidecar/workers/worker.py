@@ -27,6 +27,7 @@ from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Loaded, Onward, decoder
 from mesh.sidecar.workers.link import Link
 from mesh.sidecar.workers.nursery import Born
+from mesh.sidecar.workers.publishing import METHOD, PUBLISH
 from mesh.sidecar.workers.records import Standing
 from mesh.telemetry import relay
 
@@ -57,12 +58,24 @@ class Rim:
         contract: The contract.
         onward: The chain of onward calls.
         spans: Takes a span that a worker has recorded.
+        measured: Takes what a function has measured in a worker.
+        publish: Answers a worker that publishes an event (``mesh.sidecar.workers.publishing``); None when the service
+            has nothing to do with events.
     """
 
-    def __init__(self, contract: Contract, onward: Handler, spans: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        onward: Handler,
+        spans: Callable[[bytes], None],
+        measured: Callable[[bytes], None],
+        publish: Handler | None,
+    ) -> None:
         self.contract = contract
         self.onward = onward
         self.spans = spans
+        self.measured = measured
+        self.publish = publish
 
     async def answer(self, call: Call) -> None:
         """Make an onward call of a worker."""
@@ -164,6 +177,12 @@ class Worker:
         """Return the methods of the calls that have begun in it and not ended."""
         return [exchange.path for exchange in self.link.asked.values() if self.born.begun.reached(exchange.id)]
 
+    def beside(self, call: int) -> bool:
+        """Return whether a call that was lost with it was beside others that had begun, or it was ended for another."""
+        return self.verdict != "" or any(
+            exchange.id != call and self.born.begun.reached(exchange.id) for exchange in self.link.left
+        )
+
     def memory(self) -> int:
         """Return its resident size, bytes; 0 if it cannot be known."""
         try:
@@ -209,6 +228,8 @@ class Worker:
     def _told(self, kind: int, body: bytes) -> None:
         if kind == Kind.SPANS:
             self._rim.spans(body)
+        elif kind == Kind.MEASURED:
+            self._rim.measured(body)
         elif kind == Kind.PONG:
             self.silent -= 1
         elif kind == Kind.STUCK:
@@ -222,6 +243,8 @@ class Worker:
             self.link.close()
 
     def _answer(self, link: Link, number: int, opened: frames.Open) -> tuple[Answered, Handler]:
+        if opened.method == PUBLISH and self._rim.publish is not None:
+            return Answered(link, number, METHOD, opened), self._rim.publish
         head = _onward(opened.head)
         method = self._rim.contract.methods.get(head.path)
         if method is None or (method.client_streaming, method.server_streaming) != head.streams:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from hosting import ECHO, hosted, pool_of, working
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 from telemetry_parts import HttpCollector
 
 from mesh.call import Call, Handler, Identity, chain
@@ -23,6 +26,8 @@ from mesh.rpc.channel import Channel
 from mesh.rpc.target import Target
 from mesh.sidecar import ServiceContext
 from mesh.telemetry import Telemetry, configure
+from mesh.telemetry.logs import JsonFormatter
+from mesh.telemetry.measures import Recording
 
 ADA = Identity("ada", frozenset({"admin", "user"}), {"sub": "ada", "nested": {"list": [1, 2.5, None]}})
 
@@ -115,9 +120,7 @@ async def test_the_context(inside: Inside) -> None:
 
 
 @pytest.mark.parametrize("method", ["Idempotent", "Slow"])
-async def test_a_stub_carries_deadline_user_and_trace(
-    inside: Inside, method: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_stub_carries_deadline_user_and_trace(inside: Inside, method: str) -> None:
     call = getattr(inside.stub, method)
     answer = await call(pb.EchoRequest(text="hello"), timeout=5, metadata=[("authorization", "Bearer of-ada")])
     assert answer.text == "hello"
@@ -130,6 +133,36 @@ async def test_a_stub_carries_deadline_user_and_trace(
     assert client.parent_span_id == own.span_id
     assert server.trace_id == own.trace_id == client.trace_id
     assert "mine" in attributes(server)
+
+
+async def test_a_log_line_says_its_trace(capfd: pytest.CaptureFixture[str], inside: Inside) -> None:
+    handler = logging.StreamHandler()  # a worker has its own
+    handler.setFormatter(JsonFormatter("echo"))
+    logging.getLogger("services.echo").addHandler(handler)
+    try:
+        await inside.stub.Idempotent(pb.EchoRequest(text="hello"))
+    finally:
+        logging.getLogger("services.echo").removeHandler(handler)
+    own = (await inside.spans())["own"]
+    [line] = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "said inside" in line]
+    assert (line["trace_id"], line["span_id"]) == (own.trace_id.hex(), own.span_id.hex())
+    assert (line["service"], line["level"]) == ("echo", "WARNING")
+
+
+async def test_what_a_worker_measures_is_recorded_here(contract: Contract) -> None:
+    reader = InMemoryMetricReader()
+    measured = Recording(MeterProvider([reader], shutdown_on_exit=False))
+    pool = pool_of(contract, "apps.inside", min=1, max=1, measured=measured)
+    async with working(contract, pool) as address, grpc.aio.insecure_channel(address) as client:
+        stub = conformance_pb2_grpc.EchoStub(client)
+        for _ in range(3):
+            await stub.Unary(pb.EchoRequest(), metadata=[("x-key", "value")])
+        data = reader.get_metrics_data()  # it came before the answer
+    assert data is not None
+    [metric] = data.resource_metrics[0].scope_metrics[0].metrics
+    [point] = metric.data.data_points
+    assert isinstance(point, NumberDataPoint)
+    assert (metric.name, dict(point.attributes or {}), point.value) == ("inside.asked", {"key": "value"}, 3)
 
 
 async def test_what_is_done_to_the_current_span(inside: Inside) -> None:

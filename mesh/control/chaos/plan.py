@@ -6,20 +6,32 @@ import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["BROKER", "DATABASE", "EDGE", "KINDS", "WORKERS", "Strike", "pick", "strikes", "targets"]
+__all__ = [
+    "BROKER",
+    "DATABASE",
+    "EDGE",
+    "KINDS",
+    "POSTGRESQL",
+    "WORKERS",
+    "Strike",
+    "lasting",
+    "pick",
+    "strikes",
+    "targets",
+]
 
-EDGE, BROKER = "edge", "broker"
+EDGE, BROKER, POSTGRESQL = "edge", "broker", "postgresql"
 WORKERS, DATABASE = "workers", "database"
-"""Of a service: ``login workers``, ``login database``."""
+"""Of a service: ``login workers``, ``login database`` (a SQLite file)."""
 KINDS = (EDGE, "services", WORKERS, BROKER, "databases")
 """What can be asked for besides the names of services."""
 
-_YOUNGEST, _OLDEST = 0.3, 4.0
+_YOUNGEST, _OLDEST = 0.1, 2.0
 """Seconds that a victim has lived at least: most have done something."""
-_EARLY = 0.15
-"""Share of the strikes that may meet what still starts; were it all of them, a slow machine would never get to work."""
+_EARLY = 0.25
+"""Share of the strikes that come at any time; were it all of them, a slow machine would never get to work."""
 _BRIEF, _LONG = 0.2, 4.0
-"""Seconds that a database stays locked."""
+"""Seconds that a database is held, or away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +43,8 @@ class Strike:
         order: The targets, the preferred first.
         age: Seconds that the victim must have lived.
         lasts: Seconds that it lasts, if it is a database that is struck.
-        early: It may meet a component that is not ready yet.
+        early: It does not wait for the mesh to work again, and may meet a component that is not ready yet.
+        way: Between 0 and 1: in which of several ways, or which of several processes.
     """
 
     after: float
@@ -39,10 +52,17 @@ class Strike:
     age: float
     lasts: float
     early: bool
+    way: float
 
 
 def targets(
-    services: Collection[str], *, edge: bool, workers: Collection[str], databases: Collection[str], only: Sequence[str]
+    services: Collection[str],
+    *,
+    edge: bool,
+    workers: Collection[str],
+    databases: Collection[str],
+    only: Sequence[str],
+    postgresql: bool = False,
 ) -> list[str]:
     """Return what may be struck.
 
@@ -52,6 +72,7 @@ def targets(
         workers: The services that run their functions in workers.
         databases: Those whose database can be held.
         only: Kinds and names of services; empty: everything.
+        postgresql: There is a PostgreSQL that can be stopped.
 
     Raises:
         ValueError: A word is neither a kind nor a service; or nothing is left.
@@ -66,6 +87,7 @@ def targets(
         ("services", list(services)),
         (WORKERS, [f"{name} {WORKERS}" for name in workers]),
         ("databases", [f"{name} {DATABASE}" for name in databases]),
+        ("databases", [POSTGRESQL] if postgresql else []),
     ):
         found += [name for name in names if not only or kind in only or name in only]
     if not found:
@@ -91,7 +113,13 @@ def strikes(seed: int, rate: float, targets: Sequence[str]) -> Iterator[Strike]:
                 age=chance.uniform(_YOUNGEST, _OLDEST),
                 lasts=chance.uniform(_BRIEF, _LONG),
                 early=chance.random() < _EARLY,
+                way=chance.random(),
             )
+
+
+def lasting(target: str) -> bool:
+    """Return whether a strike at it lasts: a database is held, or stopped and started again."""
+    return target == POSTGRESQL or target.endswith(f" {DATABASE}")
 
 
 def pick(strike: Strike, ages: Mapping[str, float]) -> str | None:
@@ -103,5 +131,5 @@ def pick(strike: Strike, ages: Mapping[str, float]) -> str | None:
         strike: The strike.
         ages: Target → seconds that it has lived; what is not there cannot be struck.
     """
-    order = [name for name in strike.order if name == strike.order[0] or not name.endswith(f" {DATABASE}")]
+    order = [name for name in strike.order if name == strike.order[0] or not lasting(name)]
     return next((name for name in order if ages.get(name, -1.0) >= strike.age), None)

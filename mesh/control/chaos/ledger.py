@@ -54,12 +54,14 @@ class Effect:
         expected: Ids of events, as often as each should be found.
         found: Ids, as often as each is.
         methods: The methods whose dead letters explain what is missing.
+        uncounted: There were events, and no trace of any, so it seems to be a method that writes nothing.
     """
 
     where: str
     expected: Counter[str]
     found: Counter[str]
     methods: frozenset[str]
+    uncounted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +114,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """All lines, and why letters died (reason → how many)."""
+    """All lines, why letters died (reason → how many), and what could not be counted."""
 
     lines: tuple[Line, ...]
     deaths: Mapping[str, int]
+    uncounted: tuple[str, ...] = ()
 
     @property
     def lost(self) -> int:
@@ -168,8 +171,10 @@ def ledger(facts: Facts) -> Ledger:
     lines += [
         compare(one.where, one.expected, one.found, {dead.event for dead in facts.dead if dead.method in one.methods})
         for one in facts.effects
+        if not one.uncounted
     ]
-    return Ledger(tuple(lines), Counter(f"{one.method}: {one.why}" for one in facts.dead))
+    deaths = Counter(f"{one.method}: {one.why}" for one in facts.dead)
+    return Ledger(tuple(lines), deaths, tuple(one.where for one in facts.effects if one.uncounted))
 
 
 def show(found: Ledger) -> str:
@@ -181,4 +186,5 @@ def show(found: Ledger) -> str:
     text = table(("", "expected", "found", "lost", "doubled", "dead"), rows)
     examples = [f"{line.what}: {', '.join(line.examples)}" for line in found.lines if line.examples]
     deaths = [f"{count:,} dead letters of {why}" for why, count in sorted(found.deaths.items())]
-    return "\n".join([text, "", *examples, *deaths, f"lost {found.lost:,}, doubled {found.doubled:,}"])
+    unknown = [f"not counted: {where} (no event of it has written anything)" for where in found.uncounted]
+    return "\n".join([text, "", *examples, *deaths, *unknown, f"lost {found.lost:,}, doubled {found.doubled:,}"])

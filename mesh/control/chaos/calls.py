@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from mesh.contract import Access, Contract, Method
+from mesh.faults import Fault, Faults
 from mesh.rpc.reflect import NoSuchMethod, find
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ WORD = "{word}"
 PATIENCE = 15.0
 """Seconds for one answer."""
 _FORM = re.compile(rb"chaos[0-9a-f]+n[0-9]{7}")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*")  # RFC 9110, section 5
 _VARIABLE = re.compile(r"\{([A-Za-z0-9_.]+)(?:=[^}]*)?\}")
 
 
@@ -42,11 +44,13 @@ class Drive:
         method: The method.
         data: Its request as JSON, with ``{word}`` in it.
         event: Full name of the event that a successful call publishes.
+        headers: Lines of the request's head, for what the edge wants to know of its caller.
     """
 
     method: Method
     data: str
     event: str
+    headers: tuple[str, ...] = ()
 
 
 def word(seed: int, index: int) -> str:
@@ -59,7 +63,9 @@ def words_in(data: bytes) -> set[str]:
     return {found.decode() for found in _FORM.findall(data)}
 
 
-def choose(contract: Contract, publishers: Iterable[str], call: str, data: str, event: str) -> Drive:
+def choose(
+    contract: Contract, publishers: Iterable[str], call: str, data: str, event: str, headers: Iterable[str] = ()
+) -> Drive:
     """Return what is to be called.
 
     Args:
@@ -68,29 +74,21 @@ def choose(contract: Contract, publishers: Iterable[str], call: str, data: str, 
         call: ``Service/Method``; "": the first method that will do.
         data: Its request; "": the word in each text field.
         event: What it publishes; "": the first that its service declares.
+        headers: ``name:value`` each, of every request.
 
     Raises:
+        Faults: A header is none.
         UncountableError: Nothing will do.
     """
+    headers = tuple(headers)
+    if wrong := next((one for one in headers if not _HEADER.fullmatch(one)), None):
+        raise Faults([Fault(f"-H {wrong!r}", "expected NAME:VALUE")])
     names = [name for name in publishers if contract.services[name].publishes]
     if not names:
-        raise UncountableError("no service with a SQLite database publishes events: there is nothing to count")
-    if call:
-        service, _, name = call.rpartition("/")
-        try:
-            method = contract.services[find(service, names)].methods.get(name)
-        except NoSuchMethod as error:
-            raise UncountableError(f"--call {call}: {error} that publishes and has a SQLite database") from None
-        if method is None or not _fits(method):
-            raise UncountableError(f"--call {call}: it must be a PUBLIC unary method with an HTTP route")
-    else:
-        fitting = [one for name in names for one in contract.services[name].methods.values() if _fits(one)]
-        fitting = [one for one in fitting if one.routes[0].verb == "POST"]
-        if not fitting:
-            raise UncountableError(
-                f"no PUBLIC unary method of {', '.join(names)} has a POST route: say what to call with --call"
-            )
-        method = fitting[0]
+        raise UncountableError(
+            "nothing can be counted: that needs a service with a `database` in mesh.toml that `publishes` events"
+        )
+    method = _named(contract, names, call, headers) if call else _first(contract, names)
     template = data or json.dumps(sample(method.input.DESCRIPTOR))
     if WORD not in template:
         raise UncountableError(f"the data of {method.path} must hold {WORD} in a text field: say it with --data")
@@ -104,11 +102,35 @@ def choose(contract: Contract, publishers: Iterable[str], call: str, data: str, 
     chosen = [name for name in declared if event in ("", name, name.rpartition(".")[2])]
     if not chosen:
         raise UncountableError(f"--event {event}: {method.service} publishes {', '.join(declared)}")
-    return Drive(method, template, chosen[0])
+    return Drive(method, template, chosen[0], headers)
+
+
+def _named(contract: Contract, names: list[str], call: str, headers: tuple[str, ...]) -> Method:
+    service, _, name = call.rpartition("/")
+    try:
+        method = contract.services[find(service, names)].methods.get(name)
+    except NoSuchMethod as error:
+        raise UncountableError(f"--call {call}: {error} that publishes and has a database") from None
+    if method is None or method.kind != "unary_unary" or not method.routes:
+        raise UncountableError(f"--call {call}: it must be a unary method with an HTTP route")
+    if method.access is not Access.PUBLIC and not any(one.lower().startswith("authorization:") for one in headers):
+        raise UncountableError(f"--call {call}: it is not PUBLIC: say who calls with -H 'authorization: Bearer TOKEN'")
+    return method
+
+
+def _first(contract: Contract, names: list[str]) -> Method:
+    for name in names:
+        for method in contract.services[name].methods.values():
+            if _fits(method):
+                return method
+    raise UncountableError(
+        f"no PUBLIC unary method of {', '.join(names)} has a POST route: say what to call with --call"
+    )
 
 
 def _fits(method: Method) -> bool:
-    return method.kind == "unary_unary" and method.access is Access.PUBLIC and bool(method.routes)
+    posted = bool(method.routes) and method.routes[0].verb == "POST"
+    return posted and method.kind == "unary_unary" and method.access is Access.PUBLIC
 
 
 def sample(message: Any) -> dict[str, str]:
@@ -147,6 +169,7 @@ async def ask(edge: str, drive: Drive, with_word: str) -> int | None:
     verb, path, body = request(drive, with_word)
     where = urlsplit(edge)
     head = f"{verb} {path} HTTP/1.1\r\nhost: {where.netloc}\r\nconnection: close\r\n"
+    head += "".join(f"{line}\r\n" for line in drive.headers)
     if body is not None:
         head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
     try:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
-import random
 import re
 import signal
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
-from mesh.control.chaos_plan import BROKER, DATABASE, EDGE, WORKERS, Strike, pick
+from mesh.control.chaos.plan import BROKER, EDGE, WORKERS, Strike, pick
 
-__all__ = ["Herd", "victims"]
+__all__ = ["Herd", "Outage", "hold", "victims"]
 
 _READY = re.compile(r"is ready again, pid (\d+)")
 _FORK_SERVER = "mesh.sidecar.workers.forkserver"
+
+Outage: TypeAlias = Callable[[float, float], Awaitable[None]]
+"""Takes a database away: for how many seconds, and in which way (``Strike.way``)."""
 
 
 def victims(up: int, listing: str) -> dict[str, list[int]]:
@@ -62,32 +65,36 @@ class Herd:
     Args:
         up: Process id of its ``mesh up``.
         targets: What may be struck.
-        databases: Target → SQLite file.
+        databases: Target → what makes a strike at it.
         log: Output of its ``mesh up``, which names each process that is ready again.
-        seed: Decides which of several workers is struck.
 
     Attributes:
-        struck: Target → how often it was struck.
+        struck: When, by ``time.monotonic``, and what.
     """
 
-    def __init__(self, up: int, targets: list[str], databases: Mapping[str, Path], log: Path, seed: int) -> None:
-        self.struck: Counter[str] = Counter()
+    def __init__(self, up: int, targets: list[str], databases: Mapping[str, Outage], log: Path) -> None:
+        self.struck: list[tuple[float, str]] = []
         self._up = up
         self._targets = targets
         self._databases = databases
         self._log = log
         self._first: set[int] = set()
-        self._chance = random.Random(seed)  # noqa: S311 - it shall be repeatable
         self._seen: dict[int, float] = {}
         self._held: dict[str, float] = {}
         self._holding: set[asyncio.Task[None]] = set()
 
     async def strike(self, strike: Strike) -> str | None:
-        """Strike; return what was struck, or None when nothing has lived long enough."""
+        """Strike; return what was struck, or None when nothing has lived long enough.
+
+        Raises:
+            Faults: A database does not start again.
+        """
         now = time.monotonic()
         found = victims(self._up, await _listing())
         ready = {int(pid) for pid in _READY.findall(self._log.read_text(errors="replace"))}
-        self._first = self._first or {pid for pids in found.values() for pid in pids}  # all were ready when it began
+        if not self._first:  # all were ready when it began
+            self._first = {pid for pids in found.values() for pid in pids}
+            self._seen = dict.fromkeys(self._first, 0.0)
         if not strike.early:
             up = ready | self._first
             found = {name: [pid for pid in pids if pid in up or WORKERS in name] for name, pids in found.items()}
@@ -102,24 +109,30 @@ class Herd:
         name = pick(strike, ages)
         if name is None:
             return None
-        if name.endswith(f" {DATABASE}"):
-            self._held[name] = now + strike.lasts
-            holding = asyncio.create_task(_hold(self._databases[name], strike.lasts))
+        if name in self._databases:
+            self._held[name] = math.inf
+            holding = asyncio.create_task(self._hold(name, strike))
             self._holding.add(holding)
-            holding.add_done_callback(self._holding.discard)
         else:
-            pid = self._chance.choice(found[name])
+            pid = found[name][int(strike.way * len(found[name]))]
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 return None
-        self.struck[name] += 1
+        self.struck.append((time.monotonic(), name))
         return name
 
+    async def _hold(self, name: str, strike: Strike) -> None:
+        await self._databases[name](strike.lasts, strike.way)
+        self._held[name] = time.monotonic()
+
     async def end(self) -> None:
-        """Wait until no database is held."""
-        if self._holding:
-            await asyncio.wait(self._holding)
+        """Wait until no database is held, or away.
+
+        Raises:
+            Faults: One does not start again.
+        """
+        await asyncio.gather(*self._holding)
 
 
 async def _listing() -> str:
@@ -130,7 +143,7 @@ async def _listing() -> str:
     return out.decode(errors="replace")
 
 
-async def _hold(file: Path, seconds: float) -> None:
+async def hold(file: Path, seconds: float) -> None:
     """Keep everybody from writing to a SQLite file."""
     connection = await asyncio.to_thread(_locked, file)
     if connection is None:  # it was busy for seconds: others hold it well enough

@@ -1,0 +1,208 @@
+"""What ``mesh chaos`` runs: a mesh with ports, state, databases and a broker of its own, and what is called in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mesh import manifest as manifests
+from mesh.control import component
+from mesh.control.chaos import calls, plan, strike
+from mesh.control.chaos.calls import UncountableError
+from mesh.control.chaos.postgresql import STOPS, Postgresql
+from mesh.control.chaos.trial import Bounds, Trial
+from mesh.faults import Fault, Faults
+from mesh.manifest import Manifest
+from mesh.values import Duration
+
+if TYPE_CHECKING:
+    from mesh.contract import Contract
+    from mesh.control.chaos.strike import Outage
+
+__all__ = ["UNCOUNTABLE", "Wishes", "run"]
+
+UNCOUNTABLE = 2
+"""Exit code: nothing in this mesh can be counted."""
+_SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What was asked for.
+
+    Attributes:
+        duration: How long it is struck, as ``"60s"``.
+        strikes: After how many it ends earlier; 0: not by their number.
+        rate: Strikes a second, at most.
+        seed: Of all chance; None: a new one, which is printed.
+        only: Kinds of targets, or services; empty: everything.
+        call: The method; "": found by the contract.
+        data: Its request; "": made by the contract.
+        headers: ``name:value`` each, of every request.
+        event: What it publishes; "": the first that its service declares.
+        clients: Calls at once.
+        workers: Run the functions of every service in workers.
+        postgresql: Give every service that has a database one in a PostgreSQL.
+        keep: Where state, databases and log stay; "": a temporary folder, which stays only after a failure.
+        patience: How long is waited for outboxes and consumers, as ``"120s"``.
+    """
+
+    duration: str
+    strikes: int
+    rate: float
+    seed: int | None
+    only: tuple[str, ...]
+    call: str
+    data: str
+    headers: tuple[str, ...]
+    event: str
+    clients: int
+    workers: bool
+    postgresql: bool
+    keep: str
+    patience: str
+
+
+def run(file: Path, wishes: Wishes) -> int:
+    """Run a mesh through it and print the ledger.
+
+    Returns:
+        0 when nothing was lost or doubled, 1 when something was, 2 when nothing can be counted.
+
+    Raises:
+        Faults: Of the mesh, or of what was asked for.
+    """
+    bounds = Bounds(
+        duration=_seconds("--duration", wishes.duration),
+        patience=_seconds("--patience", wishes.patience),
+        rate=wishes.rate,
+        strikes=wishes.strikes,
+        clients=wishes.clients,
+    )
+    if wishes.rate <= 0 or wishes.clients < 1 or wishes.strikes < 0:
+        text = "expected a rate above 0, at least one client, and no negative number of strikes"
+        raise Faults([Fault("--rate, --clients, --strikes", text)])
+    found = manifests.load(file)
+    with _folder(wishes.keep) as folder:
+        server = Postgresql(folder / "postgresql") if wishes.postgresql else None
+        environment = _environment(found, folder, server, workers=wishes.workers)
+        os.environ.update(environment)  # for `load`, as for every process of the mesh
+        manifest, contract = component.load(file)
+        try:
+            trial = _trial(manifest, contract, wishes, bounds, server)
+        except UncountableError as error:
+            print(f"{file}: {error}", file=sys.stderr)
+            return UNCOUNTABLE
+        try:
+            return asyncio.run(_run(trial, manifest, server))
+        except OSError as error:
+            raise Faults([Fault("mesh chaos", str(error))]) from None
+
+
+async def _run(trial: Trial, manifest: Manifest, server: Postgresql | None) -> int:
+    if server is None:
+        return await trial.run()
+    try:
+        await server.start([name for name, entry in manifest.services.items() if entry.database])
+        return await trial.run()
+    finally:
+        await server.close()
+
+
+def _seconds(place: str, text: str) -> float:
+    try:
+        return float(Duration.parse(text))
+    except ValueError as error:
+        raise Faults([Fault(place, str(error))]) from None
+
+
+@contextmanager
+def _folder(keep: str) -> Iterator[Path]:
+    """Yield the folder of state, databases and log."""
+    if keep:
+        folder = Path(keep).resolve()
+        if folder.exists() and any(folder.iterdir()):
+            raise Faults([Fault(f"--keep {keep}", "is not empty: what is there already would be counted too")])
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    folder = Path(tempfile.mkdtemp(prefix="mesh-chaos-"))
+    try:
+        yield folder
+    finally:
+        if not (folder / "failed").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(found: Manifest, folder: Path, server: Postgresql | None, *, workers: bool) -> dict[str, str]:
+    """Return the variables that give the mesh ports, state, databases and a broker of its own.
+
+    Raises:
+        Faults: A service has a PostgreSQL database, and none is made here.
+    """
+    words = {"MESH_STATE": str(folder / "state"), "MESH_BROKER": "", "MESH_EVENTS_LISTEN": "127.0.0.1:0"}
+    if found.edge is not None:
+        words["MESH_EDGE_LISTEN"] = "127.0.0.1:0"
+    faults = []
+    for name, entry in found.services.items():
+        prefix = f"MESH_SERVICES_{name.upper().replace('-', '_')}"
+        words |= {f"{prefix}_LISTEN": "127.0.0.1:0", f"{prefix}_ADDRESS": ""}
+        if entry.database and server is not None:
+            words[f"{prefix}_DATABASE"] = server.url(name)
+        elif entry.database.startswith(_SQLITE):
+            words[f"{prefix}_DATABASE"] = f"{_SQLITE}{folder / name}.db"
+        elif entry.database:
+            text = "its data is not touched here; with --postgresql it gets a database in a PostgreSQL made for this"
+            faults.append(Fault(f"{found.file.name} [services.{name}] database", text))
+        if workers and entry.workers is None and name not in found.lambdas:
+            words[f"{prefix}_WORKERS"] = "{ min = 1, max = 2 }"
+    if faults:
+        raise Faults(faults)
+    return words
+
+
+def _trial(manifest: Manifest, contract: Contract, wishes: Wishes, bounds: Bounds, server: Postgresql | None) -> Trial:
+    """Return what is to be done.
+
+    Raises:
+        UncountableError: There is nothing to count.
+        Faults: What shall be struck is not there.
+    """
+    if manifest.edge is None:
+        raise UncountableError("it has no [edge], and calls are made through the edge")
+    databases = {name: entry.database for name, entry in manifest.services.items() if entry.database}
+    publishers = [service for name in databases for service in manifest.services[name].serves]
+    drive = calls.choose(contract, publishers, wishes.call, wishes.data, wishes.event, wishes.headers)
+    outages: dict[str, Outage] = {}
+    if server is not None:
+        outages[plan.POSTGRESQL] = lambda seconds, way: server.pause(seconds, STOPS[int(way * len(STOPS))])
+    else:
+        for name, url in databases.items():
+            file = Path(url.removeprefix(_SQLITE))
+            outages[f"{name} {plan.DATABASE}"] = _held(file)
+    try:
+        targets = plan.targets(
+            list(manifest.services),
+            edge=True,
+            workers=[name for name, entry in manifest.services.items() if entry.workers is not None],
+            databases=[] if server is not None else list(databases),
+            postgresql=server is not None,
+            only=wishes.only,
+        )
+    except ValueError as error:
+        raise Faults([Fault("--kill", str(error))]) from None
+    seed = secrets.randbelow(2**24) if wishes.seed is None else wishes.seed
+    return Trial(manifest, contract, drive, targets, databases, outages, seed, bounds)
+
+
+def _held(file: Path) -> Outage:
+    return lambda seconds, _: strike.hold(file, seconds)

@@ -1,0 +1,211 @@
+"""Counts, for the ledger of ``mesh chaos``, what is in the databases and on the broker.
+
+What a service commits is seen by a trigger on its outbox, which writes the event's id into a table of this module's, in
+the service's own transaction. What a method has done is seen in its inbox, which has a row for each event that had an
+effect, and in every table of the service that has a column ``event_id``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from sqlalchemy import inspect
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from mesh.contract import Contract, TriggerKind
+from mesh.control.chaos.calls import words_in
+from mesh.control.chaos.ledger import Dead, Effect, Facts, Fate
+from mesh.events import history, streams, subjects
+from mesh.events.consumers import consumers_of, request
+from mesh.events.dead import read_letter
+from mesh.events.inbox import TABLE as INBOX
+from mesh.events.outbox import NAME as OUTBOX
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from mesh.contract import Method
+    from mesh.events.link import Link
+
+__all__ = ["Question", "collect", "lag", "look", "waiting", "witness"]
+
+WITNESS = "chaos_committed"
+EVENT_ID = "event_id"
+"""The column by which a table says which event each of its rows is of."""
+_WAIT = 30.0
+"""Seconds that a lock, or a server, is waited for."""
+_SQLITE = (
+    f"CREATE TABLE IF NOT EXISTS {WITNESS} (id TEXT NOT NULL)",
+    f"CREATE TRIGGER IF NOT EXISTS {WITNESS} AFTER INSERT ON {OUTBOX} BEGIN INSERT INTO {WITNESS} VALUES (NEW.id); END",  # noqa: S608 - constants
+)
+_POSTGRESQL = (
+    f"CREATE TABLE {WITNESS} (id TEXT NOT NULL)",
+    # The triggers of captured tables write to the outbox too, and with a search path of their own.
+    f"""CREATE FUNCTION {WITNESS}() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS
+    $chaos$ BEGIN INSERT INTO {WITNESS} VALUES (NEW.id); RETURN NULL; END $chaos$""",  # noqa: S608 - constants
+    f"CREATE TRIGGER {WITNESS} AFTER INSERT ON {OUTBOX} FOR EACH ROW EXECUTE FUNCTION {WITNESS}()",
+)
+
+_T = TypeVar("_T")
+Question: TypeAlias = "Callable[[Connection], _T]"
+
+
+async def look(url: str, question: Question[_T], *, alone: bool = False) -> _T:
+    """Ask a database something, on a connection of its own; what it changes is committed.
+
+    Args:
+        url: Of the database, as in mesh.toml.
+        question: What is asked.
+        alone: In no transaction.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: It cannot be used.
+        OSError: It cannot be reached.
+    """
+    parsed = make_url(url)
+    driver = "sqlite+aiosqlite" if parsed.drivername == "sqlite" else "postgresql+asyncpg"
+    engine = create_async_engine(parsed.set(drivername=driver), poolclass=NullPool, connect_args={"timeout": _WAIT})
+    if alone:
+        engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with engine.begin() as connection:
+        return await connection.run_sync(question)
+
+
+def witness(connection: Connection) -> None:
+    """Begin to note what is committed to the outbox of a database; its service runs."""
+    if inspect(connection).has_table(OUTBOX):
+        for statement in _SQLITE if connection.dialect.name == "sqlite" else _POSTGRESQL:
+            connection.exec_driver_sql(statement)
+
+
+def waiting(connection: Connection) -> int:
+    """Return how many events wait in the outbox of a database."""
+    if not inspect(connection).has_table(OUTBOX):
+        return 0
+    return int(connection.exec_driver_sql(f"SELECT count(*) FROM {OUTBOX} WHERE refused IS NULL").scalar_one())  # noqa: S608 - a constant
+
+
+async def lag(link: Link, contract: Contract) -> int:
+    """Return how many events wait for methods, or are being delivered.
+
+    Raises:
+        nats.errors.Error: The broker is away.
+    """
+    total = 0
+    for consumer in consumers_of(contract.services.values()):
+        info = await request(link.client, f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+        total += info.get("num_pending", 1) + info.get("num_ack_pending", 0)  # one that is not made yet has work to do
+    return total
+
+
+async def collect(
+    link: Link,
+    contract: Contract,
+    hosts: Mapping[str, Collection[str]],
+    databases: Mapping[str, str],
+    calls: Mapping[str, Fate],
+    event: str,
+) -> Facts:
+    """Count everything.
+
+    Args:
+        link: The broker.
+        contract: The contract.
+        hosts: Service of mesh.toml → the services of the contract that it serves.
+        databases: Service of mesh.toml → URL of its database.
+        calls: What was called.
+        event: What a call publishes.
+    """
+    messages = [
+        one for stream in (streams.EVENTS, streams.CHANGES) async for one in history.read(link.client, stream, ">")
+    ]
+    own = f"{subjects.EVENTS}.{subjects.token_of(event)}."
+    words = Counter(word for one in messages if one.subject.startswith(own) for word in words_in(one.data))
+    ids = [(one.subject, one.headers.get("ce-id", "")) for one in messages]
+    dead = []
+    async for letter in history.read(link.client, streams.DEAD, ">"):
+        told = read_letter(letter.headers)
+        why = f"{told.code} {told.error}".strip() or told.reason
+        dead.append(Dead(told.method.lstrip("/"), letter.headers.get("ce-id", ""), why))
+    committed: dict[str, list[str]] = {}
+    stored: dict[str, Counter[str]] = {}
+    effects: list[Effect] = []
+    for name, url in databases.items():
+        methods = [method for service in hosts[name] for method in contract.services[service].methods.values()]
+        publishes = any(event in contract.services[service].publishes for service in hosts[name])
+
+        def count(
+            connection: Connection,
+            name: str = name,
+            methods: list[Method] = methods,
+            publishes: bool = publishes,  # noqa: FBT001 - bound, not passed
+        ) -> None:
+            tables = sorted(inspect(connection).get_table_names())
+            if WITNESS in tables:
+                committed[name] = [row[0] for row in connection.exec_driver_sql(f"SELECT id FROM {WITNESS}")]  # noqa: S608 - a constant
+            if publishes:
+                stored.update({f"{name}.{table}": rows for table, rows in _stored(connection, tables, set(words))})
+            effects.extend(effects_of(connection, tables, name, methods, ids))
+
+        await look(url, count)
+    return Facts(
+        calls=calls, event=event, words=words, published=Counter(id_ for _, id_ in ids), committed=committed,
+        stored=stored, effects=effects, dead=dead,
+    )  # fmt: skip
+
+
+def _stored(connection: Connection, tables: list[str], words: set[str]) -> Iterator[tuple[str, Counter[str]]]:
+    """Yield the service's tables that hold words as whole values, with how many rows hold each."""
+    for table in tables:
+        if table.startswith(("mesh_", WITNESS)):
+            continue
+        rows: Counter[str] = Counter()
+        for row in connection.exec_driver_sql(f'SELECT * FROM "{table}"'):  # noqa: S608 - a name from the schema
+            rows.update({value for value in row if isinstance(value, str) and value in words})
+        if rows:
+            yield table, rows
+
+
+def effects_of(
+    connection: Connection, tables: list[str], name: str, methods: list[Method], ids: list[tuple[str, str]]
+) -> Iterator[Effect]:
+    """Yield what was done for events in a database.
+
+    Args:
+        connection: The database.
+        tables: Its tables.
+        name: Its service.
+        methods: The methods of that service.
+        ids: Subject and id of each event that the broker has.
+    """
+    taken = {method.path.lstrip("/"): Counter(_taken(method, ids)) for method in methods if method.triggers}
+    if INBOX in tables:
+        done: dict[str, Counter[str]] = {}
+        for consumer, event in connection.exec_driver_sql(f"SELECT consumer, event FROM {INBOX}"):  # noqa: S608 - a constant
+            done.setdefault(consumer, Counter())[event] += 1
+        for method, expected in taken.items():
+            found = Counter({id_: times for id_, times in done.get(method, Counter()).items() if id_ in expected})
+            if expected or found:  # a method that writes nothing leaves nothing to count; the ledger says so
+                where = f"published → {method}"
+                yield Effect(where, expected, found, frozenset({method}), uncounted=not found)
+    everything: Counter[str] = sum(taken.values(), Counter())
+    for table in tables:
+        if EVENT_ID in {column["name"] for column in inspect(connection).get_columns(table)}:
+            rows = Counter(row[0] for row in connection.exec_driver_sql(f'SELECT {EVENT_ID} FROM "{table}"'))  # noqa: S608 - as above
+            yield Effect(f"recorded in {name}.{table}", everything, rows, frozenset(taken))
+
+
+def _taken(method: Method, ids: list[tuple[str, str]]) -> Iterator[str]:
+    """Yield the ids of the events that call a method, each once: what the broker has twice has its effect once."""
+    firsts: list[str] = []
+    for trigger in method.triggers:
+        if trigger.kind is TriggerKind.EVENT:
+            firsts.append(f"{subjects.EVENTS}.{subjects.token_of(trigger.event)}.")
+        elif trigger.kind is TriggerKind.CHANGE:
+            parts: tuple[Any, ...] = (subjects.escape(trigger.service), subjects.escape(trigger.table))
+            firsts.append(f"{subjects.CHANGES}.{parts[0]}.{parts[1]}.")
+    yield from {id_: None for subject, id_ in ids if subject.startswith(tuple(firsts))} if firsts else ()

@@ -1,0 +1,158 @@
+"""Threads for ``def`` functions: as few as they need, never fewer, and none left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mesh import threads as module
+from mesh.threads import Block, Threads
+
+LIMIT = 8
+
+
+@pytest_asyncio.fixture
+async def threads() -> AsyncIterator[Threads]:
+    made = Threads(LIMIT)
+    yield made
+    made.stop()
+
+
+def of(work: Callable[[], Any]) -> Callable[[Block], Any]:
+    return lambda _: work()
+
+
+async def test_quick_functions_are_run_by_one_thread(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BRISK", 60.0)  # whatever else the machine does
+    used = [await asyncio.gather(*(threads.run(of(threading.get_ident)) for _ in range(50))) for _ in range(5)]
+    assert len({ident for round_ in used for ident in round_}) == 1
+
+
+async def test_functions_that_wait_run_side_by_side_up_to_the_limit(threads: Threads) -> None:
+    together = threading.Barrier(LIMIT, timeout=20)
+    running, most, lock = 0, 0, threading.Lock()
+
+    def meet() -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        try:
+            return together.wait()
+        finally:
+            with lock:
+                running -= 1
+
+    places = await asyncio.gather(*(threads.run(of(meet)) for _ in range(3 * LIMIT)))
+    assert sorted(places) == sorted([*range(LIMIT)] * 3)
+    assert most == LIMIT
+
+
+async def test_a_quick_function_does_not_wait_for_a_slow_one(threads: Threads) -> None:
+    release = threading.Event()
+    await threads.run(of(int))
+    slow = asyncio.ensure_future(threads.run(of(lambda: release.wait(20))))
+    assert await asyncio.wait_for(threads.run(of(lambda: "quick")), 10) == "quick"
+    assert not slow.done()
+    release.set()
+    assert await slow is True
+
+
+async def test_functions_that_usually_wait_get_threads_at_once(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BRISK", 0.5)
+    monkeypatch.setattr(module, "_LATEST", 1)
+    await threads.run(of(lambda: time.sleep(0.6)))  # what the pool learns from
+    together = threading.Barrier(LIMIT, timeout=20)
+    began = time.monotonic()
+    await asyncio.gather(*(threads.run(of(together.wait)) for _ in range(LIMIT)))
+    assert time.monotonic() - began < 0.5
+
+
+async def test_no_call_is_lost_between_resting_and_waking(threads: Threads) -> None:
+    async def client(number: int) -> list[int]:
+        return [await threads.run(of(lambda: number)) for _ in range(200)]
+
+    async with asyncio.timeout(30):
+        found = await asyncio.gather(*(client(number) for number in range(20)))
+        assert found == [[number] * 200 for number in range(20)]
+        for _ in range(300):  # one after the other: the thread rests before each
+            await threads.run(of(int))
+
+
+async def test_what_the_function_raises_is_raised(threads: Threads) -> None:
+    with pytest.raises(SystemExit):
+        await threads.run(of(lambda: (_ for _ in ()).throw(SystemExit(3))))
+    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+        await threads.run(of(lambda: next(iter(()))))
+    assert isinstance(caught.value.__cause__, StopIteration)
+    assert await threads.run(of(lambda: "well")) == "well"
+
+
+async def test_the_context_variables_are_the_callers(threads: Threads) -> None:
+    variable: ContextVar[str] = ContextVar("variable")
+    variable.set("outer")
+
+    def change() -> str:
+        found = variable.get()
+        variable.set("inner")
+        return found
+
+    assert [await threads.run(of(change)) for _ in range(2)] == ["outer", "outer"]
+    assert variable.get() == "outer"
+
+
+async def test_a_call_that_ended_while_it_waited_is_not_begun(threads: Threads) -> None:
+    release, begun = threading.Event(), []
+    busy = [asyncio.ensure_future(threads.run(of(lambda: release.wait(20)))) for _ in range(LIMIT)]
+    late = asyncio.ensure_future(threads.run(of(lambda: begun.append("late"))))
+    await asyncio.sleep(0)
+    late.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    release.set()
+    assert await asyncio.gather(*busy) == [True] * LIMIT
+    await threads.run(of(int))
+    assert begun == []
+
+
+async def test_stop_ends_the_threads_and_those_who_wait() -> None:
+    pool = Threads(1)
+    release, inside = threading.Event(), threading.Event()
+    runner: list[threading.Thread] = []
+
+    def hold() -> str:
+        runner.append(threading.current_thread())
+        inside.set()
+        release.wait(20)
+        return "finished"
+
+    running = asyncio.ensure_future(pool.run(of(hold)))
+    await asyncio.to_thread(inside.wait, 20)
+    waiting = asyncio.ensure_future(pool.run(of(int)))
+    await asyncio.sleep(0)
+    pool.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    with pytest.raises(RuntimeError, match="stopped"):
+        await pool.run(of(int))
+    release.set()
+    assert await running == "finished"
+    await asyncio.to_thread(runner[0].join, 20)
+    assert not runner[0].is_alive()
+
+
+async def test_a_thread_that_rests_ends_with_the_pool() -> None:
+    pool = Threads(1)
+    thread: threading.Thread = await pool.run(of(threading.current_thread))
+    pool.stop()
+    await asyncio.to_thread(thread.join, 20)
+    assert not thread.is_alive()
