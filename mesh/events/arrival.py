@@ -16,7 +16,8 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from mesh.call import Call, Handler, Metadata
-from mesh.errors import Unimplemented
+from mesh.errors import StatusError, Unimplemented
+from mesh.recover import status_of
 
 if TYPE_CHECKING:
     from mesh.contract import Method
@@ -53,14 +54,18 @@ class Arrival(Call):
         event: The event.
         origin: What its function's side knows of it.
         tries: Which try it is, from 1.
+        known: What the try before ended with, if its traceback is in the log; else "".
+        failure: The same of this one.
         trace: The trace id of the call, 32 hexadecimal digits, once it has begun; else "".
         began: The function was called.
         beside: The worker that ran the function ended, and another call there may be why.
     """
 
-    __slots__ = ("_data", "began", "beside", "event", "origin", "trace", "tries")
+    __slots__ = ("_data", "began", "beside", "event", "failure", "known", "origin", "trace", "tries")
 
-    def __init__(self, method: Method, event: Event, consumer: str, tries: int, deadline: float) -> None:
+    def __init__(
+        self, method: Method, event: Event, consumer: str, tries: int, deadline: float, known: str = ""
+    ) -> None:
         told = {
             "ce-id": event.id,
             "ce-source": event.source,
@@ -74,6 +79,8 @@ class Arrival(Call):
         self.event = event
         self.origin = Origin(consumer, event.id, event.hops)
         self.tries = tries
+        self.known = known
+        self.failure = ""
         self.trace = ""
         self.began = False
         self.beside = False
@@ -136,10 +143,22 @@ async def linked(call: Call, next: Handler) -> None:
 
 
 async def once(call: Call, next: Handler) -> None:
-    """The innermost layer of a delivery: the function begins; an event that has had its effect already ends well."""
+    """The innermost layer of a delivery: the function begins; an event that has had its effect already ends well.
+
+    A function that fails as it did in the try before is not told of once more with its traceback.
+    """
     if isinstance(call, Arrival):  # else it is in a worker, and the sidecar has the arrival
         call.began = True
     try:
         await next(call)
     except AlreadyDoneError:
         return
+    except StatusError:
+        raise
+    except Exception as error:
+        if not isinstance(call, Arrival):
+            raise
+        call.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if call.failure == call.known:
+            raise status_of(error) from error
+        raise

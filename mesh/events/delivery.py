@@ -230,7 +230,7 @@ class Delivery:
     async def _call(self, consumer: Consumer, message: Message, held: Held, event: Event) -> Decision:
         method = consumer.method
         deadline = self._loop.time() + (method.timeout or self._patience.timeout)
-        call = Arrival(method, event, consumer.group, held.tries + 1, deadline)
+        call = Arrival(method, event, consumer.group, held.tries + 1, deadline, held.failure)
         error: StatusError | None = None
         try:
             await self._handlers[method.path](call)
@@ -239,6 +239,7 @@ class Delivery:
         except Exception:
             log.exception("a layer failed for event %s", event.id)
             error = Internal("internal error")
+        held.failure = call.failure
         code = Code.OK if error is None else error.code
         lost = call.beside and code is not Code.OK
         if lost:
@@ -257,7 +258,8 @@ class Delivery:
             what, number = ("loss", held.losses) if lost else ("try", held.tries)
             log.warning(
                 "%s: %s %d of event %s ended with %s: %s; again in %.1f s",
-                consumer.group, what, number, event.id, code.name, error.message if error else "", decision.after,
+                consumer.group, what, number, event.id, code.name,
+                call.failure or (error.message if error else ""), decision.after,
             )  # fmt: skip
         return decision
 

@@ -52,6 +52,7 @@ class Held:
         deliveries: How often the broker has sent it.
         tries: Calls of the function so far.
         losses: Calls that were lost with a worker which another call may have ended; they are no tries.
+        failure: What the last try ended with, if the log has its traceback; else "".
         running: The function runs.
         rests: It waits for its next try.
     """
@@ -62,6 +63,7 @@ class Held:
     deliveries: int = 1
     tries: int = 0
     losses: int = 0
+    failure: str = ""
     running: bool = False
     rests: bool = False
 

@@ -72,7 +72,9 @@ _DELETE = {
     False: text("DELETE FROM mesh_outbox WHERE sequence IN (SELECT json_array_elements_text(:list ::json)::bigint)"),
 }
 _REFUSE = text("UPDATE mesh_outbox SET refused = :reason WHERE sequence = :sequence")
-_WAITING = text("SELECT count(*), min(created), count(refused) FROM mesh_outbox").columns()
+_WAITING = text(
+    "SELECT count(*) - count(refused), min(CASE WHEN refused IS NULL THEN created END), count(refused) FROM mesh_outbox"
+).columns()
 
 
 class Row(NamedTuple):
@@ -97,9 +99,9 @@ class Waiting(NamedTuple):
     """What an outbox holds.
 
     Attributes:
-        rows: How many.
-        age: Seconds since the oldest was written; 0 when there is none.
-        refused: How many of them the broker will never take.
+        rows: How many wait.
+        age: Seconds since the oldest of them was written; 0 when there is none, or the clock has gone back.
+        refused: How many others are set aside, since no broker will ever take them.
     """
 
     rows: int

@@ -87,6 +87,7 @@ class Relay:
         meter = metrics.get_meter("mesh.events")
         meter.create_observable_gauge("mesh.outbox.rows", [self._rows], "{event}", "Events that wait in the outbox.")
         meter.create_observable_gauge("mesh.outbox.age", [self._age], "s", "How long the oldest of them has waited.")
+        meter.create_observable_gauge("mesh.outbox.refused", [self._refused], "{event}", "Events no broker will take.")
 
     def tell(self) -> None:
         """Say that there may be rows."""
@@ -216,6 +217,9 @@ class Relay:
 
     def _age(self, _: CallbackOptions) -> Iterable[Observation]:
         return [metrics.Observation(self.waiting.age)] if self.waiting is not None else []
+
+    def _refused(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [metrics.Observation(self.waiting.refused)] if self.waiting is not None else []
 
 
 async def _first(*awaited: Coroutine[Any, Any, object]) -> int:

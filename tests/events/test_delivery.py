@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from broker_process import BrokerProcess
 from delivering import RECORDER, broker_at, dead_letters, delivering, happened, publish, until
 from google.protobuf.empty_pb2 import Empty
@@ -270,3 +272,28 @@ async def test_a_delivery_is_a_trace_of_its_own_linked_to_the_publisher(contract
     assert span.attributes is not None
     assert span.attributes["messaging.message.id"] == event.id
     provider.shutdown()
+
+
+async def test_a_failure_that_stays_the_same_shows_its_traceback_once(
+    contract: Contract, nats_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fails = ["a bug", "a bug", "another bug", "another bug"]
+    seen = Seen()
+
+    async def on_happened(request: Any, context: Any) -> Empty:
+        if fails:
+            raise ValueError(fails.pop(0))
+        return await seen.on_happened(request, context)
+
+    patience = Patience(limits=Limits(tries=10, first=0.01, longest=0.02))
+    with caplog.at_level(logging.WARNING):
+        async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=patience) as replica:
+            await publish(replica.broker, happened("k", 1))
+            await until(lambda: seen.count == 1)
+    tracebacks = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert tracebacks == ["a bug", "another bug"]
+    lines = [text for record in caplog.records if " try " in (text := record.getMessage())]
+    assert [line.split(" ended with ")[1].split(";")[0] for line in lines] == [
+        "INTERNAL: ValueError: a bug", "INTERNAL: ValueError: a bug",
+        "INTERNAL: ValueError: another bug", "INTERNAL: ValueError: another bug",
+    ]  # fmt: skip
