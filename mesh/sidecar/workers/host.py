@@ -70,7 +70,8 @@ _AUTHORIZATION = b"authorization"
 _asked = decoder(Asked)
 _identity = decoder(tuple[str, list[str], dict[str, Any]] | None)
 _pairs = decoder(list[tuple[bytes, bytes]])
-_EMPTY = otel.Context()
+(_SPAN,) = trace.set_span_in_context(trace.INVALID_SPAN, otel.Context())
+"""The key of the current span in a context, which the API itself does not name."""
 
 
 def run(way: socket.socket, setup: Setup, contract: Contract, database: Database | None, noted: int) -> NoReturn:
@@ -280,8 +281,11 @@ class _Host:
         current.set(call)  # the task has a context of its own
         span = call.span
         if span is not None:
-            context = self._propagation.context(call.metadata) if call.baggage else _EMPTY
-            otel.attach(trace.set_span_in_context(span, context))
+            if call.baggage:
+                context = trace.set_span_in_context(span, self._propagation.context(call.metadata))
+            else:
+                context = otel.Context({_SPAN: span})
+            otel.attach(context)
         try:
             await recover(call, function if call.origin is None else chain(once, function))
         except StatusError as error:

@@ -25,6 +25,8 @@ __all__ = ["copy_ahead", "note"]
 
 MOST = 8192
 """Pages that are noted at most: what a spare may cost, 32 MiB."""
+LARGEST = 2**30
+"""Bytes of a mapping beyond which it is left out: libraries reserve such for later, and looking takes time."""
 _PAGE = mmap.PAGESIZE
 _POPULATE_WRITE = 23
 """``MADV_POPULATE_WRITE`` (madvise(2)): copies a page as a write would, and changes nothing in it."""
@@ -63,8 +65,11 @@ def _written() -> array[int]:
     with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
         for begin, end in _MAPPING.findall(Path("/proc/self/maps").read_text()):
             start = int(begin, 16)
+            size = int(end, 16) - start
+            if size > LARGEST:
+                continue
             entries = array("Q")
-            entries.frombytes(os.pread(pagemap.fileno(), (int(end, 16) - start) // _PAGE * 8, start // _PAGE * 8))
+            entries.frombytes(os.pread(pagemap.fileno(), size // _PAGE * 8, start // _PAGE * 8))
             after = -1
             for index, entry in enumerate(entries):
                 if entry & _KIND != _OWN:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,9 @@ import pytest
 from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from hosting import pool_of, working
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from test_pool import Stub, alive, ask, until
 
 from mesh.contract import Contract
@@ -124,6 +129,29 @@ async def test_a_spare_that_has_ended_is_not_missed(
         await until(lambda: not alive(spare))
         answer: pb.EchoResponse = await stub.Unary(pb.EchoRequest(text=""), timeout=20)
         assert answer.text not in ("", str(spare))
+
+
+async def test_the_call_that_waits_tells_what_it_waited_for(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(told))
+    async with running(contract, tmp_path, monkeypatch) as (stub, pool):
+        (spare,) = pids(pool)
+        monkeypatch.setattr(pool, "_tracer", provider.get_tracer("test"))
+        await asyncio.gather(ask(stub, ""), ask(stub, ""))
+        await ask(stub, "")
+        spans = told.get_finished_spans()
+        assert [span.name for span in spans] == ["fork", "load", "connect"], (
+            "once, and not by calls that found it ready"
+        )
+        times = [time for span in spans for time in (span.start_time, span.end_time)]
+        assert times == sorted(times)
+        assert {(span.attributes or {})["mesh.worker.pid"] for span in spans} == {spare}
+        slowest = (spans[1].attributes or {})["mesh.worker.slowest_imports"]
+        assert isinstance(slowest, tuple)
+        assert any(re.fullmatch(r"noted [0-9.]+ ms", str(one)) for one in slowest), slowest
 
 
 async def test_new_code_is_not_older_than_the_call(
