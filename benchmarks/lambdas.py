@@ -66,7 +66,9 @@ def run(rounds: int) -> None:
 
 def _ours(running: ExitStack, name: str, environ: dict[str, str]) -> Contender:
     environ = {**environ, "MESH_STUBS": str(load.SCRATCH / "stubs-hello")}
-    _, edge, pids = running.enter_context(load.our_mesh(f"lambdas-{name.split()[-1]}", environ, HELLO / "mesh.toml"))
+    _, edge, pids = running.enter_context(
+        load.our_mesh(f"lambdas-{name.rpartition(' ')[2]}", environ, HELLO / "mesh.toml")
+    )
     return Contender(name, f"{edge}/hello", pids)
 
 
