@@ -66,9 +66,8 @@ def run(rounds: int) -> None:
 
 def _ours(running: ExitStack, name: str, environ: dict[str, str]) -> Contender:
     environ = {**environ, "MESH_STUBS": str(load.SCRATCH / "stubs-hello")}
-    _, edge, pids = running.enter_context(
-        load.our_mesh(f"lambdas-{name.rsplit(maxsplit=1)[-1]}", environ, HELLO / "mesh.toml")
-    )
+    state = f"lambdas-{name.rpartition(' ')[2]}"
+    _, edge, pids = running.enter_context(load.our_mesh(state, environ, HELLO / "mesh.toml"))
     return Contender(name, f"{edge}/hello", pids)
 
 

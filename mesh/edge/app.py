@@ -248,7 +248,8 @@ class EdgeApp:
         for pair in metadata:
             upstream.metadata.append(*pair)
         watch = Watch(call)
-        slot = wheel().add(now + WATCH_AFTER, watch)
+        # Of HTTP/1.1 the server does not say that a client has gone: there would be nothing to see (``HttpCall.gone``).
+        slot = wheel().add(now + WATCH_AFTER, watch) if call.http_version != "1.1" else None
         token = current.set(call)
         try:
             await self._handler(upstream)
@@ -257,8 +258,9 @@ class EdgeApp:
             raise
         finally:
             current.reset(token)
-            slot.discard(watch)
-            watch.stop()
+            if slot is not None:
+                slot.discard(watch)
+                watch.stop()
             if upstream.headers:
                 call.headers += respond.forwarded(upstream.headers)
         return upstream
