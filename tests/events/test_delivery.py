@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -196,19 +194,6 @@ async def test_a_killed_broker_loses_nothing(contract: Contract, new_nats: Calla
     # Delivered twice is possible, out of order is not: the first time of each is in order.
     for key, numbers in seen.numbers.items():
         assert list(dict.fromkeys(numbers)) == list(range(int(key[1:]), 400, 4))
-
-
-async def test_a_broker_that_hangs_holds_up_no_stop(contract: Contract, new_nats: Callable[..., BrokerProcess]) -> None:
-    server, seen = new_nats(), Seen()
-    try:
-        async with delivering(contract, server.url, {"on_happened": seen.on_happened}) as replica:
-            await publish(replica.broker, *(happened(f"k{number}", number) for number in range(20)))
-            await until(lambda: seen.count == 20)
-            os.kill(server.pid, signal.SIGSTOP)
-            async with asyncio.timeout(6):  # `mesh up` kills after the drain and four seconds
-                await replica.delivery.stop(0)
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
 
 
 async def test_too_many_hops_are_a_cycle(contract: Contract, nats_url: str) -> None:
