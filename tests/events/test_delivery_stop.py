@@ -18,7 +18,7 @@ from mesh.contract import Contract
 async def test_a_broker_that_hangs_holds_up_no_stop(contract: Contract, new_nats: Callable[..., BrokerProcess]) -> None:
     server, seen = new_nats(), []
 
-    async def on_happened(request: Any, context: Any) -> Empty:  # noqa: ARG001 - a function's shape
+    async def on_happened(request: Any, context: Any) -> Empty:
         seen.append(request.number)
         return Empty()
 
