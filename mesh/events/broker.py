@@ -41,7 +41,7 @@ GRACE = 2.0
 FEW = 12
 """As many publications cost less one by one, all on their way at once: a batch costs the server 4 ms and more, each of
 those 0.3 ms (measured with ``sync_interval: always``)."""
-LOOK = 0.5
+LOOK = 1.0
 """Seconds between two looks whether the client has closed without a word: nats-py 2.16 does, when what it had not sent
 yet cannot be sent while it closes."""
 HEARTBEAT = 10

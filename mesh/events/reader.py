@@ -50,6 +50,8 @@ PROGRESS = ACK_WAIT / 3
 """Seconds between two signs that an event is still held."""
 SETTLE = 0.2
 """Seconds between two questions whether a partition has settled."""
+HANDOVER = 2.0
+"""Seconds that a stop asks a broker to take back a partition; one that hangs does so by itself when the pin ends."""
 PAUSE = 1.0
 """Seconds before the next pull after the broker refused one."""
 ASKED = 3
@@ -153,10 +155,11 @@ class Reader:
         if client is not None and pinned:
             name = f"{self.consumer.stream}.{self.consumer.name}"
             with contextlib.suppress(*BROKER_AWAY):
-                # The question makes the broker forget pulls that nobody listens for. Else it may pin the partition to
-                # one of those, and the next owner waits until that is over (seen with nats-server 2.15.1).
-                await request(client, f"CONSUMER.INFO.{name}")
-                await request(client, f"CONSUMER.UNPIN.{name}", {"group": GROUP})
+                async with asyncio.timeout(HANDOVER):
+                    # The question makes the broker forget pulls that nobody listens for. Else it may pin the partition
+                    # to one of those, and the next owner waits until that is over (seen with nats-server 2.15.1).
+                    await request(client, f"CONSUMER.INFO.{name}")
+                    await request(client, f"CONSUMER.UNPIN.{name}", {"group": GROUP})
 
     async def finish(self, until: float) -> None:
         """Wait for what runs; at ``until`` (the loop's time) cancel it and give it back."""

@@ -166,11 +166,13 @@ def test_recovery_is_until_the_first_answer_to_a_call_begun_after_the_strike() -
 
 
 def test_how_often_and_how_long_is_shown() -> None:
-    struck = [(1.0, "edge"), (2.0, "edge"), (3.0, "edge"), (4.0, "broker")]
-    shown = recovery_text(struck, {"edge": [0.5, 4.0, 0.7], "broker": []})
+    struck = [(1.0, "edge"), (2.0, "edge"), (3.0, "edge"), (4.0, "broker"), (5.0, "shop database")]
+    shown = recovery_text(struck, {"edge": [0.5, 4.0, 0.7], "broker": [], "shop database": [2.0]})
     rows = [line.split() for line in shown.splitlines()[2:]]
     assert rows == [
-        ["broker", "1", "never", "never"], ["edge", "3", "0.7", "s", "4.0", "s"], ["all", "4", "0.7", "s", "4.0", "s"],
+        ["broker", "1", "never", "never"], ["edge", "3", "0.7", "s", "4.0", "s"],
+        ["shop", "database", "1", "2.0", "s", "2.0", "s"], ["all", "5", "2.0", "s", "4.0", "s"],
+        ["of", "these,", "processes", "killed", "4"],
     ]  # fmt: skip
 
 

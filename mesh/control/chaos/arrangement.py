@@ -41,7 +41,7 @@ class Wishes:
 
     Attributes:
         duration: How long it is struck, as ``"60s"``.
-        strikes: After how many it ends earlier; 0: not by their number.
+        kills: After how many killed processes it ends earlier; 0: not by their number.
         rate: Strikes a second, at most.
         seed: Of all chance; None: a new one, which is printed.
         only: Kinds of targets, or services; empty: everything.
@@ -57,7 +57,7 @@ class Wishes:
     """
 
     duration: str
-    strikes: int
+    kills: int
     rate: float
     seed: int | None
     only: tuple[str, ...]
@@ -85,12 +85,12 @@ def run(file: Path, wishes: Wishes) -> int:
         duration=_seconds("--duration", wishes.duration),
         patience=_seconds("--patience", wishes.patience),
         rate=wishes.rate,
-        strikes=wishes.strikes,
+        kills=wishes.kills,
         clients=wishes.clients,
     )
-    if wishes.rate <= 0 or wishes.clients < 1 or wishes.strikes < 0:
-        text = "expected a rate above 0, at least one client, and no negative number of strikes"
-        raise Faults([Fault("--rate, --clients, --strikes", text)])
+    if wishes.rate <= 0 or wishes.clients < 1 or wishes.kills < 0:
+        text = "expected a rate above 0, at least one client, and no negative number of kills"
+        raise Faults([Fault("--rate, --clients, --kills", text)])
     found = manifests.load(file)
     with _folder(wishes.keep) as folder:
         server = Postgresql(folder / "postgresql") if wishes.postgresql else None

@@ -16,7 +16,7 @@ def run(options: argparse.Namespace, file: Path) -> int:
     return arrangement.run(
         file,
         arrangement.Wishes(
-            duration=options.duration, strikes=options.strikes, rate=options.rate, seed=options.seed,
+            duration=options.duration, kills=options.kills, rate=options.rate, seed=options.seed,
             only=tuple(word.strip() for words in options.kill for word in words.split(",") if word.strip()),
             call=options.call, data=options.data, headers=tuple(options.header), event=options.event,
             clients=options.clients, workers=options.workers, postgresql=options.postgresql, keep=options.keep,
@@ -34,7 +34,9 @@ def add(command: Callable[..., argparse.ArgumentParser], act: Callable[[argparse
     """
     made = command("chaos", act, "kill a mesh again and again while it works, and count what was lost", _TEXT)
     made.add_argument("--duration", default="60s", metavar="TIME", help="how long (default: 60s)")
-    made.add_argument("--strikes", type=int, default=0, metavar="N", help="end earlier, after so many strikes")
+    made.add_argument(
+        "--kills", type=int, default=0, metavar="N", help="end earlier, when so many processes were killed"
+    )
     made.add_argument("--rate", type=float, default=1.0, metavar="N", help="strikes a second, at most (default: 1)")
     made.add_argument("--seed", type=int, metavar="N", help="which strikes in which order follows from it")
     made.add_argument(
@@ -72,7 +74,7 @@ Called is the first PUBLIC method with a POST route of a service that publishes 
 field of its request holds a word that no other call has. What cannot be guessed is said with --call, --data and -H.
 
   mesh chaos
-  mesh chaos --duration 30m --strikes 1000 --rate 4 --workers
+  mesh chaos --duration 30m --kills 1000 --rate 4 --workers
   mesh chaos --postgresql
   mesh chaos --kill broker,databases --seed 7
   mesh chaos --call Registration/Register -d '{"name": "{word}", "email": "{word}@a.example", "password": "{word}"}'

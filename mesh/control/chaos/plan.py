@@ -14,6 +14,7 @@ __all__ = [
     "POSTGRESQL",
     "WORKERS",
     "Strike",
+    "kills",
     "lasting",
     "pick",
     "strikes",
@@ -115,6 +116,15 @@ def strikes(seed: int, rate: float, targets: Sequence[str]) -> Iterator[Strike]:
                 early=chance.random() < _EARLY,
                 way=chance.random(),
             )
+
+
+def kills(struck: Sequence[tuple[float, str]]) -> int:
+    """Return how many of the strikes ended a process; a SQLite file is only held.
+
+    Args:
+        struck: When, and what.
+    """
+    return sum(1 for _, target in struck if not target.endswith(f" {DATABASE}"))
 
 
 def lasting(target: str) -> bool:

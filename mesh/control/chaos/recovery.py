@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate, chain
 
+from mesh.control.chaos.plan import kills
 from mesh.control.table import table
 
 __all__ = ["recoveries", "show"]
@@ -32,10 +33,11 @@ def recoveries(struck: Sequence[tuple[float, str]], accepted: Sequence[tuple[flo
 
 
 def show(struck: Sequence[tuple[float, str]], found: dict[str, list[float]]) -> str:
-    """Return how often each target was struck, and median and maximum of its recoveries, as text."""
+    """Return how often each target was struck, with median and maximum of its recoveries, as text."""
     rows = []
     for target, times in [*sorted(found.items()), ("all", list(chain(*found.values())))]:
         number = sum(1 for _, one in struck if target in (one, "all"))
         middle = [f"{sorted(times)[len(times) // 2]:.1f} s", f"{max(times):.1f} s"] if times else ["never", "never"]
         rows.append((target, f"{number:,}", *middle))
+    rows.append(("of these, processes killed", f"{kills(struck):,}", "", ""))
     return table(("struck", "times", "works again: median", "at most"), rows)

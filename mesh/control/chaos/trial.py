@@ -50,14 +50,14 @@ class Bounds:
         duration: Seconds that it is struck.
         patience: Seconds that outboxes and consumers may take afterwards.
         rate: Strikes a second, at most.
-        strikes: After how many it ends earlier; 0: not by their number.
+        kills: After how many killed processes it ends earlier; 0: not by their number.
         clients: Calls at once.
     """
 
     duration: float
     patience: float
     rate: float
-    strikes: int
+    kills: int
     clients: int
 
 
@@ -216,7 +216,7 @@ class Trial:
                 await self._works(last, SETTLED)
             if await herd.strike(strike) is not None:
                 last = herd.struck[-1][0]
-                if len(herd.struck) == self.bounds.strikes:
+                if self.bounds.kills and plan.kills(herd.struck) >= self.bounds.kills:
                     return
 
     async def _progress(self, herd: Herd) -> None:
@@ -227,9 +227,10 @@ class Trial:
     def _say(self, herd: Herd, more: str = "") -> None:
         fates = Counter(self._calls.values())
         counts = "  ".join(f"{fate.value} {fates[fate]:,}" for fate in Fate)
-        line = f"{time.monotonic() - self._began:6.0f} s  struck {len(herd.struck):,}  {counts}{more}"
+        struck = f"killed {plan.kills(herd.struck):,}  struck {len(herd.struck):,}"
+        line = f"{time.monotonic() - self._began:6.0f} s  {struck}  {counts}{more}"
         watched = sys.stderr.isatty()
-        print(f"\r{line:<100}" if watched else line, end="" if watched else "\n", file=sys.stderr, flush=True)
+        print(f"\r{line:<120}" if watched else line, end="" if watched else "\n", file=sys.stderr, flush=True)
 
     # -- afterwards --
 
