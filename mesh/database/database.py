@@ -48,6 +48,12 @@ class Outbox(Protocol):
     async def put(self, tx: Transaction, event: Message) -> None:
         """Write an event in the transaction."""
 
+    async def enter(self, tx: Transaction) -> Any:
+        """Do what belongs before a transaction's first write; returns what ``leave`` needs."""
+
+    async def leave(self, tx: Transaction, mark: Any) -> None:
+        """Do what belongs before the commit of a transaction that has written."""
+
     def committed(self) -> None:
         """Take note that a transaction which may have written events has committed."""
 
@@ -192,7 +198,10 @@ class Database:
 class _Transaction:
     """``mesh.context.Transaction`` on one connection."""
 
-    __slots__ = ("_attributes", "_began", "_connection", "_outbox", "_published", "_tracer", "_writer", "_writing")
+    __slots__ = (
+        "_attributes", "_began", "_connection", "_entered", "_mark", "_outbox", "_published", "_tracer", "_writer",
+        "_writing",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -205,6 +214,8 @@ class _Transaction:
         self._connection = connection
         self._outbox = outbox
         self._published = False
+        self._entered = False
+        self._mark: Any = None
         self._writer = writer
         self._writing = False
         self._began = False
@@ -219,6 +230,9 @@ class _Transaction:
             Aborted: Another transaction changed the same data.
             sqlalchemy.exc.IntegrityError: A constraint was violated; on PostgreSQL the transaction is over.
         """
+        if self._outbox is not None and not self._entered and not _only_reads(statement):
+            self._entered = True
+            self._mark = await self._outbox.enter(self)
         span = self._tracer.start_span("SQL", kind=trace.SpanKind.CLIENT, attributes=self._attributes)
         try:
             if self._writer is not None:
@@ -260,6 +274,8 @@ class _Transaction:
         """
         if not self._connection.in_transaction():
             return
+        if self._outbox is not None and self._entered:
+            await self._outbox.leave(self, self._mark)
         span = self._tracer.start_span("COMMIT", kind=trace.SpanKind.CLIENT, attributes=self._attributes)
         try:
             await self._connection.commit()

@@ -104,6 +104,11 @@ class Broker:
         """The connection, with all streams there; None while there is none."""
         return self._link
 
+    @property
+    def kept(self) -> float:
+        """Seconds that events and changes are kept; 0: for ever."""
+        return self._settings.retention.age
+
     async def ready(self) -> Link:
         """Wait for the broker, for ever if need be, and return the connection."""
         while self._link is None:

@@ -41,10 +41,11 @@ def encoder(contract: Contract) -> Encode:
     """Return what makes the message of a row of the outbox, whoever wrote it."""
 
     def encode(row: Row) -> Outgoing:
-        if row.headers:
+        if row.headers.startswith("{"):
             return as_stored(row)
         try:
-            change = Change(contract.message(TYPE), row.id, row.subject, row.data)
+            hops = int(row.headers) if row.headers.isdecimal() else 0
+            change = Change(contract.message(TYPE), row.id, row.subject, row.data, hops)
         except (LookupError, RecursionError) as error:
             raise ValueError(f"no change of a row can be read from it: {type(error).__name__}: {error}") from error
         return Outgoing(change.subject, change.event.to_headers(), change.event.data)
@@ -60,6 +61,7 @@ class Change:
         id: Of the outbox row: the event's id.
         subject: Of the outbox row: ``changes.<service>.<table>``.
         data: Of the outbox row.
+        hops: Deliveries in a row that led to it.
 
     Attributes:
         event: The event to be published.
@@ -68,7 +70,7 @@ class Change:
 
     __slots__ = ("event", "subject")
 
-    def __init__(self, kind: type[Message], id: str, subject: str, data: bytes) -> None:  # noqa: A002 - as in Event
+    def __init__(self, kind: type[Message], id: str, subject: str, data: bytes, hops: int = 0) -> None:  # noqa: A002 - as in Event
         _, service, table = (unescape(token) for token in subject.split("."))
         row = json.loads(data.decode(errors="replace"), parse_int=_integer, parse_float=_decimal)
         images = {at: _image(row, row[at]) for at in ("before", "after") if at in row}
@@ -89,6 +91,7 @@ class Change:
             key=text,
             time=_EPOCH + timedelta(microseconds=microseconds),
             data=message.SerializeToString(),
+            hops=hops,
         )
         self.subject = change_subject(service, table, text)
 

@@ -33,6 +33,7 @@ DECLARE  -- arguments of the trigger: subject, what each change begins with, the
     time text := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
     before json;
     after json;
+    hops text := coalesce(current_setting('mesh.hops', true), '');  -- of the call (mesh.events.outbox)
     part text;
     moved boolean := false;
 BEGIN
@@ -42,7 +43,7 @@ BEGIN
             format('SELECT row_to_json(t) FROM %s %I.%I t', part, TG_TABLE_SCHEMA, TG_TABLE_NAME)
         LOOP
             INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
-                replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], '',
+                replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], hops,
                 convert_to(TG_ARGV[1] || time || ', "operation": "DELETE", "before": ' || before || '}}', 'UTF8'),
                 time::bigint);
         END LOOP;
@@ -57,19 +58,19 @@ BEGIN
     END IF;
     IF moved OR TG_OP = 'DELETE' THEN
         INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
-            replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], '',
+            replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], hops,
             convert_to(TG_ARGV[1] || time || ', "operation": "DELETE", "before": ' || before || '}}', 'UTF8'),
             time::bigint);
     END IF;
     IF moved OR TG_OP = 'INSERT' THEN
         INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
-            replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], '',
+            replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], hops,
             convert_to(TG_ARGV[1] || time || ', "operation": "INSERT", "after": ' || after || '}}', 'UTF8'),
             time::bigint);
     END IF;
     IF TG_OP = 'UPDATE' AND NOT moved THEN
         INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
-            replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], '',
+            replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], hops,
             convert_to(
                 TG_ARGV[1] || time || ', "operation": "UPDATE", "before": ' || before || ', "after": ' || after || '}}',
                 'UTF8'),

@@ -4,6 +4,11 @@ One consumer reads one partition of one trigger. Its name says which, so every r
 that keeps its name keeps its place. A new one begins with the oldest event that the stream still holds: what was
 published before its first start is delivered too.
 
+One that nobody reads any more, because its trigger is declared no more or its service is gone, is removed by the broker
+itself when it has been idle for as long as events are kept. Nothing is lost or done twice by that, and no replica has
+to know of the others: all that the stream holds then has come since, so if the trigger comes back it begins where it
+would have gone on. Consumers of ticks stay: the last tick is kept for ever, and would come again.
+
 Names, subjects and settings are of JetStream's API: https://docs.nats.io/nats-concepts/jetstream/consumers
 """
 
@@ -74,9 +79,11 @@ class Consumer:
         """What its method calls the trigger, over all partitions: the consumer of the inbox and of metrics."""
         return self.method.path.lstrip("/")
 
-    def config(self) -> dict[str, Any]:
-        """Return what it should be on the broker."""
+    def config(self, kept: float = 0.0) -> dict[str, Any]:
+        """Return what it should be on the broker; ``kept``: seconds that the stream keeps events, 0: for ever."""
+        forgotten = kept and self.trigger.kind is not TriggerKind.SCHEDULE
         return {
+            **({"inactive_threshold": int(kept * 1e9)} if forgotten else {}),
             "name": self.name,
             "durable_name": self.name,
             "deliver_policy": "all",
@@ -147,14 +154,19 @@ async def request(client: Client, subject: str, body: Any = None) -> dict[str, A
     return answer
 
 
-async def ensure(client: Client, consumer: Consumer) -> None:
+async def ensure(client: Client, consumer: Consumer, kept: float = 0.0) -> None:
     """Make the consumer, or bring it to what it should be; any number of replicas may do it at once.
+
+    Args:
+        client: The connection.
+        consumer: The consumer.
+        kept: Seconds that its stream keeps events; 0: for ever.
 
     Raises:
         ConsumerError: The broker refuses it; with its reason.
         nats.errors.Error: The broker is away.
     """
-    wanted = consumer.config()
+    wanted = consumer.config(kept)
     # Asking is cheap; to make what is there already has taken a busy server seconds.
     found = (await request(client, f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")).get("config", {})
     if all(found.get(name) == value for name, value in wanted.items()):

@@ -168,7 +168,7 @@ class Delivery:
     async def _prepare(self, client: Client) -> bool:
         """Make consumers and schedules; False if the broker refuses one."""
         try:
-            await asyncio.gather(*(ensure(client, consumer) for consumer in self._consumers))
+            await asyncio.gather(*(ensure(client, consumer, self._broker.kept) for consumer in self._consumers))
             await ticks.ensure(client, self._services)
             if ticks.wanted(self._services):
                 await ticks.make_up(client, self._services, await ticks.clock(client))

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 from sqlalchemy import text
 
+from mesh.call import current
+from mesh.events.hops import hops
 from mesh.events.publications import Publications
 
 if TYPE_CHECKING:
@@ -71,6 +73,9 @@ _DELETE = {
     True: text("DELETE FROM mesh_outbox WHERE sequence IN (SELECT value FROM json_each(:list))"),
     False: text("DELETE FROM mesh_outbox WHERE sequence IN (SELECT json_array_elements_text(:list ::json)::bigint)"),
 }
+_HOPS = text("SELECT set_config('mesh.hops', :hops, true)")
+_LAST = text("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'mesh_outbox'")
+_MARK = text("UPDATE mesh_outbox SET headers = :hops WHERE headers = '' AND sequence > :last")
 _REFUSE = text("UPDATE mesh_outbox SET refused = :reason WHERE sequence = :sequence")
 _WAITING = text(
     "SELECT count(*) - count(refused), min(CASE WHEN refused IS NULL THEN created END), count(refused) FROM mesh_outbox"
@@ -84,7 +89,7 @@ class Row(NamedTuple):
         sequence: Its place.
         id: Of the event.
         subject: Where it goes.
-        headers: Of its message, as JSON; ``""`` for a row that a table's trigger wrote.
+        headers: Of its message, as JSON; for a row that a table's trigger wrote, the hops of the call, or ``""``.
         data: Its body.
     """
 
@@ -135,6 +140,25 @@ class Outbox:
         """
         with self._publications.span(event) as span:
             await insert(tx, self._publications.event(event, span), sqlite=self._sqlite)
+
+    async def enter(self, tx: Transaction) -> int | None:
+        """Have the rows that a table's trigger writes in this transaction carry the hops of the call, if there are any.
+
+        PostgreSQL's triggers read them from a setting of the transaction. SQLite has none, but one writer at a time:
+        what is behind the last row is this transaction's.
+        """
+        count = hops(current.get()) if self._publications.captures else 0
+        if not count:
+            return None
+        if not self._sqlite:
+            await tx.execute(_HOPS, {"hops": str(count)})
+            return None
+        return int((await tx.execute(_LAST)).scalar_one())
+
+    async def leave(self, tx: Transaction, mark: int | None) -> None:
+        """Write the hops beside the rows behind ``mark`` (SQLite)."""
+        if mark is not None:
+            await tx.execute(_MARK, {"hops": str(hops(current.get())), "last": mark})
 
     def committed(self) -> None:
         """Wake the relay."""

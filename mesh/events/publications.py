@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opentelemetry import trace
 
 from mesh.call import current
+from mesh.contract import TriggerKind
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.events.cloudevents import Event, new_id
 from mesh.events.hops import hops
@@ -32,12 +33,20 @@ class Publications:
         contract: The contract.
         serves: Full names of the services of the contract that it hosts.
         source: Its name in mesh.toml.
+
+    Attributes:
+        captures: Methods are called for changes of its tables.
     """
 
     def __init__(self, contract: Contract, serves: Sequence[str], source: str) -> None:
         declared = {name for service in serves for name in contract.services[service].publishes}
         self._keys = {name: contract.events[name].key for name in declared}
         self._known = frozenset(contract.events)
+        self.captures = any(
+            trigger.kind is TriggerKind.CHANGE and trigger.service == source
+            for method in contract.methods.values()
+            for trigger in method.triggers
+        )
         self._source = source
         self._serves = " or ".join(serves)
         self._tracer = trace.get_tracer("mesh.events")
