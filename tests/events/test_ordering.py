@@ -126,7 +126,7 @@ class Model(RuleBasedStateMachine):
         self.pinned = None
         for name, lane in self.lanes.items():
             lane.suspend()
-            self.act(name, lane.settled("", len(self.pending), lane.changes))
+            self.act(name, lane.settled("", len(self.pending), 0, lane.changes))
 
     @rule(name=st.sampled_from(REPLICAS))
     def connection_breaks(self, name: int) -> None:
@@ -271,8 +271,8 @@ def test_a_broker_that_was_started_anew_has_forgotten_the_owner() -> None:
     lane = lane_with(1, 2)
     running, waiting = lane.held[1], lane.held[2]
     lane.suspend()
-    assert lane.settled("", 2, lane.changes - 1) == []
-    assert lane.settled("", 2, lane.changes) == [GiveBack(waiting)]
+    assert lane.settled("", 2, 0, lane.changes - 1) == []
+    assert lane.settled("", 2, 0, lane.changes) == [GiveBack(waiting)]
     assert (lane.state, lane.pin) == (State.FOREIGN, "")
     assert lane.resting(running) == [GiveBack(running)]
 
