@@ -184,12 +184,12 @@ class Call:
         wait_for_ready: An onward call should wait for a connection even when every address has just failed.
         timed: Whether a layer of this chain cancels the call at its deadline, so that nobody else has to.
         compression: The encoding of an onward call's requests (``"gzip"``), or "" for none.
-        origin: Which event it is a delivery of (``mesh.events.arrival.Origin``), or None.
+        delivered: Which event it is a delivery of (``mesh.events.arrival.Delivered``), or None.
     """
 
     wait_for_ready: bool = False
     compression: str = ""
-    origin: Any = None
+    delivered: Any = None
 
     __slots__ = (
         "caller", "deadline", "doubt", "headers", "headers_sent", "identity", "metadata", "method", "peer", "timed",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mesh.contract import Method
     from mesh.events.cloudevents import Event
 
-__all__ = ["AlreadyDoneError", "Arrival", "Origin", "linked", "once", "publisher"]
+__all__ = ["AlreadyDoneError", "Arrival", "Delivered", "linked", "once", "publisher"]
 
 
 class AlreadyDoneError(Exception):
@@ -31,8 +31,8 @@ class AlreadyDoneError(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Origin:
-    """What of a delivery goes where its function runs, in the sidecar's process or in a worker: ``Call.origin``.
+class Delivered:
+    """What of a delivery goes where its function runs, in the sidecar's process or in a worker: ``Call.delivered``.
 
     Attributes:
         consumer: What the event must have its effect once for: the method, ``package.Service/Method``.
@@ -52,7 +52,7 @@ class Arrival(Call):
 
     Attributes:
         event: The event.
-        origin: What its function's side knows of it.
+        delivered: What its function's side knows of it.
         tries: Which try it is, from 1.
         known: What the try before ended with, if its traceback is in the log; else "".
         failure: The same of this one.
@@ -61,7 +61,7 @@ class Arrival(Call):
         beside: The worker that ran the function ended, and another call there may be why.
     """
 
-    __slots__ = ("_data", "began", "beside", "event", "failure", "known", "origin", "trace", "tries")
+    __slots__ = ("_data", "began", "beside", "delivered", "event", "failure", "known", "trace", "tries")
 
     def __init__(
         self, method: Method, event: Event, consumer: str, tries: int, deadline: float, known: str = ""
@@ -77,7 +77,7 @@ class Arrival(Call):
         pairs = [(name.encode(), value.encode()) for name, value in told.items() if value]
         super().__init__(method, Metadata.from_wire(pairs), deadline)
         self.event = event
-        self.origin = Origin(consumer, event.id, event.hops)
+        self.delivered = Delivered(consumer, event.id, event.hops)
         self.tries = tries
         self.known = known
         self.failure = ""
@@ -131,7 +131,7 @@ async def linked(call: Call, next: Handler) -> None:
             "messaging.operation.type": "process",
             "messaging.message.id": event.id,
             "messaging.destination.name": event.type,
-            "messaging.consumer.group.name": call.origin.consumer,
+            "messaging.consumer.group.name": call.delivered.consumer,
         }
         if call.tries > 1:
             told["mesh.event.tries"] = call.tries

@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from mesh.call import current
 from mesh.errors import FailedPrecondition
-from mesh.events.arrival import AlreadyDoneError, Origin
+from mesh.events.arrival import AlreadyDoneError, Delivered
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -56,25 +56,27 @@ async def prune(tx: Transaction, now: float) -> None:
 def guarded(transaction: AbstractAsyncContextManager[Transaction]) -> AbstractAsyncContextManager[Transaction]:
     """Return the transaction as a function gets it: in a delivery, with the row of the inbox; else as it is."""
     call = current.get()
-    return transaction if call is None or call.origin is None else _once(transaction, call.origin)
+    return transaction if call is None or call.delivered is None else _once(transaction, call.delivered)
 
 
 @asynccontextmanager
-async def _once(transaction: AbstractAsyncContextManager[Transaction], origin: Origin) -> AsyncIterator[Transaction]:
+async def _once(
+    transaction: AbstractAsyncContextManager[Transaction], delivered: Delivered
+) -> AsyncIterator[Transaction]:
     async with transaction as tx:
-        mine = _Guarded(tx, origin)
+        mine = _Guarded(tx, delivered)
         yield mine
-    origin.wrote = origin.wrote or mine.writes
+    delivered.wrote = delivered.wrote or mine.writes
 
 
 class _Guarded:
     """A transaction that inserts the row before its first write."""
 
-    __slots__ = ("_done", "_origin", "_tx", "writes")
+    __slots__ = ("_delivered", "_done", "_tx", "writes")
 
-    def __init__(self, tx: Transaction, origin: Origin) -> None:
+    def __init__(self, tx: Transaction, delivered: Delivered) -> None:
         self._tx = tx
-        self._origin = origin
+        self._delivered = delivered
         self._done = False
         self.writes = False
 
@@ -94,12 +96,12 @@ class _Guarded:
             return
         if self._done:
             raise AlreadyDoneError
-        if self._origin.wrote:
+        if self._delivered.wrote:
             raise FailedPrecondition(
-                f"{self._origin.consumer} writes in a second transaction for one event, which would be lost if the "
+                f"{self._delivered.consumer} writes in a second transaction for one event, which would be lost if the "
                 "process died between the two; write all of it in one"
             )
-        row = {"consumer": self._origin.consumer, "event": self._origin.event, "time": time.time()}
+        row = {"consumer": self._delivered.consumer, "event": self._delivered.event, "time": time.time()}
         if (await self._tx.execute(_INSERT, row)).rowcount == 0:
             self._done = True
             raise AlreadyDoneError

@@ -36,10 +36,10 @@ class DeliveredOut(AskedOut, array_like=True, gc=False, frozen=True):
     """Head of a call that is a delivery.
 
     Attributes:
-        origin: Consumer, event, hops of ``mesh.events.arrival.Origin``.
+        delivered: Consumer, event, hops of ``mesh.events.arrival.Delivered``.
     """
 
-    origin: tuple[str, str, int]
+    delivered: tuple[str, str, int]
 
 
 class Asked(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -50,7 +50,7 @@ class Asked(msgspec.Struct, array_like=True, gc=False, frozen=True):
     caller: str | None
     identity: msgspec.Raw
     metadata: msgspec.Raw
-    origin: tuple[str, str, int] | None = None
+    delivered: tuple[str, str, int] | None = None
 
 
 class Onward(msgspec.Struct, array_like=True, gc=False, frozen=True):

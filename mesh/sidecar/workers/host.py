@@ -27,7 +27,7 @@ from opentelemetry import trace
 
 from mesh.call import Call, Handler, Identity, Metadata, chain, current
 from mesh.errors import RemoteError, StatusError, Unavailable
-from mesh.events.arrival import Origin, once
+from mesh.events.arrival import Delivered, once
 from mesh.events.hops import carry
 from mesh.events.publications import Publications, Publisher
 from mesh.faults import Faults
@@ -101,7 +101,7 @@ def be_called(name: str) -> None:
 class WorkerCall(Answered):
     """A call of the sidecar; what a function may never look at is decoded when it does."""
 
-    __slots__ = ("_head", "_metadata", "_user", "origin", "span")
+    __slots__ = ("_head", "_metadata", "_user", "delivered", "span")
 
     def __init__(self, link: Link, number: int, method: Method, opened: frames.Open) -> None:
         super().__init__(link, number, method, opened)
@@ -109,7 +109,7 @@ class WorkerCall(Answered):
         self._metadata: Metadata | None = None
         self._user: Identity | None = None
         self.caller = head.caller
-        self.origin = None if head.origin is None else Origin(*head.origin)
+        self.delivered = None if head.delivered is None else Delivered(*head.delivered)
         self.span = relay.Remote(head.span, head.state) if head.span else None
 
     @property
@@ -287,7 +287,7 @@ class _Host:
                 context = otel.Context({_SPAN: span})
             otel.attach(context)
         try:
-            await recover(call, function if call.origin is None else chain(once, function))
+            await recover(call, function if call.delivered is None else chain(once, function))
         except StatusError as error:
             cause = error.__cause__
             if span is not None and isinstance(cause, Exception) and not isinstance(cause, StatusError | RemoteError):

@@ -373,7 +373,7 @@ class Pool:
 def _delivered(arrival: Arrival, asked: AskedOut) -> DeliveredOut:
     """Return the head of a delivery; it begins when a worker has it."""
     arrival.began = False
-    told = (arrival.origin.consumer, arrival.origin.event, arrival.origin.hops)
+    told = (arrival.delivered.consumer, arrival.delivered.event, arrival.delivered.hops)
     return DeliveredOut(asked.span, asked.state, asked.caller, asked.identity, asked.metadata, told)
 
 
