@@ -45,7 +45,7 @@ async def run(url: str, nats: str, rows: int) -> None:
     sqlite = url.startswith("sqlite")
     database = Database(url, migrations=None, name="relay", after=[outbox.create])
     await database.start()
-    async with database.transaction(traced=False) as tx:
+    async with database.transaction() as tx:
         await tx.execute(_INSERT, [_row(number) for number in range(rows)])
     broker = Broker(Settings(urls=(nats,)), "relay")
     broker.start()
@@ -56,7 +56,7 @@ async def run(url: str, nats: str, rows: int) -> None:
     left = rows
     while left:
         await asyncio.sleep(0.05)
-        async with database.transaction(traced=False) as tx:
+        async with database.transaction() as tx:
             left = (await tx.execute(_COUNT)).scalar_one()
     took, cpu = time.perf_counter() - began, time.process_time() - used
     print(json.dumps({"rate": rows / took, "cpu": cpu / rows * 1e6}), flush=True)

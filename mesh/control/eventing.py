@@ -183,7 +183,7 @@ async def _prune(database: Database) -> None:
 
     while True:
         try:
-            async with database.transaction(traced=False) as tx:
+            async with database.housekeeping() as tx:
                 await inbox.prune(tx, time.time())
         except StatusError as error:
             log.debug("the inbox was not pruned: %s", error)

@@ -13,6 +13,7 @@ Decisions:
 """
 
 from mesh.database.database import Database, DatabaseError, Outbox
+from mesh.database.plain import Execute
 from mesh.database.sole import Sole
 
-__all__ = ["Database", "DatabaseError", "Outbox", "Sole"]
+__all__ = ["Database", "DatabaseError", "Execute", "Outbox", "Sole"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from mesh.database import migrations
 from mesh.database.failures import DatabaseError, reason, status
+from mesh.database.plain import Execute, Plain
 from mesh.database.sole import FileSole, PostgresSole, Sole
 from mesh.errors import FailedPrecondition, Unavailable
 
@@ -92,6 +93,7 @@ class Database:
         self._tracer = trace.get_tracer("mesh.database")
         self._attributes = _attributes(self._url)
         self._writer = asyncio.Lock()
+        self._plain = None if self._file is None else Plain(self._file, self._writer, WAIT)
         self._engine: AsyncEngine | None = None
 
     def __str__(self) -> str:
@@ -142,6 +144,8 @@ class Database:
         if self._engine is not None:
             await self._engine.dispose()
             self._engine = None
+            if self._plain is not None:
+                self._plain.close()
 
     def sole(self, name: str) -> Sole:
         """Return the right to do something alone over all replicas of the service."""
@@ -149,18 +153,25 @@ class Database:
             return FileSole(self._file.with_name(f"{self._file.name}.{name}"))
         return PostgresSole(partial(self._create, once=True), name)
 
-    @asynccontextmanager
-    async def transaction(self, *, traced: bool = True) -> AsyncIterator[_Transaction]:
+    def transaction(self) -> AbstractAsyncContextManager[_Transaction]:
         """Begin a transaction: commits at the end of the block, rolls back on any error and on cancellation.
-
-        Args:
-            traced: Whether its statements are spans; the mesh's own housekeeping is none of a call's business, and
-                publishes nothing.
 
         Raises:
             Unavailable: The database cannot be reached, or its lock was not had in time.
             Aborted: Another transaction changed the same data; the whole block may be tried again.
         """
+        return self._transaction(self._tracer, self._outbox)
+
+    def housekeeping(self) -> AbstractAsyncContextManager[Execute]:
+        """Begin a transaction of the mesh's own, of text statements: without spans, and it wakes no relay.
+
+        Raises:
+            StatusError: As for ``transaction``.
+        """
+        return self._transaction(_UNTRACED, None) if self._plain is None else self._plain.transaction()
+
+    @asynccontextmanager
+    async def _transaction(self, tracer: Tracer, outbox: Outbox | None) -> AsyncIterator[_Transaction]:
         if self._engine is None:
             raise Unavailable(f"the database of {self._name} is not open")
         connection = self._engine.connect()
@@ -168,10 +179,8 @@ class Database:
             await connection.start()
         except Exception as error:
             raise _translated(error) from error
-        sqlite = self._file is not None
-        # The relay's own commits must not wake it: it would empty an empty outbox for ever.
-        tracer, outbox = (self._tracer, self._outbox) if traced else (_UNTRACED, None)
-        transaction = _Transaction(connection, self._writer if sqlite else None, tracer, self._attributes, outbox)
+        writer = None if self._file is None else self._writer
+        transaction = _Transaction(connection, writer, tracer, self._attributes, outbox)
         try:
             yield transaction
             await transaction.commit()
@@ -319,7 +328,10 @@ class _Transaction:
                 raise Unavailable("the database is busy: another transaction holds it", retry_after=1.0) from None
             self._writing = True
         if not self._began:
-            await self._connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+            # To the driver itself: SQLAlchemy would change threads for the cursor, the statement and the cursor's end.
+            raw = await self._connection.get_raw_connection()
+            assert raw.driver_connection is not None  # noqa: S101 - it was just checked out
+            await raw.driver_connection.execute("BEGIN" if reads else "BEGIN IMMEDIATE")
             self._began = True
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from mesh.context import Transaction
+    from mesh.database import Execute
 
 __all__ = ["KEPT", "TABLE", "guarded", "prepare", "prune"]
 
@@ -48,7 +49,7 @@ def prepare(connection: Connection) -> None:
     connection.execute(text(_CREATE))
 
 
-async def prune(tx: Transaction, now: float) -> None:
+async def prune(tx: Execute, now: float) -> None:
     """Remove rows that are older than ``KEPT``; ``now`` is in seconds since the epoch."""
     await tx.execute(_PRUNE, {"before": now - KEPT})
 

@@ -151,7 +151,7 @@ class Relay:
     async def _count(self) -> None:
         now = monotonic()
         if now - self._counted >= LOOK:
-            async with self._database.transaction(traced=False) as tx:
+            async with self._database.housekeeping() as tx:
                 self.waiting = await outbox.waiting(tx)
             self._counted = now
 
@@ -164,7 +164,7 @@ class Relay:
         sent: list[Row] = []
         error: StatusError | None = None
         while not self._sole.lost.is_set():
-            async with self._database.transaction(traced=False) as tx:
+            async with self._database.housekeeping() as tx:
                 if sent:
                     await outbox.delete(tx, sent, sqlite=self._sqlite)
                 rows = [] if error else await outbox.read(tx)
@@ -201,7 +201,7 @@ class Relay:
 
     async def _refuse(self, row: Row, reason: str) -> None:
         log.error("event %s for %s can never be sent and stays in the outbox: %s", row.id, row.subject, reason)
-        async with self._database.transaction(traced=False) as tx:
+        async with self._database.housekeeping() as tx:
             await outbox.refuse(tx, row, reason)
 
     def _say(self, reason: str) -> None:

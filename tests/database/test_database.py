@@ -147,6 +147,45 @@ async def test_readers_do_not_wait_for_a_writer(database: Database):
             assert await names(database) == ["one"]
 
 
+INSERT = text("INSERT INTO items (id, name) VALUES (:id, :name)")
+NAMES = text("SELECT name FROM items ORDER BY id").columns()
+
+
+async def test_housekeeping_commits_as_one(database: Database):
+    async with database.housekeeping() as tx:
+        assert [name for (name,) in await tx.execute(NAMES)] == ["one"]
+        await tx.execute(INSERT, {"id": 2, "name": "two"})
+        assert await names(database) == ["one"]
+        await tx.execute(INSERT, {"id": 3, "name": "three"})
+        assert [name for (name,) in await tx.execute(NAMES)] == ["one", "two", "three"]
+    assert await names(database) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("failure", [ValueError, asyncio.CancelledError])
+async def test_housekeeping_that_fails_leaves_nothing_and_no_lock(database: Database, failure: type[BaseException]):
+    with pytest.raises(failure):
+        async with database.housekeeping() as tx:
+            await tx.execute(INSERT, {"id": 2, "name": "two"})
+            raise failure
+    async with database.transaction() as own:
+        await own.execute(insert(ITEMS).values(id=3, name="three"))
+    async with database.housekeeping() as tx:
+        assert [name for (name,) in await tx.execute(NAMES)] == ["one", "three"]
+
+
+async def test_housekeeping_and_functions_write_in_turn(database: Database):
+    async def keep(number: int) -> None:
+        async with database.housekeeping() as tx:
+            await tx.execute(INSERT, {"id": number, "name": str(number)})
+
+    async def work(number: int) -> None:
+        async with database.transaction() as tx:
+            await tx.execute(insert(ITEMS).values(id=number, name=str(number)))
+
+    await asyncio.gather(*(one(number) for number in range(10, 50, 2) for one in (keep, lambda n: work(n + 1))))
+    assert await names(database) == ["one", *map(str, range(10, 50))]
+
+
 async def test_an_event_is_refused_rather_than_lost(database: Database):
     async with database.transaction() as tx:
         with pytest.raises(FailedPrecondition, match=r"google\.protobuf\.Empty was not published"):

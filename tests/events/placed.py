@@ -56,7 +56,7 @@ class Placed:
         numbers = text("SELECT number FROM seen WHERE key = :key ORDER BY id").columns()
         async with asyncio.timeout(30):
             while True:
-                async with self.database.transaction(traced=False) as tx:
+                async with self.database.housekeeping() as tx:
                     found = [number for (number,) in await tx.execute(numbers, {"key": key})]
                 if len(found) >= count:
                     return found
@@ -119,7 +119,7 @@ async def placed(
         database_url, migrations=None, name="recorder", after=[outbox.create, inbox.prepare], outbox=rows
     )
     await database.start()
-    async with database.transaction(traced=False) as tx:
+    async with database.housekeeping() as tx:
         key = "INTEGER" if sqlite else "SERIAL"
         await tx.execute(text(f"CREATE TABLE IF NOT EXISTS seen (id {key} PRIMARY KEY, key TEXT, number INTEGER)"))
     broker = Broker(Settings(urls=(nats_url,)), "recorder")

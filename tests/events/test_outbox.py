@@ -84,7 +84,7 @@ async def test_the_relay_does_not_wake_itself(contract: Contract, new_database: 
     sqlite = url.startswith("sqlite")
     async with shop(contract, url, "nats://127.0.0.1:1", relays=False) as made:
         made.outbox.tell = lambda: told.append(1)
-        async with made.database.transaction(traced=False) as tx:
+        async with made.database.housekeeping() as tx:
             await outbox.read(tx)
             await outbox.waiting(tx)
             await outbox.delete(tx, [], sqlite=sqlite)
