@@ -1,12 +1,14 @@
 """One call over the connections of a pool: what a ``Call`` says, as HTTP/2, and back.
 
 It works with any ``Call`` and uses nothing but its interface. A call that the server certainly never processed is tried
-again at once, whatever its method; every other retry is the retry layer's (``mesh.rpc.retry``).
+again, at once and then after milliseconds, whatever its method; every other retry is the retry layer's
+(``mesh.rpc.retry``).
 """
 
 from __future__ import annotations
 
 import asyncio
+from random import random
 from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,9 @@ __all__ = ["Exchange"]
 
 TRIES = 5
 """How often a call is sent that no server takes (REFUSED_STREAM, GOAWAY, a connection that ends before it)."""
+AGAIN = 0.002
+"""Seconds before the third try, at most, and twice as many before each further: a server can count streams among those
+that run for a moment after it has ended them (grpcio's does), and many calls wait for the same few places."""
 REPLAY = 256 * 2**10
 """Bytes of a request stream that are kept, until the server answers, for such another try."""
 
@@ -70,7 +75,9 @@ class Exchange:
         message = await call.receive_one()
         body = wire.compressed_frame(message) if call.compression == "gzip" else wire.frame(message)
         pool = self.pool
-        for _ in range(TRIES):
+        for turn in range(TRIES):
+            if turn > 1:
+                await asyncio.sleep(AGAIN * 2 ** (turn - 2) * random())  # noqa: S311 - no secret
             connection = pool.pick() or await pool.acquire(call)
             stream = Stream(self.max_message, streaming=False)
             call.peer = connection.peer
