@@ -216,7 +216,7 @@ async def _paced(link: Link, reader: Reader, numbers: _Numbers) -> list[float]:
 
 async def _all(tally: Tally, first: int, count: int) -> list[float]:
     """Wait until all of them have happened; return when."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 60 + count / 500
     while 0.0 in (found := tally.times(first, count)):
         if time.monotonic() > until:
             sys.exit(f"{found.count(0.0)} of {count} events did not come; see {load.SCRATCH}")
