@@ -65,6 +65,7 @@ def find(module: str, *, root: Path, stubs: Path, keep: Path, path: Sequence[str
         with contextlib.suppress(OSError):  # a container may have no place to write; it asks again at its next start
             keep.parent.mkdir(parents=True, exist_ok=True)
             fresh = keep.with_name(f"{keep.name}.{os.getpid()}")
+            basis = _basis(question)  # the import itself may have made a __pycache__ in a folder
             fresh.write_bytes(msgspec.json.encode(_Kept(basis, _times(answer.files), answer.plan)))
             fresh.replace(keep)
     return answer.plan
