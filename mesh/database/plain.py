@@ -48,6 +48,7 @@ class Plain:
         self._file = file
         self._writer = writer
         self._wait = wait
+        self._turn = asyncio.Lock()  # one transaction at a time: they share the connection, and what drops it
         self._thread = ThreadPoolExecutor(1, "mesh-outbox")
         self._connection: sqlite3.Connection | None = None
 
@@ -60,17 +61,18 @@ class Plain:
             Aborted: Another transaction changed the same data.
         """
         transaction = PlainTransaction(self)
-        try:
-            yield transaction
-            if transaction.writing:
-                await self.run(self._commit)
-        except BaseException:
-            # In the one thread this comes after whatever still runs there, also when nobody waits for it.
-            self._thread.submit(self._drop)
-            raise
-        finally:
-            if transaction.writing:
-                self._writer.release()
+        async with self._turn:
+            try:
+                yield transaction
+                if transaction.writing:
+                    await self.run(self._commit)
+            except BaseException:
+                # In the one thread this comes after whatever still runs there, also when nobody waits for it.
+                self._thread.submit(self._drop)
+                raise
+            finally:
+                if transaction.writing:
+                    self._writer.release()
 
     async def begin(self) -> None:
         """Wait until nobody else writes.

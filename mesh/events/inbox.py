@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from mesh.call import current
+from mesh.database.transaction import only_reads
 from mesh.errors import FailedPrecondition
 from mesh.events.arrival import AlreadyDoneError, Delivered
 
@@ -83,7 +84,7 @@ class _Guarded:
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
         """Execute an SQLAlchemy statement and return its (buffered) result (see ``Transaction.execute``)."""
-        if not _only_reads(statement):
+        if not only_reads(statement):
             await self._enter()
         return await self._tx.execute(statement, parameters)
 
@@ -107,7 +108,3 @@ class _Guarded:
             self._done = True
             raise AlreadyDoneError
         self.writes = True
-
-
-def _only_reads(statement: Any) -> bool:
-    return bool(getattr(statement, "is_select", False)) and getattr(statement, "_for_update_arg", None) is None

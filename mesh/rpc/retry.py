@@ -54,6 +54,9 @@ class Budget:
     Retries stop while half or less of the tokens are left, so that a target which fails most calls is not asked twice
     as often for it (A6, Throttling Retry Attempts and Hedged RPCs).
 
+    One server that is killed fails at once all that it carried; the budget is A6's largest, so that this alone does not
+    use it up.
+
     Args:
         tokens: The most that it holds, and what it begins with.
         earned: What a success adds.
@@ -61,7 +64,7 @@ class Budget:
 
     __slots__ = ("earned", "left", "tokens")
 
-    def __init__(self, tokens: float = 100.0, earned: float = 0.1) -> None:
+    def __init__(self, tokens: float = 1000.0, earned: float = 0.1) -> None:
         self.tokens = tokens
         self.earned = earned
         self.left = tokens

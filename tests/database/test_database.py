@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 import sqlite3
 import subprocess
@@ -16,7 +18,7 @@ from google.protobuf.empty_pb2 import Empty
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, text, update
+from sqlalchemy import Column, Executable, Integer, MetaData, String, Table, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from mesh.database import Database, DatabaseError
@@ -119,6 +121,82 @@ async def test_cancellation_at_any_point_leaves_a_database_that_works(database: 
     async with asyncio.timeout(5):
         await work(99)
     assert "99" in await names(database)
+
+
+LONG = text("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 300000) SELECT max(x) FROM n")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        insert(ITEMS).values(name="x").returning(ITEMS.c.id),
+        select(ITEMS.c.name),
+        LONG.columns(ITEMS.c.id),
+        text("UPDATE items SET name = name"),
+    ],
+    ids=["insert returning", "select", "long", "update"],
+)
+async def test_a_cancelled_statement_keeps_no_lock(tmp_path: Path, migrations: Path, statement: Executable):
+    """Not even until the garbage collector comes: an idle service would keep others from its file for ever."""
+    database = Database(f"sqlite:///{tmp_path}/x.db", migrations=migrations, name="x")
+    await database.start()
+    async with database.transaction() as tx:
+        await tx.execute(insert(ITEMS), [{"name": str(number)} for number in range(200)])
+
+    async def work() -> None:
+        async with database.transaction() as tx:
+            await tx.execute(insert(ITEMS).values(name="y"))
+            await tx.execute(statement)
+
+    gc.collect()
+    gc.disable()
+    try:
+        for turns in range(60):
+            task = asyncio.create_task(work())
+            await asyncio.sleep(turns / 15_000)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, IntegrityError):
+                await task
+            del task
+            await asyncio.to_thread(_clear, tmp_path / "x.db")  # the loop may still have to give the lock back
+    finally:
+        gc.enable()
+        await database.stop()
+
+
+def _clear(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file, timeout=3, isolation_level=None)) as other:
+        other.execute("DELETE FROM items WHERE name IN ('x', 'y')")
+
+
+async def test_what_was_cancelled_within_a_block_ends_the_whole_of_it(database: Database):
+    sleep = "SELECT pg_sleep(60)" if "postgresql" in str(database) else LONG.text.replace("300000", "3000000000")
+    with pytest.raises(Aborted, match="was cancelled"):
+        async with database.transaction() as tx:
+            await tx.execute(insert(ITEMS).values(id=2, name="two"))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await tx.execute(text(sleep))
+            await tx.execute(insert(ITEMS).values(id=3, name="three"))
+    with pytest.raises(Aborted, match="was cancelled"):
+        async with database.transaction() as tx:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await tx.execute(text(sleep))
+    assert await names(database) == ["one"]
+
+
+async def test_a_commit_that_fails_leaves_nothing_open(database: Database):
+    key = "REFERENCES items (id) DEFERRABLE INITIALLY DEFERRED"
+    async with database.transaction() as tx:
+        await tx.execute(text(f"CREATE TABLE parts (item INTEGER {key})"))
+    for _ in range(2):
+        with pytest.raises(IntegrityError):
+            async with database.transaction() as tx:
+                await tx.execute(text("INSERT INTO parts VALUES (7)"))
+    async with database.transaction() as tx:
+        await tx.execute(insert(ITEMS).values(id=7, name="seven"))
+        assert (await tx.execute(text("SELECT count(*) FROM parts"))).scalar_one() == 0
 
 
 async def test_a_violated_constraint_is_the_functions_to_understand(database: Database):

@@ -11,7 +11,10 @@ import grpc
 import pytest
 from mesh_process import ROOT, Mesh
 
+from mesh.call import chain
+from mesh.contract import Contract
 from mesh.rpc.channel import Channel
+from mesh.rpc.retry import retry
 from mesh.rpc.target import Target
 
 MANIFEST = """
@@ -25,7 +28,7 @@ listen = "127.0.0.1:0"
 
 
 @pytest.mark.timeout(200)
-async def test_open_streams_end_and_the_pool_goes_on(tmp_path: Path) -> None:
+async def test_open_streams_end_and_the_pool_goes_on(tmp_path: Path, contract: Contract) -> None:
     from conformance.v1 import conformance_pb2 as pb
     from conformance.v1.conformance_pb2_grpc import EchoStub
 
@@ -35,7 +38,7 @@ async def test_open_streams_end_and_the_pool_goes_on(tmp_path: Path) -> None:
     try:
         await asyncio.to_thread(running.ready)
         target = Target([running.addresses["echo"]])
-        stub = EchoStub(Channel(target))
+        stub = EchoStub(Channel(chain(retry(), target), contract))  # it may learn late that its connection is dead
         for _ in range(2):
             streams = [stub.ServerStream(pb.EchoRequest(count=2, sleep_ms=i and 60_000)) for i in range(20)]
             duplex = stub.Bidi()
@@ -49,7 +52,7 @@ async def test_open_streams_end_and_the_pool_goes_on(tmp_path: Path) -> None:
                 for ended in await asyncio.gather(*waiting, return_exceptions=True):
                     assert isinstance(ended, grpc.aio.AioRpcError)
                     assert ended.code() is grpc.StatusCode.UNAVAILABLE
-            calls = [stub.Idempotent(pb.EchoRequest(text="b"), timeout=30) for _ in range(50)]  # while it is away
+            calls = [stub.Idempotent(pb.EchoRequest(text="b"), timeout=30) for _ in range(200)]  # while it is away
             assert {answer.text for answer in await asyncio.gather(*calls)} == {"b"}
             assert running.child("echo") != killed
         pool = target._handler.pool

@@ -23,12 +23,12 @@ class Watcher:
     """A layer that tells how each call ended."""
 
     def __init__(self) -> None:
-        self.began = asyncio.Event()
+        self.began: asyncio.Queue[None] = asyncio.Queue()
         self.ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
         self.sent = 0
 
     async def __call__(self, call: Call, next: Handler) -> None:
-        self.began.set()
+        self.began.put_nowait(None)
         error: BaseException | None = None
         try:
             await next(call)
@@ -37,6 +37,9 @@ class Watcher:
             raise
         finally:
             self.ended.put_nowait(error)
+
+    async def begin(self) -> None:
+        await asyncio.wait_for(self.began.get(), 5)
 
     async def end(self) -> BaseException | None:
         return await asyncio.wait_for(self.ended.get(), 5)
@@ -72,7 +75,7 @@ async def test_a_cancelled_call_cancels_the_function(contract: Contract, kind: s
     gate = Gate(1, 0)
     async with hosted(contract, trace=watcher, gate=gate) as address, grpc.aio.insecure_channel(address) as channel:
         call = KINDS[kind](conformance_pb2_grpc.EchoStub(channel))
-        await asyncio.wait_for(watcher.began.wait(), 5)
+        await watcher.begin()
         await asyncio.sleep(0.02)  # into the function; whichever moment it hits must do
         call.cancel()
         assert isinstance(await watcher.end(), asyncio.CancelledError)
@@ -85,7 +88,8 @@ async def test_a_lost_connection_cancels_its_calls(contract: Contract, capfd: py
         async with raw_client(address) as client:
             for _ in range(3):
                 client.data(client.request(), frame(SLOW.SerializeToString()), end=True)
-            await asyncio.wait_for(watcher.began.wait(), 5)
+            for _ in range(3):
+                await watcher.begin()
         for _ in range(3):
             assert isinstance(await watcher.end(), asyncio.CancelledError)
     assert capfd.readouterr().err == ""
@@ -104,7 +108,7 @@ async def test_a_function_that_cleans_up_slowly_ends_quietly(
     async with hosted(contract, trace=watcher, authorize=clean_up) as address, raw_client(address) as client:
         stream = client.request()
         client.data(stream, frame(SLOW.SerializeToString()), end=True)
-        await asyncio.wait_for(watcher.began.wait(), 5)
+        await watcher.begin()
         client.reset(stream)
         assert isinstance(await watcher.end(), asyncio.CancelledError)
     assert capfd.readouterr().err == ""

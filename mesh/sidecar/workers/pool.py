@@ -356,16 +356,17 @@ class Pool:
     # -- what is said --
 
     def _tell(self, worker: Worker, arrived: int) -> None:
-        """Record how the worker came to be in the trace of the call that waited for it."""
+        """Record how the worker came to be, since the call that waited for it arrived, in that call's trace."""
         loaded = worker.loaded.result()
         began = max(arrived, worker.asked)
         told = {"mesh.worker.pid": worker.pid}
         slowest = [f"{module} {seconds * 1000:.1f} ms" for module, seconds in loaded.imports]
-        for name, start, end, more in (
+        for name, begun, end, more in (
             ("fork", began, loaded.began, {}),
             ("load", loaded.began, loaded.loaded, {"mesh.worker.slowest_imports": slowest}),
             ("connect", loaded.loaded, worker.heard, {}),
         ):
+            start = max(begun, began)  # the call may have come to a worker that was loading already
             span = self._tracer.start_span(name, start_time=start, attributes={**told, **more})
             span.end(end_time=max(start, end))
 

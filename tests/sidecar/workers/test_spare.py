@@ -140,8 +140,10 @@ async def test_the_call_that_waits_tells_what_it_waited_for(
     async with running(contract, tmp_path, monkeypatch) as (stub, pool):
         (spare,) = pids(pool)
         monkeypatch.setattr(pool, "_tracer", provider.get_tracer("test"))
-        await asyncio.gather(ask(stub, ""), ask(stub, ""))
+        first = asyncio.gather(ask(stub, "sleep 0.5"), ask(stub, ""))
+        await until(lambda: bool(pool.crew.ready))
         await ask(stub, "")
+        await first
         spans = told.get_finished_spans()
         assert [span.name for span in spans] == ["fork", "load", "connect"], (
             "once, and not by calls that found it ready"
