@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from mesh.errors import InvalidArgument
-from mesh.lambdas.value import CannotMarshal, unpack
+from mesh.lambdas.value import CannotMarshal, held, unpack
 
 __all__ = ["MARK", "event_of", "marshal"]
 
@@ -44,13 +44,8 @@ def marshal(result: Any) -> bytes:
     Raises:
         CannotMarshal: It has no JSON form.
     """
-    if isinstance(result, bytes):
-        try:
-            result = json.loads(result)
-        except ValueError:
-            raise CannotMarshal("bytes that are no JSON") from None
     try:
-        return _encode(result).encode()
+        return _encode(held(result)).encode()
     except UnicodeEncodeError:
         raise CannotMarshal("a text with lone surrogates") from None
     except RecursionError:

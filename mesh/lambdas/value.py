@@ -20,7 +20,7 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Value
 
-__all__ = ["CannotMarshal", "decode", "encode", "pack", "unpack"]
+__all__ = ["CannotMarshal", "decode", "encode", "held", "pack", "unpack"]
 
 _WHOLE = 2.0**53
 _DEEPEST = 32
@@ -50,19 +50,28 @@ class _UnusualError(Exception):
     """Not as most writers write it."""
 
 
+def held(result: Any) -> Any:
+    """Return what a handler's result stands for: of bytes, the JSON that they hold.
+
+    Raises:
+        CannotMarshal: They hold none.
+    """
+    if not isinstance(result, bytes):
+        return result
+    try:
+        return json.loads(result)
+    except ValueError:
+        raise CannotMarshal("bytes that are no JSON") from None
+
+
 def encode(value: Any) -> bytes:
     """Return the serialized ``Value`` of an object.
 
     Raises:
         CannotMarshal: It has no JSON form.
     """
-    if isinstance(value, bytes):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise CannotMarshal("bytes that are no JSON") from None
     try:
-        return _write(value, 0)
+        return _write(held(value), 0)
     except UnicodeEncodeError:
         raise CannotMarshal("a text with lone surrogates") from None
 

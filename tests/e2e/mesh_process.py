@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,13 @@ class Mesh:
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def until(self, what: Callable[[], object], seconds: float = 40) -> None:
+        """Wait for what nothing tells of: what the mesh writes, or exports by its interval."""
+        until = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < until, self.output()
+            time.sleep(0.05)
 
     def child(self, name: str) -> int:
         """Return the process id of a component."""

@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import distribution
@@ -150,13 +150,6 @@ class Bells:
         with closing(sqlite3.connect(self._folder / ".mesh/bells.db", timeout=10)) as connection:
             return connection.execute(query).fetchall()
 
-    def until(self, what: Callable[[], bool]) -> None:
-        """Wait for what the mesh does to its database."""
-        until = time.monotonic() + 40
-        while not what():
-            assert time.monotonic() < until, self.mesh.output()
-            time.sleep(0.1)
-
     def ticks(self) -> int:
         return len(self.sql("SELECT * FROM ticks WHERE method = 'every_second'"))
 
@@ -179,11 +172,11 @@ def test_clocks_that_jump_by_hours(bells: Bells) -> None:
         bells.jump(offset)
         bells.ring(20)
         ticks = bells.ticks()
-        bells.until(lambda ticks=ticks: bells.ticks() >= ticks + 3)  # schedules go on
+        bells.mesh.until(lambda ticks=ticks: bells.ticks() >= ticks + 3)  # schedules go on
         # And what a process believes when it starts with the wrong time.
         os.kill(bells.mesh.child("bells"), signal.SIGKILL)
         bells.ring(20)
-        bells.until(lambda: set(bells.accepted) <= {number for (number,) in bells.sql("SELECT number FROM rang")})
+        bells.mesh.until(lambda: set(bells.accepted) <= {number for (number,) in bells.sql("SELECT number FROM rang")})
     rang = bells.sql("SELECT key, number FROM rang ORDER BY rowid")
     assert len(set(rang)) == len(rang)
     orders = defaultdict(list)

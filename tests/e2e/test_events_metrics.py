@@ -7,7 +7,7 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,13 +90,6 @@ class Recorder:
                             found = {_label(point): getattr(point, point.WhichOneof("value")) for point in points}
         return found
 
-    def until(self, what: Callable[[], Any]) -> None:
-        """Wait for an export that says so."""
-        until = time.monotonic() + 40
-        while not what():
-            assert time.monotonic() < until, self.mesh.output()
-            time.sleep(0.05)  # exports come by their interval
-
 
 def _label(point: Any) -> str:
     told = attributes(point)
@@ -123,17 +116,19 @@ def test_a_collector_learns_what_becomes_of_events(recorder: Recorder) -> None:
     recorder.publish(
         pb.Happened(key="a", number=1), pb.Happened(key="b", number=2, what="poison"), pb.Happened(key="a", number=3)
     )
-    recorder.until(lambda: latest("mesh.events.deliveries") == {"ok": 2, "retry": 1, "dead": 1})
-    recorder.until(lambda: latest("mesh.events.lag").get("") == 0)
+    recorder.mesh.until(lambda: latest("mesh.events.deliveries") == {"ok": 2, "retry": 1, "dead": 1})
+    recorder.mesh.until(lambda: latest("mesh.events.lag").get("") == 0)
 
     recorder.publish(pb.Happened(key="c", number=4, what="later"), *(pb.Happened(key="c") for _ in range(5)))
-    recorder.until(lambda: latest("mesh.events.lag").get("") == 6)  # one that is tried again, and what waits for it
+    recorder.mesh.until(
+        lambda: latest("mesh.events.lag").get("") == 6
+    )  # one that is tried again, and what waits for it
     (recorder.folder / "mended").touch()
-    recorder.until(lambda: latest("mesh.events.lag").get("") == 0)
+    recorder.mesh.until(lambda: latest("mesh.events.lag").get("") == 0)
 
     recorder.insert("changes.recorder.nothing", "", b"no change of a row")
-    recorder.until(lambda: latest("mesh.outbox.refused") == {"": 1})
-    recorder.until(lambda: latest("mesh.outbox.rows") == {"": 0})  # what is set aside does not wait
+    recorder.mesh.until(lambda: latest("mesh.outbox.refused") == {"": 1})
+    recorder.mesh.until(lambda: latest("mesh.outbox.rows") == {"": 0})  # what is set aside does not wait
     assert latest("mesh.outbox.age") == {"": 0}
 
     broker = next(
@@ -143,10 +138,10 @@ def test_a_collector_learns_what_becomes_of_events(recorder: Recorder) -> None:
     os.kill(broker, signal.SIGSTOP)
     try:
         recorder.publish(pb.Happened(key="a", number=5))
-        recorder.until(lambda: latest("mesh.outbox.rows") == {"": 1} and latest("mesh.outbox.age")[""] > 1)
+        recorder.mesh.until(lambda: latest("mesh.outbox.rows") == {"": 1} and latest("mesh.outbox.age")[""] > 1)
     finally:
         os.kill(broker, signal.SIGCONT)
-    recorder.until(lambda: latest("mesh.outbox.rows") == {"": 0})
+    recorder.mesh.until(lambda: latest("mesh.outbox.rows") == {"": 0})
 
 
 def _command(process: Path) -> bytes:
