@@ -23,10 +23,21 @@ class Transaction(Protocol):
     """A transaction on the service's own database, as ``async with context.transaction() as tx`` gives it."""
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
-        """Execute an SQLAlchemy statement and return its (buffered) result."""
+        """Execute an SQLAlchemy statement and return its (buffered) result.
+
+        Raises:
+            Unavailable: The database cannot be reached, or its lock was not had in time.
+            Aborted: Another transaction changed the same data, or a statement before this one was cancelled.
+            sqlalchemy.exc.IntegrityError: A constraint was violated; on PostgreSQL the transaction is over.
+        """
 
     async def publish(self, event: Message) -> None:
-        """Publish an event that commits with the transaction, or not at all."""
+        """Publish an event that commits with the transaction, or not at all.
+
+        Raises:
+            FailedPrecondition: The service does not declare that it publishes this.
+            StatusError: As for ``execute``.
+        """
 
 
 class Service(Protocol):
