@@ -27,8 +27,8 @@ class Transaction(Protocol):
 
         Raises:
             Unavailable: The database cannot be reached, or its lock was not had in time.
-            Aborted: Another transaction changed the same data, or a statement before this one was cancelled.
-            sqlalchemy.exc.IntegrityError: A constraint was violated; on PostgreSQL the transaction is over.
+            Aborted: Another transaction changed the same data; or a statement before this one was cancelled, or failed.
+            sqlalchemy.exc.IntegrityError: A constraint was violated; the transaction is over.
         """
 
     async def publish(self, event: Message) -> None:

@@ -20,7 +20,8 @@ from mesh.database import migrations
 from mesh.database.failures import DatabaseError, reason, status
 from mesh.database.plain import Execute, Plain
 from mesh.database.sole import FileSole, PostgresSole, Sole
-from mesh.database.transaction import WAIT, Outbox, OwnTransaction, SqliteTransaction
+from mesh.database.transaction import Outbox, OwnTransaction, SqliteTransaction
+from mesh.database.writer import Writer
 from mesh.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ log = logging.getLogger("mesh.database")
 
 CONNECTIONS, EXTRA = 10, 10
 """Connections kept, and more of them under load, for each process."""
+WAIT = 5.0
+"""Seconds to wait for a connection, for a server to accept one, and for another process's lock on a SQLite file."""
 _UNTRACED = trace.NoOpTracer()
 RECYCLE = 1800
 """Seconds after which a connection is made anew: proxies and firewalls forget idle ones."""
@@ -73,7 +76,7 @@ class Database:
         self._file = Path(self._url.database) if self._url.drivername == "sqlite" and self._url.database else None
         self._tracer = trace.get_tracer("mesh.database")
         self._attributes = _attributes(self._url)
-        self._writer = asyncio.Lock()
+        self._writer = Writer(WAIT)
         self._plain = None if self._file is None else Plain(self._file, self._writer, WAIT)
         self._engine: AsyncEngine | None = None
 

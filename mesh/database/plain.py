@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mesh.database.failures import status
-from mesh.errors import Unavailable
+from mesh.database.writer import Writer
 
 if TYPE_CHECKING:
     from sqlalchemy import TextClause
@@ -44,9 +44,9 @@ class Plain:
         wait: Seconds to wait for a lock.
     """
 
-    def __init__(self, file: Path, writer: asyncio.Lock, wait: float) -> None:
+    def __init__(self, file: Path, writer: Writer, wait: float) -> None:
         self._file = file
-        self._writer = writer
+        self.writer = writer
         self._wait = wait
         self._turn = asyncio.Lock()  # one transaction at a time: they share the connection, and what drops it
         self._thread = ThreadPoolExecutor(1, "mesh-outbox")
@@ -72,19 +72,7 @@ class Plain:
                 raise
             finally:
                 if transaction.writing:
-                    self._writer.release()
-
-    async def begin(self) -> None:
-        """Wait until nobody else writes.
-
-        Raises:
-            Unavailable: Somebody did for too long.
-        """
-        try:
-            async with asyncio.timeout(self._wait):
-                await self._writer.acquire()
-        except TimeoutError:
-            raise Unavailable("the database is busy: another transaction holds it", retry_after=1.0) from None
+                    self.writer.release()
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run in the thread.
@@ -151,7 +139,7 @@ class PlainTransaction:
         """
         begin = not (self.writing or getattr(statement, "is_select", False))
         if begin:
-            await self._plain.begin()
+            await self._plain.writer.acquire()
             self.writing = True
         return await self._plain.run(self._plain.execute, begin, _sql(statement), parameters or {})
 

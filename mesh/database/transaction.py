@@ -11,27 +11,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sqlite3
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from opentelemetry import trace
+from sqlalchemy import SelectBase, TextClause, TextualSelect
+from sqlalchemy.sql import visitors
 
 from mesh.database.failures import status
-from mesh.errors import Aborted, FailedPrecondition, Unavailable
+from mesh.errors import Aborted, FailedPrecondition
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
 
     from google.protobuf.message import Message
     from opentelemetry.trace import Span, Tracer
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mesh.context import Transaction
+    from mesh.database.writer import Writer
 
-__all__ = ["WAIT", "Outbox", "OwnTransaction", "SqliteTransaction"]
+__all__ = ["Outbox", "OwnTransaction", "SqliteTransaction"]
 
-WAIT = 5.0
-"""Seconds to wait for a connection, for a server to accept one, and for another process's lock on a SQLite file."""
+_CANCELLED, _FAILED = "was cancelled", "failed"
+_BACK = re.compile(r"\s*ROLLBACK\s+(TRANSACTION\s+|WORK\s+)?TO\b", re.IGNORECASE)
+"""What goes back to a savepoint, and makes good again what failed since."""
+_SELECT, _LOCKING = re.compile(r"\s*SELECT\b", re.IGNORECASE), re.compile(r"\b(FOR|INTO)\b", re.IGNORECASE)
 _AGAIN = 0.05
 """Seconds between two interruptions of a statement that may not have begun at the one before."""
 
@@ -62,7 +68,9 @@ class OwnTransaction:
         outbox: Where events go, or None.
     """
 
-    __slots__ = ("_attributes", "_connection", "_cut", "_entered", "_mark", "_outbox", "_published", "_tracer")
+    __slots__ = (
+        "_attributes", "_changes", "_connection", "_entered", "_mark", "_outbox", "_over", "_published", "_tracer",
+    )  # fmt: skip
 
     def __init__(
         self, connection: AsyncConnection, tracer: Tracer, attributes: dict[str, Any], outbox: Outbox | None
@@ -72,7 +80,8 @@ class OwnTransaction:
         self._published = False
         self._entered = False
         self._mark: Any = None
-        self._cut = False
+        self._over = ""
+        self._changes = False
         self._tracer = tracer
         self._attributes = attributes
 
@@ -81,18 +90,21 @@ class OwnTransaction:
 
         Raises:
             Unavailable: The database cannot be reached, or its lock was not had in time.
-            Aborted: Another transaction changed the same data, or a statement before this one was cancelled.
-            sqlalchemy.exc.IntegrityError: A constraint was violated; on PostgreSQL the transaction is over.
+            Aborted: Another transaction changed the same data; or a statement before this one was cancelled, or failed
+                and was not undone by ``ROLLBACK TO SAVEPOINT``.
+            sqlalchemy.exc.IntegrityError: A constraint was violated; the transaction is over.
         """
-        self._check()
-        if self._outbox is not None and not self._entered and not only_reads(statement):
+        self._check(statement)
+        reads = only_reads(statement)
+        self._changes = self._changes or not reads
+        if self._outbox is not None and not self._entered and not reads:
             self._entered = True
             self._mark = await self._outbox.enter(self)
         span = self._tracer.start_span("SQL", kind=trace.SpanKind.CLIENT, attributes=self._attributes)
         try:
-            result = await self._run(statement, parameters)
+            result = await self._run(statement, parameters, reads=reads)
         except BaseException as error:
-            self._cut = self._cut or isinstance(error, asyncio.CancelledError)
+            self._over = _CANCELLED if isinstance(error, asyncio.CancelledError) else self._over or _FAILED
             _describe(span, getattr(error, "statement", None), error)
             translated = status(error)
             if translated is None:
@@ -124,11 +136,12 @@ class OwnTransaction:
 
         Raises:
             Unavailable: The connection was lost; whether it was committed is not known.
-            Aborted: Another transaction changed the same data, or a statement was cancelled.
+            Aborted: Another transaction changed the same data, or a statement was cancelled or has failed.
             sqlalchemy.exc.IntegrityError: A deferred constraint was violated; nothing is committed.
         """
-        self._check()
-        if not self._connection.in_transaction():
+        if self._changes:
+            self._check()
+        if self._over or not self._connection.in_transaction():
             return
         if self._outbox is not None and self._entered:
             await self._outbox.leave(self, self._mark)
@@ -152,11 +165,18 @@ class OwnTransaction:
         """Give the connection back, rolling back what is not committed; cancellation does not keep it from that."""
         await asyncio.shield(asyncio.ensure_future(self._end()))
 
-    def _check(self) -> None:
-        if self._cut:
-            raise Aborted("a statement of this transaction was cancelled, and with it all that the transaction did")
+    def _check(self, statement: Any = None) -> None:
+        """Refuse what would be done on its own, or be undone in silence, after a statement that did not succeed.
 
-    def _run(self, statement: Any, parameters: Any) -> Awaitable[Any]:
+        PostgreSQL answers a COMMIT then by rolling back, without an error; SQLite rolls back by itself for some errors,
+        and goes on without a transaction.
+        """
+        if self._over == _FAILED and isinstance(statement, TextClause) and _BACK.match(statement.text):
+            self._over = ""
+        if self._over:
+            raise Aborted(f"a statement of this transaction {self._over}, which ended all of it")
+
+    def _run(self, statement: Any, parameters: Any, *, reads: bool) -> Awaitable[Any]:  # noqa: ARG002 - see below
         return self._connection.execute(statement, parameters)
 
     def _commit(self) -> Awaitable[None]:
@@ -188,7 +208,7 @@ class SqliteTransaction(OwnTransaction):
         tracer: Tracer,
         attributes: dict[str, Any],
         outbox: Outbox | None,
-        writer: asyncio.Lock,
+        writer: Writer,
     ) -> None:
         super().__init__(connection, tracer, attributes, outbox)
         self._writer = writer
@@ -196,8 +216,8 @@ class SqliteTransaction(OwnTransaction):
         self._driver: Any = None
         self._running: asyncio.Future[Any] | None = None
 
-    async def _run(self, statement: Any, parameters: Any) -> Any:
-        await self._begin(reads=only_reads(statement))
+    async def _run(self, statement: Any, parameters: Any, *, reads: bool) -> Any:
+        await self._begin(reads=reads)
         return await self._whole(self._connection.execute(statement, parameters))
 
     async def _commit(self) -> None:
@@ -210,11 +230,7 @@ class SqliteTransaction(OwnTransaction):
     async def _begin(self, *, reads: bool) -> None:
         """Begin when the first statement says what kind of transaction it is."""
         if not reads and not self._writing:
-            try:
-                async with asyncio.timeout(WAIT):
-                    await self._writer.acquire()
-            except TimeoutError:
-                raise Unavailable("the database is busy: another transaction holds it", retry_after=1.0) from None
+            await self._writer.acquire()
             self._writing = True
         if self._driver is None:
             # To the driver itself: SQLAlchemy would change threads for the cursor, the statement and the cursor's end.
@@ -231,7 +247,7 @@ class SqliteTransaction(OwnTransaction):
         try:
             if running is not None:
                 while not running.done():
-                    if self._cut:
+                    if self._over == _CANCELLED:
                         await self._driver.interrupt()
                     await asyncio.wait([running], timeout=_AGAIN)
                 if not running.cancelled():
@@ -248,8 +264,17 @@ class SqliteTransaction(OwnTransaction):
 
 
 def only_reads(statement: Any) -> bool:
-    """Return whether it is a plain SELECT."""
-    return bool(getattr(statement, "is_select", False)) and getattr(statement, "_for_update_arg", None) is None
+    """Return whether it is a SELECT that locks nothing and holds no INSERT, UPDATE or DELETE.
+
+    Text may be anything: it reads only when ``columns()`` makes a SELECT of it, and it begins as one.
+    """
+    if isinstance(statement, TextualSelect):
+        text = cast("TextClause", statement.element).text
+        return _SELECT.match(text) is not None and _LOCKING.search(text) is None
+    if not isinstance(statement, SelectBase):
+        return False
+    parts: Iterator[Any] = visitors.iterate(statement)
+    return not any(part.is_dml or getattr(part, "_for_update_arg", None) is not None for part in parts)
 
 
 def _describe(span: Span, statement: str | None, error: BaseException | None) -> None:

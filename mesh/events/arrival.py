@@ -38,7 +38,7 @@ class Delivered:
         consumer: What the event must have its effect once for: the method, ``package.Service/Method``.
         event: The event's id.
         hops: Deliveries in a row that led to the event.
-        wrote: The function has committed a transaction that writes.
+        wrote: The function has a transaction that writes, or has committed one.
     """
 
     consumer: str

@@ -65,10 +65,15 @@ def guarded(transaction: AbstractAsyncContextManager[Transaction]) -> AbstractAs
 async def _once(
     transaction: AbstractAsyncContextManager[Transaction], delivered: Delivered
 ) -> AsyncIterator[Transaction]:
-    async with transaction as tx:
-        mine = _Guarded(tx, delivered)
-        yield mine
-    delivered.wrote = delivered.wrote or mine.writes
+    mine: _Guarded | None = None
+    try:
+        async with transaction as tx:
+            mine = _Guarded(tx, delivered)
+            yield mine
+    except BaseException:
+        if mine is not None and mine.writes:
+            delivered.wrote = False
+        raise
 
 
 class _Guarded:
@@ -94,17 +99,18 @@ class _Guarded:
         await self._tx.publish(event)
 
     async def _enter(self) -> None:
-        if self.writes:
-            return
         if self._done:
             raise AlreadyDoneError
+        if self.writes:
+            return
         if self._delivered.wrote:
             raise FailedPrecondition(
                 f"{self._delivered.consumer} writes in a second transaction for one event, which would be lost if the "
                 "process died between the two; write all of it in one"
             )
+        # Now: a transaction beside this one must not take its row for that of another delivery.
+        self.writes = self._delivered.wrote = True
         row = {"consumer": self._delivered.consumer, "event": self._delivered.event, "time": time.time()}
         if (await self._tx.execute(_INSERT, row)).rowcount == 0:
             self._done = True
             raise AlreadyDoneError
-        self.writes = True

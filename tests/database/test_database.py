@@ -19,9 +19,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import Column, Executable, Integer, MetaData, String, Table, func, insert, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from mesh.database import Database, DatabaseError
+from mesh.database.transaction import only_reads
 from mesh.errors import Aborted, FailedPrecondition, Unavailable
 
 ITEMS = Table("items", MetaData(), Column("id", Integer, primary_key=True), Column("name", String, unique=True))
@@ -197,6 +198,86 @@ async def test_a_commit_that_fails_leaves_nothing_open(database: Database):
     async with database.transaction() as tx:
         await tx.execute(insert(ITEMS).values(id=7, name="seven"))
         assert (await tx.execute(text("SELECT count(*) FROM parts"))).scalar_one() == 0
+
+
+async def test_what_failed_within_a_block_ends_the_whole_of_it(database: Database):
+    """PostgreSQL answers a COMMIT then by rolling back, and says nothing."""
+    with pytest.raises(Aborted, match="failed"):
+        async with database.transaction() as tx:
+            await tx.execute(insert(ITEMS).values(id=2, name="two"))
+            with pytest.raises(IntegrityError):
+                await tx.execute(insert(ITEMS).values(id=1, name="taken"))
+    with pytest.raises(Aborted, match="failed"):
+        async with database.transaction() as tx:
+            with pytest.raises(IntegrityError):
+                await tx.execute(insert(ITEMS).values(id=1, name="taken"))
+            await tx.execute(insert(ITEMS).values(id=3, name="three"))
+    assert await names(database) == ["one"]
+
+
+async def test_a_savepoint_makes_good_what_failed(database: Database):
+    async with database.transaction() as tx:
+        await tx.execute(insert(ITEMS).values(id=2, name="two"))
+        await tx.execute(text("SAVEPOINT here"))
+        with pytest.raises(IntegrityError):
+            await tx.execute(insert(ITEMS).values(id=1, name="taken"))
+        await tx.execute(text("ROLLBACK TO SAVEPOINT here"))
+        await tx.execute(insert(ITEMS).values(id=3, name="three"))
+    assert await names(database) == ["one", "two", "three"]
+
+
+async def test_a_block_that_only_reads_may_fail_and_go_on(database: Database):
+    async with database.transaction() as tx:
+        with pytest.raises(DBAPIError):
+            await tx.execute(select(text("nothing")).select_from(ITEMS))
+    assert await names(database) == ["one"]
+
+
+async def test_nothing_is_done_outside_a_transaction(tmp_path: Path, migrations: Path, monkeypatch: pytest.MonkeyPatch):
+    """SQLite goes on without one after a BEGIN that failed, and after what it rolls back by itself."""
+    monkeypatch.setattr("mesh.database.database.WAIT", 0.1)
+    file = tmp_path / "x.db"
+    database = Database(f"sqlite:///{file}", migrations=migrations, name="x")
+    await database.start()
+    other = sqlite3.connect(file, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Aborted):
+            async with database.transaction() as tx:
+                with pytest.raises(Unavailable):
+                    await tx.execute(insert(ITEMS).values(id=2, name="two"))
+                other.execute("ROLLBACK")
+                await tx.execute(insert(ITEMS).values(id=2, name="two"))
+        with pytest.raises(Aborted):
+            async with database.transaction() as tx:
+                await tx.execute(insert(ITEMS).values(id=3, name="three"))
+                with pytest.raises(IntegrityError):
+                    await tx.execute(text("INSERT OR ROLLBACK INTO items (id, name) VALUES (3, 'again')"))
+                await tx.execute(insert(ITEMS).values(id=4, name="four"))
+        assert await names(database) == ["one"]
+    finally:
+        other.close()
+        await database.stop()
+
+
+@pytest.mark.parametrize(
+    ("statement", "reads"),
+    [
+        (select(ITEMS), True),
+        (select(ITEMS).union(select(ITEMS)), True),
+        (text("select 1").columns(), True),
+        (select(ITEMS).with_for_update(), False),
+        (select(select(ITEMS).with_for_update().subquery()), False),
+        (select(insert(ITEMS).values(id=2).returning(ITEMS.c.id).cte()), False),
+        (text("INSERT INTO items (id) VALUES (2) RETURNING id").columns(ITEMS.c.id), False),
+        (text("SELECT id FROM items FOR UPDATE").columns(ITEMS.c.id), False),
+        (text("SELECT 1"), False),
+        (insert(ITEMS).values(id=2), False),
+    ],
+    ids=str,
+)
+def test_what_only_reads(statement: Executable, reads: bool):  # noqa: FBT001 - pytest gives it by name
+    assert only_reads(statement) is reads
 
 
 async def test_a_violated_constraint_is_the_functions_to_understand(database: Database):

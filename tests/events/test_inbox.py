@@ -111,13 +111,20 @@ async def test_a_transaction_that_failed_may_be_tried_again(
         assert await rows(database) == [("k", 1)]
 
 
+@pytest.mark.parametrize("beside", [False, True], ids=["afterwards", "beside"])
 async def test_a_second_writing_transaction_is_refused(
-    contract: Contract, nats_url: str, new_database: Callable[[], str]
+    contract: Contract, nats_url: str, new_database: Callable[[], str], beside: bool  # noqa: FBT001 - by name
 ) -> None:
+    async def write(request: Any, context: Any) -> None:
+        async with context.transaction() as tx:
+            await insert(tx, request)
+
     async def on_happened(request: Any, context: Any) -> Empty:
+        if beside:
+            found = await asyncio.gather(*(write(request, context) for _ in range(2)), return_exceptions=True)
+            raise next(error for error in found if error is not None)
         for _ in range(2):
-            async with context.transaction() as tx:
-                await insert(tx, request)
+            await write(request, context)
         return Empty()
 
     async with (
