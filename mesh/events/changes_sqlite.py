@@ -101,7 +101,7 @@ def triggers(service: str, table: Table) -> dict[str, str]:
 
 def _names(table: Table) -> str:
     """Return the columns by which rows can meet."""
-    return ", ".join(name(part) for part in sorted({*table.key, *(part for some in table.unique for part in some)}))
+    return ", ".join(name(part) for part in sorted({*table.key, *(part for some in table.unique for part, _ in some)}))
 
 
 def _same(key: Sequence[str], row: str, kept: str) -> str:
@@ -118,10 +118,9 @@ def _gone(table: Table) -> str:
 def _set_aside(table: Table, but: str) -> str:
     """Return the statements that set aside the rows that NEW meets, but not the row ``but``."""
     kept = name(ASIDE + table.name)
-    meets = " OR ".join(
-        "(" + " AND ".join(f"t.{name(part)} = NEW.{name(part)}" for part in some) + ")"
-        for some in (table.key, *table.unique)
-    )
+    alike = [[f"t.{name(part)} = NEW.{name(part)}" for part in table.key]]
+    alike += [[f"t.{name(part)} = NEW.{name(part)} COLLATE {name(by)}" for part, by in some] for some in table.unique]
+    meets = " OR ".join(f"({' AND '.join(some)})" for some in alike)
     if but:
         meets = (
             f"({meets}) AND NOT (" + " AND ".join(f"t.{name(part)} IS {but}.{name(part)}" for part in table.key) + ")"
@@ -205,13 +204,17 @@ def _columns(connection: Connection, table: str) -> Iterator[Column]:
             yield Column(row.name, row.type, row.pk)
 
 
-def _unique(connection: Connection, table: str) -> Iterator[tuple[str, ...]]:
+def _unique(connection: Connection, table: str) -> Iterator[tuple[tuple[str, str], ...]]:
     # A partial index keeps fewer rows apart than this says: some rows are set aside that are not replaced. No harm.
     indexes = connection.exec_driver_sql(
-        "SELECT name FROM pragma_index_list(?) WHERE \"unique\" AND origin <> 'pk' ORDER BY name", (table,)
-    ).scalars()
-    for index in indexes.all():
-        columns = connection.exec_driver_sql("SELECT name FROM pragma_index_info(?) ORDER BY seqno", (index,))
-        names = tuple(columns.scalars())
-        if None not in names:  # an expression has no name
-            yield names
+        'SELECT name, origin FROM pragma_index_list(?) WHERE "unique" ORDER BY name', (table,)
+    )
+    for index, origin in indexes.all():
+        columns = connection.exec_driver_sql(
+            'SELECT name, coll FROM pragma_index_xinfo(?) WHERE "key" ORDER BY seqno', (index,)
+        )
+        parts = tuple((part, by) for part, by in columns)
+        if any(part is None for part, _ in parts):  # an expression has no name
+            continue
+        if origin != "pk" or any(by != "BINARY" for _, by in parts):  # else the key itself says it
+            yield parts

@@ -35,12 +35,12 @@ class Table:
     Attributes:
         name: Its name.
         columns: In order of declaration.
-        unique: The sets of columns that no two rows have alike, beside the primary key.
+        unique: The sets of columns, each with its collation, that no two rows have alike, beside the primary key.
     """
 
     name: str
     columns: tuple[Column, ...]
-    unique: tuple[tuple[str, ...], ...] = ()
+    unique: tuple[tuple[tuple[str, str], ...], ...] = ()
 
     @property
     def key(self) -> tuple[str, ...]:

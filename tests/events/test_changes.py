@@ -298,6 +298,21 @@ class TestSqlite:
         assert isinstance(found["huge"]["j"], str)
         assert found["huge"]["j"].startswith("[[[")
 
+    @pytest.mark.parametrize(
+        "table",
+        [
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, email TEXT); CREATE UNIQUE INDEX u ON t (email COLLATE NOCASE)",
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, email TEXT COLLATE NOCASE UNIQUE)",
+            "CREATE TABLE t (id INTEGER, email TEXT, PRIMARY KEY (id), UNIQUE (email COLLATE NOCASE))",
+        ],
+    )
+    async def test_rows_meet_by_the_collation_of_the_index(self, shop: Owner, table: str):
+        await shop.hand(*table.split(";"))
+        await shop.start("t")
+        await shop.hand("INSERT INTO t VALUES (1, 'A@x')", "INSERT OR REPLACE INTO t VALUES (2, 'a@X')")
+        told = [(one["operation"], one["key"]["id"]) for one in await shop.changes()]
+        assert told == [("INSERT", 1), ("DELETE", 1), ("INSERT", 2)]
+
     @pytest.mark.parametrize("recursive", [False, True])
     async def test_what_is_replaced_is_captured(self, shop: Owner, *, recursive: bool):
         """Also where the connection lets the deletion fire triggers."""

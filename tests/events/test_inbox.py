@@ -113,7 +113,10 @@ async def test_a_transaction_that_failed_may_be_tried_again(
 
 @pytest.mark.parametrize("beside", [False, True], ids=["afterwards", "beside"])
 async def test_a_second_writing_transaction_is_refused(
-    contract: Contract, nats_url: str, new_database: Callable[[], str], beside: bool  # noqa: FBT001 - by name
+    contract: Contract,
+    nats_url: str,
+    new_database: Callable[[], str],
+    beside: bool,  # noqa: FBT001 - by name
 ) -> None:
     async def write(request: Any, context: Any) -> None:
         async with context.transaction() as tx:
