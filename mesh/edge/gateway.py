@@ -25,7 +25,7 @@ from mesh.edge.gateway_answer import Malformed, response
 from mesh.edge.negotiate import media_type
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.lambdas import document, failure, jsontext, value
-from mesh.lambdas.context import identifier
+from mesh.lambdas.context import ACCOUNT, identifier
 
 if TYPE_CHECKING:
     from mesh.contract import Method, Route
@@ -45,7 +45,6 @@ _FORM = "application/x-www-form-urlencoded"
 _SPACE = b" \t\r\n"
 """Around a JSON value (RFC 8259, section 2)."""
 _BAD_GATEWAY = 502
-_ACCOUNT = "000000000000"
 _NOBODY = dict.fromkeys((
     "accessKey", "accountId", "caller", "cognitoAuthenticationProvider", "cognitoAuthenticationType",
     "cognitoIdentityId", "cognitoIdentityPoolId", "principalOrgId", "user", "userArn",
@@ -79,7 +78,7 @@ class Gateway:
         self._names = said.names
         self._route_key = f"{'ANY' if route.verb == document.ANY else route.verb} {said.resource}"
         self._context: dict[str, str | None] = {  # what is the same in each event's requestContext
-            "accountId": _ACCOUNT,
+            "accountId": ACCOUNT,
             "apiId": method.service.rpartition(".")[2].lower(),
             "stage": self._base.rpartition("/")[2] or "$default",
         }
