@@ -25,7 +25,7 @@ from mesh.edge.gateway_answer import Malformed, response
 from mesh.edge.negotiate import media_type
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.lambdas import document, failure, jsontext, value
-from mesh.lambdas.context import identifier
+from mesh.lambdas.context import ACCOUNT, identifier
 
 if TYPE_CHECKING:
     from mesh.contract import Method, Route
@@ -42,8 +42,9 @@ BODY = "body"
 
 _TEXT = frozenset(("application/json", "application/javascript", "application/xml"))
 _FORM = "application/x-www-form-urlencoded"
+_SPACE = b" \t\r\n"
+"""Around a JSON value (RFC 8259, section 2)."""
 _BAD_GATEWAY = 502
-_ACCOUNT = "000000000000"
 _NOBODY = dict.fromkeys((
     "accessKey", "accountId", "caller", "cognitoAuthenticationProvider", "cognitoAuthenticationType",
     "cognitoIdentityId", "cognitoIdentityPoolId", "principalOrgId", "user", "userArn",
@@ -77,7 +78,7 @@ class Gateway:
         self._names = said.names
         self._route_key = f"{'ANY' if route.verb == document.ANY else route.verb} {said.resource}"
         self._context: dict[str, str | None] = {  # what is the same in each event's requestContext
-            "accountId": _ACCOUNT,
+            "accountId": ACCOUNT,
             "apiId": method.service.rpartition(".")[2].lower(),
             "stage": self._base.rpartition("/")[2] or "$default",
         }
@@ -231,15 +232,20 @@ async def _body(call: HttpCall, limit: int, seconds: float) -> bytes:
 
 
 def _body_event(call: HttpCall, parameters: dict[str, str], data: bytes) -> bytes:
-    """Return the JSON body with the parameters in it: what the path says wins, and the body over the query."""
-    query = dict(_query(call))
+    """Return the JSON body with the parameters in it: what the path says wins, and the body over the query.
+
+    The body stays the text that it is, and so its numbers keep their digits: of a name that stands twice in an object,
+    the last is read.
+    """
+    body = data.strip(_SPACE) or b"{}"
     try:
-        event = orjson.loads(data) if data.strip() else {}
-        return orjson.dumps({**query, **event, **parameters} if isinstance(event, dict) else event)
+        event = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidArgument(f"the body is not valid JSON: {error}") from None
-    except orjson.JSONEncodeError:
-        raise InvalidArgument("the body has too many levels") from None
+    if not isinstance(event, dict):
+        return body
+    parts = (part[1:-1].strip(_SPACE) for part in (orjson.dumps(dict(_query(call))), body, orjson.dumps(parameters)))
+    return b"{%s}" % b",".join(filter(None, parts))
 
 
 def _text(call: HttpCall, data: bytes, *, form: bool) -> tuple[str | None, bool]:

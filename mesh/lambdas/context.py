@@ -21,13 +21,24 @@ if TYPE_CHECKING:
 
     from mesh.lambdas.config import Function
 
-__all__ = ["VERSION", "ClientContext", "Identity", "Instance", "LambdaContext", "identifier", "requested", "tag_logs"]
+__all__ = [
+    "ACCOUNT",
+    "VERSION",
+    "ClientContext",
+    "Identity",
+    "Instance",
+    "LambdaContext",
+    "identifier",
+    "requested",
+    "tag_logs",
+]
 
+ACCOUNT = "000000000000"
+"""The AWS account, wherever a handler is told one."""
 VERSION = "$LATEST"
 CLIENT_CONTEXT = b"x-amz-client-context"
 """Metadata of a direct invocation: base64 of a JSON object, as the header of that name on AWS."""
 
-_ACCOUNT = "000000000000"
 _VERSION_0 = ~(0xF << 76 | 0x3 << 62)
 _VERSION_4 = 0x4 << 76 | 0x2 << 62
 """Version and variant of a random UUID (RFC 9562, section 5.4)."""
@@ -121,7 +132,7 @@ class Instance:
         self.timeout = function.timeout
         self.log_group = f"/aws/lambda/{function.name}"
         self.log_stream = f"{datetime.now(UTC):%Y/%m/%d}/[{VERSION}]{uuid4().hex}"
-        self.arn = f"arn:aws:lambda:{region}:{_ACCOUNT}:function:{function.name}"
+        self.arn = f"arn:aws:lambda:{region}:{ACCOUNT}:function:{function.name}"
         self.environment = {
             "AWS_DEFAULT_REGION": region,
             "AWS_EXECUTION_ENV": f"AWS_Lambda_python{_PYTHON}",

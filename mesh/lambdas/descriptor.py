@@ -16,11 +16,13 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from mesh.faults import Fault, Faults
 from mesh.lambdas.config import PACKAGE, Function
 
-__all__ = ["INVOKE", "extend", "on_event", "on_schedule"]
+__all__ = ["INVOKE", "TICK", "extend", "on_event"]
 
 INVOKE = "Invoke"
-on_schedule = "OnSchedule"
+TICK = "meshapi.v1.Tick"
+"""What the method of a schedule takes, and no other: an event may have any name."""
 
+_ON_SCHEDULE = "OnSchedule"
 _MARGIN = 1.0
 """Seconds that a call may take longer than the function: its time-out is then answered by the function's own host."""
 _OPTIONS = "meshapi/v1/annotations.proto"
@@ -41,7 +43,8 @@ def extend(files: FileDescriptorSet, functions: Iterable[Function]) -> FileDescr
         functions: The functions of mesh.toml.
 
     Raises:
-        Faults: A function's service is there already, or it subscribes to a message that is not.
+        Faults: A function's service is there already, or it subscribes to a message that is not, or
+            to two that would be one method.
     """
     functions = list(functions)
     if not functions:
@@ -92,16 +95,33 @@ class _File:
 
     def made(self) -> FileDescriptorProto:
         function = self._function
+        self._check()
         self._comment(f" The Lambda function {function.module}:{function.handler}.\n")
         self._method(INVOKE, "google.protobuf.Value", "google.protobuf.Value", self._invoke())
         self._comment(" Invokes it: the request is the event, the response what the handler returns.\n", _METHOD, 0)
         if function.schedule:
             options = self._options()
             options.Extensions[self._extension].on.add(schedule=function.schedule)
-            self._method(on_schedule, "meshapi.v1.Tick", "google.protobuf.Empty", options)
+            self._method(_ON_SCHEDULE, TICK, "google.protobuf.Empty", options)
         for event in function.subscribes:
             self._subscribe(event)
         return self._file
+
+    def _check(self) -> None:
+        """Refuse what would be two methods of one name."""
+        named = {_ON_SCHEDULE: "the schedule"} if self._function.schedule else {}
+        for event in self._function.subscribes:
+            name, said = on_event(event), repr(event)
+            if name not in named:
+                named[name] = said
+                continue
+            text = f"{said} stands twice; once is enough"
+            if named[name] != said:
+                text = (
+                    f"{named[name]} and {said} would both be {name}; "
+                    "give one of them a [services.NAME] of its own, with the same lambda"
+                )
+            raise Faults([Fault(f"[services.{self._function.name}] subscribes", text)])
 
     def _subscribe(self, event: str) -> None:
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mesh.lambdas.context import identifier
+from mesh.lambdas.context import ACCOUNT, identifier
 
 if TYPE_CHECKING:
     from mesh.call import Identity, Metadata
@@ -139,7 +139,7 @@ def _bridge(kind: str, source: str, time: str, detail: Any, resources: list[str]
         "id": origin.id,
         "detail-type": kind,
         "source": source,
-        "account": "000000000000",
+        "account": ACCOUNT,
         "time": time,
         "region": origin.region,
         "resources": resources,

@@ -27,7 +27,7 @@ from mesh.jsoncodec import Codecs
 from mesh.lambdas import event as events
 from mesh.lambdas import failure, jsontext, value
 from mesh.lambdas.context import CLIENT_CONTEXT, ClientContext, Instance, LambdaContext, identifier, requested, tag_logs
-from mesh.lambdas.descriptor import INVOKE, on_schedule
+from mesh.lambdas.descriptor import INVOKE, TICK
 from mesh.wheel import Limit, wheel
 
 if TYPE_CHECKING:
@@ -157,12 +157,13 @@ class LambdaFunctions:
             return lambda data, _: decode(data)
         kind: Any = method.input
         parse, dump, region = _checked(kind.FromString, method), Codecs().of(kind).dump, self._function.region
+        name = kind.DESCRIPTOR.full_name
 
         def read(data: bytes, metadata: Metadata) -> Any:
             message, origin = dump(parse(data)), events.origin(metadata, region)
-            if method.name == on_schedule:
+            if name == TICK:
                 return events.scheduled(message.get("schedule", ""), message.get("time", ""), origin)
-            return events.published(kind.DESCRIPTOR.full_name, message, origin)
+            return events.published(name, message, origin)
 
         return read
 

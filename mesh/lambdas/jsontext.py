@@ -4,37 +4,50 @@ What ``Invoke`` takes and answers is a ``Value``. A call with the metadata ``x-m
 text in one and gets the result so, which is what the edge does: a ``Value`` of forty fields is forty messages, and a
 number in it a double; as text it is JSON on the whole way, as between API Gateway and Lambda.
 
-What a handler may return is what Lambda's Python runtime can write: the JSON types, tuples, ``Decimal``, and bytes that
-hold JSON (github.com/aws/aws-lambda-python-runtime-interface-client, ``lambda_runtime_marshaller``).
+A result is written as Lambda's Python runtime writes it, which is with simplejson: a ``Decimal`` with all its digits,
+named tuples and whatever else has ``_asdict()`` as objects, bytes as the text that they hold; a result of bytes is JSON
+already. Two things are otherwise: NaN and infinity, which some versions of the runtime write, are refused, because they
+are no JSON; and there are no spaces.
+
+Source: github.com/aws/aws-lambda-python-runtime-interface-client, ``awslambdaric/lambda_runtime_marshaller.py``.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from decimal import Decimal
 from typing import Any
 
 import orjson
+from simplejson import JSONEncoder
+from simplejson.raw_json import RawJSON
 
 from mesh.errors import InvalidArgument
-from mesh.lambdas.value import CannotMarshal, held, unpack
+from mesh.lambdas.value import CannotMarshal, unfit, unpack
 
 __all__ = ["MARK", "event_of", "marshal"]
 
 MARK = (b"x-mesh-json", b"1")
 """The metadata of a call whose event and result are text, as it is on the wire."""
 
+_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG = b"0" * 19
+"""As long is an integer that may not fit into 64 bits."""
+
 
 def event_of(data: bytes) -> Any:
-    """Return the event of a request.
+    """Return the event of a request, with all digits of its integers.
 
     Raises:
         google.protobuf.message.DecodeError: It is no ``Value``.
         InvalidArgument: It does not hold JSON.
     """
+    text = unpack(data)
     try:
-        return orjson.loads(unpack(data))
-    except orjson.JSONDecodeError as error:
+        event = orjson.loads(text)  # which makes a double of a longer integer
+        return json.loads(text) if _LONG in text.translate(_ZEROS) else event
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"the event is not JSON: {error}; x-mesh-json says that its text is") from None
 
 
@@ -45,19 +58,24 @@ def marshal(result: Any) -> bytes:
         CannotMarshal: It has no JSON form.
     """
     try:
-        return _encode(held(result)).encode()
-    except UnicodeEncodeError:
-        raise CannotMarshal("a text with lone surrogates") from None
-    except RecursionError:
-        raise CannotMarshal("too many levels") from None
-    except (TypeError, ValueError) as error:
-        raise CannotMarshal(str(error)) from None
+        if isinstance(result, bytes):
+            orjson.loads(result)
+            return result
+        text: str = _encode(result)
+        return text.encode()
+    except orjson.JSONDecodeError:
+        raise CannotMarshal("bytes that are no JSON") from None
+    except Exception as error:  # noqa: BLE001 - as Lambda's runtime does
+        raise unfit(error) from None
 
 
 def _default(value: Any) -> Any:
     if isinstance(value, Decimal):
-        return float(value)
+        return RawJSON(str(value)) if value.is_finite() else math.nan
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default).encode
+_encode = JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default,
+    use_decimal=False,  # which takes a Decimal as a key, too
+).encode  # fmt: skip

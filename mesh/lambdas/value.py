@@ -1,14 +1,11 @@
-"""JSON values ⇄ ``google.protobuf.Value``, as Lambda's runtime reads and writes JSON.
+"""JSON values ⇄ ``google.protobuf.Value``: what ``mesh.lambdas.jsontext`` reads and writes as text.
 
 Written and read byte by byte, because protobuf's maps have no order and JSON objects are expected to keep theirs. What
 this reads is what most writers write; anything else that is a ``Value`` is left to protobuf (fields twice, unknown
 fields, nesting beyond ``_DEEPEST``).
 
 Numbers are doubles on the way (google/protobuf/struct.proto): an integer is exact up to 2**53, and what comes out whole
-comes out as ``int``, because an event says ``1`` far more often than ``1.0``.
-
-What a handler may return is what Lambda's Python runtime can write: the JSON types, tuples, ``Decimal``, and bytes that
-hold JSON (github.com/aws/aws-lambda-python-runtime-interface-client, ``lambda_runtime_marshaller``).
+comes out as ``int``, because an event says ``1`` far more often than ``1.0``. A number beyond all doubles is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Value
 
-__all__ = ["CannotMarshal", "decode", "encode", "held", "pack", "unpack"]
+__all__ = ["CannotMarshal", "decode", "encode", "pack", "unfit", "unpack"]
 
 _WHOLE = 2.0**53
 _DEEPEST = 32
@@ -50,30 +47,25 @@ class _UnusualError(Exception):
     """Not as most writers write it."""
 
 
-def held(result: Any) -> Any:
-    """Return what a handler's result stands for: of bytes, the JSON that they hold.
-
-    Raises:
-        CannotMarshal: They hold none.
-    """
-    if not isinstance(result, bytes):
-        return result
-    try:
-        return json.loads(result)
-    except ValueError:
-        raise CannotMarshal("bytes that are no JSON") from None
+def unfit(error: Exception) -> CannotMarshal:
+    """Return what an error of writing means; it may be of the handler's own objects."""
+    if isinstance(error, UnicodeEncodeError):
+        return CannotMarshal("a text with lone surrogates")
+    if isinstance(error, RecursionError):
+        return CannotMarshal("too many levels")
+    return error if isinstance(error, CannotMarshal) else CannotMarshal(str(error))
 
 
 def encode(value: Any) -> bytes:
-    """Return the serialized ``Value`` of an object.
+    """Return the serialized ``Value`` of a handler's result; of bytes, that of the JSON that they hold.
 
     Raises:
         CannotMarshal: It has no JSON form.
     """
     try:
-        return _write(held(value), 0)
-    except UnicodeEncodeError:
-        raise CannotMarshal("a text with lone surrogates") from None
+        return _write(_held(value) if isinstance(value, bytes) else value, 0)
+    except Exception as error:  # noqa: BLE001 - as Lambda's runtime does
+        raise unfit(error) from None
 
 
 def decode(data: bytes) -> Any:
@@ -117,7 +109,14 @@ def unpack(data: bytes) -> bytes:
 # -- writing --
 
 
-def _write(value: Any, depth: int) -> bytes:  # noqa: PLR0911 - one for each kind of value
+def _held(result: bytes) -> Any:
+    try:
+        return json.loads(result.decode())
+    except ValueError:
+        raise CannotMarshal("bytes that are no JSON") from None
+
+
+def _write(value: Any, depth: int) -> bytes:
     kind = type(value)
     if kind is str:
         return pack(value.encode())
@@ -125,16 +124,35 @@ def _write(value: Any, depth: int) -> bytes:  # noqa: PLR0911 - one for each kin
         return _object(value, depth)
     if value is None or kind is bool:
         return _CONSTANTS[value]
-    if kind is list or isinstance(value, list | tuple):
-        _deeper(depth)
-        return b"\x32" + _sized(b"".join([b"\x0a" + _sized(_write(one, depth + 1)) for one in value]))
-    if isinstance(value, int | float | Decimal):
+    if kind is list:
+        return _list(value, depth)
+    if isinstance(value, int | float):
         return b"\x11" + _DOUBLE.pack(_number(value))
+    return _write_other(value, depth)
+
+
+def _write_other(value: Any, depth: int) -> bytes:
+    """Write what is none of JSON's own types, in the order in which simplejson asks what it is."""
     if isinstance(value, str):
-        return _write(str.__str__(value), depth)
+        return pack(str.__str__(value).encode())
+    if isinstance(value, bytes):
+        return pack(value.decode().encode())
+    if callable(told := getattr(value, "_asdict", None)):
+        value = told()
+        if not isinstance(value, dict):
+            raise CannotMarshal(f"_asdict() must return a dict, not {type(value).__name__}")
+    if isinstance(value, list | tuple):
+        return _list(value, depth)
     if isinstance(value, dict):
         return _object(value, depth)
-    raise CannotMarshal(f"Object of type {kind.__name__} is not JSON serializable")
+    if isinstance(value, Decimal):
+        return b"\x11" + _DOUBLE.pack(_number(value))
+    raise CannotMarshal(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _list(value: list[Any] | tuple[Any, ...], depth: int) -> bytes:
+    _deeper(depth)
+    return b"\x32" + _sized(b"".join([b"\x0a" + _sized(_write(one, depth + 1)) for one in value]))
 
 
 def _object(value: dict[Any, Any], depth: int) -> bytes:
@@ -164,8 +182,10 @@ def _text_of(key: Any) -> str:
     """Return the key as JSON writes it."""
     if isinstance(key, str):
         return str.__str__(key)
+    if isinstance(key, bytes):
+        return key.decode()
     if key is None or isinstance(key, bool | int | float):
-        return json.dumps(key)
+        return json.dumps(key, allow_nan=False)
     raise CannotMarshal(f"keys must be str, int, float, bool or None, not {type(key).__name__}")
 
 

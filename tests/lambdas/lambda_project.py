@@ -40,19 +40,21 @@ class Project:
         folder: Where to write it.
         code: The module of the handler.
         keys: What the entry says besides ``lambda``, as TOML.
-        documents: Name → JSON of further files.
+        documents: Name → JSON of further files; with ``protos/…``, the contract is theirs.
     """
 
     def __init__(self, folder: Path, code: str, keys: str = "", documents: Mapping[str, Any] | None = None) -> None:
         module = f"handler_{next(_numbers)}"  # a module is imported once in a process
         (folder / f"{module}.py").write_text(textwrap.dedent(code))
         for name, document in (documents or {}).items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(document if isinstance(document, str) else json.dumps(document))
         file = folder / "mesh.toml"
         file.write_text(f'[services.hello]\nlambda = "{module}:handler"\n{textwrap.dedent(keys)}')
         self.module = module
         self.manifest = manifest.load(file, {})
-        files = protoc.load([ROOT / "tests" / "protos"], TEST_STUBS)
+        own = self.manifest.protos
+        files = protoc.load(own, folder / "gen") if own else protoc.load([ROOT / "tests" / "protos"], TEST_STUBS)
         self.contract: Contract = descriptors.read(extend(files, self.manifest.lambdas.values()))
 
     def functions(self) -> LambdaFunctions:

@@ -146,6 +146,13 @@ service Shop {
 }
 """
 
+YARD = """syntax = "proto3";
+package yard.v1;
+import "meshapi/v1/annotations.proto";
+message Sold { option (meshapi.v1.event) = {}; }
+message Schedule { option (meshapi.v1.event) = {}; }
+"""
+
 
 def test_a_function_is_a_service_of_the_contract(tmp_path: Path) -> None:
     toml = '[services.a]\nlambda = "m:h"\nopenapi = "a.json"\nsubscribes = ["shop.v1.Sold"]\nschedule = "@hourly"'
@@ -176,6 +183,15 @@ def test_a_declared_service_may_call_it(tmp_path: Path) -> None:
         ('[services.a]\nlambda = "m:h"\nsubscribes = ["shop.v1.Nothing"]', "no message 'shop.v1.Nothing'"),
         ('[services.a]\nlambda = "m:h"\nsubscribes = ["meshapi.v1.Tick"]', "on.event needs an event"),
         ('[services.a]\nlambda = "m:h"\nschedule = "often"', "on.schedule"),
+        (
+            '[services.a]\nlambda = "m:h"\nsubscribes = ["shop.v1.Sold", "yard.v1.Sold"]',
+            "[services.a] subscribes: 'shop.v1.Sold' and 'yard.v1.Sold' would both be OnSold; give one of them a ",
+        ),
+        (
+            '[services.a]\nlambda = "m:h"\nschedule = "@hourly"\nsubscribes = ["yard.v1.Schedule"]',
+            "the schedule and 'yard.v1.Schedule' would both be OnSchedule",
+        ),
+        ('[services.a]\nlambda = "m:h"\nsubscribes = ["shop.v1.Sold", "shop.v1.Sold"]', "'shop.v1.Sold' stands twice"),
         ('[services.a-b]\nlambda = "m:h"\n[services.a_b]\nlambda = "m:h"', "has functions.v1.AB already"),
         ('[services.a]\nlambda = "m:h"\nevents = "e.json"', "GET /shop/{name} is the route of shop.v1.Shop.Look"),
         ('[services.a]\nlambda = "m:h"\nevents = "f.json"', "is the route of functions.v1.A.Invoke"),
@@ -184,6 +200,7 @@ def test_a_declared_service_may_call_it(tmp_path: Path) -> None:
 def test_what_the_contract_refuses(tmp_path: Path, toml: str, text: str) -> None:
     documents = {
         "protos/shop.proto": PROTO.replace('calls: "functions.v1.A"', ""),
+        "protos/yard.proto": YARD,
         "e.json": {"events": [{"http": "GET /shop/{name}"}]},
         "f.json": {"events": [{"http": "GET /b/{name}"}, {"http": "GET /b/{other}"}]},
     }

@@ -283,6 +283,25 @@ async def test_a_schedule_invokes_it_too(tmp_path: Path) -> None:
     assert (event["time"], event["resources"]) == ("2026-11-22T00:00:00Z", ["@every 1h"])
 
 
+CALENDAR = """syntax = "proto3";
+package calendar.v1;
+import "meshapi/v1/annotations.proto";
+message Schedule { option (meshapi.v1.event) = {}; string room = 1; }
+"""
+
+
+async def test_an_event_named_schedule_is_no_schedule(tmp_path: Path) -> None:
+    code = "seen = []\ndef handler(event, context): seen.append(event)"
+    documents = {"protos/calendar.proto": CALENDAR}
+    project = Project(tmp_path, code, 'subscribes = ["calendar.v1.Schedule"]', documents)
+    message = project.contract.message("calendar.v1.Schedule")(room="42").SerializeToString()
+    async with served(project, caller="broker") as address, grpc.aio.insecure_channel(address) as channel:
+        assert await channel.unary_unary("/functions.v1.Hello/OnSchedule")(message, timeout=10) == b""
+    [event] = __import__(project.module).seen
+    assert (event["detail-type"], event["source"]) == ("calendar.v1.Schedule", "calendar.v1")
+    assert event["detail"] == {"room": "42"}
+
+
 async def test_an_event_keeps_its_id_and_its_time(tmp_path: Path) -> None:
     project = Project(tmp_path, "seen = []\ndef handler(event, context): seen.append(event)", 'schedule = "@hourly"')
     message = project.contract.message("meshapi.v1.Tick")(schedule="@hourly").SerializeToString()

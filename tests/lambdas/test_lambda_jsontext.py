@@ -5,39 +5,87 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Value
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lambda_project import Project, served
 
+from mesh.errors import InvalidArgument
 from mesh.lambdas import jsontext, value
 from mesh.lambdas.value import CannotMarshal
 
-KEYS = st.text() | st.integers() | st.booleans()
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
-    | st.decimals(-1000, 1000, places=2) | st.text(),
-    lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(KEYS, inner),
-    max_leaves=20,
+
+class Point(NamedTuple):
+    x: Any
+    y: Any = 2
+
+
+KEYS = st.text() | st.integers() | st.booleans() | st.text().map(str.encode)
+LEAVES = (
+    st.none() | st.booleans() | st.integers(-(10**300), 10**300) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.decimals("-1e300", "1e300") | st.decimals(-1000, 1000, places=2) | st.text() | st.text().map(str.encode)
 )  # fmt: skip
 
 
-def outcome(marshalled: Any) -> Any:
-    try:
-        return marshalled()
-    except CannotMarshal:
-        return CannotMarshal
+def around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    some = inner | LEAVES
+    held = st.lists(some, max_size=4), st.tuples(some), st.dictionaries(KEYS, some, max_size=4)
+    return st.one_of(*held, st.builds(Point, some, some))
 
 
-@given(ANYTHING)
+NOTHING = [
+    float("nan"), float("inf"), Decimal("sNaN"), Decimal("-Infinity"), b"\xff", {b"\xff": 1}, {float("nan"): 1},
+    {Decimal(1): 1}, {(1,): 1}, bytearray(b"1"), {1}, "\ud800", 1j,
+]  # fmt: skip
+
+
+@given(around(around(around(LEAVES))))
 def test_text_and_value_say_the_same(result: Any) -> None:
-    by_value = outcome(lambda: value.decode(value.encode(result)))
-    assert outcome(lambda: json.loads(jsontext.marshal(result))) == by_value
+    text = jsontext.marshal(result)
+    assert json.loads(text, parse_int=float) == value.decode(value.encode(result))
+
+
+@pytest.mark.parametrize("nothing", NOTHING, ids=repr)
+def test_text_and_value_refuse_the_same(nothing: Any) -> None:
+    for write in (jsontext.marshal, value.encode):
+        for result in (nothing, [nothing], (nothing,), {"a": nothing}, Point(nothing)):
+            with pytest.raises(CannotMarshal):
+                write(result)
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (Decimal(5), "5"),
+        ([Decimal(12345678901234567890), Decimal("1.10"), Decimal("1E+2")], "[12345678901234567890,1.10,1E+2]"),
+        ({"b": b"h\xc3\xa9llo", b"k": 2**70}, '{"b":"héllo","k":1180591620717411303424}'),
+        ([Point(1), (1, Point((2,)))], '[{"x":1,"y":2},[1,{"x":[2],"y":2}]]'),
+        (b'{"n": 12345678901234567890.10}', '{"n": 12345678901234567890.10}'),
+    ],
+)
+def test_what_lambda_writes(result: Any, text: str) -> None:
+    assert jsontext.marshal(result).decode() == text
+
+
+def event_of(text: str) -> Any:
+    return jsontext.event_of(value.pack(text.encode()))
+
+
+@example([2**63, 2**64 - 1, 2**64, -(2**63) - 1, {"n": 10**30}, "1" * 19])
+@given(st.recursive(st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_an_event_has_exact_integers(event: Any) -> None:
+    assert event_of(json.dumps(event, ensure_ascii=False)) == event
+
+
+@pytest.mark.parametrize("text", [f"[{2**64}, NaN]", f'[{2**64}, "\\ud800"]', f"[{2**64}, 1e999]", f'{{"a": {2**64}'])
+def test_a_long_integer_excuses_nothing(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="the event is not JSON"):
+        event_of(text)
 
 
 @given(st.text())
@@ -63,6 +111,13 @@ def holding_itself() -> list[Any]:
     return made
 
 
+def nested(levels: int) -> Any:
+    made: list[Any] = []
+    for _ in range(levels):
+        made = [made]
+    return made
+
+
 @pytest.mark.parametrize(
     ("result", "why"),
     [
@@ -71,9 +126,14 @@ def holding_itself() -> list[Any]:
         ({(1, 2): 1}, "keys must be str, int, float, bool or None, not tuple"),
         (float("inf"), "not JSON compliant"),
         (Decimal("NaN"), "not JSON compliant"),
+        (Decimal("-Infinity"), "not JSON compliant"),
+        ({Decimal(1): 1}, "keys must be str, int, float, bool or None, not Decimal"),
+        ([b"\xff"], "can't decode byte 0xff"),
+        (b"[NaN]", "bytes that are no JSON"),
         ("\ud800", "lone surrogates"),
         (b"\xff", "bytes that are no JSON"),
         (holding_itself(), "Circular reference"),
+        (nested(100_000), "too many levels"),
     ],
 )
 def test_what_has_no_json_form(result: Any, why: str) -> None:

@@ -79,10 +79,25 @@ class Point(NamedTuple):
     y: int
 
 
+class Told:
+    def __init__(self, what: Any = None) -> None:
+        self.what = what
+
+    def _asdict(self) -> Any:
+        return self.what or {"told": 1}
+
+
+class Broken:
+    def _asdict(self) -> Any:
+        raise KeyError("gone")
+
+
 def test_what_lambda_can_write() -> None:
     value = {"c": Colour.RED, Colour.RED: (1, 2), "p": Point(1, 2), "d": Decimal("1.25"), 1: None, None: 2.5, False: 0}
+    value |= {"b": b"\xc3\xa9", b"k": Told(), "i": [True, Point(1, (2,))]}
     assert decode(encode(value)) == {
-        "c": "red", "red": [1, 2], "p": [1, 2], "d": 1.25, "1": None, "null": 2.5, "false": 0,
+        "c": "red", "red": [1, 2], "p": {"x": 1, "y": 2}, "d": 1.25, "1": None, "null": 2.5, "false": 0,
+        "b": "é", "k": {"told": 1}, "i": [True, {"x": 1, "y": [2]}],
     }  # fmt: skip
     assert decode(encode(b'{"a": 1}')) == {"a": 1}
 
@@ -99,6 +114,12 @@ def holding_itself() -> list[Any]:
         (object(), "Object of type object is not JSON serializable"),
         ({"a": {1, 2}}, "Object of type set is not JSON serializable"),
         ({(1, 2): 1}, "keys must be str, int, float, bool or None, not tuple"),
+        ({Decimal(1): 1}, "keys must be str, int, float, bool or None, not Decimal"),
+        ({float("nan"): 1}, "not JSON compliant"),
+        ([b"\xff"], "can't decode byte 0xff"),
+        (Told([1]), "must return a dict, not list"),
+        (Broken(), "gone"),
+        (Decimal("sNaN"), "NaN"),
         (float("nan"), "not JSON compliant"),
         (10**400, "too large"),
         ("\ud800", "lone surrogates"),
