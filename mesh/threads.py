@@ -23,10 +23,13 @@ from typing import Any
 
 from mesh.errors import Cancelled
 
-__all__ = ["Block", "Threads"]
+__all__ = ["THREADS", "Block", "Threads"]
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 
+THREADS = 32
+"""``def`` functions that run at once in one process; they mostly wait, and more threads than this only fight for the
+interpreter."""
 BRISK = 0.005
 """Seconds that a function may take before those behind it get other threads: a thread may have to wait for the
 interpreter as long as that (``sys.getswitchinterval``)."""

@@ -14,17 +14,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mesh.sidecar.workers.nursery import Nursery
+from mesh.sidecar.workers.setup import GRACE
 from mesh.sidecar.workers.worker import LoadError, Rim, State, Worker
 
 if TYPE_CHECKING:
     from mesh.manifest import Workers
 
-__all__ = ["GRACE", "Crew"]
+__all__ = ["Crew"]
 
 log = logging.getLogger("mesh.workers")
 
-GRACE = 2.0
-"""Seconds that a function may go on after its call was cancelled."""
 _WENT_ON = f"a function went on for more than {GRACE:g} s after its call had ended"
 ANSWER = 1.0
 """Seconds that a worker's loop may take to say that it turns, after a call was cancelled."""

@@ -10,17 +10,7 @@ its end of a socket pair, and then it is a worker as any other. A start then nee
 copies of the memory that it writes to (``mesh.sidecar.workers.touched``).
 
 It ends when the sidecar does, and its workers, and all that they have started, end with it.
-
-On the socket, the sidecar says (9 bytes each: kind u8, number u64):
-
-    FORK   with two descriptors: the worker's end of its socket pair, and the memory of ``mesh.sidecar.workers.begun``
-    KILL
-
-and is told, in frames as in ``mesh.sidecar.workers.frames``, with msgpack bodies:
-
-    PRELOADED  what was preloaded, and what could not be
-    FORKED     the pid
-    ENDED      how a worker ended: its exit code (negative: the signal), its largest resident size in bytes
+What the two say to each other is in ``mesh.sidecar.workers.orders``.
 """
 
 from __future__ import annotations
@@ -38,67 +28,34 @@ import socket
 import sys
 import threading
 import traceback
-from enum import IntEnum
 from pathlib import Path
-from struct import Struct
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import msgspec
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from mesh import descriptors
 from mesh.events.publications import Publications
-from mesh.sidecar.workers import host, touched
+from mesh.sidecar.workers import frames, host, touched
 from mesh.sidecar.workers.begun import shared_file
+from mesh.sidecar.workers.heads import encode
+from mesh.sidecar.workers.orders import COMMAND, LENGTH, Command, Ended, Preloaded, Report
 from mesh.sidecar.workers.setup import Setup
 from mesh.telemetry import logs
 
 if TYPE_CHECKING:
     from mesh.database import Database
 
-__all__ = ["COMMAND", "Command", "Preloaded", "Report", "main"]
+__all__ = ["main"]
 
 log = logging.getLogger("mesh.workers")
 
-COMMAND = Struct("<BQ")
-_LENGTH = Struct("<I")
-_FRAME = Struct("<IBQ")
 _DIE_WITH_PARENT, _ADOPT = 1, 36
 """``PR_SET_PDEATHSIG``, ``PR_SET_CHILD_SUBREAPER`` (prctl(2))."""
 _OOM_SCORE = b"500"
 """When memory runs out, a worker goes before the sidecar and the rest of the machine."""
 _BROKEN = 70
 """Exit code of a worker that could not even begin (EX_SOFTWARE of sysexits.h)."""
-
-
-class Command(IntEnum):
-    """What the sidecar says."""
-
-    FORK = 1
-    KILL = 2
-
-
-class Report(IntEnum):
-    """What the fork server says."""
-
-    PRELOADED = 1
-    FORKED = 2
-    ENDED = 3
-
-
-class Preloaded(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """What was done before the first fork.
-
-    Attributes:
-        failed: Module → why it could not be imported.
-        threaded: The module whose import started threads, or "". The fork server ends: forking would copy half of it.
-        seconds: Module → how long its import took.
-    """
-
-    failed: dict[str, str]
-    threaded: str
-    seconds: dict[str, float]
 
 
 def main() -> None:
@@ -116,7 +73,7 @@ def main() -> None:
 
 
 def _read(control: socket.socket) -> bytes:
-    (length,) = _LENGTH.unpack(_exactly(control, _LENGTH.size))
+    (length,) = LENGTH.unpack(_exactly(control, LENGTH.size))
     return _exactly(control, length)
 
 
@@ -301,7 +258,7 @@ class _ForkServer:
             number = self._workers.pop(pid, None)
             if number is not None:
                 del self._pids[number]
-                self._say(Report.ENDED, number, (os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
+                self._say(Report.ENDED, number, Ended(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
                 self._kill_orphans()
                 idle = not self._workers
         if idle:
@@ -327,9 +284,8 @@ class _ForkServer:
                 self._workers.pop(pid, None)
 
     def _say(self, kind: Report, number: int, what: Any) -> None:
-        body = msgspec.msgpack.encode(what)
         with contextlib.suppress(OSError):  # the sidecar is gone: the next read says so
-            self._control.sendall(_FRAME.pack(len(body), kind, number) + body)
+            self._control.sendall(frames.frame(kind, number, encode(what)))
 
 
 _OWN = (
