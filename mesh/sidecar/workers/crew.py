@@ -226,7 +226,7 @@ class Crew:
         """
         generation = self._generation
         await self._nursery.ready()
-        worker = Worker(self._nursery.fork(), self._rim, self._spec.concurrency)
+        worker = Worker(await self._nursery.fork(), self._rim, self._spec.concurrency)
         worker.generation = generation
         worker.link.on_end = partial(self._left, worker)
         worker.link.on_revoked = lambda call: self._revoked(worker, call)

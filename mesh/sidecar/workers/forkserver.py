@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 import importlib
 import logging
@@ -166,7 +167,7 @@ class _ForkServer:
                 return False
             kind, number = COMMAND.unpack(data)
             if kind == Command.FORK:
-                self._fork(number, *descriptors_)
+                self._fork(number, descriptors_)
             elif number in self._pids:  # else it has ended by itself, and its pid may be another's
                 os.kill(self._pids[number], signal.SIGKILL)
         return True
@@ -200,25 +201,49 @@ class _ForkServer:
         self._database.open()
         self._database.warm()
 
-    def _fork(self, number: int, link: int, memory: int) -> None:
-        child, self._spare = self._spare, None
-        if child is None or not child.give(link, memory):
-            child = self._bear(ahead=False)
-            child.give(link, memory)
-        os.close(link)
-        os.close(memory)
+    def _fork(self, number: int, given: list[int]) -> None:
+        try:
+            child = self._given(given)
+        except OSError as error:  # the workers that there are must not be lost over it
+            self._say(Report.ENDED, number, Ended(_BROKEN, unborn=str(error)))
+            return
+        finally:
+            for descriptor in given:
+                os.close(descriptor)
         self._workers[child.pid] = number
         self._pids[number] = child.pid
         self._say(Report.FORKED, number, child.pid)
+
+    def _given(self, given: list[int]) -> _Waiting:
+        """Return a process that was given its connection and its memory.
+
+        Raises:
+            OSError: The machine gives no process, or no descriptors.
+        """
+        if len(given) != 2:  # noqa: PLR2004 - the connection, the memory; the kernel drops what does not fit (cmsg(3))
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        child, self._spare = self._spare, None
+        if child is None or not child.give(*given):
+            child = self._bear(ahead=False)
+            child.give(*given)
+        return child
 
     def _bear(self, *, ahead: bool) -> _Waiting:
         """Fork a process that becomes a worker when it is given its connection.
 
         Args:
             ahead: Nobody waits for it yet, so it may take its time.
+
+        Raises:
+            OSError: The machine gives no process, or no descriptors.
         """
         ours, theirs = socket.socketpair()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if pid == 0:
             ours.close()
             self._become(theirs, ahead=ahead)
@@ -261,8 +286,11 @@ class _ForkServer:
                 self._say(Report.ENDED, number, Ended(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
                 self._kill_orphans()
                 idle = not self._workers
-        if idle:
-            self._spare = self._spare or self._bear(ahead=True)
+        if idle and self._spare is None:
+            try:
+                self._spare = self._bear(ahead=True)
+            except OSError as error:  # the next worker is forked when it is needed, and says so if it cannot be
+                log.warning("no process can be forked ahead: %s", error)
 
     def _kill_orphans(self) -> None:
         """Kill what a dead worker has started and left behind: it is this process's child now."""

@@ -148,11 +148,12 @@ class Nursery:
             return
         self._control = ours
 
-    def fork(self) -> Born:
+    async def fork(self) -> Born:
         """Have a worker forked; the fork server must be ready.
 
         Raises:
             ConnectionError: It has gone.
+            OSError: It cannot fork now, and says why.
         """
         if self._control is None:
             raise ConnectionError("there is no fork server")
@@ -169,6 +170,16 @@ class Nursery:
             theirs.close()
             os.close(memory)
         self._born[born.number] = born
+        try:
+            await asyncio.wait([born.pid])
+        except asyncio.CancelledError:
+            self.kill(born)
+            ours.close()
+            raise
+        if born.pid.cancelled():
+            ours.close()
+            how = born.ended.result()
+            raise OSError(str(how) if how.unborn else "the fork server ended before it had forked one")
         return born
 
     def kill(self, born: Born) -> None:

@@ -61,12 +61,16 @@ class Ended(msgspec.Struct, array_like=True, frozen=True):
     Attributes:
         code: Exit code; negative: the signal.
         largest: Its largest resident size, bytes; 0 if it is not known.
+        unborn: Why it could not be forked; "" if it was.
     """
 
     code: int
     largest: int = 0
+    unborn: str = ""
 
     def __str__(self) -> str:
+        if self.unborn:
+            return f"it could not be forked: {self.unborn}"
         if self.code >= 0:
             return f"exit code {self.code}"
         try:

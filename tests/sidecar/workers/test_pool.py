@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import re
+import resource
 import signal
 import sys
 import time
@@ -155,6 +158,81 @@ async def test_the_fork_server_may_die(contract: Contract) -> None:
         os.kill(pool.nursery.pid, signal.SIGKILL)
         await until(lambda: not alive(first))
         assert int((await ask(stub, "")).text) != first
+
+
+FORKS = """
+import errno, os
+from pathlib import Path
+
+fork = os.fork
+
+def refused():
+    if Path(__file__).with_name("full").exists():
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+
+os.fork = refused
+"""
+
+
+@pytest.fixture
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """While this file exists, the fork server that preloads the module ``refused`` cannot fork."""
+    (tmp_path / "refused.py").write_text(FORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / "full"
+
+
+def bounded(pid: int, free: int) -> tuple[int, int]:
+    """Leave a process so many descriptors that it has not taken; returns the limits that it had."""
+    taken = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    limit = 0
+    while free or limit in taken:
+        free -= limit not in taken
+        limit += 1
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit(2) is Linux's")
+@pytest.mark.parametrize("lacks", ["processes", "descriptors for what it is given", "descriptors for a child"])
+async def test_a_fork_that_fails_costs_no_other_worker_anything(
+    contract: Contract, full: Path, lacks: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(contract, min=1, max=2, concurrency=1, preload=("refused",)) as (stub, pool):
+        server, first = pool.nursery.pid, (await ask(stub, "")).text
+        assert server is not None
+        inside = asyncio.ensure_future(ask(stub, "sleep 2"))
+        await until(lambda: bool(pool.crew.ready[0].busy))
+        if lacks == "processes":
+            full.touch()
+            why = os.strerror(errno.EAGAIN)
+        else:
+            limits = bounded(server, 0 if lacks == "descriptors for what it is given" else 2)
+            why = os.strerror(errno.EMFILE)
+        waiting = asyncio.ensure_future(ask(stub, ""))
+        await until(lambda: "no worker of echo can be started" in caplog.text)
+        assert re.search(rf"it could not be forked: \[Errno \d+\] {why}; next try in 0.5 s", caplog.text)
+        if lacks == "processes":
+            full.unlink()
+        else:
+            resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
+        assert (await inside).text == first
+        assert (await waiting).text
+        await until(lambda: len(pool.crew.ready) == 2)  # the next try
+        assert pool.nursery.pid == server
+
+
+async def test_the_fork_server_goes_on_without_a_process_ahead(contract: Contract, full: Path) -> None:
+    async with running(contract, max=1, idle=1, preload=("refused",)) as (stub, pool):
+        server = pool.nursery.pid
+        full.touch()
+        await until(lambda: not pool.crew.all)
+        with pytest.raises(grpc.aio.AioRpcError):  # the one that was forked ahead is not there
+            await ask(stub, "")
+        full.unlink()
+        await until(lambda: not pool.crew.broken)
+        assert (await ask(stub, "")).text
+        assert pool.nursery.pid == server
 
 
 async def test_zero_to_two_hundred_to_zero(contract: Contract) -> None:
