@@ -37,6 +37,11 @@ async def unary(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:  
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
                 continue
+    if what == "sweep":
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(float(more))
     if what == "leak":
         kept.append(os.urandom(int(more)))
     if what == "orphan":

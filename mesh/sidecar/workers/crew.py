@@ -270,12 +270,11 @@ class Crew:
             self._nursery.kill(worker.born)  # what is left does not end by itself
 
     def _revoked(self, worker: Worker, call: int) -> None:
-        worker.ping()
-        self._loop.call_later(ANSWER, self._check_loop, worker, call)
+        self._loop.call_later(ANSWER, self._check_loop, worker, call, worker.ping())
         self._loop.call_later(GRACE, self._check, worker, call)
 
-    def _check_loop(self, worker: Worker, call: int) -> None:
-        if worker.silent and call in worker.link.asked:
+    def _check_loop(self, worker: Worker, call: int, ping: int) -> None:
+        if not worker.turned(ping) and call in worker.link.asked:
             self._blamed(worker.begun())
             self.kill(worker, "a function blocked its event loop, and its call was over")
 

@@ -111,6 +111,25 @@ async def test_an_endless_loop_is_killed_and_the_others_are_told(contract: Contr
         assert (await ask(stub, "")).text
 
 
+async def test_a_loop_that_turns_is_not_ended_for_a_later_question(contract: Contract) -> None:
+    """A call cleans up for 1.5 of its 2 s; all the while others are cancelled, so there is always a fresh question."""
+    async with running(contract, min=1, max=1, concurrency=500) as (stub, pool):
+        pid = (await ask(stub, "")).text
+        (worker,) = pool.crew.ready
+        cleaning = asyncio.ensure_future(ask(stub, "sweep 1.5"))
+        await until(lambda: worker.busy == 1)
+        (call,) = worker.link.asked
+        await until(lambda: worker.born.begun.reached(call))
+        looked, look = [], pool.crew._check_loop
+        pool.crew._check_loop = lambda *of: (looked.append(of), worker.ping(), look(*of))  # type: ignore[method-assign]
+        cleaning.cancel()
+        await until(lambda: bool(looked))
+        assert call in worker.link.asked
+        await until(lambda: call not in worker.link.asked)
+        assert (await ask(stub, "")).text == pid
+        assert worker.verdict == ""
+
+
 @pytest.mark.parametrize("what", ["ignores its cancellation", "blocks its thread"])
 async def test_a_function_that_goes_on_is_ended_with_its_worker(contract: Contract, what: str) -> None:
     async with running(contract, min=1, max=1, concurrency=10) as (stub, pool):
@@ -176,11 +195,12 @@ os.fork = refused
 
 
 @pytest.fixture
-def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """While this file exists, the fork server that preloads the module ``refused`` cannot fork."""
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Switches: the fork server that preloads the module ``refused`` cannot fork, and can again."""
     (tmp_path / "refused.py").write_text(FORKS)
     monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path / "full"
+    file = tmp_path / "full"
+    return lambda: file.unlink() if file.exists() else file.touch()
 
 
 def bounded(pid: int, free: int) -> tuple[int, int]:
@@ -196,7 +216,7 @@ def bounded(pid: int, free: int) -> tuple[int, int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit(2) is Linux's")
 @pytest.mark.parametrize("lacks", ["processes", "descriptors for what it is given", "descriptors for a child"])
 async def test_a_fork_that_fails_costs_no_other_worker_anything(
-    contract: Contract, full: Path, lacks: str, caplog: pytest.LogCaptureFixture
+    contract: Contract, full: Callable[[], None], lacks: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(contract, min=1, max=2, concurrency=1, preload=("refused",)) as (stub, pool):
         server, first = pool.nursery.pid, (await ask(stub, "")).text
@@ -204,7 +224,7 @@ async def test_a_fork_that_fails_costs_no_other_worker_anything(
         inside = asyncio.ensure_future(ask(stub, "sleep 2"))
         await until(lambda: bool(pool.crew.ready[0].busy))
         if lacks == "processes":
-            full.touch()
+            full()
             why = os.strerror(errno.EAGAIN)
         else:
             limits = bounded(server, 0 if lacks == "descriptors for what it is given" else 2)
@@ -213,7 +233,7 @@ async def test_a_fork_that_fails_costs_no_other_worker_anything(
         await until(lambda: "no worker of echo can be started" in caplog.text)
         assert re.search(rf"it could not be forked: \[Errno \d+\] {why}; next try in 0.5 s", caplog.text)
         if lacks == "processes":
-            full.unlink()
+            full()
         else:
             resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
         assert (await inside).text == first
@@ -222,14 +242,14 @@ async def test_a_fork_that_fails_costs_no_other_worker_anything(
         assert pool.nursery.pid == server
 
 
-async def test_the_fork_server_goes_on_without_a_process_ahead(contract: Contract, full: Path) -> None:
+async def test_the_fork_server_goes_on_without_a_process_ahead(contract: Contract, full: Callable[[], None]) -> None:
     async with running(contract, max=1, idle=1, preload=("refused",)) as (stub, pool):
         server = pool.nursery.pid
-        full.touch()
+        full()
         await until(lambda: not pool.crew.all)
         with pytest.raises(grpc.aio.AioRpcError):  # the one that was forked ahead is not there
             await ask(stub, "")
-        full.unlink()
+        full()
         await until(lambda: not pool.crew.broken)
         assert (await ask(stub, "")).text
         assert pool.nursery.pid == server
