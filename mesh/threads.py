@@ -23,7 +23,7 @@ from typing import Any
 
 from mesh.errors import Cancelled
 
-__all__ = ["THREADS", "Block", "Threads"]
+__all__ = ["EXITS", "THREADS", "Block", "Threads", "contained"]
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -35,6 +35,15 @@ BRISK = 0.005
 interpreter as long as that (``sys.getswitchinterval``)."""
 _LATEST = 8
 """Calls that say how long the functions usually take."""
+EXITS = (SystemExit, KeyboardInterrupt)
+"""What ends the event loop when a task raises it, and so must not leave a function."""
+
+
+def contained(error: BaseException) -> RuntimeError:
+    """Return what a function raises for its caller when it raised what no task or future may: a bug as any other."""
+    raised = RuntimeError(f"the function raised {type(error).__name__}")
+    raised.__cause__ = error
+    return raised
 
 
 class Threads:
@@ -202,10 +211,8 @@ class _Job:
             return
         if error is None:
             self.future.set_result(self._result)
-        elif isinstance(error, StopIteration):  # which no future takes (PEP 479)
-            raised = RuntimeError("the function raised StopIteration")
-            raised.__cause__ = error
-            self.future.set_exception(raised)
+        elif isinstance(error, (StopIteration, *EXITS)):  # no future takes the first (PEP 479)
+            self.future.set_exception(contained(error))
         else:
             self.future.set_exception(error)
 
