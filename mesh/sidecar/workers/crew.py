@@ -76,6 +76,8 @@ class Crew:
         self._room = room
         self._blamed = blamed
         self._generation = 0
+        self._oldest = 0  # generation of the code that the last reload has loaded
+        self._reloading = asyncio.Lock()
         self._pause = 0.0
         self._not_before = 0.0
         self._stopping = False
@@ -182,20 +184,29 @@ class Crew:
     async def reload(self) -> None:
         """Replace every worker by one with the code as it is now; the old ones finish what they have.
 
-        If the new code cannot be loaded, the old workers stay; the log says why.
+        If the new code cannot be loaded, the old workers stay; the log says why. None of the new ones takes a call
+        before all have loaded. One reload begins when the one before it is over.
         """
-        self._generation += 1
-        old = [worker for worker in self.ready if worker.generation < self._generation]
-        self._pause = 0.0
-        try:
-            await asyncio.gather(*(self._start_one() for _ in range(max(1, len(old)))))
-        except (LoadError, OSError) as error:
-            log.error("the new code of %s cannot be loaded, the old one stays: %s", self._nursery.name, error)  # noqa: TRY400 - where it failed is in the text
-            self._generation -= 1
-            return
-        for worker in old:
-            self.retire(worker)
-        log.info("reloaded: %d new workers, %d old ones finish what they have", max(1, len(old)), len(old))
+        async with self._reloading:
+            self._generation += 1
+            self._pause = 0.0
+            tries = await asyncio.gather(*(self._load() for _ in self.ready or (None,)), return_exceptions=True)
+            new = [worker for worker in tries if isinstance(worker, Worker)]
+            wrong = [error for error in tries if isinstance(error, BaseException)]
+            if wrong:
+                for worker in new:
+                    self._dismiss(worker)
+                if not isinstance(wrong[0], (LoadError, OSError)):
+                    raise wrong[0]
+                log.error("the new code of %s cannot be loaded, the old one stays: %s", self._nursery.name, wrong[0])
+                return
+            self._oldest = self._generation
+            for worker in new:
+                self._join(worker)
+            old = [worker for worker in self.ready if worker.generation < self._oldest]
+            for worker in old:
+                self.retire(worker)
+            log.info("reloaded: %d new workers, %d old ones finish what they have", len(new), len(old))
 
     def background(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run something that belongs to no call."""
@@ -218,14 +229,23 @@ class Crew:
             self._room()
 
     async def _start_one(self) -> None:
+        """Start a worker and have it take calls.
+
+        Raises:
+            LoadError: It cannot load its functions.
+            OSError: It cannot be forked.
+        """
+        self._join(await self._load())
+
+    async def _load(self) -> Worker:
         """Start a worker and wait until it is ready.
 
         Raises:
             LoadError: It cannot load its functions.
             OSError: It cannot be forked.
         """
-        generation = self._generation
         await self._nursery.ready()
+        generation = self._generation
         worker = Worker(await self._nursery.fork(), self._rim, self._spec.concurrency)
         worker.generation = generation
         worker.link.on_end = partial(self._left, worker)
@@ -245,13 +265,23 @@ class Crew:
             raise
         if worker.state is State.ENDED:
             raise LoadError([("", "the worker ended as soon as it was ready")])
+        return worker
+
+    def _join(self, worker: Worker) -> None:
+        """Have a loaded worker take calls, unless it is not needed any more, or what it has loaded is old by now."""
         self._pause = 0.0
-        worker.state = State.READY
-        if self._stopping:
+        if self._stopping or worker.generation < self._oldest:
+            self._dismiss(worker)
+        elif worker.state is State.STARTING:  # else it has ended since
+            worker.state = State.READY
+            self.ready.append(worker)
+            self._room()
+
+    def _dismiss(self, worker: Worker) -> None:
+        """Let a loaded worker end that is to take no call."""
+        if worker.state is State.STARTING:
+            worker.state = State.READY
             self.retire(worker)
-            return
-        self.ready.append(worker)
-        self._room()
 
     def _left(self, worker: Worker, path: str) -> None:
         """A call has left the worker."""

@@ -342,6 +342,85 @@ async def test_new_code_that_cannot_be_loaded_changes_nothing(
         assert "rewritten.py:1: SyntaxError" in caplog.text
 
 
+HELD = """
+with open({gate!r}) as file:  # until somebody writes to it
+    file.read()
+"""
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> str:
+    """A pipe; code that ends with ``HELD`` is loaded once ``passed`` has let it through."""
+    os.mkfifo(tmp_path / "gate")
+    return str(tmp_path / "gate")
+
+
+async def held(gate: str) -> int:
+    """Return, once a worker has read its code and waits in it, what lets it through when it is closed."""
+    found: list[int] = []
+
+    def opened() -> bool:
+        with contextlib.suppress(OSError):  # ENXIO: nobody reads
+            found.append(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(found)
+
+    await until(opened)
+    return found[0]
+
+
+async def served(stub: Stub, pool: Pool) -> set[str]:
+    """Return what workers answer; there is a call for each place of each."""
+    await until(lambda: not pool.crew.starting)
+    places = sum(worker.room for worker in pool.crew.ready)
+    return {answer.text for answer in await asyncio.gather(*(stub.Unary(pb.EchoRequest()) for _ in range(places)))}
+
+
+async def test_a_worker_that_was_starting_when_new_code_came_does_not_serve_the_old(
+    contract: Contract, code: Callable[[str], None], gate: str
+) -> None:
+    code(MODULE.format(answer="old"))
+    async with running(contract, "rewritten", min=1, max=2, concurrency=1) as (stub, pool):
+        code(MODULE.format(answer="old") + HELD.format(gate=gate))
+        pool.crew.scale(2)
+        late = await held(gate)
+        code(MODULE.format(answer="new"))
+        await pool.reload()
+        os.close(late)
+        assert await served(stub, pool) == {"new"}
+
+
+async def test_new_code_that_only_one_worker_can_load_changes_nothing(
+    contract: Contract, code: Callable[[str], None], gate: str
+) -> None:
+    code(MODULE.format(answer="old"))
+    async with running(contract, "rewritten", min=2, max=2, concurrency=1) as (stub, pool):
+        await until(lambda: len(pool.crew.ready) == 2)
+        before = set(pool.crew.all)
+        code(f"import os\nos.mkdir({gate + 's'!r})  # the second one fails\n{MODULE.format(answer='new')}")
+        await pool.reload()
+        assert await served(stub, pool) == {"old"}
+        await until(lambda: pool.crew.all == before)
+
+
+async def test_reloads_that_overlap_leave_no_code_but_the_last(
+    contract: Contract, code: Callable[[str], None], gate: str
+) -> None:
+    code(MODULE.format(answer="first"))
+    async with running(contract, "rewritten", min=1, max=1) as (stub, pool):
+        code(HELD.format(gate=gate) + "raise RuntimeError('not today')")
+        failing = asyncio.ensure_future(pool.reload())
+        late = await held(gate)
+        code(MODULE.format(answer="second"))
+        following = asyncio.ensure_future(pool.reload())
+        await asyncio.sleep(0)
+        os.close(late)
+        await asyncio.gather(failing, following)
+        assert await served(stub, pool) == {"second"}
+        code(MODULE.format(answer="third"))
+        await pool.reload()
+        assert await served(stub, pool) == {"third"}
+
+
 async def test_functions_that_cannot_be_loaded_end_the_start(contract: Contract, code: Callable[[str], None]) -> None:
     code("raise RuntimeError('not today')")
     with pytest.raises(Faults, match="not today"):
