@@ -37,7 +37,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from mesh import descriptors
 from mesh.events.publications import Publications
-from mesh.sidecar.workers import frames, host, touched
+from mesh.sidecar.workers import frames, host, marks, touched
 from mesh.sidecar.workers.begun import shared_file
 from mesh.sidecar.workers.heads import encode
 from mesh.sidecar.workers.orders import COMMAND, LENGTH, Command, Ended, Preloaded, Report
@@ -93,11 +93,13 @@ class _Waiting:
 
     Attributes:
         pid: Its pid.
+        mark: By which what it will start is known (``mesh.sidecar.workers.marks``).
         way: Where it waits for its connection.
     """
 
-    def __init__(self, pid: int, way: socket.socket) -> None:
+    def __init__(self, pid: int, mark: str, way: socket.socket) -> None:
         self.pid = pid
+        self.mark = mark
         self.way = way
 
     def give(self, link: int, memory: int) -> bool:
@@ -117,6 +119,9 @@ class _ForkServer:
         self._setup = setup
         self._workers: dict[int, int] = {}
         self._pids: dict[int, int] = {}
+        self._marks: dict[int, str] = {}
+        self._prefix = f"{os.getpid()}."
+        self._born = 0
         self._spare: _Waiting | None = None
         self._touched = shared_file()
         self._wake, self._woken = socket.socketpair()
@@ -210,6 +215,7 @@ class _ForkServer:
         finally:
             for descriptor in given:
                 os.close(descriptor)
+        self._marks[child.pid] = child.mark
         self._workers[child.pid] = number
         self._pids[number] = child.pid
         self._say(Report.FORKED, number, child.pid)
@@ -238,6 +244,8 @@ class _ForkServer:
             OSError: The machine gives no process, or no descriptors.
         """
         ours, theirs = socket.socketpair()
+        self._born += 1
+        mark = f"{self._prefix}{self._born}"
         try:
             pid = os.fork()
         except OSError:
@@ -246,13 +254,14 @@ class _ForkServer:
             raise
         if pid == 0:
             ours.close()
-            self._become(theirs, ahead=ahead)
+            self._become(theirs, mark, ahead=ahead)
         theirs.close()
-        return _Waiting(pid, ours)
+        return _Waiting(pid, mark, ours)
 
-    def _become(self, way: socket.socket, *, ahead: bool) -> NoReturn:
+    def _become(self, way: socket.socket, mark: str, *, ahead: bool) -> NoReturn:
         """Be the worker."""
         try:
+            marks.write(mark)
             _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -269,7 +278,7 @@ class _ForkServer:
             os._exit(_BROKEN)
 
     def _reap(self) -> None:
-        idle = False
+        idle = reaped = False
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -277,15 +286,17 @@ class _ForkServer:
                 break
             if pid == 0:
                 break
+            reaped = True
             if self._spare is not None and self._spare.pid == pid:
                 self._spare.way.close()
                 self._spare = None
             number = self._workers.pop(pid, None)
             if number is not None:
-                del self._pids[number]
+                del self._pids[number], self._marks[pid]
                 self._say(Report.ENDED, number, Ended(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
-                self._kill_orphans()
                 idle = not self._workers
+        if reaped:
+            self._kill_orphans()
         if idle and self._spare is None:
             try:
                 self._spare = self._bear(ahead=True)
@@ -293,10 +304,15 @@ class _ForkServer:
                 log.warning("no process can be forked ahead: %s", error)
 
     def _kill_orphans(self) -> None:
-        """Kill what a dead worker has started and left behind: it is this process's child now."""
+        """Kill what a dead worker has started and left behind: it is this process's child now.
+
+        Its own children are so when it has ended; that is a reason to look again.
+        """
+        live = self._marks.values()
         for pid in _children():
-            if pid not in self._workers and (self._spare is None or pid != self._spare.pid):
-                with contextlib.suppress(ProcessLookupError):
+            known = pid in self._workers or (self._spare is not None and pid == self._spare.pid)
+            if not known and marks.doomed(marks.read(pid), self._prefix, live):
+                with contextlib.suppress(OSError):  # another user's: the next one up has to see to it
                     os.kill(pid, signal.SIGKILL)
 
     def _end(self) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from mesh.sidecar.workers import marks
 from mesh.sidecar.workers.begun import Begun, shared_file
 from mesh.sidecar.workers.frames import Reader
 from mesh.sidecar.workers.heads import decoder
@@ -111,6 +112,7 @@ class Nursery:
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
+                env={**os.environ, marks.NAME: marks.BLANK},
             )
         except BaseException:
             ours.close()

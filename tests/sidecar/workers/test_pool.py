@@ -162,12 +162,29 @@ async def test_a_worker_goes_after_so_many_calls(contract: Contract) -> None:
         await until(lambda: len(pool.crew.all) == 1)
 
 
-async def test_what_a_worker_started_ends_with_it(contract: Contract) -> None:
+@pytest.mark.parametrize("what", ["daemon", "tree", "forked"])
+async def test_what_a_worker_started_lives_and_ends_with_it(contract: Contract, what: str) -> None:
+    async with running(contract, min=2, max=2, concurrency=1) as (stub, pool):
+        await until(lambda: len(pool.crew.ready) == 2)
+        pid, *started = map(int, (await ask(stub, f"start {what}")).text.split())
+        assert all(map(alive, started))
+        (other,) = (worker for worker in pool.crew.ready if worker.pid != pid)
+        os.kill(other.pid, signal.SIGKILL)
+        await until(
+            lambda: other not in pool.crew.ready and len(pool.crew.ready) == 2
+        )  # what is forked next comes later
+        assert all(map(alive, [pid, *started]))
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: not any(map(alive, started)))
+        assert pool.crew.ready, "the other one lives"
+
+
+async def test_what_nothing_is_known_of_ends_with_the_last_worker(contract: Contract) -> None:
     async with running(contract, min=1, max=1) as (stub, _):
-        orphan = int((await ask(stub, "orphan")).text)
-        assert alive(orphan)
-        await refused(ask(stub, "exit 1"))
-        await until(lambda: not alive(orphan))
+        pid, *started = map(int, (await ask(stub, "start bare")).text.split())
+        assert all(map(alive, started))
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: not any(map(alive, started)))
 
 
 async def test_the_fork_server_may_die(contract: Contract) -> None:
