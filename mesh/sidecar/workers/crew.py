@@ -169,6 +169,12 @@ class Crew:
             worker.reserved -= 1
             self._room()
 
+    def given_back(self, worker: Worker) -> None:
+        """Note that a call does not take the place that was reserved for it."""
+        worker.reserved -= 1
+        if worker.state is State.DRAINING:
+            self._finish(worker)
+
     def watch(self) -> None:
         """Look after every worker: ask those that seem to stand still, replace those that take too much memory."""
         limit = int(self._spec.memory)

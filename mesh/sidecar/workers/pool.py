@@ -253,7 +253,7 @@ class Pool:
         except asyncio.CancelledError:
             given = place.worker.done() and not place.worker.cancelled() and place.worker.exception() is None
             if not self._queue.remove(path, place) and given:
-                place.worker.result().reserved -= 1
+                self.crew.given_back(place.worker.result())
                 self._left(path)
                 self._room()
             self._count()

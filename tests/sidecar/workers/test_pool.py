@@ -20,7 +20,7 @@ import grpc
 import pytest
 from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
-from hosting import pool_of, working
+from hosting import ECHO, pool_of, working
 
 from mesh.contract import Contract
 from mesh.faults import Faults
@@ -298,6 +298,30 @@ async def test_a_call_that_gives_up_in_the_queue_leaves_it(contract: Contract) -
         await until(lambda: pool._queue.waiting == 0)
         await inside
         assert (await ask(stub, "")).text
+
+
+async def test_a_worker_that_goes_as_a_call_gives_its_place_back_is_let_go(contract: Contract) -> None:
+    async with running(contract, min=1, max=1, concurrency=1) as (stub, pool):
+        (worker,) = pool.crew.ready
+        inside = asyncio.ensure_future(ask(stub, "sleep 0.3"))
+        await until(lambda: worker.busy == 1)
+        waiting = asyncio.ensure_future(pool._wait(f"/{ECHO}/Unary"))
+        await until(lambda: pool._queue.waiting == 1)
+        given = pool.crew._room
+
+        def room() -> None:
+            given()
+            if worker.reserved:  # it has just been given to the one that waits, who goes before it has taken it
+                pool.crew.retire(worker)
+                waiting.cancel()
+
+        pool.crew._room = room
+        assert (await inside).text == str(worker.pid)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        pool.crew._room = given
+        async with asyncio.timeout(8):  # it is not killed before 10 s
+            assert (await worker.born.ended).code == 0
 
 
 async def test_a_stop_leaves_no_process(contract: Contract) -> None:
