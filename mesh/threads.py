@@ -73,7 +73,12 @@ class Threads:
             raise RuntimeError("the threads have been stopped")
         job = _Job(asyncio.get_running_loop(), work)
         self._waiting.append(job)
-        self._attend(job.loop)
+        try:
+            self._attend(job.loop)
+        except RuntimeError:  # the machine gives no thread
+            with contextlib.suppress(ValueError):  # but one that there is may have taken it
+                self._waiting.remove(job)
+                raise
         try:
             return await job.future
         finally:

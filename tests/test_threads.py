@@ -130,6 +130,23 @@ async def test_a_call_that_ended_while_it_waited_is_not_begun(threads: Threads) 
     assert begun == []
 
 
+async def test_work_for_which_there_is_no_thread_is_not_done_later(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # as Thread.start does when clone(2) fails
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await threads.run(of(lambda: done.append("refused")))
+    assert not threads._waiting
+    await threads.run(of(lambda: done.append("next")))
+    assert done == ["next"]
+
+
 async def test_stop_ends_the_threads_and_those_who_wait() -> None:
     pool = Threads(1)
     release, inside = threading.Event(), threading.Event()
