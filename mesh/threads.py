@@ -23,7 +23,7 @@ from typing import Any
 
 from mesh.errors import Cancelled
 
-__all__ = ["EXITS", "THREADS", "Block", "Threads", "contained"]
+__all__ = ["EXITS", "THREADS", "Block", "Threads", "contained", "wait"]
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -44,6 +44,37 @@ def contained(error: BaseException) -> RuntimeError:
     raised = RuntimeError(f"the function raised {type(error).__name__}")
     raised.__cause__ = error
     return raised
+
+
+def wait(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+    """Run a coroutine on a loop, with this thread's context variables, and return its result.
+
+    In a thread of ``Threads`` it goes on no longer than the call that the thread answers.
+
+    Raises:
+        Cancelled: That call has ended.
+        asyncio.CancelledError: The coroutine was cancelled for another reason.
+    """
+    job = _here.job
+    if job is not None:
+        return job.wait(coroutine, loop)
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    try:
+        return future.result()
+    except concurrent.futures.CancelledError:
+        raise asyncio.CancelledError from None
+    except BaseException:
+        future.cancel()
+        raise
+
+
+class _Here(threading.local):
+    """Of each thread: the job that it does, if it is one of ``Threads``."""
+
+    job: _Job | None = None
+
+
+_here = _Here()
 
 
 class Threads:
@@ -145,7 +176,9 @@ class Threads:
                 self._rest(runner)
                 continue
             began = runner.since = monotonic()
+            _here.job = job
             job.do()
+            _here.job = None
             self._usual += (monotonic() - began - self._usual) / _LATEST
             done.append(job)
             if not self._told:
@@ -222,21 +255,22 @@ class _Job:
             self.future.set_exception(error)
 
     def _block(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Wait in the thread for a coroutine on the loop.
+        return self.wait(coroutine, self.loop)
 
-        Raises:
-            Cancelled: The call has ended.
-        """
+    def wait(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+        """Wait in the thread for a coroutine (see ``wait``)."""
         if self._ended:
             coroutine.close()
             raise Cancelled("the call has ended")
-        self._waiting = waiting = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        self._waiting = waiting = asyncio.run_coroutine_threadsafe(coroutine, loop)
         if self._ended:  # between the two lines above
             waiting.cancel()
         try:
             return waiting.result()
-        except (concurrent.futures.CancelledError, asyncio.CancelledError):
-            raise Cancelled("the call has ended") from None
+        except concurrent.futures.CancelledError:
+            if self._ended:
+                raise Cancelled("the call has ended") from None
+            raise asyncio.CancelledError from None
 
     def end(self) -> None:
         """Note that nobody waits for it any more."""
