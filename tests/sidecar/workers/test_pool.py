@@ -264,12 +264,21 @@ async def test_the_fork_server_goes_on_without_a_process_ahead(contract: Contrac
         server = pool.nursery.pid
         full()
         await until(lambda: not pool.crew.all)
-        with pytest.raises(grpc.aio.AioRpcError):  # the one that was forked ahead is not there
-            await ask(stub, "")
+        said = await refused(ask(stub, ""))  # the one that was forked ahead is not there
+        assert said == ("UNAVAILABLE", "no worker of this service can be started now")
         full()
         await until(lambda: not pool.crew.broken)
         assert (await ask(stub, "")).text
         assert pool.nursery.pid == server
+
+
+async def test_a_start_that_cannot_fork_says_so(contract: Contract, full: Callable[[], None]) -> None:
+    full()
+    with pytest.raises(
+        Faults, match=f"no worker can be started: it could not be forked: .*{os.strerror(errno.EAGAIN)}"
+    ):
+        async with running(contract, preload=("refused",)):
+            pass
 
 
 async def test_zero_to_two_hundred_to_zero(contract: Contract) -> None:
@@ -478,7 +487,7 @@ async def test_functions_that_cannot_be_loaded_any_more_refuse_at_once(
         code("raise RuntimeError('not today')")
         began = time.monotonic()
         code_, said = await refused(stub.Unary(pb.EchoRequest()))
-        assert (code_, said) == ("UNAVAILABLE", "the functions of this service cannot be loaded")
+        assert (code_, said) == ("UNAVAILABLE", "no worker of this service can be started now")
         assert time.monotonic() - began < 10
         code(MODULE.format(answer="mended"))
         while True:
