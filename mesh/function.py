@@ -22,6 +22,7 @@ shutdown(service)``, awaited after the last has ended; ``service`` is ``mesh.con
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import keyword
@@ -40,7 +41,7 @@ from mesh.context import Context
 from mesh.contract import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
-from mesh.threads import Threads
+from mesh.threads import EXITS, Threads, contained
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
@@ -113,7 +114,7 @@ class Functions:
                 )
         if faults:
             raise Faults(faults)
-        self.startup, self.shutdown = hooks["startup"], hooks["shutdown"]
+        self.startup, self.shutdown = _hook(hooks["startup"]), _hook(hooks["shutdown"])
 
     def handlers(self, service: ServiceContext, threads: Threads) -> dict[str, tuple[Method, Handler]]:
         """Return path → (method, handler) for every method.
@@ -177,11 +178,11 @@ def load_module(name: str) -> ModuleType:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise Faults([Fault(name, f"there is no module {error.name!r} where Python looks for it")]) from None
         raise Faults([_import_fault(name, error)]) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Faults([_import_fault(name, error)]) from error
 
 
-def _import_fault(name: str, error: Exception) -> Fault:
+def _import_fault(name: str, error: BaseException) -> Fault:
     """Return the fault with the line of the user's own code: the innermost one outside of Python's and the mesh's."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError) and error.filename:
@@ -230,23 +231,44 @@ def _kind(function: Callable[..., Any]) -> str:
     return "value"
 
 
+def _hook(hook: Hook | None) -> Hook | None:
+    if hook is None:
+        return None
+
+    @functools.wraps(hook)
+    async def contains(service: ServiceContext) -> None:
+        try:
+            await hook(service)
+        except EXITS as error:
+            raise contained(error) from error
+
+    return contains
+
+
 # -- adapters: made once for each method; what they close over is all they need in a call --
 
 
-def _handler(method: Method, function: Callable[..., Any], service: ServiceContext, threads: Threads) -> Handler:
+def _handler(method: Method, function: Callable[..., Any], service: ServiceContext, threads: Threads) -> Handler:  # noqa: C901 - one after the other
     decode = _decoder(method)
     encode = _encoder(method, function)
     kind = _kind(function)
 
     async def unary(call: Call) -> None:
         argument: Any = Requests(call, decode) if method.client_streaming else decode(await call.receive_one())
-        await call.send(encode(await function(argument, Context(call, service))))
+        try:
+            reply = await function(argument, Context(call, service))
+        except EXITS as error:
+            raise contained(error) from error
+        await call.send(encode(reply))
 
     async def stream(call: Call) -> None:
         argument: Any = Requests(call, decode) if method.client_streaming else decode(await call.receive_one())
-        async with aclosing(function(argument, Context(call, service))) as replies:
-            async for reply in replies:
-                await call.send(encode(reply))
+        try:
+            async with aclosing(function(argument, Context(call, service))) as replies:
+                async for reply in replies:
+                    await call.send(encode(reply))
+        except EXITS as error:
+            raise contained(error) from error
 
     async def threaded(call: Call) -> None:
         request = decode(await call.receive_one())

@@ -23,15 +23,58 @@ from typing import Any
 
 from mesh.errors import Cancelled
 
-__all__ = ["Block", "Threads"]
+__all__ = ["EXITS", "THREADS", "Block", "Threads", "contained", "wait"]
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 
+THREADS = 32
+"""``def`` functions that run at once in one process; they mostly wait, and more threads than this only fight for the
+interpreter."""
 BRISK = 0.005
 """Seconds that a function may take before those behind it get other threads: a thread may have to wait for the
 interpreter as long as that (``sys.getswitchinterval``)."""
 _LATEST = 8
 """Calls that say how long the functions usually take."""
+EXITS = (SystemExit, KeyboardInterrupt)
+"""What ends the event loop when a task raises it, and so must not leave a function."""
+
+
+def contained(error: BaseException) -> RuntimeError:
+    """Return what a function raises for its caller when it raised what no task or future may: a bug as any other."""
+    raised = RuntimeError(f"the function raised {type(error).__name__}")
+    raised.__cause__ = error
+    return raised
+
+
+def wait(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+    """Run a coroutine on a loop, with this thread's context variables, and return its result.
+
+    In a thread of ``Threads`` it goes on no longer than the call that the thread answers.
+
+    Raises:
+        Cancelled: That call has ended.
+        asyncio.CancelledError: The coroutine was cancelled for another reason.
+    """
+    job = _here.job
+    if job is not None:
+        return job.wait(coroutine, loop)
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    try:
+        return future.result()
+    except concurrent.futures.CancelledError:
+        raise asyncio.CancelledError from None
+    except BaseException:
+        future.cancel()
+        raise
+
+
+class _Here(threading.local):
+    """Of each thread: the job that it does, if it is one of ``Threads``."""
+
+    job: _Job | None = None
+
+
+_here = _Here()
 
 
 class Threads:
@@ -61,7 +104,12 @@ class Threads:
             raise RuntimeError("the threads have been stopped")
         job = _Job(asyncio.get_running_loop(), work)
         self._waiting.append(job)
-        self._attend(job.loop)
+        try:
+            self._attend(job.loop)
+        except RuntimeError:  # the machine gives no thread
+            with contextlib.suppress(ValueError):  # but one that there is may have taken it
+                self._waiting.remove(job)
+                raise
         try:
             return await job.future
         finally:
@@ -128,7 +176,9 @@ class Threads:
                 self._rest(runner)
                 continue
             began = runner.since = monotonic()
+            _here.job = job
             job.do()
+            _here.job = None
             self._usual += (monotonic() - began - self._usual) / _LATEST
             done.append(job)
             if not self._told:
@@ -199,29 +249,28 @@ class _Job:
             return
         if error is None:
             self.future.set_result(self._result)
-        elif isinstance(error, StopIteration):  # which no future takes (PEP 479)
-            raised = RuntimeError("the function raised StopIteration")
-            raised.__cause__ = error
-            self.future.set_exception(raised)
+        elif isinstance(error, (StopIteration, *EXITS)):  # no future takes the first (PEP 479)
+            self.future.set_exception(contained(error))
         else:
             self.future.set_exception(error)
 
     def _block(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Wait in the thread for a coroutine on the loop.
+        return self.wait(coroutine, self.loop)
 
-        Raises:
-            Cancelled: The call has ended.
-        """
+    def wait(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+        """Wait in the thread for a coroutine (see ``wait``)."""
         if self._ended:
             coroutine.close()
             raise Cancelled("the call has ended")
-        self._waiting = waiting = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        self._waiting = waiting = asyncio.run_coroutine_threadsafe(coroutine, loop)
         if self._ended:  # between the two lines above
             waiting.cancel()
         try:
             return waiting.result()
-        except (concurrent.futures.CancelledError, asyncio.CancelledError):
-            raise Cancelled("the call has ended") from None
+        except concurrent.futures.CancelledError:
+            if self._ended:
+                raise Cancelled("the call has ended") from None
+            raise asyncio.CancelledError from None
 
     def end(self) -> None:
         """Note that nobody waits for it any more."""

@@ -93,6 +93,20 @@ async def test_a_bug_tells_nothing_of_the_inside(stub) -> None:
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
 
 
+@pytest.mark.parametrize("method", ["Unary", "ServerStream", "ClientStream", "Bidi"])
+async def test_a_function_that_exits_is_a_bug_and_ends_nothing_else(stub, method: str) -> None:
+    other = stub.Bidi()
+    await other.write(pb.EchoRequest(text="before"))
+    assert (await other.read()).text == "before"
+    request = pb.EchoRequest(fail=pb.Failure(message="exit"))
+    call = getattr(stub, method)(request if method in ("Unary", "ServerStream") else iter([request]))
+    assert (await call.code(), await call.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    await other.write(pb.EchoRequest(text="after"))
+    assert (await other.read()).text == "after"
+    await other.done_writing()
+    assert await other.code() is grpc.StatusCode.OK
+
+
 async def test_a_stream_may_fail_after_messages(stub) -> None:
     call = stub.ServerStream(pb.EchoRequest(count=3, fail=pb.Failure(code=8, message="enough")))
     assert [(await call.read()).index for _ in range(3)] == [0, 1, 2]

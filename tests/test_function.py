@@ -77,6 +77,9 @@ def test_an_import_that_fails_names_the_user_s_line(contract: Contract, write: W
     module = write("\nimport not_installed_here\n", base=False)
     (found,) = faults(contract, module)
     assert found.startswith(f"{module}.py:2: the module {module} cannot be imported: ModuleNotFoundError: No module")
+    module = write("import sys\n\nsys.exit('no key')\n", base=False)
+    (found,) = faults(contract, module)
+    assert found == f"{module}.py:3: the module {module} cannot be imported: SystemExit: no key"
     module = write("def broken(:\n    pass\n", base=False)
     assert faults(contract, module)[0].startswith(f"{module}.py:1: SyntaxError: ")
 
@@ -210,6 +213,14 @@ async def test_functions_get_the_classes_that_they_import(contract: Contract, wr
     async with hosted(contract, module) as address, grpc.aio.insecure_channel(address) as channel:
         response = await conformance_pb2_grpc.EchoStub(channel).Unary(pb.EchoRequest())
     assert response.text == "conformance.v1.conformance_pb2"
+
+
+async def test_a_hook_that_exits_is_a_bug(contract: Contract, write: Write) -> None:
+    module = write("import sys\n\nasync def startup(service):\n    sys.exit(3)\n")
+    with pytest.raises(RuntimeError, match="the function raised SystemExit") as caught:
+        async with hosted(contract, module):
+            pass
+    assert isinstance(caught.value.__cause__, SystemExit)
 
 
 async def test_a_thread_has_the_call_s_context_variables(contract: Contract, write: Write) -> None:

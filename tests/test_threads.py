@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -88,12 +89,17 @@ async def test_no_call_is_lost_between_resting_and_waking(threads: Threads) -> N
             await threads.run(of(int))
 
 
+def throw(kind: type[BaseException]) -> None:
+    raise kind
+
+
 async def test_what_the_function_raises_is_raised(threads: Threads) -> None:
-    with pytest.raises(SystemExit):
-        await threads.run(of(lambda: (_ for _ in ()).throw(SystemExit(3))))
-    with pytest.raises(RuntimeError, match="StopIteration") as caught:
-        await threads.run(of(lambda: next(iter(()))))
-    assert isinstance(caught.value.__cause__, StopIteration)
+    with pytest.raises(ZeroDivisionError):
+        await threads.run(of(lambda: 1 / 0))
+    for kind in (StopIteration, SystemExit, KeyboardInterrupt):  # which no task may raise
+        with pytest.raises(RuntimeError, match=f"the function raised {kind.__name__}") as caught:
+            await threads.run(of(partial(throw, kind)))
+        assert isinstance(caught.value.__cause__, kind)
     assert await threads.run(of(lambda: "well")) == "well"
 
 
@@ -122,6 +128,23 @@ async def test_a_call_that_ended_while_it_waited_is_not_begun(threads: Threads) 
     assert await asyncio.gather(*busy) == [True] * LIMIT
     await threads.run(of(int))
     assert begun == []
+
+
+async def test_work_for_which_there_is_no_thread_is_not_done_later(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # as Thread.start does when clone(2) fails
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await threads.run(of(lambda: done.append("refused")))
+    assert not threads._waiting
+    await threads.run(of(lambda: done.append("next")))
+    assert done == ["next"]
 
 
 async def test_stop_ends_the_threads_and_those_who_wait() -> None:

@@ -1,19 +1,21 @@
 """The channel for ``def`` functions: a stub on it blocks, from a worker thread, while its call runs on the event loop.
 
 The call takes the thread's context variables with it, so its deadline, identity and trace are those of the function
-that makes it. It refuses to be used on the thread of an event loop, where it would wait for itself.
+that makes it; and it ends with the call that the function answers. It refuses to be used on the thread of an event
+loop, where it would wait for itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
 
+from mesh.errors import Cancelled
 from mesh.rpc.streaming import EOF
+from mesh.threads import wait
 
 if TYPE_CHECKING:
     from mesh.rpc.channel import Channel
@@ -86,13 +88,13 @@ class _Multi:
         return call.result(), call
 
     def _begin(self, request: Any, arguments: dict[str, Any]) -> BlockingCall:
-        async def begin() -> Any:
+        async def begin() -> BlockingCall:  # made there, so that it is cancelled too if nobody takes it any more
             source = request
             if self._multi.method.client_streaming:
                 source = _from_thread(iter(request))
-            return self._multi(source, **arguments)
+            return BlockingCall(self._loop, self._multi(source, **arguments))
 
-        return BlockingCall(self._loop, _wait(self._loop, begin()))
+        return _wait(self._loop, begin())
 
 
 class BlockingCall:
@@ -108,7 +110,7 @@ class BlockingCall:
         return self
 
     def __next__(self) -> Any:
-        message = _wait(self._loop, self._call.read())
+        message = self._until(self._call.read())
         if message is EOF:
             raise StopIteration
         return message
@@ -119,7 +121,14 @@ class BlockingCall:
         async def outcome() -> Any:
             return await self._call
 
-        return _wait(self._loop, outcome())
+        return self._until(outcome())
+
+    def _until(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            return _wait(self._loop, coroutine)
+        except Cancelled:  # the call that the function answers has ended, and this one with it
+            self.cancel()
+            raise
 
     def cancel(self) -> None:
         """End the call."""
@@ -128,22 +137,22 @@ class BlockingCall:
 
     def initial_metadata(self) -> grpc.aio.Metadata:
         """Return the response headers, when they have come."""
-        found: grpc.aio.Metadata = _wait(self._loop, self._call.initial_metadata())
+        found: grpc.aio.Metadata = self._until(self._call.initial_metadata())
         return found
 
     def trailing_metadata(self) -> grpc.aio.Metadata:
         """Return the trailers, when the call has ended."""
-        found: grpc.aio.Metadata = _wait(self._loop, self._call.trailing_metadata())
+        found: grpc.aio.Metadata = self._until(self._call.trailing_metadata())
         return found
 
     def code(self) -> grpc.StatusCode:
         """Return the status code, when the call has ended."""
-        found: grpc.StatusCode = _wait(self._loop, self._call.code())
+        found: grpc.StatusCode = self._until(self._call.code())
         return found
 
     def details(self) -> str:
         """Return the status message, when the call has ended."""
-        found: str = _wait(self._loop, self._call.details())
+        found: str = self._until(self._call.details())
         return found
 
     def __del__(self) -> None:
@@ -155,6 +164,7 @@ def _wait(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) ->
     """Run the coroutine on the loop, with this thread's context variables, and return its result.
 
     Raises:
+        Cancelled: The call that this thread answers has ended.
         RuntimeError: This is the thread of an event loop.
     """
     try:
@@ -164,14 +174,8 @@ def _wait(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) ->
     else:
         coroutine.close()
         raise RuntimeError("a blocking stub would stop the event loop it is used on: await the async one here")
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)  # copies the context of this thread into its task
-    try:
-        return future.result()
-    except CancelledError:
-        raise asyncio.CancelledError from None
-    except BaseException:
-        future.cancel()
-        raise
+    found: T = wait(coroutine, loop)
+    return found
 
 
 async def _from_thread(requests: Iterator[Any]) -> AsyncIterator[Any]:

@@ -18,7 +18,7 @@ from mesh.rpc.listener import Listener, ListenError
 from mesh.rpc.reflection import Reflection
 from mesh.rpc.server import GrpcApp
 from mesh.rpc.watch import Watched
-from mesh.threads import Threads
+from mesh.threads import THREADS, Threads
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from mesh.gate import Gate
 
 __all__ = ["Sidecar"]
-
-THREADS = 32
-"""``def`` functions that run at once; they mostly wait, and more threads than this only fight for the interpreter."""
 
 
 class Hosted(Protocol):

@@ -29,7 +29,7 @@ def _fail(request: pb.EchoRequest) -> None:
         return
     fail = request.fail
     if fail.code == 0:
-        raise RuntimeError(fail.message)
+        raise SystemExit(3) if fail.message == "exit" else RuntimeError(fail.message)
     violation = error_details_pb2.BadRequest.FieldViolation(field="text", description=fail.message)
     details = [error_details_pb2.BadRequest(field_violations=[violation])] if fail.details else []
     raise StatusError.of(fail.code, fail.message, details)

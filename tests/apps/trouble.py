@@ -7,7 +7,6 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 
 from apps.echo import bidi, client_stream, server_stream  # noqa: F401 - found by name
@@ -18,6 +17,26 @@ from mesh import Context
 kept: list[bytes] = []
 born = time.monotonic_ns()
 """When this process ran the module."""
+
+
+def start(what: str) -> list[int]:
+    """Start processes of a kind that nobody waits for; returns their pids."""
+    if what == "forked":
+        ours, theirs = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.write(theirs, str(os.getpid()).encode())
+                signal.pause()
+            os._exit(0)
+        os.wait()
+        return [int(os.read(ours, 20))]
+    line = "(sleep 600 & echo $!; wait) & echo $!; echo $$; wait" if what == "tree" else "sleep 600 & echo $!"
+    shell = subprocess.Popen(
+        ["/bin/sh", "-c", line], stdout=subprocess.PIPE, start_new_session=True, env={} if what == "bare" else None
+    )
+    assert shell.stdout is not None
+    return [int(shell.stdout.readline()) for _ in line.split("echo")[1:]]
 
 
 async def unary(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:  # noqa: C901, PLR0912 - a list of troubles
@@ -37,11 +56,15 @@ async def unary(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:  
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
                 continue
+    if what == "sweep":
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(float(more))
     if what == "leak":
         kept.append(os.urandom(int(more)))
-    if what == "orphan":
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)  # noqa: ASYNC220
-        return pb.EchoResponse(text=str(child.pid))
+    if what == "start":
+        return pb.EchoResponse(text=" ".join(map(str, [os.getpid(), *start(more)])))
     if what == "once":  # the first worker to see it dies of it
         try:
             os.mkdir(more)  # noqa: PTH102

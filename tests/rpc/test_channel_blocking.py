@@ -9,9 +9,11 @@ import grpc
 import pytest
 
 from mesh.call import Call, Metadata, current
+from mesh.errors import Cancelled
 from mesh.rpc.blocking import BlockingChannel
 from mesh.rpc.channel import Channel
 from mesh.rpc.target import Target
+from mesh.threads import Threads
 
 
 @pytest.fixture
@@ -73,6 +75,43 @@ async def test_a_stream_that_is_dropped_is_cancelled(blocking, echo, rpc):
 
     await asyncio.to_thread(function)
     await echo.servicer.cancelled.wait()
+
+
+@pytest.mark.parametrize("method", ["Unary", "ServerStream"])
+async def test_a_call_ends_with_the_one_that_the_function_answers(contract, rpc, method):
+    begun, ended, told = asyncio.Event(), asyncio.Event(), asyncio.Queue()
+
+    async def behind(call):
+        if method == "ServerStream":
+            await call.send(rpc.pb.EchoResponse().SerializeToString())
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    loop = asyncio.get_running_loop()
+    stub = rpc.grpc.EchoStub(BlockingChannel(Channel(behind, contract), loop))
+
+    def function(_):
+        for _ in range(2):  # what it waits for, and what it asks for next
+            try:
+                answer = getattr(stub, method)(rpc.pb.EchoRequest())
+                if method == "ServerStream":
+                    list(answer)
+            except Cancelled as error:
+                loop.call_soon_threadsafe(told.put_nowait, error)
+
+    threads = Threads(1)
+    try:
+        answering = asyncio.ensure_future(threads.run(function))
+        await asyncio.wait_for(begun.wait(), 20)
+        answering.cancel()
+        await asyncio.wait_for(ended.wait(), 20)
+        for _ in range(2):
+            assert (await asyncio.wait_for(told.get(), 20)).message == "the call has ended"
+    finally:
+        threads.stop()
 
 
 async def test_it_refuses_to_stop_the_loop(blocking, rpc):

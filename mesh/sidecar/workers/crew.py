@@ -14,17 +14,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mesh.sidecar.workers.nursery import Nursery
+from mesh.sidecar.workers.setup import GRACE
 from mesh.sidecar.workers.worker import LoadError, Rim, State, Worker
 
 if TYPE_CHECKING:
     from mesh.manifest import Workers
 
-__all__ = ["GRACE", "Crew"]
+__all__ = ["Crew"]
 
 log = logging.getLogger("mesh.workers")
 
-GRACE = 2.0
-"""Seconds that a function may go on after its call was cancelled."""
 _WENT_ON = f"a function went on for more than {GRACE:g} s after its call had ended"
 ANSWER = 1.0
 """Seconds that a worker's loop may take to say that it turns, after a call was cancelled."""
@@ -77,6 +76,8 @@ class Crew:
         self._room = room
         self._blamed = blamed
         self._generation = 0
+        self._oldest = 0  # generation of the code that the last reload has loaded
+        self._reloading = asyncio.Lock()
         self._pause = 0.0
         self._not_before = 0.0
         self._stopping = False
@@ -168,6 +169,12 @@ class Crew:
             worker.reserved -= 1
             self._room()
 
+    def given_back(self, worker: Worker) -> None:
+        """Note that a call does not take the place that was reserved for it."""
+        worker.reserved -= 1
+        if worker.state is State.DRAINING:
+            self._finish(worker)
+
     def watch(self) -> None:
         """Look after every worker: ask those that seem to stand still, replace those that take too much memory."""
         limit = int(self._spec.memory)
@@ -183,20 +190,29 @@ class Crew:
     async def reload(self) -> None:
         """Replace every worker by one with the code as it is now; the old ones finish what they have.
 
-        If the new code cannot be loaded, the old workers stay; the log says why.
+        If the new code cannot be loaded, the old workers stay; the log says why. None of the new ones takes a call
+        before all have loaded. One reload begins when the one before it is over.
         """
-        self._generation += 1
-        old = [worker for worker in self.ready if worker.generation < self._generation]
-        self._pause = 0.0
-        try:
-            await asyncio.gather(*(self._start_one() for _ in range(max(1, len(old)))))
-        except (LoadError, OSError) as error:
-            log.error("the new code of %s cannot be loaded, the old one stays: %s", self._nursery.name, error)  # noqa: TRY400 - where it failed is in the text
-            self._generation -= 1
-            return
-        for worker in old:
-            self.retire(worker)
-        log.info("reloaded: %d new workers, %d old ones finish what they have", max(1, len(old)), len(old))
+        async with self._reloading:
+            self._generation += 1
+            self._pause = 0.0
+            tries = await asyncio.gather(*(self._load() for _ in self.ready or (None,)), return_exceptions=True)
+            new = [worker for worker in tries if isinstance(worker, Worker)]
+            wrong = [error for error in tries if isinstance(error, BaseException)]
+            if wrong:
+                for worker in new:
+                    self._dismiss(worker)
+                if not isinstance(wrong[0], (LoadError, OSError)):
+                    raise wrong[0]
+                log.error("the new code of %s cannot be loaded, the old one stays: %s", self._nursery.name, wrong[0])
+                return
+            self._oldest = self._generation
+            for worker in new:
+                self._join(worker)
+            old = [worker for worker in self.ready if worker.generation < self._oldest]
+            for worker in old:
+                self.retire(worker)
+            log.info("reloaded: %d new workers, %d old ones finish what they have", len(new), len(old))
 
     def background(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run something that belongs to no call."""
@@ -219,15 +235,24 @@ class Crew:
             self._room()
 
     async def _start_one(self) -> None:
+        """Start a worker and have it take calls.
+
+        Raises:
+            LoadError: It cannot load its functions.
+            OSError: It cannot be forked.
+        """
+        self._join(await self._load())
+
+    async def _load(self) -> Worker:
         """Start a worker and wait until it is ready.
 
         Raises:
             LoadError: It cannot load its functions.
             OSError: It cannot be forked.
         """
-        generation = self._generation
         await self._nursery.ready()
-        worker = Worker(self._nursery.fork(), self._rim, self._spec.concurrency)
+        generation = self._generation
+        worker = Worker(await self._nursery.fork(), self._rim, self._spec.concurrency)
         worker.generation = generation
         worker.link.on_end = partial(self._left, worker)
         worker.link.on_revoked = lambda call: self._revoked(worker, call)
@@ -246,13 +271,23 @@ class Crew:
             raise
         if worker.state is State.ENDED:
             raise LoadError([("", "the worker ended as soon as it was ready")])
+        return worker
+
+    def _join(self, worker: Worker) -> None:
+        """Have a loaded worker take calls, unless it is not needed any more, or what it has loaded is old by now."""
         self._pause = 0.0
-        worker.state = State.READY
-        if self._stopping:
+        if self._stopping or worker.generation < self._oldest:
+            self._dismiss(worker)
+        elif worker.state is State.STARTING:  # else it has ended since
+            worker.state = State.READY
+            self.ready.append(worker)
+            self._room()
+
+    def _dismiss(self, worker: Worker) -> None:
+        """Let a loaded worker end that is to take no call."""
+        if worker.state is State.STARTING:
+            worker.state = State.READY
             self.retire(worker)
-            return
-        self.ready.append(worker)
-        self._room()
 
     def _left(self, worker: Worker, path: str) -> None:
         """A call has left the worker."""
@@ -271,12 +306,11 @@ class Crew:
             self._nursery.kill(worker.born)  # what is left does not end by itself
 
     def _revoked(self, worker: Worker, call: int) -> None:
-        worker.ping()
-        self._loop.call_later(ANSWER, self._check_loop, worker, call)
+        self._loop.call_later(ANSWER, self._check_loop, worker, call, worker.ping())
         self._loop.call_later(GRACE, self._check, worker, call)
 
-    def _check_loop(self, worker: Worker, call: int) -> None:
-        if worker.silent and call in worker.link.asked:
+    def _check_loop(self, worker: Worker, call: int, ping: int) -> None:
+        if not worker.turned(ping) and call in worker.link.asked:
             self._blamed(worker.begun())
             self.kill(worker, "a function blocked its event loop, and its call was over")
 

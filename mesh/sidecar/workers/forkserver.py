@@ -10,23 +10,14 @@ its end of a socket pair, and then it is a worker as any other. A start then nee
 copies of the memory that it writes to (``mesh.sidecar.workers.touched``).
 
 It ends when the sidecar does, and its workers, and all that they have started, end with it.
-
-On the socket, the sidecar says (9 bytes each: kind u8, number u64):
-
-    FORK   with two descriptors: the worker's end of its socket pair, and the memory of ``mesh.sidecar.workers.begun``
-    KILL
-
-and is told, in frames as in ``mesh.sidecar.workers.frames``, with msgpack bodies:
-
-    PRELOADED  what was preloaded, and what could not be
-    FORKED     the pid
-    ENDED      how a worker ended: its exit code (negative: the signal), its largest resident size in bytes
+What the two say to each other is in ``mesh.sidecar.workers.orders``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 import importlib
 import logging
@@ -38,67 +29,34 @@ import socket
 import sys
 import threading
 import traceback
-from enum import IntEnum
 from pathlib import Path
-from struct import Struct
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import msgspec
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from mesh import descriptors
 from mesh.events.publications import Publications
-from mesh.sidecar.workers import host, touched
+from mesh.sidecar.workers import frames, host, marks, touched
 from mesh.sidecar.workers.begun import shared_file
+from mesh.sidecar.workers.heads import encode
+from mesh.sidecar.workers.orders import COMMAND, LENGTH, Command, Ended, Preloaded, Report
 from mesh.sidecar.workers.setup import Setup
 from mesh.telemetry import logs
 
 if TYPE_CHECKING:
     from mesh.database import Database
 
-__all__ = ["COMMAND", "Command", "Preloaded", "Report", "main"]
+__all__ = ["main"]
 
 log = logging.getLogger("mesh.workers")
 
-COMMAND = Struct("<BQ")
-_LENGTH = Struct("<I")
-_FRAME = Struct("<IBQ")
 _DIE_WITH_PARENT, _ADOPT = 1, 36
 """``PR_SET_PDEATHSIG``, ``PR_SET_CHILD_SUBREAPER`` (prctl(2))."""
 _OOM_SCORE = b"500"
 """When memory runs out, a worker goes before the sidecar and the rest of the machine."""
 _BROKEN = 70
 """Exit code of a worker that could not even begin (EX_SOFTWARE of sysexits.h)."""
-
-
-class Command(IntEnum):
-    """What the sidecar says."""
-
-    FORK = 1
-    KILL = 2
-
-
-class Report(IntEnum):
-    """What the fork server says."""
-
-    PRELOADED = 1
-    FORKED = 2
-    ENDED = 3
-
-
-class Preloaded(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """What was done before the first fork.
-
-    Attributes:
-        failed: Module → why it could not be imported.
-        threaded: The module whose import started threads, or "". The fork server ends: forking would copy half of it.
-        seconds: Module → how long its import took.
-    """
-
-    failed: dict[str, str]
-    threaded: str
-    seconds: dict[str, float]
 
 
 def main() -> None:
@@ -116,7 +74,7 @@ def main() -> None:
 
 
 def _read(control: socket.socket) -> bytes:
-    (length,) = _LENGTH.unpack(_exactly(control, _LENGTH.size))
+    (length,) = LENGTH.unpack(_exactly(control, LENGTH.size))
     return _exactly(control, length)
 
 
@@ -135,11 +93,13 @@ class _Waiting:
 
     Attributes:
         pid: Its pid.
+        mark: By which what it will start is known (``mesh.sidecar.workers.marks``).
         way: Where it waits for its connection.
     """
 
-    def __init__(self, pid: int, way: socket.socket) -> None:
+    def __init__(self, pid: int, mark: str, way: socket.socket) -> None:
         self.pid = pid
+        self.mark = mark
         self.way = way
 
     def give(self, link: int, memory: int) -> bool:
@@ -159,6 +119,9 @@ class _ForkServer:
         self._setup = setup
         self._workers: dict[int, int] = {}
         self._pids: dict[int, int] = {}
+        self._marks: dict[int, str] = {}
+        self._prefix = f"{os.getpid()}."
+        self._born = 0
         self._spare: _Waiting | None = None
         self._touched = shared_file()
         self._wake, self._woken = socket.socketpair()
@@ -209,7 +172,7 @@ class _ForkServer:
                 return False
             kind, number = COMMAND.unpack(data)
             if kind == Command.FORK:
-                self._fork(number, *descriptors_)
+                self._fork(number, descriptors_)
             elif number in self._pids:  # else it has ended by itself, and its pid may be another's
                 os.kill(self._pids[number], signal.SIGKILL)
         return True
@@ -243,34 +206,62 @@ class _ForkServer:
         self._database.open()
         self._database.warm()
 
-    def _fork(self, number: int, link: int, memory: int) -> None:
-        child, self._spare = self._spare, None
-        if child is None or not child.give(link, memory):
-            child = self._bear(ahead=False)
-            child.give(link, memory)
-        os.close(link)
-        os.close(memory)
+    def _fork(self, number: int, given: list[int]) -> None:
+        try:
+            child = self._given(given)
+        except OSError as error:  # the workers that there are must not be lost over it
+            self._say(Report.ENDED, number, Ended(_BROKEN, unborn=str(error)))
+            return
+        finally:
+            for descriptor in given:
+                os.close(descriptor)
+        self._marks[child.pid] = child.mark
         self._workers[child.pid] = number
         self._pids[number] = child.pid
         self._say(Report.FORKED, number, child.pid)
+
+    def _given(self, given: list[int]) -> _Waiting:
+        """Return a process that was given its connection and its memory.
+
+        Raises:
+            OSError: The machine gives no process, or no descriptors.
+        """
+        if len(given) != 2:  # noqa: PLR2004 - the connection, the memory; the kernel drops what does not fit (cmsg(3))
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        child, self._spare = self._spare, None
+        if child is None or not child.give(*given):
+            child = self._bear(ahead=False)
+            child.give(*given)
+        return child
 
     def _bear(self, *, ahead: bool) -> _Waiting:
         """Fork a process that becomes a worker when it is given its connection.
 
         Args:
             ahead: Nobody waits for it yet, so it may take its time.
+
+        Raises:
+            OSError: The machine gives no process, or no descriptors.
         """
         ours, theirs = socket.socketpair()
-        pid = os.fork()
+        self._born += 1
+        mark = f"{self._prefix}{self._born}"
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if pid == 0:
             ours.close()
-            self._become(theirs, ahead=ahead)
+            self._become(theirs, mark, ahead=ahead)
         theirs.close()
-        return _Waiting(pid, ours)
+        return _Waiting(pid, mark, ours)
 
-    def _become(self, way: socket.socket, *, ahead: bool) -> NoReturn:
+    def _become(self, way: socket.socket, mark: str, *, ahead: bool) -> NoReturn:
         """Be the worker."""
         try:
+            marks.write(mark)
             _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -287,7 +278,7 @@ class _ForkServer:
             os._exit(_BROKEN)
 
     def _reap(self) -> None:
-        idle = False
+        idle = reaped = False
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -295,23 +286,33 @@ class _ForkServer:
                 break
             if pid == 0:
                 break
+            reaped = True
             if self._spare is not None and self._spare.pid == pid:
                 self._spare.way.close()
                 self._spare = None
             number = self._workers.pop(pid, None)
             if number is not None:
-                del self._pids[number]
-                self._say(Report.ENDED, number, (os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
-                self._kill_orphans()
+                del self._pids[number], self._marks[pid]
+                self._say(Report.ENDED, number, Ended(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
                 idle = not self._workers
-        if idle:
-            self._spare = self._spare or self._bear(ahead=True)
+        if reaped:
+            self._kill_orphans()
+        if idle and self._spare is None:
+            try:
+                self._spare = self._bear(ahead=True)
+            except OSError as error:  # the next worker is forked when it is needed, and says so if it cannot be
+                log.warning("no process can be forked ahead: %s", error)
 
     def _kill_orphans(self) -> None:
-        """Kill what a dead worker has started and left behind: it is this process's child now."""
+        """Kill what a dead worker has started and left behind: it is this process's child now.
+
+        Its own children are so when it has ended; that is a reason to look again.
+        """
+        live = self._marks.values()
         for pid in _children():
-            if pid not in self._workers and (self._spare is None or pid != self._spare.pid):
-                with contextlib.suppress(ProcessLookupError):
+            known = pid in self._workers or (self._spare is not None and pid == self._spare.pid)
+            if not known and marks.doomed(marks.read(pid), self._prefix, live):
+                with contextlib.suppress(OSError):  # another user's: the next one up has to see to it
                     os.kill(pid, signal.SIGKILL)
 
     def _end(self) -> None:
@@ -327,9 +328,8 @@ class _ForkServer:
                 self._workers.pop(pid, None)
 
     def _say(self, kind: Report, number: int, what: Any) -> None:
-        body = msgspec.msgpack.encode(what)
         with contextlib.suppress(OSError):  # the sidecar is gone: the next read says so
-            self._control.sendall(_FRAME.pack(len(body), kind, number) + body)
+            self._control.sendall(frames.frame(kind, number, encode(what)))
 
 
 _OWN = (

@@ -43,10 +43,11 @@ from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Asked, Loaded, Onward, decoder, encode
 from mesh.sidecar.workers.link import Link
 from mesh.sidecar.workers.publishing import Passage
+from mesh.sidecar.workers.setup import GRACE
 from mesh.sidecar.workers.slowest import Imports
 from mesh.telemetry import relay
 from mesh.telemetry.propagation import Propagation
-from mesh.threads import Block, Threads
+from mesh.threads import THREADS, Block, Threads
 
 if TYPE_CHECKING:
     from mesh.contract import Contract, Method
@@ -59,8 +60,6 @@ log = logging.getLogger("mesh.workers")
 
 COLLECT_AFTER = (20_000, 20, 20)
 """As in the sidecar: looking for cycles after every 700 objects that calls in flight hold took a fifth of the time."""
-THREADS = 32
-"""``def`` functions that run at once in one worker."""
 _YOUNG = 200
 """Calls up to which what a worker has written to is what the start of another writes to."""
 SPARE, WORKER = "mesh-spare", "mesh-worker"
@@ -142,9 +141,8 @@ class WorkerCall(Answered):
 class _Threads(Threads):
     """Threads that are watched: one that goes on long after its call has ended is reported."""
 
-    def __init__(self, limit: int, grace: float, stuck: Callable[[str], None]) -> None:
+    def __init__(self, limit: int, stuck: Callable[[str], None]) -> None:
         super().__init__(limit)
-        self._grace = grace
         self._stuck = stuck
 
     async def run(self, work: Callable[[Block], Any]) -> Any:
@@ -163,7 +161,7 @@ class _Threads(Threads):
         except asyncio.CancelledError:
             call = current.get()
             path = "" if call is None else call.method.path
-            asyncio.get_running_loop().call_later(self._grace, lambda: running and self._stuck(path))
+            asyncio.get_running_loop().call_later(GRACE, lambda: running and self._stuck(path))
             raise
 
 
@@ -196,7 +194,7 @@ class _Host:
             settings=setup.settings,
             publisher=Publisher(published, Passage(link)) if published is not None else None,
         )
-        threads = _Threads(THREADS, setup.grace, self._stuck)
+        threads = _Threads(THREADS, self._stuck)
         sock = await self._given(way)
         if sock is None:
             return 0

@@ -14,45 +14,23 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from struct import Struct
-from typing import Any
 
 import msgspec
 
+from mesh.sidecar.workers import marks
 from mesh.sidecar.workers.begun import Begun, shared_file
 from mesh.sidecar.workers.frames import Reader
+from mesh.sidecar.workers.heads import decoder
+from mesh.sidecar.workers.orders import COMMAND, LENGTH, Command, Ended, Preloaded, Report
 from mesh.sidecar.workers.setup import Setup
 
-__all__ = ["Born", "Ended", "Nursery"]
+__all__ = ["Born", "Nursery"]
 
 log = logging.getLogger("mesh.workers")
 
 PATIENCE = 60.0
 """Seconds that the fork server may take for its imports."""
-_LENGTH = Struct("<I")
-_COMMAND = Struct("<BQ")
-_FORK, _KILL = 1, 2
-_PRELOADED, _FORKED, _ENDED = 1, 2, 3
-
-
-class Ended(msgspec.Struct, array_like=True, frozen=True):
-    """How a worker ended.
-
-    Attributes:
-        code: Exit code; negative: the signal.
-        largest: Its largest resident size, bytes; 0 if it is not known.
-    """
-
-    code: int
-    largest: int
-
-    def __str__(self) -> str:
-        if self.code >= 0:
-            return f"exit code {self.code}"
-        try:
-            return f"signal {signal.Signals(-self.code).name}"
-        except ValueError:
-            return f"signal {-self.code}"
+_preloaded, _pid, _ended = decoder(Preloaded), decoder(int), decoder(Ended)
 
 
 class Born:
@@ -98,7 +76,7 @@ class Nursery:
         self._reader = Reader()
         self._born: dict[int, Born] = {}
         self._count = 0
-        self._preloaded: asyncio.Future[Any] | None = None
+        self._preloaded: asyncio.Future[Preloaded] | None = None
         self._lock = asyncio.Lock()
 
     @property
@@ -134,6 +112,7 @@ class Nursery:
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
+                env={**os.environ, marks.NAME: marks.BLANK},
             )
         except BaseException:
             ours.close()
@@ -149,8 +128,8 @@ class Nursery:
         loop.add_reader(ours, self._listen, ours)
         try:
             async with asyncio.timeout(PATIENCE):
-                await loop.sock_sendall(ours, _LENGTH.pack(len(body)) + body)
-                failed, threaded, seconds = await self._preloaded
+                await loop.sock_sendall(ours, LENGTH.pack(len(body)) + body)
+                found = await self._preloaded
         except BaseException as error:
             self._lose(ours)
             process.kill()
@@ -158,24 +137,25 @@ class Nursery:
             if isinstance(error, (ConnectionError, TimeoutError)):
                 raise OSError(f"the fork server did not start: exit code {process.returncode}") from None
             raise
-        for name, why in failed.items():
+        for name, why in found.failed.items():
             log.warning("%s could not be preloaded for the workers: %s", name, why)
-        if threaded:
+        if found.threaded:
             log.warning(
                 "%s starts threads when it is imported, so workers import it themselves, which takes each %.0f ms",
-                threaded, seconds[threaded] * 1000,
+                found.threaded, found.seconds[found.threaded] * 1000,
             )  # fmt: skip
-            self._left_out.add(threaded)
+            self._left_out.add(found.threaded)
             self._lose(ours)
             await process.wait()
             return
         self._control = ours
 
-    def fork(self) -> Born:
+    async def fork(self) -> Born:
         """Have a worker forked; the fork server must be ready.
 
         Raises:
             ConnectionError: It has gone.
+            OSError: It cannot fork now, and says why.
         """
         if self._control is None:
             raise ConnectionError("there is no fork server")
@@ -183,7 +163,7 @@ class Nursery:
         memory = shared_file()
         self._count += 1
         try:
-            socket.send_fds(self._control, [_COMMAND.pack(_FORK, self._count)], [theirs.fileno(), memory])
+            socket.send_fds(self._control, [COMMAND.pack(Command.FORK, self._count)], [theirs.fileno(), memory])
             born = Born(self._count, ours, Begun(memory))
         except OSError as error:
             ours.close()
@@ -192,13 +172,23 @@ class Nursery:
             theirs.close()
             os.close(memory)
         self._born[born.number] = born
+        try:
+            await asyncio.wait([born.pid])
+        except asyncio.CancelledError:
+            self.kill(born)
+            ours.close()
+            raise
+        if born.pid.cancelled():
+            ours.close()
+            how = born.ended.result()
+            raise OSError(str(how) if how.unborn else "the fork server ended before it had forked one")
         return born
 
     def kill(self, born: Born) -> None:
         """End a worker at once (SIGKILL)."""
         if self._control is not None and not born.ended.done():
             try:
-                self._control.send(_COMMAND.pack(_KILL, born.number))
+                self._control.send(COMMAND.pack(Command.KILL, born.number))
             except OSError:
                 log.warning("the fork server takes no commands; it is ended")
                 self._lose(self._control)
@@ -222,17 +212,16 @@ class Nursery:
             self._lose(control)
             return
         for kind, number, body in self._reader.feed(data):
-            what = msgspec.msgpack.decode(body)
-            if kind == _PRELOADED and self._preloaded is not None:
-                self._preloaded.set_result(what)
-            elif kind == _FORKED:
+            if kind == Report.PRELOADED and self._preloaded is not None:
+                self._preloaded.set_result(_preloaded(body))
+            elif kind == Report.FORKED:
                 born = self._born.get(number)
                 if born is not None:
-                    born.pid.set_result(what)
-            elif kind == _ENDED:
+                    born.pid.set_result(_pid(body))
+            elif kind == Report.ENDED:
                 born = self._born.pop(number, None)
                 if born is not None:
-                    _end(born, Ended(*what))
+                    _end(born, _ended(body))
 
     def _lose(self, control: socket.socket) -> None:
         """The fork server is gone, or is to go; so are its workers."""
@@ -245,7 +234,7 @@ class Nursery:
         if self._preloaded is not None and not self._preloaded.done():
             self._preloaded.set_exception(ConnectionResetError("the fork server ended"))
         for born in self._born.values():
-            _end(born, Ended(-signal.SIGKILL, 0))
+            _end(born, Ended(-signal.SIGKILL))
         self._born.clear()
         if ran and self.on_lost is not None:
             self.on_lost()

@@ -126,7 +126,7 @@ class Pool:
         """Start the fork server and a first worker, so that what is wrong with the functions is said now.
 
         Raises:
-            Faults: The functions cannot be loaded.
+            Faults: The functions cannot be loaded, or no worker can be started.
         """
         self._demand.change(1, monotonic())  # so the first one stays for `idle`
         try:
@@ -134,6 +134,9 @@ class Pool:
         except LoadError as error:
             await self.crew.stop()
             raise Faults([Fault(place or self._module, text) for place, text in error.faults]) from None
+        except OSError as error:
+            await self.crew.stop()
+            raise Faults([Fault(self._module, f"no worker can be started: {error}")]) from None
         self._count()
         self._look()
 
@@ -253,7 +256,7 @@ class Pool:
         except asyncio.CancelledError:
             given = place.worker.done() and not place.worker.cancelled() and place.worker.exception() is None
             if not self._queue.remove(path, place) and given:
-                place.worker.result().reserved -= 1
+                self.crew.given_back(place.worker.result())
                 self._left(path)
                 self._room()
             self._count()
@@ -379,7 +382,7 @@ def _delivered(arrival: Arrival, asked: AskedOut) -> DeliveredOut:
 
 
 def _cannot_start(seconds: float) -> Unavailable:
-    return Unavailable("the functions of this service cannot be loaded", retry_after=max(1.0, round(seconds)))
+    return Unavailable("no worker of this service can be started now", retry_after=max(1.0, round(seconds)))
 
 
 async def _why(worker: Worker) -> str:

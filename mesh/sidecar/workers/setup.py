@@ -8,7 +8,10 @@ import msgspec
 
 from mesh.lambdas.config import Function
 
-__all__ = ["Setup"]
+__all__ = ["GRACE", "Setup"]
+
+GRACE = 2.0
+"""Seconds that a function may go on after its call was cancelled."""
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +30,6 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         events: It has to do with events: what it publishes goes to its outbox, or through the sidecar.
         bytecode: Where the compiled modules of the project are kept; "" leaves it to Python. Where the environment
             forbids to write any, as images do, each worker would compile the project anew.
-        grace: Seconds that a thread may go on after its call has ended.
     """
 
     name: str
@@ -41,4 +43,3 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     database: str = ""
     events: bool = False
     bytecode: str = ""
-    grace: float = 2.0

@@ -139,6 +139,7 @@ class Worker:
         self.asked = time_ns()
         self.heard = 0
         self.silent = 0
+        self._pings = 0
         self._late = -1
         self.loaded: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self.on_lost: Callable[[list[str]], None]
@@ -207,10 +208,16 @@ class Worker:
             self._dismissed = True
             self.link.write(frames.frame(Kind.DRAIN, 0))
 
-    def ping(self) -> None:
-        """Ask whether its loop turns."""
+    def ping(self) -> int:
+        """Ask whether its loop turns; returns the number of the question."""
         self.silent += 1
+        self._pings += 1
         self.link.write(frames.frame(Kind.PING, 0))
+        return self._pings
+
+    def turned(self, ping: int) -> bool:
+        """Return whether it has answered a question; it answers them in their order."""
+        return self._pings - self.silent >= ping
 
     def watch(self) -> None:
         """Ask it if the newest call has not begun since the last look; to be called now and then."""

@@ -1,0 +1,64 @@
+"""The mark of a worker: who bears it, and who has to end for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mesh.sidecar.workers import marks
+
+MARKED = """
+import os, subprocess, sys, time
+from mesh.sidecar.workers import marks
+
+print(marks.read(os.getpid()))
+marks.write("12.3")
+waiting = [sys.executable, "-c", "print(flush=True); input()"]
+made = [
+    subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    for env in (None, dict(os.environ), {})
+]
+for one in made:
+    one.stdout.readline()  # it runs, and is no copy of this process any more
+forked = os.fork()
+if not forked:
+    time.sleep(60)
+print(*(repr(marks.read(pid)) for pid in (os.getpid(), forked, *(one.pid for one in made))))
+os.kill(forked, 9)
+for one in made:
+    one.communicate()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_who_bears_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MARKED], env={**os.environ, marks.NAME: marks.BLANK}, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [marks.BLANK, "'12.3' '12.3' '12.3' '12.3' ''"]
+
+
+def test_a_process_that_is_not_there_has_none() -> None:
+    assert marks.read(2**22 + 1) == ""
+
+
+@pytest.mark.parametrize(
+    ("mark", "live", "ends"),
+    [
+        ("12.3", ["12.4"], True),
+        ("12.3", ["12.3", "12.4"], False),
+        ("12.3", [], True),
+        ("", ["12.4"], False),
+        ("", [], True),
+        ("99.3", ["12.4"], False),
+        ("99.3", [], True),
+        (marks.BLANK, ["12.4"], False),
+        (marks.BLANK, [], False),
+    ],
+)
+def test_who_has_to_end(mark: str, live: list[str], *, ends: bool) -> None:
+    assert marks.doomed(mark, "12.", live) is ends
