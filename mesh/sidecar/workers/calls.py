@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Call
@@ -165,8 +166,11 @@ class Answered(Call):
     def revoke(self) -> None:
         """Cancel what answers the call."""
         self.revoked = True
-        if self.task is not None:
-            self.task.cancel()
+        task = self.task
+        if task is not None:
+            task.cancel()
+            if getcoroutinestate(task.get_coro()) == CORO_CREATED:  # cancelled now, not a line of it ever runs
+                self._link.unbegun(self)
 
     def notes(self) -> Notes:
         """Return what the function did to the current span."""

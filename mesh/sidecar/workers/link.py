@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mesh.call import Call, Handler
-from mesh.errors import Cancelled, Internal, StatusError
+from mesh.errors import Cancelled, Code, Internal, StatusError
 from mesh.rpc import status as wire
 from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.calls import COST, Answered, Exchange, LostError, Notes, wake
@@ -26,6 +26,7 @@ log = logging.getLogger("mesh.workers")
 _ending = decoder(Ending)
 _pairs = decoder(list[tuple[bytes, bytes]])
 _NOTHING = Ending()
+_CANCELLED = "the call was cancelled"
 
 
 def _nothing(*_: object) -> None:
@@ -181,7 +182,7 @@ class Link(asyncio.Protocol):
         except asyncio.CancelledError:
             if not call.revoked:
                 log.warning("%s: something that the function waited for was cancelled", call.method.path)
-            ended = Cancelled("the call was cancelled")
+            ended = Cancelled(_CANCELLED)
         except Exception:
             log.exception("%s failed", call.method.path)
             ended = Internal("internal error")
@@ -198,6 +199,11 @@ class Link(asyncio.Protocol):
         elif headers or call.trailers or notes or call.peer:
             extra = encode(Ending("", b"", "", headers, call.trailers, notes, call.peer))
         self.write(frames.status(call.id, code, extra, call.reply if ended is None else None))
+
+    def unbegun(self, call: Answered) -> None:
+        """End a call that was cancelled before anything of it ran."""
+        del self.answering[call.id]
+        self.write(frames.status(call.id, int(Code.CANCELLED), encode(Ending(_CANCELLED)), None))
 
     # -- calls opened here --
 
