@@ -93,6 +93,17 @@ async def test_a_bug_tells_nothing_of_the_inside(stub) -> None:
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
 
 
+@pytest.mark.parametrize("details", [False, True])
+@pytest.mark.parametrize(("code", "said"), [(0, "internal error"), (5, "no user ?!")])
+async def test_a_text_that_is_no_utf_8_is_replaced(stub, code: int, said: str, *, details: bool) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        fail = pb.Failure(code=code, message="no user <half>!", details=details)
+        await stub.Unary(pb.EchoRequest(fail=fail), timeout=5)
+    assert (caught.value.code().value[0], caught.value.details()) == (code or 13, said)
+    rich = dict(caught.value.trailing_metadata() or ()).get("grpc-status-details-bin")
+    assert (rich is not None) == (details and code != 0)
+
+
 async def test_a_stream_may_fail_after_messages(stub) -> None:
     call = stub.ServerStream(pb.EchoRequest(count=3, fail=pb.Failure(code=8, message="enough")))
     assert [(await call.read()).index for _ in range(3)] == [0, 1, 2]

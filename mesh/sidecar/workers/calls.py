@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
 from inspect import CORO_CREATED, getcoroutinestate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mesh.call import Call
 from mesh.sidecar.workers import frames
@@ -169,7 +170,8 @@ class Answered(Call):
         task = self.task
         if task is not None:
             task.cancel()
-            if getcoroutinestate(task.get_coro()) == CORO_CREATED:  # cancelled now, not a line of it ever runs
+            made = cast("Coroutine[Any, Any, None]", task.get_coro())
+            if getcoroutinestate(made) == CORO_CREATED:  # cancelled now, not a line of it ever runs
                 self._link.unbegun(self)
 
     def notes(self) -> Notes:

@@ -98,7 +98,7 @@ async def test_a_call_given_up_before_its_worker_looked_costs_nobody_anything(co
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.Unary(pb.EchoRequest(), timeout=0.1)
             async with asyncio.timeout(5):
-                while not all(exchange.revoked for exchange in worker.link.asked.values()):
+                while not all(exchange.revoked for exchange in worker.link.asked.values()):  # noqa: ASYNC110 - as below
                     await asyncio.sleep(0.01)
         finally:
             os.kill(worker.pid, signal.SIGCONT)
