@@ -45,7 +45,9 @@ from mesh.sidecar.workers.link import Link
 from mesh.sidecar.workers.publishing import Passage
 from mesh.sidecar.workers.slowest import Imports
 from mesh.telemetry import relay
+from mesh.telemetry.bugs import bug_behind
 from mesh.telemetry.propagation import Propagation
+from mesh.text import utf8
 from mesh.threads import Block, Threads
 
 if TYPE_CHECKING:
@@ -266,7 +268,7 @@ class _Host:
             await asyncio.wait(running)
 
     async def _failed(self, faults: list[tuple[str, str]]) -> int:
-        self._link.write(frames.frame(Kind.FAILED, 0, encode(faults)))
+        self._link.write(frames.frame(Kind.FAILED, 0, encode([(place, utf8(text)) for place, text in faults])))
         await self._link.lost  # the sidecar has read it
         return 1
 
@@ -289,9 +291,9 @@ class _Host:
         try:
             await recover(call, function if call.delivered is None else chain(once, function))
         except StatusError as error:
-            cause = error.__cause__
-            if span is not None and isinstance(cause, Exception) and not isinstance(cause, StatusError | RemoteError):
-                span.fail(cause)
+            bug = bug_behind(error)
+            if span is not None and bug is not None:
+                span.fail(bug)
             raise
 
     def _told(self, kind: int, _: bytes) -> None:

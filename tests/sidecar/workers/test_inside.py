@@ -42,6 +42,10 @@ class Inside:
         self._telemetry = telemetry
         self._collector = collector
 
+    def collected(self) -> list[Any]:
+        """What the collector has of them."""
+        return self._collector.all()
+
     async def spans(self) -> dict[str, Any]:
         """Name → span, as a collector sees them."""
         await asyncio.to_thread(self._telemetry.flush)
@@ -196,6 +200,14 @@ async def test_a_bug_is_in_the_trace(inside: Inside) -> None:
     assert server.status.message == "RuntimeError: broken inside"
     [event] = [event for event in server.events if event.name == "exception"]
     assert "inside.py" in attributes(event)["exception.stacktrace"].string_value
+
+
+async def test_an_answer_that_has_a_cause_is_no_bug(inside: Inside) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await inside.stub.Idempotent(pb.EchoRequest(text="answer"))
+    assert (caught.value.code().name, caught.value.details()) == ("NOT_FOUND", "no such user")
+    server = (await inside.spans())[f"{ECHO}/Idempotent"]
+    assert (server.status.code, [event.name for event in server.events]) == (0, ["happened"])
 
 
 async def test_every_kind_of_onward_call(inside: Inside) -> None:
