@@ -104,7 +104,12 @@ class Telemetry:
     def relayed(self, body: bytes) -> None:
         """Export a span that another process of this component has recorded (see ``mesh.telemetry.relay``)."""
         if self._batches:
-            span = relay.unpack(body, self.tracer_provider.resource)
+            try:
+                span = relay.unpack(body, self.tracer_provider.resource)
+            except Exception:  # noqa: BLE001 - what a function made of it must not end its worker
+                for batch in self._batches:
+                    batch.dropped["export_failed"] += 1
+                return
             for batch in self._batches:
                 batch.put(span)
 

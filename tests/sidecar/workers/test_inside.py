@@ -210,6 +210,22 @@ async def test_an_answer_that_has_a_cause_is_no_bug(inside: Inside) -> None:
     assert (server.status.code, [event.name for event in server.events]) == (0, ["happened"])
 
 
+async def test_what_cannot_be_carried_is_replaced(inside: Inside) -> None:
+    """Half a surrogate pair and integers beyond 64 bits, of the call's span and of the function's own."""
+    assert (await inside.stub.Idempotent(pb.EchoRequest(text="odd"), timeout=5)).text == "told"
+    await inside.spans()
+    spans = [span for span in inside.collected() if span.name == "half ?"]
+    assert sorted(span.kind for span in spans) == [1, 2]  # internal, server
+    for span in spans:
+        happened, raised = span.events[-2:]
+        assert (happened.name, span.status.code, span.status.message) == ("half ?", 2, "half ?")
+        assert attributes(raised)["exception.message"].string_value == "half ?"
+        for told in (attributes(span), attributes(happened)):
+            assert (told["large"].string_value, told["half"].string_value) == (str(2**70), "?")
+            assert [one.string_value for one in told["many"].array_value.values] == ["?", str(-(2**70))]
+            assert told["?"].int_value == 1
+
+
 async def test_every_kind_of_onward_call(inside: Inside) -> None:
     answers = [answer async for answer in inside.stub.ServerStream(pb.EchoRequest())]
     assert [answer.text for answer in answers] == ["s", "s", "s", "a,b", "both", "NOT_FOUND none"]
