@@ -12,7 +12,9 @@ from time import time_ns
 from typing import Any
 
 import msgspec
-from opentelemetry import trace
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -27,7 +29,9 @@ from mesh.telemetry.measures import Measuring
 from mesh.telemetry.plain import plain, plain_attributes, text_of
 from mesh.telemetry.span import Span
 
-__all__ = ["Note", "Remote", "current_span", "follow", "install", "pack", "parent", "unpack"]
+__all__ = [
+    "Note", "Remote", "context", "current_baggage", "current_span", "follow", "install", "pack", "parent", "unpack",
+]  # fmt: skip
 
 Note = tuple[str, list[Any]]
 
@@ -39,6 +43,7 @@ _SPAN = 26
 _RECORDING = 1
 _REMOTE = 2
 """It came from another component."""
+_ALONE = trace.set_span_in_context(trace.INVALID_SPAN, Context()).keys()
 
 
 # -- the context of a span, as it goes between processes --
@@ -74,6 +79,24 @@ def parent(packed: bytes, state: str) -> SpanContext:
         trace_flags=TraceFlags(whole >> 8 & 0xFF),
         trace_state=TraceState.from_header([state]) if state else None,
     )
+
+
+def current_baggage() -> dict[str, str] | None:
+    """Return the baggage of the current context (W3C Baggage), or None."""
+    context = otel.get_current()
+    if context.keys() <= _ALONE:  # what nearly every call has: its span
+        return None
+    return {text_of(name): text_of(value) for name, value in baggage.get_all(context).items()} or None
+
+
+def context(packed: bytes, state: str, carried: Mapping[str, str] | None) -> Context:
+    """Return the context that another process was in: its span (``b""``: none) and its baggage."""
+    made = Context()
+    if packed:
+        made = trace.set_span_in_context(NonRecordingSpan(parent(packed, state)), made)
+    for name, value in (carried or {}).items():
+        made = baggage.set_baggage(name, value, made)
+    return made
 
 
 class Remote(ApiSpan):
@@ -228,10 +251,10 @@ def unpack(body: bytes, resource: Resource) -> ReadableSpan:
     Raises:
         Exception: It could not tell the span.
     """
-    name, kind, context, above, start, end, status, attributes, events, links, scope = _decode(body)
+    name, kind, own, above, start, end, status, attributes, events, links, scope = _decode(body)
     return ReadableSpan(
         name=name,
-        context=parent(*context),
+        context=parent(*own),
         parent=None if above is None else parent(*above),
         resource=resource,
         attributes=attributes,

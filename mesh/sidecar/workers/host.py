@@ -282,12 +282,11 @@ class _Host:
         self._begun.note(call.id)
         current.set(call)  # the task has a context of its own
         span = call.span
-        if span is not None:
-            if call.baggage:
-                context = trace.set_span_in_context(span, self._propagation.context(call.metadata))
-            else:
-                context = otel.Context({_SPAN: span})
-            otel.attach(context)
+        if call.baggage:
+            context = self._propagation.context(call.metadata)
+            otel.attach(context if span is None else trace.set_span_in_context(span, context))
+        elif span is not None:
+            otel.attach(otel.Context({_SPAN: span}))
         try:
             await recover(call, function if call.delivered is None else chain(once, function))
         except StatusError as error:
@@ -330,7 +329,10 @@ class _Host:
         message = None if method.client_streaming else await call.receive_one()
         span, state = relay.current_span()
         streams = (method.client_streaming, method.server_streaming)
-        head = Onward(method.path, streams, span, state, metadata.pairs, call.wait_for_ready, call.compression)
+        head = Onward(
+            method.path, streams, span, state, metadata.pairs, call.wait_for_ready, call.compression,
+            relay.current_baggage(),
+        )  # fmt: skip
         try:
             await self._link.ask(call, 0, encode(head), message)
         except ConnectionError:

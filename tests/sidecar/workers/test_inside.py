@@ -150,6 +150,25 @@ async def test_a_stub_carries_deadline_user_and_trace(inside: Inside, method: st
     assert "mine" in attributes(server)
 
 
+@pytest.mark.parametrize("method", ["Idempotent", "Slow", "ServerStream"])
+@pytest.mark.parametrize("disabled", ["false", "true"])
+async def test_a_stub_carries_the_caller_s_baggage(
+    place: str, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, disabled: str
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
+    async with running(place, contract, tmp_path) as inside:
+        carried = []
+        for metadata in ([("baggage", "tenant=blue,plan=a%20b")], []):
+            call = getattr(inside.stub, method)(pb.EchoRequest(text="hello"), timeout=5, metadata=metadata)
+            if method == "ServerStream":  # calls on without a span of its own
+                await call.read()
+                call.cancel()
+            else:
+                await call
+            carried.append(inside.onward[-1].metadata.wire(b"baggage"))
+    assert carried == [b"tenant=blue,plan=a+b", None]
+
+
 async def test_a_log_line_says_its_trace(
     place: str, contract: Contract, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
