@@ -25,8 +25,11 @@ def text_of(thing: object) -> str:
 
 def plain(value: Any) -> Any:
     """Return an attribute's value as it can be carried: itself if that is so, else the nearest, else its text."""
-    if type(value) is str:
+    kind = type(value)
+    if kind is str:
         return utf8(value)
+    if kind is int and -_HALF <= value < _HALF:
+        return value
     try:
         return _plain(value)
     except Exception:  # noqa: BLE001 - a list that holds itself, an iterator that fails
@@ -54,7 +57,10 @@ def _same(one: object, other: object) -> bool:
 
 def plain_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return attributes as they can be carried."""
-    return {text_of(key): plain(value) for key, value in (attributes or {}).items()}
+    return {
+        key if type(key) is str and key.isascii() else text_of(key): plain(value)
+        for key, value in (attributes or {}).items()
+    }
 
 
 def sound(attributes: Mapping[str, Any] | None) -> bool:

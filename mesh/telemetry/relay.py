@@ -49,22 +49,28 @@ _ALONE = trace.set_span_in_context(trace.INVALID_SPAN, Context()).keys()
 # -- the context of a span, as it goes between processes --
 
 
-def current_span(of: ApiSpan | None = None) -> tuple[bytes, str]:
-    """Return the current span, or ``of``: trace id (16 bytes), span id (8), flags (1), more flags (1); its trace state.
+def current_span() -> tuple[bytes, str]:
+    """Return the current span: trace id (16 bytes), span id (8), flags (1), more flags (1), and its trace state.
 
     ``b""`` if there is none.
     """
-    span = trace.get_current_span() if of is None else of
-    more = _RECORDING if span.is_recording() else 0
+    span = trace.get_current_span()
     if isinstance(span, Span):
-        trace_id, span_id, flags, state = span.trace_id, span.span_id, span.flags, span.state
-    else:
-        found = span.get_span_context()
-        if not found.is_valid:
-            return b"", ""
-        trace_id, span_id, flags, state = found.trace_id, found.span_id, int(found.trace_flags), found.trace_state
-        if found.is_remote:
-            more |= _REMOTE
+        more = _RECORDING if span.is_recording() else 0
+        return _packed(span.trace_id, span.span_id, span.flags, more, span.state)
+    if isinstance(span, Remote):
+        return span.told
+    found = span.get_span_context()
+    return _of(found, _RECORDING if span.is_recording() else 0) if found.is_valid else (b"", "")
+
+
+def _of(found: SpanContext, more: int = 0) -> tuple[bytes, str]:
+    if found.is_remote:
+        more |= _REMOTE
+    return _packed(found.trace_id, found.span_id, found.trace_flags, more, found.trace_state)
+
+
+def _packed(trace_id: int, span_id: int, flags: int, more: int, state: TraceState | None) -> tuple[bytes, str]:
     packed = (trace_id << 80 | span_id << 16 | (flags & 0xFF) << 8 | more).to_bytes(_SPAN, "big")
     return packed, state.to_header() if state else ""
 
@@ -103,26 +109,26 @@ class Remote(ApiSpan):
     """The server span of a call, as its function sees it in another process: notes what is done to it.
 
     Attributes:
+        told: As ``current_span`` returns it.
         notes: What was done: name of the method, arguments; None while it is nothing.
     """
 
-    __slots__ = ("_context", "_packed", "_state", "notes")
+    __slots__ = ("_context", "notes", "told")
 
     def __init__(self, packed: bytes, state: str) -> None:
-        self._packed = packed
-        self._state = state
+        self.told = (packed, state)
         self._context: SpanContext | None = None
         self.notes: list[Note] | None = None
 
     def get_span_context(self) -> SpanContext:
         """Return its context; made when someone asks."""
         if self._context is None:
-            self._context = parent(self._packed, self._state)
+            self._context = parent(*self.told)
         return self._context
 
     def is_recording(self) -> bool:
         """Return whether what is done to it will be kept."""
-        return bool(self._packed[-1] & _RECORDING)
+        return bool(self.told[0][-1] & _RECORDING)
 
     def _note(self, name: str, *arguments: Any) -> None:
         if self.is_recording():
@@ -151,7 +157,7 @@ class Remote(ApiSpan):
         """Link another span."""
         told = plain_attributes(attributes)
         if context.is_valid:
-            self._note("add_link", *current_span(NonRecordingSpan(context)), told)
+            self._note("add_link", *_of(context), told)
 
     def update_name(self, name: str) -> None:
         """Give the span another name."""
@@ -229,14 +235,14 @@ def _told(span: ReadableSpan) -> list[Any]:
     return [
         text_of(span.name),
         _KINDS.index(span.kind),
-        current_span(NonRecordingSpan(span.context)),
-        None if span.parent is None else current_span(NonRecordingSpan(span.parent)),
+        _of(span.context),
+        None if span.parent is None else _of(span.parent),
         span.start_time,
         span.end_time,
         [span.status.status_code.value, span.status.description and text_of(span.status.description)],
         plain_attributes(span.attributes),
         [[text_of(event.name), plain_attributes(event.attributes), event.timestamp] for event in span.events],
-        [[current_span(NonRecordingSpan(link.context)), plain_attributes(link.attributes)] for link in span.links],
+        [[_of(link.context), plain_attributes(link.attributes)] for link in span.links],
         None if scope is None else [scope.name, scope.version, scope.schema_url],
     ]
 
