@@ -15,6 +15,8 @@ from typing import Any, Self
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
+from mesh.text import utf8
+
 __all__ = [
     "Aborted",
     "AlreadyExists",
@@ -124,6 +126,7 @@ class StatusError(Exception):
     details: tuple[Message, ...]
 
     def __init__(self, message: str = "", *, details: Sequence[Message] = (), code: int | None = None) -> None:
+        message = utf8(message)  # it may quote what a caller sent; it must not be what keeps the status from going out
         super().__init__(message)
         self.message = message
         self.details = tuple(details)
@@ -179,7 +182,7 @@ class InvalidArgument(StatusError):
     ) -> None:
         if violations:
             found = [
-                error_details_pb2.BadRequest.FieldViolation(field=field, description=text)
+                error_details_pb2.BadRequest.FieldViolation(field=utf8(field), description=utf8(text))
                 for field, text in violations.items()
             ]
             details = (error_details_pb2.BadRequest(field_violations=found), *details)

@@ -6,6 +6,7 @@ A test module imports all of it and has a fixture ``stub``: conformance.v1.Echo 
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import grpc
 import pytest
@@ -105,6 +106,20 @@ async def test_a_function_that_exits_is_a_bug_and_ends_nothing_else(stub, method
     assert (await other.read()).text == "after"
     await other.done_writing()
     assert await other.code() is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("details", [False, True])
+@pytest.mark.parametrize(("code", "said"), [(0, "internal error"), (5, "no user ?!")])
+async def test_a_text_that_is_no_utf_8_is_replaced(
+    stub, code: int, said: str, monkeypatch: pytest.MonkeyPatch, *, details: bool
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mesh.recover"), "disabled", True)  # xdist cannot carry such a log line
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        fail = pb.Failure(code=code, message="no user <half>!", details=details)
+        await stub.Unary(pb.EchoRequest(fail=fail), timeout=5)
+    assert (caught.value.code().value[0], caught.value.details()) == (code or 13, said)
+    rich = dict(caught.value.trailing_metadata() or ()).get("grpc-status-details-bin")
+    assert (rich is not None) == (details and code != 0)
 
 
 async def test_a_stream_may_fail_after_messages(stub) -> None:

@@ -68,9 +68,10 @@ class Batch(SpanProcessor):
         delay: Default for ``OTEL_BSP_SCHEDULE_DELAY``, milliseconds.
 
     Attributes:
-        exported: Spans that the exporter took.
         answered: The collector took the last batch.
-        dropped: Reason → spans: ``queue_full``, ``export_failed``, ``shutdown``.
+        processed: Spans handed to the exporter (``""``), and those that were not, by reason: ``queue_full``,
+            ``already_shutdown``, ``unreadable`` (see ``refuse``).
+        exports: Spans that the exporter took (``""``), and those that it did not: ``export_failed``.
     """
 
     def __init__(
@@ -80,9 +81,9 @@ class Batch(SpanProcessor):
         environ: Mapping[str, str],
         delay: float,
     ) -> None:
-        self.exported = 0
         self.answered = False
-        self.dropped = {"queue_full": 0, "export_failed": 0, "shutdown": 0}
+        self.processed = {"": 0, "queue_full": 0, "already_shutdown": 0, "unreadable": 0}
+        self.exports = {"": 0, "export_failed": 0}
         self._exporter = exporter
         self._sender = sender(exporter)
         self._encoder = Encoder()
@@ -101,12 +102,21 @@ class Batch(SpanProcessor):
         self._said = -SAY_AGAIN
         self._told = 0
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason → spans that did not arrive."""
+        return {reason: count for reason, count in (*self.processed.items(), *self.exports.items()) if reason}
+
+    def refuse(self) -> None:
+        """Count a span that is none any more: what another process told of it cannot be read."""
+        self.processed["unreadable"] += 1
+
     def put(self, span: Span | ReadableSpan) -> None:
         """Take a finished span of ours or of the SDK's."""
         queue = self._queue
         waiting = len(queue)
         if waiting >= self._most or self._closing:
-            self.dropped["shutdown" if self._closing else "queue_full"] += 1
+            self.processed["already_shutdown" if self._closing else "queue_full"] += 1
             return
         queue.append(span)
         if self._thread is None:
@@ -150,7 +160,7 @@ class Batch(SpanProcessor):
         self._abandoned = True
         left = len(self._queue)
         if left:
-            self.dropped["shutdown"] += left
+            self.processed["already_shutdown"] += left
             self._queue.clear()
         self._report(last=True)
         run_bounded(self._exporter.shutdown, max(0.1, deadline - monotonic()))
@@ -185,14 +195,15 @@ class Batch(SpanProcessor):
 
     def _export(self, batch: list[Span | ReadableSpan]) -> None:
         done, lost = False, 0
+        self.processed[""] += len(batch)  # now: what becomes of the export is another count (semantic conventions)
         try:
             done, lost = self._send(batch)
         except Exception as error:  # noqa: BLE001 - an exporter that fails must not end the thread
             self._quiet.last = f"{type(error).__name__}: {error}"
         self.answered = done
         failed = lost if done else len(batch)
-        self.exported += len(batch) - failed
-        self.dropped["export_failed"] += failed
+        self.exports[""] += len(batch) - failed
+        self.exports["export_failed"] += failed
 
     def _send(self, batch: list[Span | ReadableSpan]) -> tuple[bool, int]:
         if self._sender is not None:
@@ -202,13 +213,14 @@ class Batch(SpanProcessor):
         return self._exporter.export(spans) is SpanExportResult.SUCCESS, 0
 
     def _report(self, *, last: bool = False) -> None:
-        total = sum(self.dropped.values())
+        dropped = self.dropped
+        total = sum(dropped.values())
         if total == self._told or (not last and monotonic() - self._said < SAY_AGAIN):
             return
         log.warning(
             "%d spans could not be exported since the last report (%s)%s",
             total - self._told,
-            ", ".join(f"{reason}: {count}" for reason, count in self.dropped.items() if count),
+            ", ".join(f"{reason}: {count}" for reason, count in dropped.items() if count),
             f"; the exporter says: {self._quiet.last}" if self._quiet.last else "",
         )
         self._said = monotonic()

@@ -9,6 +9,7 @@ Source: opentelemetry/proto/trace/v1/trace.proto; https://protobuf.dev/programmi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from struct import Struct, pack
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
+from mesh.telemetry import relay
+from mesh.telemetry.plain import sound, text_of
 from mesh.telemetry.span import Constant, Span
 
 __all__ = ["Encoder"]
@@ -65,20 +68,19 @@ class Encoder:
         others: list[ReadableSpan] = []
         lost = 0
         for span in batch:
-            if not isinstance(span, Span):
-                others.append(span)
-                continue
-            try:
-                encoded = self._span(span)
-            except (UnusualError, ValueError):  # ValueError: text with half a surrogate pair
+            if isinstance(span, Span):
                 try:
-                    others.append(span.readable())
-                except Exception:  # noqa: BLE001 - one odd span must not take its batch with it
-                    lost += 1
-                continue
-            quick += encoded
-            if self._frame is None:
-                self._frame = _frame(span.readable())
+                    quick += self._span(span)
+                except Exception:  # noqa: BLE001, S110 - UnusualError, half a surrogate pair, times before 1970
+                    pass
+                else:
+                    if self._frame is None:
+                        self._frame = _frame(span.readable())
+                    continue
+            try:
+                others.append(span.readable() if isinstance(span, Span) else _sound(span))
+            except Exception:  # noqa: BLE001 - one odd span must not take its batch with it
+                lost += 1
         body = b""
         if quick:
             assert self._frame is not None  # noqa: S101 - set with the first quick span
@@ -87,7 +89,12 @@ class Encoder:
             inner = resource + _SCOPE_SPANS + _varint(len(spans)) + spans
             body = _RESOURCE_SPANS + _varint(len(inner)) + inner
         if others:  # serialized messages that follow each other are one merged message
-            body += encode_spans(others).SerializePartialToString()
+            try:
+                body += encode_spans(others).SerializePartialToString()
+            except Exception:  # noqa: BLE001 - as above
+                told, odd = _each(others)
+                body += told
+                lost += odd
         return body, lost
 
     def _span(self, span: Span) -> tuple[bytes, bytes, bytes, bytes]:
@@ -132,6 +139,24 @@ class Encoder:
                 self._shared.clear()
             self._shared[span.name, span.kind, id(span.constant), id(span.outcome), span.status] = shared
         return shared
+
+
+def _sound(span: ReadableSpan) -> ReadableSpan:
+    """Return a function's span; if it has what OTLP cannot carry, as it would come from a worker."""
+    texts = (span.name, span.status.description or "", *(event.name for event in span.events))
+    told = (span.attributes, *(event.attributes for event in span.events), *(link.attributes for link in span.links))
+    if all(map(sound, told)) and all(text_of(text) is text for text in texts):
+        return span
+    return relay.unpack(relay.pack(span), span.resource)
+
+
+def _each(spans: Sequence[ReadableSpan]) -> tuple[bytes, int]:
+    """Encode spans one by one; return also how many of them could not be."""
+    encoded = []
+    for span in spans:
+        with suppress(Exception):
+            encoded.append(encode_spans([span]).SerializePartialToString())
+    return b"".join(encoded), len(spans) - len(encoded)
 
 
 def _frame(span: ReadableSpan) -> tuple[bytes, bytes]:

@@ -18,6 +18,8 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeter
 from opentelemetry.metrics import _Gauge as Gauge  # the API exports it by this name only
 
+from mesh.telemetry.plain import plain_attributes
+
 __all__ = ["Measuring", "Recording"]
 
 log = logging.getLogger("mesh.telemetry")
@@ -101,7 +103,19 @@ class _Sending:
         context: Context | None = None,  # noqa: ARG002 - the API's signature; there are no exemplars of it
     ) -> None:
         """Send the measurement."""
-        self._send(_encode([self._told, amount, dict(attributes or {})]))
+        try:
+            body = _encode([self._told, amount, dict(attributes or {})])
+        except Exception:  # noqa: BLE001 - an odd value, which must not end the function: the nearest that can be carried
+            body = self._odd(amount, attributes)
+        if body:
+            self._send(body)
+
+    def _odd(self, amount: float, attributes: Mapping[str, Any] | None) -> bytes:
+        try:
+            return _encode([self._told, float(amount), plain_attributes(attributes)])
+        except Exception:
+            log.exception("what the instrument %s measured cannot be recorded", self._told[2])
+            return b""
 
 
 class _Counter(_Sending, metrics.Counter):

@@ -14,6 +14,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from time import monotonic, time_ns
 from typing import Any
 
@@ -25,6 +26,7 @@ from opentelemetry.sdk.metrics.export import (
     Metric,
     MetricExporter,
     MetricExportResult,
+    MetricReader,
     MetricsData,
     ScopeMetrics,
 )
@@ -33,7 +35,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from mesh.telemetry.batch import SAY_AGAIN, Quiet
 
-__all__ = ["Durations", "Exporting", "Gauge", "Metrics"]
+__all__ = ["Durations", "Exporting", "Gauge", "Metrics", "feed"]
 
 log = logging.getLogger("mesh.telemetry")
 
@@ -157,25 +159,53 @@ class Metrics:
         self.client = Instrument("rpc.client.call.duration", "Duration of calls made")
         self.http = Instrument("http.server.request.duration", "Duration of HTTP requests answered")
 
-    def register(self, meter: Meter, dropped: Callable[[], Mapping[str, int]]) -> None:
-        """Let the SDK observe the gauges and what was dropped (reason → spans)."""
-
-        def drops(_: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(count, {"error.type": reason}) for reason, count in dropped().items()]
-
+    def register(
+        self, meter: Meter, processed: Callable[[], Mapping[str, int]], exported: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """Let the SDK observe the gauges, and what became of spans: counts by reason, ``""`` when all went well."""
         make = meter.create_observable_up_down_counter
         # The conventions have no name for RPC calls in flight yet; these follow HTTP's.
         make("rpc.server.active_calls", [self.server.observe], "{call}", "Calls being answered")
         make("rpc.client.active_calls", [self.client.observe], "{call}", "Calls being made")
         make("http.server.active_requests", [self.http.observe], "{request}", "HTTP requests being answered")
-        meter.create_observable_counter(
-            "otel.sdk.processor.span.processed", [drops], "{span}", "Spans that could not be exported, by reason"
-        )
+        for name, counts, description in (
+            ("otel.sdk.processor.span.processed", processed, "Spans handed to the exporter, or dropped before"),
+            ("otel.sdk.exporter.span.exported", exported, "Spans whose export has ended, well or not"),
+        ):
+            meter.create_observable_counter(name, [partial(_observed, counts)], "{span}", description)
 
     def collect(self, temporality: AggregationTemporality) -> list[Metric]:
         """Return the histograms."""
         found = (instrument.collect(temporality) for instrument in (self.server, self.client, self.http))
         return [metric for metric in found if metric is not None]
+
+    def added(self, data: MetricsData, temporality: AggregationTemporality) -> MetricsData:
+        """Return what the SDK collected with our histograms added."""
+        ours = self.collect(temporality)
+        if not ours or not data.resource_metrics:
+            return data
+        first, *rest = data.resource_metrics
+        # One entry for a scope: the OTLP encoder keeps the last of several.
+        scopes = {scope.scope: scope for scope in first.scope_metrics}
+        mine = scopes.get(self.scope) or ScopeMetrics(self.scope, [], "")
+        scopes[self.scope] = replace(mine, metrics=[*mine.metrics, *ours])
+        return MetricsData([replace(first, scope_metrics=list(scopes.values())), *rest])
+
+
+def _observed(counts: Callable[[], Mapping[str, int]], _: CallbackOptions) -> Iterable[Observation]:
+    return [Observation(count, {"error.type": reason} if reason else {}) for reason, count in counts().items()]
+
+
+def feed(reader: MetricReader, metrics: Metrics) -> None:
+    """Have a reader that exports nothing by itself (Prometheus') read our histograms too."""
+    receive = reader._receive_metrics  # noqa: SLF001 - "intended to be overridden", says the SDK; it has no producers
+    known = reader._instrument_class_temporality  # noqa: SLF001 - where the SDK itself looks, by classes of its own
+    temporality = next(known[kind] for kind in known if issubclass(kind, SdkHistogram))
+
+    def received(metrics_data: MetricsData, *args: Any, **kwargs: Any) -> None:
+        receive(metrics.added(metrics_data, temporality), *args, **kwargs)
+
+    reader._receive_metrics = received  # type: ignore[method-assign]  # noqa: SLF001
 
 
 class Exporting(MetricExporter):
@@ -198,15 +228,8 @@ class Exporting(MetricExporter):
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export both together."""
-        ours = self._metrics.collect(self._temporality)
-        if ours and metrics_data.resource_metrics:
-            first, *rest = metrics_data.resource_metrics
-            # One entry for a scope: the OTLP encoder keeps the last of several.
-            scopes = {scope.scope: scope for scope in first.scope_metrics}
-            mine = scopes.get(self._metrics.scope) or ScopeMetrics(self._metrics.scope, [], "")
-            scopes[self._metrics.scope] = replace(mine, metrics=[*mine.metrics, *ours])
-            metrics_data = MetricsData([replace(first, scope_metrics=list(scopes.values())), *rest])
-        result = self._exporter.export(metrics_data, timeout_millis, **kwargs)
+        both = self._metrics.added(metrics_data, self._temporality)
+        result = self._exporter.export(both, timeout_millis, **kwargs)
         self._metrics.answered = result is MetricExportResult.SUCCESS
         if not self._metrics.answered and monotonic() - self._said >= SAY_AGAIN:
             self._said = monotonic()

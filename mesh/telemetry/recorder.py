@@ -21,6 +21,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanKind
 from opentelemetry.trace.status import Status
 
 from mesh.telemetry.batch import Batch
+from mesh.telemetry.plain import plain_attributes, text_of
 from mesh.telemetry.span import Parent, Span
 
 __all__ = ["Recorder"]
@@ -103,7 +104,7 @@ class Recorder:
         """Return the span as the SDK's exporters take it; for the thread that exports."""
         limits = self.limits
         dropped_attributes, dropped_events, dropped_links = span.dropped
-        own = {**span.constant, **(span.attributes or {}), **(span.outcome or {})}
+        own = plain_attributes({**span.constant, **(span.attributes or {}), **(span.outcome or {})})
         attributes = BoundedAttributes(
             limits.max_span_attributes, own, immutable=True, max_value_len=limits.max_span_attribute_length
         )
@@ -112,7 +113,7 @@ class Recorder:
         if span.events or dropped_events:
             events = BoundedList(limits.max_events)
             for name, told, time in span.events or ():
-                events.append(Event(name, self._bounded(told, limits.max_event_attributes), time))
+                events.append(Event(text_of(name), self._bounded(told, limits.max_event_attributes), time))
             events.dropped += dropped_events
         links: Any = ()
         if span.links or dropped_links:
@@ -121,7 +122,7 @@ class Recorder:
                 links.append(Link(to, self._bounded(told, limits.max_link_attributes)))
             links.dropped += dropped_links
         return ReadableSpan(
-            name=span.name,
+            name=text_of(span.name),
             context=span.get_span_context(),
             parent=None if span.parent is None else span.parent.context(),
             resource=self._provider.resource,
@@ -129,11 +130,11 @@ class Recorder:
             events=events,
             links=links,
             kind=span.kind,
-            status=Status(span.status, span.message),
+            status=Status(span.status, span.message and text_of(span.message)),
             start_time=span.start,
             end_time=span.finish,
             instrumentation_scope=self._scope,
         )
 
     def _bounded(self, attributes: Mapping[str, Any], limit: int | None) -> BoundedAttributes:
-        return BoundedAttributes(limit, attributes, max_value_len=self.limits.max_attribute_length)
+        return BoundedAttributes(limit, plain_attributes(attributes), max_value_len=self.limits.max_attribute_length)

@@ -7,26 +7,31 @@ stand-in for it that notes what is done to it, and the notes are followed when t
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from time import time_ns
 from typing import Any
 
 import msgspec
-from opentelemetry import trace
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace.span import TraceState
 from opentelemetry.trace.status import Status
 
 from mesh.telemetry import current
+from mesh.telemetry.bugs import event_of, summary_of
 from mesh.telemetry.measures import Measuring
-from mesh.telemetry.span import Span, text_of, type_name
+from mesh.telemetry.plain import plain, plain_attributes, text_of
+from mesh.telemetry.span import Span
 
-__all__ = ["Note", "Remote", "current_span", "follow", "install", "parent", "unpack"]
+__all__ = [
+    "Note", "Remote", "context", "current_baggage", "current_span", "follow", "install", "pack", "parent", "unpack",
+]  # fmt: skip
 
 Note = tuple[str, list[Any]]
 
@@ -34,26 +39,39 @@ _encode = msgspec.msgpack.Encoder(enc_hook=str).encode
 _decode = msgspec.msgpack.Decoder().decode
 _KINDS = list(SpanKind)
 _SPAN = 26
-"""Bytes of a span's context between processes: trace id, span id, flags, whether it records."""
+"""Bytes of a span's context between processes: trace id, span id, W3C flags, the flags below."""
+_RECORDING = 1
+_REMOTE = 2
+"""It came from another component."""
+_ALONE = trace.set_span_in_context(trace.INVALID_SPAN, Context()).keys()
 
 
 # -- the context of a span, as it goes between processes --
 
 
 def current_span() -> tuple[bytes, str]:
-    """Return the current span: trace id (16 bytes), span id (8), flags (1), recording (1), and its trace state.
+    """Return the current span: trace id (16 bytes), span id (8), flags (1), more flags (1), and its trace state.
 
     ``b""`` if there is none.
     """
     span = trace.get_current_span()
     if isinstance(span, Span):
-        trace_id, span_id, flags, state = span.trace_id, span.span_id, span.flags, span.state
-    else:
-        found = span.get_span_context()
-        if not found.is_valid:
-            return b"", ""
-        trace_id, span_id, flags, state = found.trace_id, found.span_id, int(found.trace_flags), found.trace_state
-    packed = (trace_id << 80 | span_id << 16 | (flags & 0xFF) << 8 | span.is_recording()).to_bytes(_SPAN, "big")
+        more = _RECORDING if span.is_recording() else 0
+        return _packed(span.trace_id, span.span_id, span.flags, more, span.state)
+    if isinstance(span, Remote):
+        return span.told
+    found = span.get_span_context()
+    return _of(found, _RECORDING if span.is_recording() else 0) if found.is_valid else (b"", "")
+
+
+def _of(found: SpanContext, more: int = 0) -> tuple[bytes, str]:
+    if found.is_remote:
+        more |= _REMOTE
+    return _packed(found.trace_id, found.span_id, found.trace_flags, more, found.trace_state)
+
+
+def _packed(trace_id: int, span_id: int, flags: int, more: int, state: TraceState | None) -> tuple[bytes, str]:
+    packed = (trace_id << 80 | span_id << 16 | (flags & 0xFF) << 8 | more).to_bytes(_SPAN, "big")
     return packed, state.to_header() if state else ""
 
 
@@ -63,36 +81,54 @@ def parent(packed: bytes, state: str) -> SpanContext:
     return SpanContext(
         whole >> 80,
         whole >> 16 & (1 << 64) - 1,
-        is_remote=False,  # of the same component, whatever the process
+        is_remote=whole & _REMOTE != 0,
         trace_flags=TraceFlags(whole >> 8 & 0xFF),
         trace_state=TraceState.from_header([state]) if state else None,
     )
+
+
+def current_baggage() -> dict[str, str] | None:
+    """Return the baggage of the current context (W3C Baggage), or None."""
+    context = otel.get_current()
+    if context.keys() <= _ALONE:  # what nearly every call has: its span
+        return None
+    return {text_of(name): text_of(value) for name, value in baggage.get_all(context).items()} or None
+
+
+def context(packed: bytes, state: str, carried: Mapping[str, str] | None) -> Context:
+    """Return the context that another process was in: its span (``b""``: none) and its baggage."""
+    made = Context()
+    if packed:
+        made = trace.set_span_in_context(NonRecordingSpan(parent(packed, state)), made)
+    for name, value in (carried or {}).items():
+        made = baggage.set_baggage(name, value, made)
+    return made
 
 
 class Remote(ApiSpan):
     """The server span of a call, as its function sees it in another process: notes what is done to it.
 
     Attributes:
+        told: As ``current_span`` returns it.
         notes: What was done: name of the method, arguments; None while it is nothing.
     """
 
-    __slots__ = ("_context", "_packed", "_state", "notes")
+    __slots__ = ("_context", "notes", "told")
 
     def __init__(self, packed: bytes, state: str) -> None:
-        self._packed = packed
-        self._state = state
+        self.told = (packed, state)
         self._context: SpanContext | None = None
         self.notes: list[Note] | None = None
 
     def get_span_context(self) -> SpanContext:
         """Return its context; made when someone asks."""
         if self._context is None:
-            self._context = parent(self._packed, self._state)
+            self._context = parent(*self.told)
         return self._context
 
     def is_recording(self) -> bool:
         """Return whether what is done to it will be kept."""
-        return self._packed[-1:] == b"\x01"
+        return bool(self.told[0][-1] & _RECORDING)
 
     def _note(self, name: str, *arguments: Any) -> None:
         if self.is_recording():
@@ -105,7 +141,7 @@ class Remote(ApiSpan):
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute."""
-        self._note("set_attribute", key, _plain(value))
+        self._note("set_attribute", key, plain(value))
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes."""
@@ -114,14 +150,14 @@ class Remote(ApiSpan):
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
         """Add an event."""
-        told = {key: _plain(value) for key, value in (attributes or {}).items()}
+        told = plain_attributes(attributes)
         self._note("add_event", name, told, time_ns() if timestamp is None else timestamp)
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         """Link another span."""
-        told = {key: _plain(value) for key, value in (attributes or {}).items()}
+        told = plain_attributes(attributes)
         if context.is_valid:
-            self._note("add_link", *_context(context), told)
+            self._note("add_link", *_of(context), told)
 
     def update_name(self, name: str) -> None:
         """Give the span another name."""
@@ -141,17 +177,12 @@ class Remote(ApiSpan):
     ) -> None:
         """Add an event that tells the exception: type, message and traceback."""
         if self.is_recording():
-            told = {
-                "exception.type": type_name(exception),
-                "exception.message": text_of(exception),
-                "exception.stacktrace": "".join(traceback.format_exception(exception)),
-            }
-            self.add_event("exception", told | dict(attributes or {}), timestamp)
+            self.add_event("exception", event_of(exception) | dict(attributes or {}), timestamp)
 
     def fail(self, bug: BaseException) -> None:
         """Tell a bug, as the trace layer does of one that it sees itself."""
         self.record_exception(bug)
-        self.set_status(StatusCode.ERROR, f"{type_name(bug)}: {text_of(bug)}")
+        self.set_status(StatusCode.ERROR, summary_of(bug))
 
 
 def follow(notes: Sequence[Note]) -> None:
@@ -162,8 +193,8 @@ def follow(notes: Sequence[Note]) -> None:
             code = StatusCode(arguments[0])
             span.set_status(code, arguments[1] if code is StatusCode.ERROR else None)
         elif name == "add_link":
-            *context, attributes = arguments
-            span.add_link(_made(context), attributes)
+            packed, state, attributes = arguments
+            span.add_link(parent(packed, state), attributes)
         else:
             getattr(span, name)(*arguments)
 
@@ -177,7 +208,7 @@ class _Relay(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         if span.context is not None and span.context.trace_flags.sampled:
-            self._send(_encode(_pack(span)))
+            self._send(pack(span))
 
 
 def install(send: Callable[[bytes], None], measured: Callable[[bytes], None]) -> None:
@@ -190,20 +221,28 @@ def install(send: Callable[[bytes], None], measured: Callable[[bytes], None]) ->
     current.install(tracers, Measuring(measured))
 
 
-def _pack(span: ReadableSpan) -> list[Any]:
+def pack(span: ReadableSpan) -> bytes:
+    """Return a span for ``unpack``, odd values replaced; ``b""`` if it cannot be told at all."""
+    try:
+        return _encode(_told(span))
+    except Exception:  # noqa: BLE001 - telemetry breaks no function: who unpacks it counts it
+        return b""
+
+
+def _told(span: ReadableSpan) -> list[Any]:
     assert span.context is not None  # noqa: S101 - on_end has looked
     scope = span.instrumentation_scope
     return [
-        span.name,
+        text_of(span.name),
         _KINDS.index(span.kind),
-        _context(span.context),
-        None if span.parent is None else _context(span.parent),
+        _of(span.context),
+        None if span.parent is None else _of(span.parent),
         span.start_time,
         span.end_time,
-        [span.status.status_code.value, span.status.description],
-        _attributes(span.attributes),
-        [[event.name, _attributes(event.attributes), event.timestamp] for event in span.events],
-        [[_context(link.context), _attributes(link.attributes)] for link in span.links],
+        [span.status.status_code.value, span.status.description and text_of(span.status.description)],
+        plain_attributes(span.attributes),
+        [[text_of(event.name), plain_attributes(event.attributes), event.timestamp] for event in span.events],
+        [[_of(link.context), plain_attributes(link.attributes)] for link in span.links],
         None if scope is None else [scope.name, scope.version, scope.schema_url],
     ]
 
@@ -214,50 +253,22 @@ def unpack(body: bytes, resource: Resource) -> ReadableSpan:
     Args:
         body: What it gave to ``send``.
         resource: This component's.
+
+    Raises:
+        Exception: It could not tell the span.
     """
-    name, kind, context, parent, start, end, status, attributes, events, links, scope = _decode(body)
+    name, kind, own, above, start, end, status, attributes, events, links, scope = _decode(body)
     return ReadableSpan(
         name=name,
-        context=_made(context),
-        parent=None if parent is None else _made(parent),
+        context=parent(*own),
+        parent=None if above is None else parent(*above),
         resource=resource,
         attributes=attributes,
         events=[Event(event, told, time) for event, told, time in events],
-        links=[Link(_made(to), told) for to, told in links],
+        links=[Link(parent(*to), told) for to, told in links],
         kind=_KINDS[kind],
         status=Status(StatusCode(status[0]), status[1]),
         start_time=start,
         end_time=end,
         instrumentation_scope=None if scope is None else InstrumentationScope(*scope),
     )
-
-
-def _context(context: SpanContext) -> list[Any]:
-    state = context.trace_state.to_header() if context.trace_state else ""
-    return [
-        context.trace_id.to_bytes(16, "big"), context.span_id, int(context.trace_flags), state, context.is_remote,
-    ]  # fmt: skip
-
-
-def _made(context: Sequence[Any]) -> SpanContext:
-    trace_id, span_id, flags, state, remote = context
-    return SpanContext(
-        int.from_bytes(trace_id, "big"),
-        span_id,
-        is_remote=remote,
-        trace_flags=TraceFlags(flags),
-        trace_state=TraceState.from_header([state]) if state else None,
-    )
-
-
-def _attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {key: _plain(value) for key, value in (attributes or {}).items()}
-
-
-def _plain(value: Any) -> Any:
-    """Return an attribute's value as msgpack can carry it: as it is, or its text."""
-    if isinstance(value, (str, bool, int, float, bytes)):
-        return value
-    if isinstance(value, Sequence):
-        return [_plain(one) for one in value]
-    return str(value)

@@ -17,7 +17,8 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from time import monotonic
 from typing import Any
@@ -33,7 +34,7 @@ from mesh.call import Layer
 from mesh.telemetry import current, relay, trace
 from mesh.telemetry.batch import ABSENT, Batch, Quiet, run_bounded
 from mesh.telemetry.measures import Recording
-from mesh.telemetry.metrics import Exporting, Metrics
+from mesh.telemetry.metrics import Exporting, Metrics, feed
 from mesh.telemetry.propagation import Propagation
 from mesh.telemetry.recorder import Recorder
 
@@ -94,17 +95,22 @@ class Telemetry:
     @property
     def exported(self) -> int:
         """Spans that exporters have taken."""
-        return sum(batch.exported for batch in self._batches)
+        return sum(batch.exports[""] for batch in self._batches)
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """Reason (``queue_full``, ``export_failed``, ``shutdown``) → spans that could not be exported."""
-        return dropped(self._batches)
+        """Reason (see ``mesh.telemetry.batch.Batch``) → spans that could not be exported."""
+        return _sum(batch.dropped for batch in self._batches)
 
     def relayed(self, body: bytes) -> None:
         """Export a span that another process of this component has recorded (see ``mesh.telemetry.relay``)."""
         if self._batches:
-            span = relay.unpack(body, self.tracer_provider.resource)
+            try:
+                span = relay.unpack(body, self.tracer_provider.resource)
+            except Exception:  # noqa: BLE001 - what a function made of it must not end its worker
+                for batch in self._batches:
+                    batch.refuse()
+                return
             for batch in self._batches:
                 batch.put(span)
 
@@ -173,18 +179,21 @@ def configure(
             tracers.add_span_processor(batch)
     readers = [] if disabled else _readers(environ, metrics, quiet)
     meters = MeterProvider(metric_readers=readers, resource=told, shutdown_on_exit=False)
-    metrics.register(meters.get_meter("mesh", version), lambda: dropped(batches))
+    metrics.register(
+        meters.get_meter("mesh", version),
+        lambda: _sum(batch.processed for batch in batches),
+        lambda: _sum(batch.exports for batch in batches),
+    )
     current.install(tracers, meters)
     return Telemetry(tracers, meters, batches, metrics, enabled=not disabled, version=version)
 
 
-def dropped(batches: Sequence[Batch]) -> dict[str, int]:
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Return reason → spans, over all batches."""
-    found: dict[str, int] = {}
-    for batch in batches:
-        for reason, count in batch.dropped.items():
-            found[reason] = found.get(reason, 0) + count
-    return found
+    found: Counter[str] = Counter()
+    for one in counts:
+        found.update(one)
+    return dict(found)
 
 
 def _resource(component: str, version: str, more: Mapping[str, Any], environ: Mapping[str, str]) -> Resource:
@@ -238,8 +247,10 @@ def _readers(environ: Mapping[str, str], metrics: Metrics, quiet: Quiet) -> list
     for cls in _exporters("metrics", environ):
         part = cls()
         if isinstance(part, MetricExporter):
-            part = PeriodicExportingMetricReader(Exporting(part, metrics, quiet))
-        readers.append(part)
+            readers.append(PeriodicExportingMetricReader(Exporting(part, metrics, quiet)))
+        else:
+            feed(part, metrics)
+            readers.append(part)
     return readers
 
 

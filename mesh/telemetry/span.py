@@ -7,7 +7,6 @@ copied (``constant``); everything else is left for the thread that exports.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +16,8 @@ from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 from opentelemetry.trace.status import Status
+
+from mesh.telemetry.bugs import event_of
 
 if TYPE_CHECKING:
     from mesh.telemetry.recorder import Recorder
@@ -240,29 +241,9 @@ class Span(ApiSpan):
         escaped: bool = False,  # noqa: ARG002, FBT001, FBT002 - the API's signature; deprecated there
     ) -> None:
         """Add an event that tells the exception: type, message and traceback."""
-        if not self._recording:
-            return
-        told = {
-            "exception.type": type_name(exception),
-            "exception.message": text_of(exception),
-            "exception.stacktrace": "".join(traceback.format_exception(exception)),
-        }
-        self.add_event("exception", told | dict(attributes or {}), timestamp)
+        if self._recording:
+            self.add_event("exception", event_of(exception) | dict(attributes or {}), timestamp)
 
     def _drop(self, attributes: int = 0, events: int = 0, links: int = 0) -> None:
         before = self.dropped
         self.dropped = (before[0] + attributes, before[1] + events, before[2] + links)
-
-
-def type_name(error: BaseException) -> str:
-    """Return the full name of an exception's class; a built-in one without its module."""
-    cls = type(error)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-
-
-def text_of(error: BaseException) -> str:
-    """Return the exception's text, whatever its ``__str__`` does."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not break the call that reports it
-        return f"<{type(error).__name__} without a text>"

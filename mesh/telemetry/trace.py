@@ -20,17 +20,14 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 
 from mesh.call import Call, Handler, Layer, Metadata
 from mesh.errors import Code, RemoteError, StatusError, http_status
+from mesh.telemetry.bugs import SERVER_FAULTS, bug_behind, summary_of
 from mesh.telemetry.metrics import MOST_SERIES, Durations, Instrument
 from mesh.telemetry.propagation import Propagation, parent_of, traceparent
 from mesh.telemetry.recorder import Recorder
-from mesh.telemetry.span import Constant, Span, text_of, type_name
+from mesh.telemetry.span import Constant, Span
 
 __all__ = ["HttpCall", "http", "inbound", "outbound", "untraced_inbound", "untraced_outbound"]
 
-_SERVER_FAULTS = frozenset(
-    {Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
-)
-"""Codes that make a *server* span an error (semantic conventions for gRPC); on a client span every code but OK does."""
 _CLIENT_FAULTS = frozenset(Code) - {Code.OK}
 _OTHER = "_OTHER"
 """What the conventions call a method that is not known."""
@@ -120,7 +117,7 @@ class _Methods(dict[str, _Known]):
 
 def inbound(recorder: Recorder, propagation: Propagation, instrument: Instrument) -> Layer:
     """Return the layer that traces the calls that a sidecar answers: a SERVER span, child of what the caller names."""
-    methods = _Methods(instrument, _SERVER_FAULTS)
+    methods = _Methods(instrument, SERVER_FAULTS)
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
         known = methods[call.method.path]
@@ -286,11 +283,7 @@ def _record(span: Span, error: BaseException, faults: frozenset[Code]) -> Code:
     bug: BaseException | None = None
     message: str | None
     if isinstance(error, StatusError):
-        code, message = error.code, _told(error)
-        cause = error.__cause__
-        # ``raise NotFound(…) from error`` is an answer; ``recover``'s INTERNAL from what was raised is a bug.
-        if code in _SERVER_FAULTS and isinstance(cause, Exception) and not isinstance(cause, StatusError | RemoteError):
-            bug = cause
+        code, message, bug = error.code, _told(error), bug_behind(error)
     elif isinstance(error, RemoteError):
         code, message = error.status.code, _told(error.status)
     elif isinstance(error, asyncio.CancelledError):
@@ -300,7 +293,7 @@ def _record(span: Span, error: BaseException, faults: frozenset[Code]) -> Code:
     if bug is not None:
         span.record_exception(bug)
         # Inside, the reason is what helps; only the caller must not see it.
-        message = f"{type_name(bug)}: {text_of(bug)}"
+        message = summary_of(bug)
     if code in faults or bug is not None:
         span.fail(message or code.name)
     return code

@@ -12,7 +12,7 @@ from conformance.v1 import conformance_pb2_grpc
 from opentelemetry import metrics, trace
 from sqlalchemy import text
 
-from mesh import Context
+from mesh import Context, NotFound
 
 started: list[str] = []
 asked = metrics.get_meter("inside").create_counter("inside.asked")
@@ -39,15 +39,33 @@ async def unary(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
     return pb.EchoResponse(text=json.dumps(told))
 
 
+def _tell(span: trace.Span) -> None:
+    """Tell a span what neither OTLP nor msgpack can carry."""
+    odd: dict[str, Any] = {"large": 2**70, "half": "\ud800", "many": ["\ud800", -(2**70)], "\ud800": 1}
+    span.set_attributes(odd)
+    span.add_event("half \ud800", odd)
+    span.record_exception(ValueError("half \ud800"))
+    span.update_name("half \ud800")
+    span.set_status(trace.StatusCode.ERROR, "half \ud800")
+
+
 async def idempotent(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
     """Trace, log, and call on."""
     span = trace.get_current_span()
     span.set_attribute("mine", [1, 2])
     span.add_event("happened", {"how": "well"})
+    if request.text == "odd":
+        _tell(span)
     with trace.get_tracer("inside").start_as_current_span("own", attributes={"deep": True}):
         context.log.warning("said inside")
         if request.text == "bug":
             raise RuntimeError("broken inside")
+        if request.text == "answer":
+            raise NotFound("no such user") from KeyError("ada")
+        if request.text == "odd":
+            _tell(trace.get_current_span())
+            asked.add(2**70, {"half": "\ud800"})
+            return pb.EchoResponse(text="told")
         stub = context.stub(conformance_pb2_grpc.EchoStub)
         answer: pb.EchoResponse = await stub.Unary(pb.EchoRequest(text=request.text))
     return answer

@@ -49,7 +49,7 @@ async def test_a_collector_that_never_answers(start: Start, collector: HttpColle
     begun = monotonic()
     await telemetry.shutdown(0.5)
     assert monotonic() - begun < 2
-    assert telemetry.dropped["shutdown"] == 100
+    assert telemetry.dropped["already_shutdown"] == 100
     assert len(batch._queue) == 0
 
 
@@ -127,7 +127,7 @@ async def test_shutdown_exports_what_is_left_and_may_be_repeated(start: Start, c
     await telemetry.shutdown()
     assert len(collector.all()) == 7
     await calls(telemetry, 1)  # a straggler after the stop
-    assert telemetry.dropped["shutdown"] == 1
+    assert telemetry.dropped["already_shutdown"] == 1
 
 
 async def test_full_batches_leave_at_once_and_the_rest_after_the_delay(start: Start, collector: HttpCollector) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -20,10 +21,14 @@ from mesh.telemetry.span import Constant, Parent, Span
 provider = TracerProvider(resource=Resource({"service.name": "registration"}), shutdown_on_exit=False)
 recorder = Recorder(provider, (), "1.2.3")
 
+texts = st.text(st.characters(exclude_categories=()))
+"""Half surrogate pairs too."""
 values = st.one_of(
     st.text(max_size=200),
+    texts,
     st.booleans(),
     st.integers(-(2**63), 2**63 - 1),
+    st.integers(),
     st.floats(allow_nan=False),
     st.lists(st.text(), max_size=3),
     st.binary(max_size=9),
@@ -44,7 +49,7 @@ def spans(draw: Any) -> Span:
     constant = draw(attributes)
     span = Span(
         recorder,
-        draw(st.text(max_size=150)),
+        draw(st.text(max_size=150) | texts),
         draw(st.sampled_from([SpanKind.SERVER, SpanKind.CLIENT])),
         Constant(constant) if draw(st.booleans()) else constant,
         draw(st.integers(1, 2**128 - 1)),
@@ -58,7 +63,7 @@ def spans(draw: Any) -> Span:
     own = draw(st.none() | attributes)
     span.attributes = own if own is None or draw(st.booleans()) else Constant(own)
     if draw(st.booleans()):
-        span.set_status(draw(st.sampled_from([StatusCode.OK, StatusCode.ERROR])), "why 💥")
+        span.set_status(draw(st.sampled_from([StatusCode.OK, StatusCode.ERROR])), draw(texts))
     if draw(st.booleans()):
         span.add_event("happened", {"a": 1})
     span.stop()
@@ -118,3 +123,37 @@ def test_a_span_that_cannot_be_encoded_is_counted_and_the_others_go() -> None:
     body, lost = Encoder().encode([odd, good])
     assert lost == 1
     assert len(by_id(ExportTraceServiceRequest.FromString(body))) == 1
+
+
+def ended(name: str) -> Any:
+    """A span of ours that has ended."""
+    span = recorder.start(name, SpanKind.SERVER, Constant({}), None, None)  # type: ignore[arg-type]
+    span.stop()
+    return span
+
+
+def of_a_function(name: str) -> Any:
+    span: Any = provider.get_tracer("function").start_span(name)
+    span.set_status(StatusCode.ERROR, "why \ud800")
+    span.end()
+    return span
+
+
+@pytest.mark.parametrize("made", [ended, of_a_function])
+def test_a_text_that_is_no_utf_8_is_replaced(made: Any) -> None:
+    failed = ended("failed")
+    failed.status, failed.message = StatusCode.ERROR, "why \ud800"
+    body, lost = Encoder().encode([ended("good"), made("half \ud800"), failed])
+    spans = [span for *_, span in by_id(ExportTraceServiceRequest.FromString(body)).values()]
+    assert (lost, sorted(span.name for span in spans)) == (0, ["failed", "good", "half ?"])
+    assert {span.status.message for span in spans if span.status.code == StatusCode.ERROR.value} == {"why ?"}
+
+
+def test_spans_that_the_sdk_cannot_encode_are_counted_and_the_others_go() -> None:
+    odd = [ended("before 1970"), of_a_function("after 2554")]
+    odd[0].finish = -1
+    odd[1]._end_time = 2**70
+    good = of_a_function("good")
+    body, lost = Encoder().encode([*odd, good, ended("ours")])
+    names = {span.name for *_, span in by_id(ExportTraceServiceRequest.FromString(body)).values()}
+    assert (lost, names) == (2, {"good", "ours"})

@@ -65,6 +65,16 @@ def test_two_workers_make_one_series(reader: InMemoryMetricReader) -> None:
     assert recorded(reader)["sold"][-1] == {(): 2}
 
 
+def test_odd_values_break_no_function(
+    worker: Measuring, reader: InMemoryMetricReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    meter = worker.get_meter("mine")
+    meter.create_counter("sold").add(2**70, {"half": "\ud800", "large": 2**70})
+    meter.create_counter("beyond all").add(10**400)
+    assert "what the instrument beyond all measured cannot be recorded" in caplog.text
+    assert recorded(reader) == {"sold": ("mine", None, "", {(("half", "?"), ("large", str(2**70))): float(2**70)})}
+
+
 @pytest.mark.parametrize("kind", ["counter", "up_down_counter", "gauge"])
 def test_what_is_observed_is_refused_and_said(
     worker: Measuring, reader: InMemoryMetricReader, caplog: pytest.LogCaptureFixture, kind: str

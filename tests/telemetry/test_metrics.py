@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from telemetry_parts import FakeMethod, HttpCollector, Request, attributes, call
 
 from mesh.call import Call
 from mesh.errors import NotFound, Unavailable
-from mesh.telemetry import Telemetry
+from mesh.telemetry import Telemetry, setup
 from mesh.telemetry.metrics import BOUNDS, MOST_SERIES, Durations, Instrument
 
 Start = Callable[..., Telemetry]
@@ -93,19 +94,37 @@ async def test_durations_counts_and_flights(start: Start, collector: HttpCollect
     assert [point.as_int for point in points(collector, "http.server.active_requests")] == [0]
 
 
-async def test_what_was_dropped_is_a_metric(start: Start, collector: HttpCollector) -> None:
+def spans(collector: HttpCollector, what: str) -> dict[str, int]:
+    """Reason ("": none) → spans."""
+    return {attributes(point).get("error.type", ""): point.as_int for point in points(collector, f"otel.sdk.{what}")}
+
+
+async def test_what_became_of_spans_is_a_metric(start: Start, collector: HttpCollector) -> None:
+    """By the conventions: what the export comes to is told by the exporter's metric, not by the processor's."""
     telemetry = start(
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_METRICS_EXPORTER="otlp", OTEL_BSP_MAX_QUEUE_SIZE="4"
     )
+    for _ in range(3):
+        await telemetry.inbound(call_of(), nothing)
+    assert telemetry.flush()
+    collector.answer = 400
     for _ in range(200):
         await telemetry.inbound(call_of(), nothing)
+    assert telemetry.flush()
+    telemetry.relayed(b"no span")
+    collector.answer = 200
     telemetry.meter_provider.force_flush()
-    told = {
-        attributes(point)["error.type"]: point.as_int
-        for point in points(collector, "otel.sdk.processor.span.processed")
+    processed, exported = spans(collector, "processor.span.processed"), spans(collector, "exporter.span.exported")
+    assert processed["queue_full"] > 0
+    assert processed["queue_full"] + processed[""] == 203
+    assert exported == {"": 3, "export_failed": processed[""] - 3}
+    assert (processed["already_shutdown"], processed["unreadable"]) == (0, 1)
+    assert telemetry.dropped == {
+        "queue_full": processed["queue_full"],
+        "export_failed": exported["export_failed"],
+        "already_shutdown": 0,
+        "unreadable": 1,
     }
-    assert told["queue_full"] > 0
-    assert told["queue_full"] == telemetry.dropped["queue_full"]
 
 
 async def test_a_collector_that_refuses_is_told_once(
@@ -132,6 +151,25 @@ async def test_nothing_is_measured_for_nobody(start: Start) -> None:
     telemetry = start()
     await telemetry.inbound(call_of(), nothing)
     assert telemetry.meter_provider.force_flush()
+
+
+async def test_a_reader_that_is_asked_has_the_durations_too(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Prometheus' is."""
+    reader = InMemoryMetricReader()
+    pulled = SimpleNamespace(name="pulled", load=lambda: lambda: reader)
+    monkeypatch.setattr(setup, "entry_points", lambda **_: [pulled])
+    telemetry = start(OTEL_METRICS_EXPORTER="pulled", OTEL_TRACES_EXPORTER="none")
+    counts = []
+    for _ in range(2):
+        await telemetry.inbound(call_of(), nothing)
+        data = reader.get_metrics_data()
+        assert data is not None
+        [scope] = data.resource_metrics[0].scope_metrics
+        assert scope.scope.name == "mesh"
+        told: dict[str, Any] = {metric.name: metric.data.data_points for metric in scope.metrics}
+        assert "rpc.server.active_calls" in told
+        counts += [point.count for point in told["rpc.server.call.duration"]]
+    assert counts == [1, 2]
 
 
 async def test_delta_temporality(start: Start, collector: HttpCollector) -> None:

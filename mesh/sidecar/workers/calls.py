@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from inspect import CORO_CREATED, getcoroutinestate
+from typing import TYPE_CHECKING, Any, cast
 
 from mesh.call import Call
 from mesh.sidecar.workers import frames
@@ -165,8 +167,12 @@ class Answered(Call):
     def revoke(self) -> None:
         """Cancel what answers the call."""
         self.revoked = True
-        if self.task is not None:
-            self.task.cancel()
+        task = self.task
+        if task is not None:
+            task.cancel()
+            made = cast("Coroutine[Any, Any, None]", task.get_coro())
+            if getcoroutinestate(made) == CORO_CREATED:  # cancelled now, not a line of it ever runs
+                self._link.unbegun(self)
 
     def notes(self) -> Notes:
         """Return what the function did to the current span."""

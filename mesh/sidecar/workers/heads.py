@@ -64,6 +64,7 @@ class Onward(msgspec.Struct, array_like=True, gc=False, frozen=True):
         metadata: The wire pairs.
         wait: ``wait_for_ready``.
         compression: As in ``mesh.call.Call``.
+        baggage: Of the context in which the call is made; None if there is none.
     """
 
     path: str
@@ -73,6 +74,7 @@ class Onward(msgspec.Struct, array_like=True, gc=False, frozen=True):
     metadata: Pairs
     wait: bool
     compression: str
+    baggage: dict[str, str] | None
 
 
 class Ending(msgspec.Struct, array_like=True, gc=False, frozen=True):

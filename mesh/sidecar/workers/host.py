@@ -46,7 +46,9 @@ from mesh.sidecar.workers.publishing import Passage
 from mesh.sidecar.workers.setup import GRACE
 from mesh.sidecar.workers.slowest import Imports
 from mesh.telemetry import relay
+from mesh.telemetry.bugs import bug_behind
 from mesh.telemetry.propagation import Propagation
+from mesh.text import utf8
 from mesh.threads import THREADS, Block, Threads
 
 if TYPE_CHECKING:
@@ -264,7 +266,7 @@ class _Host:
             await asyncio.wait(running)
 
     async def _failed(self, faults: list[tuple[str, str]]) -> int:
-        self._link.write(frames.frame(Kind.FAILED, 0, encode(faults)))
+        self._link.write(frames.frame(Kind.FAILED, 0, encode([(place, utf8(text)) for place, text in faults])))
         await self._link.lost  # the sidecar has read it
         return 1
 
@@ -278,18 +280,17 @@ class _Host:
         self._begun.note(call.id)
         current.set(call)  # the task has a context of its own
         span = call.span
-        if span is not None:
-            if call.baggage:
-                context = trace.set_span_in_context(span, self._propagation.context(call.metadata))
-            else:
-                context = otel.Context({_SPAN: span})
-            otel.attach(context)
+        if call.baggage:
+            context = self._propagation.context(call.metadata)
+            otel.attach(context if span is None else trace.set_span_in_context(span, context))
+        elif span is not None:
+            otel.attach(otel.Context({_SPAN: span}))
         try:
             await recover(call, function if call.delivered is None else chain(once, function))
         except StatusError as error:
-            cause = error.__cause__
-            if span is not None and isinstance(cause, Exception) and not isinstance(cause, StatusError | RemoteError):
-                span.fail(cause)
+            bug = bug_behind(error)
+            if span is not None and bug is not None:
+                span.fail(bug)
             raise
 
     def _told(self, kind: int, _: bytes) -> None:
@@ -326,7 +327,10 @@ class _Host:
         message = None if method.client_streaming else await call.receive_one()
         span, state = relay.current_span()
         streams = (method.client_streaming, method.server_streaming)
-        head = Onward(method.path, streams, span, state, metadata.pairs, call.wait_for_ready, call.compression)
+        head = Onward(
+            method.path, streams, span, state, metadata.pairs, call.wait_for_ready, call.compression,
+            relay.current_baggage(),
+        )  # fmt: skip
         try:
             await self._link.ask(call, 0, encode(head), message)
         except ConnectionError:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mesh.call import Call, Handler
-from mesh.errors import Cancelled, Internal, StatusError
+from mesh.errors import Cancelled, Code, Internal, StatusError
 from mesh.rpc import status as wire
 from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.calls import COST, Answered, Exchange, LostError, Notes, wake
 from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Ending, decoder, encode
+from mesh.telemetry.plain import plain
 
 __all__ = ["Link"]
 
@@ -26,6 +27,26 @@ log = logging.getLogger("mesh.workers")
 _ending = decoder(Ending)
 _pairs = decoder(list[tuple[bytes, bytes]])
 _NOTHING = Ending()
+_CANCELLED = "the call was cancelled"
+
+
+def _status(call: Answered, ended: StatusError | None, notes: Notes) -> bytes:
+    """Return the frame that says how a call ended."""
+    headers = [] if call.headers_sent else call.headers
+    if ended is not None:
+        details = wire.pack(ended) if ended.details else b""
+        extra = encode(Ending(ended.message, details, ended.where, headers, call.trailers, notes, call.peer))
+        return frames.status(call.id, int(ended.code), extra, None)
+    return frames.status(call.id, 0, encode(Ending("", b"", "", headers, call.trailers, notes, call.peer)), call.reply)
+
+
+def _odd(call: Answered, ended: StatusError | None) -> bytes:
+    """Return that frame when it cannot be written: with odd values in the notes replaced, or as a bug."""
+    try:
+        return _status(call, ended, plain(call.notes()))
+    except Exception:
+        log.exception("%s: how it ended cannot be told", call.method.path)
+        return frames.status(call.id, int(Code.INTERNAL), encode(Ending("internal error")), None)
 
 
 def _nothing(*_: object) -> None:
@@ -181,23 +202,25 @@ class Link(asyncio.Protocol):
         except asyncio.CancelledError:
             if not call.revoked:
                 log.warning("%s: something that the function waited for was cancelled", call.method.path)
-            ended = Cancelled("the call was cancelled")
+            ended = Cancelled(_CANCELLED)
         except Exception:
             log.exception("%s failed", call.method.path)
             ended = Internal("internal error")
         finally:
             del self.answering[call.id]
-        headers = [] if call.headers_sent else call.headers
         notes = call.notes()
-        extra = b""
-        code = 0
-        if ended is not None:
-            code = int(ended.code)
-            details = wire.pack(ended) if ended.details else b""
-            extra = encode(Ending(ended.message, details, ended.where, headers, call.trailers, notes, call.peer))
-        elif headers or call.trailers or notes or call.peer:
-            extra = encode(Ending("", b"", "", headers, call.trailers, notes, call.peer))
-        self.write(frames.status(call.id, code, extra, call.reply if ended is None else None))
+        if ended is None and not (call.headers or call.trailers or notes or call.peer):
+            self.write(frames.status(call.id, 0, b"", call.reply))  # what nearly every call comes to
+            return
+        try:
+            self.write(_status(call, ended, notes))
+        except Exception:  # noqa: BLE001 - an odd value; the other end waits for a STATUS, whatever happened here
+            self.write(_odd(call, ended))
+
+    def unbegun(self, call: Answered) -> None:
+        """End a call that was cancelled before anything of it ran."""
+        del self.answering[call.id]
+        self.write(frames.status(call.id, int(Code.CANCELLED), encode(Ending(_CANCELLED)), None))
 
     # -- calls opened here --
 

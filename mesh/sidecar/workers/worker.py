@@ -16,8 +16,6 @@ from time import time_ns
 
 from google.protobuf.empty_pb2 import Empty
 from opentelemetry import context as otel
-from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan
 
 from mesh.call import Call, Handler, Metadata, current
 from mesh.contract import Contract, Method
@@ -82,11 +80,7 @@ class Rim:
         assert isinstance(call, OnwardCall)  # noqa: S101 - the link makes no other
         current.set(None)  # whoever it is made for is in its metadata; this task is nobody's
         head = call.head
-        otel.attach(
-            trace.set_span_in_context(NonRecordingSpan(relay.parent(head.span, head.state)), otel.Context())
-            if head.span
-            else otel.Context()
-        )
+        otel.attach(relay.context(head.span, head.state, head.baggage))
         await self.onward(call)
 
 

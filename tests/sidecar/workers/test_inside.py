@@ -42,6 +42,10 @@ class Inside:
         self._telemetry = telemetry
         self._collector = collector
 
+    def collected(self) -> list[Any]:
+        """What the collector has of them."""
+        return self._collector.all()
+
     async def spans(self) -> dict[str, Any]:
         """Name → span, as a collector sees them."""
         await asyncio.to_thread(self._telemetry.flush)
@@ -146,6 +150,25 @@ async def test_a_stub_carries_deadline_user_and_trace(inside: Inside, method: st
     assert "mine" in attributes(server)
 
 
+@pytest.mark.parametrize("method", ["Idempotent", "Slow", "ServerStream"])
+@pytest.mark.parametrize("disabled", ["false", "true"])
+async def test_a_stub_carries_the_caller_s_baggage(
+    place: str, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, disabled: str
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
+    async with running(place, contract, tmp_path) as inside:
+        carried = []
+        for metadata in ([("baggage", "tenant=blue,plan=a%20b")], []):
+            call = getattr(inside.stub, method)(pb.EchoRequest(text="hello"), timeout=5, metadata=metadata)
+            if method == "ServerStream":  # calls on without a span of its own
+                await call.read()
+                call.cancel()
+            else:
+                await call
+            carried.append(inside.onward[-1].metadata.wire(b"baggage"))
+    assert carried == [b"tenant=blue,plan=a+b", None]
+
+
 async def test_a_log_line_says_its_trace(
     place: str, contract: Contract, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +219,30 @@ async def test_a_bug_is_in_the_trace(inside: Inside) -> None:
     assert server.status.message == "RuntimeError: broken inside"
     [event] = [event for event in server.events if event.name == "exception"]
     assert "inside.py" in attributes(event)["exception.stacktrace"].string_value
+
+
+async def test_an_answer_that_has_a_cause_is_no_bug(inside: Inside) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await inside.stub.Idempotent(pb.EchoRequest(text="answer"))
+    assert (caught.value.code().name, caught.value.details()) == ("NOT_FOUND", "no such user")
+    server = (await inside.spans())[f"{ECHO}/Idempotent"]
+    assert (server.status.code, [event.name for event in server.events]) == (0, ["happened"])
+
+
+async def test_what_cannot_be_carried_is_replaced(inside: Inside) -> None:
+    """Half a surrogate pair and integers beyond 64 bits, of the call's span and of the function's own."""
+    assert (await inside.stub.Idempotent(pb.EchoRequest(text="odd"), timeout=5)).text == "told"
+    await inside.spans()
+    spans = [span for span in inside.collected() if span.name == "half ?"]
+    assert sorted(span.kind for span in spans) == [1, 2]  # internal, server
+    for span in spans:
+        happened, raised = span.events[-2:]
+        assert (happened.name, span.status.code, span.status.message) == ("half ?", 2, "half ?")
+        assert attributes(raised)["exception.message"].string_value == "half ?"
+        for told in (attributes(span), attributes(happened)):
+            assert (told["large"].string_value, told["half"].string_value) == (str(2**70), "?")
+            assert [one.string_value for one in told["many"].array_value.values] == ["?", str(-(2**70))]
+            assert told["?"].int_value == 1
 
 
 async def test_every_kind_of_onward_call(inside: Inside) -> None:
