@@ -5,23 +5,29 @@ Values that a call may never look at (metadata, identity) stay encoded until it 
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-__all__ = ["Asked", "AskedOut", "DeliveredOut", "Ending", "Loaded", "Onward", "decoder", "encode"]
+from mesh.telemetry import relay
+
+if TYPE_CHECKING:
+    from mesh.call import Call
+
+__all__ = ["Asked", "Ending", "Loaded", "Onward", "decoder", "encode", "head_of"]
 
 Pairs = list[tuple[bytes, bytes]]
 
 
-class AskedOut(msgspec.Struct, array_like=True, gc=False, frozen=True):
+class _AskedOut(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Head of a call of the sidecar, as it is written.
 
     Attributes:
         span: The server span: trace id (16 bytes), span id (8), W3C flags (1), 1 if it records; empty if there is none.
         state: Its ``tracestate``, or "".
         caller: ``Call.caller``.
-        identity: Subject, roles, claims of the user, or None.
+        identity: Subject, roles, claims of the user, or None; as JSON if msgpack cannot say them.
         metadata: The wire pairs.
     """
 
@@ -32,7 +38,7 @@ class AskedOut(msgspec.Struct, array_like=True, gc=False, frozen=True):
     metadata: Any
 
 
-class DeliveredOut(AskedOut, array_like=True, gc=False, frozen=True):
+class _DeliveredOut(_AskedOut, array_like=True, gc=False, frozen=True):
     """Head of a call that is a delivery.
 
     Attributes:
@@ -120,3 +126,17 @@ encode = _encoder.encode
 def decoder(kind: Any) -> Any:
     """Return what decodes ``kind``."""
     return msgspec.msgpack.Decoder(kind).decode
+
+
+def head_of(call: Call) -> bytes:
+    """Return the head of a call, or of a delivery, for the worker that answers it."""
+    span, state = relay.current_span()
+    identity, delivered = call.identity, call.delivered
+    user = None if identity is None else (identity.subject, list(identity.roles), dict(identity.claims))
+    if delivered is not None:  # nobody calls: it has no user
+        told = (delivered.consumer, delivered.event, delivered.hops)
+        return encode(_DeliveredOut(span, state, call.caller, user, call.metadata.pairs, told))
+    try:
+        return encode(_AskedOut(span, state, call.caller, user, call.metadata.pairs))
+    except (OverflowError, UnicodeEncodeError):  # claims may be what only JSON has
+        return encode(_AskedOut(span, state, call.caller, json.dumps(user), call.metadata.pairs))

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import json
 import logging
 import os
 import socket
@@ -69,7 +70,7 @@ SPARE, WORKER = "mesh-spare", "mesh-worker"
 _AUTHORIZATION = b"authorization"
 
 _asked = decoder(Asked)
-_identity = decoder(tuple[str, list[str], dict[str, Any]] | None)
+_identity = decoder(tuple[str, list[str], dict[str, Any]] | str | None)
 _pairs = decoder(list[tuple[bytes, bytes]])
 (_SPAN,) = trace.set_span_in_context(trace.INVALID_SPAN, otel.Context())
 """The key of the current span in a context, which the API itself does not name."""
@@ -126,7 +127,7 @@ class WorkerCall(Answered):
         if self._user is None:
             found = _identity(self._head.identity)
             if found is not None:
-                subject, roles, claims = found
+                subject, roles, claims = json.loads(found) if isinstance(found, str) else found
                 self._user = Identity(subject, frozenset(roles), claims)
         return self._user
 

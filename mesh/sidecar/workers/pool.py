@@ -22,7 +22,7 @@ from mesh.events.arrival import Arrival
 from mesh.faults import Fault, Faults
 from mesh.sidecar.workers.calls import LostError
 from mesh.sidecar.workers.crew import Crew
-from mesh.sidecar.workers.heads import AskedOut, DeliveredOut, encode
+from mesh.sidecar.workers.heads import head_of
 from mesh.sidecar.workers.nursery import Nursery
 from mesh.sidecar.workers.places import choose
 from mesh.sidecar.workers.publishing import answering
@@ -31,7 +31,6 @@ from mesh.sidecar.workers.records import Records, Standing
 from mesh.sidecar.workers.scaling import STABLE, Demand, decide
 from mesh.sidecar.workers.setup import Setup
 from mesh.sidecar.workers.worker import LoadError, Rim, Worker
-from mesh.telemetry import relay
 
 if TYPE_CHECKING:
     from mesh.events.cloudevents import Event
@@ -164,12 +163,8 @@ class Pool:
         """
         method = call.method
         message = None if method.client_streaming else await call.receive_one()
-        identity = call.identity
-        span, state = relay.current_span()
-        user = None if identity is None else (identity.subject, list(identity.roles), dict(identity.claims))
-        arrival = call if isinstance(call, Arrival) else None
-        asked = AskedOut(span, state, call.caller, user, call.metadata.pairs)
-        head = encode(asked if arrival is None else _delivered(arrival, asked))
+        arrival = _arrival(call)
+        head = head_of(call)
         path = method.path
         index = self._index[path]
         tries = TRIES
@@ -374,11 +369,12 @@ class Pool:
             span.end(end_time=max(start, end))
 
 
-def _delivered(arrival: Arrival, asked: AskedOut) -> DeliveredOut:
-    """Return the head of a delivery; it begins when a worker has it."""
-    arrival.began = False
-    told = (arrival.delivered.consumer, arrival.delivered.event, arrival.delivered.hops)
-    return DeliveredOut(asked.span, asked.state, asked.caller, asked.identity, asked.metadata, told)
+def _arrival(call: Call) -> Arrival | None:
+    """Return the call if it is a delivery, which begins when a worker has it."""
+    if not isinstance(call, Arrival):
+        return None
+    call.began = False
+    return call
 
 
 def _cannot_start(seconds: float) -> Unavailable:

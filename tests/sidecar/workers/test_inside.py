@@ -31,6 +31,8 @@ from mesh.telemetry.logs import JsonFormatter
 from mesh.telemetry.measures import Recording
 
 ADA = Identity("ada", frozenset({"admin", "user"}), {"sub": "ada", "nested": {"list": [1, 2.5, None]}})
+ODD = Identity("bea", frozenset(), {"large": 2**70, "half": "\ud800"})
+"""Of a token whose claims are JSON, and nothing that msgpack has."""
 
 
 class Inside:
@@ -57,7 +59,8 @@ def attributes(of: Any) -> dict[str, Any]:
 
 
 async def identified(call: Call, next: Handler) -> None:
-    call.identity, call.caller = ADA, "friend"
+    call.identity = ODD if call.metadata.wire(b"x-key") == b"odd" else ADA
+    call.caller = "friend"
     await next(call)
 
 
@@ -132,6 +135,11 @@ async def test_the_context(inside: Inside) -> None:
         "settings": {"sides": 6},
         "key": "value",
     }
+
+
+async def test_claims_are_whatever_json_has(inside: Inside) -> None:
+    told = json.loads((await inside.stub.Unary(pb.EchoRequest(), metadata=[("x-key", "odd")])).text)
+    assert (told["subject"], told["claims"]) == ("bea", ODD.claims)
 
 
 @pytest.mark.parametrize("method", ["Idempotent", "Slow"])
