@@ -14,7 +14,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import nats.errors
@@ -82,6 +82,10 @@ def away() -> Unavailable:
     return Unavailable("the event broker cannot be reached", retry_after=1.0)
 
 
+_Group: TypeAlias = list[tuple[Outgoing, asyncio.Future[None]]]
+"""Messages, and what whoever publishes each of them waits for."""
+
+
 class Broker:
     """The broker.
 
@@ -96,7 +100,7 @@ class Broker:
         self._link: Link | None = None
         self._there = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
-        self._queue: list[tuple[Outgoing, asyncio.Future[None]]] = []
+        self._queue: _Group = []
         self._sending: asyncio.Task[None] | None = None
 
     @property
@@ -163,23 +167,33 @@ class Broker:
             group = [one for one in self._queue[:BATCH] if _stream(one[0]) == stream]
             taken = set(map(id, group))
             self._queue = [one for one in self._queue if id(one) not in taken]
-            link, at = await self._within(GRACE), 0
-            if link is not None and len(group) <= FEW:
-                errors = await link.each([message for message, _ in group])
-                for (_, done), error in zip(group, errors, strict=True):
-                    _settle(done, error)
-                continue
-            while at < len(group):
-                messages = [message for message, _ in group[at:]]
-                stored = Stored(0, away()) if link is None else await link.store(messages)
-                for _, done in group[at : at + stored.number]:
-                    _settle(done, None)
-                at += stored.number
-                if stored.error is not None:
-                    last = len(group) if isinstance(stored.error, Unavailable) else at + 1
-                    for _, done in group[at:last]:
-                        _settle(done, stored.error)
-                    at = last
+            try:
+                await self._store(group)
+            except Exception:  # else all of them would wait for ever
+                log.exception("%d publications failed", len(group))
+                for _, done in group:
+                    _settle(
+                        done, Unavailable("the event could not be sent; whether the event broker has it is not known")
+                    )
+
+    async def _store(self, group: _Group) -> None:
+        link, at = await self._within(GRACE), 0
+        if link is not None and len(group) <= FEW:
+            errors = await link.each([message for message, _ in group])
+            for (_, done), error in zip(group, errors, strict=True):
+                _settle(done, error)
+            return
+        while at < len(group):
+            messages = [message for message, _ in group[at:]]
+            stored = Stored(0, away()) if link is None else await link.store(messages)
+            for _, done in group[at : at + stored.number]:
+                _settle(done, None)
+            at += stored.number
+            if stored.error is not None:
+                last = len(group) if isinstance(stored.error, Unavailable) else at + 1
+                for _, done in group[at:last]:
+                    _settle(done, stored.error)
+                at = last
 
     # -- the connection --
 

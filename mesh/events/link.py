@@ -159,7 +159,12 @@ class Link:
         if answer.headers is not None and answer.headers.get("Status") == "503":
             log.error("the event broker has no stream for %s", message.subject)
             return Unavailable("the event broker cannot store this event now")
-        return _refusal(orjson.loads(answer.data).get("error"), quiet=batch)
+        try:
+            said = orjson.loads(answer.data)
+        except orjson.JSONDecodeError:
+            log.error("the event broker acknowledged an event for %s with no JSON: %.80r", message.subject, answer.data)  # noqa: TRY400 - the answer is all there is to say
+            return Unavailable("the event broker did not say whether it has the event")
+        return _refusal(said.get("error"), quiet=batch)
 
     async def _acknowledged(self, message: Msg) -> None:
         waiting = self._waiting.get(message.subject.rpartition(".")[2])

@@ -103,6 +103,37 @@ async def test_one_that_is_too_large_harms_no_other(nats_url: str) -> None:
         assert await held(broker) == [b"a", b"b"]
 
 
+async def test_an_acknowledgement_that_says_nothing_fails_its_event_alone(nats_url: str) -> None:
+    """The server answers the first message of a batch, which nobody goes on with, with an empty acknowledgement."""
+    async with connected(nats_url) as broker:
+        strange = outgoing(event())
+        strange = strange._replace(headers={**strange.headers, "Nats-Batch-Id": "abc", "Nats-Batch-Sequence": "1"})
+        async with asyncio.timeout(10):
+            outcomes = await asyncio.gather(
+                broker.store(strange), broker.publish(event(data=b"a")), return_exceptions=True
+            )
+        assert isinstance(outcomes[0], Unavailable)
+        assert outcomes[1] is None
+        assert await held(broker) == [b"a"]
+
+
+@pytest.mark.parametrize("others", [1, 20])
+async def test_a_message_that_cannot_even_be_written_holds_up_nobody(
+    nats_url: str, caplog: pytest.LogCaptureFixture, others: int
+) -> None:
+    """Those that share its batch are told; what comes later is stored."""
+    async with connected(nats_url) as broker:
+        bad = outgoing(event())._replace(headers={"half-a-pair": "\ud800"})
+        async with asyncio.timeout(10):
+            outcomes = await asyncio.gather(
+                broker.store(bad), *(broker.publish(event()) for _ in range(others)), return_exceptions=True
+            )
+            await broker.publish(event(data=b"later"))
+        assert {type(one) for one in outcomes} == {Unavailable}
+        assert (await held(broker))[-1] == b"later"
+    assert "publications failed" in caplog.text
+
+
 async def test_away_is_unavailable_after_a_moment() -> None:
     broker = Broker(Settings(urls=("nats://127.0.0.1:1",)), "test")
     broker.start()
