@@ -216,10 +216,11 @@ class Broker:
                         if link.client.is_closed:
                             link.close()
                     log.warning("the event broker went away")
-            except (nats.errors.Error, OSError, TimeoutError, StreamError) as error:
-                reason = f"{_shown(urlsplit(url))}: {error or type(error).__name__}"
+            except Exception as error:  # if this ended, the broker would be away for the life of the process
+                reason = f"{_shown(urlsplit(url))}: {str(error) or type(error).__name__}"
                 if reason != said:
-                    log.warning("the event broker cannot be used: %s", reason)
+                    expected = isinstance(error, (nats.errors.Error, OSError, TimeoutError, StreamError))
+                    log.warning("the event broker cannot be used: %s", reason, exc_info=not expected)
                     said = reason
             finally:
                 self._link = None
@@ -247,11 +248,11 @@ class Broker:
                 link.close()
             yield link
         finally:
-            if link is not None:
+            if link is not None:  # a client that is not connected has a transport at most, and fails to close
                 link.close()
-            with contextlib.suppress(TimeoutError):  # a TLS peer that says nothing any more is waited for, for ever
-                async with asyncio.timeout(GOODBYE):
-                    await client.close()
+                with contextlib.suppress(TimeoutError):  # a TLS peer that says nothing any more is waited for, for ever
+                    async with asyncio.timeout(GOODBYE):
+                        await client.close()
             _let_go(client)
 
     def _options(self, url: str) -> dict[str, Any]:
@@ -268,10 +269,7 @@ class Broker:
         elif settings.nkey:
             proof = {"nkeys_seed": settings.nkey}
         if parts.scheme == "tls" or settings.ca or settings.certificate:
-            context = ssl.create_default_context(cafile=settings.ca or None)
-            if settings.certificate:
-                context.load_cert_chain(settings.certificate, settings.private_key)
-            proof["tls"] = context
+            proof["tls"] = _tls(settings)
         return {
             "servers": [_shown(parts)],
             "name": self._name,
@@ -283,6 +281,22 @@ class Broker:
             "error_cb": _ignore,
             **proof,
         }
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    """Return how TLS is spoken.
+
+    Raises:
+        OSError: A file cannot be read; the text names those that are (those of ``ssl`` do not).
+    """
+    try:
+        context = ssl.create_default_context(cafile=settings.ca or None)
+        if settings.certificate:
+            context.load_cert_chain(settings.certificate, settings.private_key)
+    except OSError as error:
+        files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.private_key)))
+        raise OSError(f"TLS with {files}: {error}") from None
+    return context
 
 
 def _let_go(client: Client) -> None:

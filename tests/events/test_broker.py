@@ -266,3 +266,56 @@ async def test_a_wrong_password_is_said_once_and_never_shown(
     assert "Authorization Violation" in caplog.text
     assert "wrong-one" not in caplog.text
     assert caplog.text.count("cannot be used") == 1
+
+
+@pytest.mark.parametrize("wrong", ["a port that is none", "a peer that speaks something else"])
+async def test_what_is_no_broker_does_not_end_the_search_for_one(
+    nats_url: str, caplog: pytest.LogCaptureFixture, wrong: str
+) -> None:
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"x" * 200_000)  # a line longer than a stream's reader takes
+        with contextlib.suppress(OSError):
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as peer:
+        port = peer.sockets[0].getsockname()[1] if "peer" in wrong else "none"
+        broker = Broker(Settings(urls=(f"nats://127.0.0.1:{port}", nats_url)), "test")
+        broker.start()
+        try:
+            await asyncio.wait_for(broker.publish(event()), 10)
+        finally:
+            await broker.stop()
+    assert f"the event broker cannot be used: nats://127.0.0.1:{port}: " in caplog.text
+    assert "Client.connect must be called first" not in caplog.text
+
+
+async def test_a_seed_that_comes_later_is_found(
+    new_nats: Callable[..., BrokerProcess], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import nkeys
+
+    seed = nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER)
+    server = new_nats(
+        f"authorization {{ users: [{{ nkey: {nkeys.from_seed(bytearray(seed)).public_key.decode()} }}] }}"
+    )
+    broker = Broker(Settings(urls=(server.url,), nkey=str(tmp_path / "seed")), "test")
+    broker.start()
+    try:
+        async with asyncio.timeout(10):
+            while "cannot be used" not in caplog.text:  # noqa: ASYNC110 - a log line is no event
+                await asyncio.sleep(0.02)
+            (tmp_path / "seed").write_bytes(seed)
+            await broker.ready()
+    finally:
+        await broker.stop()
+    assert f"No such file or directory: '{tmp_path / 'seed'}'" in caplog.text
+
+
+async def test_certificates_that_are_missing_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    broker = Broker(Settings(urls=("tls://127.0.0.1:1",), ca="/missing/ca.pem"), "test")
+    broker.start()
+    with pytest.raises(Unavailable, match="the event broker cannot be reached"):
+        await asyncio.wait_for(broker.publish(event()), 4)
+    await broker.stop()
+    assert "TLS with /missing/ca.pem: [Errno 2] No such file or directory" in caplog.text
