@@ -103,6 +103,28 @@ async def test_one_that_is_too_large_harms_no_other(nats_url: str) -> None:
         assert await held(broker) == [b"a", b"b"]
 
 
+@pytest.mark.parametrize("number", [1, 5, 20])
+async def test_headers_count(nats_url: str, number: int) -> None:
+    """What is as large as the broker takes is stored; one byte more is refused and ends no connection."""
+    async with connected(nats_url) as broker:
+        link = await broker.ready()
+        plain = outgoing(event())
+        block = sum(len(f"{name}: {value}\r\n") for name, value in plain.headers.items()) + len("NATS/1.0\r\n\r\n")
+        fits = plain._replace(data=b"x" * (link.largest - block))
+        fewer = [outgoing(event(data=b"small")) for _ in range(number - 1)]
+        assert await link.store([*fewer, fits]) == (number, None)
+        long = outgoing(event(key="\u20ac" * 130_000))
+        stored, error = await link.store([*[outgoing(event()) for _ in fewer], long, outgoing(event())])
+        assert stored == number - 1
+        assert isinstance(error, InvalidArgument)
+        more = fits._replace(data=fits.data + b"x")
+        (error,) = await link.each([more])
+        assert isinstance(error, InvalidArgument)
+        await broker.publish(event(data=b"later"))
+        assert await broker.ready() is link
+        assert not link.closed.is_set()
+
+
 async def test_an_acknowledgement_that_says_nothing_fails_its_event_alone(nats_url: str) -> None:
     """The server answers the first message of a batch, which nobody goes on with, with an empty acknowledgement."""
     async with connected(nats_url) as broker:
