@@ -14,7 +14,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import nats.errors
 import orjson
@@ -160,19 +160,13 @@ class Link:
                 answer = await waiting
         except TimeoutError:
             return Unavailable("the event broker did not answer in time; whether it has the event is not known")
+        except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+            return InvalidArgument(f"no message of the event broker can be made of the event: {error}")
         except nats.errors.Error:
             return Unavailable("the event broker went away; whether it has the event is not known")
         finally:
             self._waiting.pop(name, None)
-        if answer.headers is not None and answer.headers.get("Status") == "503":
-            log.error("the event broker has no stream for %s", message.subject)
-            return Unavailable("the event broker cannot store this event now")
-        try:
-            said = orjson.loads(answer.data)
-        except orjson.JSONDecodeError:
-            log.error("the event broker acknowledged an event for %s with no JSON: %.80r", message.subject, answer.data)  # noqa: TRY400 - the answer is all there is to say
-            return Unavailable("the event broker did not say whether it has the event")
-        return _refusal(said.get("error"), quiet=batch)
+        return _outcome(answer, message.subject, quiet=batch)
 
     async def _acknowledged(self, message: Msg) -> None:
         waiting = self._waiting.get(message.subject.rpartition(".")[2])
@@ -186,7 +180,16 @@ def _size(message: Outgoing) -> int:
     return len("NATS/1.0\r\n\r\n") + sum(len(line.encode()) for line in lines) + len(message.data)
 
 
-def _refusal(error: Mapping[str, Any] | None, *, quiet: bool) -> StatusError | None:
+def _outcome(answer: Msg, subject: str, *, quiet: bool) -> StatusError | None:
+    """Return why a message was refused, if it was."""
+    if answer.headers is not None and answer.headers.get("Status") == "503":
+        log.error("the event broker has no stream for %s", subject)
+        return Unavailable("the event broker cannot store this event now")
+    try:
+        error = orjson.loads(answer.data).get("error")
+    except orjson.JSONDecodeError:
+        log.error("the event broker acknowledged an event for %s with no JSON: %.80r", subject, answer.data)  # noqa: TRY400 - the answer is all there is to say
+        return Unavailable("the event broker did not say whether it has the event")
     if error is None:
         return None
     code, text = error.get("err_code"), error.get("description")

@@ -101,6 +101,31 @@ async def test_a_row_whose_headers_are_too_large_holds_up_no_other(one: Shop, na
     assert refused == "the event and its headers are larger than the 1048576 bytes that the event broker takes"
 
 
+@pytest.mark.parametrize(
+    ("subject", "headers", "data", "reason"),
+    [
+        ("events.a.0._", "{", "", "Input data was truncated"),
+        ("events.a.0._", '{"x": 1}', "", "Expected `str`, got `int` - at `$[...]`"),
+        ("events.a.0._", '{"two words": "x"}', "", "no message of the event broker can be made of the event: "),
+        ("events.two words.0._", "{}", "", "no message of the event broker can be made of the event: "),
+        ("changes.shop.items", "", "{}", "no change of a row can be read from it: KeyError: 'before'"),
+        ("changes.shop.items", "", '{"after": 1, "form": "postgresql", "bytes": 1}', "'float' object is not iterable"),
+    ],
+)
+async def test_a_row_that_is_no_message_holds_up_no_other(
+    one: Shop, nats_url: str, subject: str, headers: str, data: str, reason: str
+) -> None:
+    async with one.database.transaction() as tx:
+        row = {"id": "1", "s": subject, "h": headers, "d": data.encode()}
+        await tx.execute(text(str(INSERT).replace("'events.a.0._'", ":s")), row)
+        await tx.publish(pb.Noted(text="good"))
+    async with reader(nats_url) as take:
+        (message,) = await take(1)
+    assert pb.Noted.FromString(message.data).text == "good"
+    [(refused,)] = await one.sql("SELECT refused FROM mesh_outbox WHERE refused IS NOT NULL")
+    assert refused.startswith(reason)
+
+
 async def test_the_relay_does_not_wake_itself(contract: Contract, new_database: Callable[[], str]) -> None:
     told: list[int] = []
     url = new_database()
