@@ -187,4 +187,6 @@ async def _prune(database: Database) -> None:
                 await inbox.prune(tx, time.time())
         except StatusError as error:
             log.debug("the inbox was not pruned: %s", error)
+        except Exception:  # or nothing would be pruned for the life of the process
+            log.exception("the inbox was not pruned")
         await asyncio.sleep(PRUNE)

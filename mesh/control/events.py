@@ -26,6 +26,7 @@ from mesh.events.broker import Broker
 from mesh.events.cloudevents import Event, made_at, new_id
 from mesh.events.consumers import Consumer, consumers_of
 from mesh.events.dead import read_letter
+from mesh.events.publications import key_of
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
 from mesh.values import Duration
@@ -127,9 +128,8 @@ def publish(file: Path, type: str, data: str) -> int:  # noqa: A002 - as above
             message = json_format.Parse(invoke.given(data) or "{}", declared.message())
         except (json_format.ParseError, ValueError) as error:
             raise Faults([Fault("--data", str(error))]) from None
-        key = str(getattr(message, declared.key)) if declared.key else ""
         event = Event(
-            id=new_id(), type=name, source="mesh-events", key=key, time=datetime.now(UTC),
+            id=new_id(), type=name, source="mesh-events", key=key_of(message, declared.key), time=datetime.now(UTC),
             data=message.SerializeToString(),
         )  # fmt: skip
         await session.broker.publish(event)

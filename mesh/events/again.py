@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mesh.events.cloudevents import MESSAGE_ID
 from mesh.events.dead import original_headers, read_letter
 from mesh.events.link import Outgoing
+from mesh.events.message import own_headers
 
 if TYPE_CHECKING:
     from mesh.events.consumers import Consumer
@@ -51,7 +52,7 @@ def replayed(event: Stored, consumer: Consumer, run: str) -> Outgoing:
         consumer: Whose method is called.
         run: Names the replay; the same event is replayed once in it.
     """
-    headers = dict(event.headers)
+    headers = own_headers(event.headers)
     id_ = headers.get("ce-id", str(event.sequence))
     headers |= {"ce-id": f"{id_}~{run}", REPLAY_OF: id_, MESSAGE_ID: f"replay/{run}/{consumer.name}/{event.sequence}"}
     return Outgoing(_to(consumer, event.subject), headers, event.data)

@@ -14,7 +14,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import nats.errors
@@ -82,6 +82,10 @@ def away() -> Unavailable:
     return Unavailable("the event broker cannot be reached", retry_after=1.0)
 
 
+_Group: TypeAlias = list[tuple[Outgoing, asyncio.Future[None]]]
+"""Messages, and what whoever publishes each of them waits for."""
+
+
 class Broker:
     """The broker.
 
@@ -96,7 +100,7 @@ class Broker:
         self._link: Link | None = None
         self._there = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
-        self._queue: list[tuple[Outgoing, asyncio.Future[None]]] = []
+        self._queue: _Group = []
         self._sending: asyncio.Task[None] | None = None
 
     @property
@@ -163,23 +167,33 @@ class Broker:
             group = [one for one in self._queue[:BATCH] if _stream(one[0]) == stream]
             taken = set(map(id, group))
             self._queue = [one for one in self._queue if id(one) not in taken]
-            link, at = await self._within(GRACE), 0
-            if link is not None and len(group) <= FEW:
-                errors = await link.each([message for message, _ in group])
-                for (_, done), error in zip(group, errors, strict=True):
-                    _settle(done, error)
-                continue
-            while at < len(group):
-                messages = [message for message, _ in group[at:]]
-                stored = Stored(0, away()) if link is None else await link.store(messages)
-                for _, done in group[at : at + stored.number]:
-                    _settle(done, None)
-                at += stored.number
-                if stored.error is not None:
-                    last = len(group) if isinstance(stored.error, Unavailable) else at + 1
-                    for _, done in group[at:last]:
-                        _settle(done, stored.error)
-                    at = last
+            try:
+                await self._store(group)
+            except Exception:  # else all of them would wait for ever
+                log.exception("%d publications failed", len(group))
+                for _, done in group:
+                    _settle(
+                        done, Unavailable("the event could not be sent; whether the event broker has it is not known")
+                    )
+
+    async def _store(self, group: _Group) -> None:
+        link, at = await self._within(GRACE), 0
+        if link is not None and len(group) <= FEW:
+            errors = await link.each([message for message, _ in group])
+            for (_, done), error in zip(group, errors, strict=True):
+                _settle(done, error)
+            return
+        while at < len(group):
+            messages = [message for message, _ in group[at:]]
+            stored = Stored(0, away()) if link is None else await link.store(messages)
+            for _, done in group[at : at + stored.number]:
+                _settle(done, None)
+            at += stored.number
+            if stored.error is not None:
+                last = len(group) if isinstance(stored.error, Unavailable) else at + 1
+                for _, done in group[at:last]:
+                    _settle(done, stored.error)
+                at = last
 
     # -- the connection --
 
@@ -202,10 +216,11 @@ class Broker:
                         if link.client.is_closed:
                             link.close()
                     log.warning("the event broker went away")
-            except (nats.errors.Error, OSError, TimeoutError, StreamError) as error:
-                reason = f"{_shown(urlsplit(url))}: {error or type(error).__name__}"
+            except Exception as error:  # if this ended, the broker would be away for the life of the process
+                reason = f"{_shown(urlsplit(url))}: {str(error) or type(error).__name__}"
                 if reason != said:
-                    log.warning("the event broker cannot be used: %s", reason)
+                    expected = isinstance(error, (nats.errors.Error, OSError, TimeoutError, StreamError))
+                    log.warning("the event broker cannot be used: %s", reason, exc_info=not expected)
                     said = reason
             finally:
                 self._link = None
@@ -233,11 +248,11 @@ class Broker:
                 link.close()
             yield link
         finally:
-            if link is not None:
+            if link is not None:  # a client that is not connected has a transport at most, and fails to close
                 link.close()
-            with contextlib.suppress(TimeoutError):  # a TLS peer that says nothing any more is waited for, for ever
-                async with asyncio.timeout(GOODBYE):
-                    await client.close()
+                with contextlib.suppress(TimeoutError):  # a TLS peer that says nothing any more is waited for, for ever
+                    async with asyncio.timeout(GOODBYE):
+                        await client.close()
             _let_go(client)
 
     def _options(self, url: str) -> dict[str, Any]:
@@ -254,10 +269,7 @@ class Broker:
         elif settings.nkey:
             proof = {"nkeys_seed": settings.nkey}
         if parts.scheme == "tls" or settings.ca or settings.certificate:
-            context = ssl.create_default_context(cafile=settings.ca or None)
-            if settings.certificate:
-                context.load_cert_chain(settings.certificate, settings.private_key)
-            proof["tls"] = context
+            proof["tls"] = _tls(settings)
         return {
             "servers": [_shown(parts)],
             "name": self._name,
@@ -269,6 +281,22 @@ class Broker:
             "error_cb": _ignore,
             **proof,
         }
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    """Return how TLS is spoken.
+
+    Raises:
+        OSError: A file cannot be read; the text names those that are (those of ``ssl`` do not).
+    """
+    try:
+        context = ssl.create_default_context(cafile=settings.ca or None)
+        if settings.certificate:
+            context.load_cert_chain(settings.certificate, settings.private_key)
+    except OSError as error:
+        files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.private_key)))
+        raise OSError(f"TLS with {files}: {error}") from None
+    return context
 
 
 def _let_go(client: Client) -> None:

@@ -102,7 +102,10 @@ def _integer(text: str) -> float | str:
 
 def _decimal(text: str) -> float | str:
     value = float(text)
-    return value if math.isfinite(value) and Decimal(repr(value)) == Decimal(text) else text
+    try:
+        return value if math.isfinite(value) and Decimal(repr(value)) == Decimal(text) else text
+    except ArithmeticError:  # an exponent of more digits than Decimal takes
+        return text
 
 
 def _image(row: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +159,7 @@ def _deep(value: Any, depth: int) -> bool:
 def _fill(struct: Any, values: Mapping[str, Any]) -> None:
     struct.SetInParent()  # a row without columns is a row
     for name, value in values.items():
-        _set(struct.fields[name], value)
+        _set(struct.fields[_sound(name)], value)
 
 
 def _set(field: Any, value: Any) -> None:

@@ -25,6 +25,7 @@ MESSAGE_ID = "Nats-Msg-Id"
 HOPS = "mesh-hops"
 """The header that counts how many deliveries in a row led to the event."""
 
+_NUMBER = re.compile(r"[0-9]{1,6}")
 _UNSAFE = re.compile(r"[^\x21\x23\x24\x26-\x7e]")
 """What a header's value cannot hold as it is: space, ``"``, ``%`` and all beyond printable ASCII."""
 
@@ -105,8 +106,8 @@ class Event:
         if found.get("content-type", CONTENT_TYPE) != CONTENT_TYPE:
             raise MalformedEventError(f"content-type is {found['content-type']!r}; an event's body is {CONTENT_TYPE}")
         hops = found.get(HOPS, "0")
-        if not hops.isdecimal():
-            raise MalformedEventError(f"{HOPS} is {hops!r}, which is no number")
+        if not _NUMBER.fullmatch(hops):
+            raise MalformedEventError(f"{HOPS} is {hops[:40]!r}, which is no number of at most six digits")
         return cls(
             id=found["ce-id"],
             type=found["ce-type"],

@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from mesh.events.cloudevents import MESSAGE_ID
-from mesh.events.message import PIN
+from mesh.events.message import own_headers
 
 __all__ = ["Letter", "letter_headers", "original_headers", "read_letter"]
 
 PREFIX = "mesh-dead-"
-_NOT_KEPT = frozenset({MESSAGE_ID.lower(), PIN.lower(), "nats-expected-stream"})
-"""Headers of the one delivery, not of the event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class Letter:
 
 def letter_headers(letter: Letter, original: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of the dead letter: the event's own, and ours. The same event dies once for a consumer."""
-    headers = {name: value for name, value in original.items() if name.lower() not in _NOT_KEPT}
+    headers = own_headers(original)
     told = {
         "reason": letter.reason,
         "code": letter.code,
@@ -91,8 +88,8 @@ def read_letter(headers: Mapping[str, str]) -> Letter:
 
 
 def original_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the event's own headers."""
-    return {name: value for name, value in headers.items() if not name.lower().startswith(PREFIX)}
+    """Return the event's own headers, of those of a dead letter."""
+    return {name: value for name, value in own_headers(headers).items() if not name.lower().startswith(PREFIX)}
 
 
 def _one_line(text: str) -> str:

@@ -272,7 +272,9 @@ class Delivery:
             consumer=consumer.name, method=consumer.method.path, subject=message.subject, stream=consumer.stream,
             sequence=message.sequence, time=datetime.now(UTC),
         )  # fmt: skip
-        headers = {**letter_headers(letter, message.headers), MESSAGE_ID: f"{consumer.name}/{message.sequence}"}
+        ticked = consumer.trigger.kind is TriggerKind.SCHEDULE
+        original = ticks.lasting(consumer, message) if ticked else message.headers
+        headers = {**letter_headers(letter, original), MESSAGE_ID: f"{consumer.name}/{message.sequence}"}
         subject = dead_subject(consumer.method.service, consumer.method.name)
         try:
             await self._broker.store(Outgoing(subject, headers, message.data))

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import nats.errors
 import orjson
@@ -78,17 +78,23 @@ class Link:
         client: As given.
         js: Its JetStream interface.
         closed: Set when the connection is no more.
-        largest: Bytes that a message may have, headers included; the server's limit.
     """
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.js: JetStreamContext = client.jetstream()
         self.closed = asyncio.Event()
-        self.largest = client.max_payload
         self._inbox = client.new_inbox()
         self._count = 0
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
+
+    @property
+    def largest(self) -> int:
+        """Bytes that the headers and the body of a message may have together: the server's limit.
+
+        The client compares the body alone, and the server ends a connection that sends more.
+        """
+        return self.client.max_payload
 
     async def open(self) -> None:
         """Begin to listen for acknowledgements."""
@@ -111,55 +117,56 @@ class Link:
         if len(messages) > FEW and await self._batch(messages):
             return Stored(len(messages))
         for at, message in enumerate(messages):
-            error = await self._single(message, message.headers)
+            error = await self._single(message)
             if error is not None:
                 return Stored(at, error)
         return Stored(len(messages))
 
     async def each(self, messages: Sequence[Outgoing]) -> list[StatusError | None]:
         """Store messages that know nothing of each other, all on their way at once; return why each is not stored."""
-        return await asyncio.gather(*(self._single(message, message.headers) for message in messages))
+        return await asyncio.gather(*(self._single(message) for message in messages))
 
     async def _batch(self, messages: Sequence[Outgoing]) -> bool:
         """Store all as one batch; return whether they are."""
         name = secrets.token_hex(12)
+        parts = [
+            one._replace(headers={**one.headers, "Nats-Batch-Id": name, "Nats-Batch-Sequence": str(number)})
+            for number, one in enumerate(messages, 1)
+        ]
+        parts[-1] = parts[-1]._replace(headers={**parts[-1].headers, "Nats-Batch-Commit": "1"})
+        if any(_size(part) > self.largest for part in parts):
+            return False
         try:
-            for number, (subject, headers, data) in enumerate(messages[:-1], 1):
-                await self.client.publish(
-                    subject, data, headers={**headers, "Nats-Batch-Id": name, "Nats-Batch-Sequence": str(number)}
-                )
+            for subject, headers, data in parts[:-1]:
+                await self.client.publish(subject, data, headers=dict(headers))
         except nats.errors.Error:
             return False
-        final = {
-            "Nats-Batch-Id": name, "Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1",
-        }  # fmt: skip
-        return await self._single(messages[-1], {**messages[-1].headers, **final}, batch=True) is None
+        return await self._single(parts[-1], batch=True) is None
 
-    async def _single(
-        self, message: Outgoing, headers: Mapping[str, str], *, batch: bool = False
-    ) -> StatusError | None:
+    async def _single(self, message: Outgoing, *, batch: bool = False) -> StatusError | None:
         """Send one message and wait for the acknowledgement; return why it was refused."""
+        if _size(message) > self.largest:
+            return InvalidArgument(
+                f"the event and its headers are larger than the {self.largest} bytes that the event broker takes"
+            )
         self._count += 1
         name = str(self._count)
         waiting = self._waiting[name] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(PATIENCE):
                 await self.client.publish(
-                    message.subject, message.data, reply=f"{self._inbox}.{name}", headers=dict(headers)
+                    message.subject, message.data, reply=f"{self._inbox}.{name}", headers=dict(message.headers)
                 )
                 answer = await waiting
         except TimeoutError:
             return Unavailable("the event broker did not answer in time; whether it has the event is not known")
-        except nats.errors.MaxPayloadError:
-            return InvalidArgument(f"the event is larger than the {self.largest} bytes that the event broker takes")
+        except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+            return InvalidArgument(f"no message of the event broker can be made of the event: {error}")
         except nats.errors.Error:
             return Unavailable("the event broker went away; whether it has the event is not known")
         finally:
             self._waiting.pop(name, None)
-        if answer.headers is not None and answer.headers.get("Status") == "503":
-            log.error("the event broker has no stream for %s", message.subject)
-            return Unavailable("the event broker cannot store this event now")
-        return _refusal(orjson.loads(answer.data).get("error"), quiet=batch)
+        return _outcome(answer, message.subject, quiet=batch)
 
     async def _acknowledged(self, message: Msg) -> None:
         waiting = self._waiting.get(message.subject.rpartition(".")[2])
@@ -167,7 +174,22 @@ class Link:
             waiting.set_result(message)
 
 
-def _refusal(error: Mapping[str, Any] | None, *, quiet: bool) -> StatusError | None:
+def _size(message: Outgoing) -> int:
+    """Return the bytes of a message as the server counts them (NATS ADR-4): a line for each header, and the body."""
+    lines = (f"{name}: {value}\r\n" for name, value in message.headers.items())
+    return len("NATS/1.0\r\n\r\n") + sum(len(line.encode()) for line in lines) + len(message.data)
+
+
+def _outcome(answer: Msg, subject: str, *, quiet: bool) -> StatusError | None:
+    """Return why a message was refused, if it was."""
+    if answer.headers is not None and answer.headers.get("Status") == "503":
+        log.error("the event broker has no stream for %s", subject)
+        return Unavailable("the event broker cannot store this event now")
+    try:
+        error = orjson.loads(answer.data).get("error")
+    except orjson.JSONDecodeError:
+        log.error("the event broker acknowledged an event for %s with no JSON: %.80r", subject, answer.data)  # noqa: TRY400 - the answer is all there is to say
+        return Unavailable("the event broker did not say whether it has the event")
     if error is None:
         return None
     code, text = error.get("err_code"), error.get("description")

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
-__all__ = ["ACK", "NAK", "PROGRESS", "Message", "read"]
+__all__ = ["ACK", "NAK", "PROGRESS", "Message", "own_headers", "read"]
 
 ACK, NAK, PROGRESS = b"+ACK", b"-NAK", b"+WPI"
 """Answers: done; deliver again now; still at it."""
 PIN = "Nats-Pin-Id"
+_BROKERS = "nats-"
 _SHORT = 9
 
 
@@ -64,3 +65,12 @@ def read(found: Msg) -> Message:
         pending=int(pending),
         pin=headers.get(PIN, ""),
     )
+
+
+def own_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that are an event's own: all but those between publisher and broker (``Nats-…``).
+
+    JetStream keeps those of ids, batches, schedules and ages with the message. Stored once more with them, it would be
+    refused, or taken for a part of a batch that never ends.
+    """
+    return {name: value for name, value in headers.items() if not name.lower().startswith(_BROKERS)}

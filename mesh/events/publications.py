@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     from mesh.contract import Contract
 
-__all__ = ["LARGEST", "Publications", "Publisher"]
+__all__ = ["LARGEST", "LONGEST_KEY", "Publications", "Publisher", "key_of"]
 
 LARGEST = 900_000
 """Bytes of an event; a broker that nobody configured takes messages of 1 MiB, headers and key included."""
+LONGEST_KEY = 1024
+"""Bytes of an event's key in UTF-8; percent-encoded in a header it may be three times as long."""
 
 
 class Publications:
@@ -78,7 +80,7 @@ class Publications:
 
         Raises:
             FailedPrecondition: The contract does not let this service publish it.
-            InvalidArgument: It is too large.
+            InvalidArgument: It, or its key, is too large.
         """
         name = message.DESCRIPTOR.full_name
         field = self._keys.get(name)
@@ -90,6 +92,7 @@ class Publications:
                 f"{name} was not published: it has {len(data)} bytes, an event at most {LARGEST}; "
                 "store what is large and publish where it is"
             )
+        key = key_of(message, field)
         id_ = new_id()
         context = span.get_span_context()
         span.set_attribute("messaging.message.id", id_)
@@ -98,7 +101,7 @@ class Publications:
             id=id_,
             type=name,
             source=self._source,
-            key=_text(getattr(message, field)) if field else "",
+            key=key,
             time=datetime.now(UTC),
             data=data,
             traceparent=f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}" if valid else "",
@@ -142,6 +145,24 @@ class Publisher:
         """
         with self._publications.span(message) as span:
             await self._broker.publish(self._publications.event(message, span))
+
+
+def key_of(message: Message, field: str) -> str:
+    """Return the key of an event: its field's value as text, or "" when the contract names no field.
+
+    Raises:
+        InvalidArgument: It is too long.
+    """
+    if not field:
+        return ""
+    key = _text(getattr(message, field))
+    length = len(key.encode())
+    if length > LONGEST_KEY:
+        name = message.DESCRIPTOR.full_name
+        raise InvalidArgument(
+            f"{name} was not published: its key, {field}, has {length} bytes, a key at most {LONGEST_KEY}"
+        )
+    return key
 
 
 def _text(value: Any) -> str:

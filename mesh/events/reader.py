@@ -54,6 +54,8 @@ HANDOVER = 2.0
 """Seconds that a stop asks a broker to take back a partition; one that hangs does so by itself when the pin ends."""
 PAUSE = 1.0
 """Seconds before the next pull after the broker refused one."""
+FAILED = 5.0
+"""Seconds before an event is tried again whose delivery failed in a way that nobody thought of."""
 ASKED = 3
 """How often a function that does not end is cancelled, a second apart, before its event is left to the broker."""
 _TIMEOUT, _WRONG_PIN = "408", "423"
@@ -284,6 +286,9 @@ class Reader:
             self.lane.given_back(held)
             await self._answer(held.token, wire.NAK)
             raise
+        except Exception:  # else it would run for ever, and its key be held as long
+            log.exception("%s: the delivery of %d failed", self.consumer.name, held.sequence)
+            decision = Retry(FAILED, counts=False)
         self._running.pop(held.sequence, None)
         if isinstance(decision, Retry):
             await self._act(self.lane.resting(held))

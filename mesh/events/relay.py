@@ -16,7 +16,7 @@ from itertools import groupby
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import orjson
+import msgspec
 from opentelemetry import metrics
 
 from mesh.errors import InvalidArgument, StatusError
@@ -43,6 +43,8 @@ FIRST, LONGEST = 0.05, 5.0
 LAST = 10.0
 """Seconds that the stop may take."""
 
+_HEADERS = msgspec.json.Decoder(dict[str, str])
+
 Encode = Callable[[Row], Outgoing]
 """Makes the message of a row.
 
@@ -52,8 +54,12 @@ Raises:
 
 
 def as_stored(row: Row) -> Outgoing:
-    """Return the message of a row that ``tx.publish`` wrote."""
-    return Outgoing(row.subject, orjson.loads(row.headers), row.data)
+    """Return the message of a row that ``tx.publish`` wrote.
+
+    Raises:
+        ValueError: Its headers are no JSON object of texts.
+    """
+    return Outgoing(row.subject, _HEADERS.decode(row.headers), row.data)
 
 
 class Relay:
@@ -183,8 +189,10 @@ class Relay:
         for row in rows:
             try:
                 made.append((row, self._encode(row)))
-            except ValueError as error:
-                await self._refuse(row, str(error))
+            except Exception as error:  # one row must not hold the others, whatever is in it
+                if not isinstance(error, ValueError):
+                    log.exception("a row of the outbox cannot be read")
+                await self._refuse(row, str(error) or type(error).__name__)
         sent: list[Row] = []
         # By stream, for a batch has one; nothing is said of the order between events and changes.
         for _, part in groupby(sorted(made, key=_stream), _stream):
@@ -200,6 +208,7 @@ class Relay:
         return sent, None
 
     async def _refuse(self, row: Row, reason: str) -> None:
+        reason = "".join(character if character.isprintable() else "?" for character in reason)  # what any column takes
         log.error("event %s for %s can never be sent and stays in the outbox: %s", row.id, row.subject, reason)
         async with self._database.housekeeping() as tx:
             await outbox.refuse(tx, row, reason)

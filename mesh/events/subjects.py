@@ -25,7 +25,6 @@ __all__ = [
     "event_filter",
     "event_subject",
     "key_filter",
-    "name_of",
     "partition",
     "schedule_subject",
     "tick_subject",
@@ -69,11 +68,6 @@ def unescape(token: str) -> str:
 def token_of(name: str) -> str:
     """Return the full name of a message or a service as one token: ``login.v1.Login`` → ``login-v1-Login``."""
     return name.replace(".", "-")
-
-
-def name_of(token: str) -> str:
-    """Return the full name that ``token_of`` made a token of."""
-    return token.replace("-", ".")
 
 
 def event_subject(type: str, key: str, id: str) -> str:  # noqa: A002 - what CloudEvents calls them

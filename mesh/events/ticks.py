@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mesh.contract import Method, Service, Trigger
     from mesh.events.message import Message
 
-__all__ = ["TickError", "clock", "ensure", "event", "make_up", "wanted"]
+__all__ = ["TickError", "clock", "ensure", "event", "lasting", "make_up", "wanted"]
 
 log = logging.getLogger("mesh.events")
 
@@ -45,7 +45,7 @@ _SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL = (
 )  # fmt: skip
 _NEXT = "Nats-Schedule-Next"
 _DUE = "mesh-tick-due"
-"""On a tick that makes up for a missed one: the time that it stands for."""
+"""On a tick that makes up for a missed one, and on a dead one: the time that it stands for."""
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _OTHERS_WROTE = 10071
 """JetStream's error code when the expected sequence is another: a replica was faster."""
@@ -104,29 +104,43 @@ def event(consumer: Consumer, message: Message) -> Event:
     Raises:
         MalformedEventError: The broker's header does not say when the next firing is.
     """
-    found = schedule.parse(consumer.trigger.schedule)
-    due = message.headers.get(_DUE)
-    following = message.headers.get(_NEXT)
-    try:
-        if due is not None:
-            time = datetime.fromisoformat(due)
-        elif following is not None:
-            time = found.before(datetime.fromisoformat(following))
-        else:  # fired by hand
-            time = datetime.fromtimestamp(message.time, UTC)
-    except ValueError as error:
-        raise MalformedEventError(f"a tick of {consumer.group}: {error}") from None
+    time = _time(consumer, message)
     tick: Any = consumer.method.input()
     tick.time.FromDatetime(time.astimezone(UTC).replace(tzinfo=None))
     tick.schedule = consumer.trigger.schedule
     return Event(
-        id=f"{message.subject}@{time.astimezone(UTC).isoformat()}",
+        id=f"{consumer.filters[0]}@{time.astimezone(UTC).isoformat()}",  # the same when it is delivered once more
         type=TYPE,
         source="schedule",
         key="",
         time=time,
         data=tick.SerializeToString(),
     )
+
+
+def lasting(consumer: Consumer, message: Message) -> Mapping[str, str]:
+    """Return a tick's headers with its time in one of ours, for a dead letter: that keeps none of the broker's."""
+    try:
+        return {**message.headers, _DUE: _time(consumer, message).isoformat()}
+    except MalformedEventError:  # as it is, to be looked at
+        return message.headers
+
+
+def _time(consumer: Consumer, message: Message) -> datetime:
+    """Return the time that the schedule named.
+
+    Raises:
+        MalformedEventError: A header holds no time.
+    """
+    due, following = message.headers.get(_DUE), message.headers.get(_NEXT)
+    try:
+        if due is not None:
+            return datetime.fromisoformat(due)
+        if following is not None:
+            return schedule.parse(consumer.trigger.schedule).before(datetime.fromisoformat(following))
+    except ValueError as error:
+        raise MalformedEventError(f"a tick of {consumer.group}: {error}") from None
+    return datetime.fromtimestamp(message.time, UTC)  # fired by hand
 
 
 async def ensure(client: Client, services: Iterable[Service]) -> None:

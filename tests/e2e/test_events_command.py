@@ -18,6 +18,7 @@ module = "functions"
 serves = ["delivery.v1.Recorder"]
 database = "sqlite:///.mesh/recorder.db"
 """
+TOGGLED = 'message Toggled { option (meshapi.v1.event) = { key: "on" }; bool on = 1; }'
 FUNCTIONS = """
 from pathlib import Path
 from google.protobuf.empty_pb2 import Empty
@@ -47,6 +48,8 @@ async def on_noted(request, context):
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Mesh]:
     shutil.copytree(ROOT / "tests/protos/delivery", tmp_path / "protos/delivery")
+    with (tmp_path / "protos/delivery/v1/delivery.proto").open("a") as file:
+        file.write(TOGGLED)
     (tmp_path / "functions.py").write_text(FUNCTIONS)
     (tmp_path / "mesh.toml").write_text(MANIFEST)
     mesh = Mesh(tmp_path / "mesh.toml", tmp_path / ".mesh", {})
@@ -95,3 +98,7 @@ def test_look_redrive_and_replay(running: Mesh, tmp_path: Path) -> None:
     assert "nothing.json cannot be read" in mesh("events", "publish", "Happened", "-d", "@nothing.json", code=1)
     assert "name one event" in mesh("events", "publish", "Nothing", code=1)
     assert "there is no such dead letter" in mesh("events", "dead", "discard", "99", code=1)
+    toggled = mesh("events", "publish", "Toggled", "-d", '{"on": true}').strip()
+    assert "subject  events.delivery-v1-Toggled.5.true\n" in mesh("events", "show", toggled)
+    long = mesh("events", "publish", "Happened", "-d", f'{{"key": "{"k" * 1025}"}}', code=1)
+    assert "its key, key, has 1025 bytes, a key at most 1024" in long

@@ -17,6 +17,7 @@ from mesh.contract import Contract
 from mesh.database import Database
 from mesh.events import outbox
 from mesh.events.broker import Broker, Settings
+from mesh.events.change_rows import encoder
 from mesh.events.outbox import Outbox
 from mesh.events.publications import Publications
 from mesh.events.relay import Relay
@@ -59,7 +60,7 @@ async def shop(contract: Contract, url: str, broker_url: str, *, relays: bool = 
     await database.start()
     broker = Broker(Settings(urls=(broker_url,)), "shop")
     broker.start()
-    relay = Relay(database, broker, sqlite=sqlite)
+    relay = Relay(database, broker, sqlite=sqlite, encode=encoder(contract))
     own.tell = relay.tell
     if relays:
         relay.start()

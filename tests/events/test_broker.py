@@ -103,6 +103,59 @@ async def test_one_that_is_too_large_harms_no_other(nats_url: str) -> None:
         assert await held(broker) == [b"a", b"b"]
 
 
+@pytest.mark.parametrize("number", [1, 5, 20])
+async def test_headers_count(nats_url: str, number: int) -> None:
+    """What is as large as the broker takes is stored; one byte more is refused and ends no connection."""
+    async with connected(nats_url) as broker:
+        link = await broker.ready()
+        plain = outgoing(event())
+        block = sum(len(f"{name}: {value}\r\n") for name, value in plain.headers.items()) + len("NATS/1.0\r\n\r\n")
+        fits = plain._replace(data=b"x" * (link.largest - block))
+        fewer = [outgoing(event(data=b"small")) for _ in range(number - 1)]
+        assert await link.store([*fewer, fits]) == (number, None)
+        long = outgoing(event(key="\u20ac" * 130_000))
+        stored, error = await link.store([*[outgoing(event()) for _ in fewer], long, outgoing(event())])
+        assert stored == number - 1
+        assert isinstance(error, InvalidArgument)
+        more = fits._replace(data=fits.data + b"x")
+        (error,) = await link.each([more])
+        assert isinstance(error, InvalidArgument)
+        await broker.publish(event(data=b"later"))
+        assert await broker.ready() is link
+        assert not link.closed.is_set()
+
+
+async def test_an_acknowledgement_that_says_nothing_fails_its_event_alone(nats_url: str) -> None:
+    """The server answers the first message of a batch, which nobody goes on with, with an empty acknowledgement."""
+    async with connected(nats_url) as broker:
+        strange = outgoing(event())
+        strange = strange._replace(headers={**strange.headers, "Nats-Batch-Id": "abc", "Nats-Batch-Sequence": "1"})
+        async with asyncio.timeout(10):
+            outcomes = await asyncio.gather(
+                broker.store(strange), broker.publish(event(data=b"a")), return_exceptions=True
+            )
+        assert isinstance(outcomes[0], Unavailable)
+        assert outcomes[1] is None
+        assert await held(broker) == [b"a"]
+
+
+@pytest.mark.parametrize("others", [1, 20])
+async def test_a_message_that_cannot_even_be_written_holds_up_nobody(
+    nats_url: str, caplog: pytest.LogCaptureFixture, others: int
+) -> None:
+    """Those that share its batch are told; what comes later is stored."""
+    async with connected(nats_url) as broker:
+        bad = outgoing(event())._replace(headers={"half-a-pair": "\ud800"})
+        async with asyncio.timeout(10):
+            outcomes = await asyncio.gather(
+                broker.store(bad), *(broker.publish(event()) for _ in range(others)), return_exceptions=True
+            )
+            await broker.publish(event(data=b"later"))
+        assert {type(one) for one in outcomes} == {Unavailable}
+        assert (await held(broker))[-1] == b"later"
+    assert "publications failed" in caplog.text
+
+
 async def test_away_is_unavailable_after_a_moment() -> None:
     broker = Broker(Settings(urls=("nats://127.0.0.1:1",)), "test")
     broker.start()
@@ -235,3 +288,56 @@ async def test_a_wrong_password_is_said_once_and_never_shown(
     assert "Authorization Violation" in caplog.text
     assert "wrong-one" not in caplog.text
     assert caplog.text.count("cannot be used") == 1
+
+
+@pytest.mark.parametrize("wrong", ["a port that is none", "a peer that speaks something else"])
+async def test_what_is_no_broker_does_not_end_the_search_for_one(
+    nats_url: str, caplog: pytest.LogCaptureFixture, wrong: str
+) -> None:
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"x" * 200_000)  # a line longer than a stream's reader takes
+        with contextlib.suppress(OSError):
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as peer:
+        port = peer.sockets[0].getsockname()[1] if "peer" in wrong else "none"
+        broker = Broker(Settings(urls=(f"nats://127.0.0.1:{port}", nats_url)), "test")
+        broker.start()
+        try:
+            await asyncio.wait_for(broker.publish(event()), 10)
+        finally:
+            await broker.stop()
+    assert f"the event broker cannot be used: nats://127.0.0.1:{port}: " in caplog.text
+    assert "Client.connect must be called first" not in caplog.text
+
+
+async def test_a_seed_that_comes_later_is_found(
+    new_nats: Callable[..., BrokerProcess], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import nkeys
+
+    seed = nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER)
+    server = new_nats(
+        f"authorization {{ users: [{{ nkey: {nkeys.from_seed(bytearray(seed)).public_key.decode()} }}] }}"
+    )
+    broker = Broker(Settings(urls=(server.url,), nkey=str(tmp_path / "seed")), "test")
+    broker.start()
+    try:
+        async with asyncio.timeout(10):
+            while "cannot be used" not in caplog.text:  # noqa: ASYNC110 - a log line is no event
+                await asyncio.sleep(0.02)
+            (tmp_path / "seed").write_bytes(seed)
+            await broker.ready()
+    finally:
+        await broker.stop()
+    assert f"No such file or directory: '{tmp_path / 'seed'}'" in caplog.text
+
+
+async def test_certificates_that_are_missing_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    broker = Broker(Settings(urls=("tls://127.0.0.1:1",), ca="/missing/ca.pem"), "test")
+    broker.start()
+    with pytest.raises(Unavailable, match="the event broker cannot be reached"):
+        await asyncio.wait_for(broker.publish(event()), 4)
+    await broker.stop()
+    assert "TLS with /missing/ca.pem: [Errno 2] No such file or directory" in caplog.text

@@ -270,6 +270,7 @@ class TestSqlite:
         await made.database.stop()
 
     async def test_values(self, shop: Owner):
+        tiny = "1e-99999999999999999999"
         await shop.hand("CREATE TABLE v (k TEXT PRIMARY KEY, v, b BOOLEAN, j JSON) WITHOUT ROWID")
         await shop.start("v")
         await shop.hand(
@@ -282,6 +283,7 @@ class TestSqlite:
             "INSERT INTO v VALUES ('blob', x'00ff68', 1, x'01')",
             "INSERT INTO v VALUES ('text', 'é\U0001f600\"\\' || char(10) || char(0) || 'z', 1, '\"s\"')",
             "INSERT INTO v VALUES ('bad', CAST(x'ff41' AS TEXT), 1, '\"\\ud800\"')",
+            f"INSERT INTO v VALUES ('tiny', 0, 1, '{{\"n\": {tiny}, \"\\ud800\": 1}}')",
         )
         found = {one["key"]["k"]: one["after"] for one in await shop.changes()}
         assert {key: [row.get(name) for name in "vbj"] for key, row in found.items()} == {
@@ -294,6 +296,7 @@ class TestSqlite:
             "blob": ["AP9o", True, "AQ=="],
             "text": ['é\U0001f600"\\\n\0z', True, "s"],
             "bad": ["\ufffdA", True, "?"],
+            "tiny": [0.0, True, {"n": tiny, "?": 1.0}],
         }
         assert isinstance(found["huge"]["j"], str)
         assert found["huge"]["j"].startswith("[[[")
@@ -385,6 +388,8 @@ class TestPostgres:
             "day": ("date", "'2026-11-22'", "2026-11-22"),
             "span": ("interval", "'1 day 2 hours'", "P1DT2H"),
             "doc": ("json", '\'{"a": [1, null], "nul": "\\u0000"}\'', {"a": [1.0, None], "nul": "\0"}),
+            "tiny": ("json", "'{\"n\": 1e-99999999999999999999}'", {"n": "1e-99999999999999999999"}),
+            "half": ("json", "'{\"\\ud800\": 1}'", {"?": 1.0}),
             "docb": ("jsonb", "'{\"n\": 1.10}'", {"n": 1.1}),
             "list": ("integer[]", "'{1,2}'", [1.0, 2.0]),
             "uid": ("uuid", "'6ba7b810-9dad-11d1-80b4-00c04fd430c8'", "6ba7b810-9dad-11d1-80b4-00c04fd430c8"),

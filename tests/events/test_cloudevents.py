@@ -67,6 +67,8 @@ def test_headers_of_others() -> None:
         ({"content-type": "application/json"}, "an event's body is application/protobuf"),
         ({"ce-time": "yesterday"}, "no RFC 3339 time"),
         ({"mesh-hops": "-1"}, "mesh-hops is '-1'"),
+        ({"mesh-hops": "1" * 5000}, "mesh-hops is '1{40}', which is no number of at most six digits"),
+        ({"mesh-hops": "٣"}, "which is no number"),
     ],
 )
 def test_what_is_no_event_says_why(change: dict[str, str | None], text: str) -> None:

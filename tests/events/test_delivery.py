@@ -19,12 +19,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from mesh.call import Call, Handler
 from mesh.contract import Contract
 from mesh.errors import InvalidArgument, Unavailable
-from mesh.events.consumers import consumers_of
+from mesh.events import reader
+from mesh.events.again import consumer_for
+from mesh.events.consumers import Consumer, consumers_of, ensure
 from mesh.events.dead import read_letter
 from mesh.events.delivery import Patience
+from mesh.events.link import Outgoing
 from mesh.events.message import Message
 from mesh.events.ordering import Held
-from mesh.events.outcome import Ack, Dead, Limits
+from mesh.events.outcome import Ack, Dead, Decision, Limits
 from mesh.gate import Gate
 
 QUICK = Patience(limits=Limits(tries=3, first=0.05, longest=0.1))
@@ -206,6 +209,45 @@ async def test_too_many_hops_are_a_cycle(contract: Contract, nats_url: str) -> N
         (letter,) = await dead_letters(replica.broker)
     assert seen.numbers == {"k": [2]}
     assert "a cycle of events" in read_letter(letter.headers).reason
+
+
+async def test_headers_of_others_hold_no_key(contract: Contract, nats_url: str) -> None:
+    """More digits than Python makes a number of."""
+    seen = Seen()
+    async with delivering(contract, nats_url, {"on_happened": seen.on_happened}) as replica:
+        bad = happened("k", 1)
+        await replica.broker.store(Outgoing(bad.subject, {**bad.to_headers(), "mesh-hops": "1" * 5000}, bad.data))
+        await publish(replica.broker, happened("k", 2))
+        await until(lambda: seen.count == 1)
+        (letter,) = await dead_letters(replica.broker)
+    assert seen.numbers == {"k": [2]}
+    assert read_letter(letter.headers).reason == "malformed"
+
+
+async def test_a_delivery_that_fails_by_a_bug_of_ours_is_tried_again(
+    contract: Contract, nats_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reader, "FAILED", 0.05)
+    event, tries, gone = happened("k", 1), [], []
+    consumer = next(one for one in consumers_of([contract.services[RECORDER]]) if consumer_for([one], event.subject))
+
+    async def deliver(consumer: Consumer, message: Message, held: Held) -> Decision:
+        tries.append(message.sequence)
+        if len(tries) == 1:
+            raise ZeroDivisionError
+        return Ack()
+
+    async with broker_at(nats_url) as broker:
+        link = await broker.ready()
+        await ensure(link.client, consumer)
+        await publish(broker, event)
+        reading = reader.Reader(consumer, deliver, gone.append)
+        reading.attach(link.client)
+        await reading.tick(0, mine=True)
+        await until(lambda: len(tries) == 2 and not reading.lane.held)
+        await reading.release()
+    assert (tries, gone) == ([1, 1], [])
+    assert f"{consumer.name}: the delivery of 1 failed" in caplog.text
 
 
 async def test_what_ends_the_process_again_and_again_is_a_dead_letter(contract: Contract, nats_url: str) -> None:

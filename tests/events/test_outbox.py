@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,52 @@ async def test_what_no_broker_takes_is_refused_before_it_is_written(one: Shop) -
     with pytest.raises(InvalidArgument, match="an event at most 900000"):
         await one.publish(pb.Counted(number=1, padding=bytes(900_000)))
     assert await one.waiting() == 0
+
+
+async def test_a_key_that_is_too_long_is_refused_before_it_is_written(one: Shop) -> None:
+    await one.publish(pb.Ordered(customer="k" * 1024))
+    with pytest.raises(InvalidArgument, match="its key, customer, has 1026 bytes, a key at most 1024"):
+        await one.publish(pb.Ordered(customer="\u20ac" * 342))
+
+
+async def test_a_row_whose_headers_are_too_large_holds_up_no_other(one: Shop, nats_url: str) -> None:
+    """The key of a captured table may be as long as the database takes."""
+    now = datetime.now(UTC)
+    long = Event(id="1", type="a.v1.Made", source="shop", key="\u20ac" * 250_000, time=now, data=b"")
+    async with one.database.transaction() as tx:
+        await tx.execute(INSERT, {"id": "1", "h": json.dumps(long.to_headers()), "d": b""})
+        await tx.publish(pb.Noted(text="good"))
+    async with reader(nats_url) as take:
+        (message,) = await take(1)
+    assert pb.Noted.FromString(message.data).text == "good"
+    [(id_, refused)] = await one.sql("SELECT id, refused FROM mesh_outbox WHERE refused IS NOT NULL")
+    assert id_ == "1"
+    assert refused == "the event and its headers are larger than the 1048576 bytes that the event broker takes"
+
+
+@pytest.mark.parametrize(
+    ("subject", "headers", "data", "reason"),
+    [
+        ("events.a.0._", "{", "", "Input data was truncated"),
+        ("events.a.0._", '{"x": 1}', "", "Expected `str`, got `int` - at `$[...]`"),
+        ("events.a.0._", '{"two words": "x"}', "", "no message of the event broker can be made of the event: "),
+        ("events.two words.0._", "{}", "", "no message of the event broker can be made of the event: "),
+        ("changes.shop.items", "", "{}", "no change of a row can be read from it: KeyError: 'before'"),
+        ("changes.shop.items", "", '{"after": 1, "form": "postgresql", "bytes": 1}', "'float' object is not iterable"),
+    ],
+)
+async def test_a_row_that_is_no_message_holds_up_no_other(
+    one: Shop, nats_url: str, subject: str, headers: str, data: str, reason: str
+) -> None:
+    async with one.database.transaction() as tx:
+        row = {"id": "1", "s": subject, "h": headers, "d": data.encode()}
+        await tx.execute(text(str(INSERT).replace("'events.a.0._'", ":s")), row)
+        await tx.publish(pb.Noted(text="good"))
+    async with reader(nats_url) as take:
+        (message,) = await take(1)
+    assert pb.Noted.FromString(message.data).text == "good"
+    [(refused,)] = await one.sql("SELECT refused FROM mesh_outbox WHERE refused IS NOT NULL")
+    assert refused.startswith(reason)
 
 
 async def test_the_relay_does_not_wake_itself(contract: Contract, new_database: Callable[[], str]) -> None:

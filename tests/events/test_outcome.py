@@ -77,8 +77,10 @@ def test_a_dead_letter_is_the_event_and_the_reason() -> None:
         method="/a.B/C", subject="events.a.0.k", stream="EVENTS", sequence=9,
         time=datetime(2026, 11, 22, 1, 2, 3, 456000, UTC),
     )  # fmt: skip
-    headers = letter_headers(letter, {"ce-id": "1", "Nats-Msg-Id": "1", "Nats-Pin-Id": "x"})
-    assert original_headers(headers) == {"ce-id": "1"}
+    brokers = dict.fromkeys(["Nats-Msg-Id", "Nats-Pin-Id", "nats-batch-id", "NATS-TTL", "Nats-Schedule-Next"], "x")
+    headers = letter_headers(letter, {"ce-id": "1", "x-nats-id": "2", **brokers})
+    assert not brokers.keys() & headers.keys()
+    assert original_headers({**headers, **brokers}) == {"ce-id": "1", "x-nats-id": "2"}
     assert "\r" not in "".join(headers.values())
     assert read_letter(headers) == replace(letter, error="two lines")
 

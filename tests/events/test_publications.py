@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from events.v1 import events_pb2 as pb
+from google.protobuf.message import Message
+from google.protobuf.wrappers_pb2 import BoolValue, BytesValue, StringValue
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import INVALID_SPAN
 
@@ -11,7 +13,7 @@ from mesh.call import Call, Metadata, current
 from mesh.contract import Contract
 from mesh.events.arrival import Arrival
 from mesh.events.hops import carry, hops
-from mesh.events.publications import Publications
+from mesh.events.publications import Publications, key_of
 
 SHOP = ["events.v1.Shop"]
 
@@ -38,6 +40,13 @@ def test_whether_there_are_any(contract: Contract, publications: Publications) -
 )
 def test_the_key_is_the_field_that_the_contract_names(publications: Publications, message: object, key: str) -> None:
     assert publications.event(message, INVALID_SPAN).key == key
+
+
+@pytest.mark.parametrize(
+    ("message", "key"), [(BoolValue(value=True), "true"), (BytesValue(value=b"\xab"), "ab"), (StringValue(), "")]
+)
+def test_a_key_is_text(message: Message, key: str) -> None:
+    assert key_of(message, "value") == key
 
 
 def test_every_event_has_an_id_of_its_own(publications: Publications) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,11 +54,6 @@ def test_subjects() -> None:
     assert subjects.schedule_subject("login.v1.Login", "Purge") == "schedules.login-v1-Login.Purge"
     assert subjects.tick_subject("login.v1.Login", "Purge") == "ticks.login-v1-Login.Purge"
     assert subjects.dead_subject("login.v1.Login", "On") == "dead.login-v1-Login.On"
-
-
-@pytest.mark.parametrize("name", ["Made", "a.v1.Made", "a_b.v1.C_d.E"])
-def test_names_come_back(name: str) -> None:
-    assert subjects.name_of(subjects.token_of(name)) == name
 
 
 def test_events_without_a_key_spread_over_the_partitions() -> None:

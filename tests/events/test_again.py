@@ -1,0 +1,122 @@
+"""Dead letters, redrive and replay of what JetStream stores with headers of its own: batches and ticks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from delivering import CLOCK, RECORDER, broker_at, dead_letters, delivering, happened, until
+from google.protobuf.empty_pb2 import Empty
+
+from mesh.contract import Contract
+from mesh.errors import InvalidArgument
+from mesh.events import again, history
+from mesh.events.broker import Broker
+from mesh.events.cloudevents import Event
+from mesh.events.consumers import consumers_of
+from mesh.events.dead import read_letter
+from mesh.events.history import Stored
+from mesh.events.link import FEW, Outgoing
+
+MANY = 30
+assert MANY > FEW
+
+
+class Function:
+    """Refuses all events until it is mended."""
+
+    def __init__(self) -> None:
+        self.mended = False
+        self.refused: set[str] = set()
+        self.done: list[tuple[str, Any]] = []
+
+    async def __call__(self, request: Any, context: Any) -> Empty:
+        id_ = context.metadata["ce-id"]
+        if not self.mended:
+            self.refused.add(id_)
+            raise InvalidArgument("not yet")
+        self.done.append((id_, request))
+        return Empty()
+
+
+async def stored_as_a_batch(broker: Broker) -> list[Event]:
+    """Return events that the stream holds as the relay sent them."""
+    events = [happened(f"k{number}", number) for number in range(MANY)]
+    link = await broker.ready()
+    assert await link.store([Outgoing(one.subject, one.to_headers(), one.data) for one in events]) == (MANY, None)
+    message = await link.js.get_msg("EVENTS", 1)
+    assert message.headers is not None
+    assert "Nats-Batch-Id" in message.headers
+    return events
+
+
+async def letters_of(broker: Broker) -> list[Stored]:
+    link = await broker.ready()
+    return [one async for one in history.read(link.client, "DEAD", "dead.>")]
+
+
+async def redrive(broker: Broker, contract: Contract, serves: str, letters: list[Stored]) -> None:
+    consumers = {one.name: one for one in consumers_of([contract.services[serves]])}
+    messages = [again.redriven(letter, consumers) for letter in letters]
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(broker.store(message) for message in messages if message is not None))
+
+
+async def test_events_of_a_batch_die_and_are_delivered_once_more(contract: Contract, nats_url: str) -> None:
+    function = Function()
+    async with delivering(contract, nats_url, {"on_happened": function}) as replica:
+        events = await stored_as_a_batch(replica.broker)
+        letters: list[Stored] = []
+        async with asyncio.timeout(10):
+            while len(letters) < MANY:
+                await asyncio.sleep(0.05)
+                letters = await letters_of(replica.broker)
+        function.mended = True
+        await redrive(replica.broker, contract, RECORDER, letters)
+        await until(lambda: len(function.done) == MANY)
+    assert {id_: request.number for id_, request in function.done} == {
+        event.id: number for number, event in enumerate(events)
+    }
+
+
+async def test_events_of_a_batch_are_replayed(contract: Contract, nats_url: str) -> None:
+    function = Function()
+    function.mended = True
+    async with broker_at(nats_url) as broker:
+        events = await stored_as_a_batch(broker)
+        link = await broker.ready()
+        mine = consumers_of([contract.services[RECORDER]])
+        found = [one async for one in history.read(link.client, "EVENTS", "events.delivery-v1-Happened.*.*")]
+        for event in found:
+            consumer = again.consumer_for(mine, event.subject)
+            assert consumer is not None
+            await asyncio.wait_for(broker.store(again.replayed(event, consumer, "run")), 10)
+    async with delivering(contract, nats_url, {"on_happened": function}):
+        await until(lambda: len(function.done) == 2 * MANY)
+    ids = {event.id for event in events}
+    assert {id_ for id_, _ in function.done} == ids | {f"{id_}~run" for id_ in ids}
+
+
+@pytest.mark.parametrize("method", ["EverySecond", "Often"])
+async def test_a_tick_dies_and_stands_for_the_same_time_when_it_is_delivered_once_more(
+    contract: Contract, nats_url: str, method: str
+) -> None:
+    function = Function()
+    name = {"EverySecond": "every_second", "Often": "often"}[method]
+    async with delivering(contract, nats_url, {name: function}, serves=CLOCK) as replica:
+        letters: list[Stored] = []
+        async with asyncio.timeout(10):
+            while not letters:
+                await asyncio.sleep(0.05)
+                letters = await letters_of(replica.broker)
+        function.mended = True
+        died = set(function.refused)
+        await redrive(replica.broker, contract, CLOCK, letters[:1])
+        await until(lambda: any(id_ in died for id_, _ in function.done))
+        message = (await dead_letters(replica.broker))[0]
+    assert read_letter(message.headers).code == "INVALID_ARGUMENT"
+    ((id_, tick),) = [one for one in function.done if one[0] in died]
+    due = message.headers["mesh-tick-due"]
+    assert id_ == f"ticks.delivery-v1-Clock.{method}@{due}"
+    assert tick.time.ToDatetime().isoformat() == due.removesuffix("+00:00")
