@@ -168,7 +168,10 @@ class Delivery:
     async def _prepare(self, client: Client) -> bool:
         """Make consumers and schedules; False if the broker refuses one."""
         try:
-            await asyncio.gather(*(ensure(client, consumer, self._broker.kept) for consumer in self._consumers))
+            kept = self._broker.kept
+            made = await asyncio.gather(*(ensure(client, reader.consumer, kept) for reader in self._readers))
+            for reader, created in zip(self._readers, made, strict=True):
+                reader.reads(created)
             await ticks.ensure(client, self._services)
             if ticks.wanted(self._services):
                 await ticks.make_up(client, self._services, await ticks.clock(client))
