@@ -57,6 +57,8 @@ class Held:
         deliveries: How often the broker has sent it.
         tries: Calls of the function so far.
         losses: Calls that were lost with a worker which another call may have ended; they are no tries.
+        begun: Calls that were begun in processes that ended before the call did.
+        known: What the deliveries to other processes came to is in these numbers.
         failure: What the last try ended with, if the log has its traceback; else "".
         running: The function runs.
         rests: It waits for its next try.
@@ -69,6 +71,8 @@ class Held:
     deliveries: int = 1
     tries: int = 0
     losses: int = 0
+    begun: int = 0
+    known: bool = True
     failure: str = ""
     running: bool = False
     rests: bool = False

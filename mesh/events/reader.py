@@ -106,12 +106,13 @@ class Reader:
         """Whether it reads."""
         return self._subscription is not None
 
-    def reads(self, created: str) -> None:
-        """Read the consumer that was made at that time; another one than before has sent nothing yet."""
-        if self._created not in ("", created):
-            log.warning("%s was made anew on the broker: what it had sent before is forgotten", self.consumer.name)
+    def reads(self, created: str) -> bool:
+        """Read the consumer that was made at that time; True if it is another one than before."""
+        other = self._created not in ("", created)
+        if other:
             self.lane.anew()
         self._created = created
+        return other
 
     def attach(self, client: Client) -> None:
         """Read on this connection; the consumer exists."""
@@ -222,7 +223,7 @@ class Reader:
         key = message.subject.rpartition(".")[2]
         held = Held(
             message.sequence, str(message.sequence) if key == "_" else key, message.time, message,
-            message.deliveries, tries=message.deliveries - 1,
+            message.deliveries, known=message.deliveries == 1,
         )  # fmt: skip
         await self._act(self.lane.arrived(held, message.pin))
         if self.lane.state is State.SETTLING and (self._settling is None or self._settling.done()):
