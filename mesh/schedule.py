@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from itertools import product
 from zoneinfo import ZoneInfo
 
@@ -85,24 +85,45 @@ class Schedule:
     def before(self, moment: datetime) -> datetime:
         """Return the last time that the schedule names before ``moment`` (which has a time zone), in UTC.
 
+        What the clocks show twice, when they are set back, is named twice, and the broker fires at both times.
+
         Raises:
             ScheduleError: It names none: 30 February.
         """
         if self.every:
             return (moment - timedelta(seconds=self.every)).astimezone(UTC)
         zone = ZoneInfo(self.zone) if self.zone else UTC
-        day = moment.astimezone(zone).date()
-        seconds, minutes, hours = (sorted(values, reverse=True) for values in self.fields[:3])
+        moment = moment.astimezone(UTC)
+        local, earlier = moment.astimezone(zone), (moment - timedelta(days=1)).astimezone(zone)
+        # A time that clocks show later than now is past only if they were set back since.
+        back = (earlier.utcoffset() or timedelta()) - (local.utcoffset() or timedelta())
+        last = local.replace(tzinfo=None, fold=0) + max(timedelta(), back)
+        day = last.date()
         for _ in range(_FURTHEST):
-            if self._names(day):
-                for hour, minute, second in product(hours, minutes, seconds):
-                    local = datetime(day.year, day.month, day.day, hour, minute, second, tzinfo=zone)
-                    found = local.astimezone(UTC)
-                    # A time that the clocks jumped over does not come back as itself: it was not there.
-                    if found < moment and found.astimezone(zone).hour == hour:
-                        return found
+            found = [one for fold in (0, 1) if (one := self._latest(day, fold, zone, moment, last)) is not None]
+            if found:
+                return max(found)
             day -= timedelta(days=1)
         raise ScheduleError(f"{self.line!r} names no time at all")
+
+    def _latest(self, day: date, fold: int, zone: tzinfo, moment: datetime, last: datetime) -> datetime | None:
+        """Return the last time of a day before ``moment``; what clocks show twice is taken as the first, or the second.
+
+        For each of both, what is later by the clocks is later indeed.
+        """
+        if not self._names(day):
+            return None
+        highest = (last.hour, last.minute, last.second) if day == last.date() else (23, 59, 59)
+        seconds, minutes, hours = (sorted(values, reverse=True) for values in self.fields[:3])
+        for time in product((hour for hour in hours if hour <= highest[0]), minutes, seconds):
+            if time > highest:
+                continue
+            local = datetime(day.year, day.month, day.day, *time, tzinfo=zone, fold=fold)
+            found = local.astimezone(UTC)
+            # A time that the clocks jumped over does not come back as itself: it was not there.
+            if found < moment and found.astimezone(zone).replace(tzinfo=None) == local.replace(tzinfo=None):
+                return found
+        return None
 
     def _names(self, day: date) -> bool:
         if day.month not in self.fields[4]:

@@ -14,7 +14,7 @@ from mesh.events import server
 
 
 class BrokerProcess:
-    """One nats-server: ``url``, ``pid``, ``start()``, ``kill()`` (SIGKILL), ``stop()``.
+    """One nats-server: ``url``, ``pid``, ``start()``, ``kill()`` (SIGKILL), ``lose()``, ``stop()``.
 
     Args:
         extra: More lines of its configuration.
@@ -57,6 +57,11 @@ class BrokerProcess:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def lose(self) -> None:
+        """Remove what it stored; it does not run."""
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
 
     def stop(self) -> None:
         """End it and remove what it stored."""

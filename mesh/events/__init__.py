@@ -11,7 +11,7 @@ Decisions:
   would move keys that have events on the way.
 - *Limits retention, discard new.* A stream keeps what was published until it is too old, so it can be replayed; a full
   broker refuses, and the outbox holds.
-- *Four streams, and the subjects of each are ours alone.* Several meshes on one broker: an account for each.
+- *Five streams, and the subjects of each are ours alone.* Several meshes on one broker: an account for each.
 - *What leaves the room is a status.* No error of the client library passes.
 
 ``subjects`` and ``cloudevents`` are the pure core: what an event is called and looks like. ``broker`` is the

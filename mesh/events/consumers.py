@@ -154,8 +154,10 @@ async def request(client: Client, subject: str, body: Any = None) -> dict[str, A
     return answer
 
 
-async def ensure(client: Client, consumer: Consumer, kept: float = 0.0) -> None:
+async def ensure(client: Client, consumer: Consumer, kept: float = 0.0) -> str:
     """Make the consumer, or bring it to what it should be; any number of replicas may do it at once.
+
+    Returns when it was made, by which it can be told from one of the same name that was there before.
 
     Args:
         client: The connection.
@@ -168,12 +170,13 @@ async def ensure(client: Client, consumer: Consumer, kept: float = 0.0) -> None:
     """
     wanted = consumer.config(kept)
     # Asking is cheap; to make what is there already has taken a busy server seconds.
-    found = (await request(client, f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")).get("config", {})
-    if all(found.get(name) == value for name, value in wanted.items()):
-        return
+    found = await request(client, f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+    if all(found.get("config", {}).get(name) == value for name, value in wanted.items()):
+        return str(found["created"])
     subject = f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}"
     body = {"stream_name": consumer.stream, "config": wanted, "action": ""}
     answer = await request(client, subject, body)
     error = answer.get("error")
     if error is not None:
         raise ConsumerError(f"consumer {consumer.name} of {consumer.stream}: {error.get('description', error)}")
+    return str(answer["created"])

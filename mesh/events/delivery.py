@@ -20,7 +20,7 @@ from opentelemetry import metrics
 
 from mesh.contract import TriggerKind
 from mesh.errors import Code, Internal, StatusError
-from mesh.events import members, ticks
+from mesh.events import members, ticks, tries
 from mesh.events.arrival import Arrival
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
 from mesh.events.consumers import Consumer, ConsumerError, consumers_of, ensure
@@ -51,7 +51,7 @@ log = logging.getLogger("mesh.events")
 TICK = 0.5
 """Seconds between two looks at what is due."""
 AGAIN = 2.0
-"""Seconds before another try to make a consumer, or to keep a dead letter, that the broker did not take."""
+"""Seconds before another try of what the broker did not take: a consumer, a dead letter, or that a call begins."""
 MOST_HOPS = 16
 """Deliveries in a row, each for an event that the one before published; more are a cycle that does not end."""
 
@@ -168,7 +168,11 @@ class Delivery:
     async def _prepare(self, client: Client) -> bool:
         """Make consumers and schedules; False if the broker refuses one."""
         try:
-            await asyncio.gather(*(ensure(client, consumer, self._broker.kept) for consumer in self._consumers))
+            kept = self._broker.kept
+            made = await asyncio.gather(*(ensure(client, reader.consumer, kept) for reader in self._readers))
+            others = [reader.reads(created) for reader, created in zip(self._readers, made, strict=True)]
+            if any(others):
+                log.warning("the broker has lost %d consumers: what they sent before is forgotten", sum(others))
             await ticks.ensure(client, self._services)
             if ticks.wanted(self._services):
                 await ticks.make_up(client, self._services, await ticks.clock(client))
@@ -216,11 +220,13 @@ class Delivery:
         if event.hops > self._patience.hops:
             reason = f"{event.hops} deliveries in a row led to it, more than {self._patience.hops}: a cycle of events"
             return await self._bury(consumer, message, held, reason, None, "", "")
-        if held.deliveries <= self._patience.limits.tries and not held.losses:
+        if not held.known and not await self._recall(consumer, message, held):
+            return Retry(AGAIN)
+        if held.begun < self._patience.limits.tries and not held.losses:
             async with self._slots:
                 return await self._call(consumer, message, held, event)
-        if held.deliveries > 2 * self._patience.limits.tries:
-            reason = f"delivered {held.deliveries} times without an answer: it may end the process"
+        if held.begun >= 2 * self._patience.limits.tries:
+            reason = f"begun {held.begun} times by processes that ended before it did: it may end them"
             return await self._bury(consumer, message, held, reason, None, "", "")
         # Something ends the process again and again, or its worker. Who is innocent shows one at a time, in any order.
         await asyncio.sleep(random.random())  # noqa: S311 - no secret
@@ -228,6 +234,44 @@ class Delivery:
             return await self._call(consumer, message, held, event)
 
     async def _call(self, consumer: Consumer, message: Message, held: Held, event: Event) -> Decision:
+        suspect = held.deliveries > 1  # it may have ended its process; if it does so again, that will be known
+        try:
+            if suspect and not await self._note(consumer, message, held, begun=held.begun + 1):
+                return Retry(AGAIN)
+            decision, began = await self._called(consumer, message, held, event)
+        except asyncio.CancelledError:  # given back
+            if suspect:
+                await self._note(consumer, message, held, begun=held.begun)
+            raise
+        if began:  # and its end was seen
+            held.begun = 0
+        if isinstance(decision, Retry) and (began or suspect):
+            await self._note(consumer, message, held, begun=held.begun)
+        return decision
+
+    async def _recall(self, consumer: Consumer, message: Message, held: Held) -> bool:
+        """Learn what the event's deliveries to other processes came to; False while the broker does not say."""
+        link = self._broker.link
+        try:
+            found = None if link is None else await tries.read(link.client, consumer, message)
+        except BROKER_AWAY:
+            found = None
+        if found is not None:
+            held.tries, held.losses, held.begun, held.known = found.tries, found.losses, found.begun, True
+        return held.known
+
+    async def _note(self, consumer: Consumer, message: Message, held: Held, *, begun: int) -> bool:
+        """Write down what is known of the event, for processes after this one; False if the broker did not take it."""
+        record = tries.Record(held.tries, held.losses, begun)
+        try:
+            await self._broker.store(tries.outgoing(consumer, message, record))
+        except StatusError as failure:
+            log.info("%s: the tries of event %d are not kept: %s", consumer.group, message.sequence, failure)
+            return False
+        return True
+
+    async def _called(self, consumer: Consumer, message: Message, held: Held, event: Event) -> tuple[Decision, bool]:
+        """Call the function; returns what becomes of the event, and whether the function began."""
         method = consumer.method
         deadline = self._loop.time() + (method.timeout or self._patience.timeout)
         call = Arrival(method, event, consumer.group, held.tries + 1, deadline, held.failure)
@@ -252,7 +296,8 @@ class Delivery:
         )  # fmt: skip
         if isinstance(decision, Dead):
             assert error is not None  # noqa: S101 - OK does not die
-            return await self._bury(consumer, message, held, decision.reason, code, error.message, call.trace)
+            buried = await self._bury(consumer, message, held, decision.reason, code, error.message, call.trace)
+            return buried, call.began
         self._count(consumer, "ok" if isinstance(decision, Ack) else "retry" if call.began else "refused")
         if isinstance(decision, Retry) and call.began:
             what, number = ("loss", held.losses) if lost else ("try", held.tries)
@@ -261,7 +306,7 @@ class Delivery:
                 consumer.group, what, number, event.id, code.name,
                 call.failure or (error.message if error else ""), decision.after,
             )  # fmt: skip
-        return decision
+        return decision, call.began
 
     async def _bury(
         self, consumer: Consumer, message: Message, held: Held, reason: str, code: Code | None, error: str, trace: str
@@ -280,7 +325,7 @@ class Delivery:
             await self._broker.store(Outgoing(subject, headers, message.data))
         except StatusError as failure:
             log.warning("%s: a dead letter is not kept yet: %s", consumer.group, failure)
-            return Retry(AGAIN, counts=False)
+            return Retry(AGAIN)
         self._count(consumer, "dead")
         log.error(
             "%s: dead letter of %s %d: %s%s", consumer.group, consumer.stream, message.sequence, reason,

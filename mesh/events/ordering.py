@@ -12,6 +12,10 @@ only after their acknowledgement is overdue. An event must not overtake an older
 What the stream drops meanwhile, because it is too old, stays held and is pending no more: the broker's floor says so.
 Where there is no order (schedules, of which a newer tick drops an older one at any time) an owner is active at once.
 
+A sequence alone does not say which event it is: a broker that lost its disk counts from 1 again. The time at which the
+stream took the event is compared too, and a consumer that was made anew is told of (``anew``). What the old stream had
+is over then, and nothing is answered for it.
+
 When the partition is lost to another replica, all that has not begun is given back at once; what runs goes on, and the
 new owner waits for it.
 """
@@ -47,11 +51,14 @@ class Held:
 
     Attributes:
         sequence: Its place in the stream, which is the order.
+        time: When the stream took it, seconds since the epoch.
         key: What it must stay in order with; events without a key are each on their own.
-        token: What the shell needs to answer for its latest delivery.
+        token: What the shell needs to answer for its latest delivery; None: nobody waits for an answer any more.
         deliveries: How often the broker has sent it.
         tries: Calls of the function so far.
         losses: Calls that were lost with a worker which another call may have ended; they are no tries.
+        begun: Calls that were begun in processes that ended before the call did.
+        known: What the deliveries to other processes came to is in these numbers.
         failure: What the last try ended with, if the log has its traceback; else "".
         running: The function runs.
         rests: It waits for its next try.
@@ -59,10 +66,13 @@ class Held:
 
     sequence: int
     key: str
+    time: float = 0.0
     token: Any = None
     deliveries: int = 1
     tries: int = 0
     losses: int = 0
+    begun: int = 0
+    known: bool = True
     failure: str = ""
     running: bool = False
     rests: bool = False
@@ -113,7 +123,7 @@ class Lane:
     held: dict[int, Held] = field(default_factory=dict)
     changes: int = 0
     _keys: dict[str, list[Held]] = field(default_factory=dict)
-    _done: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    _done: OrderedDict[int, float] = field(default_factory=OrderedDict)
 
     def arrived(self, new: Held, pin: str) -> list[Action]:
         """Take a delivery.
@@ -127,10 +137,13 @@ class Lane:
             self.state = State.SETTLING
         if not self.ordered:
             self.state = State.ACTIVE
+        known = self.held.get(new.sequence)
+        if new.time != (known.time if known is not None else self._done.get(new.sequence, new.time)):
+            self._forget()
+            known = None
         if new.sequence in self._done:
             return [Again(new.token)]
         self.changes += 1
-        known = self.held.get(new.sequence)
         if known is not None:
             known.token, known.deliveries = new.token, new.deliveries
             return []
@@ -166,16 +179,19 @@ class Lane:
 
     def done(self, held: Held) -> list[Action]:
         """It was acknowledged, or is a dead letter: its key goes on."""
+        if self.held.get(held.sequence) is held:
+            self._done[held.sequence] = held.time
+            if len(self._done) > REMEMBERED:
+                self._done.popitem(last=False)
         self._drop(held)
-        self._done[held.sequence] = None
-        if len(self._done) > REMEMBERED:
-            self._done.popitem(last=False)
-        queue = self._keys.get(held.key)
-        return self._next(queue) if queue and self.state is State.ACTIVE else []
+        return self._go_on(held.key)
 
     def resting(self, held: Held) -> list[Action]:
         """It is to be tried again later; a partition that is no longer ours has no later."""
         held.running = False
+        if self.held.get(held.sequence) is not held:
+            self._drop(held)
+            return self._go_on(held.key)
         if self.state is State.FOREIGN:
             self._drop(held)
             return [GiveBack(held)]
@@ -198,14 +214,38 @@ class Lane:
             self._drop(held)
         return [GiveBack(held) for held in sorted(idle)]
 
+    def anew(self) -> None:
+        """The consumer is another one, as after a broker has lost its disk: nothing that it sent before counts.
+
+        What runs ends, and its key waits for that; nobody waits for the answer.
+        """
+        self.state = State.FOREIGN
+        self.pin = ""
+        self._forget()
+
     def given_back(self, held: Held) -> None:
         """What ran was cancelled and given back."""
         self._drop(held)
 
+    def _forget(self) -> None:
+        self._done.clear()
+        for held in list(self.held.values()):
+            held.token = None
+            if held.running:
+                del self.held[held.sequence]
+            else:
+                self._drop(held)
+        self.changes += 1
+
+    def _go_on(self, key: str) -> list[Action]:
+        queue = self._keys.get(key)
+        return self._next(queue) if queue and self.state is State.ACTIVE else []
+
     def _drop(self, held: Held) -> None:
         self.changes += 1
         held.running = held.rests = False
-        del self.held[held.sequence]
+        if self.held.get(held.sequence) is held:
+            del self.held[held.sequence]
         queue = self._keys[held.key]
         queue.remove(held)
         if not queue:

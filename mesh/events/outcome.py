@@ -59,11 +59,9 @@ class Retry:
 
     Attributes:
         after: Seconds to wait.
-        counts: It was a try.
     """
 
     after: float
-    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ def decide(code: Code, tries: int, limits: Limits, random: float, *, began: bool
     if code is Code.OK:
         return Ack()
     if not began:
-        return Retry(REFUSED * (1 + random), counts=False)
+        return Retry(REFUSED * (1 + random))
     if losses:
         return _lost(losses, limits, random)
     if code in PERMANENT:
@@ -119,4 +117,4 @@ def decide(code: Code, tries: int, limits: Limits, random: float, *, began: bool
 def _lost(losses: int, limits: Limits, random: float) -> Decision:
     if losses >= 2 * limits.tries:
         return Dead(f"its worker ended {losses} times while it and others ran: it may be why")
-    return Retry(backoff(losses, limits, random), counts=False)
+    return Retry(backoff(losses, limits, random))

@@ -97,9 +97,8 @@ class Reader:
         self._paused = 0.0
         self._inbox = ""
         self._subscription: Subscription | None = None
-        self._messages: dict[int, Message] = {}
-        self._running: dict[int, asyncio.Task[None]] = {}
-        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._running: dict[Held, asyncio.Task[None]] = {}
+        self._created = ""
         self._settling: asyncio.Task[None] | None = None
         self._progress = 0.0
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}"
@@ -108,6 +107,14 @@ class Reader:
     def wanting(self) -> bool:
         """Whether it reads."""
         return self._subscription is not None
+
+    def reads(self, created: str) -> bool:
+        """Read the consumer that was made at that time; True if it is another one than before."""
+        other = self._created not in ("", created)
+        if other:
+            self.lane.anew()
+        self._created = created
+        return other
 
     def attach(self, client: Client) -> None:
         """Read on this connection; the consumer exists."""
@@ -206,7 +213,7 @@ class Reader:
         message = wire.read(found)
         self.pending = message.pending
         if not self.wanting:
-            await self._answer(message.reply, wire.NAK)
+            await self._answer(message, wire.NAK)
             return
         for name, pull in self._pulls.items():
             pull.left -= 1
@@ -217,13 +224,10 @@ class Reader:
             self._pulls.clear()
         key = message.subject.rpartition(".")[2]
         held = Held(
-            message.sequence, str(message.sequence) if key == "_" else key, message.reply, message.deliveries,
-            tries=message.deliveries - 1,
+            message.sequence, str(message.sequence) if key == "_" else key, message.time, message,
+            message.deliveries, known=message.deliveries == 1,
         )  # fmt: skip
-        actions = self.lane.arrived(held, message.pin)
-        if message.sequence in self.lane.held:
-            self._messages[message.sequence] = message
-        await self._act(actions)
+        await self._act(self.lane.arrived(held, message.pin))
         if self.lane.state is State.SETTLING and (self._settling is None or self._settling.done()):
             self._settling = self._loop.create_task(self._settle())
         await self._pull(self._loop.time())
@@ -239,7 +243,11 @@ class Reader:
             described = headers.get("Description", "")
             self._paused = self._loop.time() + PAUSE
             if status == "503" or described == "Consumer Deleted":
-                await self._act(self.lane.lost())
+                if status == "503":  # or there is no JetStream for a moment
+                    await self._act(self.lane.lost())
+                else:
+                    self._created = ""
+                    self.lane.anew()
                 self._missing(self.consumer)
             else:
                 log.debug("%s: %s %s", self.consumer.name, status, described)
@@ -269,50 +277,43 @@ class Reader:
         for action in actions:
             match action:
                 case Begin(held):
-                    self._running[held.sequence] = self._loop.create_task(self._run(held))
+                    self._begin(held)
                 case GiveBack(held):
-                    self._forget(held)
                     await self._answer(held.token, wire.NAK)
                 case Again(token):
                     await self._answer(token, wire.ACK)
 
-    async def _run(self, held: Held) -> None:
+    def _begin(self, held: Held) -> None:
+        self._running[held] = self._loop.create_task(self._run(held, held.token))
+
+    async def _run(self, held: Held, message: Message) -> None:
         """Call the function for an event, and answer the broker."""
         try:
-            decision = await self._deliver(self.consumer, self._messages[held.sequence], held)
+            decision = await self._deliver(self.consumer, message, held)
         except asyncio.CancelledError:
-            self._running.pop(held.sequence, None)
-            self._forget(held)
+            self._running.pop(held, None)
             self.lane.given_back(held)
             await self._answer(held.token, wire.NAK)
             raise
         except Exception:  # else it would run for ever, and its key be held as long
             log.exception("%s: the delivery of %d failed", self.consumer.name, held.sequence)
-            decision = Retry(FAILED, counts=False)
-        self._running.pop(held.sequence, None)
+            decision = Retry(FAILED)
+        self._running.pop(held, None)
         if isinstance(decision, Retry):
             await self._act(self.lane.resting(held))
             if held.rests:
-                self._timers[held.sequence] = self._loop.call_later(decision.after, self._rested, held)
+                self._loop.call_later(decision.after, self._rested, held)
             return
-        self._forget(held)
         await self._answer(held.token, wire.ACK)
         await self._act(self.lane.done(held))
 
     def _rested(self, held: Held) -> None:
-        self._timers.pop(held.sequence, None)
         for action in self.lane.rested(held):
             if isinstance(action, Begin):
-                self._running[held.sequence] = self._loop.create_task(self._run(action.held))
+                self._begin(action.held)
 
-    def _forget(self, held: Held) -> None:
-        self._messages.pop(held.sequence, None)
-        timer = self._timers.pop(held.sequence, None)
-        if timer is not None:
-            timer.cancel()
-
-    async def _answer(self, reply: str, what: bytes) -> None:
-        """Answer the broker; one that is away delivers again by itself."""
-        if self._client is not None:
+    async def _answer(self, message: Message | None, what: bytes) -> None:
+        """Answer the broker, if it waits for it; one that is away delivers again by itself."""
+        if self._client is not None and message is not None:
             with contextlib.suppress(*BROKER_AWAY):
-                await self._client.publish(reply, what)
+                await self._client.publish(message.reply, what)

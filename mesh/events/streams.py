@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from nats.js import JetStreamContext
 
-__all__ = ["CHANGES", "DEAD", "EVENTS", "SCHEDULES", "Retention", "StreamError", "configs", "ensure"]
+__all__ = ["CHANGES", "DEAD", "EVENTS", "SCHEDULES", "TRIES", "Retention", "StreamError", "configs", "ensure"]
 
-EVENTS, CHANGES, SCHEDULES, DEAD = "EVENTS", "CHANGES", "SCHEDULES", "DEAD"
+EVENTS, CHANGES, SCHEDULES, DEAD, TRIES = "EVENTS", "CHANGES", "SCHEDULES", "DEAD", "TRIES"
 """Names of the streams."""
 DUPLICATES = 120.0
 """Seconds for which JetStream remembers message ids: what a relay sends again after a crash is dropped there."""
@@ -29,6 +29,10 @@ DUPLICATES = 120.0
 
 class StreamError(Exception):
     """A stream cannot be made or changed; the text says which one and why."""
+
+
+REMEMBERED = 86400.0
+"""Seconds for which the tries of an event are remembered (``mesh.events.tries``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,7 @@ def configs(retention: Retention) -> list[StreamConfig]:
             allow_msg_schedules=True, allow_msg_ttl=True, allow_rollup_hdrs=True,
         ),
         stream(DEAD, subjects.DEAD, age=retention.dead),
+        stream(TRIES, subjects.TRIES, age=REMEMBERED, max_msgs_per_subject=1, discard=DiscardPolicy.OLD),
     ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "PARTITIONS",
     "SCHEDULES",
     "TICKS",
+    "TRIES",
     "change_filter",
     "change_subject",
     "dead_subject",
@@ -32,7 +33,7 @@ __all__ = [
     "unescape",
 ]
 
-EVENTS, CHANGES, SCHEDULES, TICKS, DEAD = "events", "changes", "schedules", "ticks", "dead"
+EVENTS, CHANGES, SCHEDULES, TICKS, DEAD, TRIES = "events", "changes", "schedules", "ticks", "dead", "tries"
 """First tokens."""
 PARTITIONS = 8
 """Into how many parts the keys of a type are divided; never to be changed (see the room's decisions)."""

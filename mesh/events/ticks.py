@@ -204,7 +204,9 @@ async def make_up(client: Client, services: Iterable[Service], now: datetime) ->
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class _Latest:
+    """The latest message of a subject."""
+
     sequence: int
     headers: Mapping[str, str]
     time: datetime
@@ -230,14 +232,14 @@ async def _publish(client: Client, subject: str, headers: dict[str, str]) -> dic
     return failure
 
 
-async def _last(client: Client, subject: str) -> _Stored | None:
+async def _last(client: Client, subject: str) -> _Latest | None:
     answer = await request(client, f"STREAM.MSG.GET.{streams.SCHEDULES}", {"last_by_subj": subject})
     found = answer.get("message")
     if found is None:
         return None
     lines = base64.b64decode(found.get("hdrs", "")).decode().split("\r\n")[1:]
     headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
-    return _Stored(found["seq"], headers, datetime.fromisoformat(found["time"]))
+    return _Latest(found["seq"], headers, datetime.fromisoformat(found["time"]))
 
 
 async def _kept(client: Client, filter: str) -> AsyncIterator[str]:  # noqa: A002 - JetStream's word

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -25,21 +26,24 @@ from mesh.control.chaos.postgresql import STOPS, Postgresql
 from mesh.control.chaos.recovery import recoveries
 from mesh.control.chaos.recovery import show as recovery_text
 from mesh.control.chaos.strike import victims
+from mesh.control.chaos.trial import endings
 from mesh.faults import Faults
 
 EVENT = "shop.v1.Sold"
 METHOD = "stock.v1.Stock/OnSold"
 
 
-def facts(*, published=("a1", "b1"), recorded=("a1", "b1"), dead=(), words=("a", "b")) -> Facts:
+def facts(
+    *, published=("a1", "b1"), recorded=("a1", "b1"), dead=(), words=("a", "b"), stored=("a", "b"), uncounted=""
+) -> Facts:
     return Facts(
         calls={"a": Fate.ACCEPTED, "b": Fate.ACCEPTED, "u": Fate.UNKNOWN, "r": Fate.REFUSED},
         event=EVENT,
         words=Counter(words),
         published=Counter(published),
         committed={"shop": ["a1", "b1"]},
-        stored={"shop.sales": Counter(["a", "b"])},
-        effects=[Effect("recorded", Counter(set(published)), Counter(recorded), frozenset({METHOD}))],
+        stored={"shop.sales": Counter(stored)} if stored else {},
+        effects=[Effect("recorded", Counter(set(published)), Counter(recorded), frozenset({METHOD}), uncounted)],
         dead=dead,
     )
 
@@ -62,7 +66,14 @@ def test_all_is_well() -> None:
         ({"recorded": ("a1", "b1", "c1")}, (0, 1)),  # the effect of an event that the broker does not have
         ({"words": ("a", "b", "b")}, (0, 1)),
         ({"published": ("a1", "b1", "b1")}, (0, 1)),
-        ({"words": ("a", "b", "r")}, (1, 1)),  # a refused call that happened all the same, and is not stored
+        ({"words": ("a", "b", "r")}, (0, 1)),  # a refused call that happened all the same
+        ({"stored": ("a",)}, (1, 0)),
+        ({"stored": ()}, (2, 0)),
+        ({"stored": ("a", "b", "b")}, (0, 1)),
+        ({"stored": ("a", "b", "u")}, (1, 0)),  # it happened, but not wholly: a row without its event
+        ({"stored": ("a", "b", "r")}, (0, 1)),  # refused, and a row is there
+        ({"words": ("a", "b", "u")}, (0, 1)),  # it happened, but not wholly: an event without its row
+        ({"words": ("a", "b", "u"), "stored": ("a", "b", "u")}, (0, 0)),
         ({"recorded": ("a1",), "dead": [Dead(METHOD, "b1", "INTERNAL")]}, (0, 0)),
         ({"recorded": ("a1",), "dead": [Dead("other.v1.Other/OnSold", "b1", "INTERNAL")]}, (1, 0)),
     ],
@@ -74,7 +85,7 @@ def test_what_is_lost_and_doubled_is_noticed(what, expected) -> None:
 def test_a_call_without_an_answer_may_have_happened_or_not() -> None:
     happened = Facts(
         calls={"u": Fate.UNKNOWN, "v": Fate.UNKNOWN}, event=EVENT, words=Counter("u"), published=Counter(["u1"]),
-        committed={"shop": ["u1"]},
+        committed={"shop": ["u1"]}, stored={"shop.sales": Counter("u")},
     )  # fmt: skip
     assert totals(ledger(happened)) == (0, 0)
 
@@ -83,6 +94,17 @@ def test_dead_letters_are_explained() -> None:
     assert "1 dead letters of stock.v1.Stock/OnSold: INTERNAL" in show(
         ledger(facts(recorded=("a1",), dead=[Dead(METHOD, "b1", "INTERNAL")]))
     )
+
+
+def test_a_dead_letter_explains_one_copy_of_one_method() -> None:
+    effect = Effect("recorded", Counter({"a": 2}), Counter(), frozenset({"m", "n"}))
+
+    def lost(*dead: Dead) -> int:
+        known = Facts(calls={}, event=EVENT, words=Counter(), published=Counter(), committed={}, effects=[effect])
+        return ledger(replace(known, dead=dead)).lost
+
+    first, other = Dead("m", "a", ""), Dead("n", "a", "")
+    assert (lost(), lost(first), lost(first, first), lost(first, other)) == (2, 1, 1, 0)
 
 
 def test_each_event_may_be_expected_more_than_once() -> None:
@@ -226,19 +248,22 @@ async def test_a_record_that_is_missing_or_there_twice_is_noticed(new_database: 
     ]
     ids = [("events.shop-v1-Sold.1.a", "a1"), ("events.shop-v1-Sold.2.b", "b1"), ("events.shop-v1-Gone.2.b", "c1")]
 
-    async def counted(*statements: str) -> tuple[list[tuple[str, int, int]], tuple[str, ...]]:
+    async def counted(*statements: str) -> tuple[list[tuple[str, int, int]], list[str]]:
         await count.look(url, on(*statements))
         effects = await count.look(
-            url, lambda one: list(count.effects_of(one, ["mesh_inbox", "records"], "stock", methods, ids))
+            url,
+            lambda one: list(
+                count.effects_of(one, ["mesh_inbox", "records"], "stock", methods, ids, {"stock.v1.Stock/Mail"})
+            ),
         )
         found = ledger(
             Facts(calls={}, event=EVENT, words=Counter(), published=Counter(), committed={}, effects=effects)
         )
-        return [(line.what, line.lost, line.doubled) for line in found.lines[3:]], found.uncounted
+        return [(line.what, line.lost, line.doubled) for line in found.lines[4:]], list(found.uncounted)
 
     # OnSold writes, Mail does not; the table of records has a row for each of both.
     done, recorded = f"published → {METHOD}", "recorded in stock.records"
-    silent = ("published → stock.v1.Stock/Mail",)
+    silent = ["published → stock.v1.Stock/Mail"]
     assert await counted(
         "CREATE TABLE mesh_inbox (consumer TEXT, event TEXT)",
         "CREATE TABLE records (event_id TEXT)",
@@ -252,11 +277,90 @@ async def test_a_record_that_is_missing_or_there_twice_is_noticed(new_database: 
     ) == ([(done, 1, 0), (recorded, 2, 1)], silent)
 
 
-def test_what_could_not_be_counted_is_said() -> None:
-    effect = Effect("published → A/B", Counter(["a1"]), Counter(), frozenset({"A/B"}), uncounted=True)
-    found = ledger(Facts(calls={}, event=EVENT, words=Counter(), published=Counter(), committed={}, effects=[effect]))
+async def test_a_row_without_its_event_is_noticed(new_database: Callable[[], str]) -> None:
+    """Rows of an accepted, an unknown and a refused call; only the first has its event on the broker."""
+    url = new_database()
+    Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    words = [word(1, number) for number in range(4)]
+    fates = dict(zip(words, (Fate.ACCEPTED, Fate.UNKNOWN, Fate.REFUSED, Fate.UNKNOWN), strict=True))
+    for statement in (
+        "CREATE TABLE users (name TEXT, other TEXT)",
+        f"INSERT INTO users VALUES ('{words[0]}', ''), ('{words[1]}', ''), ('{words[2]}', '{words[2]}')",  # noqa: S608 - as above
+    ):
+        await count.look(url, on(statement))
+    stored = await count.look(url, lambda one: list(count.rows_of(one, ["users"], fates)))
+    ((_, rows, begun),) = stored
+    assert not begun
+    found = ledger(
+        Facts(
+            calls=fates, event=EVENT, words=Counter(words[:1]), published=Counter(["a1"]), committed={},
+            stored={"users": rows},
+        )
+    )  # fmt: skip
+    assert [(line.what, line.expected, line.found) for line in found.lines[3:]] == [
+        ("accepted calls → stored in users", 1, 1),
+        ("unknown calls, stored in users → published", 1, 0),
+        ("refused calls → none stored in users", 0, 1),
+    ]
+    assert totals(found) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (("c", "active", 9), False),
+        (("c", "reserved", 9), True),
+        (("c", "active", None), True),
+        (("c", None, None), True),
+    ],
+)
+def test_a_row_that_is_only_begun_is_not_as_those_of_accepted_calls(row, expected) -> None:
+    assert count.not_as_accepted(row, [("a", "active", 7), ("b", "active", 8)]) is expected
+
+
+def test_nothing_is_only_begun_when_nothing_was_accepted() -> None:
+    assert not count.not_as_accepted(("c", "reserved"), [])
+    assert not count.not_as_accepted(("c", "reserved"), [("a", "active")])
+
+
+def test_what_was_only_begun_is_said() -> None:
+    found = replace(facts(), begun={"shop.sales": Counter("u"), "shop.others": Counter()})
+    assert totals(ledger(found)) == (0, 0)
+    assert "begun, and not done: 1 rows of unknown calls in shop.sales" in show(ledger(found))
+    assert "shop.others" not in show(ledger(found))
+
+
+def test_a_method_of_which_nothing_is_found_has_lost_it_all() -> None:
+    assert totals(ledger(facts(recorded=()))) == (2, 0)
+
+
+def test_what_is_not_counted_is_said_with_the_reason() -> None:
+    found = ledger(facts(recorded=(), uncounted="--uncounted names it"))
     assert totals(found) == (0, 0)
-    assert "not counted: published → A/B (no event of it has written anything)" in show(found)
+    assert "not counted: recorded: --uncounted names it" in show(found)
+
+
+def test_methods_without_a_database_cannot_be_counted() -> None:
+    trigger = Trigger(TriggerKind.EVENT, event=EVENT)
+    method = Method("Mail", "post.v1.Post", "/post.v1.Post/Mail", Empty, Empty, triggers=(trigger,))
+    silent = Method("Other", "post.v1.Post", "/post.v1.Post/Other", Empty, Empty)
+    found = list(count.without_database("post", [method, silent], [("events.shop-v1-Sold.1.a", "a1")]))
+    assert [(one.where, one.uncounted) for one in found] == [
+        ("published → post.v1.Post/Mail", "post has no database, so nothing that lasts says what was done")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "stopped", "expected"),
+    [
+        ("shop died with signal SIGKILL; it starts again in 0.5 s\nedge is ready", 0, True, []),
+        ("x shop died with exit code 1; it starts again", 0, True, ["shop ended by itself 1 times, with exit code 1"]),
+        ("", 3, True, ["mesh up ended with exit code 3"]),
+        ("", -9, False, ["the mesh did not stop within 60 s and was killed"]),
+    ],
+)
+def test_what_ends_as_it_should_not_is_said(log, code, stopped, expected) -> None:
+    assert endings(log, code, stopped=stopped) == expected
 
 
 @pytest.mark.parametrize("how", STOPS)

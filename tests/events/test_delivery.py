@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from mesh.call import Call, Handler
 from mesh.contract import Contract
 from mesh.errors import InvalidArgument, Unavailable
-from mesh.events import reader
+from mesh.events import reader, tries
 from mesh.events.again import consumer_for
 from mesh.events.consumers import Consumer, consumers_of, ensure
 from mesh.events.dead import read_letter
@@ -27,7 +28,7 @@ from mesh.events.delivery import Patience
 from mesh.events.link import Outgoing
 from mesh.events.message import Message
 from mesh.events.ordering import Held
-from mesh.events.outcome import Ack, Dead, Decision, Limits
+from mesh.events.outcome import Ack, Dead, Decision, Limits, Retry
 from mesh.gate import Gate
 
 QUICK = Patience(limits=Limits(tries=3, first=0.05, longest=0.1))
@@ -201,6 +202,47 @@ async def test_a_killed_broker_loses_nothing(contract: Contract, new_nats: Calla
         assert list(dict.fromkeys(numbers)) == list(range(int(key[1:]), 400, 4))
 
 
+async def test_a_broker_that_lost_its_disk_is_read_from_its_beginning(
+    contract: Contract, new_nats: Callable[..., BrokerProcess]
+) -> None:
+    """Its sequences were all seen before; what still runs for the old stream answers for none of them."""
+    nats = new_nats()
+    seen, ends = Seen(), asyncio.Event()
+
+    async def on_happened(request: Any, context: Any) -> Empty:
+        if request.number == 9:
+            await ends.wait()
+        return await seen.on_happened(request, context)
+
+    async with delivering(contract, nats.url, {"on_happened": on_happened}) as replica:
+        await publish(replica.broker, *(happened("k", number) for number in range(10)))
+        await until(lambda: seen.count == 9)
+        link = await replica.broker.ready()
+        nats.kill()
+        nats.lose()
+        nats.start()
+        await until(link.closed.is_set)
+        for number in range(100, 110):
+            await publish(replica.broker, happened("k", number))
+        ends.set()
+        await until(lambda: seen.count == 20)
+        assert seen.numbers == {"k": [*range(10), *range(100, 110)]}
+
+
+async def test_a_stream_that_was_removed_and_made_again_is_read(contract: Contract, nats_url: str) -> None:
+    seen = Seen()
+    async with delivering(contract, nats_url, {"on_happened": seen.on_happened}) as replica:
+        await publish(replica.broker, *(happened("k", number) for number in range(5)))
+        await until(lambda: seen.count == 5)
+        js = (await replica.broker.ready()).js
+        config = (await js.stream_info("EVENTS")).config
+        await js.delete_stream("EVENTS")
+        await js.add_stream(config)
+        await publish(replica.broker, *(happened("k", number) for number in range(100, 105)))
+        await until(lambda: seen.count == 10)
+    assert sorted(seen.numbers["k"]) == [*range(5), *range(100, 105)]
+
+
 async def test_too_many_hops_are_a_cycle(contract: Contract, nats_url: str) -> None:
     seen = Seen()
     async with delivering(contract, nats_url, {"on_happened": seen.on_happened}) as replica:
@@ -250,24 +292,110 @@ async def test_a_delivery_that_fails_by_a_bug_of_ours_is_tried_again(
     assert f"{consumer.name}: the delivery of 1 failed" in caplog.text
 
 
+def handed_over(contract: Contract, sequence: int) -> tuple[Consumer, Message, Held]:
+    """Return an event as a process gets it that another one had before."""
+    consumer = next(one for one in consumers_of([contract.services[RECORDER]]) if "OnHappened" in one.name)
+    event = happened("k", 1)
+    message = Message(event.subject, event.to_headers(), event.data, "", sequence, 2, 1.5, 0, "")
+    return consumer, message, Held(sequence, "k", deliveries=2, known=False)
+
+
 async def test_what_ends_the_process_again_and_again_is_a_dead_letter(contract: Contract, nats_url: str) -> None:
-    seen = Seen()
-    async with delivering(contract, nats_url, {"on_happened": seen.on_happened}, patience=QUICK) as replica:
+    begun = asyncio.Event()
+    calls = 0
+
+    async def ends_the_process(request: Any, context: Any) -> Empty:
+        nonlocal calls
+        calls += 1
+        begun.set()
+        await asyncio.Event().wait()
+        return Empty()
+
+    once = Patience(limits=Limits(tries=1))
+    functions = {"on_happened": ends_the_process}
+    for _ in range(2):
+        async with delivering(contract, nats_url, functions, patience=once) as replica:
+            await replica.broker.ready()
+            begun.clear()
+            task = asyncio.create_task(replica.delivery._deliver(*handed_over(contract, 1)))
+            await begun.wait()
+            await replica.broker.stop()  # as of a process that has ended, nothing more of it reaches the broker
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=0.01)
+    async with delivering(contract, nats_url, functions, patience=once) as replica:
         await replica.broker.ready()
-        delivery = replica.delivery
-        consumer = next(one for one in consumers_of([contract.services[RECORDER]]) if "OnHappened" in one.name)
-        event = happened("k", 1)
-
-        def delivered(sequence: int, deliveries: int) -> tuple[Message, Held]:
-            message = Message(event.subject, event.to_headers(), event.data, "", sequence, deliveries, 0.0, 0, "")
-            return message, Held(sequence, "k", deliveries=deliveries)
-
-        assert await delivery._deliver(consumer, *delivered(1, QUICK.limits.tries + 1)) == Ack()
-        assert seen.count == 1
-        assert isinstance(await delivery._deliver(consumer, *delivered(2, 2 * QUICK.limits.tries + 1)), Dead)
-        assert seen.count == 1
+        assert isinstance(await replica.delivery._deliver(*handed_over(contract, 1)), Dead)
         (letter,) = await dead_letters(replica.broker)
-    assert "it may end the process" in read_letter(letter.headers).reason
+    assert calls == 2
+    assert read_letter(letter.headers).reason == "begun 2 times by processes that ended before it did: it may end them"
+    assert read_letter(letter.headers).tries == 0
+
+
+async def test_what_is_given_back_is_no_try_however_often(contract: Contract, nats_url: str) -> None:
+    """The first event of a key is cancelled by the stop of each replica; the second only waits behind it."""
+    calls: list[int] = []
+    ends = asyncio.Event()
+
+    async def on_happened(request: Any, context: Any) -> Empty:
+        calls.append(request.number)
+        if request.number == 0:
+            await ends.wait()
+        return Empty()
+
+    once = Patience(limits=Limits(tries=1))
+    async with broker_at(nats_url) as broker:
+        await publish(broker, happened("k", 0), happened("k", 1))
+        for number in range(1, 5):
+            async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=once, drain=0):
+                await until(lambda number=number: len(calls) == number)
+        ends.set()
+        async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=once):
+            await until(lambda: 1 in calls)
+        assert await dead_letters(broker) == []
+    assert calls == [0, 0, 0, 0, 0, 1]
+
+
+async def test_tries_are_counted_over_replicas(contract: Contract, nats_url: str) -> None:
+    failures = 0
+
+    async def fails(request: Any, context: Any) -> Empty:
+        nonlocal failures
+        failures += 1
+        raise Unavailable("not yet")
+
+    slow = Patience(limits=Limits(tries=3, first=60.0))
+    async with broker_at(nats_url) as broker:
+        await publish(broker, happened("k", 1))
+        for number in range(1, 4):
+            async with delivering(contract, nats_url, {"on_happened": fails}, patience=slow):
+                await until(lambda number=number: failures == number)
+        link = await broker.ready()
+        (letter,) = await dead_letters(broker)
+        assert (await link.js.stream_info("TRIES")).state.messages == 1
+    assert (read_letter(letter.headers).reason, failures) == ("3 tries, the most that are made", 3)
+
+
+async def test_what_was_refused_before_it_began_stays_unbegun(contract: Contract, nats_url: str) -> None:
+    consumer, message, held = handed_over(contract, 1)
+    async with delivering(contract, nats_url, {}, patience=QUICK, gate=Gate(0, 0)) as replica:
+        link = await replica.broker.ready()
+        await replica.broker.store(tries.outgoing(consumer, message, tries.Record(tries=1, begun=2)))
+        assert isinstance(await replica.delivery._deliver(consumer, message, held), Retry)
+        assert (held.tries, held.begun) == (1, 2)
+        assert await tries.read(link.client, consumer, message) == tries.Record(tries=1, begun=2)
+
+
+async def test_the_record_of_an_event_is_of_no_other_with_its_place(contract: Contract, nats_url: str) -> None:
+    consumer, message, _ = handed_over(contract, 7)
+    async with broker_at(nats_url) as broker:
+        link = await broker.ready()
+        assert await tries.read(link.client, consumer, message) == tries.Record()
+        for record in (tries.Record(1, 2, 3), tries.Record(4, 5, 6)):
+            await broker.store(tries.outgoing(consumer, message, record))
+        assert await tries.read(link.client, consumer, message) == tries.Record(4, 5, 6)
+        assert await tries.read(link.client, consumer, replace(message, time=2.5)) == tries.Record()
+        assert await tries.read(link.client, consumer, replace(message, sequence=8)) == tries.Record()
 
 
 async def test_a_full_gate_is_no_try(contract: Contract, nats_url: str) -> None:

@@ -25,14 +25,12 @@ def test_every_code_has_an_outcome(code: Code, tries: int, random: float, began:
         assert found == Ack()
     elif not began:
         assert isinstance(found, Retry)
-        assert not found.counts
         assert 1 <= found.after <= 2
     elif code in PERMANENT or tries >= 5:
         assert isinstance(found, Dead)
         assert found.reason
     else:
         assert isinstance(found, Retry)
-        assert found.counts
         assert 0 < found.after <= LIMITS.longest
 
 
@@ -102,7 +100,7 @@ def test_the_publisher_that_is_linked() -> None:
 def test_a_loss_beside_others_is_no_try_and_bounded() -> None:
     limits = Limits(tries=2, first=1.0, longest=8.0)
     for losses, after in ((1, 1.0), (2, 2.0), (3, 4.0)):
-        assert decide(Code.UNAVAILABLE, 1, limits, 1.0, began=True, losses=losses) == Retry(after, counts=False)
+        assert decide(Code.UNAVAILABLE, 1, limits, 1.0, began=True, losses=losses) == Retry(after)
     last = decide(Code.UNAVAILABLE, 1, limits, 1.0, began=True, losses=4)
     assert isinstance(last, Dead)
     assert "its worker ended 4 times" in last.reason

@@ -22,6 +22,7 @@ async def test_they_are_made_once_and_stay(nats_url: str, monkeypatch: pytest.Mo
         "DEAD",
         "EVENTS",
         "SCHEDULES",
+        "TRIES",
     ]
     await js.publish("events.a.0._", b"kept")
     made = {one.config.name: one.created for one in await js.streams_info()}

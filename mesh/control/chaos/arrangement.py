@@ -54,6 +54,7 @@ class Wishes:
         postgresql: Give every service that has a database one in a PostgreSQL.
         keep: Where state, databases and log stay; "": a temporary folder, which stays only after a failure.
         patience: How long is waited for outboxes and consumers, as ``"120s"``.
+        uncounted: Methods that do not write for each of their events, so their effects cannot be counted.
     """
 
     duration: str
@@ -70,13 +71,14 @@ class Wishes:
     postgresql: bool
     keep: str
     patience: str
+    uncounted: tuple[str, ...]
 
 
 def run(file: Path, wishes: Wishes) -> int:
     """Run a mesh through it and print the ledger.
 
     Returns:
-        0 when nothing was lost or doubled, 1 when something was, 2 when nothing can be counted.
+        0 when nothing was lost or doubled and nothing failed, 1 when something was, 2 when nothing can be counted.
 
     Raises:
         Faults: Of the mesh, or of what was asked for.
@@ -201,7 +203,19 @@ def _trial(manifest: Manifest, contract: Contract, wishes: Wishes, bounds: Bound
     except ValueError as error:
         raise Faults([Fault("--kill", str(error))]) from None
     seed = secrets.randbelow(2**24) if wishes.seed is None else wishes.seed
-    return Trial(manifest, contract, drive, targets, databases, outages, seed, bounds)
+    called = {method.path.lstrip("/") for method in contract.methods.values() if method.triggers}
+    return Trial(
+        manifest, contract, drive, targets, databases, outages, seed, bounds,
+        uncounted={_named(name, called) for name in wishes.uncounted},
+    )  # fmt: skip
+
+
+def _named(name: str, called: set[str]) -> str:
+    found = [one for one in called if one == name or one.endswith(f".{name}")]
+    if len(found) != 1:
+        text = f"expected one of the methods that are called for events: {', '.join(sorted(called)) or 'there is none'}"
+        raise Faults([Fault(f"--uncounted {name}", text)])
+    return found[0]
 
 
 def _held(file: Path) -> Outage:

@@ -20,7 +20,7 @@ def run(options: argparse.Namespace, file: Path) -> int:
             only=tuple(word.strip() for words in options.kill for word in words.split(",") if word.strip()),
             call=options.call, data=options.data, headers=tuple(options.header), event=options.event,
             clients=options.clients, workers=options.workers, postgresql=options.postgresql, keep=options.keep,
-            patience=options.patience,
+            patience=options.patience, uncounted=tuple(options.uncounted),
         ),
     )  # fmt: skip
 
@@ -58,6 +58,10 @@ def add(command: Callable[..., argparse.ArgumentParser], act: Callable[[argparse
     made.add_argument("--clients", type=int, default=4, metavar="N", help="calls at once (default: 4)")
     made.add_argument("--keep", default="", metavar="FOLDER", help="where databases and log are to stay")
     made.add_argument(
+        "--uncounted", action="append", default=[], metavar="METHOD",
+        help="a method that does not write for each event that calls it; can be repeated",
+    )  # fmt: skip
+    made.add_argument(
         "--patience", default="120s", metavar="TIME", help="how long recovery and deliveries may take at the end"
     )
 
@@ -68,7 +72,8 @@ ends (kill -9) the edge, sidecars, workers and the broker, and takes the databas
 to four seconds, a PostgreSQL (--postgresql) stopped or killed, and started again. Three of four strikes wait until the
 mesh has accepted a call since the last one. Then it waits until outboxes are empty and everything is delivered, and
 prints how often it struck what, how long the mesh took to work again, and a ledger. Exit code 0 only with
-`lost 0, doubled 0` in a mesh that works again; 2 when there is nothing that can be counted.
+`lost 0, doubled 0` in a mesh that works again and of which nothing ended by itself; 2 when there is nothing that can
+be counted.
 
 Called is the first PUBLIC method with a POST route of a service that publishes events and has a database; each text
 field of its request holds a word that no other call has. What cannot be guessed is said with --call, --data and -H.

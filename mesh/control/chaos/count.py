@@ -2,13 +2,14 @@
 
 What a service commits is seen by a trigger on its outbox, which writes the event's id into a table of this module's, in
 the service's own transaction. What a method has done is seen in its inbox, which has a row for each event that had an
-effect, and in every table of the service that has a column ``event_id``.
+effect, and in every table of the service that has a column ``event_id``. What cannot be counted so are the methods of a
+service without a database, and those that whoever runs it names because they do not always write.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from sqlalchemy import inspect
@@ -31,7 +32,18 @@ if TYPE_CHECKING:
     from mesh.contract import Method
     from mesh.events.link import Link
 
-__all__ = ["Question", "collect", "lag", "look", "waiting", "witness"]
+__all__ = [
+    "Question",
+    "collect",
+    "effects_of",
+    "lag",
+    "look",
+    "not_as_accepted",
+    "rows_of",
+    "waiting",
+    "without_database",
+    "witness",
+]
 
 WITNESS = "chaos_committed"
 EVENT_ID = "event_id"
@@ -109,6 +121,7 @@ async def collect(
     databases: Mapping[str, str],
     calls: Mapping[str, Fate],
     event: str,
+    uncounted: Collection[str] = (),
 ) -> Facts:
     """Count everything.
 
@@ -119,6 +132,7 @@ async def collect(
         databases: Service of mesh.toml → URL of its database.
         calls: What was called.
         event: What a call publishes.
+        uncounted: Methods (``package.Service/Method``) whose effects are not counted.
     """
     messages = [
         one for stream in (streams.EVENTS, streams.CHANGES) async for one in history.read(link.client, stream, ">")
@@ -133,10 +147,14 @@ async def collect(
         dead.append(Dead(told.method.lstrip("/"), letter.headers.get("ce-id", ""), why))
     committed: dict[str, list[str]] = {}
     stored: dict[str, Counter[str]] = {}
+    begun: dict[str, Counter[str]] = {}
     effects: list[Effect] = []
-    for name, url in databases.items():
-        methods = [method for service in hosts[name] for method in contract.services[service].methods.values()]
-        publishes = any(event in contract.services[service].publishes for service in hosts[name])
+    for name, served in hosts.items():
+        methods = [method for service in served for method in contract.services[service].methods.values()]
+        if name not in databases:
+            effects.extend(without_database(name, methods, ids))
+            continue
+        publishes = any(event in contract.services[service].publishes for service in served)
 
         def count(
             connection: Connection,
@@ -148,30 +166,61 @@ async def collect(
             if WITNESS in tables:
                 committed[name] = [row[0] for row in connection.exec_driver_sql(f"SELECT id FROM {WITNESS}")]  # noqa: S608 - a constant
             if publishes:
-                stored.update({f"{name}.{table}": rows for table, rows in _stored(connection, tables, set(words))})
-            effects.extend(effects_of(connection, tables, name, methods, ids))
+                for table, rows, unfinished in rows_of(connection, tables, calls):
+                    stored[f"{name}.{table}"], begun[f"{name}.{table}"] = rows, unfinished
+            effects.extend(effects_of(connection, tables, name, methods, ids, uncounted))
 
-        await look(url, count)
+        await look(databases[name], count)
     return Facts(
         calls=calls, event=event, words=words, published=Counter(id_ for _, id_ in ids), committed=committed,
-        stored=stored, effects=effects, dead=dead,
+        stored=stored, begun=begun, effects=effects, dead=dead,
     )  # fmt: skip
 
 
-def _stored(connection: Connection, tables: list[str], words: set[str]) -> Iterator[tuple[str, Counter[str]]]:
-    """Yield the service's tables that hold words as whole values, with how many rows hold each."""
+def rows_of(
+    connection: Connection, tables: list[str], calls: Mapping[str, Fate]
+) -> Iterator[tuple[str, Counter[str], Counter[str]]]:
+    """Yield the service's tables that hold words of calls as whole values: how many rows hold each, and begun ones.
+
+    Args:
+        connection: The database.
+        tables: Its tables.
+        calls: Word of each call → what became of it.
+    """
     for table in tables:
         if table.startswith(("mesh_", WITNESS)):
             continue
-        rows: Counter[str] = Counter()
+        rows: list[tuple[str, Sequence[Any]]] = []
         for row in connection.exec_driver_sql(f'SELECT * FROM "{table}"'):  # noqa: S608 - a name from the schema
-            rows.update({value for value in row if isinstance(value, str) and value in words})
+            rows += [(word, row) for word in {one for one in row if isinstance(one, str) and one in calls}]
         if rows:
-            yield table, rows
+            accepted = [row for word, row in rows if calls[word] is Fate.ACCEPTED]
+            begun = Counter(
+                word for word, row in rows if calls[word] is Fate.UNKNOWN and not_as_accepted(row, accepted)
+            )
+            yield table, Counter(word for word, _ in rows) - begun, begun
+
+
+def not_as_accepted(row: Sequence[Any], accepted: Sequence[Sequence[Any]]) -> bool:
+    """Return whether a row says of itself that its call was not carried through.
+
+    A service that works in several transactions marks what it has only begun. All that is known here of such a mark is
+    that no row of an accepted call has it: these agree on another value, or all have one where the row has NULL.
+    """
+    return any(
+        (len(accepted) > 1 and all(one == column[0] for one in column) and value != column[0])
+        or (value is None and None not in column)
+        for value, column in zip(row, zip(*accepted, strict=True), strict=False)
+    )
 
 
 def effects_of(
-    connection: Connection, tables: list[str], name: str, methods: list[Method], ids: list[tuple[str, str]]
+    connection: Connection,
+    tables: list[str],
+    name: str,
+    methods: list[Method],
+    ids: list[tuple[str, str]],
+    uncounted: Collection[str] = (),
 ) -> Iterator[Effect]:
     """Yield what was done for events in a database.
 
@@ -181,22 +230,32 @@ def effects_of(
         name: Its service.
         methods: The methods of that service.
         ids: Subject and id of each event that the broker has.
+        uncounted: Methods whose inbox is not counted.
     """
     taken = {method.path.lstrip("/"): Counter(_taken(method, ids)) for method in methods if method.triggers}
+    done: dict[str, Counter[str]] = {}
     if INBOX in tables:
-        done: dict[str, Counter[str]] = {}
         for consumer, event in connection.exec_driver_sql(f"SELECT consumer, event FROM {INBOX}"):  # noqa: S608 - a constant
             done.setdefault(consumer, Counter())[event] += 1
-        for method, expected in taken.items():
+    for method, expected in taken.items():
+        if expected:
             found = Counter({id_: times for id_, times in done.get(method, Counter()).items() if id_ in expected})
-            if expected or found:  # a method that writes nothing leaves nothing to count; the ledger says so
-                where = f"published → {method}"
-                yield Effect(where, expected, found, frozenset({method}), uncounted=not found)
+            why = "--uncounted names it" if method in uncounted else ""
+            yield Effect(f"published → {method}", expected, found, frozenset({method}), why)
     everything: Counter[str] = sum(taken.values(), Counter())
     for table in tables:
         if EVENT_ID in {column["name"] for column in inspect(connection).get_columns(table)}:
             rows = Counter(row[0] for row in connection.exec_driver_sql(f'SELECT {EVENT_ID} FROM "{table}"'))  # noqa: S608 - as above
             yield Effect(f"recorded in {name}.{table}", everything, rows, frozenset(taken))
+
+
+def without_database(name: str, methods: list[Method], ids: list[tuple[str, str]]) -> Iterator[Effect]:
+    """Yield the methods of a service without a database that are called for events, as what cannot be counted."""
+    for method in methods:
+        expected, path = Counter(_taken(method, ids)), method.path.lstrip("/")
+        if expected:
+            why = f"{name} has no database, so nothing that lasts says what was done"
+            yield Effect(f"published → {path}", expected, Counter(), frozenset({path}), why)
 
 
 def _taken(method: Method, ids: list[tuple[str, str]]) -> Iterator[str]:

@@ -53,15 +53,15 @@ class Effect:
         where: Its name in the ledger.
         expected: Ids of events, as often as each should be found.
         found: Ids, as often as each is.
-        methods: The methods whose dead letters explain what is missing.
-        uncounted: There were events, and no trace of any, so it seems to be a method that writes nothing.
+        methods: The methods whose dead letters explain what is missing: each one copy of its event.
+        uncounted: Why it cannot be counted; "": it is counted.
     """
 
     where: str
     expected: Counter[str]
     found: Counter[str]
     methods: frozenset[str]
-    uncounted: bool = False
+    uncounted: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,8 @@ class Facts:
         words: The word of each of these events on the broker.
         published: Ids of all events and changes on the broker.
         committed: Service → ids that its transactions have committed.
-        stored: Table → words in it, once for each row.
+        stored: Table → words of calls in it, once for each row.
+        begun: Table → words of calls of which it has a row that says that it is not done.
         effects: Of the methods that are called for events and changes.
         dead: Dead letters.
     """
@@ -85,6 +86,7 @@ class Facts:
     published: Counter[str]
     committed: Mapping[str, Sequence[str]]
     stored: Mapping[str, Counter[str]] = field(default_factory=dict)
+    begun: Mapping[str, Counter[str]] = field(default_factory=dict)
     effects: Sequence[Effect] = ()
     dead: Sequence[Dead] = ()
 
@@ -114,11 +116,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """All lines, why letters died (reason → how many), and what could not be counted."""
+    """All lines, why letters died (reason → how many), what cannot be counted (what → why), and what was only begun."""
 
     lines: tuple[Line, ...]
     deaths: Mapping[str, int]
-    uncounted: tuple[str, ...] = ()
+    uncounted: Mapping[str, str] = field(default_factory=dict)
+    begun: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def lost(self) -> int:
@@ -132,17 +135,17 @@ class Ledger:
 
 
 def compare(what: str, expected: Counter[str], found: Counter[str], dead: Iterable[str] = ()) -> Line:
-    """Compare; what is missing and among ``dead`` is not lost."""
+    """Compare; each of ``dead`` explains one copy that is missing."""
     missing, more = expected - found, found - expected
-    buried = {name for name in dead if name in missing}
-    lost = {name: count for name, count in missing.items() if name not in buried}
+    buried = missing & Counter(dead)
+    lost = missing - buried
     return Line(
         what,
         expected.total(),
         found.total(),
-        sum(lost.values()),
+        lost.total(),
         more.total(),
-        sum(missing[name] for name in buried),
+        buried.total(),
         tuple([f"lost {name}" for name in sorted(lost)][:3] + [f"doubled {name}" for name in sorted(more)][:3]),
     )
 
@@ -151,30 +154,36 @@ def ledger(facts: Facts) -> Ledger:
     """Return the ledger: every accepted call stored, published and done once; every other wholly, or not at all."""
     by_fate = {fate: {word for word, one in facts.calls.items() if one is fate} for fate in Fate}
 
-    def of(fate: Fate) -> Counter[str]:
-        return Counter({word: count for word, count in facts.words.items() if word in by_fate[fate]})
+    def of(fate: Fate, words: Counter[str]) -> Counter[str]:
+        return Counter({word: count for word, count in words.items() if word in by_fate[fate]})
 
+    accepted, unknown = Counter(by_fate[Fate.ACCEPTED]), of(Fate.UNKNOWN, facts.words)
     lines = [
-        compare(f"accepted calls → {facts.event}", Counter(by_fate[Fate.ACCEPTED]), of(Fate.ACCEPTED)),
-        compare("unknown calls → at most one each", Counter(set(of(Fate.UNKNOWN))), of(Fate.UNKNOWN)),
-        compare("refused calls → none", Counter(), of(Fate.REFUSED)),
+        compare(f"accepted calls → {facts.event}", accepted, of(Fate.ACCEPTED, facts.words)),
+        compare("unknown calls → at most one each", Counter(set(unknown)), unknown),
+        compare("refused calls → none", Counter(), of(Fate.REFUSED, facts.words)),
     ]
-    known = set(facts.words)
-    lines += [
-        compare(f"stored in {name}", Counter(known), Counter({word: rows[word] for word in known & rows.keys()}))
-        for name, rows in sorted(facts.stored.items())
-    ]
+    if not facts.stored:
+        lines.append(compare("accepted calls → stored", accepted, Counter()))
+    for name, rows in sorted(facts.stored.items()):
+        lines += [
+            compare(f"accepted calls → stored in {name}", accepted, of(Fate.ACCEPTED, rows)),
+            compare(f"unknown calls, stored in {name} → published", of(Fate.UNKNOWN, rows), unknown),
+            compare(f"refused calls → none stored in {name}", Counter(), of(Fate.REFUSED, rows)),
+        ]
     for name, ids in sorted(facts.committed.items()):
         mine = set(ids)
         there = Counter({id_: count for id_, count in facts.published.items() if id_ in mine})
         lines.append(compare(f"committed by {name} → published", Counter(ids), there))
+    letters = {(dead.method, dead.event) for dead in facts.dead}
     lines += [
-        compare(one.where, one.expected, one.found, {dead.event for dead in facts.dead if dead.method in one.methods})
+        compare(one.where, one.expected, one.found, [event for method, event in letters if method in one.methods])
         for one in facts.effects
         if not one.uncounted
     ]
     deaths = Counter(f"{one.method}: {one.why}" for one in facts.dead)
-    return Ledger(tuple(lines), deaths, tuple(one.where for one in facts.effects if one.uncounted))
+    uncounted = {one.where: one.uncounted for one in facts.effects if one.uncounted}
+    return Ledger(tuple(lines), deaths, uncounted, {name: rows.total() for name, rows in facts.begun.items() if rows})
 
 
 def show(found: Ledger) -> str:
@@ -186,5 +195,11 @@ def show(found: Ledger) -> str:
     text = table(("", "expected", "found", "lost", "doubled", "dead"), rows)
     examples = [f"{line.what}: {', '.join(line.examples)}" for line in found.lines if line.examples]
     deaths = [f"{count:,} dead letters of {why}" for why, count in sorted(found.deaths.items())]
-    unknown = [f"not counted: {where} (no event of it has written anything)" for where in found.uncounted]
-    return "\n".join([text, "", *examples, *deaths, *unknown, f"lost {found.lost:,}, doubled {found.doubled:,}"])
+    unknown = [f"not counted: {where}: {why}" for where, why in found.uncounted.items()]
+    begun = [
+        f"begun, and not done: {count:,} rows of unknown calls in {name}, which are not as those of accepted calls"
+        for name, count in found.begun.items()
+    ]
+    return "\n".join(
+        [text, "", *examples, *deaths, *begun, *unknown, f"lost {found.lost:,}, doubled {found.doubled:,}"]
+    )

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from mesh.events.broker import Broker
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
 
-__all__ = ["Bounds", "Trial"]
+__all__ = ["Bounds", "Trial", "endings"]
 
 START = 90.0
 """Seconds that the mesh may take to start."""
@@ -74,6 +74,7 @@ class Trial:
         outages: Target that is a database → what takes it away.
         seed: Of all chance.
         bounds: How much of it.
+        uncounted: Methods (``package.Service/Method``) whose effects are not counted.
     """
 
     manifest: Manifest
@@ -84,6 +85,7 @@ class Trial:
     outages: Mapping[str, Outage]
     seed: int
     bounds: Bounds
+    uncounted: Collection[str] = ()
 
     def __post_init__(self) -> None:
         self._calls: dict[str, Fate] = {}
@@ -107,7 +109,8 @@ class Trial:
         """Do it, and print the ledger.
 
         Returns:
-            0 when nothing was lost or doubled and the mesh worked again after the last strike, else 1.
+            0 when nothing was lost or doubled, the mesh worked again after the last strike, nothing of it ended by
+            itself, and it stopped when it was told to; else 1.
 
         Raises:
             Faults: The mesh, or a database, did not start.
@@ -123,20 +126,18 @@ class Trial:
                 *tether.command(str(self._folder / "up.lock"), up),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        code = 1
+        code, troubles = 1, list[str]()
         try:
             herd = await self._ready(process)
             works = await self._drill(process, herd)
             code = await self._reckon(herd, works=works)
         finally:
+            stopped = await _stop(process)
+            troubles = endings(self._log.read_text(errors="replace"), process.returncode or 0, stopped=stopped)
+            code = code or int(bool(troubles))
             if code:
                 (self._folder / "failed").touch()
-            await _stop(process)
-        found = Counter(_ENDED.findall(self._log.read_text(errors="replace")))
-        for (name, how), times in found.items():
-            print(f"{name} ended by itself {times} times, with {how}")
-        if process.returncode:
-            print(f"mesh up ended with exit code {process.returncode}")
+        print("\n".join(troubles), end="\n" if troubles else "")
         if code:
             print(f"databases and log stay in {self._folder}")
         return code
@@ -269,7 +270,13 @@ class Trial:
             for name in self.manifest.services
         }
         facts = await count.collect(
-            await broker.ready(), self.contract, hosts, self.databases, self._calls, self.drive.event
+            await broker.ready(),
+            self.contract,
+            hosts,
+            self.databases,
+            self._calls,
+            self.drive.event,
+            self.uncounted,
         )
         return ledger.ledger(facts)
 
@@ -285,13 +292,32 @@ class Trial:
             await broker.stop()
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+def endings(log: str, code: int, *, stopped: bool) -> list[str]:
+    """Return what ended as it should not have, a sentence each.
+
+    Args:
+        log: What ``mesh up`` has said.
+        code: Its exit code.
+        stopped: It ended when it was told to.
+    """
+    found = [
+        f"{name} ended by itself {times} times, with {how}"
+        for (name, how), times in Counter(_ENDED.findall(log)).items()
+    ]
+    if not stopped:
+        return [*found, f"the mesh did not stop within {STOP:g} s and was killed"]
+    return [*found, f"mesh up ended with exit code {code}"] if code else found
+
+
+async def _stop(process: asyncio.subprocess.Process) -> bool:
+    """Tell the mesh to stop; return whether it did."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
         try:
             await asyncio.wait_for(process.wait(), STOP)
         except TimeoutError:
-            print(f"the mesh did not stop within {STOP:g} s and is killed")
             process.kill()
             await process.wait()
+            return False
+    return True
