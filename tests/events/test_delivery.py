@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -330,6 +332,33 @@ async def test_what_ends_the_process_again_and_again_is_a_dead_letter(contract: 
     assert calls == 2
     assert read_letter(letter.headers).reason == "begun 2 times by processes that ended before it did: it may end them"
     assert read_letter(letter.headers).tries == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_an_event_that_ends_its_process_holds_its_key_only_so_long(contract: Contract, nats_url: str) -> None:
+    """With real processes: they die of the first event, and the second, which waited behind it each time, is called."""
+    calls: list[bytes] = []
+    async with broker_at(nats_url) as broker:
+        await publish(broker, happened("k", 0), happened("k", 1))
+        while calls[-1:] != [b"1"]:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, str(Path(__file__).parent / "ended.py"), nats_url, stdout=asyncio.subprocess.PIPE
+            )
+            try:
+                assert process.stdout is not None
+                async with asyncio.timeout(60):
+                    calls.append((await process.stdout.readline()).strip())
+                    if calls[-1] == b"1":
+                        process.terminate()
+                    await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+        (letter,) = await dead_letters(broker)
+    assert calls == [b"0", b"0", b"0", b"1"]
+    assert read_letter(letter.headers).reason == "begun 2 times by processes that ended before it did: it may end them"
 
 
 async def test_what_is_given_back_is_no_try_however_often(contract: Contract, nats_url: str) -> None:

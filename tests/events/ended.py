@@ -1,0 +1,45 @@
+"""A subscriber in a process of its own, which number 0 ends at once (SIGKILL); it says what it was called for.
+
+python ended.py BROKER
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent / ".mesh" / "test-stubs")]
+
+from delivering import delivering  # noqa: E402 - the path comes first
+from google.protobuf.empty_pb2 import Empty  # noqa: E402 - the path comes first
+
+from mesh import descriptors, protoc  # noqa: E402 - the path comes first
+from mesh.events.delivery import Patience  # noqa: E402 - the path comes first
+from mesh.events.outcome import Limits  # noqa: E402 - the path comes first
+
+
+async def on_happened(request: Any, context: Any) -> Empty:
+    sys.stdout.write(f"{request.number}\n")
+    sys.stdout.flush()
+    if request.number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Empty()
+
+
+async def run(broker: str) -> None:
+    root = HERE.parent
+    contract = descriptors.read(protoc.load([root / "protos"], root.parent / ".mesh" / "test-stubs"))
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    once = Patience(limits=Limits(tries=1))
+    async with delivering(contract, broker, {"on_happened": on_happened}, patience=once):
+        await told.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(run(sys.argv[1]))
