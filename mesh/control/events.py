@@ -32,7 +32,7 @@ from mesh.manifest import Manifest
 from mesh.values import Duration
 
 if TYPE_CHECKING:
-    from mesh.events.history import Stored
+    from mesh.events.history import StreamMessage
     from mesh.events.link import Link
 
 __all__ = ["dead", "discard", "list_", "publish", "redrive", "replay", "show", "tail"]
@@ -281,7 +281,7 @@ async def _last(session: _Session) -> int:
     return int((await session.link.js.stream_info(streams.EVENTS)).state.last_seq)
 
 
-async def _one(session: _Session, which: str, filter_: str) -> Stored | None:
+async def _one(session: _Session, which: str, filter_: str) -> StreamMessage | None:
     """Return an event by its place or its id, or None."""
     client = session.link.client
     if which.isdecimal():
@@ -326,14 +326,14 @@ def _since(text: str) -> datetime | None:
     return time if time.tzinfo is not None else time.astimezone()
 
 
-async def _letters(session: _Session, method: str) -> AsyncIterator[Stored]:
+async def _letters(session: _Session, method: str) -> AsyncIterator[StreamMessage]:
     filter_ = f"{subjects.DEAD}.*.{method.rpartition('/')[2] or '*'}"
     async for letter in history.read(session.link.client, streams.DEAD, filter_):
         if not method or _is(read_letter(letter.headers).method.lstrip("/"), method):
             yield letter
 
 
-async def _chosen(session: _Session, numbers: list[int], method: str, *, every: bool) -> AsyncIterator[Stored]:
+async def _chosen(session: _Session, numbers: list[int], method: str, *, every: bool) -> AsyncIterator[StreamMessage]:
     """Yield the letters that were asked for.
 
     Raises:
@@ -361,7 +361,7 @@ def _is(method: str, text: str) -> bool:
     return method == text or method.endswith((f".{text}", f"/{text}"))
 
 
-def _row(event: Stored) -> tuple[str, ...]:
+def _row(event: StreamMessage) -> tuple[str, ...]:
     told = event.headers
     return (
         str(event.sequence), _clock(event.time), told.get("ce-type", ""), told.get("ce-subject", ""),
@@ -373,7 +373,7 @@ def _clock(time: datetime) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _json(contract: Contract, event: Stored, indent: int | None = None) -> str:
+def _json(contract: Contract, event: StreamMessage, indent: int | None = None) -> str:
     declared = contract.events.get(event.headers.get("ce-type", ""))
     if declared is None:
         return f"({len(event.data)} bytes of a type that the contract does not have)"

@@ -17,7 +17,7 @@ from mesh.events.message import own_headers
 
 if TYPE_CHECKING:
     from mesh.events.consumers import Consumer
-    from mesh.events.history import Stored
+    from mesh.events.history import StreamMessage
 
 __all__ = ["REPLAY_OF", "consumer_for", "redriven", "replayed"]
 
@@ -29,7 +29,7 @@ def consumer_for(consumers: Iterable[Consumer], subject: str) -> Consumer | None
     return next((one for one in consumers if any(_matches(filter_, subject) for filter_ in one.filters)), None)
 
 
-def redriven(letter: Stored, consumers: Mapping[str, Consumer]) -> Outgoing | None:
+def redriven(letter: StreamMessage, consumers: Mapping[str, Consumer]) -> Outgoing | None:
     """Return what delivers a dead letter to its method again, or None if the contract has its trigger no more.
 
     Args:
@@ -44,7 +44,7 @@ def redriven(letter: Stored, consumers: Mapping[str, Consumer]) -> Outgoing | No
     return Outgoing(_to(consumer, told.subject), headers, letter.data)
 
 
-def replayed(event: Stored, consumer: Consumer, run: str) -> Outgoing:
+def replayed(event: StreamMessage, consumer: Consumer, run: str) -> Outgoing:
     """Return what delivers a past event to one method again.
 
     Args:

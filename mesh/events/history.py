@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
-__all__ = ["Stored", "backwards", "latest", "read"]
+__all__ = ["StreamMessage", "backwards", "latest", "read"]
 
 BATCH = 256
 FIRST = 256
@@ -30,7 +30,7 @@ _END, _NOTHING = "204", "404"
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StreamMessage:
     """One message of a stream.
 
     Attributes:
@@ -59,7 +59,7 @@ async def read(
     since: datetime | None = None,
     before: int | None = None,
     batch: int = BATCH,
-) -> AsyncIterator[Stored]:
+) -> AsyncIterator[StreamMessage]:
     """Yield the messages of a stream that match a subject, oldest first, and end when there are no more.
 
     Args:
@@ -96,7 +96,7 @@ async def backwards(
     *,
     last: int,
     since: datetime | None = None,
-) -> AsyncIterator[list[Stored]]:
+) -> AsyncIterator[list[StreamMessage]]:
     """Yield the messages that match a subject in parts, the newest part first; each part is oldest first.
 
     Args:
@@ -130,9 +130,9 @@ async def latest(
     *,
     last: int,
     since: datetime | None = None,
-) -> list[Stored]:
+) -> list[StreamMessage]:
     """Return the last ``number`` messages that match a subject, oldest first (see ``backwards``)."""
-    found: list[Stored] = []
+    found: list[StreamMessage] = []
     async for part in backwards(client, stream, filter, last=last, since=since):
         found = part[-(number - len(found)) :] + found
         if len(found) >= number:
@@ -140,11 +140,11 @@ async def latest(
     return found
 
 
-async def _batch(client: Client, stream: str, question: Mapping[str, Any]) -> tuple[list[Stored], bool]:
+async def _batch(client: Client, stream: str, question: Mapping[str, Any]) -> tuple[list[StreamMessage], bool]:
     """Return the messages of one batch, and whether more follow."""
     inbox = client.new_inbox()
     done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    found: list[Stored] = []
+    found: list[StreamMessage] = []
 
     async def take(message: Msg) -> None:
         headers = message.headers or {}
@@ -166,8 +166,8 @@ async def _batch(client: Client, stream: str, question: Mapping[str, Any]) -> tu
         await subscription.unsubscribe()
 
 
-def _stored(message: Msg, headers: Mapping[str, str]) -> Stored:
-    return Stored(
+def _stored(message: Msg, headers: Mapping[str, str]) -> StreamMessage:
+    return StreamMessage(
         sequence=int(headers[_SEQUENCE]),
         subject=headers[_SUBJECT],
         headers={name: value for name, value in headers.items() if name not in _ADDED},

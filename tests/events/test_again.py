@@ -16,7 +16,7 @@ from mesh.events.broker import Broker
 from mesh.events.cloudevents import Event
 from mesh.events.consumers import consumers_of
 from mesh.events.dead import read_letter
-from mesh.events.history import Stored
+from mesh.events.history import StreamMessage
 from mesh.events.link import FEW, Outgoing
 
 MANY = 30
@@ -51,12 +51,12 @@ async def stored_as_a_batch(broker: Broker) -> list[Event]:
     return events
 
 
-async def letters_of(broker: Broker) -> list[Stored]:
+async def letters_of(broker: Broker) -> list[StreamMessage]:
     link = await broker.ready()
     return [one async for one in history.read(link.client, "DEAD", "dead.>")]
 
 
-async def redrive(broker: Broker, contract: Contract, serves: str, letters: list[Stored]) -> None:
+async def redrive(broker: Broker, contract: Contract, serves: str, letters: list[StreamMessage]) -> None:
     consumers = {one.name: one for one in consumers_of([contract.services[serves]])}
     messages = [again.redriven(letter, consumers) for letter in letters]
     async with asyncio.timeout(10):
@@ -67,7 +67,7 @@ async def test_events_of_a_batch_die_and_are_delivered_once_more(contract: Contr
     function = Function()
     async with delivering(contract, nats_url, {"on_happened": function}) as replica:
         events = await stored_as_a_batch(replica.broker)
-        letters: list[Stored] = []
+        letters: list[StreamMessage] = []
         async with asyncio.timeout(10):
             while len(letters) < MANY:
                 await asyncio.sleep(0.05)
@@ -105,7 +105,7 @@ async def test_a_tick_dies_and_stands_for_the_same_time_when_it_is_delivered_onc
     function = Function()
     name = {"EverySecond": "every_second", "Often": "often"}[method]
     async with delivering(contract, nats_url, {name: function}, serves=CLOCK) as replica:
-        letters: list[Stored] = []
+        letters: list[StreamMessage] = []
         async with asyncio.timeout(10):
             while not letters:
                 await asyncio.sleep(0.05)
