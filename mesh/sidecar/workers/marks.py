@@ -38,7 +38,8 @@ def read(pid: int) -> str:
     except OSError:
         return ""
     begins = f"{NAME}=".encode()
-    return next((one[len(begins) :].decode() for one in found.split(b"\0") if one.startswith(begins)), "")
+    marks = [one.removeprefix(begins) for one in found.split(b"\0") if one.startswith(begins)]
+    return marks[0].decode(errors="replace") if marks else ""
 
 
 def doomed(mark: str, prefix: str, live: Collection[str]) -> bool:

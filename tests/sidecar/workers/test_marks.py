@@ -62,3 +62,14 @@ def test_a_process_that_is_not_there_has_none() -> None:
 )
 def test_who_has_to_end(mark: str, live: list[str], *, ends: bool) -> None:
     assert marks.doomed(mark, "12.", live) is ends
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_what_a_function_gives_its_processes_is_no_mark_and_no_harm() -> None:
+    waiting = [sys.executable, "-c", "print(flush=True); input()"]
+    odd = {**os.environb, marks.NAME.encode(): b"\xff"}
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=odd) as made:
+        assert made.stdout is not None
+        made.stdout.readline()
+        assert marks.doomed(marks.read(made.pid), "12.", ["12.3"]) is False
+        made.communicate()
