@@ -161,10 +161,12 @@ def redrive(file: Path, numbers: list[int], *, method: str, every: bool) -> int:
     async def run(session: _Session) -> int:
         done, left = 0, 0
         async for letter in _chosen(session, numbers, method, every=every):
-            message = again.redriven(letter, session.consumers)
+            whole = await again.whole(session.link.js, letter)
+            message = None if whole is None else again.redriven(whole, session.consumers)
             if message is None:
                 left += 1
-                print(f"letter {letter.sequence}: the contract has its trigger no more", file=sys.stderr)
+                why = "the contract has its trigger no more" if whole else "its stream holds its event no more"
+                print(f"letter {letter.sequence}: {why}", file=sys.stderr)
                 continue
             await session.broker.store(message)
             await session.link.js.delete_msg(streams.DEAD, letter.sequence)

@@ -8,18 +8,23 @@ its effect again; ``mesh-replay-of`` says which event it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nats.js.errors import NotFoundError
+
 from mesh.events.cloudevents import MESSAGE_ID
-from mesh.events.dead import original_headers, read_letter
+from mesh.events.dead import LEFT_OUT, original_headers, read_letter
 from mesh.events.link import Outgoing
 from mesh.events.message import own_headers
 
 if TYPE_CHECKING:
+    from nats.js import JetStreamContext
+
     from mesh.events.consumers import Consumer
     from mesh.events.history import StreamMessage
 
-__all__ = ["REPLAY_OF", "consumer_for", "redriven", "replayed"]
+__all__ = ["REPLAY_OF", "consumer_for", "redriven", "replayed", "whole"]
 
 REPLAY_OF = "mesh-replay-of"
 
@@ -42,6 +47,21 @@ def redriven(letter: StreamMessage, consumers: Mapping[str, Consumer]) -> Outgoi
         return None
     headers = {**original_headers(letter.headers), MESSAGE_ID: f"redrive/{letter.sequence}"}
     return Outgoing(_to(consumer, told.subject), headers, letter.data)
+
+
+async def whole(js: JetStreamContext, letter: StreamMessage) -> StreamMessage | None:
+    """Return a dead letter with its event, which may be too large to be in it; None if its stream holds it no more."""
+    if LEFT_OUT not in letter.headers:
+        return letter
+    told = read_letter(letter.headers)
+    try:
+        event = await js.get_msg(told.stream, told.sequence)
+    except NotFoundError:
+        return None
+    if event.subject != told.subject:  # of a stream that was made anew
+        return None
+    ours = {name: value for name, value in letter.headers.items() if name != LEFT_OUT}
+    return replace(letter, headers={**(event.headers or {}), **ours}, data=event.data or b"")
 
 
 def replayed(event: StreamMessage, consumer: Consumer, run: str) -> Outgoing:

@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 
 from mesh.events.message import own_headers
 
-__all__ = ["Letter", "letter_headers", "original_headers", "read_letter"]
+__all__ = ["LEFT_OUT", "Letter", "letter_headers", "original_headers", "read_letter"]
 
 PREFIX = "mesh-dead-"
+LEFT_OUT = "mesh-dead-left-out"
+"""Header of a letter without its event, which with our headers would be larger than the broker takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ from uuid import uuid4
 from opentelemetry import metrics
 
 from mesh.contract import TriggerKind
-from mesh.errors import Code, Internal, StatusError
+from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.events import members, ticks, tries
 from mesh.events.arrival import Arrival
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
 from mesh.events.consumers import Consumer, ConsumerError, consumers_of, ensure
-from mesh.events.dead import Letter, letter_headers
+from mesh.events.dead import LEFT_OUT, Letter, letter_headers
 from mesh.events.link import Outgoing
 from mesh.events.outcome import Ack, Dead, Decision, Limits, Retry, decide
 from mesh.events.reader import BROKER_AWAY, Reader
@@ -319,10 +319,14 @@ class Delivery:
         )  # fmt: skip
         ticked = consumer.trigger.kind is TriggerKind.SCHEDULE
         original = ticks.lasting(consumer, message) if ticked else message.headers
-        headers = {**letter_headers(letter, original), MESSAGE_ID: f"{consumer.name}/{message.sequence}"}
+        mark = {MESSAGE_ID: f"{consumer.name}/{message.sequence}"}
         subject = dead_subject(consumer.method.service, consumer.method.name)
+        bare = Outgoing(subject, letter_headers(letter, {LEFT_OUT: str(len(message.data))}) | mark, b"")
         try:
-            await self._broker.store(Outgoing(subject, headers, message.data))
+            try:
+                await self._broker.store(Outgoing(subject, letter_headers(letter, original) | mark, message.data))
+            except InvalidArgument:  # too large together: the letter says where the event is
+                await self._broker.store(bare)
         except StatusError as failure:
             log.warning("%s: a dead letter is not kept yet: %s", consumer.group, failure)
             return Retry(AGAIN)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from delivering import CLOCK, RECORDER, broker_at, dead_letters, delivering, happened, until
+from delivery.v1 import delivery_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
 
 from mesh.contract import Contract
@@ -15,7 +16,7 @@ from mesh.events import again, history
 from mesh.events.broker import Broker
 from mesh.events.cloudevents import Event
 from mesh.events.consumers import consumers_of
-from mesh.events.dead import read_letter
+from mesh.events.dead import LEFT_OUT, read_letter
 from mesh.events.history import StreamMessage
 from mesh.events.link import FEW, Outgoing
 
@@ -120,3 +121,32 @@ async def test_a_tick_dies_and_stands_for_the_same_time_when_it_is_delivered_onc
     due = message.headers["mesh-tick-due"]
     assert id_ == f"ticks.delivery-v1-Clock.{method}@{due}"
     assert tick.time.ToDatetime().isoformat() == due.removesuffix("+00:00")
+
+
+async def test_an_event_too_large_for_a_letter_dies_and_is_delivered_once_more(
+    contract: Contract, nats_url: str
+) -> None:
+    """Of another publisher: our own leave room."""
+    function = Function()
+    async with delivering(contract, nats_url, {"on_happened": function}) as replica:
+        link = await replica.broker.ready()
+        event = happened("k", 1)
+        headers = sum(len(name) + len(value) + 4 for name, value in event.to_headers().items())
+        size = link.largest - headers - 200
+        data = event.data + pb.Happened(what="w" * size).SerializeToString()
+        await replica.broker.store(Outgoing(event.subject, event.to_headers(), data))
+        letters: list[StreamMessage] = []
+        async with asyncio.timeout(10):
+            while not letters:
+                await asyncio.sleep(0.05)
+                letters = await letters_of(replica.broker)
+        assert (letters[0].data, letters[0].headers[LEFT_OUT]) == (b"", str(len(data)))
+        found = await again.whole(link.js, letters[0])
+        assert found is not None
+        function.mended = True
+        await redrive(replica.broker, contract, RECORDER, [found])
+        await until(lambda: bool(function.done))
+        await link.js.delete_msg("EVENTS", 1)
+        assert await again.whole(link.js, letters[0]) is None
+    ((id_, request),) = function.done
+    assert (id_, request.number, len(request.what)) == (event.id, 1, size)
