@@ -12,6 +12,8 @@ from mesh.events.cloudevents import HOPS
 __all__ = ["carry", "hops"]
 
 _KEY = HOPS.encode()
+_DIGITS = 6
+"""More than any event has; Python refuses to read thousands."""
 
 
 def hops(call: Call | None) -> int:
@@ -21,7 +23,7 @@ def hops(call: Call | None) -> int:
     if call.delivered is not None:
         return int(call.delivered.hops) + 1
     told = call.metadata.wire(_KEY) if call.caller is not None else None
-    return int(told) if told is not None and told.isdigit() else 0
+    return int(told) if told is not None and len(told) <= _DIGITS and told.isdigit() else 0
 
 
 async def carry(call: Call, next: Handler) -> None:

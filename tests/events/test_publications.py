@@ -75,6 +75,7 @@ def call(caller: str | None, *metadata: tuple[str, str]) -> Call:
         (call("login"), 0),
         (call("login", ("mesh-hops", "3")), 3),
         (call("login", ("mesh-hops", "many")), 0),
+        (call("login", ("mesh-hops", "3" * 5000)), 0),
         (call(None, ("mesh-hops", "3")), 0),  # whoever calls from outside may say what he likes
     ],
 )
