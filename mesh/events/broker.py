@@ -106,7 +106,8 @@ class Broker:
     @property
     def link(self) -> Link | None:
         """The connection, with all streams there; None while there is none."""
-        return self._link
+        link = self._link
+        return None if link is None or link.client.is_closed else link  # the client says so later than it knows
 
     @property
     def kept(self) -> float:
@@ -115,9 +116,10 @@ class Broker:
 
     async def ready(self) -> Link:
         """Wait for the broker, for ever if need be, and return the connection."""
-        while self._link is None:
+        while (link := self.link) is None:
+            self._there.clear()
             await self._there.wait()
-        return self._link
+        return link
 
     async def _within(self, seconds: float) -> Link | None:
         with contextlib.suppress(TimeoutError):
