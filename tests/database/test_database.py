@@ -70,6 +70,21 @@ async def database(new_database: Callable[[], str], migrations: Path) -> AsyncIt
     await opened.stop()
 
 
+@pytest.fixture
+async def locked(
+    tmp_path: Path, migrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Database, sqlite3.Connection]]:
+    """A SQLite database that waits briefly, and another connection that holds its write lock."""
+    monkeypatch.setattr("mesh.database.database.WAIT", 0.1)
+    file = tmp_path / "x.db"
+    database = Database(f"sqlite:///{file}", migrations=migrations, name="x")
+    await database.start()
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield database, other
+    await database.stop()
+
+
 async def names(database: Database) -> list[str]:
     async with database.transaction() as tx:
         return list((await tx.execute(select(ITEMS.c.name).order_by(ITEMS.c.id))).scalars())
@@ -233,31 +248,22 @@ async def test_a_block_that_only_reads_may_fail_and_go_on(database: Database):
     assert await names(database) == ["one"]
 
 
-async def test_nothing_is_done_outside_a_transaction(tmp_path: Path, migrations: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_nothing_is_done_outside_a_transaction(locked: tuple[Database, sqlite3.Connection]):
     """SQLite goes on without one after a BEGIN that failed, and after what it rolls back by itself."""
-    monkeypatch.setattr("mesh.database.database.WAIT", 0.1)
-    file = tmp_path / "x.db"
-    database = Database(f"sqlite:///{file}", migrations=migrations, name="x")
-    await database.start()
-    other = sqlite3.connect(file, isolation_level=None)
-    try:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(Aborted):
-            async with database.transaction() as tx:
-                with pytest.raises(Unavailable):
-                    await tx.execute(insert(ITEMS).values(id=2, name="two"))
-                other.execute("ROLLBACK")
+    database, other = locked
+    with pytest.raises(Aborted):
+        async with database.transaction() as tx:
+            with pytest.raises(Unavailable):
                 await tx.execute(insert(ITEMS).values(id=2, name="two"))
-        with pytest.raises(Aborted):
-            async with database.transaction() as tx:
-                await tx.execute(insert(ITEMS).values(id=3, name="three"))
-                with pytest.raises(IntegrityError):
-                    await tx.execute(text("INSERT OR ROLLBACK INTO items (id, name) VALUES (3, 'again')"))
-                await tx.execute(insert(ITEMS).values(id=4, name="four"))
-        assert await names(database) == ["one"]
-    finally:
-        other.close()
-        await database.stop()
+            other.execute("ROLLBACK")
+            await tx.execute(insert(ITEMS).values(id=2, name="two"))
+    with pytest.raises(Aborted):
+        async with database.transaction() as tx:
+            await tx.execute(insert(ITEMS).values(id=3, name="three"))
+            with pytest.raises(IntegrityError):
+                await tx.execute(text("INSERT OR ROLLBACK INTO items (id, name) VALUES (3, 'again')"))
+            await tx.execute(insert(ITEMS).values(id=4, name="four"))
+    assert await names(database) == ["one"]
 
 
 @pytest.mark.parametrize(
@@ -423,33 +429,22 @@ async def test_sqlite_keeps_what_it_acknowledged(tmp_path: Path):
     assert found == ["wal", 2, 1]
 
 
-async def test_a_foreign_lock_is_unavailable_and_a_lost_race_is_aborted(
-    tmp_path: Path, migrations: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("mesh.database.database.WAIT", 0.1)
-    file = tmp_path / "x.db"
-    database = Database(f"sqlite:///{file}", migrations=migrations, name="x")
-    await database.start()
-    other = sqlite3.connect(file, isolation_level=None)
-    try:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(Unavailable, match="locked by another process"):
-            async with database.transaction() as tx:
-                await tx.execute(insert(ITEMS).values(id=2, name="two"))
-        other.execute("COMMIT")
-        other.execute("PRAGMA busy_timeout=0")
-        async with database.transaction() as tx:  # whoever reads to write has the lock from the first statement on
-            await tx.execute(select(ITEMS).with_for_update())
-            with pytest.raises(sqlite3.OperationalError, match="locked"):
-                other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(Aborted, match="try again"):
-            async with database.transaction() as tx:
-                await tx.execute(select(ITEMS))
-                other.execute("INSERT INTO items (id, name) VALUES (3, 'three')")
-                await tx.execute(insert(ITEMS).values(id=4, name="four"))
-    finally:
-        other.close()
-        await database.stop()
+async def test_a_foreign_lock_is_unavailable_and_a_lost_race_is_aborted(locked: tuple[Database, sqlite3.Connection]):
+    database, other = locked
+    with pytest.raises(Unavailable, match="locked by another process"):
+        async with database.transaction() as tx:
+            await tx.execute(insert(ITEMS).values(id=2, name="two"))
+    other.execute("COMMIT")
+    other.execute("PRAGMA busy_timeout=0")
+    async with database.transaction() as tx:  # whoever reads to write has the lock from the first statement on
+        await tx.execute(select(ITEMS).with_for_update())
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Aborted, match="try again"):
+        async with database.transaction() as tx:
+            await tx.execute(select(ITEMS))
+            other.execute("INSERT INTO items (id, name) VALUES (3, 'three')")
+            await tx.execute(insert(ITEMS).values(id=4, name="four"))
 
 
 async def test_postgres_serialization_failures_are_aborted(new_postgres: Callable[[], str], migrations: Path):
