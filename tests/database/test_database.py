@@ -18,7 +18,21 @@ from google.protobuf.empty_pb2 import Empty
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from sqlalchemy import Column, Executable, Integer, MetaData, String, Table, func, insert, select, text, update
+from sqlalchemy import (
+    Column,
+    Executable,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    exists,
+    func,
+    insert,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from mesh.database import Database, DatabaseError
@@ -274,7 +288,15 @@ async def test_nothing_is_done_outside_a_transaction(locked: tuple[Database, sql
         (text("select 1").columns(), True),
         (select(ITEMS).with_for_update(), False),
         (select(select(ITEMS).with_for_update().subquery()), False),
-        (select(insert(ITEMS).values(id=2).returning(ITEMS.c.id).cte()), False),
+        (select(ITEMS).join(OTHER := ITEMS.alias(), OTHER.c.id == ITEMS.c.id), True),
+        (select(ADDED := insert(ITEMS).values(id=2).returning(ITEMS.c.id).cte()), False),
+        (select(ITEMS).add_cte(ADDED), False),
+        (select(ITEMS).where(exists(select(ADDED))), False),
+        (select(ITEMS).join(ADDED.alias(), true()), False),
+        (select(ITEMS.c.id).union(select(ADDED.c.id)), False),
+        (select(func.coalesce(select(ADDED.c.id).scalar_subquery(), 1)), False),
+        (select(ITEMS).limit(select(ADDED.c.id).scalar_subquery()), False),
+        (select(ITEMS).where(ITEMS.c.id.in_(select(ITEMS.c.id).with_for_update())), False),
         (text("INSERT INTO items (id) VALUES (2) RETURNING id").columns(ITEMS.c.id), False),
         (text("SELECT id FROM items FOR UPDATE").columns(ITEMS.c.id), False),
         (text("SELECT 1"), False),
