@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -32,6 +34,9 @@ log = logging.getLogger("mesh.control")
 
 COLLECT_AFTER = (20_000, 20, 20)
 """Objects, then generations, after which cycles are looked for (``gc.set_threshold``)."""
+
+_DESCRIPTORS = (65_536, 10_240)
+"""Open files that a component asks for, the first that is granted."""
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -96,6 +101,7 @@ def run(file: Path, name: str | None, fd: int | None) -> int:
     """
     import uvloop  # noqa: PLC0415 - only here
 
+    _raise_descriptors()
     parent = Parent.inherited()
     try:
         manifest, contract = load(file)
@@ -106,6 +112,17 @@ def run(file: Path, name: str | None, fd: int | None) -> int:
         if name is None:
             return runner.run(run_edge(manifest, contract, fd, parent))
         return runner.run(run_sidecar(manifest, contract, name, fd, parent))
+
+
+def _raise_descriptors() -> None:
+    """Allow more open files than the usual 1024 (macOS: 256), up to the hard limit: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for most in _DESCRIPTORS:
+        wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        if soft != resource.RLIM_INFINITY and wanted > soft:
+            with contextlib.suppress(ValueError, OSError):  # macOS has another, lower bound
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+                return
 
 
 def _check_exists(manifest: Manifest, name: str | None) -> None:

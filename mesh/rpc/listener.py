@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import resource
 import socket
-from typing import Any
+from typing import Any, cast
 
 import h2corn
 import h2corn._lib
@@ -50,6 +52,16 @@ _HEAD_LIMITS = (
 
 BACKLOG = 1024
 """Connections that wait to be accepted."""
+
+AGAIN = 1.0
+"""Seconds after which a server that ended by itself is begun again."""
+
+WITNESS = 1.0
+"""Longest that a stop waits for its witness, seconds: twice, until it is connected and until it is told."""
+
+_LOGGER = logging.getLogger(__name__)
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What an HTTP/2 client says first, and its (empty) SETTINGS: RFC 9113, 3.4."""
 
 IDLE = 3600.0
 """Seconds after which a connection without calls is closed (with GOAWAY). gRPC channels idle for long; this only
@@ -101,6 +113,7 @@ class Listener:
         self._expire = expire
         self._linger = min(LINGER, drain)
         self._answered = -LINGER
+        self._started = False
         self._stopping = False
         self._options: dict[str, Any] = {
             "grpc": grpc,
@@ -110,6 +123,7 @@ class Listener:
             "max_concurrent_streams": MAX_STREAMS,
             "h2_initial_stream_window_size": STREAM_WINDOW,
             "h2_initial_connection_window_size": CONNECTION_WINDOW,
+            "limit_connections": _most_connections(),
             "timeout_graceful_shutdown": drain + GRACE,
         }
         if grpc and max_body is None:
@@ -130,13 +144,15 @@ class Listener:
         Raises:
             ListenError: The address is taken, not of this machine, or not allowed.
         """
-        if self._fd is None:
+        fd = self._fd
+        if fd is None:
             self._socket = _bind(self.listen)
-        fd = self._fd if self._socket is None else self._socket.fileno()
-        self._server = h2corn.Server(self._serve, h2corn.Config(bind=(f"fd://{fd}",), **self._options))
-        self._task = asyncio.create_task(self._server.serve())
+            fd = self._socket.fileno()
+        self._server = self._made(fd)
+        self._task = asyncio.create_task(self._run(self._server, fd))
         try:
             await self._server.wait_started()
+            self._started = True
         except (OSError, ValueError) as error:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
@@ -156,13 +172,55 @@ class Listener:
         fresh = self._answered + self._linger - asyncio.get_running_loop().time()
         if fresh > 0:  # from here on each answer lingers by itself; those just before this moment need the time too
             await asyncio.sleep(fresh)
-        self._server.shutdown()
-        self._close()
+        await self._leave(self._server)
         done, _ = await asyncio.wait({task}, timeout=self._drain)
         if not done and self._expire is not None:
             self._expire()
         with contextlib.suppress(RuntimeError):  # calls that ignore cancellation: h2corn has cut them off
             await task
+
+    def _made(self, fd: int) -> h2corn.Server:
+        return h2corn.Server(self._serve, h2corn.Config(bind=(f"fd://{fd}",), **self._options))
+
+    async def _run(self, server: h2corn.Server, fd: int) -> None:
+        """Serve until the stop; again where h2corn gives up, which it does, with all connections, when accept fails."""
+        while True:
+            try:
+                await server.serve()
+            except OSError as error:
+                if not self._started:
+                    raise
+                if not self._stopping:
+                    _LOGGER.error("%s: no longer served (%s); it begins again", self.listen, error)  # noqa: TRY400
+                    await asyncio.sleep(AGAIN)
+            if self._stopping:
+                return
+            server = self._server = self._made(fd)
+
+    async def _leave(self, server: h2corn.Server) -> None:
+        """Have h2corn stop accepting, and refuse new connections from then on.
+
+        It holds the socket open until the drain is over: callers would connect and wait for nothing. So the socket is
+        shut down, but not before h2corn has left it, whose accept would fail, and all calls in flight with it. An idle
+        connection of our own is the witness: it is told of the stop, and ends, when h2corn accepts no more.
+        """
+        if self._socket is None:
+            server.shutdown()
+            return
+        witness = _Witness()
+        with contextlib.suppress(OSError):  # TimeoutError is one; without a witness the stop is only later
+            async with asyncio.timeout(WITNESS):
+                address = self._socket.getsockname()[:2]
+                await asyncio.get_running_loop().create_connection(lambda: witness, *address)
+                await witness.accepted.wait()
+        server.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WITNESS):
+                await witness.ended.wait()
+        witness.close()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._close()
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         await self._app(scope, receive, send)
@@ -171,16 +229,43 @@ class Listener:
             await asyncio.sleep(self._linger)  # h2corn holds the connection while the request's task runs
 
     def _close(self) -> None:
-        """Refuse new connections from now on.
-
-        h2corn holds the socket open until the drain is over, so closing it is not enough: callers would connect and
-        wait for nothing.
-        """
         if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
             self._socket = None
+
+
+class _Witness(asyncio.Protocol):
+    """An HTTP/2 connection without calls: ``accepted`` once the server has spoken, ``ended`` when it has closed it."""
+
+    def __init__(self) -> None:
+        self.accepted = asyncio.Event()
+        self.ended = asyncio.Event()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(_PREFACE)
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002 - SETTINGS, later GOAWAY
+        self.accepted.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self.accepted.set()
+        self.ended.set()
+
+    def close(self) -> None:
+        """Close it, if it was ever open."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _most_connections() -> int:
+    """Return how many connections may be open at once, 0 for any number: half of the descriptors.
+
+    The others are for calls to other services, databases and files. Connections beyond wait to be accepted.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 0 if most == resource.RLIM_INFINITY else max(1, most // 2)
 
 
 def _bind(listen: str) -> socket.socket:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import sys
 from typing import Any
 
 import pytest
@@ -29,6 +31,15 @@ class Slow:
             raise
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
+
+
+async def refused(address: str) -> None:
+    """Return when connections to the address are refused."""
+    with pytest.raises(ConnectionError):
+        while True:
+            _, writer = await asyncio.open_connection(*address.split(":"))
+            writer.close()
+            await asyncio.sleep(0.01)
 
 
 async def test_port_0_picks_a_free_one_and_says_which() -> None:
@@ -73,12 +84,106 @@ async def test_a_stop_waits_for_what_is_in_flight_and_refuses_what_is_new() -> N
         await slow.begun.wait()
         stopping = asyncio.create_task(listener.stop())
         await client.until(lambda: not client.h2.can_send_request)  # GOAWAY has come
-        with pytest.raises(OSError):
-            await asyncio.open_connection(*address.split(":"))
+        await refused(address)
         assert not stopping.done()
         slow.go.set()
         assert (await client.answer(stream)).http == 204
         await asyncio.wait_for(stopping, 5)
+
+
+def connect(port: int) -> None:
+    """Connect again and again until that is refused."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            socket.create_connection(("127.0.0.1", port)).close()
+
+
+async def test_a_stop_among_new_connections_cuts_no_call_off() -> None:
+    """The socket may not go while h2corn still accepts: in one stop of ten that ended it, with all calls."""
+    await asyncio.gather(*(stop_among_new_connections() for _ in range(150)))
+
+
+async def stop_among_new_connections() -> None:
+    slow = Slow()
+    listener = Listener(slow, "127.0.0.1:0", grpc=True, drain=5)
+    address = await listener.start()
+    storm = asyncio.create_task(asyncio.to_thread(connect, int(address.split(":")[1])))
+    async with raw_client(address) as client:
+        stream = client.request(end=True)
+        await slow.begun.wait()
+        stopping = asyncio.create_task(listener.stop())
+        await storm
+        assert not stopping.done()
+        slow.go.set()
+        assert (await client.answer(stream)).http == 204
+        await stopping
+
+
+FEW = """
+import asyncio, logging, os, resource, sys
+from mesh.rpc.listener import Listener
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+async def main():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    listener = Listener(app, "127.0.0.1:0", grpc=False, drain=1)
+    print(await listener.start(), flush=True)
+    taken = []
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        try:
+            while line == "take all\\n":
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError as error:
+            print(error.strerror, flush=True)
+        while line == "free\\n" and taken:
+            os.close(taken.pop())
+    await listener.stop()
+
+logging.basicConfig(level=logging.ERROR, stream=sys.stdout, format="%(message)s")
+asyncio.run(main())
+"""
+"""A server whose process may have 64 files open, and has all open on command."""
+
+
+async def ask(address: str) -> tuple[asyncio.StreamWriter, asyncio.Task[bytes]]:
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    return writer, asyncio.create_task(reader.readline())
+
+
+async def test_a_server_outlives_a_lack_of_descriptors() -> None:
+    pipe = asyncio.subprocess.PIPE
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", FEW, stdin=pipe, stdout=pipe, stderr=pipe)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    address = (await server.stdout.readline()).decode().strip()
+    server.stdin.write(b"take all\n")
+    assert await server.stdout.readline() == b"Too many open files\n"
+    writer, answer = await ask(address)
+    said = b"127.0.0.1:0: no longer served (Too many open files (os error 24)); it begins again\n"
+    while await server.stdout.readline() != said:  # asyncio reports the exceptions of h2corn too
+        assert not server.stdout.at_eof()
+    writer.close()
+    answer.cancel()
+    server.stdin.write(b"free\n")
+    writer, answer = await ask(address)
+    assert (await answer).startswith(b"HTTP/1.1 204")
+    writer.close()
+
+    asked = [await ask(address) for _ in range(40)]
+    for _, answer in asked[:32]:
+        assert (await answer).startswith(b"HTTP/1.1 204")
+    assert not any(answer.done() for _, answer in asked[32:])  # half of the descriptors are not for connections
+    for writer, _ in asked[:32]:
+        writer.close()
+    for writer, answer in asked[32:]:
+        assert (await answer).startswith(b"HTTP/1.1 204")
+        writer.close()
+    server.stdin.close()
+    assert await server.wait() == 0
 
 
 async def test_what_does_not_end_in_time_is_told_then_cut_off() -> None:
