@@ -9,6 +9,7 @@ What is here knows no wire and no server.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -184,6 +185,8 @@ class Call:
         wait_for_ready: An onward call should wait for a connection even when every address has just failed.
         timed: Whether a layer of this chain cancels the call at its deadline, so that nobody else has to.
         compression: The encoding of an onward call's requests (``"gzip"``), or "" for none.
+        task: What answers it, if that is one task and its rim knows it; None otherwise. (Asking for the current task
+            is a system call up to Python 3.11.)
         delivered: Which event it is a delivery of (``mesh.events.arrival.Delivered``), or None.
     """
 
@@ -192,8 +195,8 @@ class Call:
     delivered: Any = None
 
     __slots__ = (
-        "caller", "deadline", "doubt", "headers", "headers_sent", "identity", "metadata", "method", "peer", "timed",
-        "trailers",
+        "caller", "deadline", "doubt", "headers", "headers_sent", "identity", "metadata", "method", "peer", "task",
+        "timed", "trailers",
     )  # fmt: skip
 
     def __init__(self, method: Any, metadata: Metadata, deadline: float | None = None) -> None:
@@ -205,6 +208,7 @@ class Call:
         self.doubt: StatusError | None = None
         self.peer = ""
         self.timed = False
+        self.task: asyncio.Task[Any] | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         self.headers_sent = False
         self.trailers: list[tuple[bytes, bytes]] = []

@@ -34,10 +34,10 @@ def deadline(call: Call, next: Handler) -> Awaitable[None]:
 
 
 async def _limited(call: Call, until: float, next: Handler) -> None:
-    task = asyncio.current_task()
+    task = call.task or asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine always runs in a task here
     limit = Limit(task)
-    slot = wheel().add(until, limit)
+    slot = wheel(task).add(until, limit)
     call.timed = True
     try:
         await next(call)

@@ -245,11 +245,12 @@ class EdgeApp:
         now = monotonic()
         upstream = UpstreamCall(call.method, request, now + (call.method.timeout or self._timeout))
         upstream.identity = call.identity
+        upstream.task = call.task
         for pair in metadata:
             upstream.metadata.append(*pair)
         watch = Watch(call)
         # Of HTTP/1.1 the server does not say that a client has gone: there would be nothing to see (``HttpCall.gone``).
-        slot = wheel().add(now + WATCH_AFTER, watch) if call.http_version != "1.1" else None
+        slot = wheel(call.task).add(now + WATCH_AFTER, watch) if call.http_version != "1.1" else None
         token = current.set(call)
         try:
             await self._handler(upstream)

@@ -44,13 +44,12 @@ class HttpCall(Call):
         status: The HTTP status of the answer; 0 while there is none. Set before a refusal is raised whose HTTP status
             does not follow from its code.
         answered: Whether the response has begun.
-        task: What answers it.
         expired: It was cancelled because the edge stops.
     """
 
     __slots__ = (
         "_complete", "_receive", "_scope", "_send", "_unread", "answered", "expired", "origin", "path",
-        "query", "route", "status", "task", "verb",
+        "query", "route", "status", "verb",
     )  # fmt: skip
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -125,7 +124,7 @@ class HttpCall(Call):
         size = 0
         assert self.task is not None  # noqa: S101 - a request is answered in a task
         late = Limit(self.task)
-        slot = wheel().add(monotonic() + seconds, late)
+        slot = wheel(self.task).add(monotonic() + seconds, late)
         try:
             while size <= limit:
                 message = await self._next()

@@ -7,9 +7,9 @@ inside (who calls, which trace, where the request came from) is taken out of its
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Coroutine, Mapping, MutableMapping
+from time import monotonic  # what the loops' own clocks are
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -176,7 +176,7 @@ class Passthrough:
             and method.timeout is None
             and not (method.client_streaming or method.server_streaming)
         ):
-            call.deadline = asyncio.get_running_loop().time() + self._timeout
+            call.deadline = monotonic() + self._timeout
         return next(call)
 
     async def _pass(self, call: Call) -> None:

@@ -243,7 +243,7 @@ async def _within(until: float, running: Coroutine[Any, Any, _Outcome]) -> _Outc
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a call is answered in a task
     limit = Limit(task)
-    slot = wheel().add(until, limit)
+    slot = wheel(task).add(until, limit)
     try:
         outcome = await running
     except asyncio.CancelledError:

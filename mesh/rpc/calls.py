@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
+from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -60,13 +61,14 @@ class OutboundCall(Call):
         self.doubt = None
         self.peer = ""
         self.timed = False
+        self.task = None
         self.headers = []
         self.headers_sent = False
         self.trailers = []
         limit = method.timeout
         if timeout is not None and (limit is None or timeout < limit):
             limit = timeout
-        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        deadline = None if limit is None else monotonic() + limit
         if parent is not None and parent.deadline is not None and (deadline is None or parent.deadline < deadline):
             deadline = parent.deadline
         self.deadline = deadline
@@ -211,7 +213,7 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
 
     kind = (False, False)
 
-    __slots__ = ("_begun", "_message", "_runner", "_task", "answer")
+    __slots__ = ("_begun", "_message", "_task", "answer")
 
     @property
     def core(self) -> UnaryUnaryCall:
@@ -225,7 +227,6 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
         self._message: bytes = multi.serialize(request)
         self.answer: Any = None
         self._task: asyncio.Task[Any] | None = None
-        self._runner: asyncio.Task[Any] | None = None
         self._begun = False
 
     def start(self) -> None:
@@ -257,15 +258,15 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
         return self._run().__await__()
 
     async def _run(self) -> Any:
-        self._runner = asyncio.current_task()
+        self.task = asyncio.current_task()
         try:
             await self.multi.handler(self)
             if self.answer is None:
                 raise Internal("the call ended without a response")  # noqa: TRY301 - ends as every failure does
             answer = self.answer = self.multi.deserialize(self.answer)
         except asyncio.CancelledError as error:
-            if self.revoked and self._task is None and self._runner is not None:
-                self._runner.uncancel()  # only this call was cancelled, not the task that awaits it
+            if self.revoked and self._task is None and self.task is not None:
+                self.task.uncancel()  # only this call was cancelled, not the task that awaits it
             self.finish(error)
             raise
         except StatusError as error:
@@ -276,7 +277,7 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
             self.finish(error)
             raise
         finally:
-            self._runner = None
+            self.task = None
         self.over = True
         if self._done is not None or self._callbacks:
             self.over = False
@@ -315,8 +316,8 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
             self.finish(asyncio.CancelledError())
         elif self._task is not None:
             self._task.cancel()
-        elif self._runner is not None:
-            self._runner.cancel()
+        elif self.task is not None:
+            self.task.cancel()
         return True
 
     async def until_headers(self) -> None:

@@ -65,6 +65,7 @@ class Connection(asyncio.Protocol):
     Attributes:
         address: Where it leads, for messages.
         peer: The ``host:port`` that the pool was given.
+        loop: Where it runs.
         streams: The open streams by id.
         limit: How many there may be at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
         draining: It takes no new streams.
@@ -81,7 +82,7 @@ class Connection(asyncio.Protocol):
         self.usual: Sequence[tuple[bytes, bytes]] | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
-        self._loop = self.ready.get_loop()
+        self.loop = self.ready.get_loop()
         self._h2 = ngh2.Connection(Role.CLIENT, _CONFIGURATION)
         self._transport: asyncio.Transport | None = None
         self._scheduled = self._paused = False
@@ -119,8 +120,8 @@ class Connection(asyncio.Protocol):
             self._h2.send_data(stream_id, body, end_stream=True)
         self._schedule()
         if self._timer is None:
-            self._heard = self._loop.time()
-            self._timer = self._loop.call_later(PING_AFTER[0], self._watch)
+            self._heard = self.loop.time()
+            self._timer = self.loop.call_later(PING_AFTER[0], self._watch)
         if stream_id > LAST_STREAM_ID:
             self.drain()
         return True
@@ -247,7 +248,7 @@ class Connection(asyncio.Protocol):
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Write what is ready, once for all that happened in this turn of the loop."""
@@ -326,7 +327,7 @@ class Connection(asyncio.Protocol):
         )
         self._owner.freed()
         if self.draining and len(self.streams) == len(self._resets.late):
-            self._loop.call_soon(self.close)
+            self.loop.call_soon(self.close)
 
     def _settings_received(self, settings: Any) -> None:
         self.limit = settings.get(Setting.MAX_CONCURRENT_STREAMS, self.limit)
@@ -340,14 +341,14 @@ class Connection(asyncio.Protocol):
         for stream_id, stream in self.streams.items():
             if stream_id > event.last_stream_id:  # their StreamClosed follows
                 stream.unprocessed = True
-        self._loop.call_soon(self.drain)
+        self.loop.call_soon(self.drain)
 
     def _watch(self) -> None:
         """Look at the silence, while there are streams."""
         self._timer = None
         if not self.streams or self._transport is None:
             return
-        now = self._loop.time()
+        now = self.loop.time()
         if not self._heard:
             self._heard = now
             self._pings = 0
@@ -360,7 +361,7 @@ class Connection(asyncio.Protocol):
             self._pinged = now
             self._h2.ping()
             self._schedule()
-        self._timer = self._loop.call_later(PING_AFTER[0], self._watch)
+        self._timer = self.loop.call_later(PING_AFTER[0], self._watch)
 
 
 def _goaway_text(error_code: int, debug: bytes) -> str:

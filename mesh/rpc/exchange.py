@@ -86,7 +86,7 @@ class Exchange:
                 continue
             slot = None
             if call.deadline is not None and not call.timed:
-                slot = wheel().add(call.deadline, stream)
+                slot = wheel(call.task).add(call.deadline, stream)
             try:
                 await stream.wait()
             finally:

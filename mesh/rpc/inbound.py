@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Call, Metadata
@@ -40,13 +41,13 @@ class InboundCall(Call):
         StatusError: The timeout or the encoding of the caller cannot be understood.
     """
 
-    __slots__ = ("_ended", "_frames", "_gone", "_gzip", "_limit", "_receive", "_reply", "_send", "_task")
+    __slots__ = ("_ended", "_frames", "_gone", "_gzip", "_limit", "_receive", "_reply", "_send")
 
     def __init__(self, method: Method, metadata: Metadata, receive: Receive, send: Send, limit: int) -> None:
         timeout = metadata.wire(b"grpc-timeout")
         deadline = None
         if timeout is not None:
-            deadline = asyncio.get_running_loop().time() + wire.parse_timeout(timeout)
+            deadline = monotonic() + wire.parse_timeout(timeout)
         super().__init__(method, metadata, deadline)
         encoding = metadata.wire(b"grpc-encoding")
         if encoding is not None:
@@ -57,7 +58,7 @@ class InboundCall(Call):
         self._gzip = encoding == b"gzip" and b"gzip" in (metadata.wire(b"grpc-accept-encoding") or b"")
         self._receive = receive
         self._send = send
-        self._task: asyncio.Task[Any] | None = asyncio.current_task()
+        self.task = asyncio.current_task()
         self._reply: bytes | None = None
         self._ended = False
         self._gone = False
@@ -70,12 +71,12 @@ class InboundCall(Call):
     @property
     def cancelled(self) -> bool:
         """Whether the call was cancelled from outside: by its caller, who has gone, or by the server."""
-        return self._gone or (self._task is not None and self._task.cancelling() > 0)
+        return self._gone or (self.task is not None and self.task.cancelling() > 0)
 
     def cancel(self) -> None:
         """Cancel what answers the call."""
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     async def receive(self) -> bytes | None:
         """Return the next request message, or None after the last (see ``Call.receive``)."""
@@ -178,6 +179,6 @@ class InboundCall(Call):
         """The caller is gone: end what runs for it."""
         if not self._gone:
             self._gone = True
-            if self._task is not None and self._task is not asyncio.current_task():
-                self._task.cancel()
+            if self.task is not None and self.task is not asyncio.current_task():
+                self.task.cancel()
         raise asyncio.CancelledError("the caller went away")

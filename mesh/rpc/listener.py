@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import socket
+from time import monotonic  # what the loops' own clocks are
 from typing import Any, cast
 
 import h2corn
@@ -169,7 +170,7 @@ class Listener:
         if task is None or self._server is None:
             return
         self._stopping = True
-        fresh = self._answered + self._linger - asyncio.get_running_loop().time()
+        fresh = self._answered + self._linger - monotonic()
         if fresh > 0:  # from here on each answer lingers by itself; those just before this moment need the time too
             await asyncio.sleep(fresh)
         await self._leave(self._server)
@@ -224,7 +225,7 @@ class Listener:
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         await self._app(scope, receive, send)
-        self._answered = asyncio.get_running_loop().time()
+        self._answered = monotonic()
         if self._stopping:
             await asyncio.sleep(self._linger)  # h2corn holds the connection while the request's task runs
 

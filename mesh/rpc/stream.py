@@ -65,7 +65,7 @@ class Stream:
 
     def wait(self) -> asyncio.Future[None]:
         """Return what is done when something has come (streaming), or the end. For one waiter at a time."""
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self.connection.loop.create_future()
         return self._waiter
 
     def take(self) -> bytes:
@@ -85,7 +85,7 @@ class Stream:
         """Return when the queue of request bytes is short, or the stream has ended."""
         if self.ended or not self.connection.crowded(self):
             return
-        self._writer = asyncio.get_running_loop().create_future()
+        self._writer = self.connection.loop.create_future()
         try:
             await self._writer
         finally:

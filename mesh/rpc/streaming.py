@@ -56,7 +56,7 @@ class _Core(OutboundCall):
 
     __slots__ = (
         "_answer_in", "_answer_out", "_begun", "_headers_in", "_held", "_request", "_request_in", "_request_out",
-        "_source", "answers", "closed", "task",
+        "_source", "answers", "closed",
     )  # fmt: skip
 
     def __init__(
