@@ -7,16 +7,28 @@ by the public way, slower and no different.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from requests import PreparedRequest, Request, Response, Session
 
-__all__ = ["sender"]
+__all__ = ["Repeating", "made", "sender"]
 
 _HTTP = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _GRPC = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
+
+
+_CREDENTIALS = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_{}CREDENTIAL_PROVIDER"
+"""Names what makes the session instead."""
+
+
+def made(cls: Any, environ: Mapping[str, str]) -> SpanExporter:
+    """Return an exporter of a class, as it makes itself from the environment."""
+    own_session = any(environ.get(_CREDENTIALS.format(signal)) for signal in ("", "TRACES_"))
+    exporter: SpanExporter = cls(session=Repeating()) if cls.__module__ == _HTTP and not own_session else cls()
+    return exporter
 
 
 def sender(exporter: SpanExporter) -> Callable[[bytes], bool] | None:
@@ -38,3 +50,32 @@ def sender(exporter: SpanExporter) -> Callable[[bytes], bool] | None:
 
         return over_grpc
     return None
+
+
+class Repeating(Session):
+    """A session that sends one request again and again, with another body: as exporters do.
+
+    Method, URL, headers, proxies and certificates are settled the first time. Other sessions settle them each time,
+    from the environment too, which is half of what it takes to send a batch of spans.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first: tuple[PreparedRequest, Mapping[str, Any]] | None = None
+
+    def request(self, method: Any, url: Any, *args: Any, **options: Any) -> Response:
+        """Send the request; only ``data``, ``timeout`` and ``allow_redirects`` may differ from the first."""
+        body, timeout = options.get("data"), options.get("timeout")
+        if args or not isinstance(body, bytes) or not options.keys() <= _EXPECTED or self.cookies:
+            return super().request(method, url, *args, **options)
+        if self._first is None:
+            request = self.prepare_request(Request(method, url, headers=options.get("headers"), data=body))
+            self._first = request, self.merge_environment_settings(url, {}, None, None, None)
+        request, settings = self._first
+        request = request.copy()
+        request.prepare_body(body, None)
+        return self.send(request, timeout=timeout, allow_redirects=options.get("allow_redirects", True), **settings)
+
+
+_EXPECTED = {"headers", "data", "timeout", "allow_redirects"}
+"""What exporters give."""

@@ -28,13 +28,13 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader, Perio
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
-from requests import Session
 
 from mesh.call import Layer
 from mesh.telemetry import current, relay, trace
 from mesh.telemetry.batch import ABSENT, Batch, Quiet, run_bounded
 from mesh.telemetry.measures import Recording
 from mesh.telemetry.metrics import Exporting, Metrics, feed
+from mesh.telemetry.otlp import Repeating, made
 from mesh.telemetry.propagation import Propagation
 from mesh.telemetry.recorder import Recorder
 
@@ -236,10 +236,10 @@ def _exporter(signal: str, name: str, variable: str, environ: Mapping[str, str])
 def _span_exporters(environ: Mapping[str, str], local: str | None) -> list[SpanExporter]:
     if local is not None:
         cls = _exporter("traces", "otlp_proto_http", "OTEL_TRACES_EXPORTER", environ)
-        session = Session()
+        session = Repeating()
         session.trust_env = False  # it is on this machine: no proxy of the environment in between
         return [cls(endpoint=f"{local.rstrip('/')}/v1/traces", session=session)]
-    return [cls() for cls in _exporters("traces", environ)]
+    return [made(cls, environ) for cls in _exporters("traces", environ)]
 
 
 def _readers(environ: Mapping[str, str], metrics: Metrics, quiet: Quiet) -> list[MetricReader]:

@@ -45,7 +45,7 @@ class Spans:
 class HttpCollector(Spans):
     """OTLP/HTTP; ``answer`` is its status, or 0 to accept and never answer, ``delay`` how long it takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         super().__init__()
         self.answer = 200
         self.delay = 0.0
@@ -76,7 +76,7 @@ class HttpCollector(Spans):
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
         self.server.block_on_close = False
         self.url = f"http://127.0.0.1:{self.server.server_port}"
