@@ -123,7 +123,7 @@ async def test_the_context_is_lambdas(tmp_path: Path) -> None:
     assert one["id"] != two["id"]
     assert len(one["id"]) == 36
     assert 4000 < one["left"] <= 5000
-    assert two["left"] <= 2000  # the caller waits no longer
+    assert two["left"] <= 2010  # the caller waits no longer; gRPC core writes timeouts in steps of 10 ms, rounded up
     assert (one["identity"], one["custom"], one["app"], two["custom"]) == (None, {"a": 1}, "shop", None)
     assert one["env"] == {
         "AWS_LAMBDA_FUNCTION_NAME": "hello", "AWS_REGION": "us-east-1", "_HANDLER": f"{project.module}.handler",
