@@ -15,7 +15,7 @@ import hashlib
 import secrets
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -208,25 +208,21 @@ async def set_credential(request: pb.SetCredentialRequest, context: Context) -> 
     if not request.user_id or not request.names:
         raise InvalidArgument("user_id and names must not be empty")
     fresh = await passwords.hashed(request.password)
+    values = {"password_hash": fresh, "roles": list(request.roles), "version": request.version}
     for _ in range(TRIES):
         try:
             async with context.transaction() as tx:
-                await _end(tx, request.replaces)
-                row = await _locked(tx, request.user_id)
-                if row is not None and row.ended:
+                alive = False
+                for user_id in sorted({*request.replaces, request.user_id}):  # one order, so that nobody deadlocks
+                    if user_id in request.replaces:
+                        await _end(tx, user_id)
+                    else:
+                        alive = await _put(tx, user_id, values)
+                if not alive:
                     return pb.CredentialResponse(ended=True)
-                values = {"password_hash": fresh, "roles": list(request.roles), "version": request.version}
-                if row is None:
-                    await tx.execute(
-                        insert(credentials).values(user_id=request.user_id, active=False, ended=False, **values)
-                    )
-                else:
-                    await tx.execute(
-                        update(credentials).where(credentials.c.user_id == request.user_id).values(**values)
-                    )
                 await _name(tx, request.user_id, request.names)
-        except IntegrityError:
-            continue  # another call made the same row meanwhile: now it is seen
+        except (IntegrityError, Aborted):
+            continue  # another call made or changed the same row meanwhile: now it is seen
         except _Held as held:
             return pb.CredentialResponse(held_by=held.args)
         return pb.CredentialResponse()
@@ -250,7 +246,7 @@ async def _rename(context: Context, user_id: str, names: Sequence[str], version:
                         update(credentials).where(credentials.c.user_id == user_id).values(version=version)
                     )
                     await _name(tx, user_id, names)
-        except IntegrityError:
+        except (IntegrityError, Aborted):
             continue
         except _Held as held:
             return pb.CredentialResponse(held_by=held.args)
@@ -267,8 +263,9 @@ async def _delete(context: Context, user_ids: Sequence[str]) -> Empty:
     for _ in range(TRIES):
         try:
             async with context.transaction() as tx:
-                await _end(tx, user_ids)
-        except IntegrityError:
+                for user_id in sorted(user_ids):  # as above
+                    await _end(tx, user_id)
+        except (IntegrityError, Aborted):
             continue
         return Empty()
     raise Aborted("other calls change the same credential; try again")
@@ -315,16 +312,25 @@ async def _locked(tx: Transaction, user_id: str) -> Any:
     ).one_or_none()
 
 
-async def _end(tx: Transaction, user_ids: Iterable[str]) -> None:
-    """Turn credentials into tombstones, also those that have not come yet; in one order, so that nobody deadlocks."""
-    for user_id in sorted(set(user_ids)):
-        tombstone = {"password_hash": "", "roles": [], "active": False, "ended": True}
-        if await _locked(tx, user_id) is None:
-            await tx.execute(insert(credentials).values(user_id=user_id, version=0, **tombstone))
-        else:
-            await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(**tombstone))
-            await tx.execute(delete(handles).where(handles.c.user_id == user_id))
-            await tx.execute(delete(sessions).where(sessions.c.user_id == user_id))
+async def _put(tx: Transaction, user_id: str, values: Mapping[str, Any]) -> bool:
+    """Make or change a credential; return False if it has ended."""
+    row = await _locked(tx, user_id)
+    if row is None:
+        await tx.execute(insert(credentials).values(user_id=user_id, active=False, ended=False, **values))
+    elif not row.ended:
+        await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(**values))
+    return row is None or not row.ended
+
+
+async def _end(tx: Transaction, user_id: str) -> None:
+    """Turn a credential into a tombstone, also one that has not come yet."""
+    tombstone = {"password_hash": "", "roles": [], "active": False, "ended": True}
+    if await _locked(tx, user_id) is None:
+        await tx.execute(insert(credentials).values(user_id=user_id, version=0, **tombstone))
+    else:
+        await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(**tombstone))
+        await tx.execute(delete(handles).where(handles.c.user_id == user_id))
+        await tx.execute(delete(sessions).where(sessions.c.user_id == user_id))
 
 
 async def _name(tx: Transaction, user_id: str, names: Sequence[str]) -> None:

@@ -305,6 +305,25 @@ async def test_concurrent_claims_of_a_name_have_one_holder(sample: Sample):
     assert won == [holder]
 
 
+async def test_credentials_that_replace_each_other_never_wait_for_each_other(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+):
+    async def at_once(_: str) -> str:  # hashing would part the calls
+        return "hash"
+
+    monkeypatch.setattr(passwords, "hashed", at_once)
+
+    async def set_(user_id: str, *replaces: str) -> Any:
+        request = pb.SetCredentialRequest(user_id=user_id, names=[user_id], password="correct horse", version=1)
+        request.replaces.extend(replaces)
+        return await sample.login.call("SetCredential", request)
+
+    pairs = [(f"a{n}", f"b{n}") for n in range(10)]
+    answers = await asyncio.gather(*(set_(*ids) for pair in pairs for ids in (pair, pair[::-1])))
+    for first, second in zip(answers[::2], answers[1::2], strict=True):
+        assert first.ended or second.ended  # who comes second finds a tombstone
+
+
 @pytest.mark.parametrize(
     "request_",
     [
