@@ -274,7 +274,7 @@ def only_reads(statement: Any) -> bool:
         return _SELECT.match(text) is not None and _LOCKING.search(text) is None
     if not isinstance(statement, SelectBase):
         return False
-    # SQLAlchemy's own visitor looks at every column of every table too, which takes several times as long.
+    # SQLAlchemy's own visitor looks at every column of every table too, which takes about twice as long.
     parts: list[Any] = [statement]
     while parts:
         part = parts.pop()

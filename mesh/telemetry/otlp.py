@@ -2,7 +2,7 @@
 
 The exporters have no public way in for encoded spans. This module is the only one that knows their inside, and it knows
 it for the versions that the tests ran with: for any other exporter or version ``sender`` returns None, and spans go in
-by the public way, slower and no different.
+by the public way, slower and no different. The session that they send with is given to them, by the public way too.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["Repeating", "made", "sender"]
 
 _HTTP = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _GRPC = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
-
-
 _CREDENTIALS = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_{}CREDENTIAL_PROVIDER"
 """Names what makes the session instead."""
+_EXPECTED = {"headers", "data", "timeout", "allow_redirects"}
+"""What exporters give to a session with each request."""
 
 
 def made(cls: Any, environ: Mapping[str, str]) -> SpanExporter:
-    """Return an exporter of a class, as it makes itself from the environment."""
+    """Return an exporter as the environment says, with a ``Repeating`` session if it takes one and none is named."""
     own_session = any(environ.get(_CREDENTIALS.format(signal)) for signal in ("", "TRACES_"))
     exporter: SpanExporter = cls(session=Repeating()) if cls.__module__ == _HTTP and not own_session else cls()
     return exporter
@@ -75,7 +75,3 @@ class Repeating(Session):
         request = request.copy()
         request.prepare_body(body, None)
         return self.send(request, timeout=timeout, allow_redirects=options.get("allow_redirects", True), **settings)
-
-
-_EXPECTED = {"headers", "data", "timeout", "allow_redirects"}
-"""What exporters give."""

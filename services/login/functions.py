@@ -263,7 +263,7 @@ async def _delete(context: Context, user_ids: Sequence[str]) -> Empty:
     for _ in range(TRIES):
         try:
             async with context.transaction() as tx:
-                for user_id in sorted(user_ids):  # as above
+                for user_id in sorted(set(user_ids)):  # the order of set_credential
                     await _end(tx, user_id)
         except (IntegrityError, Aborted):
             continue

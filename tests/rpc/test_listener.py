@@ -157,6 +157,15 @@ async def ask(address: str) -> tuple[asyncio.StreamWriter, asyncio.Task[bytes]]:
 async def test_a_server_outlives_a_lack_of_descriptors() -> None:
     pipe = asyncio.subprocess.PIPE
     server = await asyncio.create_subprocess_exec(sys.executable, "-c", FEW, stdin=pipe, stdout=pipe, stderr=pipe)
+    try:
+        await starved_and_freed(server)
+    finally:
+        if server.returncode is None:
+            server.kill()
+            await server.wait()
+
+
+async def starved_and_freed(server: asyncio.subprocess.Process) -> None:
     assert server.stdin is not None
     assert server.stdout is not None
     address = (await server.stdout.readline()).decode().strip()
@@ -176,7 +185,8 @@ async def test_a_server_outlives_a_lack_of_descriptors() -> None:
     asked = [await ask(address) for _ in range(40)]
     for _, answer in asked[:32]:
         assert (await answer).startswith(b"HTTP/1.1 204")
-    assert not any(answer.done() for _, answer in asked[32:])  # half of the descriptors are not for connections
+    done, _ = await asyncio.wait([answer for _, answer in asked[32:]], timeout=0.2)
+    assert not done  # half of the descriptors are not for connections
     for writer, _ in asked[:32]:
         writer.close()
     for writer, answer in asked[32:]:

@@ -305,9 +305,7 @@ async def test_concurrent_claims_of_a_name_have_one_holder(sample: Sample):
     assert won == [holder]
 
 
-async def test_credentials_that_replace_each_other_never_wait_for_each_other(
-    sample: Sample, monkeypatch: pytest.MonkeyPatch
-):
+async def test_credentials_that_replace_each_other_are_both_answered(sample: Sample, monkeypatch: pytest.MonkeyPatch):
     async def at_once(_: str) -> str:  # hashing would part the calls
         return "hash"
 
