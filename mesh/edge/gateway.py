@@ -89,7 +89,7 @@ class Gateway:
         verb = "ANY" if route.verb == document.ANY else route.verb
         route_key = DEFAULT if said.resource == DEFAULT else f"{verb} {said.resource}"
         self._context: dict[str, str | None] = {  # what is the same in each event's requestContext
-            "accountId": ACCOUNT,
+            "accountId": "anonymous" if self._event_kind == URL else ACCOUNT,  # of a function URL without IAM
             "apiId": method.service.rpartition(".")[2].lower(),
             "stage": method.gateway.base.rpartition("/")[2] or "$default",
         }
