@@ -121,11 +121,15 @@ def _checked(name: str, value: str, environ: Environ) -> str:
     return value if check is None else check(name, value, environ)
 
 
-def _ignore(name: str, expected: str, value: str | None, instead: str = "the default is used") -> str:
-    """Note that a value is ignored; None: it is not to be seen."""
-    shown = "" if value is None else f", not {_shown(value)!r}"
-    _ignored.append(f"{name} is ignored: expected {expected}{shown}; {instead}")
+def _ignore(name: str, expected: str, value: str, instead: str = "the default is used") -> str:
+    """Note that a value is ignored."""
+    _ignored.append(f"{name} is ignored: expected {expected}, not {_shown(value)!r}; {instead}")
     return ""
+
+
+def _leave_out(entry: str, name: str, expected: str) -> None:
+    """Note that an entry of a list is ignored."""
+    _ignored.append(f"{entry} of {name} is left out: expected {expected}")
 
 
 def _shown(value: str) -> str:
@@ -180,7 +184,7 @@ def _names(group: str, *known: str) -> Check:
                 kept.append(entry)
             else:
                 there = sorted({*known, *(found.name for found in entry_points(group=group))})
-                _ignore(f"{entry!r} in {name}", _one_of(there), None, "it is left out")
+                _leave_out(repr(_shown(entry)), name, _one_of(there))
         return ",".join(dict.fromkeys(kept))
 
     return check
@@ -230,7 +234,7 @@ def _headers(name: str, value: str, _: Environ) -> str:
             kept.append(entry)
         else:
             what = f" ({key})" if _TOKEN.match(key) else ""
-            _ignore(f"entry {at}{what} of {name}", "name=value, percent-encoded", None, "it is left out")
+            _leave_out(f"entry {at}{what}", name, "name=value, percent-encoded")
     return ",".join(kept)
 
 
@@ -240,7 +244,7 @@ def _attributes(name: str, value: str, _: Environ) -> str:
         if key:
             kept.append(entry)
         else:
-            _ignore(f"{_shown(entry)!r} in {name}", "key=value, percent-encoded", None, "it is left out")
+            _leave_out(repr(_shown(entry)), name, "key=value, percent-encoded")
     return ",".join(kept)
 
 

@@ -85,11 +85,11 @@ def test_a_value_in_its_usual_form(name: str, value: str, kept: str | None) -> N
             "OTEL_TRACES_EXPORTER",
             "jaeger",
             None,
-            "'jaeger' in OTEL_TRACES_EXPORTER is ignored: expected console, none, otlp",
+            "'jaeger' of OTEL_TRACES_EXPORTER is left out: expected console, none, otlp",
         ),
-        ("OTEL_TRACES_EXPORTER", "jaeger,otlp", "otlp", "'jaeger' in OTEL_TRACES_EXPORTER is ignored"),
+        ("OTEL_TRACES_EXPORTER", "jaeger,otlp", "otlp", "'jaeger' of OTEL_TRACES_EXPORTER is left out"),
         ("OTEL_LOGS_EXPORTER", "otlp", None, "logs are JSON lines on standard error, and not exported"),
-        ("OTEL_PROPAGATORS", "tracecontext,b4", "tracecontext", "'b4' in OTEL_PROPAGATORS is ignored"),
+        ("OTEL_PROPAGATORS", "tracecontext,b4", "tracecontext", "'b4' of OTEL_PROPAGATORS is left out"),
         (
             "OTEL_EXPORTER_OTLP_PROTOCOL",
             "http/json",
@@ -110,12 +110,12 @@ def test_a_value_in_its_usual_form(name: str, value: str, kept: str | None) -> N
             "OTEL_EXPORTER_OTLP_HEADERS",
             "a=b,secret",
             "a=b",
-            "entry 2 of OTEL_EXPORTER_OTLP_HEADERS is ignored: expected name=",
+            "entry 2 of OTEL_EXPORTER_OTLP_HEADERS is left out: expected name=",
         ),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=a%0Db", None, "entry 1 (x-key) of OTEL_EXPORTER_OTLP_HEADERS is ignored"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=a%0Db", None, "entry 1 (x-key) of OTEL_EXPORTER_OTLP_HEADERS is left out"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=%E4%B8%96", None, "entry 1 (x-key) of OTEL_EXPORTER_OTLP_HEADERS"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "a b=c", None, "entry 1 of OTEL_EXPORTER_OTLP_HEADERS is ignored"),
-        ("OTEL_RESOURCE_ATTRIBUTES", "a=1,b", "a=1", "'b' in OTEL_RESOURCE_ATTRIBUTES is ignored: expected key=value"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a b=c", None, "entry 1 of OTEL_EXPORTER_OTLP_HEADERS is left out"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=1,b", "a=1", "'b' of OTEL_RESOURCE_ATTRIBUTES is left out: expected key=value"),
         (
             "OTEL_EXPORTER_OTLP_CERTIFICATE",
             "/nowhere/ca.pem",
@@ -274,7 +274,7 @@ async def test_headers_are_decoded_and_bad_ones_left_out(
     await exported(start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_HEADERS=headers))
     [found] = collector.headers
     assert (found["api-key"], found["authorization"]) == ("a b=", "Basic dXNlcg==")
-    assert "entry 2 of OTEL_EXPORTER_OTLP_HEADERS is ignored" in caplog.text
+    assert "entry 2 of OTEL_EXPORTER_OTLP_HEADERS is left out" in caplog.text
     assert "broken" not in caplog.text
 
 
