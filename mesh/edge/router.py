@@ -115,7 +115,7 @@ class Router(Generic[TargetT]):
                 allowed.update(at)
                 continue
             target, template = found
-            if template.segments[-1] != REST or not self._full_first(target):
+            if template.segments[-1] != REST or not (greedy or self._full_first(target)):
                 return target, _values(segments, template)
             greedy = greedy or (target, template, segments)
         if greedy is not None:

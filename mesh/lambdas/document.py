@@ -209,8 +209,8 @@ def _base(document: dict[str, Any]) -> str:
         where, path = "servers[0].url", _url_path(server)
     if not isinstance(path, str) or "{" in path:
         raise DocumentError(f"{where}: expected a path such as /v1, got {path!r}")
-    path = path.rstrip("/")
-    return path if not path or path.startswith("/") else f"/{path}"
+    path = path.strip("/")
+    return f"/{path}" if path and path != DEFAULT else ""  # the stage $default is served at the root
 
 
 def _url_path(server: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from mesh.lambdas.document import (
     HttpRoute,
     Overrides,
     resource_of,
-)  # fmt: skip
+)
 
 __all__ = ["handler_of", "of_events"]
 
@@ -76,10 +76,10 @@ def of_events(document: Any, overrides: Overrides = UNSAID) -> tuple[HttpRoute, 
             routes += _routes(place, kind, rule, payload, overrides)
         except DocumentError as error:
             faults += error.args
-    if isinstance(url, dict) and (said := next((key for key in ("authorizer", "cors", "Cors") if url.get(key)), None)):
-        faults += _elsewhere_said(f"url.{said}", said, overrides)
-    elif isinstance(url, dict) and url.get("AuthType") not in (None, "NONE"):
-        faults += _elsewhere_said("FunctionUrlConfig.AuthType", "authorizer", overrides)
+    if isinstance(url, dict):
+        guarded = {**url, "AuthType": url.get("AuthType") not in (None, "NONE")}
+        for key in ("authorizer", "AuthType", "cors", "Cors"):
+            faults += _elsewhere_said(f"url.{key}", key, overrides) if guarded.get(key) else []
     if faults:
         raise DocumentError(*faults)
     if not events and not url:

@@ -35,6 +35,7 @@ ONE = {"/a": {"get": {}}}
         ({"swagger": "2.0", "basePath": "v1"}, "/v1"),
         ({"openapi": "3.0.1"}, ""),
         ({"openapi": "3.0.1", "servers": []}, ""),
+        ({"openapi": "3.0.1", "servers": [{"url": "https://x/$default"}]}, ""),
         ({"openapi": "3.1.0", "servers": [{"url": "https://api.example/v2/x"}, {"url": "/no"}]}, "/v2/x"),
         ({"openapi": "3.1.0", "servers": [{"url": "/v2"}]}, "/v2"),
         (

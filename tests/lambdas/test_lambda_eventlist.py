@@ -162,7 +162,7 @@ def test_mesh_toml_says_what_the_handler_of_a_mapped_route_gets() -> None:
         ({"events": [], "url": {"authorizer": "aws_iam"}}, "url.authorizer: who may call stands in mesh.toml"),
         (
             {"FunctionUrlConfig": {"AuthType": "AWS_IAM"}},
-            "FunctionUrlConfig.AuthType: who may call stands in mesh.toml",
+            "url.AuthType: who may call stands in mesh.toml",
         ),
         ({"Events": {"A": {"Properties": {}}}}, 'Events.A: expected an object with "Type" and "Properties"'),
         ({"Events": {"A": {"Type": "SQS", "Properties": {}}}}, "Events.A: a function here is invoked by HTTP"),
