@@ -112,7 +112,7 @@ def test_a_value_in_its_usual_form(name: str, value: str, kept: str | None) -> N
             "a=b",
             "entry 2 of OTEL_EXPORTER_OTLP_HEADERS is left out: expected name=",
         ),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=a%0Db", None, "entry 1 (x-key) of OTEL_EXPORTER_OTLP_HEADERS is left out"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=a%0Db", None, "entry 1 (x-key) of OTEL_EXPORTER_OTLP_HEADERS"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=%E4%B8%96", None, "entry 1 (x-key) of OTEL_EXPORTER_OTLP_HEADERS"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a b=c", None, "entry 1 of OTEL_EXPORTER_OTLP_HEADERS is left out"),
         ("OTEL_RESOURCE_ATTRIBUTES", "a=1,b", "a=1", "'b' of OTEL_RESOURCE_ATTRIBUTES is left out: expected key=value"),
