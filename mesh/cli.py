@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.control import events_command
 from mesh.control.chaos import command as chaos_command
 from mesh.faults import Fault, Faults
+from mesh.telemetry import variables
 
 if TYPE_CHECKING:
     from mesh.contract import Contract
@@ -26,6 +28,7 @@ FAILED = 1
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 1 (faults), 2 (wrong usage), 64 + code (a call's status)."""
     options = _parser().parse_args(arguments)
+    variables.settle(os.environ)  # before anything of OpenTelemetry is imported, here and in processes that inherit it
     try:
         code: int = options.run(options)
     except Faults as faults:
@@ -41,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def _warn() -> None:
+    """Say which of OpenTelemetry's variables are ignored; a component logs it itself."""
+    for text in variables.said():
+        _complain(f"warning: {text}")
 
 
 # -- the commands --
@@ -80,6 +89,7 @@ def _generate(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from mesh.control import check
 
+    _warn()
     manifest, contract = _load(options)
     faults = check.everything(manifest, contract)
     if faults:
@@ -95,6 +105,7 @@ def _check(options: argparse.Namespace) -> int:
 def _up(options: argparse.Namespace) -> int:
     from mesh.control import up
 
+    _warn()
     return up.run(_file(options), raw=options.logs == "json", reload=options.reload, longest=options.restart_within)
 
 

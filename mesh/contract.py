@@ -69,13 +69,14 @@ class Gateway:
     """How HTTP reaches a Lambda function: as an event of API Gateway (``meshapi.v1.Gateway``).
 
     Attributes:
-        event: ``"1.0"`` or ``"2.0"``, the format of the event; or ``"body"``: the JSON body is the event.
+        events: The event of each route, in their order: ``"rest"``, ``"http-1.0"``, ``"http-2.0"``, ``"url"`` or
+            ``"body"`` (``mesh.lambdas.document``).
         base: What stands before the resources in every path.
         resources: API Gateway's path of each route, in their order.
         largest: Bytes of the largest request message; 0: not said.
     """
 
-    event: str
+    events: tuple[str, ...]
     base: str
     resources: tuple[str, ...]
     largest: int = 0

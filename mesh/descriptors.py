@@ -341,7 +341,7 @@ def _gateway(options: Any) -> Gateway | None:
     if not options or not options.HasField("gateway"):
         return None
     said = options.gateway
-    return Gateway(said.event, said.base, tuple(said.resources), said.largest)
+    return Gateway(tuple(said.events), said.base, tuple(said.resources), said.largest)
 
 
 def _gateway_routes(rule: Any) -> Iterator[Route]:

@@ -225,12 +225,15 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
     root = file.resolve().parent
     services: dict[str, Service] = {}
     lambdas: dict[str, Function] = {}
+    cors = parsed.edge is not None and bool(parsed.edge.cors_rules.origins)
     for name, table in parsed.services.items():
         where = f"{place} [services.{name}]"
         try:
             entry = _convert(table, Service, place, f"services.{name}", overrides)
             if entry.lambda_ or entry.events:
-                function = lambdas[name] = read(entry, name, root, where, environ, largest=int(entry.max_message))
+                function = lambdas[name] = read(
+                    entry, name, root, where, environ, largest=int(entry.max_message), cors=cors
+                )
                 entry = msgspec.structs.replace(entry, module=function.module, serves=(function.service,))
         except Faults as found:
             faults.extend(found.faults)

@@ -18,20 +18,28 @@ from mesh.control.table import table
 from mesh.faults import Fault, Faults
 from mesh.manifest import load
 from mesh.rpc.listener import Listener
+from mesh.telemetry import variables
 
 __all__ = ["ENDPOINT", "Traces", "collector", "show"]
 
 ENDPOINT = "MESH_INTERNAL_OTLP_ENDPOINT"
 """The environment variable that tells components where the trace store is."""
-_COLLECTORS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_EXPORTER = "OTEL_TRACES_EXPORTER"
 _TIMEOUT = 5.0
 _NOT_FOUND = 404
 
 
 def collector(environ: Mapping[str, str] | None = None) -> str:
-    """Return the collector that the standard ``OTEL_*`` variables name, or ""."""
+    """Return where the standard ``OTEL_*`` variables send traces, or "" if they say nothing of it."""
     found = os.environ if environ is None else environ
-    return next((found[name] for name in _COLLECTORS if found.get(name)), "")
+    names = variables.exporters(found, "traces")
+    if names is None:
+        return ""
+    endpoint = next((found[name] for name in _ENDPOINTS if found.get(name)), "")
+    if endpoint and "otlp" in names:
+        return endpoint
+    return f"{', '.join(names) or 'no exporter'} ({_EXPORTER})"
 
 
 class Traces:
@@ -67,7 +75,7 @@ def show(file: Path, trace_id: str | None) -> int:
     if mesh is None:
         raise Faults([Fault(str(manifest.file), "the mesh does not run; start it with `mesh up`")])
     if not mesh.traces:
-        raise Faults([Fault("OTEL_EXPORTER_OTLP_ENDPOINT", "is set, so the collector there has the traces")])
+        raise Faults([Fault(f"{_EXPORTER} or {_ENDPOINTS[-1]}", "is set, so the traces are there, and not kept here")])
     if trace_id is None:
         print(_list(_get(f"{mesh.traces}/traces", "")["traces"]))
         return 0

@@ -9,7 +9,7 @@ from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Call, Handler, Layer, chain, current
-from mesh.contract import Access, Contract
+from mesh.contract import Access, Contract, Method, Route
 from mesh.deadline import deadline
 from mesh.edge import answer, body, refusal, respond
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
@@ -26,6 +26,7 @@ from mesh.edge.watch import Watch
 from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unavailable
 from mesh.jsoncodec import Codecs
 from mesh.recover import recover
+from mesh.template import Template
 from mesh.wheel import wheel
 
 if TYPE_CHECKING:
@@ -82,14 +83,14 @@ class EdgeApp:
         self._sockets = Sockets(self._handler, self._find, _check_access, max_message=max_body)
         codecs = Codecs(ignore_unknown_fields=door.ignore_unknown_fields)
         self._router = Router(
-            (
-                route.verb,
-                route.template,
-                Gateway(method, route) if method.gateway else Transcoder(method, route, codecs),
-            )
-            for method in contract.methods.values()
-            if method.access is not Access.INTERNAL
-            for route in method.routes
+            [
+                entry
+                for method in contract.methods.values()
+                if method.access is not Access.INTERNAL
+                for route in method.routes
+                for entry in _entries(method, route, codecs)
+            ],
+            full_first=lambda target: isinstance(target, Gateway) and target.full_first,
         )
         self._chain = chain(
             *_present(
@@ -265,6 +266,16 @@ class EdgeApp:
             if upstream.headers:
                 call.headers += respond.forwarded(upstream.headers)
         return upstream
+
+
+def _entries(method: Method, route: Route, codecs: Codecs) -> Iterator[tuple[str, Template, Transcoder | Gateway]]:
+    """Yield what the router knows of a route: HTTP method, path template, and what answers."""
+    if method.gateway is None:
+        yield route.verb, route.template, Transcoder(method, route, codecs)
+        return
+    gateway = Gateway(method, route)
+    for template in gateway.templates:
+        yield route.verb, template, gateway
 
 
 def _present(*parts: Any) -> Iterator[Any]:

@@ -1,11 +1,13 @@
 """HTTP for Lambda functions: a request → the event of API Gateway, a result → the response.
 
-``1.0`` and ``2.0`` are API Gateway's payload formats. Header names are in lower case, as HTTP/2 and HTTP APIs have them
-(a handler finds ``Authorization`` all the same: ``mesh.lambdas.event.Headers``); the user is not part of it: the
-function's own side puts in the one that it has verified. Text goes as it is, everything else as base64.
+The event of a route is that of a REST API or of an HTTP API in format 1.0, of an HTTP API or of a function URL in
+format 2.0. REST APIs hand paths and path parameters on as they were sent, HTTP APIs decode them, function URLs decode
+only ``requestContext.http.path``. Header names are in lower case, as HTTP/2 and HTTP APIs have them (a handler finds
+``Authorization`` all the same: ``mesh.lambdas.event.Headers``); the user is not part of it: the function's own side
+puts in the one that it has verified. Text goes as it is, everything else as base64. docs/lambda.md has the cases.
 
-Source: API Gateway developer guide, "Set up Lambda proxy integrations" and "Working with AWS Lambda proxy integrations
-for HTTP APIs".
+Sources: API Gateway developer guide, "Set up Lambda proxy integrations" and "Create AWS Lambda proxy integrations for
+HTTP APIs"; Lambda developer guide, "Invoking Lambda function URLs"; events recorded on AWS (docs/lambda.md, "Paths").
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ import logging
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import orjson
 
@@ -26,6 +29,8 @@ from mesh.edge.negotiate import media_type
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.lambdas import document, failure, jsontext, value
 from mesh.lambdas.context import ACCOUNT, identifier
+from mesh.lambdas.document import BODY, DEFAULT, HTTP_1, HTTP_2, REST, URL
+from mesh.template import Template, parse_slashed
 
 if TYPE_CHECKING:
     from mesh.contract import Method, Route
@@ -37,9 +42,10 @@ log = logging.getLogger("mesh.edge")
 
 Invoke = Callable[["HttpCall", bytes, tuple[bytes, bytes]], Awaitable["UpstreamCall"]]
 
-BODY = "body"
-"""``meshapi.v1.Gateway.event``: the JSON body with the parameters of path and query is the event."""
-
+_SECOND = (HTTP_2, URL)
+"""Events in format 2.0."""
+_DECODED = (HTTP_1, HTTP_2)
+"""Events whose paths are decoded."""
 _TEXT = frozenset(("application/json", "application/javascript", "application/xml"))
 _FORM = "application/x-www-form-urlencoded"
 _SPACE = b" \t\r\n"
@@ -64,29 +70,49 @@ class Gateway:
     Attributes:
         method: The method.
         template: The route's path template as text.
+        full_first: A route that takes the rest of a path comes after all that match it in full: an HTTP API's rule.
     """
 
     def __init__(self, method: Method, route: Route) -> None:
         assert method.gateway is not None  # noqa: S101 - whose routes are of this kind
         self.method = method
         self.template = route.template.text
-        self._kind = method.gateway.event
+        at = method.routes.index(route)
+        self._event_kind = method.gateway.events[at]
+        self._second = self._event_kind in _SECOND
+        self._decoded = self.full_first = self._event_kind in _DECODED
         self._largest = method.gateway.largest
-        self._base = method.gateway.base
-        said = document.HttpRoute(route.verb, method.gateway.resources[method.routes.index(route)])
+        self._depth = method.gateway.base.count("/")
+        said = document.HttpRoute(route.verb, method.gateway.resources[at])
         self._resource = said.resource
         self._names = said.names
-        self._route_key = f"{'ANY' if route.verb == document.ANY else route.verb} {said.resource}"
+        verb = "ANY" if route.verb == document.ANY else route.verb
+        route_key = DEFAULT if said.resource == DEFAULT else f"{verb} {said.resource}"
         self._context: dict[str, str | None] = {  # what is the same in each event's requestContext
-            "accountId": ACCOUNT,
+            "accountId": "anonymous" if self._event_kind == URL else ACCOUNT,  # of a function URL without IAM
             "apiId": method.service.rpartition(".")[2].lower(),
-            "stage": self._base.rpartition("/")[2] or "$default",
+            "stage": method.gateway.base.rpartition("/")[2] or "$default",
         }
-        if self._kind == "2.0":
-            self._context["routeKey"] = self._route_key
+        if self._second:
+            self._context["routeKey"] = self._route_key = route_key
         else:
-            self._context["resourceId"] = self._resource.strip("/") or None
+            rest = self._event_kind == REST
+            self._context["resourceId"] = (self._resource.strip("/") or None) if rest else route_key
             self._context["resourcePath"] = self._resource
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """The path templates that lead here.
+
+        A slash at the end of a path is no matter to API Gateway's routes, nor to those of REST APIs a second one at its
+        beginning, as a base URL that ends with a slash makes it.
+        """
+        found = [parse_slashed(self.template)]
+        if not self.template.endswith(("/", "**", "**}")):
+            found.append(parse_slashed(f"{self.template}/"))
+        if self._event_kind == REST:
+            found += [_doubled(template, self._depth) for template in found if len(template.segments) > self._depth]
+        return tuple(found)
 
     async def answer(
         self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, seconds: float
@@ -103,7 +129,11 @@ class Gateway:
         Raises:
             StatusError: 400 for a body that is no event, 408, 413; 502 when the function failed, without why.
         """
-        event = self._event(call, dict(zip(self._names, values, strict=True)), await _body(call, limit, seconds))
+        body = await _body(call, limit, seconds)
+        if self._event_kind == BODY:
+            event = _body_event(call, dict(zip(self._names, values, strict=True)), body)
+        else:
+            event = self._event(call, body)
         request = value.pack(event)
         if self._largest and len(request) > self._largest:
             raise refusal.too_large(call, self._largest, "the event")
@@ -117,7 +147,7 @@ class Gateway:
             raise _bad_gateway(call)
         try:
             said = value.unpack(upstream.response)
-            status, headers, body = response(said, second=self._kind == "2.0", bare=self._kind == BODY)
+            status, headers, body = response(said, second=self._second, bare=self._event_kind == BODY)
         except Malformed as error:
             log.error("%s: malformed result of the function: %s", self.method.path, error)  # noqa: TRY400 - no bug here
             raise _bad_gateway(call) from error
@@ -127,19 +157,36 @@ class Gateway:
 
     # -- the event --
 
-    def _event(self, call: HttpCall, parameters: dict[str, str], data: bytes) -> bytes:
-        if self._kind == BODY:
-            return _body_event(call, parameters, data)
-        body, packed = _text(call, data, form=self._kind == "1.0")
-        made = self._second(call) if self._kind == "2.0" else self._first(call)
-        if self._kind == "1.0" or parameters:
+    def _event(self, call: HttpCall, data: bytes) -> bytes:
+        segments = call.path[1:].split("/")[self._depth :]  # below the base
+        if self._event_kind == REST and len(segments) > 1 and not segments[0]:
+            del segments[0]
+        parameters = self._parameters(segments)
+        body, packed = _text(call, data, form=self._event_kind == REST)
+        made = self._format_2(call) if self._second else self._format_1(call, "/" + "/".join(segments))
+        if not self._second or parameters:
             made["pathParameters"] = parameters or None
-        if self._kind == "1.0" or body is not None:
+        if not self._second or body is not None:
             made["body"] = body
         made["isBase64Encoded"] = packed
         return orjson.dumps(made)
 
-    def _first(self, call: HttpCall) -> dict[str, Any]:
+    def _parameters(self, segments: list[str]) -> dict[str, str]:
+        """Return the path parameters of a request; of a greedy one, REST APIs leave out the slash at the end."""
+        found: dict[str, str] = {}
+        if not self._names:
+            return found
+        for at, segment in enumerate(self._resource[1:].split("/")):
+            if not segment.startswith("{"):
+                continue
+            greedy = segment.endswith("+}")
+            text = "/".join(segments[at:]) if greedy else segments[at]
+            text = text.rstrip("/") if greedy and not self._decoded else text
+            found[segment[1:-1].removesuffix("+")] = unquote(text) if self._decoded else text
+        return found
+
+    def _format_1(self, call: HttpCall, own_path: str) -> dict[str, Any]:
+        path = unquote(call.path) if self._decoded else call.path
         query = _query(call)
         many: dict[str, list[str]] = {}
         for name, text in query:
@@ -154,7 +201,7 @@ class Gateway:
         return {
             "version": "1.0",
             "resource": self._resource,
-            "path": call.path.removeprefix(self._base) or "/",
+            "path": path if self._decoded else own_path,
             "httpMethod": call.verb,
             "headers": {name: texts[-1] for name, texts in headers.items()},
             "multiValueHeaders": headers,
@@ -168,7 +215,7 @@ class Gateway:
                 "extendedRequestId": request_id,
                 "httpMethod": call.verb,
                 "identity": {**_NOBODY, "sourceIp": call.address, "userAgent": agent},
-                "path": call.path,
+                "path": path,
                 "protocol": _protocol(call),
                 "requestId": request_id,
                 "requestTime": _clf(int(now)),
@@ -176,14 +223,16 @@ class Gateway:
             },
         }
 
-    def _second(self, call: HttpCall) -> dict[str, Any]:
+    def _format_2(self, call: HttpCall) -> dict[str, Any]:
+        path = unquote(call.path)
         headers: dict[str, str] = {}
         cookies: list[str] = []
         for name, text in _headers(call):
             if name == "cookie":
                 cookies += [one for one in (part.strip() for part in text.split(";")) if one]
-            else:
-                headers[name] = f"{headers[name]},{text}" if name in headers else text
+            if name != "cookie" or self._event_kind == URL:  # HTTP APIs move it, function URLs copy it
+                separator = "; " if name == "cookie" else ","  # RFC 9113, section 8.2.3; RFC 9110, section 5.3
+                headers[name] = f"{headers[name]}{separator}{text}" if name in headers else text
         parameters: dict[str, str] = {}
         for name, text in _query(call):
             parameters[name] = f"{parameters[name]},{text}" if name in parameters else text
@@ -192,7 +241,7 @@ class Gateway:
         made: dict[str, Any] = {
             "version": "2.0",
             "routeKey": self._route_key,
-            "rawPath": call.path,
+            "rawPath": path if self._decoded else call.path,
             "rawQueryString": call.query.decode("latin-1"),
             "headers": headers,
             "requestContext": {
@@ -201,7 +250,7 @@ class Gateway:
                 "domainPrefix": host.partition(".")[0],
                 "http": {
                     "method": call.verb,
-                    "path": call.path,
+                    "path": path,
                     "protocol": _protocol(call),
                     "sourceIp": call.address,
                     "userAgent": headers.get("user-agent", ""),
@@ -216,6 +265,13 @@ class Gateway:
         if parameters:
             made["queryStringParameters"] = parameters
         return made
+
+
+def _doubled(template: Template, at: int) -> Template:
+    """Return a template with an empty segment before the one of an index."""
+    variables = [replace(one, start=one.start + 1, stop=one.stop + 1) for one in template.variables]
+    segments = (*template.segments[:at], "=", *template.segments[at:])
+    return replace(template, segments=segments, variables=tuple(variables))
 
 
 async def _body(call: HttpCall, limit: int, seconds: float) -> bytes:
@@ -254,7 +310,7 @@ def _text(call: HttpCall, data: bytes, *, form: bool) -> tuple[str | None, bool]
     Args:
         call: The request.
         data: The body.
-        form: HTML forms are text, as REST APIs have them; HTTP APIs do not.
+        form: HTML forms are text, as REST APIs have them; HTTP APIs and function URLs do not.
     """
     if not data:
         return None, False

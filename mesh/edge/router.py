@@ -12,7 +12,7 @@ decoded wholly, one that may span several all but ``%2F``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 from urllib.parse import unquote
 
@@ -48,9 +48,16 @@ class Router(Generic[TargetT]):
 
     Args:
         routes: (HTTP method or ``"*"``, template, target). Equal shapes must differ in the method.
+        full_first: Whether a template of a target that ends in ``**`` is only taken when no other one matches: the rule
+            of API Gateway's HTTP APIs ("Create routes for HTTP APIs": full match, then greedy, then ``$default``).
     """
 
-    def __init__(self, routes: Iterable[tuple[str, Template, TargetT]]) -> None:
+    def __init__(
+        self,
+        routes: Iterable[tuple[str, Template, TargetT]],
+        full_first: Callable[[TargetT], bool] = lambda _: False,
+    ) -> None:
+        self._full_first = full_first
         self._root: _Node[TargetT] = _Node()
         self._static: dict[str, dict[str, tuple[TargetT, Template]]] = {}
         self._verbs: set[str] = set()
@@ -101,12 +108,19 @@ class Router(Generic[TargetT]):
         if "%" in path and _ESCAPE.search(path):
             raise BadPath("the path has a '%' that is not followed by two hexadecimal digits; write '%25' for the sign")
         allowed: set[str] = set()
+        greedy: tuple[TargetT, Template, list[str]] | None = None
         for at, segments in self._candidates(path):
             found = at.get(verb) or at.get(ANY_VERB)
-            if found is not None:
-                target, template = found
-                return target, tuple([_value(segments, template, variable) for variable in template.variables])
-            allowed.update(at)
+            if found is None:
+                allowed.update(at)
+                continue
+            target, template = found
+            if template.segments[-1] != REST or not (greedy or self._full_first(target)):
+                return target, _values(segments, template)
+            greedy = greedy or (target, template, segments)
+        if greedy is not None:
+            target, template, segments = greedy
+            return target, _values(segments, template)
         return frozenset(allowed)
 
     def _candidates(self, path: str) -> Iterator[tuple[dict[str, tuple[TargetT, Template]], list[str]]]:
@@ -155,6 +169,10 @@ def _decode(text: str) -> str:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
         raise BadPath("the path has percent escapes that are not UTF-8") from None
+
+
+def _values(raw: list[str], template: Template) -> tuple[str, ...]:
+    return tuple([_value(raw, template, variable) for variable in template.variables])
 
 
 def _value(raw: list[str], template: Template, variable: Variable) -> str:

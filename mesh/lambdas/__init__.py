@@ -8,6 +8,7 @@ room knows no HTTP.
 
     ``config``      what mesh.toml says of a function → ``Function``
     ``document``    API documents → the routes that reach it
+    ``eventlist``   functions of serverless.yml and SAM → the same
     ``descriptor``  ``Function`` → a file of the contract
     ``value``       JSON values ⇄ ``google.protobuf.Value``
     ``event``       what other triggers than HTTP hand to a handler; the verified user in API Gateway's events

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import msgspec
 
 from mesh.faults import Fault, Faults
-from mesh.lambdas.document import DocumentError, HttpRoute, format_of, integration_of, of_events, of_openapi
+from mesh.lambdas.document import DocumentError, HttpRoute, Overrides, of_openapi
+from mesh.lambdas.eventlist import handler_of, of_events
 from mesh.values import Duration, Size
 
 __all__ = ["PACKAGE", "Function", "Keys", "read", "stray"]
@@ -24,8 +25,10 @@ __all__ = ["PACKAGE", "Function", "Keys", "read", "stray"]
 PACKAGE = "functions.v1"
 """The package of the services that are made for functions."""
 
-_HANDLER = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
-_OF_AWS = re.compile(r"(?P<file>[\w./-]+)\.(?P<name>[A-Za-z_]\w*)\Z")
+_HANDLER = re.compile(r"(?P<module>[\w-]+(?:\.[\w-]+)*):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
+"""A module is imported by its name as a text, so a folder may be called ``get-user``, as on AWS."""
+_OF_AWS = re.compile(r"(?:\./)?(?P<file>[\w-]+(?:[./][\w-]+)*)\.(?P<name>[A-Za-z_]\w*)\Z")
+"""``folder/file.function`` or ``folder.file.function``."""
 _VARIABLE = re.compile(r"[A-Za-z_]\w*\Z")
 _LONGEST = 900.0
 """Seconds: what AWS allows a function to take."""
@@ -35,14 +38,16 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The keys of ``[services.NAME]`` that make it a Lambda function.
 
     Attributes:
-        lambda_: ``lambda``: the handler, ``module:function``; with ``events``, its ``config.handler`` will do.
+        lambda_: ``lambda``: the handler, ``module:function``, or ``folder/file.function`` as on AWS, relative to
+            mesh.toml; with ``events``, the handler of the configuration will do.
         openapi: A Swagger 2.0 or OpenAPI 3 document (JSON), relative to mesh.toml: the routes that reach it.
         events: A function configuration (JSON), relative to mesh.toml: ``{"config": {"handler": …}, "events": [{"http":
             {"method": …, "path": …}}]}``.
         integration: ``"proxy"``: the handler gets API Gateway's event; ``"event"``: the JSON body with the parameters
-            of path and query is the event; if nothing is said, what the document's integrations are, or ``"proxy"``.
-        payload: The format of API Gateway's event; if nothing is said, the document's ``payloadFormatVersion``, or 1.0.
-        access: Who may call it.
+            of path and query is the event; if nothing is said, what the document says of each route, or ``"proxy"``.
+        payload: The format of API Gateway's event; if nothing is said, what the document says of each route: 1.0 for a
+            REST API, for an HTTP API its own.
+        access: Who may call it; ``"public"`` if nothing is said.
         roles: If not empty, a user must hold one of them.
         timeout: The longest that one invocation may take.
         memory: What its context and its environment say that it has.
@@ -56,7 +61,7 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     events: str = ""
     integration: Literal["proxy", "event"] | None = None
     payload: Literal["1.0", "2.0"] | None = None
-    access: Literal["public", "authenticated", "internal"] = "public"
+    access: Literal["public", "authenticated", "internal"] | None = None
     roles: tuple[str, ...] = ()
     timeout: Duration = Duration(3)
     memory: Size = Size(128 * 10**6)
@@ -73,9 +78,7 @@ class Function:
         name: Its entry in mesh.toml.
         module: The Python module of the handler.
         handler: The handler's name in it.
-        routes: HTTP routes.
-        integration: ``"proxy"`` or ``"event"``.
-        payload: ``"1.0"`` or ``"2.0"``.
+        routes: HTTP routes, each with the event that it gives.
         access: ``"public"``, ``"authenticated"`` or ``"internal"``.
         roles: If not empty, a user must hold one of them.
         timeout: Seconds.
@@ -92,8 +95,6 @@ class Function:
     module: str
     handler: str
     routes: tuple[HttpRoute, ...] = ()
-    integration: str = "proxy"
-    payload: str = "1.0"
     access: str = "public"
     roles: tuple[str, ...] = ()
     timeout: float = 3.0
@@ -129,7 +130,9 @@ def stray(keys: Keys, table: str) -> Iterator[Fault]:
             yield Fault(f"{table} {field.encode_name}", 'this is for Lambda functions: say lambda = "module:handler"')
 
 
-def read(keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, str], *, largest: int) -> Function:
+def read(
+    keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, str], *, largest: int, cors: bool
+) -> Function:
     """Return the function that an entry says.
 
     Args:
@@ -139,26 +142,36 @@ def read(keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, st
         table: ``mesh.toml [services.hello]``.
         environ: The environment, for the AWS region.
         largest: Bytes of its largest result.
+        cors: The edge answers web pages of other origins.
 
     Raises:
         Faults: A document cannot be read or understood; values that cannot be meant together.
     """
     faults = list(_faults(keys, table))
     routes: tuple[HttpRoute, ...] = ()
-    handler, payload, integration = keys.lambda_, keys.payload, keys.integration
+    handler = _dotted(keys.lambda_, ())
+    overrides = Overrides(
+        integration=keys.integration,
+        payload=keys.payload,
+        access=keys.access is not None,
+        cors=cors,
+        schedule=bool(keys.schedule),
+        subscribes=bool(keys.subscribes),
+    )
     try:
         if keys.openapi:
-            document, routes = _document(root / keys.openapi, f"{table} openapi", of_openapi)
-            payload = payload or _format(document, root / keys.openapi, f"{table} openapi")
-            integration = integration or _integration(document, root / keys.openapi, f"{table} openapi")
+            _, routes = _document(root / keys.openapi, f"{table} openapi", of_openapi, overrides)
         elif keys.events:
-            document, routes = _document(root / keys.events, f"{table} events", of_events)
+            document, routes = _document(root / keys.events, f"{table} events", of_events, overrides)
             handler = handler or _of_document(document, root / keys.events, root)
     except Faults as found:
         faults += found.faults
     match = _HANDLER.match(handler)
     if match is None and not (faults and not handler):
-        text = f"expected module:handler, such as services.hello.handler:lambda_handler, got {handler!r}"
+        text = (
+            "expected module:handler, such as services.hello.handler:lambda_handler, or folder/file.handler as on AWS, "
+            f"got {handler!r}"
+        )
         faults.append(Fault(f"{table} lambda", text))
     if faults or match is None:
         raise Faults(faults)
@@ -167,9 +180,7 @@ def read(keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, st
         module=match["module"],
         handler=match["name"],
         routes=routes,
-        integration=integration or "proxy",
-        payload=payload or "1.0",
-        access=keys.access,
+        access=keys.access or "public",
         roles=keys.roles,
         timeout=float(keys.timeout),
         memory=_megabytes(int(keys.memory)),
@@ -206,46 +217,38 @@ def _megabytes(size: int) -> int:
 
 
 def _document(
-    path: Path, place: str, routes_of: Callable[[Any], tuple[HttpRoute, ...]]
+    path: Path, place: str, routes_of: Callable[[Any, Overrides], tuple[HttpRoute, ...]], overrides: Overrides
 ) -> tuple[Any, tuple[HttpRoute, ...]]:
     try:
         document = json.loads(path.read_bytes())
-        return document, routes_of(document)
+        return document, routes_of(document, overrides)
     except OSError as error:
         raise Faults([Fault(place, f"{path}: {(error.strerror or str(error)).lower()}")]) from None
     except DocumentError as error:
-        raise Faults([Fault(place, f"{path}: {error}")]) from None
+        raise Faults([Fault(place, f"{path}: {text}") for text in error.args]) from None
     except ValueError as error:
         hint = "; convert it from YAML" if path.suffix.lower() in (".yaml", ".yml") else ""
         raise Faults([Fault(place, f"{path}: not JSON: {error}{hint}")]) from None
 
 
-def _format(document: Any, path: Path, place: str) -> Literal["1.0", "2.0"] | None:
+def _of_document(document: Any, file: Path, root: Path) -> str:
+    """Return the handler of a function configuration; AWS's form is relative to the document's folder, ``CodeUri``."""
+    handler, code = handler_of(document)
     try:
-        said = format_of(document)
-    except DocumentError as error:
-        raise Faults([Fault(place, f"{path}: {error}")]) from None
-    if said not in (None, "1.0", "2.0"):
-        raise Faults([Fault(place, f"{path}: payloadFormatVersion is 1.0 or 2.0, not {said!r}")])
-    return said  # type: ignore[return-value]  # one of these
-
-
-def _integration(document: Any, path: Path, place: str) -> Literal["proxy", "event"] | None:
-    try:
-        return integration_of(document)
-    except DocumentError as error:
-        raise Faults([Fault(place, f"{path}: {error}")]) from None
-
-
-def _of_document(document: dict[str, Any], file: Path, root: Path) -> str:
-    """Return ``config.handler`` as ``module:handler``; AWS's ``file.handler`` is relative to the document's folder."""
-    config = document.get("config")
-    handler = str(config.get("handler", "")) if isinstance(config, dict) else ""
-    match = _OF_AWS.match(handler)
-    if ":" in handler or match is None:
-        return handler
-    try:
-        folder = file.parent.resolve().relative_to(root).parts
+        folder = Path(os.path.normpath(file.parent.resolve() / code)).relative_to(root).parts
     except ValueError:  # outside the project
         return handler
-    return f"{'.'.join((*folder, *match['file'].strip('./').split('/')))}:{match['name']}"
+    return _dotted(handler, folder)
+
+
+def _dotted(handler: str, folder: tuple[str, ...]) -> str:
+    """Return a handler in AWS's form as ``module:handler``, any other as it is.
+
+    Args:
+        handler: ``src/app.handler`` or ``src.app.handler``.
+        folder: What it is relative to, from the folder of mesh.toml.
+    """
+    match = _OF_AWS.match(handler)
+    if match is None:
+        return handler
+    return f"{'.'.join((*folder, *match['file'].split('/')))}:{match['name']}"

@@ -145,7 +145,7 @@ class _File:
         said.timeout.FromNanoseconds(int((function.timeout + _MARGIN) * 1e9))
         said.access = _ACCESS[function.access]
         said.roles.extend(function.roles)
-        said.gateway.event = "body" if function.integration == "event" else function.payload
+        said.gateway.events.extend(route.event for route in function.routes)
         said.gateway.base = function.routes[0].base if function.routes else ""
         said.gateway.largest = function.largest
         said.gateway.resources.extend(route.resource for route in function.routes)

@@ -1,32 +1,42 @@
-"""Documents that say which HTTP routes reach a Lambda function: Swagger 2.0, OpenAPI 3, event lists. Pure.
+"""HTTP routes of a Lambda function, and API documents that say them: Swagger 2.0, OpenAPI 3. Pure.
 
 Paths are API Gateway's: a segment is a literal, ``{name}``, or as the last one ``{name+}``, which takes the rest of the
-path, at least one segment. ``x-amazon-apigateway-any-method`` is every HTTP method. Operations that API Gateway answers
-or forwards without a function (``mock``, ``http``) are none of ours.
+path, at least one segment. ``x-amazon-apigateway-any-method`` is every HTTP method, ``$default`` every request that no
+other route takes. Operations that API Gateway answers or forwards without a function (``mock``, ``http``) are left out.
 
 Sources: https://swagger.io/specification/v2/, https://spec.openapis.org/oas/v3.1.1.html (Server Object), API Gateway
-developer guide ("x-amazon-apigateway-any-method", "x-amazon-apigateway-integration", "resource paths").
+developer guide ("Create routes for HTTP APIs", "x-amazon-apigateway-any-method", "x-amazon-apigateway-integration",
+"x-amazon-apigateway-integrations object").
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
-__all__ = ["ANY", "DocumentError", "HttpRoute", "format_of", "integration_of", "of_events", "of_openapi"]
+__all__ = [
+    "ANY", "BODY", "DEFAULT", "HTTP_1", "HTTP_2", "REST", "UNSAID", "URL", "VERBS", "DocumentError", "HttpRoute",
+    "Overrides", "of_openapi", "resource_of",
+]  # fmt: skip
 
 ANY = "*"
 """Every HTTP method."""
+DEFAULT = "$default"
+"""The resource of an HTTP API's catch-all route."""
 
-_VERBS = frozenset(("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"))
+REST, HTTP_1, HTTP_2, URL, BODY = "rest", "http-1.0", "http-2.0", "url", "body"
+"""The event of a route: that of a REST API (format 1.0), of an HTTP API in format 1.0 or 2.0, of a function URL (format
+2.0), or the JSON body itself with the parameters of path and query."""
+
+VERBS = frozenset(("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"))
 _ANY_METHOD = "x-amazon-apigateway-any-method"
 _INTEGRATION = "x-amazon-apigateway-integration"
 _ELSEWHERE = frozenset(("mock", "http", "http_proxy"))
-_KINDS: dict[str, Literal["proxy", "event"]] = {"aws_proxy": "proxy", "aws": "event"}
-_TYPES = {kind: name for name, kind in _KINDS.items()}
+_VERSIONS = {"1": HTTP_1, "1.0": HTTP_1, "2": HTTP_2, "2.0": HTTP_2}
+"""``payloadFormatVersion``; a converter from YAML makes a number of 2.0."""
 _AS_IT_IS = frozenset(("", "None", "$input.json('$')", '$input.json("$")', "$input.body"))
 """Mapping templates without effect."""
 _NAME = re.compile(r"\{([A-Za-z0-9._:-]+)(\+?)\}\Z")
@@ -35,7 +45,42 @@ _SAFE = "-._~!$&'()+,;=@"
 
 
 class DocumentError(ValueError):
-    """The document does not say routes; the message begins with where."""
+    """The document does not say routes; each argument is a text that begins with where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What mesh.toml says before a document does.
+
+    Attributes:
+        integration: ``"proxy"`` or ``"event"``; None: as the document says.
+        payload: ``"1.0"`` or ``"2.0"``; None: as the document says.
+        access: Who may call the function is said.
+        cors: The edge answers web pages of other origins.
+        schedule: A schedule of the mesh invokes the function.
+        subscribes: Events of the mesh invoke it.
+    """
+
+    integration: Literal["proxy", "event"] | None = None
+    payload: Literal["1.0", "2.0"] | None = None
+    access: bool = False
+    cors: bool = False
+    schedule: bool = False
+    subscribes: bool = False
+
+    def event(self, said: str) -> str:
+        """Return the event of a route whose document says ``said``."""
+        if self.integration == "event":
+            return BODY
+        if said == BODY and self.integration == "proxy":
+            said = REST
+        if said in (BODY, URL) or self.payload is None:
+            return said
+        return HTTP_2 if self.payload == "2.0" else HTTP_1 if said == HTTP_2 else said
+
+
+UNSAID = Overrides()
+"""mesh.toml says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +89,15 @@ class HttpRoute:
 
     Attributes:
         verb: HTTP method in upper case, or ``ANY``.
-        resource: API Gateway's path, ``/users/{user-id}``; what the event says as ``resource``.
+        resource: API Gateway's path, ``/users/{user-id}``, or ``DEFAULT``; what the event says as ``resource``.
         base: What stands before it in the URL, ``""`` or ``/prod``.
-        slash: The URL ends with a slash: the root of a base is reached with and without.
+        event: What the handler gets: ``REST``, ``HTTP_1``, ``HTTP_2``, ``URL`` or ``BODY``.
     """
 
     verb: str
     resource: str
     base: str = ""
-    slash: bool = False
+    event: str = REST
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,6 +108,8 @@ class HttpRoute:
     @property
     def template(self) -> str:
         """The path as ``google.api.http`` writes it; its variables are words made of the names."""
+        if self.resource == DEFAULT:
+            return f"{quote(self.base, safe=_SAFE + '/')}/**"
         parts: list[str] = []
         taken: set[str] = set()
         for segment in f"{self.base}{self.resource}".strip("/").split("/"):
@@ -76,16 +123,20 @@ class HttpRoute:
                 parts.append(f"{{{name}=*/**}}" if match[2] else f"{{{name}}}")
             else:
                 parts.append(quote(segment, safe=_SAFE))
-        return "/" + "/".join(parts) + ("/" if self.slash else "")
+        return "/" + "/".join(parts)
 
 
-def of_openapi(document: Any) -> tuple[HttpRoute, ...]:
+def of_openapi(document: Any, overrides: Overrides = UNSAID) -> tuple[HttpRoute, ...]:
     """Return the routes of a Swagger 2.0 or OpenAPI 3 document.
 
-    The URL of a route is the document's base (``basePath``, or the path of the first of ``servers``) and its path.
+    The URL of a route is the document's base (``basePath``, or the path of the first of ``servers``) and its path. Its
+    event follows from its integration: ``payloadFormatVersion`` is for HTTP APIs only, ``aws`` without mapping
+    templates hands the body on as it is. An operation without ``payloadFormatVersion`` beside others that have one is
+    of the same API, and gets theirs.
 
     Raises:
-        DocumentError: It is no such document, or has no path that reaches a function.
+        DocumentError: It is no such document, has no path that reaches a function, or needs mapping templates
+            (Velocity), which are not run here.
     """
     if not isinstance(document, dict) or not ({"swagger", "openapi"} & document.keys()):
         raise DocumentError('expected a Swagger 2.0 or OpenAPI 3 document: an object with "swagger" or "openapi"')
@@ -93,56 +144,45 @@ def of_openapi(document: Any) -> tuple[HttpRoute, ...]:
     if not isinstance(paths, dict):
         raise DocumentError("paths: expected an object of paths")
     base = _base(document)
-    routes = tuple(route for path, item in paths.items() for route in _path_item(str(path), item, base, document))
-    if not routes:
+    found = [
+        (route, f"paths {path} {key}", integration)
+        for path, item in paths.items()
+        if not str(path).startswith("x-")
+        for route, key, integration in _path_item(str(path), item, base, document)
+    ]
+    if not found:
         raise DocumentError("paths: no operation reaches the function")
-    return routes
+    versions = {version for _, place, integration in found if (version := _version(integration, place))}
+    fallback = HTTP_2 if any(route.resource == DEFAULT for route, _, _ in found) else REST  # only HTTP APIs have it
+    return tuple(
+        replace(route, event=overrides.event(_event(place, integration, versions or {fallback}, overrides)))
+        for route, place, integration in found
+    )
 
 
-def format_of(document: Any) -> str | None:
-    """Return the ``payloadFormatVersion`` that the integrations of an API document say; None when none does.
-
-    Raises:
-        DocumentError: They say different ones.
-    """
-    found: dict[str, str] = {}
-    for path, key, operation in _operations(document):
-        integration = operation.get(_INTEGRATION)
-        said = integration.get("payloadFormatVersion") if isinstance(integration, dict) else None
-        if said is not None and not _elsewhere(operation):
-            found.setdefault(str(said), f"paths {path} {key}")
-    if len(found) > 1:
-        places = ", ".join(f"{said!r} at {place}" for said, place in found.items())
-        raise DocumentError(f"payloadFormatVersion is {places}; one function gets one: say payload in mesh.toml")
-    return next(iter(found), None)
+def _version(integration: dict[str, Any], place: str) -> str | None:
+    """Return the event that ``payloadFormatVersion`` says, or None."""
+    said = integration.get("payloadFormatVersion")
+    if said is None:
+        return None
+    if str(said) not in _VERSIONS:
+        raise DocumentError(f"{place}: payloadFormatVersion is 1.0 or 2.0, not {said!r}")
+    return _VERSIONS[str(said)]
 
 
-def integration_of(document: Any) -> Literal["proxy", "event"] | None:
-    """Return what the handler gets by the types of an API document's integrations; None when none says a type.
-
-    ``aws_proxy`` is ``"proxy"``; ``aws`` is ``"event"``: without mapping templates API Gateway hands the body on as it
-    is. Templates (Velocity) are not run here, so a document that needs them is refused.
-
-    Raises:
-        DocumentError: They say different ones; one has a mapping template.
-    """
-    found: dict[Literal["proxy", "event"], str] = {}
-    for path, key, operation in _operations(document):
-        integration = operation.get(_INTEGRATION)
-        kind = _KINDS.get(_type(integration))
-        if kind is None:
-            continue
-        place = f"paths {path} {key}"
-        found.setdefault(kind, place)
-        if kind == "event" and _mapped(integration):
+def _event(place: str, integration: dict[str, Any], versions: set[str], overrides: Overrides) -> str:
+    """Return the event of an operation; ``versions`` are those of the document's operations."""
+    if _type(integration) == "aws":
+        if _mapped(integration) and overrides.integration is None:
             raise DocumentError(
                 f"{place}: mapping templates are not run here; take them out, and the JSON body with the parameters of "
                 'path and query is the event; or say integration = "proxy" in mesh.toml for API Gateway\'s event'
             )
-    if len(found) > 1:
-        places = ", ".join(f"{_TYPES[kind]!r} at {place}" for kind, place in found.items())
-        raise DocumentError(f"the type of integration is {places}; one function gets one: say integration in mesh.toml")
-    return next(iter(found), None)
+        return BODY
+    own = _version(integration, place)
+    if own is None and len(versions) > 1 and overrides.payload is None:
+        raise DocumentError(f"{place}: others have payloadFormatVersion 1.0 and 2.0, so say which this one has")
+    return own or next(iter(versions))
 
 
 def _mapped(integration: Any) -> bool:
@@ -156,8 +196,8 @@ def _values(said: Any) -> list[Any]:
     return list(said.values()) if isinstance(said, dict) else []
 
 
-def _type(integration: Any) -> str:
-    return str(integration.get("type", "")).lower() if isinstance(integration, dict) else ""
+def _type(integration: dict[str, Any]) -> str:
+    return str(integration.get("type", "")).lower()
 
 
 def _base(document: dict[str, Any]) -> str:
@@ -169,8 +209,8 @@ def _base(document: dict[str, Any]) -> str:
         where, path = "servers[0].url", _url_path(server)
     if not isinstance(path, str) or "{" in path:
         raise DocumentError(f"{where}: expected a path such as /v1, got {path!r}")
-    path = path.rstrip("/")
-    return path if not path or path.startswith("/") else f"/{path}"
+    path = path.strip("/")
+    return f"/{path}" if path and path != DEFAULT else ""  # the stage $default is served at the root
 
 
 def _url_path(server: dict[str, Any]) -> str:
@@ -183,37 +223,34 @@ def _url_path(server: dict[str, Any]) -> str:
     return urlsplit(url).path
 
 
-def _operations(document: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield path, key and operation of a document that ``of_openapi`` has read."""
-    for path, item in document["paths"].items():
-        for key, operation in item.items():
-            if (key == _ANY_METHOD or key.upper() in _VERBS) and isinstance(operation, dict):
-                yield path, key, operation
-
-
-def _path_item(path: str, item: Any, base: str, document: dict[str, Any]) -> Iterator[HttpRoute]:
+def _path_item(
+    path: str, item: Any, base: str, document: dict[str, Any]
+) -> Iterator[tuple[HttpRoute, str, dict[str, Any]]]:
+    """Yield the routes of a path, each with the key of its operation and its integration."""
     if not isinstance(item, dict):
         raise DocumentError(f"paths {path}: expected an object of operations")
-    resource = _resource(path, f"paths {path}")
+    resource = DEFAULT if path.strip("/") == DEFAULT else resource_of(path, f"paths {path}")
     for key, operation in item.items():
         verb = ANY if key == _ANY_METHOD else key.upper()
-        if verb != ANY and verb not in _VERBS:
+        if verb != ANY and verb not in VERBS:
             continue  # `parameters`, `summary` and extensions
         if not isinstance(operation, dict):
             raise DocumentError(f"paths {path} {key}: expected an operation, an object, not {operation!r}")
-        if _elsewhere(operation):
+        integration = _referred(operation.get(_INTEGRATION), document)
+        integration = integration if isinstance(integration, dict) else {}
+        if _elsewhere(integration):
             continue
         route = HttpRoute(verb, resource, base)
         for owner, where in ((item, f"paths {path}"), (operation, f"paths {path} {key}")):
             _check_parameters(owner.get("parameters"), route, where, document)
-        yield route
-        if base and resource == "/":
-            yield HttpRoute(verb, resource, base, slash=True)
+        yield route, key, integration
 
 
-def _elsewhere(operation: dict[str, Any]) -> bool:
+def _elsewhere(integration: dict[str, Any]) -> bool:
     """Whether API Gateway answers or forwards an operation without a function."""
-    return _type(operation.get(_INTEGRATION)) in _ELSEWHERE
+    kind, uri = _type(integration), str(integration.get("uri", ""))
+    other = uri.startswith("arn:") and ":apigateway:" in uri and ":lambda:" not in uri
+    return kind in _ELSEWHERE or "integrationSubtype" in integration or (kind == "aws" and other)
 
 
 def _check_parameters(parameters: Any, route: HttpRoute, where: str, document: dict[str, Any]) -> None:
@@ -238,47 +275,16 @@ def _referred(said: Any, document: Any) -> Any:
     return document
 
 
-def of_events(document: Any) -> tuple[HttpRoute, ...]:
-    """Return the routes of a function configuration: ``{"events": [{"http": {"method": "get", "path": "/hello"}}]}``.
+def resource_of(path: str, place: str) -> str:
+    """Return a path without a slash at its end, checked segment by segment.
 
-    ``httpApi`` means the same as ``http``; both may be one text, ``"GET /hello"``, ``*`` or ``any`` for every method.
+    Args:
+        path: As the document says it.
+        place: Where it stands in the document.
 
     Raises:
-        DocumentError: It is no such document, or has no such event.
+        DocumentError: It is no path of API Gateway.
     """
-    events = document.get("events") if isinstance(document, dict) else None
-    if not isinstance(events, list):
-        raise DocumentError('expected an object with "events": [{"http": {"method": …, "path": …}}]')
-    routes = tuple(route for index, event in enumerate(events) for route in _http_event(event, f"events[{index}]"))
-    if not routes:
-        raise DocumentError('events: there is none of the kind {"http": {"method": …, "path": …}}')
-    return routes
-
-
-def _http_event(event: Any, place: str) -> Iterator[HttpRoute]:
-    if not isinstance(event, dict):
-        raise DocumentError(f"{place}: expected an object such as {{'http': {{…}}}}, got {event!r}")
-    for kind in ("http", "httpApi"):
-        rule = event.get(kind)
-        if rule is None:
-            continue
-        if isinstance(rule, str):
-            verb, _, path = rule.strip().partition(" ")
-        elif isinstance(rule, dict):
-            verb, path = str(rule.get("method", "any")), str(rule.get("path", ""))
-        else:
-            raise DocumentError(f"{place}.{kind}: expected an object with method and path")
-        verb = verb.upper()
-        verb = ANY if verb == "ANY" else verb
-        if verb != ANY and verb not in _VERBS:
-            raise DocumentError(f"{place}.{kind}.method: expected an HTTP method or 'any', got {verb!r}")
-        path = path.strip()
-        path = path if path.startswith("/") else f"/{path}"
-        yield HttpRoute(verb, _resource(path, f"{place}.{kind}.path"))
-
-
-def _resource(path: str, place: str) -> str:
-    """Return the path without a slash at its end, checked segment by segment."""
     if not path.startswith("/"):
         raise DocumentError(f"{place}: a path begins with '/'")
     path = path.rstrip("/") or "/"
@@ -287,6 +293,8 @@ def _resource(path: str, place: str) -> str:
         match = _NAME.match(segment)
         if not segment or (match is None and ("{" in segment or "}" in segment)):
             raise DocumentError(f"{place}: a segment is text, {{name}}, or at the end {{name+}}; {segment!r} is not")
+        if match is None and "*" in segment:
+            raise DocumentError(f"{place}: '*' is no wildcard in a path; write {{proxy+}} for the rest of it")
         if match and match[2] and index != len(segments) - 1:
             raise DocumentError(f"{place}: {segment} takes the rest of the path, so it must be the last segment")
         if match and segment in segments[:index]:

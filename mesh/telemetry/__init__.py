@@ -15,6 +15,7 @@ Decided here:
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def __getattr__(name: str) -> Any:
     """Load the SDK (some 150 ms) when a component is configured; ``mesh trace`` and the trace store do without."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mesh.telemetry import variables  # noqa: PLC0415 - see above
+
+    variables.settle(os.environ)  # the SDK reads some when it is imported
     from mesh.telemetry import setup  # noqa: PLC0415 - see above
 
     return getattr(setup, name)

@@ -17,11 +17,12 @@ from opentelemetry.context import attach, set_value
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from mesh.telemetry import variables
 from mesh.telemetry.encode import Encoder
 from mesh.telemetry.otlp import sender
 from mesh.telemetry.span import Span
 
-__all__ = ["ABSENT", "Batch", "Quiet", "run_bounded", "setting"]
+__all__ = ["ABSENT", "Batch", "Quiet", "run_bounded"]
 
 log = logging.getLogger("mesh.telemetry")
 
@@ -29,18 +30,6 @@ SAY_AGAIN = 60.0
 """Seconds between two log lines about dropped spans."""
 ABSENT = 1.0
 """Seconds that a stop waits, at most, for a collector that has not answered the last time, or not yet."""
-
-
-def setting(environ: Mapping[str, str], name: str, default: float) -> float:
-    """Return a positive number from the environment; ``default`` if it is not set or is none, as the SDK does."""
-    try:
-        value = float(environ.get(name, "") or default)
-    except ValueError:
-        value = 0
-    if value <= 0:
-        log.warning("%s must be a positive number, not %r; using %g", name, environ.get(name), default)
-        return default
-    return value
 
 
 class Quiet(logging.Handler):
@@ -88,9 +77,9 @@ class Batch(SpanProcessor):
         self._sender = sender(exporter)
         self._encoder = Encoder()
         self._quiet = quiet
-        self._delay = setting(environ, "OTEL_BSP_SCHEDULE_DELAY", delay) / 1000
-        self._most = int(setting(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048))
-        self._size = min(self._most, int(setting(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)))
+        self._delay = variables.number(environ, "OTEL_BSP_SCHEDULE_DELAY", delay) / 1000
+        self._most = int(variables.number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048))
+        self._size = min(self._most, int(variables.number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)))
         self._queue: deque[Span | ReadableSpan] = deque()
         self._wake = threading.Event()
         self._idle = threading.Condition()

@@ -24,11 +24,18 @@ _EXPECTED = {"headers", "data", "timeout", "allow_redirects"}
 """What exporters give to a session with each request."""
 
 
-def made(cls: Any, environ: Mapping[str, str]) -> SpanExporter:
-    """Return an exporter as the environment says, with a ``Repeating`` session if it takes one and none is named."""
+def made(cls: Any, environ: Mapping[str, str], values: Mapping[str, Any]) -> Any:
+    """Return an exporter as the environment says, with a ``Repeating`` session if it takes one and none is named.
+
+    Args:
+        cls: Its class.
+        environ: The environment.
+        values: What the class would read from the environment in another way than the specification says.
+    """
     own_session = any(environ.get(_CREDENTIALS.format(signal)) for signal in ("", "TRACES_"))
-    exporter: SpanExporter = cls(session=Repeating()) if cls.__module__ == _HTTP and not own_session else cls()
-    return exporter
+    if cls.__module__ == _HTTP and not own_session:
+        return cls(session=Repeating(), **values)
+    return cls(**values)
 
 
 def sender(exporter: SpanExporter) -> Callable[[bytes], bool] | None:

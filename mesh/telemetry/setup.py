@@ -9,6 +9,8 @@ What is exported where:
 - ``otlp`` speaks ``http/protobuf`` unless ``OTEL_EXPORTER_OTLP_[TRACES_|METRICS_]PROTOCOL`` says ``grpc``; that is the
   specification's default, and it keeps gRPC's core out of the process.
 - ``OTEL_EXPORTER_OTLP_TIMEOUT`` bounds an export; ``OTEL_BSP_EXPORT_TIMEOUT`` is not used, as in OpenTelemetry's SDK.
+- Values that cannot be used are warned of and ignored (``mesh.telemetry.variables``), and so is an exporter that cannot
+  be made: telemetry keeps no component from starting.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from time import monotonic
 from typing import Any
@@ -30,7 +32,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from mesh.call import Layer
-from mesh.telemetry import current, relay, trace
+from mesh.telemetry import current, relay, trace, variables
 from mesh.telemetry.batch import ABSENT, Batch, Quiet, run_bounded
 from mesh.telemetry.measures import Recording
 from mesh.telemetry.metrics import Exporting, Metrics, feed
@@ -47,7 +49,10 @@ LOCAL_DELAY = 500
 STANDARD_DELAY = 5000
 """Milliseconds between exports elsewhere; the specification's default."""
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_{}_ENDPOINT")
+_OTLP = "opentelemetry.exporter.otlp.proto."
+"""Modules of the exporters that take their time-out as a value, in seconds."""
+METRIC_INTERVAL, METRIC_TIMEOUT = 60_000, 30_000
+"""Milliseconds between exports of metrics, and that one may take; the specification's defaults."""
 
 
 class Telemetry:
@@ -160,19 +165,22 @@ def configure(
         default_endpoint: Base URL of an OTLP/HTTP receiver (``http://127.0.0.1:4318``) that takes the spans when the
             environment names no collector.
         resource: Further resource attributes.
-
-    Raises:
-        ValueError: A variable names an exporter or a protocol that does not exist.
     """
     environ = os.environ
-    disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    variables.settle(environ)
+    for text in variables.said():
+        log.warning("%s", text)
+    disabled = environ.get("OTEL_SDK_DISABLED") == "true"
+    level = environ.get("OTEL_LOG_LEVEL")
+    if level is not None:
+        logging.getLogger("opentelemetry").setLevel(variables.LEVELS[level])
     told = _resource(component, version, resource or {}, environ)
     quiet = _hush()
     metrics = Metrics(version)
     batches: list[Batch] = []
     tracers = TracerProvider(resource=told, shutdown_on_exit=False)
     if not disabled:
-        local = default_endpoint if not _configured("traces", environ) else None
+        local = default_endpoint if variables.exporters(environ, "traces") is None else None
         for exporter in _span_exporters(environ, local):
             batch = Batch(exporter, quiet, environ, LOCAL_DELAY if local else STANDARD_DELAY)
             batches.append(batch)
@@ -200,54 +208,53 @@ def _resource(component: str, version: str, more: Mapping[str, Any], environ: Ma
     own = {SERVICE_NAME: component, "service.version": version, **more}
     # The environment wins over what we say; Resource.create alone would let ours win.
     said = {pair.partition("=")[0].strip() for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")}
-    if environ.get("OTEL_SERVICE_NAME", "").strip():
+    if environ.get("OTEL_SERVICE_NAME"):
         said.add(SERVICE_NAME)
     return Resource.create({key: value for key, value in own.items() if key not in said})
 
 
-def _configured(signal: str, environ: Mapping[str, str]) -> bool:
-    """Return whether the environment says where a signal goes."""
-    names = [f"OTEL_{signal.upper()}_EXPORTER", *(name.format(signal.upper()) for name in _ENDPOINTS)]
-    return any(environ.get(name, "").strip() for name in names)
+def _exporters(signal: str, environ: Mapping[str, str]) -> Iterator[Any]:
+    """Yield the exporters (of metrics also readers) that the environment names for a signal."""
+    for name in variables.exporters(environ, signal) or ():
+        known = _PROTOCOLS[variables.protocol(environ, signal)] if name == "otlp" else name
+        try:
+            yield _exporter(signal, known, environ)
+        except Exception as error:  # noqa: BLE001 - whatever a package does, the component starts
+            log.warning("the exporter %s of %s is left out: %s: %s", known, signal, type(error).__name__, error)
 
 
-def _exporters(signal: str, environ: Mapping[str, str]) -> list[Any]:
-    """Return the exporter classes that the environment names for a signal."""
-    if not _configured(signal, environ):
-        return []
-    variable = f"OTEL_{signal.upper()}_EXPORTER"
-    names = [name.strip() for name in environ.get(variable, "").split(",") if name.strip()] or ["otlp"]
-    return [_exporter(signal, name, variable, environ) for name in names if name != "none"]
+def _exporter(signal: str, name: str, environ: Mapping[str, str]) -> Any:
+    """Return a new exporter.
+
+    Raises:
+        Exception: It is not installed, or cannot be made.
+    """
+    found = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=name)), None)
+    if found is None:
+        raise LookupError(f"no package that is installed has it; pip install opentelemetry-exporter-{name}")
+    cls = found.load()
+    values = {"timeout": variables.timeout(environ, signal)} if cls.__module__.startswith(_OTLP) else {}
+    return made(cls, environ, values)
 
 
-def _exporter(signal: str, name: str, variable: str, environ: Mapping[str, str]) -> Any:
-    if name == "otlp":
-        specific, general = f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
-        protocol = environ.get(specific, "").strip() or environ.get(general, "").strip() or "http/protobuf"
-        if protocol not in _PROTOCOLS:
-            raise ValueError(f"{general} must be one of {', '.join(_PROTOCOLS)}, not {protocol!r}")
-        name = _PROTOCOLS[protocol]
-    found = {entry.name: entry for entry in entry_points(group=f"opentelemetry_{signal}_exporter")}
-    if name not in found:
-        raise ValueError(f"{variable}: no exporter {name!r} is installed; known are none, {', '.join(sorted(found))}")
-    return found[name].load()
-
-
-def _span_exporters(environ: Mapping[str, str], local: str | None) -> list[SpanExporter]:
-    if local is not None:
-        cls = _exporter("traces", "otlp_proto_http", "OTEL_TRACES_EXPORTER", environ)
-        session = Repeating()
-        session.trust_env = False  # it is on this machine: no proxy of the environment in between
-        return [cls(endpoint=f"{local.rstrip('/')}/v1/traces", session=session)]
-    return [made(cls, environ) for cls in _exporters("traces", environ)]
+def _span_exporters(environ: Mapping[str, str], local: str | None) -> Iterator[SpanExporter]:
+    if local is None:
+        yield from _exporters("traces", environ)
+        return
+    [found] = entry_points(group="opentelemetry_traces_exporter", name=_PROTOCOLS[variables.HTTP])
+    session = Repeating()
+    session.trust_env = False  # it is on this machine: no proxy of the environment in between
+    timeout = variables.timeout(environ, "traces")
+    yield found.load()(endpoint=f"{local.rstrip('/')}/v1/traces", session=session, timeout=timeout)
 
 
 def _readers(environ: Mapping[str, str], metrics: Metrics, quiet: Quiet) -> list[MetricReader]:
+    interval = variables.number(environ, "OTEL_METRIC_EXPORT_INTERVAL", METRIC_INTERVAL)
+    timeout = variables.number(environ, "OTEL_METRIC_EXPORT_TIMEOUT", METRIC_TIMEOUT) or variables.NO_LIMIT * 1000
     readers: list[MetricReader] = []
-    for cls in _exporters("metrics", environ):
-        part = cls()
+    for part in _exporters("metrics", environ):
         if isinstance(part, MetricExporter):
-            readers.append(PeriodicExportingMetricReader(Exporting(part, metrics, quiet)))
+            readers.append(PeriodicExportingMetricReader(Exporting(part, metrics, quiet), interval, timeout))
         else:
             feed(part, metrics)
             readers.append(part)
@@ -260,4 +267,5 @@ def _hush() -> Quiet:
     quiet = Quiet()
     exporters.handlers = [quiet]
     exporters.propagate = False
+    exporters.setLevel(logging.WARNING)  # its own, whatever OTEL_LOG_LEVEL says: one line tells why an export failed
     return quiet

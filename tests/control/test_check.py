@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mesh import cli
+from mesh.control import traces
 
 HEAD = """\
 syntax = "proto3";
@@ -192,3 +193,33 @@ def test_a_circle_of_events_is_shown_and_legal(write: Write, capsys: pytest.Capt
     assert "events can run in a circle: mail → mail; each round counts as a hop" in capsys.readouterr().out
     assert cli.main(["graph", "--file", folder, "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["event_cycle"] == ["mail", "mail"]
+
+
+def test_variables_of_opentelemetry_that_are_ignored_are_said(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "jaeger")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "10s")
+    assert cli.main(["check", "--file", str(write())]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert any(line.startswith("warning: 'jaeger' of OTEL_TRACES_EXPORTER is left out") for line in said)
+    assert any(line.startswith("warning: OTEL_EXPORTER_OTLP_TIMEOUT is ignored: expected a number") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("environ", "where"),
+    [
+        ({}, ""),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "http://c:4318"),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://c:4318"}, ""),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "http://c:4318"),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "otlp (OTEL_TRACES_EXPORTER)"),
+        (
+            {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"},
+            "no exporter (OTEL_TRACES_EXPORTER)",
+        ),
+    ],
+)
+def test_the_store_of_traces_is_for_a_mesh_that_sends_them_nowhere(environ: dict[str, str], where: str) -> None:
+    assert traces.collector(environ) == where

@@ -98,6 +98,22 @@ def test_one_registration_is_one_trace(tmp_path: Path, kind: type[GrpcCollector]
         assert mesh.stop() == 0, mesh.output()
 
 
+def test_variables_that_cannot_be_used_keep_no_mesh_from_starting(tmp_path: Path) -> None:
+    environ = {
+        "OTEL_TRACES_EXPORTER": "jaeger", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json", "OTEL_PROPAGATORS": "b4",
+        "OTEL_SPAN_EVENT_COUNT_LIMIT": "many", "OTEL_METRIC_EXPORT_INTERVAL": "0", "OTEL_EXPORTER_OTLP_TIMEOUT": "1s",
+    }  # fmt: skip
+    mesh = sample(tmp_path / "state", **environ)
+    try:
+        mesh.ready()
+        assert http(f"{mesh.edge}/v1/users", "POST", USER).status == 200
+    finally:
+        mesh.stop()
+    said = mesh.output()
+    assert {name: said.count(name) for name in environ} == dict.fromkeys(environ, 1), said
+    assert "Traceback" not in said
+
+
 def test_mesh_trace_prints_it_as_a_tree(mesh: Mesh) -> None:
     user = {**USER, "name": "shown", "email": "shown@example.com"}
     trace = http(f"{mesh.edge}/v1/users", "POST", user).headers["x-trace-id"]

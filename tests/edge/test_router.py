@@ -104,6 +104,25 @@ def test_the_most_specific_wins_whatever_the_order(path, target, backwards):
     assert (found[0] if isinstance(found, tuple) else None) == target
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/x/y", "/{a}/{b}"),  # in full, before /x/…
+        ("/x/y/z", "late /x/{a=**}"),
+        ("/y/z/a", "/{a=**}"),
+        ("/x", "late /x/{a=**}"),  # not the other one, which is not more specific
+    ],
+)
+def test_a_target_that_comes_after_what_matches_in_full(path: str, target: str, *, backwards: bool) -> None:
+    texts = ["/{a}/{b}", "late /x/{a=**}", "/{a=**}"]
+    routes = [("GET", parse(text.removeprefix("late ")), text) for text in texts]
+    router = Router(routes[::-1] if backwards else routes, full_first=lambda one: one.startswith("late "))
+    found = router.find(path, "GET")
+    assert isinstance(found, tuple)
+    assert found[0] == target
+
+
 def test_verbs():
     one = router("GET /v1/a", "POST /v1/a", "DELETE /v1/{x}", "* /v1/any", "GET /v1/any")
     assert one.find("/v1/a", "GET") == ("GET /v1/a", ())

@@ -12,7 +12,7 @@ from mesh import descriptors, protoc
 from mesh.contract import Access, Contract
 from mesh.faults import Faults
 from mesh.lambdas.descriptor import extend
-from mesh.lambdas.document import HttpRoute
+from mesh.lambdas.document import BODY, HTTP_2, REST, HttpRoute
 from mesh.manifest import Manifest, load
 
 API = {"swagger": "2.0", "paths": {"/a": {"get": {}}, "/": {"head": {}, "x-amazon-apigateway-any-method": {}}}}
@@ -52,7 +52,8 @@ def test_what_mesh_toml_says_of_a_function(tmp_path: Path) -> None:
     assert (entry.module, entry.serves, entry.concurrency) == ("a.b", ("functions.v1.SignUp",), 3)
     assert (function.module, function.handler, function.service) == ("a.b", "api.handler", "functions.v1.SignUp")
     assert (function.timeout, function.memory, function.region) == (60, 1024, "eu-west-1")
-    assert function.routes == (HttpRoute("GET", "/a"), HttpRoute("HEAD", "/"), HttpRoute("*", "/"))
+    assert [str(route.verb) + route.resource for route in function.routes] == ["GET/a", "HEAD/", "*/"]
+    assert {route.event for route in function.routes} == {HTTP_2}
     assert function.environment == (("TABLE", "users"),)
     assert manifest.protos == ()  # functions need none
     assert manifest.host_of("functions.v1.SignUp") == "sign-up"
@@ -60,8 +61,8 @@ def test_what_mesh_toml_says_of_a_function(tmp_path: Path) -> None:
 
 def test_what_aws_has_when_nothing_is_said(tmp_path: Path) -> None:
     function = read(tmp_path, '[services.a]\nlambda = "m:h"').lambdas["a"]
-    assert (function.integration, function.payload, function.access) == ("proxy", "1.0", "public")
-    assert (function.timeout, function.memory, function.region, function.routes) == (3, 128, "us-east-1", ())
+    assert (function.access, function.routes) == ("public", ())
+    assert (function.timeout, function.memory, function.region) == (3, 128, "us-east-1")
 
 
 def test_the_environment_overrides_it(tmp_path: Path) -> None:
@@ -75,6 +76,9 @@ def test_the_environment_overrides_it(tmp_path: Path) -> None:
     [
         ("handler.main", "services.hello.handler", "main"),
         ("src/handler.main", "services.hello.src.handler", "main"),
+        ("./src/handler.main", "services.hello.src.handler", "main"),
+        ("src.handler.main", "services.hello.src.handler", "main"),
+        ("get-user/app.handler", "services.hello.get-user.app", "handler"),
         ("lib.hello:main", "lib.hello", "main"),
     ],
 )
@@ -85,6 +89,29 @@ def test_the_handler_of_a_function_configuration(tmp_path: Path, said: str, modu
     assert (function.module, function.handler) == (module, handler)
 
 
+@pytest.mark.parametrize(
+    ("said", "module"),
+    [
+        ("src/app.main", "src.app"),
+        ("src.app.main", "src.app"),
+        ("get-user/app.main", "get-user.app"),
+        ("app.main", "app"),
+    ],
+)
+def test_a_handler_as_aws_writes_it(tmp_path: Path, said: str, module: str) -> None:
+    function = read(tmp_path, f'[services.a]\nlambda = "{said}"').lambdas["a"]
+    assert (function.module, function.handler) == (module, "main")
+
+
+def test_a_function_of_sam(tmp_path: Path) -> None:
+    properties = {"Handler": "app.main", "CodeUri": "./src", "Events": {"Api": {"Type": "HttpApi"}}}
+    document = {"Type": "AWS::Serverless::Function", "Properties": properties}
+    toml = '[services.a]\nevents = "services/hello/function.json"'
+    function = read(tmp_path, toml, {"services/hello/function.json": document}).lambdas["a"]
+    assert (function.module, function.handler) == ("services.hello.src.app", "main")
+    assert function.routes == (HttpRoute("*", "$default", event=HTTP_2),)
+
+
 def test_mesh_toml_says_the_integration_before_the_document_does(tmp_path: Path) -> None:
     mapped = {"type": "aws", "requestTemplates": {"application/json": "$context.stage"}}
     document = {"openapi": "3.0.1", "paths": {"/a": {"get": {"x-amazon-apigateway-integration": mapped}}}}
@@ -92,10 +119,39 @@ def test_mesh_toml_says_the_integration_before_the_document_does(tmp_path: Path)
     with pytest.raises(Faults) as caught:
         read(tmp_path, toml, {"a.json": document})
     assert f"[services.a] openapi: {tmp_path}/a.json: paths /a get: mapping templates are not run" in str(caught.value)
-    for said in ("proxy", "event"):
-        assert read(tmp_path, f'{toml}\nintegration = "{said}"').lambdas["a"].integration == said
+    for said, event in (("proxy", REST), ("event", BODY)):
+        assert read(tmp_path, f'{toml}\nintegration = "{said}"').lambdas["a"].routes[0].event == event
     del mapped["requestTemplates"]
-    assert read(tmp_path, toml, {"a.json": document}).lambdas["a"].integration == "event"
+    assert read(tmp_path, toml, {"a.json": document}).lambdas["a"].routes[0].event == BODY
+
+
+@pytest.mark.parametrize(
+    ("entries", "keys", "faults"),
+    [
+        ([{"schedule": "rate(1 hour)"}], "", ["events[1].schedule: schedules stand in mesh.toml"]),
+        ([{"schedule": "rate(1 hour)"}], 'schedule = "@hourly"', []),
+        ([{"sqs": "q"}, {"s3": "b"}], "", ["events[1].sqs: ", "events[2].s3: "]),
+        ([{"sqs": "q"}], 'subscribes = ["shop.v1.Sold"]', []),
+        ([{"httpApi": {"path": "*", "authorizer": "aws_iam"}}], "", ["events[1].httpApi.authorizer: who may call"]),
+        ([{"httpApi": {"path": "*", "authorizer": "aws_iam"}}], 'access = "public"', []),
+        ([{"http": {"path": "b", "cors": True}}], "", ["events[1].http.cors: the edge answers"]),
+        ([{"http": {"path": "b", "cors": True}}], '[edge]\ncors = ["https://a.example"]', []),
+        ([{"websocket": "$connect"}], "", ["events[1].websocket: nothing here"]),
+    ],
+)
+def test_what_a_list_of_events_asks_for_is_said_in_mesh_toml_or_refused(
+    tmp_path: Path, entries: list[Any], keys: str, faults: list[str]
+) -> None:
+    documents = {"e.json": {"events": [{"http": "GET /a"}, *entries]}}
+    toml = f'[services.a]\nlambda = "m:h"\nevents = "e.json"\n{keys}'
+    if not faults:
+        assert read(tmp_path, toml, documents).lambdas["a"].routes[0] == HttpRoute("GET", "/a")
+        return
+    with pytest.raises(Faults) as caught:
+        read(tmp_path, toml, documents)
+    place = f"mesh.toml [services.a] events: {tmp_path}/e.json: "
+    said = [str(fault) for fault in caught.value.faults]
+    assert all(one.startswith(place + text) for one, text in zip(said, faults, strict=True)), said
 
 
 EVENTS = {"events": [{"http": "GET /a"}]}
@@ -108,7 +164,8 @@ TWO = {
 @pytest.mark.parametrize(
     ("keys", "documents", "text"),
     [
-        ('lambda = "handler.main"', {}, "[services.a] lambda: expected module:handler, such as services.hello"),
+        ('lambda = "handler"', {}, "[services.a] lambda: expected module:handler, such as services.hello"),
+        ('lambda = "../app.main"', {}, "or folder/file.handler as on AWS, got '../app.main'"),
         ('openapi = "a.json"', {}, '[services.a] openapi: this is for Lambda functions: say lambda = "module:handler"'),
         ('module = "m"\nserves = ["x"]\ntimeout = "9s"', {}, "[services.a] timeout: this is for Lambda functions"),
         ('events = "a.json"', {"a.json": EVENTS}, "[services.a] lambda: expected module:handler"),
@@ -124,7 +181,7 @@ TWO = {
         ('lambda = "m:h"\nenvironment = { "a b" = "x" }', {}, "'a b' is no name of an environment variable"),
         ('lambda = "m:h"\nintegration = "http"', {}, "invalid enum value 'http'; expected 'proxy' or 'event'"),
         ('lambda = "m:h"\npayload = "3.0"', {}, "payload: invalid enum value '3.0'; expected '1.0' or '2.0'"),
-        ('lambda = "m:h"\nopenapi = "a.json"', {"a.json": TWO}, "a.json: payloadFormatVersion is 1.0 or 2.0"),
+        ('lambda = "m:h"\nopenapi = "a.json"', {"a.json": TWO}, "a.json: paths /a get: payloadFormatVersion is 1.0"),
         ('lambda = "m:h"\nlamda = "x"', {}, "unknown key 'lamda'; did you mean"),
     ],
 )  # fmt: skip
@@ -164,7 +221,7 @@ def test_a_function_is_a_service_of_the_contract(tmp_path: Path) -> None:
     assert (invoke.access, invoke.timeout, invoke.idempotent) == (Access.PUBLIC, 4.0, False)
     assert [str(route) for route in invoke.routes] == ["GET /a", "HEAD /", "* /"]
     assert invoke.gateway is not None
-    assert (invoke.gateway.event, invoke.gateway.resources) == ("1.0", ("/a", "/", "/"))
+    assert (invoke.gateway.events, invoke.gateway.resources) == ((REST,) * 3, ("/a", "/", "/"))
     assert {str(one) for method in service.methods.values() for one in method.triggers} == {
         "event shop.v1.Sold", "schedule @hourly",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Documents → routes: Swagger 2.0, OpenAPI 3, event lists."""
+"""API documents → routes: Swagger 2.0, OpenAPI 3."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh import template
-from mesh.lambdas.document import ANY, DocumentError, HttpRoute, format_of, integration_of, of_events, of_openapi
+from mesh.lambdas.document import (
+    ANY,
+    BODY,
+    DEFAULT,
+    HTTP_1,
+    HTTP_2,
+    REST,
+    UNSAID,
+    DocumentError,
+    HttpRoute,
+    Overrides,
+    of_openapi,
+)  # fmt: skip
 
 ONE = {"/a": {"get": {}}}
 
@@ -23,6 +35,7 @@ ONE = {"/a": {"get": {}}}
         ({"swagger": "2.0", "basePath": "v1"}, "/v1"),
         ({"openapi": "3.0.1"}, ""),
         ({"openapi": "3.0.1", "servers": []}, ""),
+        ({"openapi": "3.0.1", "servers": [{"url": "https://x/$default"}]}, ""),
         ({"openapi": "3.1.0", "servers": [{"url": "https://api.example/v2/x"}, {"url": "/no"}]}, "/v2/x"),
         ({"openapi": "3.1.0", "servers": [{"url": "/v2"}]}, "/v2"),
         (
@@ -62,6 +75,7 @@ def test_a_resource_as_a_path_template(resource: str, names: tuple[str, ...], te
     assert (route.names, route.template) == (names, text)
     assert len(template.parse_slashed(text).variables) == len(names)
     assert HttpRoute("GET", resource, "/prod").template == ("/prod" if resource == "/" else f"/prod{text}")
+    assert HttpRoute(ANY, DEFAULT, "/prod").template == "/prod/**"
 
 
 segments = st.one_of(
@@ -79,21 +93,6 @@ def test_every_resource_has_a_template_with_its_parameters(parts: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("event", "route"),
-    [
-        ({"http": {"method": "get", "path": "/hello"}}, HttpRoute("GET", "/hello")),
-        ({"http": {"method": "ANY", "path": "users/{id}/"}}, HttpRoute(ANY, "/users/{id}")),
-        ({"http": {"path": ""}}, HttpRoute(ANY, "/")),
-        ({"http": {"method": "*", "path": "/{proxy+}"}}, HttpRoute(ANY, "/{proxy+}")),
-        ({"httpApi": "POST /a"}, HttpRoute("POST", "/a")),
-        ({"http": "delete a/{b}"}, HttpRoute("DELETE", "/a/{b}")),
-    ],
-)
-def test_an_event_list(event: Any, route: HttpRoute) -> None:
-    assert of_events({"config": {}, "events": [{"schedule": "rate(1 hour)"}, event]}) == (route,)
-
-
-@pytest.mark.parametrize(
     ("document", "text"),
     [
         ([], 'expected a Swagger 2.0 or OpenAPI 3 document: an object with "swagger" or "openapi"'),
@@ -104,6 +103,10 @@ def test_an_event_list(event: Any, route: HttpRoute) -> None:
         ({"swagger": "2.0", "paths": {"a": {"get": {}}}}, "paths a: a path begins with '/'"),
         ({"swagger": "2.0", "paths": {"/a{b}": {"get": {}}}}, "'a{b}' is not"),
         ({"swagger": "2.0", "paths": {"/a//b": {"get": {}}}}, "'' is not"),
+        (
+            {"swagger": "2.0", "paths": {"/a/*": {"get": {}}}},
+            "paths /a/*: '*' is no wildcard in a path; write {proxy+}",
+        ),
         ({"swagger": "2.0", "paths": {"/{a+}/b": {"get": {}}}}, "{a+} takes the rest of the path"),
         ({"swagger": "2.0", "paths": {"/{a}/{a}": {"get": {}}}}, "{a} is there twice"),
         ({"swagger": "2.0", "basePath": 7, "paths": ONE}, "basePath: expected a path such as /v1, got 7"),
@@ -172,74 +175,116 @@ def test_what_api_gateway_exports() -> None:
     assert of_openapi(EXPORTED) == (
         HttpRoute("GET", "/pets/{petId}", "/dev"), HttpRoute(ANY, "/files/{proxy+}", "/dev"),
     )  # fmt: skip
-    assert format_of(EXPORTED) is None
-    assert integration_of(EXPORTED) == "proxy"
 
 
 def integrated(kind: str, **more: Any) -> Any:
     return {"post": {"x-amazon-apigateway-integration": {"type": kind, **more}}}
 
 
+def events_of(paths: Any, overrides: Overrides = UNSAID) -> list[str]:
+    return [route.event for route in of_openapi({"openapi": "3.0.1", "paths": paths}, overrides)]
+
+
+QUEUE = "arn:aws:apigateway:eu-west-1:sqs:path/1/queue"
+FUNCTION = (
+    "arn:aws:apigateway:eu-west-1:lambda:path/2015-03-31/functions/arn:aws:lambda:eu-west-1:1:function:f/invocations"
+)
+
+
 @pytest.mark.parametrize(
-    ("paths", "integration"),
+    ("paths", "events"),
     [
-        ({"/a": {"get": {}}}, None),
-        ({"/a": integrated("AWS_PROXY"), "/b": integrated("http"), "/c": {"get": {}}}, "proxy"),
-        ({"/a": integrated("aws"), "/b": integrated("aws", requestTemplates={}, responses={"default": {}})}, "event"),
-        ({"/a": integrated("aws", requestTemplates={"application/json": "$input.json( '$' )\n"})}, "event"),
-        ({"/a": integrated("aws", responses={"default": {"responseTemplates": {"application/json": ""}}})}, "event"),
-        ({"/a": integrated("mock", requestTemplates={"application/json": '{"statusCode": 200}'})}, None),
+        ({"/a": {"get": {}}}, [REST]),
+        ({"/a": integrated("AWS_PROXY"), "/b": integrated("http"), "/c": {"get": {}}}, [REST, REST]),
+        ({"/a": integrated("aws"), "/b": integrated("aws_proxy")}, [BODY, REST]),
+        ({"/a": integrated("aws", requestTemplates={}, responses={"default": {}})}, [BODY]),
+        ({"/a": integrated("aws", requestTemplates={"application/json": "$input.json( '$' )\n"})}, [BODY]),
+        ({"/a": integrated("aws", responses={"default": {"responseTemplates": {"application/json": ""}}})}, [BODY]),
+        ({"/a": integrated("aws", uri=FUNCTION), "/b": integrated("aws", uri=QUEUE)}, [BODY]),
+        ({"/a": {"get": {}}, "/b": integrated("AWS_PROXY", integrationSubtype="SQS-SendMessage")}, [REST]),
+        ({"/a": integrated("aws_proxy", payloadFormatVersion="2.0"), "/b": {"get": {}}}, [HTTP_2, HTTP_2]),
+        ({"/a": integrated("aws_proxy", payloadFormatVersion=1.0)}, [HTTP_1]),
+        ({"/a": integrated("aws_proxy", payloadFormatVersion=2)}, [HTTP_2]),
+        (
+            {
+                "/a": integrated("aws_proxy", payloadFormatVersion="2.0"),
+                "/b": integrated("aws_proxy", payloadFormatVersion="1.0"),
+                "/c": integrated("http_proxy", payloadFormatVersion="1.0"),
+            },
+            [HTTP_2, HTTP_1],
+        ),
+        ({"/$default": {"x-amazon-apigateway-any-method": {"isDefaultRoute": True}}}, [HTTP_2]),
+        ({"x-note": 1, "/a": {"get": {}}}, [REST]),
+    ],
+)  # fmt: skip
+def test_the_event_of_each_operation(paths: Any, events: list[str]) -> None:
+    assert events_of(paths) == events
+
+
+def test_an_integration_that_stands_among_the_components() -> None:
+    integration = {"type": "AWS_PROXY", "payloadFormatVersion": "2.0", "uri": FUNCTION}
+    reference = {"$ref": "#/components/x-amazon-apigateway-integrations/one"}
+    document = {
+        "openapi": "3.0.1",
+        "paths": {"/a": {"get": {"x-amazon-apigateway-integration": reference}}},
+        "components": {"x-amazon-apigateway-integrations": {"one": integration}},
+    }
+    assert of_openapi(document) == (HttpRoute("GET", "/a", event=HTTP_2),)
+
+
+def test_the_default_route() -> None:
+    document = {"openapi": "3.0.1", "servers": [{"url": "/prod"}], "paths": {"/$default": {"get": {}}}}
+    assert of_openapi(document) == (HttpRoute("GET", DEFAULT, "/prod", HTTP_2),)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "events"),
+    [
+        (Overrides(payload="2.0"), [BODY, HTTP_2, HTTP_2]),
+        (Overrides(payload="1.0"), [BODY, REST, HTTP_1]),
+        (Overrides(integration="event"), [BODY] * 3),
+        (Overrides(integration="proxy"), [REST, REST, HTTP_2]),
+        (Overrides(integration="proxy", payload="2.0"), [HTTP_2] * 3),
     ],
 )
-def test_the_integration_of_a_document(paths: Any, integration: str | None) -> None:
-    assert integration_of({"paths": paths}) == integration
+def test_mesh_toml_says_it_first(overrides: Overrides, events: list[str]) -> None:
+    assert [overrides.event(said) for said in (BODY, REST, HTTP_2)] == events
+
+
+MAPPED = {"application/json": '{"id": "$input.params(\'id\')"}'}
 
 
 @pytest.mark.parametrize(
     ("paths", "text"),
     [
         (
-            {"/a": integrated("aws"), "/b": integrated("aws_proxy")},
-            "is 'aws' at paths /a post, 'aws_proxy' at paths /b post; one function gets one: say integration",
-        ),
-        (
-            {"/a": integrated("aws", requestTemplates={"application/json": '{"id": "$input.params(\'id\')"}'})},
+            {"/a": integrated("aws", requestTemplates=MAPPED)},
             "paths /a post: mapping templates are not run here; take them out",
         ),
         (
             {"/a": integrated("aws", responses={"4..": {"responseTemplates": {"application/json": "$util.x"}}})},
             "paths /a post: mapping templates are not run here",
         ),
+        (
+            {"/a": integrated("aws_proxy", payloadFormatVersion="3.0")},
+            "paths /a post: payloadFormatVersion is 1.0 or 2.0",
+        ),
+        (
+            {
+                "/a": integrated("aws_proxy", payloadFormatVersion="2.0"),
+                "/b": integrated("aws_proxy", payloadFormatVersion="1.0"),
+                "/c": {"get": {}},
+            },
+            "paths /c get: others have payloadFormatVersion 1.0 and 2.0, so say which this one has",
+        ),
     ],
 )
 def test_an_integration_that_cannot_be(paths: Any, text: str) -> None:
     with pytest.raises(DocumentError) as caught:
-        integration_of({"paths": paths})
+        events_of(paths)
     assert text in str(caught.value)
 
 
-def test_the_payload_format_of_a_document() -> None:
-    def operation(version: str, kind: str = "aws_proxy") -> Any:
-        return {"get": {"x-amazon-apigateway-integration": {"type": kind, "payloadFormatVersion": version}}}
-
-    paths = {"/a": operation("2.0"), "/b": operation("2.0"), "/c": operation("1.0", "http_proxy"), "/d": {"get": {}}}
-    assert format_of({"paths": paths}) == "2.0"
-    with pytest.raises(DocumentError, match=r"'2\.0' at paths /a get, '1\.0' at paths /e get"):
-        format_of({"paths": {**paths, "/e": operation("1.0")}})
-
-
-@pytest.mark.parametrize(
-    ("document", "text"),
-    [
-        ([], 'expected an object with "events"'),
-        ({"events": []}, "there is none of the kind"),
-        ({"events": ["x"]}, "events[0]: expected an object"),
-        ({"events": [{"http": 7}]}, "events[0].http: expected an object with method and path"),
-        ({"events": [{"http": {"method": "FETCH", "path": "/a"}}]}, "events[0].http.method: expected an HTTP method"),
-        ({"events": [{"http": {"method": "GET", "path": "/a{"}}]}, "events[0].http.path: a segment is text"),
-    ],
-)
-def test_what_is_no_event_list(document: Any, text: str) -> None:
-    with pytest.raises(DocumentError) as caught:
-        of_events(document)
-    assert text in str(caught.value)
+def test_mapping_templates_are_no_matter_when_mesh_toml_says_the_integration() -> None:
+    paths = {"/a": integrated("aws", requestTemplates=MAPPED)}
+    assert events_of(paths, Overrides(integration="event")) == [BODY]

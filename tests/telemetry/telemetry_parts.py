@@ -27,6 +27,7 @@ class Spans:
         self.requests: list[ExportTraceServiceRequest] = []
         self.metrics: list[ExportMetricsServiceRequest] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
 
     def all(self) -> list[Span]:
         return [
@@ -65,6 +66,7 @@ class HttpCollector(Spans):
                     if self.headers.get("content-encoding") == "gzip":
                         body = gzip.decompress(body)
                     collector.headers.append({key.lower(): value for key, value in self.headers.items()})
+                    collector.paths.append(self.path)
                     if self.path == "/v1/metrics":
                         collector.metrics.append(ExportMetricsServiceRequest.FromString(body))
                     else:

@@ -19,7 +19,7 @@ from telemetry_parts import HttpCollector, call_of
 
 from mesh.call import Call
 from mesh.telemetry import Telemetry
-from mesh.telemetry.batch import ABSENT, Batch, Quiet, setting
+from mesh.telemetry.batch import ABSENT, Batch, Quiet
 
 Start = Callable[..., Telemetry]
 
@@ -176,13 +176,6 @@ def test_an_exporter_that_raises_ends_nothing(caplog: pytest.LogCaptureFixture) 
     batch.close(1)
     assert exporter.done.is_set()
     assert "exporters may raise" in caplog.text
-
-
-def test_a_setting_that_is_no_number_is_the_default(caplog: pytest.LogCaptureFixture) -> None:
-    assert setting({"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "OTEL_BSP_MAX_QUEUE_SIZE", 2048) == 2048
-    assert setting({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "OTEL_BSP_MAX_QUEUE_SIZE", 2048) == 2048
-    assert setting({"OTEL_BSP_MAX_QUEUE_SIZE": "7"}, "OTEL_BSP_MAX_QUEUE_SIZE", 2048) == 7
-    assert "OTEL_BSP_MAX_QUEUE_SIZE must be a positive number, not 'many'" in caplog.text
 
 
 def test_the_exporters_reason_is_kept() -> None:

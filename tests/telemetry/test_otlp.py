@@ -63,4 +63,4 @@ def test_a_provider_of_sessions_comes_first() -> None:
     name = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="nowhere"):
         patch.setenv(name, "nowhere")
-        made(OTLPSpanExporter, {name: "nowhere"})
+        made(OTLPSpanExporter, {name: "nowhere"}, {})

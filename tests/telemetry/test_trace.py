@@ -413,13 +413,6 @@ async def test_without_a_collector_calls_still_have_ids(start: Start) -> None:
     await telemetry.shutdown()
 
 
-def test_an_unknown_exporter_or_protocol_is_said_at_the_start(start: Start) -> None:
-    with pytest.raises(ValueError, match=r"no exporter 'jager' is installed; known are none, .*otlp"):
-        start(OTEL_TRACES_EXPORTER="jager")
-    with pytest.raises(ValueError, match="must be one of http/protobuf, grpc, not 'carrier-pigeon'"):
-        start(OTEL_TRACES_EXPORTER="otlp", OTEL_EXPORTER_OTLP_PROTOCOL="carrier-pigeon")
-
-
 async def test_paths_that_a_caller_invents_do_not_fill_the_memory(start: Start, collector: HttpCollector) -> None:
     telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_MAX_QUEUE_SIZE="5000")
     for at in range(2100):
