@@ -16,7 +16,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mesh import schedule
@@ -44,6 +44,8 @@ _SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL = (
     "Nats-Schedule", "Nats-Schedule-Target", "Nats-Schedule-Time-Zone", "Nats-Schedule-Rollup", "Nats-Schedule-TTL",
 )  # fmt: skip
 _NEXT = "Nats-Schedule-Next"
+_PRECISION = timedelta(microseconds=1)
+"""Of a message's time, a number of 64 bits: a firing at a whole second must not count as one just before it."""
 _DUE = "mesh-tick-due"
 """On a tick that makes up for a missed one, and on a dead one: the time that it stands for."""
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -133,14 +135,15 @@ def _time(consumer: Consumer, message: Message) -> datetime:
         MalformedEventError: A header holds no time.
     """
     due, following = message.headers.get(_DUE), message.headers.get(_NEXT)
+    stored = datetime.fromtimestamp(message.time, UTC)
     try:
         if due is not None:
             return datetime.fromisoformat(due)
         if following is not None:
-            return schedule.parse(consumer.trigger.schedule).before(datetime.fromisoformat(following))
+            return schedule.parse(consumer.trigger.schedule).due(stored + _PRECISION, datetime.fromisoformat(following))
     except ValueError as error:
         raise MalformedEventError(f"a tick of {consumer.group}: {error}") from None
-    return datetime.fromtimestamp(message.time, UTC)  # fired by hand
+    return stored  # fired by hand
 
 
 async def ensure(client: Client, services: Iterable[Service]) -> None:
