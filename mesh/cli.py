@@ -101,7 +101,7 @@ def _up(options: argparse.Namespace) -> int:
 def _sidecar(options: argparse.Namespace) -> int:
     from mesh.control import component
 
-    return component.run(_file(options), options.name, options.fd)
+    return component.run(_file(options), options.name, options.fd, migrate=not options.no_migrations)
 
 
 def _edge(options: argparse.Namespace) -> int:
@@ -251,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     made = command("sidecar", _sidecar, "run one service in the foreground", _SIDECAR)
     made.add_argument("name", metavar="NAME", help="the service's table in mesh.toml")
     made.add_argument("--fd", type=int, help="a listening socket to serve instead of `listen`")
+    made.add_argument("--no-migrations", action="store_true", help="open the database as it is")
     command("edge", _edge, "run the edge in the foreground", _EDGE).add_argument(
         "--fd", type=int, help="a listening socket to serve instead of `listen`"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,21 @@ async def test_a_new_process_takes_over_and_the_old_one_drains(run: Run) -> None
     assert run.events.index("ready one", 3) < run.events.index("stop one"), "ready before the old one is told"
     assert keeper.address is not None
     assert await ask(keeper.address) == keeper.pid
+
+
+async def test_only_the_first_process_has_no_more_arguments(run: Run) -> None:  # noqa: F811 - as above
+    """As for migrations: a start runs them; what replaces a process, or comes after one that died, does not."""
+    component = replace(run.add("one"), again=("--again",))
+    run.components = [component]
+    await run.until_ready()
+    keeper = run.supervisor.keepers["one"]
+    assert "again one" not in run.events
+    assert await keeper.replace() is None
+    assert run.events.count("again one") == 1
+    assert keeper.pid is not None
+    os.kill(keeper.pid, 9)
+    await until(lambda: run.events.count("ready one") == 3)
+    assert run.events.count("again one") == 2
 
 
 async def test_one_that_cannot_start_replaces_nothing(run: Run) -> None:  # noqa: F811 - as above
