@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ FAILED = 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 1 (faults), 2 (wrong usage), 64 + code (a call's status)."""
+    _hear_of_children()
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -37,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return FAILED
     return code
+
+
+def _hear_of_children() -> None:
+    """Undo what a parent that ignores SIGCHLD hands on: the exit codes of children would be lost (POSIX, ``wait``)."""
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _complain(text: str) -> None:
