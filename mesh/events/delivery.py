@@ -155,12 +155,16 @@ class Delivery:
         await client.subscribe(self._channel, cb=self._heard)
         for reader in self._readers:
             reader.attach(client)
-        sign = 0.0
+        sign, look = 0.0, self._loop.time() + ticks.LOOK
         while not link.closed.is_set():
             now = self._loop.time()
             if now >= sign:
                 sign = now + members.EVERY
                 await client.publish(self._channel, f"+{self._members.name}".encode())
+            if now >= look and ticks.wanted(self._services):
+                look = now + ticks.LOOK
+                with contextlib.suppress(*BROKER_AWAY):  # one that is only slow is asked again
+                    await ticks.make_up(client, self._services, await ticks.clock(client), ticks.LATE)
             await self._tick(client, now)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(link.closed.wait(), TICK)

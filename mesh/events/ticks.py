@@ -7,6 +7,9 @@ So one firing reaches one replica, and none has to be up for it.
   once. With ``skip_missed`` a tick lives a minute, and the function is not called for what is past.
 - The broker itself skips what fell due while it was down. The first replica that sees it again makes up for it, once,
   unless ``skip_missed`` is set.
+- The broker passes over days, too. nats-server 2.15 looks for the next day from midnight to midnight: where clocks go
+  forward at midnight (Santiago, Cairo, Havana), the next of the days that a line names is left out. So replicas look
+  every minute whether a time has passed without a tick.
 """
 
 from __future__ import annotations
@@ -39,6 +42,10 @@ SKIPPED = "60s"
 """How long a tick waits for a replica when missed ones are to be skipped."""
 SLACK = 2.0
 """Seconds that the broker may be late with a firing before it counts as missed."""
+LOOK = 60.0
+"""Seconds between two looks at what has passed without a tick."""
+LATE = 30.0
+"""Seconds that a broker that is up may be late with a firing."""
 TYPE = "meshapi.v1.Tick"
 _SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL = (
     "Nats-Schedule", "Nats-Schedule-Target", "Nats-Schedule-Time-Zone", "Nats-Schedule-Rollup", "Nats-Schedule-TTL",
@@ -175,13 +182,14 @@ async def clock(client: Client) -> datetime:
     return datetime.fromisoformat((await request(client, f"STREAM.INFO.{streams.SCHEDULES}"))["ts"])
 
 
-async def make_up(client: Client, services: Iterable[Service], now: datetime) -> None:
-    """Fire once what fell due while the broker was down.
+async def make_up(client: Client, services: Iterable[Service], now: datetime, late: float = SLACK) -> None:
+    """Fire once what fell due and did not fire: the broker was down, or has passed it over.
 
     Args:
         client: The connection.
         services: Whose schedules.
         now: The broker's time.
+        late: Seconds that the broker may be late.
 
     Raises:
         nats.errors.Error: The broker is away.
@@ -191,7 +199,7 @@ async def make_up(client: Client, services: Iterable[Service], now: datetime) ->
             continue  # an interval fires again by itself before another one has passed
         kept, last = await _last(client, one.subject), await _last(client, one.target)
         due = one.schedule.before(now)
-        if kept is None or (now - due).total_seconds() < SLACK:
+        if kept is None or (now - due).total_seconds() < late:
             continue
         seen = max(kept.time, last.time if last is not None else kept.time)
         if due <= seen:
@@ -200,7 +208,7 @@ async def make_up(client: Client, services: Iterable[Service], now: datetime) ->
         headers[_EXPECTED] = str(last.sequence if last is not None else 0)
         answer = await _publish(client, one.target, headers)
         if answer is None:
-            log.info("%s was due at %s while the broker was down: made up for", one.target, due.isoformat())
+            log.info("%s was due at %s and did not fire: made up for", one.target, due.isoformat())
 
 
 # -- the broker --

@@ -118,6 +118,33 @@ async def test_what_was_due_while_the_broker_was_down_is_made_up_for_once(
     assert tick.headers["mesh-tick-due"] == now.replace(minute=0, second=0, microsecond=0).isoformat()
 
 
+async def test_what_the_broker_passes_over_is_made_up_for(
+    contract: Contract, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own schedule names no time that comes, where the contract's does; as after a midnight that there was not."""
+    monkeypatch.setattr(ticks, "LOOK", 0.2)
+    monkeypatch.setattr(ticks, "LATE", 1.5)
+    clock = Clock()
+    name = "schedules.delivery-v1-Clock.EverySecond"
+    line = Trigger(TriggerKind.SCHEDULE, schedule="*/4 * * * * *")
+    changed = replace(contract, services={**contract.services, CLOCK: clock_with(contract, line)})
+    async with delivering(changed, nats_url, {"every_second": clock}, serves=CLOCK) as replica:
+        await until(lambda: bool(clock.times))
+        link = await replica.broker.ready()
+        kept = await link.js.get_last_msg(SCHEDULES, name)
+        own = {key: value for key, value in (kept.headers or {}).items() if "Expected" not in key}
+        await link.js.publish(name, headers={**own, "Nats-Schedule": "0 0 0 1 1 *"})
+        fired = len(clock.times)
+        await until(lambda: len(clock.times) >= fired + 2)
+        messages = (await link.js.stream_info(SCHEDULES, subjects_filter="ticks.>")).state.subjects
+        tick = await link.js.get_last_msg(SCHEDULES, "ticks.delivery-v1-Clock.EverySecond")
+    assert len(set(clock.times)) == len(clock.times)
+    assert all(time.second % 4 == 0 and time.microsecond == 0 for time in clock.times)
+    assert tick.headers is not None
+    assert "mesh-tick-due" in tick.headers
+    assert messages == {"ticks.delivery-v1-Clock.EverySecond": 1}
+
+
 @pytest.mark.parametrize(
     ("line", "moment", "before"),
     [
