@@ -181,6 +181,8 @@ def parse(line: str) -> Schedule:
     if match is not None:
         zone, text = match[1], match[2].strip()
         _check_zone(line, zone)
+    if text.startswith(("rate(", "cron(")):
+        raise ScheduleError(f"{line!r} is AWS's form; write @every 5m, or a cron line of 5 fields without a year")
     if text.startswith("@every "):
         return Schedule(line, every=_interval(line, text.removeprefix("@every ").strip(), zone))
     if text.startswith("@"):
