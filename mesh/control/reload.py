@@ -8,7 +8,8 @@
   the same places and keep the same databases.
 - A version of a database: nothing but a line that it waits for a restart (``mesh.control.versions``).
 
-What cannot be loaded is said, and replaces nothing: the old code goes on until a later change makes it right.
+What cannot be loaded is said, and replaces nothing: the old code goes on until a later change makes it right. While
+that is mesh.toml or the contract, no new code runs at all, because a new process would read them.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ from pathlib import Path
 from typing import Any
 
 from mesh.contract import Contract
-from mesh.control import check, component, topology
+from mesh.control import check, component, own_broker, topology
 from mesh.control.keeper import Keeper
 from mesh.control.output import Console
 from mesh.control.versions import Versions
 from mesh.faults import Faults
 from mesh.manifest import Manifest
 
-__all__ = ["Effect", "effect", "keep_current"]
+__all__ = ["Effect", "different", "effect", "fixed", "keep_current"]
 
 log = logging.getLogger("mesh.control")
 
 EDGE = "edge"
 HEARTBEAT = 1000
 """Milliseconds after which a watch says that nothing has changed."""
+_AS_IT_WAS = "the mesh goes on as it was"
 _SHOWN = 4
 """Changed files that are named."""
 _FOREIGN = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
@@ -241,6 +243,7 @@ class _Reloader:
         self._console = console
         self._versions = versions
         self._waits: dict[str, tuple[str, ...]] = {}  # said of the migrations of each service
+        self._refused = False  # mesh.toml and contract as they are on disk, which every new process would read
         self._stale: set[str] = set()  # a new process is needed, because the contract is new, or the last one failed
 
     async def apply(self, changed: Iterable[Path]) -> None:
@@ -249,15 +252,15 @@ class _Reloader:
         change = effect((path for path in changed if not self._versions.hold(path)), self._manifest)
         if not change.contract and not change.services:
             return
-        names = self._names(changed)
-        if change.contract:
-            self._console.say(f"{names} changed")
-            if not await self._load():
+        concerned = f": {', '.join(sorted(change.services))}" if not change.contract else ""
+        self._console.say(f"{self._names(changed)} changed{concerned}")
+        if change.contract or self._refused:
+            self._refused = True
+            self._refused = not await self._load()
+            if self._refused:
                 self._stale |= change.services
                 return
             self._stale |= set(self._keepers)
-        else:
-            self._console.say(f"{names} changed: {', '.join(sorted(change.services))}")
         signalled = {name for name in change.services - self._stale if self._keepers[name].component.reloads}
         for name in sorted(signalled):
             self._keepers[name].reload()
@@ -273,12 +276,14 @@ class _Reloader:
         except Faults as found:
             faults = list(found.faults)
         if faults:
-            self._say(faults, "the mesh goes on as it was")
+            self._say(faults, _AS_IT_WAS)
             return False
-        fixed = _changed(_fixed(self._manifest), _fixed(manifest))
-        if fixed:
-            self._console.say(f"{manifest.file.name} {', '.join(fixed)} changed: stop, and mesh up again")
-            self._console.say("the mesh goes on as it was")
+        places = different(fixed(self._manifest), fixed(manifest))
+        if places:
+            self._say([f"{manifest.file.name} {', '.join(places)} changed: stop, and mesh up again"], _AS_IT_WAS)
+            return False
+        if own_broker.needed(manifest, contract) and own_broker.BROKER not in self._keepers:
+            self._say(["the first event, schedule or change needs a broker: stop, and mesh up again"], _AS_IT_WAS)
             return False
         self._manifest, self._contract = manifest, contract
         drains = {name: float(entry.drain) for name, entry in manifest.services.items()}
@@ -320,12 +325,13 @@ class _Reloader:
         self._console.say(then)
 
 
-def _fixed(manifest: Manifest) -> dict[str, object]:
+def fixed(manifest: Manifest) -> dict[str, object]:
     """Return by place in mesh.toml what the supervisor has been made for, and cannot change while it runs."""
     found: dict[str, object] = {
         "state": manifest.state,
         "broker": manifest.broker,
         "[edge] listen": manifest.edge and manifest.edge.listen,
+        "[events] listen": manifest.events.listen,
     }
     for name, entry in manifest.services.items():
         found[f"[services.{name}]"] = True
@@ -335,7 +341,7 @@ def _fixed(manifest: Manifest) -> dict[str, object]:
     return found
 
 
-def _changed(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+def different(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """Return the places whose values differ; of a table that is new or gone the table alone."""
     found = [place for place in {**old, **new} if old.get(place) != new.get(place)]
     return [place for place in found if not any(place.startswith(f"{other} ") for other in found)]

@@ -87,9 +87,9 @@ class Project:
     def nothing(name: str) -> Any:
         return importlib.import_module(f"{name}_pb2").Nothing()
 
-    async def says(self, *texts: str) -> None:
+    async def says(self, *texts: str, times: int = 1) -> None:
         async with asyncio.timeout(40):
-            while not all(text in self.mesh.output() for text in texts):  # noqa: ASYNC110 - another process's log
+            while not all(self.mesh.output().count(text) >= times for text in texts):  # noqa: ASYNC110 - another process's log
                 await asyncio.sleep(0.05)
 
 
@@ -167,9 +167,13 @@ async def test_the_life_of_a_project(project: Project) -> None:
             )
         )
         await project.says("it has the route GET /v1/extra", "the mesh goes on as it was")
+        # A new process would read what was refused, so code waits too.
+        project.write("inside", "3b")
+        await project.says("it has the route GET /v1/extra", times=2)
         manifest = project.folder / "mesh.toml"
         manifest.write_text(MANIFEST.replace('["inside.v1.Service"]', '["inside.v1.Service", "inside.v1.More"]'))
         await project.says("there is no function 'extra'", "inside goes on with the old code")
+        assert "3b" not in loads["inside"].versions
         project.write(
             "inside", "4", lambda text: f"{text}\n\nasync def extra(request, context):\n    return pb.Answer()\n"
         )
