@@ -7,6 +7,7 @@ run again. What a restart would run, and what it could not, is said. Version fil
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def _folder(manifest: Manifest, name: str) -> Path:
     """Return where the versions of a service are, whether the folder is there or not."""
     entry = manifest.services[name]
     if entry.migrations:
-        return (manifest.root / entry.migrations).resolve()
+        return Path(os.path.normpath(manifest.root / entry.migrations))
     module = manifest.root.joinpath(*entry.module.split("."))
     return (module if module.is_dir() else module.parent) / "migrations"
 
