@@ -257,7 +257,7 @@ def _values(line: str, part: str, name: str, low: int, high: int, words: tuple[s
         first = start if bounds[0] == highest else f"{start}-{top}"
         second = end if bounds[-1] == low else f"{bottom}-{end}"
         raise ScheduleError(f"{line!r}: the range {body!r} of {name} runs backwards; write {first},{second}")
-    last = bounds[-1] if dash or not slash else high - (high == _SUNDAY)
+    last = bounds[-1] if dash or not slash else max(bounds[0], high - (high == _SUNDAY))
     return range(bounds[0], last + 1, int(step or 1))
 
 

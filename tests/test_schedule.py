@@ -150,6 +150,12 @@ def test_an_interval_is_whole_seconds(line: str, seconds: int) -> None:
     assert parse(line).broker == f"@every {seconds}s"
 
 
+def test_sunday_with_a_step_is_sunday() -> None:
+    """It was no day at all, which the broker refuses."""
+    assert parse("0 0 * * 7/3").broker == "0 0 0 * * 0"
+    assert parse("0 0 1 * 7/3").broker == "0 0 0 1 * 0"
+
+
 @pytest.mark.parametrize(
     ("days", "restricted"),
     [
