@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ FAILED = 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 1 (faults), 2 (wrong usage), 64 + code (a call's status)."""
+    _hear_of_children()
     options = _parser().parse_args(arguments)
     variables.settle(os.environ)  # before anything of OpenTelemetry is imported, here and in processes that inherit it
     try:
@@ -40,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return FAILED
     return code
+
+
+def _hear_of_children() -> None:
+    """Undo what a parent that ignores SIGCHLD hands on: the exit codes of children would be lost (POSIX, ``wait``)."""
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _complain(text: str) -> None:
@@ -112,7 +120,7 @@ def _up(options: argparse.Namespace) -> int:
 def _sidecar(options: argparse.Namespace) -> int:
     from mesh.control import component
 
-    return component.run(_file(options), options.name, options.fd)
+    return component.run(_file(options), options.name, options.fd, migrate=not options.no_migrations)
 
 
 def _edge(options: argparse.Namespace) -> int:
@@ -262,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     made = command("sidecar", _sidecar, "run one service in the foreground", _SIDECAR)
     made.add_argument("name", metavar="NAME", help="the service's table in mesh.toml")
     made.add_argument("--fd", type=int, help="a listening socket to serve instead of `listen`")
+    made.add_argument("--no-migrations", action="store_true", help="open the database as it is")
     command("edge", _edge, "run the edge in the foreground", _EDGE).add_argument(
         "--fd", type=int, help="a listening socket to serve instead of `listen`"
     )

@@ -2,9 +2,12 @@
 
 ``CRON_TZ=Europe/Berlin 0 3 * * *`` is three o'clock in Berlin; without a zone it is UTC. Pure: times are arguments. The
 broker runs schedules; here a line is checked, so that a typo is a fault of the contract and not a silent clock, put
-into the broker's words, and asked for the time that it named.
+into the broker's words, and asked for the time that it named. So a line means one thing in both (nats-server 2.15,
+server/cron.go and server/scheduler.go).
 
-Days: when both day of month and day of week are restricted, a day that fits either counts (cron, crontab(5)).
+Days: when both day of month and day of week are restricted, a day that fits either counts (crontab(5)). A field is
+restricted unless ``*`` or ``?`` without a step above 1 is in it: nats-server takes ``*/2`` for a list of days, and
+Debian's cron for ``*``.
 """
 
 from __future__ import annotations
@@ -12,8 +15,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from difflib import get_close_matches
+from fractions import Fraction
+from functools import cache, lru_cache
 from itertools import product
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 __all__ = ["Schedule", "ScheduleError", "check", "parse"]
 
@@ -34,9 +40,14 @@ _NICKNAMES = {
     "@midnight": "0 0 0 * * *",
     "@hourly": "0 0 * * * *",
 }
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+\Z")
-_PARTS = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|h|m|s))+\Z")
+_PARTS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|h|m|s)")
+_SECONDS = {"ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600)}
+_NUMBER = re.compile(r"[0-9]{1,9}\Z")
+_LONGEST_HOURS = 876_000
+"""A hundred years. The broker counts nanoseconds in 64 bits: what lies beyond the year 2262 fires without end."""
+_LONGEST_LINE = 1000
+"""Characters."""
 _ZONE = re.compile(r"(?:CRON_TZ|TZ)=(\S+)\s+(.*)\Z", re.DOTALL)
 _FIVE, _SIX = 5, 6
 _FURTHEST = 366 * 9
@@ -55,14 +66,14 @@ class Schedule:
     Attributes:
         line: As the contract says it.
         zone: Its time zone, or "" for UTC.
-        every: The interval, seconds, or 0 for one that names times.
+        every: The interval, seconds, or 0 for one that names times. The broker counts whole seconds.
         fields: The values of second, minute, hour, day of month, month and day of week (0 is Sunday).
         days: Whether day of month and day of week are restricted.
     """
 
     line: str
     zone: str = ""
-    every: float = 0.0
+    every: int = 0
     fields: tuple[frozenset[int], ...] = ()
     days: tuple[bool, bool] = (False, False)
 
@@ -70,7 +81,7 @@ class Schedule:
     def broker(self) -> str:
         """The line in the broker's words: six fields, in numbers."""
         if self.every:
-            return f"@every {self.every:.3f}s"
+            return f"@every {self.every}s"
         texts = []
         for values, (_, low, high, _) in zip(self.fields, _FIELDS, strict=True):
             highest = high if high != _SUNDAY else high - 1
@@ -81,6 +92,21 @@ class Schedule:
             if restricted and texts[place] == "*":
                 texts[place] = "1-31" if place == 3 else "0-6"  # noqa: PLR2004 - day of month
         return " ".join(texts)
+
+    def due(self, fired: datetime, following: datetime) -> datetime:
+        """Return the time that a firing stands for, in UTC; never later than the firing.
+
+        The broker counts from its time rounded to the nearest second, so when it is late, as after its own restart, the
+        interval before the next firing may begin up to half a second after this one.
+
+        Args:
+            fired: When the broker fired.
+            following: When it says that it fires next.
+        """
+        second = fired.astimezone(UTC).replace(microsecond=0)
+        if self.every:
+            return min(self.before(following), second)
+        return self.before(second + timedelta(seconds=1))
 
     def before(self, moment: datetime) -> datetime:
         """Return the last time that the schedule names before ``moment`` (which has a time zone), in UTC.
@@ -104,7 +130,7 @@ class Schedule:
             if found:
                 return max(found)
             day -= timedelta(days=1)
-        raise ScheduleError(f"{self.line!r} names no time at all")
+        raise ScheduleError(f"{self.line!r} names no time: no such day is in any of these months")
 
     def _latest(self, day: date, fold: int, zone: tzinfo, moment: datetime, last: datetime) -> datetime | None:
         """Return the last time of a day before ``moment``; what clocks show twice is taken as the first, or the second.
@@ -141,20 +167,22 @@ def check(line: str) -> None:
     parse(line)
 
 
+@lru_cache(maxsize=1024)
 def parse(line: str) -> Schedule:
     """Return the schedule of a line.
 
     Raises:
         ScheduleError: With the field that is wrong and its range.
     """
+    if len(line) > _LONGEST_LINE:
+        raise ScheduleError(f"{line[:40]!r}…: a line has at most {_LONGEST_LINE} characters")
     text, zone = line.strip(), ""
     match = _ZONE.match(text)
     if match is not None:
         zone, text = match[1], match[2].strip()
-        try:
-            ZoneInfo(zone)
-        except (ValueError, OSError, LookupError):
-            raise ScheduleError(f"{line!r}: there is no time zone {zone!r}; write one such as Europe/Berlin") from None
+        _check_zone(line, zone)
+    if text.startswith(("rate(", "cron(")):
+        raise ScheduleError(f"{line!r} is AWS's form; write @every 5m, or a cron line of 5 fields without a year")
     if text.startswith("@every "):
         return Schedule(line, every=_interval(line, text.removeprefix("@every ").strip(), zone))
     if text.startswith("@"):
@@ -171,41 +199,72 @@ def parse(line: str) -> Schedule:
         for field, about in zip(fields, _FIELDS, strict=True)
     ]
     values[5] = frozenset(value % _SUNDAY for value in values[5])
-    days = (fields[3][0] not in "*?", fields[5][0] not in "*?")
+    days = (_restricted(fields[3]), _restricted(fields[5]))
     found = Schedule(line, zone, fields=tuple(values), days=days)
     found.before(datetime(2400, 1, 1, tzinfo=UTC))
     return found
 
 
-def _interval(line: str, text: str, zone: str) -> float:
+@cache
+def _zones() -> frozenset[str]:
+    """Return the names of the time zones; ``localtime`` and ``Factory`` are none: each machine has its own."""
+    return frozenset(available_timezones()) - {"localtime", "Factory"}
+
+
+def _check_zone(line: str, zone: str) -> None:
+    if zone in _zones():
+        return
+    names = {name.casefold(): name for name in _zones()}
+    close = get_close_matches(zone.casefold(), names, 1)
+    found = names[close[0]] if close else "Europe/Berlin"
+    raise ScheduleError(f"{line!r}: there is no time zone {zone!r}; write one such as {found}")
+
+
+def _interval(line: str, text: str, zone: str) -> int:
     if zone:
         raise ScheduleError(f"{line!r}: an interval has no time zone")
     if not _DURATION.match(text):
-        raise ScheduleError(f"{line!r}: after @every comes a duration such as 90s, 5m or 1h30m")
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PARTS.findall(text))
+        raise ScheduleError(f"{line!r}: after @every comes a duration of h, m and s, such as 90s, 5m, 1h30m or 24h")
+    seconds = sum((Fraction(number) * _SECONDS[unit] for number, unit in _PARTS.findall(text)), Fraction())
     if seconds < 1:
         raise ScheduleError(f"{line!r}: the shortest interval is 1s")
-    return seconds
+    if seconds > _LONGEST_HOURS * _SECONDS["h"]:
+        raise ScheduleError(f"{line!r}: the longest interval is {_LONGEST_HOURS}h, a hundred years")
+    if seconds % 1:
+        below = int(seconds)
+        raise ScheduleError(f"{line!r}: an interval is whole seconds; write {below}s or {below + 1}s")
+    return int(seconds)
+
+
+def _restricted(field: str) -> bool:
+    """Whether a field of days restricts them, as nats-server sees it."""
+    parts = (part.partition("/") for part in field.split(","))
+    return not any(body in ("*", "?") and int(step or 1) == 1 for body, _, step in parts)
 
 
 def _values(line: str, part: str, name: str, low: int, high: int, words: tuple[str, ...]) -> range:
     body, slash, step = part.partition("/")
-    if slash and (not step.isdigit() or int(step) == 0):
+    if slash and (not _NUMBER.match(step) or int(step) == 0):
         raise ScheduleError(f"{line!r}: the step of {name} must be a positive number, not {step!r}")
     if body in ("*", "?"):
         return range(low, high + (high != _SUNDAY), int(step or 1))
     start, dash, end = body.partition("-")
     bounds = [_number(line, text, name, low, high, words) for text in ([start, end] if dash else [start])]
     if bounds != sorted(bounds):
-        raise ScheduleError(f"{line!r}: the range {body!r} of {name} runs backwards")
-    last = bounds[-1] if dash or not slash else high - (high == _SUNDAY)
+        highest = high - (high == _SUNDAY)
+        top = words[-1] if words and not start.isdecimal() else str(highest)
+        bottom = words[0] if words and not end.isdecimal() else str(low)
+        first = start if bounds[0] == highest else f"{start}-{top}"
+        second = end if bounds[-1] == low else f"{bottom}-{end}"
+        raise ScheduleError(f"{line!r}: the range {body!r} of {name} runs backwards; write {first},{second}")
+    last = bounds[-1] if dash or not slash else max(bounds[0], high - (high == _SUNDAY))
     return range(bounds[0], last + 1, int(step or 1))
 
 
 def _number(line: str, text: str, name: str, low: int, high: int, words: tuple[str, ...]) -> int:
     if text.upper() in words:
         return words.index(text.upper()) + (1 if low == 1 else 0)
-    if text.isdigit() and low <= int(text) <= high:
+    if _NUMBER.match(text) and low <= int(text) <= high:
         return int(text)
     names = f" or {words[0]}-{words[-1]}" if words else ""
     raise ScheduleError(f"{line!r}: {name} must be {low}-{high}{names}, not {text!r}")

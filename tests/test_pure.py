@@ -65,7 +65,7 @@ def test_what_is_no_template(text: str, what: str) -> None:
     "line",
     [
         "* * * * *", "*/5 * * * *", "0 3 * * *", "0 0 3 1,15 JAN-MAR MON", "1-5/2 * * * 0-7",
-        "@every 1h30m", "@every 1.5s", "@daily", "0 0 ? * mon",
+        "@every 1h30m", "@every 1.5m", "@daily", "0 0 ? * mon",
     ],
 )  # fmt: skip
 def test_schedules(line: str) -> None:
@@ -84,7 +84,7 @@ def test_schedules(line: str) -> None:
         ("*/0 * * * *", "step of minute must be a positive number"),
         ("5-1 * * * *", "runs backwards"),
         ("a * * * *", "not 'a'"),
-        ("@every soon", "a duration such as"),
+        ("@every soon", "after @every comes a duration"),
         ("@often", "known are"),
         ("", "has 0 fields"),
     ],

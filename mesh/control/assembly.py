@@ -147,19 +147,26 @@ def _fetch_method(contract: Contract, channel: Channel, name: str) -> Callable[[
 # -- a sidecar --
 
 
-def sidecar(manifest: Manifest, contract: Contract, name: str, fd: int | None) -> SidecarPart:
+def sidecar(manifest: Manifest, contract: Contract, name: str, fd: int | None, *, migrate: bool = True) -> SidecarPart:
     """Return the sidecar of an entry of mesh.toml; to be called on the running loop.
+
+    Args:
+        manifest: The deployment.
+        contract: The contract.
+        name: The entry.
+        fd: A listening socket to serve instead of the entry's address, or None.
+        migrate: Bring the database to its newest version at the start.
 
     Raises:
         Faults: The module, a key or the database's URL is not right.
     """
-    return SidecarPart(manifest, contract, name, fd)
+    return SidecarPart(manifest, contract, name, fd, migrate=migrate)
 
 
 class SidecarPart:
     """A sidecar with its database, its onward channel and its telemetry."""
 
-    def __init__(self, manifest: Manifest, contract: Contract, name: str, fd: int | None) -> None:
+    def __init__(self, manifest: Manifest, contract: Contract, name: str, fd: int | None, *, migrate: bool) -> None:
         entry = manifest.services[name]
         self._place = f"{manifest.file.name} [services.{name}]"
         common = self._common = _Common(manifest, contract, name)
@@ -169,7 +176,7 @@ class SidecarPart:
             None if entry.workers is None else _pool(manifest, contract, entry.workers, common, self._events, name)
         )
         functions = self._pool or functions_of(entry.module, manifest.lambdas.get(name), served)
-        self._database = self._open(manifest, entry, name)
+        self._database = self._open(manifest, entry, name, migrate=migrate)
         channel = Channel(common.onward, contract)
         service = ServiceContext(
             name,
@@ -196,7 +203,7 @@ class SidecarPart:
         if self._pool is not None:
             self._pool.prepare()
 
-    def _open(self, manifest: Manifest, entry: Service, name: str) -> Database | None:
+    def _open(self, manifest: Manifest, entry: Service, name: str, *, migrate: bool) -> Database | None:
         if not entry.database:
             return None
         from mesh.database import Database, DatabaseError  # noqa: PLC0415 - a third of the imports; the edge has none
@@ -207,6 +214,7 @@ class SidecarPart:
             return Database(
                 entry.database,
                 migrations=_migrations(manifest, entry),
+                migrate=migrate,
                 name=name,
                 before=(changes.suspend,),
                 after=self._events.after if self._events else (nothing,),

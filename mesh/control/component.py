@@ -88,13 +88,14 @@ def compiled(found: Manifest) -> FileDescriptorSet:
     return files
 
 
-def run(file: Path, name: str | None, fd: int | None) -> int:
+def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -> int:
     """Run one component in the foreground until SIGTERM, SIGINT or the end of the ``mesh up`` that started it.
 
     Args:
         file: mesh.toml.
         name: The entry, or None for the edge.
         fd: A listening socket to serve instead of the address in mesh.toml.
+        migrate: Bring the database to its newest version first.
 
     Returns:
         The exit code.
@@ -111,7 +112,7 @@ def run(file: Path, name: str | None, fd: int | None) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if name is None:
             return runner.run(run_edge(manifest, contract, fd, parent))
-        return runner.run(run_sidecar(manifest, contract, name, fd, parent))
+        return runner.run(run_sidecar(manifest, contract, name, fd, parent, migrate=migrate))
 
 
 def _raise_descriptors() -> None:
@@ -134,12 +135,14 @@ def _check_exists(manifest: Manifest, name: str | None) -> None:
         raise Faults([Fault(place, f"there is no [services.{name}] table (services: {known})")])
 
 
-async def run_sidecar(manifest: Manifest, contract: Contract, name: str, fd: int | None, parent: Parent) -> int:
+async def run_sidecar(
+    manifest: Manifest, contract: Contract, name: str, fd: int | None, parent: Parent, *, migrate: bool = True
+) -> int:
     """Run the sidecar of one entry; returns the exit code."""
     from mesh.control import assembly  # noqa: PLC0415 - the rooms below are loaded by who runs them
 
     drain = manifest.services[name].drain
-    return await serve(lambda: assembly.sidecar(manifest, contract, name, fd), parent, drain)
+    return await serve(lambda: assembly.sidecar(manifest, contract, name, fd, migrate=migrate), parent, drain)
 
 
 async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, parent: Parent) -> int:

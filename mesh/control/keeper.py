@@ -31,6 +31,7 @@ class Component:
     Attributes:
         name: Its name in mesh.toml, or ``edge``.
         command: Program and arguments; ``--fd N`` is added, where N is the listening socket's descriptor.
+        again: Arguments of every process after the first one that was ready.
         listener: The socket that it serves, or None for a program that listens by itself.
         probe: For a program that does not report: waits until it accepts, and returns its address.
         shown: Makes the line that is shown of a line that it wrote, or None.
@@ -43,6 +44,7 @@ class Component:
     name: str
     command: tuple[str, ...]
     listener: socket.socket | None
+    again: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     drain: float = 10.0
     reloads: bool = False
@@ -80,6 +82,7 @@ class Keeper:
         self._patience = patience
         self._longest = longest
         self._process: Process | None = None
+        self._again: tuple[str, ...] = ()
         self._ready_at: float | None = None
         self._watch: asyncio.Task[None] | None = None
         self._leaving: dict[Process, asyncio.Task[None]] = {}
@@ -102,6 +105,7 @@ class Keeper:
         if reason is not None:
             await self._end()
             raise StartError("\n".join(f"{self.component.name}: {line}" for line in reason.splitlines()))
+        self._again = self.component.again
         self._watch = asyncio.get_running_loop().create_task(self._keep())
 
     def reload(self) -> None:
@@ -179,7 +183,7 @@ class Keeper:
         component = self.component
 
         inherit = [] if component.listener is None else [component.listener.fileno()]
-        command = component.command + tuple(word for fd in inherit for word in ("--fd", str(fd)))
+        command = component.command + self._again + tuple(word for fd in inherit for word in ("--fd", str(fd)))
         try:
             process = await Process.start(command, self._environment, inherit, self._line)
         except OSError as error:

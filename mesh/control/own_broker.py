@@ -12,7 +12,7 @@ from mesh.events import server
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
 
-__all__ = ["BROKER", "OwnBroker", "own_broker"]
+__all__ = ["BROKER", "OwnBroker", "needed", "own_broker"]
 
 BROKER = "broker"
 """Its name among the components."""
@@ -38,13 +38,18 @@ class OwnBroker:
         return f"nats://{self.address}"
 
 
+def needed(manifest: Manifest, contract: Contract) -> bool:
+    """Whether `mesh up` has to run a broker: something needs one, and none is named."""
+    return not manifest.broker and any(needs_broker(manifest, contract, name) for name in manifest.services)
+
+
 def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
     """Return the broker to be run, or None when there is one already, or none is needed.
 
     Raises:
         Faults: Its address is taken, its folder cannot be written, or there is no nats-server.
     """
-    if manifest.broker or not any(needs_broker(manifest, contract, name) for name in manifest.services):
+    if not needed(manifest, contract):
         return None
     place = f"{manifest.file.name} [events] listen"
     with sockets.bind(place, manifest.events.listen) as bound:  # nats-server takes no socket of ours, only a number

@@ -112,9 +112,10 @@ class Process:
         self._signal(signal.SIGHUP)
 
     def _signal(self, number: signal.Signals) -> None:
+        # Not asyncio's send_signal: it polls the child, and one that has just ended is 255 for asyncio's own wait then.
         if not self.ended.done():
             with contextlib.suppress(ProcessLookupError):
-                self._child.send_signal(number)
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it, and all that it started, at once (SIGKILL)."""

@@ -5,31 +5,40 @@
   one is ready.
 - A .proto file: stubs and contract are made anew, and every component gets a new process.
 - mesh.toml, or a document that says the routes of a Lambda function: the same, as long as the same things listen at
-  the same places.
+  the same places and keep the same databases.
+- A version of a database: nothing but a line that it waits for a restart (``mesh.control.versions``).
 
-What cannot be loaded is said, and replaces nothing: the old code goes on until a later change makes it right.
+What cannot be loaded is said, and replaces nothing: the old code goes on until a later change makes it right. While
+that is mesh.toml or the contract, no new code runs at all, because a new process would read them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mesh.contract import Contract
-from mesh.control import check, component, topology
+from mesh.control import check, component, own_broker, topology
 from mesh.control.keeper import Keeper
 from mesh.control.output import Console
+from mesh.control.versions import Versions
 from mesh.faults import Faults
 from mesh.manifest import Manifest
 
-__all__ = ["Effect", "effect", "keep_current"]
+__all__ = ["Effect", "different", "effect", "fixed", "keep_current"]
+
+log = logging.getLogger("mesh.control")
 
 EDGE = "edge"
 HEARTBEAT = 1000
 """Milliseconds after which a watch says that nothing has changed."""
+_AS_IT_WAS = "the mesh goes on as it was"
+_SHOWN = 4
+"""Changed files that are named."""
 _FOREIGN = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 
 
@@ -99,7 +108,13 @@ def _owners(path: Path, modules: Mapping[str, Path], root: Path) -> set[str]:
 
 
 async def keep_current(
-    manifest: Manifest, contract: Contract, keepers: Mapping[str, Keeper], console: Console, *, since: float
+    manifest: Manifest,
+    contract: Contract,
+    keepers: Mapping[str, Keeper],
+    console: Console,
+    *,
+    versions: Versions,
+    since: float,
 ) -> None:
     """Watch the project's files and have the components run what they say, for ever.
 
@@ -108,9 +123,10 @@ async def keep_current(
         contract: The same.
         keepers: Of the components.
         console: Where it says what it does.
+        versions: The migrations as they were before the databases were migrated.
         since: When all that was read, seconds since the epoch; what has changed after that counts as changed.
     """
-    reloader = _Reloader(manifest, contract, keepers, console)
+    reloader = _Reloader(manifest, contract, keepers, console, versions)
     files = _Files(manifest)
     try:
         async with asyncio.TaskGroup() as group:
@@ -119,7 +135,14 @@ async def keep_current(
             await files.watched(since)
             console.say(f"reloads when files below {', '.join(map(str, files.tops))} change")
             while True:
-                await reloader.apply(await files.changes.get())
+                changed = await files.changes.get()
+                while not files.changes.empty():  # all that was saved while the last change took effect
+                    changed |= files.changes.get_nowait()
+                try:
+                    await reloader.apply(changed)
+                except Exception as error:
+                    log.exception("a reload failed")
+                    console.say(f"this change cannot be taken ({type(error).__name__}: {error}); the next one may")
     except* OSError as errors:
         console.say(f"nothing is reloaded any more, because files cannot be watched: {errors.exceptions[0]}")
 
@@ -166,7 +189,7 @@ class _Files:
             await begun.wait()
         found = [file for top in self._flat for file in top.iterdir()]
         found += [file for folder in self._deep for file in folder.rglob("*.*")]
-        missed = {file for file in found if self._wanted(file) and file.stat().st_mtime > since}
+        missed = {file for file in found if self._wanted(file) and _modified(file) > since}
         if missed:
             self.changes.put_nowait(missed)
 
@@ -195,30 +218,49 @@ class _Files:
         )
 
 
+def _modified(file: Path) -> float:
+    """Return when a file was written, seconds since the epoch; 0 when it is gone by now, as an editor's are."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 class _Reloader:
     """What is not current yet, and how it becomes so."""
 
-    def __init__(self, manifest: Manifest, contract: Contract, keepers: Mapping[str, Keeper], console: Console) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        contract: Contract,
+        keepers: Mapping[str, Keeper],
+        console: Console,
+        versions: Versions,
+    ) -> None:
         self._manifest = manifest
         self._contract = contract
         self._keepers = keepers
         self._console = console
+        self._versions = versions
+        self._waits: dict[str, tuple[str, ...]] = {}  # said of the migrations of each service
+        self._refused = False  # mesh.toml and contract as they are on disk, which every new process would read
         self._stale: set[str] = set()  # a new process is needed, because the contract is new, or the last one failed
 
     async def apply(self, changed: Iterable[Path]) -> None:
         """Make everything current that these changes concern, and what could not be made current before."""
-        change = effect(changed, self._manifest)
+        self._say_versions()
+        change = effect((path for path in changed if not self._versions.hold(path)), self._manifest)
         if not change.contract and not change.services:
             return
-        names = ", ".join(sorted(path.name for path in changed))
-        if change.contract:
-            self._console.say(f"{names} changed")
-            if not await self._load():
+        concerned = f": {', '.join(sorted(change.services))}" if not change.contract else ""
+        self._console.say(f"{self._names(changed)} changed{concerned}")
+        if change.contract or self._refused:
+            self._refused = True
+            self._refused = not await self._load()
+            if self._refused:
                 self._stale |= change.services
                 return
             self._stale |= set(self._keepers)
-        else:
-            self._console.say(f"{names} changed: {', '.join(sorted(change.services))}")
         signalled = {name for name in change.services - self._stale if self._keepers[name].component.reloads}
         for name in sorted(signalled):
             self._keepers[name].reload()
@@ -234,15 +276,40 @@ class _Reloader:
         except Faults as found:
             faults = list(found.faults)
         if faults:
-            self._say(faults, "the mesh goes on as it was")
+            self._say(faults, _AS_IT_WAS)
             return False
-        if _shape(manifest) != _shape(self._manifest):
-            self._console.say(
-                "other services, addresses or places of workers need a new start: stop, and mesh up again"
-            )
+        places = different(fixed(self._manifest), fixed(manifest))
+        if places:
+            self._say([f"{manifest.file.name} {', '.join(places)} changed: stop, and mesh up again"], _AS_IT_WAS)
+            return False
+        if own_broker.needed(manifest, contract) and own_broker.BROKER not in self._keepers:
+            self._say(["the first event, schedule or change needs a broker: stop, and mesh up again"], _AS_IT_WAS)
             return False
         self._manifest, self._contract = manifest, contract
+        drains = {name: float(entry.drain) for name, entry in manifest.services.items()}
+        if manifest.edge is not None:
+            drains[EDGE] = float(manifest.edge.drain)
+        for name, drain in drains.items():
+            keeper = self._keepers[name]  # the process that leaves has the time that it was started with
+            keeper.component = replace(keeper.component, drain=max(drain, keeper.component.drain))
         return True
+
+    def _names(self, changed: Iterable[Path]) -> str:
+        root = self._manifest.root
+        names = sorted(str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in changed)
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return f"{', '.join(names[:_SHOWN])}{more}"
+
+    def _say_versions(self) -> None:
+        """Say what is new of the migrations, once."""
+        for name, lines in self._versions.news().items():
+            said = self._waits.get(name, ())
+            for line in lines:
+                if line not in said:
+                    self._console.say(line)
+            if said and not lines:
+                self._console.say(f"{name}: the migrations are again those that have run")
+            self._waits[name] = lines
 
     async def _replace(self, name: str) -> None:
         reason = await self._keepers[name].replace()
@@ -258,7 +325,23 @@ class _Reloader:
         self._console.say(then)
 
 
-def _shape(manifest: Manifest) -> object:
-    """Return what the supervisor has been made for, and cannot change while it runs."""
-    edge = None if manifest.edge is None else manifest.edge.listen
-    return edge, {name: (entry.listen, entry.workers is not None) for name, entry in manifest.services.items()}
+def fixed(manifest: Manifest) -> dict[str, object]:
+    """Return by place in mesh.toml what the supervisor has been made for, and cannot change while it runs."""
+    found: dict[str, object] = {
+        "state": manifest.state,
+        "broker": manifest.broker,
+        "[edge] listen": manifest.edge and manifest.edge.listen,
+        "[events] listen": manifest.events.listen,
+    }
+    for name, entry in manifest.services.items():
+        found[f"[services.{name}]"] = True
+        for key in ("listen", "database", "migrations"):
+            found[f"[services.{name}] {key}"] = getattr(entry, key)
+        found[f"[services.{name}] workers"] = entry.workers is not None
+    return found
+
+
+def different(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """Return the places whose values differ; of a table that is new or gone the table alone."""
+    found = [place for place in {**old, **new} if old.get(place) != new.get(place)]
+    return [place for place in found if not any(place.startswith(f"{other} ") for other in found)]

@@ -21,6 +21,7 @@ from mesh.control.own_broker import BROKER, OwnBroker, own_broker
 from mesh.control.restart import LONGEST
 from mesh.control.supervisor import Supervisor
 from mesh.control.table import table
+from mesh.control.versions import Versions
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
 
@@ -46,13 +47,13 @@ def run(file: Path, *, raw: bool, reload: bool = False, longest: float = LONGEST
     faults = check.deployment(manifest, contract)
     if faults:
         raise Faults(faults)
+    versions = Versions(manifest) if reload else None
     with state.claim(manifest.state) as claim, _sockets(manifest) as listeners:
         identity.ensure(manifest)
         broker = own_broker(manifest, contract)
         console = Console(sys.stdout, [*listeners, *([BROKER] if broker else [])], raw=raw)
-        since = began if reload else None
         return asyncio.run(
-            _run(manifest, contract, listeners, broker, console, claim, reload_since=since, longest=longest)
+            _run(manifest, contract, listeners, broker, console, claim, began=began, versions=versions, longest=longest)
         )
 
 
@@ -83,7 +84,8 @@ async def _run(
     console: Console,
     claim: state.Claim,
     *,
-    reload_since: float | None,
+    began: float,
+    versions: Versions | None,
     longest: float,
 ) -> int:
     addresses = {name: sockets.name_of(listener) for name, listener in listeners.items()}
@@ -103,14 +105,15 @@ async def _run(
         console.block(_summary(manifest, contract, keepers, addresses, broker, edge_url, traces_url))
 
     async def beside(keepers: Mapping[str, Keeper]) -> None:
-        assert reload_since is not None  # noqa: S101 - else nobody calls it
+        assert versions is not None  # noqa: S101 - else nobody calls it
         from mesh.control.reload import keep_current  # noqa: PLC0415 - only when it was asked for
 
-        await keep_current(manifest, contract, keepers, console, since=reload_since)
+        await keep_current(manifest, contract, keepers, console, versions=versions, since=began)
 
-    supervisor = Supervisor(_components(manifest, contract, listeners, broker), console, environment, longest=longest)
+    components = _components(manifest, contract, listeners, broker, reload=versions is not None)
+    supervisor = Supervisor(components, console, environment, longest=longest)
     try:
-        return await supervisor.run(ready, None if reload_since is None else beside)
+        return await supervisor.run(ready, None if versions is None else beside)
     finally:
         if store is not None:
             await store.stop()
@@ -126,7 +129,12 @@ def _addresses(manifest: Manifest, bound: Mapping[str, str]) -> dict[str, str]:
 
 
 def _components(
-    manifest: Manifest, contract: Contract, listeners: Mapping[str, socket.socket], broker: OwnBroker | None
+    manifest: Manifest,
+    contract: Contract,
+    listeners: Mapping[str, socket.socket],
+    broker: OwnBroker | None,
+    *,
+    reload: bool,
 ) -> Iterator[Component]:
     """The broker first; every entry after those that serve what it calls; the edge after all of them."""
     first = () if broker is None else (broker.component.name,)
@@ -139,6 +147,7 @@ def _components(
         yield Component(
             name=name,
             command=(*mesh, "sidecar", name, *file),
+            again=("--no-migrations",) if reload else (),
             listener=listeners[name],
             needs=(*first, *needs),
             drain=manifest.services[name].drain,

@@ -49,6 +49,7 @@ class Database:
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST:PORT/NAME``.
         migrations: Folder of Alembic version files, or None.
+        migrate: Run them at the start; else the database is opened at the version that it is at.
         name: The service's name, for errors and logs.
         before: What the mesh itself does in it at every start, before the migrations and in their transaction.
         after: And after them.
@@ -64,12 +65,13 @@ class Database:
         *,
         migrations: Path | None,
         name: str,
+        migrate: bool = True,
         before: Sequence[Prepare] = (),
         after: Sequence[Prepare] = (),
         outbox: Outbox | None = None,
     ) -> None:
         self._name = name
-        self._migrations = migrations
+        self._migrations, self._migrate = migrations, migrate
         self._before, self._after = before, after
         self._outbox = outbox
         self._url = _parse(url)
@@ -91,7 +93,9 @@ class Database:
         """
         try:
             make = partial(self._create, once=True)
-            await asyncio.to_thread(migrations.upgrade, make, self._migrations, self._file, self._before, self._after)
+            await asyncio.to_thread(
+                migrations.upgrade, make, self._migrations, self._file, self._before, self._after, migrate=self._migrate
+            )
         except DatabaseError as error:
             raise DatabaseError(f"database of {self._name} ({self}): {error}") from error
         except (exc.SQLAlchemyError, OSError) as error:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import text
@@ -48,6 +49,8 @@ def upgrade(
     file: Path | None,
     before: Sequence[Prepare] = (),
     after: Sequence[Prepare] = (),
+    *,
+    migrate: bool = True,
 ) -> None:
     """Open the database and bring it to the newest version; blocks, so it runs in a thread with a loop of its own.
 
@@ -57,14 +60,16 @@ def upgrade(
         file: The file of a SQLite database, or None.
         before: What the mesh itself does there at every start, before the versions and in their transaction.
         after: And after them.
+        migrate: Run the versions; else the folder is not read, and what ``before`` and ``after`` do is all.
 
     Raises:
         DatabaseError: The version files cannot be used, or the database is at a version that they do not know.
         Exception: Whatever the driver raises when the database cannot be used.
     """
-    scripts = _scripts(folder) if folder is not None else None
+    scripts = _scripts(folder) if folder is not None and migrate else None
+    unread = None if migrate else folder
     with _PROXIES, _file_lock(file):
-        asyncio.run(_upgrade(engine(), scripts, before, after, sqlite=file is not None))
+        asyncio.run(_upgrade(engine(), scripts, before, after, unread, sqlite=file is not None))
 
 
 async def _upgrade(
@@ -72,6 +77,7 @@ async def _upgrade(
     scripts: ScriptDirectory | None,
     before: Sequence[Prepare],
     after: Sequence[Prepare],
+    unread: Path | None,
     *,
     sqlite: bool,
 ) -> None:
@@ -80,7 +86,7 @@ async def _upgrade(
             if sqlite:  # kept in the file; only here, where nobody else is switching
                 await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                 await connection.commit()
-            if scripts is None and not before and not after:
+            if scripts is None and unread is None and not before and not after:
                 await connection.execute(text("SELECT 1"))
                 return
             if sqlite:
@@ -94,11 +100,18 @@ async def _upgrade(
                 old, new = await connection.run_sync(_run, scripts)
             for step in after:
                 await connection.run_sync(step)
+            if unread is not None and not await connection.run_sync(_versions):
+                log.warning("the database is at no version: %s is run by the next start of the mesh alone", unread)
             await connection.commit()
             if old != new:
                 log.info("the database was at version %s and is at %s now", old or "none", new)
     finally:
         await engine.dispose()
+
+
+def _versions(connection: Connection) -> tuple[str, ...]:
+    """Return the versions that a database says it is at; none when it was never migrated."""
+    return MigrationContext.configure(connection).get_current_heads()
 
 
 def _run(connection: Connection, scripts: ScriptDirectory) -> tuple[str | None, str | None]:

@@ -79,6 +79,14 @@ class Consumer:
         """What its method calls the trigger, over all partitions: the consumer of the inbox and of metrics."""
         return self.method.path.lstrip("/")
 
+    def passing(self, subject: str) -> bool:
+        """Whether a message is of no use once it is done, and its stream would keep it for ever.
+
+        That is a tick that was sent once more. A schedule's own ticks replace each other, and the last one says when
+        the schedule fired; events and changes have an age.
+        """
+        return self.trigger.kind is TriggerKind.SCHEDULE and subject != self.filters[0]
+
     def config(self, kept: float = 0.0) -> dict[str, Any]:
         """Return what it should be on the broker; ``kept``: seconds that the stream keeps events, 0: for ever."""
         forgotten = kept and self.trigger.kind is not TriggerKind.SCHEDULE

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,12 +156,16 @@ class Delivery:
         await client.subscribe(self._channel, cb=self._heard)
         for reader in self._readers:
             reader.attach(client)
-        sign = 0.0
+        sign, look = 0.0, (self._loop.time() + ticks.LOOK if ticks.wanted(self._services) else math.inf)
         while not link.closed.is_set():
             now = self._loop.time()
             if now >= sign:
                 sign = now + members.EVERY
                 await client.publish(self._channel, f"+{self._members.name}".encode())
+            if now >= look:
+                look = now + ticks.LOOK
+                with contextlib.suppress(*BROKER_AWAY):  # one that is only slow is asked again
+                    await ticks.make_up(client, self._services, await ticks.clock(client), ticks.LATE)
             await self._tick(client, now)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(link.closed.wait(), TICK)

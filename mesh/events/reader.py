@@ -317,3 +317,6 @@ class Reader:
         if self._client is not None and message is not None:
             with contextlib.suppress(*BROKER_AWAY):
                 await self._client.publish(message.reply, what)
+                if what is wire.ACK and self.consumer.passing(message.subject):
+                    deletion = json.dumps({"seq": message.sequence, "no_erase": True}).encode()
+                    await self._client.publish(f"$JS.API.STREAM.MSG.DELETE.{self.consumer.stream}", deletion)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 from collections.abc import Callable, Coroutine
 from itertools import groupby
 from time import monotonic
@@ -22,8 +23,10 @@ from opentelemetry import metrics
 from mesh.errors import InvalidArgument, StatusError
 from mesh.events import outbox
 from mesh.events.broker import Broker, away
+from mesh.events.cloudevents import MESSAGE_ID
 from mesh.events.link import Link, Outgoing
 from mesh.events.outbox import NAME, Row, Waiting
+from mesh.events.subjects import CHANGES, EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +46,10 @@ FIRST, LONGEST = 0.05, 5.0
 LAST = 10.0
 """Seconds that the stop may take."""
 
+_LONGEST_SUBJECT = 3000
+"""Characters; nats-server ends a connection that sends a line of more than 4,096 bytes."""
+_SUBJECT = re.compile(rf"(?=.{{1,{_LONGEST_SUBJECT}}}\Z)(?:{EVENTS}|{CHANGES})(?:\.[^\x00-\x20.*>\x7f-\U0010ffff]+)+\Z")
+_BROKERS = "nats-"
 _HEADERS = msgspec.json.Decoder(dict[str, str])
 
 Encode = Callable[[Row], Outgoing]
@@ -188,7 +195,9 @@ class Relay:
         made: list[tuple[Row, Outgoing]] = []
         for row in rows:
             try:
-                made.append((row, self._encode(row)))
+                message = self._encode(row)
+                _check(message)
+                made.append((row, message))
             except Exception as error:  # one row must not hold the others, whatever is in it
                 if not isinstance(error, ValueError):
                     log.exception("a row of the outbox cannot be read")
@@ -243,6 +252,22 @@ async def _first(*awaited: Coroutine[Any, Any, object]) -> int:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _check(message: Outgoing) -> None:
+    """Refuse what the broker would refuse for ever with an error that may also be about now.
+
+    Raises:
+        ValueError: No stream holds the subject, or a header is an order to the broker.
+    """
+    if not _SUBJECT.match(message.subject):
+        raise ValueError(
+            f"its subject {message.subject[:80]!r} is not of the form events.TYPE.PARTITION.KEY or "
+            f"changes.SERVICE.TABLE.PARTITION.KEY, with at most {_LONGEST_SUBJECT} characters"
+        )
+    for name in message.headers:
+        if name[:5].lower() == _BROKERS and name != MESSAGE_ID:
+            raise ValueError(f"the header {name!r} is the broker's own")
 
 
 def _stream(pair: tuple[Row, Outgoing]) -> str:

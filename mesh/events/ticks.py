@@ -7,6 +7,9 @@ So one firing reaches one replica, and none has to be up for it.
   once. With ``skip_missed`` a tick lives a minute, and the function is not called for what is past.
 - The broker itself skips what fell due while it was down. The first replica that sees it again makes up for it, once,
   unless ``skip_missed`` is set.
+- The broker passes over days, too. nats-server 2.15 looks for the next day from midnight to midnight: where clocks go
+  forward at midnight (Santiago, Cairo, Havana), the next of the days that a line names is left out. So replicas look
+  every minute whether a time has passed without a tick.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mesh import schedule
@@ -39,11 +42,17 @@ SKIPPED = "60s"
 """How long a tick waits for a replica when missed ones are to be skipped."""
 SLACK = 2.0
 """Seconds that the broker may be late with a firing before it counts as missed."""
+LOOK = 60.0
+"""Seconds between two looks at what has passed without a tick."""
+LATE = 30.0
+"""Seconds that a broker that is up may be late with a firing."""
 TYPE = "meshapi.v1.Tick"
 _SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL = (
     "Nats-Schedule", "Nats-Schedule-Target", "Nats-Schedule-Time-Zone", "Nats-Schedule-Rollup", "Nats-Schedule-TTL",
 )  # fmt: skip
 _NEXT = "Nats-Schedule-Next"
+_PRECISION = timedelta(microseconds=1)
+"""Of a message's time, a number of 64 bits: a firing at a whole second must not count as one just before it."""
 _DUE = "mesh-tick-due"
 """On a tick that makes up for a missed one, and on a dead one: the time that it stands for."""
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -133,14 +142,15 @@ def _time(consumer: Consumer, message: Message) -> datetime:
         MalformedEventError: A header holds no time.
     """
     due, following = message.headers.get(_DUE), message.headers.get(_NEXT)
+    stored = datetime.fromtimestamp(message.time, UTC)
     try:
         if due is not None:
             return datetime.fromisoformat(due)
         if following is not None:
-            return schedule.parse(consumer.trigger.schedule).before(datetime.fromisoformat(following))
+            return schedule.parse(consumer.trigger.schedule).due(stored + _PRECISION, datetime.fromisoformat(following))
     except ValueError as error:
         raise MalformedEventError(f"a tick of {consumer.group}: {error}") from None
-    return datetime.fromtimestamp(message.time, UTC)  # fired by hand
+    return stored  # fired by hand
 
 
 async def ensure(client: Client, services: Iterable[Service]) -> None:
@@ -172,13 +182,14 @@ async def clock(client: Client) -> datetime:
     return datetime.fromisoformat((await request(client, f"STREAM.INFO.{streams.SCHEDULES}"))["ts"])
 
 
-async def make_up(client: Client, services: Iterable[Service], now: datetime) -> None:
-    """Fire once what fell due while the broker was down.
+async def make_up(client: Client, services: Iterable[Service], now: datetime, late: float = SLACK) -> None:
+    """Fire once what fell due and did not fire: the broker was down, or has passed it over.
 
     Args:
         client: The connection.
         services: Whose schedules.
         now: The broker's time.
+        late: Seconds that the broker may be late.
 
     Raises:
         nats.errors.Error: The broker is away.
@@ -188,7 +199,7 @@ async def make_up(client: Client, services: Iterable[Service], now: datetime) ->
             continue  # an interval fires again by itself before another one has passed
         kept, last = await _last(client, one.subject), await _last(client, one.target)
         due = one.schedule.before(now)
-        if kept is None or (now - due).total_seconds() < SLACK:
+        if kept is None or (now - due).total_seconds() < late:
             continue
         seen = max(kept.time, last.time if last is not None else kept.time)
         if due <= seen:
@@ -197,7 +208,7 @@ async def make_up(client: Client, services: Iterable[Service], now: datetime) ->
         headers[_EXPECTED] = str(last.sequence if last is not None else 0)
         answer = await _publish(client, one.target, headers)
         if answer is None:
-            log.info("%s was due at %s while the broker was down: made up for", one.target, due.isoformat())
+            log.info("%s was due at %s and did not fire: made up for", one.target, due.isoformat())
 
 
 # -- the broker --

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mesh import schedule
 from mesh.faults import Fault, Faults
 from mesh.lambdas.document import DocumentError, HttpRoute, Overrides, of_openapi
 from mesh.lambdas.eventlist import handler_of, of_events
@@ -202,6 +203,11 @@ def _faults(keys: Keys, table: str) -> Iterator[Fault]:
         yield Fault(f"{table} access", "an internal function is never reached through the edge; leave its routes out")
     if keys.roles and keys.access != "authenticated":
         yield Fault(f"{table} roles", 'roles narrow access = "authenticated"')
+    if keys.schedule:
+        try:
+            schedule.check(keys.schedule)
+        except schedule.ScheduleError as error:
+            yield Fault(f"{table} schedule", str(error))
     for variable in keys.environment:
         if not _VARIABLE.match(variable):
             yield Fault(f"{table} environment", f"{variable!r} is no name of an environment variable")

@@ -1,6 +1,6 @@
 """A tiny real component: answers each connection with its pid. What it does is said by its arguments.
 
-child.py NAME BEHAVIOUR --fd N, with BEHAVIOUR one of
+child.py NAME BEHAVIOUR [--again] --fd N, with BEHAVIOUR one of
     ok        runs until SIGTERM
     broken    reports before it is told to go that it cannot start
     fail      reports that it cannot start
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mesh.control.ready import Parent
 
-name, behaviour, fd = sys.argv[1], sys.argv[2], int(sys.argv[4])
+name, behaviour, fd = sys.argv[1], sys.argv[2], int(sys.argv[-1])
 events = Path(os.environ["EVENTS"])
 
 
@@ -43,6 +43,8 @@ def stop(*_: object) -> None:
 
 again = behaviour == "once" and f"start {name}\n" in (events.read_text() if events.exists() else "")
 event("start")
+if "--again" in sys.argv:
+    event("again")
 parent = Parent.inherited()
 signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "deaf" else stop)
 cleared = threading.Event()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_supervisor import Run, ask, run, until  # noqa: F401 - a fixture among them
 
-from mesh.control.reload import Effect, effect
+from mesh.control.reload import Effect, different, effect, fixed
 from mesh.manifest import Manifest, load
 
 NESTED = """
@@ -40,7 +41,7 @@ def manifest(folder: Path, text: str) -> Manifest:
     for name in ("services/login/functions.py", "services/shop/__init__.py", "services/shop/rules.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    (folder / "routes").mkdir()
+    (folder / "routes").mkdir(exist_ok=True)
     (folder / "routes" / "hello.json").write_text('{"events": [{"http": "GET /hello"}]}')
     (folder / "mesh.toml").write_text(text)
     return load(folder / "mesh.toml", {})
@@ -98,6 +99,21 @@ async def test_a_new_process_takes_over_and_the_old_one_drains(run: Run) -> None
     assert await ask(keeper.address) == keeper.pid
 
 
+async def test_only_the_first_process_has_no_more_arguments(run: Run) -> None:  # noqa: F811 - as above
+    """As for migrations: a start runs them; what replaces a process, or comes after one that died, does not."""
+    component = replace(run.add("one"), again=("--again",))
+    run.components = [component]
+    await run.until_ready()
+    keeper = run.supervisor.keepers["one"]
+    assert "again one" not in run.events
+    assert await keeper.replace() is None
+    assert run.events.count("again one") == 1
+    assert keeper.pid is not None
+    os.kill(keeper.pid, 9)
+    await until(lambda: run.events.count("ready one") == 3)
+    assert run.events.count("again one") == 2
+
+
 async def test_one_that_cannot_start_replaces_nothing(run: Run) -> None:  # noqa: F811 - as above
     run.add("one", "once")
     await run.until_ready()
@@ -134,3 +150,27 @@ async def test_a_stop_waits_for_the_one_that_leaves(run: Run) -> None:  # noqa: 
     assert old is not None
     with pytest.raises(ProcessLookupError):
         os.kill(old, 0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "places"),
+    [
+        (NESTED, NESTED, []),
+        (NESTED, NESTED.replace("[services.login]", 'state = "else"\n[services.login]'), ["state"]),
+        (NESTED, NESTED.replace("[services.login]", 'broker = "nats://h:1"\n[services.login]'), ["broker"]),
+        (NESTED, NESTED + 'database = "sqlite:///x.db"\n', ["[services.shop] database"]),
+        (
+            NESTED,
+            NESTED + 'migrations = "x"\nlisten = "127.0.0.1:1"\n',
+            ["[services.shop] listen", "[services.shop] migrations"],
+        ),
+        (NESTED, NESTED + "workers = { max = 1 }\n", ["[services.shop] workers"]),
+        (NESTED + "workers = { max = 1 }\n", NESTED + "workers = { max = 2 }\n", []),
+        (NESTED, NESTED + 'drain = "3s"\n', []),
+        (NESTED, NESTED + '[services.new]\nmodule = "services.login.functions"\nserves = ["c"]\n', ["[services.new]"]),
+        (NESTED, NESTED.partition("[services.shop]")[0], ["[services.shop]"]),
+        (NESTED, NESTED + '[edge]\nlisten = "127.0.0.1:0"\n', ["[edge] listen"]),
+    ],
+)
+def test_what_a_running_mesh_cannot_take_is_named(tmp_path: Path, old: str, new: str, places: list[str]) -> None:
+    assert different(fixed(manifest(tmp_path, old)), fixed(manifest(tmp_path, new))) == places

@@ -399,6 +399,26 @@ async def test_newer_versions_run_once(database: Database, migrations: Path, cap
     ]
 
 
+async def test_versions_are_left_alone_when_a_start_shall_not_migrate(
+    database: Database, new_database: Callable[[], str], migrations: Path, caplog: pytest.LogCaptureFixture
+):
+    (migrations / "v2.py").write_text("half a version (")
+    caplog.set_level(logging.INFO, "mesh.database")
+    again = Database(
+        database._url.render_as_string(hide_password=False), migrations=migrations, migrate=False, name="items"
+    )
+    await again.start()
+    assert await names(again) == ["one"]
+    await again.stop()
+    assert caplog.messages == []
+    empty = Database(new_database(), migrations=migrations, migrate=False, name="items")
+    await empty.start()
+    await empty.stop()
+    assert caplog.messages == [
+        f"the database is at no version: {migrations} is run by the next start of the mesh alone"
+    ]
+
+
 async def test_a_migration_that_fails_leaves_nothing_behind(database: Database, migrations: Path):
     (migrations / "v2.py").write_text(SECOND.format(more="raise ValueError('no such luck')"))
     url = database._url.render_as_string(hide_password=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -66,7 +68,10 @@ class Project:
             (folder / "parts" / name).mkdir(parents=True)
             (folder / "api" / f"{name}.proto").write_text(PROTO.replace("NAME", name))
             self.write(name, "1")
-        self.mesh = Mesh(folder / "mesh.toml", folder / ".mesh", {}, "--reload")
+
+    def start(self) -> None:
+        self.mesh = Mesh(self.folder / "mesh.toml", self.folder / ".mesh", {}, "--reload")
+        self.mesh.ready()
 
     def write(self, name: str, version: str, change: Callable[[str], str] = str) -> None:
         text = FUNCTIONS.replace("NAME", name).replace("VERSION", version)
@@ -82,9 +87,9 @@ class Project:
     def nothing(name: str) -> Any:
         return importlib.import_module(f"{name}_pb2").Nothing()
 
-    async def says(self, *texts: str) -> None:
+    async def says(self, *texts: str, times: int = 1) -> None:
         async with asyncio.timeout(40):
-            while not all(text in self.mesh.output() for text in texts):  # noqa: ASYNC110 - another process's log
+            while not all(self.mesh.output().count(text) >= times for text in texts):  # noqa: ASYNC110 - another process's log
                 await asyncio.sleep(0.05)
 
 
@@ -116,7 +121,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     made = Project(tmp_path / "outside")
     sys.path.insert(0, str(made.folder / "gen"))
     try:
-        made.mesh.ready()
+        made.start()
         yield made
     finally:
         sys.path.remove(str(made.folder / "gen"))
@@ -162,9 +167,13 @@ async def test_the_life_of_a_project(project: Project) -> None:
             )
         )
         await project.says("it has the route GET /v1/extra", "the mesh goes on as it was")
+        # A new process would read what was refused, so code waits too.
+        project.write("inside", "3b")
+        await project.says("it has the route GET /v1/extra", times=2)
         manifest = project.folder / "mesh.toml"
         manifest.write_text(MANIFEST.replace('["inside.v1.Service"]', '["inside.v1.Service", "inside.v1.More"]'))
         await project.says("there is no function 'extra'", "inside goes on with the old code")
+        assert "3b" not in loads["inside"].versions
         project.write(
             "inside", "4", lambda text: f"{text}\n\nasync def extra(request, context):\n    return pb.Answer()\n"
         )
@@ -176,3 +185,81 @@ async def test_the_life_of_a_project(project: Project) -> None:
     assert all(len(load.versions) > 50 for load in loads.values())
     for load in loads.values():
         assert load.versions == sorted(load.versions), "never back to older code"
+
+
+STORED = """import NAME_pb2 as pb
+from sqlalchemy import text
+
+
+async def version(request, context):
+    async with context.transaction() as tx:
+        rows = await tx.execute(text("PRAGMA table_info(items)"))
+        return pb.Answer(version=",".join(row[1] for row in rows))
+
+
+async def slow(request, context):
+    return pb.Answer()
+"""
+FIRST = """from alembic import op
+
+revision = "1"
+down_revision = None
+
+
+def upgrade():
+    op.execute("create table items (id integer primary key)")
+"""
+SECOND = """from alembic import op
+
+revision = "2"
+down_revision = "1"
+
+
+def upgrade():
+    op.execute("alter table items add column half text")
+"""
+
+
+@pytest.mark.slow
+async def test_a_save_migrates_nothing(tmp_path: Path) -> None:
+    """With workers and without: the version waits, also when the process dies, and the next start runs it whole."""
+    folder = tmp_path / "outside"
+    made = Project(folder)
+    manifest = MANIFEST
+    for name in NAMES:
+        table = f"[services.{name}]\n"
+        manifest = manifest.replace(table, f'{table}database = "sqlite:///{folder}/{name}.db"\n')
+        (folder / "mesh.toml").write_text(manifest)
+        (folder / "parts" / name / "functions.py").write_text(STORED.replace("NAME", name))
+        (folder / "parts" / name / "migrations").mkdir()
+        (folder / "parts" / name / "migrations" / "v1.py").write_text(FIRST)
+
+    def columns() -> list[str]:
+        return [http(f"{made.mesh.edge}/v1/{name}").json["version"] for name in NAMES]
+
+    try:
+        made.start()
+        await made.says("reloads when files below")
+        assert columns() == ["id", "id"]
+        for name in NAMES:
+            (folder / "parts" / name / "migrations" / "v2.py").write_text(SECOND)
+        await made.says(*(f"{name}: the migration v2.py waits for a restart" for name in NAMES))
+        for name in NAMES:
+            with (folder / "parts" / name / "functions.py").open("a") as file:
+                file.write("# new code\n")
+        await made.says("inside runs the new code", "reloaded: 1 new workers")
+        assert columns() == ["id", "id"]
+        os.kill(made.mesh.child("inside"), signal.SIGKILL)
+        await made.says("inside is ready again")
+        assert columns() == ["id", "id"]
+        assert made.mesh.output().count("waits for a restart") == len(NAMES), "it is said once"
+    finally:
+        assert made.mesh.stop() == 0
+    for name in NAMES:
+        with (folder / "parts" / name / "migrations" / "v2.py").open("a") as file:
+            file.write('    op.execute("alter table items add column whole text")\n')
+    try:
+        made.start()
+        assert columns() == ["id,half,whole", "id,half,whole"]
+    finally:
+        assert made.mesh.stop() == 0

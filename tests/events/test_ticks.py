@@ -12,6 +12,8 @@ import pytest
 from broker_process import BrokerProcess
 from delivering import CLOCK, broker_at, delivering, until
 from google.protobuf.empty_pb2 import Empty
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from mesh import schedule
 from mesh.contract import Contract, Service, Trigger, TriggerKind
@@ -87,8 +89,9 @@ async def test_a_schedule_is_written_once_changed_and_removed(contract: Contract
 
 async def test_every_line_that_the_contract_takes_the_broker_takes_too(contract: Contract, nats_url: str) -> None:
     lines = [
-        "* * * * *", "*/5 * * * *", "0 0 3 1,15 JAN-MAR MON", "1-5/2 * * * 0-7", "@every 1h30m", "@every 1.5s",
-        "@daily", "@annually", "0 0 ? * mon", "0 0 * * 7", "5/20 * * * *", "0 0 */2 * 1-7", "TZ=Asia/Tokyo @weekly",
+        "* * * * *", "*/5 * * * *", "0 0 3 1,15 JAN-MAR MON", "1-5/2 * * * 0-7", "@every 1h30m", "@every 1.5m",
+        "@every 876000h", "@daily", "@annually", "0 0 ? * mon", "0 0 * * 7", "5/20 * * * *", "0 0 */2 * 1-7",
+        "TZ=Asia/Tokyo @weekly",
     ]  # fmt: skip
     async with broker_at(nats_url) as broker:
         link = await broker.ready()
@@ -115,6 +118,33 @@ async def test_what_was_due_while_the_broker_was_down_is_made_up_for_once(
     assert tick.headers["mesh-tick-due"] == now.replace(minute=0, second=0, microsecond=0).isoformat()
 
 
+async def test_what_the_broker_passes_over_is_made_up_for(
+    contract: Contract, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own schedule names no time that comes, where the contract's does; as after a midnight that there was not."""
+    monkeypatch.setattr(ticks, "LOOK", 0.2)
+    monkeypatch.setattr(ticks, "LATE", 1.5)
+    clock = Clock()
+    name = "schedules.delivery-v1-Clock.EverySecond"
+    line = Trigger(TriggerKind.SCHEDULE, schedule="*/4 * * * * *")
+    changed = replace(contract, services={**contract.services, CLOCK: clock_with(contract, line)})
+    async with delivering(changed, nats_url, {"every_second": clock}, serves=CLOCK) as replica:
+        await until(lambda: bool(clock.times))
+        link = await replica.broker.ready()
+        kept = await link.js.get_last_msg(SCHEDULES, name)
+        own = {key: value for key, value in (kept.headers or {}).items() if "Expected" not in key}
+        await link.js.publish(name, headers={**own, "Nats-Schedule": "0 0 0 1 1 *"})
+        fired = len(clock.times)
+        await until(lambda: len(clock.times) >= fired + 2)
+        messages = (await link.js.stream_info(SCHEDULES, subjects_filter="ticks.>")).state.subjects
+        tick = await link.js.get_last_msg(SCHEDULES, "ticks.delivery-v1-Clock.EverySecond")
+    assert len(set(clock.times)) == len(clock.times)
+    assert all(time.second % 4 == 0 and time.microsecond == 0 for time in clock.times)
+    assert tick.headers is not None
+    assert "mesh-tick-due" in tick.headers
+    assert messages == {"ticks.delivery-v1-Clock.EverySecond": 1}
+
+
 @pytest.mark.parametrize(
     ("line", "moment", "before"),
     [
@@ -136,15 +166,91 @@ def test_the_time_before(line: str, moment: str, before: str) -> None:
     assert schedule.parse(line).before(datetime.fromisoformat(moment)) == datetime.fromisoformat(before)
 
 
-@pytest.mark.parametrize(
-    ("line", "what"),
-    [
-        ("@every 500ms", "the shortest interval is 1s"),
-        ("CRON_TZ=Mars/Olympus 0 3 * * *", "there is no time zone 'Mars/Olympus'"),
-        ("TZ=UTC @every 5s", "an interval has no time zone"),
-        ("0 0 30 2 *", "names no time at all"),
-    ],
+# -- what a line means, here and there --
+
+_ZONES = ("", "CRON_TZ=Asia/Tokyo ", "CRON_TZ=America/New_York ", "CRON_TZ=Asia/Kolkata ")
+
+
+def _field(low: int, high: int, words: tuple[str, ...] = ()) -> st.SearchStrategy[str]:
+    number = st.integers(low, high)
+    names = st.sampled_from(words) if words else st.nothing()
+    ordered = st.tuples(number, number).map(sorted)
+    step = st.integers(1, high)
+    part = st.one_of(
+        st.sampled_from(["*", "?"]),
+        number.map(str),
+        names,
+        ordered.map(lambda two: f"{two[0]}-{two[1]}"),
+        st.builds("*/{}".format, step),
+        st.builds("{}/{}".format, number, step),
+        st.builds(lambda two, step: f"{two[0]}-{two[1]}/{step}", ordered, step),
+    )
+    return st.one_of(st.just("*"), st.lists(part, min_size=1, max_size=4).map(",".join))
+
+
+_LINES = st.builds(
+    "{}{} {} {} {} {} {}".format,
+    st.sampled_from(_ZONES),
+    _field(0, 59),
+    st.one_of(st.just("*"), _field(0, 59)),
+    st.one_of(st.just("*"), _field(0, 23)),
+    _field(1, 31),
+    st.one_of(st.just("*"), _field(1, 12, ("JAN", "jun", "Nov"))),
+    _field(0, 7, ("SUN", "wed", "Sat")),
 )
-def test_what_no_clock_can_keep(line: str, what: str) -> None:
-    with pytest.raises(schedule.ScheduleError, match=what):
-        schedule.check(line)
+
+
+@settings(max_examples=2, deadline=None, phases=[Phase.explicit, Phase.generate], database=None)
+@given(lines=st.lists(_LINES, min_size=200, max_size=200))
+def test_the_broker_fires_when_a_line_says_so_and_never_else(lines: list[str]) -> None:
+    asyncio.run(_fires(["@every 1s", "@every 2s", "* * * * * *", *lines]))
+
+
+async def _fires(lines: list[str]) -> None:
+    """Keep the lines on a server of its own for some seconds; compare the ticks with what the lines name."""
+    wanted = []
+    for number, line in enumerate(lines):
+        try:
+            wanted.append(ticks.Wanted(f"schedules.{number}", f"ticks.{number}", schedule.parse(line), skips=False))
+        except schedule.ScheduleError as error:
+            assert "names no time" in str(error)  # noqa: PT017 - 31 February is drawn now and then
+    server = BrokerProcess()
+    server.start()
+    try:
+        async with broker_at(server.url) as broker:
+            link = await broker.ready()
+            for one in wanted:
+                headers = {name: value for name, value in one.headers().items() if "Rollup" not in name}
+                await link.js.publish(one.subject, headers=headers)
+            # A time less than a second away is passed over when a schedule is new.
+            began = await ticks.clock(link.client) + timedelta(seconds=1.5)
+            await asyncio.sleep(5)  # what must not fire has no event
+            ended = await ticks.clock(link.client) - timedelta(seconds=1)
+            reading = await link.js.pull_subscribe("ticks.>", stream=SCHEDULES)
+            count = (await link.js.stream_info(SCHEDULES, subjects_filter="ticks.>")).state.subjects or {}
+            found: dict[str, set[datetime]] = {}
+            for message in await reading.fetch(sum(count.values()), timeout=10):
+                subject, stored = message.subject, message.metadata.timestamp
+                following = datetime.fromisoformat((message.headers or {})["Nats-Schedule-Next"])
+                line = next(one.schedule for one in wanted if one.target == subject)
+                due = line.due(stored, following)
+                assert due <= stored
+                assert line.before(following) == due or (stored - due).total_seconds() > 1, line  # it was late
+                found.setdefault(subject, set()).add(due)
+    finally:
+        server.stop()
+    for one in wanted:
+        if not one.schedule.every:
+            ticked = {due for due in found.get(one.target, ()) if began <= due <= ended}
+            named = _named(one.schedule, began, ended)
+            assert ticked <= named, one.schedule
+            assert bool(ticked) == bool(named), one.schedule  # a broker that is late may pass a second over, not all
+    assert all(len(found[f"ticks.{number}"]) >= 2 for number in (0, 1, 2))
+
+
+def _named(line: schedule.Schedule, began: datetime, ended: datetime) -> set[datetime]:
+    named, at = set(), line.before(ended + timedelta(microseconds=1))
+    while at >= began:
+        named.add(at)
+        at = line.before(at)
+    return named

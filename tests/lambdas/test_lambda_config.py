@@ -176,6 +176,8 @@ TWO = {
         ('lambda = "m:h"\nopenapi = "a.json"\nevents = "b.json"', {"a.json": API}, "the routes stand in openapi"),
         ('lambda = "m:h"\ntimeout = "0s"', {}, "timeout: must be more than 0 and at most 900s, not 0s"),
         ('lambda = "m:h"\ntimeout = "1h"', {}, "at most 900s, not 3600s"),
+        ('lambda = "m:h"\nschedule = "rate(5 minutes)"', {}, "[services.a] schedule: 'rate(5 minutes)' is AWS's"),
+        ('lambda = "m:h"\nschedule = "@every 1.5s"', {}, "an interval is whole seconds; write 1s or 2s"),
         ('lambda = "m:h"\nroles = ["x"]', {}, 'roles narrow access = "authenticated"'),
         ('lambda = "m:h"\naccess = "internal"\nevents = "b.json"', {"b.json": EVENTS}, "never reached through"),
         ('lambda = "m:h"\nenvironment = { "a b" = "x" }', {}, "'a b' is no name of an environment variable"),
@@ -239,7 +241,6 @@ def test_a_declared_service_may_call_it(tmp_path: Path) -> None:
     [
         ('[services.a]\nlambda = "m:h"\nsubscribes = ["shop.v1.Nothing"]', "no message 'shop.v1.Nothing'"),
         ('[services.a]\nlambda = "m:h"\nsubscribes = ["meshapi.v1.Tick"]', "on.event needs an event"),
-        ('[services.a]\nlambda = "m:h"\nschedule = "often"', "on.schedule"),
         (
             '[services.a]\nlambda = "m:h"\nsubscribes = ["shop.v1.Sold", "yard.v1.Sold"]',
             "[services.a] subscribes: 'shop.v1.Sold' and 'yard.v1.Sold' would both be OnSold; give one of them a ",

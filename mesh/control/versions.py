@@ -1,0 +1,122 @@
+"""Migrations as they were when ``mesh up --reload`` began, and as they are now.
+
+A save migrates nothing: a version file is saved many times before it is finished, and a version that has run does not
+run again. What a restart would run, and what it could not, is said. Version files are read and never run here.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mesh.manifest import Manifest
+
+__all__ = ["Versions", "is_version"]
+
+_BEFORE, _NAME = "down_revision", "revision"
+"""The two assignments that make a line of versions (Alembic's documentation, "Create a Migration Script")."""
+_RESTART = "a restart of `mesh up`"
+
+
+class Versions:
+    """The version files of each service that has a database.
+
+    Args:
+        manifest: The deployment, before any of its databases is migrated.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._folders = {name: _folder(manifest, name) for name, entry in manifest.services.items() if entry.database}
+        self._applied = {name: _read(folder) for name, folder in self._folders.items()}
+
+    def hold(self, path: Path) -> bool:
+        """Whether a file is, or was, a version of one of these services."""
+        return path.parent in self._folders.values() and is_version(path)
+
+    def news(self) -> dict[str, tuple[str, ...]]:
+        """Return for each service the lines that say how its versions differ from those that were applied."""
+        return {
+            name: tuple(f"{name}: {line}" for line in _differences(self._applied[name], _read(folder)))
+            for name, folder in self._folders.items()
+        }
+
+
+def is_version(path: Path) -> bool:
+    """Whether Alembic takes a file of a folder of versions for one."""
+    return path.suffix == ".py" and path.name != "__init__.py" and not path.name.startswith(".#")
+
+
+def _folder(manifest: Manifest, name: str) -> Path:
+    """Return where the versions of a service are, whether the folder is there or not."""
+    entry = manifest.services[name]
+    if entry.migrations:
+        return Path(os.path.normpath(manifest.root / entry.migrations))
+    module = manifest.root.joinpath(*entry.module.split("."))
+    return (module if module.is_dir() else module.parent) / "migrations"
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    """Return the version files by name."""
+    found: dict[str, bytes] = {}
+    for path in sorted(folder.glob("*.py")):
+        if is_version(path):
+            try:
+                found[path.name] = path.read_bytes()
+            except OSError:  # between two steps of an editor
+                continue
+    return found
+
+
+def _differences(applied: Mapping[str, bytes], now: Mapping[str, bytes]) -> Iterator[str]:
+    for file in sorted({*applied, *now}):
+        if file not in now:
+            yield f"the migration {file} is gone, and the database has it: {_RESTART} needs it back"
+        elif file not in applied:
+            yield f"the migration {file} waits for {_RESTART}: a save migrates no database"
+        elif applied[file] != now[file]:
+            yield f"the migration {file} has run already and does not run again, also by {_RESTART}: write a new one"
+    if applied != now:
+        yield from (f"{_RESTART} would refuse the migrations: {fault}" for fault in _faults(now))
+
+
+def _faults(files: Mapping[str, bytes]) -> Iterator[str]:
+    """Yield what keeps these files from being one line of versions, as far as their text says it."""
+    names: dict[str, str] = {}
+    before: set[str] = set()
+    for file, source in files.items():
+        try:
+            values = _assigned(ast.parse(source, file))
+        except (SyntaxError, ValueError) as error:  # ValueError: a NUL
+            place = f"{file}:{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else file
+            yield f"{place}: {getattr(error, 'msg', error)}"
+            return
+        name, parents = values.get(_NAME), values.get(_BEFORE)
+        if not isinstance(name, str):
+            yield f"{file} says no `{_NAME}`"
+            return
+        if name in names:
+            yield f"{names[name]} and {file} are both {name!r}"
+            return
+        names[name] = file
+        before |= set(parents if isinstance(parents, tuple | list) else [parents] if isinstance(parents, str) else [])
+    for name in sorted(before - set(names)):
+        yield f"there is no {name!r}, which one names as its {_BEFORE}"
+    newest = sorted(set(names) - before)
+    if len(newest) > 1:
+        yield f"{', '.join(newest)} are all the newest; one has to be the {_BEFORE} of another"
+
+
+def _assigned(module: ast.Module) -> dict[str, object]:
+    """Return the constants that a module assigns to names at its top."""
+    found: dict[str, object] = {}
+    for statement in module.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name) and (value := getattr(statement, "value", None)) is not None:
+                try:
+                    found[target.id] = ast.literal_eval(value)
+                except ValueError:
+                    continue
+    return found
