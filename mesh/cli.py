@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.control import events_command
 from mesh.control.chaos import command as chaos_command
 from mesh.faults import Fault, Faults
+from mesh.text import ready_output
 
 if TYPE_CHECKING:
     from mesh.contract import Contract
@@ -19,12 +22,31 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 FILE = "mesh.toml"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 FAILED = 1
 """Exit code: something is wrong with the project, or with what was asked for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 1 (faults), 2 (wrong usage), 64 + code (a call's status)."""
+    ready_output()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, and not when the interpreter ends, a failure can be said
+    except BrokenPipeError:  # `mesh graph | head`
+        _let_go()
+        return FAILED
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        _let_go()
+        _complain(f"standard output cannot be written: {os.strerror(error.errno)}")
+        return FAILED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -33,10 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `mesh graph | head`
-        sys.stderr.close()
-        return FAILED
     return code
+
+
+def _let_go() -> None:
+    """Lead standard output nowhere: what it still holds would fail again when the interpreter ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _complain(text: str) -> None:
