@@ -21,7 +21,9 @@ from typing import Any, TypeAlias
 
 from mesh.errors import DeadlineExceeded, StatusError, Unimplemented
 
-__all__ = ["Call", "Handler", "Identity", "Layer", "Metadata", "chain", "current"]
+__all__ = [
+    "Call", "Handler", "Identity", "Layer", "Metadata", "chain", "current", "encode_pair", "field_bytes", "is_reserved",
+]  # fmt: skip
 
 Handler: TypeAlias = Callable[["Call"], Awaitable[None]]
 """Answers a call: reads requests with ``call.receive()``, writes responses with ``call.send()``. Returning is status
@@ -39,7 +41,23 @@ def chain(*parts: Any) -> Handler:
     return handler  # type: ignore[no-any-return]
 
 
-_HIDDEN = frozenset({b"te", b"content-type", b"host", b"connection"})
+RESERVED = frozenset({
+    b"te", b"content-type", b"content-length", b"host", b"connection", b"keep-alive", b"proxy-connection",
+    b"transfer-encoding", b"upgrade", b"trailer", b"expect", b"accept-encoding", b"content-encoding",
+})  # fmt: skip
+"""Fields that belong to one connection or one body (RFC 9110, 7.6.1; RFC 9113, 8.2.2): each hop writes its own."""
+
+UNTRAILED = frozenset({
+    b"authorization", b"cache-control", b"content-language", b"content-location", b"content-range", b"etag",
+    b"expires", b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since",
+    b"last-modified", b"pragma", b"proxy-authenticate", b"proxy-authorization", b"www-authenticate",
+})  # fmt: skip
+"""Fields that mean nothing after a message, so that no server writes them as trailers (RFC 9110, 6.5.1)."""
+
+FIELD_OVERHEAD = 32
+"""Bytes that a field counts besides its name and value (RFC 9113, 6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE)."""
+MOST_METADATA = 8192
+"""Bytes of response headers, or of trailers, that every stock client takes (grpcio refuses some beyond 8 KiB)."""
 
 
 class Metadata(Mapping[str, "str | bytes"]):
@@ -48,7 +66,7 @@ class Metadata(Mapping[str, "str | bytes"]):
     ``metadata["key"]`` is the last value of the key, ``getall`` all of them in order. A key that ends in ``-bin`` has
     ``bytes`` values, every other key ``str`` (gRPC's PROTOCOL-HTTP2.md, Custom-Metadata).
 
-    Keys that belong to the transport (``:path``, ``te``, ``content-type``, ``grpc-*``, …) are on the wire but are not
+    Keys that belong to the transport (``:path``, ``grpc-*`` and those of ``RESERVED``) are on the wire but are not
     metadata: they are not listed, and are read with ``wire``.
     """
 
@@ -87,7 +105,7 @@ class Metadata(Mapping[str, "str | bytes"]):
         """Return all values of ``key`` in order; a ``-bin`` header that joins several with commas counts as several."""
         wanted = key.lower().encode()
         found: list[str | bytes] = []
-        if _visible(wanted):
+        if not is_reserved(wanted):
             for name, value in self._pairs:
                 if name == wanted:
                     found.extend(decode_values(name, value))
@@ -95,44 +113,58 @@ class Metadata(Mapping[str, "str | bytes"]):
 
     def __getitem__(self, key: str) -> str | bytes:
         name = key.lower().encode()
-        value = self.wire(name) if _visible(name) else None
+        value = None if is_reserved(name) else self.wire(name)
         if value is None:
             raise KeyError(key)
         return decode_values(name, value)[-1]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name.decode() for name, _ in self._pairs if _visible(name)))
+        return iter(dict.fromkeys(name.decode() for name, _ in self._pairs if not is_reserved(name)))
 
     def __len__(self) -> int:
-        return len({name for name, _ in self._pairs if _visible(name)})
+        return len({name for name, _ in self._pairs if not is_reserved(name)})
 
     def __repr__(self) -> str:
         return f"Metadata({[(key, self.getall(key)) for key in self]!r})"
 
 
-def _visible(name: bytes) -> bool:
-    return name not in _HIDDEN and not name.startswith((b":", b"grpc-"))
+def is_reserved(name: bytes) -> bool:
+    """Return whether a field, by its wire name, belongs to the transport and is no metadata."""
+    return name in RESERVED or name.startswith((b":", b"grpc-"))
+
+
+def field_bytes(pairs: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return the size of a field section as HTTP/2 counts it (RFC 9113, 6.5.2)."""
+    return sum(len(name) + len(value) + FIELD_OVERHEAD for name, value in pairs)
 
 
 def encode_pair(key: str, value: str | bytes) -> tuple[bytes, bytes]:
-    """Return one metadata pair as it goes over the wire.
+    """Return one metadata pair as it goes over the wire, the key in lower case.
+
+    A text value may hold printable ASCII and must not begin or end with a space: an HTTP/2 field value must not
+    (RFC 9113, 8.2.1), so clients and proxies drop such a field, or the whole call. An empty value is fine.
 
     Raises:
-        ValueError: The key has a character outside ``0-9 a-z _ - .``; a ``-bin`` key has a text value, or another key a
-            value that is not printable ASCII.
+        ValueError: The key has a character outside ``0-9 a-z _ - .``; a ``-bin`` key has a text value; or another key
+            has a value that is not printable ASCII, or begins or ends with a space.
+        TypeError: The key is not text, or the value neither text nor bytes.
     """
-    name = key.lower().encode("latin-1", "replace")
+    if not isinstance(key, str) or not isinstance(value, str | bytes):
+        found = f"key {key!r}" if not isinstance(key, str) else f"the value of {key!r}, {value!r},"
+        raise TypeError(f"metadata {found} has the wrong type: a key is a str, a value a str, or bytes for -bin keys")
+    name = key.lower().encode() if key.isascii() else b""
     if not name or name.translate(None, b"0123456789abcdefghijklmnopqrstuvwxyz_-."):
         raise ValueError(f"metadata key {key!r} may hold only digits, letters, '_', '-' and '.'")
     if name.endswith(b"-bin"):
         if isinstance(value, str):
             raise ValueError(f"metadata key {key!r} ends in -bin, so its value must be bytes")
         return name, b64encode(value).rstrip(b"=")
-    if isinstance(value, bytes):
-        value = value.decode("ascii", "replace")
-    if not value.isascii() or not value.isprintable():
+    text = value if isinstance(value, str) else value.decode("ascii", "replace")
+    if not text.isascii() or not text.isprintable():
         raise ValueError(f"metadata {key!r} may hold only printable ASCII; use a key that ends in -bin for bytes")
-    return name, value.encode()
+    if text != text.strip(" "):
+        raise ValueError(f"metadata {key!r} must not begin or end with a space; use a key that ends in -bin for bytes")
+    return name, text.encode()
 
 
 def decode_values(name: bytes, value: bytes) -> list[str | bytes]:

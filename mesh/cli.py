@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from mesh.control import events_command
 from mesh.control.chaos import command as chaos_command
 from mesh.faults import Fault, Faults
 from mesh.telemetry import variables
+from mesh.text import ready_output
 
 if TYPE_CHECKING:
     from mesh.contract import Contract
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 FILE = "mesh.toml"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 FAILED = 1
 """Exit code: something is wrong with the project, or with what was asked for."""
 
@@ -29,6 +32,24 @@ FAILED = 1
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 1 (faults), 2 (wrong usage), 64 + code (a call's status)."""
     _hear_of_children()
+    ready_output()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, and not when the interpreter ends, a failure can be said
+    except BrokenPipeError:  # `mesh graph | head`
+        _let_go()
+        return FAILED
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        _let_go()
+        _complain(f"standard output cannot be written: {os.strerror(error.errno)}")
+        return FAILED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     variables.settle(os.environ)  # before anything of OpenTelemetry is imported, here and in processes that inherit it
     try:
@@ -38,9 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `mesh graph | head`
-        sys.stderr.close()
-        return FAILED
     return code
 
 
@@ -48,6 +66,13 @@ def _hear_of_children() -> None:
     """Undo what a parent that ignores SIGCHLD hands on: the exit codes of children would be lost (POSIX, ``wait``)."""
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _let_go() -> None:
+    """Lead standard output nowhere: what it still holds would fail again when the interpreter ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _complain(text: str) -> None:

@@ -6,7 +6,17 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from mesh.call import Call, Identity, Metadata, encode_pair
+from mesh.call import (
+    FIELD_OVERHEAD,
+    MOST_METADATA,
+    UNTRAILED,
+    Call,
+    Identity,
+    Metadata,
+    encode_pair,
+    field_bytes,
+    is_reserved,
+)
 from mesh.errors import FailedPrecondition
 
 if TYPE_CHECKING:
@@ -144,39 +154,44 @@ class Context:
 
         Raises:
             ValueError: The key or the value cannot be sent (see ``mesh.call.encode_pair``), the key is the
-                transport's own (``grpc-status``, ``content-type``, …), or there is no room for more.
+                transport's own (``grpc-status``, ``content-type``, …), or there is no room for more: 7168 bytes in all,
+                where each pair counts 32 more than its key and value.
+            TypeError: The key is not text, or the value neither text nor bytes.
             FailedPrecondition: The headers have gone already.
         """
         if self.call.headers_sent:
             raise FailedPrecondition("the response headers have gone: set them before the first message")
-        _add(self.call.headers, key, value)
+        _add(self.call.headers, key, value, frozenset())
 
     def set_trailer(self, key: str, value: str | bytes) -> None:
         """Add response metadata that goes after the last message.
 
         Raises:
-            ValueError: As for ``set_header``.
+            ValueError: As for ``set_header``; or the key is a field that HTTP does not allow after a message
+                (``etag``, ``cache-control``, …; RFC 9110, 6.5.1).
+            TypeError: As for ``set_header``.
         """
-        _add(self.call.trailers, key, value)
+        _add(self.call.trailers, key, value, UNTRAILED)
 
 
-_TRANSPORT = frozenset(
-    b"connection content-length content-type date host keep-alive proxy-connection server te trailer "
-    b"transfer-encoding upgrade".split()
-)
-"""Response headers that are HTTP's and gRPC's to set, besides ``grpc-*`` (RFC 9113, 8.2.2)."""
+_SERVERS = frozenset({b"date", b"server"})
+"""Response headers that the HTTP server writes."""
+
+_STATUS_ROOM = 1024
+"""Bytes of trailers that are kept for the status."""
+_MOST = MOST_METADATA - _STATUS_ROOM
 
 
-_MOST = 8192
-"""Bytes of headers or trailers. Stock clients refuse more, and a field of 64 KiB breaks the connection for all."""
-
-
-def _add(pairs: list[tuple[bytes, bytes]], key: str, value: str | bytes) -> None:
+def _add(pairs: list[tuple[bytes, bytes]], key: str, value: str | bytes, unfit: frozenset[bytes]) -> None:
     pair = encode_pair(key, value)
-    if pair[0] in _TRANSPORT or pair[0].startswith(b"grpc-"):
+    name = pair[0]
+    if is_reserved(name) or name in _SERVERS:
         raise ValueError(f"metadata key {key!r} belongs to the transport; choose another name")
-    if sum(len(name) + len(held) for name, held in (*pairs, pair)) > _MOST:
+    if name in unfit:
+        raise ValueError(f"metadata key {key!r} is no trailer in HTTP (RFC 9110, 6.5.1); set it with set_header")
+    if field_bytes((*pairs, pair)) > _MOST:
         raise ValueError(
-            f"metadata {key!r} finds no room: all of it together may be {_MOST} bytes; send it in a message"
+            f"metadata {key!r} finds no room: all of it together may be {_MOST} bytes, counting "
+            f"{FIELD_OVERHEAD} more for each pair; send it in a message"
         )
     pairs.append(pair)

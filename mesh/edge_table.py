@@ -8,6 +8,7 @@ from ipaddress import ip_network
 
 import msgspec
 
+from mesh.call import RESERVED
 from mesh.faults import Fault
 from mesh.values import Duration, Rate
 
@@ -17,11 +18,8 @@ _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?:\[[0-9a-f:.]+\]|[a-z0
 _TOKEN = re.compile(r"[0-9a-z!#$%&'*+\-.^_`|~]+\Z")
 _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
 
-_NEVER = frozenset({
-    "connection", "content-encoding", "content-length", "content-type", "expect", "host", "keep-alive",
-    "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-})  # fmt: skip
-"""Headers of one connection or one body (RFC 9110, 7.6.1): they mean nothing behind the edge."""
+_NEVER = frozenset(name.decode() for name in RESERVED) | {"proxy-authenticate", "proxy-authorization", "user-agent"}
+"""Headers of one connection or one body, and of each client itself: they mean nothing behind the edge."""
 _OURS = frozenset({"authorization", "baggage", "traceparent", "tracestate"})
 """Headers that the mesh forwards by itself, under its own rules."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
+from mesh.address import ANY, reachable, split
 from mesh.edge_table import Cors, RateLimit, cors_faults, metadata_faults, proxy_faults
 from mesh.events_table import Events, broker_faults, events_faults
 from mesh.faults import Fault, Faults
 from mesh.lambdas.config import Function, Keys, read, stray
 from mesh.overrides import override
-from mesh.values import Duration, Rate, Size
+from mesh.values import SQLITE, Duration, Rate, Size, sqlite_file, sqlite_url
 from mesh.workers_table import Workers, workers_faults
 
 __all__ = [
@@ -32,9 +34,8 @@ __all__ = [
 PREFIX = "MESH_"
 PRIVATE = "MESH_INTERNAL_"
 """Variables that ``mesh up`` sets for the processes that it starts; they are not values of mesh.toml."""
-
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:]+\]|[^:/\s]+):(?P<port>\d{1,5})\Z")
-_MAX_PORT = 65535
+_FILES = ("credentials", "nkey", "ca", "certificate", "private_key")
+"""Keys of ``[events]`` that name files."""
 
 
 TableT = TypeVar("TableT", bound=msgspec.Struct)
@@ -141,7 +142,7 @@ class Service(Keys, frozen=True):
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where others reach it."""
-        return self.address or (self.listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]"),)  # noqa: S104
+        return self.address or (reachable(self.listen),)
 
 
 class _File(_Table, frozen=True):
@@ -269,16 +270,16 @@ def _blamed(fault: Fault, place: str, overrides: Mapping[str, str]) -> Fault:
 
 def _located(service: Service, root: Path) -> Service:
     """Return the service with its SQLite file made absolute."""
-    prefix = "sqlite:///"
-    path = service.database.removeprefix(prefix)
-    if not service.database.startswith(prefix) or path.startswith("/") or path in ("", ":memory:"):
+    path, mark, options = service.database.removeprefix(SQLITE).partition("?")
+    if not service.database.startswith(SQLITE) or path.startswith("/") or path in ("", ":memory:"):
         return service
-    return msgspec.structs.replace(service, database=f"{prefix}{(root / path).resolve()}")
+    url = sqlite_url((root / sqlite_file(service.database)).resolve())
+    return msgspec.structs.replace(service, database=f"{url}{mark}{options}")
 
 
 def _absolute(events: Events, root: Path) -> Events:
     """Return the table with its files made absolute."""
-    files = {name: getattr(events, name) for name in ("credentials", "nkey", "ca", "certificate", "private_key")}
+    files = {name: getattr(events, name) for name in _FILES}
     return msgspec.structs.replace(
         events, **{name: str((root / file).resolve()) for name, file in files.items() if file}
     )
@@ -350,10 +351,19 @@ def _faults(file: _File, place: str) -> Iterator[Fault]:
         yield from cors_faults(file.edge.cors_rules, f"{place} [edge] cors")
         yield from metadata_faults(file.edge.metadata, f"{place} [edge] metadata")
         yield from proxy_faults(file.edge.trusted_proxies, f"{place} [edge] trusted_proxies")
+    for key, paths in (("protos", file.protos), ("stubs", (file.stubs,)), ("state", (file.state,))):
+        for path in paths:
+            yield from _path_faults(f"{place} {key}", path)
+    for key in _FILES:
+        yield from _path_faults(f"{place} [events] {key}", getattr(file.events, key))
     yield from broker_faults(file.broker, f"{place} broker")
     yield from _address_faults(f"{place} [events] listen", file.events.listen)
     yield from events_faults(file.events, f"{place} [events]")
+    variables: dict[str, str] = {}
     for name in file.services:
+        other = variables.setdefault(name.replace("-", "_"), name)
+        if other != name:
+            yield Fault(f"{place} [services.{name}]", f"its variables would be those of {other!r}; use another name")
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name in ("broker", "edge"):
             yield Fault(
                 f"{place} [services.{name}]",
@@ -363,23 +373,45 @@ def _faults(file: _File, place: str) -> Iterator[Fault]:
 
 def _service_faults(service: Service, table: str) -> Iterator[Fault]:
     yield from _address_faults(f"{table} listen", service.listen)
-    for address in service.address:
-        yield from _address_faults(f"{table} address", address)
+    for text in service.address:
+        yield from _target_faults(f"{table} address", text)
     if not service.module:
         yield Fault(table, "the key 'module' is missing")
     if not service.serves:
         yield Fault(f"{table} serves", "name at least one service of the contract")
     if service.concurrency < 1:
         yield Fault(f"{table} concurrency", f"must be at least 1, not {service.concurrency}")
-    if service.database and not service.database.startswith(("sqlite:///", "postgresql://")):
+    if service.database and not service.database.startswith((SQLITE, "postgresql://")):
         yield Fault(f"{table} database", "expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME")
+    if service.database.startswith(SQLITE):
+        yield from _path_faults(f"{table} database", str(sqlite_file(service.database)))
+    yield from _path_faults(f"{table} migrations", service.migrations)
     if service.workers is not None:
         yield from workers_faults(service.workers, f"{table} workers")
 
 
+def _path_faults(place: str, text: str) -> Iterator[Fault]:
+    """Check that a file can have the name here: Python encodes names as the locale says."""
+    try:
+        name = os.fsencode(text)
+    except UnicodeEncodeError as error:
+        lacking, encoding = error.object[error.start], sys.getfilesystemencoding()
+        yield Fault(place, f"this locale's names of files are {encoding}, which has no {lacking!r}; set PYTHONUTF8=1")
+    else:
+        if b"\0" in name:
+            yield Fault(place, f"no path holds a NUL, as {text!r} does")
+
+
 def _address_faults(place: str, text: str) -> Iterator[Fault]:
-    match = _ADDRESS.match(text)
-    if match is None:
-        yield Fault(place, f"expected host:port, got {text!r}")
-    elif int(match["port"]) > _MAX_PORT:
-        yield Fault(place, f"expected host:port, got {text!r}; a port is at most {_MAX_PORT}")
+    try:
+        split(text)
+    except ValueError as error:
+        yield Fault(place, str(error))
+
+
+def _target_faults(place: str, text: str) -> Iterator[Fault]:
+    """Check an address that others connect to."""
+    faults = list(_address_faults(place, text))
+    if not faults and split(text)[0] == ANY:
+        faults.append(Fault(place, f"{text!r} can be listened at and not be connected to; name a host"))
+    yield from faults

@@ -6,6 +6,7 @@ of the tables. A name that fits none is refused.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -16,6 +17,9 @@ from mesh.faults import Fault, Faults
 from mesh.values import Duration, Rate
 
 __all__ = ["override"]
+
+_TOML = re.compile(r"""\{|\[\s*['"\[\]]""")
+"""The beginning of what is meant as TOML, a table or an array, right or not."""
 
 
 def override(
@@ -90,12 +94,20 @@ def _struct(kind: Any) -> type[msgspec.Struct] | None:
 
 
 def _value(text: str, kind: Any) -> Any:
-    """Return the text as the type needs it: text for text, else a TOML value; ``a,b`` is a list."""
+    """Return the text as the type needs it: text for text, else a TOML value; ``a,b`` is a list.
+
+    A text that begins with ``[`` is a list of addresses (``[::1]:9101,[::1]:9102``) where it is no array of TOML.
+    """
     if kind in (str, Duration, Rate | None):
         return text
-    if tuple[str, ...] in (kind, *get_args(kind)) and not text.startswith(("[", "{")):
+    words = tuple[str, ...] in (kind, *get_args(kind))
+    if not words or text.startswith(("[", "{")):
+        try:
+            found = tomllib.loads(f"value = {text}")
+        except tomllib.TOMLDecodeError:
+            found = {}
+        if len(found) == 1:
+            return found["value"]
+    if words and not _TOML.match(text):
         return [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    return text

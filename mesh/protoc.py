@@ -27,6 +27,7 @@ __all__ = ["DESCRIPTORS", "add", "builtin_roots", "generate", "load", "sources"]
 DESCRIPTORS = "contract.binpb"
 """The file, in the folder of the stubs, that holds the compiled contract."""
 
+_STUBS = ("--python_out=.", "--pyi_out=.", "--grpc_python_out=.")
 _STAMP = "contract.sha256"
 _STAMP_ADDED = "added.sha256"
 _DIAGNOSTIC = re.compile(r"^(?P<file>[^:\s][^:]*\.proto):(?:(?P<line>\d+):\d+: )?\s*(?P<text>.*)$")
@@ -128,8 +129,7 @@ def add(files: descriptor_pb2.FileDescriptorSet, names: Sequence[str], out: Path
     try:
         source = fresh / DESCRIPTORS
         source.write_bytes(files.SerializeToString())
-        outputs = (f"--python_out={fresh}", f"--pyi_out={fresh}", f"--grpc_python_out={fresh}")
-        _protoc([f"--descriptor_set_in={source}", *outputs, *names], {})
+        _protoc([f"--descriptor_set_in={DESCRIPTORS}", *_STUBS, *names], fresh, {})
         source.unlink()
         (fresh / _STAMP_ADDED).write_text(digest)
         for path in sorted(fresh.rglob("*"), key=lambda path: path.name == _STAMP_ADDED):  # the stamp comes last
@@ -168,29 +168,53 @@ def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path) ->
             path.relative_to(builtin_roots()[0]).as_posix() for path in builtin_roots()[0].glob("meshapi/**/*.proto")
         ]
     python = [name for name in names if not name.startswith("google/")]
-    includes = [f"-I{root}" for root in [*roots, *builtin_roots()]]
-    descriptors = ["--include_imports", "--include_source_info", f"--descriptor_set_out={out / DESCRIPTORS}"]
+    includes = [f"-I{_named(root, out)}" for root in [*roots, *builtin_roots()]]
+    descriptors = ["--include_imports", "--include_source_info", f"--descriptor_set_out={DESCRIPTORS}"]
     on_disk = {name: str(root / name) for root, name in files}
-    _protoc([*includes, *descriptors, *names], on_disk)
-    _protoc([*includes, f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}", *python], on_disk)
+    _protoc([*includes, *descriptors, *names], out, on_disk)
+    _protoc([*includes, *_STUBS, *python], out, on_disk)
 
 
-def _protoc(arguments: list[str], on_disk: Mapping[str, str]) -> None:
+def _named(root: Path, out: Path) -> str:
+    """Return the name of an import root for a protoc that runs in ``out``.
+
+    It is relative, so that it holds no folder above the project: protoc splits a name at ``:`` and ``=``.
+
+    Raises:
+        Faults: It holds one of them all the same.
+    """
+    name = os.path.relpath(root.resolve(), out.resolve())
+    if ":" in name or "=" in name:
+        raise Faults(
+            [Fault(str(root), "the name of an import root must hold neither ':' nor '=': protoc splits at them")]
+        )
+    return name
+
+
+def _protoc(arguments: list[str], folder: Path, on_disk: Mapping[str, str]) -> None:
+    """Run protoc in a folder."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(  # noqa: S603 - our own interpreter, a list of arguments
-        [sys.executable, "-m", "grpc_tools.protoc", *arguments],
-        capture_output=True, text=True, check=False, env=environment,
+        [sys.executable, "-P", "-m", "grpc_tools.protoc", *arguments],
+        capture_output=True, encoding="utf-8", errors="replace", check=False, env=environment, cwd=folder,
     )  # fmt: skip
     if done.returncode != 0:
-        faults = [_fault(line, on_disk) for line in done.stderr.splitlines() if line.strip() and "warning:" not in line]
+        faults = [
+            _fault(line, folder, on_disk)
+            for line in done.stderr.splitlines()
+            if line.strip() and "warning:" not in line
+        ]
         raise Faults(faults or [Fault("protoc", f"exited with {done.returncode} and said nothing")])
 
 
-def _fault(line: str, on_disk: Mapping[str, str]) -> Fault:
+def _fault(line: str, folder: Path, on_disk: Mapping[str, str]) -> Fault:
     match = _DIAGNOSTIC.match(line)
     if match is None:
         return Fault("protoc", line)
-    place = on_disk.get(match["file"], match["file"]) + (f":{match['line']}" if match["line"] else "")
+    file = on_disk.get(match["file"], match["file"])
+    if file.startswith(".."):  # protoc says which file it read, or as what it was imported
+        file = os.path.normpath(folder.resolve() / file)
+    place = file + (f":{match['line']}" if match["line"] else "")
     return Fault(place, match["text"])
 
 

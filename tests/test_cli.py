@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,3 +82,66 @@ def test_what_is_not_there_is_said(tmp_path: Path, arguments: list[str], capsys:
     (tmp_path / "mesh.toml").write_text("")
     assert cli.main([*arguments, "--file", str(tmp_path)]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def run(project: Path, *words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, **options.pop("environment", {})}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run(
+        [sys.executable, "-m", "mesh", *words, "--file", str(project)], env=environment, check=False, **output
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project whose folder, comments and texts are no ASCII."""
+    folder = tmp_path / "mü llér"
+    (folder / "protos" / "a" / "v1").mkdir(parents=True)
+    (folder / "a.py").write_text("async def get(request, context):\n    return request\n")
+    (folder / "mesh.toml").write_text('[services.a]\nmodule = "a"\nserves = ["a.v1.A"]\n')
+    (folder / "protos" / "a" / "v1" / "a.proto").write_text(
+        'syntax = "proto3";\npackage a.v1;\nimport "google/api/annotations.proto";\n'
+        "// Für alle: 日本.\nmessage Ask { string name = 1; }\n"
+        'service A { rpc Get(Ask) returns (Ask) { option (google.api.http) = { get: "/get" }; } }\n'
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command", ["check", "graph", "graph --format json", "export openapi", "export asyncapi", "generate", "keys"]
+)
+def test_a_terminal_that_takes_ascii_only_gets_all_of_it(project: Path, command: str) -> None:
+    done = run(project, *command.split(), environment={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode("ascii")
+    if "openapi" in command:
+        assert "Für alle: 日本." in json.dumps(json.loads(done.stdout), ensure_ascii=False)
+
+
+def test_a_reader_that_has_gone_is_no_traceback(project: Path) -> None:
+    readable, writable = os.pipe()
+    os.close(readable)
+    done = run(project, "check", stdout=writable)
+    os.close(writable)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_said(project: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run(project, "check", stdout=full)
+    assert (done.returncode, done.stderr) == (1, b"standard output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (("-H", "x: ü"), "-H 'x: ü': metadata 'x' may hold only printable ASCII"),
+        (("-H", "x y: 1"), "-H 'x y: 1': metadata key 'x y' may hold only digits"),
+        (("--token", "a\nb"), "--token: metadata 'authorization' may hold only printable ASCII"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_named(project: Path, words: tuple[str, str], place: str) -> None:
+    done = run(project, "call", "127.0.0.1:1", "a.v1.A/Get", *words, environment={"PYTHONIOENCODING": "utf-8"})
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith(place)

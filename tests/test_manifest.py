@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from mesh.faults import Faults
 from mesh.manifest import Cors, Duration, Manifest, Size, Workers, load
+from mesh.values import sqlite_file
 
 BASE = """
 [edge]
@@ -78,6 +80,39 @@ def test_the_environment_overrides_any_value(tmp_path: Path) -> None:
     assert entry.addresses == ("a:1", "b:2")
     assert entry.serves == ("login.v1.Login", "login.v1.Other")
     assert entry.settings == {"admin_password": "s3cret"}
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("[fd00::5]:9101", ("[fd00::5]:9101",)),
+        ("[fd00::5]:9101, [fe80::1%eth0]:9102", ("[fd00::5]:9101", "[fe80::1%eth0]:9102")),
+        ('["[fd00::5]:9101", "b:1"]', ("[fd00::5]:9101", "b:1")),
+        ("a:1,b:2", ("a:1", "b:2")),
+        ("[]", ("127.0.0.1:0",)),
+    ],
+)
+def test_addresses_of_the_environment(tmp_path: Path, text: str, addresses: tuple[str, ...]) -> None:
+    login = read(tmp_path, BASE, MESH_SERVICES_LOG_IN_ADDRESS=text).services["log-in"]
+    assert login.addresses == addresses
+
+
+@pytest.mark.parametrize(
+    ("path", "file"), [("a/b.db", "a/b.db"), ("a%20b.db", "a b.db"), ("ü.db?cached_statements=7", "ü.db")]
+)
+def test_a_sqlite_file_is_absolute_wherever_the_folder_is(tmp_path: Path, path: str, file: str) -> None:
+    folder = tmp_path / "50%41?x=y"
+    folder.mkdir()
+    database = read(folder, BASE + f'database = "sqlite:///{path}"').services["log-in"].database
+    assert sqlite_file(database) == folder / file
+    assert make_url(database).database == str(folder / file)
+    assert database.endswith(path.partition("?")[2])
+
+
+@pytest.mark.parametrize("text", ["[::1]", "{a}", '"a"', "'a", "true", "1", "a\nb = 2", " a "])
+def test_a_text_of_the_environment_is_itself(tmp_path: Path, text: str) -> None:
+    found = read(tmp_path, BASE, MESH_SERVICES_LOG_IN_SETTINGS_WORD=text, MESH_STUBS=text)
+    assert (found.services["log-in"].settings["word"], found.stubs) == (text, (tmp_path / text).resolve())
 
 
 def test_who_may_come_in(tmp_path: Path) -> None:
@@ -169,6 +204,18 @@ class TestWorkers:
         (BASE + "drain = '5'", {}, 'expected a duration such as "250ms", "60s" or "5m", got \'5\''),
         (BASE + "listen = 'here'", {}, "mesh.toml [services.log-in] listen: expected host:port, got 'here'"),
         (BASE + "listen = 'h:99999'", {}, "expected host:port, got 'h:99999'"),
+        (BASE + "listen = ':80'", {}, "expected host:port, got ':80'; every interface is \"*:80\""),
+        (BASE + "address = ['*:80']", {}, "address: '*:80' can be listened at and not be connected to; name a host"),
+        (BASE, {"MESH_SERVICES_LOG_IN_ADDRESS": "fd00::5"}, "an IPv6 address stands in brackets"),
+        (BASE, {"MESH_PROTOS": '["a", b]'}, "environment variable MESH_PROTOS: expected array, got str"),
+        (
+            "[services.a-b]\nmodule = 'x'\nserves = ['x']\n[services.a_b]\nmodule = 'x'\nserves = ['y']",
+            {},
+            "mesh.toml [services.a_b]: its variables would be those of 'a-b'; use another name",
+        ),
+        ('state = "a\\u0000b"', {}, "mesh.toml state: no path holds a NUL, as 'a\\x00b' does"),
+        (BASE + 'database = "sqlite:///a\\u0000b"', {}, "mesh.toml [services.log-in] database: no path holds a NUL"),
+        ("[edge]\nmetadata = ['user-agent']", {}, "[edge] metadata: 'user-agent' belongs to the connection"),
         (BASE + "concurrency = 0", {}, "concurrency: must be at least 1, not 0"),
         (
             BASE + "workers = 4",

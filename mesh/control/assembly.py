@@ -289,6 +289,7 @@ def _pool(
         database=entry.database,
         events=events is not None,
         bytecode=str(manifest.state / "bytecode"),
+        encoding=sys.stdout.encoding,
     )
     return Pool(
         contract,

@@ -24,6 +24,7 @@ from mesh.control.ready import Parent
 from mesh.errors import RemoteError
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
+from mesh.text import ready_output
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -104,6 +105,8 @@ def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -
 
     _raise_descriptors()
     parent = Parent.inherited()
+    if parent.present:
+        ready_output("utf-8")  # `mesh up` reads it, whatever the user's terminal takes
     try:
         manifest, contract = load(file)
         _check_exists(manifest, name)

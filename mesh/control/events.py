@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +28,7 @@ from mesh.events.dead import read_letter
 from mesh.events.publications import key_of
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
+from mesh.text import json_for
 from mesh.values import Duration
 
 if TYPE_CHECKING:
@@ -383,7 +383,7 @@ def _json(contract: Contract, event: StreamMessage, indent: int | None = None) -
         message: Any = declared.message.FromString(event.data)
     except Exception:  # noqa: BLE001 - another publisher's bytes
         return f"({len(event.data)} bytes that are no {declared.name})"
-    return json.dumps(json_format.MessageToDict(message), indent=indent, ensure_ascii=False)
+    return json_for(sys.stdout, json_format.MessageToDict(message), indent=indent)
 
 
 def _progress(what: str, done: int, left: int, every: int = EVERY) -> None:

@@ -12,6 +12,7 @@ from mesh.contract import Contract
 from mesh.control import asyncapi as events
 from mesh.edge import openapi as description
 from mesh.faults import Fault, Faults
+from mesh.text import json_for
 
 __all__ = ["asyncapi", "openapi"]
 
@@ -50,12 +51,11 @@ def asyncapi(contract: Contract, out: Path | None, *, title: str, version: str) 
 
 
 def _write(made: Mapping[str, Any], out: Path | None, told: str) -> int:
-    text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
     if out is None:
-        sys.stdout.write(text)
+        print(json_for(sys.stdout, made, indent=2))
         return 0
     try:
-        out.write_text(text, encoding="utf-8")
+        out.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise Faults([Fault(str(out), f"cannot be written: {error.strerror}")]) from None
     print(f"{out}: {told}")

@@ -34,7 +34,8 @@ def run(file: Callable[[], Path], address: str | None, timeout: float) -> int:
 
 
 def _addresses(file: Path, name: str | None) -> dict[str, str]:
-    from mesh.control import sockets, state  # noqa: PLC0415 - a container's health check needs none of it
+    from mesh.address import reachable  # noqa: PLC0415 - a container's health check needs none of it
+    from mesh.control import state  # noqa: PLC0415 - as above
     from mesh.manifest import load  # noqa: PLC0415 - as above
 
     manifest = load(file)
@@ -43,7 +44,7 @@ def _addresses(file: Path, name: str | None) -> dict[str, str]:
         known["edge"] = manifest.edge.listen
     mesh = state.running(manifest.state)
     known |= mesh.addresses if mesh is not None else {}
-    known = {entry: sockets.reachable(where) for entry, where in known.items()}
+    known = {entry: reachable(where) for entry, where in known.items()}
     if "edge" in known:
         known["edge"] = f"http://{known['edge']}"
     if name is None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TextIO
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
-from mesh.control import sockets, state
+from mesh.address import reachable
+from mesh.call import encode_pair
+from mesh.control import state
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest, load
 from mesh.rpc import reflect
+from mesh.text import json_for
 
 __all__ = ["address_of", "documents", "given", "run"]
 
@@ -59,7 +63,7 @@ def run(
         raise Faults([Fault(method, "expected SERVICE/METHOD, as in login.v1.Login/Login")])
     pairs = [_pair(header) for header in headers]
     if token:
-        pairs.append(("authorization", f"Bearer {token}"))
+        pairs.append(_sendable("--token", "authorization", f"Bearer {token}"))
     if address is None:
         address = address_of(load(file()), method.strip("/").rpartition("/")[0])
     try:
@@ -81,7 +85,7 @@ def address_of(manifest: Manifest, service: str) -> str:
         raise Faults([Fault(str(manifest.file), str(error))]) from None
     mesh = state.running(manifest.state)
     if mesh is not None and name in mesh.addresses:
-        return sockets.reachable(mesh.addresses[name])
+        return reachable(mesh.addresses[name])
     address = manifest.services[name].addresses[0]
     if address.endswith(":0"):
         place = f"{manifest.file.name} [services.{name}]"
@@ -94,12 +98,25 @@ def _pair(header: str) -> tuple[str, str | bytes]:
     key, value = key.strip().lower(), value.strip()
     if not colon or not key:
         raise Faults([Fault(f"-H {header!r}", "expected KEY:VALUE")])
-    if not key.endswith("-bin"):
-        return key, value
+    if key.endswith("-bin"):
+        try:
+            return key, base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+        except ValueError:
+            raise Faults([Fault(f"-H {header!r}", "the value of a -bin key is base64")]) from None
+    return _sendable(f"-H {header!r}", key, value)
+
+
+def _sendable(place: str, key: str, value: str) -> tuple[str, str]:
+    """Return the pair.
+
+    Raises:
+        Faults: It cannot be sent.
+    """
     try:
-        return key, base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
-    except ValueError:
-        raise Faults([Fault(f"-H {header!r}", "the value of a -bin key is base64")]) from None
+        encode_pair(key, value)
+    except ValueError as error:
+        raise Faults([Fault(place, str(error))]) from None
+    return key, value
 
 
 def _call(
@@ -136,8 +153,8 @@ def _call(
     return code
 
 
-def _print(value: Any, stream: IO[str], indent: int | None) -> None:
-    stream.write(json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+def _print(value: Any, stream: TextIO, indent: int | None) -> None:
+    stream.write(json_for(stream, value, indent=indent) + "\n")
     stream.flush()
 
 
@@ -166,7 +183,7 @@ def documents(text: str) -> Iterator[Any]:
 def _requests(client: reflect.Client, method: MethodDescriptor, data: str) -> Iterator[Message]:
     """Yield the request messages; raises ``ValueError`` for what is none."""
     if method.client_streaming and data == "@-":
-        for line in sys.stdin:
+        for line in _standard_input():
             for value in documents(line):
                 yield client.parse(method, value)
         return
@@ -185,10 +202,17 @@ def given(data: str) -> str:
         ValueError: The file cannot be read.
     """
     if data == "@-":
-        return sys.stdin.read()
+        return _standard_input().read()
     if data.startswith("@"):
         try:
             return Path(data[1:]).read_text(encoding="utf-8")
         except OSError as error:
             raise ValueError(f"{data[1:]} cannot be read: {error.strerror}") from None
     return data
+
+
+def _standard_input() -> TextIO:
+    """Return standard input as UTF-8, which JSON is (RFC 8259, 8.1), whatever the terminal's encoding is."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    return sys.stdin or io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import keyword
 import os
 import re
@@ -11,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
-from mesh.control import scaffold, sockets
+from mesh.address import reachable, split
+from mesh.control import scaffold
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest, load
 
@@ -72,9 +74,9 @@ def _check(name: str, manifest: Manifest | None) -> None:
 def _values(name: str, file: Path, manifest: Manifest | None) -> dict[str, str]:
     root = file.resolve().parent
     protos = manifest.protos[0] if manifest else root / "protos"
-    used = {sockets.split(entry.listen)[1] for entry in manifest.services.values()} if manifest else set()
+    used = {split(entry.listen)[1] for entry in manifest.services.values()} if manifest else set()
     if manifest is not None and manifest.edge is not None:
-        used.add(sockets.split(manifest.edge.listen)[1])
+        used.add(split(manifest.edge.listen)[1])
     return {
         "name": name,
         "service": "".join(part.capitalize() for part in name.split("_")),
@@ -82,8 +84,8 @@ def _values(name: str, file: Path, manifest: Manifest | None) -> dict[str, str]:
         "module": f"services.{name}.functions",
         "port": str(next(port for port in range(_FIRST_PORT, 2**16) if port not in used)),
         "protos": os.path.relpath(protos, root),
-        "project": root.name,
-        "file": file.name,
+        "project": "".join(char if char.isprintable() else "?" for char in root.name),  # a comment, of one line
+        "file": json.dumps(file.name),
     }
 
 
@@ -109,5 +111,5 @@ def _next_steps(values: Mapping[str, str], manifest: Manifest) -> str:
         f"  edit {values['protos']}/{name}/v1/{name}.proto and services/{name}/functions.py",
     ]
     if manifest.edge is not None:
-        lines.insert(3, f"  curl {sockets.reachable(manifest.edge.listen)}/v1/{path}/Ada")
+        lines.insert(3, f"  curl {reachable(manifest.edge.listen)}/v1/{path}/Ada")
     return "\n".join(lines)

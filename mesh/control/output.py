@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, TextIO
+
+from mesh.text import carries
 
 __all__ = ["OWN", "Console", "render"]
 
@@ -27,7 +30,7 @@ _CLOCK = slice(11, 23)
 
 
 class Console:
-    """Writes lines to one stream, each with a name in front; never raises because the stream is gone.
+    """Writes lines to one stream, each with a name in front; never raises because the stream is gone or full.
 
     Args:
         stream: Where to.
@@ -51,11 +54,18 @@ class Console:
     def line(self, name: str, text: str) -> None:
         """Show a line that component ``name`` wrote."""
         if self._raw:
-            self.write(text if text.startswith("{") else json.dumps({"service": name, "message": text}))
+            self.write(self._carried(text) if text.startswith("{") else json.dumps({"service": name, "message": text}))
             return
         record = _record(text)
         for part in [text] if record is None else render(record, colour=self.colour):
             self.write(self._heads[name] + part)
+
+    def _carried(self, line: str) -> str:
+        """Return a line of JSON with escapes for what the stream lacks."""
+        if not carries(self._stream, line):
+            with suppress(ValueError):
+                return json.dumps(json.loads(line))
+        return line
 
     def say(self, text: str) -> None:
         """Show a line of the supervisor's own."""
@@ -74,7 +84,7 @@ class Console:
         try:
             self._stream.write(text + "\n")
             self._stream.flush()
-        except (BrokenPipeError, ValueError):  # whoever read us has closed; the mesh runs on
+        except (OSError, ValueError):  # whoever read us has closed, or the disk is full; the mesh runs on
             return
 
 

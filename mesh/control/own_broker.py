@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mesh import address as addresses
 from mesh.contract import Contract
 from mesh.control import sockets, tether
 from mesh.control.eventing import needs_broker
@@ -53,8 +54,8 @@ def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
         return None
     place = f"{manifest.file.name} [events] listen"
     with sockets.bind(place, manifest.events.listen) as bound:  # nats-server takes no socket of ours, only a number
-        address = sockets.name_of(bound)
-    host, port = sockets.split(address)
+        address = addresses.name_of(bound)
+    host, port = addresses.split(address)
     storage = manifest.state / "nats"
     try:
         words = server.command(storage, host, port)
@@ -62,12 +63,12 @@ def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
         raise Faults([Fault(f"{manifest.file.name} broker", str(error))]) from None
     except OSError as error:
         raise Faults([Fault(str(storage), f"cannot be written: {error.strerror}")]) from None
-    reachable = sockets.reachable(address)
+    reachable = addresses.reachable(address)
     component = Component(
         name=BROKER,
         command=tether.command(str(storage / "lock"), words),
         listener=None,
-        probe=lambda: server.ready(*sockets.split(reachable)),
+        probe=lambda: server.ready(*addresses.split(reachable)),
         shown=server.shown,
         broken=server.broken,
     )

@@ -9,18 +9,12 @@ import errno
 import os
 import socket
 
+from mesh import address as addresses
 from mesh.faults import Fault, Faults
 
-__all__ = ["bind", "name_of", "reachable", "split"]
+__all__ = ["bind"]
 
 _BACKLOG = 1024
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - what others put in place of "any address"
-
-
-def split(address: str) -> tuple[str, int]:
-    """Return host and port of ``host:port``; the brackets of an IPv6 address go."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def bind(place: str, address: str) -> socket.socket:
@@ -33,21 +27,10 @@ def bind(place: str, address: str) -> socket.socket:
     Raises:
         Faults: The address is taken, is not one of this machine, or may not be used.
     """
-    host, port = split(address)
     try:
-        family, kind, protocol, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
+        return addresses.bind(address, _BACKLOG)
     except OSError as error:
-        raise Faults([Fault(place, f"{address} cannot be used: {error.strerror or error}")]) from None
-    try:
-        # After a stop, connections of the last run linger for a minute (TIME_WAIT) and must not block the next.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(found)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
         raise Faults([Fault(place, _why(address, error))]) from None
-    return listener
 
 
 def _why(address: str, error: OSError) -> str:
@@ -57,16 +40,5 @@ def _why(address: str, error: OSError) -> str:
         return f"{address} is no address of this machine"
     if error.errno == errno.EACCES:
         return f"{address} may not be used by this user; ports below 1024 need privileges"
-    return f"{address} cannot be used: {os.strerror(error.errno or 0)}"
-
-
-def name_of(listener: socket.socket) -> str:
-    """Return the ``host:port`` at which the socket listens."""
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def reachable(address: str) -> str:
-    """Return the ``host:port`` at which others on this machine reach a listener."""
-    host, _, port = address.rpartition(":")
-    return f"{_EVERYWHERE.get(host, host)}:{port}"
+    known = error.errno and error.errno > 0  # the resolver's are negative
+    return f"{address} cannot be used: {os.strerror(error.errno or 0) if known else error.strerror or error}"

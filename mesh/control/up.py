@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mesh.address import name_of, reachable
 from mesh.contract import Contract
 from mesh.control import check, component, identity, sockets, state, topology, traces
 from mesh.control.keeper import Component, Keeper
@@ -24,6 +25,7 @@ from mesh.control.table import table
 from mesh.control.versions import Versions
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
+from mesh.values import SQLITE, sqlite_file
 
 __all__ = ["run"]
 
@@ -88,7 +90,7 @@ async def _run(
     versions: Versions | None,
     longest: float,
 ) -> int:
-    addresses = {name: sockets.name_of(listener) for name, listener in listeners.items()}
+    addresses = {name: name_of(listener) for name, listener in listeners.items()}
     environment = {**os.environ, **_addresses(manifest, addresses)}
     store = None if traces.collector() else traces.Traces()
     traces_url = ""
@@ -96,7 +98,7 @@ async def _run(
         traces_url = environment[traces.ENDPOINT] = await store.start()
     if broker is not None:
         environment["MESH_BROKER"] = broker.url
-    edge_url = f"http://{sockets.reachable(addresses[EDGE])}" if EDGE in addresses else ""
+    edge_url = f"http://{reachable(addresses[EDGE])}" if EDGE in addresses else ""
 
     def ready(keepers: Mapping[str, Keeper]) -> None:
         claim.write(
@@ -122,7 +124,7 @@ async def _run(
 def _addresses(manifest: Manifest, bound: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that tell every component where the others are; what mesh.toml says of that stands."""
     return {
-        f"MESH_SERVICES_{name.upper().replace('-', '_')}_ADDRESS": sockets.reachable(bound[name])
+        f"MESH_SERVICES_{name.upper().replace('-', '_')}_ADDRESS": reachable(bound[name])
         for name, entry in manifest.services.items()
         if not entry.address
     }
@@ -206,8 +208,8 @@ def _summary(
 
 def _database(manifest: Manifest, url: str) -> str:
     """Return where a database is, without user and password, and a file as the user wrote it."""
-    if url.startswith("sqlite:///"):
-        return _shown(manifest, Path(url.removeprefix("sqlite:///")))
+    if url.startswith(SQLITE):
+        return _shown(manifest, sqlite_file(url))
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if url else ""
 

@@ -132,7 +132,7 @@ def _media(kind: str, body: bytes) -> tuple[str, bytes]:
         return "application/octet-stream", body
     if not _MEDIA.fullmatch(kind):
         raise Internal("the service named a media type that is none")
-    return kind, body
+    return kind.rstrip(), body
 
 
 def _packs(call: HttpCall, kind: str) -> bool:

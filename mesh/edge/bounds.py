@@ -46,9 +46,9 @@ def bounds(max_uri: int, max_headers: int) -> Layer:
                 if lengths > 1 or not value.isdigit():
                     raise refuse(request, 400, Code.INVALID_ARGUMENT, "send one `content-length`, a number of bytes")
         if size > max_headers:
-            raise refuse(request, 431, Code.INVALID_ARGUMENT, f"the headers are larger than {max_headers} bytes")
+            raise refuse(request, 431, Code.RESOURCE_EXHAUSTED, f"the headers are larger than {max_headers} bytes")
         if len(pairs) > FIELDS:
-            raise refuse(request, 431, Code.INVALID_ARGUMENT, f"there are more than {FIELDS} header fields")
+            raise refuse(request, 431, Code.RESOURCE_EXHAUSTED, f"there are more than {FIELDS} header fields")
         return next(call)
 
     return layer

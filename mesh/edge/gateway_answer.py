@@ -23,7 +23,8 @@ __all__ = ["Malformed", "response"]
 Headers = list[tuple[bytes, bytes]]
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
-_UNFIT = re.compile(r"[\r\n\0]")
+_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""Control characters, but not the tab (RFC 9110, 5.5)."""
 _CONNECTION = frozenset(
     (b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
      b"upgrade")

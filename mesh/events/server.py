@@ -14,11 +14,19 @@ import re
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from mesh.address import join
+
 __all__ = ["ServerError", "broken", "command", "ready", "shown"]
 
 _LINE = re.compile(r"\[\d+\] (?P<day>[\d/]+) (?P<time>[\d:.]+) \[(?P<level>[A-Z]{3})\] (?P<message>.*)")
 _LEVELS = {"WRN": "WARNING", "ERR": "ERROR", "FTL": "CRITICAL"}
 _BROKEN = re.compile(r"JetStream stream .* critical write error|JetStream .* will be DISABLED")
+_CONFIGURATION = """\
+server_name: mesh
+logtime_utc: true
+# By itself it takes three quarters of what is free when it starts: nothing, after a start on a full disk.
+jetstream { sync_interval: always, max_file_store: 1PB }
+"""
 _RETRY = 0.02
 """Seconds between two tries to reach a server that starts."""
 
@@ -57,16 +65,10 @@ def command(folder: Path, host: str, port: int) -> tuple[str, ...]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "nats.conf"
-    file.write_text(
-        f"server_name: mesh\n"
-        f"host: {json.dumps(host)}\n"
-        f"port: {port}\n"
-        "logtime_utc: true\n"
-        # By itself it takes three quarters of what is free when it starts: nothing, after a start on a full disk.
-        f"jetstream {{ store_dir: {json.dumps(str(folder))}, sync_interval: always, max_file_store: 1PB }}\n",
-        encoding="utf-8",
-    )
-    return (str(binary()), "--config", str(file))
+    file.write_text(_CONFIGURATION, encoding="utf-8")
+    # Where it lives is said here: any folder's name passes as an argument, and its own format knows few escapes.
+    place = ("--addr", host, "--port", str(port), "--store_dir", str(folder))
+    return (str(binary()), *place, "--config", str(file))
 
 
 async def ready(host: str, port: int) -> str:
@@ -76,7 +78,7 @@ async def ready(host: str, port: int) -> str:
             reader, writer = await asyncio.open_connection(host, port)
             try:
                 if (await reader.readline()).startswith(b"INFO "):
-                    return f"{host}:{port}"
+                    return join(host, port)
             finally:
                 writer.close()
         await asyncio.sleep(_RETRY)

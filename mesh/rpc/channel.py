@@ -6,14 +6,14 @@ chain. What the calls do is in ``mesh.rpc.calls``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 
-from mesh.call import Handler, Metadata, current, encode_pair
+from mesh.call import FIELD_OVERHEAD, Handler, Metadata, current, encode_pair, field_bytes, is_reserved
 from mesh.contract import Contract, Method
 from mesh.rpc.calls import UnaryUnaryCall
 from mesh.rpc.streaming import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
@@ -24,8 +24,26 @@ Serialize: TypeAlias = "Callable[[Any], bytes] | None"
 Deserialize: TypeAlias = "Callable[[bytes], Any] | None"
 
 
+MOST_SENT = 32 * 2**10
+"""Bytes of metadata that a caller may give. All headers of a call go out in one block of at most 64 KiB."""
+
+
 def _as_is(message: Any) -> Any:
     return message
+
+
+def _pairs(metadata: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the metadata that a caller gives, as it goes over the wire."""
+    pairs = [encode_pair(key, value) for key, value in metadata]
+    for name, _ in pairs:
+        if is_reserved(name):
+            raise ValueError(f"metadata key {name.decode()!r} belongs to the transport; choose another name")
+    if field_bytes(pairs) > MOST_SENT:
+        raise ValueError(
+            f"the metadata of a call may be {MOST_SENT} bytes, counting {FIELD_OVERHEAD} more for each pair; "
+            "send it in the request"
+        )
+    return pairs
 
 
 class MultiCallable:
@@ -55,17 +73,20 @@ class MultiCallable:
         Args:
             request: The message, or for a streaming request an iterator (async or not), or None to ``write()``.
             timeout: Seconds.
-            metadata: Pairs of key and value; bytes for ``-bin`` keys.
+            metadata: Pairs of key and value; bytes for ``-bin`` keys. A ``user-agent`` is left out: the channel has its
+                own.
             credentials: Not supported: the mesh's own layers say who calls.
             wait_for_ready: Wait for a connection up to the deadline even when every address has just failed.
             compression: ``grpc.Compression.Gzip`` compresses the requests.
 
         Raises:
-            ValueError: Metadata that cannot be sent, or credentials.
+            ValueError: Metadata that cannot be sent (see ``mesh.call.encode_pair``), that belongs to the transport
+                (``te``, ``grpc-timeout``, …), or is more than 32 KiB (``mesh.call.field_bytes``); or credentials.
+            TypeError: A key that is not text, or a value that is neither text nor bytes.
         """
         if credentials is not None:
             raise ValueError("call credentials are not supported here; the outbound layers say who calls")
-        pairs = [encode_pair(key, value) for key, value in metadata] if metadata else []
+        pairs = _pairs(metadata) if metadata else []
         call = self.make(self, request, Metadata.from_wire(pairs), timeout, current.get())
         if wait_for_ready:
             call.core.wait_for_ready = True

@@ -12,6 +12,7 @@ from random import random
 from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
+from mesh.address import authority
 from mesh.errors import DeadlineExceeded, Internal, StatusError, Unavailable
 from mesh.rpc import status, wire
 from mesh.rpc.stream import Stream
@@ -58,7 +59,7 @@ class Exchange:
         self.lanes = lanes
         self.max_message = max_message
         self._scheme = b"https" if secure else b"http"
-        self._authority = pool.addresses[0].encode() if pool.addresses else b""
+        self._authority = authority(pool.addresses[0]).encode() if pool.addresses else b""
         self._agent = agent
         self._heads: dict[str, Headers] = {}
 

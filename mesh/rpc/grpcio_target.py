@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
-from mesh.call import Metadata, decode_values, encode_pair
+from mesh.address import authority, join
+from mesh.call import Metadata, decode_values
 from mesh.errors import Code, Internal, StatusError, Unavailable
 from mesh.rpc import resolver, status
 from mesh.rpc.pool import PATIENCE
@@ -48,8 +50,8 @@ class _Remote:
         scheme = "dns:///" if not resolver.is_static(address) else "ipv6:" if ":" in host else "ipv4:"
         self.address = address
         self.channel = grpc.aio.insecure_channel(
-            f"{scheme}{f'[{host}]' if ':' in host else host}:{port}",
-            options=[*options, ("grpc.default_authority", address)],
+            scheme + join(host.replace("%", "%25"), port),  # grpcio's own target is a URI
+            options=[*options, ("grpc.default_authority", authority(address))],
         )
         self.in_flight = 0
         self.methods: dict[str, Any] = {}
@@ -223,10 +225,10 @@ def _status(call: Call, error: grpc.aio.AioRpcError, address: str) -> StatusErro
             rich = value
     details = status.unpack(rich) if rich else ()
     code, text = error.code().value[0], error.details() or ""
-    if text and not _CORE.search(text):
+    if not _CORE.search(text):  # the server's own, which may be empty
         return StatusError.of(code, text, details)
     safe = _TEXTS.get(code, "the call failed on its way to the service")
-    return StatusError.of(code, safe, details).at(f"{address}: {text}" if text else address)
+    return StatusError.of(code, safe, details).at(f"{address}: {text}")
 
 
 def _to_grpc(metadata: Metadata) -> list[tuple[str, str | bytes]]:
@@ -235,4 +237,13 @@ def _to_grpc(metadata: Metadata) -> list[tuple[str, str | bytes]]:
 
 
 def _to_wire(pairs: Any) -> list[tuple[bytes, bytes]]:
-    return status.metadata_of(encode_pair(key, value) for key, value in pairs or ())
+    """Return the metadata that grpcio gives, as it came: what another server sends is not ours to refuse."""
+    return status.metadata_of(
+        (key.encode(), b64encode(value).rstrip(b"=") if key.endswith("-bin") else _text(value))
+        for key, value in pairs or ()
+    )
+
+
+def _text(value: str | bytes) -> bytes:
+    """Return a text value without outer spaces, which grpcio lets pass and HTTP/2 does not (RFC 9113, 8.2.1)."""
+    return (value.encode() if isinstance(value, str) else value).strip(b" \t")

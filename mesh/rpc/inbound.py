@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
-from mesh.call import Call, Metadata
-from mesh.errors import Internal, StatusError
+from mesh.call import UNTRAILED, Call, Metadata, field_bytes
+from mesh.errors import Internal, ResourceExhausted, StatusError
 from mesh.rpc import wire
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers
 _END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 _OK: dict[str, Any] = {"type": "http.response.trailers", "headers": wire.OK}
 
+FIELDS = 1000
+"""Header fields of one call; beyond that RESOURCE_EXHAUSTED."""
+
 COMPRESS_FROM = 1024
 """Bytes; a smaller message goes uncompressed whatever was agreed."""
 
@@ -38,7 +41,7 @@ class InboundCall(Call):
     """A call as it came in.
 
     Raises (while it is made):
-        StatusError: The timeout or the encoding of the caller cannot be understood.
+        StatusError: The timeout or the encoding of the caller cannot be understood, or there are too many fields.
     """
 
     __slots__ = ("_ended", "_frames", "_gone", "_gzip", "_limit", "_receive", "_reply", "_send")
@@ -49,6 +52,10 @@ class InboundCall(Call):
         if timeout is not None:
             deadline = monotonic() + wire.parse_timeout(timeout)
         super().__init__(method, metadata, deadline)
+        if len(metadata.pairs) > FIELDS:
+            raise ResourceExhausted(
+                f"the call has more than {FIELDS} header fields; send what they hold in the request"
+            )
         encoding = metadata.wire(b"grpc-encoding")
         if encoding is not None:
             wire.check_encoding(encoding)
@@ -134,7 +141,7 @@ class InboundCall(Call):
             return
         if status is not None and not self.headers_sent and not self.headers:
             # Trailers-Only: one HEADERS frame.
-            pairs = [CONTENT_TYPE, *wire.status_pairs(status), *self.trailers]
+            pairs = [CONTENT_TYPE, *self._trailers(status)]
             await self._put({"type": "http.response.start", "status": 200, "headers": pairs})
             await self._put(_END)
             return
@@ -148,8 +155,7 @@ class InboundCall(Call):
         if status is None and not self.trailers:
             await self._put(_OK)
         else:
-            pairs = [*(wire.OK if status is None else wire.status_pairs(status)), *self.trailers]
-            await self._put({"type": "http.response.trailers", "headers": pairs})
+            await self._put({"type": "http.response.trailers", "headers": self._trailers(status)})
 
     async def abort(self) -> None:
         """End a call whose answer could not be sent, as INTERNAL if the headers have not gone."""
@@ -163,6 +169,11 @@ class InboundCall(Call):
             return _START
         pairs = [CONTENT_TYPE, _GZIP, *self.headers] if self._gzip else [CONTENT_TYPE, *self.headers]
         return {"type": "http.response.start", "status": 200, "headers": pairs, "trailers": True}
+
+    def _trailers(self, status: StatusError | None) -> list[tuple[bytes, bytes]]:
+        """Return the status and the trailing metadata, without what another server set that is none."""
+        own = [pair for pair in self.trailers if pair[0] not in UNTRAILED]
+        return [*(wire.OK if status is None else wire.status_pairs(status, field_bytes(own))), *own]
 
     def _frame(self, message: bytes) -> bytes:
         if self._gzip and len(message) >= COMPRESS_FROM:

@@ -18,6 +18,8 @@ from typing import Any, cast
 import h2corn
 import h2corn._lib
 
+from mesh.address import bind
+
 __all__ = ["ListenError", "Listener"]
 
 
@@ -44,8 +46,6 @@ so that one call that does not read cannot stop the others."""
 
 MAX_BODY = 4 * 2**20
 """Largest request body, bytes, when nothing is said."""
-FIELDS = 1000
-"""Header fields of one request. The edge refuses far fewer, and says why."""
 _HEAD_LIMITS = (
     "limit_request_head_size", "limit_request_line", "limit_request_field_size", "h2_max_header_list_size",
     "h2_max_header_block_size",
@@ -126,6 +126,7 @@ class Listener:
             "h2_initial_connection_window_size": CONNECTION_WINDOW,
             "limit_connections": _most_connections(),
             "timeout_graceful_shutdown": drain + GRACE,
+            "limit_request_fields": 0,  # the application counts them: h2corn answers 431, which is no status of gRPC
         }
         if grpc and max_body is None:
             self._options |= {"http1": False, "timeout_keep_alive": IDLE, "h2_timeout_response_stall": 0.0}
@@ -134,7 +135,7 @@ class Listener:
             body = MAX_BODY if max_body is None else max_body
             self._options |= {"max_request_body_size": body, "timeout_request_body_idle": 0.0}
             self._options |= {"timeout_keep_alive": KEEP_ALIVE, "timeout_request_header": KEEP_ALIVE}
-            self._options |= {"limit_request_fields": FIELDS, **dict.fromkeys(_HEAD_LIMITS, max_head)}
+            self._options |= dict.fromkeys(_HEAD_LIMITS, max_head)
         self._socket: socket.socket | None = None
         self._server: h2corn.Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -270,13 +271,8 @@ def _most_connections() -> int:
 
 
 def _bind(listen: str) -> socket.socket:
-    host, _, port = listen.rpartition(":")
-    host = host.strip("[]")
     try:
-        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        dual = family == socket.AF_INET6 and address[0] == "::"  # any address means IPv4 as well
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+        return bind(listen, BACKLOG)
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or error
         raise ListenError(f"cannot listen on {listen}: {reason}") from None

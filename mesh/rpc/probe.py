@@ -11,6 +11,8 @@ import time
 
 import ngh2
 
+from mesh.address import authority, split
+
 __all__ = ["check"]
 
 _STATUSES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
@@ -44,17 +46,17 @@ def _ask(address: str, timeout: float) -> tuple[dict[bytes, bytes], bytes]:
         ValueError: The same, seen otherwise.
     """
     end = time.monotonic() + timeout
-    host, _, port = address.rpartition(":")
+    host, port = split(address)
     h2 = ngh2.Connection(ngh2.Role.CLIENT)
     h2.initiate_connection({ngh2.Setting.ENABLE_PUSH: 0})
     stream = h2.send_request([
         (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/grpc.health.v1.Health/Check"),
-        (b":authority", address.encode()), (b"te", b"trailers"), (b"content-type", b"application/grpc"),
+        (b":authority", authority(address).encode()), (b"te", b"trailers"), (b"content-type", b"application/grpc"),
     ])  # fmt: skip
     h2.send_data(stream, _REQUEST, end_stream=True)
     headers: dict[bytes, bytes] = {}
     body = b""
-    with socket.create_connection((host.strip("[]"), int(port)), timeout) as link:
+    with socket.create_connection((host, port), timeout) as link:
         while True:
             link.sendall(h2.data_to_send())
             link.settimeout(max(0.001, end - time.monotonic()))

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Endpoint", "is_static", "resolve", "split"]
+from mesh.address import join
+from mesh.address import split as split_any
 
-_MAX_PORT = 65535
+__all__ = ["Endpoint", "is_static", "resolve", "split"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,25 +30,20 @@ class Endpoint:
     address: str
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        found = f"{host}:{self.port}"
+        found = join(self.host, self.port)
         return found if found == self.address else f"{self.address} ({found})"
 
 
 def split(address: str) -> tuple[str, int]:
-    """Return host and port of ``host:port`` or ``[IPv6]:port``.
+    """Return host and port of an address to connect to (``mesh.address.split``).
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is none, or the port is 0.
     """
-    host, colon, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    host = host[1:-1] if bracketed else host
-    if not colon or not host or (":" in host and not bracketed) or not port.isascii() or not port.isdigit():
-        raise ValueError(f"expected host:port or [IPv6]:port, got {address!r}")
-    if not 0 < int(port) <= _MAX_PORT:
-        raise ValueError(f"port {port} of {address!r} is not within 1 … {_MAX_PORT}")
-    return host, int(port)
+    host, port = split_any(address)
+    if not port:
+        raise ValueError(f"port 0 of {address!r} is not within 1 … 65535")
+    return host, port
 
 
 def is_static(address: str) -> bool:
@@ -84,5 +80,11 @@ async def resolve(addresses: Sequence[str]) -> tuple[frozenset[Endpoint], str]:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             troubles.append(f"{address}: cannot be resolved ({reason})")
             continue
-        found.update(Endpoint(answer[4][0], port, address) for answer in answers)
+        found.update(Endpoint(_host(answer[4]), port, address) for answer in answers)
     return frozenset(found), "; ".join(troubles)
+
+
+def _host(found: tuple[Any, ...]) -> str:
+    """Return the IP address of a socket address, with the zone of a link-local one."""
+    host, _, *scope = found
+    return f"{host}%{scope[-1]}" if scope and scope[-1] and "%" not in host else str(host)

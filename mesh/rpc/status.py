@@ -16,6 +16,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
+from mesh.call import RESERVED
 from mesh.errors import Code, StatusError
 from mesh.rpc.wire import percent_decode
 
@@ -23,12 +24,10 @@ __all__ = ["DETAILS", "OWNED", "code_of_http", "code_of_reset", "metadata_of", "
 
 DETAILS = b"grpc-status-details-bin"
 
-OWNED = frozenset({
-    b"te", b"content-type", b"content-length", b"host", b"connection", b"keep-alive", b"proxy-connection",
-    b"transfer-encoding", b"upgrade", b"user-agent", b"trailer", b"expect", b"accept-encoding", b"content-encoding",
-    b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-status", b"grpc-message", b"grpc-message-type",
-    DETAILS,
-})  # fmt: skip
+OWNED = RESERVED | {
+    b"user-agent", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-status", b"grpc-message",
+    b"grpc-message-type", DETAILS,
+}  # fmt: skip
 """Fields that belong to one connection or to gRPC itself: the channel writes its own and passes none on."""
 
 _PSEUDO = ord(":")

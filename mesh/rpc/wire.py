@@ -9,6 +9,7 @@ Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md and doc/c
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
 from base64 import b64encode
@@ -17,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
+from mesh.call import MOST_METADATA
 from mesh.errors import Internal, ResourceExhausted, StatusError, Unimplemented
 
 __all__ = [
@@ -180,15 +182,17 @@ def format_timeout(seconds: float) -> bytes:
     return b"%dS" % min(math.ceil(seconds), _MAX_AMOUNT)
 
 
-_PLAIN = frozenset(range(0x20, 0x7F)) - {ord("%")}
+_ESCAPED = re.compile(rb"\A +| +\Z|[^ -~]|%")
 
 
 def percent_encode(text: str) -> bytes:
-    """Return ``grpc-message``: UTF-8, with everything but printable ASCII, and ``%``, as ``%XX``."""
-    if text.isascii() and text.isprintable() and "%" not in text:
-        return text.encode()
+    """Return ``grpc-message``: UTF-8, with everything but printable ASCII, and ``%``, as ``%XX``.
+
+    So are the spaces at either end, though gRPC's specification lets them stand: an HTTP/2 field value must not begin
+    or end with one (RFC 9113, 8.2.1), and a peer that checks this loses the whole status.
+    """
     raw = text.encode("utf-8", "replace")
-    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in raw).encode()
+    return _ESCAPED.sub(lambda found: b"".join(b"%%%02X" % byte for byte in found[0]), raw)
 
 
 def percent_decode(value: bytes) -> str:
@@ -198,23 +202,35 @@ def percent_decode(value: bytes) -> str:
 
 MOST_MESSAGE = 2048
 MOST_DETAILS = 4096
-"""Bytes on the wire. Stock clients refuse answers with more than 8 KiB of metadata, and a field of 64 KiB ends the
-whole connection with COMPRESSION_ERROR: a text that quotes its caller would hurt everyone else on it."""
+"""Bytes on the wire. A field of 64 KiB ends the whole connection with COMPRESSION_ERROR: a text that quotes its caller
+would hurt everyone else on it."""
+_STATUS_FIELDS = 256
+"""Bytes of ``content-type``, ``grpc-status`` and the names of the other two, with their overhead."""
+_LEAST = 512
+"""Bytes that a status has in any case, also beside all the trailers of another server."""
 
 
-def status_pairs(status: StatusError) -> Pairs:
+def status_pairs(status: StatusError, taken: int = 0) -> Pairs:
     """Return the trailers of a call that failed: code, message, and the rich status if there are details.
 
-    A message is cut, and details are left out, beyond what any client takes.
+    A message is cut, and details are left out, where all trailers would be more than any client takes.
+
+    Args:
+        status: How the call ended.
+        taken: Bytes of the trailing metadata that goes beside it (``mesh.call.field_bytes``).
     """
     pairs = [(b"grpc-status", b"%d" % status.code)]
+    room = max(MOST_METADATA - _STATUS_FIELDS - taken, _LEAST)
     message = status.message
     if message:
-        encoded = percent_encode(message[:MOST_MESSAGE])
-        if len(message) > MOST_MESSAGE or len(encoded) > MOST_MESSAGE:
-            message, encoded = _cut(message)
+        most = min(MOST_MESSAGE, room)
+        encoded = percent_encode(message[:most])
+        if len(message) > most or len(encoded) > most:
+            message, encoded = _cut(message, most)
         pairs.append((b"grpc-message", encoded))
+        room -= len(encoded)
     if status.details:
+        most = min(MOST_DETAILS, room)
         rich = status_pb2.Status(code=status.code, message=message)
         for detail in status.details:
             packed = any_pb2.Any()
@@ -222,18 +238,19 @@ def status_pairs(status: StatusError) -> Pairs:
                 packed.CopyFrom(detail)
             else:
                 packed.Pack(detail)
-            if (rich.ByteSize() + packed.ByteSize() + 8) * 4 // 3 <= MOST_DETAILS:
+            if (rich.ByteSize() + packed.ByteSize() + 8) * 4 // 3 <= most:
                 rich.details.append(packed)
-        pairs.append((b"grpc-status-details-bin", b64encode(rich.SerializeToString()).rstrip(b"=")))
+        if rich.details or most == MOST_DETAILS:
+            pairs.append((b"grpc-status-details-bin", b64encode(rich.SerializeToString()).rstrip(b"=")))
     return pairs
 
 
-def _cut(message: str) -> tuple[str, bytes]:
+def _cut(message: str, most: int) -> tuple[str, bytes]:
     """Return as much of the message as there is room for, plain and encoded."""
-    fits = MOST_MESSAGE
+    fits = most
     while True:
         text = f"{message[:fits]}…"
         encoded = percent_encode(text)
-        if len(encoded) <= MOST_MESSAGE:
+        if len(encoded) <= most:
             return text, encoded
-        fits = fits * MOST_MESSAGE // (len(encoded) + MOST_MESSAGE // 64)
+        fits = fits * most // (len(encoded) + most // 64 + 1)

@@ -15,6 +15,8 @@ from typing import Any, TextIO
 import orjson
 from opentelemetry import trace
 
+from mesh.text import carries, utf8
+
 __all__ = ["JsonFormatter", "install"]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -35,11 +37,13 @@ class JsonFormatter(logging.Formatter):
 
     Args:
         service: The component's name.
+        stream: Where the lines go: what its encoding lacks is escaped. None: anything goes.
     """
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, stream: TextIO | None = None) -> None:
         super().__init__()
         self._service = service
+        self._stream = stream
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -62,7 +66,10 @@ class JsonFormatter(logging.Formatter):
         for key, value in vars(record).items():
             if key not in _STANDARD:
                 told[f"{key}_" if key in _OURS else key] = value
-        return _json(told)
+        line = _json(told)
+        if line.isascii() or self._stream is None or carries(self._stream, line):
+            return line
+        return json.dumps(orjson.loads(line))
 
 
 def install(service: str, level: str = "INFO", stream: TextIO | None = None) -> logging.Handler:
@@ -76,8 +83,9 @@ def install(service: str, level: str = "INFO", stream: TextIO | None = None) -> 
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise ValueError(f"no log level {level!r}; known are DEBUG, INFO, WARNING, ERROR, CRITICAL")
-    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
-    handler.setFormatter(JsonFormatter(service))
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter(service, stream))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -109,7 +117,7 @@ def _json(told: dict[str, Any]) -> str:
     try:
         line = orjson.dumps(told, default=_text, option=orjson.OPT_NON_STR_KEYS).decode()
     except Exception:  # noqa: BLE001 - a value that holds itself, half a surrogate pair: every value as text then
-        return json.dumps({_text(key): _text(value) for key, value in told.items()})
+        return json.dumps({utf8(_text(key)): utf8(_text(value)) for key, value in told.items()})
     return line.translate(_LINE_ENDS)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh.address import name_of
 from mesh.control import sockets, state
 from mesh.control.table import table
 from mesh.faults import Faults
@@ -30,7 +31,7 @@ def test_what_a_killed_one_left_is_not_taken_for_running(tmp_path: Path) -> None
 
 def test_a_taken_address_is_a_fault_with_its_place() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = sockets.name_of(taken)
+        address = name_of(taken)
         with pytest.raises(Faults) as caught:
             sockets.bind("mesh.toml [services.a] listen", address)
     assert str(caught.value).startswith(f"mesh.toml [services.a] listen: {address} is taken by another program")
@@ -40,13 +41,6 @@ def test_a_taken_address_is_a_fault_with_its_place() -> None:
 def test_an_address_of_nobody_is_a_fault(address: str, text: str) -> None:
     with pytest.raises(Faults, match=text):
         sockets.bind("here", address)
-
-
-@pytest.mark.parametrize(
-    ("bound", "reached"), [("0.0.0.0:80", "127.0.0.1:80"), ("[::]:80", "[::1]:80"), ("a:1", "a:1")]
-)
-def test_others_reach_any_address_on_loopback(bound: str, reached: str) -> None:
-    assert sockets.reachable(bound) == reached
 
 
 def test_a_table_aligns_cells_of_several_lines() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh.address import split
 from mesh.control import keeper as keeping
 from mesh.control import restart, sockets
 from mesh.control.keeper import Component
@@ -87,7 +88,7 @@ def _alive(pid: int) -> bool:
 
 
 async def ask(component_address: str) -> int:
-    host, port = sockets.split(component_address)
+    host, port = split(component_address)
     reader, writer = await asyncio.open_connection(host, port)
     try:
         return int(await asyncio.wait_for(reader.read(), 10))

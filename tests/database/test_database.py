@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -38,6 +40,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from mesh.database import Database, DatabaseError
 from mesh.database.transaction import only_reads
 from mesh.errors import Aborted, FailedPrecondition, Unavailable
+from mesh.values import sqlite_file, sqlite_url
 
 ITEMS = Table("items", MetaData(), Column("id", Integer, primary_key=True), Column("name", String, unique=True))
 
@@ -620,3 +623,23 @@ async def test_each_statement_is_a_span_without_values(new_database: Callable[[]
         assert "secret" not in str(dict(span.attributes))
     assert [span.status.is_ok for span in spans[:2]] == [True, False]
     assert spans[1].attributes["error.type"] in ("IntegrityError", "23505")
+
+
+@pytest.mark.parametrize(
+    "name", ["müller 日本", "#a?b=c", "?x=y", "100%41 $HOME", "q\"uo'te", "a:b@c", "back\\slash\n", "\udcff"]
+)
+async def test_a_sqlite_file_may_be_called_anything(tmp_path: Path, migrations: Path, name: str):
+    folder = tmp_path / name
+    folder.mkdir()
+    moved = Path(shutil.move(migrations, folder / "migrations %(here)s"))
+    assert sqlite_file(sqlite_url(folder / "items.db")) == folder / "items.db"
+    opened = Database(sqlite_url(folder / "items.db"), migrations=moved, name="items")
+    await opened.start()
+    try:
+        assert await names(opened) == ["one"]
+        async with opened.housekeeping() as tx:
+            await tx.execute(text("SELECT 1"))
+    finally:
+        await opened.stop()
+    assert "items.db" in os.listdir(folder)  # noqa: PTH208 - as below
+    assert os.listdir(tmp_path) == [name]  # noqa: PTH208 - names as they are

@@ -344,6 +344,8 @@ async def test_a_status_without_a_body(tmp_path: Path, status: int) -> None:
         ("{'statusCode': 200, 'headers': 'x'}", "headers must be an object"),
         ("{'statusCode': 200, 'headers': {'a b': 'x'}}", "header 'a b'"),
         ("{'statusCode': 200, 'headers': {'a': 'x\\r\\nb: y'}}", "header 'a'"),
+        ("{'statusCode': 200, 'headers': {'a': 'x\\x01y'}}", "header 'a'"),
+        ("{'statusCode': 200, 'headers': {'a': 'x\\x7f'}}", "header 'a'"),
         ("{'statusCode': 200, 'headers': {'a': ['x']}}", "must be a text"),
         ("{'statusCode': 200, 'multiValueHeaders': {'a': 'x'}}", "must be a list"),
         ("{'statusCode': 200, 'cookies': 'a=1'}", "cookies"),

@@ -24,6 +24,7 @@ class Echo(rpc.EchoServicer):
         self.idle = asyncio.Event()
         self.refuse = 0
         self.metadata: list[tuple[str, str | bytes]] = []
+        self.trailing: list[tuple[str, str | bytes]] = []
 
     async def Unary(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's names
         return await self._answer(request, context)
@@ -85,7 +86,7 @@ class Echo(rpc.EchoServicer):
     async def _headers(self, context: Any) -> None:
         self.metadata = [tuple(pair) for pair in context.invocation_metadata()]
         echoed = [pair for pair in self.metadata if pair[0].startswith("x-echo-")]
-        context.set_trailing_metadata([(_trailer(key), value) for key, value in echoed])
+        context.set_trailing_metadata([*((_trailer(key), value) for key, value in echoed), *self.trailing])
         await context.send_initial_metadata(echoed)
 
     async def _fail(self, request: Any, context: Any) -> None:

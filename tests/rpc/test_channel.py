@@ -578,3 +578,24 @@ async def test_closing_fails_what_runs(stub, echo, rpc):
     await stub.target.close()
     with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
         await call
+
+
+async def test_outer_spaces_that_a_server_sets_do_not_fail_grpcio(transport, serve, dial, rpc):
+    """Outer spaces of values pass grpcio and not libnghttp2, which ends the stream: RFC 9113, 8.2.1."""
+    server = await serve()
+    server.servicer.trailing = [("x-a", " b "), ("x-b-bin", b"\0")]
+    call = dial(server.address).Unary(rpc.pb.EchoRequest())
+    if transport == "grpcio":
+        await call
+        assert list(await call.trailing_metadata()) == [("x-a", "b"), ("x-b-bin", b"\0")]
+    else:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+
+
+async def test_a_servers_empty_status_message_stays_empty(serve, dial, rpc):
+    call = dial((await serve()).address).Unary(rpc.pb.EchoRequest(fail=rpc.pb.Failure(code=5)))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.NOT_FOUND, "")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from raw_h2 import raw_client
 
+from mesh.address import split
 from mesh.rpc.listener import Listener, ListenError
 
 
@@ -49,6 +50,16 @@ async def test_port_0_picks_a_free_one_and_says_which() -> None:
     assert not address.endswith(":0")
     await listener.stop()
     await listener.stop()  # twice does no harm
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+async def test_every_interface_is_that_of_both_protocols() -> None:
+    listener = Listener(Slow(), "*:0", grpc=True, drain=0)
+    port = split(await listener.start())[1]
+    for host in ("127.0.0.1", "::1"):
+        _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+    await listener.stop()
 
 
 async def test_a_taken_port_is_named() -> None:
@@ -121,6 +132,7 @@ async def stop_among_new_connections() -> None:
 
 FEW = """
 import asyncio, logging, os, resource, sys
+from mesh.address import split
 from mesh.rpc.listener import Listener
 
 async def app(scope, receive, send):

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.call import MOST_METADATA, field_bytes
 from mesh.errors import Code, Internal, NotFound, ResourceExhausted, Unimplemented
 from mesh.rpc import status, wire
 
@@ -149,6 +150,7 @@ def test_timeouts_are_never_cut_short_by_much(seconds: float) -> None:
 def test_percent_encoding_is_printable_and_can_be_undone(text: str) -> None:
     encoded = wire.percent_encode(text)
     assert all(0x20 <= byte <= 0x7E for byte in encoded)
+    assert encoded == encoded.strip(b" ")
     assert unquote(encoded.decode(), errors="strict") == text
     assert wire.percent_decode(encoded) == text
 
@@ -160,6 +162,8 @@ def test_percent_decoding_takes_anything(value: bytes) -> None:
 
 def test_percent_coding_by_example() -> None:
     assert wire.percent_encode("a%b\nü") == b"a%25b%0A%C3%BC"
+    assert wire.percent_encode("  a b ") == b"%20%20a b%20"
+    assert wire.percent_encode("  ") == b"%20%20"
     assert wire.percent_decode(b"100%zz") == "100%zz"
 
 
@@ -168,6 +172,20 @@ def test_the_status_of_an_end_without_one() -> None:
     assert status.code_of_reset(0xFFFF) is Code.UNKNOWN
     assert status.code_of_http(404) is Code.UNIMPLEMENTED
     assert status.code_of_http(418) is Code.UNKNOWN
+
+
+@given(st.text(max_size=5000), st.one_of(st.integers(0, 7168), st.integers(0, 10**6)), st.booleans())
+def test_a_status_and_what_goes_beside_it_is_no_more_than_any_client_takes(
+    text: str,
+    taken: int,
+    rich: bool,  # noqa: FBT001
+) -> None:
+    details = [error_details_pb2.ErrorInfo(reason=text)] if rich else []
+    pairs = wire.status_pairs(NotFound(text, details=details), taken)
+    own = field_bytes([(b"content-type", b"application/grpc"), *pairs])
+    assert own + taken <= MOST_METADATA or (own <= 768 and taken > 7168)
+    assert dict(pairs)[b"grpc-status"] == b"5"
+    assert bool(text) == (b"grpc-message" in dict(pairs))
 
 
 def test_the_pairs_of_a_rich_status() -> None:

@@ -22,7 +22,7 @@ from mesh.control.chaos.postgresql import STOPS, Postgresql
 from mesh.control.chaos.trial import Bounds, Trial
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
-from mesh.values import Duration
+from mesh.values import SQLITE, Duration, sqlite_file, sqlite_url
 
 if TYPE_CHECKING:
     from mesh.contract import Contract
@@ -32,7 +32,6 @@ __all__ = ["UNCOUNTABLE", "Wishes", "run"]
 
 UNCOUNTABLE = 2
 """Exit code: nothing in this mesh can be counted."""
-_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +159,8 @@ def _environment(found: Manifest, folder: Path, server: Postgresql | None, *, wo
         words |= {f"{prefix}_LISTEN": "127.0.0.1:0", f"{prefix}_ADDRESS": ""}
         if entry.database and server is not None:
             words[f"{prefix}_DATABASE"] = server.url(name)
-        elif entry.database.startswith(_SQLITE):
-            words[f"{prefix}_DATABASE"] = f"{_SQLITE}{folder / name}.db"
+        elif entry.database.startswith(SQLITE):
+            words[f"{prefix}_DATABASE"] = sqlite_url(folder / f"{name}.db")
         elif entry.database:
             text = "its data is not touched here; with --postgresql it gets a database in a PostgreSQL made for this"
             faults.append(Fault(f"{found.file.name} [services.{name}] database", text))
@@ -189,7 +188,7 @@ def _trial(manifest: Manifest, contract: Contract, wishes: Wishes, bounds: Bound
         outages[plan.POSTGRESQL] = lambda seconds, way: server.pause(seconds, STOPS[int(way * len(STOPS))])
     else:
         for name, url in databases.items():
-            file = Path(url.removeprefix(_SQLITE))
+            file = sqlite_file(url)
             outages[f"{name} {plan.DATABASE}"] = _held(file)
     try:
         targets = plan.targets(

@@ -43,6 +43,7 @@ from mesh.sidecar.workers.heads import encode
 from mesh.sidecar.workers.orders import COMMAND, LENGTH, Command, Ended, Preloaded, Report
 from mesh.sidecar.workers.setup import Setup
 from mesh.telemetry import logs
+from mesh.text import ready_output
 
 if TYPE_CHECKING:
     from mesh.database import Database
@@ -65,6 +66,7 @@ def main() -> None:
     parent = os.getppid()
     setup: Setup = pickle.loads(_read(control))  # noqa: S301 - the sidecar that started this process wrote it
     sys.path[:] = setup.path
+    ready_output(setup.encoding or None)
     server = _ForkServer(control, setup)
     _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     _prctl(_ADOPT, 1)

@@ -89,8 +89,9 @@ def run(way: socket.socket, setup: Setup, contract: Contract, database: Database
     be_called(SPARE)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         code = runner.run(_Host(setup, contract, database, noted).serve(way))
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError):  # whoever read them is gone, or a function has closed them
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)  # threads that functions have left behind are not waited for
 
 

@@ -10,6 +10,7 @@ import builtins
 import contextlib
 import importlib
 import importlib.util
+import json
 import os
 import stat
 import sys
@@ -20,11 +21,13 @@ from operator import itemgetter
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["Answer", "Import", "Plan", "Question", "answer", "main"]
+__all__ = ["Answer", "Import", "Plan", "Question", "answer", "main", "read", "written"]
+
+AnyT = TypeVar("AnyT")
 
 SLOWEST = 10
 """Imports that are named."""
@@ -263,14 +266,28 @@ def _roots(modules: Sequence[str], seen: Mapping[str, _Seen]) -> Iterator[str]:
                 front += [other for other in seen[one].asked if other in wanted]
 
 
+def written(value: Any) -> bytes:
+    """Return the value as JSON; names of files that are no UTF-8 too, which msgspec's own encoder refuses."""
+    return json.dumps(msgspec.to_builtins(value)).encode()
+
+
+def read(text: bytes, kind: type[AnyT]) -> AnyT:
+    """Return what ``written`` wrote.
+
+    Raises:
+        ValueError: It is nothing of the kind.
+    """
+    return msgspec.convert(json.loads(text), kind)
+
+
 def main() -> None:
     """Read the question from standard input, and write the answer to the descriptor that the argument names."""
     from mesh.sidecar.workers import forkserver  # noqa: F401, PLC0415 - what is there in any case is not watched
 
-    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+    question = read(sys.stdin.buffer.read(), Question)
     sys.path[:] = question.path
     with os.fdopen(int(sys.argv[1]), "wb") as answers:
-        answers.write(msgspec.json.encode(answer(question)))
+        answers.write(written(answer(question)))
     os._exit(0)  # no thread that the module has started is waited for
 
 

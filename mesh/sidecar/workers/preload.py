@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from mesh.sidecar.workers.imports import Answer, Import, Plan, Question
+from mesh.sidecar.workers.imports import Answer, Import, Plan, Question, read, written
 
 __all__ = ["Import", "Plan", "find"]
 
@@ -56,8 +56,8 @@ def find(module: str, *, root: Path, stubs: Path, keep: Path, path: Sequence[str
     """
     question = Question(module, tuple(sys.path if path is None else path), str(root), str(stubs))
     basis = _basis(question)
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        kept = msgspec.json.decode(keep.read_bytes(), type=_Kept)
+    with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+        kept = read(keep.read_bytes(), _Kept)
         if kept.basis == basis and kept.files == _times(kept.files):
             return kept.plan
     answer = _ask(question)
@@ -66,7 +66,7 @@ def find(module: str, *, root: Path, stubs: Path, keep: Path, path: Sequence[str
             keep.parent.mkdir(parents=True, exist_ok=True)
             fresh = keep.with_name(f"{keep.name}.{os.getpid()}")
             basis = _basis(question)  # the import itself may have made a __pycache__ in a folder
-            fresh.write_bytes(msgspec.json.encode(_Kept(basis, _times(answer.files), answer.plan)))
+            fresh.write_bytes(written(_Kept(basis, _times(answer.files), answer.plan)))
             fresh.replace(keep)
     return answer.plan
 
@@ -78,7 +78,7 @@ def _basis(question: Question) -> str:
     stubs are replaced as a whole.
     """
     folders = [*(folder for folder in question.path if folder.endswith("-packages")), question.stubs]
-    return sha256(msgspec.json.encode([sys.version, sys.executable, question, _times(folders)])).hexdigest()
+    return sha256(written([sys.version, sys.executable, question, _times(folders)])).hexdigest()
 
 
 def _times(files: Iterable[str]) -> dict[str, int]:
@@ -95,7 +95,7 @@ def _ask(question: Question) -> Answer:
         try:
             done = subprocess.run(  # noqa: S603 - this interpreter
                 [sys.executable, "-P", "-m", "mesh.sidecar.workers.imports", str(file.fileno())],
-                input=msgspec.json.encode(question),
+                input=written(question),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(file.fileno(),),
@@ -108,7 +108,7 @@ def _ask(question: Question) -> Answer:
         text = file.read()
     if not text:
         return _nothing(f"the process that imported it ended with {done.returncode}")
-    return msgspec.json.decode(text, type=Answer)
+    return read(text, Answer)
 
 
 def _nothing(why: str) -> Answer:

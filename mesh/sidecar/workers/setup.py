@@ -30,6 +30,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         events: It has to do with events: what it publishes goes to its outbox, or through the sidecar.
         bytecode: Where the compiled modules of the project are kept; "" leaves it to Python. Where the environment
             forbids to write any, as images do, each worker would compile the project anew.
+        encoding: Of standard output and error, as in the sidecar; "" leaves it to Python.
     """
 
     name: str
@@ -43,3 +44,4 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     database: str = ""
     events: bool = False
     bytecode: str = ""
+    encoding: str = ""

@@ -1,0 +1,115 @@
+"""Addresses, ``host:port`` and ``[IPv6]:port``: read, written and bound in one place.
+
+Sources: RFC 3986, 3.2.2 (brackets); RFC 4007, 11 (zones, ``fe80::1%eth0``); RFC 6874 (a zone means nothing to others).
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from contextlib import suppress
+from ipaddress import ip_address
+
+__all__ = ["ANY", "authority", "bind", "join", "name_of", "reachable", "split"]
+
+ANY = "*"
+"""The host that stands for every interface, of IPv4 and of IPv6 where there is one."""
+
+_ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\]\s]+)\]|(?P<host>[^:\[\]/\s]+)):(?P<port>[0-9]{1,5})\Z")
+_MAX_PORT = 65535
+
+
+def split(address: str) -> tuple[str, int]:
+    """Return host and port of ``host:port`` or ``[IPv6]:port``; the host without brackets, with its zone.
+
+    Raises:
+        ValueError: It is neither; the text says what would be right.
+    """
+    match = _ADDRESS.match(address)
+    if match is None:
+        raise ValueError(f"expected host:port, got {address!r}{_hint(address)}")
+    host, port = match["host"] or match["six"], int(match["port"])
+    if match["six"] and not _is_ipv6(host):
+        raise ValueError(f"expected host:port, got {address!r}; {host!r} is no IPv6 address")
+    if not host.isascii():
+        raise ValueError(f"expected host:port, got {address!r}; write the name in ASCII{_punycode(host)}")
+    if port > _MAX_PORT:
+        raise ValueError(f"expected host:port, got {address!r}; a port is at most {_MAX_PORT}")
+    return host, port
+
+
+def _hint(address: str) -> str:
+    """Return what is probably meant."""
+    host, _, port = address.rpartition(":")
+    if not host and port.isdigit():
+        return f'; every interface is "{ANY}:{port}"'
+    if _is_ipv6(host):
+        return f'; an IPv6 address stands in brackets: "[{host}]:{port}"'
+    if _is_ipv6(address):
+        return f'; an IPv6 address stands in brackets, before the port: "[{address}]:8080"'
+    return ""
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ip_address(text).version == 6  # noqa: PLR2004 - the protocol's number
+    except ValueError:
+        return False
+
+
+def _punycode(host: str) -> str:
+    try:
+        return f": {host.encode('idna').decode()!r}"
+    except UnicodeError:
+        return ""
+
+
+def join(host: str, port: int) -> str:
+    """Return the address; an IPv6 host is put in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def authority(address: str) -> str:
+    """Return the address as a request names it (``:authority``): without the zone, which only this machine knows."""
+    return re.sub(r"%[^\]]*\]", "]", address)
+
+
+def reachable(address: str) -> str:
+    """Return the address at which others on this machine reach a listener: loopback in place of every interface."""
+    host, port = split(address)
+    if host in (ANY, "0.0.0.0") or (_is_any(host) and socket.has_dualstack_ipv6()):  # noqa: S104 - compared
+        return join("127.0.0.1", port)  # a machine may have IPv6 sockets and no ::1
+    return join("::1", port) if _is_any(host) else address
+
+
+def _is_any(host: str) -> bool:
+    return ":" in host and ip_address(host).is_unspecified
+
+
+def bind(address: str, backlog: int) -> socket.socket:
+    """Return a socket that listens at ``address``; port 0 picks a free one.
+
+    ``*`` and ``[::]`` are every interface, of IPv4 too.
+
+    Raises:
+        ValueError: It is no address.
+        OSError: It is taken, is not of this machine, or may not be used.
+    """
+    host, port = split(address)
+    if host == ANY:
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - what was asked for
+    family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    dual = family == socket.AF_INET6 and _is_any(host) and socket.has_dualstack_ipv6()
+    # create_server sets SO_REUSEADDR: connections of the last run linger for a minute and must not block the next.
+    return socket.create_server(found, family=family, backlog=backlog, dualstack_ipv6=dual)
+
+
+def name_of(listener: socket.socket) -> str:
+    """Return the address at which the socket listens."""
+    host, port, *scope = listener.getsockname()
+    zone = scope[-1] if scope else 0
+    if zone and "%" not in host:
+        with suppress(OSError):
+            zone = socket.if_indextoname(zone)
+        host = f"{host}%{zone}"
+    return join(host, port)

@@ -1,0 +1,45 @@
+"""The compiler runs wherever the project is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mesh import descriptors, protoc
+from mesh.faults import Faults
+
+PROTO = """syntax = "proto3";
+package a.v1;
+import "google/api/annotations.proto";
+import "meshapi/v1/annotations.proto";
+message Ask { string name = 1; }
+service A { rpc Get(Ask) returns (Ask) { option (google.api.http) = { get: "/get" }; } }
+"""
+
+
+@pytest.mark.parametrize("name", ["müller 日本", "a:b=c", "-I", "@x", "back\\slash\n $HOME", "\udcff"], ids=ascii)
+def test_a_contract_is_compiled_in_any_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    (folder / "protos/a/v1").mkdir(parents=True)
+    (folder / "protos/a/v1/a.proto").write_text(PROTO)
+    contract = descriptors.read(protoc.load([folder / "protos"], folder / "gen"))
+    assert list(contract.methods) == ["/a.v1.A/Get"]
+    assert (folder / "gen/a/v1/a_pb2_grpc.py").is_file()
+
+
+def test_an_import_root_that_protoc_would_split_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "a:b"
+    root.mkdir()
+    (root / "a.proto").write_text(PROTO)
+    with pytest.raises(Faults, match="must hold neither ':' nor '='"):
+        protoc.generate([root], tmp_path / "gen")
+
+
+def test_a_diagnostic_says_where_in_any_folder(tmp_path: Path) -> None:
+    file = tmp_path / "ü:b" / "protos" / "a.proto"
+    file.parent.mkdir(parents=True)
+    file.write_text('syntax = "proto3";\nmessage Ask { Nothing name = 1; }\n')
+    with pytest.raises(Faults) as caught:
+        protoc.generate([file.parent], tmp_path / "ü:b" / "gen")
+    assert str(caught.value).startswith(f'{file}:2: "Nothing" is not defined')
