@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from mesh import database_url
 from mesh.contract import Contract
 from mesh.control import check, component, identity, sockets, state, topology, traces
 from mesh.control.keeper import Component, Keeper
@@ -197,10 +197,10 @@ def _summary(
 
 def _database(manifest: Manifest, url: str) -> str:
     """Return where a database is, without user and password, and a file as the user wrote it."""
-    if url.startswith("sqlite:///"):
-        return _shown(manifest, Path(url.removeprefix("sqlite:///")))
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if url else ""
+    if not url:
+        return ""
+    parsed = database_url.parse(url)
+    return parsed.where if parsed.file is None else _shown(manifest, parsed.file)
 
 
 def _shown(manifest: Manifest, path: Path) -> str:
