@@ -1,4 +1,4 @@
-"""URL of a service's database, as mesh.toml and providers write it, read and checked. Pure, and without a driver.
+"""URL of a service's database, as mesh.toml and providers write it, read and checked without a driver. Pure but for ``file_faults``.
 
 ``postgresql://`` follows libpq's connection URIs (PostgreSQL manual, 34.1.1.2 and 34.1.2), since providers, poolers and
 ``psql`` write these. Decisions:
@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv6Address
@@ -23,7 +24,7 @@ from urllib.parse import quote, unquote
 from mesh import database_parameters as parameters
 from mesh.faults import Fault
 
-__all__ = ["DatabaseUrl", "UrlError", "database_faults", "located", "missing_files", "parse"]
+__all__ = ["DatabaseUrl", "UrlError", "database_faults", "file_faults", "located", "parse"]
 
 EXPECTED = "expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME"
 _ENCODE = "in a user or a password '/' is written %2F, '@' %40, ':' %3A, '?' %3F and '%' %25"
@@ -150,28 +151,48 @@ def database_faults(url: str, place: str) -> Iterator[Fault]:
         yield from (Fault(place, text) for text in error.faults)
 
 
-def missing_files(url: DatabaseUrl, environment: Mapping[str, str]) -> Iterator[str]:
+def file_faults(url: DatabaseUrl, environment: Mapping[str, str]) -> Iterator[str]:
     """Yield what is wrong with the files that a URL names; looks at the disk.
 
     Args:
         url: With absolute files.
         environment: The environment, in which the driver looks for what a URL does not say.
     """
-    for name in parameters.FILES:
-        path = url.driver.get(name)
-        if path:
-            try:
-                with Path(path).open("rb"):
-                    pass
-            except OSError as error:
-                yield f"{name}: {path}: {(error.strerror or str(error)).lower()}"
-    roots = url.driver.get("sslrootcert") or environment.get("PGSSLROOTCERT") or url.system_roots
-    mode = url.driver.get("sslmode", "")
+    driver = url.driver
+    unreadable = list(_unreadable(driver))
+    yield from unreadable or _unusable(driver)
+    roots = driver.get("sslrootcert") or environment.get("PGSSLROOTCERT") or url.system_roots
+    mode = driver.get("sslmode", "")
     if mode.startswith("verify-") and not roots and not (Path.home() / ".postgresql" / "root.crt").exists():
         yield (
             f"sslmode={mode} needs the certificate of an authority: sslrootcert=FILE, or sslrootcert=system for those "
             "that this machine trusts"
         )
+
+
+def _unreadable(driver: Mapping[str, str]) -> Iterator[str]:
+    for name in parameters.FILES:
+        if path := driver.get(name):
+            try:
+                with Path(path).open("rb"):
+                    pass
+            except OSError as error:
+                yield f"{name}: {path}: {(error.strerror or str(error)).lower()}"
+
+
+def _unusable(driver: Mapping[str, str]) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for name in ("sslrootcert", "sslcrl"):
+        try:
+            if name in driver:
+                context.load_verify_locations(driver[name])
+        except ssl.SSLError:
+            yield f"{name}: {driver[name]} holds nothing in PEM form"
+    try:
+        if "sslcert" in driver:
+            context.load_cert_chain(driver["sslcert"], driver.get("sslkey"), driver.get("sslpassword", ""))
+    except ssl.SSLError:
+        yield "sslcert: the certificate, the key in sslkey and the password in sslpassword do not go together"
 
 
 # -- SQLite --

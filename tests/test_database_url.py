@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.database_url import DatabaseUrl, UrlError, located, missing_files, parse
+from mesh.database_url import DatabaseUrl, UrlError, file_faults, located, parse
 
 DATABASE = "postgresql://u:p@h/db"
 
@@ -188,15 +188,15 @@ def test_files_are_relative_to_mesh_toml():
     assert located(f"{DATABASE}?nonsense=1", root) == f"{DATABASE}?nonsense=1"
 
 
-def test_files_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_files_that_cannot_be_used_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     found = parse(f"{DATABASE}?sslmode=verify-full&sslrootcert={tmp_path}/ca.pem")
-    assert list(missing_files(found, {})) == [f"sslrootcert: {tmp_path}/ca.pem: no such file or directory"]
+    assert list(file_faults(found, {})) == [f"sslrootcert: {tmp_path}/ca.pem: no such file or directory"]
     (tmp_path / "ca.pem").touch()
-    assert list(missing_files(found, {})) == []
+    assert list(file_faults(found, {})) == [f"sslrootcert: {tmp_path}/ca.pem holds nothing in PEM form"]
     bare = parse(f"{DATABASE}?sslmode=verify-ca")
-    assert "sslrootcert=FILE, or sslrootcert=system" in next(missing_files(bare, {}))
-    assert list(missing_files(bare, {"PGSSLROOTCERT": "/x"})) == []
+    assert "sslrootcert=FILE, or sslrootcert=system" in next(file_faults(bare, {}))
+    assert list(file_faults(bare, {"PGSSLROOTCERT": "/x"})) == []
 
 
 def test_a_sqlite_file():

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from mesh.contract import Contract, TriggerKind
 from mesh.control import topology
-from mesh.database_url import missing_files, parse
+from mesh.database_url import file_faults, parse
 from mesh.faults import Fault, Faults
 from mesh.lambdas.functions import functions_of
 from mesh.manifest import Manifest
@@ -41,7 +41,7 @@ def _database_files(manifest: Manifest) -> Iterator[Fault]:
     """Each certificate that a database's URL names can be read; only here, since a file may be on one machine only."""
     for name, entry in manifest.services.items():
         if entry.database:
-            for text in missing_files(parse(entry.database), os.environ):
+            for text in file_faults(parse(entry.database), os.environ):
                 yield Fault(f"{manifest.file.name} [services.{name}] database", text)
 
 

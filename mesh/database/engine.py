@@ -17,7 +17,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mesh.database.failures import DatabaseError, lost
-from mesh.database_url import DatabaseUrl, UrlError, missing_files, parse
+from mesh.database_url import DatabaseUrl, UrlError, file_faults, parse
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import ExceptionContext
@@ -52,7 +52,7 @@ def check_files(url: DatabaseUrl) -> None:
     Raises:
         DatabaseError: One cannot.
     """
-    faults = list(missing_files(url, os.environ))
+    faults = list(file_faults(url, os.environ))
     if faults:
         raise DatabaseError("; ".join(faults))
 
