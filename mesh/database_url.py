@@ -1,4 +1,4 @@
-"""URL of a service's database, as mesh.toml and providers write it, read and checked without a driver. Pure but for ``file_faults``.
+"""URL of a service's database, as mesh.toml and providers write it, read and checked without a driver.
 
 ``postgresql://`` follows libpq's connection URIs (PostgreSQL manual, 34.1.1.2 and 34.1.2), since providers, poolers and
 ``psql`` write these. Decisions:
@@ -9,6 +9,7 @@
 - *A fault never repeats a user's text*, because a password with a raw ``/`` or ``@`` in it can end up in every part of
   a URL. Names of parameters and values that are not secret are the exceptions.
 - *Text is decoded as libpq does*: ``%20`` is a space and ``+`` is a plus.
+- *Only* ``file_faults`` *looks at the disk*, since a file may be on the machine of one service only.
 """
 
 from __future__ import annotations

@@ -68,4 +68,5 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[],
     if request.param == "postgresql":
         make: Callable[[], str] = request.getfixturevalue("new_postgres")
         return make
+    (tmp_path / "data").mkdir()
     return lambda: f"sqlite:///{tmp_path}/data/{secrets.token_hex(4)}.db"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
-from sqlalchemy import Column, Integer, MetaData, String, Table, delete, exc, insert, select, update
+from sqlalchemy import Column, Integer, MetaData, String, Table, delete, event, exc, insert, select, update
 from sqlalchemy.pool import NullPool
 
 from mesh.database import engine, migrations
@@ -180,7 +180,10 @@ class Database:
             if once
             else {"pool_size": CONNECTIONS, "max_overflow": EXTRA, "pool_timeout": WAIT, "pool_recycle": RECYCLE}
         )
-        return engine.create(self._url, WAIT, **pool)
+        made = engine.create(self._url, WAIT, **pool)
+        if self._file is not None:
+            event.listen(made.sync_engine, "connect", _prepare_sqlite)
+        return made
 
 
 def _attributes(url: DatabaseUrl) -> dict[str, Any]:
@@ -198,3 +201,11 @@ def _attributes(url: DatabaseUrl) -> dict[str, Any]:
 def _translated(error: Exception) -> Exception:
     log.warning("no connection to the database: %s", reason(error))
     return status(error) or Unavailable("the database cannot be reached", retry_after=1.0)
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # BEGIN is ours: sqlite3's own comes too late and never takes the write lock
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()

@@ -67,9 +67,7 @@ def create(url: DatabaseUrl, wait: float, **pool: Any) -> AsyncEngine:
         pool: SQLAlchemy's arguments for the pool.
     """
     if url.file is not None:
-        engine = create_async_engine(f"sqlite+aiosqlite:///{url.file}", connect_args={"timeout": wait}, **pool)
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        return engine
+        return create_async_engine(f"sqlite+aiosqlite:///{url.file}", connect_args={"timeout": wait}, **pool)
     arguments = _arguments(url, wait)
 
     async def connect() -> Any:
@@ -149,14 +147,6 @@ def _keep_alive(connection: Any, url: DatabaseUrl) -> None:
         value = url.numbers.get(name)
         if value and hasattr(socket, option):
             held.setsockopt(level, getattr(socket, option), value)
-
-
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # BEGIN is ours: sqlite3's own comes too late and never takes the write lock
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
 
 
 def _check_open(connection: Any, *_: Any) -> None:
