@@ -1,4 +1,4 @@
-"""Failures that mean "not now, and nothing happened", made on the real databases: callers may try again, and it works."""
+"""Failures that mean "not now, and nothing happened", made on the real databases: another try works."""
 
 from __future__ import annotations
 
@@ -226,7 +226,6 @@ async def test_a_sqlite_table_that_another_process_changed(tmp_path: Path):
     for turn in range(3):
         async with database.transaction() as tx:
             assert len((await tx.execute(query)).keys()) == turn + 1
-            )
         with sqlite3.connect(tmp_path / "x.db") as other:
             other.execute(f"ALTER TABLE t ADD COLUMN c{turn}")
         other.close()
@@ -236,8 +235,8 @@ async def test_a_sqlite_table_that_another_process_changed(tmp_path: Path):
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
-        (sqlite3.SQLITE_SCHEMA, Aborted), (sqlite3.SQLITE_BUSY_SNAPSHOT, Aborted), (sqlite3.SQLITE_PROTOCOL, Unavailable),
-        (sqlite3.SQLITE_BUSY_RECOVERY, Unavailable), (sqlite3.SQLITE_LOCKED_SHAREDCACHE, Unavailable),
+        (sqlite3.SQLITE_SCHEMA, Aborted), (sqlite3.SQLITE_BUSY_SNAPSHOT, Aborted),
+        (sqlite3.SQLITE_PROTOCOL, Unavailable), (sqlite3.SQLITE_BUSY_RECOVERY, Unavailable), (sqlite3.SQLITE_LOCKED_SHAREDCACHE, Unavailable),
         (sqlite3.SQLITE_IOERR_FSYNC, Unavailable), (sqlite3.SQLITE_READONLY_DBMOVED, Unavailable),
         (sqlite3.SQLITE_CORRUPT, type(None)), (sqlite3.SQLITE_CONSTRAINT_UNIQUE, type(None)),
     ],
