@@ -236,9 +236,10 @@ async def test_a_sqlite_table_that_another_process_changed(tmp_path: Path):
     ("code", "kind"),
     [
         (sqlite3.SQLITE_SCHEMA, Aborted), (sqlite3.SQLITE_BUSY_SNAPSHOT, Aborted),
-        (sqlite3.SQLITE_PROTOCOL, Unavailable), (sqlite3.SQLITE_BUSY_RECOVERY, Unavailable), (sqlite3.SQLITE_LOCKED_SHAREDCACHE, Unavailable),
-        (sqlite3.SQLITE_IOERR_FSYNC, Unavailable), (sqlite3.SQLITE_READONLY_DBMOVED, Unavailable),
-        (sqlite3.SQLITE_CORRUPT, type(None)), (sqlite3.SQLITE_CONSTRAINT_UNIQUE, type(None)),
+        (sqlite3.SQLITE_PROTOCOL, Unavailable), (sqlite3.SQLITE_BUSY_RECOVERY, Unavailable),
+        (sqlite3.SQLITE_LOCKED_SHAREDCACHE, Unavailable), (sqlite3.SQLITE_IOERR_FSYNC, Unavailable),
+        (sqlite3.SQLITE_READONLY_DBMOVED, Unavailable), (sqlite3.SQLITE_CORRUPT, type(None)),
+        (sqlite3.SQLITE_CONSTRAINT_UNIQUE, type(None)),
     ],
 )  # fmt: skip
 def test_result_codes_of_sqlite(code: int, kind: type):
