@@ -24,7 +24,7 @@ RETRY_AFTER = 1.0
 _CHANGED = "another call changed the same data; try again"
 _MIGRATED = "the tables were changed while the service runs; try again"
 _AWAY = "the database cannot be reached"
-_FULL = "the database has no room"
+_FULL = "the database cannot be written: there is no room"
 _READ_ONLY = "the database takes no writes at the moment"
 _LATE = "the database took too long"
 
