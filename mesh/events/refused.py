@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
 
+from mesh.contract import TriggerKind
 from mesh.events.cloudevents import MESSAGE_ID
 from mesh.events.consumers import consumers_of
 from mesh.events.dead import LEFT_OUT, Letter, letter_headers
@@ -29,6 +30,9 @@ Letters: TypeAlias = "Callable[[Row, Outgoing | None, str], Sequence[Outgoing]]"
 _KEPT = ("ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time")
 """Headers that a letter has of its event. Others may be what is too large: a key, above all."""
 
+_LONGEST = 1000
+"""Characters of a subject or an id; those of a row that somebody wrote by hand may be of any length."""
+
 
 def letters(contract: Contract, service: str) -> Letters:
     """Return what makes the dead letters of the rows of a service.
@@ -37,12 +41,15 @@ def letters(contract: Contract, service: str) -> Letters:
         contract: Whose methods are called for what.
         service: The service, as mesh.toml calls it.
     """
-    consumers = consumers_of(contract.services.values())
+    consumers = [
+        one for one in consumers_of(contract.services.values()) if one.trigger.kind is not TriggerKind.SCHEDULE
+    ]
 
     def made(row: Row, message: Outgoing | None, reason: str) -> Sequence[Outgoing]:
         subject = message.subject if message is not None else row.subject
         headers = {name: value for name, value in (message.headers if message else {}).items() if name in _KEPT}
         now = datetime.now(UTC)
+        id_ = "".join(one if one.isascii() and one.isprintable() else "?" for one in row.id)[:_LONGEST]
         return [
             Outgoing(
                 dead_subject(one.method.service, one.method.name),
@@ -52,19 +59,15 @@ def letters(contract: Contract, service: str) -> Letters:
                         code="", error="", tries=0, trace="", consumer=one.name, method=one.method.path,
                         subject=subject[:_LONGEST], stream="", sequence=0, time=now,
                     ),
-                    {"ce-id": row.id, **headers, LEFT_OUT: str(len(row.data))},
+                    {"ce-id": id_, **headers, LEFT_OUT: str(len(row.data))},
                 )
-                | {MESSAGE_ID: f"{one.name}/outbox/{row.id}"},
+                | {MESSAGE_ID: f"{one.name}/outbox/{id_}"},
                 b"",
             )
             for one in _hearing(consumers, subject)
         ]  # fmt: skip
 
     return made
-
-
-_LONGEST = 1000
-"""Characters of a subject; one that is no message's may be of any length."""
 
 
 def _hearing(consumers: Sequence[Consumer], subject: str) -> list[Consumer]:

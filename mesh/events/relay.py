@@ -226,7 +226,7 @@ class Relay:
         reason = "".join(character if character.isprintable() else "?" for character in reason)  # what any column takes
         for letter in self._letters(row, message, reason):
             error = (await link.store([letter])).error
-            if error is not None:
+            if error is not None and not isinstance(error, InvalidArgument):  # a letter, too, may be no message
                 return error
         log.error("event %s for %s can never be sent and stays in the outbox: %s", row.id, row.subject, reason)
         async with self._database.housekeeping() as tx:

@@ -48,6 +48,8 @@ def test_each_method_that_would_have_been_called_has_a_letter(
     row = Row(17, "id1", subject, "", b"12345")
     headers = {"ce-id": "id1", "ce-type": "a.v1.Made", "ce-subject": "k" * 2_000_000, MESSAGE_ID: "id1"}
     made = letters(hearing, "shop")(row, message and Outgoing(message, headers, b"x"), "too large")
+    odd = letters(hearing, "shop")(row._replace(id="a\r\n\u20ac" * 1000), None, "unreadable")
+    assert all(one.headers["ce-id"].isprintable() and one.headers["ce-id"].isascii() for one in odd)
     assert [one.subject for one in made] == [f"dead.b-v1-B.{name}" for name in methods]
     assert len({one.headers[MESSAGE_ID] for one in made}) == len(made)
     for one in made:
