@@ -35,6 +35,7 @@ _BYTEA = 17
 _UNREADABLE = r"'\\u(0000|[dD][89a-fA-F]..)'"
 """Escapes of NUL and of surrogates, which a ``json`` value may hold; its operators refuse the whole text then."""
 
+# A row is called "mesh row", since a column of the same name would be taken for it.
 _FUNCTION = """\
 CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -57,7 +58,7 @@ BEGIN
     IF TG_ARGV[2] = 'virtual' AND TG_OP <> 'TRUNCATE' THEN
         BEGIN
             SELECT format(
-                'SELECT row_to_json(r) FROM (SELECT %s FROM (SELECT ($1).*, $2 AS tableoid) t) r',
+                'SELECT row_to_json("mesh row") FROM (SELECT %s FROM (SELECT ($1).*, $2 AS tableoid) t) "mesh row"',
                 string_agg(
                     CASE WHEN attgenerated = 'v' THEN '(' || pg_get_expr(adbin, adrelid) || ') AS ' ELSE '' END
                     || quote_ident(attname), ', ' ORDER BY attnum))
@@ -88,7 +89,7 @@ BEGIN
     IF TG_OP = 'TRUNCATE' THEN  -- each row that goes is a DELETE
         SELECT CASE relkind WHEN 'p' THEN '' ELSE 'ONLY' END INTO part FROM pg_class WHERE oid = TG_RELID;
         FOR before IN EXECUTE
-            format('SELECT row_to_json(t) FROM %s %I.%I t', part, TG_TABLE_SCHEMA, TG_TABLE_NAME)
+            format('SELECT row_to_json("mesh row") FROM %s %I.%I "mesh row"', part, TG_TABLE_SCHEMA, TG_TABLE_NAME)
         LOOP
             INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
                 replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], hops,

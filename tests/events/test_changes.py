@@ -575,6 +575,41 @@ class TestPostgres:
         assert found[:4] == [("INSERT", 1, 6), ("INSERT", 11, 8), ("DELETE", 1, 6), ("INSERT", 12, 6)]
         assert sorted(found[4:]) == [("DELETE", 11, 8), ("DELETE", 12, 6)]
 
+    @pytest.mark.parametrize("generated", ["STORED", ""])
+    async def test_columns_called_as_anything(self, shop: Owner, generated: str):
+        """Like what a statement or a function of the trigger calls something of its own."""
+        names = [
+            "t",
+            "r",
+            "key",
+            "time",
+            "before",
+            "after",
+            "now",
+            "was",
+            "part",
+            "row",
+            "moved",
+            "ending",
+            "old",
+            "new",
+        ]
+        if not generated and int((await self.version(shop)).split(".")[0]) < 18:
+            pytest.skip("virtual columns came with PostgreSQL 18")
+        columns = ", ".join(f'"{name}" int' for name in names)
+        await shop.hand(
+            f'CREATE TABLE t ({columns}, "tg_op" int GENERATED ALWAYS AS ("t" + "r") {generated}, '
+            'PRIMARY KEY ("key", "old"))'
+        )
+        await shop.start("t")
+        values = ", ".join(map(str, range(len(names))))
+        await shop.hand(f"INSERT INTO t VALUES ({values})", 'UPDATE t SET "new" = 50', "TRUNCATE t")
+        row = {name: at for at, name in enumerate(names)} | {"tg_op": 1}
+        last = row | {"new": 50}
+        assert [(one["key"], one.get("before"), one.get("after")) for one in await shop.changes()] == [
+            ({"key": 2, "old": 12}, None, row), ({"key": 2, "old": 12}, row, last), ({"key": 2, "old": 12}, last, None),
+        ]  # fmt: skip
+
     async def test_identities_serials_and_conflicts(self, shop: Owner):
         await shop.hand(
             "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n serial, u text UNIQUE, "
