@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Iterator, Mapping
+from configparser import ConfigParser
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv6Address
 from pathlib import Path
@@ -162,7 +163,15 @@ def file_faults(url: DatabaseUrl, environment: Mapping[str, str]) -> Iterator[st
     driver = url.driver
     unreadable = list(_unreadable(driver))
     yield from unreadable or _unusable(driver)
+    if "service" in driver:
+        services = ConfigParser(interpolation=None)
+        path = environment.get("PGSERVICEFILE") or str(Path.home() / ".pg_service.conf")
+        services.read(path)
+        if driver["service"] not in services:
+            yield f"service: {path} has no [{driver['service']}]"
     roots = driver.get("sslrootcert") or environment.get("PGSSLROOTCERT") or url.system_roots
+    if roots == "system":
+        yield "PGSSLROOTCERT=system: write sslrootcert=system into the URL instead"
     mode = driver.get("sslmode", "")
     if mode.startswith("verify-") and not roots and not (Path.home() / ".postgresql" / "root.crt").exists():
         yield (

@@ -197,6 +197,14 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path, monkeypatch: pytest
     bare = parse(f"{DATABASE}?sslmode=verify-ca")
     assert "sslrootcert=FILE, or sslrootcert=system" in next(file_faults(bare, {}))
     assert list(file_faults(bare, {"PGSSLROOTCERT": "/x"})) == []
+    assert "write sslrootcert=system into the URL" in next(file_faults(bare, {"PGSSLROOTCERT": "system"}))
+
+
+def test_a_service_of_a_service_file(tmp_path: Path):
+    (tmp_path / "services").write_text("[shop]\nhost=h\npassword=50%\n")
+    for name, faults in (("shop", []), ("shp", [f"service: {tmp_path}/services has no [shp]"])):
+        found = parse(f"postgresql:///?service={name}")
+        assert list(file_faults(found, {"PGSERVICEFILE": f"{tmp_path}/services"})) == faults
 
 
 def test_a_sqlite_file():

@@ -160,6 +160,8 @@ def _known(error: BaseException) -> str:
         return _WORDS.get(state) or _line(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not accepted: {error.verify_message.rstrip('.')}"
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # asyncio names no socket, ssl no file
+        return "there is no such socket (or file of certificates)"
     if type(error).__name__ == "TargetServerAttributeNotMatched":
         return "no host is what target_session_attrs asks for"
     return next((text for kind, text in _NETWORK.items() if isinstance(error, kind)), "")

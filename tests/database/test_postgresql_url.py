@@ -123,6 +123,21 @@ async def test_a_password_with_every_special_character(running: Any, new_postgre
         running.psql(f"DROP ROLE {role}")
 
 
+async def test_a_service_file_says_the_rest(
+    running: Any, new_postgres: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = new_postgres().partition("?")[0].rpartition("/")[2]
+    folder = running.get_postmaster_info().socket_dir
+    (tmp_path / "services").write_text(f"[shop]\nhost={folder}\ndbname={name}\nuser=postgres\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    assert await answer("postgresql:///?service=shop&application_name=x", "SELECT current_database()::text") == name
+
+
+async def test_a_socket_that_is_not_there_is_named():
+    with pytest.raises(DatabaseError, match=r"\(postgresql://u@/db\?host=/nowhere\): there is no such socket"):
+        await answer("postgresql://u@/db?host=/nowhere", "SELECT 1")
+
+
 # -- hosts --
 
 
