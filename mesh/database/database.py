@@ -192,9 +192,8 @@ def _attributes(url: DatabaseUrl) -> dict[str, Any]:
         return {"db.system.name": "sqlite", "db.namespace": url.file.name}
     found: dict[str, Any] = {"db.system.name": "postgresql", "db.namespace": url.database or ""}
     if len(url.hosts) == 1:  # of several, a connection is to one of them
-        [(found["server.address"], port)] = url.hosts
-        if port:
-            found["server.port"] = port
+        [(host, port)] = url.hosts
+        found |= {**({"server.address": host} if host else {}), **({"server.port": port} if port else {})}
     return found
 
 
