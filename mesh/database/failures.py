@@ -24,7 +24,7 @@ RETRY_AFTER = 1.0
 _CHANGED = "another call changed the same data; try again"
 _MIGRATED = "the tables were changed while the service runs; try again"
 _AWAY = "the database cannot be reached"
-_FULL = "the database cannot be written: there is no room"
+_UNWRITABLE = "the database cannot be written"
 _READ_ONLY = "the database takes no writes at the moment"
 _LATE = "the database took too long"
 
@@ -39,7 +39,7 @@ _UNAVAILABLE = {
     "25P03": _LATE,  # idle_in_transaction_session_timeout
     "25P04": _LATE,  # transaction_timeout
     "57014": _LATE,  # statement_timeout, or cancelled by an administrator
-    "53100": _FULL,
+    "53100": _UNWRITABLE,
     "26000": _AWAY,  # a prepared statement that the server behind a pooler does not have
     "42P05": _AWAY,  # or that it has already
 }
@@ -67,10 +67,10 @@ _SQLITE = {
     sqlite3.SQLITE_LOCKED: "the database is locked by another process",
     sqlite3.SQLITE_PROTOCOL: "the database is locked by another process",  # too many began in the WAL at once
     sqlite3.SQLITE_INTERRUPT: _LATE,
-    sqlite3.SQLITE_FULL: _FULL,
-    sqlite3.SQLITE_IOERR: "the database cannot be written",
-    sqlite3.SQLITE_CANTOPEN: "the database cannot be written",
-    sqlite3.SQLITE_READONLY: "the database cannot be written",
+    sqlite3.SQLITE_FULL: _UNWRITABLE,
+    sqlite3.SQLITE_IOERR: _UNWRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _UNWRITABLE,
+    sqlite3.SQLITE_READONLY: _UNWRITABLE,
 }
 """Primary result codes of SQLite → why it is unavailable."""
 

@@ -211,7 +211,7 @@ async def test_a_sqlite_file_that_is_full(tmp_path: Path):
     await database.start()
     async with database.transaction() as tx:
         await tx.execute(text("CREATE TABLE t (v)"))
-    with pytest.raises(Unavailable, match="the database cannot be written: there is no room"):
+    with pytest.raises(Unavailable, match="the database cannot be written"):
         async with database.transaction() as tx:
             await tx.execute(text("PRAGMA max_page_count = 3"))
             await tx.execute(text("INSERT INTO t VALUES (randomblob(100000))"))
