@@ -186,6 +186,12 @@ class TestWorkers:
         (BASE + "workers = { idle = 60 }", {}, "workers.idle: expected a duration such as"),
         (BASE, {"MESH_SERVICES_LOG_IN_WORKERS_MAX": "0"}, "variable MESH_SERVICES_LOG_IN_WORKERS_MAX: must be at le"),
         (BASE + "database = 'mysql://x'", {}, "database: expected sqlite:///PATH or postgresql://"),
+        (BASE + "database = 'sqlite://x.db'", {}, "database: a path stands behind three slashes"),
+        (
+            BASE,
+            {"MESH_SERVICES_LOG_IN_DATABASE": "postgresql://u:p@db/login?sslmod=require"},
+            "variable MESH_SERVICES_LOG_IN_DATABASE: unknown parameter 'sslmod'; did you mean sslmode?",
+        ),
         ("channel = 'x'", {}, 'mesh.toml channel: expected "ngh2" or "grpcio", got \'x\''),
         (BASE, {"MESH_EDGE_LISTEN": "8080"}, "environment variable MESH_EDGE_LISTEN: expected host:port, got '8080'"),
         (BASE, {"MESH_EDGE_CONCURRENCY": "x"}, "environment variable MESH_EDGE_CONCURRENCY: expected int, got str"),

@@ -197,15 +197,14 @@ class Relay:
     async def _send(self, link: Link, rows: list[Row]) -> tuple[list[Row], StatusError | None]:
         """Return the rows that the broker has, and why it does not take the next one."""
         made: list[tuple[Row, Outgoing]] = []
+        kept: StatusError | None = None  # a row that cannot be set aside yet holds no other
         for row in rows:
             try:
                 made.append((row, self._encode(row)))
             except Exception as error:  # one row must not hold the others, whatever is in it
                 if not isinstance(error, ValueError):
                     log.exception("a row of the outbox cannot be read")
-                kept = await self._refuse(link, row, None, str(error) or type(error).__name__)
-                if kept is not None:
-                    return [], kept
+                kept = await self._refuse(link, row, None, str(error) or type(error).__name__) or kept
         sent: list[Row] = []
         # By stream, for a batch has one; nothing is said of the order between events and changes.
         for _, part in groupby(sorted(made, key=_stream), _stream):
@@ -214,12 +213,11 @@ class Relay:
                 stored = await link.store([message for _, message in group])
                 sent += [row for row, _ in group[: stored.number]]
                 group = group[stored.number :]
-                kept = stored.error
-                if isinstance(kept, InvalidArgument):
-                    kept = await self._refuse(link, *group.pop(0), kept.message)
-                if kept is not None:
-                    return sent, kept
-        return sent, None
+                if isinstance(stored.error, InvalidArgument):
+                    kept = await self._refuse(link, *group.pop(0), stored.error.message) or kept
+                elif stored.error is not None:
+                    return sent, stored.error
+        return sent, kept
 
     async def _refuse(self, link: Link, row: Row, message: Outgoing | None, reason: str) -> StatusError | None:
         """Set a row aside when its dead letters are kept; return why they are not."""
