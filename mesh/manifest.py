@@ -15,16 +15,18 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
+from urllib.parse import unquote
 
 import msgspec
 
 from mesh.address import ANY, reachable, split
+from mesh.database_url import database_faults, located
 from mesh.edge_table import Cors, RateLimit, cors_faults, metadata_faults, proxy_faults
 from mesh.events_table import Events, broker_faults, events_faults
 from mesh.faults import Fault, Faults
 from mesh.lambdas.config import Function, Keys, read, stray
 from mesh.overrides import override
-from mesh.values import SQLITE, Duration, Rate, Size, sqlite_file, sqlite_url
+from mesh.values import Duration, Rate, Size
 from mesh.workers_table import Workers, workers_faults
 
 __all__ = [
@@ -112,7 +114,7 @@ class Service(Keys, frozen=True):
         listen: ``host:port`` of its sidecar; port 0 picks a free one.
         address: Where others reach it, if not at ``listen``: one or more ``host:port``; a name may stand for several
             addresses and is resolved again as time passes.
-        database: SQLAlchemy URL (``sqlite:///…`` relative to mesh.toml, ``postgresql://…``), or ``""`` for none.
+        database: Its URL (``sqlite:///…`` relative to mesh.toml, ``postgresql://…``; docs/databases.md), or ``""``.
         migrations: Folder of Alembic versions, relative to mesh.toml; ``""``: ``migrations`` beside the module, if it
             is there.
         concurrency: Calls in flight.
@@ -269,12 +271,10 @@ def _blamed(fault: Fault, place: str, overrides: Mapping[str, str]) -> Fault:
 
 
 def _located(service: Service, root: Path) -> Service:
-    """Return the service with its SQLite file made absolute."""
-    path, mark, options = service.database.removeprefix(SQLITE).partition("?")
-    if not service.database.startswith(SQLITE) or path.startswith("/") or path in ("", ":memory:"):
+    """Return the service with the files that its database's URL names made absolute."""
+    if not service.database:
         return service
-    url = sqlite_url((root / sqlite_file(service.database)).resolve())
-    return msgspec.structs.replace(service, database=f"{url}{mark}{options}")
+    return msgspec.structs.replace(service, database=located(service.database, root))
 
 
 def _absolute(events: Events, root: Path) -> Events:
@@ -381,10 +381,9 @@ def _service_faults(service: Service, table: str) -> Iterator[Fault]:
         yield Fault(f"{table} serves", "name at least one service of the contract")
     if service.concurrency < 1:
         yield Fault(f"{table} concurrency", f"must be at least 1, not {service.concurrency}")
-    if service.database and not service.database.startswith((SQLITE, "postgresql://")):
-        yield Fault(f"{table} database", "expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME")
-    if service.database.startswith(SQLITE):
-        yield from _path_faults(f"{table} database", str(sqlite_file(service.database)))
+    if service.database:
+        yield from database_faults(service.database, f"{table} database")
+        yield from _path_faults(f"{table} database", unquote(service.database))
     yield from _path_faults(f"{table} migrations", service.migrations)
     if service.workers is not None:
         yield from workers_faults(service.workers, f"{table} workers")

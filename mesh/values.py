@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from urllib.parse import unquote
 
-__all__ = ["SQLITE", "Duration", "Rate", "Size", "sqlite_file", "sqlite_url"]
+__all__ = ["Duration", "Rate", "Size"]
 
-SQLITE = "sqlite:///"
 """What the URL of a SQLite file begins with."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -79,13 +76,3 @@ class Rate(float):
         self = cls(int(match[1]) / _UNITS[match[2]])
         self.burst = int(match[3] or match[1])
         return self
-
-
-def sqlite_url(file: Path) -> str:
-    """Return the URL of a SQLite file; what begins an escape or the options of a URL is escaped in its name."""
-    return SQLITE + str(file).replace("%", "%25").replace("?", "%3F")
-
-
-def sqlite_file(url: str) -> Path:
-    """Return the file of a SQLite URL, as SQLAlchemy reads it: with its escapes undone, without its options."""
-    return Path(unquote(url.removeprefix(SQLITE).partition("?")[0]))

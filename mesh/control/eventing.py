@@ -147,9 +147,13 @@ class Eventing:
             self._pruning = asyncio.get_running_loop().create_task(_prune(database))
         if database is not None and self.outbox is not None:
             from mesh.events.change_rows import encoder  # noqa: PLC0415 - loaded already
+            from mesh.events.refused import letters  # noqa: PLC0415 - loaded already
             from mesh.events.relay import Relay  # noqa: PLC0415 - loaded already
 
-            self._relay = Relay(database, self.broker, sqlite=self._sqlite, encode=encoder(self._contract))
+            self._relay = Relay(
+                database, self.broker, sqlite=self._sqlite, encode=encoder(self._contract),
+                letters=letters(self._contract, self._name),
+            )  # fmt: skip
             self.outbox.tell = self._relay.tell
             self._relay.start()
 

@@ -165,7 +165,7 @@ def redrive(file: Path, numbers: list[int], *, method: str, every: bool) -> int:
             message = None if whole is None else again.redriven(whole, session.consumers)
             if message is None:
                 left += 1
-                why = "the contract has its trigger no more" if whole else "its stream holds its event no more"
+                why = "the contract has its trigger no more" if whole else again.absent(letter)
                 print(f"letter {letter.sequence}: {why}", file=sys.stderr)
                 continue
             await session.broker.store(message)

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from mesh import database_url
 from mesh.address import name_of, reachable
 from mesh.contract import Contract
 from mesh.control import check, component, identity, sockets, state, topology, traces
@@ -25,7 +25,6 @@ from mesh.control.table import table
 from mesh.control.versions import Versions
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
-from mesh.values import SQLITE, sqlite_file
 
 __all__ = ["run"]
 
@@ -208,10 +207,10 @@ def _summary(
 
 def _database(manifest: Manifest, url: str) -> str:
     """Return where a database is, without user and password, and a file as the user wrote it."""
-    if url.startswith(SQLITE):
-        return _shown(manifest, sqlite_file(url))
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if url else ""
+    if not url:
+        return ""
+    parsed = database_url.parse(url)
+    return parsed.where if parsed.file is None else _shown(manifest, parsed.file)
 
 
 def _shown(manifest: Manifest, path: Path) -> str:

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from sqlalchemy import Column, Integer, MetaData, String, Table, delete, event, exc, insert, select, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from mesh.database import migrations
+from mesh.database import engine, migrations
 from mesh.database.failures import DatabaseError, reason, status
 from mesh.database.plain import Execute, Plain
 from mesh.database.sole import FileSole, PostgresSole, Sole
@@ -26,9 +24,10 @@ from mesh.errors import Unavailable
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
-    from sqlalchemy.engine import URL
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from mesh.database.migrations import Prepare
+    from mesh.database_url import DatabaseUrl
 
 __all__ = ["Database", "DatabaseError", "Outbox"]
 
@@ -47,7 +46,8 @@ class Database:
     """A service's own database.
 
     Args:
-        url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST:PORT/NAME``.
+        url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST:PORT/NAME``, with libpq's parameters
+            (``mesh.database_url``).
         migrations: Folder of Alembic version files, or None.
         migrate: Run them at the start; else the database is opened at the version that it is at.
         name: The service's name, for errors and logs.
@@ -56,7 +56,7 @@ class Database:
         outbox: Where events go, or None when the service publishes none.
 
     Raises:
-        DatabaseError: The URL is of neither kind.
+        DatabaseError: The URL cannot be used.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Database:
         self._migrations, self._migrate = migrations, migrate
         self._before, self._after = before, after
         self._outbox = outbox
-        self._url = _parse(url)
-        self._file = Path(self._url.database) if self._url.drivername == "sqlite" and self._url.database else None
+        self._url = engine.read(url)
+        self._file = self._url.file
         self._tracer = trace.get_tracer("mesh.database")
         self._attributes = _attributes(self._url)
         self._writer = Writer(WAIT)
@@ -83,7 +83,7 @@ class Database:
         self._engine: AsyncEngine | None = None
 
     def __str__(self) -> str:
-        return self._url.render_as_string(hide_password=True)
+        return str(self._url)
 
     async def start(self) -> None:
         """Bring the database to its newest version and open it; safe when several replicas start at once.
@@ -92,6 +92,7 @@ class Database:
             DatabaseError: It cannot be used; one line that says why, without the password.
         """
         try:
+            engine.check_files(self._url)
             make = partial(self._create, once=True)
             await asyncio.to_thread(
                 migrations.upgrade, make, self._migrations, self._file, self._before, self._after, migrate=self._migrate
@@ -178,47 +179,25 @@ class Database:
             await transaction.close()
 
     def _create(self, *, once: bool) -> AsyncEngine:
-        sqlite = self._file is not None
-        # asyncpg waits for a server by itself; sqlite3 for another process's lock.
         pool: dict[str, Any] = (
             {"poolclass": NullPool}
             if once
             else {"pool_size": CONNECTIONS, "max_overflow": EXTRA, "pool_timeout": WAIT, "pool_recycle": RECYCLE}
         )
-        url = self._url.set(drivername="sqlite+aiosqlite" if sqlite else "postgresql+asyncpg")
-        engine = create_async_engine(url, connect_args={"timeout": WAIT}, **pool)
-        if sqlite:
-            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        else:
-            event.listen(engine.sync_engine, "checkout", _check_open)
-        return engine
+        made = engine.create(self._url, WAIT, **pool)
+        if self._file is not None:
+            event.listen(made.sync_engine, "connect", _prepare_sqlite)
+        return made
 
 
-def _parse(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except (exc.ArgumentError, ValueError):
-        parsed = None
-    if (
-        parsed is None
-        or parsed.drivername not in ("sqlite", "postgresql")
-        or not parsed.database
-        or parsed.database == ":memory:"
-    ):
-        raise DatabaseError("expected a database URL: sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME")
-    return parsed
-
-
-def _attributes(url: URL) -> dict[str, Any]:
+def _attributes(url: DatabaseUrl) -> dict[str, Any]:
     """Return what is the same for every span (OpenTelemetry semantic conventions for database client spans)."""
-    if url.drivername == "sqlite":
-        return {"db.system.name": "sqlite", "db.namespace": Path(url.database or "").name}
-    found: dict[str, Any] = {"db.system.name": "postgresql", "db.namespace": url.database}
-    host = url.host or url.query.get("host")
-    if isinstance(host, str):
-        found["server.address"] = host
-    if url.port:
-        found["server.port"] = url.port
+    if url.file is not None:
+        return {"db.system.name": "sqlite", "db.namespace": url.file.name}
+    found: dict[str, Any] = {"db.system.name": "postgresql", "db.namespace": url.database or ""}
+    if len(url.hosts) == 1:  # of several, a connection is to one of them
+        [(host, port)] = url.hosts
+        found |= {**({"server.address": host} if host else {}), **({"server.port": port} if port else {})}
     return found
 
 
@@ -233,8 +212,3 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
-
-
-def _check_open(connection: Any, *_: Any) -> None:
-    if connection.driver_connection.is_closed():  # the server ended it meanwhile: the pool makes another one
-        raise exc.DisconnectionError

@@ -1,33 +1,83 @@
-"""What a failing database means: a status for a call, one line for whoever starts the service."""
+"""Failures of a database: their status for a call, and one line for whoever starts the service.
+
+A failure that says "not now, and nothing happened" is ``Aborted`` (another try works at once) or ``Unavailable`` (it
+works when the database does); callers and deliveries may try both again. A failure that is about the data or a bug has
+no status here. Sources: PostgreSQL manual, appendix A (SQLSTATEs); https://www.sqlite.org/rescode.html.
+"""
 
 from __future__ import annotations
 
 import socket
 import sqlite3
+import ssl
 from collections.abc import Iterator
 
 from sqlalchemy import exc
 
 from mesh.errors import Aborted, InvalidArgument, StatusError, Unavailable
 
-__all__ = ["DatabaseError", "reason", "status"]
+__all__ = ["DatabaseError", "lost", "reason", "status"]
 
 RETRY_AFTER = 1.0
 """Seconds."""
 
-_CONFLICTS = ("40001", "40P01", "55P03")
-"""SQLSTATE of serialization failure, deadlock, lock not available (PostgreSQL manual, appendix A)."""
-_LOST = ("08", "57P", "53")
-"""SQLSTATE classes: connection exception, operator intervention, insufficient resources."""
+_CHANGED = "another call changed the same data; try again"
+_MIGRATED = "the tables were changed while the service runs; try again"
+_AWAY = "the database cannot be reached"
+_UNWRITABLE = "the database cannot be written"
+_READ_ONLY = "the database takes no writes at the moment"
+_LATE = "the database took too long"
+
+_ABORTED = {
+    "40001": _CHANGED,  # serialization failure
+    "40P01": _CHANGED,  # deadlock
+    "55P03": _CHANGED,  # lock not available: NOWAIT, lock_timeout
+    "72000": _CHANGED,  # snapshot too old
+}
+_UNAVAILABLE = {
+    "25006": _READ_ONLY,  # read-only transaction: a primary that became a standby
+    "25P03": _LATE,  # idle_in_transaction_session_timeout
+    "25P04": _LATE,  # transaction_timeout
+    "57014": _LATE,  # statement_timeout, or cancelled by an administrator
+    "53100": _UNWRITABLE,
+    "26000": _AWAY,  # a prepared statement that the server behind a pooler does not have
+    "42P05": _AWAY,  # or that it has already
+}
+_CLASSES = {"08": _AWAY, "57P": _AWAY, "53": "the database is overloaded", "58": "the database cannot be used"}
+"""First characters of SQLSTATEs: connection exception, operator intervention, insufficient resources, system error."""
+_DROPPED = ("25006", "26000", "42P05")
+"""SQLSTATEs after which a connection is of no use, although the server keeps it open."""
+_STALE = ("InvalidCachedStatementError", "OutdatedSchemaCacheError")
+"""asyncpg's errors for what it remembers of a table or a type that was changed meanwhile; their 0A000 means more."""
+_NO_TYPE = "cache lookup failed for type"
+"""Of an XX000, for a prepared statement with a parameter of a type that is gone; PostgreSQL does not translate it."""
 _NUL = "22021"
 """Character not in repertoire: PostgreSQL's text cannot hold U+0000, and a protobuf string can."""
 _WORDS = {
     "28P01": "the password is wrong",
     "28000": "the user may not log in",
     "3D000": "there is no such database on the server",
+    "3F000": "there is no such schema; search_path names one that has to be created first",
     "57P03": "the server is still starting",
     "53300": "the server has no connection left",
     "42501": "the user may not do this in the database",
+}
+_SQLITE = {
+    sqlite3.SQLITE_BUSY: "the database is locked by another process",
+    sqlite3.SQLITE_LOCKED: "the database is locked by another process",
+    sqlite3.SQLITE_PROTOCOL: "the database is locked by another process",  # too many began in the WAL at once
+    sqlite3.SQLITE_INTERRUPT: _LATE,
+    sqlite3.SQLITE_FULL: _UNWRITABLE,
+    sqlite3.SQLITE_IOERR: _UNWRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _UNWRITABLE,
+    sqlite3.SQLITE_READONLY: _UNWRITABLE,
+}
+"""Primary result codes of SQLite → why it is unavailable."""
+
+_NETWORK: dict[type[BaseException], str] = {
+    socket.gaierror: "there is no such host",
+    ConnectionRefusedError: "nothing listens there",
+    TimeoutError: "it did not answer in time",
 }
 
 
@@ -37,54 +87,62 @@ class DatabaseError(Exception):
 
 def status(error: BaseException) -> StatusError | None:
     """Return the status of a call that failed so, or None when the error is about the data or a bug."""
-    for cause in _causes(error):
+    causes = list(_causes(error))
+    for cause in causes:
         if isinstance(cause, exc.TimeoutError):
             return Unavailable("the database is busy: no connection came free in time", retry_after=RETRY_AFTER)
         if isinstance(cause, sqlite3.Error):
             return _of_sqlite(getattr(cause, "sqlite_errorcode", 0))
+        if _stale(cause):
+            return Aborted(_MIGRATED)
         found = _of_state(getattr(cause, "sqlstate", None))
         if found is not None:
             return found
-        if isinstance(cause, OSError) or (isinstance(cause, exc.DBAPIError) and cause.connection_invalidated):
-            return Unavailable("the database cannot be reached", retry_after=RETRY_AFTER)
+    if any(isinstance(one, OSError) or getattr(one, "connection_invalidated", False) for one in causes):
+        return Unavailable(_AWAY, retry_after=RETRY_AFTER)
     return None
+
+
+def lost(error: BaseException) -> bool:
+    """Return whether a connection is to be given up after this error although the server keeps it open.
+
+    What it remembers is out of date, or the server has become one that takes no writes.
+    """
+    return any(_stale(cause) or getattr(cause, "sqlstate", None) in _DROPPED for cause in _causes(error))
+
+
+def _stale(error: BaseException) -> bool:
+    return type(error).__name__ in _STALE or (getattr(error, "sqlstate", None) == "XX000" and _NO_TYPE in str(error))
 
 
 def _of_sqlite(code: int) -> StatusError | None:
-    """Return the status of an (extended) result code of SQLite: https://www.sqlite.org/rescode.html."""
+    """Return the status of an (extended) result code of SQLite."""
     if code == sqlite3.SQLITE_BUSY_SNAPSHOT:
-        return Aborted("another call changed the same data; try again")
-    if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Unavailable("the database is locked by another process", retry_after=RETRY_AFTER)
-    if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-        return Unavailable("the database cannot be written", retry_after=RETRY_AFTER)
-    return None
+        return Aborted(_CHANGED)
+    if code & 0xFF == sqlite3.SQLITE_SCHEMA:
+        return Aborted(_MIGRATED)
+    text = _SQLITE.get(code & 0xFF)
+    return Unavailable(text, retry_after=RETRY_AFTER) if text else None
 
 
 def _of_state(state: object) -> StatusError | None:
     """Return the status of an SQLSTATE of PostgreSQL."""
-    if state in _CONFLICTS:
-        return Aborted("another call changed the same data; try again")
+    if not isinstance(state, str):
+        return None
+    if state in _ABORTED:
+        return Aborted(_ABORTED[state])
     if state == _NUL:
         return InvalidArgument("text must not hold the character U+0000")
-    if isinstance(state, str) and state.startswith(_LOST):
-        return Unavailable("the database cannot be reached", retry_after=RETRY_AFTER)
-    return None
+    text = _UNAVAILABLE.get(state) or next((text for at, text in _CLASSES.items() if state.startswith(at)), "")
+    return Unavailable(text, retry_after=RETRY_AFTER) if text else None
 
 
 def reason(error: BaseException) -> str:
     """Return why a database cannot be used, in the words of whoever must mend it."""
     causes = list(_causes(error))
-    for cause in causes:
-        state = getattr(cause, "sqlstate", None)
-        if isinstance(state, str):
-            return _WORDS.get(state) or _line(cause)
-        if isinstance(cause, socket.gaierror):
-            return "there is no such host"
-        if isinstance(cause, ConnectionRefusedError):
-            return "nothing listens there"
-        if isinstance(cause, TimeoutError):
-            return "it did not answer in time"
+    known = next((text for cause in causes if (text := _known(cause))), "")
+    if known:
+        return known
     code = next(
         (c.sqlite_errorcode for c in causes if isinstance(c, sqlite3.Error) and hasattr(c, "sqlite_errorcode")), 0
     )
@@ -94,6 +152,19 @@ def reason(error: BaseException) -> str:
         sqlite3.SQLITE_NOTADB: "the file is not a SQLite database",
         sqlite3.SQLITE_BUSY: "it is locked by another process",
     }.get(code & 0xFF) or _line(causes[-1])
+
+
+def _known(error: BaseException) -> str:
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return _WORDS.get(state) or _line(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not accepted: {error.verify_message.rstrip('.')}"
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # asyncio names no socket, ssl no file
+        return "there is no such socket (or file of certificates)"
+    if type(error).__name__ == "TargetServerAttributeNotMatched":
+        return "no host is what target_session_attrs asks for"
+    return next((text for kind, text in _NETWORK.items() if isinstance(error, kind)), "")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -144,7 +144,10 @@ class PostgresSole:
                 if self._driver is None or self._driver.is_closed():
                     await self.release()
                     await self._connect()
-                second = zlib.crc32(self._name.encode()) - 2**31
+                schema = await self._driver.fetchval("SELECT current_schema()")
+                # Services that share a database have a schema each; the key of "public" is that of earlier releases.
+                own = self._name if schema in (None, "public") else f"{schema}.{self._name}"
+                second = zlib.crc32(own.encode()) - 2**31
                 if await self._driver.fetchval("SELECT pg_try_advisory_lock($1, $2)", _ADVISORY, second):
                     await self._driver.add_listener(self._name, self._notified)
                     break

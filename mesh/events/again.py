@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mesh.events.consumers import Consumer
     from mesh.events.history import StreamMessage
 
-__all__ = ["REPLAY_OF", "consumer_for", "redriven", "replayed", "whole"]
+__all__ = ["REPLAY_OF", "absent", "consumer_for", "redriven", "replayed", "whole"]
 
 REPLAY_OF = "mesh-replay-of"
 
@@ -54,6 +54,8 @@ async def whole(js: JetStreamContext, letter: StreamMessage) -> StreamMessage | 
     if LEFT_OUT not in letter.headers:
         return letter
     told = read_letter(letter.headers)
+    if not told.stream:  # it never came to one (``mesh.events.refused``)
+        return None
     try:
         event = await js.get_msg(told.stream, told.sequence)
     except NotFoundError:
@@ -62,6 +64,12 @@ async def whole(js: JetStreamContext, letter: StreamMessage) -> StreamMessage | 
         return None
     ours = {name: value for name, value in letter.headers.items() if name != LEFT_OUT}
     return replace(letter, headers={**(event.headers or {}), **ours}, data=event.data or b"")
+
+
+def absent(letter: StreamMessage) -> str:
+    """Return why a dead letter has no event to be delivered again."""
+    told = read_letter(letter.headers)
+    return "its stream holds its event no more" if told.stream else told.reason
 
 
 def replayed(event: StreamMessage, consumer: Consumer, run: str) -> Outgoing:

@@ -8,6 +8,7 @@ or their text when they nest too deep; what JSON has no type for (times, UUIDs, 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -111,8 +112,27 @@ def _decimal(text: str) -> float | str:
 def _image(row: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
     if row["form"] == "sqlite":
         return {name: _unwrapped(value) for name, value in columns.items()}
-    raw = set(row["bytes"])
-    return {name: _of_hex(value) if name in raw else _bounded(value) for name, value in columns.items()}
+    # Rows of a trigger that an earlier release made name columns of bytea only.
+    forms = row["forms"] if "forms" in row else dict.fromkeys(row["bytes"], "b")
+    return {name: _bounded(_formed(value, forms.get(name))) for name, value in columns.items()}
+
+
+def _formed(value: Any, form: Any) -> Any:
+    """Return a value with its bytes as base64, wherever the form says they are (``changes_table.Form``).
+
+    A value that is not as the form says is of a column whose type was changed since, and stays as it is.
+    """
+    match form, value:
+        case "b", str():
+            return _of_hex(value)
+        case [inner], list():
+            # An array of several dimensions is one type: all its levels have the form of the first.
+            return [
+                _formed(one, form if isinstance(one, list) and not isinstance(inner, list) else inner) for one in value
+            ]
+        case dict(), dict():
+            return {name: _formed(one, form.get(name)) for name, one in value.items()}
+    return value
 
 
 def _unwrapped(value: Any) -> Any:
@@ -135,14 +155,12 @@ def _unwrapped(value: Any) -> Any:
                 return held
 
 
-def _of_hex(value: Any) -> Any:
-    """Return bytea in hex format as base64; a column that is no bytea any more, as it is."""
-    if isinstance(value, str) and value.startswith("\\x"):
-        try:
-            return base64.b64encode(bytes.fromhex(value[2:])).decode()
-        except ValueError:
-            return value
-    return _bounded(value)
+def _of_hex(text: str) -> str:
+    """Return bytea in hex format as base64; what is none any more, as it is."""
+    if text.startswith("\\x"):
+        with contextlib.suppress(ValueError):
+            return base64.b64encode(bytes.fromhex(text[2:])).decode()
+    return text
 
 
 def _bounded(value: Any, depth: int = 0) -> Any:

@@ -3,6 +3,12 @@
 ``row_to_json`` and not ``to_jsonb``: a ``json`` value may hold an escaped NUL, which ``jsonb`` refuses, and a refusal
 would fail the write. The function runs as its owner, so that roles that may write the table but not the outbox are
 captured too, and with settings of its own, so that no session's time zone or float digits show in what is captured.
+
+``row_to_json`` writes all but ``bytea`` in its final form, at whatever depth. Where there is ``bytea``, in a column, a
+domain, an array or a composite type, is found out when the trigger is made, and goes with each change (``forms``).
+
+Virtual generated columns (PostgreSQL 18) are NULL in the rows that a trigger gets. A table that has one pays for a
+statement of its own for each row, which computes them from the expressions that the catalog has at that time.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mesh.events.changes_table import ChangeError, Column, Table, literal, name
+from mesh.events.changes_table import ChangeError, Column, Form, Table, literal, name
 from mesh.events.subjects import CHANGES, escape
 
 if TYPE_CHECKING:
@@ -23,57 +29,98 @@ __all__ = ["function", "install", "triggers"]
 PREFIX = "mesh_change_"
 """Of the names of our functions and triggers; nothing else may have it. What follows is a digest of the definition."""
 
+_BYTEA = 17
+"""The type's OID, which is the same on every server."""
+
+_UNREADABLE = r"'\\u(0000|[dD][89a-fA-F]..)'"
+"""Escapes of NUL and of surrogates, which a ``json`` value may hold; its operators refuse the whole text then."""
+
+# A row is called "mesh row", since a column of the same name would be taken for it.
 _FUNCTION = """\
 CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO' SET "IntervalStyle" = 'iso_8601'
-SET bytea_output = 'hex' SET extra_float_digits = 1
+SET bytea_output = 'hex' SET extra_float_digits = 1 SET lc_monetary = 'C' SET standard_conforming_strings = on
 AS $mesh$
-DECLARE  -- arguments of the trigger: subject, what each change begins with, the columns of the primary key
+DECLARE  -- arguments of the trigger: subject, what each change begins with, 'virtual' or '', the primary key's columns
     time text := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
     before json;
     after json;
+    was json;  -- before and after, as the operators of json can read them
+    now json;
     hops text := coalesce(current_setting('mesh.hops', true), '');  -- of the call (mesh.events.outbox)
+    key text[] := TG_ARGV[3:];
+    ending text := '}}';
     part text;
     moved boolean := false;
+    renamed boolean := TG_OP = 'TRUNCATE';  -- or not known
 BEGIN
+    IF TG_ARGV[2] = 'virtual' AND TG_OP <> 'TRUNCATE' THEN
+        BEGIN
+            SELECT format(
+                'SELECT row_to_json("mesh row") FROM (SELECT %s FROM (SELECT ($1).*, $2 AS tableoid) t) "mesh row"',
+                string_agg(
+                    CASE WHEN attgenerated = 'v' THEN '(' || pg_get_expr(adbin, adrelid) || ') AS ' ELSE '' END
+                    || quote_ident(attname), ', ' ORDER BY attnum))
+            INTO part FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+            WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped;
+            IF TG_OP <> 'INSERT' THEN EXECUTE part INTO before USING OLD, TG_RELID; END IF;
+            IF TG_OP <> 'DELETE' THEN EXECUTE part INTO after USING NEW, TG_RELID; END IF;
+        EXCEPTION WHEN OTHERS THEN  -- what cannot be read must not keep the row from being written
+            before := NULL;
+            after := NULL;
+        END;
+    END IF;
+    IF TG_OP IN ('UPDATE', 'DELETE') AND before IS NULL THEN before := row_to_json(OLD); END IF;
+    IF TG_OP IN ('UPDATE', 'INSERT') AND after IS NULL THEN after := row_to_json(NEW); END IF;
+    was := before;
+    now := after;
+    IF strpos(was::text, '\\u') > 0 THEN was := regexp_replace(was::text, {unreadable}, '\\ue000', 'g'); END IF;
+    IF strpos(now::text, '\\u') > 0 THEN now := regexp_replace(now::text, {unreadable}, '\\ue000', 'g'); END IF;
+    FOREACH part IN ARRAY key LOOP
+        renamed := renamed OR coalesce(now, was) -> part IS NULL;
+    END LOOP;
+    IF renamed THEN  -- a column of the primary key, since the trigger was made
+        SELECT coalesce(array_agg(attname::text ORDER BY array_position(indkey::int2[], attnum)), key) INTO key
+        FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
+        WHERE indrelid = TG_RELID AND indisprimary;
+        ending := ', "key": ' || to_json(key) || '}}';  -- of two, a reader of JSON takes the last
+    END IF;
     IF TG_OP = 'TRUNCATE' THEN  -- each row that goes is a DELETE
         SELECT CASE relkind WHEN 'p' THEN '' ELSE 'ONLY' END INTO part FROM pg_class WHERE oid = TG_RELID;
         FOR before IN EXECUTE
-            format('SELECT row_to_json(t) FROM %s %I.%I t', part, TG_TABLE_SCHEMA, TG_TABLE_NAME)
+            format('SELECT row_to_json("mesh row") FROM %s %I.%I "mesh row"', part, TG_TABLE_SCHEMA, TG_TABLE_NAME)
         LOOP
             INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
                 replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], hops,
-                convert_to(TG_ARGV[1] || time || ', "operation": "DELETE", "before": ' || before || '}}', 'UTF8'),
+                convert_to(TG_ARGV[1] || time || ', "operation": "DELETE", "before": ' || before || ending, 'UTF8'),
                 time::bigint);
         END LOOP;
         RETURN NULL;
     END IF;
-    IF TG_OP <> 'INSERT' THEN before := row_to_json(OLD); END IF;
-    IF TG_OP <> 'DELETE' THEN after := row_to_json(NEW); END IF;
     IF TG_OP = 'UPDATE' THEN
-        FOREACH part IN ARRAY TG_ARGV[2:] LOOP
-            moved := moved OR (before -> part)::text IS DISTINCT FROM (after -> part)::text;
+        FOREACH part IN ARRAY key LOOP
+            moved := moved OR (was -> part)::text IS DISTINCT FROM (now -> part)::text;
         END LOOP;
     END IF;
     IF moved OR TG_OP = 'DELETE' THEN
         INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
             replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], hops,
-            convert_to(TG_ARGV[1] || time || ', "operation": "DELETE", "before": ' || before || '}}', 'UTF8'),
+            convert_to(TG_ARGV[1] || time || ', "operation": "DELETE", "before": ' || before || ending, 'UTF8'),
             time::bigint);
     END IF;
     IF moved OR TG_OP = 'INSERT' THEN
         INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
             replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], hops,
-            convert_to(TG_ARGV[1] || time || ', "operation": "INSERT", "after": ' || after || '}}', 'UTF8'),
+            convert_to(TG_ARGV[1] || time || ', "operation": "INSERT", "after": ' || after || ending, 'UTF8'),
             time::bigint);
     END IF;
     IF TG_OP = 'UPDATE' AND NOT moved THEN
         INSERT INTO {outbox} (id, subject, headers, data, created) VALUES (
             replace(gen_random_uuid()::text, '-', ''), TG_ARGV[0], hops,
             convert_to(
-                TG_ARGV[1] || time || ', "operation": "UPDATE", "before": ' || before || ', "after": ' || after || '}}',
-                'UTF8'),
+                TG_ARGV[1] || time || ', "operation": "UPDATE", "before": ' || before || ', "after": ' || after
+                || ending, 'UTF8'),
             time::bigint);
     END IF;
     RETURN NULL;
@@ -116,7 +163,7 @@ def install(connection: Connection, service: str, tables: Sequence[str]) -> None
 
 def function(schema: str) -> tuple[str, str]:
     """Return the name of the trigger function, and the statement that makes it in the schema."""
-    text = _FUNCTION.format(outbox=f"{name(schema)}.mesh_outbox", function="{function}")
+    text = _FUNCTION.format(outbox=f"{name(schema)}.mesh_outbox", unreadable=_UNREADABLE, function="{function}")
     title = PREFIX + _digest(text)
     return title, text.replace("{function}", name(title))
 
@@ -132,10 +179,13 @@ def triggers(function: str, service: str, table: Table) -> dict[str, str]:
     Raises:
         ChangeError: The table has no primary key.
     """
-    raw = [column.name for column in table.columns if column.type == "bytea"]
-    head = json.dumps({"form": "postgresql", "key": table.key, "bytes": raw}).removesuffix("}")
+    forms = {column.name: column.form for column in table.columns if column.form is not None}
+    # The relay may still be that of a replica of an earlier release, which looks for "bytes".
+    raw = [title for title, form in forms.items() if form == "b"]
+    head = json.dumps({"form": "postgresql", "key": table.key, "bytes": raw, "forms": forms}).removesuffix("}")
     subject = f"{CHANGES}.{escape(service)}.{escape(table.name)}"
-    arguments = ", ".join(literal(text) for text in (subject, f'{head}, "time": ', *table.key))
+    virtual = "virtual" if any(column.generated for column in table.columns) else ""
+    arguments = ", ".join(literal(text) for text in (subject, f'{head}, "time": ', virtual, *table.key))
     made = {}
     for when, each in (("AFTER INSERT OR UPDATE OR DELETE", "ROW"), ("BEFORE TRUNCATE", "STATEMENT")):
         what = f"{when} ON {name(table.name)} FOR EACH {each} EXECUTE FUNCTION {name(function)}({arguments})"
@@ -157,11 +207,42 @@ def _table(connection: Connection, table: str) -> Table:
         what = "does not exist" if kind is None else "is not a table"
         raise ChangeError(f"table {table} {what}; on.change needs a table of this service's database")
     rows = connection.exec_driver_sql(
-        "SELECT attname, format_type(atttypid, NULL) AS type, "
+        "SELECT attname, format_type(atttypid, NULL) AS type, atttypid, attgenerated = 'v' AS virtual, "
         "coalesce(array_position(i.indkey::int2[], attnum), -1) + 1 AS key "  # an int2vector counts from 0
         "FROM pg_attribute LEFT JOIN pg_index i ON i.indrelid = attrelid AND i.indisprimary "
         "JOIN pg_class c ON c.oid = attrelid WHERE relname = $1 AND relnamespace = current_schema()::regnamespace "
         "AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         (table,),
+    ).all()
+    known: dict[int, Form] = {}
+    columns = (
+        Column(row.attname, row.type, row.key, _form(connection, row.atttypid, known), generated=row.virtual)
+        for row in rows
     )
-    return Table(table, tuple(Column(row.attname, row.type, row.key) for row in rows))
+    return Table(table, tuple(columns))
+
+
+def _form(connection: Connection, type_: int, known: dict[int, Form]) -> Form:
+    """Return where in the values of a type there is ``bytea``; ``known`` is of the types that were looked at."""
+    if type_ == _BYTEA:
+        return "b"
+    if type_ not in known:
+        known[type_] = None  # no type can hold itself, and if one could it would end here
+        [row] = connection.exec_driver_sql(
+            "SELECT typtype::text, typbasetype, typrelid, CASE typcategory WHEN 'A' THEN typelem ELSE 0 END AS element "
+            "FROM pg_type WHERE oid = $1",
+            (type_,),
+        )
+        if row.typtype == "d":
+            known[type_] = _form(connection, row.typbasetype, known)
+        elif row.element:
+            inner = _form(connection, row.element, known)
+            known[type_] = None if inner is None else [inner]
+        elif row.typtype == "c":
+            parts = connection.exec_driver_sql(
+                "SELECT attname, atttypid FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",
+                (row.typrelid,),
+            ).all()
+            found = {part.attname: _form(connection, part.atttypid, known) for part in parts}
+            known[type_] = {part: form for part, form in found.items() if form is not None} or None
+    return known[type_]

@@ -80,7 +80,7 @@ def triggers(service: str, table: Table) -> dict[str, str]:
             row("INSERT", f"WHERE NOT EXISTS (SELECT 1 FROM {kept} WHERE {again})"),
             f"DELETE FROM {kept};",
         ),
-        "shift": (f"BEFORE UPDATE OF {_names(table)}", _set_aside(table, "OLD")),
+        "shift": (f"BEFORE UPDATE{_of(table)}", _set_aside(table, "OLD")),
         "update": (  # one trigger: of several it is not said which comes first
             "AFTER UPDATE",
             row("DELETE", f"WHERE ({moved}) AND {again} OR NOT ({again}) AND {gone}", aside=True),
@@ -99,9 +99,12 @@ def triggers(service: str, table: Table) -> dict[str, str]:
     return made
 
 
-def _names(table: Table) -> str:
-    """Return the columns by which rows can meet."""
-    return ", ".join(name(part) for part in sorted({*table.key, *(part for some in table.unique for part, _ in some)}))
+def _of(table: Table) -> str:
+    """Return the clause for an UPDATE of columns by which rows can meet; none if one of them follows others."""
+    meeting = {*table.key, *(part for some in table.unique for part, _ in some)}
+    if any(column.generated and column.name in meeting for column in table.columns):
+        return ""
+    return f" OF {', '.join(name(part) for part in sorted(meeting))}"
 
 
 def _same(key: Sequence[str], row: str, kept: str) -> str:
@@ -164,7 +167,7 @@ def _image(row: str, columns: Sequence[Column]) -> str:
 
 def _value(value: str, column: Column) -> str:
     declared = column.type.upper()
-    text = f"json_quote({value})"
+    text = f"json_quote({value} || '')"  # without '' it takes what a generated column's JSON function made for JSON
     if "JSON" in declared:
         text = f"""'{{"j":' || {text} || '}}'"""
     whole = f"""'{{"t":' || {value} || '}}'""" if declared.startswith("BOOL") else value
@@ -190,9 +193,13 @@ def _there(connection: Connection) -> dict[str, str]:
 
 
 def _table(connection: Connection, table: str) -> Table:
-    kind = connection.exec_driver_sql("SELECT type, name FROM sqlite_master WHERE name = ?", (table,)).one_or_none()
-    if kind is None or kind.type != "table":
-        what = "does not exist" if kind is None else f"is a {kind.type}"
+    query = (
+        "SELECT CASE WHEN sql LIKE 'CREATE VIRTUAL %' THEN 'virtual table' ELSE type END "
+        "FROM sqlite_master WHERE name = ?"
+    )
+    kind = connection.exec_driver_sql(query, (table,)).scalar_one_or_none()
+    if kind != "table":
+        what = "does not exist" if kind is None else f"is a {kind}"
         raise ChangeError(f"table {table} {what}; on.change needs a table of this service's database")
     return Table(table, tuple(_columns(connection, table)), tuple(_unique(connection, table)))
 
@@ -201,7 +208,7 @@ def _columns(connection: Connection, table: str) -> Iterator[Column]:
     # Generated columns (hidden: 2, 3) are part of a row, the hidden ones of a virtual table (1) are not.
     for row in connection.exec_driver_sql("SELECT name, type, pk, hidden FROM pragma_table_xinfo(?)", (table,)):
         if row.hidden != 1:
-            yield Column(row.name, row.type, row.pk)
+            yield Column(row.name, row.type, row.pk, generated=row.hidden != 0)
 
 
 def _unique(connection: Connection, table: str) -> Iterator[tuple[tuple[str, str], ...]]:

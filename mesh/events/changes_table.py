@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from mesh.database import DatabaseError
 
-__all__ = ["ChangeError", "Column", "Table", "literal", "name"]
+__all__ = ["ChangeError", "Column", "Form", "Table", "literal", "name"]
+
+Form: TypeAlias = "str | list[Form] | Mapping[str, Form] | None"
+"""Where a value holds bytes that JSON has as hexadecimal: ``"b"`` is such a value, a list of one form is an array of
+such values, an object has the forms of a composite type's parts; None holds none."""
 
 
 class ChangeError(DatabaseError):
@@ -21,11 +27,15 @@ class Column:
         name: Its name.
         type: Its declared type, as the database says it.
         key: Its place in the primary key, from 1; 0 if it is not part of it.
+        form: Where its values hold bytes (PostgreSQL).
+        generated: Its value is computed: when it is read (PostgreSQL), or in either way (SQLite).
     """
 
     name: str
     type: str = ""
     key: int = 0
+    form: Form = None
+    generated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

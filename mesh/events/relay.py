@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
 
     from mesh.database import Database, Sole
+    from mesh.events.refused import Letters
 
 __all__ = ["Encode", "Relay", "as_stored"]
 
@@ -75,18 +76,28 @@ class Relay:
     Args:
         database: Where it is.
         broker: Where its rows go.
-        encode: Makes the message of a row.
         sqlite: The database is SQLite.
+        letters: Makes the dead letters of a row that no broker takes.
+        encode: Makes the message of a row.
 
     Attributes:
         waiting: What the outbox held when it was last counted; None in the replicas that do not empty it.
     """
 
-    def __init__(self, database: Database, broker: Broker, *, sqlite: bool, encode: Encode = as_stored) -> None:
+    def __init__(
+        self,
+        database: Database,
+        broker: Broker,
+        *,
+        sqlite: bool,
+        letters: Letters,
+        encode: Encode = as_stored,
+    ) -> None:
         self.waiting: Waiting | None = None
         self._database = database
         self._broker = broker
         self._encode = encode
+        self._letters = letters
         self._sqlite = sqlite
         self._sole: Sole = database.sole(NAME)
         self._ending = asyncio.Event()
@@ -193,6 +204,7 @@ class Relay:
     async def _send(self, link: Link, rows: list[Row]) -> tuple[list[Row], StatusError | None]:
         """Return the rows that the broker has, and why it does not take the next one."""
         made: list[tuple[Row, Outgoing]] = []
+        kept: StatusError | None = None  # a row that cannot be set aside yet holds no other
         for row in rows:
             try:
                 message = self._encode(row)
@@ -201,7 +213,7 @@ class Relay:
             except Exception as error:  # one row must not hold the others, whatever is in it
                 if not isinstance(error, ValueError):
                     log.exception("a row of the outbox cannot be read")
-                await self._refuse(row, str(error) or type(error).__name__)
+                kept = await self._refuse(link, row, None, str(error) or type(error).__name__) or kept
         sent: list[Row] = []
         # By stream, for a batch has one; nothing is said of the order between events and changes.
         for _, part in groupby(sorted(made, key=_stream), _stream):
@@ -211,16 +223,22 @@ class Relay:
                 sent += [row for row, _ in group[: stored.number]]
                 group = group[stored.number :]
                 if isinstance(stored.error, InvalidArgument):
-                    await self._refuse(group.pop(0)[0], stored.error.message)
+                    kept = await self._refuse(link, *group.pop(0), stored.error.message) or kept
                 elif stored.error is not None:
                     return sent, stored.error
-        return sent, None
+        return sent, kept
 
-    async def _refuse(self, row: Row, reason: str) -> None:
+    async def _refuse(self, link: Link, row: Row, message: Outgoing | None, reason: str) -> StatusError | None:
+        """Set a row aside when its dead letters are kept; return why they are not."""
         reason = "".join(character if character.isprintable() else "?" for character in reason)  # what any column takes
+        for letter in self._letters(row, message, reason):
+            error = (await link.store([letter])).error
+            if error is not None and not isinstance(error, InvalidArgument):  # a letter, too, may be no message
+                return error
         log.error("event %s for %s can never be sent and stays in the outbox: %s", row.id, row.subject, reason)
         async with self._database.housekeeping() as tx:
             await outbox.refuse(tx, row, reason)
+        return None
 
     def _say(self, reason: str) -> None:
         """Log what keeps the rows back, once; and once that nothing does any more."""

@@ -214,7 +214,6 @@ def on(*statements: str):
 
 async def test_commits_are_witnessed_and_a_row_that_is_taken_away_is_missed(new_database: Callable[[], str]) -> None:
     url = new_database()
-    Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     await count.look(url, on(OUTBOX))
     await count.look(url, count.witness)
     # As the triggers of captured tables do: they write to the outbox with a search path of their own.
@@ -240,7 +239,6 @@ async def test_commits_are_witnessed_and_a_row_that_is_taken_away_is_missed(new_
 async def test_a_record_that_is_missing_or_there_twice_is_noticed(new_database: Callable[[], str]) -> None:
     """Rows of an audit are changed by hand, as a bug would have left them."""
     url = new_database()
-    Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     trigger = Trigger(TriggerKind.EVENT, event=EVENT)
     methods = [
         Method(name, "stock.v1.Stock", f"/stock.v1.Stock/{name}", Empty, Empty, triggers=(trigger,))
@@ -280,7 +278,6 @@ async def test_a_record_that_is_missing_or_there_twice_is_noticed(new_database: 
 async def test_a_row_without_its_event_is_noticed(new_database: Callable[[], str]) -> None:
     """Rows of an accepted, an unknown and a refused call; only the first has its event on the broker."""
     url = new_database()
-    Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     words = [word(1, number) for number in range(4)]
     fates = dict(zip(words, (Fate.ACCEPTED, Fate.UNKNOWN, Fate.REFUSED, Fate.UNKNOWN), strict=True))
     for statement in (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh import cli
+from mesh import cli, manifest
 from mesh.control import traces
 
 HEAD = """\
@@ -68,6 +68,17 @@ def check(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_a_sound_project_is_ok(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--file", str(write())]) == 0
     assert capsys.readouterr().out == "ok: 3 entries, 3 services, 4 methods, 1 routes, 1 events\n"
+
+
+def test_certificates_that_a_database_needs_are_looked_for(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """By `mesh check`, and by the service itself; another process of the mesh may not have the file."""
+    url = "postgres://u:s3cret@db/orders?sslmode=verify-full&sslrootcert=tls/ca.pem"
+    folder = write(manifest=MANIFEST.replace('module = "shop_orders"', f'module = "shop_orders"\ndatabase = "{url}"'))
+    (fault,) = check(folder, capsys)
+    assert fault == (
+        f"mesh.toml [services.orders] database: sslrootcert: {folder}/tls/ca.pem: no such file or directory"
+    )
+    manifest.load(folder / "mesh.toml", {})
 
 
 CHANGE = "service Audit { rpc OnRow(meshapi.v1.Change) returns (google.protobuf.Empty) { option (meshapi.v1.method) = "

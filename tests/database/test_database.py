@@ -39,8 +39,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from mesh.database import Database, DatabaseError
 from mesh.database.transaction import only_reads
+from mesh.database_url import parse, sqlite_url
 from mesh.errors import Aborted, FailedPrecondition, Unavailable
-from mesh.values import sqlite_file, sqlite_url
 
 ITEMS = Table("items", MetaData(), Column("id", Integer, primary_key=True), Column("name", String, unique=True))
 
@@ -80,8 +80,13 @@ def migrations(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def database(new_database: Callable[[], str], migrations: Path) -> AsyncIterator[Database]:
-    opened = Database(new_database(), migrations=migrations, name="items")
+def url(new_database: Callable[[], str]) -> str:
+    return new_database()
+
+
+@pytest.fixture
+async def database(url: str, migrations: Path) -> AsyncIterator[Database]:
+    opened = Database(url, migrations=migrations, name="items")
     await opened.start()
     yield opened
     await opened.stop()
@@ -389,11 +394,13 @@ async def test_a_database_that_is_not_open_is_unavailable(database: Database):
             pass
 
 
-async def test_newer_versions_run_once(database: Database, migrations: Path, caplog: pytest.LogCaptureFixture):
+async def test_newer_versions_run_once(
+    url: str, database: Database, migrations: Path, caplog: pytest.LogCaptureFixture
+):
     (migrations / "v2.py").write_text(SECOND.format(more="pass"))
     caplog.set_level(logging.INFO, "mesh.database")
     for _ in range(2):
-        again = Database(database._url.render_as_string(hide_password=False), migrations=migrations, name="items")
+        again = Database(url, migrations=migrations, name="items")
         await again.start()
         assert await names(again) == ["one", "two"]
         await again.stop()
@@ -403,13 +410,11 @@ async def test_newer_versions_run_once(database: Database, migrations: Path, cap
 
 
 async def test_versions_are_left_alone_when_a_start_shall_not_migrate(
-    database: Database, new_database: Callable[[], str], migrations: Path, caplog: pytest.LogCaptureFixture
+    url: str, database: Database, new_database: Callable[[], str], migrations: Path, caplog: pytest.LogCaptureFixture
 ):
     (migrations / "v2.py").write_text("half a version (")
     caplog.set_level(logging.INFO, "mesh.database")
-    again = Database(
-        database._url.render_as_string(hide_password=False), migrations=migrations, migrate=False, name="items"
-    )
+    again = Database(url, migrations=migrations, migrate=False, name="items")
     await again.start()
     assert await names(again) == ["one"]
     await again.stop()
@@ -422,18 +427,16 @@ async def test_versions_are_left_alone_when_a_start_shall_not_migrate(
     ]
 
 
-async def test_a_migration_that_fails_leaves_nothing_behind(database: Database, migrations: Path):
+async def test_a_migration_that_fails_leaves_nothing_behind(url: str, database: Database, migrations: Path):
     (migrations / "v2.py").write_text(SECOND.format(more="raise ValueError('no such luck')"))
-    url = database._url.render_as_string(hide_password=False)
     with pytest.raises(DatabaseError, match="a migration failed: ValueError: no such luck"):
         await Database(url, migrations=migrations, name="items").start()
     assert await names(database) == ["one"]
 
 
-async def test_an_unknown_newer_version_is_named(database: Database, migrations: Path):
+async def test_an_unknown_newer_version_is_named(url: str, database: Database, migrations: Path):
     async with database.transaction() as tx:
         await tx.execute(text("UPDATE alembic_version SET version_num = '9'"))
-    url = database._url.render_as_string(hide_password=False)
     with pytest.raises(DatabaseError, match="Can't locate revision identified by '9'"):
         await Database(url, migrations=migrations, name="items").start()
 
@@ -540,10 +543,10 @@ async def test_a_lost_connection_is_unavailable_and_the_next_call_works(
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("", "expected a database URL: sqlite:///PATH or postgresql://"),
-        ("mysql://x/y", "expected a database URL"),
-        ("sqlite:///:memory:", "expected a database URL"),
-        ("postgresql://localhost:port/x", "expected a database URL"),
+        ("", "the database's URL: expected sqlite:///PATH or postgresql://"),
+        ("mysql://x/y", "the database's URL: expected sqlite:///PATH"),
+        ("sqlite:///:memory:", "a database in memory would be another one for each connection"),
+        ("postgresql://localhost:secret/x", "a port is a number from 1 to 65535"),
         (
             "postgresql://u:secret@127.0.0.1:1/x",
             r"database of x \(postgresql://u:\*\*\*@127.0.0.1:1/x\): nothing listens there",
@@ -632,7 +635,7 @@ async def test_a_sqlite_file_may_be_called_anything(tmp_path: Path, migrations: 
     folder = tmp_path / name
     folder.mkdir()
     moved = Path(shutil.move(migrations, folder / "migrations %(here)s"))
-    assert sqlite_file(sqlite_url(folder / "items.db")) == folder / "items.db"
+    assert parse(sqlite_url(folder / "items.db")).file == folder / "items.db"
     opened = Database(sqlite_url(folder / "items.db"), migrations=moved, name="items")
     await opened.start()
     try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,15 @@ from mesh_process import ROOT, Mesh
 MANIFEST = """protos = ["protos"]
 [services.recorder]
 module = "functions"
-serves = ["delivery.v1.Recorder"]
+serves = ["delivery.v1.Recorder", "delivery.v1.Watcher"]
 database = "sqlite:///.mesh/recorder.db"
+"""
+WATCHED = """
+service Watcher {
+  rpc OnRow(meshapi.v1.Change) returns (google.protobuf.Empty) {
+    option (meshapi.v1.method) = { on: { change: { service: "recorder" table: "big" } } };
+  }
+}
 """
 TOGGLED = 'message Toggled { option (meshapi.v1.event) = { key: "on" }; bool on = 1; }'
 FUNCTIONS = """
@@ -42,6 +50,22 @@ async def on_happened(request, context):
 
 async def on_noted(request, context):
     return Empty()
+
+async def on_row(request, context):
+    with (HERE / "rows").open("a") as file:
+        file.write(f"{request.key['id']}\\n")
+    return Empty()
+"""
+VERSION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "1"
+down_revision = None
+
+
+def upgrade():
+    op.create_table("big", sa.Column("id", sa.String, primary_key=True), sa.Column("body", sa.String))
 """
 
 
@@ -49,7 +73,9 @@ async def on_noted(request, context):
 def running(tmp_path: Path) -> Iterator[Mesh]:
     shutil.copytree(ROOT / "tests/protos/delivery", tmp_path / "protos/delivery")
     with (tmp_path / "protos/delivery/v1/delivery.proto").open("a") as file:
-        file.write(TOGGLED)
+        file.write(TOGGLED + WATCHED)
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "migrations" / "v1.py").write_text(VERSION)
     (tmp_path / "functions.py").write_text(FUNCTIONS)
     (tmp_path / "mesh.toml").write_text(MANIFEST)
     mesh = Mesh(tmp_path / "mesh.toml", tmp_path / ".mesh", {})
@@ -60,13 +86,39 @@ def running(tmp_path: Path) -> Iterator[Mesh]:
     assert code == 0, mesh.output()
 
 
-def test_look_redrive_and_replay(running: Mesh, tmp_path: Path) -> None:
-    def mesh(*words: str, code: int = 0) -> str:
+@pytest.fixture
+def mesh(tmp_path: Path) -> Callable[..., str]:
+    def run(*words: str, code: int = 0) -> str:
         command = [sys.executable, "-P", "-m", "mesh", *words, "--file", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
 
+    return run
+
+
+def test_a_row_that_is_too_large_for_the_broker_is_a_dead_letter(
+    running: Mesh, tmp_path: Path, mesh: Callable[..., str]
+) -> None:
+    """What no broker takes is not delivered, and not passed over either; what comes behind it is."""
+    with sqlite3.connect(tmp_path / ".mesh" / "recorder.db") as connection:
+        connection.execute("INSERT INTO big VALUES ('large', ?)", ("x" * 3_000_000,))
+        connection.execute("INSERT INTO big VALUES ('small', 'x')")
+    connection.close()
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "rows").exists():
+        assert time.monotonic() < deadline, running.output()
+        time.sleep(0.05)
+    assert (tmp_path / "rows").read_text() == "small\n"
+    listed = mesh("events", "dead")
+    assert "delivery.v1.Watcher/OnRow" in listed
+    why = "larger than the 1048576 bytes that the event broker takes; it stays in the outbox of recorder, sequence 1"
+    assert why in listed
+    assert why in mesh("events", "dead", "redrive", "--all", code=1)
+    assert "discarded 1" in mesh("events", "dead", "discard", "--all")
+
+
+def test_look_redrive_and_replay(running: Mesh, tmp_path: Path, mesh: Callable[..., str]) -> None:
     def seen(*numbers: int) -> None:
         deadline = time.monotonic() + 30
         found: list[str] = []

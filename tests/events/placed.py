@@ -24,6 +24,7 @@ from mesh.events.hops import carry
 from mesh.events.outbox import Outbox
 from mesh.events.outcome import Limits
 from mesh.events.publications import Publications, Publisher
+from mesh.events.refused import letters
 from mesh.events.relay import Relay
 from mesh.function import Functions
 from mesh.gate import Gate
@@ -124,7 +125,7 @@ async def placed(
         await tx.execute(text(f"CREATE TABLE IF NOT EXISTS seen (id {key} PRIMARY KEY, key TEXT, number INTEGER)"))
     broker = Broker(Settings(urls=(nats_url,)), "recorder")
     broker.start()
-    relay = Relay(database, broker, sqlite=sqlite)
+    relay = Relay(database, broker, sqlite=sqlite, letters=letters(contract, "recorder"))
     rows.tell = relay.tell
     relay.start()
     made: list[Call] = []

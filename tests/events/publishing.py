@@ -20,6 +20,7 @@ from mesh.events.broker import Broker, Settings
 from mesh.events.change_rows import encoder
 from mesh.events.outbox import Outbox
 from mesh.events.publications import Publications
+from mesh.events.refused import letters
 from mesh.events.relay import Relay
 
 SHOP = "events.v1.Shop"
@@ -60,7 +61,7 @@ async def shop(contract: Contract, url: str, broker_url: str, *, relays: bool = 
     await database.start()
     broker = Broker(Settings(urls=(broker_url,)), "shop")
     broker.start()
-    relay = Relay(database, broker, sqlite=sqlite, encode=encoder(contract))
+    relay = Relay(database, broker, sqlite=sqlite, encode=encoder(contract), letters=letters(contract, "shop"))
     own.tell = relay.tell
     if relays:
         relay.start()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mesh import database_url
 from mesh import manifest as manifests
 from mesh.control import component
 from mesh.control.chaos import calls, plan, strike
@@ -22,7 +23,7 @@ from mesh.control.chaos.postgresql import STOPS, Postgresql
 from mesh.control.chaos.trial import Bounds, Trial
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
-from mesh.values import SQLITE, Duration, sqlite_file, sqlite_url
+from mesh.values import Duration
 
 if TYPE_CHECKING:
     from mesh.contract import Contract
@@ -159,8 +160,8 @@ def _environment(found: Manifest, folder: Path, server: Postgresql | None, *, wo
         words |= {f"{prefix}_LISTEN": "127.0.0.1:0", f"{prefix}_ADDRESS": ""}
         if entry.database and server is not None:
             words[f"{prefix}_DATABASE"] = server.url(name)
-        elif entry.database.startswith(SQLITE):
-            words[f"{prefix}_DATABASE"] = sqlite_url(folder / f"{name}.db")
+        elif entry.database and database_url.parse(entry.database).file is not None:
+            words[f"{prefix}_DATABASE"] = database_url.sqlite_url(folder / f"{name}.db")
         elif entry.database:
             text = "its data is not touched here; with --postgresql it gets a database in a PostgreSQL made for this"
             faults.append(Fault(f"{found.file.name} [services.{name}] database", text))
@@ -188,8 +189,8 @@ def _trial(manifest: Manifest, contract: Contract, wishes: Wishes, bounds: Bound
         outages[plan.POSTGRESQL] = lambda seconds, way: server.pause(seconds, STOPS[int(way * len(STOPS))])
     else:
         for name, url in databases.items():
-            file = sqlite_file(url)
-            outages[f"{name} {plan.DATABASE}"] = _held(file)
+            if (file := database_url.parse(url).file) is not None:
+                outages[f"{name} {plan.DATABASE}"] = _held(file)
     try:
         targets = plan.targets(
             list(manifest.services),

@@ -13,13 +13,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from sqlalchemy import inspect
-from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from mesh.contract import Contract, TriggerKind
 from mesh.control.chaos.calls import words_in
 from mesh.control.chaos.ledger import Dead, Effect, Facts, Fate
+from mesh.database.engine import create, read
 from mesh.events import history, streams, subjects
 from mesh.events.consumers import consumers_of, request
 from mesh.events.dead import read_letter
@@ -78,9 +77,7 @@ async def look(url: str, question: Question[_T], *, alone: bool = False) -> _T:
         sqlalchemy.exc.SQLAlchemyError: It cannot be used.
         OSError: It cannot be reached.
     """
-    parsed = make_url(url)
-    driver = "sqlite+aiosqlite" if parsed.drivername == "sqlite" else "postgresql+asyncpg"
-    engine = create_async_engine(parsed.set(drivername=driver), poolclass=NullPool, connect_args={"timeout": _WAIT})
+    engine = create(read(url), _WAIT, poolclass=NullPool)
     if alone:
         engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     async with engine.begin() as connection:
