@@ -41,6 +41,7 @@ from mesh.context import Context
 from mesh.contract import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
+from mesh.messages import descriptor_of, parser, serialize
 from mesh.threads import EXITS, Threads, contained
 
 if TYPE_CHECKING:
@@ -323,7 +324,7 @@ def _blocking_requests(
 
 
 def _decoder(method: Method) -> Callable[[bytes], Message]:
-    parse = generated_class(method.input).FromString
+    parse: Callable[[bytes], Message] = parser(generated_class(method.input))
     name = method.input.DESCRIPTOR.full_name
 
     def decode(data: bytes) -> Message:
@@ -341,12 +342,12 @@ def _encoder(method: Method, function: Callable[..., Any]) -> Callable[[Any], by
     name = output.DESCRIPTOR.full_name
 
     def encode(reply: Any) -> bytes:
-        if type(reply) is output or (isinstance(reply, Message) and reply.DESCRIPTOR.full_name == name):
-            return reply.SerializeToString()
+        if type(reply) is output or (isinstance(reply, Message) and descriptor_of(reply).full_name == name):
+            return serialize(reply)
         verb = "yielded" if method.server_streaming else "returned"
         what = "None" if reply is None else type(reply).__name__
         if isinstance(reply, Message):
-            what = reply.DESCRIPTOR.full_name
+            what = descriptor_of(reply).full_name
         raise TypeError(f"{_name(function)} {verb} {what}, and {_title(method)} answers with {name}")
 
     return encode

@@ -11,6 +11,7 @@ are. Sources: https://protobuf.dev/programming-guides/json/ and protobuf's confo
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -20,6 +21,7 @@ from google.protobuf.message import Message
 
 from mesh._json_any import any_of, wrapper
 from mesh._json_generate import fast_dump, fast_fill, suits, texts_first, whole
+from mesh._json_names import extension_named, json_name_of, json_names
 from mesh._json_scalars import (
     BadValue,
     JsonError,
@@ -33,9 +35,11 @@ from mesh._json_scalars import (
 from mesh._json_syntax import JsonSyntaxError, loads
 from mesh._json_text import text_setter
 from mesh._json_wellknown import WELL_KNOWN, WRAPPERS, CannotPrint
+from mesh.messages import extensions, has_field, list_fields, set_in_parent, which_oneof
 
 __all__ = [
-    "WRAPPERS", "BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError", "loads", "text_setter",
+    "WRAPPERS", "BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError", "json_name_of",
+    "json_names", "loads", "text_setter",
 ]  # fmt: skip
 
 Fill = Callable[[Any, Any], None]
@@ -156,11 +160,12 @@ def _compile(codec: Codec, descriptor: Descriptor, codecs: Codecs) -> None:
     else:
         fields = sorted(descriptor.fields, key=lambda field: field.number)
         codec.fill = _message_fill(descriptor, codecs)
-        codec.dump = _message_dump(fields, codecs)
-        if suits(fields):
-            codec.fill = fast_fill(fields, [_store(field, codecs) for field in fields], codec.fill)
+        codec.dump = _message_dump(descriptor, fields, codecs)
+        if suits(descriptor):
+            names = [json_names(descriptor)[field.name] for field in fields]
+            codec.fill = fast_fill(fields, names, [_store(field, codecs) for field in fields], codec.fill)
             if not codecs.print_defaults:
-                codec.dump = fast_dump(fields, [_field_encoder(field, codecs) for field in fields])
+                codec.dump = fast_dump(fields, names, [_field_encoder(field, codecs) for field in fields])
 
 
 # -- JSON to messages --
@@ -168,19 +173,24 @@ def _compile(codec: Codec, descriptor: Descriptor, codecs: Codecs) -> None:
 
 def _message_fill(descriptor: Descriptor, codecs: Codecs) -> Fill:  # noqa: C901 - most of it is the hot loop
     fields: dict[str, Any] = {}
+    names = json_names(descriptor)
     for field in descriptor.fields:
         several = field.containing_oneof is not None and len(field.containing_oneof.fields) > 1
         plain = field.message_type is None and not field.is_repeated and not several
         decode = decoder(field) if plain and not (codecs.ignore_unknown and field.enum_type) else None
         kind = exact(field) if decode is not None else None
-        fields[field.json_name] = (field.name, kind, decode, _store(field, codecs))
-    aliases = {field.name: field.json_name for field in descriptor.fields if field.name not in fields}
+        fields[names[field.name]] = (field.name, kind, decode, _store(field, codecs))
+    aliases = {name: key for name, key in names.items() if name not in fields}
     get, other = fields.get, aliases.get
     ignore_unknown = codecs.ignore_unknown
 
     def by_alias(key: str, value: dict[str, Any]) -> Any:
         alias = other(key)
         if alias is None:
+            extension = extension_named(descriptor, key)
+            if extension is not None:
+                fields[key] = ("", None, None, _store(extension, codecs))
+                return fields[key]
             if ignore_unknown:
                 return None
             raise _at(BadValue("there is no such field"), key)
@@ -220,23 +230,7 @@ def _at(error: BadValue, place: str) -> BadValue:
 
 def _store(field: FieldDescriptor, codecs: Codecs) -> Fill:
     """Return how the field is set from a JSON value, null included."""
-    name = field.name
-    if field.is_repeated:
-        inner = _store_map(field, codecs) if _is_map(field) else _store_repeated(field, codecs)
-    elif field.message_type is not None:
-        codec = codecs.of_descriptor(field.message_type)
-
-        def inner(message: Any, value: Any) -> None:
-            sub = getattr(message, name)
-            sub.SetInParent()
-            codec.fill(sub, value)
-
-    else:
-        decode = decoder(field)
-
-        def inner(message: Any, value: Any) -> None:
-            setattr(message, name, decode(value))
-
+    inner = _setter(field, codecs)
     keeps_null = not field.is_repeated and _type_name(field) in ("google.protobuf.Value", "google.protobuf.NullValue")
     oneof = field.containing_oneof.name if field.containing_oneof is not None else None
     skip_unknown = codecs.ignore_unknown and field.enum_type is not None and not field.is_repeated
@@ -244,8 +238,8 @@ def _store(field: FieldDescriptor, codecs: Codecs) -> Fill:
     def store(message: Any, value: Any) -> None:
         if value is None and not keeps_null:
             return
-        if oneof is not None and message.WhichOneof(oneof) is not None:
-            raise BadValue(f"only one field of {oneof!r} can be set, and {message.WhichOneof(oneof)!r} is")
+        if oneof is not None and which_oneof(message, oneof) is not None:
+            raise BadValue(f"only one field of {oneof!r} can be set, and {which_oneof(message, oneof)!r} is")
         try:
             inner(message, value)
         except UnknownEnumName:
@@ -255,8 +249,36 @@ def _store(field: FieldDescriptor, codecs: Codecs) -> Fill:
     return store
 
 
+def _setter(field: FieldDescriptor, codecs: Codecs) -> Fill:
+    """Return how the field or extension is set from a JSON value that is not null."""
+    if field.is_repeated:
+        return _store_map(field, codecs) if _is_map(field) else _store_repeated(field, codecs)
+    if field.message_type is not None:
+        return _store_message(field, codecs)
+    name, decode = field.name, decoder(field)
+    if field.is_extension:
+        return lambda message, value: extensions(message).__setitem__(field, decode(value))
+    return lambda message, value: setattr(message, name, decode(value))
+
+
+def _store_message(field: FieldDescriptor, codecs: Codecs) -> Fill:
+    get, codec = _getter(field), codecs.of_descriptor(field.message_type)
+
+    def store(message: Any, value: Any) -> None:
+        sub = get(message)
+        set_in_parent(sub)
+        codec.fill(sub, value)
+
+    return store
+
+
+def _getter(field: FieldDescriptor) -> Callable[[Any], Any]:
+    """Return message → value of the field or extension, as a reference where it is a message or repeated."""
+    return (lambda message: extensions(message)[field]) if field.is_extension else attrgetter(field.name)
+
+
 def _store_repeated(field: FieldDescriptor, codecs: Codecs) -> Fill:
-    name = field.name
+    get = _getter(field)
     skip_unknown = codecs.ignore_unknown and field.enum_type is not None
     codec = codecs.of_descriptor(field.message_type) if field.message_type is not None else None
     decode = decoder(field) if codec is None else None
@@ -264,7 +286,7 @@ def _store_repeated(field: FieldDescriptor, codecs: Codecs) -> Fill:
     def store(message: Any, value: Any) -> None:
         if type(value) is not list:
             raise BadValue(f"expected an array, got {describe(value)}")
-        target = getattr(message, name)
+        target = get(message)
         index = 0
         try:
             if codec is not None:
@@ -281,7 +303,7 @@ def _store_repeated(field: FieldDescriptor, codecs: Codecs) -> Fill:
             error.path.append(f"[{index}]")
             raise
 
-    return texts_first(name, store) if field.type == FieldDescriptor.TYPE_STRING else store
+    return texts_first(get, store) if field.type == FieldDescriptor.TYPE_STRING else store
 
 
 def _store_map(field: FieldDescriptor, codecs: Codecs) -> Fill:
@@ -328,30 +350,35 @@ def _type_name(field: FieldDescriptor) -> str:
 # -- messages to JSON --
 
 
-def _message_dump(fields: list[FieldDescriptor], codecs: Codecs) -> Dump:
+def _message_dump(descriptor: Descriptor, fields: list[FieldDescriptor], codecs: Codecs) -> Dump:
+    names = json_names(descriptor)
+    encoders = {field: (names[field.name], _field_encoder(field, codecs)) for field in fields}
+    get = encoders.get
+
+    def dump_set(message: Any) -> dict[str, Any]:
+        out = {}
+        for field, value in list_fields(message):
+            known = get(field)
+            if known is None:  # an extension that is met for the first time
+                known = encoders[field] = (json_name_of(field), _field_encoder(field, codecs))
+            name, encode = known
+            out[name] = value if encode is None else encode(value)
+        return out
+
     if not codecs.print_defaults:
-        get = {field: (field.json_name, _field_encoder(field, codecs)) for field in fields}.get
-
-        def dump_set(message: Any) -> dict[str, Any]:
-            out = {}
-            for field, value in message.ListFields():
-                known = get(field)
-                if known is not None:  # extensions have no JSON here
-                    name, encode = known
-                    out[name] = value if encode is None else encode(value)
-            return out
-
         return dump_set
-
-    plan = [(field.name, field.json_name, _field_encoder(field, codecs), field.has_presence) for field in fields]
+    plan = [(field.name, *encoders[field], field.has_presence) for field in fields]
+    extendable = descriptor.is_extendable
 
     def dump(message: Any) -> dict[str, Any]:
         out = {}
         for name, key, encode, presence in plan:
-            if presence and not message.HasField(name):
+            if presence and not has_field(message, name):
                 continue
             value = getattr(message, name)
             out[key] = value if encode is None else encode(value)
+        if extendable:
+            out |= dump_set(message)
         return out
 
     return dump

@@ -29,6 +29,7 @@ from mesh.events.dead import read_letter
 from mesh.events.publications import key_of
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
+from mesh.messages import parser, serialize
 from mesh.values import Duration
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def publish(file: Path, type: str, data: str) -> int:  # noqa: A002 - as above
             raise Faults([Fault("--data", str(error))]) from None
         event = Event(
             id=new_id(), type=name, source="mesh-events", key=key_of(message, declared.key), time=datetime.now(UTC),
-            data=message.SerializeToString(),
+            data=serialize(message),
         )  # fmt: skip
         await session.broker.publish(event)
         print(event.id)
@@ -380,7 +381,7 @@ def _json(contract: Contract, event: StreamMessage, indent: int | None = None) -
     if declared is None:
         return f"({len(event.data)} bytes of a type that the contract does not have)"
     try:
-        message: Any = declared.message.FromString(event.data)
+        message: Any = parser(declared.message)(event.data)
     except Exception:  # noqa: BLE001 - another publisher's bytes
         return f"({len(event.data)} bytes that are no {declared.name})"
     return json.dumps(json_format.MessageToDict(message), indent=indent, ensure_ascii=False)

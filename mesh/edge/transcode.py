@@ -19,6 +19,7 @@ from mesh.contract import Method, Route
 from mesh.edge.negotiate import Form
 from mesh.errors import InvalidArgument
 from mesh.jsoncodec import BadValue, Codecs, JsonError, JsonSyntaxError, loads, text_setter
+from mesh.messages import descriptor_of, has_field, merge, parser, serialize, which_oneof
 
 __all__ = ["Transcoder"]
 
@@ -77,7 +78,7 @@ class _Parameter:
             at = message
             for parent in parents:
                 at = getattr(at, parent)
-            other = at.WhichOneof(oneof)
+            other = which_oneof(at, oneof)
             if other is not None and other != member:
                 return oneof, other
         return None
@@ -128,6 +129,7 @@ class Transcoder:
         }
         self._parameters: dict[str, _Parameter | None] = {}
         self._output: Any = method.output
+        self._parse = parser(method.output)
         self._codecs = codecs
         self._response_body = route.response_body
         answer_type: Any = method.output.DESCRIPTOR
@@ -186,9 +188,9 @@ class Transcoder:
                 except BadValue as error:
                     raise _invalid(parameter.name, error.text, f"{parameter.name} in the path") from None
         try:
-            data: bytes = message.SerializeToString()
+            data = serialize(message)
             if (form is Form.JSON and body.count(b"{") + body.count(b"[") > _SHALLOW) or query.count(b".") > _SHALLOW:
-                self._input.FromString(data)  # a message that its receiver cannot read is the client's fault
+                parser(self._input)(data)  # a message that its receiver cannot read is the client's fault
         except (EncodeError, DecodeError):
             raise InvalidArgument("the request is nested too deeply, or lacks a required field") from None
         return data
@@ -200,9 +202,9 @@ class Transcoder:
             target.data = body
             return
         try:
-            target.MergeFromString(body)
+            merge(target, body)
         except DecodeError:
-            name = target.DESCRIPTOR.full_name
+            name = descriptor_of(target).full_name
             raise InvalidArgument(f"the body is not a serialized {name}") from None
 
     def _read_body(self, message: Any, body: bytes) -> None:
@@ -284,9 +286,9 @@ class Transcoder:
             google.protobuf.message.DecodeError: It is no such message.
         """
         if form is Form.PROTOBUF:
-            return bytes(self._answer(data).SerializeToString()) if self._response_body else data
+            return serialize(self._answer(data)) if self._response_body else data
         dump = self._numbers() if numbers else self._dump
-        return orjson.dumps(dump(self._output.FromString(data)), option=orjson.OPT_INDENT_2 if pretty else None)
+        return orjson.dumps(dump(self._parse(data)), option=orjson.OPT_INDENT_2 if pretty else None)
 
     def media(self, data: bytes) -> tuple[str, bytes]:
         """Return type and bytes of the ``google.api.HttpBody`` that a response message is or holds."""
@@ -294,7 +296,7 @@ class Transcoder:
         return body.content_type, body.data
 
     def _answer(self, data: bytes) -> Any:
-        message = self._output.FromString(data)
+        message = self._parse(data)
         return getattr(message, self._response_body) if self._response_body else message
 
     def _numbers(self) -> Callable[[Any], Any]:
@@ -315,7 +317,7 @@ def _field_dump(field: Any, codecs: Codecs) -> Callable[[Any], Any]:
     single = field.message_type is not None and not field.is_repeated
     nullable = single and codecs.of_descriptor(field.message_type).wrapped
     if nullable:
-        return lambda message: dump(getattr(message, name)) if message.HasField(name) else None
+        return lambda message: dump(getattr(message, name)) if has_field(message, name) else None
     return lambda message: dump(getattr(message, name))
 
 
