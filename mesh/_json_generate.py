@@ -9,7 +9,7 @@ The source is made of field names of the contract, which are identifiers, and of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from keyword import iskeyword
 from math import copysign
 from operator import itemgetter
@@ -86,19 +86,27 @@ def fast_fill(
     return fill
 
 
-def fast_dump(fields: Sequence[FieldDescriptor], json_names: Sequence[str], encoders: Sequence[Dump | None]) -> Dump:
+def fast_dump(
+    fields: Sequence[FieldDescriptor],
+    json_names: Sequence[str],
+    encoders: Sequence[Dump | None],
+    always: Container[str] = (),
+) -> Dump:
     """Return the ``dump`` of a message.
 
     Args:
         fields: Its fields, in the order in which they are printed.
         json_names: Their JSON names.
         encoders: What makes the JSON value of each; None for the value itself.
+        always: Names of those without presence that are printed at their defaults too.
     """
     lines = ["def dump(message):", " out = {}"]
     for index, (field, json_name, encode) in enumerate(zip(fields, json_names, encoders, strict=True)):
         value = "value" if encode is None else f"encode{index}(value)"
         if field.has_presence:
             lines += [f" if has_field(message, {field.name!r}):", f"  value = message.{field.name}"]
+        elif field.name in always:
+            lines += [f" value = message.{field.name}", " if True:"]
         else:
             # Negative zero is a value; positive zero is none.
             more = " or copysign(1.0, value) < 0.0" if field.type in _REAL and not field.is_repeated else ""

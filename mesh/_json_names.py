@@ -6,14 +6,20 @@ Source: https://protobuf.dev/programming-guides/json/ (field names, extensions).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 __all__ = ["extension_named", "json_name_of", "json_names"]
 
+_REMEMBERED = 1024
+"""Message types whose names are kept."""
 
-def json_names(descriptor: Descriptor) -> dict[str, str]:
+
+@lru_cache(_REMEMBERED)
+def json_names(descriptor: Descriptor) -> Mapping[str, str]:
     """Return the JSON name of each field of a message, by its name in the .proto file.
 
     Fields can have one JSON name in common where the message allows it (``deprecated_legacy_json_field_conflicts``).

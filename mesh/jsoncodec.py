@@ -10,7 +10,7 @@ are. Sources: https://protobuf.dev/programming-guides/json/ and protobuf's confo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -53,6 +53,7 @@ class Codecs:
         ignore_unknown_fields: Pass over names that a message does not have, and enum names that an enum does not have.
         always_print_fields_with_no_presence: Print scalars without presence, repeated fields and maps at their
             defaults too.
+        always_print: Tells of a field whether it is printed at its default too.
         enums_as_numbers: Print enums by number.
     """
 
@@ -61,10 +62,12 @@ class Codecs:
         *,
         ignore_unknown_fields: bool = False,
         always_print_fields_with_no_presence: bool = False,
+        always_print: Callable[[FieldDescriptor], bool] | None = None,
         enums_as_numbers: bool = False,
     ) -> None:
         self.ignore_unknown = ignore_unknown_fields
         self.print_defaults = always_print_fields_with_no_presence
+        self.always_print = always_print
         self.numbers = enums_as_numbers
         self._codecs: dict[Descriptor, Codec] = {}
         self._with_numbers: Codecs | None = None
@@ -72,7 +75,11 @@ class Codecs:
     def with_numbers(self) -> Codecs:
         """Return codecs that print enums by number; they are made once."""
         if self._with_numbers is None:
-            self._with_numbers = Codecs(always_print_fields_with_no_presence=self.print_defaults, enums_as_numbers=True)
+            self._with_numbers = Codecs(
+                always_print_fields_with_no_presence=self.print_defaults,
+                always_print=self.always_print,
+                enums_as_numbers=True,
+            )
         return self._with_numbers
 
     def of(self, message: type[Message]) -> Codec:
@@ -165,7 +172,8 @@ def _compile(codec: Codec, descriptor: Descriptor, codecs: Codecs) -> None:
             names = [json_names(descriptor)[field.name] for field in fields]
             codec.fill = fast_fill(fields, names, [_store(field, codecs) for field in fields], codec.fill)
             if not codecs.print_defaults:
-                codec.dump = fast_dump(fields, names, [_field_encoder(field, codecs) for field in fields])
+                encoders = [_field_encoder(field, codecs) for field in fields]
+                codec.dump = fast_dump(fields, names, encoders, _always(fields, codecs))
 
 
 # -- JSON to messages --
@@ -366,7 +374,8 @@ def _message_dump(descriptor: Descriptor, fields: list[FieldDescriptor], codecs:
         return out
 
     if not codecs.print_defaults:
-        return dump_set
+        always = [(name, *encoders[field]) for name, field in _always(fields, codecs).items()]
+        return _dump_always(dump_set, always) if always else dump_set
     plan = [(field.name, *encoders[field], field.has_presence) for field in fields]
     extendable = descriptor.is_extendable
 
@@ -382,6 +391,24 @@ def _message_dump(descriptor: Descriptor, fields: list[FieldDescriptor], codecs:
         return out
 
     return dump
+
+
+def _always(fields: Sequence[FieldDescriptor], codecs: Codecs) -> dict[str, FieldDescriptor]:
+    """Return the fields without presence that are printed at their defaults too, by name."""
+    always = codecs.always_print
+    return {field.name: field for field in fields if always is not None and not field.has_presence and always(field)}
+
+
+def _dump_always(dump: Callable[[Any], dict[str, Any]], fields: Sequence[tuple[str, str, Dump | None]]) -> Dump:
+    def dump_always(message: Any) -> dict[str, Any]:
+        out = dump(message)
+        for name, key, encode in fields:
+            if key not in out:
+                value = getattr(message, name)
+                out[key] = value if encode is None else encode(value)
+        return out
+
+    return dump_always
 
 
 def _field_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:

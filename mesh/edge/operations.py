@@ -169,10 +169,12 @@ class Operations:
         paths = [variable.field for variable in route.template.variables]
         if field is None:
             schema = self._schemas.message(descriptor, paths)
-            needed = any(self._schemas.required(one) for one in descriptor.fields if not _starts(paths, one))
+            needed = self._schemas.asks(schema)
         else:
             schema = self._schemas.field(field, [path[1:] for path in paths if path[0] == field.name])
-            needed = self._schemas.required(field) and not _starts(paths, field)
+            needed = self._schemas.required(field) and (
+                not any(path[0] == field.name for path in paths) or self._schemas.asks(schema)
+            )
         made: dict[str, Any] = {"content": _one(schema, holder, field)}
         if field is None and paths:
             made["description"] = " and ".join(f"`{'.'.join(path)}`" for path in paths) + ": what the path says wins."
@@ -256,11 +258,6 @@ def _deprecated(method: Method) -> bool:
     service = pool.FindServiceByName(method.service)
     options = (service.GetOptions(), service.methods_by_name[method.name].GetOptions())
     return any(one.deprecated for one in options)
-
-
-def _starts(paths: Iterable[tuple[str, ...]], field: FieldDescriptor) -> bool:
-    """Whether a variable of the path is the field, or lies in it."""
-    return any(path[0] == field.name for path in paths)
 
 
 def _one(schema: Schema, holder: Any, field: FieldDescriptor | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from mesh.contract import Method, Route
+from mesh.edge.negotiate import SYSTEM
 from mesh.edge.schemas import SHARED
 from mesh.errors import InvalidArgument
 from mesh.jsoncodec import json_names, text_setter
@@ -105,10 +106,6 @@ class Parameters:
         self._known: dict[str, Parameter] = {}
         self._names = _Names()
 
-    def __contains__(self, name: str) -> bool:
-        """Whether a query parameter's name is that of a field, whether the query may set it or not."""
-        return name in self._known or self._names.resolve(self._descriptor, name) is not None
-
     def find(self, name: str) -> Parameter:
         """Return the parameter that a query calls so.
 
@@ -119,9 +116,11 @@ class Parameters:
         if known is not None:
             return known
         where = f"query parameter {name!r}"
+        fields = self._names.resolve(self._descriptor, name)
+        if name in SYSTEM or (fields is None and name.startswith("$")):
+            raise invalid(name, f"is {'' if name in SYSTEM else 'not '}a system parameter", where)
         if self._body == "*":
             raise invalid(name, "is not accepted: the whole request stands in the body", where)
-        fields = self._names.resolve(self._descriptor, name)
         if fields is None:
             raise invalid(name, "is not a field of the request that a query can set", where)
         parameter = Parameter(fields)

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from mesh.edge import patterns
+from mesh.edge.behaviors import Behaviors
 from mesh.jsoncodec import WRAPPERS, json_name_of, json_names
 
 __all__ = ["SHARED", "Schema", "Schemas"]
@@ -125,7 +125,7 @@ class Schemas:
     def __init__(self, pool: DescriptorPool, comments: Mapping[str, str]) -> None:
         self.components: dict[str, Schema] = {}
         self._comments = comments
-        self._behaviors = _Behaviors(pool)
+        self._behaviors = Behaviors(pool)
 
     def message(self, descriptor: Descriptor, given: Sequence[Path] = ()) -> Schema:
         """Return the schema of a message: a reference, or for those that are one scalar the scalar.
@@ -149,17 +149,16 @@ class Schemas:
         """Return the schema of a message that does not require what is given; ``whole`` if it requires none of it."""
         schema = dict(self.components[descriptor.full_name])
         names = json_names(descriptor)
-        there = {names[path[0]] for path in given if path}
-        asked = [name for name in schema.pop("required", ()) if name not in there]
+        there: dict[str, Schema] = {}
+        for field in descriptor.fields:
+            inner = [path[1:] for path in given if path[:1] == (field.name,)]
+            if inner:
+                there[names[field.name]] = self.field(field, inner)
+        asked = [name for name in schema.pop("required", ()) if name not in there or self.asks(there[name])]
         if asked:
             schema["required"] = asked
-        properties = dict(schema.get("properties", {}))
-        for field in descriptor.fields:
-            inner = [path[1:] for path in given if path[:1] == (field.name,) and path[1:]]
-            if inner:
-                properties[names[field.name]] = self.field(field, inner)
-        if properties:
-            schema["properties"] = properties
+        if "properties" in schema:
+            schema["properties"] = {**schema["properties"], **there}
         return whole if schema == self.components[descriptor.full_name] else schema
 
     def detail(self, descriptor: Descriptor) -> Schema:
@@ -212,7 +211,7 @@ class Schemas:
             schema["deprecated"] = True
 
     def _required(self, field: FieldDescriptor) -> bool:
-        return field.is_required or "REQUIRED" in self._behaviors.of(field)
+        return field.is_required or self._behaviors.required(field)
 
     def field(self, field: FieldDescriptor, given: Sequence[Path] = ()) -> Schema:
         """Return the schema of a field's value with all that is said of the field; ``given`` as for ``message``."""
@@ -291,38 +290,25 @@ class Schemas:
         return {"type": "array", "items": schema} if field.is_repeated else schema
 
     def comment(self, field: FieldDescriptor) -> str:
-        """Return what is said of a field, or of its type if that is all."""
+        """Return what is said of a field, or of its type if that is all and the type is no well-known one."""
         own = self._comments.get(field.full_name, "")
         named = field.message_type or field.enum_type
-        return own or (self._comments.get(named.full_name, "") if named is not None else "")
+        if own or named is None or named.full_name.startswith("google.protobuf."):
+            return own
+        return self._comments.get(named.full_name, "")
 
     def said(self, descriptor: Descriptor) -> str:
         """Return what is said of a message."""
         return self._comments.get(descriptor.full_name, "")
 
+    def asks(self, schema: Schema) -> bool:
+        """Whether the schema of a message requires a field."""
+        name = schema.get("$ref", "").removeprefix(REF)
+        return "required" in (self.components[name] if name else schema)
+
     def required(self, field: FieldDescriptor) -> bool:
         """Whether a request must set the field (``google.api.field_behavior``)."""
         return self._required(field)
-
-
-class _Behaviors:
-    """Reads ``google.api.field_behavior`` with the contract's own classes, as it is an extension there."""
-
-    def __init__(self, pool: DescriptorPool) -> None:
-        self._extension: Any = None
-        try:
-            self._extension = pool.FindExtensionByName("google.api.field_behavior")
-        except KeyError:
-            return
-        self._options: Any = message_factory.GetMessageClass(self._extension.containing_type)
-
-    def of(self, field: FieldDescriptor) -> frozenset[str]:
-        """Return the names of a field's behaviours."""
-        if self._extension is None:
-            return frozenset()
-        options = self._options.FromString(field.GetOptions().SerializeToString())
-        names = self._extension.enum_type.values_by_number
-        return frozenset(names[one].name for one in options.Extensions[self._extension] if one in names)
 
 
 def _rivals(descriptor: Descriptor) -> Iterator[tuple[str, list[str]]]:

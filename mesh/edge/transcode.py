@@ -15,7 +15,7 @@ import orjson
 from google.protobuf.message import DecodeError, EncodeError
 
 from mesh.contract import Method, Route
-from mesh.edge.negotiate import Form
+from mesh.edge.negotiate import SYSTEM, Form
 from mesh.edge.parameters import Parameters, invalid
 from mesh.errors import InvalidArgument
 from mesh.jsoncodec import BadValue, Codecs, JsonError, JsonSyntaxError, json_name_of, loads
@@ -165,7 +165,7 @@ class Transcoder:
                 continue
             raw_name, _, raw_value = pair.partition(b"=")
             name, value = _text(raw_name), _text(raw_value)
-            if name.startswith("$") and name not in self._parameters:  # a system parameter such as $alt
+            if name in SYSTEM:
                 continue
             parameter = self._parameters.find(name)
             if not parameter.field.is_repeated:
