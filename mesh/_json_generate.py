@@ -102,15 +102,16 @@ def fast_dump(
     """
     lines = ["def dump(message):", " out = {}"]
     for index, (field, json_name, encode) in enumerate(zip(fields, json_names, encoders, strict=True)):
+        own = f"getattr(message, {field.name!r})" if iskeyword(field.name) else f"message.{field.name}"
         value = "value" if encode is None else f"encode{index}(value)"
         if field.has_presence:
-            lines += [f" if has_field(message, {field.name!r}):", f"  value = message.{field.name}"]
+            lines += [f" if has_field(message, {field.name!r}):", f"  value = {own}"]
         elif field.name in always:
-            lines += [f" value = message.{field.name}", " if True:"]
+            lines += [f" value = {own}", " if True:"]
         else:
             # Negative zero is a value; positive zero is none.
             more = " or copysign(1.0, value) < 0.0" if field.type in _REAL and not field.is_repeated else ""
-            lines += [f" value = message.{field.name}", f" if value{more}:"]
+            lines += [f" value = {own}", f" if value{more}:"]
         lines += [f"  out[{json_name!r}] = {value}"]
     lines += [" return out"]
     names = {f"encode{index}": encode for index, encode in enumerate(encoders)}

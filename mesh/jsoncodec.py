@@ -10,7 +10,7 @@ are. Sources: https://protobuf.dev/programming-guides/json/ and protobuf's confo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -20,7 +20,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from mesh._json_any import any_of, wrapper
-from mesh._json_generate import fast_dump, fast_fill, suits, texts_first, whole
+from mesh._json_dump import field_dump, is_map, message_dump, type_name
+from mesh._json_generate import fast_fill, suits, texts_first
 from mesh._json_names import extension_named, json_name_of, json_names
 from mesh._json_scalars import (
     BadValue,
@@ -28,14 +29,13 @@ from mesh._json_scalars import (
     UnknownEnumName,
     decoder,
     describe,
-    encoder,
     exact,
     key_decoder,
 )
 from mesh._json_syntax import JsonSyntaxError, loads
 from mesh._json_text import text_setter
 from mesh._json_wellknown import WELL_KNOWN, WRAPPERS, CannotPrint
-from mesh.messages import extensions, has_field, list_fields, set_in_parent, which_oneof
+from mesh.messages import extensions, set_in_parent, which_oneof
 
 __all__ = [
     "WRAPPERS", "BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError", "json_name_of",
@@ -99,7 +99,7 @@ class Codecs:
 
         The first raises ``BadValue``.
         """
-        return _store(field, self), _field_dump(field, self)
+        return _store(field, self), field_dump(field, self)
 
 
 class Codec:
@@ -165,15 +165,13 @@ def _compile(codec: Codec, descriptor: Descriptor, codecs: Codecs) -> None:
         codec.fill, codec.dump = any_of(descriptor.file.pool, codecs)
         codec.wrapped = True
     else:
-        fields = sorted(descriptor.fields, key=lambda field: field.number)
+        small = suits(descriptor)
         codec.fill = _message_fill(descriptor, codecs)
-        codec.dump = _message_dump(descriptor, fields, codecs)
-        if suits(descriptor):
-            names = [json_names(descriptor)[field.name] for field in fields]
-            codec.fill = fast_fill(fields, names, [_store(field, codecs) for field in fields], codec.fill)
-            if not codecs.print_defaults:
-                encoders = [_field_encoder(field, codecs) for field in fields]
-                codec.dump = fast_dump(fields, names, encoders, _always(fields, codecs))
+        codec.dump = message_dump(descriptor, codecs, small=small)
+        if small:
+            fields, names = list(descriptor.fields), json_names(descriptor)
+            stores = [_store(field, codecs) for field in fields]
+            codec.fill = fast_fill(fields, [names[field.name] for field in fields], stores, codec.fill)
 
 
 # -- JSON to messages --
@@ -239,7 +237,7 @@ def _at(error: BadValue, place: str) -> BadValue:
 def _store(field: FieldDescriptor, codecs: Codecs) -> Fill:
     """Return how the field is set from a JSON value, null included."""
     inner = _setter(field, codecs)
-    keeps_null = not field.is_repeated and _type_name(field) in ("google.protobuf.Value", "google.protobuf.NullValue")
+    keeps_null = not field.is_repeated and type_name(field) in ("google.protobuf.Value", "google.protobuf.NullValue")
     oneof = field.containing_oneof.name if field.containing_oneof is not None else None
     skip_unknown = codecs.ignore_unknown and field.enum_type is not None and not field.is_repeated
 
@@ -260,7 +258,7 @@ def _store(field: FieldDescriptor, codecs: Codecs) -> Fill:
 def _setter(field: FieldDescriptor, codecs: Codecs) -> Fill:
     """Return how the field or extension is set from a JSON value that is not null."""
     if field.is_repeated:
-        return _store_map(field, codecs) if _is_map(field) else _store_repeated(field, codecs)
+        return _store_map(field, codecs) if is_map(field) else _store_repeated(field, codecs)
     if field.message_type is not None:
         return _store_message(field, codecs)
     name, decode = field.name, decoder(field)
@@ -344,102 +342,3 @@ def _store_map(field: FieldDescriptor, codecs: Codecs) -> Fill:
             raise
 
     return store
-
-
-def _is_map(field: FieldDescriptor) -> bool:
-    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
-
-
-def _type_name(field: FieldDescriptor) -> str:
-    named = field.message_type or field.enum_type
-    return str(named.full_name) if named is not None else ""
-
-
-# -- messages to JSON --
-
-
-def _message_dump(descriptor: Descriptor, fields: list[FieldDescriptor], codecs: Codecs) -> Dump:
-    names = json_names(descriptor)
-    encoders = {field: (names[field.name], _field_encoder(field, codecs)) for field in fields}
-    get = encoders.get
-
-    def dump_set(message: Any) -> dict[str, Any]:
-        out = {}
-        for field, value in list_fields(message):
-            known = get(field)
-            if known is None:  # an extension that is met for the first time
-                known = encoders[field] = (json_name_of(field), _field_encoder(field, codecs))
-            name, encode = known
-            out[name] = value if encode is None else encode(value)
-        return out
-
-    if not codecs.print_defaults:
-        always = [(name, *encoders[field]) for name, field in _always(fields, codecs).items()]
-        return _dump_always(dump_set, always) if always else dump_set
-    plan = [(field.name, *encoders[field], field.has_presence) for field in fields]
-    extendable = descriptor.is_extendable
-
-    def dump(message: Any) -> dict[str, Any]:
-        out = {}
-        for name, key, encode, presence in plan:
-            if presence and not has_field(message, name):
-                continue
-            value = getattr(message, name)
-            out[key] = value if encode is None else encode(value)
-        if extendable:
-            out |= dump_set(message)
-        return out
-
-    return dump
-
-
-def _always(fields: Sequence[FieldDescriptor], codecs: Codecs) -> dict[str, FieldDescriptor]:
-    """Return the fields without presence that are printed at their defaults too, by name."""
-    always = codecs.always_print
-    return {field.name: field for field in fields if always is not None and not field.has_presence and always(field)}
-
-
-def _dump_always(dump: Callable[[Any], dict[str, Any]], fields: Sequence[tuple[str, str, Dump | None]]) -> Dump:
-    def dump_always(message: Any) -> dict[str, Any]:
-        out = dump(message)
-        for name, key, encode in fields:
-            if key not in out:
-                value = getattr(message, name)
-                out[key] = value if encode is None else encode(value)
-        return out
-
-    return dump_always
-
-
-def _field_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
-    """Return value of the field → JSON value; None if that is the value itself."""
-    if not field.is_repeated:
-        return _element_encoder(field, codecs)
-    if not _is_map(field):
-        encode = _element_encoder(field, codecs)
-        return whole if encode is None else lambda values: [encode(value) for value in values]
-    entry: Any = field.message_type.fields_by_name  # type: ignore[union-attr]
-    is_bool = entry["key"].type == FieldDescriptor.TYPE_BOOL
-    key: Callable[[Any], str] = (lambda value: "true" if value else "false") if is_bool else str
-    one = _element_encoder(entry["value"], codecs)
-    if entry["value"].message_type is not None or one is None:
-        each = one or (lambda value: value)
-        return lambda values: {key(name): each(values[name]) for name in values}
-    return lambda values: {key(name): one(value) for name, value in values.items()}
-
-
-def _element_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
-    if field.message_type is None:
-        if codecs.numbers and field.enum_type is not None and _type_name(field) != "google.protobuf.NullValue":
-            return None
-        return encoder(field)
-    codec = codecs.of_descriptor(field.message_type)
-    return lambda value: codec.dump(value)  # noqa: PLW0108 - a recursive type's codec has no ``dump`` yet
-
-
-def _field_dump(field: FieldDescriptor, codecs: Codecs) -> Dump:
-    return _field_encoder(field, codecs) or _same
-
-
-def _same(value: Any) -> Any:
-    return value

@@ -135,3 +135,16 @@ def test_agrees_with_json_format(message: Any) -> None:
         assert codec.parse(text.encode()) == made
 
     agrees()
+
+
+@pytest.mark.parametrize("message", [pb.Legacy, pb.LegacyExtended])
+def test_fields_with_one_json_name_are_printed_as_they_are_set(message: Any) -> None:
+    codec = PLAIN.of(message)
+
+    @given(messages(message))
+    def comes_back(made: Any) -> None:
+        assert serialize(codec.parse(codec.print(made)), deterministic=True) == serialize(made, deterministic=True)
+
+    comes_back()
+    assert codec.dump(message(eventType=7)) == {"eventType": 7}
+    assert codec.dump(message(event_type=7)) == {"event_type": 7}
