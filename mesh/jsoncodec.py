@@ -38,12 +38,15 @@ from mesh._json_wellknown import WELL_KNOWN, WRAPPERS, CannotPrint
 from mesh.messages import extensions, set_in_parent, which_oneof
 
 __all__ = [
-    "WRAPPERS", "BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError", "json_name_of",
-    "json_names", "loads", "text_setter",
+    "NO_SUCH_FIELD", "WRAPPERS", "BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError",
+    "json_name_of", "json_names", "loads", "text_setter",
 ]  # fmt: skip
 
 Fill = Callable[[Any, Any], None]
 Dump = Callable[[Any], Any]
+
+NO_SUCH_FIELD = "there is no such field"
+"""What is said of a name that a message does not have."""
 
 
 class Codecs:
@@ -199,7 +202,7 @@ def _message_fill(descriptor: Descriptor, codecs: Codecs) -> Fill:  # noqa: C901
                 return fields[key]
             if ignore_unknown:
                 return None
-            raise _at(BadValue("there is no such field"), key)
+            raise _at(BadValue(NO_SUCH_FIELD), key)
         if alias in value:
             raise _at(BadValue(f"the field is there twice, as {alias} too"), key)
         return fields[alias]
