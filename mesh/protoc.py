@@ -61,7 +61,7 @@ def sources(roots: Sequence[Path]) -> list[tuple[Path, str]]:
             raise Faults([Fault(str(root), "this import root of `protos` is not a folder")])
         inner = [other for other in roots if other != root and other.is_relative_to(root)]
         files = sorted(path for path in root.rglob("*.proto") if _own(path.relative_to(root), path, inner))
-        if not files:
+        if not files and not inner:
             raise Faults([Fault(str(root), "there is no .proto file in this import root of `protos`")])
         for path in files:
             found.setdefault(path.relative_to(root).as_posix(), root)
