@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from mesh._json_scalars import BadValue, decoder, describe, encoder
 from mesh._json_wellknown import CannotPrint
+from mesh.messages import parser, serialize_partial
 
 if TYPE_CHECKING:
     from mesh.jsoncodec import Codec, Codecs
@@ -75,7 +76,7 @@ class _Any:
                 rest = {}  # Java and Go print Empty so
             codec.fill(inner, rest)
         message.type_url = url
-        message.value = inner.SerializePartialToString()
+        message.value = serialize_partial(inner)
 
     def _fill_wrapped(self, codec: Codec, inner: Any, rest: dict[str, Any]) -> None:
         if rest.keys() != {"value"} and not (self.codecs.ignore_unknown and "value" in rest):
@@ -94,11 +95,17 @@ class _Any:
         if codec is None:
             raise CannotPrint(f"an Any holds a type that is not known here: {url!r}")
         try:
-            inner = codec.message.FromString(message.value)
+            inner = parser(codec.message)(message.value)
         except DecodeError:
             raise CannotPrint(f"an Any does not hold the {url!r} that it says") from None
         value = codec.dump(inner)
-        return {"@type": url, "value": value} if codec.wrapped else {"@type": url, **value}
+        if codec.wrapped:
+            return {"@type": url, "value": value}
+        if "@type" in value:
+            raise CannotPrint(
+                f'an Any holds a {codec.message.DESCRIPTOR.full_name}, of which a field is called "@type"'
+            )
+        return {"@type": url, **value}
 
 
 def any_of(pool: DescriptorPool, codecs: Codecs) -> tuple[Fill, Dump]:

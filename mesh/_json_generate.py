@@ -9,16 +9,16 @@ The source is made of field names of the contract, which are identifiers, and of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from keyword import iskeyword
 from math import copysign
 from operator import itemgetter
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from mesh._json_scalars import exact
+from mesh.messages import clear, has_field
 
 __all__ = ["fast_dump", "fast_fill", "suits", "texts_first", "whole"]
 
@@ -32,16 +32,20 @@ _REAL = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
 _WIDE_INTEGERS = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 
 
-def suits(fields: Sequence[FieldDescriptor]) -> bool:
-    """Whether code can be generated for a message with these fields and is faster."""
-    return len(fields) <= _FEW and not any(iskeyword(field.name) or hasattr(Message, field.name) for field in fields)
+def suits(message: Descriptor) -> bool:
+    """Whether code can be generated for a message type and is faster."""
+    few = len(message.fields) <= _FEW and not message.is_extendable
+    return few and not any(iskeyword(field.name) for field in message.fields)
 
 
-def fast_fill(fields: Sequence[FieldDescriptor], stores: Sequence[Fill], general: Fill) -> Fill:
+def fast_fill(
+    fields: Sequence[FieldDescriptor], json_names: Sequence[str], stores: Sequence[Fill], general: Fill
+) -> Fill:
     """Return the ``fill`` of a message.
 
     Args:
         fields: Its fields.
+        json_names: Their JSON names.
         stores: How each is set from any JSON value.
         general: The ``fill`` for everything else.
     """
@@ -52,8 +56,8 @@ def fast_fill(fields: Sequence[FieldDescriptor], stores: Sequence[Fill], general
         "  known = 0",
         "  try:",
     ]
-    for index, field in enumerate(fields):
-        lines += [f"   one = get({field.json_name!r})", "   if one is not None:"]
+    for index, (field, json_name) in enumerate(zip(fields, json_names, strict=True)):
+        lines += [f"   one = get({json_name!r})", "   if one is not None:"]
         kind = exact(field) if field.message_type is None and not field.is_repeated else None
         if field.containing_oneof is not None and len(field.containing_oneof.fields) > 1:
             kind = None
@@ -74,34 +78,44 @@ def fast_fill(fields: Sequence[FieldDescriptor], stores: Sequence[Fill], general
         "    return",
         "  except ValueError:",
         "   pass",
-        "  message.Clear()",
+        "  clear(message)",
         " general(message, value)",
     ]
     names = {f"store{index}": store for index, store in enumerate(stores)}
-    fill: Fill = _compiled(lines, {**names, "general": general}, "fill")
+    fill: Fill = _compiled(lines, {**names, "general": general, "clear": clear}, "fill")
     return fill
 
 
-def fast_dump(fields: Sequence[FieldDescriptor], encoders: Sequence[Dump | None]) -> Dump:
+def fast_dump(
+    fields: Sequence[FieldDescriptor],
+    json_names: Sequence[str],
+    encoders: Sequence[Dump | None],
+    always: Container[str] = (),
+) -> Dump:
     """Return the ``dump`` of a message.
 
     Args:
         fields: Its fields, in the order in which they are printed.
+        json_names: Their JSON names.
         encoders: What makes the JSON value of each; None for the value itself.
+        always: Names of those without presence that are printed at their defaults too.
     """
     lines = ["def dump(message):", " out = {}"]
-    for index, (field, encode) in enumerate(zip(fields, encoders, strict=True)):
+    for index, (field, json_name, encode) in enumerate(zip(fields, json_names, encoders, strict=True)):
+        own = f"getattr(message, {field.name!r})" if iskeyword(field.name) else f"message.{field.name}"
         value = "value" if encode is None else f"encode{index}(value)"
         if field.has_presence:
-            lines += [f" if message.HasField({field.name!r}):", f"  value = message.{field.name}"]
+            lines += [f" if has_field(message, {field.name!r}):", f"  value = {own}"]
+        elif field.name in always:
+            lines += [f" value = {own}", " if True:"]
         else:
             # Negative zero is a value; positive zero is none.
             more = " or copysign(1.0, value) < 0.0" if field.type in _REAL and not field.is_repeated else ""
-            lines += [f" value = message.{field.name}", f" if value{more}:"]
-        lines += [f"  out[{field.json_name!r}] = {value}"]
+            lines += [f" value = {own}", f" if value{more}:"]
+        lines += [f"  out[{json_name!r}] = {value}"]
     lines += [" return out"]
     names = {f"encode{index}": encode for index, encode in enumerate(encoders)}
-    dump: Dump = _compiled(lines, {**names, "copysign": copysign}, "dump")
+    dump: Dump = _compiled(lines, {**names, "copysign": copysign, "has_field": has_field}, "dump")
     return dump
 
 
@@ -109,11 +123,11 @@ whole: Callable[[Any], list[Any]] = itemgetter(slice(None))
 """A repeated field as a list, in half of the time that ``list`` takes to walk it."""
 
 
-def texts_first(name: str, store: Fill) -> Fill:
+def texts_first(get: Callable[[Any], Any], store: Fill) -> Fill:
     """Return what appends to a repeated string field all at once; what is no list of texts it leaves to ``store``."""
 
     def all_at_once(message: Any, value: Any) -> None:
-        target = getattr(message, name)
+        target = get(message)
         count = len(target)
         try:
             if type(value) is list:

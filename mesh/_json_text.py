@@ -13,6 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from mesh._json_scalars import decoder, key_decoder
 from mesh._json_wellknown import WELL_KNOWN, WRAPPERS, fill_mask_text
+from mesh.messages import clear, set_in_parent
 
 __all__ = ["text_setter"]
 
@@ -39,8 +40,8 @@ def text_setter(field: FieldDescriptor) -> Setter | None:
 
     def setter(message: Any, text: str) -> None:
         sub = getattr(message, name)
-        sub.Clear()
-        sub.SetInParent()
+        clear(sub)
+        set_in_parent(sub)
         fill(sub, text)
 
     return setter

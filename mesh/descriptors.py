@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from google.protobuf import descriptor_pool, message_factory
+from google.api import annotations_pb2
+from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
@@ -19,6 +20,8 @@ from google.protobuf.descriptor_pb2 import (
 from mesh import graph, schedule, template
 from mesh.contract import Access, Contract, Event, Gateway, Method, Route, Service, Trigger, TriggerKind
 from mesh.faults import Fault, Faults
+from mesh.places import Places
+from mesh.pools import pool_of
 
 __all__ = ["read"]
 
@@ -39,44 +42,49 @@ _SERVICE, _METHOD, _MESSAGE = 6, 2, 4
 """Field numbers in FileDescriptorProto and ServiceDescriptorProto, as they stand in source-info paths."""
 
 
-def read(files: FileDescriptorSet) -> Contract:
+def read(files: FileDescriptorSet, served: Collection[str] = ()) -> Contract:
     """Return the checked contract.
 
     Args:
         files: All files with their imports, in dependency order, with source info (as protoc writes them).
+        served: Full names of the services that mesh.toml serves. A file below ``google/`` is part of the contract if
+            one of them is in it; it is a mere import otherwise.
 
     Raises:
         Faults: Every fault of the contract.
     """
-    return _Reader(files).contract()
+    return _Reader(files, served).contract()
 
 
 class _Reader:
     """Reads one set of files; collects faults as it goes."""
 
-    def __init__(self, files: FileDescriptorSet) -> None:
+    def __init__(self, files: FileDescriptorSet, served: Collection[str]) -> None:
         self.files = files
+        self.served = served
         self.faults: list[Fault] = []
-        self.pool = descriptor_pool.DescriptorPool()
-        for file in files.file:
-            self.pool.Add(file)
+        self.pool = pool_of(files)
         self.services: dict[str, Service] = {}
         self.events: dict[str, Event] = {}
 
     def contract(self) -> Contract:
-        own = [file for file in self.files.file if not file.name.startswith(_FOREIGN)]
+        own = [file for file in self.files.file if self._is_own(file)]
         for file in own:
-            places = _Places(file)
+            places = Places(file)
             for index, message in enumerate(file.message_type):
                 self._event(message, places.at(_MESSAGE, index), f"{file.package}.{message.name}".lstrip("."))
         for file in own:
-            self._services(file, _Places(file))
+            self._services(file, Places(file))
         self._check_names()
         self._check_cycle()
         self._check_routes()
         if self.faults:
             raise Faults(self.faults)
         return Contract(self.services, self.events, self.files, self.pool)
+
+    def _is_own(self, file: FileDescriptorProto) -> bool:
+        names = (f"{file.package}.{service.name}".lstrip(".") for service in file.service)
+        return not file.name.startswith(_FOREIGN) or any(name in self.served for name in names)
 
     def fault(self, place: str, text: str) -> None:
         self.faults.append(Fault(place, text))
@@ -99,7 +107,7 @@ class _Reader:
 
     # -- services --
 
-    def _services(self, file: FileDescriptorProto, places: _Places) -> None:
+    def _services(self, file: FileDescriptorProto, places: Places) -> None:
         for index, service in enumerate(file.service):
             name = f"{file.package}.{service.name}".lstrip(".")
             options = self._options(service.options, "meshapi.v1.service")
@@ -123,7 +131,7 @@ class _Reader:
         who = f"{service}.{proto.name}"
         input_ = self.pool.FindMessageTypeByName(proto.input_type.lstrip("."))
         output = self.pool.FindMessageTypeByName(proto.output_type.lstrip("."))
-        rule = self._options(proto.options, "google.api.http")
+        rule = _http(proto.options)
         gateway = _gateway(options)
         if rule is None:
             routes: tuple[Route, ...] = ()
@@ -337,6 +345,12 @@ class _Reader:
         return own.Extensions[found] if own.HasExtension(found) else None
 
 
+def _http(options: MethodOptions) -> Any:
+    """Return the HTTP rule, or None; read with the installed definition, as a vendored copy may be an older one."""
+    own = MethodOptions.FromString(options.SerializeToString())
+    return own.Extensions[annotations_pb2.http] if own.HasExtension(annotations_pb2.http) else None
+
+
 def _gateway(options: Any) -> Gateway | None:
     if not options or not options.HasField("gateway"):
         return None
@@ -351,23 +365,6 @@ def _gateway_routes(rule: Any) -> Iterator[Route]:
         path = one.custom.path if verb == "custom" else getattr(one, verb)
         parsed = template.parse_slashed(path)
         yield Route(one.custom.kind if verb == "custom" else verb.upper(), parsed, one.body)
-
-
-class _Places:
-    """Lines and comments of one file's declarations."""
-
-    def __init__(self, file: FileDescriptorProto) -> None:
-        self.file = file.name
-        self.locations = {tuple(location.path): location for location in file.source_code_info.location}
-
-    def at(self, *path: int) -> str:
-        location = self.locations.get(path)
-        return f"{self.file}:{location.span[0] + 1}" if location else self.file
-
-    def comment(self, *path: int) -> str:
-        location = self.locations.get(path)
-        text = location.leading_comments if location else ""
-        return "\n".join(line.removeprefix(" ") for line in text.strip("\n").splitlines()).strip()
 
 
 def _names(message: Descriptor) -> str:

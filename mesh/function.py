@@ -29,6 +29,7 @@ import keyword
 import re
 import sysconfig
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from types import ModuleType
@@ -36,11 +37,13 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError, Message
 
+from mesh import hidden
 from mesh.call import Call, Handler
 from mesh.context import Context
 from mesh.contract import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
+from mesh.messages import descriptor_of, parser, serialize
 from mesh.threads import EXITS, Threads, contained
 
 if TYPE_CHECKING:
@@ -57,8 +60,18 @@ Hook = Callable[["ServiceContext"], Any]
 
 def function_name(method: str) -> str:
     """Return the name of a method's function: ``GetUser`` → ``get_user``; a Python keyword gets a final ``_``."""
-    name = _WORDS.sub("_", method).lower()
+    return _escaped(_WORDS.sub("_", method).lower())
+
+
+def _escaped(name: str) -> str:
     return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def _names(service: Service) -> dict[str, str]:
+    """Return the name of each method's function: two that would share one (``GetURL``, ``GetUrl``) keep their own."""
+    count = Counter(map(function_name, service.methods))
+    names = {method: function_name(method) for method in service.methods}
+    return {method: name if count[name] == 1 else _escaped(method) for method, name in names.items()}
 
 
 class Functions:
@@ -86,8 +99,9 @@ class Functions:
         faults: list[Fault] = []
         taken: dict[str, Method] = {}
         for service in services:
+            names = _names(service)
             for method in service.methods.values():
-                name = function_name(method.name)
+                name = names[method.name]
                 other = taken.setdefault(name, method)
                 if other is not method:
                     faults.append(
@@ -132,7 +146,7 @@ class Functions:
         where = f" ({method.place})" if method.place else ""
         if function is None:
             return Fault(
-                self._file, f"there is no function {name!r} for {_title(method)}{where}; write {_shape(method)}"
+                self._file, f"there is no function {name!r} for {_title(method)}{where}; write {_shape(name, method)}"
             )
         if not callable(function):
             return Fault(
@@ -143,7 +157,7 @@ class Functions:
             return Fault(
                 self._place(function),
                 f"{name}{inspect.signature(function)} does not take the two arguments of {_title(method)}; "
-                f"write {_shape(method)}",
+                f"write {_shape(name, method)}",
             )
         yields = _kind(function) in ("async generator", "generator")
         if yields and not method.server_streaming:
@@ -184,7 +198,7 @@ def load_module(name: str) -> ModuleType:
 
 def _import_fault(name: str, error: BaseException) -> Fault:
     """Return the fault with the line of the user's own code: the innermost one outside of Python's and the mesh's."""
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}{hidden.explain(error)}"
     if isinstance(error, SyntaxError) and error.filename:
         return Fault(f"{error.filename}:{error.lineno}", f"{type(error).__name__}: {error.msg}")
     frames = [
@@ -203,10 +217,10 @@ def _title(method: Method) -> str:
     return f"{method.service}/{method.name}"
 
 
-def _shape(method: Method) -> str:
+def _shape(name: str, method: Method) -> str:
     argument = "requests" if method.client_streaming else "request"
     yields = ", which yields each response" if method.server_streaming else ""
-    return f"async def {function_name(method.name)}({argument}, context){yields}"
+    return f"async def {name}({argument}, context){yields}"
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
@@ -323,7 +337,7 @@ def _blocking_requests(
 
 
 def _decoder(method: Method) -> Callable[[bytes], Message]:
-    parse = generated_class(method.input).FromString
+    parse: Callable[[bytes], Message] = parser(generated_class(method.input))
     name = method.input.DESCRIPTOR.full_name
 
     def decode(data: bytes) -> Message:
@@ -341,12 +355,12 @@ def _encoder(method: Method, function: Callable[..., Any]) -> Callable[[Any], by
     name = output.DESCRIPTOR.full_name
 
     def encode(reply: Any) -> bytes:
-        if type(reply) is output or (isinstance(reply, Message) and reply.DESCRIPTOR.full_name == name):
-            return reply.SerializeToString()
+        if type(reply) is output or (isinstance(reply, Message) and descriptor_of(reply).full_name == name):
+            return serialize(reply)
         verb = "yielded" if method.server_streaming else "returned"
         what = "None" if reply is None else type(reply).__name__
         if isinstance(reply, Message):
-            what = reply.DESCRIPTOR.full_name
+            what = descriptor_of(reply).full_name
         raise TypeError(f"{_name(function)} {verb} {what}, and {_title(method)} answers with {name}")
 
     return encode

@@ -11,6 +11,7 @@ are. Sources: https://protobuf.dev/programming-guides/json/ and protobuf's confo
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -19,27 +20,33 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from mesh._json_any import any_of, wrapper
-from mesh._json_generate import fast_dump, fast_fill, suits, texts_first, whole
+from mesh._json_dump import field_dump, is_map, message_dump, type_name
+from mesh._json_generate import fast_fill, suits, texts_first
+from mesh._json_names import extension_named, json_name_of, json_names
 from mesh._json_scalars import (
     BadValue,
     JsonError,
     UnknownEnumName,
     decoder,
     describe,
-    encoder,
     exact,
     key_decoder,
 )
 from mesh._json_syntax import JsonSyntaxError, loads
 from mesh._json_text import text_setter
 from mesh._json_wellknown import WELL_KNOWN, WRAPPERS, CannotPrint
+from mesh.messages import extensions, set_in_parent, which_oneof
 
 __all__ = [
-    "WRAPPERS", "BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError", "loads", "text_setter",
+    "NO_SUCH_FIELD", "WRAPPERS", "BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError",
+    "json_name_of", "json_names", "loads", "text_setter",
 ]  # fmt: skip
 
 Fill = Callable[[Any, Any], None]
 Dump = Callable[[Any], Any]
+
+NO_SUCH_FIELD = "there is no such field"
+"""What is said of a name that a message does not have."""
 
 
 class Codecs:
@@ -49,6 +56,7 @@ class Codecs:
         ignore_unknown_fields: Pass over names that a message does not have, and enum names that an enum does not have.
         always_print_fields_with_no_presence: Print scalars without presence, repeated fields and maps at their
             defaults too.
+        always_print: Tells of a field whether it is printed at its default too.
         enums_as_numbers: Print enums by number.
     """
 
@@ -57,10 +65,12 @@ class Codecs:
         *,
         ignore_unknown_fields: bool = False,
         always_print_fields_with_no_presence: bool = False,
+        always_print: Callable[[FieldDescriptor], bool] | None = None,
         enums_as_numbers: bool = False,
     ) -> None:
         self.ignore_unknown = ignore_unknown_fields
         self.print_defaults = always_print_fields_with_no_presence
+        self.always_print = always_print
         self.numbers = enums_as_numbers
         self._codecs: dict[Descriptor, Codec] = {}
         self._with_numbers: Codecs | None = None
@@ -68,7 +78,11 @@ class Codecs:
     def with_numbers(self) -> Codecs:
         """Return codecs that print enums by number; they are made once."""
         if self._with_numbers is None:
-            self._with_numbers = Codecs(always_print_fields_with_no_presence=self.print_defaults, enums_as_numbers=True)
+            self._with_numbers = Codecs(
+                always_print_fields_with_no_presence=self.print_defaults,
+                always_print=self.always_print,
+                enums_as_numbers=True,
+            )
         return self._with_numbers
 
     def of(self, message: type[Message]) -> Codec:
@@ -88,7 +102,7 @@ class Codecs:
 
         The first raises ``BadValue``.
         """
-        return _store(field, self), _field_dump(field, self)
+        return _store(field, self), field_dump(field, self)
 
 
 class Codec:
@@ -154,13 +168,13 @@ def _compile(codec: Codec, descriptor: Descriptor, codecs: Codecs) -> None:
         codec.fill, codec.dump = any_of(descriptor.file.pool, codecs)
         codec.wrapped = True
     else:
-        fields = sorted(descriptor.fields, key=lambda field: field.number)
+        small = suits(descriptor)
         codec.fill = _message_fill(descriptor, codecs)
-        codec.dump = _message_dump(fields, codecs)
-        if suits(fields):
-            codec.fill = fast_fill(fields, [_store(field, codecs) for field in fields], codec.fill)
-            if not codecs.print_defaults:
-                codec.dump = fast_dump(fields, [_field_encoder(field, codecs) for field in fields])
+        codec.dump = message_dump(descriptor, codecs, small=small)
+        if small:
+            fields, names = list(descriptor.fields), json_names(descriptor)
+            stores = [_store(field, codecs) for field in fields]
+            codec.fill = fast_fill(fields, [names[field.name] for field in fields], stores, codec.fill)
 
 
 # -- JSON to messages --
@@ -168,22 +182,27 @@ def _compile(codec: Codec, descriptor: Descriptor, codecs: Codecs) -> None:
 
 def _message_fill(descriptor: Descriptor, codecs: Codecs) -> Fill:  # noqa: C901 - most of it is the hot loop
     fields: dict[str, Any] = {}
+    names = json_names(descriptor)
     for field in descriptor.fields:
         several = field.containing_oneof is not None and len(field.containing_oneof.fields) > 1
         plain = field.message_type is None and not field.is_repeated and not several
         decode = decoder(field) if plain and not (codecs.ignore_unknown and field.enum_type) else None
         kind = exact(field) if decode is not None else None
-        fields[field.json_name] = (field.name, kind, decode, _store(field, codecs))
-    aliases = {field.name: field.json_name for field in descriptor.fields if field.name not in fields}
+        fields[names[field.name]] = (field.name, kind, decode, _store(field, codecs))
+    aliases = {name: key for name, key in names.items() if name not in fields}
     get, other = fields.get, aliases.get
     ignore_unknown = codecs.ignore_unknown
 
     def by_alias(key: str, value: dict[str, Any]) -> Any:
         alias = other(key)
         if alias is None:
+            extension = extension_named(descriptor, key)
+            if extension is not None:
+                fields[key] = ("", None, None, _store(extension, codecs))
+                return fields[key]
             if ignore_unknown:
                 return None
-            raise _at(BadValue("there is no such field"), key)
+            raise _at(BadValue(NO_SUCH_FIELD), key)
         if alias in value:
             raise _at(BadValue(f"the field is there twice, as {alias} too"), key)
         return fields[alias]
@@ -220,32 +239,16 @@ def _at(error: BadValue, place: str) -> BadValue:
 
 def _store(field: FieldDescriptor, codecs: Codecs) -> Fill:
     """Return how the field is set from a JSON value, null included."""
-    name = field.name
-    if field.is_repeated:
-        inner = _store_map(field, codecs) if _is_map(field) else _store_repeated(field, codecs)
-    elif field.message_type is not None:
-        codec = codecs.of_descriptor(field.message_type)
-
-        def inner(message: Any, value: Any) -> None:
-            sub = getattr(message, name)
-            sub.SetInParent()
-            codec.fill(sub, value)
-
-    else:
-        decode = decoder(field)
-
-        def inner(message: Any, value: Any) -> None:
-            setattr(message, name, decode(value))
-
-    keeps_null = not field.is_repeated and _type_name(field) in ("google.protobuf.Value", "google.protobuf.NullValue")
+    inner = _setter(field, codecs)
+    keeps_null = not field.is_repeated and type_name(field) in ("google.protobuf.Value", "google.protobuf.NullValue")
     oneof = field.containing_oneof.name if field.containing_oneof is not None else None
     skip_unknown = codecs.ignore_unknown and field.enum_type is not None and not field.is_repeated
 
     def store(message: Any, value: Any) -> None:
         if value is None and not keeps_null:
             return
-        if oneof is not None and message.WhichOneof(oneof) is not None:
-            raise BadValue(f"only one field of {oneof!r} can be set, and {message.WhichOneof(oneof)!r} is")
+        if oneof is not None and which_oneof(message, oneof) is not None:
+            raise BadValue(f"only one field of {oneof!r} can be set, and {which_oneof(message, oneof)!r} is")
         try:
             inner(message, value)
         except UnknownEnumName:
@@ -255,8 +258,36 @@ def _store(field: FieldDescriptor, codecs: Codecs) -> Fill:
     return store
 
 
+def _setter(field: FieldDescriptor, codecs: Codecs) -> Fill:
+    """Return how the field or extension is set from a JSON value that is not null."""
+    if field.is_repeated:
+        return _store_map(field, codecs) if is_map(field) else _store_repeated(field, codecs)
+    if field.message_type is not None:
+        return _store_message(field, codecs)
+    name, decode = field.name, decoder(field)
+    if field.is_extension:
+        return lambda message, value: extensions(message).__setitem__(field, decode(value))
+    return lambda message, value: setattr(message, name, decode(value))
+
+
+def _store_message(field: FieldDescriptor, codecs: Codecs) -> Fill:
+    get, codec = _getter(field), codecs.of_descriptor(field.message_type)
+
+    def store(message: Any, value: Any) -> None:
+        sub = get(message)
+        set_in_parent(sub)
+        codec.fill(sub, value)
+
+    return store
+
+
+def _getter(field: FieldDescriptor) -> Callable[[Any], Any]:
+    """Return message → value of the field or extension, as a reference where it is a message or repeated."""
+    return (lambda message: extensions(message)[field]) if field.is_extension else attrgetter(field.name)
+
+
 def _store_repeated(field: FieldDescriptor, codecs: Codecs) -> Fill:
-    name = field.name
+    get = _getter(field)
     skip_unknown = codecs.ignore_unknown and field.enum_type is not None
     codec = codecs.of_descriptor(field.message_type) if field.message_type is not None else None
     decode = decoder(field) if codec is None else None
@@ -264,7 +295,7 @@ def _store_repeated(field: FieldDescriptor, codecs: Codecs) -> Fill:
     def store(message: Any, value: Any) -> None:
         if type(value) is not list:
             raise BadValue(f"expected an array, got {describe(value)}")
-        target = getattr(message, name)
+        target = get(message)
         index = 0
         try:
             if codec is not None:
@@ -281,7 +312,7 @@ def _store_repeated(field: FieldDescriptor, codecs: Codecs) -> Fill:
             error.path.append(f"[{index}]")
             raise
 
-    return texts_first(name, store) if field.type == FieldDescriptor.TYPE_STRING else store
+    return texts_first(get, store) if field.type == FieldDescriptor.TYPE_STRING else store
 
 
 def _store_map(field: FieldDescriptor, codecs: Codecs) -> Fill:
@@ -314,78 +345,3 @@ def _store_map(field: FieldDescriptor, codecs: Codecs) -> Fill:
             raise
 
     return store
-
-
-def _is_map(field: FieldDescriptor) -> bool:
-    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
-
-
-def _type_name(field: FieldDescriptor) -> str:
-    named = field.message_type or field.enum_type
-    return str(named.full_name) if named is not None else ""
-
-
-# -- messages to JSON --
-
-
-def _message_dump(fields: list[FieldDescriptor], codecs: Codecs) -> Dump:
-    if not codecs.print_defaults:
-        get = {field: (field.json_name, _field_encoder(field, codecs)) for field in fields}.get
-
-        def dump_set(message: Any) -> dict[str, Any]:
-            out = {}
-            for field, value in message.ListFields():
-                known = get(field)
-                if known is not None:  # extensions have no JSON here
-                    name, encode = known
-                    out[name] = value if encode is None else encode(value)
-            return out
-
-        return dump_set
-
-    plan = [(field.name, field.json_name, _field_encoder(field, codecs), field.has_presence) for field in fields]
-
-    def dump(message: Any) -> dict[str, Any]:
-        out = {}
-        for name, key, encode, presence in plan:
-            if presence and not message.HasField(name):
-                continue
-            value = getattr(message, name)
-            out[key] = value if encode is None else encode(value)
-        return out
-
-    return dump
-
-
-def _field_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
-    """Return value of the field → JSON value; None if that is the value itself."""
-    if not field.is_repeated:
-        return _element_encoder(field, codecs)
-    if not _is_map(field):
-        encode = _element_encoder(field, codecs)
-        return whole if encode is None else lambda values: [encode(value) for value in values]
-    entry: Any = field.message_type.fields_by_name  # type: ignore[union-attr]
-    is_bool = entry["key"].type == FieldDescriptor.TYPE_BOOL
-    key: Callable[[Any], str] = (lambda value: "true" if value else "false") if is_bool else str
-    one = _element_encoder(entry["value"], codecs)
-    if entry["value"].message_type is not None or one is None:
-        each = one or (lambda value: value)
-        return lambda values: {key(name): each(values[name]) for name in values}
-    return lambda values: {key(name): one(value) for name, value in values.items()}
-
-
-def _element_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
-    if field.message_type is None:
-        if codecs.numbers and field.enum_type is not None and _type_name(field) != "google.protobuf.NullValue":
-            return None
-        return encoder(field)
-    codec = codecs.of_descriptor(field.message_type)
-    return lambda value: codec.dump(value)  # noqa: PLW0108 - a recursive type's codec has no ``dump`` yet
-
-
-def _field_dump(field: FieldDescriptor, codecs: Codecs) -> Dump:
-    return _field_encoder(field, codecs) or _same
-
-
-def _same(value: Any) -> Any:
-    return value

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
+from mesh import diagnostics, stubs
 from mesh.faults import Fault, Faults
 
 __all__ = ["DESCRIPTORS", "add", "builtin_roots", "generate", "load", "sources"]
@@ -30,7 +30,9 @@ DESCRIPTORS = "contract.binpb"
 _STUBS = ("--python_out=.", "--pyi_out=.", "--grpc_python_out=.")
 _STAMP = "contract.sha256"
 _STAMP_ADDED = "added.sha256"
-_DIAGNOSTIC = re.compile(r"^(?P<file>[^:\s][^:]*\.proto):(?:(?P<line>\d+):\d+: )?\s*(?P<text>.*)$")
+_GENERATION = 2
+"""Counts the changes of what is generated from a source: older stubs are then not current."""
+_INSTALLED = ("google/protobuf/", "google/api/", "google/rpc/")
 
 
 def builtin_roots() -> list[Path]:
@@ -48,6 +50,9 @@ def builtin_roots() -> list[Path]:
 def sources(roots: Sequence[Path]) -> list[tuple[Path, str]]:
     """Return every .proto file below ``roots`` as (root, name as it is imported), sorted by name.
 
+    A file below two roots belongs to the inner one. Of two files with one name the first root's is taken, as by
+    protoc.
+
     Raises:
         Faults: A root is not a folder, or holds no .proto file.
     """
@@ -55,17 +60,22 @@ def sources(roots: Sequence[Path]) -> list[tuple[Path, str]]:
     for root in roots:
         if not root.is_dir():
             raise Faults([Fault(str(root), "this import root of `protos` is not a folder")])
-        files = sorted(path for path in root.rglob("*.proto") if _own(path.relative_to(root)))
-        if not files:
+        inner = [other for other in roots if other != root and other.is_relative_to(root)]
+        files = sorted(path for path in root.rglob("*.proto") if _own(path.relative_to(root), path, inner))
+        if not files and not inner:
             raise Faults([Fault(str(root), "there is no .proto file in this import root of `protos`")])
         for path in files:
             found.setdefault(path.relative_to(root).as_posix(), root)
     return sorted((root, name) for name, root in found.items())
 
 
-def _own(path: Path) -> bool:
-    """Whether it is the user's: not in a hidden folder (.venv, .mesh) and not installed by a package manager."""
-    return not any(part.startswith(".") or part in ("node_modules", "site-packages") for part in path.parts)
+def _own(name: Path, path: Path, inner: Sequence[Path]) -> bool:
+    """Whether a file is the user's, and of this root.
+
+    It is not in a hidden folder (.venv, .mesh), not installed by a package manager, not below a root inside this one.
+    """
+    foreign = any(part.startswith(".") or part in ("node_modules", "site-packages") for part in name.parts)
+    return not foreign and not any(path.is_relative_to(root) for root in inner)
 
 
 def load(roots: Sequence[Path], out: Path) -> descriptor_pb2.FileDescriptorSet:
@@ -162,32 +172,73 @@ def _replace(fresh: Path, out: Path) -> None:
 
 
 def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path) -> None:
-    names = [name for _, name in files]
-    if not any(name.startswith("meshapi/") for name in names):
-        names += [
-            path.relative_to(builtin_roots()[0]).as_posix() for path in builtin_roots()[0].glob("meshapi/**/*.proto")
-        ]
-    python = [name for name in names if not name.startswith("google/")]
-    includes = [f"-I{_named(root, out)}" for root in [*roots, *builtin_roots()]]
-    descriptors = ["--include_imports", "--include_source_info", f"--descriptor_set_out={DESCRIPTORS}"]
     on_disk = {name: str(root / name) for root, name in files}
-    _protoc([*includes, *descriptors, *names], out, on_disk)
-    _protoc([*includes, *_STUBS, *python], out, on_disk)
+    own = _own_options()
+    names = [*(name for name in on_disk if name not in own), *own]
+    python = [name for name in names if not _is_installed(name)]
+    found = [*_unreadable(on_disk), *_one_module(python, on_disk)]
+    if found:
+        raise Faults(found)
+    # -I=DISK has no virtual path. meshapi comes first: a copy of it may be an older one.
+    includes = [f"-Imeshapi={_named(builtin_roots()[0] / 'meshapi', out)}"]
+    includes += [f"-I={_named(root, out)}" for root in [*roots, *builtin_roots()[1:]]]
+    arguments = {name: _argument(name, root, out) for root, name in files}
+    descriptors = ["--include_imports", "--include_source_info", f"--descriptor_set_out={DESCRIPTORS}"]
+    _protoc([*includes, *descriptors, *(arguments.get(name, name) for name in names)], out, on_disk)
+    _protoc([*includes, *_STUBS, *(arguments.get(name, name) for name in python)], out, on_disk)
+    for stub in out.rglob("*_pb2_grpc.py"):
+        text = stub.read_text(encoding="utf-8")
+        stub.write_text(stubs.escaped(text), encoding="utf-8")
 
 
-def _named(root: Path, out: Path) -> str:
-    """Return the name of an import root for a protoc that runs in ``out``.
+def _own_options() -> list[str]:
+    """Return the names of the files of ``meshapi``."""
+    root = builtin_roots()[0]
+    return [path.relative_to(root).as_posix() for path in sorted(root.glob("meshapi/**/*.proto"))]
 
-    It is relative, so that it holds no folder above the project: protoc splits a name at ``:`` and ``=``.
+
+def _is_installed(name: str) -> bool:
+    """Whether installed packages have the Python module of a file; the mesh's processes import these."""
+    return name.startswith(_INSTALLED) and any((root / name).is_file() for root in builtin_roots()[1:])
+
+
+def _unreadable(on_disk: Mapping[str, str]) -> Iterator[Fault]:
+    """Find what protoc lets pass although nothing can be done with it."""
+    for path in on_disk.values():
+        data = Path(path).read_bytes()
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            yield Fault(f"{path}:{line}", "the file is not UTF-8; save it as UTF-8, also for the sake of its comments")
+
+
+def _one_module(names: Sequence[str], on_disk: Mapping[str, str]) -> Iterator[Fault]:
+    """Find files whose Python modules would be one."""
+    taken: dict[str, str] = {}
+    for name in names:
+        module = name.removesuffix(".proto").replace("-", "_").replace(".", "/") + "_pb2.py"
+        other = taken.setdefault(module, name)
+        if other != name:
+            yield Fault(on_disk.get(name, name), f"its Python module is {module}, as that of {other}; rename the file")
+
+
+def _argument(name: str, root: Path, out: Path) -> str:
+    """Return a file as an argument of protoc, for which ``-`` begins an option and ``@`` a file of arguments."""
+    return f"{_named(root, out)}/{name}" if name.startswith(("-", "@")) else name
+
+
+def _named(path: Path, out: Path) -> str:
+    """Return the name of a file or folder for a protoc that runs in ``out``.
+
+    It is relative, so that it holds no folder above the project: protoc splits names at ``:``.
 
     Raises:
-        Faults: It holds one of them all the same.
+        Faults: It holds one all the same.
     """
-    name = os.path.relpath(root.resolve(), out.resolve())
-    if ":" in name or "=" in name:
-        raise Faults(
-            [Fault(str(root), "the name of an import root must hold neither ':' nor '=': protoc splits at them")]
-        )
+    name = os.path.relpath(path.resolve(), out.resolve())
+    if os.pathsep in name:
+        raise Faults([Fault(str(path), f"protoc takes {os.pathsep!r} for the end of a path; rename the folder")])
     return name
 
 
@@ -199,30 +250,13 @@ def _protoc(arguments: list[str], folder: Path, on_disk: Mapping[str, str]) -> N
         capture_output=True, encoding="utf-8", errors="replace", check=False, env=environment, cwd=folder,
     )  # fmt: skip
     if done.returncode != 0:
-        faults = [
-            _fault(line, folder, on_disk)
-            for line in done.stderr.splitlines()
-            if line.strip() and "warning:" not in line
-        ]
-        raise Faults(faults or [Fault("protoc", f"exited with {done.returncode} and said nothing")])
-
-
-def _fault(line: str, folder: Path, on_disk: Mapping[str, str]) -> Fault:
-    match = _DIAGNOSTIC.match(line)
-    if match is None:
-        return Fault("protoc", line)
-    file = on_disk.get(match["file"], match["file"])
-    if file.startswith(".."):  # protoc says which file it read, or as what it was imported
-        file = os.path.normpath(folder.resolve() / file)
-    place = file + (f":{match['line']}" if match["line"] else "")
-    return Fault(place, match["text"])
+        said = diagnostics.faults(done.stderr, on_disk, folder.resolve())
+        raise Faults(said or [Fault("protoc", f"exited with {done.returncode} and said nothing")])
 
 
 def _digest(files: Sequence[tuple[Path, str]]) -> str:
-    total = hashlib.sha256(importlib.metadata.version("grpcio-tools").encode())
-    builtin = builtin_roots()[0]
-    own = [(builtin, path.relative_to(builtin).as_posix()) for path in sorted(builtin.glob("meshapi/**/*.proto"))]
-    for root, name in [*files, *own]:
+    total = hashlib.sha256(f"{_GENERATION} {importlib.metadata.version('grpcio-tools')}".encode())
+    for root, name in [*files, *((builtin_roots()[0], name) for name in _own_options())]:
         total.update(f"\0{name}\0".encode())
         total.update((root / name).read_bytes())
     return total.hexdigest()

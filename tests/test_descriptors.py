@@ -257,3 +257,10 @@ def test_protos_of_installed_packages_are_not_the_users(tmp_path: Path) -> None:
     (tmp_path / ".venv" / "x" / "other.proto").write_text("not even a proto")
     (tmp_path / "mine.proto").write_text('syntax = "proto3"; package mine; message M {}')
     assert [name for _, name in protoc.sources([tmp_path])] == ["mine.proto"]
+
+
+def test_a_file_below_two_roots_belongs_to_the_inner_one(tmp_path: Path) -> None:
+    inner = tmp_path / "vendor"
+    (inner / "a").mkdir(parents=True)
+    (inner / "a" / "a.proto").write_text('syntax = "proto3";')
+    assert protoc.sources([tmp_path, inner]) == [(inner, "a/a.proto")]

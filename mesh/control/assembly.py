@@ -284,6 +284,7 @@ def _pool(
         serves=entry.serves,
         files=contract.files.SerializeToString(),
         path=tuple(sys.path),
+        services=tuple(contract.services),
         preload=preload.find(entry.module, root=manifest.root, stubs=manifest.stubs, keep=keep).modules,
         settings=entry.settings,
         database=entry.database,

@@ -68,7 +68,7 @@ def load(file: Path) -> tuple[Manifest, Contract]:
     from mesh import descriptors, manifest  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
 
     found = manifest.load(file)
-    contract = descriptors.read(compiled(found))
+    contract = descriptors.read(compiled(found), {name for entry in found.services.values() for name in entry.serves})
     for path in (str(found.root), str(found.stubs)):
         if path not in sys.path:
             sys.path.insert(0, path)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import msgspec
-from google.protobuf import json_format
 
 from mesh.contract import Contract, TriggerKind
 from mesh.control import component, eventing, invoke, state
@@ -27,7 +26,9 @@ from mesh.events.consumers import Consumer, consumers_of
 from mesh.events.dead import read_letter
 from mesh.events.publications import key_of
 from mesh.faults import Fault, Faults
+from mesh.jsoncodec import CannotPrint, Codecs
 from mesh.manifest import Manifest
+from mesh.messages import parser, serialize
 from mesh.text import json_for
 from mesh.values import Duration
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dead", "discard", "list_", "publish", "redrive", "replay", "show", "tail"]
 
+_CODECS = Codecs()
 CONNECT = 5.0
 """Seconds to wait for the broker."""
 EVERY, MANY = 500, 20_000
@@ -125,12 +127,12 @@ def publish(file: Path, type: str, data: str) -> int:  # noqa: A002 - as above
         name = _type(session, type)
         declared = session.contract.events[name]
         try:
-            message = json_format.Parse(invoke.given(data) or "{}", declared.message())
-        except (json_format.ParseError, ValueError) as error:
+            message = _CODECS.of(declared.message).parse(invoke.given(data).encode() or b"{}")
+        except ValueError as error:
             raise Faults([Fault("--data", str(error))]) from None
         event = Event(
             id=new_id(), type=name, source="mesh-events", key=key_of(message, declared.key), time=datetime.now(UTC),
-            data=message.SerializeToString(),
+            data=serialize(message),
         )  # fmt: skip
         await session.broker.publish(event)
         print(event.id)
@@ -380,10 +382,13 @@ def _json(contract: Contract, event: StreamMessage, indent: int | None = None) -
     if declared is None:
         return f"({len(event.data)} bytes of a type that the contract does not have)"
     try:
-        message: Any = declared.message.FromString(event.data)
+        message: Any = parser(declared.message)(event.data)
     except Exception:  # noqa: BLE001 - another publisher's bytes
         return f"({len(event.data)} bytes that are no {declared.name})"
-    return json_for(sys.stdout, json_format.MessageToDict(message), indent=indent)
+    try:
+        return json_for(sys.stdout, _CODECS.of(declared.message).dump(message), indent=indent)
+    except CannotPrint as error:
+        return f"({len(event.data)} bytes: {error})"
 
 
 def _progress(what: str, done: int, left: int, every: int = EVERY) -> None:

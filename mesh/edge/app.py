@@ -12,6 +12,7 @@ from mesh.call import Call, Handler, Layer, chain, current
 from mesh.contract import Access, Contract, Method, Route
 from mesh.deadline import deadline
 from mesh.edge import answer, body, refusal, respond
+from mesh.edge.behaviors import Behaviors
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
 from mesh.edge.docs_page import BuiltinPages
 from mesh.edge.door import OPEN, Door
@@ -81,7 +82,9 @@ class EdgeApp:
         self._open: set[HttpCall] = set()
         self._streams = Streams(self._handler, max_message=max_body, timeout=timeout)
         self._sockets = Sockets(self._handler, self._find, _check_access, max_message=max_body)
-        codecs = Codecs(ignore_unknown_fields=door.ignore_unknown_fields)
+        codecs = Codecs(
+            ignore_unknown_fields=door.ignore_unknown_fields, always_print=Behaviors(contract.pool).required
+        )
         self._router = Router(
             [
                 entry

@@ -18,6 +18,7 @@ __all__ = [
     "LINES",
     "NOTHING",
     "PROTOBUF",
+    "SYSTEM",
     "Form",
     "Wish",
     "choose",
@@ -62,7 +63,7 @@ _NAMES = {
 
 _ALTS = {"json": Form.JSON, "proto": Form.PROTOBUF, "media": Form.MEDIA, "sse": Form.EVENTS}
 
-_SYSTEM = frozenset(
+SYSTEM = frozenset(
     (
         "$alt", "$apiVersion", "$api-version", "$callback", "$ct", "$fields", "$httpMethod", "$key", "$outputDefaults",
         "$prettyPrint", "$quotaUser", "$req", "$trace", "$unique", "$userProject", "$.xgafv",
@@ -97,7 +98,7 @@ def wish(query: bytes) -> Wish:
     """Return what the system parameters of a raw query ask for.
 
     Raises:
-        InvalidArgument: One is unknown, or its value is.
+        InvalidArgument: The value of one is unknown.
     """
     return _wish(query) if b"$" in query or b"%24" in query else NOTHING
 
@@ -106,10 +107,6 @@ def wish(query: bytes) -> Wish:
 def _wish(query: bytes) -> Wish:
     form, numbers, pretty = None, False, False
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-        if not name.startswith("$"):
-            continue
-        if name not in _SYSTEM:
-            raise _wrong(name, "is not a system parameter")
         if name == "$alt":
             alt, _, rest = value.replace(" ", "").lower().partition(";")
             form = _ALTS.get(alt)

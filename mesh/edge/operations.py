@@ -1,6 +1,6 @@
 """Routes of the contract → OpenAPI operations: parameters, request body, answers, who may call. Pure.
 
-Every leaf field of a request has one place, as in ``mesh.edge.transcode``: the path, else the body, else the query.
+The parameters are those of ``mesh.edge.parameters``, by which the edge reads them.
 
 Sources: OpenAPI 3.1, google/api/http.proto, AIP-127.
 """
@@ -14,9 +14,9 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from mesh.contract import Access, Method, Route
 from mesh.edge import answers, comments
+from mesh.edge.parameters import Parameters
 from mesh.edge.paths import PathTemplate
-from mesh.edge.schemas import SHARED, Schema, Schemas
-from mesh.jsoncodec import text_setter
+from mesh.edge.schemas import Schema, Schemas
 
 __all__ = ["BEARER", "Operations"]
 
@@ -29,9 +29,6 @@ PROTOBUF = "application/x-protobuf"
 _HTTP_BODY = "google.api.HttpBody"
 _EMPTY = frozenset((204, 205))
 """Statuses of an answer without a body (RFC 9110, 15.3.5 and 15.3.6)."""
-_DEEPEST = 6
-"""Levels of nested fields that are listed as query parameters; deeper ones can be sent all the same."""
-
 _STATUS: Schema = {"$ref": f"#/components/schemas/{answers.STATUS}"}
 _FAILED: Schema = {
     "type": "object",
@@ -140,19 +137,16 @@ class Operations:
             yield parameter.of(lambda names: self._schemas.text(_leaf(descriptor, names)), comment, pattern)
 
     def _query(self, method: Method, route: Route) -> Iterator[dict[str, Any]]:
-        if route.body == "*" or method.client_streaming:
+        if method.client_streaming:
             return
-        bound = {".".join(variable.field) for variable in route.template.variables}
-        for names, fields in _leaves(method.input.DESCRIPTOR):
-            if names in bound or names.split(".")[0] == route.body:
-                continue
+        for name, fields in Parameters(method, route).offered():
             field = fields[-1]
-            made: dict[str, Any] = {"name": ".".join(one.json_name for one in fields), "in": "query"}
+            made: dict[str, Any] = {"name": name, "in": "query"}
             if all(self._schemas.required(one) for one in fields):
                 made["required"] = True
-            comment = self._schemas.comment(field)
-            if comment:
-                made["description"] = comment
+            notes = [self._schemas.comment(field), *(self._schemas.choice(one) for one in fields)]
+            if any(notes):
+                made["description"] = "\n\n".join(note for note in notes if note)
             if field.GetOptions().deprecated:
                 made["deprecated"] = True
             made["schema"] = self._schemas.text(field)
@@ -172,15 +166,18 @@ class Operations:
         holder = descriptor if field is None else field.message_type
         if holder is not None and holder.full_name == _HTTP_BODY and not (field is not None and field.is_repeated):
             return {"description": "Bytes of any media type.", "content": {"*/*": {"schema": {}}}}
-        schema = self._schemas.message(descriptor) if field is None else self._schemas.field(field)
-        made: dict[str, Any] = {"content": _one(schema, holder, field)}
+        paths = [variable.field for variable in route.template.variables]
         if field is None:
-            needed = any(self._schemas.required(one) for one in descriptor.fields)
-            inside = [".".join(variable.field) for variable in route.template.variables]
-            if inside:
-                made["description"] = f"{' and '.join(f'`{one}`' for one in inside)}: what the path says wins."
+            schema = self._schemas.message(descriptor, paths)
+            needed = self._schemas.asks(schema)
         else:
-            needed = self._schemas.required(field)
+            schema = self._schemas.field(field, [path[1:] for path in paths if path[0] == field.name])
+            needed = self._schemas.required(field) and (
+                not any(path[0] == field.name for path in paths) or self._schemas.asks(schema)
+            )
+        made: dict[str, Any] = {"content": _one(schema, holder, field)}
+        if field is None and paths:
+            made["description"] = " and ".join(f"`{'.'.join(path)}`" for path in paths) + ": what the path says wins."
         if needed:
             made["required"] = True
         return made
@@ -295,22 +292,3 @@ def _leaf(descriptor: Any, path: tuple[str, ...]) -> FieldDescriptor:
         descriptor = descriptor.fields_by_name[parent].message_type
     found: FieldDescriptor = descriptor.fields_by_name[last]
     return found
-
-
-def _leaves(
-    descriptor: Any, above: tuple[FieldDescriptor, ...] = (), types: tuple[str, ...] = ()
-) -> Iterator[tuple[str, tuple[FieldDescriptor, ...]]]:
-    """Yield every field that a query can set, with its path by proto names; a recursive type is not entered again."""
-    types = (*types, descriptor.full_name)
-    for field in descriptor.fields:
-        way = (*above, field)
-        if text_setter(field) is not None:
-            yield ".".join(one.name for one in way), way
-        elif (
-            not field.is_repeated
-            and field.message_type is not None
-            and field.message_type.full_name not in types
-            and field.message_type.full_name not in SHARED
-            and len(way) < _DEEPEST
-        ):
-            yield from _leaves(field.message_type, way, types)

@@ -62,8 +62,8 @@ class PathParameter:
                 notes.append(f"`{path}` is `{pattern}`.")
         if self.multi:
             notes.append("It may hold several segments: its slashes are not escaped in the path. It may be empty.")
-        elif shape == {"type": "string"}:
-            shape = {"type": "string", "minLength": 1}
+        elif shape.get("type") == "string":
+            shape = {**shape, "minLength": 1}
         made: dict[str, Any] = {"name": self.name, "in": "path", "required": True}
         if notes:
             made["description"] = "\n\n".join(notes)

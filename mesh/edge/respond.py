@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from mesh.errors import StatusError, http_status
 from mesh.jsoncodec import CannotPrint, Codecs
+from mesh.messages import descriptor_of, parser
 
 if TYPE_CHECKING:
     from mesh.contract import Method
@@ -103,11 +104,11 @@ def _details(details: Iterable[Message], pool: Any) -> Iterator[dict[str, Any]]:
     """
     for detail in details:
         if not isinstance(detail, any_pb2.Any):
-            yield from _json(f"type.googleapis.com/{detail.DESCRIPTOR.full_name}", detail)
+            yield from _json(f"type.googleapis.com/{descriptor_of(detail).full_name}", detail)
             continue
         try:
             found: Any = pool.FindMessageTypeByName(detail.TypeName()) if pool is not None else None
-            message = found and message_factory.GetMessageClass(found).FromString(detail.value)
+            message = found and parser(message_factory.GetMessageClass(found))(detail.value)
         except (KeyError, DecodeError):
             message = None
         if message is not None:
@@ -117,19 +118,22 @@ def _details(details: Iterable[Message], pool: Any) -> Iterator[dict[str, Any]]:
 
 
 def _json(url: str, detail: Any) -> Iterator[dict[str, Any]]:
-    if detail.DESCRIPTOR.full_name in _INSIDE:
+    if descriptor_of(detail).full_name in _INSIDE:
         return
     codec = _codecs.of(type(detail))
     try:
         value = codec.dump(detail)
     except CannotPrint:  # a value without a JSON form: the error is worth more than its detail
         return
-    yield {"@type": url, "value": value} if codec.wrapped else {"@type": url, **value}
+    if codec.wrapped:
+        yield {"@type": url, "value": value}
+    elif "@type" not in value:  # a field of that JSON name would take the place of the URL
+        yield {"@type": url, **value}
 
 
 def _retry_after(details: Iterable[Message]) -> bytes | None:
     for detail in details:
-        if detail.DESCRIPTOR.full_name == "google.rpc.RetryInfo":
+        if descriptor_of(detail).full_name == "google.rpc.RetryInfo":
             delay: Any = detail.retry_delay  # type: ignore[attr-defined]
             return b"%d" % max(1, ceil(delay.seconds + delay.nanos / 1e9))
     return None

@@ -8,28 +8,30 @@ Sources: https://protobuf.dev/programming-guides/json/, JSON Schema 2020-12, goo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from mesh.jsoncodec import WRAPPERS
+from mesh.edge import patterns
+from mesh.edge.behaviors import Behaviors
+from mesh.jsoncodec import WRAPPERS, json_name_of, json_names
 
 __all__ = ["SHARED", "Schema", "Schemas"]
 
 Schema = dict[str, Any]
+Path = tuple[str, ...]
+"""Names of fields, each in the message that the one before it holds."""
 
 ANY = "google.protobuf.Any"
 REF = "#/components/schemas/"
 
-_INT64: Schema = {"type": "string", "format": "int64", "pattern": "^(0|-?[1-9][0-9]{0,18})$"}
-_UINT64: Schema = {"type": "string", "format": "uint64", "pattern": "^(0|[1-9][0-9]{0,19})$"}
+_INT64: Schema = {"type": "string", "format": "int64", "pattern": patterns.INT64}
+_UINT64: Schema = {"type": "string", "format": "uint64", "pattern": patterns.UINT64}
 _INT32: Schema = {"type": "integer", "format": "int32", "minimum": -(2**31), "maximum": 2**31 - 1}
 _UINT32: Schema = {"type": "integer", "format": "uint32", "minimum": 0, "maximum": 2**32 - 1}
 _NOT_FINITE: Schema = {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}
-_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _FLT_MAX = 3.4028235e38
 """The largest float as it is printed in its shortest form, which as a double is a little more than the float."""
 
@@ -50,26 +52,26 @@ _SCALARS: Mapping[int, Schema] = {
     },
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
     FieldDescriptor.TYPE_STRING: {"type": "string"},
-    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64", "pattern": _BASE64},
+    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64", "pattern": patterns.BASE64},
 }
 
 _KEYS: Mapping[int, Schema] = {
     FieldDescriptor.CPPTYPE_BOOL: {"enum": ["true", "false"]},
-    FieldDescriptor.CPPTYPE_INT32: {"pattern": "^(0|-?[1-9][0-9]{0,9})$"},
-    FieldDescriptor.CPPTYPE_UINT32: {"pattern": "^(0|[1-9][0-9]{0,9})$"},
-    FieldDescriptor.CPPTYPE_INT64: {"pattern": _INT64["pattern"]},
-    FieldDescriptor.CPPTYPE_UINT64: {"pattern": _UINT64["pattern"]},
+    FieldDescriptor.CPPTYPE_INT32: {"pattern": patterns.INT32},
+    FieldDescriptor.CPPTYPE_UINT32: {"pattern": patterns.UINT32},
+    FieldDescriptor.CPPTYPE_INT64: {"pattern": patterns.INT64},
+    FieldDescriptor.CPPTYPE_UINT64: {"pattern": patterns.UINT64},
 }
 """What the keys of a map look like; any text if it is a string."""
 
 _PLAIN: Mapping[str, Schema] = {
-    "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
-    "google.protobuf.Duration": {
+    "google.protobuf.Timestamp": {"type": "string", "format": "date-time", "pattern": patterns.TIMESTAMP},
+    "google.protobuf.Duration": {"type": "string", "pattern": patterns.DURATION, "examples": ["1.5s"]},
+    "google.protobuf.FieldMask": {
         "type": "string",
-        "pattern": r"^-?[0-9]{1,12}(\.[0-9]{1,9})?s$",
-        "examples": ["1.5s"],
+        "pattern": patterns.FIELD_MASK,
+        "examples": ["name,homeAddress.zip"],
     },
-    "google.protobuf.FieldMask": {"type": "string", "pattern": "^[!-^`-~]*$", "examples": ["name,homeAddress.zip"]},
 }
 """Messages that are one string."""
 
@@ -96,7 +98,7 @@ SHARED: Mapping[str, Schema] = {
         "description": "Bytes of any media type.",
         "properties": {
             "contentType": {"type": "string"},
-            "data": {"type": "string", "contentEncoding": "base64", "pattern": _BASE64},
+            "data": {"type": "string", "contentEncoding": "base64", "pattern": patterns.BASE64},
             "extensions": {"type": "array", "items": {"$ref": REF + ANY}},
         },
         "additionalProperties": False,
@@ -123,10 +125,16 @@ class Schemas:
     def __init__(self, pool: DescriptorPool, comments: Mapping[str, str]) -> None:
         self.components: dict[str, Schema] = {}
         self._comments = comments
-        self._behaviors = _Behaviors(pool)
+        self._behaviors = Behaviors(pool)
 
-    def message(self, descriptor: Descriptor) -> Schema:
-        """Return the schema of a message: a reference, or for those that are one scalar the scalar."""
+    def message(self, descriptor: Descriptor, given: Sequence[Path] = ()) -> Schema:
+        """Return the schema of a message: a reference, or for those that are one scalar the scalar.
+
+        Args:
+            descriptor: The message type.
+            given: Paths of its fields, by proto names, that a request has in another place. Where one of them is
+                required, the schema is an object of its own that does not ask for it.
+        """
         name = descriptor.full_name
         if name in _PLAIN:
             return dict(_PLAIN[name])
@@ -134,11 +142,28 @@ class Schemas:
             return dict(_SCALARS[descriptor.fields_by_name["value"].type])
         if name not in self.components:
             self._add(descriptor)
-        return {"$ref": REF + name}
+        whole = {"$ref": REF + name}
+        return self._without(descriptor, given, whole) if any(given) else whole
+
+    def _without(self, descriptor: Descriptor, given: Sequence[Path], whole: Schema) -> Schema:
+        """Return the schema of a message that does not require what is given; ``whole`` if it requires none of it."""
+        schema = dict(self.components[descriptor.full_name])
+        names = json_names(descriptor)
+        there: dict[str, Schema] = {}
+        for field in descriptor.fields:
+            inner = [path[1:] for path in given if path[:1] == (field.name,)]
+            if inner:
+                there[names[field.name]] = self.field(field, inner)
+        asked = [name for name in schema.pop("required", ()) if name not in there or self.asks(there[name])]
+        if asked:
+            schema["required"] = asked
+        if "properties" in schema:
+            schema["properties"] = {**schema["properties"], **there}
+        return whole if schema == self.components[descriptor.full_name] else schema
 
     def detail(self, descriptor: Descriptor) -> Schema:
         """Return the schema of a message as it stands in an ``Any``."""
-        properties = {field.json_name: self.field(field) for field in descriptor.fields}
+        properties = self._properties(descriptor)
         url = {"type": "string", "const": f"type.googleapis.com/{descriptor.full_name}"}
         return {"type": "object", "properties": {"@type": url, **properties}, "required": ["@type"]}
 
@@ -158,16 +183,26 @@ class Schemas:
         schema: Schema = {"type": "object"}
         self.components[name] = schema  # before its fields: they may lead back to it
         self._describe(schema, name, descriptor)
-        properties = {field.json_name: self.field(field) for field in descriptor.fields}
+        properties = self._properties(descriptor)
         if properties:
             schema["properties"] = properties
-        required = [field.json_name for field in descriptor.fields if self._required(field)]
+        names = json_names(descriptor)
+        required = [names[field.name] for field in descriptor.fields if self._required(field)]
         if required:
             schema["required"] = required
         only = {name: {"properties": dict.fromkeys(others, False)} for name, others in _rivals(descriptor)}
         if only:
             schema["dependentSchemas"] = only
         schema["additionalProperties"] = False
+
+    def _properties(self, descriptor: Descriptor) -> dict[str, Schema]:
+        """Return the schemas of a message's fields and extensions by their JSON names."""
+        names = json_names(descriptor)
+        properties = {names[field.name]: self.field(field) for field in descriptor.fields}
+        if descriptor.is_extendable:
+            found = sorted(descriptor.file.pool.FindAllExtensions(descriptor), key=lambda field: field.number)
+            properties |= {json_name_of(field): self.field(field) for field in found}
+        return properties
 
     def _describe(self, schema: Schema, name: str, descriptor: Any) -> None:
         if name in self._comments:
@@ -176,11 +211,13 @@ class Schemas:
             schema["deprecated"] = True
 
     def _required(self, field: FieldDescriptor) -> bool:
-        return field.is_required or "REQUIRED" in self._behaviors.of(field)
+        return field.is_required or self._behaviors.required(field)
 
-    def field(self, field: FieldDescriptor) -> Schema:
-        """Return the schema of a field's value with all that is said of the field."""
-        schema = self._value(field)
+    def field(self, field: FieldDescriptor, given: Sequence[Path] = ()) -> Schema:
+        """Return the schema of a field's value with all that is said of the field; ``given`` as for ``message``."""
+        inner: Any = field.message_type
+        within = any(given) and inner is not None and not field.is_repeated
+        schema = dict(self.message(inner, given)) if within else self._value(field)
         self._describe(schema, field.full_name, field)
         behaviors = self._behaviors.of(field)
         for behavior, keyword in _BEHAVIOR.items():
@@ -189,14 +226,19 @@ class Schemas:
         notes = [schema["description"]] if "description" in schema else []
         if "IMMUTABLE" in behaviors:
             notes.append("Cannot be changed once it is set.")
-        oneof = field.containing_oneof
-        if oneof is not None and len(oneof.fields) > 1:
-            names = ", ".join(f"`{one.json_name}`" for one in oneof.fields)
-            comment = self._comments.get(oneof.full_name, "")
-            notes.append(f"At most one of {names} is set.{' ' + comment if comment else ''}")
-        if notes:
-            schema["description"] = "\n\n".join(notes)
+        notes.append(self.choice(field))
+        if any(notes):
+            schema["description"] = "\n\n".join(note for note in notes if note)
         return schema
+
+    def choice(self, field: FieldDescriptor) -> str:
+        """Return what is said of a member of a oneof: which fields it excludes; ``""`` of other fields."""
+        oneof = field.containing_oneof
+        if oneof is None or len(oneof.fields) == 1:
+            return ""
+        names = ", ".join(f"`{json_name_of(one)}`" for one in oneof.fields)
+        comment = self._comments.get(oneof.full_name, "")
+        return f"At most one of {names} is set.{' ' + comment if comment else ''}"
 
     def _value(self, field: FieldDescriptor) -> Schema:
         if not field.is_repeated:
@@ -248,44 +290,32 @@ class Schemas:
         return {"type": "array", "items": schema} if field.is_repeated else schema
 
     def comment(self, field: FieldDescriptor) -> str:
-        """Return what is said of a field, or of its type if that is all."""
+        """Return what is said of a field, or of its type if that is all and the type is no well-known one."""
         own = self._comments.get(field.full_name, "")
         named = field.message_type or field.enum_type
-        return own or (self._comments.get(named.full_name, "") if named is not None else "")
+        if own or named is None or named.full_name.startswith("google.protobuf."):
+            return own
+        return self._comments.get(named.full_name, "")
 
     def said(self, descriptor: Descriptor) -> str:
         """Return what is said of a message."""
         return self._comments.get(descriptor.full_name, "")
+
+    def asks(self, schema: Schema) -> bool:
+        """Whether the schema of a message requires a field."""
+        name = schema.get("$ref", "").removeprefix(REF)
+        return "required" in (self.components[name] if name else schema)
 
     def required(self, field: FieldDescriptor) -> bool:
         """Whether a request must set the field (``google.api.field_behavior``)."""
         return self._required(field)
 
 
-class _Behaviors:
-    """Reads ``google.api.field_behavior`` with the contract's own classes, as it is an extension there."""
-
-    def __init__(self, pool: DescriptorPool) -> None:
-        self._extension: Any = None
-        try:
-            self._extension = pool.FindExtensionByName("google.api.field_behavior")
-        except KeyError:
-            return
-        self._options: Any = message_factory.GetMessageClass(self._extension.containing_type)
-
-    def of(self, field: FieldDescriptor) -> frozenset[str]:
-        """Return the names of a field's behaviours."""
-        if self._extension is None:
-            return frozenset()
-        options = self._options.FromString(field.GetOptions().SerializeToString())
-        names = self._extension.enum_type.values_by_number
-        return frozenset(names[one].name for one in options.Extensions[self._extension] if one in names)
-
-
 def _rivals(descriptor: Descriptor) -> Iterator[tuple[str, list[str]]]:
     """Yield the members of oneofs, each with the others, which cannot be set beside it."""
+    json = json_names(descriptor)
     for oneof in descriptor.oneofs:
-        names = [field.json_name for field in oneof.fields]
+        names = [json[field.name] for field in oneof.fields]
         if len(names) > 1:
             yield from ((name, [other for other in names if other != name]) for name in names)
 

@@ -13,6 +13,7 @@ from mesh.contract import TriggerKind
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.events.cloudevents import Event, new_id
 from mesh.events.hops import hops
+from mesh.messages import descriptor_of, serialize
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -59,7 +60,7 @@ class Publications:
 
     def span(self, message: Message) -> Any:
         """Return the span of a publication, to be entered (OpenTelemetry semantic conventions for messaging)."""
-        name = message.DESCRIPTOR.full_name
+        name = descriptor_of(message).full_name
         return self._tracer.start_as_current_span(
             f"publish {name}",
             kind=trace.SpanKind.PRODUCER,
@@ -82,11 +83,11 @@ class Publications:
             FailedPrecondition: The contract does not let this service publish it.
             InvalidArgument: It, or its key, is too large.
         """
-        name = message.DESCRIPTOR.full_name
+        name = descriptor_of(message).full_name
         field = self._keys.get(name)
         if field is None:
             raise FailedPrecondition(self._denied(name))
-        data = message.SerializeToString()
+        data = serialize(message)
         if len(data) > LARGEST:
             raise InvalidArgument(
                 f"{name} was not published: it has {len(data)} bytes, an event at most {LARGEST}; "
@@ -158,7 +159,7 @@ def key_of(message: Message, field: str) -> str:
     key = _text(getattr(message, field))
     length = len(key.encode())
     if length > LONGEST_KEY:
-        name = message.DESCRIPTOR.full_name
+        name = descriptor_of(message).full_name
         raise InvalidArgument(
             f"{name} was not published: its key, {field}, has {length} bytes, a key at most {LONGEST_KEY}"
         )

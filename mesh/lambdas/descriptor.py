@@ -15,6 +15,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 
 from mesh.faults import Fault, Faults
 from mesh.lambdas.config import PACKAGE, Function
+from mesh.pools import pool_of
 
 __all__ = ["INVOKE", "TICK", "extend", "on_event"]
 
@@ -55,9 +56,7 @@ def extend(files: FileDescriptorSet, functions: Iterable[Function]) -> FileDescr
     for module in (descriptor_pb2, http_pb2, annotations_pb2, struct_pb2, empty_pb2):
         if module.DESCRIPTOR.name not in known:
             module.DESCRIPTOR.CopyToProto(made.file.add())
-    pool = descriptor_pool.DescriptorPool()
-    for file in made.file:
-        pool.Add(file)
+    pool = pool_of(made)
     faults: list[Fault] = []
     for function in functions:
         try:

@@ -16,17 +16,22 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf import any_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from mesh.jsoncodec import NO_SUCH_FIELD, CannotPrint, Codecs, JsonError
+from mesh.messages import descriptor_of, parser, serialize, serialize_partial
+
 __all__ = ["CallError", "Client", "NoSuchMethod", "Outcome", "find"]
 
 # v1 has the messages of v1alpha under another name, byte for byte.
 _VERSIONS = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+_WHOLE = Codecs(always_print_fields_with_no_presence=True)
+_SET = Codecs()
 _OWN = ("grpc.reflection.", "grpc.health.")
 
 Pairs = Sequence[tuple[str, str | bytes]]
@@ -198,16 +203,19 @@ class Client:
         Raises:
             ValueError: It does not fit the message; the text says why.
         """
-        message = message_factory.GetMessageClass(method.input_type)()
         try:
-            json_format.ParseDict(value, message, descriptor_pool=self.pool)
-        except json_format.ParseError as error:
-            raise ValueError(f"the request is no {method.input_type.full_name}: {error}") from None
+            message: Message = _WHOLE.of_descriptor(method.input_type).parse_value(value)
+        except JsonError as error:
+            said = f'has no field named "{error.path}"' if error.text == NO_SUCH_FIELD else str(error)
+            raise ValueError(f"the request is no {method.input_type.full_name}: {said}") from None
         return message
 
     def value(self, message: Message) -> Any:
         """Return the JSON value of a message, default values included."""
-        return json_format.MessageToDict(message, always_print_fields_with_no_presence=True, descriptor_pool=self.pool)
+        try:
+            return _WHOLE.of(type(message)).dump(message)
+        except CannotPrint:
+            return {"@type": descriptor_of(message).full_name, "unreadable": serialize_partial(message).hex()}
 
     def call(
         self, method: MethodDescriptor, requests: Iterator[Message], metadata: Pairs, outcome: Outcome
@@ -225,7 +233,6 @@ class Client:
             ValueError: From ``requests``.
         """
         path = f"/{method.containing_service.full_name}/{method.name}"
-        request = message_factory.GetMessageClass(method.input_type)
         response = message_factory.GetMessageClass(method.output_type)
         broken: list[ValueError] = []
 
@@ -238,7 +245,7 @@ class Client:
 
         # Every kind of call is the same on the wire, so one shape serves all of them.
         call: Any = self._channel.stream_stream(
-            path, request_serializer=request.SerializeToString, response_deserializer=response.FromString
+            path, request_serializer=serialize, response_deserializer=parser(response)
         )(guarded(), metadata=tuple(metadata), timeout=self._timeout)
         try:
             outcome.headers = _pairs(call.initial_metadata())
@@ -269,8 +276,9 @@ class Client:
         for pool in (error_details_pb2.DESCRIPTOR.pool, self.pool):
             try:
                 kind = pool.FindMessageTypeByName(name)
-                message = message_factory.GetMessageClass(kind).FromString(detail.value)
-            except (KeyError, DecodeError):
+                codec = _SET.of_descriptor(kind)
+                value = codec.dump(parser(codec.message)(detail.value))
+            except (KeyError, DecodeError, CannotPrint):
                 continue
-            return {"@type": name, **json_format.MessageToDict(message, descriptor_pool=pool)}
+            return {"@type": name, "value": value} if codec.wrapped else {**value, "@type": name}
         return {"@type": name, "unreadable": detail.value.hex()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -32,6 +33,7 @@ from mesh.errors import (
 )
 from mesh.gate import Gate
 from mesh.manifest import Edge as Table
+from mesh.messages import parser, serialize
 from mesh.rpc.listener import Listener
 from mesh.rpc.target import Target
 
@@ -64,13 +66,15 @@ class Library:
         self.started = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.calls: list[Call] = []
+        self.requests: list[Any] = []
 
     async def __call__(self, call: Call) -> None:
         self.calls.append(call)
         method = call.method
-        request: Any = method.input.FromString(await call.receive_one())
+        request: Any = parser(method.input)(await call.receive_one())
+        self.requests.append(request)
         answer = await getattr(self, method.name.lower(), self.echo)(request, call)
-        await call.send(answer.SerializeToString())
+        await call.send(serialize(answer))
 
     async def echo(self, request: Any, call: Call) -> Any:
         return request if call.method.output is call.method.input else call.method.output()
@@ -230,6 +234,22 @@ async def running(contract: Contract) -> AsyncIterator[Running]:
     """An edge as it is when mesh.toml says nothing."""
     async with open_edge(contract) as edge:
         yield edge
+
+
+@pytest.fixture(scope="module")
+def threaded(contract: Contract) -> Iterator[Running]:
+    """An edge on a loop in a thread of its own, for tests that are not asynchronous."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    opened = open_edge(contract)
+    try:
+        yield asyncio.run_coroutine_threadsafe(opened.__aenter__(), loop).result(20)
+        asyncio.run_coroutine_threadsafe(opened.__aexit__(None, None, None), loop).result(20)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @pytest.fixture

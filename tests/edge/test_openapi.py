@@ -12,6 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from mesh import descriptors, protoc
 from mesh.contract import Access, Contract
 from mesh.edge.openapi import document
+from mesh.edge.patterns import TIMESTAMP
 
 ROOT = Path(__file__).parent.parent.parent
 ALWAYS = {"400", "401", "403", "404", "406", "409", "414", "429", "431", "500", "501", "503", "504"}
@@ -79,7 +80,7 @@ def test_query_parameters(described: dict[str, Any]) -> None:
     assert list(query) == ["made", "secret", "old", "kind", "cents", "free", "count"]  # `part` leads back to Item
     assert query["old"]["deprecated"] is True
     assert query["kind"]["schema"] == {"$ref": "#/components/schemas/shop.v1.Item.Kind"}
-    assert query["cents"]["description"] == "In cents."
+    assert query["cents"]["description"] == "In cents.\n\nAt most one of `cents`, `free` is set. What it costs."
     assert query["count"]["schema"]["type"] == "integer"
 
 
@@ -96,15 +97,16 @@ def test_nested_and_repeated_query_parameters(contract: Contract) -> None:
 
 def test_a_body_that_is_a_field(described: dict[str, Any]) -> None:
     operation = described["paths"]["/v1/shelves/{shelves_id}"]["put"]
-    assert operation["requestBody"] == {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/shop.v1.Item"}},
-            "application/x-protobuf": {"schema": {"description": "A serialized `shop.v1.Item`."}},
-        },
-    }
+    body = operation["requestBody"]
+    assert "required" not in body
+    assert body["content"]["application/x-protobuf"] == {"schema": {"description": "A serialized `shop.v1.Item`."}}
+    item = described["components"]["schemas"]["shop.v1.Item"]
+    assert item["required"] == ["name"]
+    own = {key: value for key, value in item.items() if key != "required"}  # its name is in the path
+    assert body["content"]["application/json"]["schema"] == own
     assert [one["name"] for one in operation["parameters"]] == ["shelves_id", "reason"]
     answer = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    assert answer.pop("pattern") == TIMESTAMP
     assert answer == {"type": ["string", "null"], "format": "date-time", "readOnly": True}
     assert operation["deprecated"] is True
 

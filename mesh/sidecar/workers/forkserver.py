@@ -138,7 +138,7 @@ class _ForkServer:
         self._say(Report.PRELOADED, 0, found)
         if found.threaded:
             return
-        self._contract = descriptors.read(FileDescriptorSet.FromString(self._setup.files))
+        self._contract = descriptors.read(FileDescriptorSet.FromString(self._setup.files), self._setup.services)
         if self._setup.database:
             self._open(self._setup.database)
         gc.collect()

@@ -24,6 +24,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         serves: Full names of the services of the contract that it serves.
         files: The contract: a serialized ``FileDescriptorSet``.
         path: ``sys.path``.
+        services: Full names of all services of the contract.
         preload: Modules to import before the first fork.
         settings: ``[services.NAME.settings]``.
         database: Its URL, or "".
@@ -38,6 +39,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     serves: tuple[str, ...]
     files: bytes
     path: tuple[str, ...]
+    services: tuple[str, ...] = ()
     function: Function | None = None
     preload: tuple[str, ...] = ()
     settings: dict[str, Any] = {}

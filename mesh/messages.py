@@ -1,0 +1,44 @@
+"""Methods of protobuf messages as functions, for code that meets messages of any contract.
+
+A field may have the name of a method (``ListFields``, ``WhichOneof``), and then ``message.ListFields`` is the field's
+value. These functions are the methods of the class that every generated message class inherits from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+__all__ = [
+    "clear", "descriptor_of", "extensions", "has_field", "list_fields", "merge", "parser", "serialize",
+    "serialize_partial", "set_in_parent", "which_oneof",
+]  # fmt: skip
+
+_base: Any = next(one for one in Empty.__mro__ if "ListFields" in vars(one))
+"""protobuf's own class below the generated ones."""
+
+clear: Callable[[Any], None] = _base.Clear
+has_field: Callable[[Any, str], bool] = _base.HasField
+list_fields: Callable[[Any], list[tuple[Any, Any]]] = _base.ListFields
+merge: Callable[[Any, bytes], int] = _base.MergeFromString
+serialize: Callable[..., bytes] = _base.SerializeToString
+serialize_partial: Callable[[Any], bytes] = _base.SerializePartialToString
+set_in_parent: Callable[[Any], None] = _base.SetInParent
+which_oneof: Callable[[Any, str], str | None] = _base.WhichOneof
+extensions: Callable[[Any], Any] = vars(_base)["Extensions"].__get__
+
+
+def parser(message: type[Message]) -> Callable[[bytes], Any]:
+    """Return ``FromString`` of a message class, whatever its nested types are called."""
+    parse: Callable[[bytes], Any] = vars(_base)["FromString"].__get__(None, message)
+    return parse
+
+
+def descriptor_of(message: Message) -> Descriptor:
+    """Return the descriptor of a message."""
+    found: Any = type(message).DESCRIPTOR
+    return found  # type: ignore[no-any-return]
