@@ -12,9 +12,9 @@ from random import random
 from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
-from mesh.errors import DeadlineExceeded, Internal, StatusError, Unavailable
+from mesh.errors import DeadlineExceeded, StatusError, Unavailable
 from mesh.rpc import status, wire
-from mesh.rpc.stream import Stream
+from mesh.rpc.stream import Stream, wrong_count
 from mesh.wheel import wheel
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ AGAIN = 0.002
 that run for a moment after it has ended them (grpcio's does), and many calls wait for the same few places."""
 REPLAY = 256 * 2**10
 """Bytes of a request stream that are kept, until the server answers, for such another try."""
-
-EARLY = 0.005
-"""Seconds by which a timer may be early."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -150,7 +147,7 @@ class Exchange:
 
 def _leave(call: Call, stream: Stream) -> None:
     """Leave nothing of the stream behind, whether or not it has ended."""
-    if call.deadline is not None and monotonic() >= call.deadline - EARLY:
+    if call.deadline is not None and monotonic() >= call.deadline - status.EARLY:
         stream.connection.reset_later(stream)
     stream.close()
 
@@ -165,7 +162,7 @@ def _outcome(call: Call, stream: Stream) -> None:
     if headed and not call.headers_sent:
         call.headers += status.metadata_of(stream.headers or ())
     if stream.failure is not None:
-        raise stream.failure
+        raise status.at_deadline(stream.failure, call.deadline, monotonic())
     if stream.trailers == _OK:
         return
     error, trailers = status.read(stream.trailers or ())
@@ -180,8 +177,7 @@ def _refused(pool: Pool) -> StatusError:
 
 def _only(stream: Stream) -> bytes:
     if len(stream.messages) != 1:
-        text = f"the service answered with {len(stream.messages)} messages, and the method has one response"
-        raise Internal(text).at(stream.connection.address)
+        raise wrong_count(len(stream.messages)).at(stream.connection.address)
     return stream.messages[0]
 
 

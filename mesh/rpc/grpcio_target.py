@@ -10,15 +10,17 @@ import asyncio
 import random
 import re
 from collections.abc import Sequence
+from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
 from mesh.call import Metadata, decode_values, encode_pair
-from mesh.errors import Code, Internal, StatusError, Unavailable
+from mesh.errors import Code, StatusError, Unavailable
 from mesh.rpc import resolver, status
 from mesh.rpc.pool import PATIENCE
+from mesh.rpc.stream import wrong_count
 from mesh.rpc.streaming import EOF
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _READY = grpc.ChannelConnectivity.READY
 _LOOK = 0.02
 """Seconds between two looks at the channels while a call waits; watching them, as grpc.aio offers, cannot be undone."""
-_CORE = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$")
+_CORE = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$|^Stream removed")
 """In texts of grpcio's core about its connections, which name addresses; nothing else tells them from a peer's."""
 _TEXTS = {
     Code.UNAVAILABLE: "the service cannot be reached now; try again later",
@@ -207,7 +209,7 @@ async def _answer(call: Call, under_way: Any) -> None:
     call.trailers += _to_wire(await under_way.trailing_metadata())
     if not call.method.server_streaming:
         if message is None:
-            raise Internal("the server answered without a message")
+            raise wrong_count(0)
         await call.send(message)
 
 
@@ -226,7 +228,8 @@ def _status(call: Call, error: grpc.aio.AioRpcError, address: str) -> StatusErro
     if text and not _CORE.search(text):
         return StatusError.of(code, text, details)
     safe = _TEXTS.get(code, "the call failed on its way to the service")
-    return StatusError.of(code, safe, details).at(f"{address}: {text}" if text else address)
+    failure = StatusError.of(code, safe, details).at(f"{address}: {text}" if text else address)
+    return status.at_deadline(failure, call.deadline, monotonic())
 
 
 def _to_grpc(metadata: Metadata) -> list[tuple[str, str | bytes]]:

@@ -26,8 +26,6 @@ Pairs = list[tuple[bytes, bytes]]
 
 log = logging.getLogger("mesh.rpc.server")
 
-_TYPE = b"application/grpc"
-_TYPES = frozenset({_TYPE, b"application/grpc+proto"})
 _OTHER = Method("_OTHER", "", "/_OTHER", Empty, Empty, client_streaming=False, server_streaming=False)
 """Stands for every method that is not served, by the name that the semantic conventions give it: callers make up as
 many paths as they like."""
@@ -70,7 +68,7 @@ class GrpcApp:
             return
         pairs = scope["headers"]
         metadata = Metadata.from_wire(pairs if isinstance(pairs, list) else list(pairs))
-        if metadata.wire(b"content-type") != _TYPE or scope["method"] != "POST":
+        if metadata.wire(b"content-type") != wire.TYPE or scope["method"] != "POST":
             refusal = _no_grpc(scope["method"], metadata.wire(b"content-type") or b"")
             if refusal is not None:
                 await _end(send, *refusal)
@@ -149,10 +147,10 @@ def _unknown(path: str, methods: Mapping[str, Any]) -> StatusError:
 
 def _no_grpc(method: str, kind: bytes) -> tuple[int, Pairs] | None:
     """Return the HTTP answer to what is not gRPC, None to what is."""
-    if kind.partition(b";")[0].strip().lower() not in _TYPES:
-        return 415, [(b"accept-post", _TYPE)]
     if method != "POST":
         return 405, [(b"allow", b"POST")]
+    if not wire.is_grpc(kind):
+        return 415, [(b"accept-post", wire.TYPE)]
     return None
 
 

@@ -90,9 +90,16 @@ def test_broken_gzip(cut: str) -> None:
         frames.next()
 
 
-@pytest.mark.parametrize(("head", "text"), [(b"\2\0\0\0\0", "flag byte is 2"), (b"\1\0\0\0\0", "no grpc-encoding")])
-def test_flags_that_cannot_be(head: bytes, text: str) -> None:
-    frames = wire.Deframer(1000, b"identity")
+@pytest.mark.parametrize(
+    ("head", "declared", "text"),
+    [
+        (b"\2\0\0\0\0", b"identity", "flag byte is 2"),
+        (b"\1\0\0\0\0", b"identity", "compressed, and grpc-encoding is identity"),
+        (b"\1\0\0\0\0", None, "compressed, and grpc-encoding is not declared"),
+    ],
+)
+def test_flags_that_cannot_be(head: bytes, declared: bytes | None, text: str) -> None:
+    frames = wire.Deframer(1000, declared)
     frames.feed(head)
     with pytest.raises(Internal, match=text):
         frames.next()
