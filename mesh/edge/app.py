@@ -254,6 +254,11 @@ class EdgeApp:
         token = current.set(call)
         try:
             await self._handler(upstream)
+        except StatusError as error:
+            said = refusal.sized(call, error)
+            if said is error:
+                raise
+            raise said from error
         except asyncio.CancelledError:
             call.status = GONE  # whoever cancels it, nobody waits for the answer any more
             raise

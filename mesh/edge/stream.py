@@ -92,10 +92,13 @@ class Streams:
                 raise Unavailable(refusal.STOPPING) from None
             call.status = GONE  # whoever cancels it, nobody waits for the answer any more
             raise
-        except Exception as error:
+        except Exception as caught:
+            error = refusal.sized(call, caught) if isinstance(caught, StatusError) else caught
             if items is None or not items.begun:
                 call.headers += respond.forwarded(upstream.headers)
-                raise
+                if error is caught:
+                    raise
+                raise error from caught
             if not isinstance(error, StatusError):
                 log.exception("%s failed", upstream.method.path)
             raise status_of(error) from None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mesh.errors import DeadlineExceeded, StatusError, Unavailable
 from mesh.rpc import status, wire
 from mesh.rpc.stream import Stream, wrong_count
+from mesh.sizes import Side, too_large
 from mesh.wheel import wheel
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Exchange:
     Args:
         pool: The connections.
         lanes: The connections of streaming calls.
-        max_message: Largest response message, bytes.
+        max_message: Largest message, request and response alike, bytes.
         secure: Whether the connections use TLS.
         agent: ``user-agent``.
     """
@@ -70,6 +71,8 @@ class Exchange:
             await self._stream(call)
             return
         message = await call.receive_one()
+        if len(message) > self.max_message:
+            raise too_large(Side.REQUEST, self.max_message, len(message))
         body = wire.compressed_frame(message) if call.compression == "gzip" else wire.frame(message)
         pool = self.pool
         for turn in range(TRIES):
@@ -253,6 +256,9 @@ class _Streaming:
             self.stream.write(b"", end=True)
 
     async def _forward(self, message: bytes) -> None:
+        limit = self.exchange.max_message
+        if len(message) > limit:
+            raise too_large(Side.REQUEST, limit, len(message))
         data = wire.compressed_frame(message) if self.gzip else wire.frame(message)
         if self.sent is not None:
             self.sent.append(data)

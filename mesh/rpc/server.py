@@ -37,7 +37,7 @@ class GrpcApp:
 
     Args:
         methods: Path (``/package.Service/Method``) → the method and what answers it.
-        max_message: Largest request message, bytes.
+        max_message: Largest request message, bytes; a response is measured by who receives it.
         trace: The layer that records calls of methods that are not served too; None if nothing does.
 
     Attributes:

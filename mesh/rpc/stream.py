@@ -22,6 +22,7 @@ from mesh.errors import (
 )
 from mesh.rpc import wire
 from mesh.rpc.status import code_of_http, code_of_reset, metadata_of
+from mesh.sizes import Side
 
 if TYPE_CHECKING:
     from mesh.rpc.connection import Connection
@@ -233,7 +234,7 @@ class Stream:
                 return True
             if frames is None:
                 encoding = dict(self.headers or ()).get(b"grpc-encoding")
-                frames = self._frames = wire.Deframer(self.limit, encoding)
+                frames = self._frames = wire.Deframer(self.limit, encoding, Side.RESPONSE)
         frames.feed(data)
         before = len(self.messages)
         while (message := frames.next()) is not None:

@@ -17,7 +17,8 @@ from urllib.parse import unquote_to_bytes
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
-from mesh.errors import Internal, ResourceExhausted, StatusError, Unimplemented
+from mesh.errors import Internal, StatusError, Unimplemented
+from mesh.sizes import Side, too_large
 
 __all__ = [
     "ACCEPTED",
@@ -112,12 +113,14 @@ class Deframer:
     Args:
         limit: Largest message in bytes, compressed and not.
         encoding: The peer's ``grpc-encoding``, None when it sent none.
+        side: Which messages they are.
     """
 
-    __slots__ = ("_buffer", "_encoding", "_limit")
+    __slots__ = ("_buffer", "_encoding", "_limit", "_side")
 
-    def __init__(self, limit: int, encoding: bytes | None = None) -> None:
+    def __init__(self, limit: int, encoding: bytes | None = None, side: Side = Side.REQUEST) -> None:
         self._limit = limit
+        self._side = side
         self._encoding = encoding
         self._buffer = bytearray()
 
@@ -148,7 +151,7 @@ class Deframer:
             declared = "not declared" if self._encoding is None else "identity"
             raise Internal(f"malformed message: it is marked compressed, and grpc-encoding is {declared}")
         if length > self._limit:
-            raise ResourceExhausted(f"a message of {length} bytes is larger than the limit of {self._limit}")
+            raise too_large(self._side, self._limit, length)
         end = PREFIX.size + length
         if len(buffer) < end:
             return None
@@ -163,7 +166,7 @@ class Deframer:
         except zlib.error:
             raise Internal("malformed message: the gzip data are corrupt") from None
         if len(message) > self._limit:
-            raise ResourceExhausted(f"a message is larger than the limit of {self._limit} bytes when decompressed")
+            raise too_large(self._side, self._limit)
         if not unpacker.eof or unpacker.unused_data:
             raise Internal("malformed message: the gzip data are corrupt")
         return message

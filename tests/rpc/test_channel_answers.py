@@ -7,6 +7,7 @@ compression.md and http-grpc-status-mapping.md in https://github.com/grpc/grpc/t
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 
 import grpc
@@ -15,8 +16,10 @@ from fault_server import HEADERS, OK, PATH, framed
 from google.protobuf import duration_pb2
 from ngh2 import ErrorCode
 
+from mesh.rpc.calls import CallError
 from mesh.rpc.channel import Channel
 from mesh.rpc.target import Target
+from mesh.sizes import Side, oversized
 
 SECOND = duration_pb2.Duration(seconds=1).SerializeToString()
 GZIP = (b"grpc-encoding", b"gzip")
@@ -198,6 +201,40 @@ async def test_the_text_says_which_encoding_was_declared(faulty, channel, kind, 
 def made_of_bytes(made):
     """Return a callable like those of ``method`` from one that takes bytes."""
     return lambda request, timeout: made(request.SerializeToString(), timeout=timeout)
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "stream_stream"])
+@pytest.mark.parametrize("flag", [0, 1])
+async def test_a_response_that_is_too_large_says_so(faulty, method, kind, flag):
+    body = framed(zlib.compress(bytes(2000), wbits=31) if flag else bytes(1001), flag)
+    server = await faulty(saying([*HEADERS, GZIP] if flag else HEADERS, body, OK))
+    error = await failure(method(server.address, kind, max_message=1000), kind, bytes(10))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert oversized(error.status) is Side.RESPONSE
+    assert re.match(r"the response message .* more than the 1000 (bytes )?that are allowed", error.details())
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "stream_unary", "stream_stream"])
+async def test_a_request_that_is_too_large_is_not_sent(faulty, method, kind):
+    server = await faulty(saying(HEADERS, ONE, OK))
+    error = await failure(method(server.address, kind, max_message=1000), kind, bytes(1001))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert oversized(error.status) is Side.REQUEST
+    assert error.details() == "the request message has 1001 bytes, more than the 1000 that are allowed"
+    assert not any(body for peer in server.peers for body in peer.bodies.values())
+
+
+async def failure(made, kind, request):
+    """Return the error of a call with a request of bytes."""
+    made.serialize = bytes
+    with pytest.raises(CallError) as caught:
+        call = made(iter([request]) if kind.startswith("stream") else request, timeout=10)
+        if kind.endswith("unary"):
+            await call
+        else:
+            async for _ in call:
+                pass
+    return caught.value
 
 
 RESETS = {

@@ -52,8 +52,9 @@ async def test_any_other_content_type_is_415(client: RawClient, kind: bytes | No
 
 
 @pytest.mark.parametrize("method", [b"GET", b"PUT"])
-async def test_only_post(client: RawClient, method: bytes) -> None:
-    answer = await client.answer(client.request(method=method, end=True))
+@pytest.mark.parametrize("kind", [b"application/grpc", b"application/json", None])
+async def test_only_post(client: RawClient, method: bytes, kind: bytes | None) -> None:
+    answer = await client.answer(client.request(method=method, content_type=kind, end=True))
     assert (answer.http, answer.headers[b"allow"]) == (405, b"POST")
 
 
