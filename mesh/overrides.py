@@ -13,7 +13,7 @@ from typing import Any, get_args
 import msgspec
 
 from mesh.faults import Fault, Faults
-from mesh.values import Duration, Rate
+from mesh.values import Duration, Rate, TimeLimit
 
 __all__ = ["override"]
 
@@ -91,7 +91,7 @@ def _struct(kind: Any) -> type[msgspec.Struct] | None:
 
 def _value(text: str, kind: Any) -> Any:
     """Return the text as the type needs it: text for text, else a TOML value; ``a,b`` is a list."""
-    if kind in (str, Duration, Rate | None):
+    if kind in (str, Duration, TimeLimit, Rate | None):
         return text
     if tuple[str, ...] in (kind, *get_args(kind)) and not text.startswith(("[", "{")):
         return [part.strip() for part in text.split(",") if part.strip()]

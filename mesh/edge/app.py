@@ -52,7 +52,8 @@ class EdgeApp:
         authenticate: Sets ``call.identity``.
         gate: Bounds the requests in flight.
         max_body: Largest request body, bytes; of a stream: largest message in it.
-        timeout: Seconds that a request may take when its method says nothing; a stream then has no limit.
+        timeout: Seconds that a request may take when its method says nothing, and that a body may take; None: no limit.
+            A stream has none in either case.
         door: The layers that the deployment asks for.
 
     Attributes:
@@ -69,7 +70,7 @@ class EdgeApp:
         authenticate: Layer,
         gate: Gate,
         max_body: int,
-        timeout: float,
+        timeout: float | None,
         door: Door = OPEN,
     ) -> None:
         self.draining = False
@@ -243,7 +244,8 @@ class EdgeApp:
     async def _call(self, call: HttpCall, request: bytes, *metadata: tuple[bytes, bytes]) -> UpstreamCall:
         """Make the gRPC call; a client that goes away meanwhile cancels it."""
         now = monotonic()
-        upstream = UpstreamCall(call.method, request, now + (call.method.timeout or self._timeout))
+        limit = call.method.time_limit(self._timeout)
+        upstream = UpstreamCall(call.method, request, None if limit is None else now + limit)
         upstream.identity = call.identity
         upstream.task = call.task
         for pair in metadata:

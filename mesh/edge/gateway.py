@@ -89,7 +89,7 @@ class Gateway:
             self._context["resourcePath"] = self._resource
 
     async def answer(
-        self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, seconds: float
+        self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, seconds: float | None
     ) -> None:
         """Answer the request.
 
@@ -98,7 +98,7 @@ class Gateway:
             values: Texts of the path parameters, in their order.
             invoke: Makes the gRPC call.
             limit: Largest body, bytes.
-            seconds: How long it may take.
+            seconds: How long it may take; None: as long as it likes.
 
         Raises:
             StatusError: 400 for a body that is no event, 408, 413; 502 when the function failed, without why.
@@ -218,7 +218,7 @@ class Gateway:
         return made
 
 
-async def _body(call: HttpCall, limit: int, seconds: float) -> bytes:
+async def _body(call: HttpCall, limit: int, seconds: float | None) -> bytes:
     length = call.metadata.wire(b"content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         raise refusal.too_large(call, limit)

@@ -98,7 +98,8 @@ class Passthrough:
         handler: The chain that every request passes; it ends in ``answer``.
         onward: The outbound chain that reaches the sidecars.
         max_message: Largest request message, bytes.
-        timeout: Seconds that a call without streams may take when neither its method nor its caller says.
+        timeout: Seconds that a call without streams may take when neither its method nor its caller says; None: as long
+            as it likes.
 
     Attributes:
         app: The gRPC server.
@@ -106,7 +107,7 @@ class Passthrough:
     """
 
     def __init__(
-        self, contract: Contract, *, handler: Handler, onward: Handler, max_message: int, timeout: float
+        self, contract: Contract, *, handler: Handler, onward: Handler, max_message: int, timeout: float | None
     ) -> None:
         services = exposed.services(contract)
         self.health = Health(services)
@@ -171,12 +172,10 @@ class Passthrough:
     def _bound(self, call: Call, next: Handler) -> Awaitable[None]:
         """Give a call its deadline that nobody else has given one: a stream may go on, one answer may not take long."""
         method = call.method
-        if (
-            call.deadline is None
-            and method.timeout is None
-            and not (method.client_streaming or method.server_streaming)
-        ):
-            call.deadline = monotonic() + self._timeout
+        if call.deadline is None and not (method.client_streaming or method.server_streaming):
+            limit = method.time_limit(self._timeout)
+            if limit is not None:
+                call.deadline = monotonic() + limit
         return next(call)
 
     async def _pass(self, call: Call) -> None:

@@ -37,10 +37,10 @@ class Streams:
     Args:
         handler: Makes the gRPC call.
         max_message: Largest request message as it stands in the body, bytes.
-        timeout: Seconds that the body of a method with one request may take.
+        timeout: Seconds that the body of a method with one request may take; None: as long as it likes.
     """
 
-    def __init__(self, handler: Handler, *, max_message: int, timeout: float) -> None:
+    def __init__(self, handler: Handler, *, max_message: int, timeout: float | None) -> None:
         self._handler = handler
         self._max_message = max_message
         self._timeout = timeout
