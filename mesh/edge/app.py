@@ -233,6 +233,7 @@ class EdgeApp:
                     return as_get
         except BadPath as error:
             raise InvalidArgument(str(error)) from None
+        found = found or self.grpc.allowed(call)
         if not found:
             raise refusal.not_found(call)
         allowed = sorted({*found, "OPTIONS", *(("HEAD",) if "GET" in found else ())})
