@@ -53,6 +53,9 @@ class Console:
         if self._raw:
             self.write(text if text.startswith("{") else json.dumps({"service": name, "message": text}))
             return
+        printed, text = _parted(text)
+        if printed:
+            self.write(self._heads[name] + printed)
         record = _record(text)
         for part in [text] if record is None else render(record, colour=self.colour):
             self.write(self._heads[name] + part)
@@ -76,6 +79,12 @@ class Console:
             self._stream.flush()
         except (BrokenPipeError, ValueError):  # whoever read us has closed; the mesh runs on
             return
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """Return what was printed without the end of a line, and the log record that follows it in the same line."""
+    at = text.find('{"time":"', 1)
+    return (text[:at], text[at:]) if at > 0 and _record(text[at:]) is not None else ("", text)
 
 
 def _record(text: str) -> dict[str, Any] | None:
