@@ -219,6 +219,8 @@ class Passthrough:
 class _App(GrpcApp):
     """The gRPC server of the edge: what it cannot admit passes the chain too, so that refusals are traced."""
 
+    malformed = InvalidArgument  # here it is the client's fault, and none of ours
+
     __slots__ = ("_chain",)
 
     def __init__(

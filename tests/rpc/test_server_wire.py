@@ -58,6 +58,22 @@ async def test_only_post(client: RawClient, method: bytes, kind: bytes | None) -
     assert (answer.http, answer.headers[b"allow"]) == (405, b"POST")
 
 
+async def test_without_te_nothing_runs(contract: Contract, capfd: pytest.CaptureFixture[str]) -> None:
+    ran: list[Call] = []
+
+    async def note(call: Call, next: Handler) -> None:
+        ran.append(call)
+        await next(call)
+
+    async with hosted(contract, authorize=note) as address, raw_client(address) as client:
+        answer = await client.call(frame(HELLO), te=None)
+        assert (answer.http, answer.status, answer.trailers_only) == (200, 13, True)
+        assert "`te: trailers` is missing" in answer.message
+        assert (await client.call(frame(HELLO))).status == 0
+    assert len(ran) == 1
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("value", [b"", b"5", b"S", b"-1S", b"1.5S", b"123456789S", b"5s", b"5 S"])
 async def test_a_malformed_timeout(client: RawClient, value: bytes) -> None:
     answer = await client.call(frame(HELLO), headers=[(b"grpc-timeout", value)])
