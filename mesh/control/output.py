@@ -50,12 +50,12 @@ class Console:
 
     def line(self, name: str, text: str) -> None:
         """Show a line that component ``name`` wrote."""
+        printed, text = _parted(text)
+        if printed:
+            self.line(name, printed)
         if self._raw:
             self.write(text if text.startswith("{") else json.dumps({"service": name, "message": text}))
             return
-        printed, text = _parted(text)
-        if printed:
-            self.write(self._heads[name] + printed)
         record = _record(text)
         for part in [text] if record is None else render(record, colour=self.colour):
             self.write(self._heads[name] + part)

@@ -29,3 +29,9 @@ def test_a_record_is_read_also_after_what_was_printed_without_an_end(line: str, 
     out = io.StringIO()
     Console(out, ["a"]).line("a", line)
     assert out.getvalue().splitlines() == [f"a    │ {part}" for part in shown]
+
+
+def test_as_json_every_line_is_an_object() -> None:
+    out = io.StringIO()
+    Console(out, ["a"], raw=True).line("a", f"printed {RECORD}")
+    assert out.getvalue().splitlines() == ['{"service": "a", "message": "printed "}', RECORD]
