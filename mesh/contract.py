@@ -134,6 +134,7 @@ class Method:
         access: Who may call it.
         roles: If not empty, a user must hold one of them.
         timeout: The longest a call may take, seconds; None if nothing was said.
+        no_time_limit: A call may take as long as it likes, whatever the defaults of the deployment are.
         success_status: The HTTP status of its answer when it succeeds.
         idempotent: It declares retry safety (``NO_SIDE_EFFECTS`` or ``IDEMPOTENT``).
         routes: HTTP routes.
@@ -153,6 +154,7 @@ class Method:
     access: Access = Access.AUTHENTICATED
     roles: frozenset[str] = frozenset()
     timeout: float | None = None
+    no_time_limit: bool = False
     idempotent: bool = False
     success_status: int = 200
     routes: tuple[Route, ...] = ()
@@ -165,6 +167,14 @@ class Method:
     def kind(self) -> str:
         """``unary_unary``, ``unary_stream``, ``stream_unary`` or ``stream_stream``."""
         return f"{'stream' if self.client_streaming else 'unary'}_{'stream' if self.server_streaming else 'unary'}"
+
+    def time_limit(self, default: float | None) -> float | None:
+        """Return the longest that a call may take, seconds; None without a limit.
+
+        Args:
+            default: What holds when the contract says nothing, seconds; None: no limit.
+        """
+        return default if self.timeout is None and not self.no_time_limit else self.timeout
 
 
 @dataclass(frozen=True, slots=True, eq=False)

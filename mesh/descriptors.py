@@ -144,7 +144,11 @@ class _Reader:
         if options and options.HasField("timeout"):
             timeout = options.timeout.ToNanoseconds() / 1e9
             if timeout <= 0:
-                self.fault(place, f"{who}: timeout must be positive, not {timeout:g} s")
+                self.fault(
+                    place, f"{who}: timeout must be positive, not {timeout:g} s; for no limit say no_time_limit: true"
+                )
+            if options.no_time_limit:
+                self.fault(place, f"{who}: timeout and no_time_limit exclude each other; keep one of them")
         status = self._success_status(who, options, output, place, routed=bool(routes))
         access = self._access(who, options, place, routed=bool(routes), triggered=bool(triggers))
         return Method(
@@ -158,6 +162,7 @@ class _Reader:
             access=access,
             roles=frozenset(options.roles) if options else frozenset(),
             timeout=timeout,
+            no_time_limit=bool(options and options.no_time_limit),
             idempotent=proto.options.idempotency_level != MethodOptions.IDEMPOTENCY_UNKNOWN,
             success_status=status,
             routes=routes,

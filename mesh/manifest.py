@@ -26,7 +26,7 @@ from mesh.events_table import Events, broker_faults, events_faults
 from mesh.faults import Fault, Faults
 from mesh.lambdas.config import Function, Keys, read, stray
 from mesh.overrides import override
-from mesh.values import Duration, Rate, Size
+from mesh.values import Duration, Rate, Size, TimeLimit
 from mesh.workers_table import Workers, workers_faults
 
 __all__ = [
@@ -72,7 +72,7 @@ class Edge(_Table, frozen=True):
     Attributes:
         listen: ``host:port``; port 0 picks a free one.
         max_body: Largest request body.
-        timeout: The longest that a request may take when its method says nothing.
+        timeout: The longest that a request may take when its method says nothing, and that the body of any may take.
         concurrency: Requests in flight.
         queue: Requests that may wait for a place; beyond that 429.
         drain: How long a stop waits for what is in flight.
@@ -87,7 +87,7 @@ class Edge(_Table, frozen=True):
 
     listen: str = "127.0.0.1:8080"
     max_body: Size = Size(4 * 2**20)
-    timeout: Duration = Duration(30)
+    timeout: TimeLimit = TimeLimit(30)
     concurrency: int = 1000
     queue: int = 1000
     drain: Duration = Duration(10)
@@ -348,6 +348,7 @@ def _faults(file: _File, place: str) -> Iterator[Fault]:
         yield Fault(f"{place} channel", f'expected "ngh2" or "grpcio", got {file.channel!r}')
     if file.edge is not None:
         yield from _address_faults(f"{place} [edge] listen", file.edge.listen)
+        yield from _bound_faults(file.edge, f"{place} [edge]", "max_body", "max_uri", "max_headers")
         yield from cors_faults(file.edge.cors_rules, f"{place} [edge] cors")
         yield from metadata_faults(file.edge.metadata, f"{place} [edge] metadata")
         yield from proxy_faults(file.edge.trusted_proxies, f"{place} [edge] trusted_proxies")
@@ -379,14 +380,21 @@ def _service_faults(service: Service, table: str) -> Iterator[Fault]:
         yield Fault(table, "the key 'module' is missing")
     if not service.serves:
         yield Fault(f"{table} serves", "name at least one service of the contract")
-    if service.concurrency < 1:
-        yield Fault(f"{table} concurrency", f"must be at least 1, not {service.concurrency}")
+    yield from _bound_faults(service, table, "max_message")
     if service.database:
         yield from database_faults(service.database, f"{table} database")
         yield from _path_faults(f"{table} database", unquote(service.database))
     yield from _path_faults(f"{table} migrations", service.migrations)
     if service.workers is not None:
         yield from workers_faults(service.workers, f"{table} workers")
+
+
+def _bound_faults(entry: Edge | Service, table: str, *sizes: str) -> Iterator[Fault]:
+    """Check the bounds that would refuse everything."""
+    for name, least in (("concurrency", 1), ("queue", 0), *((name, 1) for name in sizes)):
+        value = int(getattr(entry, name))
+        if value < least:
+            yield Fault(f"{table} {name}", f"must be at least {least}, not {value}")
 
 
 def _path_faults(place: str, text: str) -> Iterator[Fault]:

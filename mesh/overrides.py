@@ -14,7 +14,7 @@ from typing import Any, get_args
 import msgspec
 
 from mesh.faults import Fault, Faults
-from mesh.values import Duration, Rate
+from mesh.values import Duration, Rate, TimeLimit
 
 __all__ = ["override"]
 
@@ -98,7 +98,7 @@ def _value(text: str, kind: Any) -> Any:
 
     A text that begins with ``[`` is a list of addresses (``[::1]:9101,[::1]:9102``) where it is no array of TOML.
     """
-    if kind in (str, Duration, Rate | None):
+    if kind in (str, Duration, TimeLimit, Rate | None):
         return text
     words = tuple[str, ...] in (kind, *get_args(kind))
     if not words or text.startswith(("[", "{")):

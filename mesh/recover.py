@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from mesh.errors import Code, Internal, RemoteError, StatusError
+from mesh.sizes import oversized
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
@@ -34,11 +35,16 @@ async def recover(call: Call, next: Handler) -> None:
     except Exception as error:
         status = status_of(error)
         name = call.method.path if call.method is not None else "a request without a route"
-        if isinstance(error, RemoteError) and error.status.code in _PASS_ON:
+        if _not_now(error):
             log.warning("%s failed: a call that it made ended with %s", name, error.status)
         else:
             log.exception("%s failed: %s", name, status.code.name)
         raise status from error
+
+
+def _not_now(error: Exception) -> TypeGuard[RemoteError]:
+    """Whether it is an onward call that may succeed later. A message that is too large is as large the next time."""
+    return isinstance(error, RemoteError) and error.status.code in _PASS_ON and oversized(error.status) is None
 
 
 def status_of(error: Exception) -> StatusError:
@@ -49,6 +55,6 @@ def status_of(error: Exception) -> StatusError:
     """
     if isinstance(error, StatusError):
         return error
-    if isinstance(error, RemoteError) and error.status.code in _PASS_ON:
+    if _not_now(error):
         return StatusError.of(error.status.code, "a service that this one depends on did not answer")
     return Internal("internal error")

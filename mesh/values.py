@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 
-__all__ = ["Duration", "Rate", "Size"]
+__all__ = ["Duration", "Rate", "Size", "TimeLimit"]
 
 """What the URL of a SQLite file begins with."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST = 100 * 365 * 86400.0
+"""Seconds; brokers and timers count nanoseconds in 64 bits."""
 _SIZES = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
 }  # fmt: skip
@@ -26,10 +29,41 @@ class Duration(float):
         Raises:
             ValueError: It is no duration.
         """
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text) if isinstance(text, str) else None
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text, re.ASCII) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f'expected a duration such as "250ms", "60s" or "5m", got {text!r}')
-        return cls(float(match[1]) * _UNITS[match[2]])
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if seconds > LONGEST:
+            raise ValueError(f"expected a duration of at most 100 years, got {match[0][:40]!r}")
+        return cls(seconds)
+
+
+class TimeLimit(Duration):
+    """The longest that something may take: a duration that is longer than nothing, or ``"none"``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: object) -> TimeLimit:
+        """Parse the text.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        if text == "none":
+            return cls(math.inf)
+        try:
+            limit = Duration.parse(text)
+        except ValueError:
+            raise ValueError(f'expected a duration such as "250ms", "60s" or "5m", or "none", got {text!r}') from None
+        if not limit:
+            raise ValueError(f'{text!r} would end everything at once; for no limit write "none"')
+        return cls(limit)
+
+    @property
+    def seconds(self) -> float | None:
+        """The limit, seconds; None without one."""
+        return None if math.isinf(self) else float(self)
 
 
 class Size(int):

@@ -58,4 +58,6 @@ def workers_faults(workers: Workers, place: str) -> Iterator[Fault]:
     if workers.max_requests < 0:
         yield Fault(f"{place}.max_requests", f"must be 0 (never) or more, not {workers.max_requests}")
     if workers.timeout <= 0:
-        yield Fault(f"{place}.timeout", "must be longer than 0 s")
+        yield Fault(
+            f"{place}.timeout", "must be longer than 0 s; a method without a limit says no_time_limit in the contract"
+        )

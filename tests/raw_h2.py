@@ -71,12 +71,14 @@ class RawClient(asyncio.Protocol):
         method: bytes = b"POST",
         content_type: bytes | None = b"application/grpc",
         headers: Iterable[tuple[bytes, bytes]] = (),
+        te: bytes | None = b"trailers",
         end: bool = False,
     ) -> int:
         pairs = [
-            (b":method", method), (b":scheme", b"http"), (b":path", path.encode()), (b":authority", b"test"),
-            (b"te", b"trailers"), *headers,
+            (b":method", method), (b":scheme", b"http"), (b":path", path.encode()), (b":authority", b"test"), *headers,
         ]  # fmt: skip
+        if te is not None:
+            pairs.append((b"te", te))
         if content_type is not None:
             pairs.append((b"content-type", content_type))
         stream: int = self.h2.send_request(pairs, end_stream=end)

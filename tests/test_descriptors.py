@@ -95,7 +95,15 @@ CASES = {
         "an INTERNAL method is never reached through the edge",
     ),
     "roles without a user": (service(mesh('access: PUBLIC roles: "admin"')), "roles narrow AUTHENTICATED; with PUBLIC"),
-    "timeout not positive": (service(mesh("timeout: { seconds: -1 }")), "timeout must be positive, not -1 s"),
+    "timeout not positive": (
+        service(mesh("timeout: { seconds: -1 }")),
+        "timeout must be positive, not -1 s; for no limit say no_time_limit: true",
+    ),
+    "timeout of nothing": (service(mesh("timeout: {}")), "timeout must be positive, not 0 s; for no limit say"),
+    "timeout and none": (
+        service(mesh("timeout: { seconds: 1 } no_time_limit: true")),
+        "timeout and no_time_limit exclude each other; keep one of them",
+    ),
     "event that is none": (service(mesh("on: { event: {} }")), "t.v1.Req is none; mark it with"),
     "schedule without a tick": (
         service(mesh('on: { schedule: "@daily" }')),

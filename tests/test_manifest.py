@@ -257,6 +257,23 @@ class TestWorkers:
         ("[edge.rate_limit]\nper_client = '0/s'", {}, "expected a rate such as"),
         ("[edge.rate_limit]\nper_clients = '1/s'", {}, "[edge] rate_limit: unknown key 'per_clients'; did you mean"),
         ("[edge]\nmax_uri = '1 mile'", {}, "expected a size such as"),
+        ("[edge]\nmax_body = 0", {}, "[edge] max_body: must be at least 1, not 0"),
+        ("[edge]\nmax_headers = '0B'", {}, "[edge] max_headers: must be at least 1, not 0"),
+        ("[edge]\nconcurrency = 0", {}, "[edge] concurrency: must be at least 1, not 0"),
+        ("[edge]\nqueue = -1", {}, "[edge] queue: must be at least 0, not -1"),
+        (BASE + "max_message = 0", {}, "max_message: must be at least 1, not 0"),
+        (
+            "[edge]\ntimeout = '0s'",
+            {},
+            "[edge] timeout: '0s' would end everything at once; for no limit write \"none\"",
+        ),
+        ("[edge]\ntimeout = '-1s'", {}, 'expected a duration such as "250ms", "60s" or "5m", or "none", got \'-1s\''),
+        ("[edge]\ntimeout = 0", {}, 'or "none", got 0'),
+        ("[edge]\ntimeout = 'None'", {}, "or \"none\", got 'None'"),
+        ("[edge]", {"MESH_EDGE_TIMEOUT": "0ms"}, "environment variable MESH_EDGE_TIMEOUT: '0ms' would end everything"),
+        (BASE + "drain = '-1s'", {}, 'expected a duration such as "250ms", "60s" or "5m", got \'-1s\''),
+        (BASE + "drain = '36501d'", {}, "drain: expected a duration of at most 100 years, got '36501d'"),
+        (BASE + f"drain = '{'9' * 400}d'", {}, "expected a duration of at most 100 years, got '999"),
         ("[edge]\ncors = []", {"MESH_EDGE_CORS_CREDENTIALS": "true"}, "'cors' is no table in mesh.toml"),
         (BASE, {"MESH_EDG": "x"}, "environment variable MESH_EDG: there is no value 'edg' in mesh.toml"),
         (BASE, {"MESH_SERVICES_X_LISTEN": "x"}, "no such service in mesh.toml: X_LISTEN (services: log-in)"),
@@ -269,6 +286,18 @@ def test_a_fault_says_where_and_what_would_be_right(
         read(tmp_path, text, **environ)
     assert expected in str(caught.value)
     assert str(caught.value).count("\n") == 0
+
+
+def test_a_time_limit_may_be_none(tmp_path: Path) -> None:
+    for text, environ, seconds in (
+        ("[edge]", {}, 30.0),
+        ("[edge]\ntimeout = '250ms'", {}, 0.25),
+        ("[edge]\ntimeout = 'none'", {}, None),
+        ("[edge]", {"MESH_EDGE_TIMEOUT": "none"}, None),
+    ):
+        edge = read(tmp_path, text, **environ).edge
+        assert edge is not None
+        assert edge.timeout.seconds == seconds
 
 
 def test_faults_of_several_services_come_together(tmp_path: Path) -> None:

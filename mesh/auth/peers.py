@@ -117,12 +117,12 @@ class PeerVerifier:
             )  # fmt: skip
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("the mesh-identity token has expired") from None
-        except jwt.InvalidTokenError:
+        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
             raise Unauthenticated("the mesh-identity token is not valid") from None
         if claims["sub"] != service or not isinstance(claims["aud"], str):
             raise Unauthenticated("the mesh-identity token is not valid")
         verified = service, claims["aud"]
-        self._verified.put(token, verified, claims["exp"] + LEEWAY)
+        self._verified.put(token, verified, int(claims["exp"]) + LEEWAY)
         return verified
 
     def _key(self, service: str) -> Ed25519PublicKey | None:

@@ -28,6 +28,10 @@ MAX_TOKEN = 16_384
 """Bytes."""
 FETCH_TIMEOUT = 5.0
 """Seconds."""
+LATEST = 253_402_300_799
+"""Seconds since the epoch: the end of the year 9999, the last that a date has."""
+_TIMES = ("exp", "nbf", "iat")
+"""Claims that are a NumericDate (RFC 7519, 2); ``jwt.decode`` has seen that they are numbers."""
 MAX_KEYS = 1 << 20
 """Bytes of a JWK set."""
 
@@ -95,7 +99,7 @@ class TokenVerifier:
             raise Unauthenticated("the token is signed with a key that is not known here; log in again")
         claims = self._decode(token, key)
         identity = Identity(claims["sub"], self._roles_of(claims), MappingProxyType(claims))
-        self._verified.put(credentials, identity, float(claims["exp"]) + self._leeway)
+        self._verified.put(credentials, identity, int(claims["exp"]) + self._leeway)
         return identity
 
     def _decode(self, token: bytes, key: jwt.PyJWK) -> dict[str, Any]:
@@ -116,8 +120,11 @@ class TokenVerifier:
             raise Unauthenticated(f"the token has no claim {error.claim!r}") from None
         except jwt.InvalidSignatureError:
             raise Unauthenticated("the token's signature does not match") from None
-        except (jwt.InvalidTokenError, ValueError, TypeError):
+        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
             raise Unauthenticated("the token is malformed") from None
+        for name in _TIMES:
+            if not -LATEST <= int(claims.get(name, 0)) <= LATEST:  # numbers of any length stand in JSON
+                raise Unauthenticated(f"the token's claim {name!r} is no time: expected seconds since 1970")
         return claims
 
     def _roles_of(self, claims: dict[str, Any]) -> frozenset[str]:

@@ -340,7 +340,7 @@ class EdgePart:
             authenticate=authenticate(common.tokens, None),
             gate=Gate(table.concurrency, table.queue),
             max_body=int(table.max_body),
-            timeout=float(table.timeout),
+            timeout=table.timeout.seconds,
             door=Door.of(table),
             # No limit of a body in the listener: the edge refuses with a reason, and streams have no end.
             listen=lambda app: Listener(

@@ -53,6 +53,9 @@ class Console:
 
     def line(self, name: str, text: str) -> None:
         """Show a line that component ``name`` wrote."""
+        printed, text = _parted(text)
+        if printed:
+            self.line(name, printed)
         if self._raw:
             self.write(self._carried(text) if text.startswith("{") else json.dumps({"service": name, "message": text}))
             return
@@ -86,6 +89,12 @@ class Console:
             self._stream.flush()
         except (OSError, ValueError):  # whoever read us has closed, or the disk is full; the mesh runs on
             return
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """Return what was printed without the end of a line, and the log record that follows it in the same line."""
+    at = text.find('{"time":"', 1)
+    return (text[:at], text[at:]) if at > 0 and _record(text[at:]) is not None else ("", text)
 
 
 def _record(text: str) -> dict[str, Any] | None:

@@ -26,7 +26,11 @@ ENDPOINT = "MESH_INTERNAL_OTLP_ENDPOINT"
 """The environment variable that tells components where the trace store is."""
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _EXPORTER = "OTEL_TRACES_EXPORTER"
-_TIMEOUT = 5.0
+_TIMEOUT = 15.0
+WAIT = 3
+"""Seconds, at most, for the rest of a trace: components export twice a second, a busy machine takes longer."""
+SETTLE = 1
+"""Seconds for the traces of what has just been answered."""
 _NOT_FOUND = 404
 
 
@@ -77,11 +81,11 @@ def show(file: Path, trace_id: str | None) -> int:
     if not mesh.traces:
         raise Faults([Fault(f"{_EXPORTER} or {_ENDPOINTS[-1]}", "is set, so the traces are there, and not kept here")])
     if trace_id is None:
-        print(_list(_get(f"{mesh.traces}/traces", "")["traces"]))
+        print(_list(_get(f"{mesh.traces}/traces?wait={SETTLE}", "")["traces"]))
         return 0
     from mesh.telemetry import tree  # noqa: PLC0415 - beside its only use
 
-    found = _get(f"{mesh.traces}/traces/{quote(trace_id, safe='')}", trace_id)
+    found = _get(f"{mesh.traces}/traces/{quote(trace_id, safe='')}?wait={WAIT}", trace_id)
     print(tree.render(found, shutil.get_terminal_size((100, 24)).columns))
     return 0
 

@@ -54,7 +54,8 @@ class EdgeApp:
         authenticate: Sets ``call.identity``.
         gate: Bounds the requests in flight.
         max_body: Largest request body, bytes; of a stream: largest message in it.
-        timeout: Seconds that a request may take when its method says nothing; a stream then has no limit.
+        timeout: Seconds that a request may take when its method says nothing, and that a body may take; None: no limit.
+            A stream has none in either case.
         door: The layers that the deployment asks for.
 
     Attributes:
@@ -71,7 +72,7 @@ class EdgeApp:
         authenticate: Layer,
         gate: Gate,
         max_body: int,
-        timeout: float,
+        timeout: float | None,
         door: Door = OPEN,
     ) -> None:
         self.draining = False
@@ -236,6 +237,7 @@ class EdgeApp:
                     return as_get
         except BadPath as error:
             raise InvalidArgument(str(error)) from None
+        found = found or self.grpc.allowed(call)
         if not found:
             raise refusal.not_found(call)
         allowed = sorted({*found, "OPTIONS", *(("HEAD",) if "GET" in found else ())})
@@ -247,7 +249,8 @@ class EdgeApp:
     async def _call(self, call: HttpCall, request: bytes, *metadata: tuple[bytes, bytes]) -> UpstreamCall:
         """Make the gRPC call; a client that goes away meanwhile cancels it."""
         now = monotonic()
-        upstream = UpstreamCall(call.method, request, now + (call.method.timeout or self._timeout))
+        limit = call.method.time_limit(self._timeout)
+        upstream = UpstreamCall(call.method, request, None if limit is None else now + limit)
         upstream.identity = call.identity
         upstream.task = call.task
         for pair in metadata:
@@ -258,6 +261,11 @@ class EdgeApp:
         token = current.set(call)
         try:
             await self._handler(upstream)
+        except StatusError as error:
+            said = refusal.sized(call, error)
+            if said is error:
+                raise
+            raise said from error
         except asyncio.CancelledError:
             call.status = GONE  # whoever cancels it, nobody waits for the answer any more
             raise

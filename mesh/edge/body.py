@@ -79,14 +79,14 @@ def _gunzip(call: HttpCall) -> Gunzip | None:
     raise refusal.unsupported_media(call, "the body may be packed in gzip only: send `content-encoding: gzip`, or none")
 
 
-async def read(call: HttpCall, transcoder: Transcoder, limit: int, seconds: float) -> tuple[bytes, Form]:
+async def read(call: HttpCall, transcoder: Transcoder, limit: int, seconds: float | None) -> tuple[bytes, Form]:
     """Return the whole body (empty if there is none) and how it is written.
 
     Args:
         call: The request.
         transcoder: Of its route.
         limit: Largest body, packed and unpacked, bytes.
-        seconds: How long it may take.
+        seconds: How long it may take; None: as long as it likes.
 
     Raises:
         StatusError: 400, 408, 413 or 415.

@@ -109,12 +109,12 @@ class HttpCall(Call):
         """The client's address without the port; ``""`` if it is not known."""
         return self.origin.client if self.origin is not None else self.connected
 
-    async def read(self, limit: int, seconds: float) -> bytes | None:
+    async def read(self, limit: int, seconds: float | None) -> bytes | None:
         """Return the whole request body, or None if it is larger than ``limit`` bytes.
 
         Args:
             limit: Bytes.
-            seconds: How long it may take.
+            seconds: How long it may take; None: as long as it likes.
 
         Raises:
             TimeoutError: It took longer.
@@ -124,7 +124,7 @@ class HttpCall(Call):
         size = 0
         assert self.task is not None  # noqa: S101 - a request is answered in a task
         late = Limit(self.task)
-        slot = wheel(self.task).add(monotonic() + seconds, late)
+        slot = None if seconds is None else wheel(self.task).add(monotonic() + seconds, late)
         try:
             while size <= limit:
                 message = await self._next()
@@ -138,7 +138,8 @@ class HttpCall(Call):
                 raise TimeoutError from None
             raise
         finally:
-            slot.discard(late)
+            if slot is not None:
+                slot.discard(late)
             late.lift()
         return None
 
@@ -242,7 +243,7 @@ class UpstreamCall(Call):
 
     __slots__ = ("_request", "response")
 
-    def __init__(self, method: Method, request: bytes, deadline: float) -> None:
+    def __init__(self, method: Method, request: bytes, deadline: float | None) -> None:
         super().__init__(method, Metadata(), deadline)
         self._request: bytes | None = request
         self.response: bytes | None = None

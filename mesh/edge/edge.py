@@ -36,7 +36,7 @@ class Edge:
         authenticate: Sets ``call.identity``.
         gate: Bounds the requests in flight.
         max_body: Largest request body, bytes.
-        timeout: Seconds that a request may take when its method says nothing.
+        timeout: Seconds that a request may take when its method says nothing; None: as long as it likes.
         door: The layers that the deployment asks for.
         listen: Makes the listener of the application.
 
@@ -53,7 +53,7 @@ class Edge:
         authenticate: Layer,
         gate: Gate,
         max_body: int,
-        timeout: float,
+        timeout: float | None,
         listen: Callable[[EdgeApp], Listening],
         door: Door = OPEN,
     ) -> None:

@@ -115,7 +115,7 @@ class Gateway:
         return tuple(found)
 
     async def answer(
-        self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, seconds: float
+        self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, seconds: float | None
     ) -> None:
         """Answer the request.
 
@@ -124,7 +124,7 @@ class Gateway:
             values: Texts of the path parameters, in their order.
             invoke: Makes the gRPC call.
             limit: Largest body, bytes.
-            seconds: How long it may take.
+            seconds: How long it may take; None: as long as it likes.
 
         Raises:
             StatusError: 400 for a body that is no event, 408, 413; 502 when the function failed, without why.
@@ -274,7 +274,7 @@ def _doubled(template: Template, at: int) -> Template:
     return replace(template, segments=segments, variables=tuple(variables))
 
 
-async def _body(call: HttpCall, limit: int, seconds: float) -> bytes:
+async def _body(call: HttpCall, limit: int, seconds: float | None) -> bytes:
     length = call.metadata.wire(b"content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         raise refusal.too_large(call, limit)

@@ -13,11 +13,13 @@ import asyncio
 import binascii
 import contextlib
 from base64 import b64encode
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from types import MappingProxyType
 from typing import Any
 
 from mesh.errors import InvalidArgument
 from mesh.rpc.inbound import Receive, Send
+from mesh.rpc.server import TRAILERS_EXTENSION
 from mesh.rpc.wire import PREFIX
 
 __all__ = ["GRPC", "MEDIA", "Decoder", "essence", "original", "serve", "trailer_frame"]
@@ -33,6 +35,8 @@ TRAILERS = 0x80
 """The flag of the frame that holds the trailers."""
 
 _ORIGINAL = "mesh.original"
+_EXTENSIONS: Mapping[str, Any] = MappingProxyType({TRAILERS_EXTENSION: {}})
+"""What the exchange can do whatever its server can: trailers are the last frame of the body."""
 GRPC = (b"content-type", b"application/grpc")
 """What a gRPC request says."""
 _BROWSER = frozenset({
@@ -111,7 +115,8 @@ async def serve(app: Any, scope: MutableMapping[str, Any], receive: Receive, sen
         return
     exchange = _Exchange(scope, receive, send, media, accept if accept in MEDIA else media)
     pairs = [pair for pair in scope["headers"] if pair[0] not in _BROWSER and not pair[0].startswith(b"sec-")]
-    await app({**scope, "headers": [GRPC, *pairs], _ORIGINAL: scope}, exchange.receive, exchange.send)
+    made = {**scope, "headers": [GRPC, *pairs], "extensions": _EXTENSIONS, _ORIGINAL: scope}
+    await app(made, exchange.receive, exchange.send)
 
 
 def original(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

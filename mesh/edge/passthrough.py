@@ -18,7 +18,7 @@ from opentelemetry import propagate
 from mesh.auth import authorize
 from mesh.auth.peers import HEADER
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
-from mesh.contract import Contract, Method
+from mesh.contract import Access, Contract, Method, Route
 from mesh.deadline import deadline
 from mesh.edge import exposed, grpcweb, refusal
 from mesh.edge.call import HttpCall
@@ -98,7 +98,8 @@ class Passthrough:
         handler: The chain that every request passes; it ends in ``answer``.
         onward: The outbound chain that reaches the sidecars.
         max_message: Largest request message, bytes.
-        timeout: Seconds that a call without streams may take when neither its method nor its caller says.
+        timeout: Seconds that a call without streams may take when neither its method nor its caller says; None: as long
+            as it likes.
 
     Attributes:
         app: The gRPC server.
@@ -106,7 +107,7 @@ class Passthrough:
     """
 
     def __init__(
-        self, contract: Contract, *, handler: Handler, onward: Handler, max_message: int, timeout: float
+        self, contract: Contract, *, handler: Handler, onward: Handler, max_message: int, timeout: float | None
     ) -> None:
         services = exposed.services(contract)
         self.health = Health(services)
@@ -117,6 +118,10 @@ class Passthrough:
             for path, (method, answer) in {**self.health.handlers(), **reflection.handlers()}.items()
         }
         self.app = _App(contract, builtin, handler, max_message)
+        self._paths: dict[str, tuple[Route, ...]] = dict.fromkeys(builtin, ())
+        for path, method in contract.methods.items():
+            if method.access is not Access.INTERNAL:
+                self._paths[path] = method.routes
         self._timeout = timeout
         self._onward = onward
         self._answer = chain(authorize(contract, {}), self._bound, deadline, self._pass)
@@ -146,11 +151,28 @@ class Passthrough:
             return
         kind = grpcweb.essence(media)
         if kind not in _NATIVE and kind not in grpcweb.MEDIA:
-            call.headers.append((b"accept-post", b", ".join(sorted(_NATIVE | grpcweb.MEDIA))))
-            raise refusal.unsupported_media(call, "gRPC is spoken with protobuf messages only: application/grpc+proto")
+            raise _unsupported(call, "gRPC is spoken with protobuf messages only: application/grpc+proto")
         if call.verb != "POST":
             raise refusal.wrong_verb(call, ["POST"])
-        raise refusal.unsupported_media(call, "gRPC needs HTTP/2; by HTTP/1.1 send application/grpc-web+proto")
+        raise _unsupported(call, "gRPC needs HTTP/2; by HTTP/1.1 send application/grpc-web+proto")
+
+    def allowed(self, call: HttpCall) -> frozenset[str]:
+        """Return the HTTP methods of a path that no route has: POST for that of a gRPC method, else nothing.
+
+        Raises:
+            StatusError: The path is that of a gRPC method. A POST, whose media type is not gRPC's, is 415; what is
+                neither POST nor OPTIONS is 405.
+        """
+        routes = self._paths.get(call.path)
+        if routes is None:
+            return frozenset()
+        if call.verb == "POST":
+            media = (call.metadata.wire(b"content-type") or b"no content-type").decode("latin-1")[:100]
+            over_http = f"; over HTTP it is {routes[0]}" if routes else ""
+            raise _unsupported(call, f"{call.path} takes gRPC and gRPC-Web, not {media}{over_http}")
+        if call.verb != "OPTIONS":
+            raise refusal.wrong_verb(call, ["POST"])
+        return frozenset({"POST"})
 
     def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request that ``takes`` takes."""
@@ -171,12 +193,10 @@ class Passthrough:
     def _bound(self, call: Call, next: Handler) -> Awaitable[None]:
         """Give a call its deadline that nobody else has given one: a stream may go on, one answer may not take long."""
         method = call.method
-        if (
-            call.deadline is None
-            and method.timeout is None
-            and not (method.client_streaming or method.server_streaming)
-        ):
-            call.deadline = monotonic() + self._timeout
+        if call.deadline is None and not (method.client_streaming or method.server_streaming):
+            limit = method.time_limit(self._timeout)
+            if limit is not None:
+                call.deadline = monotonic() + limit
         return next(call)
 
     async def _pass(self, call: Call) -> None:
@@ -198,6 +218,8 @@ class Passthrough:
 
 class _App(GrpcApp):
     """The gRPC server of the edge: what it cannot admit passes the chain too, so that refusals are traced."""
+
+    malformed = InvalidArgument  # here it is the client's fault, and none of ours
 
     __slots__ = ("_chain",)
 
@@ -265,6 +287,13 @@ class _Onward(Call):
     def send_headers(self) -> Coroutine[Any, Any, None]:
         self.headers_sent = True
         return self._inbound.send_headers()
+
+
+def _unsupported(call: HttpCall, text: str) -> StatusError:
+    """415 with what would be right (RFC 9110, 15.5.16; Accept-Post is of the W3C's Linked Data Platform, 7.1)."""
+    kinds = grpcweb.MEDIA | _NATIVE if call.http_version == _HTTP_2 else grpcweb.MEDIA
+    call.headers.append((b"accept-post", b", ".join(sorted(kinds))))
+    return refusal.unsupported_media(call, text)
 
 
 def outward(error: StatusError) -> StatusError:

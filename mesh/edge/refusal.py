@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mesh.errors import Code, StatusError
+from mesh.sizes import Side, oversized
 
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall
+
+log = logging.getLogger("mesh.edge")
 
 __all__ = [
     "STOPPING",
     "not_found",
     "refuse",
+    "sized",
     "too_large",
     "too_slow",
     "unacceptable",
@@ -45,6 +50,22 @@ def wrong_verb(call: HttpCall, allowed: Iterable[str]) -> StatusError:
 def too_large(call: HttpCall, limit: int, what: str = "the request body") -> StatusError:
     """413."""
     return refuse(call, 413, Code.OUT_OF_RANGE, f"{what} is larger than {limit} bytes")
+
+
+def sized(call: HttpCall, error: StatusError) -> StatusError:
+    """Return the status of an onward call as HTTP has it: 413 for a request that is too large, 500 for a response.
+
+    RESOURCE_EXHAUSTED is 429, which asks the client to send the same request again; neither may be.
+    """
+    match oversized(error):
+        case Side.REQUEST:
+            if not call.answered:
+                call.status = 413
+            return StatusError.of(Code.OUT_OF_RANGE, error.message, error.details).at(error.where)
+        case Side.RESPONSE:
+            log.error("%s: %s", call.method.path, error.message)
+            return StatusError.of(Code.INTERNAL, error.message, error.details).at(error.where)
+    return error
 
 
 def too_slow(call: HttpCall) -> StatusError:

@@ -26,6 +26,7 @@ from mesh.edge.call import GONE, HttpCall, Receive, Send, StreamCall
 from mesh.edge.negotiate import Form
 from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unavailable
 from mesh.recover import status_of
+from mesh.sizes import Side, oversized
 
 if TYPE_CHECKING:
     from mesh.call import Handler
@@ -204,7 +205,7 @@ class _Session:
                 raise
             failed = Unavailable(refusal.STOPPING)
         except Exception as error:
-            failed = status_of(error)
+            failed = refusal.sized(call, status_of(error))
             if not isinstance(error, StatusError):
                 log.exception("%s failed", upstream.method.path)
         finally:
@@ -225,7 +226,7 @@ class _Session:
             async with asyncio.timeout(LAST_WORDS):
                 described = respond.describe(error, self._call.method)
                 await self._call.put(orjson.dumps({"error": described}).decode())
-                code = TOO_BIG if self._too_large else FAILED + int(error.code)
+                code = TOO_BIG if self._too_large or oversized(error) is Side.REQUEST else FAILED + int(error.code)
                 await self._call.close(code, described["message"])
 
     async def receive(self) -> bytes | None:

@@ -37,10 +37,10 @@ class Streams:
     Args:
         handler: Makes the gRPC call.
         max_message: Largest request message as it stands in the body, bytes.
-        timeout: Seconds that the body of a method with one request may take.
+        timeout: Seconds that the body of a method with one request may take; None: as long as it likes.
     """
 
-    def __init__(self, handler: Handler, *, max_message: int, timeout: float) -> None:
+    def __init__(self, handler: Handler, *, max_message: int, timeout: float | None) -> None:
         self._handler = handler
         self._max_message = max_message
         self._timeout = timeout
@@ -92,10 +92,13 @@ class Streams:
                 raise Unavailable(refusal.STOPPING) from None
             call.status = GONE  # whoever cancels it, nobody waits for the answer any more
             raise
-        except Exception as error:
+        except Exception as caught:
+            error = refusal.sized(call, caught) if isinstance(caught, StatusError) else caught
             if items is None or not items.begun:
                 call.headers += respond.forwarded(upstream.headers)
-                raise
+                if error is caught:
+                    raise
+                raise error from caught
             if not isinstance(error, StatusError):
                 log.exception("%s failed", upstream.method.path)
             raise status_of(error) from None

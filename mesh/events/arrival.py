@@ -64,7 +64,7 @@ class Arrival(Call):
     __slots__ = ("_data", "began", "beside", "delivered", "event", "failure", "known", "trace", "tries")
 
     def __init__(
-        self, method: Method, event: Event, consumer: str, tries: int, deadline: float, known: str = ""
+        self, method: Method, event: Event, consumer: str, tries: int, deadline: float | None, known: str = ""
     ) -> None:
         told = {
             "ce-id": event.id,

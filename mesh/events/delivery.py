@@ -278,7 +278,8 @@ class Delivery:
     async def _called(self, consumer: Consumer, message: Message, held: Held, event: Event) -> tuple[Decision, bool]:
         """Call the function; returns what becomes of the event, and whether the function began."""
         method = consumer.method
-        deadline = self._loop.time() + (method.timeout or self._patience.timeout)
+        limit = method.time_limit(self._patience.timeout)
+        deadline = None if limit is None else self._loop.time() + limit
         call = Arrival(method, event, consumer.group, held.tries + 1, deadline, held.failure)
         error: StatusError | None = None
         try:

@@ -142,6 +142,8 @@ class Relay:
     async def _hold(self) -> None:
         """Empty the outbox again and again, until the right to do so is lost or the service stops."""
         sole, failures = self._sole, 0
+        if self._broker.link is None:  # at a start both connect: that the broker is not first is no news
+            await _first(self._ending.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(LONGEST))
         while not sole.lost.is_set():
             last = self._ending.is_set()  # then this is one more time, for what the last calls wrote
             sole.news.clear()

@@ -18,11 +18,12 @@ import grpc.aio
 from mesh.call import Call, Metadata, decode_values
 from mesh.errors import Cancelled, Internal, RemoteError, StatusError, Unknown
 from mesh.rpc import status
+from mesh.rpc.stream import wrong_count
 
 if TYPE_CHECKING:
     from mesh.rpc.channel import MultiCallable
 
-__all__ = ["CallError", "CallFacade", "OutboundCall", "UnaryUnaryCall"]
+__all__ = ["CallError", "CallFacade", "OutboundCall", "UnaryUnaryCall", "undecodable"]
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -30,6 +31,11 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 def _grpc_metadata(pairs: Iterable[tuple[bytes, bytes]]) -> grpc.aio.Metadata:
     """Return wire pairs as grpc.aio gives metadata."""
     return grpc.aio.Metadata(*[(name.decode(), value) for name, wire in pairs for value in decode_values(name, wire)])
+
+
+def undecodable(multi: MultiCallable) -> Internal:
+    """Return the status of a response that the stub's deserializer does not take (statuscodes.md)."""
+    return Internal(f"the response of {multi.method.path} cannot be decoded: it is no message of the expected type")
 
 
 class CallError(grpc.aio.AioRpcError, RemoteError):
@@ -262,8 +268,11 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
         try:
             await self.multi.handler(self)
             if self.answer is None:
-                raise Internal("the call ended without a response")  # noqa: TRY301 - ends as every failure does
-            answer = self.answer = self.multi.deserialize(self.answer)
+                raise wrong_count(0)  # noqa: TRY301 - ends as every failure does
+            try:
+                answer = self.answer = self.multi.deserialize(self.answer)
+            except Exception as error:
+                raise undecodable(self.multi) from error
         except asyncio.CancelledError as error:
             if self.revoked and self._task is None and self.task is not None:
                 self.task.uncancel()  # only this call was cancelled, not the task that awaits it

@@ -13,9 +13,10 @@ from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
 from mesh.address import authority
-from mesh.errors import DeadlineExceeded, Internal, StatusError, Unavailable
+from mesh.errors import DeadlineExceeded, StatusError, Unavailable
 from mesh.rpc import status, wire
-from mesh.rpc.stream import Stream
+from mesh.rpc.stream import Stream, wrong_count
+from mesh.sizes import Side, too_large
 from mesh.wheel import wheel
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ that run for a moment after it has ended them (grpcio's does), and many calls wa
 REPLAY = 256 * 2**10
 """Bytes of a request stream that are kept, until the server answers, for such another try."""
 
-EARLY = 0.005
-"""Seconds by which a timer may be early."""
-
 Headers = list[tuple[bytes, bytes]]
 
 _OK = tuple(wire.OK)
@@ -49,7 +47,7 @@ class Exchange:
     Args:
         pool: The connections.
         lanes: The connections of streaming calls.
-        max_message: Largest response message, bytes.
+        max_message: Largest message, request and response alike, bytes.
         secure: Whether the connections use TLS.
         agent: ``user-agent``.
     """
@@ -74,6 +72,8 @@ class Exchange:
             await self._stream(call)
             return
         message = await call.receive_one()
+        if len(message) > self.max_message:
+            raise too_large(Side.REQUEST, self.max_message, len(message))
         body = wire.compressed_frame(message) if call.compression == "gzip" else wire.frame(message)
         pool = self.pool
         for turn in range(TRIES):
@@ -151,7 +151,7 @@ class Exchange:
 
 def _leave(call: Call, stream: Stream) -> None:
     """Leave nothing of the stream behind, whether or not it has ended."""
-    if call.deadline is not None and monotonic() >= call.deadline - EARLY:
+    if call.deadline is not None and monotonic() >= call.deadline - status.EARLY:
         stream.connection.reset_later(stream)
     stream.close()
 
@@ -166,7 +166,7 @@ def _outcome(call: Call, stream: Stream) -> None:
     if headed and not call.headers_sent:
         call.headers += status.metadata_of(stream.headers or ())
     if stream.failure is not None:
-        raise stream.failure
+        raise status.at_deadline(stream.failure, call.deadline, monotonic())
     if stream.trailers == _OK:
         return
     error, trailers = status.read(stream.trailers or ())
@@ -181,8 +181,7 @@ def _refused(pool: Pool) -> StatusError:
 
 def _only(stream: Stream) -> bytes:
     if len(stream.messages) != 1:
-        text = f"the service answered with {len(stream.messages)} messages, and the method has one response"
-        raise Internal(text).at(stream.connection.address)
+        raise wrong_count(len(stream.messages)).at(stream.connection.address)
     return stream.messages[0]
 
 
@@ -258,6 +257,9 @@ class _Streaming:
             self.stream.write(b"", end=True)
 
     async def _forward(self, message: bytes) -> None:
+        limit = self.exchange.max_message
+        if len(message) > limit:
+            raise too_large(Side.REQUEST, limit, len(message))
         data = wire.compressed_frame(message) if self.gzip else wire.frame(message)
         if self.sent is not None:
             self.sent.append(data)

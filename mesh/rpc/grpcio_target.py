@@ -11,6 +11,7 @@ import random
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -18,10 +19,12 @@ import grpc.aio
 
 from mesh.address import authority, join
 from mesh.call import Metadata, decode_values
-from mesh.errors import Code, Internal, StatusError, Unavailable
+from mesh.errors import Code, StatusError, Unavailable
 from mesh.rpc import resolver, status
 from mesh.rpc.pool import PATIENCE
+from mesh.rpc.stream import wrong_count
 from mesh.rpc.streaming import EOF
+from mesh.sizes import Side, too_large
 
 if TYPE_CHECKING:
     from mesh.call import Call
@@ -32,8 +35,10 @@ _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _READY = grpc.ChannelConnectivity.READY
 _LOOK = 0.02
 """Seconds between two looks at the channels while a call waits; watching them, as grpc.aio offers, cannot be undone."""
-_CORE = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$")
+_CORE = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$|^Stream removed")
 """In texts of grpcio's core about its connections, which name addresses; nothing else tells them from a peer's."""
+_TOO_LARGE = re.compile(r"(?:CLIENT: Received message|^Decompressed message) larger than max(?: \((\d+) vs\. \d+\))?")
+"""Of a response, as grpcio's core says it: a request was measured here before, by the limit of the server."""
 _TEXTS = {
     Code.UNAVAILABLE: "the service cannot be reached now; try again later",
     Code.DEADLINE_EXCEEDED: "the service did not answer within the deadline",
@@ -68,7 +73,7 @@ class GrpcioExchange:
 
     Args:
         addresses: As of ``Target``.
-        max_message: Largest response message, bytes.
+        max_message: Largest message, request and response alike, bytes.
         agent: What ``user-agent`` begins with.
     """
 
@@ -84,6 +89,7 @@ class GrpcioExchange:
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ]
         self._remotes = [_Remote(address, options) for address in addresses]
+        self._max_message = max_message
         self._answered = False  # one of them, since the last time that patience ended
         self._gone: float | None = None
         self._closed = False
@@ -112,17 +118,19 @@ class GrpcioExchange:
         try:
             if method.client_streaming:
                 under_way = remote.multi(method)(**arguments)
-                pump = asyncio.get_running_loop().create_task(_pump(call, under_way), name=f"requests of {method.path}")
+                pump = asyncio.get_running_loop().create_task(
+                    self._pump(call, under_way), name=f"requests of {method.path}"
+                )
                 pump.add_done_callback(_seen)
             else:
-                under_way = remote.multi(method)(await call.receive_one(), **arguments)
+                under_way = remote.multi(method)(self._sized(await call.receive_one()), **arguments)
             try:
                 await _answer(call, under_way)
                 self._answered, self._gone = True, None
             except grpc.aio.AioRpcError as error:
                 if pump is not None and pump.done() and not pump.cancelled() and pump.exception() is not None:
                     raise pump.exception() from None  # type: ignore[misc]
-                raise _status(call, error, remote.address) from None
+                raise self._status(call, error, remote.address) from None
             except asyncio.CancelledError:
                 if pump is not None and pump.done() and not pump.cancelled() and pump.exception() is not None:
                     raise pump.exception() from None  # type: ignore[misc]
@@ -139,6 +147,29 @@ class GrpcioExchange:
         self._closed = True
         for remote in self._remotes:
             await remote.channel.close(None)
+
+    async def _pump(self, call: Call, under_way: Any) -> None:
+        try:
+            while (message := await call.receive()) is not None:
+                self._sized(message)
+                try:
+                    await under_way.write(message)
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    return  # the call has ended; how, its answer says
+            await under_way.done_writing()
+        except Exception:
+            under_way.cancel()
+            raise
+
+    def _sized(self, message: bytes) -> bytes:
+        """Return a request message.
+
+        Raises:
+            ResourceExhausted: It is too large.
+        """
+        if len(message) > self._max_message:
+            raise too_large(Side.REQUEST, self._max_message, len(message))
+        return message
 
     async def _back(self, call: Call) -> _Remote:
         """Return a server when one can be reached, or when patience has ended (or the call's time).
@@ -166,6 +197,27 @@ class GrpcioExchange:
         self._gone = None
         return self._pick()
 
+    def _status(self, call: Call, error: grpc.aio.AioRpcError, address: str) -> StatusError:
+        headers: Any = error.initial_metadata()
+        trailers: Any = error.trailing_metadata()
+        if not call.headers_sent:
+            call.headers += _to_wire(headers)
+        call.trailers += _to_wire(trailers)
+        rich = b""
+        for key, value in trailers or ():
+            if key == status.DETAILS.decode() and isinstance(value, bytes):
+                rich = value
+        details = status.unpack(rich) if rich else ()
+        code, text = error.code().value[0], error.details() or ""
+        large = _TOO_LARGE.search(text) if code == Code.RESOURCE_EXHAUSTED and not details else None
+        if large is not None:
+            return too_large(Side.RESPONSE, self._max_message, int(large[1]) if large[1] else None).at(address)
+        if not _CORE.search(text):  # the server's own, which may be empty
+            return StatusError.of(code, text, details)
+        safe = _TEXTS.get(code, "the call failed on its way to the service")
+        failure = StatusError.of(code, safe, details).at(f"{address}: {text}")
+        return status.at_deadline(failure, call.deadline, monotonic())
+
     def _pick(self) -> _Remote:
         remotes = self._remotes
         if len(remotes) > 1:
@@ -184,19 +236,6 @@ def _seen(pump: asyncio.Task[None]) -> None:
         pump.exception()
 
 
-async def _pump(call: Call, under_way: Any) -> None:
-    try:
-        while (message := await call.receive()) is not None:
-            try:
-                await under_way.write(message)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return  # the call has ended; how, its answer says
-        await under_way.done_writing()
-    except Exception:
-        under_way.cancel()
-        raise
-
-
 async def _answer(call: Call, under_way: Any) -> None:
     if call.method.server_streaming:
         call.headers += _to_wire(await under_way.initial_metadata())
@@ -209,26 +248,8 @@ async def _answer(call: Call, under_way: Any) -> None:
     call.trailers += _to_wire(await under_way.trailing_metadata())
     if not call.method.server_streaming:
         if message is None:
-            raise Internal("the server answered without a message")
+            raise wrong_count(0)
         await call.send(message)
-
-
-def _status(call: Call, error: grpc.aio.AioRpcError, address: str) -> StatusError:
-    headers: Any = error.initial_metadata()
-    trailers: Any = error.trailing_metadata()
-    if not call.headers_sent:
-        call.headers += _to_wire(headers)
-    call.trailers += _to_wire(trailers)
-    rich = b""
-    for key, value in trailers or ():
-        if key == status.DETAILS.decode() and isinstance(value, bytes):
-            rich = value
-    details = status.unpack(rich) if rich else ()
-    code, text = error.code().value[0], error.details() or ""
-    if not _CORE.search(text):  # the server's own, which may be empty
-        return StatusError.of(code, text, details)
-    safe = _TEXTS.get(code, "the call failed on its way to the service")
-    return StatusError.of(code, safe, details).at(f"{address}: {text}")
 
 
 def _to_grpc(metadata: Metadata) -> list[tuple[str, str | bytes]]:

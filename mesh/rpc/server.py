@@ -20,17 +20,23 @@ from mesh.errors import Cancelled, Internal, StatusError, Unavailable, Unimpleme
 from mesh.rpc import wire
 from mesh.rpc.inbound import CONTENT_TYPE, InboundCall, Receive, Send
 
-__all__ = ["GrpcApp"]
+__all__ = ["TRAILERS_EXTENSION", "GrpcApp"]
 
 Pairs = list[tuple[bytes, bytes]]
 
 log = logging.getLogger("mesh.rpc.server")
 
-_TYPE = b"application/grpc"
-_TYPES = frozenset({_TYPE, b"application/grpc+proto"})
 _OTHER = Method("_OTHER", "", "/_OTHER", Empty, Empty, client_streaming=False, server_streaming=False)
 """Stands for every method that is not served, by the name that the semantic conventions give it: callers make up as
 many paths as they like."""
+TRAILERS_EXTENSION = "http.response.trailers"
+"""The ASGI extension; a server offers it for requests with ``te: trailers``, which gRPC's have (PROTOCOL-HTTP2.md)."""
+_OFFERED = frozenset({TRAILERS_EXTENSION})
+"""What is taken for offered by a server that says nothing of extensions."""
+_NO_TRAILERS = (
+    "malformed request: the header `te: trailers` is missing, without which the answer cannot have its status; "
+    "a proxy on the way may have dropped it"
+)
 _BODY_END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -39,12 +45,15 @@ class GrpcApp:
 
     Args:
         methods: Path (``/package.Service/Method``) → the method and what answers it.
-        max_message: Largest request message, bytes.
+        max_message: Largest request message, bytes; a response is measured by who receives it.
         trace: The layer that records calls of methods that are not served too; None if nothing does.
 
     Attributes:
         calls: The calls being answered now.
     """
+
+    malformed: type[StatusError] = Internal
+    """What a request is refused with that no client of gRPC makes."""
 
     __slots__ = ("_closing", "_max_message", "_methods", "_trace", "calls")
 
@@ -70,8 +79,13 @@ class GrpcApp:
             return
         pairs = scope["headers"]
         metadata = Metadata.from_wire(pairs if isinstance(pairs, list) else list(pairs))
-        if metadata.wire(b"content-type") != _TYPE or scope["method"] != "POST":
-            refusal = _no_grpc(scope["method"], metadata.wire(b"content-type") or b"")
+        kind = metadata.wire(b"content-type")
+        if (
+            kind != wire.TYPE
+            or scope["method"] != "POST"
+            or TRAILERS_EXTENSION not in scope.get("extensions", _OFFERED)
+        ):
+            refusal = self._no_grpc(scope, kind or b"")
             if refusal is not None:
                 await _end(send, *refusal)
                 return
@@ -106,6 +120,18 @@ class GrpcApp:
             await call.abort()
         finally:
             self.calls.discard(call)
+
+    def _no_grpc(self, scope: MutableMapping[str, Any], kind: bytes) -> tuple[int, Pairs] | None:
+        """Return the HTTP answer to what is not gRPC, None to what is."""
+        if scope["method"] != "POST":
+            return 405, [(b"allow", b"POST")]
+        if not wire.is_grpc(kind):
+            return 415, [(b"accept-post", wire.TYPE)]
+        if TRAILERS_EXTENSION not in scope.get(
+            "extensions", ()
+        ):  # said before the function runs: its answer could not be sent
+            return 200, [CONTENT_TYPE, *wire.status_pairs(self.malformed(_NO_TRAILERS))]
+        return None
 
     def admit(
         self, scope: MutableMapping[str, Any], metadata: Metadata, receive: Receive, send: Send
@@ -145,15 +171,6 @@ def _unknown(path: str, methods: Mapping[str, Any]) -> StatusError:
     if any(known.startswith(f"/{service}/") for known in methods):
         return Unimplemented(f"service {service} has no method {method}")
     return Unimplemented(f"service {service or path} is not served here")
-
-
-def _no_grpc(method: str, kind: bytes) -> tuple[int, Pairs] | None:
-    """Return the HTTP answer to what is not gRPC, None to what is."""
-    if kind.partition(b";")[0].strip().lower() not in _TYPES:
-        return 415, [(b"accept-post", _TYPE)]
-    if method != "POST":
-        return 405, [(b"allow", b"POST")]
-    return None
 
 
 async def _end(send: Send, status: int, pairs: Pairs) -> None:

@@ -17,10 +17,21 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from mesh.call import RESERVED
-from mesh.errors import Code, StatusError
+from mesh.errors import Code, DeadlineExceeded, StatusError
 from mesh.rpc.wire import percent_decode
 
-__all__ = ["DETAILS", "OWNED", "code_of_http", "code_of_reset", "metadata_of", "pack", "read", "unpack"]
+__all__ = [
+    "DETAILS",
+    "EARLY",
+    "OWNED",
+    "at_deadline",
+    "code_of_http",
+    "code_of_reset",
+    "metadata_of",
+    "pack",
+    "read",
+    "unpack",
+]
 
 DETAILS = b"grpc-status-details-bin"
 
@@ -109,6 +120,27 @@ _RESETS = {
 def code_of_reset(error_code: int) -> Code:
     """Return the status of a stream that ended by RST_STREAM (PROTOCOL-HTTP2.md, Errors)."""
     return _RESETS.get(error_code, Code.UNKNOWN)
+
+
+EARLY = 0.005
+"""Seconds by which a timer may be early, here or in a server. ``grpc-timeout`` is rounded up, so that the deadline of a
+server is not before its client's by more."""
+
+
+def at_deadline(failure: StatusError, deadline: float | None, now: float) -> StatusError:
+    """Return the status of a call whose stream was reset: DEADLINE_EXCEEDED for CANCELLED as the deadline passes.
+
+    A server cancels the stream at the deadline that it was told, and may do so before a timer of the client fires; so
+    the clock judges.
+
+    Args:
+        failure: By the table of ``code_of_reset``.
+        deadline: Of the call, seconds; None without one.
+        now: Seconds of the same clock.
+    """
+    if failure.code is not Code.CANCELLED or deadline is None or now < deadline - EARLY:
+        return failure
+    return DeadlineExceeded("the service did not answer within the deadline").at(f"{failure.where}: {failure.message}")
 
 
 _HTTP = {

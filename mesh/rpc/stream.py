@@ -10,14 +10,24 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mesh.errors import Code, DeadlineExceeded, Internal, ResourceExhausted, StatusError, Unavailable
+from mesh.errors import (
+    Code,
+    DeadlineExceeded,
+    Internal,
+    ResourceExhausted,
+    StatusError,
+    Unavailable,
+    Unimplemented,
+    Unknown,
+)
 from mesh.rpc import wire
 from mesh.rpc.status import code_of_http, code_of_reset, metadata_of
+from mesh.sizes import Side
 
 if TYPE_CHECKING:
     from mesh.rpc.connection import Connection
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "wrong_count"]
 
 
 class Stream:
@@ -38,7 +48,7 @@ class Stream:
     """
 
     __slots__ = (
-        "_encoding", "_frames", "_held", "_streaming", "_waiter", "_writer", "connection", "ended", "failure",
+        "_begun", "_frames", "_held", "_streaming", "_waiter", "_writer", "connection", "ended", "failure",
         "headers", "id", "limit", "messages", "plain", "trailers", "unprocessed",
     )  # fmt: skip
 
@@ -55,7 +65,7 @@ class Stream:
         self.failure: StatusError | None = None
         self.unprocessed = False
         self._streaming = streaming
-        self._encoding: bytes | None = None  # of the messages; None until headers said that there will be some
+        self._begun = False  # headers said that there will be messages
         self._frames: wire.Deframer | None = None  # made for what does not arrive in one piece
         self._held = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -118,7 +128,7 @@ class Stream:
         self.headers = headers
         if not end and headers == self.connection.usual:
             self.plain = True
-            self._encoding = b"identity"
+            self._begun = True
             if self._streaming:
                 self._wake()
             return
@@ -131,16 +141,14 @@ class Stream:
                 self.failure = _not_grpc(status, content, self.connection.address)
             self._end()
             return
-        if status != b"200" or not content.startswith(b"application/grpc"):
+        encoding = fields.get(b"grpc-encoding", b"identity")
+        if status != b"200" or not wire.is_grpc(content):
             self._refuse(_not_grpc(status, content, self.connection.address))
             return
-        encoding = fields.get(b"grpc-encoding", b"identity")
-        try:
-            wire.check_encoding(encoding)
-        except StatusError as error:
-            self._refuse(error)
+        if encoding not in wire.ENCODINGS:  # a server's is UNIMPLEMENTED, a client's INTERNAL (compression.md)
+            self._refuse(Internal(wire.unknown_encoding(encoding)).at(self.connection.address))
             return
-        self._encoding = encoding
+        self._begun = True
         if encoding == b"identity" and not metadata_of(headers):
             self.connection.usual = headers
         if self._streaming:
@@ -149,7 +157,7 @@ class Stream:
     def on_data(self, data: bytes, end: bool) -> None:  # noqa: FBT001 - an event's field
         """Bytes of the response's body came."""
         if data:
-            if self._encoding is None or self.ended:
+            if not self._begun or self.ended:
                 self.connection.acknowledge(self.id, len(data))
             else:
                 try:
@@ -163,8 +171,7 @@ class Stream:
                         self._wake()
                     elif len(self.messages) > 1:
                         self.connection.acknowledge(self.id, len(data))
-                        text = "the service answered more than once, and the method has one response"
-                        self._refuse(Internal(text).at(self.connection.address))
+                        self._refuse(wrong_count(len(self.messages)).at(self.connection.address))
                         return
                 # Bytes of a message that is not whole yet must not hold the window: it may be larger than the window.
                 if self._streaming and self.messages:
@@ -226,7 +233,8 @@ class Stream:
                 self.messages.append(message)
                 return True
             if frames is None:
-                frames = self._frames = wire.Deframer(self.limit, self._encoding)
+                encoding = dict(self.headers or ()).get(b"grpc-encoding")
+                frames = self._frames = wire.Deframer(self.limit, encoding, Side.RESPONSE)
         frames.feed(data)
         before = len(self.messages)
         while (message := frames.next()) is not None:
@@ -247,12 +255,20 @@ class Stream:
             self._waiter.set_result(None)
 
 
+def wrong_count(messages: int) -> StatusError:
+    """Return the status of an answer that has not the one message of its method (statuscodes.md)."""
+    return Unimplemented(f"the service answered with {messages or 'no'} messages, and the method has one response")
+
+
 def _not_grpc(status: bytes, content: bytes, address: str) -> StatusError:
-    """Return the status of an answer that is not gRPC's (http-grpc-status-mapping.md)."""
+    """Return the status of an answer that is not gRPC's, or in another form (http-grpc-status-mapping.md)."""
     if status == b"200":
-        kind = content.decode("latin-1")
+        kind = content.decode("latin-1")[:100]
+        if wire.is_grpc(content):
+            return Unknown("the service ended its answer without a status").at(address)
         text = f"the service answered with content-type {kind!r}, not application/grpc"
-        return StatusError.of(Code.UNKNOWN, text).at(address)
+        code = Code.INTERNAL if content.startswith(b"application/grpc+") else Code.UNKNOWN
+        return StatusError.of(code, text).at(address)
     number = int(status) if status.isdigit() else 0
     text = f"the service answered with HTTP status {number}, not with gRPC"
     return StatusError.of(code_of_http(number), text).at(address)

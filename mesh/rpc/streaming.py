@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from mesh.call import Call, Metadata
-from mesh.errors import Internal
-from mesh.rpc.calls import CallFacade, OutboundCall
+from mesh.errors import StatusError
+from mesh.rpc.calls import CallFacade, OutboundCall, undecodable
+from mesh.rpc.stream import wrong_count
 
 if TYPE_CHECKING:
     from mesh.rpc.channel import MultiCallable
@@ -179,6 +180,26 @@ class _Core(OutboundCall):
             self._answer_out.give()
         return message
 
+    def decode(self, message: bytes) -> Any:
+        """Return a response message as the stub's deserializer gives it.
+
+        Raises:
+            CallError: It does not take it; the call has ended with INTERNAL.
+        """
+        try:
+            return self.multi.deserialize(message)
+        except Exception as error:
+            raise self.failed(undecodable(self.multi)) from error
+
+    def failed(self, status: StatusError) -> BaseException:
+        """End the call because of its answer, if it has not ended, and return the failure."""
+        self.over = False  # what the server said of the end does not count
+        self.finish(status)
+        if self.task is not None:
+            self.task.cancel()
+        assert self.error is not None  # noqa: S101 - finish makes it
+        return self.error
+
     async def until_headers(self) -> None:
         """Return when the headers have come, or the end."""
         await self._headers_in.wait()
@@ -262,12 +283,12 @@ class _Reading(_StreamingCall):
             CallError: The call has failed.
         """
         message = await self._inside.get()
-        return EOF if message is None else self._inside.multi.deserialize(message)
+        return EOF if message is None else self._inside.decode(message)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         core = self._inside
         while (message := await core.get()) is not None:
-            yield core.multi.deserialize(message)
+            yield core.decode(message)
 
 
 class UnaryStreamCall(_Reading):
@@ -305,8 +326,8 @@ class StreamUnaryCall(_Writing):
             raise
         core.raise_error()
         if not core.answers:
-            raise Internal("the call ended without a response")
-        return core.multi.deserialize(core.answers[0])
+            raise core.failed(wrong_count(0))
+        return core.decode(core.answers[0])
 
 
 _abc: Any = grpc.aio  # its calls are ABCs, which its type stubs do not say

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_MESSAGE", "Target"]
 
 MAX_MESSAGE = 4 * 2**20
-"""Largest response message when nothing is said, bytes: gRPC's default."""
+"""Largest message when nothing is said, bytes: gRPC's default."""
 
 
 class Target:
@@ -28,7 +28,8 @@ class Target:
         addresses: ``host:port`` or ``[IPv6]:port``; a name may stand for several servers and is resolved again as time
             passes.
         transport: ``"ngh2"`` (our channel on libnghttp2) or ``"grpcio"``.
-        max_message: Largest response message, bytes; a larger one ends its call with RESOURCE_EXHAUSTED.
+        max_message: Largest message, request and response alike, bytes; a larger one ends its call with
+            RESOURCE_EXHAUSTED, and its ``google.rpc.ErrorInfo`` says which it was.
         tls: TLS context, or None for plain text. Only for ``"ngh2"``.
 
     Raises:

@@ -19,21 +19,27 @@ from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
 from mesh.call import MOST_METADATA
-from mesh.errors import Internal, ResourceExhausted, StatusError, Unimplemented
+from mesh.errors import Internal, StatusError, Unimplemented
+from mesh.sizes import Side, too_large
 
 __all__ = [
     "ACCEPTED",
+    "ENCODINGS",
     "OK",
     "PREFIX",
+    "TYPE",
+    "TYPES",
     "Deframer",
     "check_encoding",
     "compressed_frame",
     "format_timeout",
     "frame",
+    "is_grpc",
     "parse_timeout",
     "percent_decode",
     "percent_encode",
     "status_pairs",
+    "unknown_encoding",
     "whole",
 ]
 
@@ -42,6 +48,12 @@ Pairs = list[tuple[bytes, bytes]]
 PREFIX = struct.Struct(">BI")
 """Before each message: one byte flag (1: compressed), then its length."""
 
+TYPE = b"application/grpc"
+TYPES = frozenset({TYPE, b"application/grpc+proto"})
+"""``content-type`` of gRPC with protobuf messages."""
+
+ENCODINGS = frozenset({b"identity", b"gzip"})
+"""What ``grpc-encoding`` may be."""
 ACCEPTED = b"identity,gzip"
 """What ``grpc-accept-encoding`` says of us."""
 
@@ -77,16 +89,24 @@ def whole(data: bytes, limit: int) -> bytes | None:
     return data[PREFIX.size :] if flag == 0 and length == len(data) - PREFIX.size <= limit else None
 
 
+def is_grpc(content_type: bytes) -> bool:
+    """Whether a ``content-type`` is gRPC's with protobuf messages: alone, as ``+proto``, or with parameters."""
+    return content_type == TYPE or content_type.partition(b";")[0].strip().lower() in TYPES
+
+
+def unknown_encoding(encoding: bytes) -> str:
+    """Return the text that refuses a ``grpc-encoding``: INTERNAL for a client, UNIMPLEMENTED for a server."""
+    return f"grpc-encoding {encoding[:100].decode('ascii', 'replace')!r} is not understood; identity and gzip are"
+
+
 def check_encoding(encoding: bytes) -> None:
-    """Check a ``grpc-encoding``.
+    """Check the ``grpc-encoding`` of a request.
 
     Raises:
-        Unimplemented: It is neither ``identity`` nor ``gzip``.
+        Unimplemented: It is neither ``identity`` nor ``gzip`` (doc/compression.md).
     """
-    if encoding not in (b"identity", b"gzip"):
-        raise Unimplemented(
-            f"grpc-encoding {encoding.decode('ascii', 'replace')!r} is not understood; identity and gzip are"
-        )
+    if encoding not in ENCODINGS:
+        raise Unimplemented(unknown_encoding(encoding))
 
 
 class Deframer:
@@ -95,13 +115,15 @@ class Deframer:
     Args:
         limit: Largest message in bytes, compressed and not.
         encoding: The peer's ``grpc-encoding``, None when it sent none.
+        side: Which messages they are.
     """
 
-    __slots__ = ("_buffer", "_gzip", "_limit")
+    __slots__ = ("_buffer", "_encoding", "_limit", "_side")
 
-    def __init__(self, limit: int, encoding: bytes | None = None) -> None:
+    def __init__(self, limit: int, encoding: bytes | None = None, side: Side = Side.REQUEST) -> None:
         self._limit = limit
-        self._gzip = encoding == b"gzip"
+        self._side = side
+        self._encoding = encoding
         self._buffer = bytearray()
 
     @property
@@ -127,10 +149,11 @@ class Deframer:
         flag, length = _unpack(buffer)
         if flag > 1:
             raise Internal(f"malformed message: the flag byte is {flag}; 0 or 1 was expected")
-        if flag and not self._gzip:
-            raise Internal("malformed message: it is marked compressed, but no grpc-encoding was declared")
+        if flag and self._encoding != b"gzip":
+            declared = "not declared" if self._encoding is None else "identity"
+            raise Internal(f"malformed message: it is marked compressed, and grpc-encoding is {declared}")
         if length > self._limit:
-            raise ResourceExhausted(f"a message of {length} bytes is larger than the limit of {self._limit}")
+            raise too_large(self._side, self._limit, length)
         end = PREFIX.size + length
         if len(buffer) < end:
             return None
@@ -145,7 +168,7 @@ class Deframer:
         except zlib.error:
             raise Internal("malformed message: the gzip data are corrupt") from None
         if len(message) > self._limit:
-            raise ResourceExhausted(f"a message is larger than the limit of {self._limit} bytes when decompressed")
+            raise too_large(self._side, self._limit)
         if not unpacker.eof or unpacker.unused_data:
             raise Internal("malformed message: the gzip data are corrupt")
         return message

@@ -4,13 +4,19 @@
 - ``GET /traces``: the last traces; ``?limit=``.
 - ``GET /traces/{id}``: one trace; the beginning of its id is enough if it is the only one.
 
+Both take ``?wait=SECONDS``: components export a moment after their spans have ended, so who asks right after a response
+waits that long, for one trace only until it is whole.
+
 For loopback only: there is no authentication, and no other signal is taken.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -30,6 +36,9 @@ _PROTOBUF = "application/x-protobuf"
 _GZIP = 16 + zlib.MAX_WBITS
 """Window bits that make zlib expect a gzip header."""
 MAX_BODY = 16 * 2**20
+LONGEST_WAIT = 10.0
+"""Seconds."""
+_DIGITS = 9
 
 
 class _RefusedError(Exception):
@@ -49,6 +58,7 @@ class Receiver:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._news = asyncio.Event()
 
     async def __call__(
         self,
@@ -67,7 +77,7 @@ class Receiver:
             if scope["path"] == "/v1/traces":
                 kind, body = _PROTOBUF, await self._export(scope, receive)
             else:
-                body = orjson.dumps(self._show(scope))
+                body = orjson.dumps(await self._show(scope))
             status = 200
         except _RefusedError as refused:
             kind, status, body = "application/json", refused.status, orjson.dumps({"message": str(refused)})
@@ -89,28 +99,44 @@ class Receiver:
             raise _RefusedError(400, "the body is no ExportTraceServiceRequest") from None
         response = ExportTraceServiceResponse()
         refused = self._store.add(request)
+        self._news.set()
         if refused:
             response.partial_success.rejected_spans = refused
             response.partial_success.error_message = "trace ids have 16 bytes and span ids 8"
         return response.SerializeToString()
 
-    def _show(self, scope: Message) -> Any:
+    async def _show(self, scope: Message) -> Any:
         path: str = scope["path"]
         if path != "/traces" and not path.startswith("/traces/"):
             raise _RefusedError(404, "known are POST /v1/traces, GET /traces and GET /traces/{id}")
         if scope["method"] not in ("GET", "HEAD"):
             raise _RefusedError(405, "traces are read with GET")
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        limit, wait = _number(query, "limit", 50), _number(query, "wait", 0)
+        wanted = path.removeprefix("/traces").removeprefix("/")
+        await self._settled(wanted, min(wait, LONGEST_WAIT))
         if path == "/traces":
-            limit = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("limit", ["50"])[-1]
-            if not (limit.isascii() and limit.isdigit()):
-                raise _RefusedError(400, f"limit must be a number, not {limit!r}")
-            return {"traces": self._store.traces(int(limit))}
-        wanted = path.removeprefix("/traces/")
+            return {"traces": self._store.traces(limit)}
         found = self._store.find(wanted)
         if len(found) != 1:
             what = "no trace begins" if not found else f"{len(found)} traces begin"
             raise _RefusedError(404, f"{what} with {wanted!r}")
         return self._store.trace(found[0])
+
+    async def _settled(self, wanted: str, seconds: float) -> None:
+        """Wait for what components still have: for one trace until it is whole."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not (wanted and self._store.whole(wanted, time.time_ns())):
+                    self._news.clear()
+                    await self._news.wait()
+
+
+def _number(query: Mapping[str, list[str]], name: str, default: int) -> int:
+    text = query.get(name, [str(default)])[-1]
+    if not (text.isascii() and text.isdigit()) or len(text) > _DIGITS:
+        raise _RefusedError(400, f"{name} must be a number, not {text[:40]!r}")
+    return int(text)
 
 
 async def _lifespan(receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:

@@ -17,6 +17,8 @@ __all__ = ["Store"]
 _KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
 _OVERHEAD = 600
 """Bytes that a span takes here beyond its size on the wire, roughly."""
+SETTLED = 5 * 10**9
+"""Nanoseconds after the end of a trace's last span in which all of its spans have come."""
 
 
 class _Trace:
@@ -89,6 +91,28 @@ class Store:
                 other for other, one in self._traces.items() if other != trace_id and trace_id in _linked(one)
             ),
         }
+
+    def whole(self, prefix: str, now: int) -> bool:
+        """Whether nothing more is to be expected of the only trace that begins with ``prefix``.
+
+        Components export apart from each other. A trace is whole when it has the parent of every span and a child of
+        every client span that did not fail. One that ended a while ago has all that it will have: the caller of its
+        first span, or the callee of its last, exports elsewhere or nowhere.
+
+        Args:
+            prefix: How its id begins.
+            now: Unix time, nanoseconds.
+        """
+        found = self.find(prefix)
+        if len(found) != 1:
+            return False
+        spans = self._traces[found[0]].spans
+        if now - max(span["end"] for span in spans.values()) > SETTLED:
+            return True
+        parents = {span["parent_id"] for span in spans.values()}
+        return parents - {None} <= spans.keys() and all(
+            span["error"] or span["kind"] != "client" or span_id in parents for span_id, span in spans.items()
+        )
 
     def _summaries(self, traces: Iterable[str]) -> list[dict[str, Any]]:
         found = (_summary(trace_id, list(self._traces[trace_id].spans.values())) for trace_id in traces)

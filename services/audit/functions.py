@@ -16,6 +16,7 @@ from audit.v1 import audit_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from meshapi.v1 import annotations_pb2 as meshapi
 from registration.v1 import events_pb2 as events
 from sqlalchemy import Select, insert, select, update
@@ -24,6 +25,8 @@ from mesh import Context, InvalidArgument
 from services.audit.tables import counter, records
 
 PAGE, LARGEST_PAGE = 50, 500
+LAST = 2**63 - 1
+"""The largest sequence number that the database holds."""
 LOOK = 1.0
 """Seconds between looks at what other replicas have recorded."""
 
@@ -46,9 +49,9 @@ async def list_records(request: pb.ListRecordsRequest, context: Context) -> pb.L
     if request.page_token:
         query = query.where(records.c.sequence < _place(request.page_token))
     if request.HasField("since"):
-        query = query.where(records.c.happened_at >= request.since.ToMicroseconds())
+        query = query.where(records.c.happened_at >= _microseconds(request.since, "since"))
     if request.HasField("until"):
-        query = query.where(records.c.happened_at < request.until.ToMicroseconds())
+        query = query.where(records.c.happened_at < _microseconds(request.until, "until"))
     async with context.transaction() as tx:
         rows = (await tx.execute(query)).all()
     page, more = rows[:size], rows[size:]
@@ -136,10 +139,18 @@ def _of(query: Select[Any], user_id: str, type_: str) -> Select[Any]:
 
 
 def _place(token: str) -> int:
-    if not token.isdecimal() or len(token) > len(str(2**62)):
+    if not (token.isascii() and token.isdecimal()) or len(token) > len(str(LAST)) or int(token) > LAST:
         text = "must be a next_page_token as it was given"
         raise InvalidArgument(f"page_token {text}", violations={"page_token": text})
     return int(token)
+
+
+def _microseconds(at: Timestamp, field: str) -> int:
+    try:
+        return at.ToMicroseconds()
+    except ValueError:
+        text = "must be a time from the year 1 to 9999"
+        raise InvalidArgument(f"{field} {text}", violations={field: text}) from None
 
 
 def _record(row: Any) -> pb.Record:

@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.api_jws import PyJWS
 
 from mesh.auth import TokenVerifier, fetch_url, keyset
 from mesh.auth.cache import Cache
@@ -94,6 +95,30 @@ async def test_a_valid_token_is_an_identity_and_then_a_lookup():
 async def test_a_refusal_says_what_is_wrong(claims: dict[str, Any], message: str):
     with pytest.raises(Unauthenticated, match=message):
         await verifier(Issuer(jwk(KEY))).verify(token(**claims))
+
+
+HUGE = "1" + "0" * 400
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize(
+    "value", [HUGE, f"-{HUGE}", "9" * 5000, "1e400", "-1e400", "NaN", "1e308",
+              "253402300800", '"1e9"', '"x"', "[1]", "{}",
+              "[" * 3000 + "]" * 3000]
+)  # fmt: skip
+async def test_a_time_that_is_none_is_refused(claim: str, value: str):
+    """JSON has numbers of any length, and Python reads a few that are none."""
+    claims = {"iss": '"me"', "aud": '"mesh"', "sub": '"u1"', "exp": "4000000000", claim: value}
+    payload = "{" + ",".join(f'"{name}":{text}' for name, text in claims.items()) + "}"
+    text = b"Bearer " + PyJWS().encode(payload.encode(), KEY, algorithm="EdDSA", headers={"kid": "k1"}).encode()
+    tokens = verifier(Issuer(jwk(KEY)))
+    with pytest.raises(Unauthenticated, match=r"is no time|malformed|not valid yet|has expired"):
+        await tokens.verify(text)
+    assert tokens.known(text) is None
+
+
+async def test_the_last_time_that_there_is():
+    assert (await verifier(Issuer(jwk(KEY))).verify(token(exp=253_402_300_799, nbf=0, iat=-1))).subject == "u1"
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,50 @@ async def test_what_is_no_grpc_is_refused_as_http(contract):
         assert "HTTP/2" in json.loads(body)["message"]
 
 
+GRPC = b"application/grpc, application/grpc+proto"
+WEB = b"application/grpc-web, application/grpc-web+proto, application/grpc-web-text, application/grpc-web-text+proto"
+UNARY = "/conformance.v1.Echo/Unary"
+
+
+@pytest.mark.parametrize("path", [UNARY, "/edge.v1.Library/GetBook", "/grpc.health.v1.Health/Check"])
+@pytest.mark.parametrize("kind", [b"text/plain", b"application/json", b"application/octet-stream", b"", None])
+async def test_another_media_type_at_a_path_of_grpc_is_415(contract, path, kind):
+    async with grpc_edge(contract) as edge, raw_client(edge.address) as client:
+        answer = await client.call(b"{}", path=path, content_type=kind)
+        said = json.loads(answer.body)
+    assert (answer.http, answer.headers[b"accept-post"]) == (415, GRPC + b", " + WEB)
+    assert said["message"].startswith(f"{path} takes gRPC and gRPC-Web, not ")
+    assert ("; over HTTP it is GET /v1/" in said["message"]) is (path == "/edge.v1.Library/GetBook")
+
+
+async def test_by_http_1_a_path_of_grpc_takes_grpc_web(contract):
+    async with grpc_edge(contract) as edge:
+
+        def post():
+            connection = http.client.HTTPConnection(*edge.address.split(":"), timeout=10)
+            connection.request("POST", UNARY, b"{}", {"content-type": "text/plain"})
+            response = connection.getresponse()
+            found = response.status, response.headers["accept-post"]
+            connection.close()
+            return found
+
+        assert await asyncio.to_thread(post) == (415, WEB.decode())
+
+
+@pytest.mark.parametrize("verb", [b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS"])
+async def test_another_verb_at_a_path_of_grpc(contract, verb):
+    async with grpc_edge(contract) as edge, raw_client(edge.address) as client:
+        answer = await client.answer(client.request(UNARY, method=verb, content_type=None, end=True))
+    expected = (204, b"OPTIONS, POST") if verb == b"OPTIONS" else (405, b"POST")
+    assert (answer.http, answer.headers[b"allow"]) == expected
+
+
+@pytest.mark.parametrize("path", ["/conformance.v1.Echo/Nothing", "/conformance.v1.Echo", "/edge.v1.Library/Hidden"])
+async def test_what_is_no_path_of_grpc_stays_404(contract, path):
+    async with grpc_edge(contract) as edge, raw_client(edge.address) as client:
+        assert (await client.call(b"{}", path=path, content_type=b"text/plain")).http == 404
+
+
 async def test_health_of_the_edge(contract):
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 

@@ -8,6 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mesh.contract import Contract
 from mesh.errors import InvalidArgument, Unavailable
 from mesh.events import reader, tries
 from mesh.events.again import consumer_for
+from mesh.events.cloudevents import Event
 from mesh.events.consumers import Consumer, consumers_of, ensure
 from mesh.events.dead import read_letter
 from mesh.events.delivery import Patience
@@ -67,6 +69,22 @@ async def test_what_was_published_before_the_first_start_is_delivered_too(contra
         async with delivering(contract, nats_url, {"on_happened": seen.on_happened}):
             await until(lambda: seen.count == 2)
     assert seen.numbers == {"k": [1, 2]}
+
+
+async def test_a_delivery_has_the_time_of_its_method(contract: Contract, nats_url: str) -> None:
+    """OnHappened says 2 s, OnNoted ``no_time_limit``."""
+    left: dict[str, float | None] = {}
+
+    async def note(request: Any, context: Any) -> Empty:
+        left[request.DESCRIPTOR.name] = context.remaining()
+        return Empty()
+
+    noted = Event(id="n", type="delivery.v1.Noted", source="test", data=b"", key="", time=datetime.now(UTC))
+    async with delivering(contract, nats_url, {"on_happened": note, "on_noted": note}) as replica:
+        await publish(replica.broker, happened("k"), noted)
+        await until(lambda: len(left) == 2)
+    assert left.pop("Noted") is None
+    assert 0 < (left.pop("Happened") or 0) <= 2
 
 
 async def test_a_failing_key_holds_only_itself(contract: Contract, nats_url: str) -> None:

@@ -108,47 +108,6 @@ async def test_a_stream_above_goaways_last_stream_is_tried_elsewhere(faulty, cha
     assert server.peers[-1].bodies[1] == framed(b"a") + framed(b"b")
 
 
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        (ErrorCode.INTERNAL_ERROR, "INTERNAL"),
-        (ErrorCode.CANCEL, "CANCELLED"),
-        (ErrorCode.ENHANCE_YOUR_CALM, "RESOURCE_EXHAUSTED"),
-        (ErrorCode.INADEQUATE_SECURITY, "PERMISSION_DENIED"),
-        (ErrorCode.HTTP_1_1_REQUIRED, "UNKNOWN"),
-    ],
-)
-async def test_resets(faulty, channel, code, expected):
-    server = await faulty(lambda peer, stream_id: peer.h2.reset_stream(stream_id, code))
-    error = await failure(unary(channel(server.address)))
-    assert error.code().name == expected
-
-
-@pytest.mark.parametrize(
-    ("headers", "expected"),
-    [
-        ([(b":status", b"404"), (b"content-type", b"text/html")], "UNIMPLEMENTED"),
-        ([(b":status", b"503"), (b"content-type", b"text/html")], "UNAVAILABLE"),
-        ([(b":status", b"401")], "UNAUTHENTICATED"),
-        ([(b":status", b"302")], "UNKNOWN"),
-        ([(b":status", b"200"), (b"content-type", b"text/html")], "UNKNOWN"),
-    ],
-)
-@pytest.mark.parametrize("body", [True, False])
-async def test_answers_that_are_not_grpc(faulty, channel, headers, expected, body):
-    def answer(peer, stream_id):
-        peer.h2.send_response(stream_id, headers, end_stream=not body)
-        if body:
-            peer.h2.send_data(stream_id, b"<html>" * 100_000, end_stream=True)
-
-    server = await faulty(answer)
-    made = channel(server.address)
-    for _ in range(30):  # more than the connection's window in all
-        error = await failure(unary(made))
-        assert error.code().name == expected
-        assert server.address in error.debug_error_string()
-
-
 async def test_trailers_only(faulty, channel):
     trailers = [*HEADERS, (b"grpc-status", b"5"), (b"grpc-message", b"no%20such%20thing"), (b"x-why", b"gone")]
     server = await faulty(lambda peer, stream_id: peer.h2.send_response(stream_id, trailers, end_stream=True))
@@ -156,41 +115,6 @@ async def test_trailers_only(faulty, channel):
     assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no such thing")
     assert list(error.trailing_metadata()) == [("x-why", "gone")]
     assert list(error.initial_metadata()) == []
-
-
-@pytest.mark.parametrize(
-    ("body", "trailers", "headers", "expected"),
-    [
-        (b"\0\0\0", OK, HEADERS, "INTERNAL"),
-        (framed(b"abc")[:-1], OK, HEADERS, "INTERNAL"),
-        (framed(b"a", 2), OK, HEADERS, "INTERNAL"),
-        (framed(b"a", 1), OK, HEADERS, "INTERNAL"),
-        (framed(b"a", 1), OK, [*HEADERS, (b"grpc-encoding", b"gzip")], "INTERNAL"),
-        (framed(b"a"), OK, [*HEADERS, (b"grpc-encoding", b"snappy")], "UNIMPLEMENTED"),
-        (framed(b"a") * 2, OK, HEADERS, "INTERNAL"),
-        (b"", OK, HEADERS, "INTERNAL"),
-        (framed(b"a"), [(b"x", b"y")], HEADERS, "UNKNOWN"),
-        (framed(b"a"), [(b"grpc-status", b"x")], HEADERS, "UNKNOWN"),
-        (framed(b"a"), [(b"grpc-status", b"99")], HEADERS, "UNKNOWN"),
-        (framed(b"a"), None, HEADERS, "INTERNAL"),
-        (b"\0\xff\xff\xff\xff", OK, HEADERS, "RESOURCE_EXHAUSTED"),
-        (framed(zlib.compress(bytes(2**24), wbits=31), 1), OK, [*HEADERS, (b"grpc-encoding", b"gzip")],
-         "RESOURCE_EXHAUSTED"),
-    ],
-)  # fmt: skip
-async def test_malformed_answers(faulty, channel, body, trailers, headers, expected):
-    def answer(peer, stream_id):
-        peer.h2.send_response(stream_id, headers)
-        peer.h2.send_data(stream_id, body, end_stream=trailers is None)
-        if trailers is not None:
-            peer.h2.send_trailers(stream_id, trailers)
-
-    server = await faulty(answer)
-    made = channel(server.address)
-    assert (await failure(unary(made))).code().name == expected
-    server.answer = lambda peer, stream_id: peer.respond(stream_id, b"fine")
-    assert await unary(made) == b"fine"
-    assert server.accepted == 1
 
 
 async def test_gzip_answer(faulty, channel):

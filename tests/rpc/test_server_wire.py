@@ -52,9 +52,26 @@ async def test_any_other_content_type_is_415(client: RawClient, kind: bytes | No
 
 
 @pytest.mark.parametrize("method", [b"GET", b"PUT"])
-async def test_only_post(client: RawClient, method: bytes) -> None:
-    answer = await client.answer(client.request(method=method, end=True))
+@pytest.mark.parametrize("kind", [b"application/grpc", b"application/json", None])
+async def test_only_post(client: RawClient, method: bytes, kind: bytes | None) -> None:
+    answer = await client.answer(client.request(method=method, content_type=kind, end=True))
     assert (answer.http, answer.headers[b"allow"]) == (405, b"POST")
+
+
+async def test_without_te_nothing_runs(contract: Contract, capfd: pytest.CaptureFixture[str]) -> None:
+    ran: list[Call] = []
+
+    async def note(call: Call, next: Handler) -> None:
+        ran.append(call)
+        await next(call)
+
+    async with hosted(contract, authorize=note) as address, raw_client(address) as client:
+        answer = await client.call(frame(HELLO), te=None)
+        assert (answer.http, answer.status, answer.trailers_only) == (200, 13, True)
+        assert "`te: trailers` is missing" in answer.message
+        assert (await client.call(frame(HELLO))).status == 0
+    assert len(ran) == 1
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("value", [b"", b"5", b"S", b"-1S", b"1.5S", b"123456789S", b"5s", b"5 S"])

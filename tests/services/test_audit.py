@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from audit.v1 import audit_pb2 as pb
+from google.protobuf.timestamp_pb2 import Timestamp
 from meshapi.v1 import annotations_pb2 as meshapi
 from registration.v1 import registration_pb2
 from sample import Sample
@@ -85,7 +86,20 @@ async def test_pages_and_filters(sample: Sample):
     assert everything[1] not in until.records
 
 
-@pytest.mark.parametrize("wrong", [{"page_size": -1}, {"page_token": "x"}, {"page_token": "9" * 30}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"page_size": -1},
+        {"page_token": "x"},
+        {"page_token": "-1"},
+        {"page_token": "٣"},
+        {"page_token": str(2**63)},
+        {"page_token": "9" * 19},
+        {"page_token": "9" * 5000},
+        {"since": Timestamp(seconds=2**62)},
+        {"until": Timestamp(nanos=-1)},
+    ],
+)
 async def test_what_cannot_be_is_named(sample: Sample, wrong: dict[str, Any]):
     with pytest.raises(InvalidArgument, match=next(iter(wrong))):
         await listed(sample, **wrong)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import time
 import zlib
 from typing import Any
 
@@ -182,6 +184,48 @@ async def test_what_it_refuses(
 )
 async def test_other_paths_and_methods(method: str, path: str, query: bytes, status: int) -> None:
     assert (await ask(Receiver(Store()), method, path, query=query)).status == status
+
+
+async def test_who_asks_right_after_a_response_waits_for_the_rest() -> None:
+    """Each component exports for itself: the sidecar's span, here, comes first."""
+    app = Receiver(Store())
+    now = time.time_ns()
+    root = span(7, 1, start=now - 3, end=now, kind=Span.SPAN_KIND_SERVER)
+    call = span(7, 2, parent=1, start=now - 2, end=now, kind=Span.SPAN_KIND_CLIENT)
+    inner = span(7, 3, parent=2, start=now - 1, end=now, kind=Span.SPAN_KIND_SERVER)
+    asking = asyncio.create_task(ask(app, "GET", f"/traces/{7:032x}", query=b"wait=9"))
+    for sent in (inner, root, call):
+        await asyncio.sleep(0)
+        assert not asking.done()
+        await post(app, request(sent).SerializeToString())
+    answer = await asyncio.wait_for(asking, 5)
+    assert [one["name"] for one in answer.json["spans"]] == ["span 1", "span 2", "span 3"]
+
+
+@pytest.mark.parametrize(
+    ("spans", "whole"),
+    [
+        ([], False),
+        ([{"number": 1}], True),
+        ([{"number": 2, "parent": 1}], False),
+        ([{"number": 1, "kind": Span.SPAN_KIND_CLIENT}], False),
+        ([{"number": 1, "kind": Span.SPAN_KIND_CLIENT, "status": Status(code=Status.STATUS_CODE_ERROR)}], True),
+        ([{"number": 1, "kind": Span.SPAN_KIND_CLIENT}, {"number": 2, "parent": 1}], True),
+    ],
+)
+def test_a_trace_is_whole_when_nothing_is_seen_to_be_missing(spans: list[dict[str, Any]], *, whole: bool) -> None:
+    store = Store()
+    store.add(request(*(span(7, **one, end=5000) for one in spans)))
+    assert store.whole(f"{7:032x}", now=6000) is whole
+    assert store.whole(f"{7:032x}", now=6000 + 10**10) is bool(spans)  # then there will be nothing more
+
+
+async def test_the_list_waits_as_long_as_it_is_told() -> None:
+    app = Receiver(Store())
+    began = asyncio.get_running_loop().time()
+    assert (await ask(app, "GET", "/traces", query=b"wait=1")).json == {"traces": []}
+    assert asyncio.get_running_loop().time() - began >= 0.99
+    assert (await ask(app, "GET", "/traces", query=b"wait=x")).status == 400
 
 
 async def test_spans_without_valid_ids_are_refused_and_told() -> None:

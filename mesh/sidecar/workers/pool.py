@@ -112,10 +112,7 @@ class Pool:
     def handlers(self, *_: object) -> dict[str, tuple[Method, Handler]]:
         """Return path → (method, handler) for every method; one that says nothing has the pool's ``timeout``."""
         limit = float(self._spec.timeout)
-        return {
-            method.path: (method if method.timeout is not None else replace(method, timeout=limit), self)
-            for method in self._methods
-        }
+        return {method.path: (replace(method, timeout=method.time_limit(limit)), self) for method in self._methods}
 
     def prepare(self) -> None:
         """Start the fork server now, beside all else that has to be done before the first worker may start."""
