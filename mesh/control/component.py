@@ -16,17 +16,20 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from mesh.contract import Contract
 from mesh.control.keeper import MARGIN
 from mesh.control.ready import Parent
+from mesh.control.signals import Signals
 from mesh.errors import RemoteError
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    from mesh.main_thread import MainThread
 
 __all__ = ["Part", "compiled", "load", "run", "run_edge", "run_sidecar", "serve"]
 
@@ -108,10 +111,40 @@ def run(file: Path, name: str | None, fd: int | None) -> int:
         _check_exists(manifest, name)
     except Faults as faults:
         return _fail(parent, str(faults))
+    if name is not None and name in manifest.lambdas and manifest.services[name].workers is None:
+        return _beside_a_handler(manifest, contract, name, fd, parent)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if name is None:
             return runner.run(run_edge(manifest, contract, fd, parent))
         return runner.run(run_sidecar(manifest, contract, name, fd, parent))
+
+
+def _beside_a_handler(manifest: Manifest, contract: Contract, name: str, fd: int | None, parent: Parent) -> int:
+    """Run the sidecar of a Lambda function in a thread: the main thread is the handler's, as on AWS."""
+    import uvloop  # noqa: PLC0415 - as above
+
+    from mesh.main_thread import MainThread  # noqa: PLC0415 - only here
+    from mesh.threads import THREADS, Threads  # noqa: PLC0415 - as above
+
+    signals = Signals(_STOPS if _at_terminal() else (*_STOPS, signal.SIGHUP))
+    main = MainThread(Threads(THREADS), signals.keep)
+
+    def sidecar() -> int:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run_sidecar(manifest, contract, name, fd, parent, main, signals))
+
+    return main.beside(sidecar, _leave)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process although the handler does not end: nobody waits for it any more."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _raise_descriptors() -> None:
@@ -134,12 +167,30 @@ def _check_exists(manifest: Manifest, name: str | None) -> None:
         raise Faults([Fault(place, f"there is no [services.{name}] table (services: {known})")])
 
 
-async def run_sidecar(manifest: Manifest, contract: Contract, name: str, fd: int | None, parent: Parent) -> int:
-    """Run the sidecar of one entry; returns the exit code."""
+async def run_sidecar(
+    manifest: Manifest,
+    contract: Contract,
+    name: str,
+    fd: int | None,
+    parent: Parent,
+    main: MainThread | None = None,
+    signals: Signals | None = None,
+) -> int:
+    """Run the sidecar of one entry; returns the exit code.
+
+    Args:
+        manifest: The manifest.
+        contract: The contract.
+        name: The entry.
+        fd: A listening socket to serve instead of the address in mesh.toml.
+        parent: Where to report.
+        main: The main thread, when the loop does not run there.
+        signals: The signals, when the loop does not run in the main thread.
+    """
     from mesh.control import assembly  # noqa: PLC0415 - the rooms below are loaded by who runs them
 
     drain = manifest.services[name].drain
-    return await serve(lambda: assembly.sidecar(manifest, contract, name, fd), parent, drain)
+    return await serve(lambda: assembly.sidecar(manifest, contract, name, fd, main), parent, drain, signals)
 
 
 async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, parent: Parent) -> int:
@@ -150,13 +201,14 @@ async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, paren
     return await serve(lambda: assembly.edge(manifest, contract, fd), parent, manifest.edge.drain)
 
 
-async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
+async def serve(make: Callable[[], Part], parent: Parent, drain: float, signals: Signals | None = None) -> int:
     """Make a part, start it, report, wait for the end, stop it.
 
     Args:
         make: Makes the part; may raise as ``Part.start`` does.
         parent: Where to report.
         drain: Seconds that the stop may take.
+        signals: The signals, when the loop does not run in the main thread.
 
     Returns:
         The exit code: 0, or 1 when it could not start.
@@ -169,8 +221,9 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
             os._exit(1)
         told.set()
 
+    on_signal = loop.add_signal_handler if signals is None else signals.add
     for number in _STOPS:
-        loop.add_signal_handler(number, stop)
+        on_signal(number, stop)
 
     def go() -> None:
         loop.call_soon_threadsafe(cleared.set)
@@ -181,7 +234,7 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
     parent.watch(go, orphaned, drain + MARGIN)
     try:
         part = make()
-        if not await _start(part, told, cleared, parent):
+        if not await _start(part, told, cleared, parent, on_signal):
             return 0
     except (Faults, OSError) as error:
         return _fail(parent, str(error))
@@ -193,7 +246,13 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
     return 0
 
 
-async def _start(part: Part, told: asyncio.Event, cleared: asyncio.Event, parent: Parent) -> bool:
+async def _start(
+    part: Part,
+    told: asyncio.Event,
+    cleared: asyncio.Event,
+    parent: Parent,
+    on_signal: Callable[[int, Callable[[], None]], None],
+) -> bool:
     """Start the part, once that is cleared, and report; False if it was told to stop meanwhile."""
 
     async def start() -> str:
@@ -209,8 +268,8 @@ async def _start(part: Part, told: asyncio.Event, cleared: asyncio.Event, parent
         await asyncio.wait([starting])
         return False
     _settle()
-    if not sys.stdin or not sys.stdin.isatty():  # at a terminal, SIGHUP says that the terminal is gone
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, part.reload)
+    if not _at_terminal():  # where SIGHUP says that the terminal is gone
+        on_signal(signal.SIGHUP, part.reload)
     parent.ready(starting.result())
     return True
 
