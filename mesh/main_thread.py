@@ -29,7 +29,7 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
-from mesh.threads import BRISK, LATEST, Block, Job, Threads
+from mesh.threads import BRISK, Block, Job, Threads
 
 __all__ = ["MainThread", "ignore", "ignoring"]
 
@@ -37,6 +37,8 @@ log = logging.getLogger("mesh.functions")
 
 T = TypeVar("T")
 
+_LATEST = 8
+"""Calls that say how long the functions usually take, as in ``mesh.threads``."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -193,7 +195,7 @@ class MainThread:
     def _done(self, job: Job) -> None:
         if job is not self._job:
             return
-        self._usual += (self._took - self._usual) / LATEST
+        self._usual += (self._took - self._usual) / _LATEST
         self._job = None
         if self._waiting:
             self._give(self._waiting.popleft())

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from mesh.errors import Cancelled
 from mesh.variables import copy_of
 
-__all__ = ["BRISK", "EXITS", "LATEST", "THREADS", "Block", "Job", "Runs", "Threads", "contained", "wait"]
+__all__ = ["BRISK", "EXITS", "THREADS", "Block", "Job", "Runs", "Threads", "contained", "wait"]
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -35,7 +35,7 @@ interpreter."""
 BRISK = 0.005
 """Seconds that a function may take before those behind it get other threads: a thread may have to wait for the
 interpreter as long as that (``sys.getswitchinterval``)."""
-LATEST = 8
+_LATEST = 8
 """Calls that say how long the functions usually take."""
 EXITS = (SystemExit, KeyboardInterrupt)
 """What ends the event loop when a task raises it, and so must not leave a function."""
@@ -207,7 +207,7 @@ class Threads:
                 continue
             began = runner.since = monotonic()
             job.do()
-            self._usual += (monotonic() - began - self._usual) / LATEST
+            self._usual += (monotonic() - began - self._usual) / _LATEST
             done.append(job)
             if not self._told:
                 self._told = True
