@@ -66,6 +66,7 @@ class MainThread:
         # Of the main thread:
         self._begun: Job | None = None
         self._told: Job | None = None
+        self._raised: BaseException | None = None
         self._took = 0.0
 
     @property
@@ -153,20 +154,25 @@ class MainThread:
             os._exit(1)
 
         threading.Thread(target=loop, name="event loop", daemon=True).start()
-        while not (self._closed and outcome.done()):
+        while not self._closed:
             try:
-                self._turn()
-            except BaseException as error:  # noqa: BLE001 - of a signal handler that a function has set
-                job = self._begun
-                if job is not None and job is not self._told:
-                    job.interrupt(error)
-                else:
-                    log.warning("a signal handler raised while no function ran: %r", error)
+                self._serve()
+            except BaseException as error:  # noqa: BLE001 - as there, a moment after the one before
+                self._raised = error
         return outcome.result()
 
     # -- in the main thread: an exception may come anywhere, and what was begun is not begun again --
 
+    def _serve(self) -> None:
+        while not self._closed:
+            try:
+                self._turn()
+            except BaseException as error:  # noqa: BLE001 - of a signal handler that a function has set
+                self._raised = error
+
     def _turn(self) -> None:
+        if self._raised is not None:
+            self._blame()
         job = self._job
         if job is None or job is self._told:
             done = self._wake.get()
@@ -183,6 +189,16 @@ class MainThread:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             job.loop.call_soon_threadsafe(self._done, job)
         self._told = job
+
+    def _blame(self) -> None:
+        """Have what a signal handler raised end the function that ran, if any."""
+        error, job = self._raised, self._begun
+        if error is not None and job is not None and job is not self._told:
+            job.interrupt(error)
+            self._raised = None
+        else:
+            self._raised = None
+            log.warning("a signal handler raised while no function ran: %r", error)
 
     # -- in the loop's thread --
 

@@ -255,9 +255,7 @@ def test_a_call_that_is_given_up_keeps_its_place_until_its_handler_has_ended(mes
 
 
 @pytest.mark.parametrize("do", ["loop_with_signals", "own_sigterm"])
-def test_signal_handlers_of_a_function_do_not_keep_the_process_from_its_stop(
-    mesh: Mesh, place: str, do: str
-) -> None:
+def test_signal_handlers_of_a_function_do_not_keep_the_process_from_its_stop(mesh: Mesh, place: str, do: str) -> None:
     """SIGINT of a terminal goes to every process of the group; workers leave when the sidecar says so."""
     pid = invoke(mesh, place, do)
     if place == "plain":
