@@ -243,7 +243,8 @@ def _found(function: Function) -> Callable[[Any, LambdaContext], Any]:
         text = f"there is no handler {function.handler!r}; write def {function.handler}(event, context)"
         raise Faults([Fault(place, text)])
     try:
-        inspect.signature(found).bind(None, None)
+        # A decorator may add arguments (metric_scope of aws-embedded-metrics): it is asked, and not what it wraps.
+        inspect.signature(found, follow_wrapped=False).bind(None, None)
     except TypeError:
         text = f"{function.handler!r} is no handler; write def {function.handler}(event, context)"
         raise Faults([Fault(place, text)]) from None
