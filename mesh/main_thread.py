@@ -7,9 +7,9 @@ thread that made them. AWS Lambda calls its handlers so.
 One function runs at a time. A call that comes meanwhile waits, or is done by other threads: at once when functions
 usually take long, and else as soon as the one that runs has taken ``BRISK``.
 
-What is noted of who runs is noted by the loop's thread alone. The main thread takes the job that it is given, and says
-when it is done; an exception of a signal handler, which Python raises between any two steps of the main thread, ends
-the function that runs, or nothing.
+The two threads share a queue: the main thread takes jobs from its left end, the loop's takes back from its right end
+what others are to do. Python raises an exception of a signal handler between any two steps of the main thread; so the
+main thread notes each step before it takes it, and such an exception ends the function that runs, or nothing.
 """
 
 from __future__ import annotations
@@ -55,24 +55,27 @@ class MainThread:
         self._kept = ignoring if kept is None else kept
         self._wake: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._closed = False
-        # Of the loop's thread:
-        self._job: Job | None = None
-        self._waiting: deque[Job] = deque()
+        self._given: deque[Job] = deque()
         self._since = 0.0
         self._usual = 0.0
+        # Of the loop's thread:
+        self._outstanding: set[Job] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._free = asyncio.Event()
         self._free.set()
         # Of the main thread:
+        self._next: Job | None = None
         self._begun: Job | None = None
-        self._told: Job | None = None
+        self._finished: Job | None = None
+        self._resting = False
+        self._done: deque[Job] = deque()
+        self._told = False
         self._raised: BaseException | None = None
-        self._took = 0.0
 
     @property
     def busy(self) -> bool:
         """Whether a function runs here, or is about to."""
-        return self._job is not None
+        return bool(self._outstanding)
 
     async def run(self, work: Callable[[Block], Any], context: Context | None = None) -> Any:
         """Return ``work(block)``, run in the main thread or, while that is busy, in another.
@@ -87,14 +90,12 @@ class MainThread:
         if self._closed:
             raise RuntimeError("the main thread takes no more functions")
         job = Job(asyncio.get_running_loop(), work, context)
-        if self._job is None:
+        if not self._outstanding or self._others is None:
             self._give(job)
-        elif self._others is None:
-            self._waiting.append(job)
         elif self._usual < BRISK and monotonic() - self._since < BRISK:
-            self._waiting.append(job)
+            self._give(job)
             if self._timer is None:
-                self._timer = job.loop.call_later(BRISK, self._held_up)
+                self._timer = job.loop.call_later(BRISK, self._held_up, job.loop)
         else:
             self._others.take(job.apart())
         try:
@@ -124,8 +125,8 @@ class MainThread:
         if self._timer is not None:
             self._timer.cancel()
         self._closed = True
-        while self._waiting:
-            self._waiting.popleft().future.cancel()
+        for job in self._taken_back():
+            job.future.cancel()
         if self._others is not None:
             self._others.stop()
 
@@ -173,66 +174,111 @@ class MainThread:
     def _turn(self) -> None:
         if self._raised is not None:
             self._blame()
-        job = self._job
-        if job is None or job is self._told:
-            done = self._wake.get()
-            if done is not None:
-                done()
+        job = self._next
+        if job is None:
+            if self._given:
+                self._next = self._given[0]
+            else:
+                self._rest()
             return
         if job is not self._begun:
+            try:
+                self._given.remove(job)
+            except ValueError:
+                if job.elsewhere:
+                    self._next = None
+                    return
+                # else it was taken, and a signal handler raised before that could be noted
             self._begun = job
-            began = monotonic()
+            self._since = monotonic()
             job.do()
-            self._took = monotonic() - began
+            self._usual += (monotonic() - self._since - self._usual) / _LATEST
+        self._finish(job)
+        self._next = None
+
+    def _rest(self) -> None:
+        """Wait for a job, unless one has come since it was looked for, or for other work."""
+        self._resting = True
+        if self._given:
+            return
+        work = self._wake.get()
+        if work is not None:
+            work()
+
+    def _finish(self, job: Job) -> None:
         with contextlib.suppress(Exception):
             self._kept()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            job.loop.call_soon_threadsafe(self._done, job)
-        self._told = job
+        self._done.append(job)
+        if not self._told:
+            self._told = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                job.loop.call_soon_threadsafe(self._deliver)
+        self._finished = job
 
     def _blame(self) -> None:
         """Have what a signal handler raised end the function that ran, if any."""
         error, job = self._raised, self._begun
-        if error is not None and job is not None and job is not self._told:
-            job.interrupt(error)
-            self._raised = None
-        else:
-            self._raised = None
+        if job is not None:
+            with contextlib.suppress(RuntimeError):  # as in _finish, where it may have come between the two lines
+                job.loop.call_soon_threadsafe(self._deliver)
+            if error is not None and job is not self._finished:
+                job.interrupt(error)
+                error = None
+        self._raised = None
+        if error is not None:
             log.warning("a signal handler raised while no function ran: %r", error)
 
     # -- in the loop's thread --
 
     def _give(self, job: Job) -> None:
-        self._job = job
-        self._since = monotonic()
+        if not self._outstanding:
+            self._since = monotonic()  # it will begin at once
+        self._outstanding.add(job)
         self._free.clear()
-        self._wake.put(None)
+        self._given.append(job)
+        if self._resting:
+            self._resting = False
+            self._wake.put(None)
 
-    def _done(self, job: Job) -> None:
-        if job is not self._job:
-            return
-        self._usual += (self._took - self._usual) / _LATEST
-        self._job = None
-        if self._waiting:
-            self._give(self._waiting.popleft())
-        else:
+    def _deliver(self) -> None:
+        self._told = False
+        while self._done:
+            job = self._done.popleft()
+            self._outstanding.discard(job)
+            job.settle()
+        if not self._outstanding:
             self._free.set()
-        job.settle()
 
-    def _held_up(self) -> None:
+    def _held_up(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
-        if not self._waiting or self._others is None:
+        if not self._given or self._others is None:
             return
-        if self._job is not None and monotonic() - self._since < BRISK:
-            self._timer = self._job.loop.call_later(BRISK, self._held_up)
+        if monotonic() - self._since < BRISK:
+            self._timer = loop.call_later(BRISK, self._held_up, loop)
             return
-        while self._waiting:
-            job = self._waiting.popleft()
+        for job in self._taken_back():
             try:
                 self._others.take(job.apart())
             except RuntimeError as error:  # the machine gives no thread
                 job.interrupt(error)
                 job.settle()
+
+    def _taken_back(self) -> list[Job]:
+        """Take the jobs that the main thread has not taken, first come first."""
+        found: list[Job] = []
+        while True:
+            try:
+                job = self._given[-1]
+            except IndexError:
+                return found[::-1]
+            job.elsewhere = True
+            try:
+                self._given.remove(job)
+            except ValueError:  # the main thread was faster
+                job.elsewhere = False
+                continue
+            self._outstanding.discard(job)
+            found.append(job)
 
 
 def ignore(*_: object) -> None:

@@ -272,9 +272,14 @@ class Job:
         loop: The event loop of the call.
         work: The function.
         context: The context that it runs in; None: a copy of the caller's.
+
+    Attributes:
+        loop: The event loop of the call.
+        future: Done with what the work comes to.
+        elsewhere: It was taken from who should have done it.
     """
 
-    __slots__ = ("_context", "_ended", "_error", "_result", "_waiting", "_work", "future", "loop")
+    __slots__ = ("_context", "_ended", "_error", "_result", "_waiting", "_work", "elsewhere", "future", "loop")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, work: Callable[[Block], Any], context: Context | None = None
@@ -283,6 +288,7 @@ class Job:
         self.future: asyncio.Future[Any] = loop.create_future()
         self._work = work
         self._context = copy_context() if context is None else context
+        self.elsewhere = False
         self._ended = False
         self._waiting: concurrent.futures.Future[Any] | None = None
         self._result: Any = None

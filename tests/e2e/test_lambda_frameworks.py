@@ -96,6 +96,8 @@ def chalice() -> str:
 @pytest.fixture(scope="module", params=list(CASES))
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     case = CASES[request.param]
+    if case.handler.startswith("asgi") and sys.version_info >= (3, 14):
+        pytest.skip("Mangum 0.22.0 asks for an event loop that Python 3.14 does not make, in AWS's main thread neither")
     folder = tmp_path_factory.mktemp(request.param)
     shutil.copytree(APPS, folder, dirs_exist_ok=True)
     manifest, prefixes = '[edge]\nlisten = "127.0.0.1:0"\n', []
