@@ -29,6 +29,7 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
+from mesh.forks import STOPS
 from mesh.threads import BRISK, Block, Job, Threads
 
 __all__ = ["MainThread", "ignore", "ignoring"]
@@ -39,7 +40,6 @@ T = TypeVar("T")
 
 _LATEST = 8
 """Calls that say how long the functions usually take, as in ``mesh.threads``."""
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class MainThread:
@@ -287,6 +287,6 @@ def ignore(*_: object) -> None:
 
 def ignoring() -> None:
     """Have the signals that end a process do nothing, where a function has given them back their default."""
-    for number in _STOPS:
+    for number in STOPS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, ignore)

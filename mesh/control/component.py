@@ -24,6 +24,7 @@ from mesh.control.ready import Parent
 from mesh.control.signals import Signals
 from mesh.errors import RemoteError
 from mesh.faults import Fault, Faults
+from mesh.forks import give_back
 from mesh.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -224,6 +225,7 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float, signals:
     on_signal = loop.add_signal_handler if signals is None else signals.add
     for number in _STOPS:
         on_signal(number, stop)
+    give_back(_STOPS)
 
     def go() -> None:
         loop.call_soon_threadsafe(cleared.set)

@@ -35,7 +35,7 @@ workers = { min = 1, max = 1, concurrency = 1 }
 """
 
 HANDLER = """
-    import asyncio, contextvars, decimal, os, signal, sqlite3, subprocess, sys, threading, time
+    import asyncio, contextvars, decimal, multiprocessing, os, signal, sqlite3, subprocess, sys, threading, time
 
     import boto3.session
 
@@ -58,6 +58,10 @@ HANDLER = """
         await asyncio.sleep(0.001)
         process = await asyncio.create_subprocess_exec("true")
         return await process.wait()
+
+    def in_fork(begun):
+        begun.set()
+        time.sleep(60)
 
     def late(*_):
         marks.append("late")
@@ -140,6 +144,16 @@ HANDLER = """
                 sum(range(1000))
             return os.getpid()
 
+        def fork(self, event, context):
+            context = multiprocessing.get_context("fork")
+            begun = context.Event()
+            child = context.Process(target=in_fork, args=(begun,), daemon=True)
+            child.start()
+            begun.wait(10)
+            child.terminate()
+            child.join(10)
+            return child.exitcode
+
         def pid(self, event, context):
             return os.getpid()
 
@@ -193,6 +207,7 @@ def refused(mesh: Mesh, place: str, do: str, **event: Any) -> grpc.StatusCode:
         ("loop_of_import", 0),
         ("uvloop", 0),
         ("alarm", "rang"),
+        ("fork", -signal.SIGTERM),
         ("sqlite", 1),
         ("local", ["kept", True]),
         ("decimal", "0.33333"),

@@ -78,7 +78,7 @@ from apps.echo import bidi, client_stream, server_stream
 from conformance.v1 import conformance_pb2 as pb
 
 async def unary(request, context):
-    return pb.EchoResponse(index=threading.current_thread() is threading.main_thread())
+    return pb.EchoResponse(index=int(threading.current_thread() is threading.main_thread()))
 
 slow = idempotent = unary
 """

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -62,3 +63,40 @@ async def test_the_main_thread_is_for_def_functions_of_a_worker_that_answers_one
         main += [answer.index async for answer in stub.Bidi(iter([request, request]))]
         assert main == [1, 1, 1, 1]
         assert (await stub.Unary(request)).index == 0  # the event loop has a thread of its own meanwhile
+
+
+LIBRARY = """
+import decimal
+from contextvars import ContextVar
+variable = ContextVar("variable", default="lost")
+variable.set("of the library")
+decimal.getcontext().prec = 7
+"""
+FUNCTIONS = """
+import decimal, preloaded_library
+from apps.echo import bidi, client_stream, server_stream, slow
+from conformance.v1 import conformance_pb2 as pb
+
+async def unary(request, context):
+    return pb.EchoResponse(text=f"{preloaded_library.variable.get()} {decimal.Decimal(1) / 3}")
+
+def idempotent(request, context):
+    return pb.EchoResponse(text=f"{preloaded_library.variable.get()} {decimal.Decimal(1) / 3}")
+"""
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+async def test_what_a_preloaded_library_has_set_is_in_the_workers(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, concurrency: int
+) -> None:
+    (tmp_path / "preloaded_library.py").write_text(LIBRARY)
+    (tmp_path / "of_library.py").write_text(FUNCTIONS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pool = pool_of(
+        contract, "of_library", min=1, max=1, concurrency=concurrency,
+        preload=("preloaded_library", "conformance.v1.conformance_pb2_grpc"),
+    )  # fmt: skip
+    async with working(contract, pool) as address, grpc.aio.insecure_channel(address) as channel:
+        stub = conformance_pb2_grpc.EchoStub(channel)
+        for ask in (stub.Unary, stub.Idempotent):
+            assert [(await ask(pb.EchoRequest())).text for _ in range(2)] == ["of the library 0.3333333"] * 2
