@@ -126,7 +126,8 @@ class MainThread:
             self._timer.cancel()
         self._closed = True
         for job in self._taken_back():
-            job.future.cancel()
+            job.interrupt(RuntimeError("the main thread takes no more functions"))
+            job.settle()
         if self._others is not None:
             self._others.stop()
 
@@ -204,6 +205,7 @@ class MainThread:
         work = self._wake.get()
         if work is not None:
             work()
+            self._kept()
 
     def _finish(self, job: Job) -> None:
         with contextlib.suppress(Exception):

@@ -14,7 +14,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -43,6 +43,9 @@ _DESCRIPTORS = (65_536, 10_240)
 """Open files that a component asks for, the first that is granted."""
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+"""What a module may have given a signal back to when it was imported."""
+OnSignal = Callable[[int, Callable[[], None]], None]
 
 
 class Part(Protocol):
@@ -223,8 +226,7 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float, signals:
         told.set()
 
     on_signal = loop.add_signal_handler if signals is None else signals.add
-    for number in _STOPS:
-        on_signal(number, stop)
+    _listen(on_signal, stop, _STOPS)
     give_back(_STOPS)
 
     def go() -> None:
@@ -236,6 +238,7 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float, signals:
     parent.watch(go, orphaned, drain + MARGIN)
     try:
         part = make()
+        _listen(on_signal, stop, [number for number in _STOPS if signal.getsignal(number) in _DEFAULTS])
         if not await _start(part, told, cleared, parent, on_signal):
             return 0
     except (Faults, OSError) as error:
@@ -248,12 +251,17 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float, signals:
     return 0
 
 
+def _listen(on_signal: OnSignal, stop: Callable[[], None], numbers: Iterable[int]) -> None:
+    for number in numbers:
+        on_signal(number, stop)
+
+
 async def _start(
     part: Part,
     told: asyncio.Event,
     cleared: asyncio.Event,
     parent: Parent,
-    on_signal: Callable[[int, Callable[[], None]], None],
+    on_signal: OnSignal,
 ) -> bool:
     """Start the part, once that is cleared, and report; False if it was told to stop meanwhile."""
 

@@ -39,6 +39,8 @@ HANDLER = """
 
     import boto3.session
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     decimal.getcontext().prec = 5
     database = sqlite3.connect(":memory:")
     database.execute("create table seen (n)")

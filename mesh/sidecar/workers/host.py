@@ -33,7 +33,7 @@ from mesh.events.hops import carry
 from mesh.events.publications import Publications, Publisher
 from mesh.faults import Faults
 from mesh.lambdas.functions import functions_of
-from mesh.main_thread import MainThread
+from mesh.main_thread import MainThread, ignoring
 from mesh.recover import recover
 from mesh.rpc.blocking import BlockingChannel
 from mesh.rpc.channel import Channel
@@ -83,7 +83,7 @@ def run(way: socket.socket, setup: Setup, contract: Contract, database: Database
     """Be a worker from when it is given its connection until the sidecar says that it is enough, or is gone.
 
     The loop runs in the main thread until the functions are loaded, ``startup`` included. If there is a ``def``
-    function that the main thread is for (``_Host.plain``), the loop then goes on in a thread of its own.
+    function that the main thread is for, the loop then goes on in a thread of its own.
 
     Args:
         way: Where it comes from, with the memory of ``mesh.sidecar.workers.begun``: two descriptors.
@@ -240,6 +240,7 @@ class _Host:
             what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else str(error)
             await self._failed([(self._setup.module, f"startup failed: {type(error).__name__}: {what}")])
             return False
+        ignoring()  # signals that the module has given their default
         gc.freeze()  # the collector was off since the fork: what it would look through is what has just been loaded
         gc.set_threshold(*COLLECT_AFTER)
         gc.enable()
