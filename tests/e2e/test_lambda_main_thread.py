@@ -254,21 +254,23 @@ def test_calls_that_overlap_run_side_by_side_unless_a_worker_takes_one_at_a_time
     with ThreadPoolExecutor(3) as pool:
         for place in ("plain", "many"):
             began = time.monotonic()
-            calls = [pool.submit(invoke, mesh, place, "sleep", seconds=1) for _ in range(3)]
+            calls = [pool.submit(invoke, mesh, place, "sleep", seconds=2) for _ in range(3)]
             main = [call.result() for call in calls]
-            assert (main.count(True), time.monotonic() - began < 2.5) == (1, True)
+            assert (main.count(True), time.monotonic() - began < 5.5) == (1, True)
         main = list(pool.map(lambda _: invoke(mesh, "one", "sleep", seconds=0.2), range(3)))
         assert main == [True] * 3
 
 
 def test_a_handler_that_hangs_in_the_main_thread(mesh: Mesh, place: str) -> None:
-    """Others are answered meanwhile; the worker of one call is ended, and another one answers."""
+    """Others are answered meanwhile, in threads; a worker of one call is ended, and another one answers."""
     before = invoke(mesh, place, "pid")
-    assert refused(mesh, place, "hang", seconds=8) is grpc.StatusCode.DEADLINE_EXCEEDED  # after five
-    began = time.monotonic()
-    after = invoke(mesh, place, "pid")
-    assert time.monotonic() - began < 4
-    assert place != "one" or after != before
+    assert refused(mesh, place, "hang", seconds=12) is grpc.StatusCode.DEADLINE_EXCEEDED  # after five
+    in_main = invoke(mesh, place, "sleep", seconds=0)
+    if place == "one":
+        assert (in_main, invoke(mesh, place, "pid") != before) == (True, True)
+    else:
+        assert in_main is False
+        mesh.until(lambda: invoke(mesh, place, "sleep", seconds=0))  # its own again
 
 
 def test_a_call_that_is_given_up_keeps_its_place_until_its_handler_has_ended(mesh: Mesh) -> None:
