@@ -93,36 +93,41 @@ def chalice() -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module", params=list(CASES))
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    case = CASES[request.param]
-    if case.handler.startswith("asgi") and sys.version_info >= (3, 14):
-        pytest.skip("Mangum 0.22.0 asks for an event loop that Python 3.14 does not make, in AWS's main thread neither")
-    folder = tmp_path_factory.mktemp(request.param)
+def started(name: str, folder: Path, environ: dict[str, str]) -> Running:
+    """Start the mesh of a case in an empty folder."""
+    case = CASES[name]
     shutil.copytree(APPS, folder, dirs_exist_ok=True)
     manifest, prefixes = '[edge]\nlisten = "127.0.0.1:0"\n', []
     for payload in case.payloads:
         for place, workers in PLACES.items():
-            name = f"v{payload[0]}{place}"
+            service = f"v{payload[0]}{place}"
             paths = ROUTES if case.routes else {"{proxy+}": "any"}
-            events = [{"http": {"path": f"/{name}/{path}", "method": verb}} for path, verb in paths.items()]
-            (folder / f"{name}.json").write_text(json.dumps({"config": {}, "events": events}))
+            events = [{"http": {"path": f"/{service}/{path}", "method": verb}} for path, verb in paths.items()]
+            (folder / f"{service}.json").write_text(json.dumps({"config": {}, "events": events}))
             environment = ", ".join(
-                f"{key} = {json.dumps(value)}" for key, value in {"PREFIX": f"/{name}", **case.environment}.items()
+                f"{key} = {json.dumps(value)}" for key, value in {"PREFIX": f"/{service}", **case.environment}.items()
             )
             manifest += (
-                f'[services.{name}]\nlambda = "{case.handler}"\nevents = "{name}.json"\npayload = "{payload}"\n'
+                f'[services.{service}]\nlambda = "{case.handler}"\nevents = "{service}.json"\npayload = "{payload}"\n'
                 f'timeout = "20s"\nenvironment = {{ {environment} }}\n{workers}'
             )
-            prefixes.append(f"/{name}")
+            prefixes.append(f"/{service}")
     (folder / "mesh.toml").write_text(manifest)
+    return Running(name, Mesh(folder / "mesh.toml", folder / "state", environ), prefixes)
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    if CASES[request.param].handler.startswith("asgi") and sys.version_info >= (3, 14):
+        pytest.skip("Mangum needs Python 3.13 or older, see below")
     environ = {"PYTHONPATH": request.getfixturevalue("chalice")} if request.param == "chalice" else {}
-    mesh = Mesh(folder / "mesh.toml", folder / "state", environ)
+    found = started(request.param, tmp_path_factory.mktemp(request.param), environ)
     try:
-        yield Running(request.param, mesh.ready(), prefixes)
+        found.mesh.ready()
+        yield found
     finally:
-        code = mesh.stop()
-    assert code == 0, mesh.output()
+        code = found.mesh.stop()
+    assert code == 0, found.mesh.output()
 
 
 def test_a_get_with_path_query_and_header(running: Running) -> None:
@@ -180,6 +185,18 @@ def test_powertools_logger_and_metrics_write_what_they_write_on_aws(running: Run
     ]
     assert metrics
     assert all(one["Namespace"] == "shop" and one["Metrics"][0]["Name"] == "asked" for one in metrics)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="asyncio.get_event_loop() makes an event loop")
+@pytest.mark.parametrize("name", ["fastapi", "starlette"])
+def test_mangum_asks_for_an_event_loop_that_python_3_14_does_not_make(name: str, tmp_path: Path) -> None:
+    found = started(name, tmp_path, {})
+    try:
+        found.mesh.ready()
+        assert [found.ask(prefix, "items/7").status for prefix in found.prefixes] == [502] * 4
+    finally:
+        found.mesh.stop()
+    assert "There is no current event loop in thread 'MainThread'" in found.mesh.output()
 
 
 def test_embedded_metrics_and_boto3(tmp_path: Path) -> None:
