@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
@@ -232,14 +231,12 @@ class Threads:
 def _own_loop() -> Iterator[None]:
     """Give this thread an event loop, for functions that ask for one outside of a coroutine.
 
-    ``asyncio.get_event_loop()`` makes one in the main thread, and there only, up to Python 3.13; from 3.14 on it raises
-    in every thread.
+    ``asyncio.get_event_loop()`` makes none but in the main thread, and from Python 3.14 on not there either.
     """
     loop = None
-    if sys.version_info < (3, 14):
-        with contextlib.suppress(OSError):  # no descriptor is left; most functions ask for none
-            loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(loop)
+    with contextlib.suppress(OSError):  # no descriptor is left; most functions ask for none
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
     try:
         yield
     finally:

@@ -118,8 +118,6 @@ def started(name: str, folder: Path, environ: dict[str, str]) -> Running:
 
 @pytest.fixture(scope="module", params=list(CASES))
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    if CASES[request.param].handler.startswith("asgi") and sys.version_info >= (3, 14):
-        pytest.skip("Mangum needs Python 3.13 or older, see below")
     environ = {"PYTHONPATH": request.getfixturevalue("chalice")} if request.param == "chalice" else {}
     found = started(request.param, tmp_path_factory.mktemp(request.param), environ)
     try:
@@ -185,18 +183,6 @@ def test_powertools_logger_and_metrics_write_what_they_write_on_aws(running: Run
     ]
     assert metrics
     assert all(one["Namespace"] == "shop" and one["Metrics"][0]["Name"] == "asked" for one in metrics)
-
-
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="asyncio.get_event_loop() makes an event loop")
-@pytest.mark.parametrize("name", ["fastapi", "starlette"])
-def test_mangum_asks_for_an_event_loop_that_python_3_14_does_not_make(name: str, tmp_path: Path) -> None:
-    found = started(name, tmp_path, {})
-    try:
-        found.mesh.ready()
-        assert [found.ask(prefix, "items/7").status for prefix in found.prefixes] == [502] * 4
-    finally:
-        found.mesh.stop()
-    assert "There is no current event loop in thread 'MainThread'" in found.mesh.output()
 
 
 def test_embedded_metrics_and_boto3(tmp_path: Path) -> None:

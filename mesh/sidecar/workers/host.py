@@ -102,6 +102,12 @@ def run(way: socket.socket, setup: Setup, contract: Contract, database: Database
     if not loop.run_until_complete(host.start()):
         _end(1)
 
+    if host.main is not None and setup.function is None:
+        try:
+            asyncio.get_event_loop()  # as the threads of functions have one; AWS gives its main thread none
+        except RuntimeError:  # from Python 3.14 on
+            asyncio.set_event_loop(asyncio.new_event_loop())
+
     def serve() -> bool:
         return loop.run_until_complete(host.serve())
 
