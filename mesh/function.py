@@ -38,13 +38,14 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError, Message
 
 from mesh import hidden
-from mesh.call import Call, Handler
+from mesh.call import Call, Handler, chain
 from mesh.context import Context
 from mesh.contract import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
 from mesh.messages import descriptor_of, parser, serialize
-from mesh.threads import EXITS, Threads, contained
+from mesh.threads import EXITS, Runs, contained
+from mesh.variables import Inherited
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
@@ -93,7 +94,9 @@ class Functions:
     shutdown: Hook | None
 
     def __init__(self, module: str, services: Sequence[Service]) -> None:
+        self._inherited = Inherited()
         self._module = load_module(module)
+        self._inherited.keep()
         self._file = getattr(self._module, "__file__", None) or module
         self._functions: list[tuple[Method, Callable[..., Any]]] = []
         faults: list[Fault] = []
@@ -128,9 +131,15 @@ class Functions:
                 )
         if faults:
             raise Faults(faults)
-        self.startup, self.shutdown = _hook(hooks["startup"]), _hook(hooks["shutdown"])
+        self.startup = _hook(hooks["startup"], self._inherited, keep=True)
+        self.shutdown = _hook(hooks["shutdown"], self._inherited)
 
-    def handlers(self, service: ServiceContext, threads: Threads) -> dict[str, tuple[Method, Handler]]:
+    @property
+    def plain(self) -> bool:
+        """Whether one of them is a ``def`` function, which no event loop can call."""
+        return any(_kind(function) in ("generator", "value") for _, function in self._functions)
+
+    def handlers(self, service: ServiceContext, threads: Runs) -> dict[str, tuple[Method, Handler]]:
         """Return path → (method, handler) for every method.
 
         Args:
@@ -138,7 +147,8 @@ class Functions:
             threads: Where ``def`` functions run.
         """
         return {
-            method.path: (method, _handler(method, function, service, threads)) for method, function in self._functions
+            method.path: (method, chain(self._inherited, _handler(method, function, service, threads)))
+            for method, function in self._functions
         }
 
     def _fault(self, name: str, function: Any, method: Method) -> Fault | None:
@@ -245,14 +255,17 @@ def _kind(function: Callable[..., Any]) -> str:
     return "value"
 
 
-def _hook(hook: Hook | None) -> Hook | None:
+def _hook(hook: Hook | None, inherited: Inherited, *, keep: bool = False) -> Hook | None:
     if hook is None:
         return None
 
     @functools.wraps(hook)
     async def contains(service: ServiceContext) -> None:
+        inherited.enter()
         try:
             await hook(service)
+            if keep:
+                inherited.keep()
         except EXITS as error:
             raise contained(error) from error
 
@@ -262,7 +275,7 @@ def _hook(hook: Hook | None) -> Hook | None:
 # -- adapters: made once for each method; what they close over is all they need in a call --
 
 
-def _handler(method: Method, function: Callable[..., Any], service: ServiceContext, threads: Threads) -> Handler:  # noqa: C901 - one after the other
+def _handler(method: Method, function: Callable[..., Any], service: ServiceContext, threads: Runs) -> Handler:  # noqa: C901 - one after the other
     decode = _decoder(method)
     encode = _encoder(method, function)
     kind = _kind(function)

@@ -16,14 +16,15 @@ import concurrent.futures
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
-from contextvars import copy_context
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import Context, copy_context
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from mesh.errors import Cancelled
+from mesh.variables import copy_of
 
-__all__ = ["EXITS", "THREADS", "Block", "Threads", "contained", "wait"]
+__all__ = ["BRISK", "EXITS", "THREADS", "Block", "Job", "Runs", "Threads", "contained", "wait"]
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -71,10 +72,22 @@ def wait(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -
 class _Here(threading.local):
     """Of each thread: the job that it does, if it is one of ``Threads``."""
 
-    job: _Job | None = None
+    job: Job | None = None
 
 
 _here = _Here()
+
+
+class Runs(Protocol):
+    """Where ``def`` functions run: threads (``Threads``), or the main thread (``mesh.main_thread``)."""
+
+    async def run(self, work: Callable[[Block], Any], context: Context | None = None) -> Any:
+        """Return ``work(block)``; ``block(coroutine)`` waits there for what the event loop does.
+
+        Args:
+            work: The function.
+            context: The context that it begins with; None: the caller's.
+        """
 
 
 class Threads:
@@ -86,23 +99,39 @@ class Threads:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiting: deque[_Job] = deque()
-        self._done: deque[_Job] = deque()
+        self._waiting: deque[Job] = deque()
+        self._done: deque[Job] = deque()
         self._runners: list[_Runner] = []
         self._idle: list[_Runner] = []
         self._timer: asyncio.TimerHandle | None = None
         self._told = False
         self._usual = 0.0
 
-    async def run(self, work: Callable[[Block], Any]) -> Any:
+    async def run(self, work: Callable[[Block], Any], context: Context | None = None) -> Any:
         """Return ``work(block)``, run in a thread; ``block(coroutine)`` waits there for what the event loop does.
+
+        Args:
+            work: The function.
+            context: The context variables that it begins with, of which it gets a copy; None: the caller's.
+
+        Raises:
+            RuntimeError: The pool has been stopped, or the machine gives no thread.
+        """
+        job = Job(asyncio.get_running_loop(), work, None if context is None else copy_of(context))
+        self.take(job)
+        try:
+            return await job.future
+        finally:
+            job.end()
+
+    def take(self, job: Job) -> None:
+        """Have a thread do a job.
 
         Raises:
             RuntimeError: The pool has been stopped, or the machine gives no thread.
         """
         if not self._limit:
             raise RuntimeError("the threads have been stopped")
-        job = _Job(asyncio.get_running_loop(), work)
         self._waiting.append(job)
         try:
             self._attend(job.loop)
@@ -110,10 +139,6 @@ class Threads:
             with contextlib.suppress(ValueError):  # but one that there is may have taken it
                 self._waiting.remove(job)
                 raise
-        try:
-            return await job.future
-        finally:
-            job.end()
 
     def stop(self) -> None:
         """Take no more work; threads that still run are left to end by themselves."""
@@ -168,6 +193,10 @@ class Threads:
     # -- in a thread --
 
     def _run(self, runner: _Runner) -> None:
+        with _own_loop():
+            self._work(runner)
+
+    def _work(self, runner: _Runner) -> None:
         waiting, done = self._waiting, self._done
         while not runner.stopped:
             try:
@@ -176,9 +205,7 @@ class Threads:
                 self._rest(runner)
                 continue
             began = runner.since = monotonic()
-            _here.job = job
             job.do()
-            _here.job = None
             self._usual += (monotonic() - began - self._usual) / _LATEST
             done.append(job)
             if not self._told:
@@ -200,6 +227,23 @@ class Threads:
         runner.wake.acquire()
 
 
+@contextlib.contextmanager
+def _own_loop() -> Iterator[None]:
+    """Give this thread an event loop, for functions that ask for one outside of a coroutine.
+
+    ``asyncio.get_event_loop()`` makes none but in the main thread, and from Python 3.14 on not there either.
+    """
+    loop = None
+    with contextlib.suppress(OSError):  # no descriptor is left; most functions ask for none
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+    try:
+        yield
+    finally:
+        if loop is not None:
+            loop.close()
+
+
 class _Runner:
     """One thread.
 
@@ -218,16 +262,30 @@ class _Runner:
         self.stopped = False
 
 
-class _Job:
-    """The work of one call, and its way from the thread to the loop, until the call ends."""
+class Job:
+    """The work of one call, and its way from the thread to the loop, until the call ends.
 
-    __slots__ = ("_context", "_ended", "_error", "_result", "_waiting", "_work", "future", "loop")
+    Args:
+        loop: The event loop of the call.
+        work: The function.
+        context: The context that it runs in; None: a copy of the caller's.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[Block], Any]) -> None:
+    Attributes:
+        loop: The event loop of the call.
+        future: Done with what the work comes to.
+        elsewhere: It was taken from who should have done it.
+    """
+
+    __slots__ = ("_context", "_ended", "_error", "_result", "_waiting", "_work", "elsewhere", "future", "loop")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, work: Callable[[Block], Any], context: Context | None = None
+    ) -> None:
         self.loop = loop
         self.future: asyncio.Future[Any] = loop.create_future()
         self._work = work
-        self._context = copy_context()
+        self._context = copy_context() if context is None else context
+        self.elsewhere = False
         self._ended = False
         self._waiting: concurrent.futures.Future[Any] | None = None
         self._result: Any = None
@@ -237,9 +295,22 @@ class _Job:
         """Do it, in the thread; one that nobody waits for any more is not begun."""
         if self._ended:
             return
+        _here.job = self
         try:
             self._result = self._context.run(self._work, self._block)
         except BaseException as error:  # noqa: BLE001 - it is the caller's
+            self._error = error
+        finally:
+            _here.job = None
+
+    def apart(self) -> Job:
+        """Have the work run in a copy of its context, which is another thread's; returns the job."""
+        self._context = copy_of(self._context)
+        return self
+
+    def interrupt(self, error: BaseException) -> None:
+        """Note what ended it from outside of the function, unless it has an end."""
+        if self._error is None and self._result is None:
             self._error = error
 
     def settle(self) -> None:

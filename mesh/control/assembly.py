@@ -57,6 +57,7 @@ from mesh.telemetry import logs
 
 if TYPE_CHECKING:
     from mesh.database import Database
+    from mesh.main_thread import MainThread
 
 __all__ = ["EdgePart", "SidecarPart", "edge", "sidecar"]
 
@@ -147,26 +148,44 @@ def _fetch_method(contract: Contract, channel: Channel, name: str) -> Callable[[
 # -- a sidecar --
 
 
-def sidecar(manifest: Manifest, contract: Contract, name: str, fd: int | None, *, migrate: bool = True) -> SidecarPart:
+def sidecar(
+    manifest: Manifest,
+    contract: Contract,
+    name: str,
+    fd: int | None,
+    main: MainThread | None = None,
+    *,
+    migrate: bool = True,
+) -> SidecarPart:
     """Return the sidecar of an entry of mesh.toml; to be called on the running loop.
 
     Args:
-        manifest: The deployment.
+        manifest: The manifest.
         contract: The contract.
         name: The entry.
-        fd: A listening socket to serve instead of the entry's address, or None.
+        fd: A listening socket to serve instead of the address in mesh.toml.
+        main: The main thread, when the loop does not run there: its functions are imported and called in it.
         migrate: Bring the database to its newest version at the start.
 
     Raises:
         Faults: The module, a key or the database's URL is not right.
     """
-    return SidecarPart(manifest, contract, name, fd, migrate=migrate)
+    return SidecarPart(manifest, contract, name, fd, main, migrate=migrate)
 
 
 class SidecarPart:
     """A sidecar with its database, its onward channel and its telemetry."""
 
-    def __init__(self, manifest: Manifest, contract: Contract, name: str, fd: int | None, *, migrate: bool) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        contract: Contract,
+        name: str,
+        fd: int | None,
+        main: MainThread | None,
+        *,
+        migrate: bool,
+    ) -> None:
         entry = manifest.services[name]
         self._place = f"{manifest.file.name} [services.{name}]"
         common = self._common = _Common(manifest, contract, name)
@@ -175,7 +194,8 @@ class SidecarPart:
         self._pool = (
             None if entry.workers is None else _pool(manifest, contract, entry.workers, common, self._events, name)
         )
-        functions = self._pool or functions_of(entry.module, manifest.lambdas.get(name), served)
+        load = partial(functions_of, entry.module, manifest.lambdas.get(name), served)
+        functions = self._pool or (load() if main is None else main.do(load))
         self._database = self._open(manifest, entry, name, migrate=migrate)
         channel = Channel(common.onward, contract)
         service = ServiceContext(
@@ -199,6 +219,7 @@ class SidecarPart:
             fd=fd,
             max_message=int(entry.max_message),
             drain=float(entry.drain),
+            threads=main,
         )
         if self._pool is not None:
             self._pool.prepare()

@@ -14,20 +14,24 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from mesh.contract import Contract
 from mesh.control.keeper import MARGIN
 from mesh.control.ready import Parent
+from mesh.control.signals import Signals
 from mesh.errors import RemoteError
 from mesh.faults import Fault, Faults
+from mesh.forks import give_back
 from mesh.manifest import Manifest
 from mesh.text import ready_output
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    from mesh.main_thread import MainThread
 
 __all__ = ["Part", "compiled", "load", "run", "run_edge", "run_sidecar", "serve"]
 
@@ -40,6 +44,9 @@ _DESCRIPTORS = (65_536, 10_240)
 """Open files that a component asks for, the first that is granted."""
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+"""What a module may have given a signal back to when it was imported."""
+OnSignal = Callable[[int, Callable[[], None]], None]
 
 
 class Part(Protocol):
@@ -112,10 +119,43 @@ def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -
         _check_exists(manifest, name)
     except Faults as faults:
         return _fail(parent, str(faults))
+    if name is not None and name in manifest.lambdas and manifest.services[name].workers is None:
+        return _beside_a_handler(manifest, contract, name, fd, parent, migrate=migrate)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if name is None:
             return runner.run(run_edge(manifest, contract, fd, parent))
         return runner.run(run_sidecar(manifest, contract, name, fd, parent, migrate=migrate))
+
+
+def _beside_a_handler(
+    manifest: Manifest, contract: Contract, name: str, fd: int | None, parent: Parent, *, migrate: bool
+) -> int:
+    """Run the sidecar of a Lambda function in a thread: the main thread is the handler's, as on AWS."""
+    import uvloop  # noqa: PLC0415 - as above
+
+    from mesh.main_thread import MainThread  # noqa: PLC0415 - only here
+    from mesh.threads import THREADS, Threads  # noqa: PLC0415 - as above
+
+    signals = Signals(_STOPS if _at_terminal() else (*_STOPS, signal.SIGHUP))
+    main = MainThread(Threads(THREADS), signals.keep)
+
+    def sidecar() -> int:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run_sidecar(manifest, contract, name, fd, parent, main, signals, migrate=migrate))
+
+    return main.beside(sidecar, _leave)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process although the handler does not end: nobody waits for it any more."""
+    with contextlib.suppress(OSError, ValueError):  # whoever read them is gone, or the handler has closed them
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _raise_descriptors() -> None:
@@ -139,13 +179,34 @@ def _check_exists(manifest: Manifest, name: str | None) -> None:
 
 
 async def run_sidecar(
-    manifest: Manifest, contract: Contract, name: str, fd: int | None, parent: Parent, *, migrate: bool = True
+    manifest: Manifest,
+    contract: Contract,
+    name: str,
+    fd: int | None,
+    parent: Parent,
+    main: MainThread | None = None,
+    signals: Signals | None = None,
+    *,
+    migrate: bool = True,
 ) -> int:
-    """Run the sidecar of one entry; returns the exit code."""
+    """Run the sidecar of one entry; returns the exit code.
+
+    Args:
+        manifest: The manifest.
+        contract: The contract.
+        name: The entry.
+        fd: A listening socket to serve instead of the address in mesh.toml.
+        parent: Where to report.
+        main: The main thread, when the loop does not run there.
+        signals: The signals, when the loop does not run in the main thread.
+        migrate: Bring the database to its newest version first.
+    """
     from mesh.control import assembly  # noqa: PLC0415 - the rooms below are loaded by who runs them
 
     drain = manifest.services[name].drain
-    return await serve(lambda: assembly.sidecar(manifest, contract, name, fd, migrate=migrate), parent, drain)
+    return await serve(
+        lambda: assembly.sidecar(manifest, contract, name, fd, main, migrate=migrate), parent, drain, signals
+    )
 
 
 async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, parent: Parent) -> int:
@@ -156,13 +217,14 @@ async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, paren
     return await serve(lambda: assembly.edge(manifest, contract, fd), parent, manifest.edge.drain)
 
 
-async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
+async def serve(make: Callable[[], Part], parent: Parent, drain: float, signals: Signals | None = None) -> int:
     """Make a part, start it, report, wait for the end, stop it.
 
     Args:
         make: Makes the part; may raise as ``Part.start`` does.
         parent: Where to report.
         drain: Seconds that the stop may take.
+        signals: The signals, when the loop does not run in the main thread.
 
     Returns:
         The exit code: 0, or 1 when it could not start.
@@ -175,8 +237,9 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
             os._exit(1)
         told.set()
 
-    for number in _STOPS:
-        loop.add_signal_handler(number, stop)
+    on_signal = loop.add_signal_handler if signals is None else signals.add
+    _listen(on_signal, stop, _STOPS)
+    give_back(_STOPS)
 
     def go() -> None:
         loop.call_soon_threadsafe(cleared.set)
@@ -187,7 +250,8 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
     parent.watch(go, orphaned, drain + MARGIN)
     try:
         part = make()
-        if not await _start(part, told, cleared, parent):
+        _listen(on_signal, stop, [number for number in _STOPS if signal.getsignal(number) in _DEFAULTS])
+        if not await _start(part, told, cleared, parent, on_signal):
             return 0
     except (Faults, OSError) as error:
         return _fail(parent, str(error))
@@ -199,7 +263,18 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float) -> int:
     return 0
 
 
-async def _start(part: Part, told: asyncio.Event, cleared: asyncio.Event, parent: Parent) -> bool:
+def _listen(on_signal: OnSignal, stop: Callable[[], None], numbers: Iterable[int]) -> None:
+    for number in numbers:
+        on_signal(number, stop)
+
+
+async def _start(
+    part: Part,
+    told: asyncio.Event,
+    cleared: asyncio.Event,
+    parent: Parent,
+    on_signal: OnSignal,
+) -> bool:
     """Start the part, once that is cleared, and report; False if it was told to stop meanwhile."""
 
     async def start() -> str:
@@ -215,8 +290,8 @@ async def _start(part: Part, told: asyncio.Event, cleared: asyncio.Event, parent
         await asyncio.wait([starting])
         return False
     _settle()
-    if not sys.stdin or not sys.stdin.isatty():  # at a terminal, SIGHUP says that the terminal is gone
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, part.reload)
+    if not _at_terminal():  # where SIGHUP says that the terminal is gone
+        on_signal(signal.SIGHUP, part.reload)
     parent.ready(starting.result())
     return True
 

@@ -14,6 +14,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,8 @@ class Reader:
         self._deliver = deliver
         self._missing = missing
         self._loop = asyncio.get_running_loop()
+        # An event is often begun as another one ends, in the task of that; its context must not be inherited.
+        self._context = copy_context()
         self._pulls: dict[str, _Pull] = {}
         self._number = 0
         self._paused = 0.0
@@ -284,7 +287,7 @@ class Reader:
                     await self._answer(token, wire.ACK)
 
     def _begin(self, held: Held) -> None:
-        self._running[held] = self._loop.create_task(self._run(held, held.token))
+        self._running[held] = self._loop.create_task(self._run(held, held.token), context=self._context.copy())
 
     async def _run(self, held: Held, message: Message) -> None:
         """Call the function for an event, and answer the broker."""

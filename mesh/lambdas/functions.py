@@ -1,8 +1,12 @@
 """The handlers of one Lambda function: what ``mesh.function.Functions`` is for a module of functions.
 
 The module is imported once in each process, after its environment is set, with its own folder on the path as on AWS.
-``async def`` runs on the event loop, ``def`` in a thread. A handler that takes longer than the function may is answered
-for as Lambda does; its thread cannot be stopped, and ends when it ends.
+``async def`` runs on the event loop, ``def`` in the main thread or, beside another call of the process, in a thread. A
+handler that takes longer than the function may is answered for as Lambda does; its thread cannot be stopped, and ends
+when it ends.
+
+The module is imported in a context (``contextvars``) that calls in the main thread run in as well, so that what one
+sets the next one finds, as in an execution environment of AWS. Other threads and ``async def`` handlers get a copy.
 """
 
 from __future__ import annotations
@@ -13,13 +17,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import copy_context
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
+from opentelemetry import context as otel
 from opentelemetry import trace
 
+from mesh.call import current
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
 from mesh.function import Functions, Hook, load_module
@@ -28,6 +35,7 @@ from mesh.lambdas import event as events
 from mesh.lambdas import failure, jsontext, value
 from mesh.lambdas.context import CLIENT_CONTEXT, ClientContext, Instance, LambdaContext, identifier, requested, tag_logs
 from mesh.lambdas.descriptor import INVOKE, TICK
+from mesh.variables import Inherited
 from mesh.wheel import Limit, wheel
 
 if TYPE_CHECKING:
@@ -35,7 +43,7 @@ if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
     from mesh.contract import Method, Service
     from mesh.lambdas.config import Function
-    from mesh.threads import Threads
+    from mesh.threads import Block, Runs
 
 __all__ = ["LambdaFunctions", "functions_of", "install"]
 
@@ -88,12 +96,18 @@ class LambdaFunctions:
         self._function = function
         self._services = services
         self._instance = install(function)
-        self._handler = _found(function)
+        self._context = copy_context()
+        self._handler = self._context.run(_found, function)
         self._async = any(
             map(inspect.iscoroutinefunction, (self._handler, getattr(self._handler, "__call__", None)))  # noqa: B004
         )
 
-    def handlers(self, service: ServiceContext, threads: Threads) -> dict[str, tuple[Method, Handler]]:
+    @property
+    def plain(self) -> bool:
+        """Whether the handler is a ``def`` function, which no event loop can call."""
+        return not self._async
+
+    def handlers(self, service: ServiceContext, threads: Runs) -> dict[str, tuple[Method, Handler]]:
         """Return path → (method, handler) for every method.
 
         Args:
@@ -167,9 +181,11 @@ class LambdaFunctions:
 
         return read
 
-    def _run(self, threads: Threads) -> _Run:
+    def _run(self, threads: Runs) -> _Run:
         """Return what calls the handler: → (result, None) or (None, what it raised)."""
         handler = self._handler
+        inherited = Inherited()
+        inherited.keep(self._context)
 
         def call(event: Any, context: LambdaContext) -> _Outcome:
             try:
@@ -178,10 +194,23 @@ class LambdaFunctions:
                 return None, _in_handler(error)
 
         async def threaded(event: Any, context: LambdaContext) -> _Outcome:
-            found: _Outcome = await threads.run(lambda _: call(event, context))
+            answered, traced = current.get(), otel.get_current()
+
+            def work(_: Block) -> _Outcome:
+                said, asked = current.set(answered), requested.set(context.aws_request_id)
+                attached = otel.attach(traced)
+                try:
+                    return call(event, context)
+                finally:
+                    otel.detach(attached)
+                    requested.reset(asked)
+                    current.reset(said)
+
+            found: _Outcome = await threads.run(work, self._context)
             return found
 
         async def awaited(event: Any, context: LambdaContext) -> _Outcome:
+            inherited.enter()
             try:
                 return await handler(event, context), None
             except asyncio.CancelledError:
@@ -214,7 +243,8 @@ def _found(function: Function) -> Callable[[Any, LambdaContext], Any]:
         text = f"there is no handler {function.handler!r}; write def {function.handler}(event, context)"
         raise Faults([Fault(place, text)])
     try:
-        inspect.signature(found).bind(None, None)
+        # A decorator may add arguments (metric_scope of aws-embedded-metrics): it is asked, and not what it wraps.
+        inspect.signature(found, follow_wrapped=False).bind(None, None)
     except TypeError:
         text = f"{function.handler!r} is no handler; write def {function.handler}(event, context)"
         raise Faults([Fault(place, text)]) from None

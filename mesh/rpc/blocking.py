@@ -1,8 +1,9 @@
 """The channel for ``def`` functions: a stub on it blocks, from a worker thread, while its call runs on the event loop.
 
 The call takes the thread's context variables with it, so its deadline, identity and trace are those of the function
-that makes it; and it ends with the call that the function answers. It refuses to be used on the thread of an event
-loop, where it would wait for itself.
+that makes it; and it ends with the call that the function answers. It refuses to be used on the thread of its event
+loop, where it would wait for itself; an event loop that a function runs in its own thread is blocked as by any other
+function that waits.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class _Multi:
 
         Raises:
             CallError: The call has failed.
-            RuntimeError: This is the thread of an event loop.
+            RuntimeError: This is the thread of the channel's event loop.
         """
         if self._multi.method.server_streaming:
             return self._begin(request, arguments)
@@ -82,7 +83,7 @@ class _Multi:
 
         Raises:
             CallError: The call has failed.
-            RuntimeError: This is the thread of an event loop.
+            RuntimeError: This is the thread of the channel's event loop.
         """
         call = self._begin(request, arguments)
         return call.result(), call
@@ -165,13 +166,9 @@ def _wait(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) ->
 
     Raises:
         Cancelled: The call that this thread answers has ended.
-        RuntimeError: This is the thread of an event loop.
+        RuntimeError: This is the thread of the loop.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        pass
-    else:
+    if asyncio._get_running_loop() is loop:  # noqa: SLF001 - get_running_loop without the exception
         coroutine.close()
         raise RuntimeError("a blocking stub would stop the event loop it is used on: await the async one here")
     found: T = wait(coroutine, loop)

@@ -67,12 +67,15 @@ class ServiceContext:
         self._blocking = blocking
         self._stubs: dict[type, Any] = {}
         self._blocking_stubs: dict[type, Any] = {}
+        self._loop = asyncio._get_running_loop()  # noqa: SLF001 - None where nothing is hosted
 
     def stub(self, stub_class: type[StubT]) -> StubT:
-        """Return the shared stub: one to await on the event loop, one that blocks in a thread."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        """Return the shared stub: one to await on the service's event loop, one that blocks anywhere else.
+
+        A ``def`` function may run an event loop of its own (``asyncio.run``); calls block that as any other function.
+        """
+        running = asyncio._get_running_loop()  # noqa: SLF001 - get_running_loop without the exception
+        if running is None or (self._loop is not None and running is not self._loop):
             stubs, channel = self._blocking_stubs, self._blocking
         else:
             stubs, channel = self._stubs, self._channel

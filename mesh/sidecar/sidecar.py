@@ -18,12 +18,13 @@ from mesh.rpc.listener import Listener, ListenError
 from mesh.rpc.reflection import Reflection
 from mesh.rpc.server import GrpcApp
 from mesh.rpc.watch import Watched
-from mesh.threads import THREADS, Threads
+from mesh.threads import THREADS, Runs, Threads
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
     from mesh.contract import Contract, Method
     from mesh.gate import Gate
+    from mesh.main_thread import MainThread
 
 __all__ = ["Sidecar"]
 
@@ -39,7 +40,7 @@ class Hosted(Protocol):
     def shutdown(self) -> Callable[[ServiceContext], Awaitable[None]] | None:
         """Awaited after the last call."""
 
-    def handlers(self, service: ServiceContext, threads: Threads) -> Mapping[str, tuple[Method, Handler]]:
+    def handlers(self, service: ServiceContext, threads: Runs) -> Mapping[str, tuple[Method, Handler]]:
         """Return path → (method, handler) for every method."""
 
 
@@ -59,6 +60,7 @@ class Sidecar:
         fd: A listening socket to adopt instead.
         max_message: Largest request message, bytes.
         drain: Seconds that ``stop`` waits for what is in flight.
+        threads: Where ``def`` functions run; None: in threads.
 
     Attributes:
         app: The gRPC server behind the listener.
@@ -81,10 +83,11 @@ class Sidecar:
         fd: int | None = None,
         max_message: int = 4 * 2**20,
         drain: float = 10.0,
+        threads: Threads | MainThread | None = None,
     ) -> None:
         self._functions = functions
         self._service = service
-        self._threads = Threads(THREADS)
+        self._threads = Threads(THREADS) if threads is None else threads
         self.health = Health(serves)
         reflection = Reflection(contract.files, [*serves, "grpc.health.v1.Health"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -105,7 +106,17 @@ async def bidi(requests: AsyncIterator[pb.EchoRequest], context: Context) -> Asy
 def slow(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
     """Trace, log, and call on, in a thread."""
     trace.get_current_span().set_attribute("mine", "thread")
+    if request.text == "own loop":
+        return asyncio.run(_in_own_loop(request, context))
     with trace.get_tracer("inside").start_as_current_span("own"):
         context.log.warning("said inside")
         answer: pb.EchoResponse = context.stub(conformance_pb2_grpc.EchoStub).Unary(pb.EchoRequest(text=request.text))
+    return answer
+
+
+async def _in_own_loop(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
+    with trace.get_tracer("inside").start_as_current_span("own"):
+        context.log.warning("said inside")
+        answer: pb.EchoResponse = context.stub(conformance_pb2_grpc.EchoStub).Unary(pb.EchoRequest(text=request.text))
+        await asyncio.sleep(0)
     return answer

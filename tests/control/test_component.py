@@ -25,3 +25,33 @@ def test_a_component_may_have_many_files_open() -> None:
     soft = int(done.stdout.strip("()\n").split(",")[0])
     assert soft >= 10_240 or soft == hard
     assert done.stdout.strip() == str((soft, hard))
+
+
+SERVE = """
+import asyncio, os, signal
+from mesh.control.component import serve
+from mesh.control.ready import Parent
+
+class Part:
+    def __init__(self):  # as a module does that wants Ctrl-C to end its script
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    async def start(self):
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+        return "127.0.0.1:1"
+
+    def reload(self):
+        pass
+
+    async def stop(self):
+        print("drained")
+
+assert asyncio.run(serve(Part, Parent(None), 1.0)) == 0
+"""
+
+
+def test_a_module_that_gives_a_signal_its_default_does_not_take_the_drain_away() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "drained\n"), done.stderr

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,6 +86,27 @@ async def test_a_delivery_has_the_time_of_its_method(contract: Contract, nats_ur
         await until(lambda: len(left) == 2)
     assert left.pop("Noted") is None
     assert 0 < (left.pop("Happened") or 0) <= 2
+
+
+async def test_what_a_function_does_to_its_context_is_seen_by_no_later_delivery(
+    contract: Contract, nats_url: str
+) -> None:
+    """The next event of the key begins when the one before ends, and the next try when the one before has failed."""
+    variable: ContextVar[str] = ContextVar("variable", default="none")
+    found: list[tuple[int, str]] = []
+
+    async def on_happened(request: Any, context: Any) -> Empty:
+        found.append((request.number, variable.get()))
+        variable.set(f"of {request.number}")
+        if request.number == 1 and len(found) == 2:
+            raise Unavailable("once more")
+        return Empty()
+
+    async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=QUICK) as replica:
+        for number in range(4):
+            await publish(replica.broker, happened("k", number))
+        await until(lambda: len(found) == 5)
+    assert found == [(0, "none"), (1, "none"), (1, "none"), (2, "none"), (3, "none")]
 
 
 async def test_a_failing_key_holds_only_itself(contract: Contract, nats_url: str) -> None:

@@ -37,6 +37,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from mesh import descriptors
 from mesh.events.publications import Publications
+from mesh.forks import STOPS, give_back
+from mesh.main_thread import ignore
 from mesh.sidecar.workers import frames, host, marks, touched
 from mesh.sidecar.workers.begun import shared_file
 from mesh.sidecar.workers.heads import encode
@@ -146,11 +148,10 @@ class _ForkServer:
         for end in (self._wake, self._woken):
             end.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _ignore)
+        signal.signal(signal.SIGCHLD, ignore)
         # Ctrl-C, and supervisors that signal a whole group, mean the sidecar: it ends this process when it has drained.
-        signal.signal(signal.SIGINT, _ignore)
-        signal.signal(signal.SIGTERM, _ignore)
-        signal.signal(signal.SIGHUP, _ignore)
+        for number in STOPS:
+            signal.signal(number, ignore)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -267,6 +268,7 @@ class _ForkServer:
             _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            give_back()
             for end in (self._control, self._wake, self._woken):
                 end.close()
             with contextlib.suppress(OSError):
@@ -359,10 +361,6 @@ def _children() -> list[int]:
 def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
         _libc.prctl(option, value, 0, 0, 0)
-
-
-def _ignore(*_: object) -> None:
-    """Do nothing; a handler, unlike SIG_IGN, is not inherited by programs that a function starts."""
 
 
 _libc = ctypes.CDLL(None)

@@ -33,6 +33,7 @@ from mesh.events.hops import carry
 from mesh.events.publications import Publications, Publisher
 from mesh.faults import Faults
 from mesh.lambdas.functions import functions_of
+from mesh.main_thread import MainThread, ignoring
 from mesh.recover import recover
 from mesh.rpc.blocking import BlockingChannel
 from mesh.rpc.channel import Channel
@@ -42,19 +43,21 @@ from mesh.sidecar.workers.begun import Begun
 from mesh.sidecar.workers.calls import Answered, Notes
 from mesh.sidecar.workers.frames import Kind
 from mesh.sidecar.workers.heads import Asked, Loaded, Onward, decoder, encode
+from mesh.sidecar.workers.leaving import Alone, Watched
 from mesh.sidecar.workers.link import Link
 from mesh.sidecar.workers.publishing import Passage
-from mesh.sidecar.workers.setup import GRACE
 from mesh.sidecar.workers.slowest import Imports
 from mesh.telemetry import relay
 from mesh.telemetry.bugs import bug_behind
 from mesh.telemetry.propagation import Propagation
 from mesh.text import utf8
-from mesh.threads import THREADS, Block, Threads
+from mesh.threads import THREADS, Runs, Threads
 
 if TYPE_CHECKING:
     from mesh.contract import Contract, Method
     from mesh.database import Database
+    from mesh.function import Functions
+    from mesh.lambdas.functions import LambdaFunctions
     from mesh.sidecar.workers.setup import Setup
 
 __all__ = ["be_called", "run"]
@@ -79,6 +82,9 @@ _pairs = decoder(list[tuple[bytes, bytes]])
 def run(way: socket.socket, setup: Setup, contract: Contract, database: Database | None, noted: int) -> NoReturn:
     """Be a worker from when it is given its connection until the sidecar says that it is enough, or is gone.
 
+    The loop runs in the main thread until the functions are loaded, ``startup`` included. If there is a ``def``
+    function that the main thread is for, the loop then goes on in a thread of its own.
+
     Args:
         way: Where it comes from, with the memory of ``mesh.sidecar.workers.begun``: two descriptors.
         setup: What it hosts.
@@ -87,12 +93,37 @@ def run(way: socket.socket, setup: Setup, contract: Contract, database: Database
         noted: The file of ``mesh.sidecar.workers.touched``.
     """
     be_called(SPARE)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = runner.run(_Host(setup, contract, database, noted).serve(way))
-        with contextlib.suppress(OSError, ValueError):  # whoever read them is gone, or a function has closed them
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)  # threads that functions have left behind are not waited for
+    loop = uvloop.new_event_loop()
+    host = _Host(setup, contract, database, noted)
+    if not loop.run_until_complete(host.given(way)):
+        _end(0)
+    if setup.function is not None:
+        host.load()  # no event loop runs: as on AWS, the handler's module may run one
+    if not loop.run_until_complete(host.start()):
+        _end(1)
+
+    if host.main is not None and setup.function is None:
+        try:
+            asyncio.get_event_loop()  # as the threads of functions have one; AWS gives its main thread none
+        except RuntimeError:  # from Python 3.14 on
+            asyncio.set_event_loop(asyncio.new_event_loop())
+
+    def serve() -> bool:
+        return loop.run_until_complete(host.serve())
+
+    def leave(drained: bool) -> NoReturn:  # noqa: FBT001 - what serve returns
+        if drained:
+            loop.run_until_complete(host.leave())
+        _end(0)
+
+    leave(serve() if host.main is None else host.main.beside(serve, leave))
+
+
+def _end(code: int) -> NoReturn:
+    with contextlib.suppress(OSError, ValueError):  # whoever read them is gone, or a function has closed them
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)  # threads that functions have left behind are not waited for
 
 
 def be_called(name: str) -> None:
@@ -142,33 +173,6 @@ class WorkerCall(Answered):
         return (self.span.notes or []) if self.span is not None else []
 
 
-class _Threads(Threads):
-    """Threads that are watched: one that goes on long after its call has ended is reported."""
-
-    def __init__(self, limit: int, stuck: Callable[[str], None]) -> None:
-        super().__init__(limit)
-        self._stuck = stuck
-
-    async def run(self, work: Callable[[Block], Any]) -> Any:
-        running = False
-
-        def watched(block: Block) -> Any:
-            nonlocal running
-            running = True
-            try:
-                return work(block)
-            finally:
-                running = False
-
-        try:
-            return await super().run(watched)
-        except asyncio.CancelledError:
-            call = current.get()
-            path = "" if call is None else call.method.path
-            asyncio.get_running_loop().call_later(GRACE, lambda: running and self._stuck(path))
-            raise
-
-
 class _Host:
     def __init__(self, setup: Setup, contract: Contract, database: Database | None, noted: int) -> None:
         self._database = database
@@ -180,9 +184,15 @@ class _Host:
         self._methods: list[tuple[Method, Callable[[Any], Awaitable[None]]]] = []
         self._link: Link
         self._drain: asyncio.Event
+        self._service: ServiceContext
+        self._began = 0
+        self._functions: Functions | LambdaFunctions | None = None
+        self._wrong: Exception | None = None
+        self._loaded: Loaded | None = None
+        self.main: MainThread | None = None
 
-    async def serve(self, way: socket.socket) -> int:
-        """Wait to be needed, load the functions, say so, answer calls; returns the exit code."""
+    async def given(self, way: socket.socket) -> bool:
+        """Prepare what all services have alike, and wait to be needed; False when the fork server is gone."""
         setup = self._setup
         loop = asyncio.get_running_loop()
         self._drain = asyncio.Event()
@@ -190,7 +200,7 @@ class _Host:
         relay.install(partial(self._send, Kind.SPANS), partial(self._send, Kind.MEASURED))
         channel = Channel(chain(carry, self._onward), self._contract)
         published = Publications(self._contract, setup.serves, setup.name) if setup.events else None
-        service = ServiceContext(
+        self._service = ServiceContext(
             setup.name,
             channel=channel,
             blocking=BlockingChannel(channel, loop),
@@ -198,48 +208,89 @@ class _Host:
             settings=setup.settings,
             publisher=Publisher(published, Passage(link)) if published is not None else None,
         )
-        threads = _Threads(THREADS, self._stuck)
         sock = await self._given(way)
         if sock is None:
-            return 0
-        began = time_ns()
+            return False
+        self._began = time_ns()
         await loop.create_connection(lambda: link, sock=sock)
-        try:
-            if setup.bytecode:
-                sys.pycache_prefix, sys.dont_write_bytecode = setup.bytecode, False
-            with Imports() as imports:
+        return True
+
+    def load(self) -> None:
+        """Import the functions; ``start`` says what is wrong with them."""
+        setup = self._setup
+        if setup.bytecode:
+            sys.pycache_prefix, sys.dont_write_bytecode = setup.bytecode, False
+        with Imports() as imports:
+            try:
                 importlib.invalidate_caches()  # what the fork server saw of the project's folders may be old
                 served = [self._contract.services[name] for name in setup.serves]
-                functions = functions_of(setup.module, setup.function, served)
-            loaded = time_ns()
-            handlers = functions.handlers(service, threads).values()
+                self._functions = functions_of(setup.module, setup.function, served)
+            except Exception as error:  # noqa: BLE001 - raised in ``start``
+                self._wrong = error
+        self._loaded = Loaded(self._began, time_ns(), imports.slowest())
+
+    async def start(self) -> bool:
+        """Load the functions, unless that is done, and run ``startup``; False if they cannot be used."""
+        if self._loaded is None:
+            self.load()
+        try:
+            functions = self._right()
+            handlers = functions.handlers(self._service, self._places(functions)).values()
             self._methods = [(method, partial(self._run, function)) for method, function in handlers]
             if functions.startup is not None:
-                await functions.startup(service)
+                await functions.startup(self._service)
         except Faults as faults:
-            return await self._failed([(fault.place, fault.text) for fault in faults.faults])
+            await self._failed([(fault.place, fault.text) for fault in faults.faults])
+            return False
         except Exception as error:
             log.exception("the start failed")
             what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else str(error)
-            return await self._failed([(setup.module, f"startup failed: {type(error).__name__}: {what}")])
+            await self._failed([(self._setup.module, f"startup failed: {type(error).__name__}: {what}")])
+            return False
+        ignoring()  # signals that the module has given their default
         gc.freeze()  # the collector was off since the fork: what it would look through is what has just been loaded
         gc.set_threshold(*COLLECT_AFTER)
         gc.enable()
-        link.write(frames.frame(Kind.READY, 0, encode(Loaded(began, loaded, imports.slowest()))))
+        return True
+
+    def _right(self) -> Functions | LambdaFunctions:
+        """Return the functions, or raise why they could not be loaded."""
+        if self._functions is None:
+            assert self._wrong is not None  # noqa: S101 - the one or the other
+            raise self._wrong
+        return self._functions
+
+    def _places(self, functions: Functions | LambdaFunctions) -> Runs:
+        """Return where ``def`` functions run: a Lambda handler, and the one call of a worker, in the main thread."""
+        alone = self._setup.concurrency == 1
+        if functions.plain and (alone or self._setup.function is not None):
+            self.main = MainThread(None if alone else Threads(THREADS))
+        if self.main is None:
+            return Watched(Threads(THREADS), self._stuck)
+        return Alone(self.main, self._stuck) if alone else Watched(self.main, self._stuck)
+
+    async def serve(self) -> bool:
+        """Say that it is ready, and answer calls until it is to end; True when those that it had have ended."""
+        link = self._link
+        assert self._loaded is not None  # noqa: S101 - start has seen to it
+        link.write(frames.frame(Kind.READY, 0, encode(self._loaded)))
         draining = asyncio.ensure_future(self._drain.wait())
         ends: list[asyncio.Future[Any]] = [link.lost, draining]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if link.lost.done():
-            return 0
+            return False
         await self._finish()
         if not self._begun.reached(2 * _YOUNG):
             touched.note(self._noted)
-        if functions.shutdown is not None:
-            await functions.shutdown(service)
+        return True
+
+    async def leave(self) -> None:
+        """Run ``shutdown``, and close what the functions used."""
+        if self._functions is not None and self._functions.shutdown is not None:
+            await self._functions.shutdown(self._service)
         if self._database is not None:
             await self._database.stop()
-        link.flush()
-        return 0
+        self._link.flush()
 
     async def _given(self, way: socket.socket) -> socket.socket | None:
         """Wait for the connection to the sidecar; None when the fork server is gone."""
@@ -267,10 +318,9 @@ class _Host:
         if running:
             await asyncio.wait(running)
 
-    async def _failed(self, faults: list[tuple[str, str]]) -> int:
+    async def _failed(self, faults: list[tuple[str, str]]) -> None:
         self._link.write(frames.frame(Kind.FAILED, 0, encode([(place, utf8(text)) for place, text in faults])))
         await self._link.lost  # the sidecar has read it
-        return 1
 
     # -- calls that come in --
 
@@ -307,12 +357,10 @@ class _Host:
     def _send(self, kind: Kind, body: bytes) -> None:
         """Send what functions trace and measure, in whatever thread."""
         frame = frames.frame(kind, 0, body)
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            self._link.loop.call_soon_threadsafe(self._link.write, frame)
-        else:
+        if asyncio._get_running_loop() is self._link.loop:  # noqa: SLF001 - what get_running_loop asks; it raises
             self._link.write(frame)
+        else:  # another thread, with a loop of a function's own perhaps
+            self._link.loop.call_soon_threadsafe(self._link.write, frame)
 
     # -- calls that go out --
 

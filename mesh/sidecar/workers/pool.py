@@ -13,6 +13,7 @@ from dataclasses import replace
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING
 
+import msgspec
 from opentelemetry import trace
 
 from mesh.call import Call, Handler
@@ -97,7 +98,7 @@ class Pool:
         self._parted_until = 0.0
         self._held = 0.0
         self._uncounted = False
-        self.nursery = Nursery(setup)
+        self.nursery = Nursery(msgspec.structs.replace(setup, concurrency=spec.concurrency))
         self.crew = Crew(
             self.nursery, Rim(contract, onward, spans, measured, None if publish is None else answering(publish)), spec,
             ended=self._left, room=self._room, blamed=self._blamed,

@@ -29,6 +29,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         settings: ``[services.NAME.settings]``.
         database: Its URL, or "".
         events: It has to do with events: what it publishes goes to its outbox, or through the sidecar.
+        concurrency: Calls that one worker answers at once.
         bytecode: Where the compiled modules of the project are kept; "" leaves it to Python. Where the environment
             forbids to write any, as images do, each worker would compile the project anew.
         encoding: Of standard output and error, as in the sidecar; "" leaves it to Python.
@@ -45,5 +46,6 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
     database: str = ""
     events: bool = False
+    concurrency: int = 16
     bytecode: str = ""
     encoding: str = ""

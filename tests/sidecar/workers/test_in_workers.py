@@ -1,4 +1,7 @@
-"""Functions in worker processes do what they do elsewhere: the suite ``behaviour``, with one worker for all of it."""
+"""Functions in worker processes do what they do elsewhere: the suite ``behaviour``.
+
+One worker has all of it; and ``def`` functions are run once more by some that answer one call each, in the main thread.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,18 @@ from mesh.contract import Contract
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(params=["apps.echo", "apps.echo_sync"], scope="module", loop_scope="module")
+SHARED, ALONE = {"min": 1, "max": 1, "concurrency": 1000}, {"min": 1, "max": 4, "concurrency": 1}
+
+
+@pytest_asyncio.fixture(
+    params=[("apps.echo", SHARED), ("apps.echo_sync", SHARED), ("apps.echo_sync", ALONE)],
+    ids=["echo", "echo_sync", "echo_sync alone"],
+    scope="module",
+    loop_scope="module",
+)
 async def stub(request: pytest.FixtureRequest, contract: Contract) -> AsyncIterator[conformance_pb2_grpc.EchoStub]:
     unlimited = [("grpc.max_receive_message_length", -1)]
-    pool = pool_of(contract, request.param, min=1, max=1, concurrency=1000)
+    module, spec = request.param
+    pool = pool_of(contract, module, **spec)
     async with working(contract, pool) as address, grpc.aio.insecure_channel(address, unlimited) as channel:
         yield conformance_pb2_grpc.EchoStub(channel)

@@ -66,7 +66,9 @@ async def identified(call: Call, next: Handler) -> None:
 
 @asynccontextmanager
 async def running(place: str, contract: Contract, tmp_path: Path) -> AsyncIterator[Inside]:
-    """Host ``apps.inside`` in this process (``here``) or in a ``worker``, with all that it uses."""
+    """Host ``apps.inside``, with all that it uses: in this process (``here``), in a ``worker``, or in one whose ``main
+    thread`` is for ``def`` functions.
+    """
     collector = HttpCollector()
     telemetry = configure("echo", version="1", default_endpoint=collector.url)
     url = f"sqlite:///{tmp_path}/rows.db"
@@ -99,7 +101,7 @@ async def running(place: str, contract: Contract, tmp_path: Path) -> AsyncIterat
         else:
             pool = pool_of(
                 contract, "apps.inside", min=1, max=1, onward=onward, settings=settings, database=url,
-                spans=telemetry.relayed,
+                spans=telemetry.relayed, concurrency=1 if place == "main thread" else 16,
             )  # fmt: skip
             running = working(contract, pool, **layers)
         async with running as address, grpc.aio.insecure_channel(address) as client:
@@ -110,7 +112,7 @@ async def running(place: str, contract: Contract, tmp_path: Path) -> AsyncIterat
     collector.stop()
 
 
-@pytest.fixture(params=["here", "worker"])
+@pytest.fixture(params=["here", "worker", "main thread"])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     return str(request.param)
@@ -142,11 +144,11 @@ async def test_claims_are_whatever_json_has(inside: Inside) -> None:
     assert (told["subject"], told["claims"]) == ("bea", ODD.claims)
 
 
-@pytest.mark.parametrize("method", ["Idempotent", "Slow"])
-async def test_a_stub_carries_deadline_user_and_trace(inside: Inside, method: str) -> None:
+@pytest.mark.parametrize(("method", "text"), [("Idempotent", "hello"), ("Slow", "hello"), ("Slow", "own loop")])
+async def test_a_stub_carries_deadline_user_and_trace(inside: Inside, method: str, text: str) -> None:
     call = getattr(inside.stub, method)
-    answer = await call(pb.EchoRequest(text="hello"), timeout=5, metadata=[("authorization", "Bearer of-ada")])
-    assert answer.text == "hello"
+    answer = await call(pb.EchoRequest(text=text), timeout=5, metadata=[("authorization", "Bearer of-ada")])
+    assert answer.text == text
     assert answer.HasField("remaining")
     assert answer.remaining.ToTimedelta().total_seconds() < 5.1  # grpcio rounds a timeout up
     assert inside.onward[0].metadata.wire(b"traceparent") is not None

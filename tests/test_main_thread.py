@@ -1,0 +1,228 @@
+"""The main thread for functions: one at a time, none lost, whatever a signal handler raises."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, copy_context
+from functools import partial
+from typing import Any, NoReturn
+
+import pytest
+
+from mesh import main_thread as module
+from mesh.main_thread import MainThread
+from mesh.threads import Block, Threads
+
+variable: ContextVar[str] = ContextVar("variable", default="none")
+
+
+def of(work: Callable[[], Any]) -> Callable[[Block], Any]:
+    return lambda _: work()
+
+
+def in_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def beside(body: Callable[[MainThread], Coroutine[Any, Any, Any]], others: Threads | None = None) -> Any:
+    """Run the coroutine on an event loop in a thread, and what it gives to the main thread here."""
+    main = MainThread(others, kept=lambda: None)
+
+    async def stopped() -> Any:
+        try:
+            async with asyncio.timeout(30):
+                return await body(main)
+        finally:
+            main.stop()
+
+    def left(_: Any) -> NoReturn:
+        raise AssertionError("a function does not leave the main thread")
+
+    return main.beside(lambda: asyncio.run(stopped()), left)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.01])
+def test_calls_that_do_not_overlap_run_in_the_main_thread(seconds: float) -> None:
+    def work() -> bool:
+        time.sleep(seconds)
+        return in_main()
+
+    async def body(main: MainThread) -> list[bool]:
+        return [await main.run(of(work)) for _ in range(100)]
+
+    assert beside(body, Threads(4)) == [True] * 100
+
+
+def test_quick_ones_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BRISK", 60.0)  # whatever else the machine does
+
+    async def body(main: MainThread) -> list[bool]:
+        return await asyncio.gather(*(main.run(of(in_main)) for _ in range(50)))
+
+    assert beside(body, Threads(4)) == [True] * 50
+
+
+def test_those_behind_a_slow_one_get_threads() -> None:
+    release = threading.Event()
+
+    async def body(main: MainThread) -> list[bool]:
+        slow = asyncio.ensure_future(main.run(of(lambda: release.wait(20))))
+        await asyncio.sleep(0)
+        quick = await asyncio.gather(*(main.run(of(in_main)) for _ in range(10)))
+        assert not slow.done()
+        release.set()
+        assert await slow
+        return quick
+
+    assert beside(body, Threads(4)) == [False] * 10
+
+
+def test_without_threads_all_wait_their_turn() -> None:
+    running = 0
+
+    def work(number: int) -> int:
+        nonlocal running
+        running += 1
+        time.sleep(0.01)
+        running -= 1
+        assert running == 0
+        return number
+
+    async def body(main: MainThread) -> list[int]:
+        return await asyncio.gather(*(main.run(of(partial(work, number))) for number in range(10)))
+
+    assert beside(body) == list(range(10))
+
+
+def test_a_call_that_ended_while_it_waited_is_not_begun() -> None:
+    release, begun = threading.Event(), []
+
+    async def body(main: MainThread) -> None:
+        busy = asyncio.ensure_future(main.run(of(lambda: release.wait(20))))
+        late = asyncio.ensure_future(main.run(of(lambda: begun.append("late"))))
+        await asyncio.sleep(0)
+        late.cancel()
+        await asyncio.wait([late])
+        assert late.cancelled()
+        release.set()
+        await busy
+        await main.run(of(int))
+        await main.free()
+        assert not main.busy
+
+    beside(body)
+    assert begun == []
+
+
+def test_a_function_waits_for_the_loop_and_ends_with_its_call() -> None:
+    ends: list[str] = []
+
+    def work(block: Block) -> None:
+        assert block(asyncio.sleep(0, "slept")) == "slept"
+        try:
+            block(asyncio.sleep(60))
+        except Exception as error:
+            ends.append(type(error).__name__)
+            raise
+
+    async def body(main: MainThread) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(main.run(work), 0.2)
+        await main.free()
+
+    beside(body)
+    assert ends == ["Cancelled"]
+
+
+def test_the_context_is_the_one_given_here_and_a_copy_of_it_in_a_thread() -> None:
+    context = copy_context()
+    context.run(variable.set, "given")
+    release = threading.Event()
+
+    def change() -> str:
+        found = variable.get()
+        variable.set(f"{found} and changed")
+        return found
+
+    async def body(main: MainThread) -> list[str]:
+        variable.set("of the caller")
+        found = [await main.run(of(change)), await main.run(of(change))]
+        found += [await main.run(of(change), context), await main.run(of(change), context)]
+        slow = asyncio.ensure_future(main.run(of(lambda: release.wait(20))))
+        await asyncio.sleep(0)
+        found += [await main.run(of(change), context), await main.run(of(change), context)]
+        release.set()
+        await slow
+        return found
+
+    assert (
+        beside(body, Threads(4))
+        == ["of the caller"] * 2 + ["given"] + ["given and changed"] + ["given and changed and changed"] * 2
+    )
+
+
+STORM = """
+import asyncio, logging, signal
+from mesh.main_thread import MainThread
+
+class Rung(BaseException):
+    pass
+
+def ring(*_):
+    raise Rung
+
+async def body(main):
+    found = []
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    for number in range(600):
+        try:
+            found.append(await main.run(lambda _, number=number: number + 0 * sum(range(2000))))
+        except Rung:
+            found.append(number)
+        if number % 100 == 0:
+            await asyncio.sleep(0.005)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return found
+
+logging.disable()
+signal.signal(signal.SIGALRM, ring)
+main = MainThread(None)
+assert main.beside(lambda: asyncio.run(body(main)), exit) == list(range(600))
+"""
+
+
+def test_what_a_signal_handler_raises_loses_no_call() -> None:
+    """The handler raises every half millisecond: in functions, between them, and while the main thread waits."""
+    done = subprocess.run([sys.executable, "-c", STORM], capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_the_loop_raises_is_raised() -> None:
+    async def body(main: MainThread) -> None:
+        assert main.do(in_main)
+        with pytest.raises(ZeroDivisionError):
+            main.do(lambda: 1 / 0)
+        await main.run(of(int))
+        raise LookupError("of the loop")
+
+    with pytest.raises(LookupError, match="of the loop"):
+        beside(body)
+
+
+def test_signals_that_end_a_process_are_ignored_again_where_a_function_gave_them_up() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        module.ignoring()
+        assert signal.getsignal(signal.SIGINT) is module.ignore
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
