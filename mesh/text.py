@@ -5,7 +5,7 @@ A Python string may hold half a surrogate pair, which JSON from outside can brin
 
 from __future__ import annotations
 
-__all__ = ["utf8"]
+__all__ = ["text_of", "utf8"]
 
 
 def utf8(text: str) -> str:
@@ -17,3 +17,11 @@ def utf8(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-8", "replace").decode()
     return text
+
+
+def text_of(thing: object) -> str:
+    """Return a thing's text, whatever its ``__str__`` raises."""
+    try:
+        return utf8(str(thing))
+    except BaseException:  # noqa: BLE001 - a broken __str__ must not break the call that reports it
+        return f"<{type(thing).__name__} without a text>"

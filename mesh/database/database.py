@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from mesh.boundary import contain
 from mesh.database import migrations
 from mesh.database.failures import DatabaseError, reason, status
 from mesh.database.plain import Execute, Plain
@@ -23,6 +24,7 @@ from mesh.database.sole import FileSole, PostgresSole, Sole
 from mesh.database.transaction import Outbox, OwnTransaction, SqliteTransaction
 from mesh.database.writer import Writer
 from mesh.errors import Unavailable
+from mesh.text import text_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -91,7 +93,8 @@ class Database:
         """
         try:
             make = partial(self._create, once=True)
-            await asyncio.to_thread(migrations.upgrade, make, self._migrations, self._file, self._before, self._after)
+            upgrade = partial(migrations.upgrade, make, self._migrations, self._file, self._before, self._after)
+            await contain(asyncio.to_thread(upgrade))
         except DatabaseError as error:
             raise DatabaseError(f"database of {self._name} ({self}): {error}") from error
         except (exc.SQLAlchemyError, OSError) as error:
@@ -99,7 +102,7 @@ class Database:
         except Exception as error:
             if getattr(error, "sqlstate", None) is None:  # not the driver's: a bug in a version file
                 raise DatabaseError(
-                    f"database of {self._name} ({self}): a migration failed: {type(error).__name__}: {error}"
+                    f"database of {self._name} ({self}): a migration failed: {type(error).__name__}: {text_of(error)}"
                 ) from error
             raise DatabaseError(f"database of {self._name} ({self}): {reason(error)}") from error
         self.open()

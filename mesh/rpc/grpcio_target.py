@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from mesh.boundary import revoke
 from mesh.call import Metadata, decode_values, encode_pair
 from mesh.errors import Code, Internal, StatusError, Unavailable
 from mesh.rpc import resolver, status
@@ -129,7 +130,7 @@ class GrpcioExchange:
         finally:
             remote.in_flight -= 1
             if pump is not None and not pump.done():
-                pump.cancel()
+                revoke(pump)
                 await asyncio.wait([pump])  # unlike awaiting it, this hides no cancellation of ours
 
     async def close(self) -> None:

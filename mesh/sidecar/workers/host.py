@@ -49,7 +49,7 @@ from mesh.sidecar.workers.slowest import Imports
 from mesh.telemetry import relay
 from mesh.telemetry.bugs import bug_behind
 from mesh.telemetry.propagation import Propagation
-from mesh.text import utf8
+from mesh.text import text_of, utf8
 from mesh.threads import THREADS, Block, Threads
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class _Host:
             return await self._failed([(fault.place, fault.text) for fault in faults.faults])
         except Exception as error:
             log.exception("the start failed")
-            what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else str(error)
+            what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else text_of(error)
             return await self._failed([(setup.module, f"startup failed: {type(error).__name__}: {what}")])
         gc.freeze()  # the collector was off since the fork: what it would look through is what has just been loaded
         gc.set_threshold(*COLLECT_AFTER)
@@ -233,11 +233,13 @@ class _Host:
         await self._finish()
         if not self._begun.reached(2 * _YOUNG):
             touched.note(self._noted)
-        if functions.shutdown is not None:
-            await functions.shutdown(service)
-        if self._database is not None:
-            await self._database.stop()
-        link.flush()
+        try:
+            if functions.shutdown is not None:
+                await functions.shutdown(service)
+        finally:
+            if self._database is not None:
+                await self._database.stop()
+            link.flush()
         return 0
 
     async def _given(self, way: socket.socket) -> socket.socket | None:
