@@ -1,9 +1,9 @@
 """The project that ``mesh chaos --endings`` runs: functions that end in every way that is no plain exception.
 
-``ways`` has the ways, and says which event's function ends in which, how often, and whether it ever ends well; so the
-ledger knows which dead letters there have to be. ``source`` is called through the edge, writes and publishes; ``sink``
-is called for its events, row changes and a schedule, and writes for each; ``steps`` has no database: its ``def``
-functions run in threads, stream, and are called by ``source``.
+``ways`` has the ways. ``choice`` says which call and which event ends in which, how often, and whether it ever ends
+well; so the ledger knows which dead letters there have to be. ``source`` is called through the edge, writes and
+publishes. ``sink`` is called for its events, row changes and a schedule, and writes for each event and change.
+``steps`` has no database: its ``def`` functions run in threads, stream, and are called by ``source``.
 
 Decided here:
 
