@@ -262,6 +262,10 @@ class Call:
         """Send ``headers`` now, before there is a message."""
         raise NotImplementedError
 
+    async def left(self) -> bool:
+        """Whether the server cancelled ``task``, because the caller has gone (asked by ``mesh.boundary``)."""
+        return False
+
     def remaining(self) -> float | None:
         """Return the seconds left until the deadline (not below 0), or None without one."""
         if self.deadline is None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
-from mesh.errors import DeadlineExceeded
+from mesh.errors import DeadlineExceeded, StatusError
 from mesh.wheel import Limit, wheel
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ def deadline(call: Call, next: Handler) -> Awaitable[None]:
     """Cap ``call.deadline`` by ``call.method.timeout`` and cancel the rest of the chain when it passes.
 
     Raises:
-        DeadlineExceeded: Time ran out. A cancellation from elsewhere (the caller went away) passes through as it is.
+        DeadlineExceeded: Time ran out, and the function ended with that, or with an error that it made of it. What it
+            answers, or says by a status, counts. A cancellation from elsewhere (the caller went away) passes as it is.
     """
     timeout = call.method.timeout
     if timeout is not None:
@@ -45,6 +46,12 @@ async def _limited(call: Call, until: float, next: Handler) -> None:
         # Cancelled by the limit alone: it becomes a status. Cancelled by someone else as well: they win.
         if limit.alone:
             raise DeadlineExceeded("the deadline passed") from None
+        raise
+    except StatusError:
+        raise
+    except Exception as error:
+        if limit.alone:
+            raise DeadlineExceeded("the deadline passed") from error
         raise
     finally:
         slot.discard(limit)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import keyword
 import re
@@ -32,26 +33,29 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError, Message
 
 from mesh import hidden
+from mesh.boundary import boundary, contain, contained
 from mesh.call import Call, Handler, chain
 from mesh.context import Context
 from mesh.contract import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
 from mesh.messages import descriptor_of, parser, serialize
-from mesh.threads import EXITS, Runs, contained
+from mesh.text import text_of
+from mesh.threads import Runs
 from mesh.variables import Inherited
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
     from mesh.contract import Method, Service
 
-__all__ = ["Functions", "Hook", "function_name", "load_module"]
+__all__ = ["Functions", "Hook", "function_name", "load_module", "module_spec"]
 
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _HOOKS = ("startup", "shutdown")
@@ -147,7 +151,7 @@ class Functions:
             threads: Where ``def`` functions run.
         """
         return {
-            method.path: (method, chain(self._inherited, _handler(method, function, service, threads)))
+            method.path: (method, chain(boundary, self._inherited, _handler(method, function, service, threads)))
             for method, function in self._functions
         }
 
@@ -202,19 +206,34 @@ def load_module(name: str) -> ModuleType:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise Faults([Fault(name, f"there is no module {error.name!r} where Python looks for it")]) from None
         raise Faults([_import_fault(name, error)]) from error
-    except (Exception, SystemExit) as error:
-        raise Faults([_import_fault(name, error)]) from error
+    except BaseException as error:  # noqa: BLE001 - also a module that ends the process
+        raise Faults([_import_fault(name, error)]) from (error if isinstance(error, Exception) else contained(error))
+
+
+def module_spec(name: str) -> ModuleSpec | None:
+    """Return where a module is, None if there is none; the packages that it is in are imported for that.
+
+    Raises:
+        Faults: One of these cannot be imported.
+    """
+    try:
+        return importlib.util.find_spec(name)
+    except (ModuleNotFoundError, ValueError):  # as ``load_module`` will say
+        return None
+    except BaseException as error:  # noqa: BLE001 - also a module that ends the process
+        raise Faults([_import_fault(name, error)]) from (error if isinstance(error, Exception) else contained(error))
 
 
 def _import_fault(name: str, error: BaseException) -> Fault:
     """Return the fault with the line of the user's own code: the innermost one outside of Python's and the mesh's."""
-    text = f"{type(error).__name__}: {error}{hidden.explain(error)}"
+    text = f"{type(error).__name__}: {text_of(error)}{hidden.explain(error)}"
     if isinstance(error, SyntaxError) and error.filename:
         return Fault(f"{error.filename}:{error.lineno}", f"{type(error).__name__}: {error.msg}")
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<") and frame.filename not in (__file__, importlib.__file__)
+        if not frame.filename.startswith("<")
+        and frame.filename not in (__file__, importlib.__file__, importlib.util.__file__)
     ]
     if not frames:
         return Fault(name, f"the module cannot be imported: {text}")
@@ -260,42 +279,32 @@ def _hook(hook: Hook | None, inherited: Inherited, *, keep: bool = False) -> Hoo
         return None
 
     @functools.wraps(hook)
-    async def contains(service: ServiceContext) -> None:
+    async def contained_hook(service: ServiceContext) -> None:
         inherited.enter()
-        try:
-            await hook(service)
-            if keep:
-                inherited.keep()
-        except EXITS as error:
-            raise contained(error) from error
+        await contain(hook(service))
+        if keep:
+            inherited.keep()
 
-    return contains
+    return contained_hook
 
 
 # -- adapters: made once for each method; what they close over is all they need in a call --
 
 
-def _handler(method: Method, function: Callable[..., Any], service: ServiceContext, threads: Runs) -> Handler:  # noqa: C901 - one after the other
+def _handler(method: Method, function: Callable[..., Any], service: ServiceContext, threads: Runs) -> Handler:
     decode = _decoder(method)
     encode = _encoder(method, function)
     kind = _kind(function)
 
     async def unary(call: Call) -> None:
         argument: Any = Requests(call, decode) if method.client_streaming else decode(await call.receive_one())
-        try:
-            reply = await function(argument, Context(call, service))
-        except EXITS as error:
-            raise contained(error) from error
-        await call.send(encode(reply))
+        await call.send(encode(await function(argument, Context(call, service))))
 
     async def stream(call: Call) -> None:
         argument: Any = Requests(call, decode) if method.client_streaming else decode(await call.receive_one())
-        try:
-            async with aclosing(function(argument, Context(call, service))) as replies:
-                async for reply in replies:
-                    await call.send(encode(reply))
-        except EXITS as error:
-            raise contained(error) from error
+        async with aclosing(function(argument, Context(call, service))) as replies:
+            async for reply in replies:
+                await call.send(encode(reply))
 
     async def threaded(call: Call) -> None:
         request = decode(await call.receive_one())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, TypeGuard
 
-from mesh.errors import Code, Internal, RemoteError, StatusError
+from mesh.boundary import OwnCancellationError, ordinary
+from mesh.errors import Cancelled, Code, Internal, RemoteError, StatusError
 from mesh.sizes import oversized
 
 if TYPE_CHECKING:
@@ -32,13 +33,14 @@ async def recover(call: Call, next: Handler) -> None:
         await next(call)
     except StatusError:
         raise
-    except Exception as error:
+    except BaseException as raised:  # of a layer; what functions raise is an Exception here (``mesh.boundary``)
+        error = await ordinary(raised, call)
         status = status_of(error)
         name = call.method.path if call.method is not None else "a request without a route"
         if _not_now(error):
             log.warning("%s failed: a call that it made ended with %s", name, error.status)
         else:
-            log.exception("%s failed: %s", name, status.code.name)
+            log.exception("%s failed: %s", name, status.code.name, exc_info=error)
         raise status from error
 
 
@@ -51,10 +53,13 @@ def status_of(error: Exception) -> StatusError:
     """Return the status that the caller of a failed function sees.
 
     A ``StatusError`` is what it says. An onward call's failure that the function let pass is this call's failure too,
-    by the same code if the code means "not now", without the other service's text. Everything else is ``INTERNAL``.
+    by the same code if the code means "not now", without the other service's text. A cancellation that the mesh did not
+    ask for is ``CANCELLED``. Everything else is ``INTERNAL``.
     """
     if isinstance(error, StatusError):
         return error
     if _not_now(error):
         return StatusError.of(error.status.code, "a service that this one depends on did not answer")
+    if isinstance(error, OwnCancellationError):
+        return Cancelled("the call was cancelled")
     return Internal("internal error")

@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any, TextIO
 
-__all__ = ["carries", "json_for", "ready_output", "utf8"]
+__all__ = ["carries", "json_for", "ready_output", "text_of", "utf8"]
 
 _PLAIN = {"│": "|", "─": "-", "├": "|", "└": "`", "✗": "x", "→": "->", "…": "..."}
 """What stands for the signs that the mesh itself writes, where the encoding lacks them."""
@@ -77,3 +77,11 @@ def json_for(stream: TextIO, value: Any, *, indent: int | None = None) -> str:
     """Return the value as JSON that the stream can carry whole: readable in UTF-8, with escapes elsewhere."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return text if carries(stream, text) else json.dumps(value, indent=indent)
+
+
+def text_of(thing: object) -> str:
+    """Return a thing's text, whatever its ``__str__`` raises."""
+    try:
+        return utf8(str(thing))
+    except BaseException:  # noqa: BLE001 - a broken __str__ must not break the call that reports it
+        return f"<{type(thing).__name__} without a text>"

@@ -21,10 +21,11 @@ from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any, Protocol
 
+from mesh.boundary import contained
 from mesh.errors import Cancelled
 from mesh.variables import copy_of
 
-__all__ = ["BRISK", "EXITS", "THREADS", "Block", "Job", "Runs", "Threads", "contained", "wait"]
+__all__ = ["BRISK", "THREADS", "Block", "Job", "Runs", "Threads", "wait"]
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -36,15 +37,6 @@ BRISK = 0.005
 interpreter as long as that (``sys.getswitchinterval``)."""
 _LATEST = 8
 """Calls that say how long the functions usually take."""
-EXITS = (SystemExit, KeyboardInterrupt)
-"""What ends the event loop when a task raises it, and so must not leave a function."""
-
-
-def contained(error: BaseException) -> RuntimeError:
-    """Return what a function raises for its caller when it raised what no task or future may: a bug as any other."""
-    raised = RuntimeError(f"the function raised {type(error).__name__}")
-    raised.__cause__ = error
-    return raised
 
 
 def wait(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
@@ -146,7 +138,7 @@ class Threads:
             self._timer.cancel()
         self._limit = 0
         while self._waiting:
-            self._waiting.popleft().future.cancel()
+            self._waiting.popleft().refuse()
         for runner in self._runners:
             runner.stopped = True
         while self._idle:
@@ -320,10 +312,14 @@ class Job:
             return
         if error is None:
             self.future.set_result(self._result)
-        elif isinstance(error, (StopIteration, *EXITS)):  # no future takes the first (PEP 479)
-            self.future.set_exception(contained(error))
-        else:
+        elif isinstance(error, StopIteration):  # which no future takes, and no coroutine raises (PEP 479)
+            raised = RuntimeError("the function raised StopIteration")
+            raised.__cause__ = error
+            self.future.set_exception(raised)
+        elif isinstance(error, Exception):
             self.future.set_exception(error)
+        else:  # a GeneratorExit, for one, would close every coroutine that waits, instead of being raised there
+            self.future.set_exception(contained(error))
 
     def _block(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.wait(coroutine, self.loop)
@@ -342,6 +338,11 @@ class Job:
             if self._ended:
                 raise Cancelled("the call has ended") from None
             raise asyncio.CancelledError from None
+
+    def refuse(self) -> None:
+        """End it before it has begun: there are no threads any more."""
+        if not self.future.done():
+            self.future.set_exception(RuntimeError("the threads have been stopped"))
 
     def end(self) -> None:
         """Note that nobody waits for it any more."""

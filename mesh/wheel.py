@@ -13,6 +13,8 @@ import asyncio
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
+from mesh.boundary import restore, revoke
+
 __all__ = ["Limit", "Timed", "Wheel", "wheel"]
 
 SLOT = 0.005
@@ -94,7 +96,7 @@ class Limit:
     def expire(self) -> None:
         """Cancel the task."""
         self.passed = True
-        self._task.cancel()
+        revoke(self._task)
 
     @property
     def alone(self) -> bool:
@@ -104,7 +106,7 @@ class Limit:
     def lift(self) -> None:
         """Take the cancellation back, which must not hit what follows."""
         if self.passed:
-            self._task.uncancel()
+            restore(self._task)
 
 
 _wheels: dict[asyncio.AbstractEventLoop, Wheel] = {}

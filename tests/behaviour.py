@@ -6,12 +6,15 @@ A test module imports all of it and has a fixture ``stub``: conformance.v1.Echo 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 import grpc
 import pytest
 from conformance.v1 import conformance_pb2 as pb
 from google.rpc import error_details_pb2, status_pb2
+
+from mesh.control.chaos.endings.ways import BUGS, CANCELLATIONS, GOOD
 
 
 async def test_unary(stub) -> None:
@@ -94,18 +97,65 @@ async def test_a_bug_tells_nothing_of_the_inside(stub) -> None:
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
 
 
-@pytest.mark.parametrize("method", ["Unary", "ServerStream", "ClientStream", "Bidi"])
-async def test_a_function_that_exits_is_a_bug_and_ends_nothing_else(stub, method: str) -> None:
+METHODS = pytest.mark.parametrize("method", ["Unary", "ServerStream", "ClientStream", "Bidi"])
+
+
+async def outcome(stub, method: str, how: str) -> tuple[grpc.StatusCode, str]:
+    """Call a method whose function ends so (``mesh.control.chaos.endings.ways``)."""
+    request = pb.EchoRequest(count=1, fail=pb.Failure(message=how))
+    call = getattr(stub, method)(request if method in ("Unary", "ServerStream") else iter([request]), timeout=20)
+    if method in ("ServerStream", "Bidi"):
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for _ in call:
+                pass
+    return await call.code(), await call.details()
+
+
+@METHODS
+@pytest.mark.parametrize("how", BUGS)
+async def test_whatever_a_function_raises_is_a_bug_and_ends_nothing_else(
+    stub, method: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mesh.recover"), "disabled", how == "unprintable")  # pytest prints arguments
     other = stub.Bidi()
     await other.write(pb.EchoRequest(text="before"))
     assert (await other.read()).text == "before"
-    request = pb.EchoRequest(fail=pb.Failure(message="exit"))
-    call = getattr(stub, method)(request if method in ("Unary", "ServerStream") else iter([request]))
-    assert (await call.code(), await call.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    assert await outcome(stub, method, how) == (grpc.StatusCode.INTERNAL, "internal error")
     await other.write(pb.EchoRequest(text="after"))
     assert (await other.read()).text == "after"
     await other.done_writing()
     assert await other.code() is grpc.StatusCode.OK
+
+
+@METHODS
+@pytest.mark.parametrize("how", CANCELLATIONS)
+async def test_a_cancellation_of_the_functions_own_is_cancelled_and_not_a_caller_that_has_gone(
+    stub, method: str, how: str
+) -> None:
+    assert await outcome(stub, method, how) == (grpc.StatusCode.CANCELLED, "the call was cancelled")
+
+
+@pytest.mark.parametrize(
+    ("method", "how"), [("Unary", GOOD[0]), *((method, GOOD[1]) for method in ("Unary", "ServerStream", "Bidi"))]
+)
+async def test_a_cancellation_that_the_function_itself_outlives_hits_nothing_after_it(
+    stub, method: str, how: str
+) -> None:
+    assert await outcome(stub, method, how) == (grpc.StatusCode.OK, "")
+
+
+@pytest.mark.parametrize("how", [*BUGS, "raises a cancellation"])
+async def test_a_generator_may_fail_as_it_is_closed(stub, how: str) -> None:
+    call = stub.ServerStream(pb.EchoRequest(count=2, fail=pb.Failure(message=f"at last: {how}")), timeout=20)
+    assert [(await call.read()).index for _ in range(2)] == [0, 1]
+    expected = grpc.StatusCode.INTERNAL if how in BUGS else grpc.StatusCode.CANCELLED
+    assert await call.code() is expected
+
+
+async def test_the_deadline_of_a_function_that_has_outlived_its_own_cancellation(stub) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Slow(pb.EchoRequest(sleep_ms=1000, fail=pb.Failure(message="swallows its own and sleeps")))
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 @pytest.mark.parametrize("details", [False, True])

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from mesh.boundary import revoke
 from mesh.call import Call, Handler, Metadata, chain
 from mesh.deadline import deadline
 from mesh.errors import (
+    Cancelled,
     Code,
     DeadlineExceeded,
     Internal,
@@ -21,6 +23,10 @@ from mesh.errors import (
 )
 from mesh.gate import Gate
 from mesh.recover import recover
+
+
+class Panic(BaseException):
+    """Stands for what Rust extensions raise."""
 
 
 def call(timeout: float | None = None, until: float | None = None) -> Call:
@@ -112,6 +118,24 @@ class TestDeadline:
         assert task is not None
         assert task.cancelling() == 0
 
+    async def test_an_error_that_the_function_makes_of_it_is_the_deadline_too(self) -> None:
+        async def handler(call: Call) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise OSError("the connection was cancelled") from None
+
+        with pytest.raises(DeadlineExceeded) as caught:
+            await deadline(call(timeout=0.01), handler)
+        assert isinstance(caught.value.__cause__, OSError)
+
+    async def test_an_error_before_it_is_what_it_is(self) -> None:
+        async def handler(call: Call) -> None:
+            raise OSError
+
+        with pytest.raises(OSError):
+            await deadline(call(timeout=30), handler)
+
 
 class TestRecover:
     async def answer(self, error: BaseException) -> BaseException:
@@ -153,8 +177,29 @@ class TestRecover:
         else:
             assert (line.levelname, bool(line.exc_info)) == ("ERROR", True)
 
-    async def test_cancellation_passes(self) -> None:
-        assert isinstance(await self.answer(asyncio.CancelledError()), asyncio.CancelledError)
+    async def test_a_cancellation_that_the_mesh_asked_for_passes(self) -> None:
+        async def handler(call: Call) -> None:
+            await asyncio.Event().wait()
+
+        running = asyncio.ensure_future(recover(call(), handler))
+        await asyncio.sleep(0)
+        revoke(running)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    async def test_every_other_one_is_a_bug_of_a_layer(self, caplog: pytest.LogCaptureFixture) -> None:
+        found = await self.answer(asyncio.CancelledError())
+        assert isinstance(found, Cancelled)
+        assert "CancelledError" in caplog.text
+
+    @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), Panic("secret")])
+    async def test_what_is_no_exception_is_a_bug_too(
+        self, error: BaseException, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        found = await self.answer(error)
+        assert isinstance(found, Internal)
+        assert "secret" not in str(found)
+        assert type(error).__name__ in caplog.text
 
 
 class TestGate:

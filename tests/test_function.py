@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -80,6 +81,11 @@ def test_an_import_that_fails_names_the_user_s_line(contract: Contract, write: W
     module = write("import sys\n\nsys.exit('no key')\n", base=False)
     (found,) = faults(contract, module)
     assert found == f"{module}.py:3: the module {module} cannot be imported: SystemExit: no key"
+    module = write("class Panic(BaseException): ...\nraise Panic('in an extension')\n", base=False)
+    (found,) = faults(contract, module)
+    assert found == f"{module}.py:2: the module {module} cannot be imported: Panic: in an extension"
+    module = write("import asyncio\nraise asyncio.CancelledError\n", base=False)
+    assert "cannot be imported: CancelledError" in faults(contract, module)[0]
     module = write("def broken(:\n    pass\n", base=False)
     assert faults(contract, module)[0].startswith(f"{module}.py:1: SyntaxError: ")
 
@@ -215,12 +221,23 @@ async def test_functions_get_the_classes_that_they_import(contract: Contract, wr
     assert response.text == "conformance.v1.conformance_pb2"
 
 
-async def test_a_hook_that_exits_is_a_bug(contract: Contract, write: Write) -> None:
-    module = write("import sys\n\nasync def startup(service):\n    sys.exit(3)\n")
-    with pytest.raises(RuntimeError, match="the function raised SystemExit") as caught:
+@pytest.mark.parametrize("hook", ["startup", "shutdown"])
+@pytest.mark.parametrize(
+    ("line", "text", "cause"),
+    [
+        ("raise SystemExit(3)", "SystemExit was raised, which is no Exception: 3", SystemExit),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt was raised, which is no Exception", KeyboardInterrupt),
+        ("asyncio.current_task().cancel(); await asyncio.sleep(9)", "not by the mesh", asyncio.CancelledError),
+    ],
+)
+async def test_a_hook_that_exits_is_a_bug(
+    contract: Contract, write: Write, hook: str, line: str, text: str, cause: type[BaseException]
+) -> None:
+    module = write(f"import asyncio\n\nasync def {hook}(service):\n    {line}\n")
+    with pytest.raises(RuntimeError, match=text) as caught:
         async with hosted(contract, module):
             pass
-    assert isinstance(caught.value.__cause__, SystemExit)
+    assert isinstance(caught.value.__cause__, cause)
 
 
 async def test_a_thread_has_the_call_s_context_variables(contract: Contract, write: Write) -> None:

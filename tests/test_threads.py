@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from mesh import threads as module
+from mesh.boundary import EscapedError
 from mesh.threads import Block, Threads
 
 LIMIT = 8
@@ -96,10 +97,13 @@ def throw(kind: type[BaseException]) -> None:
 async def test_what_the_function_raises_is_raised(threads: Threads) -> None:
     with pytest.raises(ZeroDivisionError):
         await threads.run(of(lambda: 1 / 0))
-    for kind in (StopIteration, SystemExit, KeyboardInterrupt):  # which no task may raise
-        with pytest.raises(RuntimeError, match=f"the function raised {kind.__name__}") as caught:
+    with pytest.raises(RuntimeError, match="the function raised StopIteration") as caught:  # which no future takes
+        await threads.run(of(partial(throw, StopIteration)))
+    assert isinstance(caught.value.__cause__, StopIteration)
+    for kind in (SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):
+        with pytest.raises(EscapedError) as escaped:
             await threads.run(of(partial(throw, kind)))
-        assert isinstance(caught.value.__cause__, kind)
+        assert isinstance(escaped.value.__cause__, kind)
     assert await threads.run(of(lambda: "well")) == "well"
 
 
@@ -163,7 +167,7 @@ async def test_stop_ends_the_threads_and_those_who_wait() -> None:
     waiting = asyncio.ensure_future(pool.run(of(int)))
     await asyncio.sleep(0)
     pool.stop()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(RuntimeError, match="stopped"):
         await waiting
     with pytest.raises(RuntimeError, match="stopped"):
         await pool.run(of(int))

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +39,7 @@ from mesh.edge.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
 from mesh.faults import Fault, Faults
+from mesh.function import module_spec
 from mesh.gate import Gate
 from mesh.lambdas.functions import functions_of, install
 from mesh.manifest import Manifest, Service, Workers
@@ -329,7 +329,7 @@ def _migrations(manifest: Manifest, entry: Service) -> Path | None:
     """Return the folder of versions: the one that mesh.toml names, or ``migrations`` beside the module, or none."""
     if entry.migrations:
         return manifest.root / entry.migrations
-    spec = find_spec(entry.module)
+    spec = module_spec(entry.module)
     beside = Path(spec.origin).parent / "migrations" if spec is not None and spec.origin else None
     return beside if beside is not None and beside.is_dir() else None
 

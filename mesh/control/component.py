@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from mesh.boundary import revoke
 from mesh.contract import Contract
 from mesh.control.keeper import MARGIN
 from mesh.control.ready import Parent
@@ -26,7 +27,7 @@ from mesh.errors import RemoteError
 from mesh.faults import Fault, Faults
 from mesh.forks import give_back
 from mesh.manifest import Manifest
-from mesh.text import ready_output
+from mesh.text import ready_output, text_of
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -286,7 +287,7 @@ async def _start(
     await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     if not starting.done():
-        starting.cancel()
+        revoke(starting)
         await asyncio.wait([starting])
         return False
     _settle()
@@ -310,7 +311,7 @@ def _text(error: Exception) -> str:
     """Return what a user is told of an error that nobody expected; the log has the rest."""
     if isinstance(error, RemoteError):
         return f"a call that it makes when it starts failed: {error.status}"
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def _fail(parent: Parent, reason: str) -> int:

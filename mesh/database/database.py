@@ -14,6 +14,7 @@ from opentelemetry import trace
 from sqlalchemy import Column, Integer, MetaData, String, Table, delete, event, exc, insert, select, update
 from sqlalchemy.pool import NullPool
 
+from mesh.boundary import contain
 from mesh.database import engine, migrations
 from mesh.database.failures import DatabaseError, reason, status
 from mesh.database.plain import Execute, Plain
@@ -21,6 +22,7 @@ from mesh.database.sole import FileSole, PostgresSole, Sole
 from mesh.database.transaction import Outbox, OwnTransaction, SqliteTransaction
 from mesh.database.writer import Writer
 from mesh.errors import Unavailable
+from mesh.text import text_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -94,9 +96,10 @@ class Database:
         try:
             engine.check_files(self._url)
             make = partial(self._create, once=True)
-            await asyncio.to_thread(
+            upgrade = partial(
                 migrations.upgrade, make, self._migrations, self._file, self._before, self._after, migrate=self._migrate
             )
+            await contain(asyncio.to_thread(upgrade))
         except DatabaseError as error:
             raise DatabaseError(f"database of {self._name} ({self}): {error}") from error
         except (exc.SQLAlchemyError, OSError) as error:
@@ -104,7 +107,7 @@ class Database:
         except Exception as error:
             if getattr(error, "sqlstate", None) is None:  # not the driver's: a bug in a version file
                 raise DatabaseError(
-                    f"database of {self._name} ({self}): a migration failed: {type(error).__name__}: {error}"
+                    f"database of {self._name} ({self}): a migration failed: {type(error).__name__}: {text_of(error)}"
                 ) from error
             raise DatabaseError(f"database of {self._name} ({self}): {reason(error)}") from error
         self.open()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from mesh.boundary import revoke
 from mesh.edge import coding, negotiate, refusal, respond
 from mesh.edge.negotiate import Form
 from mesh.errors import Internal, InvalidArgument, StatusError
@@ -273,7 +274,7 @@ class Items:
         if call.verb == "HEAD":
             self.enough = True
             if self._task is not None:
-                self._task.cancel()
+                revoke(self._task)
             await asyncio.get_running_loop().create_future()
 
     async def _write(self, data: bytes) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mesh.boundary import interrupted, restore, revoke
 from mesh.call import Call, Metadata
 from mesh.errors import Internal
 from mesh.wheel import Limit, wheel
@@ -181,19 +182,23 @@ class HttpCall(Call):
             asyncio.CancelledError: Always.
         """
         self.status = GONE
-        if self.task is not None and self.task is not asyncio.current_task():
-            self.task.cancel()
+        if self.task is not None:
+            (interrupted if self.task is asyncio.current_task() else revoke)(self.task)
         raise asyncio.CancelledError("the client went away")
+
+    async def left(self) -> bool:
+        """Return True: no user code runs here that could have cancelled the task; so the server has, or the edge."""
+        return True
 
     def expire(self) -> None:
         """Cancel what answers the call, because the edge stops."""
         if self.task is not None:
             self.expired = True
-            self.task.cancel()
+            revoke(self.task)
 
     def lapsed(self) -> bool:
         """Whether it is only cancelled because the edge stops; then it no longer is, and can be answered."""
-        return self.expired and self.task is not None and self.task.uncancel() == 0
+        return self.expired and self.task is not None and restore(self.task) == 0
 
     async def gone(self) -> None:
         """Return when the client has gone; what it still sends is thrown away.
@@ -234,7 +239,17 @@ class HttpCall(Call):
             self.leave()
 
 
-class UpstreamCall(Call):
+class _Onward(Call):
+    """What the calls that the edge makes share."""
+
+    __slots__ = ()
+
+    async def left(self) -> bool:
+        """Return True, as for the request: they are made in its task."""
+        return True
+
+
+class UpstreamCall(_Onward):
     """A unary gRPC call with one request; keeps the one response.
 
     Attributes:
@@ -272,7 +287,7 @@ class UpstreamCall(Call):
         self.headers_sent = True
 
 
-class StreamCall(Call):
+class StreamCall(_Onward):
     """A gRPC call whose requests and responses are passed on one by one, as fast as both sides take them.
 
     Args:

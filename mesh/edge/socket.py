@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from mesh.boundary import revoke
 from mesh.call import Call, current
 from mesh.edge import negotiate, refusal, respond
 from mesh.edge.answer import LAST_WORDS
@@ -252,7 +253,7 @@ class _Session:
     async def _until_gone(self) -> None:
         await self._call.gone()
         if self._task is not None:
-            self._task.cancel()
+            revoke(self._task)
 
     def _message(self, frame: str | bytes) -> bytes:
         values, self._values = self._values, None

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from mesh.boundary import restore
 from mesh.call import current
 from mesh.edge import answer, body, refusal, respond
 from mesh.edge.answer import Items, Style
@@ -86,7 +87,7 @@ class Streams:
                 await items.end()
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if items is not None and items.enough and task is not None and not task.uncancel():
+            if items is not None and items.enough and task is not None and not restore(task):
                 return
             if call.lapsed():
                 raise Unavailable(refusal.STOPPING) from None

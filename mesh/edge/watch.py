@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from mesh.boundary import revoke
+
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall
 
@@ -41,4 +43,4 @@ class Watch:
     async def _watch(self) -> None:
         await self._call.gone()
         if self._answering is not None:
-            self._answering.cancel()
+            revoke(self._answering)

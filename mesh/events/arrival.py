@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 from mesh.call import Call, Handler, Metadata
 from mesh.errors import StatusError, Unimplemented
 from mesh.recover import status_of
+from mesh.text import text_of
 
 if TYPE_CHECKING:
     from mesh.contract import Method
@@ -158,7 +159,7 @@ async def once(call: Call, next: Handler) -> None:
     except Exception as error:
         if not isinstance(call, Arrival):
             raise
-        call.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        call.failure = f"{type(error).__name__}: {' '.join(text_of(error).split())}"
         if call.failure == call.known:
             raise status_of(error) from error
         raise

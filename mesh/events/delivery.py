@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from opentelemetry import metrics
 
+from mesh.boundary import ordinary, revoked
 from mesh.contract import TriggerKind
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.events import members, ticks, tries
@@ -276,19 +277,27 @@ class Delivery:
         return True
 
     async def _called(self, consumer: Consumer, message: Message, held: Held, event: Event) -> tuple[Decision, bool]:
-        """Call the function; returns what becomes of the event, and whether the function began."""
+        """Call the function; returns what becomes of the event, and whether the function began.
+
+        Raises:
+            asyncio.CancelledError: It is given back, and the function did not end well all the same.
+        """
         method = consumer.method
         limit = method.time_limit(self._patience.timeout)
         deadline = None if limit is None else self._loop.time() + limit
         call = Arrival(method, event, consumer.group, held.tries + 1, deadline, held.failure)
+        task = call.task = asyncio.current_task()
         error: StatusError | None = None
         try:
             await self._handlers[method.path](call)
         except StatusError as status:
             error = status
-        except Exception:
-            log.exception("a layer failed for event %s", event.id)
+        except BaseException as raised:
+            failed = await ordinary(raised, call)
+            log.exception("a layer failed for event %s", event.id, exc_info=failed)
             error = Internal("internal error")
+        if error is not None and task is not None and revoked(task):
+            raise asyncio.CancelledError  # whatever the function made of it: its process ends, and that is no try
         held.failure = call.failure
         code = Code.OK if error is None else error.code
         lost = call.beside and code is not Code.OK

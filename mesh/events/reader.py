@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from nats import errors
 from nats.js.errors import Error as JetStreamError
 
+from mesh.boundary import ordinary, revoke
 from mesh.contract import TriggerKind
 from mesh.events import message as wire
 from mesh.events.consumers import ACK_WAIT, GROUP, PENDING, PINNED, Consumer, request
@@ -181,7 +182,7 @@ class Reader:
             if not self._running:
                 break
             for task in self._running.values():
-                task.cancel()
+                revoke(task)
             await asyncio.wait(self._running.values(), timeout=PAUSE)
         if self._settling is not None:
             self._settling.cancel()
@@ -292,15 +293,12 @@ class Reader:
     async def _run(self, held: Held, message: Message) -> None:
         """Call the function for an event, and answer the broker."""
         try:
-            decision = await self._deliver(self.consumer, message, held)
-        except asyncio.CancelledError:
+            decision = await self._decide(message, held)
+        except asyncio.CancelledError:  # asked for by ``finish``
             self._running.pop(held, None)
             self.lane.given_back(held)
             await self._answer(held.token, wire.NAK)
             raise
-        except Exception:  # else it would run for ever, and its key be held as long
-            log.exception("%s: the delivery of %d failed", self.consumer.name, held.sequence)
-            decision = Retry(FAILED)
         self._running.pop(held, None)
         if isinstance(decision, Retry):
             await self._act(self.lane.resting(held))
@@ -309,6 +307,21 @@ class Reader:
             return
         await self._answer(held.token, wire.ACK)
         await self._act(self.lane.done(held))
+
+    async def _decide(self, message: Message, held: Held) -> Decision:
+        """Return what becomes of an event; a delivery that fails in a way that nobody thought of is made again.
+
+        Else it would run for ever, and its key be held as long.
+
+        Raises:
+            asyncio.CancelledError: It is given back.
+        """
+        try:
+            return await self._deliver(self.consumer, message, held)
+        except BaseException as raised:
+            error = await ordinary(raised)
+            log.exception("%s: the delivery of %d failed", self.consumer.name, held.sequence, exc_info=error)
+            return Retry(FAILED)
 
     def _rested(self, held: Held) -> None:
         for action in self.lane.rested(held):

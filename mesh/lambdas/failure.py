@@ -1,15 +1,17 @@
 """Lambda's error shape as a gRPC status.
 
 On AWS a direct invocation that fails answers ``X-Amz-Function-Error`` and the object ``{"errorMessage", "errorType",
-"requestId", "stackTrace"}``. Here it is a status, because that is how a gRPC call fails: INTERNAL, or DEADLINE_EXCEEDED
-for a time-out, with two details. ``google.rpc.ErrorInfo`` marks it as the function's own failure; ``google.protobuf.
-Struct`` is Lambda's object. A caller outside of the mesh, who comes through the edge, gets the first alone.
+"requestId", "stackTrace"}``. Here it is a status, because that is how a gRPC call fails: INTERNAL, CANCELLED for a
+``CancelledError``, or DEADLINE_EXCEEDED for a time-out, with two details. ``google.rpc.ErrorInfo`` marks it as the
+function's own failure; ``google.protobuf.Struct`` is Lambda's object. A caller outside of the mesh, who comes through
+the edge, gets the first alone.
 
 Source: https://docs.aws.amazon.com/lambda/latest/dg/python-exceptions.html
 """
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 from google.protobuf.struct_pb2 import Struct
 from google.rpc.error_details_pb2 import ErrorInfo
 
-from mesh.errors import DeadlineExceeded, Internal, StatusError
+from mesh.errors import Cancelled, DeadlineExceeded, Internal, StatusError
 
 __all__ = ["DOMAIN", "EXITED", "MARSHAL", "TIMED_OUT", "TOO_LARGE", "failed", "is_functions", "timed_out"]
 
@@ -43,11 +45,12 @@ def failed(error: BaseException, kind: str, text: str, request_id: str, *, outsi
         request_id: The invocation.
         outside: The caller comes through the edge, and learns nothing of the inside.
     """
+    kind_of = Cancelled if isinstance(error, asyncio.CancelledError) else Internal
     if outside:
-        return Internal("the function failed", details=[_mark("Unhandled", request_id)])
+        return kind_of("the function failed", details=[_mark("Unhandled", request_id)])
     trace = traceback.format_list(traceback.extract_tb(error.__traceback__))
     details = [_mark("Unhandled", request_id), _object(kind, text, request_id, trace)]
-    return Internal(f"{kind}: {text}"[:_LONGEST], details=details)
+    return kind_of((f"{kind}: {text}" if text else kind)[:_LONGEST], details=details)
 
 
 def timed_out(seconds: float, request_id: str, *, outside: bool) -> StatusError:

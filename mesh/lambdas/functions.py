@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +25,17 @@ from google.protobuf.message import DecodeError
 from opentelemetry import context as otel
 from opentelemetry import trace
 
-from mesh.call import current
+from mesh.boundary import EscapedError, boundary, contain, contained
+from mesh.call import chain, current
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
-from mesh.function import Functions, Hook, load_module
+from mesh.function import Functions, Hook, load_module, module_spec
 from mesh.jsoncodec import Codecs
 from mesh.lambdas import event as events
 from mesh.lambdas import failure, jsontext, value
 from mesh.lambdas.context import CLIENT_CONTEXT, ClientContext, Instance, LambdaContext, identifier, requested, tag_logs
 from mesh.lambdas.descriptor import INVOKE, TICK
+from mesh.text import text_of
 from mesh.variables import Inherited
 from mesh.wheel import Limit, wheel
 
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LambdaFunctions", "functions_of", "install"]
 
+_OURS = frozenset({__file__, contain.__code__.co_filename})
+"""The files of the frames above a handler's."""
 _EDGE = "edge"
 """The caller behind which everyone outside stands (``mesh.auth.EDGE``)."""
 
@@ -116,7 +119,7 @@ class LambdaFunctions:
         """
         run = self._run(threads)
         return {
-            method.path: (method, self._answering(method, service, run))
+            method.path: (method, chain(boundary, self._answering(method, service, run)))
             for one in self._services
             for method in one.methods.values()
         }
@@ -190,7 +193,7 @@ class LambdaFunctions:
         def call(event: Any, context: LambdaContext) -> _Outcome:
             try:
                 return handler(event, context), None
-            except BaseException as error:  # noqa: BLE001 - SystemExit would end the whole process
+            except BaseException as error:  # noqa: BLE001 - it is answered in Lambda's shape
                 return None, _in_handler(error)
 
         async def threaded(event: Any, context: LambdaContext) -> _Outcome:
@@ -212,10 +215,10 @@ class LambdaFunctions:
         async def awaited(event: Any, context: LambdaContext) -> _Outcome:
             inherited.enter()
             try:
-                return await handler(event, context), None
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # noqa: BLE001 - as above
+                return await contain(handler(event, context)), None
+            except EscapedError as error:
+                return None, _in_handler(error.__cause__ or error)
+            except Exception as error:  # noqa: BLE001 - it is answered in Lambda's shape
                 return None, _in_handler(error)
 
         return awaited if self._async else threaded
@@ -227,10 +230,7 @@ _Run = Callable[[Any, LambdaContext], Coroutine[Any, Any, _Outcome]]
 
 def _root(module: str) -> str:
     """Return the folder of the module's file: on AWS, the folder that the function's code was unpacked into."""
-    try:
-        spec = find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
+    spec = module_spec(module)
     return str(Path(spec.origin).parent) if spec is not None and spec.origin else str(Path.cwd())
 
 
@@ -288,9 +288,10 @@ async def _within(until: float, running: Coroutine[Any, Any, _Outcome]) -> _Outc
 
 def _in_handler(error: BaseException) -> BaseException:
     """Return the error with a traceback that begins in the handler."""
-    if error.__traceback__ is not None:
-        error.__traceback__ = error.__traceback__.tb_next
-    return error
+    found = error.__traceback__
+    while found is not None and found.tb_frame.f_code.co_filename in _OURS:
+        found = found.tb_next
+    return error.with_traceback(found)
 
 
 class _UnfitError(ValueError):
@@ -321,9 +322,9 @@ def _told(error: BaseException, request_id: str) -> tuple[str, str]:
     """Return ``errorType`` and ``errorMessage``."""
     if isinstance(error, SystemExit):
         return failure.EXITED, f"RequestId: {request_id} Error: Runtime exited: {error.code}"
-    return type(error).__name__, str(error)
+    return type(error).__name__, text_of(error)
 
 
 def _cause(error: BaseException) -> Exception:
-    """Return what the span records: asyncio lets no ``SystemExit`` travel as a cause of another."""
-    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+    """Return what the span records."""
+    return error if isinstance(error, Exception) else contained(error)

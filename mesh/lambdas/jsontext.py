@@ -65,7 +65,7 @@ def marshal(result: Any) -> bytes:
         return text.encode()
     except orjson.JSONDecodeError:
         raise CannotMarshal("bytes that are no JSON") from None
-    except Exception as error:  # noqa: BLE001 - as Lambda's runtime does
+    except BaseException as error:  # noqa: BLE001 - what the handler's own objects raise while they are written
         raise unfit(error) from None
 
 

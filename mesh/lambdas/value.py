@@ -17,6 +17,8 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Value
 
+from mesh.text import text_of
+
 __all__ = ["CannotMarshal", "decode", "encode", "pack", "unfit", "unpack"]
 
 _WHOLE = 2.0**53
@@ -47,13 +49,13 @@ class _UnusualError(Exception):
     """Not as most writers write it."""
 
 
-def unfit(error: Exception) -> CannotMarshal:
+def unfit(error: BaseException) -> CannotMarshal:
     """Return what an error of writing means; it may be of the handler's own objects."""
     if isinstance(error, UnicodeEncodeError):
         return CannotMarshal("a text with lone surrogates")
     if isinstance(error, RecursionError):
         return CannotMarshal("too many levels")
-    return error if isinstance(error, CannotMarshal) else CannotMarshal(str(error))
+    return error if isinstance(error, CannotMarshal) else CannotMarshal(text_of(error))
 
 
 def encode(value: Any) -> bytes:
@@ -64,7 +66,7 @@ def encode(value: Any) -> bytes:
     """
     try:
         return _write(_held(value) if isinstance(value, bytes) else value, 0)
-    except Exception as error:  # noqa: BLE001 - as Lambda's runtime does
+    except BaseException as error:  # noqa: BLE001 - what the handler's own objects raise while they are written
         raise unfit(error) from None
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
 
+from mesh.boundary import contained
 from mesh.errors import Cancelled
 from mesh.rpc.streaming import EOF
 from mesh.threads import wait
@@ -178,6 +179,15 @@ def _wait(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) ->
 async def _from_thread(requests: Iterator[Any]) -> AsyncIterator[Any]:
     """Read a blocking iterator without blocking the loop."""
     end = object()
+
+    def take() -> Any:
+        try:
+            return next(requests, end)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise contained(error) from error  # a GeneratorExit would close what waits (see ``mesh.threads``)
+
     loop = asyncio.get_running_loop()
-    while (request := await loop.run_in_executor(None, next, requests, end)) is not end:
+    while (request := await loop.run_in_executor(None, take)) is not end:
         yield request

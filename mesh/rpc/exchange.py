@@ -13,6 +13,7 @@ from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
 from mesh.address import authority
+from mesh.boundary import revoke
 from mesh.errors import DeadlineExceeded, StatusError, Unavailable
 from mesh.rpc import status, wire
 from mesh.rpc.stream import Stream, wrong_count
@@ -214,7 +215,7 @@ class _Streaming:
             if self.stream is not None:
                 _leave(self.call, self.stream)
             if self.pump is not None and not self.pump.done():
-                self.pump.cancel()
+                revoke(self.pump)
                 await asyncio.wait([self.pump])  # unlike awaiting it, this hides no cancellation of ours
             self._leave()
         self._conclude(stream)

@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 
 from mesh.address import authority, join
+from mesh.boundary import revoke
 from mesh.call import Metadata, decode_values
 from mesh.errors import Code, StatusError, Unavailable
 from mesh.rpc import resolver, status
@@ -139,7 +140,7 @@ class GrpcioExchange:
         finally:
             remote.in_flight -= 1
             if pump is not None and not pump.done():
-                pump.cancel()
+                revoke(pump)
                 await asyncio.wait([pump])  # unlike awaiting it, this hides no cancellation of ours
 
     async def close(self) -> None:

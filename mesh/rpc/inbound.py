@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
+from mesh.boundary import interrupted, revoke
 from mesh.call import UNTRAILED, Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
 from mesh.rpc import wire
@@ -32,7 +33,8 @@ _OK: dict[str, Any] = {"type": "http.response.trailers", "headers": wire.OK}
 
 FIELDS = 1000
 """Header fields of one call; beyond that RESOURCE_EXHAUSTED."""
-
+AHEAD = 100
+"""Unread pieces of a request behind which it is looked whether the caller has gone."""
 COMPRESS_FROM = 1024
 """Bytes; a smaller message goes uncompressed whatever was agreed."""
 
@@ -75,15 +77,32 @@ class InboundCall(Call):
         """Whether a unary method has not answered yet."""
         return self._reply is None and not self.method.server_streaming
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether the call was cancelled from outside: by its caller, who has gone, or by the server."""
-        return self._gone or (self.task is not None and self.task.cancelling() > 0)
-
     def cancel(self) -> None:
         """Cancel what answers the call."""
         if self.task is not None:
-            self.task.cancel()
+            revoke(self.task)
+
+    async def left(self) -> bool:
+        """Whether the caller has gone. h2corn cancels the task for it; only what ``receive`` gives then says why."""
+        for _ in range(AHEAD):  # requests that the function has not read may come first
+            if self._gone:
+                return True
+            reading = asyncio.get_running_loop().create_task(self._read())
+            await asyncio.wait([reading], timeout=0)
+            if not reading.done():
+                reading.cancel()
+                await asyncio.wait([reading])
+                return False
+            if reading.cancelled() or reading.exception() is not None:  # somebody else reads
+                return False
+            event = reading.result()
+            if event["type"] == "http.request" and not event.get("body") and not event.get("more_body", False):
+                return False  # the end of the request, which pyvoy repeats
+            self._gone = event["type"] != "http.request"
+        return self._gone
+
+    async def _read(self) -> MutableMapping[str, Any]:
+        return await self._receive()
 
     async def receive(self) -> bytes | None:
         """Return the next request message, or None after the last (see ``Call.receive``)."""
@@ -190,6 +209,6 @@ class InboundCall(Call):
         """The caller is gone: end what runs for it."""
         if not self._gone:
             self._gone = True
-            if self.task is not None and self.task is not asyncio.current_task():
-                self.task.cancel()
+            if self.task is not None:
+                (interrupted if self.task is asyncio.current_task() else revoke)(self.task)
         raise asyncio.CancelledError("the caller went away")

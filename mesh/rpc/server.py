@@ -14,9 +14,11 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
+from mesh.boundary import ordinary
 from mesh.call import Call, Handler, Layer, Metadata, chain
 from mesh.contract import Method
-from mesh.errors import Cancelled, Internal, StatusError, Unavailable, Unimplemented
+from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
+from mesh.recover import status_of
 from mesh.rpc import wire
 from mesh.rpc.inbound import CONTENT_TYPE, InboundCall, Receive, Send
 
@@ -70,9 +72,7 @@ class GrpcApp:
         self._closing = False
         self.calls: set[InboundCall] = set()
 
-    async def __call__(  # noqa: C901 - one function: each further coroutine is paid for by every call
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
-    ) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one ASGI connection scope."""
         if scope["type"] != "http":
             await _other(scope, receive, send)
@@ -107,13 +107,8 @@ class GrpcApp:
                     raise RuntimeError(f"{method.path} answers once, and no response was sent")  # noqa: TRY301
             except StatusError as error:
                 ended = error
-            except asyncio.CancelledError:
-                if call.cancelled and not self._closing:
-                    raise
-                ended = self._cancelled(call)
-            except Exception:
-                log.exception("%s failed", method.path)
-                ended = Internal("internal error")
+            except BaseException as error:  # noqa: BLE001 - of a layer outside of ``recover``
+                ended = await self._failed(call, error)
             await call.finish(ended)
         except Exception:  # the server refused what a function set: it is told, and so is the caller
             log.exception("%s failed: its answer could not be sent", method.path)
@@ -152,12 +147,20 @@ class GrpcApp:
 
         return _OTHER, refuse if self._trace is None else chain(self._trace, refuse)
 
-    def _cancelled(self, call: InboundCall) -> StatusError:
-        """Return the status of a call that was cancelled, and not by its caller."""
-        if self._closing:  # time to drain is over: say so instead of breaking the stream
-            return Unavailable("the server is shutting down")
-        log.warning("%s: something that the function waited for was cancelled", call.method.path)
-        return Cancelled("the call was cancelled")
+    async def _failed(self, call: InboundCall, error: BaseException) -> StatusError:
+        """Return the status of a call that ended without one.
+
+        Raises:
+            asyncio.CancelledError: Nobody waits for one.
+        """
+        try:
+            status = status_of(await ordinary(error, call))
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+            return Unavailable("the server is shutting down")  # the time to drain is over: the stream is not broken
+        log.error("%s failed: %s", call.method.path, status.code.name, exc_info=error)
+        return status
 
     def expire(self) -> None:
         """Cancel every call that is still being answered; each ends as UNAVAILABLE. For the end of a drain."""

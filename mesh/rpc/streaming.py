@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
+from mesh.boundary import contain, revoke
 from mesh.call import Call, Metadata
 from mesh.errors import StatusError
 from mesh.rpc.calls import CallFacade, OutboundCall, undecodable
@@ -83,7 +84,7 @@ class _Core(OutboundCall):
         """Have the handler answer."""
         try:
             await self.multi.handler(self)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised where the call is awaited
+        except BaseException as error:  # noqa: BLE001 - raised where the call is awaited
             self.finish(error)
         else:
             self.finish(None)
@@ -100,7 +101,7 @@ class _Core(OutboundCall):
         """Cancel the call."""
         if self.over or self.task is None:
             return False
-        self.task.cancel()
+        revoke(self.task)
         self.answers.clear()
         self._held = 0
         self.finish(asyncio.CancelledError())
@@ -114,8 +115,8 @@ class _Core(OutboundCall):
         source = self._source
         if source is not None:
             try:
-                request = await anext(source) if isinstance(source, AsyncIterator) else next(source)
-            except (StopAsyncIteration, StopIteration):
+                request = await contain(_next(source))
+            except StopAsyncIteration:
                 return None
             message: bytes | None = self.multi.serialize(request)
             return message
@@ -196,7 +197,7 @@ class _Core(OutboundCall):
         self.over = False  # what the server said of the end does not count
         self.finish(status)
         if self.task is not None:
-            self.task.cancel()
+            revoke(self.task)
         assert self.error is not None  # noqa: S101 - finish makes it
         return self.error
 
@@ -207,6 +208,20 @@ class _Core(OutboundCall):
     async def until_begun(self) -> None:
         """Return when the call has a connection, or has ended."""
         await self._begun.wait()
+
+
+async def _next(source: AsyncIterator[Any] | Iterator[Any]) -> Any:
+    """Return the next request of a function's own iterator.
+
+    Raises:
+        StopAsyncIteration: There is none.
+    """
+    if isinstance(source, AsyncIterator):
+        return await anext(source)
+    try:
+        return next(source)
+    except StopIteration:  # which no coroutine raises
+        raise StopAsyncIteration from None
 
 
 class _StreamingCall(CallFacade):

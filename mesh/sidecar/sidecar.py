@@ -18,6 +18,7 @@ from mesh.rpc.listener import Listener, ListenError
 from mesh.rpc.reflection import Reflection
 from mesh.rpc.server import GrpcApp
 from mesh.rpc.watch import Watched
+from mesh.text import text_of
 from mesh.threads import THREADS, Runs, Threads
 
 if TYPE_CHECKING:
@@ -148,13 +149,17 @@ class Sidecar:
         try:
             await self._startup()
         except Exception as error:  # noqa: BLE001 - the server ends, and says why
-            await send({"type": "lifespan.startup.failed", "message": f"startup failed: {error}"})
+            await send({"type": "lifespan.startup.failed", "message": f"startup failed: {text_of(error)}"})
             return
         self.health.serving()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.health.drain()
-        await self._shutdown()
+        try:
+            await self._shutdown()
+        except Exception as error:  # noqa: BLE001 - as above
+            await send({"type": "lifespan.shutdown.failed", "message": f"shutdown failed: {text_of(error)}"})
+            return
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _startup(self) -> None:

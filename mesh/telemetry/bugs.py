@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import traceback
 
+from mesh.boundary import OwnCancellationError
 from mesh.errors import Code, RemoteError, StatusError
-from mesh.telemetry.plain import text_of
+from mesh.text import text_of
 
 __all__ = ["SERVER_FAULTS", "bug_behind", "event_of", "summary_of"]
 
@@ -18,11 +19,12 @@ SERVER_FAULTS = frozenset(
 def bug_behind(error: StatusError) -> Exception | None:
     """Return the bug that a status was made of, or None.
 
-    ``raise NotFound(…) from error`` is an answer; ``recover``'s INTERNAL from what was raised is a bug.
+    ``raise NotFound(…) from error`` is an answer; ``recover``'s INTERNAL from what was raised is a bug, and so is its
+    CANCELLED, when the function ended with a cancellation of its own.
     """
     cause = error.__cause__
     if (
-        error.code in SERVER_FAULTS
+        (error.code in SERVER_FAULTS or isinstance(cause, OwnCancellationError))
         and isinstance(cause, Exception)
         and not isinstance(cause, StatusError | RemoteError)
     ):
@@ -40,8 +42,15 @@ def event_of(error: BaseException) -> dict[str, str]:
     return {
         "exception.type": _type_name(error),
         "exception.message": text_of(error),
-        "exception.stacktrace": "".join(traceback.format_exception(error)),
+        "exception.stacktrace": _traceback_of(error),
     }
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except RecursionError:  # a group of groups, some hundred deep
+        return f"{type(error).__name__}, whose traceback is too deep\n"
 
 
 def _type_name(error: BaseException) -> str:

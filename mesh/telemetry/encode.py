@@ -19,8 +19,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from mesh.telemetry import relay
-from mesh.telemetry.plain import sound, text_of
+from mesh.telemetry.plain import sound
 from mesh.telemetry.span import Constant, Span
+from mesh.text import text_of
 
 __all__ = ["Encoder"]
 

@@ -100,7 +100,7 @@ def install(service: str, level: str = "INFO", stream: TextIO | None = None) -> 
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # noqa: BLE001 - wrong arguments or a broken __str__: say what can be said
+    except BaseException:  # noqa: BLE001 - wrong arguments or a broken __str__: say what can be said
         return f"{_text(record.msg)} (arguments that do not fit: {_text(record.args)})"
 
 
@@ -108,7 +108,7 @@ def _exception(record: logging.LogRecord) -> str:
     try:
         if record.exc_info and record.exc_info[1] is not None:
             return "".join(traceback.format_exception(record.exc_info[1]))
-    except Exception:  # noqa: BLE001 - the same
+    except BaseException:  # noqa: BLE001 - the same
         return "an exception that could not be printed"
     return record.exc_text or record.stack_info or ""
 
@@ -116,7 +116,7 @@ def _exception(record: logging.LogRecord) -> str:
 def _json(told: dict[str, Any]) -> str:
     try:
         line = orjson.dumps(told, default=_text, option=orjson.OPT_NON_STR_KEYS).decode()
-    except Exception:  # noqa: BLE001 - a value that holds itself, half a surrogate pair: every value as text then
+    except BaseException:  # noqa: BLE001 - a value that holds itself, half a surrogate pair: every value as text then
         return json.dumps({utf8(_text(key)): utf8(_text(value)) for key, value in told.items()})
     return line.translate(_LINE_ENDS)
 
@@ -124,5 +124,5 @@ def _json(told: dict[str, Any]) -> str:
 def _text(value: object) -> str:
     try:
         return str(value)
-    except Exception:  # noqa: BLE001 - a broken __str__
+    except BaseException:  # noqa: BLE001 - a broken __str__
         return f"<{type(value).__name__}>"

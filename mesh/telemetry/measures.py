@@ -105,7 +105,7 @@ class _Sending:
         """Send the measurement."""
         try:
             body = _encode([self._told, amount, dict(attributes or {})])
-        except Exception:  # noqa: BLE001 - an odd value, which must not end the function: the nearest that can be carried
+        except BaseException:  # noqa: BLE001 - an odd value, which must not end the function: the nearest that can be carried
             body = self._odd(amount, attributes)
         if body:
             self._send(body)
@@ -113,7 +113,7 @@ class _Sending:
     def _odd(self, amount: float, attributes: Mapping[str, Any] | None) -> bytes:
         try:
             return _encode([self._told, float(amount), plain_attributes(attributes)])
-        except Exception:
+        except BaseException:
             log.exception("what the instrument %s measured cannot be recorded", self._told[2])
             return b""
 

@@ -8,19 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mesh.text import utf8
+from mesh.text import text_of, utf8
 
-__all__ = ["plain", "plain_attributes", "sound", "text_of"]
+__all__ = ["plain", "plain_attributes", "sound"]
 
 _HALF = 1 << 63
-
-
-def text_of(thing: object) -> str:
-    """Return a thing's text, whatever its ``__str__`` does."""
-    try:
-        return utf8(str(thing))
-    except Exception:  # noqa: BLE001 - a broken __str__ must not break the call that reports it
-        return f"<{type(thing).__name__} without a text>"
 
 
 def plain(value: Any) -> Any:
@@ -32,7 +24,7 @@ def plain(value: Any) -> Any:
         return value
     try:
         return _plain(value)
-    except Exception:  # noqa: BLE001 - a list that holds itself, an iterator that fails
+    except BaseException:  # noqa: BLE001 - a list that holds itself, an iterator that fails
         return text_of(value)
 
 

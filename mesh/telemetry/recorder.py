@@ -21,8 +21,9 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanKind
 from opentelemetry.trace.status import Status
 
 from mesh.telemetry.batch import Batch
-from mesh.telemetry.plain import plain_attributes, text_of
+from mesh.telemetry.plain import plain_attributes
 from mesh.telemetry.span import Parent, Span
+from mesh.text import text_of
 
 __all__ = ["Recorder"]
 

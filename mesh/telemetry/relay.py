@@ -26,8 +26,9 @@ from opentelemetry.trace.status import Status
 from mesh.telemetry import current
 from mesh.telemetry.bugs import event_of, summary_of
 from mesh.telemetry.measures import Measuring
-from mesh.telemetry.plain import plain, plain_attributes, text_of
+from mesh.telemetry.plain import plain, plain_attributes
 from mesh.telemetry.span import Span
+from mesh.text import text_of
 
 __all__ = [
     "Note", "Remote", "context", "current_baggage", "current_span", "follow", "install", "pack", "parent", "unpack",
@@ -225,7 +226,7 @@ def pack(span: ReadableSpan) -> bytes:
     """Return a span for ``unpack``, odd values replaced; ``b""`` if it cannot be told at all."""
     try:
         return _encode(_told(span))
-    except Exception:  # noqa: BLE001 - telemetry breaks no function: who unpacks it counts it
+    except BaseException:  # noqa: BLE001 - telemetry breaks no function: who unpacks it counts it
         return b""
 
 

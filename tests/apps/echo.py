@@ -9,6 +9,7 @@ from conformance.v1 import conformance_pb2 as pb
 from google.rpc import error_details_pb2
 
 from mesh import Context, StatusError
+from mesh.control.chaos.endings.ways import GOOD, end, end_at_last, end_on_the_loop
 
 log: list[str] = []
 """What happened, for the tests: ``cancelled NAME``."""
@@ -34,7 +35,10 @@ def _fail(request: pb.EchoRequest) -> None:
         return
     fail = request.fail
     if fail.code == 0:
-        raise SystemExit(3) if fail.message == "exit" else RuntimeError(_text(fail.message))
+        if fail.message in GOOD:
+            return
+        end(fail.message)
+        raise RuntimeError(_text(fail.message))
     violation = error_details_pb2.BadRequest.FieldViolation(field="text", description=fail.message)
     details = [error_details_pb2.BadRequest(field_violations=[violation])] if fail.details else []
     raise StatusError.of(fail.code, _text(fail.message), details)
@@ -50,6 +54,7 @@ def _response(request: pb.EchoRequest, context: Context, index: int = 0) -> pb.E
 
 
 async def _sleep(request: pb.EchoRequest, context: Context) -> None:
+    await end_on_the_loop(request.fail.message)
     if request.sleep_ms:
         try:
             await asyncio.sleep(request.sleep_ms / 1000)
@@ -70,10 +75,13 @@ idempotent = slow = unary
 
 async def server_stream(request: pb.EchoRequest, context: Context) -> AsyncIterator[pb.EchoResponse]:
     _metadata(context)
-    for index in range(request.count):
-        await _sleep(request, context)
-        yield _response(request, context, index)
-    _fail(request)
+    try:
+        for index in range(request.count):
+            await _sleep(request, context)
+            yield _response(request, context, index)
+        _fail(request)
+    finally:
+        end_at_last(request.fail.message)
 
 
 async def client_stream(requests: AsyncIterator[pb.EchoRequest], context: Context) -> pb.EchoResponse:

@@ -9,6 +9,7 @@ from apps.echo import _fail, _metadata, _response
 from conformance.v1 import conformance_pb2 as pb
 
 from mesh import Context
+from mesh.control.chaos.endings.ways import end_at_last
 
 log: list[str] = []
 
@@ -32,6 +33,7 @@ def server_stream(request: pb.EchoRequest, context: Context) -> Iterator[pb.Echo
         _fail(request)
     finally:
         log.append(f"ended {request.text}")
+        end_at_last(request.fail.message)
 
 
 def client_stream(requests: Iterator[pb.EchoRequest], context: Context) -> pb.EchoResponse:

@@ -107,6 +107,17 @@ def test_a_dead_letter_explains_one_copy_of_one_method() -> None:
     assert (lost(), lost(first), lost(first, first), lost(first, other)) == (2, 1, 1, 0)
 
 
+def test_the_doomed_and_no_others_are_dead_letters() -> None:
+    doomed = {"a/On": Counter({"e1": 1, "e2": 1})}
+    dead = [Dead("a/On", "e1", "why"), Dead("a/On", "e3", "why"), Dead("b/On", "e2", "why")]
+    facts = Facts(
+        calls={}, event=EVENT, words=Counter(), published=Counter(), committed={}, dead=dead, doomed=doomed
+    )  # fmt: skip
+    line = ledger(facts).lines[-1]
+    assert (line.what, line.lost, line.doubled) == ("doomed → dead letters of a/On", 1, 1)
+    assert line.examples == ("lost e2", "doubled e3")
+
+
 def test_each_event_may_be_expected_more_than_once() -> None:
     line = compare("", Counter({"a": 2}), Counter({"a": 1}))
     assert (line.lost, line.doubled, line.examples) == (1, 0, ("lost a",))

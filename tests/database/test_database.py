@@ -427,9 +427,19 @@ async def test_versions_are_left_alone_when_a_start_shall_not_migrate(
     ]
 
 
-async def test_a_migration_that_fails_leaves_nothing_behind(url: str, database: Database, migrations: Path):
-    (migrations / "v2.py").write_text(SECOND.format(more="raise ValueError('no such luck')"))
-    with pytest.raises(DatabaseError, match="a migration failed: ValueError: no such luck"):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("ValueError('no such luck')", "ValueError: no such luck"),
+        ("SystemExit('no such luck')", "EscapedError: SystemExit was raised, which is no Exception: no such luck"),
+        ("__import__('asyncio').CancelledError", "OwnCancellationError: it was cancelled, and not by the mesh"),
+    ],
+)
+async def test_a_migration_that_fails_leaves_nothing_behind(
+    url: str, database: Database, migrations: Path, error: str, said: str
+):
+    (migrations / "v2.py").write_text(SECOND.format(more=f"raise {error}"))
+    with pytest.raises(DatabaseError, match=f"a migration failed: {said}"):
         await Database(url, migrations=migrations, name="items").start()
     assert await names(database) == ["one"]
 

@@ -51,6 +51,24 @@ def test_nothing_is_lost_with_a_postgresql_that_is_killed() -> None:
     assert int(re.search(r"^postgresql +(\d+)", said, re.MULTILINE)[1]) > 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_functions_that_end_in_every_way_lose_and_double_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    options = ("--endings", "--workers", "--kills", "4", "--duration", "15s", "--seed", "4", "--keep", str(folder))
+    done = chaos(*options)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "lost 0, doubled 0" in said
+    doomed = re.findall(r"^doomed → dead letters of (\S+) +(\d+) +(\d+)", said, re.MULTILINE)
+    assert [name for name, expected, found in doomed if expected == found != "0"] == [
+        "endings.v1.Sink/OnMade", "endings.v1.Sink/OnRow", "endings.v1.Steps/OnMade",
+    ], said  # fmt: skip
+    log = (folder / "mesh.log").read_text(errors="replace")
+    assert "try 1 of event" in log
+    assert "was never retrieved" not in log
+
+
 def test_a_mesh_that_publishes_nothing_cannot_be_counted(tmp_path: Path) -> None:
     made = subprocess.run(
         [sys.executable, "-P", "-m", "mesh", "new", "hello"], cwd=tmp_path, capture_output=True, text=True, check=False

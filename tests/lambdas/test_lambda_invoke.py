@@ -20,6 +20,7 @@ from lambda_project import Project, served
 
 from mesh.call import Identity
 from mesh.control import component
+from mesh.control.chaos.endings.ways import CANCELLATIONS
 from mesh.faults import Faults
 
 
@@ -206,6 +207,42 @@ async def test_an_exit_ends_the_invocation_and_nothing_else(tmp_path: Path, kind
         assert text.endswith("Runtime exited: 3")
         assert details[1]["value"]["errorType"] == "Runtime.ExitError"
         assert await invoke(address, {}) == "well"
+
+
+ENDS = """
+    from mesh.control.chaos.endings import ways
+
+    class Odd:
+        def _asdict(self):
+            raise ways.Panic("while it is written")
+
+    {kind} handler(event, context):
+        if event == "odd result":
+            return Odd()
+        {end}(event)
+        return "well"
+"""
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+async def test_whatever_a_handler_raises_is_its_failure(tmp_path: Path, kind: str) -> None:
+    end = "ways.end" if kind == "def" else "await ways.end_anywhere"
+    kinds = {
+        "exit": "Runtime.ExitError", "interrupt": "KeyboardInterrupt", "generator exit": "GeneratorExit",
+        "panic": "Panic", "group with a panic": "BaseExceptionGroup", "unprintable": "UnprintableError",
+        "odd result": "Runtime.MarshalError",
+    }  # fmt: skip
+    async with served(Project(tmp_path, ENDS.format(kind=kind, end=end))) as address:
+        for how, expected in kinds.items():
+            code, _, details = await failure(address, how)
+            body = details[1]["value"]
+            assert (how, code, body["errorType"]) == (how, grpc.StatusCode.INTERNAL, expected)
+            assert "boundary.py" not in str(body["stackTrace"])
+        for how in CANCELLATIONS:
+            code, _, details = await failure(address, how)
+            body = details[1]["value"]
+            assert (how, code, body["errorType"]) == (how, grpc.StatusCode.CANCELLED, "CancelledError")
+        assert await invoke(address, "well") == "well"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from mesh.boundary import EscapedError, OwnCancellationError
 from mesh.call import Call, Metadata, current
+from mesh.control.chaos.endings import ways
 from mesh.errors import Code, InvalidArgument, RemoteError
 from mesh.rpc import grpcio_target, pool
 from mesh.rpc.calls import CallError
@@ -309,6 +311,39 @@ async def test_an_error_in_the_request_iterator_reaches_the_caller(stub, echo, r
         async for _ in stub.Bidi(broken(), timeout=30):
             pass
     await echo.servicer.idle.wait()
+
+
+@pytest.mark.parametrize("source", ["async", "plain"])
+@pytest.mark.parametrize("how", ["exit", "interrupt", "generator exit", "panic", "raises a cancellation"])
+async def test_whatever_ends_the_request_iterator_reaches_the_caller(stub, rpc, how, source):
+    async def requests():
+        yield rpc.pb.EchoRequest(text="one")
+        ways.end(how)
+
+    def plain_requests():
+        yield rpc.pb.EchoRequest(text="one")
+        ways.end(how)
+
+    for method in (stub.ClientStream, stub.Bidi):
+        call = method(requests() if source == "async" else plain_requests(), timeout=20)
+        with pytest.raises(EscapedError):
+            if method is stub.Bidi:
+                while await call.read() is not EOF:
+                    pass
+            else:
+                await call
+
+
+@pytest.mark.parametrize("how", ["cancelled task", "cancelled future", "cancels itself", "is cancelled by a task"])
+async def test_a_cancellation_in_the_request_iterator_is_none_of_the_call(stub, rpc, how):
+    async def requests():
+        yield rpc.pb.EchoRequest(text="one")
+        await ways.CANCELLATIONS[how]()
+
+    call = stub.ClientStream(requests(), timeout=20)
+    with pytest.raises(OwnCancellationError):
+        await call
+    assert not call.cancelled()
 
 
 async def test_gzip(stub, echo, rpc):

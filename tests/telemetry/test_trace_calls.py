@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import grpc
 import pytest
-from hosting import hosted
+from hosting import hosted, pool_of, working
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from telemetry_parts import HttpCollector, attributes
 
@@ -18,6 +20,13 @@ from mesh.rpc.target import Target
 from mesh.telemetry import Telemetry
 
 Start = Callable[..., Telemetry]
+
+
+def serve(contract: Contract, telemetry: Telemetry, workers: bool) -> AbstractAsyncContextManager[str]:  # noqa: FBT001
+    """Host the functions in this process, or in workers."""
+    if workers:
+        return working(contract, pool_of(contract), trace=telemetry.inbound)
+    return hosted(contract, trace=telemetry.inbound)
 
 
 @pytest.mark.parametrize("transport", ["ngh2", "grpcio"])
@@ -74,3 +83,48 @@ async def test_a_method_that_is_not_served_is_traced_under_one_name(
         ("_OTHER", Span.SPAN_KIND_SERVER, Status.STATUS_CODE_ERROR)
     ] * 3
     assert {attributes(span)["rpc.method"] for span in spans} == {"_OTHER"}
+
+
+@pytest.mark.parametrize(("how", "code"), [("panic", "INTERNAL"), ("cancelled task", "CANCELLED")])
+@pytest.mark.parametrize("workers", [False, True])
+async def test_the_server_span_says_how_a_function_ended_that_raised_no_exception(
+    start: Start, collector: HttpCollector, contract: Contract, how: str, code: str, *, workers: bool
+) -> None:
+    from conformance.v1 import conformance_pb2 as pb
+    from conformance.v1.conformance_pb2_grpc import EchoStub
+
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    async with serve(contract, telemetry, workers) as address, grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await EchoStub(channel).Unary(pb.EchoRequest(fail=pb.Failure(message=how)))
+    assert telemetry.flush()
+    span = collector.one("conformance.v1.Echo/Unary")
+    assert span.status.code == Status.STATUS_CODE_ERROR
+    assert attributes(span)["rpc.response.status_code"] == code
+    [event] = span.events
+    told = {one.key: one.value.string_value for one in event.attributes}
+    raised = "CancelledError" if code == "CANCELLED" else "Panic: secret"
+    assert raised in told["exception.stacktrace"]
+
+
+@pytest.mark.parametrize("workers", [False, True])
+async def test_the_span_of_a_caller_that_has_gone_is_no_error(
+    start: Start, collector: HttpCollector, contract: Contract, capfd: pytest.CaptureFixture[str], *, workers: bool
+) -> None:
+    from conformance.v1 import conformance_pb2 as pb
+    from conformance.v1.conformance_pb2_grpc import EchoStub
+
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    async with serve(contract, telemetry, workers) as address, grpc.aio.insecure_channel(address) as channel:
+        call = EchoStub(channel).ServerStream(pb.EchoRequest(count=2, sleep_ms=1))
+        await call.read()
+        slow = EchoStub(channel).Unary(pb.EchoRequest(sleep_ms=60_000))
+        await call.read()
+        await asyncio.sleep(0.05)  # into the function; whichever moment it hits must do
+        slow.cancel()
+        await call.read()
+    assert telemetry.flush()
+    span = collector.one("conformance.v1.Echo/Unary")
+    assert (span.status.code, span.events) == (Status.STATUS_CODE_UNSET, [])
+    assert attributes(span)["rpc.response.status_code"] == "CANCELLED"
+    assert "CancelledError" not in capfd.readouterr().err

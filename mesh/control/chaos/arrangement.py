@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from mesh import database_url
 from mesh import manifest as manifests
 from mesh.control import component
-from mesh.control.chaos import calls, plan, strike
+from mesh.control.chaos import calls, endings, plan, strike
 from mesh.control.chaos.calls import UncountableError
+from mesh.control.chaos.endings.choice import doomed
 from mesh.control.chaos.postgresql import STOPS, Postgresql
 from mesh.control.chaos.trial import Bounds, Trial
 from mesh.faults import Fault, Faults
@@ -51,6 +52,7 @@ class Wishes:
         event: What it publishes; "": the first that its service declares.
         clients: Calls at once.
         workers: Run the functions of every service in workers.
+        endings: Run the mesh of ``mesh.control.chaos.endings`` in place of that of mesh.toml.
         postgresql: Give every service that has a database one in a PostgreSQL.
         keep: Where state, databases and log stay; "": a temporary folder, which stays only after a failure.
         patience: How long is waited for outboxes and consumers, as ``"120s"``.
@@ -68,6 +70,7 @@ class Wishes:
     event: str
     clients: int
     workers: bool
+    endings: bool
     postgresql: bool
     keep: str
     patience: str
@@ -93,8 +96,10 @@ def run(file: Path, wishes: Wishes) -> int:
     if wishes.rate <= 0 or wishes.clients < 1 or wishes.kills < 0:
         text = "expected a rate above 0, at least one client, and no negative number of kills"
         raise Faults([Fault("--rate, --clients, --kills", text)])
-    found = manifests.load(file)
     with _folder(wishes.keep) as folder:
+        if wishes.endings:
+            file = _project_of_endings(folder)
+        found = manifests.load(file)
         server = Postgresql(folder / "postgresql") if wishes.postgresql else None
         environment = _environment(found, folder, server, workers=wishes.workers)
         os.environ.update(environment)  # for `load`, as for every process of the mesh
@@ -143,6 +148,15 @@ def _folder(keep: str) -> Iterator[Path]:
     finally:
         if not (folder / "failed").exists():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _project_of_endings(folder: Path) -> Path:
+    """Copy the project whose functions end in every way; returns its mesh.toml."""
+    origin, made = Path(endings.__file__).parent, folder / "project"
+    shutil.copytree(origin / "protos", made / "protos")
+    for name in ("source", "sink", "steps"):
+        os.environ[f"MESH_SERVICES_{name.upper()}_SETTINGS_FOLDER"] = str(folder / "tries")
+    return Path(shutil.copy(origin / "mesh.toml", made))
 
 
 def _environment(found: Manifest, folder: Path, server: Postgresql | None, *, workers: bool) -> dict[str, str]:
@@ -206,7 +220,7 @@ def _trial(manifest: Manifest, contract: Contract, wishes: Wishes, bounds: Bound
     called = {method.path.lstrip("/") for method in contract.methods.values() if method.triggers}
     return Trial(
         manifest, contract, drive, targets, databases, outages, seed, bounds,
-        uncounted={_named(name, called) for name in wishes.uncounted},
+        uncounted={_named(name, called) for name in wishes.uncounted}, doomed=doomed if wishes.endings else None,
     )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ def run(options: argparse.Namespace, file: Path) -> int:
             duration=options.duration, kills=options.kills, rate=options.rate, seed=options.seed,
             only=tuple(word.strip() for words in options.kill for word in words.split(",") if word.strip()),
             call=options.call, data=options.data, headers=tuple(options.header), event=options.event,
-            clients=options.clients, workers=options.workers, postgresql=options.postgresql, keep=options.keep,
+            clients=options.clients, workers=options.workers, endings=options.endings, postgresql=options.postgresql,
+            keep=options.keep,
             patience=options.patience, uncounted=tuple(options.uncounted),
         ),
     )  # fmt: skip
@@ -44,6 +45,10 @@ def add(command: Callable[..., argparse.ArgumentParser], act: Callable[[argparse
         help="only edge, services, workers, broker, databases, or services by name; with commas",
     )  # fmt: skip
     made.add_argument("--workers", action="store_true", help="run every service's functions in worker processes")
+    made.add_argument(
+        "--endings", action="store_true",
+        help="a mesh made for this, whose functions end in every way but well, in place of yours",
+    )  # fmt: skip
     made.add_argument(
         "--postgresql",
         action="store_true",
@@ -75,11 +80,16 @@ prints how often it struck what, how long the mesh took to work again, and a led
 `lost 0, doubled 0` in a mesh that works again and of which nothing ended by itself; 2 when there is nothing that can
 be counted.
 
+With --endings it is a mesh made for this: its functions exit, panic, cancel themselves or what they wait for, run out
+of memory, and so on, on the loop and in threads, in calls, streams, events, changes and schedules, before and after
+they have written. One event in forty never ends well: the ledger compares these with the dead letters.
+
 Called is the first PUBLIC method with a POST route of a service that publishes events and has a database; each text
 field of its request holds a word that no other call has. What cannot be guessed is said with --call, --data and -H.
 
   mesh chaos
   mesh chaos --duration 30m --kills 1000 --rate 4 --workers
+  mesh chaos --endings --workers --duration 10m
   mesh chaos --postgresql
   mesh chaos --kill broker,databases --seed 7
   mesh chaos --call Registration/Register -d '{"name": "{word}", "email": "{word}@a.example", "password": "{word}"}'

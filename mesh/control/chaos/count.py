@@ -119,6 +119,7 @@ async def collect(
     calls: Mapping[str, Fate],
     event: str,
     uncounted: Collection[str] = (),
+    doomed: Callable[[str], bool] | None = None,
 ) -> Facts:
     """Count everything.
 
@@ -130,6 +131,7 @@ async def collect(
         calls: What was called.
         event: What a call publishes.
         uncounted: Methods (``package.Service/Method``) whose effects are not counted.
+        doomed: Whether the event with a word has to be a dead letter; None: no such thing is known.
     """
     messages = [
         one for stream in (streams.EVENTS, streams.CHANGES) async for one in history.read(link.client, stream, ">")
@@ -168,10 +170,20 @@ async def collect(
             effects.extend(effects_of(connection, tables, name, methods, ids, uncounted))
 
         await look(databases[name], count)
+    mortal = {one.headers.get("ce-id", "") for one in messages if doomed and any(map(doomed, words_in(one.data)))}
     return Facts(
         calls=calls, event=event, words=words, published=Counter(id_ for _, id_ in ids), committed=committed,
         stored=stored, begun=begun, effects=effects, dead=dead,
+        doomed=_doomed(contract, ids, mortal) if doomed else {},
     )  # fmt: skip
+
+
+def _doomed(contract: Contract, ids: list[tuple[str, str]], mortal: Collection[str]) -> dict[str, Counter[str]]:
+    """Return method → which of these events call it."""
+    triggered = [method for method in contract.methods.values() if method.triggers]
+    return {
+        method.path.lstrip("/"): Counter(id_ for id_ in _taken(method, ids) if id_ in mortal) for method in triggered
+    }
 
 
 def rows_of(

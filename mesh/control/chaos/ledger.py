@@ -78,6 +78,7 @@ class Facts:
         begun: Table → words of calls of which it has a row that says that it is not done.
         effects: Of the methods that are called for events and changes.
         dead: Dead letters.
+        doomed: Method → ids of the events that have to be dead letters of it, and no others; empty: it is not known.
     """
 
     calls: Mapping[str, Fate]
@@ -89,6 +90,7 @@ class Facts:
     begun: Mapping[str, Counter[str]] = field(default_factory=dict)
     effects: Sequence[Effect] = ()
     dead: Sequence[Dead] = ()
+    doomed: Mapping[str, Counter[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,9 @@ def ledger(facts: Facts) -> Ledger:
         for one in facts.effects
         if not one.uncounted
     ]
+    for name, expected in facts.doomed.items():
+        died = Counter(event for method, event in letters if method == name)
+        lines.append(compare(f"doomed → dead letters of {name}", expected, died))
     deaths = Counter(f"{one.method}: {one.why}" for one in facts.dead)
     uncounted = {one.where: one.uncounted for one in facts.effects if one.uncounted}
     return Ledger(tuple(lines), deaths, uncounted, {name: rows.total() for name, rows in facts.begun.items() if rows})

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,7 @@ class Trial:
         seed: Of all chance.
         bounds: How much of it.
         uncounted: Methods (``package.Service/Method``) whose effects are not counted.
+        doomed: Whether the event with a word has to be a dead letter of each method; None: no such thing is known.
     """
 
     manifest: Manifest
@@ -86,6 +87,7 @@ class Trial:
     seed: int
     bounds: Bounds
     uncounted: Collection[str] = ()
+    doomed: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
         self._calls: dict[str, Fate] = {}
@@ -277,6 +279,7 @@ class Trial:
             self._calls,
             self.drive.event,
             self.uncounted,
+            self.doomed,
         )
         return ledger.ledger(facts)
 

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, cast
 
+from mesh.boundary import revoke
 from mesh.call import Call
 from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.frames import Kind
@@ -169,7 +170,7 @@ class Answered(Call):
         self.revoked = True
         task = self.task
         if task is not None:
-            task.cancel()
+            revoke(task)
             made = cast("Coroutine[Any, Any, None]", task.get_coro())
             if getcoroutinestate(made) == CORO_CREATED:  # cancelled now, not a line of it ever runs
                 self._link.unbegun(self)

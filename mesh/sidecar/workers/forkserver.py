@@ -45,7 +45,7 @@ from mesh.sidecar.workers.heads import encode
 from mesh.sidecar.workers.orders import COMMAND, LENGTH, Command, Ended, Preloaded, Report
 from mesh.sidecar.workers.setup import Setup
 from mesh.telemetry import logs
-from mesh.text import ready_output
+from mesh.text import ready_output, text_of
 
 if TYPE_CHECKING:
     from mesh.database import Database
@@ -187,8 +187,8 @@ class _ForkServer:
             began = perf_counter()
             try:
                 importlib.import_module(name)
-            except Exception as error:  # noqa: BLE001 - the worker will say it, if it matters
-                failed[name] = f"{type(error).__name__}: {error}"
+            except BaseException as error:  # noqa: BLE001 - the worker will say it, if it matters
+                failed[name] = f"{type(error).__name__}: {text_of(error)}"
             seconds[name] = perf_counter() - began
             if _threads() > 1:
                 return Preloaded(failed, name, seconds)

@@ -50,7 +50,7 @@ from mesh.sidecar.workers.slowest import Imports
 from mesh.telemetry import relay
 from mesh.telemetry.bugs import bug_behind
 from mesh.telemetry.propagation import Propagation
-from mesh.text import utf8
+from mesh.text import text_of, utf8
 from mesh.threads import THREADS, Runs, Threads
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class _Host:
             return False
         except Exception as error:
             log.exception("the start failed")
-            what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else str(error)
+            what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else text_of(error)
             await self._failed([(self._setup.module, f"startup failed: {type(error).__name__}: {what}")])
             return False
         ignoring()  # signals that the module has given their default
@@ -286,11 +286,13 @@ class _Host:
 
     async def leave(self) -> None:
         """Run ``shutdown``, and close what the functions used."""
-        if self._functions is not None and self._functions.shutdown is not None:
-            await self._functions.shutdown(self._service)
-        if self._database is not None:
-            await self._database.stop()
-        self._link.flush()
+        try:
+            if self._functions is not None and self._functions.shutdown is not None:
+                await self._functions.shutdown(self._service)
+        finally:
+            if self._database is not None:
+                await self._database.stop()
+            self._link.flush()
 
     async def _given(self, way: socket.socket) -> socket.socket | None:
         """Wait for the connection to the sidecar; None when the fork server is gone."""

@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from mesh.text import text_of
+
 __all__ = ["Answer", "Import", "Plan", "Question", "answer", "main", "read", "written"]
 
 AnyT = TypeVar("AnyT")
@@ -202,7 +204,7 @@ def answer(question: Question) -> Answer:
         try:
             importlib.import_module(question.module)
         except BaseException as error:  # noqa: BLE001 - also a module that ends the process
-            failed = f"{type(error).__name__}: {error}"
+            failed = f"{type(error).__name__}: {text_of(error)}"
     seen = watch.seen
     own = {name for name, one in seen.items() if _is_own(Path(one.file), question)}
     whys = _left_out(seen, own)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mesh.boundary import revoke
 from mesh.call import Call, Handler
 from mesh.errors import Cancelled, Code, Internal, StatusError
 from mesh.rpc import status as wire
@@ -199,11 +200,9 @@ class Link(asyncio.Protocol):
             await handler(call)
         except StatusError as error:
             ended = error
-        except asyncio.CancelledError:
-            if not call.revoked:
-                log.warning("%s: something that the function waited for was cancelled", call.method.path)
+        except asyncio.CancelledError:  # asked for: ``recover`` has made a status of every other
             ended = Cancelled(_CANCELLED)
-        except Exception:
+        except BaseException:  # of a layer; whatever it is, the other end waits for a STATUS
             log.exception("%s failed", call.method.path)
             ended = Internal("internal error")
         finally:
@@ -263,7 +262,7 @@ class Link(asyncio.Protocol):
                 self.write(frames.frame(Kind.CANCEL, number))
                 self.on_revoked(number)
             if pump is not None:
-                pump.cancel()
+                revoke(pump)
                 await asyncio.wait([pump])
 
     async def _answers(self, call: Call, exchange: Exchange) -> None:

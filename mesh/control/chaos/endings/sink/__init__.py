@@ -1,0 +1,1 @@
+"""The service that is called for events, changes and a schedule."""

@@ -1,0 +1,303 @@
+"""Where ``mesh`` may catch blindly: a rule that keeps what ends a function and is no ``Exception`` from being missed.
+
+``except Exception`` around users' code misses a ``SystemExit`` and the panic of a Rust extension; a handler of
+``CancelledError`` that takes every one for the caller's that has gone misses those of the function's own. Both are
+known in one module (``mesh.boundary``). So each other place that catches so stands here with the reason why it may:
+
+- ``except Exception`` and ``suppress(Exception)``, because no user code runs in it, or only inside of ``contain``;
+- ``except BaseException`` that does not raise it again, because nothing may pass there;
+- a handler of ``CancelledError`` that does not raise it again, because it knows who asked.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BOUNDARY = "mesh/boundary.py"
+BLIND = frozenset({"Exception", "BaseException", "CancelledError"})
+
+ALLOWED = {
+    "mesh/auth/keyset.py": {
+        "KeySet._load: Exception": "fetches keys; no user code",
+    },
+    "mesh/control/chaos/endings/source/functions.py": {
+        "_steps: Exception": "a function of a mesh, not of the framework",
+    },
+    "mesh/control/chaos/endings/ways.py": {
+        "end_on_the_loop: CancelledError": "a function of a mesh, not of the framework",
+    },
+    "mesh/control/component.py": {
+        "serve: Exception": "imports are Faults, hooks and migrations are contained",
+    },
+    "mesh/control/eventing.py": {
+        "_prune: Exception": "the mesh's own statements",
+    },
+    "mesh/control/events.py": {
+        "_json: Exception": "decodes an event for the command line",
+    },
+    "mesh/control/keeper.py": {
+        "Keeper._unwatch: CancelledError": "awaits the task that it has just cancelled",
+    },
+    "mesh/control/reload.py": {
+        "keep_current: Exception": "loads manifest, contract and versions as text; no user code",
+    },
+    "mesh/database/database.py": {
+        "Database._transaction: Exception": "connects; no user code",
+        "Database.start: Exception": "migrations are contained",
+    },
+    "mesh/database/migrations.py": {
+        "_scripts: Exception": "inside of ``contain``, which ``Database.start`` puts around it",
+    },
+    "mesh/database/sole.py": {
+        "PostgresSole._beat: Exception": "the mesh's own statement",
+        "PostgresSole.acquire: Exception": "the mesh's own statement",
+        "PostgresSole.release: Exception": "gives up a connection",
+    },
+    "mesh/database/transaction.py": {
+        "OwnTransaction.commit: BaseException": "raises it again, as a status where it is one",
+        "OwnTransaction.execute: BaseException": "raises it again, as a status where it is one",
+    },
+    "mesh/deadline.py": {
+        "_limited: CancelledError": "asks its own limit",
+        "_limited: Exception": "outside of ``boundary``, which is around each function",
+    },
+    "mesh/edge/answer.py": {
+        "Items.stop: CancelledError": "awaits the task that it has just cancelled",
+    },
+    "mesh/edge/app.py": {
+        "EdgeApp._answer: CancelledError": "the edge runs no user code: it is the server's, or the stop's",
+        "EdgeApp._answer: Exception": "outside of ``recover``; no user code",
+        "_send: CancelledError": "asks whether the client has gone",
+    },
+    "mesh/edge/call.py": {
+        "HttpCall.read: CancelledError": "asks its own limit",
+    },
+    "mesh/edge/socket.py": {
+        "_Session.run: CancelledError": "asks whether the edge stops",
+        "_Session.run: Exception": "the edge runs no user code; ``recover`` is around it",
+    },
+    "mesh/edge/stream.py": {
+        "Streams._make: CancelledError": "asks whether the answer is complete, or the edge stops",
+        "Streams._make: Exception": "the edge runs no user code; ``recover`` is around it",
+    },
+    "mesh/events/arrival.py": {
+        "once: Exception": "outside of ``boundary``, which is around each function",
+    },
+    "mesh/events/broker.py": {
+        "Broker._keep: Exception": "the connection to the broker; no user code",
+        "Broker._send: Exception": "sends to the broker; no user code",
+    },
+    "mesh/events/delivery.py": {
+        "Delivery._called: BaseException": "``ordinary`` says what passes",
+        "Delivery._run: Exception": "reads from the broker; each delivery is a task of its own",
+    },
+    "mesh/events/reader.py": {
+        "Reader._decide: BaseException": "``ordinary`` says what passes",
+    },
+    "mesh/events/relay.py": {
+        "Relay._run: Exception": "the outbox; no user code",
+        "Relay._send: Exception": "decodes a row; no user code",
+        "Relay.stop: CancelledError": "awaits the task that it has just cancelled",
+    },
+    "mesh/function.py": {
+        "load_module: BaseException": "a module that cannot be imported is a fault, whatever it raises",
+        "module_spec: BaseException": "the same of the packages that it is in",
+    },
+    "mesh/lambdas/functions.py": {
+        "LambdaFunctions._run.awaited: Exception": "inside of it is ``contain``",
+        "LambdaFunctions._run.call: BaseException": "in a thread, where no cancellation of the mesh comes",
+        "_within: CancelledError": "asks its own limit",
+    },
+    "mesh/lambdas/jsontext.py": {
+        "marshal: BaseException": "objects of the handler are written, without a turn of the loop",
+    },
+    "mesh/lambdas/value.py": {
+        "encode: BaseException": "objects of the handler are written, without a turn of the loop",
+    },
+    "mesh/main_thread.py": {
+        "MainThread._finish: Exception": "restores the process's signals after a function, which has ended",
+        "MainThread._serve: BaseException": "a signal handler of a function raised: ends the function that runs, or a log line",
+        "MainThread.beside.loop: BaseException": "raised in the main thread",
+        "MainThread.beside: BaseException": "a signal handler of a function raised between two turns",
+        "MainThread.do.done: BaseException": "raised where the work was asked for",
+    },
+    "mesh/recover.py": {
+        "recover: BaseException": "``ordinary`` says what passes",
+    },
+    "mesh/rpc/blocking.py": {
+        "_from_thread.take: BaseException": "contains what a function streams, in a thread",
+        "_from_thread.take: Exception": "raises it as it is",
+    },
+    "mesh/rpc/calls.py": {
+        "UnaryUnaryCall._run: Exception": "protobuf's deserializer; no user code",
+        "UnaryUnaryCall._run_quietly: CancelledError": "kept for whoever awaits the call",
+        "UnaryUnaryCall._run_quietly: Exception": "kept for whoever awaits the call",
+    },
+    "mesh/rpc/grpcio_target.py": {
+        "GrpcioExchange.__call__: CancelledError": "raises what the function's requests ended with, if they did",
+        "GrpcioExchange._pump: Exception": "what the function streams is contained in ``receive``",
+    },
+    "mesh/rpc/inbound.py": {
+        "InboundCall.abort: Exception": "tells the server of an end that could not be told",
+    },
+    "mesh/rpc/pool.py": {
+        "Pool._connecting: Exception": "connects; no user code",
+    },
+    "mesh/rpc/server.py": {
+        "GrpcApp.__call__: BaseException": "``ordinary`` says what passes",
+        "GrpcApp.__call__: Exception": "sends the answer; no user code",
+        "GrpcApp._failed: CancelledError": "comes from ``ordinary``: the mesh has asked for it",
+    },
+    "mesh/rpc/streaming.py": {
+        "_Core.decode: Exception": "protobuf's deserializer; no user code",
+        "_Core.run: BaseException": "raised where the call is awaited",
+    },
+    "mesh/sidecar/sidecar.py": {
+        "Sidecar.asgi: Exception": "hooks are contained",
+    },
+    "mesh/sidecar/workers/crew.py": {
+        "Crew._load: BaseException": "raises it again, or says that a worker did not load in time",
+    },
+    "mesh/sidecar/workers/nursery.py": {
+        "Nursery._start: BaseException": "raises it again, or says that the fork server did not start",
+    },
+    "mesh/sidecar/workers/forkserver.py": {
+        "_ForkServer._become: BaseException": "the process ends",
+        "_ForkServer._preload: BaseException": "a worker imports it again, and says why it cannot",
+    },
+    "mesh/sidecar/workers/frames.py": {
+        "parse_open: Exception": "decodes a frame",
+        "parse_status: Exception": "decodes a frame",
+    },
+    "mesh/sidecar/workers/host.py": {
+        "_Host.load: Exception": "imports are Faults; ``start`` raises it",
+        "_Host.start: Exception": "imports are Faults, hooks are contained",
+    },
+    "mesh/sidecar/workers/imports.py": {
+        "answer: BaseException": "a scratch process that says why the import failed",
+    },
+    "mesh/sidecar/workers/link.py": {
+        "Link._pump: Exception": "what the function streams is contained in ``receive``",
+        "Link._run: BaseException": "the other end waits for a STATUS",
+        "Link._run: CancelledError": "``recover`` has made a status of those that are the function's",
+        "Link._run: Exception": "encodes a frame",
+        "Link.data_received: Exception": "decodes frames",
+        "_odd: Exception": "encodes a frame",
+    },
+    "mesh/telemetry/batch.py": {
+        "Batch._export: Exception": "the exporter's",
+        "Quiet.emit: Exception": "formats what the exporter logs",
+        "run_bounded.quietly: Exception": "the exporter's",
+    },
+    "mesh/telemetry/encode.py": {
+        "Encoder.encode: Exception": "spans hold plain values by then",
+        "_each: Exception": "the same",
+    },
+    "mesh/telemetry/logs.py": {
+        "_exception: BaseException": "a broken ``__str__``",
+        "_json: BaseException": "a broken ``__str__``",
+        "_message: BaseException": "a broken ``__str__``",
+        "_text: BaseException": "a broken ``__str__``",
+    },
+    "mesh/telemetry/measures.py": {
+        "Recording.__call__: Exception": "decoded values of a worker",
+        "_Sending._odd: BaseException": "odd values of a function",
+        "_Sending.measured: BaseException": "odd values of a function",
+    },
+    "mesh/telemetry/plain.py": {
+        "plain: BaseException": "odd values of a function",
+    },
+    "mesh/telemetry/relay.py": {
+        "pack: BaseException": "odd values of a function",
+    },
+    "mesh/telemetry/setup.py": {
+        "Telemetry.relayed: Exception": "decoded values of a worker",
+        "_exporters: Exception": "exporters of installed packages; the component starts without one that fails",
+    },
+    "mesh/text.py": {
+        "text_of: BaseException": "a broken ``__str__``",
+    },
+    "mesh/threads.py": {
+        "Job.do: BaseException": "``settle`` raises it in the loop, contained",
+        "Job.wait: CancelledError": "asks whether the call has ended",
+        "wait: CancelledError": "raises it as asyncio's",
+    },
+}
+"""Module → function and what it catches → why it may."""
+
+
+def blind(source: str) -> Iterator[str]:
+    """Yield ``FUNCTION: WHAT`` for each blind handler of a module."""
+
+    def visit(node: ast.AST, where: str) -> Iterator[str]:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            where = f"{where}.{node.name}" if where else node.name
+        if isinstance(node, ast.ExceptHandler):
+            yield from (f"{where}: {name}" for name in caught(node))
+        elif isinstance(node, ast.Call) and name_of(node.func) == "suppress":
+            yield from (f"{where}: {name}" for name in sorted(BLIND.intersection(map(name_of, node.args))))
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, where)
+
+    return visit(ast.parse(source), "")
+
+
+def caught(handler: ast.ExceptHandler) -> list[str]:
+    """Return which of the blind ones a handler catches and does not hand on as it is."""
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = BLIND.intersection("BaseException" if kind is None else name_of(kind) for kind in kinds)
+    if again(handler.body[-1]) and not any(ends(node) for node in ast.walk(handler)):
+        names &= {"Exception"}
+    return sorted(names)
+
+
+def again(node: ast.AST) -> bool:
+    """Whether it is a bare ``raise``."""
+    return isinstance(node, ast.Raise) and node.exc is None
+
+
+def ends(node: ast.AST) -> bool:
+    """Whether it leaves the handler in another way."""
+    return isinstance(node, ast.Return | ast.Continue | ast.Break | ast.Raise) and not again(node)
+
+
+def name_of(node: ast.AST | None) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "mesh").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_what_is_caught_blindly_has_a_reason(file: Path) -> None:
+    name = str(file.relative_to(ROOT))
+    if name != BOUNDARY:
+        assert set(blind(file.read_text())) == ALLOWED.get(name, {}).keys()
+
+
+def test_every_reason_is_of_a_module_that_is_there() -> None:
+    assert [name for name in ALLOWED if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("handler", "found"),
+    [
+        ("except Exception:\n log()", ["f: Exception"]),
+        ("except Exception:\n log()\n raise", ["f: Exception"]),  # what it does is not done for the others
+        ("except (OSError, builtins.Exception) as error:\n log()", ["f: Exception"]),
+        ("except:\n log()", ["f: BaseException"]),
+        ("except BaseException:\n log()\n raise", []),
+        ("except BaseException as error:\n raise Other from error", ["f: BaseException"]),
+        ("except asyncio.CancelledError:\n give_back()\n raise", []),
+        ("except CancelledError:\n if gone:\n  return\n raise", ["f: CancelledError"]),
+        ("except CancelledError:\n if late:\n  raise Other\n raise", ["f: CancelledError"]),
+        ("except (Exception, asyncio.CancelledError):\n log()", ["f: CancelledError", "f: Exception"]),
+        ("except ValueError:\n log()", []),
+        ("finally:\n with contextlib.suppress(Exception):\n  log()", ["f: Exception"]),
+    ],
+)
+def test_the_rule_finds_what_somebody_may_add(handler: str, found: list[str]) -> None:
+    lines = "\n".join(f" {line}" for line in f"try:\n await function()\n{handler}".splitlines())
+    assert list(blind(f"async def f():\n{lines}\n")) == found
