@@ -121,7 +121,7 @@ ALLOWED = {
     },
     "mesh/main_thread.py": {
         "MainThread._finish: Exception": "restores the process's signals after a function, which has ended",
-        "MainThread._serve: BaseException": "a signal handler of a function raised: ends the function that runs, or a log line",
+        "MainThread._serve: BaseException": "a signal handler of a function raised, which ends the function that runs",
         "MainThread.beside.loop: BaseException": "raised in the main thread",
         "MainThread.beside: BaseException": "a signal handler of a function raised between two turns",
         "MainThread.do.done: BaseException": "raised where the work was asked for",
