@@ -229,7 +229,7 @@ def _new(options: argparse.Namespace) -> int:
 
 
 def _chaos(options: argparse.Namespace) -> int:
-    return chaos_command.run(options, _file(options))
+    return chaos_command.run(options, None if options.endings else _file(options))
 
 
 def _events(options: argparse.Namespace) -> int:

@@ -114,7 +114,7 @@ class TestWrongInput:
 
     @pytest.mark.parametrize(
         ("method", "path", "status"),
-        [("GET", "/nope", 404), ("DELETE", "/v1/users", 405), ("GET", "/registration.v1.Registration/Register", 404)],
+        [("GET", "/nope", 404), ("DELETE", "/v1/users", 405), ("GET", "/registration.v1.Registration/Register", 405)],
     )
     def test_an_unknown_route(self, mesh: Mesh, method: str, path: str, status: int) -> None:
         answer = http(f"{mesh.edge}{path}", method)

@@ -77,8 +77,12 @@ class Wishes:
     uncounted: tuple[str, ...]
 
 
-def run(file: Path, wishes: Wishes) -> int:
+def run(file: Path | None, wishes: Wishes) -> int:
     """Run a mesh through it and print the ledger.
+
+    Args:
+        file: mesh.toml; None for the mesh of ``wishes.endings``.
+        wishes: What was asked for.
 
     Returns:
         0 when nothing was lost or doubled and nothing failed, 1 when something was, 2 when nothing can be counted.
@@ -97,7 +101,7 @@ def run(file: Path, wishes: Wishes) -> int:
         text = "expected a rate above 0, at least one client, and no negative number of kills"
         raise Faults([Fault("--rate, --clients, --kills", text)])
     with _folder(wishes.keep) as folder:
-        if wishes.endings:
+        if file is None:
             file = _project_of_endings(folder)
         found = manifests.load(file)
         server = Postgresql(folder / "postgresql") if wishes.postgresql else None

@@ -9,8 +9,8 @@ from pathlib import Path
 __all__ = ["add", "run"]
 
 
-def run(options: argparse.Namespace, file: Path) -> int:
-    """Do what was asked, with a mesh of this mesh.toml; returns the exit code."""
+def run(options: argparse.Namespace, file: Path | None) -> int:
+    """Do what was asked, with a mesh of this mesh.toml (None: the one of ``--endings``); returns the exit code."""
     from mesh.control.chaos import arrangement  # noqa: PLC0415 - protobuf, nats: only who runs it
 
     return arrangement.run(
