@@ -90,11 +90,16 @@ def _dump_all(plan: _Plan) -> Dump:
 
 
 def _dump_with_extensions(dump: Dump, codecs: Codecs) -> Dump:
+    met: dict[FieldDescriptor, tuple[str, Dump]] = {}
+
     def both(message: Any) -> dict[str, Any]:
         out: dict[str, Any] = dump(message)
         for field, value in list_fields(message):
             if field.is_extension:
-                out[json_name_of(field)] = field_dump(field, codecs)(value)
+                if field not in met:
+                    met[field] = (json_name_of(field), field_dump(field, codecs))
+                name, encode = met[field]
+                out[name] = encode(value)
         return out
 
     return both

@@ -177,9 +177,9 @@ class MainThread:
             self._blame()
         job = self._next
         if job is None:
-            if self._given:
+            try:
                 self._next = self._given[0]
-            else:
+            except IndexError:  # there is none, or the loop has just taken it back
                 self._rest()
             return
         if job is not self._begun:

@@ -1,4 +1,4 @@
-"""Values that mesh.toml writes as text: durations, sizes, rates, URLs of SQLite files. Each refuses what is none."""
+"""Values that mesh.toml writes as text: durations, limits, sizes, rates. Each refuses what is none, and says how."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 import re
 
 __all__ = ["Duration", "Rate", "Size", "TimeLimit"]
-
-"""What the URL of a SQLite file begins with."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST = 100 * 365 * 86400.0

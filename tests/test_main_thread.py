@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from functools import partial
@@ -30,9 +32,13 @@ def in_main() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def beside(body: Callable[[MainThread], Coroutine[Any, Any, Any]], others: Threads | None = None) -> Any:
+def beside(
+    body: Callable[[MainThread], Coroutine[Any, Any, Any]],
+    others: Threads | None = None,
+    main: MainThread | None = None,
+) -> Any:
     """Run the coroutine on an event loop in a thread, and what it gives to the main thread here."""
-    main = MainThread(others, kept=lambda: None)
+    main = main or MainThread(others, kept=lambda: None)
 
     async def stopped() -> Any:
         try:
@@ -184,7 +190,7 @@ async def body(main):
     for number in range(600):
         try:
             found.append(await main.run(lambda _, number=number: number + 0 * sum(range(2000))))
-        except EscapedError as error:
+        except EscapedError as error:  # a Rung, as boundary has it
             assert isinstance(error.__cause__, Rung)
             found.append(number)
         if number % 100 == 0:
@@ -203,6 +209,64 @@ def test_what_a_signal_handler_raises_loses_no_call() -> None:
     """The handler raises every half millisecond: in functions, between them, and while the main thread waits."""
     done = subprocess.run([sys.executable, "-c", STORM], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+class Rung(Exception):
+    """What a function's signal handler raises."""
+
+
+def test_what_a_function_waits_for_ends_with_the_wait() -> None:
+    """A handler of signals ends the wait and not the function, which goes on: as an alarm of its own does."""
+
+    def ring(*_: object) -> None:
+        raise Rung
+
+    async def body(main: MainThread) -> str:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def forever() -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        def work(block: Block) -> str:
+            try:
+                block(forever())
+            except Rung:
+                block(ended.wait())
+            return "goes on"
+
+        running = asyncio.ensure_future(main.run(work))
+        await begun.wait()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return str(await running)
+
+    before = signal.signal(signal.SIGUSR1, ring)
+    try:
+        assert beside(body) == "goes on"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_call_that_is_taken_back_as_the_main_thread_looks_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Fleeting(deque[Any]):
+        """Has a call when it is first asked, which has gone when it is to be given."""
+
+        asked = False
+
+        def __bool__(self) -> bool:
+            asked, self.asked = self.asked, True
+            return not asked or len(self) > 0
+
+    async def body(main: MainThread) -> bool:
+        return bool(await main.run(of(in_main)))
+
+    main = MainThread(None, kept=lambda: None)
+    main._given = Fleeting()
+    assert beside(body, main=main)
+    assert caplog.text == ""
 
 
 def test_what_the_loop_raises_is_raised() -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import BindParameter, ColumnClause, SelectBase, TableClause, Tex
 
 from mesh.database.failures import status
 from mesh.errors import Aborted, FailedPrecondition
+from mesh.messages import descriptor_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -126,8 +127,8 @@ class OwnTransaction:
         """
         if self._outbox is None:
             raise FailedPrecondition(
-                f"{event.DESCRIPTOR.full_name} was not published: this service declares no events; "
-                f'add publishes: "{event.DESCRIPTOR.full_name}" to its options in the contract'
+                f"{descriptor_of(event).full_name} was not published: this service declares no events; "
+                f'add publishes: "{descriptor_of(event).full_name}" to its options in the contract'
             )
         await self._outbox.put(self, event)
         self._published = True

@@ -86,6 +86,8 @@ class Gateway:
         said = document.HttpRoute(route.verb, method.gateway.resources[at])
         self._resource = said.resource
         self._names = said.names
+        segments = enumerate(said.resource[1:].split("/"))
+        self._places = [(at, one[1:-1].removesuffix("+"), one.endswith("+}")) for at, one in segments if one[:1] == "{"]
         verb = "ANY" if route.verb == document.ANY else route.verb
         route_key = DEFAULT if said.resource == DEFAULT else f"{verb} {said.resource}"
         self._context: dict[str, str | None] = {  # what is the same in each event's requestContext
@@ -174,15 +176,10 @@ class Gateway:
     def _parameters(self, segments: list[str]) -> dict[str, str]:
         """Return the path parameters of a request; of a greedy one, REST APIs leave out the slash at the end."""
         found: dict[str, str] = {}
-        if not self._names:
-            return found
-        for at, segment in enumerate(self._resource[1:].split("/")):
-            if not segment.startswith("{"):
-                continue
-            greedy = segment.endswith("+}")
+        for at, name, greedy in self._places:
             text = "/".join(segments[at:]) if greedy else segments[at]
             text = text.rstrip("/") if greedy and not self._decoded else text
-            found[segment[1:-1].removesuffix("+")] = unquote(text) if self._decoded else text
+            found[name] = unquote(text) if self._decoded else text
         return found
 
     def _format_1(self, call: HttpCall, own_path: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from mesh.lambdas import event as events
 from mesh.lambdas import failure, jsontext, value
 from mesh.lambdas.context import CLIENT_CONTEXT, ClientContext, Instance, LambdaContext, identifier, requested, tag_logs
 from mesh.lambdas.descriptor import INVOKE, TICK
+from mesh.messages import parser
 from mesh.text import text_of
 from mesh.variables import Inherited
 from mesh.wheel import Limit, wheel
@@ -173,7 +174,7 @@ class LambdaFunctions:
             decode = _checked(value.decode, method)
             return lambda data, _: decode(data)
         kind: Any = method.input
-        parse, dump, region = _checked(kind.FromString, method), Codecs().of(kind).dump, self._function.region
+        parse, dump, region = _checked(parser(kind), method), Codecs().of(kind).dump, self._function.region
         name = kind.DESCRIPTOR.full_name
 
         def read(data: bytes, metadata: Metadata) -> Any:

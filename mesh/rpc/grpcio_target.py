@@ -11,6 +11,7 @@ import random
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +158,8 @@ class GrpcioExchange:
                     await under_way.write(message)
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     return  # the call has ended; how, its answer says
-            await under_way.done_writing()
+            with suppress(grpc.aio.InternalError):  # the same: it has ended, and grpc.aio has not heard of it yet
+                await under_way.done_writing()
         except Exception:
             under_way.cancel()
             raise

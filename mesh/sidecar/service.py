@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mesh.call import current
 from mesh.errors import FailedPrecondition
+from mesh.messages import descriptor_of
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -112,7 +113,7 @@ class ServiceContext:
         """
         if self._publisher is None:
             raise FailedPrecondition(
-                f"{event.DESCRIPTOR.full_name} was not published: service {self.name} declares no events; "
-                f'add publishes: "{event.DESCRIPTOR.full_name}" to its options in the contract'
+                f"{descriptor_of(event).full_name} was not published: service {self.name} declares no events; "
+                f'add publishes: "{descriptor_of(event).full_name}" to its options in the contract'
             )
         await self._publisher.publish(event)

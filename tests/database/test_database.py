@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
+from odd.v1 import extended_pb2
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -385,6 +386,8 @@ async def test_an_event_is_refused_rather_than_lost(database: Database):
     async with database.transaction() as tx:
         with pytest.raises(FailedPrecondition, match=r"google\.protobuf\.Empty was not published"):
             await tx.publish(Empty())
+        with pytest.raises(FailedPrecondition, match=r"odd\.v1\.Methods was not published"):
+            await tx.publish(extended_pb2.Methods())  # it has a field called DESCRIPTOR
 
 
 async def test_a_database_that_is_not_open_is_unavailable(database: Database):

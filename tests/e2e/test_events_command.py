@@ -106,10 +106,11 @@ def test_a_row_that_is_too_large_for_the_broker_is_a_dead_letter(
         connection.execute("INSERT INTO big VALUES ('small', 'x')")
     connection.close()
     deadline = time.monotonic() + 30
-    while not (tmp_path / "rows").exists():
+    rows = tmp_path / "rows"
+    while not (rows.exists() and rows.read_text()):  # a file is there before its text
         assert time.monotonic() < deadline, running.output()
         time.sleep(0.05)
-    assert (tmp_path / "rows").read_text() == "small\n"
+    assert rows.read_text() == "small\n"
     listed = mesh("events", "dead")
     assert "delivery.v1.Watcher/OnRow" in listed
     why = "larger than the 1048576 bytes that the event broker takes; it stays in the outbox of recorder, sequence 1"

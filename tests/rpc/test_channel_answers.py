@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import zlib
 
 import grpc
@@ -177,6 +178,29 @@ async def test_one_response_is_neither_none_nor_two(faulty, method, transport, k
 async def test_no_response_and_a_failure_is_the_failure(faulty, method, kind):
     server = await faulty(saying(HEADERS, b"", [(b"grpc-status", b"5"), (b"grpc-message", b"gone")]))
     assert await ask(method(server.address, kind), kind) == (0, "NOT_FOUND", "gone")
+
+
+@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+async def test_an_answer_that_is_refused_before_the_requests_end(faulty, method, kind):
+    """grpcio's core, in threads of its own, has ended the call before the channel hears of it, and sends no more."""
+
+    async def requests():
+        yield duration_pb2.Duration()
+        await server.until(lambda: any(peer.requests for peer in server.peers))
+        [(peer, stream_id)] = [(peer, stream_id) for peer in server.peers for stream_id in peer.requests]
+        peer.h2.send_response(stream_id, HEADERS)
+        peer.flush()
+        if kind == "stream_stream":
+            await call.initial_metadata()
+        peer.h2.send_data(stream_id, framed(bytes(1001)))
+        peer.flush()
+        time.sleep(0.1)  # noqa: ASYNC251 - what the loop hears of meanwhile comes later
+
+    server = await faulty()
+    call = method(server.address, kind, max_message=1000)(requests(), timeout=10)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await (call if kind == "stream_unary" else call.read())
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.parametrize("kind", ["unary_stream", "stream_stream"])

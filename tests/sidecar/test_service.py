@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conformance.v1 import conformance_pb2 as pb
+from odd.v1 import extended_pb2
 
 from mesh.errors import FailedPrecondition
 from mesh.sidecar import ServiceContext
@@ -52,3 +53,5 @@ async def test_an_event_without_a_broker_is_refused() -> None:
     service = ServiceContext("login", channel=None, blocking=None)
     with pytest.raises(FailedPrecondition, match=r"EchoRequest was not published: service login declares no"):
         await service.publish(pb.EchoRequest())
+    with pytest.raises(FailedPrecondition, match=r"odd\.v1\.Methods was not published"):
+        await service.publish(extended_pb2.Methods())  # it has a field called DESCRIPTOR
