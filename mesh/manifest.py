@@ -338,7 +338,7 @@ def _near(key: str, path: str) -> str:
         "": _File, "auth": Auth, "edge": Edge, "edge.cors": Cors, "edge.rate_limit": RateLimit, "events": Events,
     }  # fmt: skip
     inner = Workers if path.endswith(".workers") else Service
-    known = (kinds.get(path) or inner).__struct_fields__
+    known = (kinds.get(path) or inner).__struct_encode_fields__
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 

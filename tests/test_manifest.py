@@ -189,6 +189,7 @@ class TestWorkers:
         ("a = [", {}, "mesh.toml: not TOML: "),
         ("prottos = []", {}, "mesh.toml: unknown key 'prottos'; did you mean 'protos'?"),
         (BASE + "lisen = 'x'", {}, "mesh.toml [services.log-in]: unknown key 'lisen'; did you mean 'listen'?"),
+        (BASE + "lamda = 'a:b'", {}, "mesh.toml [services.log-in]: unknown key 'lamda'; did you mean 'lambda'?"),
         ("[edge]\nport = 1", {}, "mesh.toml [edge]: unknown key 'port'; known are listen, max_body"),
         ("[services.a]\nserves = ['x']", {}, "mesh.toml [services.a]: the key 'module' is missing"),
         ("[services.a]\nmodule = 1\nserves = ['x']", {}, "mesh.toml [services.a] module: expected str, got int"),
