@@ -249,7 +249,7 @@ def _decoded(text: str) -> str:
     except UnicodeDecodeError:
         raise UrlError(f"the bytes behind '%' are no UTF-8; {_ENCODE}") from None
     if "\0" in found:
-        raise UrlError(f"nothing in it can hold the character U+0000, %00; {_ENCODE}")
+        raise UrlError("it holds the character U+0000 (%00), which neither a path nor a password can have")
     return found
 
 
