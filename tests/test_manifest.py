@@ -210,7 +210,11 @@ class TestWorkers:
             "mesh.toml [services.a_b]: its variables would be those of 'a-b'; use another name",
         ),
         ('state = "a\\u0000b"', {}, "mesh.toml state: no path holds a NUL, as 'a\\x00b' does"),
-        (BASE + 'database = "sqlite:///a\\u0000b"', {}, "mesh.toml [services.log-in] database: it holds the character U+0000"),
+        (
+            BASE + 'database = "sqlite:///a\\u0000b"',
+            {},
+            "mesh.toml [services.log-in] database: it holds the character U+0000",
+        ),
         ("[edge]\nmetadata = ['user-agent']", {}, "[edge] metadata: 'user-agent' belongs to the connection"),
         (BASE + "concurrency = 0", {}, "concurrency: must be at least 1, not 0"),
         (
