@@ -217,11 +217,11 @@ async def waiting(tx: Execute) -> Waiting:
 
 def _typed(row: Row) -> Row:
     """Return a row with the types of its columns: SQLite keeps bytes, text and numbers wherever somebody wrote them."""
-    sequence, *texts, data = row
-    if type(data) is bytes and all(type(one) is str for one in texts):
+    texts = (row.id, row.subject, row.headers)
+    if type(row.data) is bytes and all(type(one) is str for one in texts):
         return row
-    names = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in texts]
-    return Row(sequence, *names, data if isinstance(data, bytes) else str(data).encode())
+    id_, subject, headers = (one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in texts)
+    return Row(row.sequence, id_, subject, headers, row.data if isinstance(row.data, bytes) else str(row.data).encode())
 
 
 def _lock(event: Event) -> int:

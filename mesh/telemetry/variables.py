@@ -231,7 +231,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str, str]]:
 
 def _headers(name: str, value: str, _: Environ) -> str:
     kept = []
-    for at, (_, key, text) in enumerate(_pairs(value), 1):
+    for at, (_entry, key, text) in enumerate(_pairs(value), 1):
         if _TOKEN.match(key) and not _UNFIT.search(text) and text.encode("latin-1", "ignore").decode("latin-1") == text:
             kept.append(f"{quote(key, _PLAIN)}={quote(text, _PLAIN)}")
         else:
