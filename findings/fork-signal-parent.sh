@@ -2,6 +2,7 @@
 # A SIGTERM for a forked child reaches the parent's event loop too (Python 3.11, asyncio and uvloop).
 # loop.add_signal_handler() has the kernel's signal written to a socket (signal.set_wakeup_fd); a fork inherits both, so
 # multiprocessing.Process.terminate() of a child, which does not even end, calls the parent's handler.
+# mesh/forks.py takes both back in a child.
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"

@@ -5,6 +5,7 @@
 # from a virtual column, and in the NEW and OLD of a trigger even when it is STORED. There it becomes JSON inside JSON.
 # Read from a stored column of the table, or from an index, it is a string. So an audit trigger and a query write the same
 # row differently, and so do two plans of one query. Concatenating '' (doc || '') makes it a string everywhere.
+# mesh/events/changes_sqlite.py concatenates '' before it quotes a text.
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
@@ -28,4 +29,5 @@ for place, value in found.items():
     print(*place, value, sep="\t")
 json, string = '{"doc":["v"]}', '{"doc":"[\\"v\\"]"}'
 assert list(found.values()) == [json, json, string, json, string, string], "the behaviour has changed"
+print("A generated column of JSON text is JSON in a trigger and when it is computed, and a string when it is stored or indexed.")
 PYTHON

@@ -106,7 +106,7 @@ def parse(url: str) -> DatabaseUrl:
     Raises:
         UrlError: It cannot be used.
     """
-    scheme, colon, rest = url.partition(":")
+    scheme, colon, rest = url.strip().partition(":")  # what holds a secret ends with a line's end now and then
     scheme = scheme.lower()
     if colon and scheme in _SQLITE:
         return DatabaseUrl(file=_sqlite(rest))
@@ -132,7 +132,7 @@ def located(url: str, root: Path) -> str:
         return url
     if parsed.file is not None:
         return sqlite_url((root / parsed.file).resolve())
-    _, _, rest = url.partition("://")
+    _, _, rest = url.strip().partition("://")
     head, mark, query = _split_query(rest)
     parts = []
     for part in query.split("&") if query else ():
@@ -232,10 +232,25 @@ def _sqlite(rest: str) -> Path:
         raise UrlError("'~' is not a folder here: write the path in full, sqlite:////home/…")
     if path.endswith("/"):
         raise UrlError("it names a folder: add the name of a file")
-    return Path(unquote(path))
+    return Path(_decoded(path))
 
 
 _IN_MEMORY = "a database in memory would be another one for each connection: name a file, sqlite:///PATH"
+
+
+def _decoded(text: str) -> str:
+    """Return a text with its escapes decoded.
+
+    Raises:
+        UrlError: They are no UTF-8, or hold what ends a text for the server and for the system.
+    """
+    try:
+        found = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise UrlError(f"the bytes behind '%' are no UTF-8; {_ENCODE}") from None
+    if "\0" in found:
+        raise UrlError("it holds the character U+0000 (%00), which neither a path nor a password can have")
+    return found
 
 
 # -- PostgreSQL --
@@ -253,7 +268,7 @@ def _postgresql(rest: str) -> DatabaseUrl:
     # A host that is none may be a part of the password, and so may be what stands behind it: nothing more is said then.
     hosts = _hosts(",".join(several) or hostspec, given.get("port", ""), decode=not several)
     faults = list(parameters.faults(given))
-    database = unquote(path) or given.get("dbname") or given.get("database") or None
+    database = _decoded(path) or given.get("dbname") or given.get("database") or None
     if database is None and "service" not in given:
         faults.append("the name of the database is missing: postgresql://USER:PASSWORD@HOST:PORT/NAME")
     if faults:
@@ -264,8 +279,8 @@ def _postgresql(rest: str) -> DatabaseUrl:
         del given["sslrootcert"]
     return DatabaseUrl(
         hosts=hosts,
-        user=(unquote(name) if at else "") or given.get("user") or None,
-        password=(unquote(secret) if at else "") or given.get("password") or None,
+        user=(_decoded(name) if at else "") or given.get("user") or None,
+        password=(_decoded(secret) if at else "") or given.get("password") or None,
         database=database,
         driver={key: value for key, value in given.items() if key in parameters.DRIVER and value},
         settings=parameters.settings(given),
@@ -285,7 +300,7 @@ def _given(query: str) -> tuple[dict[str, str], list[str]]:
     hosts: list[str] = []
     for part in query.split("&") if query else ():
         name, equals, value = part.partition("=")
-        name, value = unquote(name), unquote(value)
+        name, value = _decoded(name), _decoded(value)
         if not equals:
             raise UrlError(
                 "a parameter is written NAME=VALUE, and one of them has no value; in a value '&' is written %26"
@@ -329,13 +344,13 @@ def _hosts(text: str, port: str, *, decode: bool = False) -> tuple[tuple[str, in
 def _host(text: str, *, decode: bool) -> tuple[str, int | None]:
     match = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", text)
     if match:
-        return unquote(match[1]) if decode else match[1], _port(match[2] or "")
+        return _decoded(match[1]) if decode else match[1], _port(match[2] or "")
     if text.startswith("/") or (not decode and _is_ipv6(text)):
         return text, None
     if text.count(":") > 1:
         raise UrlError(f"an IPv6 address stands in brackets, [::1]:5432; and {_ENCODE}")
     host, _, port = text.partition(":")
-    return unquote(host) if decode else host, _port(port)
+    return _decoded(host) if decode else host, _port(port)
 
 
 def _is_ipv6(text: str) -> bool:

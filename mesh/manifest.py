@@ -15,12 +15,11 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
-from urllib.parse import unquote
 
 import msgspec
 
 from mesh.address import ANY, reachable, split
-from mesh.database_url import database_faults, located
+from mesh.database_url import database_faults, located, parse
 from mesh.edge_table import Cors, RateLimit, cors_faults, metadata_faults, proxy_faults
 from mesh.events_table import Events, broker_faults, events_faults
 from mesh.faults import Fault, Faults
@@ -338,7 +337,7 @@ def _near(key: str, path: str) -> str:
         "": _File, "auth": Auth, "edge": Edge, "edge.cors": Cors, "edge.rate_limit": RateLimit, "events": Events,
     }  # fmt: skip
     inner = Workers if path.endswith(".workers") else Service
-    known = (kinds.get(path) or inner).__struct_fields__
+    known = (kinds.get(path) or inner).__struct_encode_fields__
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
@@ -382,8 +381,11 @@ def _service_faults(service: Service, table: str) -> Iterator[Fault]:
         yield Fault(f"{table} serves", "name at least one service of the contract")
     yield from _bound_faults(service, table, "max_message")
     if service.database:
-        yield from database_faults(service.database, f"{table} database")
-        yield from _path_faults(f"{table} database", unquote(service.database))
+        faults = list(database_faults(service.database, f"{table} database"))
+        yield from faults
+        file = None if faults else parse(service.database).file
+        if file is not None:
+            yield from _path_faults(f"{table} database", str(file))
     yield from _path_faults(f"{table} migrations", service.migrations)
     if service.workers is not None:
         yield from workers_faults(service.workers, f"{table} workers")

@@ -75,7 +75,7 @@ def _own(name: Path, path: Path, inner: Sequence[Path]) -> bool:
     It is not in a hidden folder (.venv, .mesh), not installed by a package manager, not below a root inside this one.
     """
     foreign = any(part.startswith(".") or part in ("node_modules", "site-packages") for part in name.parts)
-    return not foreign and not any(path.is_relative_to(root) for root in inner)
+    return not foreign and not path.is_dir() and not any(path.is_relative_to(root) for root in inner)
 
 
 def load(roots: Sequence[Path], out: Path) -> descriptor_pb2.FileDescriptorSet:
@@ -103,7 +103,7 @@ def generate(roots: Sequence[Path], out: Path, *, force: bool = False) -> bool:
         Whether anything was generated.
 
     Raises:
-        Faults: protoc refused a file.
+        Faults: A file cannot be read, or protoc refused it.
     """
     files = sources(roots)
     digest = _digest(files)
@@ -255,8 +255,16 @@ def _protoc(arguments: list[str], folder: Path, on_disk: Mapping[str, str]) -> N
 
 
 def _digest(files: Sequence[tuple[Path, str]]) -> str:
+    """Return a digest of the files and of what makes stubs of them.
+
+    Raises:
+        Faults: One cannot be read.
+    """
     total = hashlib.sha256(f"{_GENERATION} {importlib.metadata.version('grpcio-tools')}".encode())
     for root, name in [*files, *((builtin_roots()[0], name) for name in _own_options())]:
         total.update(f"\0{name}\0".encode())
-        total.update((root / name).read_bytes())
+        try:
+            total.update((root / name).read_bytes())
+        except OSError as error:
+            raise Faults([Fault(str(root / name), (error.strerror or str(error)).lower())]) from None
     return total.hexdigest()

@@ -39,6 +39,7 @@ DATABASE = "postgresql://u:p@h/db"
         ("postgresql://us%40er:p%2Fa%3Fs%25@h/my%20db", (("h", None),), "us@er", "p/a?s%", "my db"),
         ("postgresql://u:p@ss#wo?rd@h/db", (("h", None),), "u", "p@ss#wo?rd", "db"),
         ("postgresql://u:a+b@h/db", (("h", None),), "u", "a+b", "db"),
+        (" postgresql://u:p@h/db\r\n", (("h", None),), "u", "p", "db"),  # a secret's file ends with a line's end
     ],
 )
 def test_what_a_url_says(url: str, hosts: object, user: str | None, password: str | None, database: str):
@@ -141,6 +142,11 @@ def test_all_faults_are_named_at_once():
         ("sqlite:///data.db?mode=ro", "a SQLite URL takes no parameters"),
         ("sqlite:///~/data.db", "'~' is not a folder here"),
         ("sqlite:///data/", "it names a folder: add the name of a file"),
+        ("sqlite:///da%00ta.db", "it holds the character U\\+0000"),
+        ("postgresql://u%00:word@h/db", "it holds the character U\\+0000 .%00."),
+        ("postgresql://u:word%00@h/db", "it holds the character U\\+0000"),
+        ("postgresql://u:word%FF@h/db", "the bytes behind '%' are no UTF-8; in a user or a password"),
+        ("postgresql://u@h/db?application_name=%C3", "the bytes behind '%' are no UTF-8"),
     ],
 )
 def test_a_url_that_cannot_be_used_says_what_would_be_right(url: str, fault: str):
@@ -186,6 +192,11 @@ def test_files_are_relative_to_mesh_toml():
     )
     assert located(f"{DATABASE}?sslrootcert=system", root).endswith("sslrootcert=system")
     assert located(f"{DATABASE}?nonsense=1", root) == f"{DATABASE}?nonsense=1"
+
+
+@pytest.mark.parametrize("url", ["sqlite:///a.db", f"{DATABASE}?sslmode=require", f"{DATABASE}?sslrootcert=ca.pem"])
+def test_what_stands_around_a_url_is_none_of_it(url: str):
+    assert located(f"{url}\n", Path("/x")) == located(url, Path("/x"))
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

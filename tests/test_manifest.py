@@ -189,6 +189,7 @@ class TestWorkers:
         ("a = [", {}, "mesh.toml: not TOML: "),
         ("prottos = []", {}, "mesh.toml: unknown key 'prottos'; did you mean 'protos'?"),
         (BASE + "lisen = 'x'", {}, "mesh.toml [services.log-in]: unknown key 'lisen'; did you mean 'listen'?"),
+        (BASE + "lamda = 'a:b'", {}, "mesh.toml [services.log-in]: unknown key 'lamda'; did you mean 'lambda'?"),
         ("[edge]\nport = 1", {}, "mesh.toml [edge]: unknown key 'port'; known are listen, max_body"),
         ("[services.a]\nserves = ['x']", {}, "mesh.toml [services.a]: the key 'module' is missing"),
         ("[services.a]\nmodule = 1\nserves = ['x']", {}, "mesh.toml [services.a] module: expected str, got int"),
@@ -209,7 +210,11 @@ class TestWorkers:
             "mesh.toml [services.a_b]: its variables would be those of 'a-b'; use another name",
         ),
         ('state = "a\\u0000b"', {}, "mesh.toml state: no path holds a NUL, as 'a\\x00b' does"),
-        (BASE + 'database = "sqlite:///a\\u0000b"', {}, "mesh.toml [services.log-in] database: no path holds a NUL"),
+        (
+            BASE + 'database = "sqlite:///a\\u0000b"',
+            {},
+            "mesh.toml [services.log-in] database: it holds the character U+0000",
+        ),
         ("[edge]\nmetadata = ['user-agent']", {}, "[edge] metadata: 'user-agent' belongs to the connection"),
         (BASE + "concurrency = 0", {}, "concurrency: must be at least 1, not 0"),
         (
@@ -328,6 +333,14 @@ credentials = "mesh.creds"
     assert (manifest.events.retention, manifest.events.max_bytes, manifest.events.replicas) == (30 * 86400, 2**30, 3)
     assert manifest.events.credentials == str((tmp_path / "mesh.creds").resolve())
     assert manifest.events.ca == ""
+
+
+@pytest.mark.parametrize("nul", ["%00", "\\u0000"])
+def test_no_fault_of_a_database_shows_its_password(tmp_path: Path, nul: str) -> None:
+    with pytest.raises(Faults) as caught:
+        read(tmp_path, BASE + f'database = "postgresql://u:secret{nul}@h/db"')
+    assert "database: it holds the character U+0000" in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

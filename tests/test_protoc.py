@@ -43,3 +43,13 @@ def test_a_diagnostic_says_where_in_any_folder(tmp_path: Path) -> None:
     with pytest.raises(Faults) as caught:
         protoc.generate([file.parent], tmp_path / "ü:b" / "gen")
     assert str(caught.value).startswith(f'{file}:2: "Nothing" is not defined')
+
+
+def test_a_folder_called_like_a_file_is_none_and_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "protos"
+    (root / "x.proto").mkdir(parents=True)
+    (root / "x.proto" / "a.proto").write_text(PROTO)
+    protoc.load([root], tmp_path / "gen")
+    (root / "b.proto").symlink_to(root / "nothing.proto")
+    with pytest.raises(Faults, match=r"protos/b\.proto: no such file or directory"):
+        protoc.load([root], tmp_path / "gen")

@@ -102,14 +102,11 @@ class Database:
             await contain(asyncio.to_thread(upgrade))
         except DatabaseError as error:
             raise DatabaseError(f"database of {self._name} ({self}): {error}") from error
-        except (exc.SQLAlchemyError, OSError) as error:
-            raise DatabaseError(f"database of {self._name} ({self}): {reason(error)}") from error
         except Exception as error:
-            if getattr(error, "sqlstate", None) is None:  # not the driver's: a bug in a version file
-                raise DatabaseError(
-                    f"database of {self._name} ({self}): a migration failed: {type(error).__name__}: {text_of(error)}"
-                ) from error
-            raise DatabaseError(f"database of {self._name} ({self}): {reason(error)}") from error
+            driver = isinstance(error, exc.SQLAlchemyError | OSError) or getattr(error, "sqlstate", None) is not None
+            bug = "" if driver else f"a migration failed: {type(error).__name__}: {text_of(error)}"
+            text = f"{bug or reason(error)}{migrations.place(error, self._migrations)}"
+            raise DatabaseError(f"database of {self._name} ({self}): {text}") from error
         self.open()
 
     def open(self) -> None:

@@ -10,8 +10,10 @@ import asyncio
 import fcntl
 import logging
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Prepare", "upgrade"]
+__all__ = ["Prepare", "place", "upgrade"]
 
 Prepare: TypeAlias = "Callable[[Connection], object]"
 """Makes what the mesh itself needs in the database, if it is not there."""
@@ -138,11 +140,33 @@ def _scripts(folder: Path) -> ScriptDirectory:
         scripts = ScriptDirectory(str(folder), version_locations=[str(folder)])
         heads = scripts.get_heads()
     except Exception as error:
-        raise DatabaseError(f"migrations in {folder} cannot be read: {type(error).__name__}: {error}") from error
+        text = f"{type(error).__name__}: {error}{place(error, folder)}"
+        raise DatabaseError(f"migrations in {folder} cannot be read: {text}") from error
     if len(heads) != 1:
         found = f"{len(heads)} newest versions ({', '.join(sorted(heads))})" if heads else "no version"
         raise DatabaseError(f"migrations in {folder}: expected a line of versions with one newest, found {found}")
+    for version in scripts.walk_revisions():
+        upgrade = getattr(version.module, "upgrade", None)
+        if not callable(upgrade) or iscoroutinefunction(upgrade):  # Alembic would make a coroutine and await it nowhere
+            raise DatabaseError(f"migrations: {version.path} needs def upgrade(), a plain function without arguments")
     return scripts
+
+
+def place(error: BaseException, folder: Path | None) -> str:
+    """Return the line of a version file that an error came from, as in `` (v2.py:12)``; ``""`` if it came from none.
+
+    Args:
+        error: Of an upgrade.
+        folder: The version files.
+    """
+    at: BaseException | None = error
+    while at is not None and folder is not None:
+        for frame in reversed(traceback.extract_tb(at.__traceback__)):
+            file = Path(frame.filename)
+            if file.suffix == ".py" and file.resolve().parent == folder.resolve():
+                return f" ({file.name}:{frame.lineno})"
+        at = at.__cause__ or at.__context__
+    return ""
 
 
 @contextmanager

@@ -101,6 +101,8 @@ class Plain:
         connection = self._connection
         if connection is None:
             connection = self._connection = sqlite3.connect(self._file, self._wait, isolation_level=None)
+            # By hand anything can be written as text; one row must not keep the others from being read.
+            connection.text_factory = _text
             connection.execute("PRAGMA synchronous=FULL")
         if begin:
             connection.execute("BEGIN IMMEDIATE")
@@ -142,6 +144,10 @@ class PlainTransaction:
             await self._plain.writer.acquire()
             self.writing = True
         return await self._plain.run(self._plain.execute, begin, _sql(statement), parameters or {})
+
+
+def _text(held: bytes) -> str:
+    return held.decode(errors="replace")
 
 
 @lru_cache

@@ -35,6 +35,17 @@ _BYTEA = 17
 _UNREADABLE = r"'\\u(0000|[dD][89a-fA-F]..)'"
 """Escapes of NUL and of surrogates, which a ``json`` value may hold; its operators refuse the whole text then."""
 
+_COLUMNS = """\
+FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped"""
+_COMPUTED = """\
+format(
+    'SELECT row_to_json("mesh row") FROM (SELECT %s FROM (SELECT ($1).*, $2 AS tableoid) t) "mesh row"',
+    string_agg(
+        CASE WHEN attgenerated <> 'v' OR attnum = ANY (failed) THEN ''
+        ELSE '(' || pg_get_expr(adbin, adrelid) || ') AS ' END || quote_ident(attname), ', ' ORDER BY attnum))"""
+"""The statement that computes the virtual columns of a row, but those that failed, which are null in it."""
+
 # A row is called "mesh row", since a column of the same name would be taken for it.
 _FUNCTION = """\
 CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
@@ -52,23 +63,40 @@ DECLARE  -- arguments of the trigger: subject, what each change begins with, 'vi
     key text[] := TG_ARGV[3:];
     ending text := '}}';
     part text;
+    image text;
+    held record;
+    number int2;
+    failed int2[] := '{{}}';  -- virtual columns whose expression fails
     moved boolean := false;
     renamed boolean := TG_OP = 'TRUNCATE';  -- or not known
 BEGIN
     IF TG_ARGV[2] = 'virtual' AND TG_OP <> 'TRUNCATE' THEN
         BEGIN
-            SELECT format(
-                'SELECT row_to_json("mesh row") FROM (SELECT %s FROM (SELECT ($1).*, $2 AS tableoid) t) "mesh row"',
-                string_agg(
-                    CASE WHEN attgenerated = 'v' THEN '(' || pg_get_expr(adbin, adrelid) || ') AS ' ELSE '' END
-                    || quote_ident(attname), ', ' ORDER BY attnum))
-            INTO part FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-            WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped;
+            SELECT {computed} INTO part {columns};
             IF TG_OP <> 'INSERT' THEN EXECUTE part INTO before USING OLD, TG_RELID; END IF;
             IF TG_OP <> 'DELETE' THEN EXECUTE part INTO after USING NEW, TG_RELID; END IF;
-        EXCEPTION WHEN OTHERS THEN  -- what cannot be read must not keep the row from being written
+        EXCEPTION WHEN OTHERS THEN  -- what cannot be read must not keep the row from being written: each by itself
             before := NULL;
             after := NULL;
+            FOREACH image IN ARRAY ARRAY['before', 'after'] LOOP
+                CONTINUE WHEN TG_OP = CASE image WHEN 'before' THEN 'INSERT' ELSE 'DELETE' END;
+                IF image = 'before' THEN held := OLD; ELSE held := NEW; END IF;
+                failed := '{{}}';
+                FOR part, number IN SELECT pg_get_expr(adbin, adrelid), attnum {columns} AND attgenerated = 'v' LOOP
+                    BEGIN
+                        EXECUTE format('SELECT (%s) FROM (SELECT ($1).*, $2 AS tableoid) t', part) USING held, TG_RELID;
+                    EXCEPTION WHEN OTHERS THEN
+                        failed := failed || number;
+                    END;
+                END LOOP;
+                BEGIN
+                    SELECT {computed} INTO part {columns};
+                    EXECUTE part INTO now USING held, TG_RELID;
+                    IF image = 'before' THEN before := now; ELSE after := now; END IF;
+                EXCEPTION WHEN OTHERS THEN
+                    NULL;
+                END;
+            END LOOP;
         END;
     END IF;
     IF TG_OP IN ('UPDATE', 'DELETE') AND before IS NULL THEN before := row_to_json(OLD); END IF;
@@ -163,7 +191,13 @@ def install(connection: Connection, service: str, tables: Sequence[str]) -> None
 
 def function(schema: str) -> tuple[str, str]:
     """Return the name of the trigger function, and the statement that makes it in the schema."""
-    text = _FUNCTION.format(outbox=f"{name(schema)}.mesh_outbox", unreadable=_UNREADABLE, function="{function}")
+    text = _FUNCTION.format(
+        outbox=f"{name(schema)}.mesh_outbox",
+        unreadable=_UNREADABLE,
+        computed=_COMPUTED,
+        columns=_COLUMNS,
+        function="{function}",
+    )
     title = PREFIX + _digest(text)
     return title, text.replace("{function}", name(title))
 

@@ -196,9 +196,7 @@ async def insert(tx: Transaction, event: Event, *, sqlite: bool) -> None:
 
 async def read(tx: Execute) -> list[Row]:
     """Return the first rows, in their order."""
-    rows = [Row(*row) for row in await tx.execute(_READ)]
-    # SQLite keeps text where somebody wrote text.
-    return [row._replace(data=row.data.encode()) if isinstance(row.data, str) else row for row in rows]
+    return [_typed(Row(*row)) for row in await tx.execute(_READ)]
 
 
 async def delete(tx: Execute, rows: Sequence[Row], *, sqlite: bool) -> None:
@@ -215,6 +213,15 @@ async def waiting(tx: Execute) -> Waiting:
     """Return what the outbox holds."""
     [(rows, oldest, refused)] = await tx.execute(_WAITING)
     return Waiting(rows, max(0.0, time.time() - oldest / 1e6) if rows else 0.0, refused)
+
+
+def _typed(row: Row) -> Row:
+    """Return a row with the types of its columns: SQLite keeps bytes, text and numbers wherever somebody wrote them."""
+    texts = (row.id, row.subject, row.headers)
+    if type(row.data) is bytes and all(type(one) is str for one in texts):
+        return row
+    id_, subject, headers = (one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in texts)
+    return Row(row.sequence, id_, subject, headers, row.data if isinstance(row.data, bytes) else str(row.data).encode())
 
 
 def _lock(event: Event) -> int:

@@ -68,7 +68,8 @@ def of_events(document: Any, overrides: Overrides = UNSAID) -> tuple[HttpRoute, 
         events = []
     if not isinstance(events, (list, dict)):
         raise DocumentError('expected an object with "events": [{"http": {"method": …, "path": …}}]')
-    payload = (_said(function, "httpApi") or {}).get("payload")
+    general = _said(function, "httpApi")
+    payload = general.get("payload") if isinstance(general, dict) else None
     routes: list[HttpRoute] = [HttpRoute(ANY, DEFAULT, event=overrides.event(URL))] if url else []
     faults: list[str] = []
     for place, kind, rule in _entries(events):

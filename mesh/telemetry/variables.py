@@ -3,8 +3,8 @@
 The SDK reads many of them itself, some while it is imported, and ends the process with a traceback where the
 specification says that a value which cannot be used is warned of and ignored. So ``settle`` takes such values out of
 the environment, says which, and brings the others into the form that every reader understands: without spaces around
-them, enumerations in lower case. What is settled stays as it is when it is settled again, in a process that inherits
-it.
+them, enumerations in lower case, headers percent-encoded. What is settled stays as it is when it is settled again, in a
+process that inherits it.
 
 - An empty value is an unset one. A boolean is true with ``true`` in any case, and nothing else.
 - Durations and time-outs are milliseconds, also those that the Python SDK takes for seconds
@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 __all__ = ["LEVELS", "exporters", "number", "protocol", "said", "settle", "timeout"]
 
@@ -45,6 +45,8 @@ _OTLP = "OTEL_EXPORTER_OTLP_"
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?\Z")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 """A field name (RFC 9110, section 5.6.2)."""
+_PLAIN = "!#$&'()*+-./:<=>?@[]^_`{|}~"
+"""What stands for itself in a header's value, beside letters and digits: the SDK shows in its log one with others."""
 _UNFIT = re.compile(r"[\x00-\x1f\x7f]")
 
 _ignored: list[str] = []
@@ -229,9 +231,9 @@ def _pairs(text: str) -> Iterator[tuple[str, str, str]]:
 
 def _headers(name: str, value: str, _: Environ) -> str:
     kept = []
-    for at, (entry, key, text) in enumerate(_pairs(value), 1):
+    for at, (_entry, key, text) in enumerate(_pairs(value), 1):
         if _TOKEN.match(key) and not _UNFIT.search(text) and text.encode("latin-1", "ignore").decode("latin-1") == text:
-            kept.append(entry)
+            kept.append(f"{quote(key, _PLAIN)}={quote(text, _PLAIN)}")
         else:
             what = f" ({key})" if _TOKEN.match(key) else ""
             _leave_out(f"entry {at}{what}", name, "name=value, percent-encoded")

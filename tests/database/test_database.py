@@ -442,7 +442,7 @@ async def test_a_migration_that_fails_leaves_nothing_behind(
     url: str, database: Database, migrations: Path, error: str, said: str
 ):
     (migrations / "v2.py").write_text(SECOND.format(more=f"raise {error}"))
-    with pytest.raises(DatabaseError, match=f"a migration failed: {said}"):
+    with pytest.raises(DatabaseError, match=rf"a migration failed: {said} \(v2\.py:\d+\)\Z"):
         await Database(url, migrations=migrations, name="items").start()
     assert await names(database) == ["one"]
 
@@ -599,6 +599,19 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path):
             r"found 2 newest",
         ),
         ({"a.py": "revision = \n"}, "cannot be read: SyntaxError"),
+        ({"a.py": "\n1 / 0\n"}, r"cannot be read: ZeroDivisionError: division by zero \(a\.py:2\)"),
+        ({"a.py": "revision = '1'\ndown_revision = None\n"}, r"m/a\.py needs def upgrade\(\), a plain function"),
+        (
+            {"a.py": "revision = '1'\ndown_revision = None\nasync def upgrade():\n    pass\n"},
+            r"m/a\.py needs def upgrade\(\), a plain function",
+        ),
+        (
+            {
+                "a.py": "revision = '1'\ndown_revision = None\ndef upgrade():\n"
+                "    __import__('alembic').op.execute('CREATE TABLE a (')\n"
+            },
+            r": incomplete input \(a\.py:4\)",
+        ),
     ],
 )
 async def test_version_files_that_cannot_be_used_are_named(tmp_path: Path, files: dict[str, str] | None, message: str):

@@ -138,6 +138,28 @@ async def test_a_row_that_is_no_message_holds_up_no_other(
     assert refused.startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("odd", "sent"),
+    [
+        ("CAST('1' AS BLOB), CAST('events.a.0._' AS BLOB), CAST('{}' AS BLOB), 'x'", [b"x"]),
+        ("'1', CAST('' AS BLOB), '{}', 12", []),
+        ("'1', CAST(x'ff' AS TEXT), '{}', 1.5", []),
+        ("CAST(x'ff' AS TEXT), 'nowhere', CAST(x'ff' AS TEXT), x''", []),
+    ],
+)
+async def test_a_row_of_other_types_holds_up_no_other(
+    contract: Contract, tmp_path: Path, nats_url: str, odd: str, sent: list[bytes]
+) -> None:
+    """SQLite keeps bytes, numbers and what is no UTF-8 in a column of text."""
+    async with shop(contract, f"sqlite:///{tmp_path}/a.db", nats_url) as made, reader(nats_url) as take:
+        async with made.database.transaction() as tx:
+            row = f"INSERT INTO mesh_outbox (id, subject, headers, data, created) VALUES ({odd}, 1)"  # noqa: S608
+            await tx.execute(text(row))
+            await tx.publish(pb.Noted(text="good"))
+        found = await take(len(sent) + 1)
+        assert [message.data for message in found] == [*sent, pb.Noted(text="good").SerializeToString()]
+
+
 async def test_the_relay_does_not_wake_itself(contract: Contract, new_database: Callable[[], str]) -> None:
     told: list[int] = []
     url = new_database()

@@ -79,6 +79,7 @@ def test_a_function_url() -> None:
 def test_the_payload_format_of_a_function() -> None:
     for document in ({"httpApi": {"payload": "1.0"}}, {"config": {"httpApi": {"payload": "1.0"}}}):
         assert of_events({**document, "events": [{"httpApi": "*"}]})[0].event == HTTP_1
+    assert of_events({"httpApi": "*", "events": [{"httpApi": "*"}]})[0].event == HTTP_2  # it says no format
 
 
 def test_what_api_gateway_answers_itself_is_left_out() -> None:

@@ -50,7 +50,8 @@ def settled(**environ: str) -> tuple[dict[str, str], list[str]]:
         ("OTEL_METRICS_EXPORTER", "none", "none"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "GRPC", "grpc"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", " https://c:4318/a ", "https://c:4318/a"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, x=Basic abc==", "api-key=a%20b,x=Basic abc=="),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, x=Basic abc==", "api-key=a%20b,x=Basic%20abc=="),
+        ("OTEL_EXPORTER_OTLP_HEADERS", 'k=a;b"c\\d, x=50%, y=\u00fc%2C', "k=a%3Bb%22c%5Cd,x=50%25,y=%C3%BC%2C"),
         ("OTEL_RESOURCE_ATTRIBUTES", "a=1,b=x%2Cy,", "a=1,b=x%2Cy"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "200.5", "200.5"),
         ("OTEL_SPAN_EVENT_COUNT_LIMIT", "0", "0"),
@@ -270,12 +271,13 @@ async def test_the_path_of_an_endpoint(
 async def test_headers_are_decoded_and_bad_ones_left_out(
     start: Start, collector: HttpCollector, caplog: pytest.LogCaptureFixture
 ) -> None:
-    headers = "Api-Key=a%20b%3D,broken,authorization=Basic dXNlcg=="
+    headers = "Api-Key=a%20b%3D,broken,authorization=Basic dXNlcg==,token=mel;lon\\"
     await exported(start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_HEADERS=headers))
     [found] = collector.headers
-    assert (found["api-key"], found["authorization"]) == ("a b=", "Basic dXNlcg==")
+    assert (found["api-key"], found["authorization"], found["token"]) == ("a b=", "Basic dXNlcg==", "mel;lon\\")
     assert "entry 2 of OTEL_EXPORTER_OTLP_HEADERS is left out" in caplog.text
     assert "broken" not in caplog.text
+    assert "lon" not in caplog.text
 
 
 @pytest.mark.parametrize(("value", "encoding"), [("gzip", "gzip"), ("GZip", "gzip"), ("none", None), ("x", None)])
