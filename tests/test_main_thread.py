@@ -169,6 +169,7 @@ def test_the_context_is_the_one_given_here_and_a_copy_of_it_in_a_thread() -> Non
 
 STORM = """
 import asyncio, logging, signal
+from mesh.boundary import EscapedError
 from mesh.main_thread import MainThread
 
 class Rung(BaseException):
@@ -179,11 +180,13 @@ def ring(*_):
 
 async def body(main):
     found = []
+    await main.run(lambda _: None)  # it serves
     signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
     for number in range(600):
         try:
             found.append(await main.run(lambda _, number=number: number + 0 * sum(range(2000))))
-        except Rung:
+        except EscapedError as error:
+            assert isinstance(error.__cause__, Rung)
             found.append(number)
         if number % 100 == 0:
             await asyncio.sleep(0.005)
