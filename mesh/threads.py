@@ -338,6 +338,9 @@ class Job:
             if self._ended:
                 raise Cancelled("the call has ended") from None
             raise asyncio.CancelledError from None
+        except BaseException:  # also what a signal handler raises in the main thread; the function may outlive it
+            waiting.cancel()
+            raise
 
     def refuse(self) -> None:
         """End it before it has begun: there are no threads any more."""

@@ -130,8 +130,7 @@ ALLOWED = {
         "recover: BaseException": "``ordinary`` says what passes",
     },
     "mesh/rpc/blocking.py": {
-        "_from_thread.take: BaseException": "contains what a function streams, in a thread",
-        "_from_thread.take: Exception": "raises it as it is",
+        "_from_thread.take: BaseException": "raised in the loop, inside of ``contain``",
     },
     "mesh/rpc/calls.py": {
         "UnaryUnaryCall._run: Exception": "protobuf's deserializer; no user code",

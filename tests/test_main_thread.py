@@ -185,7 +185,7 @@ async def body(main):
     for number in range(600):
         try:
             found.append(await main.run(lambda _, number=number: number + 0 * sum(range(2000))))
-        except EscapedError as error:
+        except EscapedError as error:  # a Rung, as boundary has it
             assert isinstance(error.__cause__, Rung)
             found.append(number)
         if number % 100 == 0:

@@ -91,3 +91,44 @@ async def test_without_def_functions_the_loop_stays_in_the_main_thread(
     monkeypatch.syspath_prepend(str(tmp_path))
     async with running(contract, "only_async") as (stub, _):
         assert (await stub.Unary(pb.EchoRequest())).index == 1
+
+
+ALARM = """
+import signal
+from apps.echo_sync import client_stream, server_stream, slow, unary
+from conformance.v1 import conformance_pb2 as pb
+
+idempotent = unary
+
+def ring(*_):
+    raise TimeoutError
+
+def bidi(requests, context):
+    signal.signal(signal.SIGALRM, ring)
+    while True:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            request = next(requests, None)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except TimeoutError:
+            yield pb.EchoResponse(text="nothing yet")
+            request = next(requests, None)
+        if request is None:
+            return
+        yield pb.EchoResponse(text=request.text)
+"""
+
+
+async def test_requests_go_on_after_a_signal_handler_has_ended_the_waiting_for_one(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alarm.py").write_text(ALARM)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with running(contract, "alarm") as (stub, _):
+        call = stub.Bidi(timeout=20)
+        for number in range(3):
+            assert (await call.read()).text == "nothing yet"
+            await call.write(pb.EchoRequest(text=str(number)))
+            assert (await call.read()).text == str(number)
+        await call.done_writing()
+        assert await call.read() in (grpc.aio.EOF, pb.EchoResponse(text="nothing yet"))
