@@ -174,6 +174,7 @@ ALLOWED = {
         "parse_status: Exception": "decodes a frame",
     },
     "mesh/sidecar/workers/host.py": {
+        "_Host.leave: Exception": "hooks are contained",
         "_Host.load: Exception": "imports are Faults; ``start`` raises it",
         "_Host.start: Exception": "imports are Faults, hooks are contained",
     },

@@ -112,9 +112,7 @@ def run(way: socket.socket, setup: Setup, contract: Contract, database: Database
         return loop.run_until_complete(host.serve())
 
     def leave(drained: bool) -> NoReturn:  # noqa: FBT001 - what serve returns
-        if drained:
-            loop.run_until_complete(host.leave())
-        _end(0)
+        _end(0 if not drained or loop.run_until_complete(host.leave()) else 1)
 
     leave(serve() if host.main is None else host.main.beside(serve, leave))
 
@@ -284,15 +282,19 @@ class _Host:
             touched.note(self._noted)
         return True
 
-    async def leave(self) -> None:
-        """Run ``shutdown``, and close what the functions used."""
+    async def leave(self) -> bool:
+        """Run ``shutdown``, and close what the functions used; False if that failed."""
+        well = True
         try:
             if self._functions is not None and self._functions.shutdown is not None:
                 await self._functions.shutdown(self._service)
-        finally:
-            if self._database is not None:
-                await self._database.stop()
-            self._link.flush()
+        except Exception:
+            log.exception("shutdown failed")
+            well = False
+        if self._database is not None:
+            await self._database.stop()
+        self._link.flush()
+        return well
 
     async def _given(self, way: socket.socket) -> socket.socket | None:
         """Wait for the connection to the sidecar; None when the fork server is gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -91,6 +92,31 @@ async def test_without_def_functions_the_loop_stays_in_the_main_thread(
     monkeypatch.syspath_prepend(str(tmp_path))
     async with running(contract, "only_async") as (stub, _):
         assert (await stub.Unary(pb.EchoRequest())).index == 1
+
+
+FAILING = """
+import sys
+from apps.echo import bidi, client_stream, idempotent, server_stream, slow, unary
+{plain}
+
+async def shutdown(service):
+    print("said in shutdown")
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("plain", ["from apps.echo_sync import unary", ""])
+async def test_a_shutdown_that_fails_is_logged_and_what_it_printed_is_not_lost(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], plain: str
+) -> None:
+    (tmp_path / "failing_end.py").write_text(FAILING.format(plain=plain))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with running(contract, "failing_end") as (stub, _):
+        await stub.Unary(pb.EchoRequest())
+    output, errors = capfd.readouterr()
+    assert output == "said in shutdown\n"
+    (line,) = [json.loads(line) for line in errors.splitlines() if "shutdown failed" in line]
+    assert "SystemExit: 3" in line["exception"]
 
 
 ALARM = """
