@@ -96,6 +96,11 @@ raise SystemExit(asyncio.run(serve(Part, Parent(None), 1.0)))
 def test_what_a_function_leaves_behind_does_not_keep_the_process(left: str, fails: str, code: int) -> None:
     source = LEFT_BEHIND.replace("{left}", left).replace("{fails}", fails)
     done = subprocess.run(
-        [sys.executable, "-c", source], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", source],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert (done.returncode, done.stdout) == (code, "drained\n"), done.stderr

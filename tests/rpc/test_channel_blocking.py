@@ -17,7 +17,6 @@ from mesh.rpc.channel import Channel
 from mesh.rpc.target import Target
 from mesh.threads import Threads
 
-
 variable: ContextVar[str] = ContextVar("variable", default="lost")
 
 
