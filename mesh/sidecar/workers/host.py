@@ -51,7 +51,7 @@ from mesh.telemetry import relay
 from mesh.telemetry.bugs import bug_behind
 from mesh.telemetry.propagation import Propagation
 from mesh.text import text_of, utf8
-from mesh.threads import THREADS, Runs, Threads
+from mesh.threads import THREADS, OwnLoop, Runs, Threads
 
 if TYPE_CHECKING:
     from mesh.contract import Contract, Method
@@ -103,10 +103,7 @@ def run(way: socket.socket, setup: Setup, contract: Contract, database: Database
         _end(1)
 
     if host.main is not None and setup.function is None:
-        try:
-            asyncio.get_event_loop()  # as the threads of functions have one; AWS gives its main thread none
-        except RuntimeError:  # from Python 3.14 on
-            asyncio.set_event_loop(asyncio.new_event_loop())
+        host.own = OwnLoop()  # as the threads of functions have one; AWS gives its main thread none
 
     def serve() -> bool:
         return loop.run_until_complete(host.serve())
@@ -188,6 +185,7 @@ class _Host:
         self._wrong: Exception | None = None
         self._loaded: Loaded | None = None
         self.main: MainThread | None = None
+        self.own: OwnLoop | None = None
 
     async def given(self, way: socket.socket) -> bool:
         """Prepare what all services have alike, and wait to be needed; False when the fork server is gone."""
@@ -262,10 +260,16 @@ class _Host:
         """Return where ``def`` functions run: a Lambda handler, and the one call of a worker, in the main thread."""
         alone = self._setup.concurrency == 1
         if functions.plain and (alone or self._setup.function is not None):
-            self.main = MainThread(None if alone else Threads(THREADS))
+            self.main = MainThread(None if alone else Threads(THREADS), self._keep)
         if self.main is None:
             return Watched(Threads(THREADS), self._stuck)
         return Alone(self.main, self._stuck) if alone else Watched(self.main, self._stuck)
+
+    def _keep(self) -> None:
+        """Restore in the main thread what a function has taken."""
+        ignoring()
+        if self.own is not None:
+            self.own.keep()
 
     async def serve(self) -> bool:
         """Say that it is ready, and answer calls until it is to end; True when those that it had have ended."""

@@ -94,6 +94,30 @@ async def test_without_def_functions_the_loop_stays_in_the_main_thread(
         assert (await stub.Unary(pb.EchoRequest())).index == 1
 
 
+LOOPS = """
+import asyncio
+from apps.echo import bidi, client_stream, server_stream, slow
+from conformance.v1 import conformance_pb2 as pb
+
+def unary(request, context):
+    return asyncio.run(asyncio.sleep(0, pb.EchoResponse(text=request.text)))
+
+def idempotent(request, context):
+    return asyncio.get_event_loop().run_until_complete(asyncio.sleep(0, pb.EchoResponse(text=request.text)))
+"""
+
+
+async def test_the_main_thread_has_an_event_loop_whatever_the_function_before_has_done(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loops.py").write_text(LOOPS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with running(contract, "loops") as (stub, _):
+        for _ in range(2):
+            assert (await stub.Unary(pb.EchoRequest(text="of its own"))).text == "of its own"
+            assert (await stub.Idempotent(pb.EchoRequest(text="of the thread"))).text == "of the thread"
+
+
 FAILING = """
 import sys
 from apps.echo import bidi, client_stream, idempotent, server_stream, slow, unary
