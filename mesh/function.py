@@ -315,7 +315,7 @@ def _handler(method: Method, function: Callable[..., Any], service: ServiceConte
         request = None if method.client_streaming else decode(await call.receive_one())
 
         def answer(block: Callable[[Any], Any]) -> None:
-            argument = _blocking_requests(call, decode, block) if method.client_streaming else request
+            argument = BlockingRequests(call, decode, block) if method.client_streaming else request
             result = function(argument, Context(call, service))
             if not method.server_streaming:
                 block(call.send(encode(result)))
@@ -351,11 +351,24 @@ class Requests:
         return self._decode(data)
 
 
-def _blocking_requests(
-    call: Call, decode: Callable[[bytes], Message], block: Callable[[Any], Any]
-) -> Iterator[Message]:
-    while (data := block(call.receive())) is not None:
-        yield decode(data)
+class BlockingRequests:
+    """The same, as an iterator for a thread. One that has raised is not at its end, which a generator would be."""
+
+    __slots__ = ("_block", "_call", "_decode")
+
+    def __init__(self, call: Call, decode: Callable[[bytes], Message], block: Callable[[Any], Any]) -> None:
+        self._call = call
+        self._decode = decode
+        self._block = block
+
+    def __iter__(self) -> Iterator[Message]:
+        return self
+
+    def __next__(self) -> Message:
+        data = self._block(self._call.receive())
+        if data is None:
+            raise StopIteration
+        return self._decode(data)
 
 
 def _decoder(method: Method) -> Callable[[bytes], Message]:

@@ -16,7 +16,7 @@ import concurrent.futures
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from mesh.boundary import contained
 from mesh.errors import Cancelled
 from mesh.variables import copy_of
 
-__all__ = ["BRISK", "THREADS", "Block", "Job", "Runs", "Threads", "wait"]
+__all__ = ["BRISK", "THREADS", "Block", "Job", "OwnLoop", "Runs", "Threads", "wait"]
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -185,10 +185,13 @@ class Threads:
     # -- in a thread --
 
     def _run(self, runner: _Runner) -> None:
-        with _own_loop():
-            self._work(runner)
+        own = OwnLoop()
+        try:
+            self._work(runner, own)
+        finally:
+            own.close()
 
-    def _work(self, runner: _Runner) -> None:
+    def _work(self, runner: _Runner, own: OwnLoop) -> None:
         waiting, done = self._waiting, self._done
         while not runner.stopped:
             try:
@@ -198,6 +201,7 @@ class Threads:
                 continue
             began = runner.since = monotonic()
             job.do()
+            own.keep()
             self._usual += (monotonic() - began - self._usual) / _LATEST
             done.append(job)
             if not self._told:
@@ -219,21 +223,41 @@ class Threads:
         runner.wake.acquire()
 
 
-@contextlib.contextmanager
-def _own_loop() -> Iterator[None]:
-    """Give this thread an event loop, for functions that ask for one outside of a coroutine.
+class OwnLoop:
+    """The event loop of a thread, for functions that ask for one outside of a coroutine; made there.
 
-    ``asyncio.get_event_loop()`` makes none but in the main thread, and from Python 3.14 on not there either.
+    ``asyncio.get_event_loop()`` makes none but in the main thread, and from Python 3.14 on not there either. A function
+    that runs another one (``asyncio.run``) leaves its thread without any, and one may close it.
     """
-    loop = None
-    with contextlib.suppress(OSError):  # no descriptor is left; most functions ask for none
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
-    try:
-        yield
-    finally:
-        if loop is not None:
-            loop.close()
+
+    __slots__ = ("_loop",)
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._set()
+
+    def keep(self) -> None:
+        """Have the thread have it again, after each function."""
+        try:
+            if asyncio.get_event_loop() is self._loop and not self._loop.is_closed():
+                return
+        except Exception:  # noqa: BLE001, S110 - it has none, or a policy of a function's gives none
+            pass
+        with contextlib.suppress(Exception):  # as above
+            self._set()
+
+    def close(self) -> None:
+        """Close it."""
+        if self._loop is not None:
+            self._loop.close()
+
+    def _set(self) -> None:
+        if self._loop is None or self._loop.is_closed():
+            try:
+                self._loop = asyncio.new_event_loop()
+            except OSError:  # no descriptor is left; most functions ask for none
+                return
+        asyncio.set_event_loop(self._loop)
 
 
 class _Runner:

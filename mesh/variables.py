@@ -11,16 +11,18 @@ The current decimal context is a variable as well, with a value that changes in 
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar, copy_context
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
 
-from mesh.call import Call, Handler, current
+from mesh.call import Call, current
 
 if TYPE_CHECKING:
     import decimal
+    from types import CoroutineType
 
 __all__ = ["Inherited", "copy_of"]
 
@@ -52,10 +54,10 @@ class Inherited:
         if self._decimal is not None:
             sys.modules["decimal"].setcontext(self._decimal.copy())
 
-    async def __call__(self, call: Call, next: Handler) -> None:
+    def __call__(self, call: Call, next: Callable[[Any], CoroutineType[Any, Any, None]]) -> Awaitable[None]:
         """Give them to the call: the innermost layer."""
         self.enter()
-        await next(call)
+        return next(call)
 
 
 def copy_of(context: Context) -> Context:

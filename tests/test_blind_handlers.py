@@ -130,8 +130,7 @@ ALLOWED = {
         "recover: BaseException": "``ordinary`` says what passes",
     },
     "mesh/rpc/blocking.py": {
-        "_from_thread.take: BaseException": "contains what a function streams, in a thread",
-        "_from_thread.take: Exception": "raises it as it is",
+        "_from_thread.take: BaseException": "raised in the loop, inside of ``contain``",
     },
     "mesh/rpc/calls.py": {
         "UnaryUnaryCall._run: Exception": "protobuf's deserializer; no user code",
@@ -175,6 +174,7 @@ ALLOWED = {
         "parse_status: Exception": "decodes a frame",
     },
     "mesh/sidecar/workers/host.py": {
+        "_Host.leave: Exception": "hooks are contained",
         "_Host.load: Exception": "imports are Faults; ``start`` raises it",
         "_Host.start: Exception": "imports are Faults, hooks are contained",
     },
@@ -225,6 +225,7 @@ ALLOWED = {
     "mesh/threads.py": {
         "Job.do: BaseException": "``settle`` raises it in the loop, contained",
         "Job.wait: CancelledError": "asks whether the call has ended",
+        "OwnLoop.keep: Exception": "an event loop policy of a function's; it gets no loop then",
         "wait: CancelledError": "raises it as asyncio's",
     },
 }

@@ -186,6 +186,7 @@ def ring(*_):
 
 async def body(main):
     found = []
+    await main.run(lambda _: None)  # it serves
     signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
     for number in range(600):
         try:

@@ -183,3 +183,26 @@ async def test_a_thread_that_rests_ends_with_the_pool() -> None:
     pool.stop()
     await asyncio.to_thread(thread.join, 20)
     assert not thread.is_alive()
+
+
+async def _nothing() -> None:
+    pass
+
+
+LEAVING: dict[str, Callable[[], Any]] = {
+    "runs another": lambda: asyncio.run(_nothing()),
+    "has none": lambda: asyncio.set_event_loop(None),
+    "has closed it": lambda: asyncio.get_event_loop().close(),
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_thread_has_its_event_loop_whatever_the_function_before_has_done(how: str) -> None:
+    pool = Threads(1)
+    for _ in range(2):
+        await pool.run(of(LEAVING[how]))
+        assert (
+            await pool.run(of(lambda: asyncio.get_event_loop().run_until_complete(asyncio.sleep(0, "slept"))))
+            == "slept"
+        )
+    pool.stop()

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -44,6 +45,8 @@ COLLECT_AFTER = (20_000, 20, 20)
 _DESCRIPTORS = (65_536, 10_240)
 """Open files that a component asks for, the first that is granted."""
 
+LEAVE = 1.0
+"""Seconds that the process may take to end when all has been stopped."""
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 """What a module may have given a signal back to when it was imported."""
@@ -148,7 +151,7 @@ def _beside_a_handler(
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process although the handler does not end: nobody waits for it any more."""
+    """End the process although a function does not end: nobody waits for it any more."""
     with contextlib.suppress(OSError, ValueError):  # whoever read them is gone, or the handler has closed them
         sys.stdout.flush()
         sys.stderr.flush()
@@ -260,8 +263,23 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float, signals:
         log.exception("the start failed")
         return _fail(parent, _text(error))
     await told.wait()
-    await part.stop()
-    return 0
+    code = 1
+    try:
+        await part.stop()
+        code = 0
+    finally:
+        _end_soon(code)
+    return code
+
+
+def _end_soon(code: int) -> None:
+    """End the process a little later if it does not end by itself: nobody waits for what functions have left behind.
+
+    Tasks that swallow their cancellation hold the loop, and threads (``asyncio.to_thread``) the interpreter.
+    """
+    timer = threading.Timer(LEAVE, _leave, [code])
+    timer.daemon = True
+    timer.start()
 
 
 def _listen(on_signal: OnSignal, stop: Callable[[], None], numbers: Iterable[int]) -> None:

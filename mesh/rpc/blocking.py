@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
 
-from mesh.boundary import contained
 from mesh.errors import Cancelled
 from mesh.rpc.streaming import EOF
 from mesh.threads import wait
+from mesh.variables import copy_of
 
 if TYPE_CHECKING:
     from mesh.rpc.channel import Channel
@@ -177,17 +178,20 @@ def _wait(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) ->
 
 
 async def _from_thread(requests: Iterator[Any]) -> AsyncIterator[Any]:
-    """Read a blocking iterator without blocking the loop."""
+    """Read a blocking iterator without blocking the loop, with the context variables of the function that made it."""
     end = object()
 
-    def take() -> Any:
+    def take() -> tuple[Any, BaseException | None]:
         try:
-            return next(requests, end)
-        except Exception:
-            raise
-        except BaseException as error:
-            raise contained(error) from error  # a GeneratorExit would close what waits (see ``mesh.threads``)
+            return next(requests, end), None
+        except BaseException as error:  # noqa: BLE001 - raised in the loop: a future takes not every exception as it is
+            return end, error
 
-    loop = asyncio.get_running_loop()
-    while (request := await loop.run_in_executor(None, take)) is not end:
+    loop, context = asyncio.get_running_loop(), copy_of(copy_context())
+    while True:
+        request, error = await loop.run_in_executor(None, context.run, take)
+        if error is not None:
+            raise error
+        if request is end:
+            return
         yield request

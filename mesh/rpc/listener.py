@@ -32,6 +32,9 @@ h2corn._lib.emit_banner = _quiet  # type: ignore[assignment]  # noqa: SLF001 - t
 GRACE = 2.0
 """Seconds that calls get to end after the drain time has passed and they were cancelled."""
 
+CUT = 0.25
+"""Seconds that h2corn gets after that to cut off what is left."""
+
 LINGER = 0.25
 """Seconds that a connection stays open after its last answer when the server stops. h2corn closes it at once; a client
 that is just writing then meets a broken pipe, and some (grpcio) throw away the answer unread."""
@@ -178,8 +181,12 @@ class Listener:
         done, _ = await asyncio.wait({task}, timeout=self._drain)
         if not done and self._expire is not None:
             self._expire()
-        with contextlib.suppress(RuntimeError):  # calls that ignore cancellation: h2corn has cut them off
-            await task
+        # h2corn waits for calls that ignore cancellation once more as long; nobody else does.
+        await asyncio.wait({task}, timeout=GRACE + CUT)
+        if not task.done():
+            task.cancel()
+        elif not task.cancelled() and not isinstance(task.exception(), RuntimeError):  # h2corn's, of such calls
+            task.result()
 
     def _made(self, fd: int) -> h2corn.Server:
         return h2corn.Server(self._serve, h2corn.Config(bind=(f"fd://{fd}",), **self._options))

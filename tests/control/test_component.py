@@ -6,6 +6,8 @@ import resource
 import subprocess
 import sys
 
+import pytest
+
 RUN = """
 import resource
 from pathlib import Path
@@ -55,3 +57,50 @@ def test_a_module_that_gives_a_signal_its_default_does_not_take_the_drain_away()
         [sys.executable, "-c", SERVE], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, "drained\n"), done.stderr
+
+
+LEFT_BEHIND = """
+import asyncio, os, signal, threading
+from mesh.control.component import serve
+from mesh.control.ready import Parent
+
+async def a_thread():
+    await asyncio.to_thread(threading.Event().wait)
+
+async def a_task():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+class Part:
+    async def start(self):
+        self.left = asyncio.create_task({left}())
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+        return "127.0.0.1:1"
+
+    def reload(self):
+        pass
+
+    async def stop(self):
+        print("drained")
+        {fails}
+
+raise SystemExit(asyncio.run(serve(Part, Parent(None), 1.0)))
+"""
+
+
+@pytest.mark.parametrize(("fails", "code"), [("", 0), ("raise ValueError", 1)])
+@pytest.mark.parametrize("left", ["a_thread", "a_task"])
+def test_what_a_function_leaves_behind_does_not_keep_the_process(left: str, fails: str, code: int) -> None:
+    source = LEFT_BEHIND.replace("{left}", left).replace("{fails}", fails)
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (code, "drained\n"), done.stderr

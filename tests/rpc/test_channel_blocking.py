@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
 import gc
+from contextvars import ContextVar
 
 import grpc
 import pytest
@@ -14,6 +16,8 @@ from mesh.rpc.blocking import BlockingChannel
 from mesh.rpc.channel import Channel
 from mesh.rpc.target import Target
 from mesh.threads import Threads
+
+variable: ContextVar[str] = ContextVar("variable", default="lost")
 
 
 @pytest.fixture
@@ -65,6 +69,23 @@ async def test_the_deadline_of_the_call_being_answered_travels_from_the_thread(b
     finally:
         current.reset(token)
     assert 5 < answer.remaining.ToTimedelta().total_seconds() <= 10.1
+
+
+async def test_requests_are_made_with_the_context_variables_of_the_function(blocking, rpc):
+    def function():
+        answered = Call(None, Metadata(), 1e9)
+        current.set(answered)
+        variable.set("kept")
+        decimal.getcontext().prec = 5
+
+        def requests():
+            for _ in range(2):
+                yield rpc.pb.EchoRequest(text=f"{variable.get()} {decimal.Decimal(1) / 3} {current.get() is answered}")
+                variable.set("changed")
+
+        return blocking.ClientStream(requests(), timeout=5).text, variable.get()
+
+    assert await asyncio.to_thread(function) == ("kept 0.33333 True,changed 0.33333 True", "kept")
 
 
 async def test_a_stream_that_is_dropped_is_cancelled(blocking, echo, rpc):

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import types
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from hosting import hosted, sidecar_of
 
 from mesh.call import Call, Handler, current
 from mesh.contract import Contract
+from mesh.control.keeper import MARGIN
 from mesh.errors import PermissionDenied
 from mesh.gate import Gate
 from mesh.rpc.listener import ListenError
@@ -118,6 +120,36 @@ async def test_hooks_run_before_the_first_call_and_after_the_last(contract: Cont
         await sidecar.stop()
         await call
     assert seen == ["startup echo", "call", "shutdown echo"]
+
+
+async def test_a_function_that_ignores_its_cancellation_keeps_no_service_from_its_shutdown(
+    contract: Contract, module: types.ModuleType
+) -> None:
+    seen: list[str] = []
+    begun, released = asyncio.Event(), asyncio.Event()
+
+    async def shutdown(service: Any) -> None:
+        seen.append("shutdown")
+
+    async def unary(request: pb.EchoRequest, context: Any) -> pb.EchoResponse:
+        begun.set()
+        while not released.is_set():
+            with suppress(asyncio.CancelledError):
+                await released.wait()
+        return pb.EchoResponse()
+
+    module.shutdown, module.unary = shutdown, unary
+    sidecar = sidecar_of(contract, module.__name__, drain=3.0)
+    async with grpc.aio.insecure_channel(await sidecar.start()) as channel:
+        call = conformance_pb2_grpc.EchoStub(channel).Unary(pb.EchoRequest())
+        await begun.wait()
+        try:
+            async with asyncio.timeout(3 + MARGIN):  # `mesh up` kills it then
+                await sidecar.stop()
+        finally:
+            released.set()
+        assert seen == ["shutdown"]
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_what_cannot_start_is_shut_down_again(contract: Contract, module: types.ModuleType) -> None:

@@ -51,7 +51,7 @@ from mesh.telemetry import relay
 from mesh.telemetry.bugs import bug_behind
 from mesh.telemetry.propagation import Propagation
 from mesh.text import text_of, utf8
-from mesh.threads import THREADS, Runs, Threads
+from mesh.threads import THREADS, OwnLoop, Runs, Threads
 
 if TYPE_CHECKING:
     from mesh.contract import Contract, Method
@@ -103,18 +103,13 @@ def run(way: socket.socket, setup: Setup, contract: Contract, database: Database
         _end(1)
 
     if host.main is not None and setup.function is None:
-        try:
-            asyncio.get_event_loop()  # as the threads of functions have one; AWS gives its main thread none
-        except RuntimeError:  # from Python 3.14 on
-            asyncio.set_event_loop(asyncio.new_event_loop())
+        host.own = OwnLoop()  # as the threads of functions have one; AWS gives its main thread none
 
     def serve() -> bool:
         return loop.run_until_complete(host.serve())
 
     def leave(drained: bool) -> NoReturn:  # noqa: FBT001 - what serve returns
-        if drained:
-            loop.run_until_complete(host.leave())
-        _end(0)
+        _end(0 if not drained or loop.run_until_complete(host.leave()) else 1)
 
     leave(serve() if host.main is None else host.main.beside(serve, leave))
 
@@ -190,6 +185,7 @@ class _Host:
         self._wrong: Exception | None = None
         self._loaded: Loaded | None = None
         self.main: MainThread | None = None
+        self.own: OwnLoop | None = None
 
     async def given(self, way: socket.socket) -> bool:
         """Prepare what all services have alike, and wait to be needed; False when the fork server is gone."""
@@ -264,10 +260,16 @@ class _Host:
         """Return where ``def`` functions run: a Lambda handler, and the one call of a worker, in the main thread."""
         alone = self._setup.concurrency == 1
         if functions.plain and (alone or self._setup.function is not None):
-            self.main = MainThread(None if alone else Threads(THREADS))
+            self.main = MainThread(None if alone else Threads(THREADS), self._keep)
         if self.main is None:
             return Watched(Threads(THREADS), self._stuck)
         return Alone(self.main, self._stuck) if alone else Watched(self.main, self._stuck)
+
+    def _keep(self) -> None:
+        """Restore in the main thread what a function has taken."""
+        ignoring()
+        if self.own is not None:
+            self.own.keep()
 
     async def serve(self) -> bool:
         """Say that it is ready, and answer calls until it is to end; True when those that it had have ended."""
@@ -284,15 +286,19 @@ class _Host:
             touched.note(self._noted)
         return True
 
-    async def leave(self) -> None:
-        """Run ``shutdown``, and close what the functions used."""
+    async def leave(self) -> bool:
+        """Run ``shutdown``, and close what the functions used; False if that failed."""
+        well = True
         try:
             if self._functions is not None and self._functions.shutdown is not None:
                 await self._functions.shutdown(self._service)
-        finally:
-            if self._database is not None:
-                await self._database.stop()
-            self._link.flush()
+        except Exception:
+            log.exception("shutdown failed")
+            well = False
+        if self._database is not None:
+            await self._database.stop()
+        self._link.flush()
+        return well
 
     async def _given(self, way: socket.socket) -> socket.socket | None:
         """Wait for the connection to the sidecar; None when the fork server is gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -91,3 +92,93 @@ async def test_without_def_functions_the_loop_stays_in_the_main_thread(
     monkeypatch.syspath_prepend(str(tmp_path))
     async with running(contract, "only_async") as (stub, _):
         assert (await stub.Unary(pb.EchoRequest())).index == 1
+
+
+LOOPS = """
+import asyncio
+from apps.echo import bidi, client_stream, server_stream, slow
+from conformance.v1 import conformance_pb2 as pb
+
+def unary(request, context):
+    return asyncio.run(asyncio.sleep(0, pb.EchoResponse(text=request.text)))
+
+def idempotent(request, context):
+    return asyncio.get_event_loop().run_until_complete(asyncio.sleep(0, pb.EchoResponse(text=request.text)))
+"""
+
+
+async def test_the_main_thread_has_an_event_loop_whatever_the_function_before_has_done(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loops.py").write_text(LOOPS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with running(contract, "loops") as (stub, _):
+        for _ in range(2):
+            assert (await stub.Unary(pb.EchoRequest(text="of its own"))).text == "of its own"
+            assert (await stub.Idempotent(pb.EchoRequest(text="of the thread"))).text == "of the thread"
+
+
+FAILING = """
+import sys
+from apps.echo import bidi, client_stream, idempotent, server_stream, slow, unary
+{plain}
+
+async def shutdown(service):
+    print("said in shutdown")
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("plain", ["from apps.echo_sync import unary", ""])
+async def test_a_shutdown_that_fails_is_logged_and_what_it_printed_is_not_lost(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], plain: str
+) -> None:
+    (tmp_path / "failing_end.py").write_text(FAILING.format(plain=plain))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with running(contract, "failing_end") as (stub, _):
+        await stub.Unary(pb.EchoRequest())
+    output, errors = capfd.readouterr()
+    assert output == "said in shutdown\n"
+    (line,) = [json.loads(line) for line in errors.splitlines() if "shutdown failed" in line]
+    assert "SystemExit: 3" in line["exception"]
+
+
+ALARM = """
+import signal
+from apps.echo_sync import client_stream, server_stream, slow, unary
+from conformance.v1 import conformance_pb2 as pb
+
+idempotent = unary
+
+def ring(*_):
+    raise TimeoutError
+
+def bidi(requests, context):
+    signal.signal(signal.SIGALRM, ring)
+    while True:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            request = next(requests, None)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except TimeoutError:
+            yield pb.EchoResponse(text="nothing yet")
+            request = next(requests, None)
+        if request is None:
+            return
+        yield pb.EchoResponse(text=request.text)
+"""
+
+
+async def test_requests_go_on_after_a_signal_handler_has_ended_the_waiting_for_one(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alarm.py").write_text(ALARM)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with running(contract, "alarm") as (stub, _):
+        call = stub.Bidi(timeout=20)
+        for number in range(3):
+            assert (await call.read()).text == "nothing yet"
+            await call.write(pb.EchoRequest(text=str(number)))
+            assert (await call.read()).text == str(number)
+        await call.done_writing()
+        assert await call.read() in (grpc.aio.EOF, pb.EchoResponse(text="nothing yet"))
