@@ -1,4 +1,4 @@
-"""Values that mesh.toml writes as text: durations, sizes, rates, URLs of SQLite files. Each refuses what is none."""
+"""Values that mesh.toml writes as text: durations, sizes and rates. Each refuses a text that is none, and says how."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 import re
 
 __all__ = ["Duration", "Rate", "Size", "TimeLimit"]
-
-"""What the URL of a SQLite file begins with."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST = 100 * 365 * 86400.0
@@ -54,8 +52,8 @@ class TimeLimit(Duration):
             return cls(math.inf)
         try:
             limit = Duration.parse(text)
-        except ValueError:
-            raise ValueError(f'expected a duration such as "250ms", "60s" or "5m", or "none", got {text!r}') from None
+        except ValueError as error:
+            raise ValueError(str(error).replace(", got", ', or "none", got', 1)) from None
         if not limit:
             raise ValueError(f'{text!r} would end everything at once; for no limit write "none"')
         return cls(limit)

@@ -201,6 +201,7 @@ class TestWorkers:
         (BASE + "listen = 'h:99999'", {}, "expected host:port, got 'h:99999'"),
         (BASE + "listen = ':80'", {}, "expected host:port, got ':80'; every interface is \"*:80\""),
         (BASE + "address = ['*:80']", {}, "address: '*:80' can be listened at and not be connected to; name a host"),
+        (BASE + "address = ['a:0']", {}, "address: 'a:0' can be listened at and not be connected to; name the port"),
         (BASE, {"MESH_SERVICES_LOG_IN_ADDRESS": "fd00::5"}, "an IPv6 address stands in brackets"),
         (BASE, {"MESH_PROTOS": '["a", b]'}, "environment variable MESH_PROTOS: expected array, got str"),
         (
@@ -269,6 +270,7 @@ class TestWorkers:
         ),
         ("[edge]\ntimeout = '-1s'", {}, 'expected a duration such as "250ms", "60s" or "5m", or "none", got \'-1s\''),
         ("[edge]\ntimeout = 0", {}, 'or "none", got 0'),
+        ("[edge]\ntimeout = '40000d'", {}, "expected a duration of at most 100 years, or \"none\", got '40000d'"),
         ("[edge]\ntimeout = 'None'", {}, "or \"none\", got 'None'"),
         ("[edge]", {"MESH_EDGE_TIMEOUT": "0ms"}, "environment variable MESH_EDGE_TIMEOUT: '0ms' would end everything"),
         (BASE + "drain = '-1s'", {}, 'expected a duration such as "250ms", "60s" or "5m", got \'-1s\''),
