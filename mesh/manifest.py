@@ -383,7 +383,7 @@ def _service_faults(service: Service, table: str) -> Iterator[Fault]:
     yield from _bound_faults(service, table, "max_message")
     if service.database:
         yield from database_faults(service.database, f"{table} database")
-        yield from _path_faults(f"{table} database", unquote(service.database))
+        yield from _path_faults(f"{table} database", unquote(service.database), secret=True)
     yield from _path_faults(f"{table} migrations", service.migrations)
     if service.workers is not None:
         yield from workers_faults(service.workers, f"{table} workers")
@@ -397,8 +397,14 @@ def _bound_faults(entry: Edge | Service, table: str, *sizes: str) -> Iterator[Fa
             yield Fault(f"{table} {name}", f"must be at least {least}, not {value}")
 
 
-def _path_faults(place: str, text: str) -> Iterator[Fault]:
-    """Check that a file can have the name here: Python encodes names as the locale says."""
+def _path_faults(place: str, text: str, *, secret: bool = False) -> Iterator[Fault]:
+    """Check that a file can have the name here: Python encodes names as the locale says.
+
+    Args:
+        place: Where it stands.
+        text: The name, or what holds it.
+        secret: A password may stand in the text, so it is not repeated.
+    """
     try:
         name = os.fsencode(text)
     except UnicodeEncodeError as error:
@@ -406,7 +412,7 @@ def _path_faults(place: str, text: str) -> Iterator[Fault]:
         yield Fault(place, f"this locale's names of files are {encoding}, which has no {lacking!r}; set PYTHONUTF8=1")
     else:
         if b"\0" in name:
-            yield Fault(place, f"no path holds a NUL, as {text!r} does")
+            yield Fault(place, "no path holds a NUL" if secret else f"no path holds a NUL, as {text!r} does")
 
 
 def _address_faults(place: str, text: str) -> Iterator[Fault]:

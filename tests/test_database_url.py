@@ -141,6 +141,8 @@ def test_all_faults_are_named_at_once():
         ("sqlite:///data.db?mode=ro", "a SQLite URL takes no parameters"),
         ("sqlite:///~/data.db", "'~' is not a folder here"),
         ("sqlite:///data/", "it names a folder: add the name of a file"),
+        ("sqlite:///.", "it names a folder: add the name of a file"),
+        ("sqlite:///data/..", "it names a folder: add the name of a file"),
     ],
 )
 def test_a_url_that_cannot_be_used_says_what_would_be_right(url: str, fault: str):

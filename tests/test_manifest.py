@@ -350,3 +350,12 @@ def test_a_broker_that_cannot_be_meant(tmp_path: Path, text: str, fault: str) ->
         read(tmp_path, text)
     assert fault in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_a_nul_in_a_url_is_refused_without_its_password(tmp_path):
+    file = tmp_path / "mesh.toml"
+    file.write_text(BASE + 'database = "postgresql://u:hunter2@h/a%00b"')
+    with pytest.raises(Faults) as caught:
+        load(file, {})
+    assert "database: no path holds a NUL" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
