@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import socket
 from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 __all__ = ["ANY", "authority", "bind", "join", "name_of", "reachable", "split"]
 
@@ -86,6 +86,11 @@ def _is_any(host: str) -> bool:
     return ":" in host and ip_address(host).is_unspecified
 
 
+def _is_mapped(host: str) -> bool:
+    """Return whether it is an IPv4 address written as IPv6 (RFC 4291, 2.5.5.2): a socket of IPv6 alone has none."""
+    return ":" in host and IPv6Address(host).ipv4_mapped is not None
+
+
 def bind(address: str, backlog: int) -> socket.socket:
     """Return a socket that listens at ``address``; port 0 picks a free one.
 
@@ -99,7 +104,7 @@ def bind(address: str, backlog: int) -> socket.socket:
     if host == ANY:
         host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - what was asked for
     family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    dual = family == socket.AF_INET6 and _is_any(host) and socket.has_dualstack_ipv6()
+    dual = family == socket.AF_INET6 and (_is_any(host) or _is_mapped(host)) and socket.has_dualstack_ipv6()
     # create_server sets SO_REUSEADDR: connections of the last run linger for a minute and must not block the next.
     return socket.create_server(found, family=family, backlog=backlog, dualstack_ipv6=dual)
 

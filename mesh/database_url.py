@@ -230,9 +230,10 @@ def _sqlite(rest: str) -> Path:
         )
     if path.startswith("~"):
         raise UrlError("'~' is not a folder here: write the path in full, sqlite:////home/…")
-    if path.endswith("/"):
+    file = Path(_decoded(path))
+    if path.endswith("/") or file.name in ("", ".."):
         raise UrlError("it names a folder: add the name of a file")
-    return Path(_decoded(path))
+    return file
 
 
 _IN_MEMORY = "a database in memory would be another one for each connection: name a file, sqlite:///PATH"

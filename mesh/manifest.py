@@ -421,6 +421,11 @@ def _address_faults(place: str, text: str) -> Iterator[Fault]:
 def _target_faults(place: str, text: str) -> Iterator[Fault]:
     """Check an address that others connect to."""
     faults = list(_address_faults(place, text))
-    if not faults and split(text)[0] == ANY:
-        faults.append(Fault(place, f"{text!r} can be listened at and not be connected to; name a host"))
     yield from faults
+    if faults:
+        return
+    host, port = split(text)
+    if host == ANY:
+        yield Fault(place, f"{text!r} can be listened at and not be connected to; name a host")
+    elif not port:
+        yield Fault(place, f"{text!r} can be listened at and not be connected to; name the port")

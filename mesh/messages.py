@@ -14,8 +14,8 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 __all__ = [
-    "clear", "descriptor_of", "extensions", "has_field", "list_fields", "merge", "parser", "serialize",
-    "serialize_partial", "set_in_parent", "which_oneof",
+    "clear", "descriptor_of", "extensions", "has_field", "list_fields", "merge", "missing", "parser",
+    "serialize", "serialize_partial", "set_in_parent", "which_oneof",
 ]  # fmt: skip
 
 _base: Any = next(one for one in Empty.__mro__ if "ListFields" in vars(one))
@@ -24,6 +24,8 @@ _base: Any = next(one for one in Empty.__mro__ if "ListFields" in vars(one))
 clear: Callable[[Any], None] = _base.Clear
 has_field: Callable[[Any, str], bool] = _base.HasField
 list_fields: Callable[[Any], list[tuple[Any, Any]]] = _base.ListFields
+missing: Callable[[Any], list[str]] = _base.FindInitializationErrors
+"""Return the ``required`` fields that are not set, as paths of the names in the .proto file."""
 merge: Callable[[Any, bytes], int] = _base.MergeFromString
 serialize: Callable[..., bytes] = _base.SerializeToString
 serialize_partial: Callable[[Any], bytes] = _base.SerializePartialToString

@@ -52,8 +52,8 @@ class TimeLimit(Duration):
             return cls(math.inf)
         try:
             limit = Duration.parse(text)
-        except ValueError:
-            raise ValueError(f'expected a duration such as "250ms", "60s" or "5m", or "none", got {text!r}') from None
+        except ValueError as error:
+            raise ValueError(str(error).replace(", got", ', or "none", got', 1)) from None
         if not limit:
             raise ValueError(f'{text!r} would end everything at once; for no limit write "none"')
         return cls(limit)

@@ -92,6 +92,12 @@ def test_one_address_is_that_alone(listen: str) -> None:
             pass
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_an_ipv4_address_may_be_written_as_ipv6() -> None:
+    with bind("[::ffff:127.0.0.1]:0", 1) as listener:
+        socket.create_connection(("127.0.0.1", split(name_of(listener))[1]), 5).close()
+
+
 def test_a_link_local_listener_names_its_zone() -> None:
     zoned = _link_local()
     if zoned is None:

@@ -147,6 +147,8 @@ def test_all_faults_are_named_at_once():
         ("postgresql://u:word%00@h/db", "it holds the character U\\+0000"),
         ("postgresql://u:word%FF@h/db", "the bytes behind '%' are no UTF-8; in a user or a password"),
         ("postgresql://u@h/db?application_name=%C3", "the bytes behind '%' are no UTF-8"),
+        ("sqlite:///.", "it names a folder: add the name of a file"),
+        ("sqlite:///data/..", "it names a folder: add the name of a file"),
     ],
 )
 def test_a_url_that_cannot_be_used_says_what_would_be_right(url: str, fault: str):

@@ -202,6 +202,7 @@ class TestWorkers:
         (BASE + "listen = 'h:99999'", {}, "expected host:port, got 'h:99999'"),
         (BASE + "listen = ':80'", {}, "expected host:port, got ':80'; every interface is \"*:80\""),
         (BASE + "address = ['*:80']", {}, "address: '*:80' can be listened at and not be connected to; name a host"),
+        (BASE + "address = ['a:0']", {}, "address: 'a:0' can be listened at and not be connected to; name the port"),
         (BASE, {"MESH_SERVICES_LOG_IN_ADDRESS": "fd00::5"}, "an IPv6 address stands in brackets"),
         (BASE, {"MESH_PROTOS": '["a", b]'}, "environment variable MESH_PROTOS: expected array, got str"),
         (
@@ -274,6 +275,7 @@ class TestWorkers:
         ),
         ("[edge]\ntimeout = '-1s'", {}, 'expected a duration such as "250ms", "60s" or "5m", or "none", got \'-1s\''),
         ("[edge]\ntimeout = 0", {}, 'or "none", got 0'),
+        ("[edge]\ntimeout = '40000d'", {}, "expected a duration of at most 100 years, or \"none\", got '40000d'"),
         ("[edge]\ntimeout = 'None'", {}, "or \"none\", got 'None'"),
         ("[edge]", {"MESH_EDGE_TIMEOUT": "0ms"}, "environment variable MESH_EDGE_TIMEOUT: '0ms' would end everything"),
         (BASE + "drain = '-1s'", {}, 'expected a duration such as "250ms", "60s" or "5m", got \'-1s\''),
@@ -361,3 +363,12 @@ def test_a_broker_that_cannot_be_meant(tmp_path: Path, text: str, fault: str) ->
         read(tmp_path, text)
     assert fault in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_a_nul_in_a_url_is_refused_without_its_password(tmp_path):
+    file = tmp_path / "mesh.toml"
+    file.write_text(BASE + 'database = "postgresql://u:hunter2@h/a%00b"')
+    with pytest.raises(Faults) as caught:
+        load(file, {})
+    assert "database: no path holds a NUL" in str(caught.value)
+    assert "hunter2" not in str(caught.value)

@@ -24,7 +24,8 @@ GONE = 499
 LINGER_BYTES = 64 * 2**20
 LINGER_SECONDS = 2.0
 """How much of a refused body is read and thrown away: an HTTP/1.1 client that is still sending would meet a reset
-connection instead of the answer (RFC 9112, section 9.6)."""
+connection instead of the answer (RFC 9112, section 9.6); some HTTP/2 clients (curl 7.88) lose the answer to the
+RST_STREAM(NO_ERROR) behind it (RFC 9113, 8.1)."""
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -69,7 +70,8 @@ class HttpCall(Call):
         self.expired = False
         self._complete = False
         sends = self.metadata.wire(b"content-length") not in (None, b"0") or self.metadata.wire(b"transfer-encoding")
-        self._unread = bool(sends) and scope["http_version"] == "1.1"
+        # By HTTP/2 a stream without a length may be open on purpose: its client waits for the answer.
+        self._unread = bool(sends)
 
     @property
     def http_version(self) -> str:

@@ -48,8 +48,7 @@ _BROWSER = frozenset({
 
 LINGER_BYTES = 64 * 2**20
 LINGER_SECONDS = 2.0
-"""How much of a refused body is read and thrown away by HTTP/1.1: a client that is still sending would meet a reset
-connection instead of the answer (RFC 9112, section 9.6)."""
+"""How much of a refused body is read and thrown away, for clients that are still sending: see ``mesh.edge.call``."""
 
 
 def essence(media: bytes) -> bytes:
@@ -128,7 +127,7 @@ def original(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
 class _Exchange:
     """One request and its response."""
 
-    __slots__ = ("_body", "_decoder", "_media", "_receive", "_send", "_text", "_trailing", "_unread")
+    __slots__ = ("_body", "_decoder", "_media", "_receive", "_send", "_text", "_trailing", "_unread", "_version")
 
     def __init__(
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send, media: bytes, answer: bytes
@@ -138,7 +137,10 @@ class _Exchange:
         self._media = answer
         self._text = answer.startswith(_TEXT)
         self._decoder = Decoder() if media.startswith(_TEXT) else None
-        self._unread = scope["http_version"].startswith("1")
+        self._unread = scope["http_version"].startswith("1") or any(
+            name == b"content-length" and value != b"0" for name, value in scope["headers"]
+        )
+        self._version = scope["http_version"]
         self._trailing = False
         self._body = b""
 
@@ -160,9 +162,9 @@ class _Exchange:
         """Send a piece of the response: the trailers are its last frame, unless there was nothing before them."""
         match event["type"]:
             case "http.response.start":
-                if self._unread:
-                    await self._linger()
                 self._trailing = event.get("trailers", False)
+                if not (self._trailing and self._version == "2"):  # by HTTP/2 an answer waits with its end only
+                    await self._linger()
                 pairs: Pairs = [(b"content-type", self._media)]
                 pairs += [pair for pair in event["headers"] if pair[0] != b"content-type"]
                 if not self._trailing:
@@ -176,6 +178,7 @@ class _Exchange:
                 elif event["body"]:
                     await self._put(event["body"], more=True)
             case "http.response.trailers":
+                await self._linger()
                 await self._put(self._body + trailer_frame(event["headers"]), more=False)
 
     async def _put(self, body: bytes, *, more: bool) -> None:
@@ -184,6 +187,8 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _linger(self) -> None:
+        if not self._unread:
+            return
         size = 0
         with contextlib.suppress(TimeoutError):  # it gets the answer, and perhaps a reset with it
             async with asyncio.timeout(LINGER_SECONDS):
@@ -191,3 +196,4 @@ class _Exchange:
                     event = await self._receive()
                     self._unread = event["type"] == "http.request" and event.get("more_body", False)
                     size += len(event.get("body", b""))
+        self._unread = False

@@ -19,13 +19,15 @@ from mesh.edge.negotiate import SYSTEM, Form
 from mesh.edge.parameters import Parameters, invalid
 from mesh.errors import InvalidArgument
 from mesh.jsoncodec import BadValue, Codecs, JsonError, JsonSyntaxError, json_name_of, loads
-from mesh.messages import descriptor_of, has_field, merge, parser, serialize
+from mesh.messages import descriptor_of, has_field, merge, missing, parser, serialize
 
 __all__ = ["Transcoder"]
 
 HTTP_BODY = "google.api.HttpBody"
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_NAMED = 10
+"""Missing fields that a refusal names."""
 _SHALLOW = 32
 """Levels of JSON that stay within the 100 of messages that protobuf reads; ``Value`` takes up to three for one."""
 
@@ -128,7 +130,7 @@ class Transcoder:
             if (form is Form.JSON and body.count(b"{") + body.count(b"[") > _SHALLOW) or query.count(b".") > _SHALLOW:
                 parser(self._input)(data)  # a message that its receiver cannot read is the client's fault
         except (EncodeError, DecodeError):
-            raise InvalidArgument("the request is nested too deeply, or lacks a required field") from None
+            raise _unsent(message) from None
         return data
 
     def _read_bytes(self, message: Any, body: bytes, form: Form, kind: bytes) -> None:
@@ -225,6 +227,15 @@ def _field_dump(field: Any, codecs: Codecs) -> Callable[[Any], Any]:
     if nullable:
         return lambda message: dump(getattr(message, name)) if has_field(message, name) else None
     return lambda message: dump(getattr(message, name))
+
+
+def _unsent(message: Any) -> InvalidArgument:
+    """Return the refusal of a request that protobuf does not write, or its receiver would not read."""
+    lacking = missing(message)[:_NAMED]
+    if not lacking:
+        return InvalidArgument("the request is nested too deeply")
+    text = f"{', '.join(lacking)}: the field is required"
+    return InvalidArgument(text, violations=dict.fromkeys(lacking, "the field is required"))
 
 
 def _text(raw: bytes) -> str:

@@ -69,7 +69,10 @@ def read(trailers: Sequence[tuple[bytes, bytes]]) -> tuple[StatusError | None, l
         return None, rest
     if not code.isdigit() or len(code) > _DIGITS:
         return StatusError.of(2, f"the answer has no valid grpc-status ({code[:20].decode('latin-1')!r})"), rest
-    return StatusError.of(int(code), percent_decode(message), _details(details) if details else ()), rest
+    number = int(code)
+    if not number:  # "00", which grpc-go and grpcio read as OK too
+        return None, rest
+    return StatusError.of(number, percent_decode(message), _details(details) if details else ()), rest
 
 
 def _details(value: bytes) -> tuple[Message, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 
+import ngh2
 import pytest
+from raw_h2 import raw_client
 
 HEAD = b"POST /v1/books HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
 
@@ -135,6 +137,26 @@ async def test_a_long_body_of_a_refused_path_does_not_reset_the_answer(opened):
     async with opened(max_uri=100) as edge:
         reply = await edge.request("POST", "/v1/" + "a" * 100, b" " * 2_000_000)
         assert reply.status == 414
+
+
+@pytest.mark.parametrize(
+    ("path", "media", "status"),
+    [
+        ("/v1/nothing", b"application/json", 404),
+        ("/v1/books", b"text/plain", 415),
+        ("/edge.v1.Library/GetBook", b"text/plain", 415),
+        ("/edge.v1.Library/Nothing", b"application/grpc-web", 200),
+    ],
+)
+async def test_a_refused_body_that_comes_late_does_not_reset_the_answer_by_http_2(opened, path, media, status):
+    """curl 7.88 takes RST_STREAM(NO_ERROR) behind the answer (RFC 9113, 8.1) for a stream without one."""
+    async with opened() as edge, raw_client(edge.address) as client:
+        stream = client.request(path, content_type=media, headers=[(b"content-length", b"2")], te=None)
+        assert (await client.answer(client.request("/healthz", method=b"GET", content_type=None, end=True))).http == 200
+        client.data(stream, b"{}", end=True)
+        answer = await client.answer(stream)
+    assert answer.http == status
+    assert not [event for event in client.of(stream) if isinstance(event, ngh2.StreamReset)]
 
 
 async def test_options_of_the_whole_server(opened):

@@ -199,6 +199,14 @@ def test_a_message_nested_deeper_than_the_wire_allows_is_refused(transcode):
         transcode("GetBook", 6).request((), b"author." + b"teacher." * 200 + b"name=x", b"")
 
 
+def test_required_fields_that_are_missing_are_named(contract):
+    method = contract.methods["/odd.v1.Odd/Default"]
+    for route, query, body in ((method.routes[0], b"number=1", b""), (method.routes[1], b"", b'{"text":"a"}')):
+        with pytest.raises(InvalidArgument, match=r"needed: the field is required$") as caught:
+            Transcoder(method, route, Codecs()).request((), query, body)
+        assert caught.value.details[0].field_violations[0].field == "needed"
+
+
 def test_answers(transcode, contract):
     book = contract.message("edge.v1.Book")(title="t", isbn=5)
     assert json.loads(transcode("GetBook").response(book.SerializeToString())) == {"title": "t", "isbn": "5"}

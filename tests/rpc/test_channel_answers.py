@@ -112,6 +112,7 @@ ANSWERS = {
         saying([*HEADERS, (b"grpc-status", b"8")], b"", [(b"grpc-status", b"9")]),
         "FAILED_PRECONDITION",
     ),
+    "a status of two digits": (saying(HEADERS, ONE, [(b"grpc-status", b"00")]), "OK"),
     "a message and a failure": (saying(HEADERS, ONE, [(b"grpc-status", b"5")]), "NOT_FOUND"),
     "a large message": (saying(HEADERS, framed(bytes(2**22 + 1)), OK), "RESOURCE_EXHAUSTED"),
     "a large message, by what it says": (saying(HEADERS, b"\0\xff\xff\xff\xff", OK), "RESOURCE_EXHAUSTED"),
