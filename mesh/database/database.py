@@ -102,14 +102,12 @@ class Database:
             await contain(asyncio.to_thread(upgrade))
         except DatabaseError as error:
             raise DatabaseError(f"database of {self._name} ({self}): {error}") from error
-        except (exc.SQLAlchemyError, OSError) as error:
-            raise DatabaseError(f"database of {self._name} ({self}): {reason(error)}") from error
         except Exception as error:
-            if getattr(error, "sqlstate", None) is None:  # not the driver's: a bug in a version file
-                raise DatabaseError(
-                    f"database of {self._name} ({self}): a migration failed: {type(error).__name__}: {text_of(error)}"
-                ) from error
-            raise DatabaseError(f"database of {self._name} ({self}): {reason(error)}") from error
+            place = migrations.place(error, self._migrations)
+            known = isinstance(error, exc.SQLAlchemyError | OSError) or getattr(error, "sqlstate", None) is not None
+            why = reason(error) if known else f"{type(error).__name__}: {text_of(error)}"
+            failed = f"a migration failed: {place}" if place or not known else ""
+            raise DatabaseError(f"database of {self._name} ({self}): {failed}{why}") from error
         self.open()
 
     def open(self) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import logging
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,12 +138,27 @@ def _scripts(folder: Path) -> ScriptDirectory:
     try:
         scripts = ScriptDirectory(str(folder), version_locations=[str(folder)])
         heads = scripts.get_heads()
+    except KeyError as error:  # Alembic looks it up; before that it warns
+        raise DatabaseError(
+            f"migrations in {folder}: there is no {error}, which one names as its down_revision"
+        ) from error
     except Exception as error:
         raise DatabaseError(f"migrations in {folder} cannot be read: {type(error).__name__}: {error}") from error
     if len(heads) != 1:
         found = f"{len(heads)} newest versions ({', '.join(sorted(heads))})" if heads else "no version"
         raise DatabaseError(f"migrations in {folder}: expected a line of versions with one newest, found {found}")
     return scripts
+
+
+def place(error: BaseException, folder: Path | None) -> str:
+    """Return ``FILE:LINE: `` of the version that an error came out of, the innermost; nothing if of none."""
+    cause: BaseException | None = error
+    while cause is not None and folder is not None:
+        for frame in reversed(traceback.extract_tb(cause.__traceback__)):
+            if Path(frame.filename).parent == folder:
+                return f"{Path(frame.filename).name}:{frame.lineno}: "
+        cause = cause.__cause__
+    return ""
 
 
 @contextmanager

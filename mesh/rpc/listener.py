@@ -38,7 +38,7 @@ that is just writing then meets a broken pipe, and some (grpcio) throw away the 
 
 GONE = 0.25
 """Longest that a cancelled call waits for h2corn's own cancellation, seconds. h2corn tells ``receive`` that a client
-has gone a moment before it cancels; a call that ends in between has failed, as h2corn sees it: it writes a traceback."""
+has gone a moment before it cancels; a call that ends in between has failed, as h2corn sees it, with a traceback."""
 
 MAX_STREAMS = 4096
 """Calls at once on one connection. A mesh has few connections and many calls; the gate is the real limit."""
