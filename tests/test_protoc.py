@@ -43,3 +43,10 @@ def test_a_diagnostic_says_where_in_any_folder(tmp_path: Path) -> None:
     with pytest.raises(Faults) as caught:
         protoc.generate([file.parent], tmp_path / "ü:b" / "gen")
     assert str(caught.value).startswith(f'{file}:2: "Nothing" is not defined')
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").exists(), reason="no folder that nobody can write here")
+def test_stubs_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.proto").write_text(PROTO)
+    with pytest.raises(Faults, match=r"/sys/gen: the stubs cannot be written: .*; `stubs` in mesh.toml names another"):
+        protoc.generate([tmp_path], Path("/sys/gen"))
