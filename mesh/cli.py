@@ -25,6 +25,7 @@ __all__ = ["main"]
 
 FILE = "mesh.toml"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 FAILED = 1
 """Exit code: something is wrong with the project, or with what was asked for."""
 
@@ -42,10 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _let_go()
         return FAILED
     except OSError as error:
-        if error.errno not in _FULL or error.filename is not None:
+        if error.errno in (*_FULL, *_DENIED) and error.filename is not None:
+            place = os.fsdecode(error.filename)
+        elif error.errno in _FULL:  # Python does not say which
+            _let_go()
+            place = "standard output, or a file of the mesh, cannot be written"
+        else:
             raise
-        _let_go()
-        _complain(f"standard output cannot be written: {os.strerror(error.errno)}")
+        _complain(f"{place}: {os.strerror(error.errno)}")
         return FAILED
 
 

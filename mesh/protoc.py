@@ -6,6 +6,7 @@ protoc is the one of grpcio-tools, run as a process so that its diagnostics can 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +35,9 @@ _STAMP_ADDED = "added.sha256"
 _GENERATION = 2
 """Counts the changes of what is generated from a source: older stubs are then not current."""
 _INSTALLED = ("google/protobuf/", "google/api/", "google/rpc/")
+
+
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def builtin_roots() -> list[Path]:
@@ -110,16 +115,34 @@ def generate(roots: Sequence[Path], out: Path, *, force: bool = False) -> bool:
     stamp = out / _STAMP
     if not force and stamp.is_file() and stamp.read_text() == digest and (out / DESCRIPTORS).is_file():
         return False
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with _beside(out) as fresh:
         _run(roots, files, fresh)
         (fresh / _STAMP).write_text(digest)
         fresh.chmod(0o755)
         _replace(fresh, out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return True
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Make an empty folder beside ``out``, which is removed at the end.
+
+    Raises:
+        Faults: There, or in ``out``, nothing can be written.
+    """
+    fresh = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        yield fresh
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        text = f"the stubs cannot be written: {os.strerror(error.errno)}; `stubs` in mesh.toml names another folder"
+        raise Faults([Fault(str(out), text)]) from error
+    finally:
+        if fresh is not None:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def add(files: descriptor_pb2.FileDescriptorSet, names: Sequence[str], out: Path) -> None:
@@ -135,8 +158,7 @@ def add(files: descriptor_pb2.FileDescriptorSet, names: Sequence[str], out: Path
     stamp = out / _STAMP_ADDED
     if not names or (stamp.is_file() and stamp.read_text() == digest):
         return
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with _beside(out) as fresh:
         source = fresh / DESCRIPTORS
         source.write_bytes(files.SerializeToString())
         _protoc([f"--descriptor_set_in={DESCRIPTORS}", *_STUBS, *names], fresh, {})
@@ -148,8 +170,6 @@ def add(files: descriptor_pb2.FileDescriptorSet, names: Sequence[str], out: Path
                 target.mkdir(exist_ok=True)
             else:
                 path.replace(target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _replace(fresh: Path, out: Path) -> None:

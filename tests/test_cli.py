@@ -130,7 +130,18 @@ def test_a_reader_that_has_gone_is_no_traceback(project: Path) -> None:
 def test_a_full_disk_is_said(project: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = run(project, "check", stdout=full)
-    assert (done.returncode, done.stderr) == (1, b"standard output cannot be written: No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"standard output, or a file of the mesh, cannot be written: No space left on device\n",
+    )
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").exists(), reason="no folder that nobody can write here")
+def test_a_folder_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["new", "dice", "--file", "/sys/mesh.toml"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("/sys/protos/dice/v1/dice.proto: cannot be written: ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -370,5 +370,5 @@ def test_a_nul_in_a_url_is_refused_without_its_password(tmp_path):
     file.write_text(BASE + 'database = "postgresql://u:hunter2@h/a%00b"')
     with pytest.raises(Faults) as caught:
         load(file, {})
-    assert "database: no path holds a NUL" in str(caught.value)
+    assert "database: it holds the character U+0000" in str(caught.value)
     assert "hunter2" not in str(caught.value)

@@ -53,3 +53,10 @@ def test_a_folder_called_like_a_file_is_none_and_a_link_to_nothing_is_named(tmp_
     (root / "b.proto").symlink_to(root / "nothing.proto")
     with pytest.raises(Faults, match=r"protos/b\.proto: no such file or directory"):
         protoc.load([root], tmp_path / "gen")
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").exists(), reason="no folder that nobody can write here")
+def test_stubs_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.proto").write_text(PROTO)
+    with pytest.raises(Faults, match=r"/sys/gen: the stubs cannot be written: .*; `stubs` in mesh.toml names another"):
+        protoc.generate([tmp_path], Path("/sys/gen"))

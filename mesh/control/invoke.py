@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from mesh.address import reachable
 from mesh.call import encode_pair
 from mesh.control import state
+from mesh.errors import Code
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest, load
 from mesh.rpc import reflect
@@ -64,12 +65,17 @@ def run(
     pairs = [_pair(header) for header in headers]
     if token:
         pairs.append(_sendable("--token", "authorization", f"Bearer {token}"))
+    manifest = None
     if address is None:
-        address = address_of(load(file()), method.strip("/").rpartition("/")[0])
+        manifest = load(file())
+        address = address_of(manifest, method.strip("/").rpartition("/")[0])
     try:
-        return _call(address, method, data, pairs, timeout, verbose=verbose)
+        code = _call(address, method, data, pairs, timeout, verbose=verbose)
     except reflect.NoSuchMethod as error:
         raise Faults([Fault(address, str(error))]) from None
+    if code == STATUS + Code.UNAVAILABLE and manifest is not None and state.running(manifest.state) is None:
+        sys.stderr.write(f"{manifest.file}: the mesh does not run here; start it with `mesh up`\n")
+    return code
 
 
 def address_of(manifest: Manifest, service: str) -> str:

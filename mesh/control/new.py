@@ -48,8 +48,11 @@ def run(file: Path, name: str) -> int:
     files |= {root / path: _fill(text, values) for path, text in project.items()}  # what is there already is kept
     for path, text in files.items():
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise Faults([Fault(str(path), f"cannot be written: {error.strerror or error}")]) from error
             print(f"  made     {os.path.relpath(path)}")
     _append(file, _fill(scaffold.TABLE, values))
     print(f"  changed  {os.path.relpath(file)}")

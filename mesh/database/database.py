@@ -103,10 +103,11 @@ class Database:
         except DatabaseError as error:
             raise DatabaseError(f"database of {self._name} ({self}): {error}") from error
         except Exception as error:
+            place = migrations.place(error, self._migrations)
             driver = isinstance(error, exc.SQLAlchemyError | OSError) or getattr(error, "sqlstate", None) is not None
-            bug = "" if driver else f"a migration failed: {type(error).__name__}: {text_of(error)}"
-            text = f"{bug or reason(error)}{migrations.place(error, self._migrations)}"
-            raise DatabaseError(f"database of {self._name} ({self}): {text}") from error
+            why = reason(error) if driver else f"{type(error).__name__}: {text_of(error)}"
+            failed = "a migration failed: " if place or not driver else ""
+            raise DatabaseError(f"database of {self._name} ({self}): {failed}{why}{place}") from error
         self.open()
 
     def open(self) -> None:

@@ -139,6 +139,10 @@ def _scripts(folder: Path) -> ScriptDirectory:
     try:
         scripts = ScriptDirectory(str(folder), version_locations=[str(folder)])
         heads = scripts.get_heads()
+    except KeyError as error:  # Alembic looks it up; before that it warns
+        raise DatabaseError(
+            f"migrations in {folder}: there is no {error}, which one names as its down_revision"
+        ) from error
     except Exception as error:
         text = f"{type(error).__name__}: {error}{place(error, folder)}"
         raise DatabaseError(f"migrations in {folder} cannot be read: {text}") from error

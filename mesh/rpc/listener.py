@@ -39,6 +39,10 @@ LINGER = 0.25
 """Seconds that a connection stays open after its last answer when the server stops. h2corn closes it at once; a client
 that is just writing then meets a broken pipe, and some (grpcio) throw away the answer unread."""
 
+GONE = 0.25
+"""Longest that a cancelled call waits for h2corn's own cancellation, seconds. h2corn tells ``receive`` that a client
+has gone a moment before it cancels; a call that ends in between has failed, as h2corn sees it, with a traceback."""
+
 MAX_STREAMS = 4096
 """Calls at once on one connection. A mesh has few connections and many calls; the gate is the real limit."""
 
@@ -232,7 +236,11 @@ class Listener:
         self._close()
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            await asyncio.sleep(GONE)  # h2corn's own cancellation ends it
+            raise
         self._answered = monotonic()
         if self._stopping:
             await asyncio.sleep(self._linger)  # h2corn holds the connection while the request's task runs

@@ -116,6 +116,13 @@ def test_a_service_is_found_in_the_manifest(server: str, tmp_path: Path, capsys:
     assert "there is no service 'Other'; there is conformance.v1.Echo" in capsys.readouterr().err
 
 
+def test_nobody_there_because_the_mesh_does_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mesh.toml"
+    file.write_text('[services.echo]\nmodule = "m"\nserves = ["conformance.v1.Echo"]\nlisten = "127.0.0.1:1"\n')
+    assert call("Echo/Unary", "--file", str(file)) == 64 + 14
+    assert capsys.readouterr().err.endswith(f"{file}: the mesh does not run here; start it with `mesh up`\n")
+
+
 def test_a_free_port_is_known_only_while_the_mesh_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mesh.toml"
     file.write_text('[services.echo]\nmodule = "m"\nserves = ["conformance.v1.Echo"]\n')

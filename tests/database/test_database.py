@@ -436,6 +436,7 @@ async def test_versions_are_left_alone_when_a_start_shall_not_migrate(
         ("ValueError('no such luck')", "ValueError: no such luck"),
         ("SystemExit('no such luck')", "EscapedError: SystemExit was raised, which is no Exception: no such luck"),
         ("__import__('asyncio').CancelledError", "OwnCancellationError: it was cancelled, and not by the mesh"),
+        ("op.execute('nonsense')", ".*nonsense.*"),
     ],
 )
 async def test_a_migration_that_fails_leaves_nothing_behind(
@@ -612,8 +613,10 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path):
             },
             r": incomplete input \(a\.py:4\)",
         ),
+        ({"a.py": "revision = '2'\ndown_revision = '1'\n"}, "there is no '1', which one names as its down_revision"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Revision 1 referenced")  # Alembic's own
 async def test_version_files_that_cannot_be_used_are_named(tmp_path: Path, files: dict[str, str] | None, message: str):
     folder = tmp_path / "m"
     if files is not None:

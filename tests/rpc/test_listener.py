@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import pytest
+from grpc.aio import insecure_channel
 from raw_h2 import raw_client
 
 from mesh.address import split
@@ -259,3 +260,24 @@ async def test_grpc_and_other_http_on_one_address() -> None:
     writer.close()
     await writer.wait_closed()
     await listener.stop()
+
+
+async def test_a_call_that_ends_before_the_server_cancels_it_for_a_client_that_has_gone_is_no_failure(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """h2corn says that a client has gone a moment before it cancels; here the moment is made longer."""
+    monkeypatch.setattr("mesh.rpc.listener.GONE", 30.0, raising=False)
+    ended = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        ended.set()
+        raise asyncio.CancelledError("the caller went away")
+
+    listener = Listener(app, "127.0.0.1:0", grpc=True, drain=5)
+    async with insecure_channel(await listener.start()) as channel:
+        call = channel.stream_stream("/a.v1.A/B")()
+        await call.write(b"")
+        await asyncio.wait_for(ended.wait(), 5)
+        call.cancel()
+    await listener.stop()  # waits for the call
+    assert capfd.readouterr().err == ""
