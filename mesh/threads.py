@@ -353,17 +353,19 @@ class Job:
         if self._ended:
             coroutine.close()
             raise Cancelled("the call has ended")
-        self._waiting = waiting = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        if self._ended:  # between the two lines above
-            waiting.cancel()
+        waiting = None
         try:
+            self._waiting = waiting = asyncio.run_coroutine_threadsafe(coroutine, loop)
+            if self._ended:  # since it was asked
+                waiting.cancel()
             return waiting.result()
         except concurrent.futures.CancelledError:
             if self._ended:
                 raise Cancelled("the call has ended") from None
             raise asyncio.CancelledError from None
         except BaseException:  # also what a signal handler raises in the main thread; the function may outlive it
-            waiting.cancel()
+            if waiting is not None:
+                waiting.cancel()
             raise
 
     def refuse(self) -> None:

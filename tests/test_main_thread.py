@@ -241,6 +241,8 @@ def test_what_a_function_waits_for_ends_with_the_wait() -> None:
 
         running = asyncio.ensure_future(main.run(work))
         await begun.wait()
+        while main._begun is None or main._begun._waiting is None:  # noqa: ASYNC110 - a line of the other thread
+            await asyncio.sleep(0.001)
         os.kill(os.getpid(), signal.SIGUSR1)
         return str(await running)
 
