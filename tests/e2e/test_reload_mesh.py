@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -249,7 +250,8 @@ async def test_a_save_migrates_nothing(tmp_path: Path) -> None:
                 file.write("# new code\n")
         await made.says("inside runs the new code", "reloaded: 1 new workers")
         assert columns() == ["id", "id"]
-        os.kill(made.mesh.child("inside"), signal.SIGKILL)
+        [pid] = re.findall(r"inside runs the new code, pid (\d+)", made.mesh.output())  # the old one may drain still
+        os.kill(int(pid), signal.SIGKILL)
         await made.says("inside is ready again")
         assert columns() == ["id", "id"]
         assert made.mesh.output().count("waits for a restart") == len(NAMES), "it is said once"
