@@ -34,7 +34,7 @@ many paths as they like."""
 TRAILERS_EXTENSION = "http.response.trailers"
 """The ASGI extension; a server offers it for requests with ``te: trailers``, which gRPC's have (PROTOCOL-HTTP2.md)."""
 _OFFERED = frozenset({TRAILERS_EXTENSION})
-"""What is taken for offered by a server that says nothing of extensions."""
+"""Extensions of a server that names none."""
 _NO_TRAILERS = (
     "malformed request: the header `te: trailers` is missing, without which the answer cannot have its status; "
     "a proxy on the way may have dropped it"
@@ -122,9 +122,8 @@ class GrpcApp:
             return 405, [(b"allow", b"POST")]
         if not wire.is_grpc(kind):
             return 415, [(b"accept-post", wire.TYPE)]
-        if TRAILERS_EXTENSION not in scope.get(
-            "extensions", ()
-        ):  # said before the function runs: its answer could not be sent
+        if TRAILERS_EXTENSION not in scope.get("extensions", _OFFERED):
+            # Before the function runs: its answer could not be sent.
             return 200, [CONTENT_TYPE, *wire.status_pairs(self.malformed(_NO_TRAILERS))]
         return None
 
