@@ -25,9 +25,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "rpc"), str(ROOT / ".mesh" / "te
 from benchmarks import load  # noqa: E402
 from mesh import descriptors, protoc  # noqa: E402 - after the path is set
 from mesh.call import chain  # noqa: E402
-from mesh.rpc.channel import Channel  # noqa: E402
-from mesh.rpc.retry import retry  # noqa: E402
-from mesh.rpc.target import Target  # noqa: E402
+from mesh.rpc.client.channel import Channel  # noqa: E402
+from mesh.rpc.client.retry import retry  # noqa: E402
+from mesh.rpc.client.target import Target  # noqa: E402
 
 STUBS = ROOT / ".mesh" / "test-stubs"
 PROTOS = ROOT / "tests" / "protos"

@@ -31,8 +31,8 @@ from mesh.deadline import deadline
 from mesh.function import Functions
 from mesh.gate import Gate
 from mesh.recover import recover
-from mesh.rpc import wire
-from mesh.rpc.server import GrpcApp
+from mesh.rpc import framing
+from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.sidecar.service import ServiceContext
 from mesh.sidecar.sidecar import run as runner
 from mesh.threads import Threads
@@ -166,7 +166,7 @@ def _plain(request: _Request, handler: Handler) -> One:
 
 def _served(request: _Request, handler: Handler) -> One:
     app = GrpcApp({PATH: (request.method, handler)})
-    event = {"type": "http.request", "body": wire.frame(request.message), "more_body": False}
+    event = {"type": "http.request", "body": framing.frame(request.message), "more_body": False}
 
     async def receive() -> dict[str, Any]:
         return event

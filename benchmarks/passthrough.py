@@ -29,8 +29,8 @@ PROTOS = ROOT / "tests" / "protos"
 sys.path[:0] = [str(ROOT), str(STUBS)]
 
 from mesh import descriptors, protoc  # noqa: E402 - after the path is set
-from mesh.rpc.channel import Channel  # noqa: E402
-from mesh.rpc.target import Target  # noqa: E402
+from mesh.rpc.client.channel import Channel  # noqa: E402
+from mesh.rpc.client.target import Target  # noqa: E402
 
 CONCURRENCY = 64
 PATH = "/conformance.v1.Echo/Unary"

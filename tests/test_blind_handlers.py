@@ -129,30 +129,30 @@ ALLOWED = {
     "mesh/recover.py": {
         "recover: BaseException": "``ordinary`` says what passes",
     },
-    "mesh/rpc/blocking.py": {
+    "mesh/rpc/client/blocking_channel.py": {
         "_from_thread.take: BaseException": "raised in the loop, inside of ``contain``",
     },
-    "mesh/rpc/calls.py": {
+    "mesh/rpc/client/unary_call.py": {
         "UnaryUnaryCall._run: Exception": "protobuf's deserializer; no user code",
         "UnaryUnaryCall._run_quietly: CancelledError": "kept for whoever awaits the call",
         "UnaryUnaryCall._run_quietly: Exception": "kept for whoever awaits the call",
     },
-    "mesh/rpc/grpcio_target.py": {
+    "mesh/rpc/client/grpcio_transport.py": {
         "GrpcioExchange.__call__: CancelledError": "raises what the function's requests ended with, if they did",
         "GrpcioExchange._pump: Exception": "what the function streams is contained in ``receive``",
     },
-    "mesh/rpc/inbound.py": {
+    "mesh/rpc/server/inbound_call.py": {
         "InboundCall.abort: Exception": "tells the server of an end that could not be told",
     },
-    "mesh/rpc/pool.py": {
+    "mesh/rpc/client/connection_pool.py": {
         "Pool._connecting: Exception": "connects; no user code",
     },
-    "mesh/rpc/server.py": {
+    "mesh/rpc/server/grpc_app.py": {
         "GrpcApp.__call__: BaseException": "``ordinary`` says what passes",
         "GrpcApp.__call__: Exception": "sends the answer; no user code",
         "GrpcApp._failed: CancelledError": "comes from ``ordinary``: the mesh has asked for it",
     },
-    "mesh/rpc/streaming.py": {
+    "mesh/rpc/client/streaming_call.py": {
         "_Core.decode: Exception": "protobuf's deserializer; no user code",
         "_Core.run: BaseException": "raised where the call is awaited",
     },

@@ -24,8 +24,8 @@ def imports(file: Path) -> Iterator[str]:
     ("library", "allowed"),
     [
         ("opentelemetry.sdk", "mesh/telemetry/"),
-        ("ngh2", ("mesh/rpc/connection.py", "mesh/rpc/probe.py")),
-        ("h2corn", "mesh/rpc/listener.py"),
+        ("ngh2", ("mesh/rpc/client/connection.py", "mesh/rpc/client/health_check.py")),
+        ("h2corn", "mesh/rpc/server/listener.py"),
         ("grpc", "mesh/rpc/"),
         ("nats", "mesh/events/"),
     ],

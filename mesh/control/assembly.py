@@ -43,11 +43,11 @@ from mesh.function import module_spec
 from mesh.gate import Gate
 from mesh.lambdas.functions import functions_of, install
 from mesh.manifest import Manifest, Service, Workers
-from mesh.rpc.blocking import BlockingChannel
-from mesh.rpc.channel import Channel
-from mesh.rpc.listener import Listener, ListenError
-from mesh.rpc.retry import retry
-from mesh.rpc.target import Target
+from mesh.rpc.client.blocking_channel import BlockingChannel
+from mesh.rpc.client.channel import Channel
+from mesh.rpc.client.retry import retry
+from mesh.rpc.client.target import Target
+from mesh.rpc.server.listener import Listener, ListenError
 from mesh.sidecar.service import ServiceContext
 from mesh.sidecar.sidecar import Sidecar
 from mesh.sidecar.workers import preload

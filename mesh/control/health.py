@@ -56,9 +56,9 @@ def _addresses(file: Path, name: str | None) -> dict[str, str]:
 
 def _ask(address: str, timeout: float) -> str:
     if "://" not in address:
-        from mesh.rpc import probe  # noqa: PLC0415 - as above
+        from mesh.rpc.client import health_check  # noqa: PLC0415 - as above
 
-        return probe.check(address, timeout)
+        return health_check.check(address, timeout)
     import http.client  # noqa: PLC0415 - as above
     from urllib.parse import urlsplit  # noqa: PLC0415 - as above
 

@@ -19,7 +19,7 @@ from mesh.control import state
 from mesh.errors import Code
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest, load
-from mesh.rpc import reflect
+from mesh.rpc.client import reflection_client
 from mesh.text import json_for
 
 __all__ = ["address_of", "documents", "given", "run"]
@@ -71,7 +71,7 @@ def run(
         address = address_of(manifest, method.strip("/").rpartition("/")[0])
     try:
         code = _call(address, method, data, pairs, timeout, verbose=verbose)
-    except reflect.NoSuchMethod as error:
+    except reflection_client.NoSuchMethod as error:
         raise Faults([Fault(address, str(error))]) from None
     if code == STATUS + Code.UNAVAILABLE and manifest is not None and state.running(manifest.state) is None:
         sys.stderr.write(f"{manifest.file}: the mesh does not run here; start it with `mesh up`\n")
@@ -86,8 +86,8 @@ def address_of(manifest: Manifest, service: str) -> str:
     """
     hosts = {full: name for name, entry in manifest.services.items() for full in entry.serves}
     try:
-        name = hosts[reflect.find(service, list(hosts))]
-    except reflect.NoSuchMethod as error:
+        name = hosts[reflection_client.find(service, list(hosts))]
+    except reflection_client.NoSuchMethod as error:
         raise Faults([Fault(str(manifest.file), str(error))]) from None
     mesh = state.running(manifest.state)
     if mesh is not None and name in mesh.addresses:
@@ -129,22 +129,22 @@ def _call(
     address: str,
     method: str,
     data: str,
-    pairs: reflect.Pairs,
+    pairs: reflection_client.Pairs,
     timeout: float,
     *,
     verbose: bool,
 ) -> int:
-    outcome = reflect.Outcome()
+    outcome = reflection_client.Outcome()
     code, status = 0, "OK"
     try:
-        with reflect.Client(address, timeout) as client:
+        with reflection_client.Client(address, timeout) as client:
             found = client.method(method)
             indent = None if found.server_streaming else 2
             for value in client.call(found, _requests(client, found, data), pairs, outcome):
                 _print(value, sys.stdout, indent)
     except ValueError as error:
         raise Faults([Fault("-d", str(error))]) from None
-    except reflect.CallError as error:
+    except reflection_client.CallError as error:
         outcome.trailers = error.trailers
         code, status = STATUS + error.code, error.name
         sys.stderr.write(f"{error}\n")
@@ -186,7 +186,7 @@ def documents(text: str) -> Iterator[Any]:
         yield value
 
 
-def _requests(client: reflect.Client, method: MethodDescriptor, data: str) -> Iterator[Message]:
+def _requests(client: reflection_client.Client, method: MethodDescriptor, data: str) -> Iterator[Message]:
     """Yield the request messages; raises ``ValueError`` for what is none."""
     if method.client_streaming and data == "@-":
         for line in _standard_input():

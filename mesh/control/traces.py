@@ -17,7 +17,7 @@ from mesh.control import state
 from mesh.control.table import table
 from mesh.faults import Fault, Faults
 from mesh.manifest import load
-from mesh.rpc.listener import Listener
+from mesh.rpc.server.listener import Listener
 from mesh.telemetry import variables
 
 __all__ = ["ENDPOINT", "Traces", "collector", "show"]

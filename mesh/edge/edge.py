@@ -17,7 +17,7 @@ __all__ = ["Edge"]
 
 
 class Listening(Protocol):
-    """What the edge needs of a listener (``mesh.rpc.listener.Listener``)."""
+    """What the edge needs of a listener (``mesh.rpc.server.listener.Listener``)."""
 
     async def start(self) -> str:
         """Listen; returns the bound ``host:port``."""

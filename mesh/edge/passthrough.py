@@ -20,15 +20,16 @@ from mesh.auth.peers import HEADER
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract import Access, Contract, Method, Route
 from mesh.deadline import deadline
-from mesh.edge import exposed, grpcweb, refusal
+from mesh.edge import exposed, refusal
 from mesh.edge.call import HttpCall
 from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unimplemented
 from mesh.recover import recover
-from mesh.rpc import wire
-from mesh.rpc.health import Health
-from mesh.rpc.inbound import InboundCall, Receive, Send
-from mesh.rpc.reflection import Reflection
-from mesh.rpc.server import GrpcApp
+from mesh.rpc import framing
+from mesh.rpc.server import grpc_web
+from mesh.rpc.server.grpc_app import GrpcApp
+from mesh.rpc.server.health_service import Health
+from mesh.rpc.server.inbound_call import InboundCall, Receive, Send
+from mesh.rpc.server.reflection_service import Reflection
 
 __all__ = ["GrpcCall", "Passthrough", "outward", "tracing"]
 
@@ -137,8 +138,8 @@ class Passthrough:
             return False
         if media[: len(MEDIA)].lower() != MEDIA or scope["method"] != "POST":
             return False
-        kind = grpcweb.essence(media)
-        return kind in grpcweb.MEDIA or (kind in _NATIVE and scope["http_version"] == _HTTP_2)
+        kind = grpc_web.essence(media)
+        return kind in grpc_web.MEDIA or (kind in _NATIVE and scope["http_version"] == _HTTP_2)
 
     def check(self, call: HttpCall) -> None:
         """Refuse what would be gRPC and is not right: for the end of the chain of an HTTP request.
@@ -149,8 +150,8 @@ class Passthrough:
         media = call.metadata.wire(b"content-type")
         if media is None or media[: len(MEDIA)].lower() != MEDIA or call.verb == "OPTIONS":
             return
-        kind = grpcweb.essence(media)
-        if kind not in _NATIVE and kind not in grpcweb.MEDIA:
+        kind = grpc_web.essence(media)
+        if kind not in _NATIVE and kind not in grpc_web.MEDIA:
             raise _unsupported(call, "gRPC is spoken with protobuf messages only: application/grpc+proto")
         if call.verb != "POST":
             raise refusal.wrong_verb(call, ["POST"])
@@ -176,9 +177,9 @@ class Passthrough:
 
     def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request that ``takes`` takes."""
-        if grpcweb.GRPC in scope["headers"]:  # as nearly every client of gRPC says it
+        if grpc_web.GRPC in scope["headers"]:  # as nearly every client of gRPC says it
             return self.app(scope, receive, send)
-        return grpcweb.serve(self.app, scope, receive, send)
+        return grpc_web.serve(self.app, scope, receive, send)
 
     def answer(self, call: GrpcCall) -> Awaitable[None]:
         """Answer a call that has passed the chain of the edge.
@@ -246,10 +247,10 @@ class _App(GrpcApp):
             pairs = [pair for pair in metadata.pairs if pair[0] not in _JUDGED]
             inbound = InboundCall(method, Metadata.from_wire(pairs), receive, send, self._max_message)
         if isinstance(refused, Unimplemented):
-            inbound.trailers.append((b"grpc-accept-encoding", wire.ACCEPTED))
+            inbound.trailers.append((b"grpc-accept-encoding", framing.ACCEPTED))
         if refused is None and handler is not self._chain:
             return inbound, handler
-        call = GrpcCall(grpcweb.original(scope), receive, send, inbound, refused)
+        call = GrpcCall(grpc_web.original(scope), receive, send, inbound, refused)
 
         def enter(_: Call) -> Awaitable[None]:
             return self._chain(call)
@@ -291,7 +292,7 @@ class _Onward(Call):
 
 def _unsupported(call: HttpCall, text: str) -> StatusError:
     """415 with what would be right (RFC 9110, 15.5.16; Accept-Post is of the W3C's Linked Data Platform, 7.1)."""
-    kinds = grpcweb.MEDIA | _NATIVE if call.http_version == _HTTP_2 else grpcweb.MEDIA
+    kinds = grpc_web.MEDIA | _NATIVE if call.http_version == _HTTP_2 else grpc_web.MEDIA
     call.headers.append((b"accept-post", b", ".join(sorted(kinds))))
     return refusal.unsupported_media(call, text)
 

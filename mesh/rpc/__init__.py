@@ -1,1 +1,5 @@
-"""The only room that knows gRPC's wire."""
+"""gRPC's wire: the only package that knows it.
+
+Both halves share ``framing`` (length-prefixed messages, compression) and ``status`` (status, details,
+``grpc-message``), and nothing else: ``client`` and ``server`` do not see each other.
+"""

@@ -1,7 +1,7 @@
 """How a call ended, read from trailers: status, message, rich details, and the metadata beside them.
 
 An end without a status has one all the same: the tables for HTTP statuses and for RST_STREAM are here too. What a
-server writes at the end is ``mesh.rpc.wire.status_pairs``.
+server writes at the end is ``mesh.rpc.framing.status_pairs``.
 
 Sources: PROTOCOL-HTTP2.md and http-grpc-status-mapping.md in https://github.com/grpc/grpc/tree/master/doc.
 """
@@ -18,7 +18,7 @@ from google.rpc import status_pb2
 
 from mesh.call import RESERVED
 from mesh.errors import Code, DeadlineExceeded, StatusError
-from mesh.rpc.wire import percent_decode
+from mesh.rpc.framing import percent_decode
 
 __all__ = [
     "DETAILS",

@@ -12,12 +12,12 @@ from mesh.call import Call, Handler, Layer, chain, current
 from mesh.deadline import deadline
 from mesh.events.arrival import linked, once
 from mesh.recover import recover
-from mesh.rpc.health import Health
-from mesh.rpc.inbound import Receive, Send
-from mesh.rpc.listener import Listener, ListenError
-from mesh.rpc.reflection import Reflection
-from mesh.rpc.server import GrpcApp
-from mesh.rpc.watch import Watched
+from mesh.rpc.server.disconnect import Watched
+from mesh.rpc.server.grpc_app import GrpcApp
+from mesh.rpc.server.health_service import Health
+from mesh.rpc.server.inbound_call import Receive, Send
+from mesh.rpc.server.listener import Listener, ListenError
+from mesh.rpc.server.reflection_service import Reflection
 from mesh.text import text_of
 from mesh.threads import THREADS, Runs, Threads
 

@@ -34,8 +34,8 @@ from mesh.errors import (
 from mesh.gate import Gate
 from mesh.manifest import Edge as Table
 from mesh.messages import parser, serialize
-from mesh.rpc.listener import Listener
-from mesh.rpc.target import Target
+from mesh.rpc.client.target import Target
+from mesh.rpc.server.listener import Listener
 
 TRACE = b"0af7651916cd43dd8448eb211c80319c"
 

@@ -15,8 +15,8 @@ from mesh.contract import Contract
 from mesh.edge import Edge
 from mesh.errors import StatusError, Unauthenticated
 from mesh.gate import Gate
-from mesh.rpc.listener import Listener
-from mesh.rpc.target import Target
+from mesh.rpc.client.target import Target
+from mesh.rpc.server.listener import Listener
 
 MAX = 120_000
 """Largest request message, bytes."""

@@ -16,8 +16,8 @@ from mesh.edge import Edge, EdgeApp
 from mesh.errors import StatusError, Unauthenticated
 from mesh.function import Functions
 from mesh.gate import Gate
-from mesh.rpc.listener import Listener
-from mesh.rpc.target import Target
+from mesh.rpc.client.target import Target
+from mesh.rpc.server.listener import Listener
 from mesh.sidecar import ServiceContext, Sidecar
 from mesh.threads import Threads
 

@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from raw_h2 import frame, raw_client
 
-from mesh.edge.grpcweb import Decoder, trailer_frame
 from mesh.errors import InvalidArgument
+from mesh.rpc.server.grpc_web import Decoder, trailer_frame
 
 ECHO = "/conformance.v1.Echo"
 BINARY = "application/grpc-web+proto"

@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 
 from mesh.call import encode_pair
 from mesh.contract import Contract
-from mesh.rpc.channel import Channel
-from mesh.rpc.target import Target
+from mesh.rpc.client.channel import Channel
+from mesh.rpc.client.target import Target
 from mesh.text import utf8
 
 EXAMPLES = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])

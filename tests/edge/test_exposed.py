@@ -16,7 +16,7 @@ from mesh.contract import Access
 from mesh.edge import exposed
 from mesh.edge.app import EdgeApp
 from mesh.gate import Gate
-from mesh.rpc.reflect import Client
+from mesh.rpc.client.reflection_client import Client
 
 BIN = Path(sys.executable).parent
 

@@ -28,8 +28,8 @@ from mesh.events.refused import letters
 from mesh.events.relay import Relay
 from mesh.function import Functions
 from mesh.gate import Gate
-from mesh.rpc.blocking import BlockingChannel
-from mesh.rpc.channel import Channel
+from mesh.rpc.client.blocking_channel import BlockingChannel
+from mesh.rpc.client.channel import Channel
 from mesh.sidecar import ServiceContext, Sidecar
 from mesh.sidecar.workers.pool import Pool
 

@@ -23,7 +23,7 @@ from mesh.errors import StatusError
 from mesh.gate import Gate
 from mesh.lambdas.descriptor import extend
 from mesh.lambdas.functions import LambdaFunctions
-from mesh.rpc.listener import Listener
+from mesh.rpc.server.listener import Listener
 from mesh.sidecar import ServiceContext, Sidecar
 from mesh.threads import Threads
 

@@ -14,9 +14,9 @@ from fault_server import FaultServer, silence
 from hosting import hosted
 
 from mesh.call import chain
-from mesh.rpc.channel import Channel
-from mesh.rpc.retry import Policy, retry
-from mesh.rpc.target import Target
+from mesh.rpc.client.channel import Channel
+from mesh.rpc.client.retry import Policy, retry
+from mesh.rpc.client.target import Target
 
 FAST = Policy(base=0.01, cap=0.05)
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 1)]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.rpc.balancer import backoff, pick
-from mesh.rpc.resolver import Endpoint, is_static, resolve, split
+from mesh.rpc.client.balancer import backoff, pick
+from mesh.rpc.client.resolver import Endpoint, is_static, resolve, split
 
 candidates = st.lists(st.tuples(st.integers(0, 9), st.integers(-1, 3)), max_size=6)
 

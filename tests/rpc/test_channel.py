@@ -15,8 +15,8 @@ from mesh.boundary import EscapedError, OwnCancellationError
 from mesh.call import Call, Metadata, current
 from mesh.control.chaos.endings import ways
 from mesh.errors import Code, InvalidArgument, RemoteError
-from mesh.rpc import grpcio_target, pool
-from mesh.rpc.calls import CallError
+from mesh.rpc.client import connection_pool, grpcio_transport
+from mesh.rpc.client.unary_call import CallError
 
 EOF = grpc.aio.EOF
 MB = 2**20
@@ -191,7 +191,7 @@ async def test_messages_before_an_error_arrive(stub, rpc):
 
 
 async def test_unimplemented(stub, rpc, echo, dial):
-    from mesh.rpc.channel import Channel
+    from mesh.rpc.client.channel import Channel
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await Channel(stub.target).unary_unary("/no.Such/Method")(b"", timeout=5)
@@ -561,8 +561,8 @@ async def test_a_server_that_restarts_is_waited_for(serve, dial, rpc):
 @pytest.mark.parametrize("end", ["patience", "deadline", "close"])
 async def test_the_wait_for_a_server_that_restarts_ends(serve, dial, rpc, monkeypatch, end):
     if end == "patience":
-        monkeypatch.setattr(pool, "PATIENCE", 0.5)
-        monkeypatch.setattr(grpcio_target, "PATIENCE", 0.5)
+        monkeypatch.setattr(connection_pool, "PATIENCE", 0.5)
+        monkeypatch.setattr(grpcio_transport, "PATIENCE", 0.5)
     echo = await serve()
     stub = dial(echo.address)
     await stub.Idempotent(rpc.pb.EchoRequest(), timeout=10)

@@ -17,9 +17,9 @@ from fault_server import HEADERS, OK, PATH, framed
 from google.protobuf import duration_pb2
 from ngh2 import ErrorCode
 
-from mesh.rpc.calls import CallError
-from mesh.rpc.channel import Channel
-from mesh.rpc.target import Target
+from mesh.rpc.client.channel import Channel
+from mesh.rpc.client.target import Target
+from mesh.rpc.client.unary_call import CallError
 from mesh.sizes import Side, oversized
 
 SECOND = duration_pb2.Duration(seconds=1).SerializeToString()

@@ -12,9 +12,9 @@ import pytest
 
 from mesh.call import Call, Metadata, current
 from mesh.errors import Cancelled
-from mesh.rpc.blocking import BlockingChannel
-from mesh.rpc.channel import Channel
-from mesh.rpc.target import Target
+from mesh.rpc.client.blocking_channel import BlockingChannel
+from mesh.rpc.client.channel import Channel
+from mesh.rpc.client.target import Target
 from mesh.threads import Threads
 
 variable: ContextVar[str] = ContextVar("variable", default="lost")

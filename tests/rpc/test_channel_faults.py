@@ -15,10 +15,11 @@ from fault_server import HEADERS, OK, PATH, framed
 from ngh2 import ErrorCode, Setting
 
 from mesh.call import Call, Metadata
-from mesh.rpc import connection as connection_module
-from mesh.rpc import resets, wire
-from mesh.rpc.connection import Connection
-from mesh.rpc.stream import Stream
+from mesh.rpc import framing
+from mesh.rpc.client import connection as connection_module
+from mesh.rpc.client import reset_limiter
+from mesh.rpc.client.connection import Connection
+from mesh.rpc.client.http2_stream import Stream
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ async def test_what_goes_over_the_wire(faulty, channel):
         b"te": b"trailers", b"content-type": b"application/grpc", b"user-agent": b"grpc-python-mesh/0.1.0",
         b"grpc-accept-encoding": b"identity,gzip", b"x-a": b"1", b"x-b-bin": b"AA",
     }  # fmt: skip
-    assert 9 < wire.parse_timeout(timeout) <= 10
+    assert 9 < framing.parse_timeout(timeout) <= 10
     assert peer.bodies[1] == framed(b"question")
 
 
@@ -196,7 +197,7 @@ async def test_a_server_that_never_sends_settings(faulty, channel, monkeypatch):
     error = await failure(unary(channel(server.address), timeout=0.2))
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert server.address in error.debug_error_string()
-    monkeypatch.setattr("mesh.rpc.pool.CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr("mesh.rpc.client.connection_pool.CONNECT_TIMEOUT", 0.2)
     error = await failure(unary(channel(server.address)))
     assert error.code() == grpc.StatusCode.UNAVAILABLE
     assert "no answer within 0.2 s" in error.debug_error_string()
@@ -309,8 +310,8 @@ async def test_a_name_is_resolved_again_as_time_passes(faulty, channel, monkeypa
         asked.release()
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in leads_to]
 
-    monkeypatch.setattr("mesh.rpc.resolver.look_up", look_up)
-    monkeypatch.setattr("mesh.rpc.pool.RESOLVE_EVERY", 0.05)
+    monkeypatch.setattr("mesh.rpc.client.resolver.look_up", look_up)
+    monkeypatch.setattr("mesh.rpc.client.connection_pool.RESOLVE_EVERY", 0.05)
     made = channel(f"service.test:{first.port}")
     assert await unary(made) == b"first"
     leads_to[:] = ["127.0.0.2"]
@@ -334,8 +335,8 @@ async def test_calls_wait_for_a_server_that_restarts(faulty, channel, monkeypatc
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in leads_to]
 
-    monkeypatch.setattr("mesh.rpc.resolver.look_up", look_up)
-    monkeypatch.setattr("mesh.rpc.pool.RESOLVE_AGAIN", 0.05)
+    monkeypatch.setattr("mesh.rpc.client.resolver.look_up", look_up)
+    monkeypatch.setattr("mesh.rpc.client.connection_pool.RESOLVE_AGAIN", 0.05)
     made = channel(f"service.test:{first.port}")
     assert await unary(made) == b"first"
     leads_to.clear()  # as the name of a container that does not run
@@ -349,7 +350,7 @@ async def test_calls_wait_for_a_server_that_restarts(faulty, channel, monkeypatc
 
 
 async def test_patience_ends(faulty, channel, monkeypatch):
-    monkeypatch.setattr("mesh.rpc.pool.PATIENCE", 0.3)
+    monkeypatch.setattr("mesh.rpc.client.connection_pool.PATIENCE", 0.3)
     server = await faulty(lambda peer, stream_id: peer.respond(stream_id))
     made = channel(server.address)
     await unary(made)
@@ -407,7 +408,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 async def test_nothing_leaks(faulty, channel, monkeypatch):
     """Thousands of calls that end in every way leave no stream, task, future or window behind."""
-    monkeypatch.setattr(resets, "BURST", 10**6)  # else one connection follows the other
+    monkeypatch.setattr(reset_limiter, "BURST", 10**6)  # else one connection follows the other
 
     def answer(peer, stream_id):
         match stream_id // 2 % 5:

@@ -13,7 +13,7 @@ from grpc.aio import insecure_channel
 from raw_h2 import raw_client
 
 from mesh.address import split
-from mesh.rpc.listener import Listener, ListenError
+from mesh.rpc.server.listener import Listener, ListenError
 
 
 class Slow:
@@ -134,7 +134,7 @@ async def stop_among_new_connections() -> None:
 FEW = """
 import asyncio, logging, os, resource, sys
 from mesh.address import split
-from mesh.rpc.listener import Listener
+from mesh.rpc.server.listener import Listener
 
 async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -266,7 +266,7 @@ async def test_a_call_that_ends_before_the_server_cancels_it_for_a_client_that_h
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """h2corn says that a client has gone a moment before it cancels; here the moment is made longer."""
-    monkeypatch.setattr("mesh.rpc.listener.GONE", 30.0, raising=False)
+    monkeypatch.setattr("mesh.rpc.server.listener.GONE", 30.0, raising=False)
     ended = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

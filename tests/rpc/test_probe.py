@@ -14,11 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from hosting import sidecar_of
 
 from mesh.contract import Contract
-from mesh.rpc import probe
+from mesh.rpc.client import health_check
 
 
 async def ask(address: str, seconds: float = 5.0) -> str:
-    return await asyncio.to_thread(probe.check, address, seconds)
+    return await asyncio.to_thread(health_check.check, address, seconds)
 
 
 async def test_a_sidecar(contract: Contract):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mesh.call import Call, Metadata, chain
 from mesh.errors import Code, NotFound, StatusError, Unavailable
-from mesh.rpc.retry import ATTEMPTS, PUSHBACK, Budget, Policy, decide, pushback, retry
+from mesh.rpc.client.retry import ATTEMPTS, PUSHBACK, Budget, Policy, decide, pushback, retry
 
 POLICY = Policy()
 FAST = Policy(base=0.001, cap=0.002)

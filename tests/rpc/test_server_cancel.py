@@ -15,8 +15,8 @@ from raw_h2 import frame, raw_client
 from mesh.call import Call, Handler
 from mesh.contract import Contract
 from mesh.gate import Gate
-from mesh.rpc.listener import Listener
-from mesh.rpc.server import GrpcApp
+from mesh.rpc.server.grpc_app import GrpcApp
+from mesh.rpc.server.listener import Listener
 
 
 class Watcher:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from mesh.call import MOST_METADATA, field_bytes
 from mesh.errors import Code, Internal, NotFound, ResourceExhausted, Unimplemented
-from mesh.rpc import status, wire
+from mesh.rpc import framing, status
 
 LIMIT = 10_000
 messages = st.lists(st.tuples(st.binary(max_size=2000), st.booleans()), max_size=8)
 
 
-def _all(frames: wire.Deframer) -> list[bytes]:
+def _all(frames: framing.Deframer) -> list[bytes]:
     found = []
     while (message := frames.next()) is not None:
         found.append(message)
@@ -30,9 +30,9 @@ def _all(frames: wire.Deframer) -> list[bytes]:
 
 @given(messages, st.data())
 def test_messages_come_out_as_they_went_in_wherever_they_are_cut(wanted: list[tuple[bytes, bool]], data) -> None:
-    raw = b"".join((wire.compressed_frame if packed else wire.frame)(message) for message, packed in wanted)
+    raw = b"".join((framing.compressed_frame if packed else framing.frame)(message) for message, packed in wanted)
     cuts = data.draw(st.lists(st.integers(0, len(raw)), max_size=20).map(sorted))
-    frames = wire.Deframer(LIMIT, b"gzip")
+    frames = framing.Deframer(LIMIT, b"gzip")
     found = []
     for start, end in pairwise([0, *cuts, len(raw)]):
         frames.feed(raw[start:end])
@@ -43,7 +43,7 @@ def test_messages_come_out_as_they_went_in_wherever_they_are_cut(wanted: list[tu
 
 @given(st.binary(max_size=300))
 def test_noise_is_refused_or_waited_for_never_more(noise: bytes) -> None:
-    frames = wire.Deframer(100, b"gzip")
+    frames = framing.Deframer(100, b"gzip")
     frames.feed(noise)
     found: list[bytes] = []
     with contextlib.suppress(Internal, ResourceExhausted):
@@ -54,18 +54,18 @@ def test_noise_is_refused_or_waited_for_never_more(noise: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_the_fast_path_is_the_slow_path(data: bytes) -> None:
-    found = wire.whole(data, 100)
+    found = framing.whole(data, 100)
     if found is not None:
-        frames = wire.Deframer(100)
+        frames = framing.Deframer(100)
         frames.feed(data)
         assert _all(frames) == [found]
 
 
 def test_the_limit_is_exact() -> None:
-    assert wire.whole(wire.frame(bytes(100)), 100) == bytes(100)
-    assert wire.whole(wire.frame(bytes(101)), 100) is None
-    for framed in (wire.frame, wire.compressed_frame):
-        frames = wire.Deframer(100, b"gzip")
+    assert framing.whole(framing.frame(bytes(100)), 100) == bytes(100)
+    assert framing.whole(framing.frame(bytes(101)), 100) is None
+    for framed in (framing.frame, framing.compressed_frame):
+        frames = framing.Deframer(100, b"gzip")
         frames.feed(framed(bytes(100)))
         assert frames.next() == bytes(100)
         frames.feed(framed(bytes(101)))
@@ -75,7 +75,7 @@ def test_the_limit_is_exact() -> None:
 
 def test_a_bomb_is_not_unpacked() -> None:
     bomb = gzip.compress(bytes(50_000_000))
-    frames = wire.Deframer(len(bomb), b"gzip")
+    frames = framing.Deframer(len(bomb), b"gzip")
     frames.feed(b"\1" + len(bomb).to_bytes(4, "big") + bomb)
     with pytest.raises(ResourceExhausted, match="the request message decompresses to more than the"):
         frames.next()
@@ -85,8 +85,8 @@ def test_a_bomb_is_not_unpacked() -> None:
 def test_broken_gzip(cut: str) -> None:
     whole = gzip.compress(b"abc" * 100)
     payload = {"short": whole[:-9], "more": whole + b"more"}.get(cut, cut.encode())
-    frames = wire.Deframer(1000, b"gzip")
-    frames.feed(b"\1" + wire.frame(payload)[1:])
+    frames = framing.Deframer(1000, b"gzip")
+    frames.feed(b"\1" + framing.frame(payload)[1:])
     with pytest.raises(Internal, match="gzip"):
         frames.next()
 
@@ -100,21 +100,21 @@ def test_broken_gzip(cut: str) -> None:
     ],
 )
 def test_flags_that_cannot_be(head: bytes, declared: bytes | None, text: str) -> None:
-    frames = wire.Deframer(1000, declared)
+    frames = framing.Deframer(1000, declared)
     frames.feed(head)
     with pytest.raises(Internal, match=text):
         frames.next()
 
 
 def test_a_message_too_large_is_refused_before_it_comes() -> None:
-    frames = wire.Deframer(10)
+    frames = framing.Deframer(10)
     frames.feed(b"\0\0\0\0\x0b")
     with pytest.raises(ResourceExhausted, match="the request message has 11 bytes, more than the 10 that are allowed"):
         frames.next()
 
 
 def test_a_message_that_has_begun_is_pending() -> None:
-    frames = wire.Deframer(10)
+    frames = framing.Deframer(10)
     for piece in (b"\0\0", b"\0\0\1"):
         frames.feed(piece)
         assert frames.next() is None
@@ -125,9 +125,9 @@ def test_a_message_that_has_begun_is_pending() -> None:
 
 @pytest.mark.parametrize("encoding", [b"identity", b"gzip"])
 def test_encodings(encoding: bytes) -> None:
-    wire.check_encoding(encoding)
+    framing.check_encoding(encoding)
     with pytest.raises(Unimplemented, match="br"):
-        wire.check_encoding(b"br")
+        framing.check_encoding(b"br")
 
 
 @pytest.mark.parametrize(
@@ -135,43 +135,43 @@ def test_encodings(encoding: bytes) -> None:
     [(b"1H", 3600), (b"2M", 120), (b"3S", 3), (b"4m", 0.004), (b"5u", 5e-6), (b"6n", 6e-9), (b"99999999S", 99_999_999)],
 )
 def test_timeouts(text: bytes, seconds: float) -> None:
-    assert wire.parse_timeout(text) == pytest.approx(seconds)
+    assert framing.parse_timeout(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", [b"", b"S", b"1", b"1s", b"-1S", b"123456789S", b"1.5S", b"\xb2S"])
 def test_timeouts_that_are_none(text: bytes) -> None:
     with pytest.raises(Internal, match="grpc-timeout"):
-        wire.parse_timeout(text)
+        framing.parse_timeout(text)
 
 
 @given(st.floats(min_value=0.001, max_value=1e9))
 def test_timeouts_are_never_cut_short_by_much(seconds: float) -> None:
-    text = wire.format_timeout(seconds)
+    text = framing.format_timeout(seconds)
     assert len(text) <= 9
-    found = wire.parse_timeout(text)
+    found = framing.parse_timeout(text)
     if seconds <= 99_999_999:
         assert seconds - 1e-6 <= found <= seconds + (0.0011 if seconds < 99_999 else 1)
 
 
 @given(st.text())
 def test_percent_encoding_is_printable_and_can_be_undone(text: str) -> None:
-    encoded = wire.percent_encode(text)
+    encoded = framing.percent_encode(text)
     assert all(0x20 <= byte <= 0x7E for byte in encoded)
     assert encoded == encoded.strip(b" ")
     assert unquote(encoded.decode(), errors="strict") == text
-    assert wire.percent_decode(encoded) == text
+    assert framing.percent_decode(encoded) == text
 
 
 @given(st.binary())
 def test_percent_decoding_takes_anything(value: bytes) -> None:
-    wire.percent_decode(value)
+    framing.percent_decode(value)
 
 
 def test_percent_coding_by_example() -> None:
-    assert wire.percent_encode("a%b\nü") == b"a%25b%0A%C3%BC"
-    assert wire.percent_encode("  a b ") == b"%20%20a b%20"
-    assert wire.percent_encode("  ") == b"%20%20"
-    assert wire.percent_decode(b"100%zz") == "100%zz"
+    assert framing.percent_encode("a%b\nü") == b"a%25b%0A%C3%BC"
+    assert framing.percent_encode("  a b ") == b"%20%20a b%20"
+    assert framing.percent_encode("  ") == b"%20%20"
+    assert framing.percent_decode(b"100%zz") == "100%zz"
 
 
 def test_the_status_of_an_end_without_one() -> None:
@@ -188,7 +188,7 @@ def test_a_status_and_what_goes_beside_it_is_no_more_than_any_client_takes(
     rich: bool,  # noqa: FBT001
 ) -> None:
     details = [error_details_pb2.ErrorInfo(reason=text)] if rich else []
-    pairs = wire.status_pairs(NotFound(text, details=details), taken)
+    pairs = framing.status_pairs(NotFound(text, details=details), taken)
     own = field_bytes([(b"content-type", b"application/grpc"), *pairs])
     assert own + taken <= MOST_METADATA or (own <= 768 and taken > 7168)
     assert dict(pairs)[b"grpc-status"] == b"5"
@@ -197,11 +197,11 @@ def test_a_status_and_what_goes_beside_it_is_no_more_than_any_client_takes(
 
 def test_the_pairs_of_a_rich_status() -> None:
     info = error_details_pb2.ErrorInfo(reason="GONE")
-    pairs = dict(wire.status_pairs(NotFound("no such user", details=[info])))
+    pairs = dict(framing.status_pairs(NotFound("no such user", details=[info])))
     assert (pairs[b"grpc-status"], pairs[b"grpc-message"]) == (b"5", b"no such user")
     raw = pairs[b"grpc-status-details-bin"]
     rich = status_pb2.Status.FromString(b64decode(raw + b"=" * (-len(raw) % 4)))
     assert (rich.code, rich.message, rich.details[0].type_url) == (
         5, "no such user", "type.googleapis.com/google.rpc.ErrorInfo",
     )  # fmt: skip
-    assert wire.status_pairs(NotFound()) == [(b"grpc-status", b"5")]
+    assert framing.status_pairs(NotFound()) == [(b"grpc-status", b"5")]

@@ -20,7 +20,7 @@ from mesh.contract import Contract
 from mesh.control.keeper import MARGIN
 from mesh.errors import PermissionDenied
 from mesh.gate import Gate
-from mesh.rpc.listener import ListenError
+from mesh.rpc.server.listener import ListenError
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from telemetry_parts import HttpCollector, attributes
 
 from mesh.call import chain
 from mesh.contract import Contract
-from mesh.rpc.channel import Channel
-from mesh.rpc.retry import retry
-from mesh.rpc.target import Target
+from mesh.rpc.client.channel import Channel
+from mesh.rpc.client.retry import retry
+from mesh.rpc.client.target import Target
 from mesh.telemetry import Telemetry
 
 Start = Callable[..., Telemetry]

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from mesh.contract import Access, Contract, Method
 from mesh.faults import Fault, Faults
-from mesh.rpc.reflect import NoSuchMethod, find
+from mesh.rpc.client.reflection_client import NoSuchMethod, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -35,8 +35,8 @@ from mesh.faults import Faults
 from mesh.lambdas.functions import functions_of
 from mesh.main_thread import MainThread, ignoring
 from mesh.recover import recover
-from mesh.rpc.blocking import BlockingChannel
-from mesh.rpc.channel import Channel
+from mesh.rpc.client.blocking_channel import BlockingChannel
+from mesh.rpc.client.channel import Channel
 from mesh.sidecar.service import ServiceContext
 from mesh.sidecar.workers import frames, touched
 from mesh.sidecar.workers.begun import Begun

@@ -22,9 +22,9 @@ from telemetry_parts import HttpCollector
 from mesh.call import Call, Handler, Identity, chain
 from mesh.contract import Contract
 from mesh.database import Database
-from mesh.rpc.blocking import BlockingChannel
-from mesh.rpc.channel import Channel
-from mesh.rpc.target import Target
+from mesh.rpc.client.blocking_channel import BlockingChannel
+from mesh.rpc.client.channel import Channel
+from mesh.rpc.client.target import Target
 from mesh.sidecar import ServiceContext
 from mesh.telemetry import Telemetry, configure
 from mesh.telemetry.logs import JsonFormatter

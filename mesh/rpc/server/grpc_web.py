@@ -18,9 +18,9 @@ from types import MappingProxyType
 from typing import Any
 
 from mesh.errors import InvalidArgument
-from mesh.rpc.inbound import Receive, Send
-from mesh.rpc.server import TRAILERS_EXTENSION
-from mesh.rpc.wire import PREFIX
+from mesh.rpc.framing import PREFIX
+from mesh.rpc.server.grpc_app import TRAILERS_EXTENSION
+from mesh.rpc.server.inbound_call import Receive, Send
 
 __all__ = ["GRPC", "MEDIA", "Decoder", "essence", "original", "serve", "trailer_frame"]
 

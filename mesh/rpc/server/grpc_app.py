@@ -19,8 +19,8 @@ from mesh.call import Call, Handler, Layer, Metadata, chain
 from mesh.contract import Method
 from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
 from mesh.recover import status_of
-from mesh.rpc import wire
-from mesh.rpc.inbound import CONTENT_TYPE, InboundCall, Receive, Send
+from mesh.rpc import framing
+from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall, Receive, Send
 
 __all__ = ["TRAILERS_EXTENSION", "GrpcApp"]
 
@@ -81,7 +81,7 @@ class GrpcApp:
         metadata = Metadata.from_wire(pairs if isinstance(pairs, list) else list(pairs))
         kind = metadata.wire(b"content-type")
         if (
-            kind != wire.TYPE
+            kind != framing.TYPE
             or scope["method"] != "POST"
             or TRAILERS_EXTENSION not in scope.get("extensions", _OFFERED)
         ):
@@ -92,9 +92,9 @@ class GrpcApp:
         try:
             call, handler = self.admit(scope, metadata, receive, send)
         except StatusError as status:
-            pairs = [CONTENT_TYPE, *wire.status_pairs(status)]
+            pairs = [CONTENT_TYPE, *framing.status_pairs(status)]
             if isinstance(status, Unimplemented):  # the encoding is not
-                pairs.append((b"grpc-accept-encoding", wire.ACCEPTED))
+                pairs.append((b"grpc-accept-encoding", framing.ACCEPTED))
             await _end(send, 200, pairs)
             return
         method = call.method
@@ -120,11 +120,11 @@ class GrpcApp:
         """Return the HTTP answer to what is not gRPC, None to what is."""
         if scope["method"] != "POST":
             return 405, [(b"allow", b"POST")]
-        if not wire.is_grpc(kind):
-            return 415, [(b"accept-post", wire.TYPE)]
+        if not framing.is_grpc(kind):
+            return 415, [(b"accept-post", framing.TYPE)]
         if TRAILERS_EXTENSION not in scope.get("extensions", _OFFERED):
             # Before the function runs: its answer could not be sent.
-            return 200, [CONTENT_TYPE, *wire.status_pairs(self.malformed(_NO_TRAILERS))]
+            return 200, [CONTENT_TYPE, *framing.status_pairs(self.malformed(_NO_TRAILERS))]
         return None
 
     def admit(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.boundary import interrupted, revoke
 from mesh.call import UNTRAILED, Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
-from mesh.rpc import wire
+from mesh.rpc import framing
 
 if TYPE_CHECKING:
     from mesh.contract import Method
@@ -29,7 +29,7 @@ CONTENT_TYPE = (b"content-type", b"application/grpc")
 _GZIP = (b"grpc-encoding", b"gzip")
 _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 _END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
-_OK: dict[str, Any] = {"type": "http.response.trailers", "headers": wire.OK}
+_OK: dict[str, Any] = {"type": "http.response.trailers", "headers": framing.OK}
 
 FIELDS = 1000
 """Header fields of one call; beyond that RESOURCE_EXHAUSTED."""
@@ -52,7 +52,7 @@ class InboundCall(Call):
         timeout = metadata.wire(b"grpc-timeout")
         deadline = None
         if timeout is not None:
-            deadline = monotonic() + wire.parse_timeout(timeout)
+            deadline = monotonic() + framing.parse_timeout(timeout)
         super().__init__(method, metadata, deadline)
         if len(metadata.pairs) > FIELDS:
             raise ResourceExhausted(
@@ -60,9 +60,9 @@ class InboundCall(Call):
             )
         encoding = metadata.wire(b"grpc-encoding")
         if encoding is not None:
-            wire.check_encoding(encoding)
+            framing.check_encoding(encoding)
         self._limit = limit
-        self._frames: wire.Deframer | None = None  # made for what does not arrive in one piece
+        self._frames: framing.Deframer | None = None  # made for what does not arrive in one piece
         # Compressed answers for those who compress: it costs a CPU on both sides, so it is the caller's to begin.
         self._gzip = encoding == b"gzip" and b"gzip" in (metadata.wire(b"grpc-accept-encoding") or b"")
         self._receive = receive
@@ -123,10 +123,10 @@ class InboundCall(Call):
             data = event.get("body", b"")
             if data:
                 if frames is None:
-                    message = wire.whole(data, self._limit)
+                    message = framing.whole(data, self._limit)
                     if message is not None:
                         return message
-                    frames = self._frames = wire.Deframer(self._limit, self.metadata.wire(b"grpc-encoding"))
+                    frames = self._frames = framing.Deframer(self._limit, self.metadata.wire(b"grpc-encoding"))
                 frames.feed(data)
 
     async def send(self, message: bytes) -> None:
@@ -178,7 +178,7 @@ class InboundCall(Call):
 
     async def abort(self) -> None:
         """End a call whose answer could not be sent, as INTERNAL if the headers have not gone."""
-        status = wire.status_pairs(Internal("internal error"))
+        status = framing.status_pairs(Internal("internal error"))
         with contextlib.suppress(Exception):  # then the server resets the stream
             await self._send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *status]})
             await self._send(_END)
@@ -192,12 +192,12 @@ class InboundCall(Call):
     def _trailers(self, status: StatusError | None) -> list[tuple[bytes, bytes]]:
         """Return the status and the trailing metadata, without what another server set that is none."""
         own = [pair for pair in self.trailers if pair[0] not in UNTRAILED]
-        return [*(wire.OK if status is None else wire.status_pairs(status, field_bytes(own))), *own]
+        return [*(framing.OK if status is None else framing.status_pairs(status, field_bytes(own))), *own]
 
     def _frame(self, message: bytes) -> bytes:
         if self._gzip and len(message) >= COMPRESS_FROM:
-            return wire.compressed_frame(message)
-        return wire.frame(message)
+            return framing.compressed_frame(message)
+        return framing.frame(message)
 
     async def _put(self, event: dict[str, Any]) -> None:
         try:

@@ -12,11 +12,11 @@ import ssl
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Unavailable
-from mesh.rpc.connection import Connection, connect
+from mesh.rpc.client.connection import Connection, connect
 
 if TYPE_CHECKING:
     from mesh.call import Call
-    from mesh.rpc.pool import Pool
+    from mesh.rpc.client.connection_pool import Pool
 
 __all__ = ["Lanes"]
 
@@ -88,7 +88,7 @@ class Lanes:
             for lane in list(self._open):  # its server does not read: GOAWAY cannot go out, nor the end of its stream
                 lane.abort(reason)
 
-    # -- mesh.rpc.connection.Owner --
+    # -- mesh.rpc.client.connection.Owner --
 
     def freed(self) -> None:
         """Nobody waits for room on a lane."""

@@ -1,6 +1,6 @@
 """One HTTP/2 stream that carries one gRPC call: what came in so far, and who waits for more.
 
-No I/O and no HTTP/2 library: the connection feeds it, the exchange (``mesh.rpc.exchange``) reads it.
+No I/O and no HTTP/2 library: the connection feeds it, the exchange (``mesh.rpc.client.transport``) reads it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from mesh.errors import (
     Unimplemented,
     Unknown,
 )
-from mesh.rpc import wire
+from mesh.rpc import framing
 from mesh.rpc.status import code_of_http, code_of_reset, metadata_of
 from mesh.sizes import Side
 
 if TYPE_CHECKING:
-    from mesh.rpc.connection import Connection
+    from mesh.rpc.client.connection import Connection
 
 __all__ = ["Stream", "wrong_count"]
 
@@ -66,7 +66,7 @@ class Stream:
         self.unprocessed = False
         self._streaming = streaming
         self._begun = False  # headers said that there will be messages
-        self._frames: wire.Deframer | None = None  # made for what does not arrive in one piece
+        self._frames: framing.Deframer | None = None  # made for what does not arrive in one piece
         self._held = 0
         self._waiter: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
@@ -142,11 +142,11 @@ class Stream:
             self._end()
             return
         encoding = fields.get(b"grpc-encoding", b"identity")
-        if status != b"200" or not wire.is_grpc(content):
+        if status != b"200" or not framing.is_grpc(content):
             self._refuse(_not_grpc(status, content, self.connection.address))
             return
-        if encoding not in wire.ENCODINGS:  # a server's is UNIMPLEMENTED, a client's INTERNAL (compression.md)
-            self._refuse(Internal(wire.unknown_encoding(encoding)).at(self.connection.address))
+        if encoding not in framing.ENCODINGS:  # a server's is UNIMPLEMENTED, a client's INTERNAL (compression.md)
+            self._refuse(Internal(framing.unknown_encoding(encoding)).at(self.connection.address))
             return
         self._begun = True
         if encoding == b"identity" and not metadata_of(headers):
@@ -228,13 +228,13 @@ class Stream:
         """
         frames = self._frames
         if frames is None or not frames.pending:
-            message = wire.whole(data, self.limit)
+            message = framing.whole(data, self.limit)
             if message is not None:
                 self.messages.append(message)
                 return True
             if frames is None:
                 encoding = dict(self.headers or ()).get(b"grpc-encoding")
-                frames = self._frames = wire.Deframer(self.limit, encoding, Side.RESPONSE)
+                frames = self._frames = framing.Deframer(self.limit, encoding, Side.RESPONSE)
         frames.feed(data)
         before = len(self.messages)
         while (message := frames.next()) is not None:
@@ -264,7 +264,7 @@ def _not_grpc(status: bytes, content: bytes, address: str) -> StatusError:
     """Return the status of an answer that is not gRPC's, or in another form (http-grpc-status-mapping.md)."""
     if status == b"200":
         kind = content.decode("latin-1")[:100]
-        if wire.is_grpc(content):
+        if framing.is_grpc(content):
             return Unknown("the service ended its answer without a status").at(address)
         text = f"the service answered with content-type {kind!r}, not application/grpc"
         code = Code.INTERNAL if content.startswith(b"application/grpc+") else Code.UNKNOWN

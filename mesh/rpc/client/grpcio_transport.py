@@ -22,10 +22,11 @@ from mesh.address import authority, join
 from mesh.boundary import revoke
 from mesh.call import Metadata, decode_values
 from mesh.errors import Code, StatusError, Unavailable
-from mesh.rpc import resolver, status
-from mesh.rpc.pool import PATIENCE
-from mesh.rpc.stream import wrong_count
-from mesh.rpc.streaming import EOF
+from mesh.rpc import status
+from mesh.rpc.client import resolver
+from mesh.rpc.client.connection_pool import PATIENCE
+from mesh.rpc.client.http2_stream import wrong_count
+from mesh.rpc.client.streaming_call import EOF
 from mesh.sizes import Side, too_large
 
 if TYPE_CHECKING:

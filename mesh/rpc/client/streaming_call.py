@@ -16,11 +16,11 @@ import grpc.aio
 from mesh.boundary import contain, revoke
 from mesh.call import Call, Metadata
 from mesh.errors import StatusError
-from mesh.rpc.calls import CallFacade, OutboundCall, undecodable
-from mesh.rpc.stream import wrong_count
+from mesh.rpc.client.http2_stream import wrong_count
+from mesh.rpc.client.unary_call import CallFacade, OutboundCall, undecodable
 
 if TYPE_CHECKING:
-    from mesh.rpc.channel import MultiCallable
+    from mesh.rpc.client.channel import MultiCallable
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
 

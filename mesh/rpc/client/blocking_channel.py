@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc.aio
 
 from mesh.errors import Cancelled
-from mesh.rpc.streaming import EOF
+from mesh.rpc.client.streaming_call import EOF
 from mesh.threads import wait
 from mesh.variables import copy_of
 
 if TYPE_CHECKING:
-    from mesh.rpc.channel import Channel
+    from mesh.rpc.client.channel import Channel
 
 __all__ = ["BlockingCall", "BlockingChannel"]
 

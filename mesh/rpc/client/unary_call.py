@@ -18,10 +18,10 @@ import grpc.aio
 from mesh.call import Call, Metadata, decode_values
 from mesh.errors import Cancelled, Internal, RemoteError, StatusError, Unknown
 from mesh.rpc import status
-from mesh.rpc.stream import wrong_count
+from mesh.rpc.client.http2_stream import wrong_count
 
 if TYPE_CHECKING:
-    from mesh.rpc.channel import MultiCallable
+    from mesh.rpc.client.channel import MultiCallable
 
 __all__ = ["CallError", "CallFacade", "OutboundCall", "UnaryUnaryCall", "undecodable"]
 

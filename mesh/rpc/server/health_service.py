@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2 as pb
 from mesh.call import Call, Handler
 from mesh.contract import Method
 from mesh.errors import NotFound, Unavailable
-from mesh.rpc.builtin import decode, methods_of, unary
+from mesh.rpc.server.builtin_services import decode, methods_of, unary
 
 __all__ = ["Health"]
 

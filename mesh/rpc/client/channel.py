@@ -1,7 +1,7 @@
 """The channel: stock generated stubs on a handler. It is shaped like ``grpc.aio.Channel``: stubs see no difference.
 
 Each call of a stub becomes a ``Call`` that is given to the handler: a target, usually behind the layers of the outbound
-chain. What the calls do is in ``mesh.rpc.calls``.
+chain. What the calls do is in ``mesh.rpc.client.unary_call``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from google.protobuf.empty_pb2 import Empty
 
 from mesh.call import FIELD_OVERHEAD, Handler, Metadata, current, encode_pair, field_bytes, is_reserved
 from mesh.contract import Contract, Method
-from mesh.rpc.calls import UnaryUnaryCall
-from mesh.rpc.streaming import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
+from mesh.rpc.client.streaming_call import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
+from mesh.rpc.client.unary_call import UnaryUnaryCall
 
 __all__ = ["Channel", "MultiCallable"]
 

@@ -2,7 +2,7 @@
 
 ``ngh2`` is the protocol without I/O; this drives it from an asyncio transport: bytes in, one write per turn of the
 loop, windows that reopen only for what was consumed. A broken connection fails the streams that it carried and nothing
-else. It makes no connection again and chooses nothing: that is the pool's work (``mesh.rpc.pool``).
+else. It makes no connection again and chooses nothing: that is the pool's work (``mesh.rpc.client.connection_pool``).
 
 Sources: RFC 9113 (HTTP/2); keepalive as in gRPC's proposal A8, slowed so that no stock server ever counts a strike.
 """
@@ -20,9 +20,9 @@ import ngh2
 from ngh2 import Configuration, ErrorCode, Role, Setting
 
 from mesh.errors import Unavailable
-from mesh.rpc.resets import Resets
-from mesh.rpc.resolver import Endpoint, split
-from mesh.rpc.stream import Stream
+from mesh.rpc.client.http2_stream import Stream
+from mesh.rpc.client.reset_limiter import Resets
+from mesh.rpc.client.resolver import Endpoint, split
 
 __all__ = ["Connection", "Owner", "connect"]
 

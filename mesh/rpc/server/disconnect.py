@@ -13,7 +13,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from mesh.boundary import revoke
-from mesh.rpc.inbound import Receive, Send
+from mesh.rpc.server.inbound_call import Receive, Send
 
 __all__ = ["Watched"]
 

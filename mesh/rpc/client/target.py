@@ -7,10 +7,10 @@ from importlib.metadata import version
 from ssl import SSLContext
 from typing import TYPE_CHECKING
 
-from mesh.rpc.exchange import Exchange
-from mesh.rpc.grpcio_target import GrpcioExchange
-from mesh.rpc.lanes import Lanes
-from mesh.rpc.pool import Pool
+from mesh.rpc.client.connection_pool import Pool
+from mesh.rpc.client.grpcio_transport import GrpcioExchange
+from mesh.rpc.client.stream_connections import Lanes
+from mesh.rpc.client.transport import Exchange
 
 if TYPE_CHECKING:
     from mesh.call import Call

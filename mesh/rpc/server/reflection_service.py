@@ -25,7 +25,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 from mesh.call import Call, Handler
 from mesh.contract import Method
 from mesh.errors import InvalidArgument, NotFound, StatusError
-from mesh.rpc.builtin import decode, methods_of
+from mesh.rpc.server.builtin_services import decode, methods_of
 
 __all__ = ["Reflection"]
 

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Unavailable
-from mesh.rpc import balancer, resolver
-from mesh.rpc.connection import Connection, connect
-from mesh.rpc.resolver import Endpoint
+from mesh.rpc.client import balancer, resolver
+from mesh.rpc.client.connection import Connection, connect
+from mesh.rpc.client.resolver import Endpoint
 
 if TYPE_CHECKING:
     from mesh.call import Call
@@ -169,7 +169,7 @@ class Pool:
                 for connection in list(self._connections):
                     connection.abort("the channel was closed")
 
-    # -- mesh.rpc.connection.Owner --
+    # -- mesh.rpc.client.connection.Owner --
 
     def freed(self) -> None:
         """There may be room for a call that waits."""

@@ -2,7 +2,7 @@
 
 It works with any ``Call`` and uses nothing but its interface. A call that the server certainly never processed is tried
 again, at once and then after milliseconds, whatever its method; every other retry is the retry layer's
-(``mesh.rpc.retry``).
+(``mesh.rpc.client.retry``).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 from mesh.address import authority
 from mesh.boundary import revoke
 from mesh.errors import DeadlineExceeded, StatusError, Unavailable
-from mesh.rpc import status, wire
-from mesh.rpc.stream import Stream, wrong_count
+from mesh.rpc import framing, status
+from mesh.rpc.client.http2_stream import Stream, wrong_count
 from mesh.sizes import Side, too_large
 from mesh.wheel import wheel
 
 if TYPE_CHECKING:
     from mesh.call import Call
-    from mesh.rpc.connection import Connection
-    from mesh.rpc.lanes import Lanes
-    from mesh.rpc.pool import Pool
+    from mesh.rpc.client.connection import Connection
+    from mesh.rpc.client.connection_pool import Pool
+    from mesh.rpc.client.stream_connections import Lanes
 
 __all__ = ["Exchange"]
 
@@ -38,7 +38,7 @@ REPLAY = 256 * 2**10
 
 Headers = list[tuple[bytes, bytes]]
 
-_OK = tuple(wire.OK)
+_OK = tuple(framing.OK)
 """The trailers of a call that succeeded and has nothing to add, as libnghttp2 gives them."""
 
 
@@ -75,7 +75,7 @@ class Exchange:
         message = await call.receive_one()
         if len(message) > self.max_message:
             raise too_large(Side.REQUEST, self.max_message, len(message))
-        body = wire.compressed_frame(message) if call.compression == "gzip" else wire.frame(message)
+        body = framing.compressed_frame(message) if call.compression == "gzip" else framing.frame(message)
         pool = self.pool
         for turn in range(TRIES):
             if turn > 1:
@@ -119,7 +119,7 @@ class Exchange:
             left = call.deadline - monotonic()
             if left <= 0:
                 raise DeadlineExceeded("the deadline passed before the call was sent")
-            headers.append((b"grpc-timeout", wire.format_timeout(left)))
+            headers.append((b"grpc-timeout", framing.format_timeout(left)))
         if call.compression:
             headers.append((b"grpc-encoding", call.compression.encode()))
         pairs = call.metadata.pairs
@@ -136,7 +136,7 @@ class Exchange:
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc"),
             (b"user-agent", self._agent),
-            (b"grpc-accept-encoding", wire.ACCEPTED),
+            (b"grpc-accept-encoding", framing.ACCEPTED),
         ]
 
     async def _stream(self, call: Call) -> None:
@@ -261,7 +261,7 @@ class _Streaming:
         limit = self.exchange.max_message
         if len(message) > limit:
             raise too_large(Side.REQUEST, limit, len(message))
-        data = wire.compressed_frame(message) if self.gzip else wire.frame(message)
+        data = framing.compressed_frame(message) if self.gzip else framing.frame(message)
         if self.sent is not None:
             self.sent.append(data)
             self.kept += len(data)

@@ -1,0 +1,1 @@
+"""gRPC server: ASGI applications for gRPC and gRPC-Web, their listener, health and reflection services."""
