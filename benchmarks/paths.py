@@ -11,7 +11,7 @@ import time
 
 from benchmarks import load
 from mesh import template
-from mesh.edge.router import Router
+from mesh.edge.http.router import Router
 
 COUNTS = (10, 1_000, 10_000)
 CALLS = 20_000

@@ -66,7 +66,7 @@ ALLOWED = {
         "_limited: CancelledError": "asks its own limit",
         "_limited: Exception": "outside of ``boundary``, which is around each function",
     },
-    "mesh/edge/answer.py": {
+    "mesh/edge/http/response.py": {
         "Items.stop: CancelledError": "awaits the task that it has just cancelled",
     },
     "mesh/edge/app.py": {
@@ -77,11 +77,11 @@ ALLOWED = {
     "mesh/edge/call.py": {
         "HttpCall.read: CancelledError": "asks its own limit",
     },
-    "mesh/edge/socket.py": {
+    "mesh/edge/http/websocket.py": {
         "_Session.run: CancelledError": "asks whether the edge stops",
         "_Session.run: Exception": "the edge runs no user code; ``recover`` is around it",
     },
-    "mesh/edge/stream.py": {
+    "mesh/edge/http/streaming.py": {
         "Streams._make: CancelledError": "asks whether the answer is complete, or the edge stops",
         "Streams._make: Exception": "the edge runs no user code; ``recover`` is around it",
     },

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh import descriptors, protoc
-from mesh.edge.router import Router
+from mesh.edge.http.router import Router
 from mesh.faults import Faults
 from mesh.template import TemplateError, parse
 

@@ -35,7 +35,7 @@ from mesh.contract import Contract
 from mesh.control.eventing import Eventing, needs_broker
 from mesh.control.traces import ENDPOINT
 from mesh.edge import Door, Edge
-from mesh.edge.passthrough import tracing
+from mesh.edge.grpc.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
 from mesh.faults import Fault, Faults

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mesh.contract import Contract, Event, TriggerKind
-from mesh.edge import comments
-from mesh.edge.schemas import Schemas
+from mesh.edge.openapi import comments
+from mesh.edge.openapi.schemas import Schemas
 from mesh.events.cloudevents import CONTENT_TYPE
 from mesh.events.subjects import EVENTS, PARTITIONS, token_of
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mesh.contract import Contract
 from mesh.control import asyncapi as events
-from mesh.edge import openapi as description
+from mesh.edge.openapi import document as description
 from mesh.faults import Fault, Faults
 from mesh.text import json_for
 

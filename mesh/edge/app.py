@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.contract import Access, Contract, Method, Route
 from mesh.deadline import deadline
-from mesh.edge import answer, body, refusal, respond
-from mesh.edge.behaviors import Behaviors
+from mesh.edge import refusals
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
-from mesh.edge.docs_page import BuiltinPages
-from mesh.edge.door import OPEN, Door
-from mesh.edge.gateway import Gateway
-from mesh.edge.negotiate import Form
-from mesh.edge.passthrough import GrpcCall, Passthrough
-from mesh.edge.router import BadPath, Router
-from mesh.edge.socket import SocketCall, Sockets
-from mesh.edge.stream import Streams
-from mesh.edge.transcode import Transcoder
-from mesh.edge.watch import Watch
+from mesh.edge.field_behavior import Behaviors
+from mesh.edge.grpc.passthrough import GrpcCall, Passthrough
+from mesh.edge.http import request_body, response, status_response
+from mesh.edge.http.disconnect import Watch
+from mesh.edge.http.negotiation import Form
+from mesh.edge.http.router import BadPath, Router
+from mesh.edge.http.streaming import Streams
+from mesh.edge.http.transcoder import Transcoder
+from mesh.edge.http.websocket import SocketCall, Sockets
+from mesh.edge.lambda_http.gateway import Gateway
+from mesh.edge.layers.stack import OPEN, Door
+from mesh.edge.openapi.pages import BuiltinPages
 from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unavailable
 from mesh.jsoncodec import Codecs
 from mesh.recover import recover
@@ -155,7 +156,7 @@ class EdgeApp:
             failed = error
         except asyncio.CancelledError:
             if call.lapsed():
-                failed = Unavailable(refusal.STOPPING)
+                failed = Unavailable(refusals.STOPPING)
                 call.status = 0
             elif call.status == GONE:
                 return
@@ -170,11 +171,11 @@ class EdgeApp:
         finally:
             self._open.discard(call)
         if not call.answered:
-            await _send(call, *respond.failure(call, failed))
+            await _send(call, *status_response.failure(call, failed))
 
     async def _health(self, call: HttpCall) -> None:
         status, body = (503, b'{"status":"draining"}') if self.draining else (200, b'{"status":"serving"}')
-        headers = [*respond.JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+        headers = [*status_response.JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
         await _send(call, status, headers, body)
 
     async def _transcode(self, call: HttpCall) -> None:
@@ -189,21 +190,21 @@ class EdgeApp:
         _check_access(call)
         if isinstance(transcoder, Gateway):
             return await transcoder.answer(call, values, self._call, limit=self._max_body, seconds=self._timeout)
-        wanted = answer.style(call, transcoder)
+        wanted = response.style(call, transcoder)
         if method.client_streaming or method.server_streaming:
             return await self._streams(call, transcoder, values, wanted)
         data, form, kind = b"", Form.JSON, b""
         if transcoder.has_body:
-            data, form = await body.read(call, transcoder, self._max_body, self._timeout)
+            data, form = await request_body.read(call, transcoder, self._max_body, self._timeout)
             kind = call.metadata.wire(b"content-type") or b""
         request = transcoder.request(values, call.query, data, form, kind)
         upstream = await self._call(call, request)
         if upstream.response is None:
             raise Internal("the service answered without a message")
-        if method.success_status in respond.EMPTY:
-            await call.answer(*respond.success(call, method.success_status, b""))
+        if method.success_status in status_response.EMPTY:
+            await call.answer(*status_response.success(call, method.success_status, b""))
         else:
-            await answer.reply(call, transcoder, wanted, upstream.response, status=method.success_status)
+            await response.reply(call, transcoder, wanted, upstream.response, status=method.success_status)
         return None
 
     def _find(self, call: HttpCall, verb: str) -> tuple[Transcoder, tuple[str, ...]] | None:
@@ -239,12 +240,12 @@ class EdgeApp:
             raise InvalidArgument(str(error)) from None
         found = found or self.grpc.allowed(call)
         if not found:
-            raise refusal.not_found(call)
+            raise refusals.not_found(call)
         allowed = sorted({*found, "OPTIONS", *(("HEAD",) if "GET" in found else ())})
         if verb == "OPTIONS":
             call.headers.append((b"allow", ", ".join(allowed).encode()))
             return None
-        raise refusal.wrong_verb(call, allowed)
+        raise refusals.wrong_verb(call, allowed)
 
     async def _call(self, call: HttpCall, request: bytes, *metadata: tuple[bytes, bytes]) -> UpstreamCall:
         """Make the gRPC call; a client that goes away meanwhile cancels it."""
@@ -262,7 +263,7 @@ class EdgeApp:
         try:
             await self._handler(upstream)
         except StatusError as error:
-            said = refusal.sized(call, error)
+            said = refusals.sized(call, error)
             if said is error:
                 raise
             raise said from error
@@ -275,7 +276,7 @@ class EdgeApp:
                 slot.discard(watch)
                 watch.stop()
             if upstream.headers:
-                call.headers += respond.forwarded(upstream.headers)
+                call.headers += status_response.forwarded(upstream.headers)
         return upstream
 
 

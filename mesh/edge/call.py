@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,9 +15,8 @@ from mesh.wheel import Limit, wheel
 
 if TYPE_CHECKING:
     from mesh.contract import Method
-    from mesh.edge.forwarded import Origin
 
-__all__ = ["GONE", "HttpCall", "Receive", "Send", "StreamCall", "UpstreamCall"]
+__all__ = ["GONE", "HttpCall", "Origin", "Receive", "Send", "StreamCall", "UpstreamCall"]
 
 GONE = 499
 """The status of a call whose client went away before the answer; it is on no wire."""
@@ -29,6 +29,21 @@ RST_STREAM(NO_ERROR) behind it (RFC 9113, 8.1)."""
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request came from.
+
+    Attributes:
+        client: The client's address without a port.
+        scheme: ``http`` or ``https``, or ``""`` if nobody said.
+        host: The authority that the client named, or ``""`` if nobody said.
+    """
+
+    client: str
+    scheme: str = ""
+    host: str = ""
 
 
 class HttpCall(Call):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.edge.app import EdgeApp
-from mesh.edge.door import OPEN, Door
+from mesh.edge.layers.stack import OPEN, Door
 
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer

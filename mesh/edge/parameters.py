@@ -18,15 +18,32 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from mesh.contract import Method, Route
-from mesh.edge.negotiate import SYSTEM
-from mesh.edge.schemas import SHARED
 from mesh.errors import InvalidArgument
 from mesh.jsoncodec import json_names, text_setter
 from mesh.messages import which_oneof
 
-__all__ = ["Parameter", "Parameters", "invalid"]
+__all__ = ["SYSTEM", "WHOLE", "Parameter", "Parameters", "invalid"]
 
 Setter = Callable[[Any, str], None]
+
+SYSTEM = frozenset(
+    (
+        "$alt", "$apiVersion", "$api-version", "$callback", "$ct", "$fields", "$httpMethod", "$key", "$outputDefaults",
+        "$prettyPrint", "$quotaUser", "$req", "$trace", "$unique", "$userProject", "$.xgafv",
+    )
+)  # fmt: skip
+"""The system parameters; those that the edge has no use for are passed over."""
+
+WHOLE = frozenset(
+    (
+        "google.api.HttpBody",
+        "google.protobuf.Any",
+        "google.protobuf.ListValue",
+        "google.protobuf.Struct",
+        "google.protobuf.Value",
+    )
+)
+"""Messages whose JSON is not an object of their fields: no field of theirs is a query parameter."""
 
 _KNOWN = 256
 """Query parameter names that one route remembers; a recursive message has no end of them."""
@@ -243,7 +260,7 @@ def _leaves(
             not field.is_repeated
             and field.message_type is not None
             and field.message_type.full_name not in types
-            and field.message_type.full_name not in SHARED
+            and field.message_type.full_name not in WHOLE
             and len(way) < _DEEPEST_OFFERED
         ):
             yield from _leaves(field.message_type, way, types)

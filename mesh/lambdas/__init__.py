@@ -3,8 +3,8 @@
 Decision record. A Lambda function becomes a service of the contract (``functions.v1.NAME``, made from mesh.toml by
 ``descriptor``), so everything that knows methods knows it: authorization, deadlines, gates, traces, workers, the graph,
 reflection, the edge. Its one method ``Invoke`` takes and answers ``google.protobuf.Value``, the event and the result as
-JSON values. HTTP is the edge's business (``mesh.edge.gateway`` makes API Gateway's event and reads the result); this
-room knows no HTTP.
+JSON values. HTTP is the edge's business (``mesh.edge.lambda_http.gateway`` makes API Gateway's event and reads the
+result); this room knows no HTTP.
 
     ``config``      what mesh.toml says of a function → ``Function``
     ``document``    API documents → the routes that reach it

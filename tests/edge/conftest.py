@@ -21,7 +21,7 @@ from mesh.call import Call, Handler, Identity
 from mesh.contract import Contract
 from mesh.edge import Door, Edge
 from mesh.edge.call import UpstreamCall
-from mesh.edge.door import OPEN
+from mesh.edge.layers.stack import OPEN
 from mesh.errors import Code as StatusCode
 from mesh.errors import (
     FailedPrecondition,

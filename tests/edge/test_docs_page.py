@@ -10,8 +10,8 @@ import pytest
 
 from mesh import descriptors, protoc
 from mesh.contract import Contract
-from mesh.edge.docs_page import STATIC, BuiltinPages
-from mesh.edge.openapi import document
+from mesh.edge.openapi.document import document
+from mesh.edge.openapi.pages import STATIC, BuiltinPages
 
 
 async def test_the_document(running: Any, contract: Contract) -> None:

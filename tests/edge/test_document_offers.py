@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from schema_values import Values
 
 from mesh.contract import Contract, Method, Route
-from mesh.edge.openapi import document
+from mesh.edge.openapi.document import document
+from mesh.edge.openapi.paths import MULTI, PathTemplate
 from mesh.edge.parameters import Parameters
-from mesh.edge.paths import MULTI, PathTemplate
 from mesh.jsoncodec import Codecs
 from mesh.messages import serialize
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.edge.limits import Buckets, client_limit
+from mesh.edge.layers.rate_limit import Buckets, client_limit
 
 BEARER = "Bearer "
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.edge import negotiate
-from mesh.edge.negotiate import Form
-from mesh.edge.pieces import Lines, TooLarge, Values
+from mesh.edge.http import negotiation
+from mesh.edge.http.json_stream import Lines, TooLarge, Values
+from mesh.edge.http.negotiation import Form
 from mesh.errors import InvalidArgument
 
 LIMIT = 200
@@ -95,11 +95,11 @@ def test_nothing_else_is_raised(body, sizes):
     ],
 )
 def test_accept(accept, chosen):
-    found = negotiate.choose(accept, (Form.JSON, Form.PROTOBUF))
+    found = negotiation.choose(accept, (Form.JSON, Form.PROTOBUF))
     assert (found[0] if found else None) is chosen
 
 
 @given(st.binary(max_size=80))
 def test_no_header_breaks_it(value):
-    negotiate.choose(value, (Form.JSON, Form.LINES, Form.EVENTS))
-    negotiate.coding(value, ("zstd", "gzip"))
+    negotiation.choose(value, (Form.JSON, Form.LINES, Form.EVENTS))
+    negotiation.coding(value, ("zstd", "gzip"))

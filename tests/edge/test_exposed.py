@@ -13,8 +13,8 @@ from grpc_edge import grpc_edge
 
 from mesh import descriptors, protoc
 from mesh.contract import Access
-from mesh.edge import exposed
 from mesh.edge.app import EdgeApp
+from mesh.edge.grpc import exposed
 from mesh.gate import Gate
 from mesh.rpc.client.reflection_client import Client
 

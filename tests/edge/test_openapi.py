@@ -11,8 +11,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from mesh import descriptors, protoc
 from mesh.contract import Access, Contract
-from mesh.edge.openapi import document
-from mesh.edge.patterns import TIMESTAMP
+from mesh.edge.openapi.document import document
+from mesh.edge.openapi.json_patterns import TIMESTAMP
 
 ROOT = Path(__file__).parent.parent.parent
 ALWAYS = {"400", "401", "403", "404", "406", "409", "414", "429", "431", "500", "501", "503", "504"}

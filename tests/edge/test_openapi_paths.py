@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mesh import template
-from mesh.edge.paths import PathTemplate
+from mesh.edge.openapi.paths import PathTemplate
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mesh.contract import Contract
-from mesh.edge import comments, patterns
-from mesh.edge.schemas import Schemas
+from mesh.edge.openapi import comments, json_patterns
+from mesh.edge.openapi.schemas import SHARED, Schemas
+from mesh.edge.parameters import WHOLE
 from mesh.jsoncodec import Codecs
 
 REF = "#/components/schemas/"
 INT32 = {"type": "integer", "format": "int32", "minimum": -2147483648, "maximum": 2147483647}
 UINT32 = {"type": "integer", "format": "uint32", "minimum": 0, "maximum": 4294967295}
-INT64 = {"type": "string", "format": "int64", "pattern": patterns.INT64}
-UINT64 = {"type": "string", "format": "uint64", "pattern": patterns.UINT64}
+INT64 = {"type": "string", "format": "int64", "pattern": json_patterns.INT64}
+UINT64 = {"type": "string", "format": "uint64", "pattern": json_patterns.UINT64}
 NOT_FINITE = {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}
 DOUBLE = {"oneOf": [{"type": "number", "format": "double"}, NOT_FINITE]}
 LARGEST = 3.4028235e38
@@ -32,8 +33,8 @@ BYTES = {
 }
 TEXT = {"type": "string"}
 BOOL = {"type": "boolean"}
-TIME = {"type": "string", "format": "date-time", "pattern": patterns.TIMESTAMP}
-DURATION = {"type": "string", "pattern": patterns.DURATION, "examples": ["1.5s"]}
+TIME = {"type": "string", "format": "date-time", "pattern": json_patterns.TIMESTAMP}
+DURATION = {"type": "string", "pattern": json_patterns.DURATION, "examples": ["1.5s"]}
 
 
 def ref(name: str) -> dict[str, str]:
@@ -68,8 +69,8 @@ FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("rInt64", array(INT64)), ("rDouble", array(DOUBLE)), ("rBytes", array(BYTES)),
     ("rColour", array(ref("codec.v1.Colour"))), ("rSelf", array(ref("codec.v1.Everything"))),
     ("oInt64", INT64), ("oColour", ref("codec.v1.Colour")),
-    ("mString", mapping(TEXT)), ("mInt32", mapping(INT64, pattern=patterns.INT32)),
-    ("mInt64", mapping(BYTES, pattern=INT64["pattern"])), ("mUint32", mapping(DOUBLE, pattern=patterns.UINT32)),
+    ("mString", mapping(TEXT)), ("mInt32", mapping(INT64, pattern=json_patterns.INT32)),
+    ("mInt64", mapping(BYTES, pattern=INT64["pattern"])), ("mUint32", mapping(DOUBLE, pattern=json_patterns.UINT32)),
     ("mUint64", mapping(FLOAT, pattern=UINT64["pattern"])), ("mBool", mapping(TEXT, enum=["true", "false"])),
     ("mFixed64", mapping(ref("codec.v1.Everything"), pattern=UINT64["pattern"])),
     ("mValue", mapping(ref("google.protobuf.Value"))), ("mTimestamp", mapping(TIME)), ("mWrapper", mapping(INT64)),
@@ -163,3 +164,7 @@ WRONG: list[dict[str, Any]] = [
 @pytest.mark.parametrize("value", WRONG, ids=str)
 def test_what_the_codec_never_prints_is_not(validator: Any, value: Any) -> None:
     assert not validator.is_valid(value)
+
+
+def test_no_field_of_a_shared_schema_is_a_query_parameter() -> None:
+    assert set(SHARED) == WHOLE

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from mesh._json_scalars import decoder, key_decoder
 from mesh.contract import Contract
-from mesh.edge import patterns
+from mesh.edge.openapi import json_patterns
 from mesh.jsoncodec import Codecs
 
 LIMITS = {
-    "INT32": (patterns.INT32, -(2**31), 2**31 - 1),
-    "UINT32": (patterns.UINT32, 0, 2**32 - 1),
-    "INT64": (patterns.INT64, -(2**63), 2**63 - 1),
-    "UINT64": (patterns.UINT64, 0, 2**64 - 1),
+    "INT32": (json_patterns.INT32, -(2**31), 2**31 - 1),
+    "UINT32": (json_patterns.UINT32, 0, 2**32 - 1),
+    "INT64": (json_patterns.INT64, -(2**63), 2**63 - 1),
+    "UINT64": (json_patterns.UINT64, 0, 2**64 - 1),
 }
 
 
@@ -54,7 +54,7 @@ def test_what_matches_is_read(contract: Contract, name: str, field: str) -> None
         codec = Codecs().of_descriptor(found.message_type)
         read = codec.parse_value
 
-    @given(st.from_regex(getattr(patterns, name), fullmatch=True))
+    @given(st.from_regex(getattr(json_patterns, name), fullmatch=True))
     def is_read(text: str) -> None:
         assume(not re.search(r"-(02-(29|30|31)|0[469]-31|11-31)T", text))  # `format` refuses days that there are not
         assume(name != "BASE64" or text.isascii())
@@ -72,7 +72,7 @@ def test_what_is_printed_matches(contract: Contract, name: str, type_: str) -> N
 
     @given(messages(message))
     def matches(made: object) -> None:
-        assert re.fullmatch(getattr(patterns, name), codec.dump(made))
+        assert re.fullmatch(getattr(json_patterns, name), codec.dump(made))
 
     matches()
 
@@ -81,13 +81,13 @@ def test_what_is_printed_matches(contract: Contract, name: str, type_: str) -> N
     "text", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z", "0002-01-01T00:00:00+23:59"]
 )
 def test_first_and_last_timestamps(contract: Contract, text: str) -> None:
-    assert re.fullmatch(patterns.TIMESTAMP, text)
+    assert re.fullmatch(json_patterns.TIMESTAMP, text)
     Codecs().of(contract.message("google.protobuf.Timestamp")).parse_value(text)
 
 
 @pytest.mark.parametrize("text", ["0000-12-31T23:59:59Z", "0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01"])
 def test_what_is_before_the_first_or_after_the_last_is_not_offered(text: str) -> None:
-    assert not re.fullmatch(patterns.TIMESTAMP, text)
+    assert not re.fullmatch(json_patterns.TIMESTAMP, text)
 
 
 def test_base64_is_what_is_printed(contract: Contract) -> None:
@@ -96,6 +96,6 @@ def test_base64_is_what_is_printed(contract: Contract) -> None:
 
     @given(scalar(field))
     def matches(value: bytes) -> None:
-        assert re.fullmatch(patterns.BASE64, dump(value))
+        assert re.fullmatch(json_patterns.BASE64, dump(value))
 
     matches()

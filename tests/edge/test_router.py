@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.edge.router import BadPath, Router
+from mesh.edge.http.router import BadPath, Router
 from mesh.template import parse
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from google.protobuf import json_format
 
-from mesh.edge.transcode import Transcoder
+from mesh.edge.http.transcoder import Transcoder
 from mesh.errors import InvalidArgument
 from mesh.jsoncodec import Codecs
 

@@ -1,7 +1,7 @@
 """How the edge refuses, as response objects of an OpenAPI document, and which operation can be refused how. Pure.
 
 A function may end with any code, so most of them stand at every operation.
-Sources: google/rpc/{status,code,error_details}.proto, RFC 9110, ``mesh.errors``, ``mesh.edge.refusal``.
+Sources: google/rpc/{status,code,error_details}.proto, RFC 9110, ``mesh.errors``, ``mesh.edge.refusals``.
 """
 
 from __future__ import annotations

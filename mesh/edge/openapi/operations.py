@@ -13,10 +13,10 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 
 from mesh.contract import Access, Method, Route
-from mesh.edge import answers, comments
+from mesh.edge.openapi import comments, responses
+from mesh.edge.openapi.paths import PathTemplate
+from mesh.edge.openapi.schemas import Schema, Schemas
 from mesh.edge.parameters import Parameters
-from mesh.edge.paths import PathTemplate
-from mesh.edge.schemas import Schema, Schemas
 
 __all__ = ["BEARER", "Operations"]
 
@@ -29,7 +29,7 @@ PROTOBUF = "application/x-protobuf"
 _HTTP_BODY = "google.api.HttpBody"
 _EMPTY = frozenset((204, 205))
 """Statuses of an answer without a body (RFC 9110, 15.3.5 and 15.3.6)."""
-_STATUS: Schema = {"$ref": f"#/components/schemas/{answers.STATUS}"}
+_STATUS: Schema = {"$ref": f"#/components/schemas/{responses.STATUS}"}
 _FAILED: Schema = {
     "type": "object",
     "description": "The last item of a stream that failed after it had begun.",
@@ -117,7 +117,7 @@ class Operations:
             made["requestBody"] = body
         made["responses"] = {
             str(method.success_status): self._answer(method, route),
-            **answers.refusals(body=body is not None),
+            **responses.refusals(body=body is not None),
         }
         made["security"] = [] if method.access is Access.PUBLIC else _security(method)
         if _deprecated(method):
@@ -189,7 +189,7 @@ class Operations:
             field = descriptor.fields_by_name[route.response_body]
         holder = descriptor if field is None else field.message_type
         comment = self._schemas.comment(field) if field is not None else self._schemas.said(descriptor)
-        made: dict[str, Any] = {"description": comment or "Done.", "headers": answers.headers(answers.TRACE)}
+        made: dict[str, Any] = {"description": comment or "Done.", "headers": responses.headers(responses.TRACE)}
         if method.success_status in _EMPTY:
             return made
         if holder is not None and holder.full_name == _HTTP_BODY and not (field is not None and field.is_repeated):

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, cast
+
+from mesh.edge.call import Origin
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler, Layer, Metadata
     from mesh.edge.call import HttpCall
 
-__all__ = ["Origin", "forwarded", "host_of", "origin_of"]
+__all__ = ["forwarded", "host_of", "origin_of"]
 
 Networks = Sequence[IPv4Network | IPv6Network]
 
@@ -30,21 +31,6 @@ _HOST = re.compile(r"[0-9A-Za-z._~\-\[\]:%]+\Z")
 _SCHEMES = frozenset({"http", "https"})
 _MOST = 64
 """Elements that are looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a request came from.
-
-    Attributes:
-        client: The client's address without a port.
-        scheme: ``http`` or ``https``, or ``""`` if nobody said.
-        host: The authority that the client named, or ``""`` if nobody said.
-    """
-
-    client: str
-    scheme: str = ""
-    host: str = ""
 
 
 def host_of(node: str) -> IPv4Address | IPv6Address | None:

@@ -18,13 +18,11 @@ __all__ = [
     "LINES",
     "NOTHING",
     "PROTOBUF",
-    "SYSTEM",
     "Form",
     "Wish",
     "choose",
     "coding",
     "form_of",
-    "media_type",
     "wish",
 ]
 
@@ -62,14 +60,6 @@ _NAMES = {
 """Every media type that stands for a form."""
 
 _ALTS = {"json": Form.JSON, "proto": Form.PROTOBUF, "media": Form.MEDIA, "sse": Form.EVENTS}
-
-SYSTEM = frozenset(
-    (
-        "$alt", "$apiVersion", "$api-version", "$callback", "$ct", "$fields", "$httpMethod", "$key", "$outputDefaults",
-        "$prettyPrint", "$quotaUser", "$req", "$trace", "$unique", "$userProject", "$.xgafv",
-    )
-)  # fmt: skip
-"""The system parameters; those that the edge has no use for are passed over."""
 
 KNOWN = 512
 """Header values whose meaning is remembered."""
@@ -122,11 +112,6 @@ def _wish(query: bytes) -> Wish:
 
 def _wrong(name: str, text: str) -> InvalidArgument:
     return InvalidArgument(f"query parameter {name!r}: {text}", violations={name: text})
-
-
-def media_type(value: bytes | None) -> str:
-    """Return the type of a ``content-type``, without its parameters, in lower case; ``""`` for none."""
-    return value.partition(b";")[0].strip().lower().decode("latin-1") if value else ""
 
 
 def form_of(kind: str) -> Form | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.edge.bounds import bounds
-from mesh.edge.cors import cors
-from mesh.edge.forwarded import forwarded
-from mesh.edge.limits import client_limit, identity_limit
-from mesh.edge.passing import passing
+from mesh.edge.layers.cors import cors
+from mesh.edge.layers.forwarded import forwarded
+from mesh.edge.layers.header_forwarding import passing
+from mesh.edge.layers.rate_limit import client_limit, identity_limit
+from mesh.edge.layers.size_limits import bounds
 
 if TYPE_CHECKING:
     from mesh.call import Layer

@@ -14,8 +14,8 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from mesh.edge import patterns
-from mesh.edge.behaviors import Behaviors
+from mesh.edge.field_behavior import Behaviors
+from mesh.edge.openapi import json_patterns
 from mesh.jsoncodec import WRAPPERS, json_name_of, json_names
 
 __all__ = ["SHARED", "Schema", "Schemas"]
@@ -27,8 +27,8 @@ Path = tuple[str, ...]
 ANY = "google.protobuf.Any"
 REF = "#/components/schemas/"
 
-_INT64: Schema = {"type": "string", "format": "int64", "pattern": patterns.INT64}
-_UINT64: Schema = {"type": "string", "format": "uint64", "pattern": patterns.UINT64}
+_INT64: Schema = {"type": "string", "format": "int64", "pattern": json_patterns.INT64}
+_UINT64: Schema = {"type": "string", "format": "uint64", "pattern": json_patterns.UINT64}
 _INT32: Schema = {"type": "integer", "format": "int32", "minimum": -(2**31), "maximum": 2**31 - 1}
 _UINT32: Schema = {"type": "integer", "format": "uint32", "minimum": 0, "maximum": 2**32 - 1}
 _NOT_FINITE: Schema = {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}
@@ -52,24 +52,24 @@ _SCALARS: Mapping[int, Schema] = {
     },
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
     FieldDescriptor.TYPE_STRING: {"type": "string"},
-    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64", "pattern": patterns.BASE64},
+    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64", "pattern": json_patterns.BASE64},
 }
 
 _KEYS: Mapping[int, Schema] = {
     FieldDescriptor.CPPTYPE_BOOL: {"enum": ["true", "false"]},
-    FieldDescriptor.CPPTYPE_INT32: {"pattern": patterns.INT32},
-    FieldDescriptor.CPPTYPE_UINT32: {"pattern": patterns.UINT32},
-    FieldDescriptor.CPPTYPE_INT64: {"pattern": patterns.INT64},
-    FieldDescriptor.CPPTYPE_UINT64: {"pattern": patterns.UINT64},
+    FieldDescriptor.CPPTYPE_INT32: {"pattern": json_patterns.INT32},
+    FieldDescriptor.CPPTYPE_UINT32: {"pattern": json_patterns.UINT32},
+    FieldDescriptor.CPPTYPE_INT64: {"pattern": json_patterns.INT64},
+    FieldDescriptor.CPPTYPE_UINT64: {"pattern": json_patterns.UINT64},
 }
 """What the keys of a map look like; any text if it is a string."""
 
 _PLAIN: Mapping[str, Schema] = {
-    "google.protobuf.Timestamp": {"type": "string", "format": "date-time", "pattern": patterns.TIMESTAMP},
-    "google.protobuf.Duration": {"type": "string", "pattern": patterns.DURATION, "examples": ["1.5s"]},
+    "google.protobuf.Timestamp": {"type": "string", "format": "date-time", "pattern": json_patterns.TIMESTAMP},
+    "google.protobuf.Duration": {"type": "string", "pattern": json_patterns.DURATION, "examples": ["1.5s"]},
     "google.protobuf.FieldMask": {
         "type": "string",
-        "pattern": patterns.FIELD_MASK,
+        "pattern": json_patterns.FIELD_MASK,
         "examples": ["name,homeAddress.zip"],
     },
 }
@@ -98,7 +98,7 @@ SHARED: Mapping[str, Schema] = {
         "description": "Bytes of any media type.",
         "properties": {
             "contentType": {"type": "string"},
-            "data": {"type": "string", "contentEncoding": "base64", "pattern": patterns.BASE64},
+            "data": {"type": "string", "contentEncoding": "base64", "pattern": json_patterns.BASE64},
             "extensions": {"type": "array", "items": {"$ref": REF + ANY}},
         },
         "additionalProperties": False,

@@ -1,7 +1,7 @@
 """The contract → an OpenAPI 3.1 document of what the edge offers. Pure.
 
-It says what the edge does and promises nothing else: routes, parameters and bodies as ``mesh.edge.transcode`` reads
-them, JSON as ``mesh.jsoncodec`` writes it, refusals as ``mesh.edge.respond`` renders them.
+It says what the edge does and promises nothing else: routes, parameters and bodies as ``mesh.edge.http.transcoder``
+reads them, JSON as ``mesh.jsoncodec`` writes it, refusals as ``mesh.edge.http.status_response`` renders them.
 
 Source: https://spec.openapis.org/oas/v3.1.1.html
 """
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mesh.contract import Access, Contract, Service
-from mesh.edge import answers, comments
-from mesh.edge.operations import BEARER, Operations
-from mesh.edge.schemas import Schemas
+from mesh.edge.openapi import comments, responses
+from mesh.edge.openapi.operations import BEARER, Operations
+from mesh.edge.openapi.schemas import Schemas
 
 __all__ = ["TITLE", "document"]
 
@@ -56,8 +56,8 @@ def document(
         methods += [(method, prefix) for method in offered]
         tags.append(_tag(service))
     operations.add(methods)
-    details = [schemas.detail(one) for one in answers.DETAILS]
-    schemas.components[answers.STATUS] = answers.status_schema([*details, schemas.any()])
+    details = [schemas.detail(one) for one in responses.DETAILS]
+    schemas.components[responses.STATUS] = responses.status_schema([*details, schemas.any()])
     made: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version or _digest(contract), "description": _DESCRIPTION},
@@ -69,7 +69,7 @@ def document(
         "paths": operations.paths,
         "components": {
             "schemas": dict(sorted(schemas.components.items())),
-            **answers.components(),
+            **responses.components(),
             "securitySchemes": {BEARER: _BEARER},
         },
     }

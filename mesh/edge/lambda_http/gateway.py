@@ -23,13 +23,13 @@ from urllib.parse import parse_qsl, unquote
 
 import orjson
 
-from mesh.edge import refusal
-from mesh.edge.gateway_answer import Malformed, response
-from mesh.edge.negotiate import media_type
+from mesh.edge import refusals
+from mesh.edge.lambda_http.result import Malformed, response
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.lambdas import document, failure, jsontext, value
 from mesh.lambdas.context import ACCOUNT, identifier
 from mesh.lambdas.document import BODY, DEFAULT, HTTP_1, HTTP_2, REST, URL
+from mesh.media_types import media_type
 from mesh.template import Template, parse_slashed
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Gateway:
             event = self._event(call, body)
         request = value.pack(event)
         if self._largest and len(request) > self._largest:
-            raise refusal.too_large(call, self._largest, "the event")
+            raise refusals.too_large(call, self._largest, "the event")
         try:
             upstream = await invoke(call, request, jsontext.MARK)
         except StatusError as error:
@@ -274,13 +274,13 @@ def _doubled(template: Template, at: int) -> Template:
 async def _body(call: HttpCall, limit: int, seconds: float | None) -> bytes:
     length = call.metadata.wire(b"content-length")
     if length is not None and length.isdigit() and int(length) > limit:
-        raise refusal.too_large(call, limit)
+        raise refusals.too_large(call, limit)
     try:
         body = await call.read(limit, seconds)
     except TimeoutError:
-        raise refusal.too_slow(call) from None
+        raise refusals.too_slow(call) from None
     if body is None:
-        raise refusal.too_large(call, limit)
+        raise refusals.too_large(call, limit)
     return body
 
 

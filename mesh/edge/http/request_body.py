@@ -6,15 +6,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from mesh.edge import negotiate, refusal
-from mesh.edge.coding import PIECE, Gunzip
-from mesh.edge.negotiate import Form
-from mesh.edge.pieces import Lines, TooLarge, Values
+from mesh.edge import refusals
+from mesh.edge.http import negotiation
+from mesh.edge.http.content_coding import PIECE, Gunzip
+from mesh.edge.http.json_stream import Lines, TooLarge, Values
+from mesh.edge.http.negotiation import Form
 from mesh.errors import Code, InvalidArgument
+from mesh.media_types import media_type
 
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall
-    from mesh.edge.transcode import Transcoder
+    from mesh.edge.http.transcoder import Transcoder
 
 __all__ = ["Requests", "form_of", "read"]
 
@@ -33,7 +35,7 @@ def form_of(call: HttpCall, transcoder: Transcoder) -> Form | None:
     if value == b"application/json":
         return Form.JSON
     streams = transcoder.method.client_streaming
-    form = negotiate.form_of(negotiate.media_type(value))
+    form = negotiation.form_of(media_type(value))
     taken = {
         Form.JSON: _utf8(value),
         Form.LINES: streams and _utf8(value),
@@ -49,7 +51,7 @@ def form_of(call: HttpCall, transcoder: Transcoder) -> Form | None:
         text = "the body must be JSON: send `content-type: application/json`"
     else:
         text = "the body must be JSON (`content-type: application/json`) or a message (`application/x-protobuf`)"
-    raise refusal.unsupported_media(call, text)
+    raise refusals.unsupported_media(call, text)
 
 
 def _utf8(media: bytes) -> bool:
@@ -76,7 +78,9 @@ def _gunzip(call: HttpCall) -> Gunzip | None:
     if name in (b"identity", b""):
         return None
     call.headers.append((b"accept-encoding", b"gzip"))  # RFC 9110, 12.5.3
-    raise refusal.unsupported_media(call, "the body may be packed in gzip only: send `content-encoding: gzip`, or none")
+    raise refusals.unsupported_media(
+        call, "the body may be packed in gzip only: send `content-encoding: gzip`, or none"
+    )
 
 
 async def read(call: HttpCall, transcoder: Transcoder, limit: int, seconds: float | None) -> tuple[bytes, Form]:
@@ -93,19 +97,19 @@ async def read(call: HttpCall, transcoder: Transcoder, limit: int, seconds: floa
     """
     length = call.metadata.wire(b"content-length")
     if length is not None and length.isdigit() and int(length) > limit:
-        raise refusal.too_large(call, limit)
+        raise refusals.too_large(call, limit)
     form = form_of(call, transcoder)
     gunzip = _gunzip(call)
     try:
         body = await call.read(limit, seconds)
     except TimeoutError:
-        raise refusal.too_slow(call) from None
+        raise refusals.too_slow(call) from None
     if body is not None and gunzip is not None:
         body = _unpacked(gunzip, body, limit)
     if body is None:
-        raise refusal.too_large(call, limit)
+        raise refusals.too_large(call, limit)
     if body and form is None:
-        raise refusal.unsupported_media(call, "the body has no media type: send `content-type: application/json`")
+        raise refusals.unsupported_media(call, "the body has no media type: send `content-type: application/json`")
     return body, form or Form.JSON
 
 
@@ -170,7 +174,7 @@ class Requests:
                 await self._fill()
         except TooLarge:
             text = f"message {self._count + 1} of the request is larger than {self._limit} bytes"
-            raise refusal.refuse(self._call, 413, Code.OUT_OF_RANGE, text) from None
+            raise refusals.refuse(self._call, 413, Code.OUT_OF_RANGE, text) from None
         return self._message(self._ready.popleft())
 
     async def _fill(self) -> None:
@@ -198,7 +202,7 @@ class Requests:
             self._ready.extend(self._cut.feed(piece))
         elif piece:
             text = "the body has no media type: send `content-type: application/x-ndjson`"
-            raise refusal.unsupported_media(self._call, text)
+            raise refusals.unsupported_media(self._call, text)
 
     def _message(self, text: bytes) -> bytes:
         values, self._values = self._values, None

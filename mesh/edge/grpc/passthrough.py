@@ -20,8 +20,9 @@ from mesh.auth.peers import HEADER
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract import Access, Contract, Method, Route
 from mesh.deadline import deadline
-from mesh.edge import exposed, refusal
+from mesh.edge import refusals
 from mesh.edge.call import HttpCall
+from mesh.edge.grpc import exposed
 from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unimplemented
 from mesh.recover import recover
 from mesh.rpc import framing
@@ -154,7 +155,7 @@ class Passthrough:
         if kind not in _NATIVE and kind not in grpc_web.MEDIA:
             raise _unsupported(call, "gRPC is spoken with protobuf messages only: application/grpc+proto")
         if call.verb != "POST":
-            raise refusal.wrong_verb(call, ["POST"])
+            raise refusals.wrong_verb(call, ["POST"])
         raise _unsupported(call, "gRPC needs HTTP/2; by HTTP/1.1 send application/grpc-web+proto")
 
     def allowed(self, call: HttpCall) -> frozenset[str]:
@@ -172,7 +173,7 @@ class Passthrough:
             over_http = f"; over HTTP it is {routes[0]}" if routes else ""
             raise _unsupported(call, f"{call.path} takes gRPC and gRPC-Web, not {media}{over_http}")
         if call.verb != "OPTIONS":
-            raise refusal.wrong_verb(call, ["POST"])
+            raise refusals.wrong_verb(call, ["POST"])
         return frozenset({"POST"})
 
     def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> Awaitable[None]:
@@ -294,7 +295,7 @@ def _unsupported(call: HttpCall, text: str) -> StatusError:
     """415 with what would be right (RFC 9110, 15.5.16; Accept-Post is of the W3C's Linked Data Platform, 7.1)."""
     kinds = grpc_web.MEDIA | _NATIVE if call.http_version == _HTTP_2 else grpc_web.MEDIA
     call.headers.append((b"accept-post", b", ".join(sorted(kinds))))
-    return refusal.unsupported_media(call, text)
+    return refusals.unsupported_media(call, text)
 
 
 def outward(error: StatusError) -> StatusError:

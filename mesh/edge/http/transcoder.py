@@ -15,8 +15,8 @@ import orjson
 from google.protobuf.message import DecodeError, EncodeError
 
 from mesh.contract import Method, Route
-from mesh.edge.negotiate import SYSTEM, Form
-from mesh.edge.parameters import Parameters, invalid
+from mesh.edge.http.negotiation import Form
+from mesh.edge.parameters import SYSTEM, Parameters, invalid
 from mesh.errors import InvalidArgument
 from mesh.jsoncodec import BadValue, Codecs, JsonError, JsonSyntaxError, json_name_of, loads
 from mesh.messages import descriptor_of, has_field, merge, missing, parser, serialize

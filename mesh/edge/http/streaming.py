@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 
 from mesh.boundary import restore
 from mesh.call import current
-from mesh.edge import answer, body, refusal, respond
-from mesh.edge.answer import Items, Style
+from mesh.edge import refusals
 from mesh.edge.call import GONE, HttpCall, StreamCall
-from mesh.edge.negotiate import Form
-from mesh.edge.watch import Watch
+from mesh.edge.http import request_body, response, status_response
+from mesh.edge.http.disconnect import Watch
+from mesh.edge.http.negotiation import Form
+from mesh.edge.http.response import Items, Style
 from mesh.errors import Internal, StatusError, Unavailable
 from mesh.recover import status_of
 
 if TYPE_CHECKING:
     from mesh.call import Handler
-    from mesh.edge.transcode import Transcoder
+    from mesh.edge.http.transcoder import Transcoder
 
 __all__ = ["Streams"]
 
@@ -62,8 +63,8 @@ class Streams:
             answers = _Collected()
             upstream.sink = answers.send
             await self._make(call, upstream, watch, None)
-            call.headers += respond.forwarded(upstream.headers)
-            await answer.reply(call, transcoder, wanted, answers.one())
+            call.headers += status_response.forwarded(upstream.headers)
+            await response.reply(call, transcoder, wanted, answers.one())
             return
         items = Items(call, upstream, transcoder, wanted)
         upstream.sink = items.send
@@ -90,13 +91,13 @@ class Streams:
             if items is not None and items.enough and task is not None and not restore(task):
                 return
             if call.lapsed():
-                raise Unavailable(refusal.STOPPING) from None
+                raise Unavailable(refusals.STOPPING) from None
             call.status = GONE  # whoever cancels it, nobody waits for the answer any more
             raise
         except Exception as caught:
-            error = refusal.sized(call, caught) if isinstance(caught, StatusError) else caught
+            error = refusals.sized(call, caught) if isinstance(caught, StatusError) else caught
             if items is None or not items.begun:
-                call.headers += respond.forwarded(upstream.headers)
+                call.headers += status_response.forwarded(upstream.headers)
                 if error is caught:
                     raise
                 raise error from caught
@@ -109,10 +110,10 @@ class Streams:
 
     async def _source(self, call: HttpCall, transcoder: Transcoder, values: tuple[str, ...], watch: Watch) -> Source:
         if transcoder.has_body and transcoder.method.client_streaming:
-            return body.Requests(call, transcoder, values, self._max_message, watch.start).receive
+            return request_body.Requests(call, transcoder, values, self._max_message, watch.start).receive
         data, form = b"", Form.JSON
         if transcoder.has_body:
-            data, form = await body.read(call, transcoder, self._max_message, self._timeout)
+            data, form = await request_body.read(call, transcoder, self._max_message, self._timeout)
         kind = call.metadata.wire(b"content-type") or b""
         request = transcoder.request(values, call.query, data, form, kind)
         watch.start()

@@ -13,7 +13,7 @@ from ipaddress import IPv6Address, IPv6Network
 from math import ceil
 from typing import TYPE_CHECKING, cast
 
-from mesh.edge.forwarded import host_of
+from mesh.edge.layers.forwarded import host_of
 from mesh.errors import ResourceExhausted
 
 if TYPE_CHECKING:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mesh.boundary import revoke
-from mesh.edge import coding, negotiate, refusal, respond
-from mesh.edge.negotiate import Form
+from mesh.edge import refusals
+from mesh.edge.http import content_coding, negotiation, status_response
+from mesh.edge.http.negotiation import Form
 from mesh.errors import Internal, InvalidArgument, StatusError
 
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall, StreamCall
-    from mesh.edge.transcode import Transcoder
+    from mesh.edge.http.transcoder import Transcoder
 
 __all__ = ["Items", "Style", "reply", "style"]
 
@@ -44,7 +45,7 @@ _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _VARY = (b"vary", b"accept, accept-encoding")
 _VARY_CODING = (b"vary", b"accept-encoding")
 _VARY_FORM = (b"vary", b"accept")
-_SHORT_JSON: Headers = [*respond.JSON, _VARY_FORM]
+_SHORT_JSON: Headers = [*status_response.JSON, _VARY_FORM]
 _MEDIA = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*(?:;[ -~]*)?")
 _UNARY = (Form.JSON, Form.PROTOBUF)
 _STREAM = (Form.JSON, Form.LINES, Form.EVENTS)
@@ -78,11 +79,11 @@ def style(call: HttpCall, transcoder: Transcoder) -> Style:
         StatusError: 400 for an ``$alt`` that this method does not have, 406.
     """
     accepts = [value for name, value in call.metadata.pairs if name == b"accept"]
-    wish = negotiate.wish(call.query)
+    wish = negotiation.wish(call.query)
     if wish.form is None and transcoder.gives_media:
         return _MEDIA_STYLE
     method = transcoder.method
-    if wish is negotiate.NOTHING and not method.server_streaming and (not accepts or accepts == [b"*/*"]):
+    if wish is negotiation.NOTHING and not method.server_streaming and (not accepts or accepts == [b"*/*"]):
         return _JSON_STYLE  # what nearly every request comes to
     offered: tuple[Form, ...] = _STREAM if method.server_streaming else _UNARY
     if not transcoder.gives_protobuf:
@@ -93,9 +94,9 @@ def style(call: HttpCall, transcoder: Transcoder) -> Style:
             names = " or ".join(form.value for form in offered)
             raise InvalidArgument(f"query parameter '$alt': this method answers with {names}")
         return Style(wish.form, "" if media else wish.form.value, wish.numbers, wish.pretty)
-    chosen = negotiate.choose(b",".join(accepts), offered)
+    chosen = negotiation.choose(b",".join(accepts), offered)
     if chosen is None:
-        raise refusal.unacceptable(call, [form.value for form in offered])
+        raise refusals.unacceptable(call, [form.value for form in offered])
     return Style(chosen[0], chosen[1], wish.numbers, wish.pretty)
 
 
@@ -112,16 +113,20 @@ async def reply(call: HttpCall, transcoder: Transcoder, wanted: Style, message: 
         kind = wanted.kind
         body = transcoder.response(message, wanted.form, numbers=wanted.numbers, pretty=wanted.pretty)
         vary = _VARY
-    if len(body) < coding.FROM and wanted is _JSON_STYLE:
+    if len(body) < content_coding.FROM and wanted is _JSON_STYLE:
         await call.answer(status, [*_SHORT_JSON, (b"content-length", b"%d" % len(body)), *call.headers], body)
         return
     headers: Headers = [(b"content-type", kind.encode()), _NOSNIFF]
-    if len(body) >= coding.FROM and _packs(call, kind):
+    if len(body) >= content_coding.FROM and _packs(call, kind):
         headers.append(vary)
         chosen = _coding(call)
         if chosen:
             aside = len(body) >= _PACK_ASIDE
-            body = await asyncio.to_thread(coding.pack, chosen, body) if aside else coding.pack(chosen, body)
+            body = (
+                await asyncio.to_thread(content_coding.pack, chosen, body)
+                if aside
+                else content_coding.pack(chosen, body)
+            )
             _mark_packed(call, headers, chosen)
     elif vary is _VARY:
         headers.append(_VARY_FORM)
@@ -138,7 +143,7 @@ def _media(kind: str, body: bytes) -> tuple[str, bytes]:
 
 def _packs(call: HttpCall, kind: str) -> bool:
     """Whether an answer of this type may be packed."""
-    if not coding.shrinks(kind.partition(";")[0].strip().lower()):
+    if not content_coding.shrinks(kind.partition(";")[0].strip().lower()):
         return False
     return not any(
         name == b"content-encoding" or (name == b"cache-control" and b"no-transform" in value.lower())
@@ -147,7 +152,7 @@ def _packs(call: HttpCall, kind: str) -> bool:
 
 
 def _coding(call: HttpCall) -> str:
-    return negotiate.coding(call.metadata.wire(b"accept-encoding"), coding.CODINGS)
+    return negotiation.coding(call.metadata.wire(b"accept-encoding"), content_coding.CODINGS)
 
 
 def _mark_packed(call: HttpCall, headers: Headers, chosen: str) -> None:
@@ -182,7 +187,7 @@ class Items:
         self._style = wanted
         self._task = asyncio.current_task()
         self._lock = asyncio.Lock()
-        self._packer: coding.Packer | None = None
+        self._packer: content_coding.Packer | None = None
         self._before = b"["  # what an array needs before its next element
         self._quiet = True
         self._pulse: asyncio.Task[None] | None = None
@@ -235,7 +240,7 @@ class Items:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS), self._lock:
-                await self._fail(respond.describe(error, self._call.method))
+                await self._fail(status_response.describe(error, self._call.method))
 
     async def _fail(self, status: dict[str, Any]) -> None:
         match self._style.form:
@@ -258,7 +263,7 @@ class Items:
     async def _begin(self, kind: str) -> None:
         call = self._call
         self.begun = True
-        call.headers += respond.forwarded(self._upstream.headers)
+        call.headers += status_response.forwarded(self._upstream.headers)
         headers: Headers = [(b"content-type", kind.encode()), _NOSNIFF]
         if self._style.form is Form.EVENTS:
             headers.append((b"x-accel-buffering", b"no"))
@@ -267,7 +272,7 @@ class Items:
         if _packs(call, kind):
             chosen = _coding(call)
             if chosen:
-                self._packer = coding.packer(chosen)
+                self._packer = content_coding.packer(chosen)
                 _mark_packed(call, headers, chosen)
             headers.append(_VARY_CODING if self._style.form is Form.MEDIA else _VARY)
         await call.begin(call.method.success_status, [*headers, *call.headers])

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 from mesh.contract import Contract
-from mesh.edge import refusal
-from mesh.edge.openapi import document
+from mesh.edge import refusals
+from mesh.edge.openapi.document import document
 
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall
@@ -107,7 +107,7 @@ class BuiltinPages:
 
 async def _answer(call: HttpCall, file: _File) -> None:
     if call.verb not in ("GET", "HEAD"):
-        raise refusal.wrong_verb(call, ("GET", "HEAD"))
+        raise refusals.wrong_verb(call, ("GET", "HEAD"))
     call.route = call.path
     headers = [*_GUARDS, (b"etag", file.etag), *call.headers]
     if _matches(call.metadata.wire(b"if-none-match"), file.etag):

@@ -21,17 +21,18 @@ import orjson
 
 from mesh.boundary import revoke
 from mesh.call import Call, current
-from mesh.edge import negotiate, refusal, respond
-from mesh.edge.answer import LAST_WORDS
+from mesh.edge import refusals
 from mesh.edge.call import GONE, HttpCall, Receive, Send, StreamCall
-from mesh.edge.negotiate import Form
+from mesh.edge.http import negotiation, status_response
+from mesh.edge.http.negotiation import Form
+from mesh.edge.http.response import LAST_WORDS
 from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unavailable
 from mesh.recover import status_of
 from mesh.sizes import Side, oversized
 
 if TYPE_CHECKING:
     from mesh.call import Handler
-    from mesh.edge.transcode import Transcoder
+    from mesh.edge.http.transcoder import Transcoder
 
 __all__ = ["SocketCall", "Sockets"]
 
@@ -143,7 +144,7 @@ class Sockets:
         method = call.method = transcoder.method
         call.route = transcoder.template
         self._check(call)
-        wish = negotiate.wish(call.query)
+        wish = negotiation.wish(call.query)
         if wish.form not in (None, Form.JSON, Form.PROTOBUF):
             raise InvalidArgument("query parameter '$alt': a WebSocket has json or proto")
         transcoder.request(values, call.query, b"")  # what is wrong with them is an HTTP status
@@ -166,15 +167,15 @@ class Sockets:
                 if method.client_streaming or method.server_streaming:
                     return found
         if not known:
-            raise refusal.not_found(call)
-        raise refusal.refuse(call, 400, Code.INVALID_ARGUMENT, f"{call.path[:200]} does not stream: call it over HTTP")
+            raise refusals.not_found(call)
+        raise refusals.refuse(call, 400, Code.INVALID_ARGUMENT, f"{call.path[:200]} does not stream: call it over HTTP")
 
 
 class _Session:
     """One socket after the upgrade."""
 
     def __init__(
-        self, call: SocketCall, transcoder: Transcoder, values: tuple[str, ...], wish: negotiate.Wish, limit: int
+        self, call: SocketCall, transcoder: Transcoder, values: tuple[str, ...], wish: negotiation.Wish, limit: int
     ) -> None:
         self._call = call
         self._transcoder = transcoder
@@ -204,9 +205,9 @@ class _Session:
             if not call.lapsed():
                 call.status = GONE
                 raise
-            failed = Unavailable(refusal.STOPPING)
+            failed = Unavailable(refusals.STOPPING)
         except Exception as error:
-            failed = refusal.sized(call, status_of(error))
+            failed = refusals.sized(call, status_of(error))
             if not isinstance(error, StatusError):
                 log.exception("%s failed", upstream.method.path)
         finally:
@@ -225,7 +226,7 @@ class _Session:
     async def _fail(self, error: StatusError) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
-                described = respond.describe(error, self._call.method)
+                described = status_response.describe(error, self._call.method)
                 await self._call.put(orjson.dumps({"error": described}).decode())
                 code = TOO_BIG if self._too_large or oversized(error) is Side.REQUEST else FAILED + int(error.code)
                 await self._call.close(code, described["message"])

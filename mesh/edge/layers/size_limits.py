@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
-from mesh.edge.refusal import refuse
+from mesh.edge.refusals import refuse
 from mesh.errors import Code
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""gRPC and gRPC-Web through the edge: calls are forwarded to the sidecars with their messages untouched."""

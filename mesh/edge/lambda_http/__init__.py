@@ -1,0 +1,1 @@
+"""API Gateway for Lambda functions: requests as its events, results as responses."""
