@@ -30,10 +30,11 @@ import uvloop
 from benchmarks import load
 from benchmarks.tally import Tally
 from mesh import protoc
-from mesh.events import server, subjects
-from mesh.events.broker import Broker, Settings
+from mesh.events import subjects
+from mesh.events.broker import nats_server
+from mesh.events.broker.broker import Broker, Settings
+from mesh.events.broker.connection import BATCH, Link, Outgoing
 from mesh.events.cloudevents import Event
-from mesh.events.link import BATCH, Link, Outgoing
 
 MESH = load.HERE / "notes_mesh"
 STUBS = MESH / "gen"
@@ -380,7 +381,7 @@ def _nats(name: str) -> Iterator[tuple[str, int]]:
     """Run the nats-server of ``mesh up``, as it runs it; gives its URL and its process."""
     folder, port = load.SCRATCH / f"nats-{name}", load.free_port()
     shutil.rmtree(folder, ignore_errors=True)
-    with load.process(*server.command(folder, "127.0.0.1", port)) as started:
+    with load.process(*nats_server.command(folder, "127.0.0.1", port)) as started:
         load.wait_for(port)
         yield f"nats://127.0.0.1:{port}", started.pid
 

@@ -19,10 +19,10 @@ import uvloop
 from sqlalchemy import text
 
 from mesh.database import Database
-from mesh.events import outbox
-from mesh.events.broker import Broker, Settings
+from mesh.events.broker.broker import Broker, Settings
 from mesh.events.cloudevents import Event
-from mesh.events.relay import Relay
+from mesh.events.publish import outbox
+from mesh.events.publish.relay import Relay
 
 _INSERT = text(
     "INSERT INTO mesh_outbox (id, subject, headers, data, created) VALUES (:id, :subject, :headers, :data, :created)"

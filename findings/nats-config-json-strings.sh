@@ -2,7 +2,7 @@
 # nats-server reads configuration that looks like JSON, but not JSON's strings: an escape such as \u00fc, which most JSON
 # writers make of "ü", is refused, while the same string in raw UTF-8 is taken. A configuration written by a JSON library
 # (Python's json.dumps, for one) works until the first path or password with a letter outside ASCII.
-# mesh/events/server.py writes letters as they are.
+# mesh/events/broker/nats_server.py writes letters as they are.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"

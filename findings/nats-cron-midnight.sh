@@ -2,7 +2,7 @@
 # A cron line that names days, in a time zone whose clocks go forward at midnight (America/Santiago, Africa/Cairo).
 # Expected: only what lies in the hour that there is not is left out. nats-server steps from midnight to midnight when it
 # looks for the next day, and leaves out the whole next day that the line names: a monthly job loses a month.
-# mesh/events/ticks.py looks every minute for times that have passed without a tick.
+# mesh/events/consume/schedules.py looks every minute for times that have passed without a tick.
 set -euo pipefail
 folder=$(mktemp -d)
 server=

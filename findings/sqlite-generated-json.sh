@@ -5,7 +5,7 @@
 # from a virtual column, and in the NEW and OLD of a trigger even when it is STORED. There it becomes JSON inside JSON.
 # Read from a stored column of the table, or from an index, it is a string. So an audit trigger and a query write the same
 # row differently, and so do two plans of one query. Concatenating '' (doc || '') makes it a string everywhere.
-# mesh/events/changes_sqlite.py concatenates '' before it quotes a text.
+# mesh/events/changes/sqlite_triggers.py concatenates '' before it quotes a text.
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"

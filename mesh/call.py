@@ -219,7 +219,7 @@ class Call:
         compression: The encoding of an onward call's requests (``"gzip"``), or "" for none.
         task: What answers it, if that is one task and its rim knows it; None otherwise. (Asking for the current task
             is a system call up to Python 3.11.)
-        delivered: Which event it is a delivery of (``mesh.events.arrival.Delivered``), or None.
+        delivered: Which event it is a delivery of (``mesh.events.consume.delivery_call.Delivered``), or None.
     """
 
     wait_for_ready: bool = False

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mesh.events import server
+from mesh.events.broker import nats_server
 
 
 class BrokerProcess:
@@ -36,7 +36,7 @@ class BrokerProcess:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = server.command(self._folder, "127.0.0.1", self.port)
+        command = nats_server.command(self._folder, "127.0.0.1", self.port)
         with Path(command[-1]).open("a") as file:
             file.write(self._extra)
         with (self._folder / "log").open("ab") as log:

@@ -85,21 +85,21 @@ ALLOWED = {
         "Streams._make: CancelledError": "asks whether the answer is complete, or the edge stops",
         "Streams._make: Exception": "the edge runs no user code; ``recover`` is around it",
     },
-    "mesh/events/arrival.py": {
+    "mesh/events/consume/delivery_call.py": {
         "once: Exception": "outside of ``boundary``, which is around each function",
     },
-    "mesh/events/broker.py": {
+    "mesh/events/broker/broker.py": {
         "Broker._keep: Exception": "the connection to the broker; no user code",
         "Broker._send: Exception": "sends to the broker; no user code",
     },
-    "mesh/events/delivery.py": {
+    "mesh/events/consume/delivery.py": {
         "Delivery._called: BaseException": "``ordinary`` says what passes",
         "Delivery._run: Exception": "reads from the broker; each delivery is a task of its own",
     },
-    "mesh/events/reader.py": {
+    "mesh/events/consume/pull.py": {
         "Reader._decide: BaseException": "``ordinary`` says what passes",
     },
-    "mesh/events/relay.py": {
+    "mesh/events/publish/relay.py": {
         "Relay._run: Exception": "the outbox; no user code",
         "Relay._send: Exception": "decodes a row; no user code",
         "Relay.stop: CancelledError": "awaits the task that it has just cancelled",

@@ -228,16 +228,16 @@ class SidecarPart:
         if not entry.database:
             return None
         from mesh.database import Database, DatabaseError  # noqa: PLC0415 - a third of the imports; the edge has none
-        from mesh.events import changes  # noqa: PLC0415 - as above
+        from mesh.events.changes import capture  # noqa: PLC0415 - as above
 
-        nothing = partial(changes.install, service=name, tables=())  # what was captured before the contract changed
+        nothing = partial(capture.install, service=name, tables=())  # what was captured before the contract changed
         try:
             return Database(
                 entry.database,
                 migrations=_migrations(manifest, entry),
                 migrate=migrate,
                 name=name,
-                before=(changes.suspend,),
+                before=(capture.suspend,),
                 after=self._events.after if self._events else (nothing,),
                 outbox=self._events.outbox if self._events else None,
             )

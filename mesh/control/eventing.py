@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from mesh.contract import Contract, TriggerKind
 from mesh.control import topology
 from mesh.errors import StatusError
-from mesh.events.broker import Broker, Settings
-from mesh.events.delivery import Delivery, Patience
-from mesh.events.outcome import Limits
-from mesh.events.publications import Publications, Publisher
-from mesh.events.streams import Retention
+from mesh.events.broker.broker import Broker, Settings
+from mesh.events.broker.streams import Retention
+from mesh.events.consume.delivery import Delivery, Patience
+from mesh.events.consume.outcome import Limits
+from mesh.events.publish.publisher import Publications, Publisher
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from mesh.call import Handler
     from mesh.database import Database
     from mesh.database.migrations import Prepare
-    from mesh.events.outbox import Outbox
-    from mesh.events.relay import Relay
+    from mesh.events.publish.outbox import Outbox
+    from mesh.events.publish.relay import Relay
 
 __all__ = ["Eventing", "needs_broker", "settings"]
 
@@ -126,7 +126,7 @@ class Eventing:
             hops=manifest.events.max_hops,
         )
         if entry.database:
-            from mesh.events import outbox  # noqa: PLC0415 - SQLAlchemy is a third of the imports
+            from mesh.events.publish import outbox  # noqa: PLC0415 - SQLAlchemy is a third of the imports
 
             self.outbox = outbox.Outbox(publications, sqlite=self._sqlite)
 
@@ -135,10 +135,12 @@ class Eventing:
         """What is done in the service's database after its migrations."""
         if self.outbox is None:
             return ()
-        from mesh.events import changes, inbox, outbox  # noqa: PLC0415 - loaded already
+        from mesh.events.changes import capture  # noqa: PLC0415 - loaded already
+        from mesh.events.consume import inbox  # noqa: PLC0415 - loaded already
+        from mesh.events.publish import outbox  # noqa: PLC0415 - loaded already
 
-        capture = partial(changes.install, service=self._name, tables=changes.captured(self._contract, self._name))
-        return (outbox.create, *([inbox.prepare] if self._triggered else []), capture)
+        capturing = partial(capture.install, service=self._name, tables=capture.captured(self._contract, self._name))
+        return (outbox.create, *([inbox.prepare] if self._triggered else []), capturing)
 
     def start(self, database: Database | None) -> None:
         """Connect, and empty the outbox of the open database."""
@@ -146,9 +148,9 @@ class Eventing:
         if database is not None and self._triggered:
             self._pruning = asyncio.get_running_loop().create_task(_prune(database))
         if database is not None and self.outbox is not None:
-            from mesh.events.change_rows import encoder  # noqa: PLC0415 - loaded already
-            from mesh.events.refused import letters  # noqa: PLC0415 - loaded already
-            from mesh.events.relay import Relay  # noqa: PLC0415 - loaded already
+            from mesh.events.changes.change_event import encoder  # noqa: PLC0415 - loaded already
+            from mesh.events.publish.relay import Relay  # noqa: PLC0415 - loaded already
+            from mesh.events.unpublishable import letters  # noqa: PLC0415 - loaded already
 
             self._relay = Relay(
                 database, self.broker, sqlite=self._sqlite, encode=encoder(self._contract),
@@ -183,7 +185,7 @@ class Eventing:
 
 
 async def _prune(database: Database) -> None:
-    from mesh.events import inbox  # noqa: PLC0415 - loaded already
+    from mesh.events.consume import inbox  # noqa: PLC0415 - loaded already
 
     while True:
         try:

@@ -19,12 +19,14 @@ from mesh.contract import Contract, TriggerKind
 from mesh.control import component, eventing, invoke, state
 from mesh.control.table import table
 from mesh.errors import StatusError
-from mesh.events import again, history, streams, subjects
-from mesh.events.broker import Broker
+from mesh.events import subjects
+from mesh.events.broker import history, streams
+from mesh.events.broker.broker import Broker
 from mesh.events.cloudevents import Event, made_at, new_id
-from mesh.events.consumers import Consumer, consumers_of
-from mesh.events.dead import read_letter
-from mesh.events.publications import key_of
+from mesh.events.consume import redrive_replay
+from mesh.events.consume.consumers import Consumer, consumers_of
+from mesh.events.consume.dead_letters import read_letter
+from mesh.events.publish.publisher import key_of
 from mesh.faults import Fault, Faults
 from mesh.jsoncodec import CannotPrint, Codecs
 from mesh.manifest import Manifest
@@ -33,8 +35,8 @@ from mesh.text import json_for
 from mesh.values import Duration
 
 if TYPE_CHECKING:
-    from mesh.events.history import StreamMessage
-    from mesh.events.link import Link
+    from mesh.events.broker.connection import Link
+    from mesh.events.broker.history import StreamMessage
 
 __all__ = ["dead", "discard", "list_", "publish", "redrive", "replay", "show", "tail"]
 
@@ -163,11 +165,11 @@ def redrive(file: Path, numbers: list[int], *, method: str, every: bool) -> int:
     async def run(session: _Session) -> int:
         done, left = 0, 0
         async for letter in _chosen(session, numbers, method, every=every):
-            whole = await again.whole(session.link.js, letter)
-            message = None if whole is None else again.redriven(whole, session.consumers)
+            whole = await redrive_replay.whole(session.link.js, letter)
+            message = None if whole is None else redrive_replay.redriven(whole, session.consumers)
             if message is None:
                 left += 1
-                why = "the contract has its trigger no more" if whole else again.absent(letter)
+                why = "the contract has its trigger no more" if whole else redrive_replay.absent(letter)
                 print(f"letter {letter.sequence}: {why}", file=sys.stderr)
                 continue
             await session.broker.store(message)
@@ -210,9 +212,9 @@ def replay(file: Path, method: str, *, since: str) -> int:
         wholes = {(one.stream, re.sub(r"\.\d+\.\*$", ".*.*", one.filters[0])) for one in mine}
         for stream, filter_ in sorted(wholes):
             async for event in history.read(session.link.client, stream, filter_, since=began):
-                consumer = again.consumer_for(mine, event.subject)
+                consumer = redrive_replay.consumer_for(mine, event.subject)
                 if consumer is not None:
-                    await session.broker.store(again.replayed(event, consumer, run_))
+                    await session.broker.store(redrive_replay.replayed(event, consumer, run_))
                     done += 1
                     _progress("replayed", done, event.left)
         print(f"replayed {done} as {run_}")

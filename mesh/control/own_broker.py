@@ -9,7 +9,7 @@ from mesh.contract import Contract
 from mesh.control import sockets, tether
 from mesh.control.eventing import needs_broker
 from mesh.control.keeper import Component
-from mesh.events import server
+from mesh.events.broker import nats_server
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
 
@@ -58,8 +58,8 @@ def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
     host, port = addresses.split(address)
     storage = manifest.state / "nats"
     try:
-        words = server.command(storage, host, port)
-    except server.ServerError as error:
+        words = nats_server.command(storage, host, port)
+    except nats_server.ServerError as error:
         raise Faults([Fault(f"{manifest.file.name} broker", str(error))]) from None
     except OSError as error:
         raise Faults([Fault(str(storage), f"cannot be written: {error.strerror}")]) from None
@@ -68,8 +68,8 @@ def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
         name=BROKER,
         command=tether.command(str(storage / "lock"), words),
         listener=None,
-        probe=lambda: server.ready(*addresses.split(reachable)),
-        shown=server.shown,
-        broken=server.broken,
+        probe=lambda: nats_server.ready(*addresses.split(reachable)),
+        shown=nats_server.shown,
+        broken=nats_server.broken,
     )
     return OwnBroker(component, reachable, str(storage))

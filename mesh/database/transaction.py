@@ -45,7 +45,7 @@ _AGAIN = 0.05
 
 
 class Outbox(Protocol):
-    """Where a transaction's events go (``mesh.events.outbox``)."""
+    """Where a transaction's events go (``mesh.events.publish.outbox``)."""
 
     async def put(self, tx: Transaction, event: Message) -> None:
         """Write an event in the transaction."""

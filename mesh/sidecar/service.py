@@ -31,7 +31,7 @@ class Database(Protocol):
 
 
 class Publisher(Protocol):
-    """Where events go that belong to no transaction (``mesh.events.publications.Publisher``)."""
+    """Where events go that belong to no transaction (``mesh.events.publish.publisher.Publisher``)."""
 
     async def publish(self, message: Message) -> None:
         """Publish an event; returns when the broker has it durably."""
@@ -98,7 +98,7 @@ class ServiceContext:
         call = current.get()
         if call is None or call.delivered is None:
             return self._database.transaction()
-        from mesh.events.inbox import guarded  # noqa: PLC0415 - SQLAlchemy, which only who has a database loads
+        from mesh.events.consume.inbox import guarded  # noqa: PLC0415 - SQLAlchemy, which only who has a database loads
 
         return guarded(self._database.transaction())
 

@@ -10,7 +10,7 @@ from opentelemetry.trace import get_tracer
 
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.deadline import deadline
-from mesh.events.arrival import linked, once
+from mesh.events.consume.delivery_call import linked, once
 from mesh.recover import recover
 from mesh.rpc.server.disconnect import Watched
 from mesh.rpc.server.grpc_app import GrpcApp
@@ -66,7 +66,7 @@ class Sidecar:
     Attributes:
         app: The gRPC server behind the listener.
         health: What it reports of itself.
-        deliveries: What answers the deliveries of each method that has a trigger (``mesh.events.delivery``).
+        deliveries: What answers the deliveries of each method that has a trigger (``mesh.events.consume.delivery``).
     """
 
     def __init__(

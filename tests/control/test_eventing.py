@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from mesh.control import eventing
 from mesh.database import Database
-from mesh.events import inbox
+from mesh.events.consume import inbox
 
 
 async def test_pruning_goes_on_after_what_nobody_expected(

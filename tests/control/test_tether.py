@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from mesh.control import tether
-from mesh.events import server
+from mesh.events.broker import nats_server
 
 SLEEPER = (sys.executable, "-c", "print('runs', flush=True); import time; time.sleep(60)")
 
@@ -61,8 +61,8 @@ def test_a_parent_that_is_gone_already() -> None:
 
 
 def test_what_is_shown_of_the_servers_log() -> None:
-    assert server.shown("[7] 2026/11/22 00:01:02.000003 [INF] Server is ready") is None
-    assert server.shown("[7] 2026/11/22 00:01:02.000003 [WRN] Slow") == (
+    assert nats_server.shown("[7] 2026/11/22 00:01:02.000003 [INF] Server is ready") is None
+    assert nats_server.shown("[7] 2026/11/22 00:01:02.000003 [WRN] Slow") == (
         '{"time": "2026-11-22T00:01:02.000003Z", "level": "WARNING", "logger": "nats-server", "message": "Slow"}'
     )
-    assert server.shown("panic: it happens") == "panic: it happens"
+    assert nats_server.shown("panic: it happens") == "panic: it happens"

@@ -16,9 +16,9 @@ from hosting import open_layer
 
 from mesh.call import Layer
 from mesh.contract import Contract
-from mesh.events.broker import Broker, Settings
+from mesh.events.broker.broker import Broker, Settings
 from mesh.events.cloudevents import Event
-from mesh.events.delivery import Delivery, Patience
+from mesh.events.consume.delivery import Delivery, Patience
 from mesh.function import Functions
 from mesh.gate import Gate
 from mesh.sidecar import ServiceContext, Sidecar

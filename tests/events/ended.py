@@ -19,8 +19,8 @@ from delivering import delivering  # noqa: E402 - the path comes first
 from google.protobuf.empty_pb2 import Empty  # noqa: E402 - the path comes first
 
 from mesh import descriptors, protoc  # noqa: E402 - the path comes first
-from mesh.events.delivery import Patience  # noqa: E402 - the path comes first
-from mesh.events.outcome import Limits  # noqa: E402 - the path comes first
+from mesh.events.consume.delivery import Patience  # noqa: E402 - the path comes first
+from mesh.events.consume.outcome import Limits  # noqa: E402 - the path comes first
 
 
 async def on_happened(request: Any, context: Any) -> Empty:

@@ -16,16 +16,17 @@ from sqlalchemy import text
 from mesh.call import Call, Layer, chain
 from mesh.contract import Contract
 from mesh.database import Database
-from mesh.events import inbox, outbox
-from mesh.events.broker import Broker, Settings
-from mesh.events.dead import Letter, read_letter
-from mesh.events.delivery import Delivery, Patience
+from mesh.events.broker.broker import Broker, Settings
+from mesh.events.consume import inbox
+from mesh.events.consume.dead_letters import Letter, read_letter
+from mesh.events.consume.delivery import Delivery, Patience
+from mesh.events.consume.outcome import Limits
 from mesh.events.hops import carry
-from mesh.events.outbox import Outbox
-from mesh.events.outcome import Limits
-from mesh.events.publications import Publications, Publisher
-from mesh.events.refused import letters
-from mesh.events.relay import Relay
+from mesh.events.publish import outbox
+from mesh.events.publish.outbox import Outbox
+from mesh.events.publish.publisher import Publications, Publisher
+from mesh.events.publish.relay import Relay
+from mesh.events.unpublishable import letters
 from mesh.function import Functions
 from mesh.gate import Gate
 from mesh.rpc.client.blocking_channel import BlockingChannel

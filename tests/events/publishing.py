@@ -15,13 +15,13 @@ from sqlalchemy import text
 
 from mesh.contract import Contract
 from mesh.database import Database
-from mesh.events import outbox
-from mesh.events.broker import Broker, Settings
-from mesh.events.change_rows import encoder
-from mesh.events.outbox import Outbox
-from mesh.events.publications import Publications
-from mesh.events.refused import letters
-from mesh.events.relay import Relay
+from mesh.events.broker.broker import Broker, Settings
+from mesh.events.changes.change_event import encoder
+from mesh.events.publish import outbox
+from mesh.events.publish.outbox import Outbox
+from mesh.events.publish.publisher import Publications
+from mesh.events.publish.relay import Relay
+from mesh.events.unpublishable import letters
 
 SHOP = "events.v1.Shop"
 

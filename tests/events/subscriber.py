@@ -20,7 +20,7 @@ from sqlalchemy import text  # noqa: E402 - the path comes first
 
 from mesh import descriptors, protoc  # noqa: E402 - the path comes first
 from mesh.database import Database  # noqa: E402 - the path comes first
-from mesh.events import inbox  # noqa: E402 - the path comes first
+from mesh.events.consume import inbox  # noqa: E402 - the path comes first
 
 
 async def on_happened(request: Any, context: Any) -> Empty:

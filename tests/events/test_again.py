@@ -12,14 +12,15 @@ from google.protobuf.empty_pb2 import Empty
 
 from mesh.contract import Contract
 from mesh.errors import InvalidArgument
-from mesh.events import again, history
-from mesh.events.broker import Broker
+from mesh.events.broker import history
+from mesh.events.broker.broker import Broker
+from mesh.events.broker.connection import FEW, Outgoing
+from mesh.events.broker.history import StreamMessage
+from mesh.events.broker.streams import SCHEDULES
 from mesh.events.cloudevents import Event
-from mesh.events.consumers import consumers_of
-from mesh.events.dead import LEFT_OUT, read_letter
-from mesh.events.history import StreamMessage
-from mesh.events.link import FEW, Outgoing
-from mesh.events.streams import SCHEDULES
+from mesh.events.consume import redrive_replay
+from mesh.events.consume.consumers import consumers_of
+from mesh.events.consume.dead_letters import LEFT_OUT, read_letter
 
 MANY = 30
 assert MANY > FEW
@@ -60,7 +61,7 @@ async def letters_of(broker: Broker) -> list[StreamMessage]:
 
 async def redrive(broker: Broker, contract: Contract, serves: str, letters: list[StreamMessage]) -> None:
     consumers = {one.name: one for one in consumers_of([contract.services[serves]])}
-    messages = [again.redriven(letter, consumers) for letter in letters]
+    messages = [redrive_replay.redriven(letter, consumers) for letter in letters]
     async with asyncio.timeout(10):
         await asyncio.gather(*(broker.store(message) for message in messages if message is not None))
 
@@ -91,9 +92,9 @@ async def test_events_of_a_batch_are_replayed(contract: Contract, nats_url: str)
         mine = consumers_of([contract.services[RECORDER]])
         found = [one async for one in history.read(link.client, "EVENTS", "events.delivery-v1-Happened.*.*")]
         for event in found:
-            consumer = again.consumer_for(mine, event.subject)
+            consumer = redrive_replay.consumer_for(mine, event.subject)
             assert consumer is not None
-            await asyncio.wait_for(broker.store(again.replayed(event, consumer, "run")), 10)
+            await asyncio.wait_for(broker.store(redrive_replay.replayed(event, consumer, "run")), 10)
     async with delivering(contract, nats_url, {"on_happened": function}):
         await until(lambda: len(function.done) == 2 * MANY)
     ids = {event.id for event in events}
@@ -147,12 +148,12 @@ async def test_an_event_too_large_for_a_letter_dies_and_is_delivered_once_more(
                 await asyncio.sleep(0.05)
                 letters = await letters_of(replica.broker)
         assert (letters[0].data, letters[0].headers[LEFT_OUT]) == (b"", str(len(data)))
-        found = await again.whole(link.js, letters[0])
+        found = await redrive_replay.whole(link.js, letters[0])
         assert found is not None
         function.mended = True
         await redrive(replica.broker, contract, RECORDER, [found])
         await until(lambda: bool(function.done))
         await link.js.delete_msg("EVENTS", 1)
-        assert await again.whole(link.js, letters[0]) is None
+        assert await redrive_replay.whole(link.js, letters[0]) is None
     ((id_, request),) = function.done
     assert (id_, request.number, len(request.what)) == (event.id, 1, size)

@@ -15,10 +15,10 @@ import pytest
 from broker_process import BrokerProcess
 
 from mesh.errors import InvalidArgument, ResourceExhausted, Unavailable
-from mesh.events.broker import Broker, Settings
+from mesh.events.broker.broker import Broker, Settings
+from mesh.events.broker.connection import Outgoing
+from mesh.events.broker.streams import Retention
 from mesh.events.cloudevents import Event
-from mesh.events.link import Outgoing
-from mesh.events.streams import Retention
 
 
 def event(key: str = "ada", data: bytes = b"", **others: str) -> Event:

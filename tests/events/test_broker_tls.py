@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from publishing import until
 
-from mesh.events.broker import Broker, Settings
+from mesh.events.broker.broker import Broker, Settings
 
 
 def certificate(folder: Path) -> tuple[str, str]:

@@ -20,7 +20,8 @@ from sqlalchemy import Connection, text
 from mesh import contract as contracts
 from mesh.database import Database, DatabaseError
 from mesh.errors import Aborted
-from mesh.events import change_rows, changes, outbox
+from mesh.events.changes import capture, change_event
+from mesh.events.publish import outbox
 
 
 class Owner:
@@ -35,7 +36,7 @@ class Owner:
     async def start(self, *tables: str, before: Sequence[Any] = ()) -> None:
         """As a replica starts; again and again."""
         await self.database.stop()
-        after = [outbox.create, functools.partial(changes.install, service="shop", tables=tables)]
+        after = [outbox.create, functools.partial(capture.install, service="shop", tables=tables)]
         self.database = Database(self.url, migrations=None, name="shop", before=before, after=after)
         await self.database.start()
 
@@ -59,9 +60,9 @@ class Owner:
         async with self.database.transaction() as tx:
             return (await tx.execute(text("SELECT id, subject, data FROM mesh_outbox ORDER BY sequence"))).all()
 
-    async def taken(self) -> list[change_rows.Change]:
+    async def taken(self) -> list[change_event.Change]:
         """What was captured, taken out of the outbox as the relay does."""
-        found = [change_rows.Change(self.kind, row.id, row.subject, row.data) for row in await self.rows()]
+        found = [change_event.Change(self.kind, row.id, row.subject, row.data) for row in await self.rows()]
         async with self.database.transaction() as tx:
             await tx.execute(text("DELETE FROM mesh_outbox"))
         return found
@@ -69,7 +70,7 @@ class Owner:
     async def changes(self) -> list[dict[str, Any]]:
         return [self.read(one) for one in await self.taken()]
 
-    def read(self, one: change_rows.Change) -> dict[str, Any]:
+    def read(self, one: change_event.Change) -> dict[str, Any]:
         found = MessageToDict(self.kind.FromString(one.event.data))
         assert found.pop("commitTime")
         assert (found.pop("service"), found.pop("table")) == ("shop", one.subject.split(".")[2])
@@ -219,7 +220,7 @@ async def test_a_column_that_goes(owner: Owner):
         def migrate(connection: Connection) -> None:
             connection.exec_driver_sql("ALTER TABLE items DROP COLUMN size")
 
-        await owner.start("items", before=[changes.suspend, migrate])
+        await owner.start("items", before=[capture.suspend, migrate])
     else:
         await owner.hand("INSERT INTO items VALUES (1, 'a')", "ALTER TABLE items DROP COLUMN size")
     await owner.hand("DELETE FROM items")
@@ -730,4 +731,4 @@ class TestPostgres:
 
 
 def test_the_tables_of_a_service_are_those_that_the_contract_names(contract: contracts.Contract):
-    assert changes.captured(contract, "nobody") == ()
+    assert capture.captured(contract, "nobody") == ()

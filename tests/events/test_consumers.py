@@ -8,8 +8,8 @@ from delivering import RECORDER, broker_at, happened
 from publishing import until
 
 from mesh.contract import Contract
-from mesh.events.consumers import Consumer, consumers_of, ensure, request
-from mesh.events.link import Link
+from mesh.events.broker.connection import Link
+from mesh.events.consume.consumers import Consumer, consumers_of, ensure, request
 
 KEPT = 1.5
 """Seconds that events are kept, as far as these consumers know."""

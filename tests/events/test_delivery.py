@@ -24,16 +24,16 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from mesh.call import Call, Handler
 from mesh.contract import Contract
 from mesh.errors import InvalidArgument, Unavailable
-from mesh.events import reader, tries
-from mesh.events.again import consumer_for
+from mesh.events.broker.connection import Outgoing
+from mesh.events.broker.message import Message
 from mesh.events.cloudevents import Event
-from mesh.events.consumers import Consumer, consumers_of, ensure
-from mesh.events.dead import read_letter
-from mesh.events.delivery import Patience
-from mesh.events.link import Outgoing
-from mesh.events.message import Message
-from mesh.events.ordering import Held
-from mesh.events.outcome import Ack, Dead, Decision, Limits, Retry
+from mesh.events.consume import attempts, pull
+from mesh.events.consume.consumers import Consumer, consumers_of, ensure
+from mesh.events.consume.dead_letters import read_letter
+from mesh.events.consume.delivery import Patience
+from mesh.events.consume.ordering import Held
+from mesh.events.consume.outcome import Ack, Dead, Decision, Limits, Retry
+from mesh.events.consume.redrive_replay import consumer_for
 from mesh.gate import Gate
 
 QUICK = Patience(limits=Limits(tries=3, first=0.05, longest=0.1))
@@ -311,13 +311,13 @@ async def test_headers_of_others_hold_no_key(contract: Contract, nats_url: str) 
 async def test_a_delivery_that_fails_by_a_bug_of_ours_is_tried_again(
     contract: Contract, nats_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reader, "FAILED", 0.05)
-    event, tries, gone = happened("k", 1), [], []
+    monkeypatch.setattr(pull, "FAILED", 0.05)
+    event, called, gone = happened("k", 1), [], []
     consumer = next(one for one in consumers_of([contract.services[RECORDER]]) if consumer_for([one], event.subject))
 
     async def deliver(consumer: Consumer, message: Message, held: Held) -> Decision:
-        tries.append(message.sequence)
-        if len(tries) == 1:
+        called.append(message.sequence)
+        if len(called) == 1:
             raise ZeroDivisionError
         return Ack()
 
@@ -325,12 +325,12 @@ async def test_a_delivery_that_fails_by_a_bug_of_ours_is_tried_again(
         link = await broker.ready()
         await ensure(link.client, consumer)
         await publish(broker, event)
-        reading = reader.Reader(consumer, deliver, gone.append)
+        reading = pull.Reader(consumer, deliver, gone.append)
         reading.attach(link.client)
         await reading.tick(0, mine=True)
-        await until(lambda: len(tries) == 2 and not reading.lane.held)
+        await until(lambda: len(called) == 2 and not reading.lane.held)
         await reading.release()
-    assert (tries, gone) == ([1, 1], [])
+    assert (called, gone) == ([1, 1], [])
     assert f"{consumer.name}: the delivery of 1 failed" in caplog.text
 
 
@@ -449,22 +449,22 @@ async def test_what_was_refused_before_it_began_stays_unbegun(contract: Contract
     consumer, message, held = handed_over(contract, 1)
     async with delivering(contract, nats_url, {}, patience=QUICK, gate=Gate(0, 0)) as replica:
         link = await replica.broker.ready()
-        await replica.broker.store(tries.outgoing(consumer, message, tries.Record(tries=1, begun=2)))
+        await replica.broker.store(attempts.outgoing(consumer, message, attempts.Record(tries=1, begun=2)))
         assert isinstance(await replica.delivery._deliver(consumer, message, held), Retry)
         assert (held.tries, held.begun) == (1, 2)
-        assert await tries.read(link.client, consumer, message) == tries.Record(tries=1, begun=2)
+        assert await attempts.read(link.client, consumer, message) == attempts.Record(tries=1, begun=2)
 
 
 async def test_the_record_of_an_event_is_of_no_other_with_its_place(contract: Contract, nats_url: str) -> None:
     consumer, message, _ = handed_over(contract, 7)
     async with broker_at(nats_url) as broker:
         link = await broker.ready()
-        assert await tries.read(link.client, consumer, message) == tries.Record()
-        for record in (tries.Record(1, 2, 3), tries.Record(4, 5, 6)):
-            await broker.store(tries.outgoing(consumer, message, record))
-        assert await tries.read(link.client, consumer, message) == tries.Record(4, 5, 6)
-        assert await tries.read(link.client, consumer, replace(message, time=2.5)) == tries.Record()
-        assert await tries.read(link.client, consumer, replace(message, sequence=8)) == tries.Record()
+        assert await attempts.read(link.client, consumer, message) == attempts.Record()
+        for record in (attempts.Record(1, 2, 3), attempts.Record(4, 5, 6)):
+            await broker.store(attempts.outgoing(consumer, message, record))
+        assert await attempts.read(link.client, consumer, message) == attempts.Record(4, 5, 6)
+        assert await attempts.read(link.client, consumer, replace(message, time=2.5)) == attempts.Record()
+        assert await attempts.read(link.client, consumer, replace(message, sequence=8)) == attempts.Record()
 
 
 async def test_a_full_gate_is_no_try(contract: Contract, nats_url: str) -> None:

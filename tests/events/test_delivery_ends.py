@@ -12,9 +12,9 @@ from google.protobuf.empty_pb2 import Empty
 
 from mesh.contract import Contract
 from mesh.control.chaos.endings.ways import BUGS, CANCELLATIONS, Panic, end, end_on_the_loop
-from mesh.events.dead import read_letter
-from mesh.events.delivery import Patience
-from mesh.events.outcome import Limits
+from mesh.events.consume.dead_letters import read_letter
+from mesh.events.consume.delivery import Patience
+from mesh.events.consume.outcome import Limits
 
 QUICK = Patience(limits=Limits(tries=3, first=0.05, longest=0.1))
 

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 import pytest
 from delivering import broker_at, happened
 
-from mesh.events import history, subjects
-from mesh.events.link import Link, Outgoing
-from mesh.events.streams import EVENTS
+from mesh.events import subjects
+from mesh.events.broker import history
+from mesh.events.broker.connection import Link, Outgoing
+from mesh.events.broker.streams import EVENTS
 
 TYPE = "delivery.v1.Happened"
 MANY = 3_000

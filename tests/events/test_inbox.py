@@ -20,12 +20,12 @@ from sqlalchemy import text
 from mesh.contract import Contract
 from mesh.database import Database
 from mesh.errors import Unavailable
-from mesh.events import inbox
+from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
-from mesh.events.dead import read_letter
-from mesh.events.delivery import Patience
-from mesh.events.link import Outgoing
-from mesh.events.outcome import Limits
+from mesh.events.consume import inbox
+from mesh.events.consume.dead_letters import read_letter
+from mesh.events.consume.delivery import Patience
+from mesh.events.consume.outcome import Limits
 
 QUICK = Patience(limits=Limits(tries=3, first=0.01, longest=0.02))
 SUBSCRIBER = Path(__file__).parent / "subscriber.py"

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mesh.events.ordering import Action, Again, Begin, GiveBack, Held, Lane, State
+from mesh.events.consume.ordering import Action, Again, Begin, GiveBack, Held, Lane, State
 
 KEYS = ("a", "b", "c")
 REPLICAS = (0, 1, 2)

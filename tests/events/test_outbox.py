@@ -19,8 +19,8 @@ from sqlalchemy import text
 
 from mesh.contract import Contract
 from mesh.errors import FailedPrecondition, InvalidArgument, Unavailable
-from mesh.events import outbox
 from mesh.events.cloudevents import Event
+from mesh.events.publish import outbox
 
 INSERT = text("INSERT INTO mesh_outbox (id, subject, headers, data, created) VALUES (:id, 'events.a.0._', :h, :d, 1)")
 
@@ -243,8 +243,8 @@ async def test_a_relay_that_dies_between_sending_and_deleting_sends_nothing_twic
         await first.publish(*(pb.Ordered(customer="ada", number=number) for number in range(20)))
         rows = await first.sql("SELECT subject, headers, data FROM mesh_outbox ORDER BY sequence LIMIT 7")
         link = await first.broker.ready()
-        from mesh.events.outbox import Row
-        from mesh.events.relay import as_stored
+        from mesh.events.publish.outbox import Row
+        from mesh.events.publish.relay import as_stored
 
         stored = await link.store([as_stored(Row(0, "", *row)) for row in rows])
         assert stored == (7, None)

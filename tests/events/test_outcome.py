@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import Code
-from mesh.events import members
-from mesh.events.arrival import publisher
-from mesh.events.dead import Letter, letter_headers, original_headers, read_letter
-from mesh.events.outcome import PERMANENT, Ack, Dead, Limits, Retry, backoff, decide
+from mesh.events.consume import assignment
+from mesh.events.consume.dead_letters import Letter, letter_headers, original_headers, read_letter
+from mesh.events.consume.delivery_call import publisher
+from mesh.events.consume.outcome import PERMANENT, Ack, Dead, Limits, Retry, backoff, decide
 
 LIMITS = Limits(tries=5, first=0.5, longest=60.0)
 
@@ -43,27 +43,27 @@ def test_backoff_doubles_within_its_bounds(tries: int, random: float) -> None:
 @given(st.sets(st.text("abcdef0123456789", min_size=8, max_size=8), min_size=1, max_size=6))
 def test_all_replicas_agree_and_a_leaver_moves_only_its_own(replicas: set[str]) -> None:
     partitions = [f"consumer-{number}" for number in range(40)]
-    before = {part: members.owner(part, list(replicas)) for part in partitions}
-    assert before == {part: members.owner(part, sorted(replicas, reverse=True)) for part in partitions}
+    before = {part: assignment.owner(part, list(replicas)) for part in partitions}
+    assert before == {part: assignment.owner(part, sorted(replicas, reverse=True)) for part in partitions}
     leaver = min(replicas)
     if len(replicas) > 1:
-        after = {part: members.owner(part, list(replicas - {leaver})) for part in partitions}
+        after = {part: assignment.owner(part, list(replicas - {leaver})) for part in partitions}
         assert all(after[part] == had for part, had in before.items() if had != leaver)
 
 
 def test_partitions_spread() -> None:
-    owners = [members.owner(f"service-Method-{number}", ["one", "two", "three"]) for number in range(300)]
+    owners = [assignment.owner(f"service-Method-{number}", ["one", "two", "three"]) for number in range(300)]
     assert all(60 < owners.count(name) < 140 for name in ("one", "two", "three"))
 
 
 def test_who_is_silent_is_forgotten() -> None:
-    found = members.Members("me")
+    found = assignment.Members("me")
     assert found.here(0) == ["me"]
     assert found.heard("other", 10.0)
     assert not found.heard("other", 11.0)
     assert not found.heard("me", 11.0)
-    assert found.here(11.0 + members.FORGOTTEN - 0.1) == ["me", "other"]
-    assert found.here(11.0 + members.FORGOTTEN) == ["me"]
+    assert found.here(11.0 + assignment.FORGOTTEN - 0.1) == ["me", "other"]
+    assert found.here(11.0 + assignment.FORGOTTEN) == ["me"]
     found.heard("other", 20.0)
     found.left("other")
     assert found.here(20.0) == ["me"]

@@ -19,10 +19,11 @@ from placed import QUICK, Placed, placed
 from telemetry_parts import HttpCollector
 
 from mesh.contract import Contract
-from mesh.events import broker, relay
+from mesh.events.broker import broker
+from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
-from mesh.events.link import Outgoing
-from mesh.events.outcome import Limits
+from mesh.events.consume.outcome import Limits
+from mesh.events.publish import relay
 from mesh.telemetry import Telemetry, configure
 from mesh.telemetry.logs import JsonFormatter
 

@@ -11,9 +11,9 @@ from opentelemetry.trace import INVALID_SPAN
 
 from mesh.call import Call, Metadata, current
 from mesh.contract import Contract
-from mesh.events.arrival import Arrival
+from mesh.events.consume.delivery_call import Arrival
 from mesh.events.hops import carry, hops
-from mesh.events.publications import Publications, key_of
+from mesh.events.publish.publisher import Publications, key_of
 
 SHOP = ["events.v1.Shop"]
 

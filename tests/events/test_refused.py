@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from mesh.contract import Contract, Method, Service, Trigger, TriggerKind
+from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
-from mesh.events.dead import LEFT_OUT, read_letter
-from mesh.events.link import Outgoing
-from mesh.events.outbox import Row
-from mesh.events.refused import letters
+from mesh.events.consume.dead_letters import LEFT_OUT, read_letter
+from mesh.events.publish.outbox import Row
+from mesh.events.unpublishable import letters
 
 CHANGE = Trigger(TriggerKind.CHANGE, service="shop", table="odd name")
 EVENT = Trigger(TriggerKind.EVENT, event="a.v1.Made")

@@ -9,8 +9,8 @@ import nats
 import pytest
 from broker_process import BrokerProcess
 
-from mesh.events import streams
-from mesh.events.streams import Retention, StreamError
+from mesh.events.broker import streams
+from mesh.events.broker.streams import Retention, StreamError
 
 
 async def test_they_are_made_once_and_stay(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

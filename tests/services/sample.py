@@ -27,11 +27,12 @@ from mesh.context import Context, Transaction
 from mesh.contract import Contract, TriggerKind, generated_class
 from mesh.database import Database
 from mesh.errors import RemoteError, StatusError
-from mesh.events import changes, outbox
-from mesh.events.change_rows import encoder
+from mesh.events.changes import capture
+from mesh.events.changes.change_event import encoder
 from mesh.events.cloudevents import Event
-from mesh.events.outbox import Outbox
-from mesh.events.publications import Publications
+from mesh.events.publish import outbox
+from mesh.events.publish.outbox import Outbox
+from mesh.events.publish.publisher import Publications
 from services.audit import functions as audit_functions
 from services.login import functions as login_functions
 from services.registration import functions as registration_functions
@@ -64,13 +65,13 @@ class Host:
         self.log = logging.getLogger(f"sample.{name}")
         self.service = contract().services[f"{name}.v1.{name.capitalize()}"]
         self.sqlite = url.startswith("sqlite")
-        captured = changes.captured(contract(), name)
+        captured = capture.captured(contract(), name)
         self.database = Database(
             url,
             migrations=ROOT / "services" / name / "migrations",
             name=name,
-            before=[changes.suspend],
-            after=[outbox.create, functools.partial(changes.install, service=name, tables=captured)],
+            before=[capture.suspend],
+            after=[outbox.create, functools.partial(capture.install, service=name, tables=captured)],
             outbox=Outbox(Publications(contract(), [self.service.name], name), sqlite=self.sqlite),
         )
         self.other: Host | None = None

@@ -31,8 +31,8 @@ from mesh import (
     Unauthenticated,
     Unavailable,
 )
-from mesh.events import outbox
 from mesh.events.cloudevents import Event
+from mesh.events.publish import outbox
 from services.login import functions as login_functions
 from services.registration.tables import users
 

@@ -19,17 +19,18 @@ from mesh.contract import Contract, TriggerKind
 from mesh.control.chaos.calls import words_in
 from mesh.control.chaos.ledger import Dead, Effect, Facts, Fate
 from mesh.database.engine import create, read
-from mesh.events import history, streams, subjects
-from mesh.events.consumers import consumers_of, request
-from mesh.events.dead import read_letter
-from mesh.events.inbox import TABLE as INBOX
-from mesh.events.outbox import NAME as OUTBOX
+from mesh.events import subjects
+from mesh.events.broker import history, streams
+from mesh.events.consume.consumers import consumers_of, request
+from mesh.events.consume.dead_letters import read_letter
+from mesh.events.consume.inbox import TABLE as INBOX
+from mesh.events.publish.outbox import NAME as OUTBOX
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from mesh.contract import Method
-    from mesh.events.link import Link
+    from mesh.events.broker.connection import Link
 
 __all__ = [
     "Question",

@@ -22,7 +22,7 @@ from mesh.control.chaos import calls, count, ledger, plan, recovery
 from mesh.control.chaos.calls import Drive
 from mesh.control.chaos.ledger import Fate
 from mesh.control.chaos.strike import Herd, Outage
-from mesh.events.broker import Broker
+from mesh.events.broker.broker import Broker
 from mesh.faults import Fault, Faults
 from mesh.manifest import Manifest
 

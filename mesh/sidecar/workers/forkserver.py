@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from mesh import descriptors
-from mesh.events.publications import Publications
+from mesh.events.publish.publisher import Publications
 from mesh.forks import STOPS, give_back
 from mesh.main_thread import ignore
 from mesh.sidecar.workers import frames, host, marks, touched
@@ -199,7 +199,7 @@ class _ForkServer:
 
         outbox = None
         if self._setup.events:
-            from mesh.events.outbox import NAME, Outbox  # noqa: PLC0415 - as above
+            from mesh.events.publish.outbox import NAME, Outbox  # noqa: PLC0415 - as above
 
             publications = Publications(self._contract, self._setup.serves, self._setup.name)
             outbox = Outbox(publications, sqlite=url.startswith("sqlite:"))

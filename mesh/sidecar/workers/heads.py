@@ -42,7 +42,7 @@ class _DeliveredOut(_AskedOut, array_like=True, gc=False, frozen=True):
     """Head of a call that is a delivery.
 
     Attributes:
-        delivered: Consumer, event, hops of ``mesh.events.arrival.Delivered``.
+        delivered: Consumer, event, hops of ``mesh.events.consume.delivery_call.Delivered``.
     """
 
     delivered: tuple[str, str, int]

@@ -28,9 +28,9 @@ from opentelemetry import trace
 
 from mesh.call import Call, Handler, Identity, Metadata, chain, current
 from mesh.errors import RemoteError, StatusError, Unavailable
-from mesh.events.arrival import Delivered, once
+from mesh.events.consume.delivery_call import Delivered, once
 from mesh.events.hops import carry
-from mesh.events.publications import Publications, Publisher
+from mesh.events.publish.publisher import Publications, Publisher
 from mesh.faults import Faults
 from mesh.lambdas.functions import functions_of
 from mesh.main_thread import MainThread, ignoring

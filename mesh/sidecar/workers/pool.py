@@ -19,7 +19,7 @@ from opentelemetry import trace
 from mesh.call import Call, Handler
 from mesh.contract import Contract, Method
 from mesh.errors import StatusError, Unavailable
-from mesh.events.arrival import Arrival
+from mesh.events.consume.delivery_call import Arrival
 from mesh.faults import Fault, Faults
 from mesh.sidecar.workers.calls import LostError
 from mesh.sidecar.workers.crew import Crew

@@ -42,7 +42,7 @@ class Passage:
         """Publish an event; returns when the broker has it on its disk.
 
         Raises:
-            StatusError: As for ``mesh.events.broker.Broker.publish``.
+            StatusError: As for ``mesh.events.broker.broker.Broker.publish``.
             Unavailable: The sidecar is gone; the broker may have the event all the same.
         """
         try:

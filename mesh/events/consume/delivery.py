@@ -22,14 +22,14 @@ from opentelemetry import metrics
 from mesh.boundary import ordinary, revoked
 from mesh.contract import TriggerKind
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
-from mesh.events import members, ticks, tries
-from mesh.events.arrival import Arrival
+from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
-from mesh.events.consumers import Consumer, ConsumerError, consumers_of, ensure
-from mesh.events.dead import LEFT_OUT, Letter, letter_headers
-from mesh.events.link import Outgoing
-from mesh.events.outcome import Ack, Dead, Decision, Limits, Retry, decide
-from mesh.events.reader import BROKER_AWAY, Reader
+from mesh.events.consume import assignment, attempts, schedules
+from mesh.events.consume.consumers import Consumer, ConsumerError, consumers_of, ensure
+from mesh.events.consume.dead_letters import LEFT_OUT, Letter, letter_headers
+from mesh.events.consume.delivery_call import Arrival
+from mesh.events.consume.outcome import Ack, Dead, Decision, Limits, Retry, decide
+from mesh.events.consume.pull import BROKER_AWAY, Reader
 from mesh.events.subjects import dead_subject, token_of
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
     from mesh.call import Handler
     from mesh.contract import Service
-    from mesh.events.broker import Broker
-    from mesh.events.link import Link
-    from mesh.events.message import Message
-    from mesh.events.ordering import Held
+    from mesh.events.broker.broker import Broker
+    from mesh.events.broker.connection import Link
+    from mesh.events.broker.message import Message
+    from mesh.events.consume.ordering import Held
 
 __all__ = ["Delivery", "Patience"]
 
@@ -101,7 +101,7 @@ class Delivery:
         self._patience = patience
         self._slots = asyncio.Semaphore(patience.concurrency)
         self._suspects = asyncio.Lock()
-        self._members = members.Members(uuid4().hex)
+        self._members = assignment.Members(uuid4().hex)
         self._channel = f"mesh.replicas.{token_of(name)}"
         self._readers = [Reader(consumer, self._deliver, self._gone) for consumer in self._consumers]
         self._missing: set[str] = set()
@@ -157,16 +157,16 @@ class Delivery:
         await client.subscribe(self._channel, cb=self._heard)
         for reader in self._readers:
             reader.attach(client)
-        sign, look = 0.0, (self._loop.time() + ticks.LOOK if ticks.wanted(self._services) else math.inf)
+        sign, look = 0.0, (self._loop.time() + schedules.LOOK if schedules.wanted(self._services) else math.inf)
         while not link.closed.is_set():
             now = self._loop.time()
             if now >= sign:
-                sign = now + members.EVERY
+                sign = now + assignment.EVERY
                 await client.publish(self._channel, f"+{self._members.name}".encode())
             if now >= look:
-                look = now + ticks.LOOK
+                look = now + schedules.LOOK
                 with contextlib.suppress(*BROKER_AWAY):  # one that is only slow is asked again
-                    await ticks.make_up(client, self._services, await ticks.clock(client), ticks.LATE)
+                    await schedules.make_up(client, self._services, await schedules.clock(client), schedules.LATE)
             await self._tick(client, now)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(link.closed.wait(), TICK)
@@ -179,10 +179,10 @@ class Delivery:
             others = [reader.reads(created) for reader, created in zip(self._readers, made, strict=True)]
             if any(others):
                 log.warning("the broker has lost %d consumers: what they sent before is forgotten", sum(others))
-            await ticks.ensure(client, self._services)
-            if ticks.wanted(self._services):
-                await ticks.make_up(client, self._services, await ticks.clock(client))
-        except (ConsumerError, ticks.TickError) as error:
+            await schedules.ensure(client, self._services)
+            if schedules.wanted(self._services):
+                await schedules.make_up(client, self._services, await schedules.clock(client))
+        except (ConsumerError, schedules.TickError) as error:
             log.error("nothing is delivered yet: %s", error)  # noqa: TRY400 - the text is all there is to say
             return False
         return True
@@ -192,7 +192,7 @@ class Delivery:
             self._missing.clear()
         here = self._members.here(now)
         for reader in self._readers:
-            await reader.tick(now, mine=members.owner(reader.consumer.name, here) == self._members.name)
+            await reader.tick(now, mine=assignment.owner(reader.consumer.name, here) == self._members.name)
 
     async def _heard(self, found: Msg) -> None:
         sign, name = found.data[:1], found.data[1:].decode()
@@ -259,7 +259,7 @@ class Delivery:
         """Learn what the event's deliveries to other processes came to; False while the broker does not say."""
         link = self._broker.link
         try:
-            found = None if link is None else await tries.read(link.client, consumer, message)
+            found = None if link is None else await attempts.read(link.client, consumer, message)
         except BROKER_AWAY:
             found = None
         if found is not None:
@@ -268,9 +268,9 @@ class Delivery:
 
     async def _note(self, consumer: Consumer, message: Message, held: Held, *, begun: int) -> bool:
         """Write down what is known of the event, for processes after this one; False if the broker did not take it."""
-        record = tries.Record(held.tries, held.losses, begun)
+        record = attempts.Record(held.tries, held.losses, begun)
         try:
-            await self._broker.store(tries.outgoing(consumer, message, record))
+            await self._broker.store(attempts.outgoing(consumer, message, record))
         except StatusError as failure:
             log.info("%s: the tries of event %d are not kept: %s", consumer.group, message.sequence, failure)
             return False
@@ -333,7 +333,7 @@ class Delivery:
             sequence=message.sequence, time=datetime.now(UTC),
         )  # fmt: skip
         ticked = consumer.trigger.kind is TriggerKind.SCHEDULE
-        original = ticks.lasting(consumer, message) if ticked else message.headers
+        original = schedules.lasting(consumer, message) if ticked else message.headers
         mark = {MESSAGE_ID: f"{consumer.name}/{message.sequence}"}
         subject = dead_subject(consumer.method.service, consumer.method.name)
         bare = Outgoing(subject, letter_headers(letter, {LEFT_OUT: str(len(message.data))}) | mark, b"")
@@ -354,7 +354,7 @@ class Delivery:
 
     def _event(self, consumer: Consumer, message: Message) -> Event:
         if consumer.trigger.kind is TriggerKind.SCHEDULE:
-            return ticks.event(consumer, message)
+            return schedules.event(consumer, message)
         return Event.from_message(message.headers, message.data)
 
     def _count(self, consumer: Consumer, outcome: str) -> None:

@@ -24,15 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 from mesh import schedule
 from mesh.contract import TriggerKind
-from mesh.events import streams, subjects
+from mesh.events import subjects
+from mesh.events.broker import streams
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
-from mesh.events.consumers import API_TIMEOUT, Consumer, request, tick_subject
+from mesh.events.consume.consumers import API_TIMEOUT, Consumer, request, tick_subject
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
     from mesh.contract import Method, Service, Trigger
-    from mesh.events.message import Message
+    from mesh.events.broker.message import Message
 
 __all__ = ["TickError", "clock", "ensure", "event", "lasting", "make_up", "wanted"]
 

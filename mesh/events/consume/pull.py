@@ -1,4 +1,4 @@
-"""Reads one consumer: pulls, keeps the pin, answers. What to do with an event is decided by ``mesh.events.ordering``.
+"""Pulls messages of one consumer and acknowledges them; ``mesh.events.consume.ordering`` decides about each.
 
 A reader outlives connections: it is attached to each in turn, and answers on the latest.
 
@@ -23,11 +23,11 @@ from nats.js.errors import Error as JetStreamError
 
 from mesh.boundary import ordinary, revoke
 from mesh.contract import TriggerKind
-from mesh.events import message as wire
-from mesh.events.consumers import ACK_WAIT, GROUP, PENDING, PINNED, Consumer, request
-from mesh.events.message import Message
-from mesh.events.ordering import Action, Again, Begin, GiveBack, Held, Lane, State
-from mesh.events.outcome import Decision, Retry
+from mesh.events.broker import message as wire
+from mesh.events.broker.message import Message
+from mesh.events.consume.consumers import ACK_WAIT, GROUP, PENDING, PINNED, Consumer, request
+from mesh.events.consume.ordering import Action, Again, Begin, GiveBack, Held, Lane, State
+from mesh.events.consume.outcome import Decision, Retry
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from mesh.events import streams, subjects
-from mesh.events.consumers import request
-from mesh.events.link import Outgoing
+from mesh.events import subjects
+from mesh.events.broker import streams
+from mesh.events.broker.connection import Outgoing
+from mesh.events.consume.consumers import request
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-    from mesh.events.consumers import Consumer
-    from mesh.events.message import Message
+    from mesh.events.broker.message import Message
+    from mesh.events.consume.consumers import Consumer
 
 __all__ = ["Record", "outgoing", "read"]
 

@@ -1,6 +1,7 @@
 """One connection to the broker, and what is stored over it: messages in order, each acknowledged by JetStream.
 
-A connection that breaks is never mended: what waits on it fails at once, and ``mesh.events.broker`` makes another.
+A connection that breaks is never mended: what waits on it fails at once, and ``mesh.events.broker.broker`` makes
+another.
 
 Many messages go as one atomic batch (NATS ADR-50): nats-server brings it to the disk with one sync, where single
 messages cost one each (measured with ``sync_interval: always``: 1,500 messages/s one by one, 22,000 in batches). A

@@ -20,7 +20,7 @@ from sqlalchemy import text
 from mesh.call import current
 from mesh.database.transaction import only_reads
 from mesh.errors import FailedPrecondition
-from mesh.events.arrival import AlreadyDoneError, Delivered
+from mesh.events.consume.delivery_call import AlreadyDoneError, Delivered
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -18,7 +18,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mesh.events.changes_table import ChangeError, Column, Form, Table, literal, name
+from mesh.events.changes.table import ChangeError, Column, Form, Table, literal, name
 from mesh.events.subjects import CHANGES, escape
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ DECLARE  -- arguments of the trigger: subject, what each change begins with, 'vi
     after json;
     was json;  -- before and after, as the operators of json can read them
     now json;
-    hops text := coalesce(current_setting('mesh.hops', true), '');  -- of the call (mesh.events.outbox)
+    hops text := coalesce(current_setting('mesh.hops', true), '');  -- of the call (mesh.events.publish.outbox)
     key text[] := TG_ARGV[3:];
     ending text := '}}';
     part text;

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from mesh.events.message import own_headers
+from mesh.events.broker.message import own_headers
 
 __all__ = ["LEFT_OUT", "Letter", "letter_headers", "original_headers", "read_letter"]
 

@@ -28,7 +28,7 @@ __all__ = ["AlreadyDoneError", "Arrival", "Delivered", "linked", "once", "publis
 
 
 class AlreadyDoneError(Exception):
-    """The event has had its effect; nothing of this delivery may be written (``mesh.events.inbox``)."""
+    """The event has had its effect; nothing of this delivery may be written (``mesh.events.consume.inbox``)."""
 
 
 @dataclass(slots=True, eq=False)

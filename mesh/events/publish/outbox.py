@@ -20,7 +20,7 @@ from sqlalchemy import text
 
 from mesh.call import current
 from mesh.events.hops import hops
-from mesh.events.publications import Publications
+from mesh.events.publish.publisher import Publications
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mesh.contract import Contract, TriggerKind
-from mesh.events import changes_postgresql, changes_sqlite
-from mesh.events.changes_table import ChangeError
+from mesh.events.changes import postgresql_triggers, sqlite_triggers
+from mesh.events.changes.table import ChangeError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -48,7 +48,7 @@ def captured(contract: Contract, service: str) -> tuple[str, ...]:
 def suspend(connection: Connection) -> None:
     """Remove what would stand in the way of a migration; in its transaction, before it. ``install`` brings it back."""
     if connection.dialect.name == "sqlite":
-        changes_sqlite.remove(connection, {})
+        sqlite_triggers.remove(connection, {})
 
 
 def install(connection: Connection, service: str, tables: Sequence[str]) -> None:
@@ -63,6 +63,6 @@ def install(connection: Connection, service: str, tables: Sequence[str]) -> None
         ChangeError: A table does not exist, is none, or has no primary key.
     """
     if connection.dialect.name == "sqlite":
-        changes_sqlite.install(connection, service, tables)
+        sqlite_triggers.install(connection, service, tables)
     else:
-        changes_postgresql.install(connection, service, tables)
+        postgresql_triggers.install(connection, service, tables)

@@ -117,7 +117,7 @@ class Publications:
 
 
 class _Broker(Protocol):
-    """Where events go: ``mesh.events.broker.Broker``, or the way to it from a worker."""
+    """Where events go: ``mesh.events.broker.broker.Broker``, or the way to it from a worker."""
 
     async def publish(self, event: Event) -> None:
         """Publish an event; returns when the broker has it on its disk."""

@@ -16,17 +16,17 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import Event
-from mesh.events.link import Outgoing
-from mesh.events.relay import as_stored
+from mesh.events.publish.relay import as_stored
 from mesh.events.subjects import change_subject, unescape
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from mesh.contract import Contract
-    from mesh.events.outbox import Row
-    from mesh.events.relay import Encode
+    from mesh.events.publish.outbox import Row
+    from mesh.events.publish.relay import Encode
 
 __all__ = ["TYPE", "Change", "encoder"]
 

@@ -21,10 +21,10 @@ import nats.errors
 from nats.aio.client import Client
 
 from mesh.errors import StatusError, Unavailable
-from mesh.events import streams
+from mesh.events.broker import streams
+from mesh.events.broker.connection import BATCH, Link, Outgoing, Stored
+from mesh.events.broker.streams import Retention, StreamError
 from mesh.events.cloudevents import Event
-from mesh.events.link import BATCH, Link, Outgoing, Stored
-from mesh.events.streams import Retention, StreamError
 
 __all__ = ["Broker", "Settings", "away"]
 

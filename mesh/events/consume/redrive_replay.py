@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from nats.js.errors import NotFoundError
 
+from mesh.events.broker.connection import Outgoing
+from mesh.events.broker.message import own_headers
 from mesh.events.cloudevents import MESSAGE_ID
-from mesh.events.dead import LEFT_OUT, original_headers, read_letter
-from mesh.events.link import Outgoing
-from mesh.events.message import own_headers
+from mesh.events.consume.dead_letters import LEFT_OUT, original_headers, read_letter
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
-    from mesh.events.consumers import Consumer
-    from mesh.events.history import StreamMessage
+    from mesh.events.broker.history import StreamMessage
+    from mesh.events.consume.consumers import Consumer
 
 __all__ = ["REPLAY_OF", "absent", "consumer_for", "redriven", "replayed", "whole"]
 
@@ -54,7 +54,7 @@ async def whole(js: JetStreamContext, letter: StreamMessage) -> StreamMessage | 
     if LEFT_OUT not in letter.headers:
         return letter
     told = read_letter(letter.headers)
-    if not told.stream:  # it never came to one (``mesh.events.refused``)
+    if not told.stream:  # it never came to one (``mesh.events.unpublishable``)
         return None
     try:
         event = await js.get_msg(told.stream, told.sequence)

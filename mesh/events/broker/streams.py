@@ -32,7 +32,7 @@ class StreamError(Exception):
 
 
 REMEMBERED = 86400.0
-"""Seconds for which the tries of an event are remembered (``mesh.events.tries``)."""
+"""Seconds for which the tries of an event are remembered (``mesh.events.consume.attempts``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mesh.contract import TriggerKind
-from mesh.events import streams, subjects
+from mesh.events import subjects
+from mesh.events.broker import streams
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

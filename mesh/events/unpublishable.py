@@ -6,26 +6,24 @@ letter that says so. The letter is without the event, which stays in its row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from mesh.contract import TriggerKind
+from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
-from mesh.events.consumers import consumers_of
-from mesh.events.dead import LEFT_OUT, Letter, letter_headers
-from mesh.events.link import Outgoing
+from mesh.events.consume.consumers import consumers_of
+from mesh.events.consume.dead_letters import LEFT_OUT, Letter, letter_headers
 from mesh.events.subjects import dead_subject
 
 if TYPE_CHECKING:
     from mesh.contract import Contract
-    from mesh.events.consumers import Consumer
-    from mesh.events.outbox import Row
+    from mesh.events.consume.consumers import Consumer
+    from mesh.events.publish.outbox import Row
+    from mesh.events.publish.relay import Letters
 
-__all__ = ["Letters", "letters"]
-
-Letters: TypeAlias = "Callable[[Row, Outgoing | None, str], Sequence[Outgoing]]"
-"""Makes the dead letters of a row: the row, its message if one could be made, and why no broker takes it."""
+__all__ = ["letters"]
 
 _KEPT = ("ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time")
 """Headers that a letter has of its event. Others may be what is too large: a key, above all."""

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import random
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import groupby
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,11 @@ import msgspec
 from opentelemetry import metrics
 
 from mesh.errors import InvalidArgument, StatusError
-from mesh.events import outbox
-from mesh.events.broker import Broker, away
+from mesh.events.broker.broker import Broker, away
+from mesh.events.broker.connection import Link, Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
-from mesh.events.link import Link, Outgoing
-from mesh.events.outbox import NAME, Row, Waiting
+from mesh.events.publish import outbox
+from mesh.events.publish.outbox import NAME, Row, Waiting
 from mesh.events.subjects import CHANGES, EVENTS
 
 if TYPE_CHECKING:
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
 
     from mesh.database import Database, Sole
-    from mesh.events.refused import Letters
 
-__all__ = ["Encode", "Relay", "as_stored"]
+__all__ = ["Encode", "Letters", "Relay", "as_stored"]
 
 log = logging.getLogger("mesh.events")
 
@@ -52,6 +51,9 @@ _LONGEST_SUBJECT = 3000
 _SUBJECT = re.compile(rf"(?=.{{1,{_LONGEST_SUBJECT}}}\Z)(?:{EVENTS}|{CHANGES})(?:\.[^\x00-\x20.*>\x7f-\U0010ffff]+)+\Z")
 _BROKERS = "nats-"
 _HEADERS = msgspec.json.Decoder(dict[str, str])
+
+Letters = Callable[[Row, Outgoing | None, str], Sequence[Outgoing]]
+"""Makes the dead letters of a row: the row, its message if one could be made, and why no broker takes it."""
 
 Encode = Callable[[Row], Outgoing]
 """Makes the message of a row.
