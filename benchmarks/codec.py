@@ -14,7 +14,7 @@ from google.protobuf import json_format
 
 from benchmarks import load
 from mesh import protoc
-from mesh.jsoncodec import Codecs
+from mesh.protojson.codec import Codecs
 
 CALLS = 20_000
 

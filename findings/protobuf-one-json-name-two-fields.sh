@@ -4,7 +4,7 @@
 # walk ListFields(), show a wrong message; the attributes, HasField() and the serialized bytes are right.
 # Guessed wrong: the option is protoc's own way out for old contracts (eventType beside event_type), so what compiles with it
 # is taken to be printed as it is.
-# mesh/_json_dump.py asks a message for each field instead.
+# mesh/protojson/printer.py asks a message for each field instead.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"

@@ -28,9 +28,9 @@ from mesh.events.consume.consumers import Consumer, consumers_of
 from mesh.events.consume.dead_letters import read_letter
 from mesh.events.publish.publisher import key_of
 from mesh.faults import Fault, Faults
-from mesh.jsoncodec import CannotPrint, Codecs
 from mesh.manifest import Manifest
 from mesh.messages import parser, serialize
+from mesh.protojson.codec import CannotPrint, Codecs
 from mesh.text import json_for
 from mesh.values import Duration
 

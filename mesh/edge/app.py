@@ -26,7 +26,7 @@ from mesh.edge.lambda_http.gateway import Gateway
 from mesh.edge.layers.stack import OPEN, Door
 from mesh.edge.openapi.pages import BuiltinPages
 from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unavailable
-from mesh.jsoncodec import Codecs
+from mesh.protojson.codec import Codecs
 from mesh.recover import recover
 from mesh.template import Template
 from mesh.wheel import wheel

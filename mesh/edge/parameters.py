@@ -19,8 +19,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from mesh.contract import Method, Route
 from mesh.errors import InvalidArgument
-from mesh.jsoncodec import json_names, text_setter
 from mesh.messages import which_oneof
+from mesh.protojson.codec import json_names, text_setter
 
 __all__ = ["SYSTEM", "WHOLE", "Parameter", "Parameters", "invalid"]
 

@@ -30,12 +30,12 @@ from mesh.call import chain, current
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
 from mesh.function import Functions, Hook, load_module, module_spec
-from mesh.jsoncodec import Codecs
 from mesh.lambdas import event as events
 from mesh.lambdas import failure, jsontext, value
 from mesh.lambdas.context import CLIENT_CONTEXT, ClientContext, Instance, LambdaContext, identifier, requested, tag_logs
 from mesh.lambdas.descriptor import INVOKE, TICK
 from mesh.messages import parser
+from mesh.protojson.codec import Codecs
 from mesh.text import text_of
 from mesh.variables import Inherited
 from mesh.wheel import Limit, wheel

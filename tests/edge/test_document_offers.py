@@ -26,8 +26,8 @@ from mesh.contract import Contract, Method, Route
 from mesh.edge.openapi.document import document
 from mesh.edge.openapi.paths import MULTI, PathTemplate
 from mesh.edge.parameters import Parameters
-from mesh.jsoncodec import Codecs
 from mesh.messages import serialize
+from mesh.protojson.codec import Codecs
 
 METHODS = (
     "Query", "Make", "Update", "Choose", "Path", "Body", "JsonNames", "MethodNames", "Extend", "Default",

@@ -15,7 +15,7 @@ from mesh.contract import Contract
 from mesh.edge.openapi import comments, json_patterns
 from mesh.edge.openapi.schemas import SHARED, Schemas
 from mesh.edge.parameters import WHOLE
-from mesh.jsoncodec import Codecs
+from mesh.protojson.codec import Codecs
 
 REF = "#/components/schemas/"
 INT32 = {"type": "integer", "format": "int32", "minimum": -2147483648, "maximum": 2147483647}

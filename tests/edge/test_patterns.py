@@ -10,10 +10,10 @@ from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mesh._json_scalars import decoder, key_decoder
 from mesh.contract import Contract
 from mesh.edge.openapi import json_patterns
-from mesh.jsoncodec import Codecs
+from mesh.protojson.codec import Codecs
+from mesh.protojson.scalars import decoder, key_decoder
 
 LIMITS = {
     "INT32": (json_patterns.INT32, -(2**31), 2**31 - 1),

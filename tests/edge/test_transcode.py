@@ -9,7 +9,7 @@ from google.protobuf import json_format
 
 from mesh.edge.http.transcoder import Transcoder
 from mesh.errors import InvalidArgument
-from mesh.jsoncodec import Codecs
+from mesh.protojson.codec import Codecs
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from google.protobuf import any_pb2, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from mesh.errors import StatusError, http_status
-from mesh.jsoncodec import CannotPrint, Codecs
 from mesh.messages import descriptor_of, parser
+from mesh.protojson.codec import CannotPrint, Codecs
 
 if TYPE_CHECKING:
     from mesh.contract import Method

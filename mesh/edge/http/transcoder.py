@@ -18,8 +18,8 @@ from mesh.contract import Method, Route
 from mesh.edge.http.negotiation import Form
 from mesh.edge.parameters import SYSTEM, Parameters, invalid
 from mesh.errors import InvalidArgument
-from mesh.jsoncodec import BadValue, Codecs, JsonError, JsonSyntaxError, json_name_of, loads
 from mesh.messages import descriptor_of, has_field, merge, missing, parser, serialize
+from mesh.protojson.codec import BadValue, Codecs, JsonError, JsonSyntaxError, json_name_of, loads
 
 __all__ = ["Transcoder"]
 
@@ -195,7 +195,7 @@ class Transcoder:
             pretty: Over several lines.
 
         Raises:
-            mesh.jsoncodec.CannotPrint: It has no JSON form.
+            mesh.protojson.codec.CannotPrint: It has no JSON form.
             google.protobuf.message.DecodeError: It is no such message.
         """
         if form is Form.PROTOBUF:

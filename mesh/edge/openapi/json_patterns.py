@@ -1,4 +1,4 @@
-"""Regular expressions of the texts that proto3 JSON has for values: what ``mesh.jsoncodec`` prints and reads. Pure.
+"""Regular expressions of the texts that proto3 JSON has for values, as ``mesh.protojson`` prints and reads them. Pure.
 
 They keep to what ECMA-262, RE2 and Python have in common, without lookarounds. A spelling that the codec reads and
 never prints (``1e3`` for an integer, URL-safe base64) is not in them.

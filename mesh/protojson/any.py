@@ -10,12 +10,12 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
-from mesh._json_scalars import BadValue, decoder, describe, encoder
-from mesh._json_wellknown import CannotPrint
 from mesh.messages import parser, serialize_partial
+from mesh.protojson.scalars import BadValue, decoder, describe, encoder
+from mesh.protojson.wellknown import CannotPrint
 
 if TYPE_CHECKING:
-    from mesh.jsoncodec import Codec, Codecs
+    from mesh.protojson.codec import Codec, Codecs
 
 __all__ = ["any_of", "wrapper"]
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from odd.v1 import extended_pb2 as pb
 
 from mesh.contract import Contract
-from mesh.jsoncodec import CannotPrint, Codec, Codecs, JsonError
 from mesh.messages import list_fields, parser, serialize
+from mesh.protojson.codec import CannotPrint, Codec, Codecs, JsonError
 
 PLAIN = Codecs()
 

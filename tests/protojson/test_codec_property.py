@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mesh.contract import Contract
-from mesh.jsoncodec import Codecs, JsonError, JsonSyntaxError
+from mesh.protojson.codec import Codecs, JsonError, JsonSyntaxError
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_the_generated_code_does_what_the_general_does(contract, name, value):
     message = contract.message(name)
     fast = Codecs().of(message)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mesh.jsoncodec.suits", lambda _fields: False)
+        patch.setattr("mesh.protojson.codec.suits", lambda _fields: False)
         slow = Codecs().of(message)
 
     def outcome(codec):

@@ -19,23 +19,15 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from mesh._json_any import any_of, wrapper
-from mesh._json_dump import field_dump, is_map, message_dump, type_name
-from mesh._json_generate import fast_fill, suits, texts_first
-from mesh._json_names import extension_named, json_name_of, json_names
-from mesh._json_scalars import (
-    BadValue,
-    JsonError,
-    UnknownEnumName,
-    decoder,
-    describe,
-    exact,
-    key_decoder,
-)
-from mesh._json_syntax import JsonSyntaxError, loads
-from mesh._json_text import text_setter
-from mesh._json_wellknown import WELL_KNOWN, WRAPPERS, CannotPrint
 from mesh.messages import extensions, set_in_parent, which_oneof
+from mesh.protojson.any import any_of, wrapper
+from mesh.protojson.fastpath import fast_fill, suits, texts_first
+from mesh.protojson.names import extension_named, json_name_of, json_names
+from mesh.protojson.printer import field_dump, is_map, message_dump, type_name
+from mesh.protojson.scalars import BadValue, JsonError, UnknownEnumName, decoder, describe, exact, key_decoder
+from mesh.protojson.syntax import JsonSyntaxError, loads
+from mesh.protojson.url_text import text_setter
+from mesh.protojson.wellknown import WELL_KNOWN, WRAPPERS, CannotPrint
 
 __all__ = [
     "NO_SUCH_FIELD", "WRAPPERS", "BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError",

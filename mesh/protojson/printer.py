@@ -1,4 +1,4 @@
-"""Messages → JSON values: compiled once per message type, like the rest of ``mesh.jsoncodec``."""
+"""Messages → JSON values: compiled once per message type, like the rest of ``mesh.protojson.codec``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from mesh._json_generate import fast_dump, whole
-from mesh._json_names import json_name_of, json_names
-from mesh._json_scalars import encoder
 from mesh.messages import has_field, list_fields
+from mesh.protojson.fastpath import fast_dump, whole
+from mesh.protojson.names import json_name_of, json_names
+from mesh.protojson.scalars import encoder
 
 if TYPE_CHECKING:
-    from mesh.jsoncodec import Codecs
+    from mesh.protojson.codec import Codecs
 
 __all__ = ["field_dump", "is_map", "message_dump", "type_name"]
 

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from mesh.contract import Contract
-from mesh.jsoncodec import CannotPrint, Codecs, JsonError, JsonSyntaxError, loads
+from mesh.protojson.codec import CannotPrint, Codecs, JsonError, JsonSyntaxError, loads
 
 
 @pytest.fixture(scope="module")

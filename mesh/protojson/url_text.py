@@ -11,9 +11,9 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from mesh._json_scalars import decoder, key_decoder
-from mesh._json_wellknown import WELL_KNOWN, WRAPPERS, fill_mask_text
 from mesh.messages import clear, set_in_parent
+from mesh.protojson.scalars import decoder, key_decoder
+from mesh.protojson.wellknown import WELL_KNOWN, WRAPPERS, fill_mask_text
 
 __all__ = ["text_setter"]
 

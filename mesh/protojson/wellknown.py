@@ -1,7 +1,7 @@
 """The well-known types whose JSON is not an object of their fields: text and plain values ⇄ their messages. Pure.
 
 Each type is a pair: ``fill(message, value)`` sets an empty message from a JSON value, ``dump(message)`` gives the JSON
-value. Wrappers and ``Any`` need other codecs and are in ``mesh.jsoncodec``.
+value. Wrappers and ``Any`` need other codecs and are in ``mesh.protojson.codec``.
 
 Sources: https://protobuf.dev/programming-guides/json/, the comments of google/protobuf/{timestamp,duration,field_mask,
 struct}.proto, RFC 3339.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from mesh._json_scalars import BadValue, describe
+from mesh.protojson.scalars import BadValue, describe
 
 __all__ = ["WELL_KNOWN", "WRAPPERS", "CannotPrint", "fill_mask_text"]
 
