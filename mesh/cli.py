@@ -18,8 +18,8 @@ from mesh.telemetry import variables
 from mesh.text import ready_output
 
 if TYPE_CHECKING:
+    from mesh.config.manifest import Manifest
     from mesh.contract import Contract
-    from mesh.manifest import Manifest
 
 __all__ = ["main"]
 
@@ -114,7 +114,8 @@ def _load(options: argparse.Namespace) -> tuple[Manifest, Contract]:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from mesh import manifest, protoc
+    from mesh import protoc
+    from mesh.config import manifest
     from mesh.control import component
 
     found = manifest.load(_file(options))
@@ -215,7 +216,7 @@ def _export_asyncapi(options: argparse.Namespace) -> int:
 
 
 def _keys(options: argparse.Namespace) -> int:
-    from mesh import manifest
+    from mesh.config import manifest
     from mesh.control import identity
 
     found = manifest.load(_file(options))

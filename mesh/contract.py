@@ -70,7 +70,7 @@ class Gateway:
 
     Attributes:
         events: The event of each route, in their order: ``"rest"``, ``"http-1.0"``, ``"http-2.0"``, ``"url"`` or
-            ``"body"`` (``mesh.lambdas.document``).
+            ``"body"`` (``mesh.config.api_document``).
         base: What stands before the resources in every path.
         resources: API Gateway's path of each route, in their order.
         largest: Bytes of the largest request message; 0: not said.

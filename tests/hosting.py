@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mesh.call import Call, Handler
+from mesh.config.manifest import Workers
 from mesh.contract import Contract
 from mesh.errors import Unavailable
 from mesh.function import Functions
 from mesh.gate import Gate
-from mesh.manifest import Workers
 from mesh.sidecar import ServiceContext, Sidecar
 from mesh.sidecar.workers.pool import Pool
 from mesh.sidecar.workers.setup import Setup

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 import mesh
-from mesh import cli, errors, manifest
+from mesh import cli, errors
+from mesh.config import manifest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

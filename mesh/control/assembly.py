@@ -31,6 +31,7 @@ from mesh.auth import (
     keys,
 )
 from mesh.call import Call, Handler, Layer, chain
+from mesh.config.manifest import Manifest, Service, Workers
 from mesh.contract import Contract
 from mesh.control.eventing import Eventing, needs_broker
 from mesh.control.traces import ENDPOINT
@@ -42,7 +43,6 @@ from mesh.faults import Fault, Faults
 from mesh.function import module_spec
 from mesh.gate import Gate
 from mesh.lambdas.functions import functions_of, install
-from mesh.manifest import Manifest, Service, Workers
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import retry

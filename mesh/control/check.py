@@ -6,12 +6,12 @@ import difflib
 import os
 from collections.abc import Iterator
 
+from mesh.config.manifest import Manifest
 from mesh.contract import Contract, TriggerKind
 from mesh.control import topology
 from mesh.database_url import file_faults, parse
 from mesh.faults import Fault, Faults
 from mesh.lambdas.functions import functions_of
-from mesh.manifest import Manifest
 
 __all__ = ["deployment", "everything"]
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from mesh.boundary import revoke
+from mesh.config.manifest import Manifest
 from mesh.contract import Contract
 from mesh.control.keeper import MARGIN
 from mesh.control.ready import Parent
@@ -27,7 +28,6 @@ from mesh.control.signals import Signals
 from mesh.errors import RemoteError
 from mesh.faults import Fault, Faults
 from mesh.forks import give_back
-from mesh.manifest import Manifest
 from mesh.text import ready_output, text_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def load(file: Path) -> tuple[Manifest, Contract]:
     Raises:
         Faults: Of either.
     """
-    from mesh import descriptors, manifest  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
+    from mesh import descriptors  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
+    from mesh.config import manifest  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
 
     found = manifest.load(file)
     contract = descriptors.read(compiled(found), {name for entry in found.services.values() for name in entry.serves})

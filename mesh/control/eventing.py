@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mesh.config.manifest import Manifest
 from mesh.contract import Contract, TriggerKind
 from mesh.control import topology
 from mesh.errors import StatusError
@@ -21,7 +22,6 @@ from mesh.events.consume.delivery import Delivery, Patience
 from mesh.events.consume.outcome import Limits
 from mesh.events.publish.publisher import Publications, Publisher
 from mesh.faults import Fault, Faults
-from mesh.manifest import Manifest
 
 if TYPE_CHECKING:
     from mesh.call import Handler

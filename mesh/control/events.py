@@ -15,6 +15,8 @@ from uuid import uuid4
 
 import msgspec
 
+from mesh.config.manifest import Manifest
+from mesh.config.values import Duration
 from mesh.contract import Contract, TriggerKind
 from mesh.control import component, eventing, invoke, state
 from mesh.control.table import table
@@ -28,11 +30,9 @@ from mesh.events.consume.consumers import Consumer, consumers_of
 from mesh.events.consume.dead_letters import read_letter
 from mesh.events.publish.publisher import key_of
 from mesh.faults import Fault, Faults
-from mesh.manifest import Manifest
 from mesh.messages import parser, serialize
 from mesh.protojson.codec import CannotPrint, Codecs
 from mesh.text import json_for
-from mesh.values import Duration
 
 if TYPE_CHECKING:
     from mesh.events.broker.connection import Link

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mesh.auth import keys
-from mesh.manifest import Manifest
+from mesh.config.manifest import Manifest
 
 __all__ = ["ensure", "ensure_each"]
 

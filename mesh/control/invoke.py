@@ -15,10 +15,10 @@ from google.protobuf.message import Message
 
 from mesh.address import reachable
 from mesh.call import encode_pair
+from mesh.config.manifest import Manifest, load
 from mesh.control import state
 from mesh.errors import Code
 from mesh.faults import Fault, Faults
-from mesh.manifest import Manifest, load
 from mesh.rpc.client import reflection_client
 from mesh.text import json_for
 

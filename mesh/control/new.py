@@ -13,9 +13,9 @@ from pathlib import Path
 from string import Template
 
 from mesh.address import reachable, split
+from mesh.config.manifest import Manifest, load
 from mesh.control import scaffold
 from mesh.faults import Fault, Faults
-from mesh.manifest import Manifest, load
 
 __all__ = ["run"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mesh import address as addresses
+from mesh.config.manifest import Manifest
 from mesh.contract import Contract
 from mesh.control import sockets, tether
 from mesh.control.eventing import needs_broker
 from mesh.control.keeper import Component
 from mesh.events.broker import nats_server
 from mesh.faults import Fault, Faults
-from mesh.manifest import Manifest
 
 __all__ = ["BROKER", "OwnBroker", "needed", "own_broker"]
 

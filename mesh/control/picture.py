@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mesh import graph
+from mesh.config.manifest import Manifest
 from mesh.contract import Contract, Method, TriggerKind
 from mesh.control.topology import dependencies, layers, served
-from mesh.manifest import Manifest
 
 __all__ = ["FORMATS"]
 

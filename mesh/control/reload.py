@@ -21,13 +21,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mesh.config.manifest import Manifest
 from mesh.contract import Contract
 from mesh.control import check, component, own_broker, topology
 from mesh.control.keeper import Keeper
 from mesh.control.output import Console
 from mesh.control.versions import Versions
 from mesh.faults import Faults
-from mesh.manifest import Manifest
 
 __all__ = ["Effect", "different", "effect", "fixed", "keep_current"]
 

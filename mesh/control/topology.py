@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mesh import graph
+from mesh.config.manifest import Manifest
 from mesh.contract import Contract, Service
 from mesh.faults import Fault, Faults
-from mesh.manifest import Manifest
 
 __all__ = ["dependencies", "layers", "served"]
 

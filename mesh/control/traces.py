@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
+from mesh.config.manifest import load
 from mesh.control import state
 from mesh.control.table import table
 from mesh.faults import Fault, Faults
-from mesh.manifest import load
 from mesh.rpc.server.listener import Listener
 from mesh.telemetry import variables
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mesh import database_url
 from mesh.address import name_of, reachable
+from mesh.config.manifest import Manifest
 from mesh.contract import Contract
 from mesh.control import check, component, identity, sockets, state, topology, traces
 from mesh.control.keeper import Component, Keeper
@@ -24,7 +25,6 @@ from mesh.control.supervisor import Supervisor
 from mesh.control.table import table
 from mesh.control.versions import Versions
 from mesh.faults import Fault, Faults
-from mesh.manifest import Manifest
 
 __all__ = ["run"]
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mesh.manifest import Manifest
+from mesh.config.manifest import Manifest
 
 __all__ = ["Versions", "is_version"]
 

@@ -16,5 +16,5 @@ result); this room knows no HTTP.
     ``failure``     Lambda's error shape as a status
     ``functions``   the handlers of one function
 
-Nothing is imported here: ``mesh.manifest`` reads ``config`` and stands below the rest.
+Nothing is imported here: ``mesh.config.manifest`` reads ``config`` and stands below the rest.
 """

@@ -19,7 +19,7 @@ from uuid import uuid4
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mesh.lambdas.config import Function
+    from mesh.config.lambda_function import Function
 
 __all__ = [
     "ACCOUNT",

@@ -13,8 +13,8 @@ from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2, message_factory, struct_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
+from mesh.config.lambda_function import PACKAGE, Function
 from mesh.faults import Fault, Faults
-from mesh.lambdas.config import PACKAGE, Function
 from mesh.pools import pool_of
 
 __all__ = ["INVOKE", "TICK", "extend", "on_event"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mesh import cli, manifest
+from mesh import cli
+from mesh.config import manifest
 from mesh.control import traces
 
 HEAD = """\

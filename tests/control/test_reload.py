@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from test_supervisor import Run, ask, run, until  # noqa: F401 - a fixture among them
 
+from mesh.config.manifest import Manifest, load
 from mesh.control.reload import Effect, different, effect, fixed
-from mesh.manifest import Manifest, load
 
 NESTED = """
 [services.login]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mesh.config.manifest import load
 from mesh.control.versions import Versions, is_version
-from mesh.manifest import load
 
 MANIFEST = """
 [services.shop]

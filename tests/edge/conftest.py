@@ -18,6 +18,7 @@ from msgspec import convert
 
 from mesh.auth import TokenVerifier, authenticate
 from mesh.call import Call, Handler, Identity
+from mesh.config.manifest import Edge as Table
 from mesh.contract import Contract
 from mesh.edge import Door, Edge
 from mesh.edge.call import UpstreamCall
@@ -32,7 +33,6 @@ from mesh.errors import (
     Unavailable,
 )
 from mesh.gate import Gate
-from mesh.manifest import Edge as Table
 from mesh.messages import parser, serialize
 from mesh.rpc.client.target import Target
 from mesh.rpc.server.listener import Listener

@@ -12,10 +12,10 @@ import pytest
 import uvloop
 from msgspec import convert
 
+from mesh.config.manifest import Edge as Table
 from mesh.edge import Door
 from mesh.edge.app import EdgeApp
 from mesh.gate import Gate
-from mesh.manifest import Edge as Table
 
 SEEDS = [20261121, 7, 4242]
 """Kept: what failed once fails again."""

@@ -14,8 +14,9 @@ from typing import Any
 
 from hosting import open_layer
 
-from mesh import descriptors, manifest, protoc
+from mesh import descriptors, protoc
 from mesh.call import Call, Handler, Identity
+from mesh.config import manifest
 from mesh.contract import Contract
 from mesh.deadline import deadline
 from mesh.edge import Edge

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from mesh import manifest
+from mesh.config import manifest
 from services.hello.handler import lambda_handler
 
 ROOT = Path(__file__).parent.parent.parent

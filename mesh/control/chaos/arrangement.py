@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh import database_url
-from mesh import manifest as manifests
+from mesh.config import manifest as manifests
+from mesh.config.manifest import Manifest
+from mesh.config.values import Duration
 from mesh.control import component
 from mesh.control.chaos import calls, endings, plan, strike
 from mesh.control.chaos.calls import UncountableError
@@ -23,8 +25,6 @@ from mesh.control.chaos.endings.choice import doomed
 from mesh.control.chaos.postgresql import STOPS, Postgresql
 from mesh.control.chaos.trial import Bounds, Trial
 from mesh.faults import Fault, Faults
-from mesh.manifest import Manifest
-from mesh.values import Duration
 
 if TYPE_CHECKING:
     from mesh.contract import Contract

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from mesh.config.manifest import Manifest
 from mesh.contract import Contract
 from mesh.control import eventing, state, tether, topology
 from mesh.control.chaos import calls, count, ledger, plan, recovery
@@ -24,7 +25,6 @@ from mesh.control.chaos.ledger import Fate
 from mesh.control.chaos.strike import Herd, Outage
 from mesh.events.broker.broker import Broker
 from mesh.faults import Fault, Faults
-from mesh.manifest import Manifest
 
 __all__ = ["Bounds", "Trial", "endings"]
 

@@ -23,12 +23,13 @@ from urllib.parse import parse_qsl, unquote
 
 import orjson
 
+from mesh.config import api_document
+from mesh.config.api_document import BODY, DEFAULT, HTTP_1, HTTP_2, REST, URL
 from mesh.edge import refusals
 from mesh.edge.lambda_http.result import Malformed, response
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
-from mesh.lambdas import document, failure, jsontext, value
+from mesh.lambdas import failure, jsontext, value
 from mesh.lambdas.context import ACCOUNT, identifier
-from mesh.lambdas.document import BODY, DEFAULT, HTTP_1, HTTP_2, REST, URL
 from mesh.media_types import media_type
 from mesh.template import Template, parse_slashed
 
@@ -83,12 +84,12 @@ class Gateway:
         self._decoded = self.full_first = self._event_kind in _DECODED
         self._largest = method.gateway.largest
         self._depth = method.gateway.base.count("/")
-        said = document.HttpRoute(route.verb, method.gateway.resources[at])
+        said = api_document.HttpRoute(route.verb, method.gateway.resources[at])
         self._resource = said.resource
         self._names = said.names
         segments = enumerate(said.resource[1:].split("/"))
         self._places = [(at, one[1:-1].removesuffix("+"), one.endswith("+}")) for at, one in segments if one[:1] == "{"]
-        verb = "ANY" if route.verb == document.ANY else route.verb
+        verb = "ANY" if route.verb == api_document.ANY else route.verb
         route_key = DEFAULT if said.resource == DEFAULT else f"{verb} {said.resource}"
         self._context: dict[str, str | None] = {  # what is the same in each event's requestContext
             "accountId": "anonymous" if self._event_kind == URL else ACCOUNT,  # of a function URL without IAM

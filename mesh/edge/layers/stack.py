@@ -13,7 +13,7 @@ from mesh.edge.layers.size_limits import bounds
 
 if TYPE_CHECKING:
     from mesh.call import Layer
-    from mesh.manifest import Edge as Table
+    from mesh.config.manifest import Edge as Table
 
 __all__ = ["OPEN", "Door"]
 

@@ -18,7 +18,7 @@ from mesh.sidecar.workers.setup import GRACE
 from mesh.sidecar.workers.worker import LoadError, Rim, State, Worker
 
 if TYPE_CHECKING:
-    from mesh.manifest import Workers
+    from mesh.config.manifest import Workers
 
 __all__ = ["Crew"]
 

@@ -34,8 +34,8 @@ from mesh.sidecar.workers.setup import Setup
 from mesh.sidecar.workers.worker import LoadError, Rim, Worker
 
 if TYPE_CHECKING:
+    from mesh.config.manifest import Workers
     from mesh.events.cloudevents import Event
-    from mesh.manifest import Workers
 
 __all__ = ["Pool"]
 

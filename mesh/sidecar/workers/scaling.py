@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mesh.manifest import Workers
+from mesh.config.manifest import Workers
 
 __all__ = ["BURST", "GRAIN", "STABLE", "SURGE", "Demand", "Sample", "decide"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from mesh.lambdas.config import Function
+from mesh.config.lambda_function import Function
 
 __all__ = ["GRACE", "Setup"]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.manifest import Duration, Workers
+from mesh.config.manifest import Duration, Workers
 from mesh.sidecar.workers.scaling import BURST, GRAIN, STABLE, Demand, Sample, decide
 
 Steps = list[tuple[float, int]]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh import template
-from mesh.lambdas.document import (
+from mesh.config.api_document import (  # fmt: skip
     ANY,
     BODY,
     DEFAULT,
@@ -21,7 +21,7 @@ from mesh.lambdas.document import (
     HttpRoute,
     Overrides,
     of_openapi,
-)  # fmt: skip
+)
 
 ONE = {"/a": {"get": {}}}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mesh.config.manifest import Cors, Duration, Manifest, Size, Workers, load
 from mesh.database_url import parse
 from mesh.faults import Faults
-from mesh.manifest import Cors, Duration, Manifest, Size, Workers, load
 
 BASE = """
 [edge]

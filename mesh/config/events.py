@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from mesh.config.values import Duration, Size
 from mesh.faults import Fault
-from mesh.values import Duration, Size
 
 __all__ = ["Events", "broker_faults", "events_faults"]
 

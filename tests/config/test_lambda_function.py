@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from mesh import descriptors, protoc
+from mesh.config.api_document import BODY, HTTP_2, REST, HttpRoute
+from mesh.config.manifest import Manifest, load
 from mesh.contract import Access, Contract
 from mesh.faults import Faults
 from mesh.lambdas.descriptor import extend
-from mesh.lambdas.document import BODY, HTTP_2, REST, HttpRoute
-from mesh.manifest import Manifest, load
 
 API = {"swagger": "2.0", "paths": {"/a": {"get": {}}, "/": {"head": {}, "x-amazon-apigateway-any-method": {}}}}
 

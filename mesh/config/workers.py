@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from mesh.config.values import Duration, Size
 from mesh.faults import Fault
-from mesh.values import Duration, Size
 
 __all__ = ["Workers", "workers_faults"]
 

@@ -1,6 +1,6 @@
 """What mesh.toml says of a Lambda function: its keys, and the frozen ``Function`` that they mean.
 
-The documents that the keys name are read here, when the manifest is; ``mesh.lambdas.document`` understands them.
+The documents that the keys name are read here, when the manifest is; ``mesh.config.api_document`` understands them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Literal
 import msgspec
 
 from mesh import schedule
+from mesh.config.api_document import DocumentError, HttpRoute, Overrides, of_openapi
+from mesh.config.lambda_events import handler_of, of_events
+from mesh.config.values import Duration, Size
 from mesh.faults import Fault, Faults
-from mesh.lambdas.document import DocumentError, HttpRoute, Overrides, of_openapi
-from mesh.lambdas.eventlist import handler_of, of_events
-from mesh.values import Duration, Size
 
 __all__ = ["PACKAGE", "Function", "Keys", "read", "stray"]
 

@@ -19,14 +19,14 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from mesh.address import ANY, reachable, split
+from mesh.config.edge import Cors, RateLimit, cors_faults, metadata_faults, proxy_faults
+from mesh.config.environment import override
+from mesh.config.events import Events, broker_faults, events_faults
+from mesh.config.lambda_function import Function, Keys, read, stray
+from mesh.config.values import Duration, Rate, Size, TimeLimit
+from mesh.config.workers import Workers, workers_faults
 from mesh.database_url import database_faults, located, parse
-from mesh.edge_table import Cors, RateLimit, cors_faults, metadata_faults, proxy_faults
-from mesh.events_table import Events, broker_faults, events_faults
 from mesh.faults import Fault, Faults
-from mesh.lambdas.config import Function, Keys, read, stray
-from mesh.overrides import override
-from mesh.values import Duration, Rate, Size, TimeLimit
-from mesh.workers_table import Workers, workers_faults
 
 __all__ = [
     "Auth", "Cors", "Duration", "Edge", "Events", "Manifest", "Rate", "RateLimit", "Service", "Size", "Workers", "load",
@@ -123,8 +123,8 @@ class Service(Keys, frozen=True):
         workers: The processes that its functions run in; absent: the sidecar's own.
         settings: Values for the service's own code (``context.settings``).
 
-    The other keys, of ``mesh.lambdas.config.Keys``, make it a Lambda function; ``module`` and ``serves`` follow from
-    them.
+    The other keys, of ``mesh.config.lambda_function.Keys``, make it a Lambda function; ``module`` and ``serves`` follow
+    from them.
     """
 
     module: str = ""

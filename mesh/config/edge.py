@@ -9,8 +9,8 @@ from ipaddress import ip_network
 import msgspec
 
 from mesh.call import RESERVED
+from mesh.config.values import Duration, Rate
 from mesh.faults import Fault
-from mesh.values import Duration, Rate
 
 __all__ = ["Cors", "RateLimit", "cors_faults", "metadata_faults", "proxy_faults"]
 

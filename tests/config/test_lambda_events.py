@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mesh.lambdas.document import ANY, BODY, DEFAULT, HTTP_1, HTTP_2, REST, URL, DocumentError, HttpRoute, Overrides
-from mesh.lambdas.eventlist import handler_of, of_events
+from mesh.config.api_document import ANY, BODY, DEFAULT, HTTP_1, HTTP_2, REST, URL, DocumentError, HttpRoute, Overrides
+from mesh.config.lambda_events import handler_of, of_events
 
 CATCH_ALL = HttpRoute(ANY, DEFAULT, event=HTTP_2)
 

@@ -1,4 +1,4 @@
-"""Values of the environment put in their places in the tables of mesh.toml. Pure: ``mesh.manifest`` reads both.
+"""Values of the environment put in their places in the tables of mesh.toml. Pure: ``mesh.config.manifest`` reads both.
 
 ``EDGE_MAX_BODY`` names ``edge.max_body``: a key may hold ``_`` itself, so what a name means is looked up in the types
 of the tables. A name that fits none is refused.
@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 import msgspec
 
+from mesh.config.values import Duration, Rate, TimeLimit
 from mesh.faults import Fault, Faults
-from mesh.values import Duration, Rate, TimeLimit
 
 __all__ = ["override"]
 

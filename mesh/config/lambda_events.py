@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mesh.lambdas.document import (
+from mesh.config.api_document import (
     ANY,
     BODY,
     DEFAULT,
