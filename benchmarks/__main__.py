@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks import channel, codec, cold, edge, events, idle, lambdas, layers, load, paths, sidecar, workers
-from mesh import protoc
+from mesh.contract import protoc
 
 RUNS = {
     "codec": codec.run,

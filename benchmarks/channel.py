@@ -23,8 +23,8 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "rpc"), str(ROOT / ".mesh" / "test-stubs")]
 
 from benchmarks import load  # noqa: E402
-from mesh import descriptors, protoc  # noqa: E402 - after the path is set
 from mesh.call import chain  # noqa: E402
+from mesh.contract import loader, protoc  # noqa: E402 - after the path is set
 from mesh.rpc.client.channel import Channel  # noqa: E402
 from mesh.rpc.client.retry import retry  # noqa: E402
 from mesh.rpc.client.target import Target  # noqa: E402
@@ -56,7 +56,7 @@ async def measure(address: str, calls: int, rounds: int) -> str:
     from conformance.v1 import conformance_pb2 as pb
     from conformance.v1 import conformance_pb2_grpc as rpc
 
-    contract = descriptors.read(protoc.load([PROTOS], STUBS))
+    contract = loader.read(protoc.load([PROTOS], STUBS))
     target = Target([address])
     stock = grpc.aio.insecure_channel(address)
     ours = rpc.EchoStub(Channel(chain(retry(), target), contract))

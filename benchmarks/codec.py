@@ -13,7 +13,7 @@ from collections.abc import Callable
 from google.protobuf import json_format
 
 from benchmarks import load
-from mesh import protoc
+from mesh.contract import protoc
 from mesh.protojson.codec import Codecs
 
 CALLS = 20_000

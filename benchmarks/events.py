@@ -29,7 +29,7 @@ import uvloop
 
 from benchmarks import load
 from benchmarks.tally import Tally
-from mesh import protoc
+from mesh.contract import protoc
 from mesh.events import subjects
 from mesh.events.broker import nats_server
 from mesh.events.broker.broker import Broker, Settings

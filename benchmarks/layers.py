@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import uvloop
 
 from benchmarks import load
-from mesh import protoc, telemetry
+from mesh import telemetry
 from mesh.auth import keys
 from mesh.auth.layers import authenticate, authorize
 from mesh.auth.peers import PeerVerifier, Signer
 from mesh.call import Call, Metadata, chain
+from mesh.contract import protoc
 from mesh.control import component
 from mesh.deadline import deadline
 from mesh.function import Functions
@@ -39,7 +40,7 @@ from mesh.threads import Threads
 
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer
-    from mesh.contract import Method
+    from mesh.contract.model import Method
 
 SERVICE = "bench.v1.Users"
 PATH = f"/{SERVICE}/Register"

@@ -28,7 +28,7 @@ STUBS = ROOT / ".mesh" / "test-stubs"
 PROTOS = ROOT / "tests" / "protos"
 sys.path[:0] = [str(ROOT), str(STUBS)]
 
-from mesh import descriptors, protoc  # noqa: E402 - after the path is set
+from mesh.contract import loader, protoc  # noqa: E402 - after the path is set
 from mesh.rpc.client.channel import Channel  # noqa: E402
 from mesh.rpc.client.target import Target  # noqa: E402
 
@@ -80,7 +80,7 @@ def cpu(parent: int) -> dict[str, float]:
 async def measure(mesh: int, edge: str, sidecar: str, calls: int, rounds: int) -> None:
     from conformance.v1 import conformance_pb2 as pb
 
-    contract = descriptors.read(protoc.load([PROTOS], STUBS))
+    contract = loader.read(protoc.load([PROTOS], STUBS))
     request = pb.EchoRequest(text="hello", payload=b"x" * 100).SerializeToString()
     targets = {"sidecar": Target([sidecar]), "through the edge": Target([edge])}
     channels = {name: Channel(target, contract) for name, target in targets.items()}

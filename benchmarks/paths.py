@@ -10,7 +10,7 @@ import statistics
 import time
 
 from benchmarks import load
-from mesh import template
+from mesh.contract import path_template
 from mesh.edge.http.router import Router
 
 COUNTS = (10, 1_000, 10_000)
@@ -42,7 +42,7 @@ def _router(count: int) -> Router[int]:
     for number in range(count):
         base = f"/v{number % 3}/collection{number // 3}"
         text = (base, f"{base}/{{id}}", f"{base}/{{parent=items/*}}/parts/{{part}}")[number % 3]
-        routes.append(("GET", template.parse(text), number))
+        routes.append(("GET", path_template.parse(text), number))
     return Router(routes)
 
 

@@ -2,7 +2,7 @@
 # A cron line with `*/2` in the days of the month and a day of the week. Expected, as in Debian's cron (a field that begins
 # with `*` is not restricted, crontab(5)): it fires on days that fit both. nats-server's scheduled messages fire on days
 # that fit either.
-# mesh/schedule.py counts `*/2` as restricted, so that it names the times at which the broker fires.
+# mesh/contract/cron.py counts `*/2` as restricted, so that it names the times at which the broker fires.
 set -euo pipefail
 folder=$(mktemp -d)
 server=

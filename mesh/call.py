@@ -203,7 +203,7 @@ class Call:
     ``send``.
 
     Attributes:
-        method: What is called (``mesh.contract.Method``).
+        method: What is called (``mesh.contract.model.Method``).
         metadata: The caller's metadata.
         deadline: When the answer is worthless, in the loop's time (``loop.time()``, seconds); None if never.
         identity: The verified user, or None. Set by the authenticate layer.

@@ -19,7 +19,7 @@ from mesh.text import ready_output
 
 if TYPE_CHECKING:
     from mesh.config.manifest import Manifest
-    from mesh.contract import Contract
+    from mesh.contract.model import Contract
 
 __all__ = ["main"]
 
@@ -114,8 +114,8 @@ def _load(options: argparse.Namespace) -> tuple[Manifest, Contract]:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from mesh import protoc
     from mesh.config import manifest
+    from mesh.contract import protoc
     from mesh.control import component
 
     found = manifest.load(_file(options))

@@ -39,11 +39,11 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError, Message
 
-from mesh import hidden
 from mesh.boundary import boundary, contain, contained
 from mesh.call import Call, Handler, chain
 from mesh.context import Context
-from mesh.contract import generated_class
+from mesh.contract import shadowed_stubs
+from mesh.contract.model import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
 from mesh.messages import descriptor_of, parser, serialize
@@ -53,7 +53,7 @@ from mesh.variables import Inherited
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
-    from mesh.contract import Method, Service
+    from mesh.contract.model import Method, Service
 
 __all__ = ["Functions", "Hook", "function_name", "load_module", "module_spec"]
 
@@ -226,7 +226,7 @@ def module_spec(name: str) -> ModuleSpec | None:
 
 def _import_fault(name: str, error: BaseException) -> Fault:
     """Return the fault with the line of the user's own code: the innermost one outside of Python's and the mesh's."""
-    text = f"{type(error).__name__}: {text_of(error)}{hidden.explain(error)}"
+    text = f"{type(error).__name__}: {text_of(error)}{shadowed_stubs.explain(error)}"
     if isinstance(error, SyntaxError) and error.filename:
         return Fault(f"{error.filename}:{error.lineno}", f"{type(error).__name__}: {error.msg}")
     frames = [

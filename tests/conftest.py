@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, settings
 from postgresql import DEFAULT, VERSIONS, Databases
 from stuck import pytest_configure, pytest_timeout_set_timer  # noqa: F401 - hooks
 
-from mesh import descriptors, protoc
-from mesh.contract import Contract
+from mesh.contract import loader, protoc
+from mesh.contract.model import Contract
 
 ROOT = Path(__file__).parent.parent
 TEST_STUBS = ROOT / ".mesh" / "test-stubs"
@@ -31,7 +31,7 @@ sys.path[:0] = [str(TEST_STUBS), str(ROOT / "gen")]
 @pytest.fixture(scope="session")
 def contract() -> Contract:
     """The contract of tests/protos."""
-    return descriptors.read(protoc.load([ROOT / "tests" / "protos"], TEST_STUBS))
+    return loader.read(protoc.load([ROOT / "tests" / "protos"], TEST_STUBS))
 
 
 @pytest.fixture(scope="session")

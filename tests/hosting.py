@@ -9,7 +9,7 @@ from typing import Any
 
 from mesh.call import Call, Handler
 from mesh.config.manifest import Workers
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.errors import Unavailable
 from mesh.function import Functions
 from mesh.gate import Gate

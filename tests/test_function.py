@@ -15,7 +15,7 @@ from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from hosting import ECHO, hosted
 
-from mesh.contract import Access, Contract, Method, Service
+from mesh.contract.model import Access, Contract, Method, Service
 from mesh.faults import Faults
 from mesh.function import Functions, function_name
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mesh.auth.peers import EDGE, HEADER, Signer
 from mesh.call import current
-from mesh.contract import Access, Contract, Method
+from mesh.contract.model import Access, Contract, Method
 from mesh.errors import PermissionDenied, Unauthenticated
 
 if TYPE_CHECKING:

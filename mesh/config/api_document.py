@@ -41,7 +41,7 @@ _AS_IT_IS = frozenset(("", "None", "$input.json('$')", '$input.json("$")', "$inp
 """Mapping templates without effect."""
 _NAME = re.compile(r"\{([A-Za-z0-9._:-]+)(\+?)\}\Z")
 _SAFE = "-._~!$&'()+,;=@"
-"""What a literal of a path template may hold unescaped (``mesh.template``)."""
+"""What a literal of a path template may hold unescaped (``mesh.contract.path_template``)."""
 
 
 class DocumentError(ValueError):

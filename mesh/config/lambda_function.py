@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from mesh import schedule
 from mesh.config.api_document import DocumentError, HttpRoute, Overrides, of_openapi
 from mesh.config.lambda_events import handler_of, of_events
 from mesh.config.values import Duration, Size
+from mesh.contract import cron
 from mesh.faults import Fault, Faults
 
 __all__ = ["PACKAGE", "Function", "Keys", "read", "stray"]
@@ -205,8 +205,8 @@ def _faults(keys: Keys, table: str) -> Iterator[Fault]:
         yield Fault(f"{table} roles", 'roles narrow access = "authenticated"')
     if keys.schedule:
         try:
-            schedule.check(keys.schedule)
-        except schedule.ScheduleError as error:
+            cron.check(keys.schedule)
+        except cron.ScheduleError as error:
             yield Fault(f"{table} schedule", str(error))
     for variable in keys.environment:
         if not _VARIABLE.match(variable):

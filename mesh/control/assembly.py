@@ -32,7 +32,7 @@ from mesh.auth import (
 )
 from mesh.call import Call, Handler, Layer, chain
 from mesh.config.manifest import Manifest, Service, Workers
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.control.eventing import Eventing, needs_broker
 from mesh.control.traces import ENDPOINT
 from mesh.edge import Door, Edge

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from mesh.contract import Contract, Event, TriggerKind
+from mesh.contract.model import Contract, Event, TriggerKind
 from mesh.edge.openapi import comments
 from mesh.edge.openapi.schemas import Schemas
 from mesh.events.cloudevents import CONTENT_TYPE

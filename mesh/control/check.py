@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from mesh.config.manifest import Manifest
-from mesh.contract import Contract, TriggerKind
+from mesh.contract.model import Contract, TriggerKind
 from mesh.control import topology
 from mesh.database_url import file_faults, parse
 from mesh.faults import Fault, Faults

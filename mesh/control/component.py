@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from mesh.boundary import revoke
 from mesh.config.manifest import Manifest
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.control.keeper import MARGIN
 from mesh.control.ready import Parent
 from mesh.control.signals import Signals
@@ -76,11 +76,11 @@ def load(file: Path) -> tuple[Manifest, Contract]:
     Raises:
         Faults: Of either.
     """
-    from mesh import descriptors  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
     from mesh.config import manifest  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
+    from mesh.contract import loader  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
 
     found = manifest.load(file)
-    contract = descriptors.read(compiled(found), {name for entry in found.services.values() for name in entry.serves})
+    contract = loader.read(compiled(found), {name for entry in found.services.values() for name in entry.serves})
     for path in (str(found.root), str(found.stubs)):
         if path not in sys.path:
             sys.path.insert(0, path)
@@ -93,7 +93,7 @@ def compiled(found: Manifest) -> FileDescriptorSet:
     Raises:
         Faults: protoc refused a file; a function cannot be part of the contract.
     """
-    from mesh import protoc  # noqa: PLC0415 - as above
+    from mesh.contract import protoc  # noqa: PLC0415 - as above
     from mesh.lambdas.descriptor import extend  # noqa: PLC0415 - as above
 
     files = extend(protoc.load(found.protos, found.stubs), found.lambdas.values())

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.config.manifest import Manifest
-from mesh.contract import Contract, TriggerKind
+from mesh.contract.model import Contract, TriggerKind
 from mesh.control import topology
 from mesh.errors import StatusError
 from mesh.events.broker.broker import Broker, Settings

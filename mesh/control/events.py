@@ -17,7 +17,7 @@ import msgspec
 
 from mesh.config.manifest import Manifest
 from mesh.config.values import Duration
-from mesh.contract import Contract, TriggerKind
+from mesh.contract.model import Contract, TriggerKind
 from mesh.control import component, eventing, invoke, state
 from mesh.control.table import table
 from mesh.errors import StatusError

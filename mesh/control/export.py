@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.control import asyncapi as events
 from mesh.edge.openapi import document as description
 from mesh.faults import Fault, Faults

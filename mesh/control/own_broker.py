@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mesh import address as addresses
 from mesh.config.manifest import Manifest
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.control import sockets, tether
 from mesh.control.eventing import needs_broker
 from mesh.control.keeper import Component

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mesh import graph
 from mesh.config.manifest import Manifest
-from mesh.contract import Contract, Method, TriggerKind
+from mesh.contract import graph
+from mesh.contract.model import Contract, Method, TriggerKind
 from mesh.control.topology import dependencies, layers, served
 
 __all__ = ["FORMATS"]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh.config.manifest import Manifest
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.control import check, component, own_broker, topology
 from mesh.control.keeper import Keeper
 from mesh.control.output import Console

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
-from mesh import graph
+from mesh.contract import graph
 from mesh.control.keeper import Component, Keeper, StartError
 from mesh.control.output import Console
 from mesh.control.restart import LONGEST

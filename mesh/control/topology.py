@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mesh import graph
 from mesh.config.manifest import Manifest
-from mesh.contract import Contract, Service
+from mesh.contract import graph
+from mesh.contract.model import Contract, Service
 from mesh.faults import Fault, Faults
 
 __all__ = ["dependencies", "layers", "served"]

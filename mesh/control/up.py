@@ -15,7 +15,7 @@ from pathlib import Path
 from mesh import database_url
 from mesh.address import name_of, reachable
 from mesh.config.manifest import Manifest
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.control import check, component, identity, sockets, state, topology, traces
 from mesh.control.keeper import Component, Keeper
 from mesh.control.output import Console

@@ -9,7 +9,8 @@ from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Call, Handler, Layer, chain, current
-from mesh.contract import Access, Contract, Method, Route
+from mesh.contract.model import Access, Contract, Method, Route
+from mesh.contract.path_template import Template
 from mesh.deadline import deadline
 from mesh.edge import refusals
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
@@ -28,7 +29,6 @@ from mesh.edge.openapi.pages import BuiltinPages
 from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unavailable
 from mesh.protojson.codec import Codecs
 from mesh.recover import recover
-from mesh.template import Template
 from mesh.wheel import wheel
 
 if TYPE_CHECKING:

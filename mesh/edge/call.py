@@ -14,7 +14,7 @@ from mesh.errors import Internal
 from mesh.wheel import Limit, wheel
 
 if TYPE_CHECKING:
-    from mesh.contract import Method
+    from mesh.contract.model import Method
 
 __all__ = ["GONE", "HttpCall", "Origin", "Receive", "Send", "StreamCall", "UpstreamCall"]
 

@@ -10,7 +10,7 @@ from mesh.edge.layers.stack import OPEN, Door
 
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer
-    from mesh.contract import Contract
+    from mesh.contract.model import Contract
     from mesh.gate import Gate
 
 __all__ = ["Edge"]

@@ -17,7 +17,7 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from mesh.contract import Method, Route
+from mesh.contract.model import Method, Route
 from mesh.errors import InvalidArgument
 from mesh.messages import which_oneof
 from mesh.protojson.codec import json_names, text_setter

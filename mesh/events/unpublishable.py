@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mesh.contract import TriggerKind
+from mesh.contract.model import TriggerKind
 from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
 from mesh.events.consume.consumers import consumers_of
@@ -18,7 +18,7 @@ from mesh.events.consume.dead_letters import LEFT_OUT, Letter, letter_headers
 from mesh.events.subjects import dead_subject
 
 if TYPE_CHECKING:
-    from mesh.contract import Contract
+    from mesh.contract.model import Contract
     from mesh.events.consume.consumers import Consumer
     from mesh.events.publish.outbox import Row
     from mesh.events.publish.relay import Letters

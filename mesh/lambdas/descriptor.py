@@ -14,8 +14,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2, message_
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 from mesh.config.lambda_function import PACKAGE, Function
+from mesh.contract.descriptor_pool import pool_of
 from mesh.faults import Fault, Faults
-from mesh.pools import pool_of
 
 __all__ = ["INVOKE", "TICK", "extend", "on_event"]
 

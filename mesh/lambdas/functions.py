@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from mesh.call import Call, Handler, Metadata
     from mesh.config.lambda_function import Function
     from mesh.context import Service as ServiceContext
-    from mesh.contract import Method, Service
+    from mesh.contract.model import Method, Service
     from mesh.threads import Block, Runs
 
 __all__ = ["LambdaFunctions", "functions_of", "install"]

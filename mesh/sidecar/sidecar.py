@@ -23,7 +23,7 @@ from mesh.threads import THREADS, Runs, Threads
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
-    from mesh.contract import Contract, Method
+    from mesh.contract.model import Contract, Method
     from mesh.gate import Gate
     from mesh.main_thread import MainThread
 

@@ -6,15 +6,15 @@ import os
 import sys
 from pathlib import Path
 
-from mesh import descriptors, protoc
-from mesh.contract import Contract
+from mesh.contract import loader, protoc
+from mesh.contract.model import Contract
 
 ROOT = Path(__file__).parents[2]
 STUBS = ROOT / ".mesh" / "test-stubs"
 
 
 def _contract() -> Contract:
-    contract = descriptors.read(protoc.load([ROOT / "tests" / "protos"], STUBS))
+    contract = loader.read(protoc.load([ROOT / "tests" / "protos"], STUBS))
     sys.path.insert(0, str(STUBS))
     return contract
 

@@ -13,7 +13,7 @@ from test_tokens import KEY, Issuer, jwk, token, verifier
 
 from mesh.auth import Declarations, PeerVerifier, Signer, authenticate, authorize, identify, keys
 from mesh.call import Call, Identity, Metadata, chain, current
-from mesh.contract import Access, Contract, Method, Service
+from mesh.contract.model import Access, Contract, Method, Service
 from mesh.errors import PermissionDenied, StatusError, Unauthenticated
 
 SERVES = {"registration": ["reg.Reg"], "login": ["log.Log"], "audit": ["aud.Aud", "aud.Other"]}

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh import template
 from mesh.config.api_document import (  # fmt: skip
     ANY,
     BODY,
@@ -22,6 +21,7 @@ from mesh.config.api_document import (  # fmt: skip
     Overrides,
     of_openapi,
 )
+from mesh.contract import path_template
 
 ONE = {"/a": {"get": {}}}
 
@@ -73,7 +73,7 @@ def test_operations_of_a_path() -> None:
 def test_a_resource_as_a_path_template(resource: str, names: tuple[str, ...], text: str) -> None:
     route = HttpRoute("GET", resource)
     assert (route.names, route.template) == (names, text)
-    assert len(template.parse_slashed(text).variables) == len(names)
+    assert len(path_template.parse_slashed(text).variables) == len(names)
     assert HttpRoute("GET", resource, "/prod").template == ("/prod" if resource == "/" else f"/prod{text}")
     assert HttpRoute(ANY, DEFAULT, "/prod").template == "/prod/**"
 
@@ -87,7 +87,7 @@ segments = st.one_of(
 @given(st.lists(segments, min_size=1, max_size=5, unique=True))
 def test_every_resource_has_a_template_with_its_parameters(parts: list[str]) -> None:
     [route] = of_openapi({"swagger": "2.0", "paths": {"/" + "/".join(parts): {"get": {}}}})
-    parsed = template.parse_slashed(route.template)
+    parsed = path_template.parse_slashed(route.template)
     assert len(parsed.segments) == len(parts)
     assert len({variable.field for variable in parsed.variables}) == len(route.names)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mesh import descriptors, protoc
 from mesh.config.api_document import BODY, HTTP_2, REST, HttpRoute
 from mesh.config.manifest import Manifest, load
-from mesh.contract import Access, Contract
+from mesh.contract import loader, protoc
+from mesh.contract.model import Access, Contract
 from mesh.faults import Faults
 from mesh.lambdas.descriptor import extend
 
@@ -27,7 +27,7 @@ def read(folder: Path, toml: str, documents: dict[str, Any] | None = None, **env
 
 
 def compiled(manifest: Manifest, folder: Path) -> Contract:
-    return descriptors.read(extend(protoc.load(manifest.protos, folder / "gen"), manifest.lambdas.values()))
+    return loader.read(extend(protoc.load(manifest.protos, folder / "gen"), manifest.lambdas.values()))
 
 
 def test_what_mesh_toml_says_of_a_function(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from events.v1 import events_pb2 as pb
 from google.protobuf import json_format
 
 from mesh import cli
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.control import asyncapi
 from mesh.events.cloudevents import Event
 

@@ -17,7 +17,7 @@ from google.protobuf.empty_pb2 import Empty
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from mesh.contract import Contract, Method, Trigger, TriggerKind
+from mesh.contract.model import Contract, Method, Trigger, TriggerKind
 from mesh.control.chaos import count
 from mesh.control.chaos.calls import Drive, ask, choose, word, words_in
 from mesh.control.chaos.ledger import Dead, Effect, Facts, Fate, compare, fate, ledger, show

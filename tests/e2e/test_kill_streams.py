@@ -12,7 +12,7 @@ import pytest
 from mesh_process import ROOT, Mesh
 
 from mesh.call import chain
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import retry
 from mesh.rpc.client.target import Target

@@ -19,7 +19,7 @@ from msgspec import convert
 from mesh.auth import TokenVerifier, authenticate
 from mesh.call import Call, Handler, Identity
 from mesh.config.manifest import Edge as Table
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.edge import Door, Edge
 from mesh.edge.call import UpstreamCall
 from mesh.edge.layers.stack import OPEN

@@ -11,7 +11,7 @@ from typing import Any
 from hosting import ECHO, hosted
 
 from mesh.call import Call, Handler, Identity, chain
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.edge import Edge
 from mesh.errors import StatusError, Unauthenticated
 from mesh.gate import Gate

@@ -11,7 +11,7 @@ from apps import streams
 from hosting import open_layer
 
 from mesh.call import Call, Handler, Identity
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.edge import Edge, EdgeApp
 from mesh.errors import StatusError, Unauthenticated
 from mesh.function import Functions

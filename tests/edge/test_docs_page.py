@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mesh import descriptors, protoc
-from mesh.contract import Contract
+from mesh.contract import loader, protoc
+from mesh.contract.model import Contract
 from mesh.edge.openapi.document import document
 from mesh.edge.openapi.pages import STATIC, BuiltinPages
 
@@ -81,7 +81,7 @@ import "google/api/annotations.proto";
 service Own { rpc Docs(Empty) returns (Empty) { option (google.api.http) = { get: "/docs" }; } }
 message Empty {}
 """)
-    pages = BuiltinPages(descriptors.read(protoc.load([tmp_path], tmp_path / "out")))
+    pages = BuiltinPages(loader.read(protoc.load([tmp_path], tmp_path / "out")))
     assert pages.get("/docs") is None
     assert pages.get("/openapi.json") is not None
 

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schema_values import Values
 
-from mesh.contract import Contract, Method, Route
+from mesh.contract.model import Contract, Method, Route
 from mesh.edge.openapi.document import document
 from mesh.edge.openapi.paths import MULTI, PathTemplate
 from mesh.edge.parameters import Parameters

@@ -10,7 +10,7 @@ import struct
 
 import pytest
 
-from mesh.contract import Access
+from mesh.contract.model import Access
 from mesh.edge.call import HttpCall
 from mesh.errors import Code, http_status
 

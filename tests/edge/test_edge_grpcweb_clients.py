@@ -11,7 +11,7 @@ import npm
 import pytest
 from grpc_edge import grpc_edge
 
-from mesh import protoc
+from mesh.contract import protoc
 
 NODE = Path(__file__).parents[1] / "node"
 WEB = NODE / "web"

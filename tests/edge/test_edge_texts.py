@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mesh.call import encode_pair
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.target import Target
 from mesh.text import utf8

@@ -11,8 +11,8 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_edge import grpc_edge
 
-from mesh import descriptors, protoc
-from mesh.contract import Access
+from mesh.contract import loader, protoc
+from mesh.contract.model import Access
 from mesh.edge.app import EdgeApp
 from mesh.edge.grpc import exposed
 from mesh.gate import Gate
@@ -53,7 +53,7 @@ service Mixed {
 def mixed(tmp_path):
     (tmp_path / "protos" / "mixed" / "v1").mkdir(parents=True)
     (tmp_path / "protos" / "mixed" / "v1" / "mixed.proto").write_text(PROTO)
-    return descriptors.read(protoc.load([tmp_path / "protos"], tmp_path / "gen"))
+    return loader.read(protoc.load([tmp_path / "protos"], tmp_path / "gen"))
 
 
 def comments(file: FileDescriptorProto) -> dict[str, str]:

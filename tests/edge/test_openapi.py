@@ -9,8 +9,8 @@ import pytest
 from described import PROTO
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from mesh import descriptors, protoc
-from mesh.contract import Access, Contract
+from mesh.contract import loader, protoc
+from mesh.contract.model import Access, Contract
 from mesh.edge.openapi.document import document
 from mesh.edge.openapi.json_patterns import TIMESTAMP
 
@@ -23,7 +23,7 @@ WITH_BODY = {"408", "413", "415"}
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Contract:
     folder = tmp_path_factory.mktemp("shop")
     (folder / "shop.proto").write_text(PROTO)
-    return descriptors.read(protoc.load([folder], folder / "out"))
+    return loader.read(protoc.load([folder], folder / "out"))
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def described(shop: Contract) -> dict[str, Any]:
 
 
 def test_every_document_is_valid(contract: Contract, shop: Contract, tmp_path: Path) -> None:
-    sample = descriptors.read(protoc.load([ROOT / "protos"], tmp_path / "stubs"))
+    sample = loader.read(protoc.load([ROOT / "protos"], tmp_path / "stubs"))
     for one in (contract, shop, sample):
         OpenAPIV31SpecValidator(document(one)).validate()
 

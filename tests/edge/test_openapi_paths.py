@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh import template
+from mesh.contract import path_template
 from mesh.edge.openapi.paths import PathTemplate
 
 
@@ -33,7 +33,7 @@ from mesh.edge.openapi.paths import PathTemplate
     ],
 )
 def test_a_template(text: str, path: str, patterns: dict[str, str]) -> None:
-    parsed = template.parse(text)
+    parsed = path_template.parse(text)
     made = PathTemplate.of(parsed)
     assert made.text == path
     said = {".".join(variable.field): made.pattern(variable) for variable in parsed.variables}
@@ -41,15 +41,15 @@ def test_a_template(text: str, path: str, patterns: dict[str, str]) -> None:
 
 
 def test_one_path_has_one_set_of_names() -> None:
-    first = PathTemplate.of(template.parse("/v1/users/{id}"))
-    second = PathTemplate.of(template.parse("/v1/users/{user.id}"))
+    first = PathTemplate.of(path_template.parse("/v1/users/{id}"))
+    second = PathTemplate.of(path_template.parse("/v1/users/{user.id}"))
     assert first.shape == second.shape
     second.rename(first)
     assert second.text == "/v1/users/{id}"
 
 
 def test_what_several_segments_say_of_themselves() -> None:
-    (parameter,) = PathTemplate.of(template.parse("/v1/{title=**}")).parameters
+    (parameter,) = PathTemplate.of(path_template.parse("/v1/{title=**}")).parameters
     made = parameter.of(lambda _: {"type": "string"}, "A title.", "{title}")
     assert made["x-multi-segment"] is True
     assert made["schema"] == {"type": "string"}

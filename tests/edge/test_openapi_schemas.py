@@ -11,7 +11,7 @@ from arbitrary import messages
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.edge.openapi import comments, json_patterns
 from mesh.edge.openapi.schemas import SHARED, Schemas
 from mesh.edge.parameters import WHOLE

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.edge.openapi import json_patterns
 from mesh.protojson.codec import Codecs
 from mesh.protojson.scalars import decoder, key_decoder

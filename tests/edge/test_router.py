@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesh.contract.path_template import parse
 from mesh.edge.http.router import BadPath, Router
-from mesh.template import parse
 
 
 def router(*templates: str) -> Router[str]:

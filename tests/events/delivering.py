@@ -15,7 +15,7 @@ from google.protobuf.empty_pb2 import Empty
 from hosting import open_layer
 
 from mesh.call import Layer
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.events.broker.broker import Broker, Settings
 from mesh.events.cloudevents import Event
 from mesh.events.consume.delivery import Delivery, Patience

@@ -18,7 +18,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent / ".mesh" / 
 from delivering import delivering  # noqa: E402 - the path comes first
 from google.protobuf.empty_pb2 import Empty  # noqa: E402 - the path comes first
 
-from mesh import descriptors, protoc  # noqa: E402 - the path comes first
+from mesh.contract import loader, protoc  # noqa: E402 - the path comes first
 from mesh.events.consume.delivery import Patience  # noqa: E402 - the path comes first
 from mesh.events.consume.outcome import Limits  # noqa: E402 - the path comes first
 
@@ -33,7 +33,7 @@ async def on_happened(request: Any, context: Any) -> Empty:
 
 async def run(broker: str) -> None:
     root = HERE.parent
-    contract = descriptors.read(protoc.load([root / "protos"], root.parent / ".mesh" / "test-stubs"))
+    contract = loader.read(protoc.load([root / "protos"], root.parent / ".mesh" / "test-stubs"))
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     once = Patience(limits=Limits(tries=1))

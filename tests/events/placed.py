@@ -14,7 +14,7 @@ from hosting import open_layer, pool_of
 from sqlalchemy import text
 
 from mesh.call import Call, Layer, chain
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.database import Database
 from mesh.events.broker.broker import Broker, Settings
 from mesh.events.consume import inbox

@@ -13,7 +13,7 @@ import nats
 from nats.js.errors import NotFoundError
 from sqlalchemy import text
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.database import Database
 from mesh.events.broker.broker import Broker, Settings
 from mesh.events.changes.change_event import encoder

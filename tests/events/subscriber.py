@@ -18,7 +18,7 @@ from delivering import delivering  # noqa: E402 - the path comes first
 from google.protobuf.empty_pb2 import Empty  # noqa: E402 - the path comes first
 from sqlalchemy import text  # noqa: E402 - the path comes first
 
-from mesh import descriptors, protoc  # noqa: E402 - the path comes first
+from mesh.contract import loader, protoc  # noqa: E402 - the path comes first
 from mesh.database import Database  # noqa: E402 - the path comes first
 from mesh.events.consume import inbox  # noqa: E402 - the path comes first
 
@@ -35,7 +35,7 @@ async def on_happened(request: Any, context: Any) -> Empty:
 
 async def run(broker: str, url: str) -> None:
     root = HERE.parent
-    contract = descriptors.read(protoc.load([root / "protos"], root.parent / ".mesh" / "test-stubs"))
+    contract = loader.read(protoc.load([root / "protos"], root.parent / ".mesh" / "test-stubs"))
     database = Database(url, migrations=None, name="subscriber", after=[inbox.prepare])
     await database.start()
     told = asyncio.Event()

@@ -10,7 +10,7 @@ from delivering import CLOCK, RECORDER, broker_at, dead_letters, delivering, hap
 from delivery.v1 import delivery_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.errors import InvalidArgument
 from mesh.events.broker import history
 from mesh.events.broker.broker import Broker

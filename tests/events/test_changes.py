@@ -17,7 +17,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from sqlalchemy import Connection, text
 
-from mesh import contract as contracts
+from mesh.contract import model as contracts
 from mesh.database import Database, DatabaseError
 from mesh.errors import Aborted
 from mesh.events.changes import capture, change_event

@@ -7,7 +7,7 @@ import json
 from delivering import RECORDER, broker_at, happened
 from publishing import until
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.events.broker.connection import Link
 from mesh.events.consume.consumers import Consumer, consumers_of, ensure, request
 

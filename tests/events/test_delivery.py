@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mesh.call import Call, Handler
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.errors import InvalidArgument, Unavailable
 from mesh.events.broker.connection import Outgoing
 from mesh.events.broker.message import Message

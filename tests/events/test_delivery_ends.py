@@ -10,7 +10,7 @@ import pytest
 from delivering import CLOCK, dead_letters, delivering, happened, publish, until
 from google.protobuf.empty_pb2 import Empty
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.control.chaos.endings.ways import BUGS, CANCELLATIONS, Panic, end, end_on_the_loop
 from mesh.events.consume.dead_letters import read_letter
 from mesh.events.consume.delivery import Patience

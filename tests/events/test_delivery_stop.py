@@ -12,7 +12,7 @@ from broker_process import BrokerProcess
 from delivering import delivering, happened, publish, until
 from google.protobuf.empty_pb2 import Empty
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 
 
 async def test_a_broker_that_hangs_holds_up_no_stop(contract: Contract, new_nats: Callable[..., BrokerProcess]) -> None:

@@ -17,7 +17,7 @@ from delivering import broker_at, dead_letters, delivering, happened, publish, u
 from google.protobuf.empty_pb2 import Empty
 from sqlalchemy import text
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.database import Database
 from mesh.errors import Unavailable
 from mesh.events.broker.connection import Outgoing

@@ -17,7 +17,7 @@ from events.v1 import events_pb2 as pb
 from publishing import Shop, reader, shop, until
 from sqlalchemy import text
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.errors import FailedPrecondition, InvalidArgument, Unavailable
 from mesh.events.cloudevents import Event
 from mesh.events.publish import outbox

@@ -14,7 +14,7 @@ from broker_process import BrokerProcess
 from events.v1 import events_pb2 as pb
 from publishing import shop
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 
 ROWS = 100_000
 NUMBERS = {

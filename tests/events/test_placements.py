@@ -18,7 +18,7 @@ from delivering import happened, publish, until
 from placed import QUICK, Placed, placed
 from telemetry_parts import HttpCollector
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.events.broker import broker
 from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID

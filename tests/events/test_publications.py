@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import INVALID_SPAN
 
 from mesh.call import Call, Metadata, current
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.events.consume.delivery_call import Arrival
 from mesh.events.hops import carry, hops
 from mesh.events.publish.publisher import Publications, key_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mesh.contract import Contract, Method, Service, Trigger, TriggerKind
+from mesh.contract.model import Contract, Method, Service, Trigger, TriggerKind
 from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
 from mesh.events.consume.dead_letters import LEFT_OUT, read_letter

@@ -15,8 +15,8 @@ from google.protobuf.empty_pb2 import Empty
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from mesh import schedule
-from mesh.contract import Contract, Service, Trigger, TriggerKind
+from mesh.contract import cron
+from mesh.contract.model import Contract, Service, Trigger, TriggerKind
 from mesh.events.broker.streams import SCHEDULES
 from mesh.events.consume import schedules
 
@@ -163,7 +163,7 @@ async def test_what_the_broker_passes_over_is_made_up_for(
     ],
 )
 def test_the_time_before(line: str, moment: str, before: str) -> None:
-    assert schedule.parse(line).before(datetime.fromisoformat(moment)) == datetime.fromisoformat(before)
+    assert cron.parse(line).before(datetime.fromisoformat(moment)) == datetime.fromisoformat(before)
 
 
 # -- what a line means, here and there --
@@ -211,8 +211,8 @@ async def _fires(lines: list[str]) -> None:
     wanted = []
     for number, line in enumerate(lines):
         try:
-            wanted.append(schedules.Wanted(f"schedules.{number}", f"ticks.{number}", schedule.parse(line), skips=False))
-        except schedule.ScheduleError as error:
+            wanted.append(schedules.Wanted(f"schedules.{number}", f"ticks.{number}", cron.parse(line), skips=False))
+        except cron.ScheduleError as error:
             assert "names no time" in str(error)  # noqa: PT017 - 31 February is drawn now and then
     server = BrokerProcess()
     server.start()
@@ -248,7 +248,7 @@ async def _fires(lines: list[str]) -> None:
     assert all(len(found[f"ticks.{number}"]) >= 2 for number in (0, 1, 2))
 
 
-def _named(line: schedule.Schedule, began: datetime, ended: datetime) -> set[datetime]:
+def _named(line: cron.Schedule, began: datetime, ended: datetime) -> set[datetime]:
     named, at = set(), line.before(ended + timedelta(microseconds=1))
     while at >= began:
         named.add(at)

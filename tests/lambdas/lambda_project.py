@@ -14,10 +14,10 @@ from typing import Any
 
 from hosting import open_layer
 
-from mesh import descriptors, protoc
 from mesh.call import Call, Handler, Identity
 from mesh.config import manifest
-from mesh.contract import Contract
+from mesh.contract import loader, protoc
+from mesh.contract.model import Contract
 from mesh.deadline import deadline
 from mesh.edge import Edge
 from mesh.errors import StatusError
@@ -56,7 +56,7 @@ class Project:
         self.manifest = manifest.load(file, {})
         own = self.manifest.protos
         files = protoc.load(own, folder / "gen") if own else protoc.load([ROOT / "tests" / "protos"], TEST_STUBS)
-        self.contract: Contract = descriptors.read(extend(files, self.manifest.lambdas.values()))
+        self.contract: Contract = loader.read(extend(files, self.manifest.lambdas.values()))
 
     def functions(self) -> LambdaFunctions:
         function = self.manifest.lambdas["hello"]

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.protojson.codec import CannotPrint, Codecs, JsonError, JsonSyntaxError, loads
 
 

@@ -11,7 +11,7 @@ from google.protobuf import any_pb2, json_format
 from hypothesis import given
 from odd.v1 import extended_pb2 as pb
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.messages import list_fields, parser, serialize
 from mesh.protojson.codec import CannotPrint, Codec, Codecs, JsonError
 

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.protojson.codec import Codecs, JsonError, JsonSyntaxError
 
 

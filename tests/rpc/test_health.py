@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2_grpc
 from hosting import ECHO, sidecar_of
 
 from mesh.call import Call, Handler
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.errors import Unauthenticated
 from mesh.gate import Gate
 

@@ -14,8 +14,8 @@ import npm
 import pytest
 from hosting import ECHO, hosted
 
-from mesh import protoc
-from mesh.contract import Contract
+from mesh.contract import protoc
+from mesh.contract.model import Contract
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

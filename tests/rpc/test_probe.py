@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from hosting import sidecar_of
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.rpc.client import health_check
 
 

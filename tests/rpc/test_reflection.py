@@ -12,7 +12,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 from hosting import ECHO, hosted
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 
 Ask = Any
 

@@ -14,7 +14,7 @@ from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from hosting import hosted
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 
 
 @pytest.fixture(params=["apps.echo", "apps.echo_sync"])

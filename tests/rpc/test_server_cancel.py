@@ -13,7 +13,7 @@ from hosting import hosted
 from raw_h2 import frame, raw_client
 
 from mesh.call import Call, Handler
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.gate import Gate
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.listener import Listener

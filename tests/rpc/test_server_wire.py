@@ -13,7 +13,7 @@ from hosting import hosted, sidecar_of
 from raw_h2 import RawClient, frame, raw_client
 
 from mesh.call import Call, Handler
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 
 HELLO = pb.EchoRequest(text="hello").SerializeToString()
 GZIP = (b"grpc-encoding", b"gzip")

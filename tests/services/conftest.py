@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh import protoc
+from mesh.contract import protoc
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -20,11 +20,11 @@ from google.protobuf import json_format
 from login.v1 import login_pb2
 from registration.v1 import registration_pb2
 
-from mesh import descriptors, protoc
 from mesh.auth import TokenVerifier
 from mesh.call import Call, Identity, Metadata
 from mesh.context import Context, Transaction
-from mesh.contract import Contract, TriggerKind, generated_class
+from mesh.contract import loader, protoc
+from mesh.contract.model import Contract, TriggerKind, generated_class
 from mesh.database import Database
 from mesh.errors import RemoteError, StatusError
 from mesh.events.changes import capture
@@ -44,7 +44,7 @@ Before = Callable[[str], Awaitable[None]]
 @functools.cache
 def contract() -> Contract:
     """The contract of the sample mesh."""
-    return descriptors.read(protoc.load([ROOT / "protos"], ROOT / "gen"))
+    return loader.read(protoc.load([ROOT / "protos"], ROOT / "gen"))
 
 
 class OnwardError(grpc.RpcError, RemoteError):

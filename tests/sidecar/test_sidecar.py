@@ -16,7 +16,7 @@ from conformance.v1 import conformance_pb2_grpc
 from hosting import hosted, sidecar_of
 
 from mesh.call import Call, Handler, current
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.control.keeper import MARGIN
 from mesh.errors import PermissionDenied
 from mesh.gate import Gate

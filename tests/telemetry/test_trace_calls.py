@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from telemetry_parts import HttpCollector, attributes
 
 from mesh.call import chain
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import retry
 from mesh.rpc.client.target import Target

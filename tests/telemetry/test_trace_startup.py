@@ -15,7 +15,7 @@ from hosting import hosted
 from opentelemetry import trace
 from telemetry_parts import HttpCollector
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.telemetry import Telemetry
 
 

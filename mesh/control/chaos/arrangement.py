@@ -27,7 +27,7 @@ from mesh.control.chaos.trial import Bounds, Trial
 from mesh.faults import Fault, Faults
 
 if TYPE_CHECKING:
-    from mesh.contract import Contract
+    from mesh.contract.model import Contract
     from mesh.control.chaos.strike import Outage
 
 __all__ = ["UNCOUNTABLE", "Wishes", "run"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from mesh.contract import Access, Contract, Method
+from mesh.contract.model import Access, Contract, Method
 from mesh.faults import Fault, Faults
 from mesh.rpc.client.reflection_client import NoSuchMethod, find
 

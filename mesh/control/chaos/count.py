@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from sqlalchemy import inspect
 from sqlalchemy.pool import NullPool
 
-from mesh.contract import Contract, TriggerKind
+from mesh.contract.model import Contract, TriggerKind
 from mesh.control.chaos.calls import words_in
 from mesh.control.chaos.ledger import Dead, Effect, Facts, Fate
 from mesh.database.engine import create, read
@@ -29,7 +29,7 @@ from mesh.events.publish.outbox import NAME as OUTBOX
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from mesh.contract import Method
+    from mesh.contract.model import Method
     from mesh.events.broker.connection import Link
 
 __all__ = [

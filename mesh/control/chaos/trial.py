@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from mesh.config.manifest import Manifest
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.control import eventing, state, tether, topology
 from mesh.control.chaos import calls, count, ledger, plan, recovery
 from mesh.control.chaos.calls import Drive

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
-from mesh.contract import Access, Contract
+from mesh.contract.model import Access, Contract
 
 __all__ = ["files", "services"]
 

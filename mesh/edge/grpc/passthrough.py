@@ -18,7 +18,7 @@ from opentelemetry import propagate
 from mesh.auth import authorize
 from mesh.auth.peers import HEADER
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
-from mesh.contract import Access, Contract, Method, Route
+from mesh.contract.model import Access, Contract, Method, Route
 from mesh.deadline import deadline
 from mesh.edge import refusals
 from mesh.edge.call import HttpCall

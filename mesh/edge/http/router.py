@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 from urllib.parse import unquote
 
-from mesh.template import ANY, REST, Template, Variable
+from mesh.contract.path_template import ANY, REST, Template, Variable
 
 __all__ = ["BadPath", "Router"]
 

@@ -19,7 +19,7 @@ from mesh.messages import descriptor_of, parser
 from mesh.protojson.codec import CannotPrint, Codecs
 
 if TYPE_CHECKING:
-    from mesh.contract import Method
+    from mesh.contract.model import Method
     from mesh.edge.call import HttpCall
 
 __all__ = ["EMPTY", "JSON", "describe", "failure", "forwarded", "success"]

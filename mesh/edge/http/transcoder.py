@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 from google.protobuf.message import DecodeError, EncodeError
 
-from mesh.contract import Method, Route
+from mesh.contract.model import Method, Route
 from mesh.edge.http.negotiation import Form
 from mesh.edge.parameters import SYSTEM, Parameters, invalid
 from mesh.errors import InvalidArgument

@@ -25,16 +25,16 @@ import orjson
 
 from mesh.config import api_document
 from mesh.config.api_document import BODY, DEFAULT, HTTP_1, HTTP_2, REST, URL
+from mesh.contract.path_template import Template, parse_slashed
 from mesh.edge import refusals
 from mesh.edge.lambda_http.result import Malformed, response
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.lambdas import failure, jsontext, value
 from mesh.lambdas.context import ACCOUNT, identifier
 from mesh.media_types import media_type
-from mesh.template import Template, parse_slashed
 
 if TYPE_CHECKING:
-    from mesh.contract import Method, Route
+    from mesh.contract.model import Method, Route
     from mesh.edge.call import HttpCall, UpstreamCall
 
 __all__ = ["Gateway"]

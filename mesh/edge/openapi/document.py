@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from mesh.contract import Access, Contract, Service
+from mesh.contract.model import Access, Contract, Service
 from mesh.edge.openapi import comments, responses
 from mesh.edge.openapi.operations import BEARER, Operations
 from mesh.edge.openapi.schemas import Schemas

@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from mesh.contract import Access, Method, Route
+from mesh.contract.model import Access, Method, Route
 from mesh.edge.openapi import comments, responses
 from mesh.edge.openapi.paths import PathTemplate
 from mesh.edge.openapi.schemas import Schema, Schemas

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.edge import refusals
 from mesh.edge.openapi.document import document
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from mesh.template import Template, Variable
+from mesh.contract.path_template import Template, Variable
 
 __all__ = ["MULTI", "PathParameter", "PathTemplate"]
 

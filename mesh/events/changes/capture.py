@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mesh.contract import Contract, TriggerKind
+from mesh.contract.model import Contract, TriggerKind
 from mesh.events.changes import postgresql_triggers, sqlite_triggers
 from mesh.events.changes.table import ChangeError
 

@@ -24,7 +24,7 @@ from mesh.events.subjects import change_subject, unescape
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from mesh.contract import Contract
+    from mesh.contract.model import Contract
     from mesh.events.publish.outbox import Row
     from mesh.events.publish.relay import Encode
 

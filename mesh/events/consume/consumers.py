@@ -20,14 +20,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mesh.contract import TriggerKind
+from mesh.contract.model import TriggerKind
 from mesh.events import subjects
 from mesh.events.broker import streams
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-    from mesh.contract import Method, Service, Trigger
+    from mesh.contract.model import Method, Service, Trigger
 
 __all__ = [
     "ACK_WAIT",

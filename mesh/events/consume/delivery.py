@@ -20,7 +20,7 @@ from uuid import uuid4
 from opentelemetry import metrics
 
 from mesh.boundary import ordinary, revoked
-from mesh.contract import TriggerKind
+from mesh.contract.model import TriggerKind
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
 
     from mesh.call import Handler
-    from mesh.contract import Service
+    from mesh.contract.model import Service
     from mesh.events.broker.broker import Broker
     from mesh.events.broker.connection import Link
     from mesh.events.broker.message import Message

@@ -21,7 +21,7 @@ from mesh.recover import status_of
 from mesh.text import text_of
 
 if TYPE_CHECKING:
-    from mesh.contract import Method
+    from mesh.contract.model import Method
     from mesh.events.cloudevents import Event
 
 __all__ = ["AlreadyDoneError", "Arrival", "Delivered", "linked", "once", "publisher"]

@@ -22,7 +22,7 @@ from nats import errors
 from nats.js.errors import Error as JetStreamError
 
 from mesh.boundary import ordinary, revoke
-from mesh.contract import TriggerKind
+from mesh.contract.model import TriggerKind
 from mesh.events.broker import message as wire
 from mesh.events.broker.message import Message
 from mesh.events.consume.consumers import ACK_WAIT, GROUP, PENDING, PINNED, Consumer, request

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from mesh import schedule
-from mesh.contract import TriggerKind
+from mesh.contract import cron
+from mesh.contract.model import TriggerKind
 from mesh.events import subjects
 from mesh.events.broker import streams
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
@@ -32,7 +32,7 @@ from mesh.events.consume.consumers import API_TIMEOUT, Consumer, request, tick_s
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-    from mesh.contract import Method, Service, Trigger
+    from mesh.contract.model import Method, Service, Trigger
     from mesh.events.broker.message import Message
 
 __all__ = ["TickError", "clock", "ensure", "event", "lasting", "make_up", "wanted"]
@@ -78,7 +78,7 @@ class Wanted:
 
     subject: str
     target: str
-    schedule: schedule.Schedule
+    schedule: cron.Schedule
     skips: bool
 
     def headers(self) -> dict[str, str]:
@@ -105,7 +105,7 @@ def wanted(services: Iterable[Service]) -> list[Wanted]:
 def _wanted(method: Method, index: int, trigger: Trigger) -> Wanted:
     base = subjects.schedule_subject(method.service, method.name)
     subject = f"{base}.{index}" if index else base
-    return Wanted(subject, tick_subject(method, index), schedule.parse(trigger.schedule), trigger.skip_missed)
+    return Wanted(subject, tick_subject(method, index), cron.parse(trigger.schedule), trigger.skip_missed)
 
 
 def event(consumer: Consumer, message: Message) -> Event:
@@ -148,7 +148,7 @@ def _time(consumer: Consumer, message: Message) -> datetime:
         if due is not None:
             return datetime.fromisoformat(due)
         if following is not None:
-            return schedule.parse(consumer.trigger.schedule).due(stored + _PRECISION, datetime.fromisoformat(following))
+            return cron.parse(consumer.trigger.schedule).due(stored + _PRECISION, datetime.fromisoformat(following))
     except ValueError as error:
         raise MalformedEventError(f"a tick of {consumer.group}: {error}") from None
     return stored  # fired by hand

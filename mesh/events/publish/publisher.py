@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opentelemetry import trace
 
 from mesh.call import current
-from mesh.contract import TriggerKind
+from mesh.contract.model import TriggerKind
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.events.cloudevents import Event, new_id
 from mesh.events.hops import hops
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from opentelemetry.trace import Span
 
-    from mesh.contract import Contract
+    from mesh.contract.model import Contract
 
 __all__ = ["LARGEST", "LONGEST_KEY", "Publications", "Publisher", "key_of"]
 

@@ -14,7 +14,7 @@ import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 
 from mesh.call import FIELD_OVERHEAD, Handler, Metadata, current, encode_pair, field_bytes, is_reserved
-from mesh.contract import Contract, Method
+from mesh.contract.model import Contract, Method
 from mesh.rpc.client.streaming_call import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
 from mesh.rpc.client.unary_call import UnaryUnaryCall
 

@@ -13,7 +13,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from mesh.call import Call, Handler
-from mesh.contract import Access, Method
+from mesh.contract.model import Access, Method
 from mesh.errors import InvalidArgument
 
 __all__ = ["methods_of", "unary"]

@@ -16,7 +16,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from mesh.boundary import ordinary
 from mesh.call import Call, Handler, Layer, Metadata, chain
-from mesh.contract import Method
+from mesh.contract.model import Method
 from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
 from mesh.recover import status_of
 from mesh.rpc import framing

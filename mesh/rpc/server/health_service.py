@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from grpc_health.v1 import health_pb2 as pb
 
 from mesh.call import Call, Handler
-from mesh.contract import Method
+from mesh.contract.model import Method
 from mesh.errors import NotFound, Unavailable
 from mesh.rpc.server.builtin_services import decode, methods_of, unary
 

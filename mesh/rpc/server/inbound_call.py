@@ -18,7 +18,7 @@ from mesh.errors import Internal, ResourceExhausted, StatusError
 from mesh.rpc import framing
 
 if TYPE_CHECKING:
-    from mesh.contract import Method
+    from mesh.contract.model import Method
 
 __all__ = ["CONTENT_TYPE", "InboundCall", "Receive", "Send"]
 

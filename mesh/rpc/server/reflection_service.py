@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from mesh.call import Call, Handler
-from mesh.contract import Method
+from mesh.contract.model import Method
 from mesh.errors import InvalidArgument, NotFound, StatusError
 from mesh.rpc.server.builtin_services import decode, methods_of
 

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from mesh import descriptors
+from mesh.contract import loader
 from mesh.events.publish.publisher import Publications
 from mesh.forks import STOPS, give_back
 from mesh.main_thread import ignore
@@ -140,7 +140,7 @@ class _ForkServer:
         self._say(Report.PRELOADED, 0, found)
         if found.threaded:
             return
-        self._contract = descriptors.read(FileDescriptorSet.FromString(self._setup.files), self._setup.services)
+        self._contract = loader.read(FileDescriptorSet.FromString(self._setup.files), self._setup.services)
         if self._setup.database:
             self._open(self._setup.database)
         gc.collect()

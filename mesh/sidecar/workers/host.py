@@ -54,7 +54,7 @@ from mesh.text import text_of, utf8
 from mesh.threads import THREADS, OwnLoop, Runs, Threads
 
 if TYPE_CHECKING:
-    from mesh.contract import Contract, Method
+    from mesh.contract.model import Contract, Method
     from mesh.database import Database
     from mesh.function import Functions
     from mesh.lambdas.functions import LambdaFunctions

@@ -17,7 +17,7 @@ import msgspec
 from opentelemetry import trace
 
 from mesh.call import Call, Handler
-from mesh.contract import Contract, Method
+from mesh.contract.model import Contract, Method
 from mesh.errors import StatusError, Unavailable
 from mesh.events.consume.delivery_call import Arrival
 from mesh.faults import Fault, Faults

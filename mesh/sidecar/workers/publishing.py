@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.empty_pb2 import Empty
 
 from mesh.call import Call, Handler, Metadata
-from mesh.contract import Method
+from mesh.contract.model import Method
 from mesh.errors import Unavailable
 from mesh.events.cloudevents import Event
 from mesh.sidecar.workers.heads import decoder, encode

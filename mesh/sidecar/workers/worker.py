@@ -18,7 +18,7 @@ from google.protobuf.empty_pb2 import Empty
 from opentelemetry import context as otel
 
 from mesh.call import Call, Handler, Metadata, current
-from mesh.contract import Contract, Method
+from mesh.contract.model import Contract, Method
 from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.calls import Answered
 from mesh.sidecar.workers.frames import Kind

@@ -16,7 +16,7 @@ from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from hosting import pool_of, working
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.sidecar.workers.pool import Pool
 
 

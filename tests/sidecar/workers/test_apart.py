@@ -9,7 +9,7 @@ import grpc
 from conformance.v1 import conformance_pb2 as pb
 from test_pool import ask, refused, running
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.sidecar.workers.records import Standing
 
 UNARY = "/conformance.v1.Echo/Unary"

@@ -14,7 +14,7 @@ from behaviour import *  # noqa: F403 - the suite
 from conformance.v1 import conformance_pb2_grpc
 from hosting import pool_of, working
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

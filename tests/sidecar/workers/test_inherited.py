@@ -15,7 +15,7 @@ from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from hosting import hosted, pool_of, working
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 
 INHERITED = ["kept", "kept, after kept", "by startup", "none", "0.33333"]
 METHODS = ["Unary", "Idempotent", "Slow", "ServerStream", "ClientStream", "Bidi"]

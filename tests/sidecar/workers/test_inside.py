@@ -20,7 +20,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoi
 from telemetry_parts import HttpCollector
 
 from mesh.call import Call, Handler, Identity, chain
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.database import Database
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel

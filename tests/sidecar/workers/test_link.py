@@ -17,7 +17,7 @@ from google.protobuf.empty_pb2 import Empty
 from hosting import pool_of, working
 
 from mesh.call import Call, Handler
-from mesh.contract import Contract, Method
+from mesh.contract.model import Contract, Method
 from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.calls import Answered
 from mesh.sidecar.workers.frames import Kind

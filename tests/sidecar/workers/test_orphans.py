@@ -16,7 +16,7 @@ HOST = """
 import asyncio, sys
 import conftest
 from hosting import pool_of
-from mesh import descriptors, protoc
+from mesh.contract import loader, protoc
 
 async def main():
     contract = descriptors.read(protoc.load([conftest.ROOT / "tests" / "protos"], conftest.TEST_STUBS))

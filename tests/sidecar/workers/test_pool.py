@@ -22,7 +22,7 @@ from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from hosting import ECHO, pool_of, working
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.faults import Faults
 from mesh.sidecar.workers.pool import Pool
 

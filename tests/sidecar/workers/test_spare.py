@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from test_pool import Stub, alive, ask, until
 
-from mesh.contract import Contract
+from mesh.contract.model import Contract
 from mesh.sidecar.workers.pool import Pool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh import graph, schedule, template
+from mesh.contract import cron, graph, path_template
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from mesh import graph, schedule, template
     ],
 )
 def test_templates(text: str, segments: list[str], verb: str | None, variables: list[tuple[object, ...]]) -> None:
-    parsed = template.parse(text)
+    parsed = path_template.parse(text)
     assert list(parsed.segments) == segments
     assert parsed.verb == verb
     assert [(".".join(v.field), v.start, v.stop, v.multi) for v in parsed.variables] == variables
@@ -56,8 +56,8 @@ def test_templates(text: str, segments: list[str], verb: str | None, variables: 
     ],
 )
 def test_what_is_no_template(text: str, what: str) -> None:
-    with pytest.raises(template.TemplateError) as caught:
-        template.parse(text)
+    with pytest.raises(path_template.TemplateError) as caught:
+        path_template.parse(text)
     assert what in str(caught.value)
 
 
@@ -69,7 +69,7 @@ def test_what_is_no_template(text: str, what: str) -> None:
     ],
 )  # fmt: skip
 def test_schedules(line: str) -> None:
-    schedule.check(line)
+    cron.check(line)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_schedules(line: str) -> None:
     ],
 )
 def test_what_is_no_schedule(line: str, what: str) -> None:
-    with pytest.raises(schedule.ScheduleError) as caught:
-        schedule.check(line)
+    with pytest.raises(cron.ScheduleError) as caught:
+        cron.check(line)
     assert what in str(caught.value)
 
 

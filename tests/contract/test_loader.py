@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mesh import descriptors, protoc
-from mesh.contract import Access, Contract, TriggerKind
+from mesh.contract import loader, protoc
+from mesh.contract.model import Access, Contract, TriggerKind
 from mesh.faults import Faults
 
 HEAD = """syntax = "proto3";
@@ -25,7 +25,7 @@ def read(tmp_path: Path, body: str, head: str = HEAD) -> Contract:
     root = tmp_path / "protos"
     root.mkdir(exist_ok=True)
     (root / "t.proto").write_text(head + body)
-    return descriptors.read(protoc.load([root], tmp_path / "gen"))
+    return loader.read(protoc.load([root], tmp_path / "gen"))
 
 
 def faults(tmp_path: Path, body: str, head: str = HEAD) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.schedule import ScheduleError, parse
+from mesh.contract.cron import ScheduleError, parse
 
 ZONES = ("Europe/Berlin", "Australia/Lord_Howe", "America/New_York", "Africa/Casablanca", "UTC")
 MINUTE = timedelta(minutes=1)

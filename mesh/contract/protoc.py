@@ -21,7 +21,7 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
-from mesh import diagnostics, stubs
+from mesh.contract import generated_stubs, protoc_errors
 from mesh.faults import Fault, Faults
 
 __all__ = ["DESCRIPTORS", "add", "builtin_roots", "generate", "load", "sources"]
@@ -42,7 +42,7 @@ _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUO
 
 def builtin_roots() -> list[Path]:
     """Return the import roots that every contract has: ``meshapi`` and the common Google protos."""
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent
     own = here / "protos"
     roots = [own if own.is_dir() else here.parent / "protos"]
     spec = find_spec("google.api")
@@ -208,7 +208,7 @@ def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path) ->
     _protoc([*includes, *_STUBS, *(arguments.get(name, name) for name in python)], out, on_disk)
     for stub in out.rglob("*_pb2_grpc.py"):
         text = stub.read_text(encoding="utf-8")
-        stub.write_text(stubs.escaped(text), encoding="utf-8")
+        stub.write_text(generated_stubs.escaped(text), encoding="utf-8")
 
 
 def _own_options() -> list[str]:
@@ -270,7 +270,7 @@ def _protoc(arguments: list[str], folder: Path, on_disk: Mapping[str, str]) -> N
         capture_output=True, encoding="utf-8", errors="replace", check=False, env=environment, cwd=folder,
     )  # fmt: skip
     if done.returncode != 0:
-        said = diagnostics.faults(done.stderr, on_disk, folder.resolve())
+        said = protoc_errors.faults(done.stderr, on_disk, folder.resolve())
         raise Faults(said or [Fault("protoc", f"exited with {done.returncode} and said nothing")])
 
 

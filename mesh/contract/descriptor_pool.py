@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from mesh.contract.source_locations import Places
 from mesh.faults import Fault, Faults
-from mesh.places import Places
 
 __all__ = ["pool_of"]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mesh import descriptors, protoc
+from mesh.contract import loader, protoc
+from mesh.contract.path_template import TemplateError, parse
 from mesh.edge.http.router import Router
 from mesh.faults import Faults
-from mesh.template import TemplateError, parse
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def contract(tmp_path: Path, *routes: str):
         for index, route in enumerate(routes)
     ]
     (root / "t.proto").write_text(CONTRACT + "\n".join(methods) + "\n}\n")
-    return descriptors.read(protoc.load([root], tmp_path / "gen"))
+    return loader.read(protoc.load([root], tmp_path / "gen"))
 
 
 def test_what_is_ambiguous_is_a_fault(tmp_path):

@@ -1,6 +1,6 @@
 """The contract: what the .proto files say, as frozen values that the edge, the sidecar and the graph share.
 
-``mesh.descriptors`` makes it from compiled descriptors and checks it; nothing here can be half right.
+``mesh.contract.loader`` makes it from compiled descriptors and checks it; nothing here can be half right.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
     from google.protobuf.message import Message
 
-    from mesh.template import Template
+    from mesh.contract.path_template import Template
 
 __all__ = [
     "Access",

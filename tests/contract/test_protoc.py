@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh import descriptors, protoc
+from mesh.contract import loader, protoc
 from mesh.faults import Faults
 
 PROTO = """syntax = "proto3";
@@ -23,7 +23,7 @@ def test_a_contract_is_compiled_in_any_folder(tmp_path: Path, name: str) -> None
     folder = tmp_path / name
     (folder / "protos/a/v1").mkdir(parents=True)
     (folder / "protos/a/v1/a.proto").write_text(PROTO)
-    contract = descriptors.read(protoc.load([folder / "protos"], folder / "gen"))
+    contract = loader.read(protoc.load([folder / "protos"], folder / "gen"))
     assert list(contract.methods) == ["/a.v1.A/Get"]
     assert (folder / "gen/a/v1/a_pb2_grpc.py").is_file()
 

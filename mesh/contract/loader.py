@@ -17,11 +17,11 @@ from google.protobuf.descriptor_pb2 import (
     MethodOptions,
 )
 
-from mesh import graph, schedule, template
-from mesh.contract import Access, Contract, Event, Gateway, Method, Route, Service, Trigger, TriggerKind
+from mesh.contract import cron, graph, path_template
+from mesh.contract.descriptor_pool import pool_of
+from mesh.contract.model import Access, Contract, Event, Gateway, Method, Route, Service, Trigger, TriggerKind
+from mesh.contract.source_locations import Places
 from mesh.faults import Fault, Faults
-from mesh.places import Places
-from mesh.pools import pool_of
 
 __all__ = ["read"]
 
@@ -220,8 +220,8 @@ class _Reader:
                 case "schedule":
                     self._expect(who, "on.schedule", "meshapi.v1.Tick", input_, place)
                     try:
-                        schedule.check(rule.schedule)
-                    except schedule.ScheduleError as error:
+                        cron.check(rule.schedule)
+                    except cron.ScheduleError as error:
                         self.fault(place, f"{who}: on.schedule {error}")
                     yield Trigger(TriggerKind.SCHEDULE, schedule=rule.schedule, skip_missed=rule.skip_missed)
                 case "change":
@@ -253,8 +253,8 @@ class _Reader:
                     place, f"{who}: additional_bindings of an additional binding mean nothing; list them side by side"
                 )
             try:
-                parsed = template.parse(path)
-            except template.TemplateError as error:
+                parsed = path_template.parse(path)
+            except path_template.TemplateError as error:
                 self.fault(place, f"{who}: path template {error}")
                 continue
             for variable in parsed.variables:
@@ -266,7 +266,7 @@ class _Reader:
             self._check_body(who, "response_body", one.response_body, output, place)
             yield Route(verb, parsed, one.body, one.response_body)
 
-    def _check_variable(self, who: str, variable: template.Variable, message: Descriptor, place: str) -> None:
+    def _check_variable(self, who: str, variable: path_template.Variable, message: Descriptor, place: str) -> None:
         path = ".".join(variable.field)
         field: FieldDescriptor | None = None
         at: Descriptor | None = message
@@ -285,7 +285,7 @@ class _Reader:
         if at is not None and at.full_name not in _SCALAR_MESSAGES:
             self.fault(place, f"{who}: the path template names {path!r}, which is a message; name one of its fields")
 
-    def _check_choices(self, who: str, parsed: template.Template, message: Descriptor, place: str) -> None:
+    def _check_choices(self, who: str, parsed: path_template.Template, message: Descriptor, place: str) -> None:
         """No two variables set members of one oneof: the second would undo the first."""
         taken: dict[tuple[tuple[str, ...], str], str] = {}
         for variable in parsed.variables:
@@ -368,7 +368,7 @@ def _gateway_routes(rule: Any) -> Iterator[Route]:
     for one in (rule, *rule.additional_bindings):
         verb = one.WhichOneof("pattern")
         path = one.custom.path if verb == "custom" else getattr(one, verb)
-        parsed = template.parse_slashed(path)
+        parsed = path_template.parse_slashed(path)
         yield Route(one.custom.kind if verb == "custom" else verb.upper(), parsed, one.body)
 
 
