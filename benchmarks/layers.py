@@ -28,10 +28,10 @@ from mesh.auth.peers import PeerVerifier, Signer
 from mesh.call import Call, Metadata, chain
 from mesh.contract import protoc
 from mesh.control import component
-from mesh.deadline import deadline
 from mesh.function import Functions
-from mesh.gate import Gate
-from mesh.recover import recover
+from mesh.layers.concurrency import Gate
+from mesh.layers.deadline import deadline
+from mesh.layers.recover import recover
 from mesh.rpc import framing
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.sidecar.service import ServiceContext

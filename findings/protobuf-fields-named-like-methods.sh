@@ -3,7 +3,7 @@
 # then message.ListFields is the field's value, set or not. protobuf's own json_format, text_format and ParseDict ask the message
 # for these names, so they fail on every such message; the methods of the base class work when they are called on it.
 # Guessed wrong: generated code "mangles" or reserves such names, as protoc does for other languages (C++, Java, C#).
-# mesh/messages.py calls the methods of the base class.
+# mesh/message_methods.py calls the methods of the base class.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"

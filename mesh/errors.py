@@ -1,7 +1,7 @@
 """The status codes of gRPC, one exception each, and the one table from code to HTTP status.
 
 A function raises these; every other part of the mesh moves them. What is not a ``StatusError`` is a bug, and its text
-stays inside (see ``mesh.recover``).
+stays inside (see ``mesh.layers.recover``).
 
 Sources: https://grpc.io/docs/guides/status-codes/ and google/rpc/code.proto (the HTTP mapping).
 """
@@ -317,7 +317,7 @@ class RemoteError:
     """Marks an exception that reports how *another* call ended: the one a stub raises when its call fails.
 
     It is not this call's status. A function that lets it pass has said nothing to its own caller, so only what is true
-    for both calls passes on (see ``mesh.recover``). Raisers set ``status``.
+    for both calls passes on (see ``mesh.layers.recover``). Raisers set ``status``.
     """
 
     status: StatusError

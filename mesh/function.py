@@ -42,14 +42,14 @@ from google.protobuf.message import DecodeError, Message
 from mesh.boundary import boundary, contain, contained
 from mesh.call import Call, Handler, chain
 from mesh.context import Context
+from mesh.context_variables import Inherited
 from mesh.contract import shadowed_stubs
 from mesh.contract.model import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
-from mesh.messages import descriptor_of, parser, serialize
+from mesh.message_methods import descriptor_of, parser, serialize
 from mesh.text import text_of
 from mesh.threads import Runs
-from mesh.variables import Inherited
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext

@@ -22,8 +22,8 @@ from time import monotonic
 from typing import Any, Protocol
 
 from mesh.boundary import contained
+from mesh.context_variables import copy_of
 from mesh.errors import Cancelled
-from mesh.variables import copy_of
 
 __all__ = ["BRISK", "THREADS", "Block", "Job", "OwnLoop", "Runs", "Threads", "wait"]
 

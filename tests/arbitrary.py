@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor as F
 from hypothesis import strategies as st
 
-from mesh.messages import extensions, set_in_parent
+from mesh.message_methods import extensions, set_in_parent
 
 _INTS = {
     F.CPPTYPE_INT32: st.integers(-(2**31), 2**31 - 1),

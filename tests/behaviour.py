@@ -116,7 +116,7 @@ async def outcome(stub, method: str, how: str) -> tuple[grpc.StatusCode, str]:
 async def test_whatever_a_function_raises_is_a_bug_and_ends_nothing_else(
     stub, method: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("mesh.recover"), "disabled", how == "unprintable")  # pytest prints arguments
+    monkeypatch.setattr(logging.getLogger("mesh.layers.recover"), "disabled", how == "unprintable")
     other = stub.Bidi()
     await other.write(pb.EchoRequest(text="before"))
     assert (await other.read()).text == "before"
@@ -163,7 +163,7 @@ async def test_the_deadline_of_a_function_that_has_outlived_its_own_cancellation
 async def test_a_text_that_is_no_utf_8_is_replaced(
     stub, code: int, said: str, monkeypatch: pytest.MonkeyPatch, *, details: bool
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("mesh.recover"), "disabled", True)  # xdist cannot carry such a log line
+    monkeypatch.setattr(logging.getLogger("mesh.layers.recover"), "disabled", True)  # xdist cannot carry the line
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         fail = pb.Failure(code=code, message="no user <half>!", details=details)
         await stub.Unary(pb.EchoRequest(fail=fail), timeout=5)

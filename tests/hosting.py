@@ -12,7 +12,7 @@ from mesh.config.manifest import Workers
 from mesh.contract.model import Contract
 from mesh.errors import Unavailable
 from mesh.function import Functions
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 from mesh.sidecar import ServiceContext, Sidecar
 from mesh.sidecar.workers.pool import Pool
 from mesh.sidecar.workers.setup import Setup

@@ -62,7 +62,7 @@ ALLOWED = {
         "OwnTransaction.commit: BaseException": "raises it again, as a status where it is one",
         "OwnTransaction.execute: BaseException": "raises it again, as a status where it is one",
     },
-    "mesh/deadline.py": {
+    "mesh/layers/deadline.py": {
         "_limited: CancelledError": "asks its own limit",
         "_limited: Exception": "outside of ``boundary``, which is around each function",
     },
@@ -126,7 +126,7 @@ ALLOWED = {
         "MainThread.beside: BaseException": "a signal handler of a function raised between two turns",
         "MainThread.do.done: BaseException": "raised where the work was asked for",
     },
-    "mesh/recover.py": {
+    "mesh/layers/recover.py": {
         "recover: BaseException": "``ordinary`` says what passes",
     },
     "mesh/rpc/client/blocking_channel.py": {

@@ -9,7 +9,6 @@ import pytest
 
 from mesh.boundary import revoke
 from mesh.call import Call, Handler, Metadata, chain
-from mesh.deadline import deadline
 from mesh.errors import (
     Cancelled,
     Code,
@@ -21,8 +20,9 @@ from mesh.errors import (
     StatusError,
     Unavailable,
 )
-from mesh.gate import Gate
-from mesh.recover import recover
+from mesh.layers.concurrency import Gate
+from mesh.layers.deadline import deadline
+from mesh.layers.recover import recover
 
 
 class Panic(BaseException):

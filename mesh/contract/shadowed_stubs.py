@@ -50,5 +50,8 @@ def _elsewhere(module: ModuleType, parent: str, missing: str) -> Path | None:
 
 def _is_own(where: str) -> bool:
     """Whether a file is the project's own."""
-    foreign = (*(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")), str(Path(__file__).parent.parent))
+    foreign = (
+        *(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")),
+        str(Path(__file__).parent.parent),
+    )
     return Path(where).is_absolute() and not where.startswith(foreign)

@@ -41,8 +41,8 @@ from mesh.errors import Unimplemented
 from mesh.events.hops import carry
 from mesh.faults import Fault, Faults
 from mesh.function import module_spec
-from mesh.gate import Gate
 from mesh.lambdas.functions import functions_of, install
+from mesh.layers.concurrency import Gate
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import retry

@@ -30,7 +30,7 @@ from mesh.events.consume.consumers import Consumer, consumers_of
 from mesh.events.consume.dead_letters import read_letter
 from mesh.events.publish.publisher import key_of
 from mesh.faults import Fault, Faults
-from mesh.messages import parser, serialize
+from mesh.message_methods import parser, serialize
 from mesh.protojson.codec import CannotPrint, Codecs
 from mesh.text import json_for
 

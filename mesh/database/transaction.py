@@ -20,7 +20,7 @@ from sqlalchemy import BindParameter, ColumnClause, SelectBase, TableClause, Tex
 
 from mesh.database.failures import status
 from mesh.errors import Aborted, FailedPrecondition
-from mesh.messages import descriptor_of
+from mesh.message_methods import descriptor_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

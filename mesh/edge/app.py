@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.contract.path_template import Template
-from mesh.deadline import deadline
 from mesh.edge import refusals
 from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
 from mesh.edge.field_behavior import Behaviors
@@ -27,12 +26,13 @@ from mesh.edge.lambda_http.gateway import Gateway
 from mesh.edge.layers.stack import OPEN, Door
 from mesh.edge.openapi.pages import BuiltinPages
 from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unavailable
+from mesh.layers.deadline import deadline
+from mesh.layers.recover import recover
+from mesh.layers.timer_wheel import wheel
 from mesh.protojson.codec import Codecs
-from mesh.recover import recover
-from mesh.wheel import wheel
 
 if TYPE_CHECKING:
-    from mesh.gate import Gate
+    from mesh.layers.concurrency import Gate
 
 __all__ = ["EdgeApp"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mesh.boundary import interrupted, restore, revoke
 from mesh.call import Call, Metadata
 from mesh.errors import Internal
-from mesh.wheel import Limit, wheel
+from mesh.layers.timer_wheel import Limit, wheel
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method

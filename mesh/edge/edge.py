@@ -11,7 +11,7 @@ from mesh.edge.layers.stack import OPEN, Door
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer
     from mesh.contract.model import Contract
-    from mesh.gate import Gate
+    from mesh.layers.concurrency import Gate
 
 __all__ = ["Edge"]
 

@@ -19,7 +19,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from mesh.contract.model import Method, Route
 from mesh.errors import InvalidArgument
-from mesh.messages import which_oneof
+from mesh.message_methods import which_oneof
 from mesh.protojson.codec import json_names, text_setter
 
 __all__ = ["SYSTEM", "WHOLE", "Parameter", "Parameters", "invalid"]

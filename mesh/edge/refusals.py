@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mesh.errors import Code, StatusError
-from mesh.sizes import Side, oversized
+from mesh.message_size import Side, oversized
 
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall

@@ -27,6 +27,7 @@ from opentelemetry import trace
 
 from mesh.boundary import EscapedError, boundary, contain, contained
 from mesh.call import chain, current
+from mesh.context_variables import Inherited
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
 from mesh.function import Functions, Hook, load_module, module_spec
@@ -34,11 +35,10 @@ from mesh.lambdas import event as events
 from mesh.lambdas import failure, jsontext, value
 from mesh.lambdas.context import CLIENT_CONTEXT, ClientContext, Instance, LambdaContext, identifier, requested, tag_logs
 from mesh.lambdas.descriptor import INVOKE, TICK
-from mesh.messages import parser
+from mesh.layers.timer_wheel import Limit, wheel
+from mesh.message_methods import parser
 from mesh.protojson.codec import Codecs
 from mesh.text import text_of
-from mesh.variables import Inherited
-from mesh.wheel import Limit, wheel
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler, Metadata

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
-from mesh.messages import parser, serialize_partial
+from mesh.message_methods import parser, serialize_partial
 from mesh.protojson.scalars import BadValue, decoder, describe, encoder
 from mesh.protojson.wellknown import CannotPrint
 

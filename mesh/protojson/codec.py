@@ -19,7 +19,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from mesh.messages import extensions, set_in_parent, which_oneof
+from mesh.message_methods import extensions, set_in_parent, which_oneof
 from mesh.protojson.any import any_of, wrapper
 from mesh.protojson.fastpath import fast_fill, suits, texts_first
 from mesh.protojson.names import extension_named, json_name_of, json_names

@@ -17,7 +17,7 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from mesh.messages import clear, has_field
+from mesh.message_methods import clear, has_field
 from mesh.protojson.scalars import exact
 
 __all__ = ["fast_dump", "fast_fill", "suits", "texts_first", "whole"]

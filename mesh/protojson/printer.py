@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from mesh.messages import has_field, list_fields
+from mesh.message_methods import has_field, list_fields
 from mesh.protojson.fastpath import fast_dump, whole
 from mesh.protojson.names import json_name_of, json_names
 from mesh.protojson.scalars import encoder

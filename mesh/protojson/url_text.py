@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from mesh.messages import clear, set_in_parent
+from mesh.message_methods import clear, set_in_parent
 from mesh.protojson.scalars import decoder, key_decoder
 from mesh.protojson.wellknown import WELL_KNOWN, WRAPPERS, fill_mask_text
 

@@ -20,7 +20,7 @@ from google.rpc import status_pb2
 
 from mesh.call import MOST_METADATA
 from mesh.errors import Internal, StatusError, Unimplemented
-from mesh.sizes import Side, too_large
+from mesh.message_size import Side, too_large
 
 __all__ = [
     "ACCEPTED",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mesh.call import current
 from mesh.errors import FailedPrecondition
-from mesh.messages import descriptor_of
+from mesh.message_methods import descriptor_of
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

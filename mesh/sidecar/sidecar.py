@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opentelemetry.trace import get_tracer
 
 from mesh.call import Call, Handler, Layer, chain, current
-from mesh.deadline import deadline
 from mesh.events.consume.delivery_call import linked, once
-from mesh.recover import recover
+from mesh.layers.deadline import deadline
+from mesh.layers.recover import recover
 from mesh.rpc.server.disconnect import Watched
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
@@ -24,7 +24,7 @@ from mesh.threads import THREADS, Runs, Threads
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
     from mesh.contract.model import Contract, Method
-    from mesh.gate import Gate
+    from mesh.layers.concurrency import Gate
     from mesh.main_thread import MainThread
 
 __all__ = ["Sidecar"]

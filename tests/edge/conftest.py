@@ -32,8 +32,8 @@ from mesh.errors import (
     Unauthenticated,
     Unavailable,
 )
-from mesh.gate import Gate
-from mesh.messages import parser, serialize
+from mesh.layers.concurrency import Gate
+from mesh.message_methods import parser, serialize
 from mesh.rpc.client.target import Target
 from mesh.rpc.server.listener import Listener
 

@@ -14,7 +14,7 @@ from mesh.call import Call, Handler, Identity, chain
 from mesh.contract.model import Contract
 from mesh.edge import Edge
 from mesh.errors import StatusError, Unauthenticated
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 from mesh.rpc.client.target import Target
 from mesh.rpc.server.listener import Listener
 

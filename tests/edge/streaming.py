@@ -15,7 +15,7 @@ from mesh.contract.model import Contract
 from mesh.edge import Edge, EdgeApp
 from mesh.errors import StatusError, Unauthenticated
 from mesh.function import Functions
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 from mesh.rpc.client.target import Target
 from mesh.rpc.server.listener import Listener
 from mesh.sidecar import ServiceContext, Sidecar

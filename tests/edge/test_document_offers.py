@@ -26,7 +26,7 @@ from mesh.contract.model import Contract, Method, Route
 from mesh.edge.openapi.document import document
 from mesh.edge.openapi.paths import MULTI, PathTemplate
 from mesh.edge.parameters import Parameters
-from mesh.messages import serialize
+from mesh.message_methods import serialize
 from mesh.protojson.codec import Codecs
 
 METHODS = (

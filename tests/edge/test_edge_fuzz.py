@@ -8,7 +8,7 @@ import random
 import pytest
 
 from mesh.edge.app import EdgeApp
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 
 SEED = 20261121
 CASES = 6000

@@ -15,7 +15,7 @@ from msgspec import convert
 from mesh.config.manifest import Edge as Table
 from mesh.edge import Door
 from mesh.edge.app import EdgeApp
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 
 SEEDS = [20261121, 7, 4242]
 """Kept: what failed once fails again."""

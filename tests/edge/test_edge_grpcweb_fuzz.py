@@ -11,7 +11,7 @@ import pytest
 from test_edge_fuzz import mangle
 
 from mesh.edge.app import EdgeApp
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 
 SEED = 20261121
 CASES = 6000

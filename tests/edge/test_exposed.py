@@ -15,7 +15,7 @@ from mesh.contract import loader, protoc
 from mesh.contract.model import Access
 from mesh.edge.app import EdgeApp
 from mesh.edge.grpc import exposed
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 from mesh.rpc.client.reflection_client import Client
 
 BIN = Path(sys.executable).parent

@@ -20,7 +20,7 @@ from mesh.events.broker.broker import Broker, Settings
 from mesh.events.cloudevents import Event
 from mesh.events.consume.delivery import Delivery, Patience
 from mesh.function import Functions
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 from mesh.sidecar import ServiceContext, Sidecar
 
 RECORDER = "delivery.v1.Recorder"

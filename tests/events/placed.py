@@ -28,7 +28,7 @@ from mesh.events.publish.publisher import Publications, Publisher
 from mesh.events.publish.relay import Relay
 from mesh.events.unpublishable import letters
 from mesh.function import Functions
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.sidecar import ServiceContext, Sidecar

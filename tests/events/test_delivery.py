@@ -34,7 +34,7 @@ from mesh.events.consume.delivery import Patience
 from mesh.events.consume.ordering import Held
 from mesh.events.consume.outcome import Ack, Dead, Decision, Limits, Retry
 from mesh.events.consume.redrive_replay import consumer_for
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 
 QUICK = Patience(limits=Limits(tries=3, first=0.05, longest=0.1))
 

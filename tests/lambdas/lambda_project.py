@@ -18,12 +18,12 @@ from mesh.call import Call, Handler, Identity
 from mesh.config import manifest
 from mesh.contract import loader, protoc
 from mesh.contract.model import Contract
-from mesh.deadline import deadline
 from mesh.edge import Edge
 from mesh.errors import StatusError
-from mesh.gate import Gate
 from mesh.lambdas.descriptor import extend
 from mesh.lambdas.functions import LambdaFunctions
+from mesh.layers.concurrency import Gate
+from mesh.layers.deadline import deadline
 from mesh.rpc.server.listener import Listener
 from mesh.sidecar import ServiceContext, Sidecar
 from mesh.threads import Threads

@@ -12,7 +12,7 @@ from hypothesis import given
 from odd.v1 import extended_pb2 as pb
 
 from mesh.contract.model import Contract
-from mesh.messages import list_fields, parser, serialize
+from mesh.message_methods import list_fields, parser, serialize
 from mesh.protojson.codec import CannotPrint, Codec, Codecs, JsonError
 
 PLAIN = Codecs()

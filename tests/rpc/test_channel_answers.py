@@ -17,10 +17,10 @@ from fault_server import HEADERS, OK, PATH, framed
 from google.protobuf import duration_pb2
 from ngh2 import ErrorCode
 
+from mesh.message_size import Side, oversized
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.target import Target
 from mesh.rpc.client.unary_call import CallError
-from mesh.sizes import Side, oversized
 
 SECOND = duration_pb2.Duration(seconds=1).SerializeToString()
 GZIP = (b"grpc-encoding", b"gzip")

@@ -12,7 +12,7 @@ from ngh2 import Setting
 
 from mesh.call import Call, Metadata
 from mesh.errors import DeadlineExceeded
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 from mesh.rpc.client.connection_pool import Pool
 
 

@@ -13,7 +13,7 @@ from hosting import ECHO, sidecar_of
 from mesh.call import Call, Handler
 from mesh.contract.model import Contract
 from mesh.errors import Unauthenticated
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 
 Status = pb.HealthCheckResponse
 

@@ -14,7 +14,7 @@ from raw_h2 import frame, raw_client
 
 from mesh.call import Call, Handler
 from mesh.contract.model import Contract
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.listener import Listener
 

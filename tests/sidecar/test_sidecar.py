@@ -19,7 +19,7 @@ from mesh.call import Call, Handler, current
 from mesh.contract.model import Contract
 from mesh.control.keeper import MARGIN
 from mesh.errors import PermissionDenied
-from mesh.gate import Gate
+from mesh.layers.concurrency import Gate
 from mesh.rpc.server.listener import ListenError
 
 

@@ -14,7 +14,7 @@ from telemetry_parts import METHOD, FakeMethod, GrpcCollector, HttpCollector, Re
 
 from mesh.call import Call, chain
 from mesh.errors import Internal, NotFound, RemoteError, StatusError, Unavailable
-from mesh.recover import recover
+from mesh.layers.recover import recover
 from mesh.telemetry import Telemetry
 
 Start = Callable[..., Telemetry]

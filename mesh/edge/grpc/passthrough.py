@@ -19,12 +19,12 @@ from mesh.auth import authorize
 from mesh.auth.peers import HEADER
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
-from mesh.deadline import deadline
 from mesh.edge import refusals
 from mesh.edge.call import HttpCall
 from mesh.edge.grpc import exposed
 from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unimplemented
-from mesh.recover import recover
+from mesh.layers.deadline import deadline
+from mesh.layers.recover import recover
 from mesh.rpc import framing
 from mesh.rpc.server import grpc_web
 from mesh.rpc.server.grpc_app import GrpcApp

@@ -28,7 +28,7 @@ class Watch:
         self._task: asyncio.Task[None] | None = None
 
     def expire(self) -> None:
-        """Begin, as the call takes its time (``mesh.wheel.Timed``)."""
+        """Begin, as the call takes its time (``mesh.layers.timer_wheel.Timed``)."""
         self.start()
 
     def start(self) -> None:

@@ -15,7 +15,7 @@ from google.protobuf import any_pb2, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from mesh.errors import StatusError, http_status
-from mesh.messages import descriptor_of, parser
+from mesh.message_methods import descriptor_of, parser
 from mesh.protojson.codec import CannotPrint, Codecs
 
 if TYPE_CHECKING:

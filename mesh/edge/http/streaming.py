@@ -20,7 +20,7 @@ from mesh.edge.http.disconnect import Watch
 from mesh.edge.http.negotiation import Form
 from mesh.edge.http.response import Items, Style
 from mesh.errors import Internal, StatusError, Unavailable
-from mesh.recover import status_of
+from mesh.layers.recover import status_of
 
 if TYPE_CHECKING:
     from mesh.call import Handler

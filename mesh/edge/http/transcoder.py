@@ -18,7 +18,7 @@ from mesh.contract.model import Method, Route
 from mesh.edge.http.negotiation import Form
 from mesh.edge.parameters import SYSTEM, Parameters, invalid
 from mesh.errors import InvalidArgument
-from mesh.messages import descriptor_of, has_field, merge, missing, parser, serialize
+from mesh.message_methods import descriptor_of, has_field, merge, missing, parser, serialize
 from mesh.protojson.codec import BadValue, Codecs, JsonError, JsonSyntaxError, json_name_of, loads
 
 __all__ = ["Transcoder"]

@@ -27,8 +27,8 @@ from mesh.edge.http import negotiation, status_response
 from mesh.edge.http.negotiation import Form
 from mesh.edge.http.response import LAST_WORDS
 from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unavailable
-from mesh.recover import status_of
-from mesh.sizes import Side, oversized
+from mesh.layers.recover import status_of
+from mesh.message_size import Side, oversized
 
 if TYPE_CHECKING:
     from mesh.call import Handler

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from mesh.call import Call, Handler, Metadata
 from mesh.errors import StatusError, Unimplemented
-from mesh.recover import status_of
+from mesh.layers.recover import status_of
 from mesh.text import text_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from mesh.contract.model import TriggerKind
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.events.cloudevents import Event, new_id
 from mesh.events.hops import hops
-from mesh.messages import descriptor_of, serialize
+from mesh.message_methods import descriptor_of, serialize
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
 
+from mesh.context_variables import copy_of
 from mesh.errors import Cancelled
 from mesh.rpc.client.streaming_call import EOF
 from mesh.threads import wait
-from mesh.variables import copy_of
 
 if TYPE_CHECKING:
     from mesh.rpc.client.channel import Channel

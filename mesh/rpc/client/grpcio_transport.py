@@ -22,12 +22,12 @@ from mesh.address import authority, join
 from mesh.boundary import revoke
 from mesh.call import Metadata, decode_values
 from mesh.errors import Code, StatusError, Unavailable
+from mesh.message_size import Side, too_large
 from mesh.rpc import status
 from mesh.rpc.client import resolver
 from mesh.rpc.client.connection_pool import PATIENCE
 from mesh.rpc.client.http2_stream import wrong_count
 from mesh.rpc.client.streaming_call import EOF
-from mesh.sizes import Side, too_large
 
 if TYPE_CHECKING:
     from mesh.call import Call

@@ -20,9 +20,9 @@ from mesh.errors import (
     Unimplemented,
     Unknown,
 )
+from mesh.message_size import Side
 from mesh.rpc import framing
 from mesh.rpc.status import code_of_http, code_of_reset, metadata_of
-from mesh.sizes import Side
 
 if TYPE_CHECKING:
     from mesh.rpc.client.connection import Connection
@@ -102,7 +102,7 @@ class Stream:
             self._writer = None
 
     def expire(self) -> None:
-        """End it because its deadline has passed (``mesh.wheel.Timed``)."""
+        """End it because its deadline has passed (``mesh.layers.timer_wheel.Timed``)."""
         self.fail(DeadlineExceeded("the service did not answer within the deadline").at(self.connection.address))
 
     def cancel(self, failure: StatusError | None = None) -> None:

@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from mesh.messages import descriptor_of, parser, serialize, serialize_partial
+from mesh.message_methods import descriptor_of, parser, serialize, serialize_partial
 from mesh.protojson.codec import NO_SUCH_FIELD, CannotPrint, Codecs, JsonError
 
 __all__ = ["CallError", "Client", "NoSuchMethod", "Outcome", "find"]

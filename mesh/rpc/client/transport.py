@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from mesh.address import authority
 from mesh.boundary import revoke
 from mesh.errors import DeadlineExceeded, StatusError, Unavailable
+from mesh.layers.timer_wheel import wheel
+from mesh.message_size import Side, too_large
 from mesh.rpc import framing, status
 from mesh.rpc.client.http2_stream import Stream, wrong_count
-from mesh.sizes import Side, too_large
-from mesh.wheel import wheel
 
 if TYPE_CHECKING:
     from mesh.call import Call

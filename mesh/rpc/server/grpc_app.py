@@ -18,7 +18,7 @@ from mesh.boundary import ordinary
 from mesh.call import Call, Handler, Layer, Metadata, chain
 from mesh.contract.model import Method
 from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
-from mesh.recover import status_of
+from mesh.layers.recover import status_of
 from mesh.rpc import framing
 from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall, Receive, Send
 

@@ -33,8 +33,8 @@ from mesh.events.hops import carry
 from mesh.events.publish.publisher import Publications, Publisher
 from mesh.faults import Faults
 from mesh.lambdas.functions import functions_of
+from mesh.layers.recover import recover
 from mesh.main_thread import MainThread, ignoring
-from mesh.recover import recover
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.sidecar.service import ServiceContext

@@ -8,7 +8,7 @@ from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, StatusError
-from mesh.wheel import Limit, wheel
+from mesh.layers.timer_wheel import Limit, wheel
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler

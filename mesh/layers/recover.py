@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from mesh.boundary import OwnCancellationError, ordinary
 from mesh.errors import Cancelled, Code, Internal, RemoteError, StatusError
-from mesh.sizes import oversized
+from mesh.message_size import oversized
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
 
 __all__ = ["recover", "status_of"]
 
-log = logging.getLogger("mesh.recover")
+log = logging.getLogger("mesh.layers.recover")
 
 _PASS_ON = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED})
 """Codes of an onward call that are as true for the call that made it: try again later."""

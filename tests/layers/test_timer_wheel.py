@@ -6,7 +6,7 @@ from time import monotonic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.wheel import SLOT, Limit, Wheel, wheel
+from mesh.layers.timer_wheel import SLOT, Limit, Wheel, wheel
 
 
 class Clock:
