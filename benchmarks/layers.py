@@ -27,7 +27,7 @@ from mesh.auth.layers import authenticate, authorize
 from mesh.auth.peers import PeerVerifier, Signer
 from mesh.call import Call, Metadata, chain
 from mesh.contract import protoc
-from mesh.control import component
+from mesh.control import project
 from mesh.function import Functions
 from mesh.layers.concurrency import Gate
 from mesh.layers.deadline import deadline
@@ -98,7 +98,7 @@ def _ways(endpoint: str) -> dict[str, One]:
     recorded = telemetry.configure("users", version="0").inbound
     os.environ |= {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
     exported = telemetry.configure("users", version="0").inbound
-    _, contract = component.load(load.HERE / "mesh" / "mesh.toml")
+    _, contract = project.load(load.HERE / "mesh" / "mesh.toml")
     service = ServiceContext("users", channel=None, blocking=None)
     functions = Functions(users.__name__, [contract.services[SERVICE]])
     method, function = functions.handlers(service, Threads(1))[PATH]

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.control import events_command
 from mesh.control.chaos import command as chaos_command
+from mesh.control.commands import events_arguments
 from mesh.faults import Fault, Faults
 from mesh.telemetry import variables
 from mesh.text import ready_output
@@ -108,29 +108,29 @@ def _file(options: argparse.Namespace) -> Path:
 
 
 def _load(options: argparse.Namespace) -> tuple[Manifest, Contract]:
-    from mesh.control import component
+    from mesh.control import project
 
-    return component.load(_file(options))
+    return project.load(_file(options))
 
 
 def _generate(options: argparse.Namespace) -> int:
     from mesh.config import manifest
     from mesh.contract import protoc
-    from mesh.control import component
+    from mesh.control import project
 
     found = manifest.load(_file(options))
     fresh = protoc.generate(found.protos, found.stubs, force=options.force)
-    component.compiled(found)
+    project.compiled(found)
     print(f"{found.stubs}: {'generated' if fresh else 'current'}")
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
-    from mesh.control import check
+    from mesh.control import deployment
 
     _warn()
     manifest, contract = _load(options)
-    faults = check.everything(manifest, contract)
+    faults = deployment.everything(manifest, contract)
     if faults:
         raise Faults(faults)
     routes = sum(len(method.routes) for method in contract.methods.values())
@@ -142,34 +142,34 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
-    from mesh.control import up
+    from mesh.control.commands import up
 
     _warn()
     return up.run(_file(options), raw=options.logs == "json", reload=options.reload, longest=options.restart_within)
 
 
 def _sidecar(options: argparse.Namespace) -> int:
-    from mesh.control import component
+    from mesh.control.component import process
 
-    return component.run(_file(options), options.name, options.fd, migrate=not options.no_migrations)
+    return process.run(_file(options), options.name, options.fd, migrate=not options.no_migrations)
 
 
 def _edge(options: argparse.Namespace) -> int:
-    from mesh.control import component
+    from mesh.control.component import process
 
-    return component.run(_file(options), None, options.fd)
+    return process.run(_file(options), None, options.fd)
 
 
 def _graph(options: argparse.Namespace) -> int:
-    from mesh.control import picture
+    from mesh.control.commands import graph_view
 
     manifest, contract = _load(options)
-    print(picture.FORMATS[options.format](manifest, contract))
+    print(graph_view.FORMATS[options.format](manifest, contract))
     return 0
 
 
 def _call(options: argparse.Namespace) -> int:
-    from mesh.control import invoke
+    from mesh.control.commands import invoke
 
     words = options.words
     if len(words) > 2:  # noqa: PLR2004 - an address and a method
@@ -188,19 +188,19 @@ def _call(options: argparse.Namespace) -> int:
 
 
 def _health(options: argparse.Namespace) -> int:
-    from mesh.control import health
+    from mesh.control.commands import health
 
     return health.run(lambda: _file(options), options.address, options.timeout)
 
 
 def _trace(options: argparse.Namespace) -> int:
-    from mesh.control import traces
+    from mesh.control.commands import trace
 
-    return traces.show(_file(options), options.id)
+    return trace.show(_file(options), options.id)
 
 
 def _export_openapi(options: argparse.Namespace) -> int:
-    from mesh.control import export
+    from mesh.control.commands import export
 
     _, contract = _load(options)
     out = Path(options.out) if options.out is not None else None
@@ -208,7 +208,7 @@ def _export_openapi(options: argparse.Namespace) -> int:
 
 
 def _export_asyncapi(options: argparse.Namespace) -> int:
-    from mesh.control import export
+    from mesh.control.commands import export
 
     _, contract = _load(options)
     out = Path(options.out) if options.out is not None else None
@@ -217,15 +217,15 @@ def _export_asyncapi(options: argparse.Namespace) -> int:
 
 def _keys(options: argparse.Namespace) -> int:
     from mesh.config import manifest
-    from mesh.control import identity
+    from mesh.control import identity_keys
 
     found = manifest.load(_file(options))
-    print(identity.ensure_each(found, Path(options.each)) if options.each else identity.ensure(found))
+    print(identity_keys.ensure_each(found, Path(options.each)) if options.each else identity_keys.ensure(found))
     return 0
 
 
 def _new(options: argparse.Namespace) -> int:
-    from mesh.control import new
+    from mesh.control.commands import new
 
     try:
         file = _file(options)
@@ -239,7 +239,7 @@ def _chaos(options: argparse.Namespace) -> int:
 
 
 def _events(options: argparse.Namespace) -> int:
-    return events_command.run(options, _file(options))
+    return events_arguments.run(options, _file(options))
 
 
 # -- their words --
@@ -311,7 +311,7 @@ def _parser() -> argparse.ArgumentParser:
     command("keys", _keys, "make the services' identity keys that are missing", _KEYS).add_argument(
         "--each", metavar="FOLDER", help="one folder for each service, and for the edge, below this one"
     )
-    events_command.add(command, commands, _events)
+    events_arguments.add(command, commands, _events)
     chaos_command.add(command, _chaos)
     formats = commands.add_parser("export", help="write what the contract says for other tools").add_subparsers(
         title="formats", metavar="FORMAT", required=True

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from mesh.call import Call, Identity, Metadata
 from mesh.context import Context, Transaction
-from mesh.control import component
+from mesh.control.project import load
 from mesh.errors import FailedPrecondition
 
 __all__ = ["context", "project"]
@@ -33,7 +33,7 @@ def project(file: Path) -> None:
     Raises:
         Faults: Of the manifest or the contract.
     """
-    component.load(file)
+    load(file)
 
 
 def context(

@@ -31,19 +31,19 @@ ALLOWED = {
     "mesh/control/chaos/endings/ways.py": {
         "end_on_the_loop: CancelledError": "a function of a mesh, not of the framework",
     },
-    "mesh/control/component.py": {
+    "mesh/control/component/process.py": {
         "serve: Exception": "imports are Faults, hooks and migrations are contained",
     },
-    "mesh/control/eventing.py": {
+    "mesh/control/component/service_events.py": {
         "_prune: Exception": "the mesh's own statements",
     },
-    "mesh/control/events.py": {
+    "mesh/control/commands/events_actions.py": {
         "_json: Exception": "decodes an event for the command line",
     },
-    "mesh/control/keeper.py": {
+    "mesh/control/supervise/child.py": {
         "Keeper._unwatch: CancelledError": "awaits the task that it has just cancelled",
     },
-    "mesh/control/reload.py": {
+    "mesh/control/supervise/reload.py": {
         "keep_current: Exception": "loads manifest, contract and versions as text; no user code",
     },
     "mesh/database/database.py": {

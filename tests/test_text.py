@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.control.output import Console
+from mesh.control.supervise.log_output import Console
 from mesh.telemetry.logs import JsonFormatter
 from mesh.text import json_for, utf8
 

@@ -16,7 +16,7 @@ docs/streams.md tells it to users.
 """
 
 from mesh.edge.app import EdgeApp
-from mesh.edge.edge import Edge
+from mesh.edge.component import Edge
 from mesh.edge.layers.stack import Door
 
 __all__ = ["Door", "Edge", "EdgeApp"]

@@ -140,7 +140,7 @@ class Sidecar:
     async def asgi(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve under another ASGI server, which listens in place of ``start`` and ``stop`` (docs/servers.md).
 
-        Calls only: deliveries are begun by whoever made the sidecar (``mesh.control.assembly``), not here.
+        Calls only: deliveries are begun by whoever made the sidecar (``mesh.control.component.assembly``), not here.
         """
         if scope["type"] != "lifespan":
             await self._watched(scope, receive, send)

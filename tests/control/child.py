@@ -20,7 +20,7 @@ import sys
 import threading
 from pathlib import Path
 
-from mesh.control.ready import Parent
+from mesh.control.readiness import Parent
 
 name, behaviour, fd = sys.argv[1], sys.argv[2], int(sys.argv[-1])
 events = Path(os.environ["EVENTS"])

@@ -14,7 +14,7 @@ from google.protobuf import json_format
 
 from mesh import cli
 from mesh.contract.model import Contract
-from mesh.control import asyncapi
+from mesh.control.commands import asyncapi
 from mesh.events.cloudevents import Event
 
 SAMPLE = str(Path(__file__).parent.parent.parent / "mesh.toml")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh import cli
-from mesh.control.invoke import documents
+from mesh.control.commands.invoke import documents
 
 
 def call(*arguments: str) -> int:

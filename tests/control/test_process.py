@@ -1,55 +1,106 @@
-"""How a child process ended, in words that are true."""
+"""What the process of a component is given before anything runs in it."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
+import resource
 import subprocess
 import sys
 
 import pytest
 
-from mesh.control.process import Process, how
+RUN = """
+import resource
+from pathlib import Path
+from mesh.control.component.process import run
 
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (0, "exit code 0"),
-        (3, "exit code 3"),
-        (137, "exit code 137"),
-        (-signal.SIGTERM, "signal SIGTERM"),
-        (-signal.SIGSEGV, "signal SIGSEGV"),
-        (-60, "signal 60"),
-    ],
-)
-def test_how_it_ended(code: int, words: str) -> None:
-    assert how(code) == words
-
-
-async def test_one_that_ends_in_the_moment_of_a_signal_keeps_its_exit_code() -> None:
-    found = set()
-    for _ in range(60):
-        process = await Process.start(["/bin/sh", "-c", "exit 3"], dict(os.environ), (), lambda _: None)
-        while not process.ended.done():
-            process.terminate()
-            await asyncio.sleep(0)
-        found.add(await process.ended)
-    assert found <= {3, -signal.SIGTERM}
-
-
-def test_the_command_knows_the_ends_of_its_children_where_their_signal_was_ignored() -> None:
-    """A parent that ignores SIGCHLD hands that on, and then no exit code can be had (POSIX, wait)."""
-    code = """
-import signal, subprocess, sys
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-from mesh.cli import main
-try:
-    main(["--help"])
-except SystemExit:
-    pass
-print(subprocess.run([sys.executable, "-c", "raise SystemExit(3)"]).returncode)
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+assert run(Path("nowhere/mesh.toml"), None, None) == 1
+print(resource.getrlimit(resource.RLIMIT_NOFILE))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "3"
+
+
+def test_a_component_may_have_many_files_open() -> None:
+    """macOS gives 256, many a Linux 1024: too few for connections."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=True)
+    soft = int(done.stdout.strip("()\n").split(",")[0])
+    assert soft >= 10_240 or soft == hard
+    assert done.stdout.strip() == str((soft, hard))
+
+
+SERVE = """
+import asyncio, os, signal
+from mesh.control.component.process import serve
+from mesh.control.readiness import Parent
+
+class Part:
+    def __init__(self):  # as a module does that wants Ctrl-C to end its script
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    async def start(self):
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+        return "127.0.0.1:1"
+
+    def reload(self):
+        pass
+
+    async def stop(self):
+        print("drained")
+
+assert asyncio.run(serve(Part, Parent(None), 1.0)) == 0
+"""
+
+
+def test_a_module_that_gives_a_signal_its_default_does_not_take_the_drain_away() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "drained\n"), done.stderr
+
+
+LEFT_BEHIND = """
+import asyncio, os, signal, threading
+from mesh.control.component.process import serve
+from mesh.control.readiness import Parent
+
+async def a_thread():
+    await asyncio.to_thread(threading.Event().wait)
+
+async def a_task():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+class Part:
+    async def start(self):
+        self.left = asyncio.create_task({left}())
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+        return "127.0.0.1:1"
+
+    def reload(self):
+        pass
+
+    async def stop(self):
+        print("drained")
+        {fails}
+
+raise SystemExit(asyncio.run(serve(Part, Parent(None), 1.0)))
+"""
+
+
+@pytest.mark.parametrize(("fails", "code"), [("", 0), ("raise ValueError", 1)])
+@pytest.mark.parametrize("left", ["a_thread", "a_task"])
+def test_what_a_function_leaves_behind_does_not_keep_the_process(left: str, fails: str, code: int) -> None:
+    source = LEFT_BEHIND.replace("{left}", left).replace("{fails}", fails)
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (code, "drained\n"), done.stderr

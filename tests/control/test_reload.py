@@ -10,7 +10,7 @@ import pytest
 from test_supervisor import Run, ask, run, until  # noqa: F401 - a fixture among them
 
 from mesh.config.manifest import Manifest, load
-from mesh.control.reload import Effect, different, effect, fixed
+from mesh.control.supervise.reload import Effect, different, effect, fixed
 
 NESTED = """
 [services.login]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mesh.control.signals import Signals
+from mesh.control.component.signals import Signals
 
 NUMBER = signal.SIGUSR1
 

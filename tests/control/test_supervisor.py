@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from mesh.address import split
-from mesh.control import keeper as keeping
-from mesh.control import restart, sockets
-from mesh.control.keeper import Component
-from mesh.control.output import Console
-from mesh.control.supervisor import Supervisor
+from mesh.control.supervise import child as keeping
+from mesh.control.supervise import listening_sockets, restart_policy
+from mesh.control.supervise.child import Component
+from mesh.control.supervise.log_output import Console
+from mesh.control.supervise.supervisor import Supervisor
 
 CHILD = Path(__file__).with_name("child.py")
 
@@ -35,7 +35,7 @@ class Run:
         component = Component(
             name=name,
             command=(sys.executable, str(CHILD), name, behaviour),
-            listener=sockets.bind(name, "127.0.0.1:0"),
+            listener=listening_sockets.bind(name, "127.0.0.1:0"),
             needs=needs,
             drain=drain,
         )
@@ -203,7 +203,7 @@ async def test_a_component_that_keeps_dying_is_tried_again_with_backoff(run: Run
 
 
 async def test_a_component_that_ignores_sigterm_is_killed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "MARGIN", 0.1)
+    monkeypatch.setattr(keeping, "STOP_MARGIN", 0.1)
     run.add("deaf", "deaf", drain=0.1)
     await run.until_ready()
     os.kill(os.getpid(), signal.SIGTERM)
@@ -247,12 +247,12 @@ async def test_lines_carry_the_name_and_json_is_made_readable(run: Run) -> None:
 async def test_children_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     script = (
         "import asyncio, io, os, sys\n"
-        "from mesh.control import sockets\n"
-        "from mesh.control.keeper import Component\n"
-        "from mesh.control.output import Console\n"
-        "from mesh.control.supervisor import Supervisor\n"
+        "from mesh.control.supervise import listening_sockets\n"
+        "from mesh.control.supervise.child import Component\n"
+        "from mesh.control.supervise.log_output import Console\n"
+        "from mesh.control.supervise.supervisor import Supervisor\n"
         "one = Component(name='one', command=(sys.executable, sys.argv[1], 'one', 'deaf'),\n"
-        "                listener=sockets.bind('one', '127.0.0.1:0'))\n"
+        "                listener=listening_sockets.bind('one', '127.0.0.1:0'))\n"
         "supervisor = Supervisor([one], Console(io.StringIO(), ['one']), dict(os.environ))\n"
         "asyncio.run(supervisor.run(lambda keepers: print(keepers['one'].pid, flush=True)))\n"
     )
@@ -273,13 +273,13 @@ def test_backoff_grows_is_bounded_and_forgets() -> None:
     delays = []
     failures = 0
     for _ in range(12):
-        decision = restart.decide(failures, ready_at=None, now=100.0)
+        decision = restart_policy.decide(failures, ready_at=None, now=100.0)
         failures = decision.failures
         delays.append(decision.delay)
     assert delays[:4] == [0.1, 0.2, 0.4, 0.8]
     assert delays == sorted(delays)
-    assert delays[-1] == restart.LONGEST
-    healthy = restart.decide(failures, ready_at=100.0, now=100.0 + restart.HEALTHY)
-    assert healthy == restart.Restart(1, restart.FIRST)
-    assert restart.decide(failures, ready_at=100.0, now=101.0).failures == 13
-    assert restart.decide(10**6, ready_at=None, now=0.0).delay == restart.LONGEST
+    assert delays[-1] == restart_policy.LONGEST
+    healthy = restart_policy.decide(failures, ready_at=100.0, now=100.0 + restart_policy.HEALTHY)
+    assert healthy == restart_policy.Restart(1, restart_policy.FIRST)
+    assert restart_policy.decide(failures, ready_at=100.0, now=101.0).failures == 13
+    assert restart_policy.decide(10**6, ready_at=None, now=0.0).delay == restart_policy.LONGEST

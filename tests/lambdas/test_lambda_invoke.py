@@ -19,8 +19,8 @@ from google.rpc import status_pb2
 from lambda_project import Project, served
 
 from mesh.call import Identity
-from mesh.control import component
 from mesh.control.chaos.endings.ways import CANCELLATIONS
+from mesh.control.project import load
 from mesh.faults import Faults
 
 
@@ -65,7 +65,7 @@ async def test_any_event_and_any_result(tmp_path: Path, kind: str) -> None:
 
 async def test_a_generated_stub_invokes_it(tmp_path: Path) -> None:
     project = Project(tmp_path, HELLO)
-    component.load(project.manifest.file)
+    load(project.manifest.file)
     stubs = importlib.import_module("functions.v1.hello_pb2_grpc")
     async with served(project) as address, grpc.aio.insecure_channel(address) as channel:
         result = await stubs.HelloStub(channel).Invoke(Value(string_value="event"), timeout=10)

@@ -18,7 +18,7 @@ from mesh import database_url
 from mesh.config import manifest as manifests
 from mesh.config.manifest import Manifest
 from mesh.config.values import Duration
-from mesh.control import component
+from mesh.control import project
 from mesh.control.chaos import calls, endings, plan, strike
 from mesh.control.chaos.calls import UncountableError
 from mesh.control.chaos.endings.choice import doomed
@@ -107,7 +107,7 @@ def run(file: Path | None, wishes: Wishes) -> int:
         server = Postgresql(folder / "postgresql") if wishes.postgresql else None
         environment = _environment(found, folder, server, workers=wishes.workers)
         os.environ.update(environment)  # for `load`, as for every process of the mesh
-        manifest, contract = component.load(file)
+        manifest, contract = project.load(file)
         try:
             trial = _trial(manifest, contract, wishes, bounds, server)
         except UncountableError as error:

@@ -19,8 +19,8 @@ from typing import IO, TYPE_CHECKING, Any
 from sqlalchemy import exc
 from sqlalchemy.engine import URL
 
-from mesh.control import tether
 from mesh.control.chaos import count
+from mesh.control.supervise import exec_with_parent
 from mesh.faults import Fault, Faults
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Postgresql:
 
 def _tie() -> None:
     """End with ``mesh chaos``, before it becomes another user: a process may not signal one of root's."""
-    tether.tie(signal.SIGINT)
+    exec_with_parent.tie(signal.SIGINT)
 
 
 def _make(name: str) -> count.Question[None]:

@@ -18,11 +18,13 @@ import msgspec
 
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import eventing, state, tether, topology
+from mesh.control import run_state, topology
 from mesh.control.chaos import calls, count, ledger, plan, recovery
 from mesh.control.chaos.calls import Drive
 from mesh.control.chaos.ledger import Fate
 from mesh.control.chaos.strike import Herd, Outage
+from mesh.control.component import service_events
+from mesh.control.supervise import exec_with_parent
 from mesh.events.broker.broker import Broker
 from mesh.faults import Fault, Faults
 
@@ -125,7 +127,7 @@ class Trial:
         up = (sys.executable, "-P", "-m", "mesh", "up", "--file", str(self.manifest.file), "--restart-within", "0.5")
         with self._log.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                *tether.command(str(self._folder / "up.lock"), up),
+                *exec_with_parent.command(str(self._folder / "up.lock"), up),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         code, troubles = 1, list[str]()
@@ -147,7 +149,7 @@ class Trial:
     async def _ready(self, process: asyncio.subprocess.Process) -> Herd:
         until = time.monotonic() + START
         while time.monotonic() < until and process.returncode is None:
-            running = state.running(self.manifest.state)
+            running = run_state.running(self.manifest.state)
             if running is not None and running.edge:
                 self._edge, self._broker = running.edge, running.broker
                 for url in self.databases.values():
@@ -286,7 +288,7 @@ class Trial:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Broker]:
         named = msgspec.structs.replace(self.manifest, broker=self._broker)
-        broker = Broker(eventing.settings(named, "mesh chaos"), "mesh-chaos")
+        broker = Broker(service_events.settings(named, "mesh chaos"), "mesh-chaos")
         broker.start()
         try:
             await asyncio.wait_for(broker.ready(), START)

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from mesh.address import reachable
 from mesh.call import encode_pair
 from mesh.config.manifest import Manifest, load
-from mesh.control import state
+from mesh.control import run_state
 from mesh.errors import Code
 from mesh.faults import Fault, Faults
 from mesh.rpc.client import reflection_client
@@ -73,7 +73,7 @@ def run(
         code = _call(address, method, data, pairs, timeout, verbose=verbose)
     except reflection_client.NoSuchMethod as error:
         raise Faults([Fault(address, str(error))]) from None
-    if code == STATUS + Code.UNAVAILABLE and manifest is not None and state.running(manifest.state) is None:
+    if code == STATUS + Code.UNAVAILABLE and manifest is not None and run_state.running(manifest.state) is None:
         sys.stderr.write(f"{manifest.file}: the mesh does not run here; start it with `mesh up`\n")
     return code
 
@@ -89,7 +89,7 @@ def address_of(manifest: Manifest, service: str) -> str:
         name = hosts[reflection_client.find(service, list(hosts))]
     except reflection_client.NoSuchMethod as error:
         raise Faults([Fault(str(manifest.file), str(error))]) from None
-    mesh = state.running(manifest.state)
+    mesh = run_state.running(manifest.state)
     if mesh is not None and name in mesh.addresses:
         return reachable(mesh.addresses[name])
     address = manifest.services[name].addresses[0]

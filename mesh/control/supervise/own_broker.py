@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from mesh import address as addresses
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import sockets, tether
-from mesh.control.eventing import needs_broker
-from mesh.control.keeper import Component
+from mesh.control.component.service_events import needs_broker
+from mesh.control.supervise import exec_with_parent, listening_sockets
+from mesh.control.supervise.child import Component
 from mesh.events.broker import nats_server
 from mesh.faults import Fault, Faults
 
@@ -53,7 +53,9 @@ def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
     if not needed(manifest, contract):
         return None
     place = f"{manifest.file.name} [events] listen"
-    with sockets.bind(place, manifest.events.listen) as bound:  # nats-server takes no socket of ours, only a number
+    with listening_sockets.bind(
+        place, manifest.events.listen
+    ) as bound:  # nats-server takes no socket of ours, only a number
         address = addresses.name_of(bound)
     host, port = addresses.split(address)
     storage = manifest.state / "nats"
@@ -66,7 +68,7 @@ def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
     reachable = addresses.reachable(address)
     component = Component(
         name=BROKER,
-        command=tether.command(str(storage / "lock"), words),
+        command=exec_with_parent.command(str(storage / "lock"), words),
         listener=None,
         probe=lambda: nats_server.ready(*addresses.split(reachable)),
         shown=nats_server.shown,

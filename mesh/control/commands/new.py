@@ -14,7 +14,7 @@ from string import Template
 
 from mesh.address import reachable, split
 from mesh.config.manifest import Manifest, load
-from mesh.control import scaffold
+from mesh.control.commands import scaffold
 from mesh.faults import Fault, Faults
 
 __all__ = ["run"]

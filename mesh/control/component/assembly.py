@@ -33,8 +33,8 @@ from mesh.auth import (
 from mesh.call import Call, Handler, Layer, chain
 from mesh.config.manifest import Manifest, Service, Workers
 from mesh.contract.model import Contract
-from mesh.control.eventing import Eventing, needs_broker
-from mesh.control.traces import ENDPOINT
+from mesh.control.component.service_events import Eventing, needs_broker
+from mesh.control.readiness import TRACES_ENDPOINT
 from mesh.edge import Door, Edge
 from mesh.edge.grpc.passthrough import tracing
 from mesh.errors import Unimplemented
@@ -106,7 +106,7 @@ class _Common:
     def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
         logs.install(name)
         self.telemetry = telemetry.configure(
-            name, version=version("function-mesh"), default_endpoint=os.environ.get(ENDPOINT)
+            name, version=version("function-mesh"), default_endpoint=os.environ.get(TRACES_ENDPOINT)
         )
         self.serves = {entry: service.serves for entry, service in manifest.services.items()}
         self.identity = manifest.state / "identity"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from mesh.control import eventing
+from mesh.control.component import service_events
 from mesh.database import Database
 from mesh.events.consume import inbox
 
@@ -17,7 +17,7 @@ async def test_pruning_goes_on_after_what_nobody_expected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The table is not there, and comes back with a row that is too old."""
-    monkeypatch.setattr(eventing, "PRUNE", 0.02)
+    monkeypatch.setattr(service_events, "PRUNE", 0.02)
     database = Database(f"sqlite:///{tmp_path}/a.db", migrations=None, name="a", after=[inbox.prepare])
     await database.start()
 
@@ -27,7 +27,7 @@ async def test_pruning_goes_on_after_what_nobody_expected(
             return list(result) if result.returns_rows else []
 
     await sql("ALTER TABLE mesh_inbox RENAME TO away")
-    pruning = asyncio.create_task(eventing._prune(database))
+    pruning = asyncio.create_task(service_events._prune(database))
     try:
         async with asyncio.timeout(10):
             while "the inbox was not pruned" not in caplog.text:  # noqa: ASYNC110 - a log line is no event

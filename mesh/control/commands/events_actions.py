@@ -18,7 +18,9 @@ import msgspec
 from mesh.config.manifest import Manifest
 from mesh.config.values import Duration
 from mesh.contract.model import Contract, TriggerKind
-from mesh.control import component, eventing, invoke, state
+from mesh.control import project, run_state
+from mesh.control.commands import invoke
+from mesh.control.component import service_events
 from mesh.control.table import table
 from mesh.errors import StatusError
 from mesh.events import subjects
@@ -227,7 +229,7 @@ def replay(file: Path, method: str, *, since: str) -> int:
 
 
 def _with(file: Path, run: Callable[[_Session], Awaitable[int]]) -> int:
-    manifest, contract = component.load(file)
+    manifest, contract = project.load(file)
 
     async def inside() -> int:
         async with _session(manifest, contract) as session:
@@ -246,11 +248,13 @@ async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_Ses
     Raises:
         Faults: There is none, or it does not answer.
     """
-    mesh = state.running(manifest.state)
+    mesh = run_state.running(manifest.state)
     url = manifest.broker or (mesh.broker if mesh is not None else "")
     if not url:
         raise Faults([Fault(str(manifest.file), "the mesh does not run, and no broker is named; start it: mesh up")])
-    broker = Broker(eventing.settings(msgspec.structs.replace(manifest, broker=url), "mesh events"), "mesh-events")
+    broker = Broker(
+        service_events.settings(msgspec.structs.replace(manifest, broker=url), "mesh events"), "mesh-events"
+    )
     broker.start()
     try:
         try:

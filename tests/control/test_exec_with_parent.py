@@ -8,14 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-from mesh.control import tether
+from mesh.control.supervise import exec_with_parent
 from mesh.events.broker import nats_server
 
 SLEEPER = (sys.executable, "-c", "print('runs', flush=True); import time; time.sleep(60)")
 
 
 def test_only_one_at_a_time(tmp_path: Path) -> None:
-    command = tether.command(str(tmp_path / "lock"), SLEEPER)
+    command = exec_with_parent.command(str(tmp_path / "lock"), SLEEPER)
     with subprocess.Popen(command, stdout=subprocess.PIPE) as first:
         try:
             assert first.stdout is not None
@@ -36,8 +36,9 @@ def test_only_one_at_a_time(tmp_path: Path) -> None:
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     text = (
         "import subprocess, sys, time\n"
-        "from mesh.control import tether\n"
-        f"child = subprocess.Popen(tether.command({str(tmp_path / 'lock')!r}, {SLEEPER!r}), stdout=subprocess.PIPE)\n"
+        "from mesh.control.supervise import exec_with_parent\n"
+        f"command = exec_with_parent.command({str(tmp_path / 'lock')!r}, {SLEEPER!r})\n"
+        "child = subprocess.Popen(command, stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(60)\n"
@@ -54,7 +55,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
 
 def test_a_parent_that_is_gone_already() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mesh.control.tether", str(os.getppid()), "/dev/null", *SLEEPER],
+        [sys.executable, "-m", "mesh.control.supervise.exec_with_parent", str(os.getppid()), "/dev/null", *SLEEPER],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "whoever started this is gone\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh.config.manifest import load
-from mesh.control.versions import Versions, is_version
+from mesh.control.supervise.migration_versions import Versions, is_version
 
 MANIFEST = """
 [services.shop]

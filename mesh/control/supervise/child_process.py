@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from mesh.control.ready import GO, VARIABLE, Failed, Ready, parse
+from mesh.control.readiness import GO, VARIABLE, Failed, Ready, parse
 
 __all__ = ["Process", "how"]
 

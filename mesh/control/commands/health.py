@@ -36,13 +36,13 @@ def run(file: Callable[[], Path], address: str | None, timeout: float) -> int:
 def _addresses(file: Path, name: str | None) -> dict[str, str]:
     from mesh.address import reachable  # noqa: PLC0415 - a container's health check needs none of it
     from mesh.config.manifest import load  # noqa: PLC0415 - as above
-    from mesh.control import state  # noqa: PLC0415 - as above
+    from mesh.control import run_state  # noqa: PLC0415 - as above
 
     manifest = load(file)
     known = {entry: service.addresses[0] for entry, service in manifest.services.items()}
     if manifest.edge is not None:
         known["edge"] = manifest.edge.listen
-    mesh = state.running(manifest.state)
+    mesh = run_state.running(manifest.state)
     known |= mesh.addresses if mesh is not None else {}
     known = {entry: reachable(where) for entry, where in known.items()}
     if "edge" in known:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from mesh.control.output import Console
+from mesh.control.supervise.log_output import Console
 
 RECORD = json.dumps(
     {"time": "2026-11-21T21:14:38.123456Z", "level": "INFO", "logger": "a", "message": "said", "service": "a"},

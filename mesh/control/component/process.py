@@ -1,7 +1,7 @@
 """The life of one component's process: load, wait for the go, start, report, wait to be told, stop.
 
 ``mesh sidecar NAME`` and ``mesh edge`` run this, by hand and in containers in the foreground, and as children of
-``mesh up``. What a component is made of is ``mesh.control.assembly``'s business.
+``mesh up``. What a component is made of is ``mesh.control.component.assembly``'s business.
 """
 
 from __future__ import annotations
@@ -22,20 +22,18 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 from mesh.boundary import revoke
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control.keeper import MARGIN
-from mesh.control.ready import Parent
-from mesh.control.signals import Signals
+from mesh.control.component.signals import Signals
+from mesh.control.project import load
+from mesh.control.readiness import STOP_MARGIN, Parent
 from mesh.errors import RemoteError
 from mesh.faults import Fault, Faults
 from mesh.forks import give_back
 from mesh.text import ready_output, text_of
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor_pb2 import FileDescriptorSet
-
     from mesh.main_thread import MainThread
 
-__all__ = ["Part", "compiled", "load", "run", "run_edge", "run_sidecar", "serve"]
+__all__ = ["Part", "run", "run_edge", "run_sidecar", "serve"]
 
 log = logging.getLogger("mesh.control")
 
@@ -68,37 +66,6 @@ class Part(Protocol):
 
     async def stop(self) -> None:
         """Finish what is in flight, up to the drain time, and stop."""
-
-
-def load(file: Path) -> tuple[Manifest, Contract]:
-    """Return manifest and contract; the stubs are generated if they are not current, and can be imported from now on.
-
-    Raises:
-        Faults: Of either.
-    """
-    from mesh.config import manifest  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
-    from mesh.contract import loader  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
-
-    found = manifest.load(file)
-    contract = loader.read(compiled(found), {name for entry in found.services.values() for name in entry.serves})
-    for path in (str(found.root), str(found.stubs)):
-        if path not in sys.path:
-            sys.path.insert(0, path)
-    return found, contract
-
-
-def compiled(found: Manifest) -> FileDescriptorSet:
-    """Return the compiled contract, of the .proto files and of the Lambda functions; the stubs of both are current.
-
-    Raises:
-        Faults: protoc refused a file; a function cannot be part of the contract.
-    """
-    from mesh.contract import protoc  # noqa: PLC0415 - as above
-    from mesh.lambdas.descriptor import extend  # noqa: PLC0415 - as above
-
-    files = extend(protoc.load(found.protos, found.stubs), found.lambdas.values())
-    protoc.add(files, [function.proto for function in found.lambdas.values()], found.stubs)
-    return files
 
 
 def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -> int:
@@ -206,7 +173,7 @@ async def run_sidecar(
         signals: The signals, when the loop does not run in the main thread.
         migrate: Bring the database to its newest version first.
     """
-    from mesh.control import assembly  # noqa: PLC0415 - the rooms below are loaded by who runs them
+    from mesh.control.component import assembly  # noqa: PLC0415 - the rooms below are loaded by who runs them
 
     drain = manifest.services[name].drain
     return await serve(
@@ -216,7 +183,7 @@ async def run_sidecar(
 
 async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, parent: Parent) -> int:
     """Run the edge; returns the exit code."""
-    from mesh.control import assembly  # noqa: PLC0415 - as above
+    from mesh.control.component import assembly  # noqa: PLC0415 - as above
 
     assert manifest.edge is not None  # noqa: S101 - checked before
     return await serve(lambda: assembly.edge(manifest, contract, fd), parent, manifest.edge.drain)
@@ -252,7 +219,7 @@ async def serve(make: Callable[[], Part], parent: Parent, drain: float, signals:
     def orphaned() -> None:
         loop.call_soon_threadsafe(told.set)
 
-    parent.watch(go, orphaned, drain + MARGIN)
+    parent.watch(go, orphaned, drain + STOP_MARGIN)
     try:
         part = make()
         _listen(on_signal, stop, [number for number in _STOPS if signal.getsignal(number) in _DEFAULTS])

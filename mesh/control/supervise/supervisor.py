@@ -12,9 +12,9 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from mesh.contract import graph
-from mesh.control.keeper import Component, Keeper, StartError
-from mesh.control.output import Console
-from mesh.control.restart import LONGEST
+from mesh.control.supervise.child import Component, Keeper, StartError
+from mesh.control.supervise.log_output import Console
+from mesh.control.supervise.restart_policy import LONGEST
 
 __all__ = ["PATIENCE", "Supervisor"]
 

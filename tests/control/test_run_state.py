@@ -6,26 +6,27 @@ from pathlib import Path
 import pytest
 
 from mesh.address import name_of
-from mesh.control import sockets, state
+from mesh.control import run_state
+from mesh.control.supervise import listening_sockets
 from mesh.control.table import table
 from mesh.faults import Faults
 
 
 def test_what_runs_is_known_while_it_runs(tmp_path: Path) -> None:
-    assert state.running(tmp_path) is None
-    with state.claim(tmp_path) as claim:
-        told = state.Running(7, {"a": "127.0.0.1:1"}, "http://127.0.0.1:2", "")
+    assert run_state.running(tmp_path) is None
+    with run_state.claim(tmp_path) as claim:
+        told = run_state.Running(7, {"a": "127.0.0.1:1"}, "http://127.0.0.1:2", "")
         claim.write(told)
-        assert state.running(tmp_path) == told
-        with pytest.raises(Faults, match=r"this mesh runs already \(pid 7\); stop it first"), state.claim(tmp_path):
+        assert run_state.running(tmp_path) == told
+        with pytest.raises(Faults, match=r"this mesh runs already \(pid 7\); stop it first"), run_state.claim(tmp_path):
             pass
-    assert state.running(tmp_path) is None
+    assert run_state.running(tmp_path) is None
 
 
 def test_what_a_killed_one_left_is_not_taken_for_running(tmp_path: Path) -> None:
     (tmp_path / "up.json").write_text('{"pid": 1, "addresses": {}}')
-    assert state.running(tmp_path) is None
-    with state.claim(tmp_path):
+    assert run_state.running(tmp_path) is None
+    with run_state.claim(tmp_path):
         pass
 
 
@@ -33,14 +34,14 @@ def test_a_taken_address_is_a_fault_with_its_place() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = name_of(taken)
         with pytest.raises(Faults) as caught:
-            sockets.bind("mesh.toml [services.a] listen", address)
+            listening_sockets.bind("mesh.toml [services.a] listen", address)
     assert str(caught.value).startswith(f"mesh.toml [services.a] listen: {address} is taken by another program")
 
 
 @pytest.mark.parametrize(("address", "text"), [("192.0.2.1:0", "no address of this machine"), ("no.invalid:1", "used")])
 def test_an_address_of_nobody_is_a_fault(address: str, text: str) -> None:
     with pytest.raises(Faults, match=text):
-        sockets.bind("here", address)
+        listening_sockets.bind("here", address)
 
 
 def test_a_table_aligns_cells_of_several_lines() -> None:

@@ -6,7 +6,8 @@
 - A .proto file: stubs and contract are made anew, and every component gets a new process.
 - mesh.toml, or a document that says the routes of a Lambda function: the same, as long as the same things listen at
   the same places and keep the same databases.
-- A version of a database: nothing but a line that it waits for a restart (``mesh.control.versions``).
+- A version of a database: nothing but a line that it waits for a restart
+(``mesh.control.supervise.migration_versions``).
 
 What cannot be loaded is said, and replaces nothing: the old code goes on until a later change makes it right. While
 that is mesh.toml or the contract, no new code runs at all, because a new process would read them.
@@ -23,10 +24,11 @@ from typing import Any
 
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import check, component, own_broker, topology
-from mesh.control.keeper import Keeper
-from mesh.control.output import Console
-from mesh.control.versions import Versions
+from mesh.control import deployment, project, topology
+from mesh.control.supervise import own_broker
+from mesh.control.supervise.child import Keeper
+from mesh.control.supervise.log_output import Console
+from mesh.control.supervise.migration_versions import Versions
 from mesh.faults import Faults
 
 __all__ = ["Effect", "different", "effect", "fixed", "keep_current"]
@@ -271,8 +273,8 @@ class _Reloader:
     async def _load(self) -> bool:
         """Read mesh.toml and the contract anew; False, and why is said, when the mesh cannot run with them."""
         try:
-            manifest, contract = await asyncio.to_thread(component.load, self._manifest.file)
-            faults = check.deployment(manifest, contract)
+            manifest, contract = await asyncio.to_thread(project.load, self._manifest.file)
+            faults = deployment.deployment(manifest, contract)
         except Faults as found:
             faults = list(found.faults)
         if faults:

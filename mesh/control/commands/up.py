@@ -16,14 +16,16 @@ from mesh import database_url
 from mesh.address import name_of, reachable
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import check, component, identity, sockets, state, topology, traces
-from mesh.control.keeper import Component, Keeper
-from mesh.control.output import Console
-from mesh.control.own_broker import BROKER, OwnBroker, own_broker
-from mesh.control.restart import LONGEST
-from mesh.control.supervisor import Supervisor
+from mesh.control import deployment, identity_keys, project, run_state, topology
+from mesh.control.readiness import TRACES_ENDPOINT
+from mesh.control.supervise import listening_sockets, trace_collector
+from mesh.control.supervise.child import Component, Keeper
+from mesh.control.supervise.log_output import Console
+from mesh.control.supervise.migration_versions import Versions
+from mesh.control.supervise.own_broker import BROKER, OwnBroker, own_broker
+from mesh.control.supervise.restart_policy import LONGEST
+from mesh.control.supervise.supervisor import Supervisor
 from mesh.control.table import table
-from mesh.control.versions import Versions
 from mesh.faults import Fault, Faults
 
 __all__ = ["run"]
@@ -44,13 +46,13 @@ def run(file: Path, *, raw: bool, reload: bool = False, longest: float = LONGEST
         Faults: Of contract, manifest or their combination; an address is taken; the mesh runs already.
     """
     began = time.time()
-    manifest, contract = component.load(file)
-    faults = check.deployment(manifest, contract)
+    manifest, contract = project.load(file)
+    faults = deployment.deployment(manifest, contract)
     if faults:
         raise Faults(faults)
     versions = Versions(manifest) if reload else None
-    with state.claim(manifest.state) as claim, _sockets(manifest) as listeners:
-        identity.ensure(manifest)
+    with run_state.claim(manifest.state) as claim, _sockets(manifest) as listeners:
+        identity_keys.ensure(manifest)
         broker = own_broker(manifest, contract)
         console = Console(sys.stdout, [*listeners, *([BROKER] if broker else [])], raw=raw)
         return asyncio.run(
@@ -69,7 +71,9 @@ def _sockets(manifest: Manifest) -> Iterator[dict[str, socket.socket]]:
         faults: list[Fault] = []
         for name, (where, listen) in wanted.items():
             try:
-                bound[name] = opened.enter_context(sockets.bind(f"{manifest.file.name} {where} listen", listen))
+                bound[name] = opened.enter_context(
+                    listening_sockets.bind(f"{manifest.file.name} {where} listen", listen)
+                )
             except Faults as found:
                 faults += found.faults
         if faults:
@@ -83,7 +87,7 @@ async def _run(
     listeners: Mapping[str, socket.socket],
     broker: OwnBroker | None,
     console: Console,
-    claim: state.Claim,
+    claim: run_state.Claim,
     *,
     began: float,
     versions: Versions | None,
@@ -91,23 +95,23 @@ async def _run(
 ) -> int:
     addresses = {name: name_of(listener) for name, listener in listeners.items()}
     environment = {**os.environ, **_addresses(manifest, addresses)}
-    store = None if traces.collector() else traces.Traces()
+    store = None if trace_collector.collector() else trace_collector.Traces()
     traces_url = ""
     if store is not None:
-        traces_url = environment[traces.ENDPOINT] = await store.start()
+        traces_url = environment[TRACES_ENDPOINT] = await store.start()
     if broker is not None:
         environment["MESH_BROKER"] = broker.url
     edge_url = f"http://{reachable(addresses[EDGE])}" if EDGE in addresses else ""
 
     def ready(keepers: Mapping[str, Keeper]) -> None:
         claim.write(
-            state.Running(os.getpid(), addresses, edge_url, traces_url, broker.url if broker is not None else "")
+            run_state.Running(os.getpid(), addresses, edge_url, traces_url, broker.url if broker is not None else "")
         )
         console.block(_summary(manifest, contract, keepers, addresses, broker, edge_url, traces_url))
 
     async def beside(keepers: Mapping[str, Keeper]) -> None:
         assert versions is not None  # noqa: S101 - else nobody calls it
-        from mesh.control.reload import keep_current  # noqa: PLC0415 - only when it was asked for
+        from mesh.control.supervise.reload import keep_current  # noqa: PLC0415 - only when it was asked for
 
         await keep_current(manifest, contract, keepers, console, versions=versions, since=began)
 
@@ -201,7 +205,7 @@ def _summary(
     if traces_url:
         lines.append("See where a request went: mesh trace")
     else:
-        lines.append(f"Traces go to {traces.collector()}")
+        lines.append(f"Traces go to {trace_collector.collector()}")
     return "\n".join(lines)
 
 

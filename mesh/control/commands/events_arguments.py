@@ -14,19 +14,19 @@ Act: TypeAlias = Callable[[argparse.Namespace], int]
 
 def run(options: argparse.Namespace, file: Path) -> int:
     """Do what was asked, with the mesh of a mesh.toml; returns the exit code."""
-    from mesh.control import events  # noqa: PLC0415 - protobuf, nats: only who runs them
+    from mesh.control.commands import events_actions  # noqa: PLC0415 - protobuf, nats: only who runs them
 
     answers: dict[str, Callable[[], int]] = {
-        "list": lambda: events.list_(
+        "list": lambda: events_actions.list_(
             file, type=options.type, key=options.key, since=options.since, limit=options.limit
         ),
-        "tail": lambda: events.tail(file, type=options.type, key=options.key),
-        "show": lambda: events.show(file, options.event, type=options.type, key=options.key),
-        "publish": lambda: events.publish(file, options.type, options.data),
-        "replay": lambda: events.replay(file, options.method, since=options.since),
-        "dead": lambda: events.dead(file, method=options.method),
-        "redrive": lambda: events.redrive(file, options.letters, method=options.method, every=options.all),
-        "discard": lambda: events.discard(file, options.letters, method=options.method, every=options.all),
+        "tail": lambda: events_actions.tail(file, type=options.type, key=options.key),
+        "show": lambda: events_actions.show(file, options.event, type=options.type, key=options.key),
+        "publish": lambda: events_actions.publish(file, options.type, options.data),
+        "replay": lambda: events_actions.replay(file, options.method, since=options.since),
+        "dead": lambda: events_actions.dead(file, method=options.method),
+        "redrive": lambda: events_actions.redrive(file, options.letters, method=options.method, every=options.all),
+        "discard": lambda: events_actions.discard(file, options.letters, method=options.method, every=options.all),
     }
     what = options.what
     return answers[options.do if what == "dead" and options.do != "list" else what]()

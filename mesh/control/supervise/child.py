@@ -9,15 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.control import restart
-from mesh.control.output import Console
-from mesh.control.process import Process, how
-from mesh.control.ready import Failed, Ready
+from mesh.control.readiness import STOP_MARGIN, Failed, Ready
+from mesh.control.supervise import restart_policy
+from mesh.control.supervise.child_process import Process, how
+from mesh.control.supervise.log_output import Console
 
 __all__ = ["Component", "Keeper", "StartError"]
-
-MARGIN = 4.0
-"""Seconds beyond its drain that a component has for its stop, before it is killed."""
 
 
 class StartError(Exception):
@@ -73,7 +70,7 @@ class Keeper:
         console: Console,
         environment: Mapping[str, str],
         patience: float,
-        longest: float = restart.LONGEST,
+        longest: float = restart_policy.LONGEST,
     ) -> None:
         self.component = component
         self.address: str | None = None
@@ -156,9 +153,10 @@ class Keeper:
         if process is None or process.ended.done():
             return
         process.terminate()
-        done, _ = await asyncio.wait([process.ended], timeout=self.component.drain + MARGIN)
+        done, _ = await asyncio.wait([process.ended], timeout=self.component.drain + STOP_MARGIN)
         if not done:
-            self._console.say(f"{self.component.name} did not stop within {self.component.drain + MARGIN:g} s: killed")
+            limit = self.component.drain + STOP_MARGIN
+            self._console.say(f"{self.component.name} did not stop within {limit:g} s: killed")
         elif process.ended.result() != 0 and self._ready_at is not None:  # one that still loads has no way of its own
             self._console.say(f"{self.component.name} stopped with {how(process.ended.result())}")
         process.kill()
@@ -231,7 +229,7 @@ class Keeper:
             else:
                 await self._end()
             now = asyncio.get_running_loop().time()
-            decision = restart.decide(failures, ready_at=self._ready_at, now=now, longest=self._longest)
+            decision = restart_policy.decide(failures, ready_at=self._ready_at, now=now, longest=self._longest)
             failures = decision.failures
             tries = f" ({failures} failures in a row)" if failures > 1 else ""
             self._console.say(f"{name} {reason}; it starts again in {decision.delay:.1f} s{tries}")

@@ -16,12 +16,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["GO", "VARIABLE", "Failed", "Parent", "Ready", "parse"]
+__all__ = ["GO", "STOP_MARGIN", "TRACES_ENDPOINT", "VARIABLE", "Failed", "Parent", "Ready", "parse"]
 
 GO = b"go\n"
 """What the parent writes."""
 VARIABLE = "MESH_INTERNAL_READY_FD"
 """The environment variable that holds the number of the child's end."""
+TRACES_ENDPOINT = "MESH_INTERNAL_OTLP_ENDPOINT"
+"""The environment variable that tells components where the trace store is."""
+STOP_MARGIN = 4.0
+"""Seconds beyond its drain that a component has for its stop, before it is killed."""
 
 
 @dataclass(frozen=True, slots=True)

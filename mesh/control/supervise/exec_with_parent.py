@@ -1,8 +1,8 @@
-"""``python -m mesh.control.tether PARENT LOCK COMMAND…``: become the command, and end when the parent does.
+"""Runs a command in its own place (exec) and ends it when the parent ends: ``PARENT LOCK COMMAND…``.
 
-For a program that does not know ``mesh.control.ready``. On Linux the kernel ends it with its parent, SIGKILL included
-(prctl(2), PR_SET_PDEATHSIG). The locked file is the safety for all systems: two brokers on one storage would destroy
-it, so the second one does not start as long as the first holds the lock.
+For a program that does not know ``mesh.control.readiness``. On Linux the kernel ends it with its parent, SIGKILL
+included (prctl(2), PR_SET_PDEATHSIG). The locked file is the safety for all systems: two brokers on one storage would
+destroy it, so the second one does not start as long as the first holds the lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def command(lock: str, words: Sequence[str]) -> tuple[str, ...]:
         lock: Path of the file that is held locked as long as it runs.
         words: Program, by its path, and arguments.
     """
-    return (sys.executable, "-P", "-m", "mesh.control.tether", str(os.getpid()), lock, *words)
+    return (sys.executable, "-P", "-m", "mesh.control.supervise.exec_with_parent", str(os.getpid()), lock, *words)
 
 
 def tie(how: signal.Signals) -> None:

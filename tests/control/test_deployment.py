@@ -9,7 +9,7 @@ import pytest
 
 from mesh import cli
 from mesh.config import manifest
-from mesh.control import traces
+from mesh.control.supervise import trace_collector
 
 HEAD = """\
 syntax = "proto3";
@@ -234,4 +234,4 @@ def test_variables_of_opentelemetry_that_are_ignored_are_said(
     ],
 )
 def test_the_store_of_traces_is_for_a_mesh_that_sends_them_nowhere(environ: dict[str, str], where: str) -> None:
-    assert traces.collector(environ) == where
+    assert trace_collector.collector(environ) == where

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh.contract.model import Contract
-from mesh.control import asyncapi as events
+from mesh.control.commands import asyncapi as events
 from mesh.edge.openapi import document as description
 from mesh.faults import Fault, Faults
 from mesh.text import json_for

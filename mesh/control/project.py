@@ -1,0 +1,46 @@
+"""A project: its manifest and its contract, compiled and checked, with current stubs that can be imported."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    from mesh.config.manifest import Manifest
+    from mesh.contract.model import Contract
+
+__all__ = ["compiled", "load"]
+
+
+def load(file: Path) -> tuple[Manifest, Contract]:
+    """Return manifest and contract; the stubs are generated if they are not current, and can be imported from now on.
+
+    Raises:
+        Faults: Of either.
+    """
+    from mesh.config import manifest  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
+    from mesh.contract import loader  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
+
+    found = manifest.load(file)
+    contract = loader.read(compiled(found), {name for entry in found.services.values() for name in entry.serves})
+    for path in (str(found.root), str(found.stubs)):
+        if path not in sys.path:
+            sys.path.insert(0, path)
+    return found, contract
+
+
+def compiled(found: Manifest) -> FileDescriptorSet:
+    """Return the compiled contract, of the .proto files and of the Lambda functions; the stubs of both are current.
+
+    Raises:
+        Faults: protoc refused a file; a function cannot be part of the contract.
+    """
+    from mesh.contract import protoc  # noqa: PLC0415 - as above
+    from mesh.lambdas.descriptor import extend  # noqa: PLC0415 - as above
+
+    files = extend(protoc.load(found.protos, found.stubs), found.lambdas.values())
+    protoc.add(files, [function.proto for function in found.lambdas.values()], found.stubs)
+    return files

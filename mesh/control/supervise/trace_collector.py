@@ -1,0 +1,45 @@
+"""Trace store of ``mesh up``, when there is no collector."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from mesh.rpc.server.listener import Listener
+from mesh.telemetry import variables
+
+__all__ = ["ENDPOINTS", "EXPORTER", "Traces", "collector"]
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+EXPORTER = "OTEL_TRACES_EXPORTER"
+
+
+def collector(environ: Mapping[str, str] | None = None) -> str:
+    """Return where the standard ``OTEL_*`` variables send traces, or "" if they say nothing of it."""
+    found = os.environ if environ is None else environ
+    names = variables.exporters(found, "traces")
+    if names is None:
+        return ""
+    endpoint = next((found[name] for name in ENDPOINTS if found.get(name)), "")
+    if endpoint and "otlp" in names:
+        return endpoint
+    return f"{', '.join(names) or 'no exporter'} ({EXPORTER})"
+
+
+class Traces:
+    """The store, served on a free port of this machine by this process."""
+
+    def __init__(self) -> None:
+        # The receiver loads OpenTelemetry's protobuf classes: only a mesh without a collector pays for that.
+        from mesh.telemetry.receiver import Receiver  # noqa: PLC0415 - see above
+        from mesh.telemetry.store import Store  # noqa: PLC0415 - see above
+
+        self._listener = Listener(Receiver(Store()), "127.0.0.1:0", grpc=False, drain=1.0)
+
+    async def start(self) -> str:
+        """Start; return its URL."""
+        return f"http://{await self._listener.start()}"
+
+    async def stop(self) -> None:
+        """Stop; the traces are gone."""
+        await self._listener.stop()
