@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.control.chaos import command as chaos_command
+from mesh.chaos import arguments as chaos_command
 from mesh.control.commands import events_arguments
 from mesh.faults import Fault, Faults
 from mesh.telemetry import variables

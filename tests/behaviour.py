@@ -14,7 +14,7 @@ import pytest
 from conformance.v1 import conformance_pb2 as pb
 from google.rpc import error_details_pb2, status_pb2
 
-from mesh.control.chaos.endings.ways import BUGS, CANCELLATIONS, GOOD
+from mesh.chaos.endings.ways import BUGS, CANCELLATIONS, GOOD
 
 
 async def test_unary(stub) -> None:
@@ -101,7 +101,7 @@ METHODS = pytest.mark.parametrize("method", ["Unary", "ServerStream", "ClientStr
 
 
 async def outcome(stub, method: str, how: str) -> tuple[grpc.StatusCode, str]:
-    """Call a method whose function ends so (``mesh.control.chaos.endings.ways``)."""
+    """Call a method whose function ends so (``mesh.chaos.endings.ways``)."""
     request = pb.EchoRequest(count=1, fail=pb.Failure(message=how))
     call = getattr(stub, method)(request if method in ("Unary", "ServerStream") else iter([request]), timeout=20)
     if method in ("ServerStream", "Bidi"):

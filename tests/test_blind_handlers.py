@@ -25,10 +25,10 @@ ALLOWED = {
     "mesh/auth/keyset.py": {
         "KeySet._load: Exception": "fetches keys; no user code",
     },
-    "mesh/control/chaos/endings/source/functions.py": {
+    "mesh/chaos/endings/source/functions.py": {
         "_steps: Exception": "a function of a mesh, not of the framework",
     },
-    "mesh/control/chaos/endings/ways.py": {
+    "mesh/chaos/endings/ways.py": {
         "end_on_the_loop: CancelledError": "a function of a mesh, not of the framework",
     },
     "mesh/control/component/process.py": {

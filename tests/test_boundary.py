@@ -11,7 +11,7 @@ import pytest
 
 from mesh.boundary import EscapedError, OwnCancellationError, boundary, contain, interrupted, restore, revoke, revoked
 from mesh.call import Call, Metadata
-from mesh.control.chaos.endings.ways import CANCELLATIONS, Panic
+from mesh.chaos.endings.ways import CANCELLATIONS, Panic
 from mesh.errors import DeadlineExceeded, NotFound
 from mesh.layers.deadline import deadline
 

@@ -9,7 +9,7 @@ from conformance.v1 import conformance_pb2 as pb
 from google.rpc import error_details_pb2
 
 from mesh import Context, StatusError
-from mesh.control.chaos.endings.ways import GOOD, end, end_at_last, end_on_the_loop
+from mesh.chaos.endings.ways import GOOD, end, end_at_last, end_on_the_loop
 
 log: list[str] = []
 """What happened, for the tests: ``cancelled NAME``."""

@@ -9,7 +9,7 @@ from apps.echo import _fail, _metadata, _response
 from conformance.v1 import conformance_pb2 as pb
 
 from mesh import Context
-from mesh.control.chaos.endings.ways import end_at_last
+from mesh.chaos.endings.ways import end_at_last
 
 log: list[str] = []
 

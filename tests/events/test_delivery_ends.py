@@ -10,8 +10,8 @@ import pytest
 from delivering import CLOCK, dead_letters, delivering, happened, publish, until
 from google.protobuf.empty_pb2 import Empty
 
+from mesh.chaos.endings.ways import BUGS, CANCELLATIONS, Panic, end, end_on_the_loop
 from mesh.contract.model import Contract
-from mesh.control.chaos.endings.ways import BUGS, CANCELLATIONS, Panic, end, end_on_the_loop
 from mesh.events.consume.dead_letters import read_letter
 from mesh.events.consume.delivery import Patience
 from mesh.events.consume.outcome import Limits

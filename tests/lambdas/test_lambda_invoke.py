@@ -19,7 +19,7 @@ from google.rpc import status_pb2
 from lambda_project import Project, served
 
 from mesh.call import Identity
-from mesh.control.chaos.endings.ways import CANCELLATIONS
+from mesh.chaos.endings.ways import CANCELLATIONS
 from mesh.control.project import load
 from mesh.faults import Faults
 
@@ -210,7 +210,7 @@ async def test_an_exit_ends_the_invocation_and_nothing_else(tmp_path: Path, kind
 
 
 ENDS = """
-    from mesh.control.chaos.endings import ways
+    from mesh.chaos.endings import ways
 
     class Odd:
         def _asdict(self):

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from mesh.boundary import EscapedError, OwnCancellationError
 from mesh.call import Call, Metadata, current
-from mesh.control.chaos.endings import ways
+from mesh.chaos.endings import ways
 from mesh.errors import Code, InvalidArgument, RemoteError
 from mesh.rpc.client import connection_pool, grpcio_transport
 from mesh.rpc.client.unary_call import CallError

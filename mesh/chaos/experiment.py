@@ -16,13 +16,13 @@ from pathlib import Path
 
 import msgspec
 
+from mesh.chaos import evidence, ledger, plan, recovery, requests
+from mesh.chaos.kills import Herd, Outage
+from mesh.chaos.ledger import Fate
+from mesh.chaos.requests import Drive
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control import run_state, topology
-from mesh.control.chaos import calls, count, ledger, plan, recovery
-from mesh.control.chaos.calls import Drive
-from mesh.control.chaos.ledger import Fate
-from mesh.control.chaos.strike import Herd, Outage
 from mesh.control.component import service_events
 from mesh.control.supervise import exec_with_parent
 from mesh.events.broker.broker import Broker
@@ -153,7 +153,7 @@ class Trial:
             if running is not None and running.edge:
                 self._edge, self._broker = running.edge, running.broker
                 for url in self.databases.values():
-                    await count.look(url, count.witness)
+                    await evidence.look(url, evidence.witness)
                 return Herd(running.pid, self.targets, self.outages, self._log)
             await asyncio.sleep(0.05)  # the file is the only thing to watch
         last = self._log.read_text(errors="replace").strip().splitlines()[-5:]
@@ -189,11 +189,11 @@ class Trial:
         """Be one client: one call after the other, each with its own word, none of them twice."""
         number = client
         while not self._over.is_set():
-            word = calls.word(self.seed, number)
+            word = requests.word(self.seed, number)
             number += self.bounds.clients
             begun, found = time.monotonic(), Fate.UNKNOWN
             try:
-                found = ledger.fate(await calls.ask(self._edge, self.drive, word))
+                found = ledger.fate(await requests.ask(self._edge, self.drive, word))
             finally:
                 self._calls[word] = found
             if found is Fate.ACCEPTED:
@@ -260,8 +260,8 @@ class Trial:
         """Wait until nothing waits any more; False if that does not come."""
         until, quiet = time.monotonic() + self.bounds.patience, 0
         while quiet < QUIET and time.monotonic() < until:
-            outboxes = sum([await count.look(url, count.waiting) for url in self.databases.values()])
-            lag = await count.lag(await broker.ready(), self.contract)
+            outboxes = sum([await evidence.look(url, evidence.waiting) for url in self.databases.values()])
+            lag = await evidence.lag(await broker.ready(), self.contract)
             quiet = 0 if outboxes or lag else quiet + 1
             self._say(herd, f"  in outboxes {outboxes:,}  to be delivered {lag:,}")
             if quiet < QUIET:
@@ -273,7 +273,7 @@ class Trial:
             name: [one.name for one in topology.served(self.manifest, self.contract, name)]
             for name in self.manifest.services
         }
-        facts = await count.collect(
+        facts = await evidence.collect(
             await broker.ready(),
             self.contract,
             hosts,

@@ -17,16 +17,16 @@ from google.protobuf.empty_pb2 import Empty
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from mesh.chaos import evidence
+from mesh.chaos.experiment import endings
+from mesh.chaos.kills import victims
+from mesh.chaos.ledger import Dead, Effect, Facts, Fate, compare, fate, ledger, show
+from mesh.chaos.plan import pick, strikes, targets
+from mesh.chaos.postgresql_server import STOPS, Postgresql
+from mesh.chaos.recovery import recoveries
+from mesh.chaos.recovery import show as recovery_text
+from mesh.chaos.requests import Drive, ask, choose, word, words_in
 from mesh.contract.model import Contract, Method, Trigger, TriggerKind
-from mesh.control.chaos import count
-from mesh.control.chaos.calls import Drive, ask, choose, word, words_in
-from mesh.control.chaos.ledger import Dead, Effect, Facts, Fate, compare, fate, ledger, show
-from mesh.control.chaos.plan import pick, strikes, targets
-from mesh.control.chaos.postgresql import STOPS, Postgresql
-from mesh.control.chaos.recovery import recoveries
-from mesh.control.chaos.recovery import show as recovery_text
-from mesh.control.chaos.strike import victims
-from mesh.control.chaos.trial import endings
 from mesh.faults import Faults
 
 EVENT = "shop.v1.Sold"
@@ -225,8 +225,8 @@ def on(*statements: str):
 
 async def test_commits_are_witnessed_and_a_row_that_is_taken_away_is_missed(new_database: Callable[[], str]) -> None:
     url = new_database()
-    await count.look(url, on(OUTBOX))
-    await count.look(url, count.witness)
+    await evidence.look(url, on(OUTBOX))
+    await evidence.look(url, evidence.witness)
     # As the triggers of captured tables do: they write to the outbox with a search path of their own.
     if url.startswith("postgresql"):
         both = (
@@ -235,16 +235,16 @@ async def test_commits_are_witnessed_and_a_row_that_is_taken_away_is_missed(new_
         )
     else:
         both = ("INSERT INTO mesh_outbox VALUES ('a1', NULL)", "INSERT INTO mesh_outbox VALUES ('b1', NULL)")
-    await count.look(url, on(*both))
+    await evidence.look(url, on(*both))
     with pytest.raises(DBAPIError):
-        await count.look(url, on("INSERT INTO mesh_outbox VALUES ('never', NULL)", "SELECT * FROM nothing"))
-    assert await count.look(url, count.waiting) == 2
-    await count.look(url, on("DELETE FROM mesh_outbox"))  # the relay that deletes what it has not sent
-    committed = [row[0] for row in await count.look(url, on("SELECT id FROM chaos_committed"))]
+        await evidence.look(url, on("INSERT INTO mesh_outbox VALUES ('never', NULL)", "SELECT * FROM nothing"))
+    assert await evidence.look(url, evidence.waiting) == 2
+    await evidence.look(url, on("DELETE FROM mesh_outbox"))  # the relay that deletes what it has not sent
+    committed = [row[0] for row in await evidence.look(url, on("SELECT id FROM chaos_committed"))]
     found = ledger(
         Facts(calls={}, event=EVENT, words=Counter(), published=Counter(["a1"]), committed={"shop": committed})
     )
-    assert (sorted(committed), totals(found), await count.look(url, count.waiting)) == (["a1", "b1"], (1, 0), 0)
+    assert (sorted(committed), totals(found), await evidence.look(url, evidence.waiting)) == (["a1", "b1"], (1, 0), 0)
 
 
 async def test_a_record_that_is_missing_or_there_twice_is_noticed(new_database: Callable[[], str]) -> None:
@@ -258,11 +258,11 @@ async def test_a_record_that_is_missing_or_there_twice_is_noticed(new_database: 
     ids = [("events.shop-v1-Sold.1.a", "a1"), ("events.shop-v1-Sold.2.b", "b1"), ("events.shop-v1-Gone.2.b", "c1")]
 
     async def counted(*statements: str) -> tuple[list[tuple[str, int, int]], list[str]]:
-        await count.look(url, on(*statements))
-        effects = await count.look(
+        await evidence.look(url, on(*statements))
+        effects = await evidence.look(
             url,
             lambda one: list(
-                count.effects_of(one, ["mesh_inbox", "records"], "stock", methods, ids, {"stock.v1.Stock/Mail"})
+                evidence.effects_of(one, ["mesh_inbox", "records"], "stock", methods, ids, {"stock.v1.Stock/Mail"})
             ),
         )
         found = ledger(
@@ -295,8 +295,8 @@ async def test_a_row_without_its_event_is_noticed(new_database: Callable[[], str
         "CREATE TABLE users (name TEXT, other TEXT)",
         f"INSERT INTO users VALUES ('{words[0]}', ''), ('{words[1]}', ''), ('{words[2]}', '{words[2]}')",  # noqa: S608 - as above
     ):
-        await count.look(url, on(statement))
-    stored = await count.look(url, lambda one: list(count.rows_of(one, ["users"], fates)))
+        await evidence.look(url, on(statement))
+    stored = await evidence.look(url, lambda one: list(evidence.rows_of(one, ["users"], fates)))
     ((_, rows, begun),) = stored
     assert not begun
     found = ledger(
@@ -323,12 +323,12 @@ async def test_a_row_without_its_event_is_noticed(new_database: Callable[[], str
     ],
 )
 def test_a_row_that_is_only_begun_is_not_as_those_of_accepted_calls(row, expected) -> None:
-    assert count.not_as_accepted(row, [("a", "active", 7), ("b", "active", 8)]) is expected
+    assert evidence.not_as_accepted(row, [("a", "active", 7), ("b", "active", 8)]) is expected
 
 
 def test_nothing_is_only_begun_when_nothing_was_accepted() -> None:
-    assert not count.not_as_accepted(("c", "reserved"), [])
-    assert not count.not_as_accepted(("c", "reserved"), [("a", "active")])
+    assert not evidence.not_as_accepted(("c", "reserved"), [])
+    assert not evidence.not_as_accepted(("c", "reserved"), [("a", "active")])
 
 
 def test_what_was_only_begun_is_said() -> None:
@@ -352,7 +352,7 @@ def test_methods_without_a_database_cannot_be_counted() -> None:
     trigger = Trigger(TriggerKind.EVENT, event=EVENT)
     method = Method("Mail", "post.v1.Post", "/post.v1.Post/Mail", Empty, Empty, triggers=(trigger,))
     silent = Method("Other", "post.v1.Post", "/post.v1.Post/Other", Empty, Empty)
-    found = list(count.without_database("post", [method, silent], [("events.shop-v1-Sold.1.a", "a1")]))
+    found = list(evidence.without_database("post", [method, silent], [("events.shop-v1-Sold.1.a", "a1")]))
     assert [(one.where, one.uncounted) for one in found] == [
         ("published → post.v1.Post/Mail", "post has no database, so nothing that lasts says what was done")
     ]
@@ -378,12 +378,12 @@ async def test_a_postgresql_that_was_stopped_or_killed_has_what_was_committed(ho
     try:
         await server.start(["shop-1"])
         url = server.url("shop-1")
-        await count.look(url, on("CREATE TABLE sales (id TEXT)", "INSERT INTO sales VALUES ('a1')"))
+        await evidence.look(url, on("CREATE TABLE sales (id TEXT)", "INSERT INTO sales VALUES ('a1')"))
         await server.stop(how)
         with pytest.raises((DBAPIError, OSError)):
-            await count.look(url, on("SELECT 1"))
+            await evidence.look(url, on("SELECT 1"))
         await server.start()
-        assert await count.look(url, on("SELECT id FROM sales")) == [("a1",)]
+        assert await evidence.look(url, on("SELECT id FROM sales")) == [("a1",)]
     finally:
         await server.close()
         shutil.rmtree(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from mesh.control.chaos.endings.ways import BUGS, CANCELLATIONS
+from mesh.chaos.endings.ways import BUGS, CANCELLATIONS
 
 if TYPE_CHECKING:
     from mesh import Context
@@ -28,7 +28,7 @@ class Way:
     """How a function ends.
 
     Attributes:
-        name: See ``mesh.control.chaos.endings.ways``.
+        name: See ``mesh.chaos.endings.ways``.
         late: After what it has written is committed.
     """
 

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from sqlalchemy import exc
 from sqlalchemy.engine import URL
 
-from mesh.control.chaos import count
+from mesh.chaos import evidence
 from mesh.control.supervise import exec_with_parent
 from mesh.faults import Fault, Faults
 
@@ -90,7 +90,7 @@ class Postgresql:
                     await self._launch(log)
                 await asyncio.sleep(_LOOK)
         for name in databases:
-            await count.look(self.url("postgres"), _make(name), alone=True)
+            await evidence.look(self.url("postgres"), _make(name), alone=True)
 
     async def _launch(self, log: IO[bytes]) -> None:
         self._process = await asyncio.create_subprocess_exec(
@@ -102,7 +102,7 @@ class Postgresql:
         if self._process is None or self._process.returncode is not None:
             return False
         try:
-            await count.look(self.url("postgres"), _nothing)
+            await evidence.look(self.url("postgres"), _nothing)
         except (exc.SQLAlchemyError, OSError):
             return False
         return True
@@ -135,7 +135,7 @@ def _tie() -> None:
     exec_with_parent.tie(signal.SIGINT)
 
 
-def _make(name: str) -> count.Question[None]:
+def _make(name: str) -> evidence.Question[None]:
     def make(connection: Connection) -> None:
         connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
 

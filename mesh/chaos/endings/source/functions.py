@@ -10,7 +10,7 @@ from endings.v1.endings_pb2_grpc import StepsStub
 from sqlalchemy import text
 
 from mesh import Context
-from mesh.control.chaos.endings import choice, ways
+from mesh.chaos.endings import choice, ways
 
 
 async def make(request: pb.MakeRequest, context: Context) -> pb.Made:

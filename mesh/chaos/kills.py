@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from mesh.control.chaos.plan import BROKER, EDGE, WORKERS, Strike, pick
+from mesh.chaos.plan import BROKER, EDGE, WORKERS, Strike, pick
 
 __all__ = ["Herd", "Outage", "hold", "victims"]
 

@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh import database_url
+from mesh.chaos import endings, kills, plan, requests
+from mesh.chaos.endings.choice import doomed
+from mesh.chaos.experiment import Bounds, Trial
+from mesh.chaos.postgresql_server import STOPS, Postgresql
+from mesh.chaos.requests import UncountableError
 from mesh.config import manifest as manifests
 from mesh.config.manifest import Manifest
 from mesh.config.values import Duration
 from mesh.control import project
-from mesh.control.chaos import calls, endings, plan, strike
-from mesh.control.chaos.calls import UncountableError
-from mesh.control.chaos.endings.choice import doomed
-from mesh.control.chaos.postgresql import STOPS, Postgresql
-from mesh.control.chaos.trial import Bounds, Trial
 from mesh.faults import Fault, Faults
 
 if TYPE_CHECKING:
+    from mesh.chaos.kills import Outage
     from mesh.contract.model import Contract
-    from mesh.control.chaos.strike import Outage
 
 __all__ = ["UNCOUNTABLE", "Wishes", "run"]
 
@@ -52,7 +52,7 @@ class Wishes:
         event: What it publishes; "": the first that its service declares.
         clients: Calls at once.
         workers: Run the functions of every service in workers.
-        endings: Run the mesh of ``mesh.control.chaos.endings`` in place of that of mesh.toml.
+        endings: Run the mesh of ``mesh.chaos.endings`` in place of that of mesh.toml.
         postgresql: Give every service that has a database one in a PostgreSQL.
         keep: Where state, databases and log stay; "": a temporary folder, which stays only after a failure.
         patience: How long is waited for outboxes and consumers, as ``"120s"``.
@@ -201,7 +201,7 @@ def _trial(manifest: Manifest, contract: Contract, wishes: Wishes, bounds: Bound
         raise UncountableError("it has no [edge], and calls are made through the edge")
     databases = {name: entry.database for name, entry in manifest.services.items() if entry.database}
     publishers = [service for name in databases for service in manifest.services[name].serves]
-    drive = calls.choose(contract, publishers, wishes.call, wishes.data, wishes.event, wishes.headers)
+    drive = requests.choose(contract, publishers, wishes.call, wishes.data, wishes.event, wishes.headers)
     outages: dict[str, Outage] = {}
     if server is not None:
         outages[plan.POSTGRESQL] = lambda seconds, way: server.pause(seconds, STOPS[int(way * len(STOPS))])
@@ -237,4 +237,4 @@ def _named(name: str, called: set[str]) -> str:
 
 
 def _held(file: Path) -> Outage:
-    return lambda seconds, _: strike.hold(file, seconds)
+    return lambda seconds, _: kills.hold(file, seconds)

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate, chain
 
-from mesh.control.chaos.plan import kills
+from mesh.chaos.plan import kills
 from mesh.control.table import table
 
 __all__ = ["recoveries", "show"]

@@ -8,7 +8,7 @@ from meshapi.v1 import annotations_pb2 as meshapi
 from sqlalchemy import text
 
 from mesh import Context
-from mesh.control.chaos.endings import choice, ways
+from mesh.chaos.endings import choice, ways
 
 
 async def on_made(request: pb.Made, context: Context) -> Empty:

@@ -8,7 +8,7 @@ from endings.v1 import endings_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
 
 from mesh import Context
-from mesh.control.chaos.endings import choice, ways
+from mesh.chaos.endings import choice, ways
 
 
 def walk(request: pb.MakeRequest, context: Context) -> Iterator[pb.Made]:

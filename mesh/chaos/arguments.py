@@ -11,11 +11,11 @@ __all__ = ["add", "run"]
 
 def run(options: argparse.Namespace, file: Path | None) -> int:
     """Do what was asked, with a mesh of this mesh.toml (None: the one of ``--endings``); returns the exit code."""
-    from mesh.control.chaos import arrangement  # noqa: PLC0415 - protobuf, nats: only who runs it
+    from mesh.chaos import rig  # noqa: PLC0415 - protobuf, nats: only who runs it
 
-    return arrangement.run(
+    return rig.run(
         file,
-        arrangement.Wishes(
+        rig.Wishes(
             duration=options.duration, kills=options.kills, rate=options.rate, seed=options.seed,
             only=tuple(word.strip() for words in options.kill for word in words.split(",") if word.strip()),
             call=options.call, data=options.data, headers=tuple(options.header), event=options.event,

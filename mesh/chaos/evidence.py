@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from sqlalchemy import inspect
 from sqlalchemy.pool import NullPool
 
+from mesh.chaos.ledger import Dead, Effect, Facts, Fate
+from mesh.chaos.requests import words_in
 from mesh.contract.model import Contract, TriggerKind
-from mesh.control.chaos.calls import words_in
-from mesh.control.chaos.ledger import Dead, Effect, Facts, Fate
 from mesh.database.engine import create, read
 from mesh.events import subjects
 from mesh.events.broker import history, streams
