@@ -22,9 +22,9 @@ import uvloop
 
 from benchmarks import load
 from mesh import telemetry
-from mesh.auth import keys
-from mesh.auth.layers import authenticate, authorize
-from mesh.auth.peers import PeerVerifier, Signer
+from mesh.auth import key_files
+from mesh.auth.identity_layers import authenticate, authorize
+from mesh.auth.service_tokens import PeerVerifier, Signer
 from mesh.call import Call, Metadata, chain
 from mesh.contract import protoc
 from mesh.control import project
@@ -34,7 +34,7 @@ from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
 from mesh.rpc import framing
 from mesh.rpc.server.grpc_app import GrpcApp
-from mesh.sidecar.service import ServiceContext
+from mesh.sidecar.service_context import ServiceContext
 from mesh.sidecar.sidecar import run as runner
 from mesh.threads import Threads
 
@@ -104,8 +104,8 @@ def _ways(endpoint: str) -> dict[str, One]:
     method, function = functions.handlers(service, Threads(1))[PATH]
 
     folder = load.SCRATCH / "identity"
-    keys.ensure(folder, ["edge"])
-    token = Signer("edge", keys.load(folder, "edge")).token(SERVICE)
+    key_files.ensure(folder, ["edge"])
+    token = Signer("edge", key_files.load(folder, "edge")).token(SERVICE)
     request = _request(method, token)
     layers: list[tuple[str, Layer]] = [
         ("runner", runner),

@@ -2,7 +2,7 @@
 # An empty OTEL_SPAN_*_LIMIT takes the limit away in OpenTelemetry's Python SDK; the specification says that an empty value is an
 # unset one, so that the default (128) holds. A shell's `export OTEL_SPAN_EVENT_COUNT_LIMIT=` or a compose file's empty entry does it.
 # https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#parsing-empty-value
-# mesh/telemetry/variables.py takes empty values out of the environment.
+# mesh/telemetry/otel_environment.py takes empty values out of the environment.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -2,7 +2,7 @@
 # OpenTelemetry's Python OTLP exporters differ in OTEL_EXPORTER_OTLP_COMPRESSION=none, which the specification names as the value
 # for no compression: the HTTP exporter takes it, the gRPC exporter cannot be made with it.
 # https://opentelemetry.io/docs/specs/otel/protocol/exporter/#configuration-options
-# mesh/telemetry/variables.py says nothing where `none` is meant.
+# mesh/telemetry/otel_environment.py says nothing where `none` is meant.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -2,7 +2,7 @@
 # OpenTelemetry's Python OTLP exporters take OTEL_EXPORTER_OTLP_TIMEOUT for seconds; the specification says milliseconds.
 # With 1000, meant as one second, an export to a collector that takes four seconds is waited for; with 1 it is given up.
 # https://opentelemetry.io/docs/specs/otel/protocol/exporter/#configuration-options ("10s" as default, value in milliseconds)
-# mesh/telemetry/variables.py reads milliseconds and gives the exporters seconds.
+# mesh/telemetry/otel_environment.py reads milliseconds and gives the exporters seconds.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.chaos import arguments as chaos_command
 from mesh.control.commands import events_arguments
 from mesh.faults import Fault, Faults
-from mesh.telemetry import variables
+from mesh.telemetry import otel_environment
 from mesh.text import ready_output
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    variables.settle(os.environ)  # before anything of OpenTelemetry is imported, here and in processes that inherit it
+    otel_environment.settle(
+        os.environ
+    )  # before anything of OpenTelemetry is imported, here and in processes that inherit it
     try:
         code: int = options.run(options)
     except Faults as faults:
@@ -86,7 +88,7 @@ def _complain(text: str) -> None:
 
 def _warn() -> None:
     """Say which of OpenTelemetry's variables are ignored; a component logs it itself."""
-    for text in variables.said():
+    for text in otel_environment.said():
         _complain(f"warning: {text}")
 
 

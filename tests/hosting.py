@@ -14,8 +14,8 @@ from mesh.errors import Unavailable
 from mesh.function import Functions
 from mesh.layers.concurrency import Gate
 from mesh.sidecar import ServiceContext, Sidecar
-from mesh.sidecar.workers.pool import Pool
-from mesh.sidecar.workers.setup import Setup
+from mesh.sidecar.workers.fork_setup import Setup
+from mesh.sidecar.workers.worker_pool import Pool
 
 ECHO = "conformance.v1.Echo"
 

@@ -22,7 +22,7 @@ BOUNDARY = "mesh/boundary.py"
 BLIND = frozenset({"Exception", "BaseException", "CancelledError"})
 
 ALLOWED = {
-    "mesh/auth/keyset.py": {
+    "mesh/auth/jwks.py": {
         "KeySet._load: Exception": "fetches keys; no user code",
     },
     "mesh/chaos/endings/source/functions.py": {
@@ -53,7 +53,7 @@ ALLOWED = {
     "mesh/database/migrations.py": {
         "_scripts: Exception": "inside of ``contain``, which ``Database.start`` puts around it",
     },
-    "mesh/database/sole.py": {
+    "mesh/database/leader_lock.py": {
         "PostgresSole._beat: Exception": "the mesh's own statement",
         "PostgresSole.acquire: Exception": "the mesh's own statement",
         "PostgresSole.release: Exception": "gives up a connection",
@@ -108,15 +108,15 @@ ALLOWED = {
         "load_module: BaseException": "a module that cannot be imported is a fault, whatever it raises",
         "module_spec: BaseException": "the same of the packages that it is in",
     },
-    "mesh/lambdas/functions.py": {
+    "mesh/lambdas/handlers.py": {
         "LambdaFunctions._run.awaited: Exception": "inside of it is ``contain``",
         "LambdaFunctions._run.call: BaseException": "in a thread, where no cancellation of the mesh comes",
         "_within: CancelledError": "asks its own limit",
     },
-    "mesh/lambdas/jsontext.py": {
+    "mesh/lambdas/json_text.py": {
         "marshal: BaseException": "objects of the handler are written, without a turn of the loop",
     },
-    "mesh/lambdas/value.py": {
+    "mesh/lambdas/json_value.py": {
         "encode: BaseException": "objects of the handler are written, without a turn of the loop",
     },
     "mesh/main_thread.py": {
@@ -159,10 +159,10 @@ ALLOWED = {
     "mesh/sidecar/sidecar.py": {
         "Sidecar.asgi: Exception": "hooks are contained",
     },
-    "mesh/sidecar/workers/crew.py": {
+    "mesh/sidecar/workers/lifecycle.py": {
         "Crew._load: BaseException": "raises it again, or says that a worker did not load in time",
     },
-    "mesh/sidecar/workers/nursery.py": {
+    "mesh/sidecar/workers/spawner.py": {
         "Nursery._start: BaseException": "raises it again, or says that the fork server did not start",
     },
     "mesh/sidecar/workers/forkserver.py": {
@@ -173,15 +173,15 @@ ALLOWED = {
         "parse_open: Exception": "decodes a frame",
         "parse_status: Exception": "decodes a frame",
     },
-    "mesh/sidecar/workers/host.py": {
+    "mesh/sidecar/workers/worker_process.py": {
         "_Host.leave: Exception": "hooks are contained",
         "_Host.load: Exception": "imports are Faults; ``start`` raises it",
         "_Host.start: Exception": "imports are Faults, hooks are contained",
     },
-    "mesh/sidecar/workers/imports.py": {
+    "mesh/sidecar/workers/import_probe.py": {
         "answer: BaseException": "a scratch process that says why the import failed",
     },
-    "mesh/sidecar/workers/link.py": {
+    "mesh/sidecar/workers/worker_connection.py": {
         "Link._pump: Exception": "what the function streams is contained in ``receive``",
         "Link._run: BaseException": "the other end waits for a STATUS",
         "Link._run: CancelledError": "``recover`` has made a status of those that are the function's",
@@ -189,12 +189,12 @@ ALLOWED = {
         "Link.data_received: Exception": "decodes frames",
         "_odd: Exception": "encodes a frame",
     },
-    "mesh/telemetry/batch.py": {
+    "mesh/telemetry/exporter_queue.py": {
         "Batch._export: Exception": "the exporter's",
         "Quiet.emit: Exception": "formats what the exporter logs",
         "run_bounded.quietly: Exception": "the exporter's",
     },
-    "mesh/telemetry/encode.py": {
+    "mesh/telemetry/otlp_encoder.py": {
         "Encoder.encode: Exception": "spans hold plain values by then",
         "_each: Exception": "the same",
     },
@@ -204,18 +204,18 @@ ALLOWED = {
         "_message: BaseException": "a broken ``__str__``",
         "_text: BaseException": "a broken ``__str__``",
     },
-    "mesh/telemetry/measures.py": {
+    "mesh/telemetry/worker_metrics.py": {
         "Recording.__call__: Exception": "decoded values of a worker",
         "_Sending._odd: BaseException": "odd values of a function",
         "_Sending.measured: BaseException": "odd values of a function",
     },
-    "mesh/telemetry/plain.py": {
+    "mesh/telemetry/attribute_values.py": {
         "plain: BaseException": "odd values of a function",
     },
-    "mesh/telemetry/relay.py": {
+    "mesh/telemetry/worker_spans.py": {
         "pack: BaseException": "odd values of a function",
     },
-    "mesh/telemetry/setup.py": {
+    "mesh/telemetry/configuration.py": {
         "Telemetry.relayed: Exception": "decoded values of a worker",
         "_exporters: Exception": "exporters of installed packages; the component starts without one that fails",
     },

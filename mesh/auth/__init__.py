@@ -8,9 +8,9 @@ said would be open to anyone who reaches it directly.
 Service identity is one method (``Peers.caller``), so that a certificate can answer it instead of a token.
 """
 
-from mesh.auth.layers import Declarations, Peers, authenticate, authorize, identify
-from mesh.auth.peers import EDGE, PeerVerifier, Signer
-from mesh.auth.tokens import TokenVerifier, fetch_url
+from mesh.auth.identity_layers import Declarations, Peers, authenticate, authorize, identify
+from mesh.auth.service_tokens import EDGE, PeerVerifier, Signer
+from mesh.auth.user_tokens import TokenVerifier, fetch_url
 
 __all__ = [
     "EDGE",

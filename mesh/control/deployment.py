@@ -11,7 +11,7 @@ from mesh.contract.model import Contract, TriggerKind
 from mesh.control import topology
 from mesh.database_url import file_faults, parse
 from mesh.faults import Fault, Faults
-from mesh.lambdas.functions import functions_of
+from mesh.lambdas.handlers import functions_of
 
 __all__ = ["deployment", "everything"]
 

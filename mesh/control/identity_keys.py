@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mesh.auth import keys
+from mesh.auth import key_files
 from mesh.config.manifest import Manifest
 
 __all__ = ["ensure", "ensure_each"]
@@ -17,7 +17,7 @@ def ensure(manifest: Manifest) -> Path:
         Faults: The folder cannot be written.
     """
     folder = manifest.state / "identity"
-    keys.ensure(folder, _names(manifest))
+    key_files.ensure(folder, _names(manifest))
     return folder
 
 
@@ -29,8 +29,8 @@ def ensure_each(manifest: Manifest, folder: Path) -> Path:
     """
     folders = {name: folder / name for name in _names(manifest)}
     for name, own in folders.items():
-        keys.ensure(own, [name])
-    keys.share(folders)
+        key_files.ensure(own, [name])
+    key_files.share(folders)
     return folder
 
 

@@ -39,7 +39,7 @@ def compiled(found: Manifest) -> FileDescriptorSet:
         Faults: protoc refused a file; a function cannot be part of the contract.
     """
     from mesh.contract import protoc  # noqa: PLC0415 - as above
-    from mesh.lambdas.descriptor import extend  # noqa: PLC0415 - as above
+    from mesh.lambdas.service_descriptor import extend  # noqa: PLC0415 - as above
 
     files = extend(protoc.load(found.protos, found.stubs), found.lambdas.values())
     protoc.add(files, [function.proto for function in found.lambdas.values()], found.stubs)

@@ -13,7 +13,7 @@ Decisions:
 """
 
 from mesh.database.database import Database, DatabaseError, Outbox
-from mesh.database.plain import Execute
-from mesh.database.sole import Sole
+from mesh.database.leader_lock import Sole
+from mesh.database.sqlite_transaction import Execute
 
 __all__ = ["Database", "DatabaseError", "Execute", "Outbox", "Sole"]

@@ -17,10 +17,10 @@ from sqlalchemy.pool import NullPool
 from mesh.boundary import contain
 from mesh.database import engine, migrations
 from mesh.database.failures import DatabaseError, reason, status
-from mesh.database.plain import Execute, Plain
-from mesh.database.sole import FileSole, PostgresSole, Sole
+from mesh.database.leader_lock import FileSole, PostgresSole, Sole
+from mesh.database.sqlite_transaction import Execute, Plain
+from mesh.database.sqlite_write_lock import Writer
 from mesh.database.transaction import Outbox, OwnTransaction, SqliteTransaction
-from mesh.database.writer import Writer
 from mesh.errors import Unavailable
 from mesh.text import text_of
 

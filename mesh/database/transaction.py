@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mesh.context import Transaction
-    from mesh.database.writer import Writer
+    from mesh.database.sqlite_write_lock import Writer
 
 __all__ = ["Outbox", "OwnTransaction", "SqliteTransaction"]
 

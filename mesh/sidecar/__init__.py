@@ -13,7 +13,7 @@ to authenticate, and the contract's trigger is the permission.
 
 from typing import TYPE_CHECKING, Any
 
-from mesh.sidecar.service import ServiceContext
+from mesh.sidecar.service_context import ServiceContext
 
 if TYPE_CHECKING:
     from mesh.sidecar.sidecar import Sidecar

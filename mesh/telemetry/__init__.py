@@ -9,7 +9,8 @@ Decided here:
   so parents are right both ways, and both leave through one buffer.
 - **Telemetry never breaks or delays a call**: the buffer is bounded, what does not fit is counted, the collector is
   spoken to in a thread, and stopping takes a bounded time.
-- **The standard variables mean what they always mean** (``mesh.telemetry.setup``). What is said there wins over what
+- **The standard variables mean what they always mean** (``mesh.telemetry.configuration``). What is said there wins over
+what
   ``mesh up`` would do by itself.
 """
 
@@ -19,7 +20,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mesh.telemetry.setup import Telemetry, configure
+    from mesh.telemetry.configuration import Telemetry, configure
 
 __all__ = ["Telemetry", "configure"]
 
@@ -28,9 +29,9 @@ def __getattr__(name: str) -> Any:
     """Load the SDK (some 150 ms) when a component is configured; ``mesh trace`` and the trace store do without."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mesh.telemetry import variables  # noqa: PLC0415 - see above
+    from mesh.telemetry import otel_environment  # noqa: PLC0415 - see above
 
-    variables.settle(os.environ)  # the SDK reads some when it is imported
-    from mesh.telemetry import setup  # noqa: PLC0415 - see above
+    otel_environment.settle(os.environ)  # the SDK reads some when it is imported
+    from mesh.telemetry import configuration  # noqa: PLC0415 - see above
 
-    return getattr(setup, name)
+    return getattr(configuration, name)

@@ -33,7 +33,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.metrics.export import Histogram as HistogramData
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from mesh.telemetry.batch import SAY_AGAIN, Quiet
+from mesh.telemetry.exporter_queue import SAY_AGAIN, Quiet
 
 __all__ = ["Durations", "Exporting", "Gauge", "Metrics", "feed"]
 

@@ -20,8 +20,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, SpanKind
 from opentelemetry.trace.status import Status
 
-from mesh.telemetry.batch import Batch
-from mesh.telemetry.plain import plain_attributes
+from mesh.telemetry.attribute_values import plain_attributes
+from mesh.telemetry.exporter_queue import Batch
 from mesh.telemetry.span import Parent, Span
 from mesh.text import text_of
 

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 from opentelemetry.trace.status import Status
 
-from mesh.telemetry.bugs import event_of
+from mesh.telemetry.exceptions import event_of
 
 if TYPE_CHECKING:
     from mesh.telemetry.recorder import Recorder
@@ -29,7 +29,7 @@ _USUAL_ATTRIBUTES = 64
 
 
 class Constant(dict[str, Any]):
-    """Attributes that many spans share, never changed: ``mesh.telemetry.encode`` encodes them once."""
+    """Attributes that many spans share, never changed: ``mesh.telemetry.otlp_encoder`` encodes them once."""
 
     __slots__ = ()
 

@@ -13,7 +13,7 @@ from mesh.config.manifest import Manifest, load
 from mesh.contract import loader, protoc
 from mesh.contract.model import Access, Contract
 from mesh.faults import Faults
-from mesh.lambdas.descriptor import extend
+from mesh.lambdas.service_descriptor import extend
 
 API = {"swagger": "2.0", "paths": {"/a": {"get": {}}, "/": {"head": {}, "x-amazon-apigateway-any-method": {}}}}
 

@@ -15,7 +15,7 @@ from grpc_edge import MAX, grpc_edge
 from raw_h2 import frame, raw_client
 
 from mesh.auth import identify
-from mesh.auth.peers import EDGE, Signer
+from mesh.auth.service_tokens import EDGE, Signer
 from mesh.errors import AlreadyExists
 
 LIBRARY = "/edge.v1.Library"
@@ -242,10 +242,10 @@ async def test_who_may_call_what(contract, method, who, code):
 
 
 async def test_what_a_client_says_of_itself_goes_no_further(contract, tmp_path):
-    from mesh.auth import keys
+    from mesh.auth import key_files
 
-    keys.ensure(tmp_path, [EDGE])
-    signer = Signer(EDGE, keys.load(tmp_path, EDGE))
+    key_files.ensure(tmp_path, [EDGE])
+    signer = Signer(EDGE, key_files.load(tmp_path, EDGE))
     async with grpc_edge(contract, identify(signer)) as edge, raw_client(edge.address) as client:
         spoofed = [
             (b"mesh-identity", b"forged"), (b"x-forwarded-for", b"10.0.0.1"), (b"forwarded", b"for=10.0.0.1"),

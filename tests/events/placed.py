@@ -32,7 +32,7 @@ from mesh.layers.concurrency import Gate
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.sidecar import ServiceContext, Sidecar
-from mesh.sidecar.workers.pool import Pool
+from mesh.sidecar.workers.worker_pool import Pool
 
 QUICK = Patience(limits=Limits(tries=3, first=0.01, longest=0.05))
 

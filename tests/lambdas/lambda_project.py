@@ -20,8 +20,8 @@ from mesh.contract import loader, protoc
 from mesh.contract.model import Contract
 from mesh.edge import Edge
 from mesh.errors import StatusError
-from mesh.lambdas.descriptor import extend
-from mesh.lambdas.functions import LambdaFunctions
+from mesh.lambdas.handlers import LambdaFunctions
+from mesh.lambdas.service_descriptor import extend
 from mesh.layers.concurrency import Gate
 from mesh.layers.deadline import deadline
 from mesh.rpc.server.listener import Listener

@@ -15,9 +15,9 @@ import pytest
 from telemetry_parts import Request, call_of
 
 from mesh.call import Call
-from mesh.telemetry import Telemetry, tree
-from mesh.telemetry.receiver import Receiver
-from mesh.telemetry.store import Store
+from mesh.telemetry import Telemetry, trace_tree
+from mesh.telemetry.otlp_receiver import Receiver
+from mesh.telemetry.trace_store import Store
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
@@ -50,7 +50,7 @@ async def test_from_a_call_to_its_tree(start: Callable[..., Telemetry], compress
         with direct.open(f"{url}/traces/{trace_id[:12]}", timeout=5) as answer:
             return json.load(answer)
 
-    lines = tree.render(await asyncio.to_thread(get), 120).splitlines()
+    lines = trace_tree.render(await asyncio.to_thread(get), 120).splitlines()
     assert lines[0].startswith(f"trace {trace_id}  20")
     assert [line.lstrip().split("  ")[0] for line in lines[1:]] == [
         "POST /v1/users",
@@ -65,7 +65,7 @@ async def test_from_a_call_to_its_tree(start: Callable[..., Telemetry], compress
 
 def test_reading_traces_does_not_load_the_sdk() -> None:
     code = (
-        "import sys, mesh.telemetry.receiver, mesh.telemetry.tree;"
+        "import sys, mesh.telemetry.otlp_receiver, mesh.telemetry.trace_tree;"
         "print([name for name in sys.modules if name.startswith('opentelemetry.sdk')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)

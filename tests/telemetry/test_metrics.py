@@ -18,7 +18,7 @@ from telemetry_parts import FakeMethod, HttpCollector, Request, attributes, call
 
 from mesh.call import Call
 from mesh.errors import NotFound, Unavailable
-from mesh.telemetry import Telemetry, setup, variables
+from mesh.telemetry import Telemetry, configuration, otel_environment
 from mesh.telemetry.metrics import BOUNDS, MOST_SERIES, Durations, Instrument
 
 Start = Callable[..., Telemetry]
@@ -157,7 +157,7 @@ async def test_a_reader_that_is_asked_has_the_durations_too(start: Start, monkey
     """As Prometheus' is."""
     reader = InMemoryMetricReader()
     pulled = SimpleNamespace(name="pulled", load=lambda: lambda: reader)
-    for module in (setup, variables):
+    for module in (configuration, otel_environment):
         monkeypatch.setattr(module, "entry_points", lambda **_: [pulled])
     telemetry = start(OTEL_METRICS_EXPORTER="pulled", OTEL_TRACES_EXPORTER="none")
     counts = []

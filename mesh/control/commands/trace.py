@@ -42,10 +42,10 @@ def show(file: Path, trace_id: str | None) -> int:
     if trace_id is None:
         print(_list(_get(f"{mesh.traces}/traces?wait={SETTLE}", "")["traces"]))
         return 0
-    from mesh.telemetry import tree  # noqa: PLC0415 - beside its only use
+    from mesh.telemetry import trace_tree  # noqa: PLC0415 - beside its only use
 
     found = _get(f"{mesh.traces}/traces/{quote(trace_id, safe='')}?wait={WAIT}", trace_id)
-    print(tree.render(found, shutil.get_terminal_size((100, 24)).columns))
+    print(trace_tree.render(found, shutil.get_terminal_size((100, 24)).columns))
     return 0
 
 

@@ -28,7 +28,7 @@ from mesh.auth import (
     authorize,
     fetch_url,
     identify,
-    keys,
+    key_files,
 )
 from mesh.call import Call, Handler, Layer, chain
 from mesh.config.manifest import Manifest, Service, Workers
@@ -41,18 +41,18 @@ from mesh.errors import Unimplemented
 from mesh.events.hops import carry
 from mesh.faults import Fault, Faults
 from mesh.function import module_spec
-from mesh.lambdas.functions import functions_of, install
+from mesh.lambdas.handlers import functions_of, install
 from mesh.layers.concurrency import Gate
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import retry
 from mesh.rpc.client.target import Target
 from mesh.rpc.server.listener import Listener, ListenError
-from mesh.sidecar.service import ServiceContext
+from mesh.sidecar.service_context import ServiceContext
 from mesh.sidecar.sidecar import Sidecar
 from mesh.sidecar.workers import preload
-from mesh.sidecar.workers.pool import Pool
-from mesh.sidecar.workers.setup import Setup
+from mesh.sidecar.workers.fork_setup import Setup
+from mesh.sidecar.workers.worker_pool import Pool
 from mesh.telemetry import logs
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class _Common:
         )
         self.serves = {entry: service.serves for entry, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
-        self.signer = Signer(name, keys.load(self.identity, name))
+        self.signer = Signer(name, key_files.load(self.identity, name))
         self.outbound = Outbound(manifest)
         declared = None if name == EDGE else Declarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from mesh.rpc.server.listener import Listener
-from mesh.telemetry import variables
+from mesh.telemetry import otel_environment
 
 __all__ = ["ENDPOINTS", "EXPORTER", "Traces", "collector"]
 
@@ -17,7 +17,7 @@ EXPORTER = "OTEL_TRACES_EXPORTER"
 def collector(environ: Mapping[str, str] | None = None) -> str:
     """Return where the standard ``OTEL_*`` variables send traces, or "" if they say nothing of it."""
     found = os.environ if environ is None else environ
-    names = variables.exporters(found, "traces")
+    names = otel_environment.exporters(found, "traces")
     if names is None:
         return ""
     endpoint = next((found[name] for name in ENDPOINTS if found.get(name)), "")
@@ -31,8 +31,8 @@ class Traces:
 
     def __init__(self) -> None:
         # The receiver loads OpenTelemetry's protobuf classes: only a mesh without a collector pays for that.
-        from mesh.telemetry.receiver import Receiver  # noqa: PLC0415 - see above
-        from mesh.telemetry.store import Store  # noqa: PLC0415 - see above
+        from mesh.telemetry.otlp_receiver import Receiver  # noqa: PLC0415 - see above
+        from mesh.telemetry.trace_store import Store  # noqa: PLC0415 - see above
 
         self._listener = Listener(Receiver(Store()), "127.0.0.1:0", grpc=False, drain=1.0)
 

@@ -16,7 +16,7 @@ from google.protobuf.empty_pb2 import Empty
 from opentelemetry import propagate
 
 from mesh.auth import authorize
-from mesh.auth.peers import HEADER
+from mesh.auth.service_tokens import HEADER
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.edge import refusals

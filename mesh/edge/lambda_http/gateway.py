@@ -3,8 +3,8 @@
 The event of a route is that of a REST API or of an HTTP API in format 1.0, of an HTTP API or of a function URL in
 format 2.0. REST APIs hand paths and path parameters on as they were sent, HTTP APIs decode them, function URLs decode
 only ``requestContext.http.path``. Header names are in lower case, as HTTP/2 and HTTP APIs have them (a handler finds
-``Authorization`` all the same: ``mesh.lambdas.event.Headers``); the user is not part of it: the function's own side
-puts in the one that it has verified. Text goes as it is, everything else as base64. docs/lambda.md has the cases.
+``Authorization`` all the same: ``mesh.lambdas.handler_events.Headers``); the user is not part of it: the function's own
+side puts in the one that it has verified. Text goes as it is, everything else as base64. docs/lambda.md has the cases.
 
 Sources: API Gateway developer guide, "Set up Lambda proxy integrations" and "Create AWS Lambda proxy integrations for
 HTTP APIs"; Lambda developer guide, "Invoking Lambda function URLs"; events recorded on AWS (docs/lambda.md, "Paths").
@@ -29,8 +29,8 @@ from mesh.contract.path_template import Template, parse_slashed
 from mesh.edge import refusals
 from mesh.edge.lambda_http.result import Malformed, response
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
-from mesh.lambdas import failure, jsontext, value
-from mesh.lambdas.context import ACCOUNT, identifier
+from mesh.lambdas import json_text, json_value, lambda_error
+from mesh.lambdas.lambda_context import ACCOUNT, identifier
 from mesh.media_types import media_type
 
 if TYPE_CHECKING:
@@ -137,19 +137,19 @@ class Gateway:
             event = _body_event(call, dict(zip(self._names, values, strict=True)), body)
         else:
             event = self._event(call, body)
-        request = value.pack(event)
+        request = json_value.pack(event)
         if self._largest and len(request) > self._largest:
             raise refusals.too_large(call, self._largest, "the event")
         try:
-            upstream = await invoke(call, request, jsontext.MARK)
+            upstream = await invoke(call, request, json_text.MARK)
         except StatusError as error:
-            if error.code in (Code.INTERNAL, Code.UNKNOWN) or failure.is_functions(error):
+            if error.code in (Code.INTERNAL, Code.UNKNOWN) or lambda_error.is_functions(error):
                 raise _bad_gateway(call) from error
             raise
         if upstream.response is None:
             raise _bad_gateway(call)
         try:
-            said = value.unpack(upstream.response)
+            said = json_value.unpack(upstream.response)
             status, headers, body = response(said, second=self._second, bare=self._event_kind == BODY)
         except Malformed as error:
             log.error("%s: malformed result of the function: %s", self.method.path, error)  # noqa: TRY400 - no bug here

@@ -7,10 +7,10 @@ own module is not imported here: each worker runs it once, and new code needs on
 While there is no worker, one process is forked ahead, the *spare*: it has what every worker has (the preloaded
 libraries, an event loop) and nothing of the functions: no code of the project, no connection, no thread. It waits for
 its end of a socket pair, and then it is a worker as any other. A start then need not wait for the fork, nor for the
-copies of the memory that it writes to (``mesh.sidecar.workers.touched``).
+copies of the memory that it writes to (``mesh.sidecar.workers.prefault``).
 
 It ends when the sidecar does, and its workers, and all that they have started, end with it.
-What the two say to each other is in ``mesh.sidecar.workers.orders``.
+What the two say to each other is in ``mesh.sidecar.workers.spawner_messages``.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from mesh.contract import loader
 from mesh.events.publish.publisher import Publications
 from mesh.forks import STOPS, give_back
 from mesh.main_thread import ignore
-from mesh.sidecar.workers import frames, host, marks, touched
-from mesh.sidecar.workers.begun import shared_file
-from mesh.sidecar.workers.heads import encode
-from mesh.sidecar.workers.orders import COMMAND, LENGTH, Command, Ended, Preloaded, Report
-from mesh.sidecar.workers.setup import Setup
+from mesh.sidecar.workers import frames, prefault, process_tag, worker_process
+from mesh.sidecar.workers.call_headers import encode
+from mesh.sidecar.workers.fork_setup import Setup
+from mesh.sidecar.workers.spawner_messages import COMMAND, LENGTH, Command, Ended, Preloaded, Report
+from mesh.sidecar.workers.watermark import shared_file
 from mesh.telemetry import logs
 from mesh.text import ready_output, text_of
 
@@ -97,7 +97,7 @@ class _Waiting:
 
     Attributes:
         pid: Its pid.
-        mark: By which what it will start is known (``mesh.sidecar.workers.marks``).
+        mark: By which what it will start is known (``mesh.sidecar.workers.process_tag``).
         way: Where it waits for its connection.
     """
 
@@ -134,7 +134,7 @@ class _ForkServer:
 
     def run(self) -> None:
         logs.install(self._setup.name)
-        host.be_called("mesh-nursery")
+        worker_process.be_called("mesh-nursery")
         gc.disable()  # what is collected later would be copied in every worker
         found = self._preload()
         self._say(Report.PRELOADED, 0, found)
@@ -264,7 +264,7 @@ class _ForkServer:
     def _become(self, way: socket.socket, mark: str, *, ahead: bool) -> NoReturn:
         """Be the worker."""
         try:
-            marks.write(mark)
+            process_tag.write(mark)
             _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -274,8 +274,8 @@ class _ForkServer:
             with contextlib.suppress(OSError):
                 Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE)
             if ahead:
-                touched.copy_ahead(self._touched)
-            host.run(way, self._setup, self._contract, self._database, self._touched)
+                prefault.copy_ahead(self._touched)
+            worker_process.run(way, self._setup, self._contract, self._database, self._touched)
         except BaseException:  # noqa: BLE001 - the child must never go on as its parent
             traceback.print_exc()
         finally:
@@ -315,7 +315,7 @@ class _ForkServer:
         live = self._marks.values()
         for pid in _children():
             known = pid in self._workers or (self._spare is not None and pid == self._spare.pid)
-            if not known and marks.doomed(marks.read(pid), self._prefix, live):
+            if not known and process_tag.doomed(process_tag.read(pid), self._prefix, live):
                 with contextlib.suppress(OSError):  # another user's: the next one up has to see to it
                     os.kill(pid, signal.SIGKILL)
 

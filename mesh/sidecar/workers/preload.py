@@ -1,8 +1,8 @@
 """What the fork server imports before the first fork, found by importing a service's module once and watching.
 
-A scratch process (``mesh.sidecar.workers.imports``) imports the module as a worker would, and notes of each import how
-long it took, who asked for it, and what it left behind. From that follows the list: every module from outside of the
-project, and the generated stubs (a changed contract restarts the sidecar), but not
+A scratch process (``mesh.sidecar.workers.import_probe``) imports the module as a worker would, and notes of each import
+how long it took, who asked for it, and what it left behind. From that follows the list: every module from outside of
+the project, and the generated stubs (a changed contract restarts the sidecar), but not
 
 - the project's own code: each worker runs it anew, so that a reload needs only new workers;
 - what starts threads or opens sockets, as gRPC's core does with its first channel: a fork would copy half of it. The
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from mesh.sidecar.workers.imports import Answer, Import, Plan, Question, read, written
+from mesh.sidecar.workers.import_probe import Answer, Import, Plan, Question, read, written
 
 __all__ = ["Import", "Plan", "find"]
 
@@ -94,7 +94,7 @@ def _ask(question: Question) -> Answer:
     with tempfile.TemporaryFile() as file:
         try:
             done = subprocess.run(  # noqa: S603 - this interpreter
-                [sys.executable, "-P", "-m", "mesh.sidecar.workers.imports", str(file.fileno())],
+                [sys.executable, "-P", "-m", "mesh.sidecar.workers.import_probe", str(file.fileno())],
                 input=written(question),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -20,14 +20,14 @@ from opentelemetry import context as otel
 from mesh.call import Call, Handler, Metadata, current
 from mesh.contract.model import Contract, Method
 from mesh.sidecar.workers import frames
-from mesh.sidecar.workers.calls import Answered
+from mesh.sidecar.workers.call_headers import Loaded, Onward, decoder
 from mesh.sidecar.workers.frames import Kind
-from mesh.sidecar.workers.heads import Loaded, Onward, decoder
-from mesh.sidecar.workers.link import Link
-from mesh.sidecar.workers.nursery import Born
-from mesh.sidecar.workers.publishing import METHOD, PUBLISH
-from mesh.sidecar.workers.records import Standing
-from mesh.telemetry import relay
+from mesh.sidecar.workers.method_health import Standing
+from mesh.sidecar.workers.spawner import Born
+from mesh.sidecar.workers.worker_calls import Answered
+from mesh.sidecar.workers.worker_connection import Link
+from mesh.sidecar.workers.worker_events import METHOD, PUBLISH
+from mesh.telemetry import worker_spans
 
 __all__ = ["LoadError", "Rim", "State", "Worker"]
 
@@ -57,7 +57,8 @@ class Rim:
         onward: The chain of onward calls.
         spans: Takes a span that a worker has recorded.
         measured: Takes what a function has measured in a worker.
-        publish: Answers a worker that publishes an event (``mesh.sidecar.workers.publishing``); None when the service
+        publish: Answers a worker that publishes an event (``mesh.sidecar.workers.worker_events``); None when the
+            service
             has nothing to do with events.
     """
 
@@ -80,7 +81,7 @@ class Rim:
         assert isinstance(call, OnwardCall)  # noqa: S101 - the link makes no other
         current.set(None)  # whoever it is made for is in its metadata; this task is nobody's
         head = call.head
-        otel.attach(relay.context(head.span, head.state, head.baggage))
+        otel.attach(worker_spans.context(head.span, head.state, head.baggage))
         await self.onward(call)
 
 
@@ -142,7 +143,7 @@ class Worker:
         self._dismissed = False
         self._rim = rim
         self.link = Link(0, self._answer, self._told)
-        self.link.on_notes = relay.follow
+        self.link.on_notes = worker_spans.follow
 
     async def connect(self) -> None:
         """Take the socket pair's end into the loop."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import grpc
 from conformance.v1 import conformance_pb2 as pb
-from test_pool import ask, refused, running
+from test_worker_pool import ask, refused, running
 
 from mesh.contract.model import Contract
-from mesh.sidecar.workers.records import Standing
+from mesh.sidecar.workers.method_health import Standing
 
 UNARY = "/conformance.v1.Echo/Unary"
 ALIVE = pb.EchoRequest(text="alive", count=3, sleep_ms=30)

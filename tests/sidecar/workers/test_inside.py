@@ -28,7 +28,7 @@ from mesh.rpc.client.target import Target
 from mesh.sidecar import ServiceContext
 from mesh.telemetry import Telemetry, configure
 from mesh.telemetry.logs import JsonFormatter
-from mesh.telemetry.measures import Recording
+from mesh.telemetry.worker_metrics import Recording
 
 ADA = Identity("ada", frozenset({"admin", "user"}), {"sub": "ada", "nested": {"list": [1, 2.5, None]}})
 ODD = Identity("bea", frozenset(), {"large": 2**70, "half": "\ud800"})

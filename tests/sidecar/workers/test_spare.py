@@ -20,10 +20,10 @@ from hosting import pool_of, working
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from test_pool import Stub, alive, ask, until
+from test_worker_pool import Stub, alive, ask, until
 
 from mesh.contract.model import Contract
-from mesh.sidecar.workers.pool import Pool
+from mesh.sidecar.workers.worker_pool import Pool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 
@@ -37,8 +37,8 @@ with (Path(__file__).parent / "loaded").open("a") as file:
 """
 TOUCHED = """
 import ctypes, os, resource, sys
-from mesh.sidecar.workers import touched
-from mesh.sidecar.workers.begun import shared_file
+from mesh.sidecar.workers import prefault
+from mesh.sidecar.workers.watermark import shared_file
 
 PAGE, PAGES = os.sysconf("SC_PAGE_SIZE"), 512
 memory = bytearray(2 * PAGES * PAGE)

@@ -1,0 +1,158 @@
+"""User tokens: JWTs verified here, with the issuer's published keys, by the rules of RFC 8725.
+
+The algorithm is the key's own, never what the token asks for; a token must say who issued it, for whom, about whom and
+until when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable
+from types import MappingProxyType
+from typing import Any
+
+import jwt
+
+from mesh.auth.jwks import KeySet
+from mesh.auth.verified_cache import Cache
+from mesh.call import Identity
+from mesh.errors import Unauthenticated
+
+__all__ = ["TokenVerifier", "fetch_url"]
+
+CACHED = 16_384
+"""Tokens, about 2 KB each."""
+MAX_TOKEN = 16_384
+"""Bytes."""
+FETCH_TIMEOUT = 5.0
+"""Seconds."""
+LATEST = 253_402_300_799
+"""Seconds since the epoch: the end of the year 9999, the last that a date has."""
+_TIMES = ("exp", "nbf", "iat")
+"""Claims that are a NumericDate (RFC 7519, 2); ``jwt.decode`` has seen that they are numbers."""
+MAX_KEYS = 1 << 20
+"""Bytes of a JWK set."""
+
+
+class TokenVerifier:
+    """Verifies ``authorization: Bearer TOKEN``.
+
+    Args:
+        fetch: Returns the issuer's JWK set as JSON (``fetch_url``, or a call of a method of the mesh).
+        issuer: The ``iss`` that a token must have.
+        audience: The ``aud`` that a token must have.
+        roles: The claim that lists the user's roles.
+        leeway: Seconds by which clocks may differ.
+        clock: The time, seconds since the epoch.
+        monotonic: The time for what is measured, seconds.
+    """
+
+    __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_leeway", "_roles", "_verified")
+
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[bytes]],
+        *,
+        issuer: str,
+        audience: str,
+        roles: str = "roles",
+        leeway: float = 30.0,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keys = KeySet(fetch, monotonic)
+        self._issuer = issuer
+        self._audience = audience
+        self._roles = roles
+        self._leeway = leeway
+        self._clock = clock
+        self._verified: Cache[Identity] = Cache(CACHED)
+
+    def known(self, credentials: bytes) -> Identity | None:
+        """Return whose these credentials are if they were verified before and have not expired: a dictionary lookup."""
+        return self._verified.get(credentials, self._clock())
+
+    async def verify(self, credentials: bytes) -> Identity:
+        """Return whose credentials these are.
+
+        Args:
+            credentials: The value of ``authorization``.
+
+        Raises:
+            Unauthenticated: They are no bearer token, or it is not valid; the message says why.
+            Unavailable: The issuer's keys cannot be fetched.
+        """
+        scheme, _, token = credentials.partition(b" ")
+        token = token.strip()
+        if scheme.lower() != b"bearer" or not token:
+            raise Unauthenticated("expected `authorization: Bearer TOKEN`")
+        if len(token) > MAX_TOKEN:
+            raise Unauthenticated(f"the token is longer than {MAX_TOKEN} bytes")
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.InvalidTokenError:
+            raise Unauthenticated("the token is malformed: expected a signed JWT") from None
+        key = await self._keys.find(header.get("kid"))
+        if key is None:
+            raise Unauthenticated("the token is signed with a key that is not known here; log in again")
+        claims = self._decode(token, key)
+        identity = Identity(claims["sub"], self._roles_of(claims), MappingProxyType(claims))
+        self._verified.put(credentials, identity, int(claims["exp"]) + self._leeway)
+        return identity
+
+    def _decode(self, token: bytes, key: jwt.PyJWK) -> dict[str, Any]:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token, key, algorithms=[key.algorithm_name], issuer=self._issuer, audience=self._audience,
+                leeway=self._leeway, options={"require": ["iss", "aud", "sub", "exp"]},
+            )  # fmt: skip
+        except jwt.ExpiredSignatureError:
+            raise Unauthenticated("the token has expired; refresh it or log in again") from None
+        except jwt.ImmatureSignatureError:
+            raise Unauthenticated("the token is not valid yet") from None
+        except jwt.InvalidIssuerError:
+            raise Unauthenticated(f"the token is from another issuer; expected {self._issuer}") from None
+        except jwt.InvalidAudienceError:
+            raise Unauthenticated(f"the token is for another audience; expected {self._audience}") from None
+        except jwt.MissingRequiredClaimError as error:
+            raise Unauthenticated(f"the token has no claim {error.claim!r}") from None
+        except jwt.InvalidSignatureError:
+            raise Unauthenticated("the token's signature does not match") from None
+        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
+            raise Unauthenticated("the token is malformed") from None
+        for name in _TIMES:
+            if not -LATEST <= int(claims.get(name, 0)) <= LATEST:  # numbers of any length stand in JSON
+                raise Unauthenticated(f"the token's claim {name!r} is no time: expected seconds since 1970")
+        return claims
+
+    def _roles_of(self, claims: dict[str, Any]) -> frozenset[str]:
+        """Return the roles: a list, or a text with spaces between them (as ``scope`` of RFC 8693)."""
+        value = claims.get(self._roles)
+        if isinstance(value, str):
+            value = value.split()
+        return frozenset(role for role in value if isinstance(role, str)) if isinstance(value, list) else frozenset()
+
+
+def fetch_url(url: str) -> Callable[[], Awaitable[bytes]]:
+    """Return a function that fetches ``url`` (http or https), off the loop, in bounded time and size.
+
+    Raises:
+        ValueError: The URL is of another kind.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"expected an http or https URL, got {url!r}")
+
+    def get() -> bytes:
+        request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310 - checked above
+        with urllib.request.urlopen(request, timeout=FETCH_TIMEOUT) as response:  # noqa: S310 - checked above
+            body: bytes = response.read(MAX_KEYS + 1)
+        if len(body) > MAX_KEYS:
+            raise ValueError(f"{url} answers with more than {MAX_KEYS} bytes")
+        return body
+
+    async def fetch() -> bytes:
+        return await asyncio.to_thread(get)
+
+    return fetch

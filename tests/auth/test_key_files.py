@@ -1,0 +1,90 @@
+"""Key files: made once, whoever is first, and never replaced."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mesh.auth import key_files
+from mesh.faults import Faults
+
+
+def test_makes_what_is_missing_and_keeps_what_is_there(tmp_path: Path):
+    folder = tmp_path / "identity"
+    key_files.ensure(folder, ["login"])
+    before = (folder / "login.key").read_bytes()
+    key_files.ensure(folder, ["login", "edge"])
+    assert (folder / "login.key").read_bytes() == before
+    assert sorted(key_files.load_public(folder)) == ["edge", "login"]
+    assert key_files.load(folder, "login").public_key() == key_files.load_public(folder)["login"]
+    assert (folder / "login.key").stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in folder.iterdir()) == ["edge.key", "edge.pub", "login.key", "login.pub"]
+
+
+def test_a_container_may_hold_only_its_own_key(tmp_path: Path):
+    key_files.ensure(tmp_path, ["login", "registration"])
+    (tmp_path / "login.key").unlink()
+    key_files.ensure(tmp_path, ["login", "registration"])
+    assert not (tmp_path / "login.key").exists()
+    with pytest.raises(Faults, match=r"identity key of login cannot be read: no such file.*needs it mounted"):
+        key_files.load(tmp_path, "login")
+
+
+def test_a_lost_public_key_is_made_from_the_private_one(tmp_path: Path):
+    key_files.ensure(tmp_path, ["login"])
+    (tmp_path / "login.pub").unlink()
+    key_files.ensure(tmp_path, ["login"])
+    assert key_files.load(tmp_path, "login").public_key() == key_files.load_public(tmp_path)["login"]
+
+
+def test_each_holds_its_own_private_key_and_everyones_public_ones(tmp_path: Path):
+    folders = {name: tmp_path / name for name in ("login", "edge")}
+    for name, folder in folders.items():
+        key_files.ensure(folder, [name])
+    key_files.share(folders)
+    files = {name: sorted(path.name for path in folder.iterdir()) for name, folder in folders.items()}
+    assert files == {"login": ["edge.pub", "login.key", "login.pub"], "edge": ["edge.key", "edge.pub", "login.pub"]}
+    before = (folders["edge"] / "edge.pub").read_bytes()
+    for path in folders["login"].iterdir():  # its volume was deleted: a new identity, which the others learn
+        path.unlink()
+    key_files.ensure(folders["login"], ["login"])
+    key_files.share(folders)
+    fresh = key_files.load(folders["login"], "login").public_key()
+    assert [key_files.load_public(folder)["login"] for folder in folders.values()] == [fresh, fresh]
+    assert (folders["login"] / "edge.pub").read_bytes() == before
+    with pytest.raises(Faults, match=r"nobody\.pub: the identity keys cannot be shared: no such file"):
+        key_files.share({"nobody": tmp_path})
+
+
+def test_several_processes_make_one_pair(tmp_path: Path):
+    folder = tmp_path / "identity"
+    code = (
+        "import sys; from pathlib import Path; from mesh.auth import keys; keys.ensure(Path(sys.argv[1]), ['a', 'b'])"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code, str(folder)]) for _ in range(4)]
+    assert [process.wait() for process in running] == [0] * 4
+    for name in ("a", "b"):
+        assert key_files.load(folder, name).public_key() == key_files.load_public(folder)[name]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+)
+def test_what_is_no_key_is_named(tmp_path: Path, content: bytes):
+    (tmp_path / "login.key").write_bytes(content)
+    (tmp_path / "login.pub").write_bytes(content)
+    with pytest.raises(Faults, match=r"login\.key: expected an Ed25519 private key in PEM"):
+        key_files.load(tmp_path, "login")
+    with pytest.raises(Faults, match=r"login\.pub: expected an Ed25519 public key in PEM"):
+        key_files.load_public(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_a_fault(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Faults, match="the identity keys cannot be made: not a directory"):
+        key_files.ensure(tmp_path / "file" / "identity", ["login"])
+    with pytest.raises(Faults, match="the identity keys cannot be read: no such file"):
+        key_files.load_public(tmp_path / "missing")

@@ -1,0 +1,75 @@
+"""The mark of a worker: who bears it, and who has to end for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mesh.sidecar.workers import process_tag
+
+MARKED = """
+import os, subprocess, sys, time
+from mesh.sidecar.workers import process_tag
+
+print(marks.read(os.getpid()))
+marks.write("12.3")
+waiting = [sys.executable, "-c", "print(flush=True); input()"]
+made = [
+    subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    for env in (None, dict(os.environ), {})
+]
+for one in made:
+    one.stdout.readline()  # it runs, and is no copy of this process any more
+forked = os.fork()
+if not forked:
+    time.sleep(60)
+print(*(repr(marks.read(pid)) for pid in (os.getpid(), forked, *(one.pid for one in made))))
+os.kill(forked, 9)
+for one in made:
+    one.communicate()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_who_bears_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MARKED], env={**os.environ, process_tag.NAME: process_tag.BLANK}, capture_output=True,
+        text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [process_tag.BLANK, "'12.3' '12.3' '12.3' '12.3' ''"]
+
+
+def test_a_process_that_is_not_there_has_none() -> None:
+    assert process_tag.read(2**22 + 1) == ""
+
+
+@pytest.mark.parametrize(
+    ("mark", "live", "ends"),
+    [
+        ("12.3", ["12.4"], True),
+        ("12.3", ["12.3", "12.4"], False),
+        ("12.3", [], True),
+        ("", ["12.4"], False),
+        ("", [], True),
+        ("99.3", ["12.4"], False),
+        ("99.3", [], True),
+        (process_tag.BLANK, ["12.4"], False),
+        (process_tag.BLANK, [], False),
+    ],
+)
+def test_who_has_to_end(mark: str, live: list[str], *, ends: bool) -> None:
+    assert process_tag.doomed(mark, "12.", live) is ends
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_what_a_function_gives_its_processes_is_no_mark_and_no_harm() -> None:
+    waiting = [sys.executable, "-c", "print(flush=True); input()"]
+    odd = {**os.environb, process_tag.NAME.encode(): b"\xff"}
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=odd) as made:
+        assert made.stdout is not None
+        made.stdout.readline()
+        assert process_tag.doomed(process_tag.read(made.pid), "12.", ["12.3"]) is False
+        made.communicate()

@@ -1,0 +1,110 @@
+"""One end of a link against frames that are written here: what a real other end says only now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from conformance.v1 import conformance_pb2 as pb
+from conformance.v1 import conformance_pb2_grpc
+from google.protobuf.empty_pb2 import Empty
+from hosting import pool_of, working
+
+from mesh.call import Call, Handler
+from mesh.contract.model import Contract, Method
+from mesh.sidecar.workers import frames
+from mesh.sidecar.workers.frames import Kind
+from mesh.sidecar.workers.worker_calls import Answered
+from mesh.sidecar.workers.worker_connection import Link
+
+METHOD = Method("Do", "a.B", "/a.B/Do", Empty, Empty)
+
+
+class End:
+    """The other end of a link: writes bytes, reads frames."""
+
+    def __init__(self, sock: socket.socket, link: Link) -> None:
+        self.link = link
+        self._sock = sock
+        self._reader = frames.Reader()
+
+    async def write(self, *pieces: bytes) -> None:
+        """Write all of it in one piece: the link reads it in one go."""
+        await asyncio.get_running_loop().sock_sendall(self._sock, b"".join(pieces))
+
+    async def status(self) -> tuple[int, frames.Status]:
+        """Return the next frame, which is to be a STATUS: of which call, what."""
+        async with asyncio.timeout(5):
+            while not (found := self._reader.feed(await asyncio.get_running_loop().sock_recv(self._sock, 65536))):
+                pass
+        [(kind, call, body)] = found
+        assert kind == Kind.STATUS
+        return call, frames.parse_status(body)
+
+
+@asynccontextmanager
+async def linked(handler: Handler) -> AsyncIterator[End]:
+    """A link whose calls ``handler`` answers."""
+    here, there = socket.socketpair()
+    here.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+    link = Link(1, lambda link, number, opened: (Answered(link, number, METHOD, opened), handler), lambda *_: None)
+    transport, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=there)
+    try:
+        yield End(here, link)
+    finally:
+        transport.abort()
+        await link.lost
+        here.close()
+
+
+def open_(call: int) -> bytes:
+    return frames.open_(call, 0, frames.DEADLINE, b"", b"", True)  # noqa: FBT003 - by position, as the link does
+
+
+async def test_a_call_that_is_cancelled_has_a_status_whether_or_not_it_has_begun() -> None:
+    begun = asyncio.Event()
+
+    async def forever(call: Call) -> None:
+        assert not begun.is_set()
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with linked(forever) as end:
+        await end.write(open_(0))
+        await begun.wait()
+        await end.write(open_(2), frames.frame(Kind.CANCEL, 2))
+        number, status = await end.status()
+        assert (number, status.code, list(end.link.answering)) == (2, 1, [0])
+        await end.write(frames.frame(Kind.CANCEL, 0))
+        number, status = await end.status()
+        assert (number, status.code, list(end.link.answering)) == (0, 1, [])
+
+
+async def test_a_call_given_up_before_its_worker_looked_costs_nobody_anything(contract: Contract) -> None:
+    """The worker is held up; what waits in its socket then is a call and the end of it."""
+    pool = pool_of(contract, "apps.trouble", min=1, max=1, concurrency=10)
+    async with working(contract, pool) as address, grpc.aio.insecure_channel(address) as channel:
+        stub = conformance_pb2_grpc.EchoStub(channel)
+        answer = await stub.Unary(pb.EchoRequest())
+        [worker] = pool.crew.ready
+        os.kill(worker.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Unary(pb.EchoRequest(), timeout=0.1)
+            async with asyncio.timeout(5):
+                while not all(exchange.revoked for exchange in worker.link.asked.values()):  # noqa: ASYNC110 - as below
+                    await asyncio.sleep(0.01)
+        finally:
+            os.kill(worker.pid, signal.SIGCONT)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        async with asyncio.timeout(15):
+            while worker.busy:  # noqa: ASYNC110 - another process ends it
+                await asyncio.sleep(0.01)
+        assert (await stub.Unary(pb.EchoRequest())).text == answer.text
+        assert pool.crew.ready == [worker]
