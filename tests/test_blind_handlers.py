@@ -190,13 +190,13 @@ ALLOWED = {
         "_odd: Exception": "encodes a frame",
     },
     "mesh/telemetry/exporter_queue.py": {
-        "Batch._export: Exception": "the exporter's",
-        "Quiet.emit: Exception": "formats what the exporter logs",
+        "ExporterQueue._export: Exception": "the exporter's",
+        "ExporterLog.emit: Exception": "formats what the exporter logs",
         "run_bounded.quietly: Exception": "the exporter's",
     },
     "mesh/telemetry/otlp_encoder.py": {
         "Encoder.encode: Exception": "spans hold plain values by then",
-        "_each: Exception": "the same",
+        "_encode_each: Exception": "the same",
     },
     "mesh/telemetry/logs.py": {
         "_exception: BaseException": "a broken ``__str__``",
@@ -204,9 +204,9 @@ ALLOWED = {
         "_message: BaseException": "a broken ``__str__``",
     },
     "mesh/telemetry/worker_metrics.py": {
-        "Recording.__call__: Exception": "decoded values of a worker",
-        "_Sending._odd: BaseException": "odd values of a function",
-        "_Sending.measured: BaseException": "odd values of a function",
+        "MeasurementRecorder.__call__: Exception": "decoded values of a worker",
+        "_SendingInstrument._odd: BaseException": "odd values of a function",
+        "_SendingInstrument.measured: BaseException": "odd values of a function",
     },
     "mesh/telemetry/attribute_values.py": {
         "plain: BaseException": "odd values of a function",
@@ -215,7 +215,7 @@ ALLOWED = {
         "pack: BaseException": "odd values of a function",
     },
     "mesh/telemetry/configuration.py": {
-        "Telemetry.relayed: Exception": "decoded values of a worker",
+        "Telemetry.export_worker_span: Exception": "decoded values of a worker",
         "_exporters: Exception": "exporters of installed packages; the component starts without one that fails",
     },
     "mesh/text.py": {

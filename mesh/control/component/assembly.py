@@ -319,8 +319,8 @@ def _pool(
         workers,
         queue=entry.queue,
         onward=common.onward,
-        spans=common.telemetry.relayed,
-        measured=common.telemetry.measured,
+        spans=common.telemetry.export_worker_span,
+        measured=common.telemetry.record_measurement,
         publish=events.broker.publish if events is not None else None,
     )
 

@@ -143,7 +143,7 @@ class Worker:
         self._dismissed = False
         self._rim = rim
         self.link = Link(0, self._answer, self._told)
-        self.link.on_notes = worker_spans.follow
+        self.link.on_notes = worker_spans.replay
 
     async def connect(self) -> None:
         """Take the socket pair's end into the loop."""

@@ -140,7 +140,7 @@ class WorkerCall(Answered):
         self._user: Identity | None = None
         self.caller = head.caller
         self.delivered = None if head.delivered is None else Delivered(*head.delivered)
-        self.span = worker_spans.Remote(head.span, head.state) if head.span else None
+        self.span = worker_spans.RemoteServerSpan(head.span, head.state) if head.span else None
 
     @property
     def metadata(self) -> Metadata:  # type: ignore[override]
