@@ -11,7 +11,7 @@ from mesh.errors import ResourceExhausted
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "queue_full"]
 
 RETRY_AFTER = 1.0
 """Seconds that a refused caller is told to wait."""
@@ -64,9 +64,7 @@ class Gate:
 
     async def _wait(self) -> None:
         if len(self._waiting) >= self.queue:
-            raise ResourceExhausted(
-                f"{self.in_flight} calls are in flight and {self.queue} wait; try again later", retry_after=RETRY_AFTER
-            )
+            raise queue_full(self.in_flight, self.queue)
         place = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         try:
@@ -85,3 +83,15 @@ class Gate:
             if not place.done():
                 self.in_flight += 1
                 place.set_result(None)
+
+
+def queue_full(in_progress: int, waiting: int) -> ResourceExhausted:
+    """Return the status of a call that a full queue refuses.
+
+    Args:
+        in_progress: Calls in progress now.
+        waiting: Calls that may wait, all of which do.
+    """
+    return ResourceExhausted(
+        f"{in_progress} calls are in flight and {waiting} wait; try again later", retry_after=RETRY_AFTER
+    )
