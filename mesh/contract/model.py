@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Access",
     "Contract",
-    "Event",
-    "Gateway",
+    "EventType",
+    "GatewayOptions",
+    "GrpcService",
     "Method",
     "Route",
-    "Service",
     "Trigger",
     "TriggerKind",
     "generated_class",
@@ -65,7 +65,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
+class GatewayOptions:
     """How HTTP reaches a Lambda function: as an event of API Gateway (``meshapi.v1.Gateway``).
 
     Attributes:
@@ -161,7 +161,7 @@ class Method:
     triggers: tuple[Trigger, ...] = ()
     place: str = ""
     comment: str = ""
-    gateway: Gateway | None = None
+    gateway: GatewayOptions | None = None
 
     @property
     def kind(self) -> str:
@@ -178,7 +178,7 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Service:
+class GrpcService:
     """One service of the contract.
 
     Attributes:
@@ -199,7 +199,7 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Event:
+class EventType:
     """One event message.
 
     Attributes:
@@ -226,8 +226,8 @@ class Contract:
         pool: Where the message classes live. It is the contract's own, so that it never clashes with generated code.
     """
 
-    services: Mapping[str, Service]
-    events: Mapping[str, Event]
+    services: Mapping[str, GrpcService]
+    events: Mapping[str, EventType]
     files: FileDescriptorSet
     pool: DescriptorPool
     _methods: dict[str, Method] = field(init=False, repr=False)

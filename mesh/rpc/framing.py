@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
-from mesh.call import MOST_METADATA
+from mesh.call import MAX_METADATA_SIZE
 from mesh.errors import Internal, StatusError, Unimplemented
 from mesh.message_size import Side, too_large
 
@@ -243,7 +243,7 @@ def status_pairs(status: StatusError, taken: int = 0) -> Pairs:
         taken: Bytes of the trailing metadata that goes beside it (``mesh.call.field_bytes``).
     """
     pairs = [(b"grpc-status", b"%d" % status.code)]
-    room = max(MOST_METADATA - _STATUS_FIELDS - taken, _LEAST)
+    room = max(MAX_METADATA_SIZE - _STATUS_FIELDS - taken, _LEAST)
     message = status.message
     if message:
         most = min(MOST_MESSAGE, room)

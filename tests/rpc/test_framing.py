@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.call import MOST_METADATA, field_bytes
+from mesh.call import MAX_METADATA_SIZE, field_bytes
 from mesh.errors import Code, Internal, NotFound, ResourceExhausted, Unimplemented
 from mesh.rpc import framing, status
 
@@ -190,7 +190,7 @@ def test_a_status_and_what_goes_beside_it_is_no_more_than_any_client_takes(
     details = [error_details_pb2.ErrorInfo(reason=text)] if rich else []
     pairs = framing.status_pairs(NotFound(text, details=details), taken)
     own = field_bytes([(b"content-type", b"application/grpc"), *pairs])
-    assert own + taken <= MOST_METADATA or (own <= 768 and taken > 7168)
+    assert own + taken <= MAX_METADATA_SIZE or (own <= 768 and taken > 7168)
     assert dict(pairs)[b"grpc-status"] == b"5"
     assert bool(text) == (b"grpc-message" in dict(pairs))
 

@@ -1,8 +1,8 @@
 """gRPC through the edge's port: the call that came in goes on to its sidecar, its messages untouched.
 
-The request passes the same chain as every other (trace, gate, authentication, limits); behind it, this asks whether the
-caller may, and calls. It speaks no wire of its own: ``mesh.rpc`` does, on both sides. What a client may not say to the
-inside (who calls, which trace, where the request came from) is taken out of its metadata here.
+The request passes the same chain as every other (trace, concurrency limit, authentication, limits); behind it, this
+asks whether the caller may, and calls. It speaks no wire of its own: ``mesh.rpc`` does, on both sides. What a client
+may not say to the inside (who calls, which trace, where the request came from) is taken out of its metadata here.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Passthrough:
         services = exposed.services(contract)
         self.health = Health(services)
         reflection = Reflection(exposed.files(contract), [*services, "grpc.health.v1.Health"])
-        # As in the sidecar: a probe comes without a token, and is answered when the gate is full.
+        # As in the sidecar: a probe comes without a token, and is answered when the concurrency limit is reached.
         builtin = {
             path: (method, chain(recover, deadline, answer))
             for path, (method, answer) in {**self.health.handlers(), **reflection.handlers()}.items()

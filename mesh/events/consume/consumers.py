@@ -27,7 +27,7 @@ from mesh.events.broker import streams
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-    from mesh.contract.model import Method, Service, Trigger
+    from mesh.contract.model import GrpcService, Method, Trigger
 
 __all__ = [
     "ACK_WAIT",
@@ -109,7 +109,7 @@ class Consumer:
         }
 
 
-def consumers_of(services: Iterable[Service]) -> list[Consumer]:
+def consumers_of(services: Iterable[GrpcService]) -> list[Consumer]:
     """Return the consumers of all triggers of these services."""
     return [consumer for service in services for method in service.methods.values() for consumer in _of(method)]
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
 
     from mesh.call import Handler
-    from mesh.contract.model import Service
+    from mesh.contract.model import GrpcService
     from mesh.events.broker.broker import Broker
     from mesh.events.broker.connection import Link
     from mesh.events.broker.message import Message
@@ -90,7 +90,7 @@ class Delivery:
         self,
         broker: Broker,
         name: str,
-        services: Sequence[Service],
+        services: Sequence[GrpcService],
         handlers: Mapping[str, Handler],
         patience: Patience,
     ) -> None:

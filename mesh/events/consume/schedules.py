@@ -32,7 +32,7 @@ from mesh.events.consume.consumers import API_TIMEOUT, Consumer, request, tick_s
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-    from mesh.contract.model import Method, Service, Trigger
+    from mesh.contract.model import GrpcService, Method, Trigger
     from mesh.events.broker.message import Message
 
 __all__ = ["TickError", "clock", "ensure", "event", "lasting", "make_up", "wanted"]
@@ -91,7 +91,7 @@ class Wanted:
         return found
 
 
-def wanted(services: Iterable[Service]) -> list[Wanted]:
+def wanted(services: Iterable[GrpcService]) -> list[Wanted]:
     """Return the schedules of these services."""
     return [
         _wanted(method, index, trigger)
@@ -154,7 +154,7 @@ def _time(consumer: Consumer, message: Message) -> datetime:
     return stored  # fired by hand
 
 
-async def ensure(client: Client, services: Iterable[Service]) -> None:
+async def ensure(client: Client, services: Iterable[GrpcService]) -> None:
     """Write the schedules of these services where they are missing or different; remove what is declared no more.
 
     Any number of replicas may do it at once.
@@ -183,7 +183,7 @@ async def clock(client: Client) -> datetime:
     return datetime.fromisoformat((await request(client, f"STREAM.INFO.{streams.SCHEDULES}"))["ts"])
 
 
-async def make_up(client: Client, services: Iterable[Service], now: datetime, late: float = SLACK) -> None:
+async def make_up(client: Client, services: Iterable[GrpcService], now: datetime, late: float = SLACK) -> None:
     """Fire once what fell due and did not fire: the broker was down, or has passed it over.
 
     Args:

@@ -64,9 +64,9 @@ class OutboundCall(Call):
         self.metadata = metadata
         self.identity = None
         self.caller = None
-        self.doubt = None
+        self.auth_error = None
         self.peer = ""
-        self.timed = False
+        self.deadline_enforced = False
         self.task = None
         self.headers = []
         self.headers_sent = False

@@ -82,7 +82,7 @@ class InboundCall(Call):
         if self.task is not None:
             revoke(self.task)
 
-    async def left(self) -> bool:
+    async def caller_disconnected(self) -> bool:
         """Whether the caller has gone. h2corn cancels the task for it; only what ``receive`` gives then says why."""
         for _ in range(AHEAD):  # requests that the function has not read may come first
             if self._gone:
