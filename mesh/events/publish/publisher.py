@@ -13,6 +13,7 @@ from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.events.cloudevents import Event, new_id
 from mesh.events.hops import hops
 from mesh.message_methods import descriptor_of, serialize
+from mesh.trace_context import format_traceparent
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -92,7 +93,7 @@ class Publications:
         id_ = new_id()
         context = span.get_span_context()
         span.set_attribute("messaging.message.id", id_)
-        valid = context.is_valid
+        traceparent = format_traceparent(context.trace_id, context.span_id, context.trace_flags)
         return Event(
             id=id_,
             type=name,
@@ -100,8 +101,8 @@ class Publications:
             key=key,
             time=datetime.now(UTC),
             data=data,
-            traceparent=f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}" if valid else "",
-            tracestate=context.trace_state.to_header() if valid else "",
+            traceparent=traceparent.decode() if context.is_valid else "",
+            tracestate=context.trace_state.to_header() if context.is_valid else "",
             hops=hops(current.get()),
         )
 
