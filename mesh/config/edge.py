@@ -8,6 +8,7 @@ from ipaddress import ip_network
 
 import msgspec
 
+from mesh import trace_context
 from mesh.call import RESERVED
 from mesh.config.values import Duration, Rate
 from mesh.faults import Fault
@@ -20,7 +21,7 @@ _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
 
 _NEVER = frozenset(name.decode() for name in RESERVED) | {"proxy-authenticate", "proxy-authorization", "user-agent"}
 """Headers of one connection or one body, and of each client itself: they mean nothing behind the edge."""
-_OURS = frozenset({"authorization", "baggage", "traceparent", "tracestate"})
+_OURS = frozenset({"authorization", *trace_context.REQUEST_HEADERS})
 """Headers that the mesh forwards by itself, under its own rules."""
 
 

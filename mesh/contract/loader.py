@@ -21,14 +21,16 @@ from mesh.contract import cron, graph, path_template
 from mesh.contract.descriptor_pool import pool_of
 from mesh.contract.model import (
     Access,
+    ChangeTrigger,
     Contract,
+    EventTrigger,
     EventType,
     GatewayOptions,
     GrpcService,
     Method,
     Route,
+    ScheduleTrigger,
     Trigger,
-    TriggerKind,
 )
 from mesh.contract.source_locations import Places
 from mesh.faults import Fault, Faults
@@ -226,19 +228,19 @@ class _Reader:
                             f"{who}: on.event needs an event as its request type, and {input_.full_name} is none; "
                             "mark it with option (meshapi.v1.event)",
                         )
-                    yield Trigger(TriggerKind.EVENT, event=input_.full_name)
+                    yield EventTrigger(input_.full_name)
                 case "schedule":
                     self._expect(who, "on.schedule", "meshapi.v1.Tick", input_, place)
                     try:
                         cron.check(rule.schedule)
                     except cron.ScheduleError as error:
                         self.fault(place, f"{who}: on.schedule {error}")
-                    yield Trigger(TriggerKind.SCHEDULE, schedule=rule.schedule, skip_missed=rule.skip_missed)
+                    yield ScheduleTrigger(rule.schedule, rule.skip_missed)
                 case "change":
                     self._expect(who, "on.change", "meshapi.v1.Change", input_, place)
                     if not rule.change.service or not rule.change.table:
                         self.fault(place, f"{who}: on.change needs both a service and a table")
-                    yield Trigger(TriggerKind.CHANGE, service=rule.change.service, table=rule.change.table)
+                    yield ChangeTrigger(rule.change.service, rule.change.table)
                 case _:
                     self.fault(place, f"{who}: an empty trigger; say event, schedule or change")
 

@@ -13,7 +13,6 @@ from time import monotonic  # what the loops' own clocks are
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
-from opentelemetry import propagate
 
 from mesh.auth import authorize
 from mesh.auth.service_tokens import HEADER
@@ -31,6 +30,7 @@ from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
 from mesh.rpc.server.inbound_call import InboundCall, Receive, Send
 from mesh.rpc.server.reflection_service import Reflection
+from mesh.telemetry import propagation
 
 __all__ = ["GrpcCall", "Passthrough", "outward", "tracing"]
 
@@ -127,7 +127,7 @@ class Passthrough:
         self._timeout = timeout
         self._onward = onward
         self._answer = chain(authorize(contract, {}), self._bound, deadline, self._pass)
-        self._dropped = _OURS | {field.lower().encode() for field in propagate.get_global_textmap().fields}
+        self._dropped = _OURS | propagation.header_names()
 
     def takes(self, scope: MutableMapping[str, Any]) -> bool:
         """Whether a request is a gRPC or gRPC-Web call."""

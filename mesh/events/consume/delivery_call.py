@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from mesh.call import Call, Handler, Metadata
 from mesh.errors import StatusError, Unimplemented
 from mesh.layers.recover import status_of
 from mesh.text import text_of
+from mesh.trace_context import parse_span_context
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method
     from mesh.events.cloudevents import Event
 
-__all__ = ["AlreadyDoneError", "Arrival", "Delivered", "linked", "once", "publisher"]
+__all__ = ["AlreadyDoneError", "Arrival", "Delivered", "linked", "once"]
 
 
 class AlreadyDoneError(Exception):
@@ -104,20 +104,6 @@ class Arrival(Call):
         raise Unimplemented("a delivery has no one to send headers to")
 
 
-def publisher(traceparent: str, tracestate: str) -> SpanContext | None:
-    """Return the span that published an event (W3C Trace Context), or None if the event names no valid one."""
-    parts = traceparent.split("-")
-    try:
-        version, trace_id, span_id, flags = parts[:4]
-        found = SpanContext(
-            int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)),
-            trace_state=TraceState.from_header([tracestate]) if tracestate else None,
-        )  # fmt: skip
-    except ValueError:
-        return None
-    return found if found.is_valid and version != "ff" else None
-
-
 async def linked(call: Call, next: Handler) -> None:
     """The layer that says in the trace of a delivery which event it is of, and links it to its publisher."""
     assert isinstance(call, Arrival)  # noqa: S101 - only deliveries come this way
@@ -137,7 +123,7 @@ async def linked(call: Call, next: Handler) -> None:
         if call.tries > 1:
             told["mesh.event.tries"] = call.tries
         span.set_attributes(told)
-        origin = publisher(event.traceparent, event.tracestate)
+        origin = parse_span_context(event.traceparent, event.tracestate)
         if origin is not None:
             span.add_link(origin, {"messaging.message.id": event.id})
     await next(call)

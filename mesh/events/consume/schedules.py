@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mesh.contract import cron
-from mesh.contract.model import TriggerKind
+from mesh.contract.model import ScheduleTrigger
 from mesh.events import subjects
 from mesh.events.broker import streams
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
@@ -32,7 +32,7 @@ from mesh.events.consume.consumers import API_TIMEOUT, Consumer, request, tick_s
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-    from mesh.contract.model import GrpcService, Method, Trigger
+    from mesh.contract.model import GrpcService, Method
     from mesh.events.broker.message import Message
 
 __all__ = ["TickError", "clock", "ensure", "event", "lasting", "make_up", "wanted"]
@@ -98,26 +98,26 @@ def wanted(services: Iterable[GrpcService]) -> list[Wanted]:
         for service in services
         for method in service.methods.values()
         for index, trigger in enumerate(method.triggers)
-        if trigger.kind is TriggerKind.SCHEDULE
+        if isinstance(trigger, ScheduleTrigger)
     ]
 
 
-def _wanted(method: Method, index: int, trigger: Trigger) -> Wanted:
+def _wanted(method: Method, index: int, trigger: ScheduleTrigger) -> Wanted:
     base = subjects.schedule_subject(method.service, method.name)
     subject = f"{base}.{index}" if index else base
     return Wanted(subject, tick_subject(method, index), cron.parse(trigger.schedule), trigger.skip_missed)
 
 
-def event(consumer: Consumer, message: Message) -> Event:
+def event(consumer: Consumer, schedule: str, message: Message) -> Event:
     """Return a tick as an event whose data is the ``Tick``: the time that the schedule named, in the contract's class.
 
     Raises:
         MalformedEventError: The broker's header does not say when the next firing is.
     """
-    time = _time(consumer, message)
+    time = _time(consumer, schedule, message)
     tick: Any = consumer.method.input()
     tick.time.FromDatetime(time.astimezone(UTC).replace(tzinfo=None))
-    tick.schedule = consumer.trigger.schedule
+    tick.schedule = schedule
     return Event(
         id=f"{consumer.filters[0]}@{time.astimezone(UTC).isoformat()}",  # the same when it is delivered once more
         type=TYPE,
@@ -128,15 +128,15 @@ def event(consumer: Consumer, message: Message) -> Event:
     )
 
 
-def lasting(consumer: Consumer, message: Message) -> Mapping[str, str]:
+def lasting(consumer: Consumer, schedule: str, message: Message) -> Mapping[str, str]:
     """Return a tick's headers with its time in one of ours, for a dead letter: that keeps none of the broker's."""
     try:
-        return {**message.headers, _DUE: _time(consumer, message).isoformat()}
+        return {**message.headers, _DUE: _time(consumer, schedule, message).isoformat()}
     except MalformedEventError:  # as it is, to be looked at
         return message.headers
 
 
-def _time(consumer: Consumer, message: Message) -> datetime:
+def _time(consumer: Consumer, schedule: str, message: Message) -> datetime:
     """Return the time that the schedule named.
 
     Raises:
@@ -148,7 +148,7 @@ def _time(consumer: Consumer, message: Message) -> datetime:
         if due is not None:
             return datetime.fromisoformat(due)
         if following is not None:
-            return cron.parse(consumer.trigger.schedule).due(stored + _PRECISION, datetime.fromisoformat(following))
+            return cron.parse(schedule).due(stored + _PRECISION, datetime.fromisoformat(following))
     except ValueError as error:
         raise MalformedEventError(f"a tick of {consumer.group}: {error}") from None
     return stored  # fired by hand

@@ -140,7 +140,7 @@ class OutboundCall(Call):
         """Return the trailing metadata; rich status is in it, as grpc_status reads it."""
         found = _grpc_metadata(self.trailers)
         if self.status is not None and self.status.details:
-            found.add(status.DETAILS.decode(), status.pack(self.status))
+            found.add(status.DETAILS.decode(), status.pack_status(self.status))
         return found
 
 

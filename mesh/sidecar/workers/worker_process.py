@@ -49,9 +49,10 @@ from mesh.sidecar.workers.worker_connection import Link
 from mesh.sidecar.workers.worker_events import Passage
 from mesh.telemetry import worker_spans
 from mesh.telemetry.exceptions import bug_behind
-from mesh.telemetry.trace_context import Propagation
+from mesh.telemetry.propagation import Propagation
 from mesh.text import text_of, utf8
 from mesh.threads import THREADS, OwnLoop, Runs, Threads
+from mesh.trace_context import BAGGAGE
 
 if TYPE_CHECKING:
     from mesh.contract.model import Contract, Method
@@ -161,7 +162,7 @@ class WorkerCall(Answered):
     @property
     def baggage(self) -> bool:
         """Whether the caller sent any."""
-        return b"baggage" in bytes(self._head.metadata)
+        return BAGGAGE in bytes(self._head.metadata)
 
     def notes(self) -> Notes:
         """Return what the function did to the server span."""
