@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import MutableMapping
 from typing import Any
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.rpc.server.inbound_call import Receive, Send
 
 __all__ = ["Watched"]
@@ -97,7 +97,7 @@ class _Request:
         if event["type"] == "http.disconnect":
             self._ahead.append(event)
             if self._task is not None:
-                revoke(self._task)
+                cancel_task(self._task)
         elif event.get("body") or event.get("more_body"):
             self._ahead.append(event)
         # Else the end of the request: seen already (pyvoy repeats it), or to be seen again by whoever asks.

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
-from mesh.boundary import interrupted, revoke
+from mesh.boundary import cancel_task, record_cancellation
 from mesh.call import UNTRAILED, Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
 from mesh.rpc import framing
@@ -81,7 +81,7 @@ class InboundCall(Call):
     def cancel(self) -> None:
         """Cancel what answers the call."""
         if self.task is not None:
-            revoke(self.task)
+            cancel_task(self.task)
 
     async def caller_disconnected(self) -> bool:
         """Whether the caller has gone. h2corn cancels the task for it; only what ``receive`` gives then says why."""
@@ -211,5 +211,5 @@ class InboundCall(Call):
         if not self._gone:
             self._gone = True
             if self.task is not None:
-                (interrupted if self.task is asyncio.current_task() else revoke)(self.task)
+                (record_cancellation if self.task is asyncio.current_task() else cancel_task)(self.task)
         raise asyncio.CancelledError("the caller went away")
