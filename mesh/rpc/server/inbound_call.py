@@ -17,6 +17,7 @@ from mesh.boundary import interrupted, revoke
 from mesh.call import UNTRAILED, Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
 from mesh.rpc import framing
+from mesh.rpc.status import OK, write_status
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method
@@ -30,7 +31,7 @@ CONTENT_TYPE = (b"content-type", b"application/grpc")
 _GZIP = (b"grpc-encoding", b"gzip")
 _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 _END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
-_OK: dict[str, Any] = {"type": "http.response.trailers", "headers": framing.OK}
+_OK: dict[str, Any] = {"type": "http.response.trailers", "headers": OK}
 
 MAX_HEADER_FIELDS = 1000
 """Header fields of one call; a call with more is RESOURCE_EXHAUSTED."""
@@ -86,7 +87,7 @@ class InboundCall(Call):
         if self.task is not None:
             revoke(self.task)
 
-    async def left(self) -> bool:
+    async def caller_disconnected(self) -> bool:
         """Whether the caller has gone.
 
         h2corn then cancels the task, and so may the function itself; the next event of ``receive`` tells the two apart.
@@ -130,7 +131,7 @@ class InboundCall(Call):
             data = event.get("body", b"")
             if data:
                 if deframer is None:
-                    message = framing.whole(data, self._max_message)
+                    message = framing.single_message(data, self._max_message)
                     if message is not None:
                         return message
                     encoding = self.metadata.wire(b"grpc-encoding")
@@ -186,7 +187,7 @@ class InboundCall(Call):
 
     async def abort(self) -> None:
         """End a call whose response could not be sent, as INTERNAL if the headers have not been sent."""
-        status = framing.status_pairs(Internal("internal error"))
+        status = write_status(Internal("internal error"))
         with contextlib.suppress(Exception):  # the server then resets the stream
             await self._send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *status]})
             await self._send(_END)
@@ -203,7 +204,7 @@ class InboundCall(Call):
         Such fields come from another server behind the edge.
         """
         own = [pair for pair in self.trailers if pair[0] not in UNTRAILED]
-        return [*(framing.OK if status is None else framing.status_pairs(status, field_bytes(own))), *own]
+        return [*(OK if status is None else write_status(status, field_bytes(own))), *own]
 
     def _frame(self, message: bytes) -> bytes:
         if self._gzip and len(message) >= COMPRESSION_MIN_SIZE:
