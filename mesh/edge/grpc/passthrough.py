@@ -1,8 +1,8 @@
 """gRPC through the edge's port: the call that came in goes on to its sidecar, its messages untouched.
 
-The request passes the same chain as every other (trace, gate, authentication, limits); behind it, this asks whether the
-caller may, and calls. It speaks no wire of its own: ``mesh.rpc`` does, on both sides. What a client may not say to the
-inside (who calls, which trace, where the request came from) is taken out of its metadata here.
+The request passes the same chain as every other (trace, concurrency limit, authentication, limits); behind it, this
+asks whether the caller may, and calls. It speaks no wire of its own: ``mesh.rpc`` does, on both sides. What a client
+may not say to the inside (who calls, which trace, where the request came from) is taken out of its metadata here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from time import monotonic  # what the loops' own clocks are
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
-from opentelemetry import propagate
 
 from mesh.auth import authorize
 from mesh.auth.service_tokens import HEADER
@@ -31,6 +30,7 @@ from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
 from mesh.rpc.server.inbound_call import InboundCall, Receive, Send
 from mesh.rpc.server.reflection_service import Reflection
+from mesh.telemetry import propagation
 
 __all__ = ["GrpcCall", "Passthrough", "outward", "tracing"]
 
@@ -114,7 +114,7 @@ class Passthrough:
         services = exposed.services(contract)
         self.health = Health(services)
         reflection = Reflection(exposed.files(contract), [*services, "grpc.health.v1.Health"])
-        # As in the sidecar: a probe comes without a token, and is answered when the gate is full.
+        # As in the sidecar: a probe comes without a token, and is answered when the concurrency limit is reached.
         builtin = {
             path: (method, chain(recover, deadline, answer))
             for path, (method, answer) in {**self.health.handlers(), **reflection.handlers()}.items()
@@ -127,7 +127,7 @@ class Passthrough:
         self._timeout = timeout
         self._onward = onward
         self._answer = chain(authorize(contract, {}), self._bound, deadline, self._pass)
-        self._dropped = _OURS | {field.lower().encode() for field in propagate.get_global_textmap().fields}
+        self._dropped = _OURS | propagation.header_names()
 
     def takes(self, scope: MutableMapping[str, Any]) -> bool:
         """Whether a request is a gRPC or gRPC-Web call."""

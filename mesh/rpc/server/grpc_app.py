@@ -21,6 +21,7 @@ from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
 from mesh.layers.recover import status_of
 from mesh.rpc import framing
 from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall, Receive, Send
+from mesh.rpc.status import write_status
 
 __all__ = ["TRAILERS_EXTENSION", "GrpcApp"]
 
@@ -92,7 +93,7 @@ class GrpcApp:
         try:
             call, handler = self.admit(scope, metadata, receive, send)
         except StatusError as status:
-            pairs = [CONTENT_TYPE, *framing.status_pairs(status)]
+            pairs = [CONTENT_TYPE, *write_status(status)]
             if isinstance(status, Unimplemented):  # the encoding is not
                 pairs.append((b"grpc-accept-encoding", framing.ACCEPTED))
             await _end(send, 200, pairs)
@@ -124,7 +125,7 @@ class GrpcApp:
             return 415, [(b"accept-post", framing.TYPE)]
         if TRAILERS_EXTENSION not in scope.get("extensions", _OFFERED):
             # Before the function runs: its answer could not be sent.
-            return 200, [CONTENT_TYPE, *framing.status_pairs(self.malformed(_NO_TRAILERS))]
+            return 200, [CONTENT_TYPE, *write_status(self.malformed(_NO_TRAILERS))]
         return None
 
     def admit(

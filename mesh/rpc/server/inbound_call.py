@@ -16,6 +16,7 @@ from mesh.boundary import interrupted, revoke
 from mesh.call import UNTRAILED, Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
 from mesh.rpc import framing
+from mesh.rpc.status import OK, write_status
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method
@@ -29,7 +30,7 @@ CONTENT_TYPE = (b"content-type", b"application/grpc")
 _GZIP = (b"grpc-encoding", b"gzip")
 _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 _END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
-_OK: dict[str, Any] = {"type": "http.response.trailers", "headers": framing.OK}
+_OK: dict[str, Any] = {"type": "http.response.trailers", "headers": OK}
 
 FIELDS = 1000
 """Header fields of one call; beyond that RESOURCE_EXHAUSTED."""
@@ -82,7 +83,7 @@ class InboundCall(Call):
         if self.task is not None:
             revoke(self.task)
 
-    async def left(self) -> bool:
+    async def caller_disconnected(self) -> bool:
         """Whether the caller has gone. h2corn cancels the task for it; only what ``receive`` gives then says why."""
         for _ in range(AHEAD):  # requests that the function has not read may come first
             if self._gone:
@@ -123,7 +124,7 @@ class InboundCall(Call):
             data = event.get("body", b"")
             if data:
                 if frames is None:
-                    message = framing.whole(data, self._limit)
+                    message = framing.single_message(data, self._limit)
                     if message is not None:
                         return message
                     frames = self._frames = framing.Deframer(self._limit, self.metadata.wire(b"grpc-encoding"))
@@ -178,7 +179,7 @@ class InboundCall(Call):
 
     async def abort(self) -> None:
         """End a call whose answer could not be sent, as INTERNAL if the headers have not gone."""
-        status = framing.status_pairs(Internal("internal error"))
+        status = write_status(Internal("internal error"))
         with contextlib.suppress(Exception):  # then the server resets the stream
             await self._send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *status]})
             await self._send(_END)
@@ -192,7 +193,7 @@ class InboundCall(Call):
     def _trailers(self, status: StatusError | None) -> list[tuple[bytes, bytes]]:
         """Return the status and the trailing metadata, without what another server set that is none."""
         own = [pair for pair in self.trailers if pair[0] not in UNTRAILED]
-        return [*(framing.OK if status is None else framing.status_pairs(status, field_bytes(own))), *own]
+        return [*(OK if status is None else write_status(status, field_bytes(own))), *own]
 
     def _frame(self, message: bytes) -> bytes:
         if self._gzip and len(message) >= COMPRESS_FROM:

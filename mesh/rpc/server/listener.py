@@ -44,7 +44,7 @@ GONE = 0.25
 has gone a moment before it cancels; a call that ends in between has failed, as h2corn sees it, with a traceback."""
 
 MAX_STREAMS = 4096
-"""Calls at once on one connection. A mesh has few connections and many calls; the gate is the real limit."""
+"""Calls at once on one connection. A mesh has few connections and many calls; the concurrency limit is the real one."""
 
 STREAM_WINDOW = 2**20
 CONNECTION_WINDOW = 2**24
