@@ -202,7 +202,6 @@ ALLOWED = {
         "_exception: BaseException": "a broken ``__str__``",
         "_json: BaseException": "a broken ``__str__``",
         "_message: BaseException": "a broken ``__str__``",
-        "_text: BaseException": "a broken ``__str__``",
     },
     "mesh/telemetry/worker_metrics.py": {
         "Recording.__call__: Exception": "decoded values of a worker",

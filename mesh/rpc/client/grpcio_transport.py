@@ -211,7 +211,7 @@ class GrpcioExchange:
         for key, value in trailers or ():
             if key == status.DETAILS.decode() and isinstance(value, bytes):
                 rich = value
-        details = status.unpack(rich) if rich else ()
+        details = status.unpack_details(rich) if rich else ()
         code, text = error.code().value[0], error.details() or ""
         large = _TOO_LARGE.search(text) if code == Code.RESOURCE_EXHAUSTED and not details else None
         if large is not None:
@@ -220,7 +220,7 @@ class GrpcioExchange:
             return StatusError.of(code, text, details)
         safe = _TEXTS.get(code, "the call failed on its way to the service")
         failure = StatusError.of(code, safe, details).at(f"{address}: {text}")
-        return status.at_deadline(failure, call.deadline, monotonic())
+        return status.deadline_exceeded(failure, call.deadline, monotonic())
 
     def _pick(self) -> _Remote:
         remotes = self._remotes

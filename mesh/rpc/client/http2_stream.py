@@ -228,7 +228,7 @@ class Stream:
         """
         frames = self._frames
         if frames is None or not frames.pending:
-            message = framing.whole(data, self.limit)
+            message = framing.single_message(data, self.limit)
             if message is not None:
                 self.messages.append(message)
                 return True

@@ -38,7 +38,7 @@ REPLAY = 256 * 2**10
 
 Headers = list[tuple[bytes, bytes]]
 
-_OK = tuple(framing.OK)
+_OK = tuple(status.OK)
 """The trailers of a call that succeeded and has nothing to add, as libnghttp2 gives them."""
 
 
@@ -87,7 +87,7 @@ class Exchange:
                 stream.failure = _refused(pool)
                 continue
             slot = None
-            if call.deadline is not None and not call.timed:
+            if call.deadline is not None and not call.deadline_enforced:
                 slot = wheel(call.task).add(call.deadline, stream)
             try:
                 await stream.wait()
@@ -152,7 +152,7 @@ class Exchange:
 
 def _leave(call: Call, stream: Stream) -> None:
     """Leave nothing of the stream behind, whether or not it has ended."""
-    if call.deadline is not None and monotonic() >= call.deadline - status.EARLY:
+    if call.deadline is not None and monotonic() >= call.deadline - status.DEADLINE_TOLERANCE_SECONDS:
         stream.connection.reset_later(stream)
     stream.close()
 
@@ -167,10 +167,10 @@ def _outcome(call: Call, stream: Stream) -> None:
     if headed and not call.headers_sent:
         call.headers += status.metadata_of(stream.headers or ())
     if stream.failure is not None:
-        raise status.at_deadline(stream.failure, call.deadline, monotonic())
+        raise status.deadline_exceeded(stream.failure, call.deadline, monotonic())
     if stream.trailers == _OK:
         return
-    error, trailers = status.read(stream.trailers or ())
+    error, trailers = status.read_status(stream.trailers or ())
     call.trailers += trailers
     if error is not None:
         raise error

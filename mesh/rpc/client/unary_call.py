@@ -64,9 +64,9 @@ class OutboundCall(Call):
         self.metadata = metadata
         self.identity = None
         self.caller = None
-        self.doubt = None
+        self.auth_error = None
         self.peer = ""
-        self.timed = False
+        self.deadline_enforced = False
         self.task = None
         self.headers = []
         self.headers_sent = False
@@ -140,7 +140,7 @@ class OutboundCall(Call):
         """Return the trailing metadata; rich status is in it, as grpc_status reads it."""
         found = _grpc_metadata(self.trailers)
         if self.status is not None and self.status.details:
-            found.add(status.DETAILS.decode(), status.pack(self.status))
+            found.add(status.DETAILS.decode(), status.pack_status(self.status))
         return found
 
 
