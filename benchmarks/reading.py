@@ -117,19 +117,16 @@ def prose(file: Path) -> str:
         return re.sub(r"```.*?```|`[^`]*`|^    .*$", " ", text, flags=re.DOTALL | re.MULTILINE)
     if file.suffix == ".proto":
         return " ".join(re.findall(r"//(.*)", text))
-    found = [
+    comments = [
         token.string for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type == tokenize.COMMENT
     ]
-    for node in ast.walk(ast.parse(text)):
-        body = getattr(node, "body", None)
-        for child in body if isinstance(body, list) else ():
-            if (
-                isinstance(child, ast.Expr)
-                and isinstance(child.value, ast.Constant)
-                and isinstance(child.value.value, str)
-            ):
-                found.append(child.value.value)
-    return re.sub(r"``[^`]*``|`[^`]*`", " ", "\n".join(found))
+    docstrings = [
+        child.value.value
+        for node in ast.walk(ast.parse(text))
+        for child in (node.body if isinstance(getattr(node, "body", None), list) else ())
+        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant) and isinstance(child.value.value, str)
+    ]
+    return re.sub(r"``[^`]*``|`[^`]*`", " ", "\n".join([*comments, *docstrings]))
 
 
 def words(root: Path) -> Iterator[tuple[str, str]]:
