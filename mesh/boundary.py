@@ -65,7 +65,7 @@ class Revocable(Protocol):
 
     task: asyncio.Task[Any] | None
 
-    async def left(self) -> bool:
+    async def caller_disconnected(self) -> bool:
         """Whether the server cancelled the task, because the caller has gone."""
 
 
@@ -179,7 +179,7 @@ def _current() -> asyncio.Task[Any] | None:
 
 async def _left(call: Revocable, task: asyncio.Task[Any]) -> bool:
     """Whether the server cancelled the task; what it asked for is written down as the mesh's then."""
-    if not await call.left():
+    if not await call.caller_disconnected():
         return False
     interrupted(task, task.cancelling())
     return True

@@ -53,7 +53,7 @@ from mesh.threads import Runs
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
-    from mesh.contract.model import Method, Service
+    from mesh.contract.model import GrpcService, Method
 
 __all__ = ["Functions", "Hook", "function_name", "load_module", "module_spec"]
 
@@ -72,7 +72,7 @@ def _escaped(name: str) -> str:
     return f"{name}_" if keyword.iskeyword(name) else name
 
 
-def _names(service: Service) -> dict[str, str]:
+def _names(service: GrpcService) -> dict[str, str]:
     """Return the name of each method's function: two that would share one (``GetURL``, ``GetUrl``) keep their own."""
     count = Counter(map(function_name, service.methods))
     names = {method: function_name(method) for method in service.methods}
@@ -97,7 +97,7 @@ class Functions:
     startup: Hook | None
     shutdown: Hook | None
 
-    def __init__(self, module: str, services: Sequence[Service]) -> None:
+    def __init__(self, module: str, services: Sequence[GrpcService]) -> None:
         self._inherited = Inherited()
         self._module = load_module(module)
         self._inherited.keep()

@@ -158,7 +158,7 @@ async def test_scopes_of_the_function_cancel_its_task_and_take_it_back(
 @pytest.mark.parametrize("gone", [True, False])
 async def test_a_server_that_cancels_without_a_word_is_asked(*, gone: bool) -> None:
     class Asked(Call):
-        async def left(self) -> bool:
+        async def caller_disconnected(self) -> bool:
             return gone
 
     async def function(_: Call) -> None:

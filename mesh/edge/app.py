@@ -32,7 +32,7 @@ from mesh.layers.timer_wheel import wheel
 from mesh.protojson.codec import Codecs
 
 if TYPE_CHECKING:
-    from mesh.layers.concurrency import Gate
+    from mesh.layers.concurrency import ConcurrencyLimit
 
 __all__ = ["EdgeApp"]
 
@@ -53,7 +53,7 @@ class EdgeApp:
         handler: Makes the gRPC call: the outbound chain that ends at the sidecars.
         trace: The outermost layer.
         authenticate: Sets ``call.identity``.
-        gate: Bounds the requests in flight.
+        concurrency_limit: Bounds the requests in flight.
         max_body: Largest request body, bytes; of a stream: largest message in it.
         timeout: Seconds that a request may take when its method says nothing, and that a body may take; None: no limit.
             A stream has none in either case.
@@ -71,7 +71,7 @@ class EdgeApp:
         handler: Handler,
         trace: Layer,
         authenticate: Layer,
-        gate: Gate,
+        concurrency_limit: ConcurrencyLimit,
         max_body: int,
         timeout: float | None,
         door: Door = OPEN,
@@ -105,7 +105,7 @@ class EdgeApp:
                 door.cors,
                 door.bounds,
                 door.per_client,
-                gate,
+                concurrency_limit,
                 authenticate,
                 door.per_identity,
                 self._dispatch,
@@ -116,7 +116,7 @@ class EdgeApp:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3).
 
-        What stands before the chain (no trace, no gate, no authentication) answers here.
+        What stands before the chain (no trace, no concurrency limit, no authentication) answers here.
         """
         if scope["type"] == "http" and self.grpc.takes(scope):
             await self.grpc(scope, receive, send)
@@ -301,7 +301,7 @@ def _check_access(call: HttpCall) -> None:
         return
     identity = call.identity
     if identity is None:
-        raise call.doubt or Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
+        raise call.auth_error or Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
     if method.roles and method.roles.isdisjoint(identity.roles):
         raise PermissionDenied(f"this is only for users with the role {' or '.join(sorted(method.roles))}")
 

@@ -203,7 +203,7 @@ class HttpCall(Call):
             (interrupted if self.task is asyncio.current_task() else revoke)(self.task)
         raise asyncio.CancelledError("the client went away")
 
-    async def left(self) -> bool:
+    async def caller_disconnected(self) -> bool:
         """Return True: no user code runs here that could have cancelled the task; so the server has, or the edge."""
         return True
 
@@ -261,7 +261,7 @@ class _Onward(Call):
 
     __slots__ = ()
 
-    async def left(self) -> bool:
+    async def caller_disconnected(self) -> bool:
         """Return True, as for the request: they are made in its task."""
         return True
 

@@ -39,7 +39,7 @@ async def _limited(call: Call, until: float, next: Handler) -> None:
     assert task is not None  # noqa: S101 - a coroutine always runs in a task here
     limit = Limit(task)
     slot = wheel(task).add(until, limit)
-    call.timed = True
+    call.deadline_enforced = True
     try:
         await next(call)
     except asyncio.CancelledError:

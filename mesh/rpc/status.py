@@ -18,7 +18,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from mesh.call import MOST_METADATA, RESERVED
+from mesh.call import MAX_METADATA_SIZE, RESERVED
 from mesh.errors import Code, DeadlineExceeded, StatusError
 
 __all__ = [
@@ -130,7 +130,7 @@ def write_status(status: StatusError, metadata_bytes: int = 0) -> Pairs:
         metadata_bytes: Size of the trailing metadata that is sent with it (``mesh.call.field_bytes``).
     """
     pairs = [(CODE, b"%d" % status.code)]
-    free = max(MOST_METADATA - _OTHER_FIELDS_BYTES - metadata_bytes, _LEAST_STATUS_BYTES)
+    free = max(MAX_METADATA_SIZE - _OTHER_FIELDS_BYTES - metadata_bytes, _LEAST_STATUS_BYTES)
     message = status.message
     if message:
         limit = min(MAX_MESSAGE_BYTES, free)

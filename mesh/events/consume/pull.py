@@ -22,7 +22,6 @@ from nats import errors
 from nats.js.errors import Error as JetStreamError
 
 from mesh.boundary import ordinary, revoke
-from mesh.contract.model import TriggerKind
 from mesh.events.broker import message as wire
 from mesh.events.broker.message import Message
 from mesh.events.consume.consumers import ACK_WAIT, GROUP, PENDING, PINNED, Consumer, request
@@ -88,7 +87,7 @@ class Reader:
 
     def __init__(self, consumer: Consumer, deliver: Deliver, missing: Callable[[Consumer], None]) -> None:
         self.consumer = consumer
-        self.lane = Lane(ordered=consumer.trigger.kind is not TriggerKind.SCHEDULE)
+        self.lane = Lane(ordered=consumer.ordered)
         self.pending = 0
         self._client: Client | None = None
         self._deliver = deliver

@@ -87,7 +87,7 @@ class Exchange:
                 stream.failure = _refused(pool)
                 continue
             slot = None
-            if call.deadline is not None and not call.timed:
+            if call.deadline is not None and not call.deadline_enforced:
                 slot = wheel(call.task).add(call.deadline, stream)
             try:
                 await stream.wait()

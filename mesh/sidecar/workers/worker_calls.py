@@ -87,8 +87,8 @@ class Answered(Call):
         self.id = number
         self.method = method
         self.deadline = None if opened.deadline == frames.DEADLINE else opened.deadline
-        self.doubt = None
-        self.timed = False
+        self.auth_error = None
+        self.deadline_enforced = False
         self.peer = ""
         self.headers = []
         self.headers_sent = False

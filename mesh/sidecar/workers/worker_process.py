@@ -131,7 +131,7 @@ def be_called(name: str) -> None:
 class WorkerCall(Answered):
     """A call of the sidecar; what a function may never look at is decoded when it does."""
 
-    __slots__ = ("_head", "_metadata", "_user", "delivered", "span")
+    __slots__ = ("_head", "_metadata", "_user", "delivery", "span")
 
     def __init__(self, link: Link, number: int, method: Method, opened: frames.Open) -> None:
         super().__init__(link, number, method, opened)
@@ -139,7 +139,7 @@ class WorkerCall(Answered):
         self._metadata: Metadata | None = None
         self._user: Identity | None = None
         self.caller = head.caller
-        self.delivered = None if head.delivered is None else Delivered(*head.delivered)
+        self.delivery = None if head.delivered is None else Delivered(*head.delivered)
         self.span = worker_spans.Remote(head.span, head.state) if head.span else None
 
     @property
@@ -347,7 +347,7 @@ class _Host:
         elif span is not None:
             otel.attach(otel.Context({_SPAN: span}))
         try:
-            await recover(call, function if call.delivered is None else chain(once, function))
+            await recover(call, function if call.delivery is None else chain(once, function))
         except StatusError as error:
             bug = bug_behind(error)
             if span is not None and bug is not None:
