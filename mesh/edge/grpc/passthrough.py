@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Coroutine, Mapping, MutableMapping
 from time import monotonic  # what the loops' own clocks are
 from typing import Any
 
-from google.protobuf.empty_pb2 import Empty
-
 from mesh.auth import authorize
 from mesh.auth.service_tokens import HEADER
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
@@ -26,9 +24,9 @@ from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
 from mesh.rpc import framing
 from mesh.rpc.server import grpc_web
-from mesh.rpc.server.grpc_app import GrpcApp
+from mesh.rpc.server.grpc_app import UNKNOWN_METHOD, GrpcApp
 from mesh.rpc.server.health_service import Health
-from mesh.rpc.server.inbound_call import InboundCall, Receive, Send
+from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall, Receive, Send
 from mesh.rpc.server.reflection_service import Reflection
 from mesh.telemetry import propagation
 
@@ -38,9 +36,6 @@ MEDIA = b"application/grpc"
 
 _NATIVE = frozenset({b"application/grpc", b"application/grpc+proto"})
 _HTTP_2 = "2"
-
-_OTHER = Method(name="_OTHER", service="", path="/_OTHER", input=Empty, output=Empty)
-"""What a call of an unknown method is counted as (OpenTelemetry's name for it); callers must not make up names."""
 
 _OURS = frozenset({
     HEADER, b"authorization",
@@ -113,7 +108,7 @@ class Passthrough:
     ) -> None:
         services = exposed.services(contract)
         self.health = Health(services)
-        reflection = Reflection(exposed.files(contract), [*services, "grpc.health.v1.Health"])
+        reflection = Reflection(exposed.files(contract), services)
         # As in the sidecar: a probe comes without a token, and is answered when the concurrency limit is reached.
         builtin = {
             path: (method, chain(recover, deadline, answer))
@@ -178,7 +173,7 @@ class Passthrough:
 
     def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request that ``takes`` takes."""
-        if grpc_web.GRPC in scope["headers"]:  # as nearly every client of gRPC says it
+        if CONTENT_TYPE in scope["headers"]:  # as nearly every client of gRPC says it
             return self.app(scope, receive, send)
         return grpc_web.serve(self.app, scope, receive, send)
 
@@ -208,7 +203,7 @@ class Passthrough:
         metadata = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(_RESERVED)]
         token = current.set(call)
         try:
-            await self._onward(_Onward(call, Metadata.from_wire(metadata)))
+            await self._onward(_ForwardedCall(call, Metadata.from_wire(metadata)))
         except StatusError as error:
             said = outward(error)
             if said is error:
@@ -237,9 +232,9 @@ class _App(GrpcApp):
     ) -> tuple[InboundCall, Handler]:
         """Return the call and what answers it; that may be a refusal."""
         path = scope["raw_path"].decode("latin-1")  # gRPC knows no escapes
-        method, handler = self._methods.get(path, (_OTHER, self._chain))
+        method, handler = self._methods.get(path, (UNKNOWN_METHOD, self._chain))
         refused: StatusError | None = None
-        if method is _OTHER:
+        if method is UNKNOWN_METHOD:
             refused = Unimplemented(f"{path[:200]} is not served here")
         try:
             inbound = InboundCall(method, metadata, receive, send, self._max_message)
@@ -251,7 +246,7 @@ class _App(GrpcApp):
             inbound.trailers.append((b"grpc-accept-encoding", framing.ACCEPTED))
         if refused is None and handler is not self._chain:
             return inbound, handler
-        call = GrpcCall(grpc_web.original(scope), receive, send, inbound, refused)
+        call = GrpcCall(grpc_web.original_scope(scope), receive, send, inbound, refused)
 
         def enter(_: Call) -> Awaitable[None]:
             return self._chain(call)
@@ -259,7 +254,7 @@ class _App(GrpcApp):
         return inbound, enter
 
 
-class _Onward(Call):
+class _ForwardedCall(Call):
     """The call as it goes on: everything of the call that came in, but the metadata."""
 
     __slots__ = ("_inbound",)
