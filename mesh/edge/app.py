@@ -28,7 +28,7 @@ from mesh.edge.openapi.pages import BuiltinPages
 from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unavailable
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
-from mesh.layers.timer_wheel import wheel
+from mesh.layers.timer_wheel import timer_wheel
 from mesh.protojson.codec import Codecs
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ class EdgeApp:
             upstream.metadata.append(*pair)
         watch = Watch(call)
         # Of HTTP/1.1 the server does not say that a client has gone: there would be nothing to see (``HttpCall.gone``).
-        slot = wheel(call.task).add(now + WATCH_AFTER, watch) if call.http_version != "1.1" else None
+        slot = timer_wheel(call.task).add(now + WATCH_AFTER, watch) if call.http_version != "1.1" else None
         token = current.set(call)
         try:
             await self._handler(upstream)

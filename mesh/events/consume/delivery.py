@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from opentelemetry import metrics
 
-from mesh.boundary import ordinary, revoked
+from mesh.boundary import as_exception, cancelled_by_mesh
 from mesh.contract.model import ChangeTrigger, EventTrigger, ScheduleTrigger
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.events.broker.connection import Outgoing
@@ -293,10 +293,10 @@ class Delivery:
         except StatusError as status:
             error = status
         except BaseException as raised:
-            failed = await ordinary(raised, call)
+            failed = await as_exception(raised, call)
             log.exception("a layer failed for event %s", event.id, exc_info=failed)
             error = Internal("internal error")
-        if error is not None and task is not None and revoked(task):
+        if error is not None and task is not None and cancelled_by_mesh(task):
             raise asyncio.CancelledError  # whatever the function made of it: its process ends, and that is no try
         held.failure = call.failure
         code = Code.OK if error is None else error.code

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mesh.boundary import interrupted, revoke
+from mesh.boundary import cancel_task, record_cancellation
 from mesh.call import UNTRAILED, Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
 from mesh.rpc import framing
@@ -85,7 +85,7 @@ class InboundCall(Call):
     def cancel(self) -> None:
         """Cancel the handler."""
         if self.task is not None:
-            revoke(self.task)
+            cancel_task(self.task)
 
     async def caller_disconnected(self) -> bool:
         """Whether the caller has gone.
@@ -226,5 +226,5 @@ class InboundCall(Call):
         if not self._disconnected:
             self._disconnected = True
             if self.task is not None:
-                (interrupted if self.task is asyncio.current_task() else revoke)(self.task)
+                (record_cancellation if self.task is asyncio.current_task() else cancel_task)(self.task)
         raise asyncio.CancelledError("the caller went away")

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.call import Call, Handler
 from mesh.errors import Cancelled, Code, Internal, StatusError
 from mesh.rpc.status import pack_status, unpack_details
@@ -262,7 +262,7 @@ class Link(asyncio.Protocol):
                 self.write(frames.frame(Kind.CANCEL, number))
                 self.on_revoked(number)
             if pump is not None:
-                revoke(pump)
+                cancel_task(pump)
                 await asyncio.wait([pump])
 
     async def _answers(self, call: Call, exchange: Exchange) -> None:
