@@ -111,7 +111,7 @@ class EdgeApp:
                 self._dispatch,
             )
         )
-        self.grpc = Passthrough(contract, handler=self._chain, onward=handler, max_message=max_body, timeout=timeout)
+        self.grpc = Passthrough(contract, handler=self._chain, outbound=handler, max_message=max_body, timeout=timeout)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3).
