@@ -8,11 +8,12 @@ from ipaddress import ip_network
 
 import msgspec
 
+from mesh import trace_context
 from mesh.call import RESERVED
 from mesh.config.values import Duration, Rate
 from mesh.faults import Fault
 
-__all__ = ["Cors", "RateLimit", "cors_faults", "metadata_faults", "proxy_faults"]
+__all__ = ["CorsConfig", "RateLimitConfig", "cors_faults", "metadata_faults", "proxy_faults"]
 
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?:\[[0-9a-f:.]+\]|[a-z0-9_.\-]+)(?::(?P<port>\d{1,5}))?\Z")
 _TOKEN = re.compile(r"[0-9a-z!#$%&'*+\-.^_`|~]+\Z")
@@ -20,11 +21,11 @@ _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
 
 _NEVER = frozenset(name.decode() for name in RESERVED) | {"proxy-authenticate", "proxy-authorization", "user-agent"}
 """Headers of one connection or one body, and of each client itself: they mean nothing behind the edge."""
-_OURS = frozenset({"authorization", "baggage", "traceparent", "tracestate"})
+_OURS = frozenset({"authorization", *trace_context.REQUEST_HEADERS})
 """Headers that the mesh forwards by itself, under its own rules."""
 
 
-class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[edge.cors]``: which web pages may read the edge's answers.
 
     Attributes:
@@ -40,7 +41,7 @@ class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     max_age: Duration = Duration(600)
 
 
-class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RateLimitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[edge.rate_limit]``: how often one caller may ask; beyond that 429.
 
     Attributes:
@@ -52,7 +53,7 @@ class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     per_identity: Rate | None = None
 
 
-def cors_faults(cors: Cors, place: str) -> Iterator[Fault]:
+def cors_faults(cors: CorsConfig, place: str) -> Iterator[Fault]:
     """Check the origins (Fetch standard: an origin is scheme, host and port, in lower case) and the header names."""
     for origin in cors.origins:
         if origin == "*":

@@ -131,7 +131,7 @@ def decoder(kind: Any) -> Any:
 def call_head(call: Call) -> bytes:
     """Return the head of a call, or of a delivery, for the worker that serves it."""
     span, state = worker_spans.current_span()
-    identity, delivered = call.identity, call.delivered
+    identity, delivered = call.identity, call.delivery
     user = None if identity is None else (identity.subject, list(identity.roles), dict(identity.claims))
     if delivered is not None:  # nobody calls, so there is no user
         delivery = (delivered.consumer, delivered.event, delivered.hops)

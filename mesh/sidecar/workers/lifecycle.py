@@ -18,7 +18,7 @@ from mesh.sidecar.workers.worker import LoadError, SidecarBackend, Worker, Worke
 from mesh.sidecar.workers.worker_calls import OVERRUN_TIMEOUT
 
 if TYPE_CHECKING:
-    from mesh.config.manifest import Workers
+    from mesh.config.manifest import WorkersConfig
 
 __all__ = ["WorkerLifecycle"]
 
@@ -60,7 +60,7 @@ class WorkerLifecycle:
         self,
         spawner: Spawner,
         backend: SidecarBackend,
-        spec: Workers,
+        spec: WorkersConfig,
         *,
         on_call_end: Callable[[str], None],
         on_capacity: Callable[[], None],

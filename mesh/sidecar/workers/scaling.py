@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mesh.config.manifest import Workers
+from mesh.config.manifest import WorkersConfig
 
 __all__ = [
     "BURST_SECONDS", "SAMPLE_INTERVAL", "STABLE_SECONDS", "SURGE_FACTOR", "DemandRecorder", "DemandSample",
@@ -59,7 +59,7 @@ class DemandSample:
     peak: int
 
 
-def workers_needed(samples: Sequence[DemandSample], spec: Workers, now: float) -> int:
+def workers_needed(samples: Sequence[DemandSample], spec: WorkersConfig, now: float) -> int:
     """Return how many workers there should be, ``spec.min`` … ``spec.max``.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, cast
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.call import Call
 from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.frame_payloads import encode
@@ -93,8 +93,8 @@ class ServedCall(Call):
         self.id = number
         self.method = method
         self.deadline = None if opened.deadline == frames.NO_DEADLINE else opened.deadline
-        self.doubt = None
-        self.timed = False
+        self.auth_error = None
+        self.deadline_enforced = False
         self.peer = ""
         self.headers = []
         self.headers_sent = False
@@ -176,7 +176,7 @@ class ServedCall(Call):
         self.cancelled = True
         task = self.task
         if task is not None:
-            revoke(task)
+            cancel_task(task)
             coroutine = cast("Coroutine[Any, Any, None]", task.get_coro())
             if getcoroutinestate(coroutine) == CORO_CREATED:  # cancelled before its first line, which never runs
                 self._connection.end_unstarted(self)

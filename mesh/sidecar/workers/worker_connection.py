@@ -11,10 +11,10 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.call import Call, Handler
 from mesh.errors import Cancelled, Code, Internal, StatusError
-from mesh.rpc import status as wire
+from mesh.rpc.status import pack_status, unpack_details
 from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.frame_payloads import StatusExtra, decoder, encode
 from mesh.sidecar.workers.frames import FrameKind
@@ -42,7 +42,7 @@ def _status_of(call: ServedCall, error: StatusError | None, notes: SpanNotes) ->
     """Return the STATUS frame of a call that has ended, with OK if ``error`` is None."""
     headers = [] if call.headers_sent else call.headers
     if error is not None:
-        details = wire.pack(error) if error.details else b""
+        details = pack_status(error) if error.details else b""
         extra = encode(StatusExtra(error.message, details, error.where, headers, call.trailers, notes, call.peer))
         return frames.status_frame(call.id, int(error.code), extra, None)
     extra = encode(StatusExtra("", b"", "", headers, call.trailers, notes, call.peer))
@@ -264,7 +264,7 @@ class WorkerConnection(asyncio.Protocol):
                 self.write(frames.frame(FrameKind.CANCEL, number))
                 self.on_call_cancelled(number)
             if forwarding is not None:
-                revoke(forwarding)
+                cancel_task(forwarding)
                 await asyncio.wait([forwarding])
 
     async def _receive_responses(self, call: Call, pending: PendingCall) -> None:
@@ -303,7 +303,7 @@ class WorkerConnection(asyncio.Protocol):
             if extra.notes:
                 self.on_span_notes(extra.notes)
         if status.code:
-            raise StatusError.of(status.code, extra.message, wire.unpack(extra.details)).at(extra.where)
+            raise StatusError.of(status.code, extra.message, unpack_details(extra.details)).at(extra.where)
 
     async def _forward_requests(self, call: Call, pending: PendingCall) -> None:
         """Forward the requests of a stream as the other end consumes them."""

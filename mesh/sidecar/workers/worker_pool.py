@@ -35,7 +35,7 @@ from mesh.sidecar.workers.worker_events import publish_handler
 from mesh.sidecar.workers.worker_setup import WorkerSetup
 
 if TYPE_CHECKING:
-    from mesh.config.manifest import Workers
+    from mesh.config.manifest import WorkersConfig
     from mesh.events.cloudevents import Event
 
 __all__ = ["WorkerPool"]
@@ -82,7 +82,7 @@ class WorkerPool:
         self,
         contract: Contract,
         setup: WorkerSetup,
-        spec: Workers,
+        spec: WorkersConfig,
         *,
         queue: int,
         onward: Handler,

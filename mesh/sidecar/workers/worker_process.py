@@ -49,9 +49,10 @@ from mesh.sidecar.workers.worker_connection import WorkerConnection
 from mesh.sidecar.workers.worker_events import BrokerProxy
 from mesh.telemetry import worker_spans
 from mesh.telemetry.exceptions import bug_behind
-from mesh.telemetry.trace_context import Propagation
+from mesh.telemetry.propagation import Propagation
 from mesh.text import text_of, utf8
 from mesh.threads import THREADS, OwnLoop, Runs, Threads
+from mesh.trace_context import BAGGAGE
 
 if TYPE_CHECKING:
     from mesh.contract.model import Contract, Method
@@ -133,7 +134,7 @@ def set_process_name(name: str) -> None:
 class WorkerCall(ServedCall):
     """A call of the sidecar; metadata and identity are decoded when a function first reads them."""
 
-    __slots__ = ("_head", "_metadata", "_user", "delivered", "span")
+    __slots__ = ("_head", "_metadata", "_user", "delivery", "span")
 
     def __init__(self, connection: WorkerConnection, number: int, method: Method, opened: frames.OpenBody) -> None:
         super().__init__(connection, number, method, opened)
@@ -141,7 +142,7 @@ class WorkerCall(ServedCall):
         self._metadata: Metadata | None = None
         self._user: Identity | None = None
         self.caller = head.caller
-        self.delivered = None if head.delivered is None else Delivered(*head.delivered)
+        self.delivery = None if head.delivered is None else Delivered(*head.delivered)
         self.span = worker_spans.Remote(head.span, head.state) if head.span else None
 
     @property
@@ -164,7 +165,7 @@ class WorkerCall(ServedCall):
     @property
     def baggage(self) -> bool:
         """Whether the caller sent baggage."""
-        return b"baggage" in bytes(self._head.metadata)
+        return BAGGAGE in bytes(self._head.metadata)
 
     def notes(self) -> SpanNotes:
         """Return the function's operations on the server span."""
@@ -353,7 +354,7 @@ class _WorkerProcess:
         elif span is not None:
             otel.attach(otel.Context({_SPAN: span}))
         try:
-            await recover(call, function if call.delivered is None else chain(once, function))
+            await recover(call, function if call.delivery is None else chain(once, function))
         except StatusError as error:
             bug = bug_behind(error)
             if span is not None and bug is not None:
