@@ -16,14 +16,13 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from mesh.call import RESERVED
 from mesh.errors import Code, DeadlineExceeded, StatusError
+from mesh.headers import TRANSPORT
 from mesh.rpc.framing import percent_decode
 
 __all__ = [
     "DETAILS",
     "EARLY",
-    "OWNED",
     "at_deadline",
     "code_of_http",
     "code_of_reset",
@@ -35,12 +34,6 @@ __all__ = [
 
 DETAILS = b"grpc-status-details-bin"
 
-OWNED = RESERVED | {
-    b"user-agent", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-status", b"grpc-message",
-    b"grpc-message-type", DETAILS,
-}  # fmt: skip
-"""Fields that belong to one connection or to gRPC itself: the channel writes its own and passes none on."""
-
 _PSEUDO = ord(":")
 _DIGITS = 9
 """Of a status code; Python refuses to read thousands of them."""
@@ -48,7 +41,7 @@ _DIGITS = 9
 
 def metadata_of(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return the pairs that are the application's."""
-    return [pair for pair in pairs if pair[0] not in OWNED and pair[0][0] != _PSEUDO]
+    return [pair for pair in pairs if pair[0] not in TRANSPORT and pair[0][0] != _PSEUDO]
 
 
 def read(trailers: Sequence[tuple[bytes, bytes]]) -> tuple[StatusError | None, list[tuple[bytes, bytes]]]:
@@ -63,7 +56,7 @@ def read(trailers: Sequence[tuple[bytes, bytes]]) -> tuple[StatusError | None, l
             message = value
         elif name == DETAILS:
             details = value
-        elif name not in OWNED and name[0] != _PSEUDO:
+        elif name not in TRANSPORT and name[0] != _PSEUDO:
             rest.append(pair)
     if code == b"0":
         return None, rest

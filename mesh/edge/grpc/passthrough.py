@@ -16,13 +16,13 @@ from google.protobuf.empty_pb2 import Empty
 from opentelemetry import propagate
 
 from mesh.auth import authorize
-from mesh.auth.service_tokens import HEADER
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.edge import refusals
 from mesh.edge.call import HttpCall
 from mesh.edge.grpc import exposed
 from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unimplemented
+from mesh.headers import CLIENT_CLAIMS, REQUEST_PREFIXES, without_owned
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
 from mesh.rpc import framing
@@ -42,14 +42,6 @@ _HTTP_2 = "2"
 _OTHER = Method(name="_OTHER", service="", path="/_OTHER", input=Empty, output=Empty)
 """What a call of an unknown method is counted as (OpenTelemetry's name for it); callers must not make up names."""
 
-_OURS = frozenset({
-    HEADER, b"authorization",
-    b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto",
-    b"x-real-ip",
-})  # fmt: skip
-"""Metadata of a client that says who it is and where it comes from: the edge finds that out by itself. ``identify``
-hands ``authorization`` on when it is valid."""
-_RESERVED = (b":", b"grpc-", b"proxy-")
 _JUDGED = frozenset({b"grpc-timeout", b"grpc-encoding"})
 """What makes an ``InboundCall`` impossible if it is malformed."""
 
@@ -127,7 +119,7 @@ class Passthrough:
         self._timeout = timeout
         self._onward = onward
         self._answer = chain(authorize(contract, {}), self._bound, deadline, self._pass)
-        self._dropped = _OURS | {field.lower().encode() for field in propagate.get_global_textmap().fields}
+        self._dropped = CLIENT_CLAIMS | {field.lower().encode() for field in propagate.get_global_textmap().fields}
 
     def takes(self, scope: MutableMapping[str, Any]) -> bool:
         """Whether a request is a gRPC or gRPC-Web call."""
@@ -205,10 +197,11 @@ class Passthrough:
         assert isinstance(call, GrpcCall)  # noqa: S101 - ``answer`` takes no others
         dropped = self._dropped
         pairs = call.inbound.metadata.pairs
-        metadata = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(_RESERVED)]
+        metadata = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(REQUEST_PREFIXES)]
+        onward = _Onward(call, Metadata.from_wire(metadata))
         token = current.set(call)
         try:
-            await self._onward(_Onward(call, Metadata.from_wire(metadata)))
+            await self._onward(onward)
         except StatusError as error:
             said = outward(error)
             if said is error:
@@ -216,6 +209,7 @@ class Passthrough:
             raise said from error
         finally:
             current.reset(token)
+            onward.end()
 
 
 class _App(GrpcApp):
@@ -260,15 +254,17 @@ class _App(GrpcApp):
 
 
 class _Onward(Call):
-    """The call as it goes on: everything of the call that came in, but the metadata."""
+    """The call to the sidecar: all of the inbound call but its metadata.
 
-    __slots__ = ("_inbound",)
+    The sidecar's response metadata reaches the client without what only the mesh may write.
+    """
+
+    __slots__ = ("_call", "_inbound")
 
     def __init__(self, call: GrpcCall, metadata: Metadata) -> None:
         super().__init__(call.method, metadata, call.deadline)
+        self._call = call
         self._inbound = call.inbound
-        self.headers = call.headers
-        self.trailers = call.trailers
 
     async def receive(self) -> bytes | None:
         try:
@@ -283,12 +279,26 @@ class _Onward(Call):
             raise InvalidArgument(error.message) from None
 
     def send(self, message: bytes) -> Coroutine[Any, Any, None]:
-        self.headers_sent = True
+        if not self.headers_sent:
+            self._forward_headers()
         return self._inbound.send(message)
 
     def send_headers(self) -> Coroutine[Any, Any, None]:
-        self.headers_sent = True
+        if not self.headers_sent:
+            self._forward_headers()
         return self._inbound.send_headers()
+
+    def end(self) -> None:
+        """Give the client what the sidecar has set and no message has taken along."""
+        if not self.headers_sent:
+            self._forward_headers()
+        if self.trailers:
+            self._call.trailers += without_owned(self.trailers)
+
+    def _forward_headers(self) -> None:
+        self.headers_sent = True
+        if self.headers:
+            self._call.headers += without_owned(self.headers)
 
 
 def _unsupported(call: HttpCall, text: str) -> StatusError:

@@ -13,8 +13,9 @@ from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any
 
 from mesh.boundary import interrupted, revoke
-from mesh.call import UNTRAILED, Call, Metadata, field_bytes
+from mesh.call import Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
+from mesh.headers import UNTRAILED
 from mesh.rpc import framing
 
 if TYPE_CHECKING:
