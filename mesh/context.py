@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mesh.call import (
-    FIELD_OVERHEAD,
-    MOST_METADATA,
+    FIELD_OVERHEAD_BYTES,
+    MAX_METADATA_SIZE,
     Call,
     Identity,
     Metadata,
@@ -175,7 +175,7 @@ class Context:
 
 _STATUS_ROOM = 1024
 """Bytes of trailers that are kept for the status."""
-_MOST = MOST_METADATA - _STATUS_ROOM
+_MOST = MAX_METADATA_SIZE - _STATUS_ROOM
 
 
 def _add(pairs: list[tuple[bytes, bytes]], key: str, value: str | bytes, unfit: frozenset[bytes]) -> None:
@@ -188,6 +188,6 @@ def _add(pairs: list[tuple[bytes, bytes]], key: str, value: str | bytes, unfit: 
     if field_bytes((*pairs, pair)) > _MOST:
         raise ValueError(
             f"metadata {key!r} finds no room: all of it together may be {_MOST} bytes, counting "
-            f"{FIELD_OVERHEAD} more for each pair; send it in a message"
+            f"{FIELD_OVERHEAD_BYTES} more for each pair; send it in a message"
         )
     pairs.append(pair)

@@ -24,8 +24,8 @@ __all__ = [
     "RESERVED",
     "RESPONSE_OWNED",
     "SERVER",
+    "TRACERESPONSE",
     "TRACE_ID",
-    "TRACE_RESPONSE",
     "TRANSPORT",
     "UNTRAILED",
     "is_forwarded",
@@ -95,14 +95,15 @@ NOT_FORWARDED = RESERVED | {b"proxy-authenticate", b"proxy-authorization", b"use
 # -- responses --
 
 TRACE_ID = b"x-trace-id"
-TRACE_RESPONSE = b"traceresponse"
+TRACERESPONSE = b"traceresponse"
+"""The server span, written as a ``traceparent`` (a draft of Trace Context Level 2)."""
 
 CORS_PREFIX = b"access-control-"
 
 SERVER = frozenset({b"date", b"server"})
 """Response headers that the HTTP server writes."""
 
-_EVERY_RESPONSE = frozenset({b"date", b"ratelimit", b"ratelimit-policy", TRACE_ID, TRACE_RESPONSE})
+_EVERY_RESPONSE = frozenset({b"date", b"ratelimit", b"ratelimit-policy", TRACE_ID, TRACERESPONSE})
 """Response headers that the edge or its server can write whoever writes the body."""
 
 RESPONSE_OWNED = RESERVED | SERVER | _EVERY_RESPONSE | {
@@ -124,7 +125,7 @@ _FORWARDED = frozenset({
 _OWNED_PREFIXES = (b":", b"grpc-", CORS_PREFIX)
 
 EXPOSED = (
-    TRACE_ID, TRACE_RESPONSE, b"grpc-status", b"grpc-message", b"grpc-status-details-bin", b"location",
+    TRACE_ID, TRACERESPONSE, b"grpc-status", b"grpc-message", b"grpc-status-details-bin", b"location",
     b"retry-after", b"ratelimit", b"ratelimit-policy", b"etag", b"link", b"content-disposition",
 )  # fmt: skip
 """Response headers that pages of other origins may read, besides those that they always may."""

@@ -63,7 +63,7 @@ ALLOWED = {
         "OwnTransaction.execute: BaseException": "raises it again, as a status where it is one",
     },
     "mesh/layers/deadline.py": {
-        "_limited: CancelledError": "asks its own limit",
+        "_limited: CancelledError": "checks its own timeout",
         "_limited: Exception": "outside of ``boundary``, which is around each function",
     },
     "mesh/edge/http/response.py": {
@@ -75,7 +75,7 @@ ALLOWED = {
         "_send: CancelledError": "asks whether the client has gone",
     },
     "mesh/edge/call.py": {
-        "HttpCall.read: CancelledError": "asks its own limit",
+        "HttpCall.read: CancelledError": "checks its own timeout",
     },
     "mesh/edge/http/websocket.py": {
         "_Session.run: CancelledError": "asks whether the edge stops",
@@ -93,11 +93,11 @@ ALLOWED = {
         "Broker._send: Exception": "sends to the broker; no user code",
     },
     "mesh/events/consume/delivery.py": {
-        "Delivery._called: BaseException": "``ordinary`` says what passes",
+        "Delivery._called: BaseException": "``as_exception`` says what passes",
         "Delivery._run: Exception": "reads from the broker; each delivery is a task of its own",
     },
     "mesh/events/consume/pull.py": {
-        "Reader._decide: BaseException": "``ordinary`` says what passes",
+        "Reader._decide: BaseException": "``as_exception`` says what passes",
     },
     "mesh/events/publish/relay.py": {
         "Relay._run: Exception": "the outbox; no user code",
@@ -111,7 +111,7 @@ ALLOWED = {
     "mesh/lambdas/handlers.py": {
         "LambdaFunctions._run.awaited: Exception": "inside of it is ``contain``",
         "LambdaFunctions._run.call: BaseException": "in a thread, where no cancellation of the mesh comes",
-        "_within: CancelledError": "asks its own limit",
+        "_within: CancelledError": "checks its own timeout",
     },
     "mesh/lambdas/json_text.py": {
         "marshal: BaseException": "objects of the handler are written, without a turn of the loop",
@@ -127,7 +127,7 @@ ALLOWED = {
         "MainThread.do.done: BaseException": "raised where the work was asked for",
     },
     "mesh/layers/recover.py": {
-        "recover: BaseException": "``ordinary`` says what passes",
+        "recover: BaseException": "``as_exception`` says what passes",
     },
     "mesh/rpc/client/blocking_channel.py": {
         "_from_thread.take: BaseException": "raised in the loop, inside of ``contain``",
@@ -148,9 +148,9 @@ ALLOWED = {
         "Pool._connecting: Exception": "connects; no user code",
     },
     "mesh/rpc/server/grpc_app.py": {
-        "GrpcApp.__call__: BaseException": "``ordinary`` says what passes",
+        "GrpcApp.__call__: BaseException": "``as_exception`` says what passes",
         "GrpcApp.__call__: Exception": "sends the answer; no user code",
-        "GrpcApp._failed: CancelledError": "comes from ``ordinary``: the mesh has asked for it",
+        "GrpcApp._failed: CancelledError": "comes from ``as_exception``: the mesh has asked for it",
     },
     "mesh/rpc/client/streaming_call.py": {
         "_Core.decode: Exception": "protobuf's deserializer; no user code",
@@ -202,7 +202,6 @@ ALLOWED = {
         "_exception: BaseException": "a broken ``__str__``",
         "_json: BaseException": "a broken ``__str__``",
         "_message: BaseException": "a broken ``__str__``",
-        "_text: BaseException": "a broken ``__str__``",
     },
     "mesh/telemetry/worker_metrics.py": {
         "Recording.__call__: Exception": "decoded values of a worker",

@@ -12,14 +12,14 @@ from mesh.config.values import Duration, Rate
 from mesh.faults import Fault
 from mesh.headers import NOT_FORWARDED, PROPAGATED
 
-__all__ = ["Cors", "RateLimit", "cors_faults", "metadata_faults", "proxy_faults"]
+__all__ = ["CorsConfig", "RateLimitConfig", "cors_faults", "metadata_faults", "proxy_faults"]
 
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?:\[[0-9a-f:.]+\]|[a-z0-9_.\-]+)(?::(?P<port>\d{1,5}))?\Z")
 _TOKEN = re.compile(r"[0-9a-z!#$%&'*+\-.^_`|~]+\Z")
 _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
 
 
-class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[edge.cors]``: which web pages may read the edge's answers.
 
     Attributes:
@@ -35,7 +35,7 @@ class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     max_age: Duration = Duration(600)
 
 
-class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RateLimitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[edge.rate_limit]``: how often one caller may ask; beyond that 429.
 
     Attributes:
@@ -47,7 +47,7 @@ class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     per_identity: Rate | None = None
 
 
-def cors_faults(cors: Cors, place: str) -> Iterator[Fault]:
+def cors_faults(cors: CorsConfig, place: str) -> Iterator[Fault]:
     """Check the origins (Fetch standard: an origin is scheme, host and port, in lower case) and the header names."""
     for origin in cors.origins:
         if origin == "*":

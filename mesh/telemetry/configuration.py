@@ -37,8 +37,8 @@ from mesh.telemetry import call_spans, otel_environment, providers, worker_spans
 from mesh.telemetry.exporter_queue import ABSENT, Batch, Quiet, run_bounded
 from mesh.telemetry.metrics import Exporting, Metrics, feed
 from mesh.telemetry.otlp_exporter import Repeating, made
+from mesh.telemetry.propagation import Propagation
 from mesh.telemetry.recorder import Recorder
-from mesh.telemetry.trace_context import Propagation
 from mesh.telemetry.worker_metrics import Recording
 
 __all__ = ["Telemetry", "configure"]

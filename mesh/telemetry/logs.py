@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import orjson
 from opentelemetry import trace
 
-from mesh.text import carries, utf8
+from mesh.text import carries, text_of
 
 __all__ = ["JsonFormatter", "install"]
 
@@ -101,7 +101,7 @@ def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
     except BaseException:  # noqa: BLE001 - wrong arguments or a broken __str__: say what can be said
-        return f"{_text(record.msg)} (arguments that do not fit: {_text(record.args)})"
+        return f"{text_of(record.msg)} (arguments that do not fit: {text_of(record.args)})"
 
 
 def _exception(record: logging.LogRecord) -> str:
@@ -115,14 +115,7 @@ def _exception(record: logging.LogRecord) -> str:
 
 def _json(told: dict[str, Any]) -> str:
     try:
-        line = orjson.dumps(told, default=_text, option=orjson.OPT_NON_STR_KEYS).decode()
+        line = orjson.dumps(told, default=text_of, option=orjson.OPT_NON_STR_KEYS).decode()
     except BaseException:  # noqa: BLE001 - a value that holds itself, half a surrogate pair: every value as text then
-        return json.dumps({utf8(_text(key)): utf8(_text(value)) for key, value in told.items()})
+        return json.dumps({text_of(key): text_of(value) for key, value in told.items()})
     return line.translate(_LINE_ENDS)
-
-
-def _text(value: object) -> str:
-    try:
-        return str(value)
-    except BaseException:  # noqa: BLE001 - a broken __str__
-        return f"<{type(value).__name__}>"

@@ -22,15 +22,14 @@ from opentelemetry.trace.status import Status
 
 from mesh.telemetry.attribute_values import plain_attributes
 from mesh.telemetry.exporter_queue import Batch
-from mesh.telemetry.span import Parent, Span
+from mesh.telemetry.span import Span
 from mesh.text import text_of
+from mesh.trace_context import RANDOM, SAMPLED, ParentSpan
 
 __all__ = ["Recorder"]
 
 _DEFAULT_MOST = 128
 """Attributes that a span may have when nothing is said."""
-_SAMPLED, _RANDOM = 0x01, 0x02
-"""Bits of the W3C's trace-flags."""
 
 
 class Recorder:
@@ -60,7 +59,7 @@ class Recorder:
         self.usual_limits = limits.max_span_attribute_length is None and (most is None or most >= _DEFAULT_MOST)
 
     def start(
-        self, name: str, kind: SpanKind, constant: Mapping[str, Any], parent: Parent | None, context: Context
+        self, name: str, kind: SpanKind, constant: Mapping[str, Any], parent: ParentSpan | None, context: Context
     ) -> Span:
         """Start a span.
 
@@ -76,10 +75,10 @@ class Recorder:
             trace_id, flags, state = ids.generate_trace_id(), 0, None
         else:
             # Level 2 of the recommendation: whether the trace id is random is its maker's to say, and passes on.
-            trace_id, flags, state = parent.trace_id, parent.flags & _RANDOM, parent.state
+            trace_id, flags, state = parent.trace_id, parent.flags & RANDOM, parent.state
         own: Mapping[str, Any] | None = None
         if self._simple:
-            recording = sampled = parent is None or parent.flags & _SAMPLED == _SAMPLED
+            recording = sampled = parent is None or parent.flags & SAMPLED == SAMPLED
         else:
             if parent is not None:
                 context = trace.set_span_in_context(NonRecordingSpan(parent.context()), context)
@@ -89,7 +88,7 @@ class Recorder:
             state = result.trace_state or None
             own = result.attributes
         if sampled:
-            flags |= _SAMPLED
+            flags |= SAMPLED
         span = Span(self, name, kind, constant, trace_id, ids.generate_span_id(), flags, state, parent, recording)
         if own and len(own) != len(constant):
             span.attributes = {key: value for key, value in own.items() if key not in constant}
@@ -97,7 +96,7 @@ class Recorder:
 
     def finished(self, span: Span) -> None:
         """Take a span that has ended."""
-        if span.flags & _SAMPLED:
+        if span.flags & SAMPLED:
             for batch in self._batches:
                 batch.put(span)
 

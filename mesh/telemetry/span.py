@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Span as ApiSpan
-from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.span import TraceState
 from opentelemetry.trace.status import Status
 
 from mesh.telemetry.exceptions import event_of
+from mesh.trace_context import span_context
 
 if TYPE_CHECKING:
     from mesh.telemetry.recorder import Recorder
+    from mesh.trace_context import ParentSpan
 
-__all__ = ["Constant", "Happening", "Parent", "Span"]
+__all__ = ["Constant", "Happening", "Span"]
 
 _USUAL_ATTRIBUTES = 64
 """Attributes of its own that a span may have beside the constant ones, for the default limit (128) to be far away."""
@@ -32,21 +34,6 @@ class Constant(dict[str, Any]):
     """Attributes that many spans share, never changed: ``mesh.telemetry.otlp_encoder`` encodes them once."""
 
     __slots__ = ()
-
-
-class Parent(NamedTuple):
-    """What a span is a child of."""
-
-    trace_id: int
-    span_id: int
-    flags: int
-    """W3C trace-flags: bit 0 sampled, bit 1 random trace id."""
-    state: TraceState | None
-    remote: bool
-
-    def context(self) -> SpanContext:
-        """Return it in the API's terms."""
-        return SpanContext(self.trace_id, self.span_id, self.remote, TraceFlags(self.flags), self.state)
 
 
 class Happening(NamedTuple):
@@ -98,7 +85,7 @@ class Span(ApiSpan):
         span_id: int,
         flags: int,
         state: TraceState | None,
-        parent: Parent | None,
+        parent: ParentSpan | None,
         recording: bool,  # noqa: FBT001 - by position: this is the hot path
     ) -> None:
         self._recorder = recorder
@@ -164,13 +151,7 @@ class Span(ApiSpan):
     def get_span_context(self) -> SpanContext:
         """Return the context that children and links name; made when someone asks."""
         if self._context is None:
-            self._context = SpanContext(
-                self.trace_id,
-                self.span_id,
-                is_remote=False,
-                trace_flags=TraceFlags(self.flags),
-                trace_state=self.state,
-            )
+            self._context = span_context(self.trace_id, self.span_id, self.flags, self.state, remote=False)
         return self._context
 
     def is_recording(self) -> bool:

@@ -18,7 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace.span import TraceState
 from opentelemetry.trace.status import Status
@@ -29,6 +29,7 @@ from mesh.telemetry.exceptions import event_of, summary_of
 from mesh.telemetry.span import Span
 from mesh.telemetry.worker_metrics import Measuring
 from mesh.text import text_of
+from mesh.trace_context import span_context
 
 __all__ = [
     "Note", "Remote", "context", "current_baggage", "current_span", "follow", "install", "pack", "parent", "unpack",
@@ -79,13 +80,7 @@ def _packed(trace_id: int, span_id: int, flags: int, more: int, state: TraceStat
 def parent(packed: bytes, state: str) -> SpanContext:
     """Return the context of a span of another process."""
     whole = int.from_bytes(packed, "big")
-    return SpanContext(
-        whole >> 80,
-        whole >> 16 & (1 << 64) - 1,
-        is_remote=whole & _REMOTE != 0,
-        trace_flags=TraceFlags(whole >> 8 & 0xFF),
-        trace_state=TraceState.from_header([state]) if state else None,
-    )
+    return span_context(whole >> 80, whole >> 16 & (1 << 64) - 1, whole >> 8 & 0xFF, state, remote=whole & _REMOTE != 0)
 
 
 def current_baggage() -> dict[str, str] | None:

@@ -19,7 +19,7 @@ from msgspec import convert
 from mesh import headers
 from mesh.call import Call, Handler
 from mesh.config import manifest
-from mesh.config.manifest import Edge as Table
+from mesh.config.manifest import EdgeConfig
 from mesh.contract import loader, protoc
 from mesh.contract.model import Contract
 from mesh.edge import Door, EdgeApp
@@ -62,7 +62,7 @@ def function(*, forged: bool) -> Handler:
 
 
 async def trace(call: Call, next: Handler) -> None:
-    call.headers += [(headers.TRACE_ID, b"0" * 32), (headers.TRACE_RESPONSE, b"00-trace")]
+    call.headers += [(headers.TRACE_ID, b"0" * 32), (headers.TRACERESPONSE, b"00-trace")]
     await next(call)
 
 
@@ -72,7 +72,7 @@ async def open_layer(call: Call, next: Handler) -> None:
 
 def app_of(contract: Contract, handler: Handler, **table: Any) -> EdgeApp:
     table = {"cors": [PAGE], "rate_limit": {"per_client": "1/h burst 100"}, **table}
-    door = Door.of(convert(table, Table, dec_hook=lambda kind, value: kind.parse(value)))
+    door = Door.of(convert(table, EdgeConfig, dec_hook=lambda kind, value: kind.parse(value)))
     return EdgeApp(
         contract, handler=handler, trace=trace, authenticate=open_layer, gate=Gate(10, 10), max_body=10_000,
         timeout=5, door=door,
@@ -168,7 +168,7 @@ async def test_no_function_sets_a_header_of_the_mesh(contract: Contract, way: st
     assert owned(pairs) == owned(clean[1])
     assert b"forged" not in dict(pairs).values()
     if way != "healthz":
-        assert [value for name, value in pairs if name == headers.TRACE_RESPONSE] == [b"00-trace"]
+        assert [value for name, value in pairs if name == headers.TRACERESPONSE] == [b"00-trace"]
 
 
 async def test_trailers_alone_grant_no_page_anything(contract: Contract) -> None:
@@ -231,7 +231,7 @@ async def test_no_lambda_handler_sets_a_header_of_the_mesh(tmp_path: Path, kind:
     found, pairs = await walk(lambda_app(tmp_path, kind, result), "GET", "/a")
     assert found == clean[0] == status
     assert sorted(pair for pair in pairs if pair != (b"set-cookie", b"a=1")) == sorted(clean[1])
-    assert [value for name, value in pairs if name == headers.TRACE_RESPONSE] == [b"00-trace"]
+    assert [value for name, value in pairs if name == headers.TRACERESPONSE] == [b"00-trace"]
 
 
 async def test_a_lambda_handler_grants_no_page_what_the_edge_does_not(tmp_path: Path) -> None:

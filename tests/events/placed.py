@@ -28,7 +28,7 @@ from mesh.events.publish.publisher import Publications, Publisher
 from mesh.events.publish.relay import Relay
 from mesh.events.unpublishable import letters
 from mesh.function import Functions
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.sidecar import ServiceContext, Sidecar
@@ -152,7 +152,9 @@ async def placed(
         )  # fmt: skip
     layers = {"trace": trace, "authenticate": open_layer, "authorize": open_layer}
     functions: Any = pool or Functions(module, [contract.services[RECORDER]])
-    sidecar = Sidecar(contract, [RECORDER], functions, service, **layers, gate=Gate(1000, 1000), drain=1.0)
+    sidecar = Sidecar(
+        contract, [RECORDER], functions, service, **layers, concurrency_limit=ConcurrencyLimit(1000, 1000), drain=1.0
+    )
     await sidecar.start()
     delivery = Delivery(broker, "recorder", [contract.services[RECORDER]], sidecar.deliveries, patience)
     delivery.start()

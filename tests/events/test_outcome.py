@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import Code
 from mesh.events.consume import assignment
 from mesh.events.consume.dead_letters import Letter, letter_headers, original_headers, read_letter
-from mesh.events.consume.delivery_call import publisher
 from mesh.events.consume.outcome import PERMANENT, Ack, Dead, Limits, Retry, backoff, decide
 
 LIMITS = Limits(tries=5, first=0.5, longest=60.0)
@@ -81,20 +79,6 @@ def test_a_dead_letter_is_the_event_and_the_reason() -> None:
     assert original_headers({**headers, **brokers}) == {"ce-id": "1", "x-nats-id": "2"}
     assert "\r" not in "".join(headers.values())
     assert read_letter(headers) == replace(letter, error="two lines")
-
-
-@pytest.mark.parametrize(
-    "text", ["", "00-" + "0" * 32 + "-" + "1" * 16 + "-01", "ff-" + "1" * 32 + "-" + "1" * 16 + "-01", "nonsense"]
-)
-def test_what_names_no_publisher(text: str) -> None:
-    assert publisher(text, "") is None
-
-
-def test_the_publisher_that_is_linked() -> None:
-    found = publisher("00-" + "a" * 32 + "-" + "b" * 16 + "-01", "x=1")
-    assert found is not None
-    assert (found.trace_id, found.span_id, found.is_remote) == (int("a" * 32, 16), int("b" * 16, 16), True)
-    assert found.trace_state.get("x") == "1"
 
 
 def test_a_loss_beside_others_is_no_try_and_bounded() -> None:

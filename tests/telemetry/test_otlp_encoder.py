@@ -16,7 +16,8 @@ from opentelemetry.trace.span import TraceState
 
 from mesh.telemetry.otlp_encoder import Encoder
 from mesh.telemetry.recorder import Recorder
-from mesh.telemetry.span import Constant, Parent, Span
+from mesh.telemetry.span import Constant, Span
+from mesh.trace_context import ParentSpan
 
 provider = TracerProvider(resource=Resource({"service.name": "registration"}), shutdown_on_exit=False)
 recorder = Recorder(provider, (), "1.2.3")
@@ -35,7 +36,7 @@ values = st.one_of(
 )
 attributes = st.dictionaries(st.text(min_size=1, max_size=40), values, max_size=6)
 parents = st.builds(
-    Parent,
+    ParentSpan,
     st.integers(1, 2**128 - 1),
     st.integers(1, 2**64 - 1),
     st.just(1),

@@ -17,7 +17,7 @@ import msgspec
 
 from mesh.config.manifest import Manifest
 from mesh.config.values import Duration
-from mesh.contract.model import Contract, TriggerKind
+from mesh.contract.model import Contract
 from mesh.control import project, run_state
 from mesh.control.commands import invoke
 from mesh.control.component import service_events
@@ -203,11 +203,10 @@ def replay(file: Path, method: str, *, since: str) -> int:
     """Call a method again for the events and changes of a time."""
 
     async def run(session: _Session) -> int:
-        mine = [one for one in session.consumers.values() if _is(one.group, method)]
-        kinds = (TriggerKind.EVENT, TriggerKind.CHANGE)
-        mine = [one for one in mine if one.trigger.kind in kinds]
+        published = [one for one in session.consumers.values() if one.ordered]
+        mine = [one for one in published if _is(one.group, method)]
         if not mine:
-            known = sorted({one.group for one in session.consumers.values() if one.trigger.kind in kinds})
+            known = sorted({one.group for one in published})
             text = f"no event or change calls it; known are {', '.join(known) or 'none'}"
             raise Faults([Fault(method, text)])
         run_, done, began = uuid4().hex[:8], 0, _since(since)

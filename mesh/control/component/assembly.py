@@ -31,7 +31,7 @@ from mesh.auth import (
     key_files,
 )
 from mesh.call import Call, Handler, Layer, chain
-from mesh.config.manifest import Manifest, Service, Workers
+from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control.component.service_events import Eventing, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT
@@ -42,7 +42,7 @@ from mesh.events.hops import carry
 from mesh.faults import Fault, Faults
 from mesh.function import module_spec
 from mesh.lambdas.handlers import functions_of, install
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import retry
@@ -214,7 +214,7 @@ class SidecarPart:
             trace=common.telemetry.inbound,
             authenticate=authenticate(common.tokens, PeerVerifier(common.identity)),
             authorize=authorize(contract, common.serves),
-            gate=Gate(entry.concurrency, entry.queue),
+            concurrency_limit=ConcurrencyLimit(entry.concurrency, entry.queue),
             listen=entry.listen,
             fd=fd,
             max_message=int(entry.max_message),
@@ -224,7 +224,7 @@ class SidecarPart:
         if self._pool is not None:
             self._pool.prepare()
 
-    def _open(self, manifest: Manifest, entry: Service, name: str, *, migrate: bool) -> Database | None:
+    def _open(self, manifest: Manifest, entry: ServiceConfig, name: str, *, migrate: bool) -> Database | None:
         if not entry.database:
             return None
         from mesh.database import Database, DatabaseError  # noqa: PLC0415 - a third of the imports; the edge has none
@@ -290,7 +290,7 @@ class SidecarPart:
 
 
 def _pool(
-    manifest: Manifest, contract: Contract, workers: Workers, common: _Common, events: Eventing | None, name: str
+    manifest: Manifest, contract: Contract, workers: WorkersConfig, common: _Common, events: Eventing | None, name: str
 ) -> Pool:
     """Return the workers of an entry."""
     entry = manifest.services[name]
@@ -325,7 +325,7 @@ def _pool(
     )
 
 
-def _migrations(manifest: Manifest, entry: Service) -> Path | None:
+def _migrations(manifest: Manifest, entry: ServiceConfig) -> Path | None:
     """Return the folder of versions: the one that mesh.toml names, or ``migrations`` beside the module, or none."""
     if entry.migrations:
         return manifest.root / entry.migrations
@@ -359,7 +359,7 @@ class EdgePart:
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(common.tokens, None),
-            gate=Gate(table.concurrency, table.queue),
+            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
             door=Door.of(table),

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from mesh.contract.model import Access, Contract, Service
+from mesh.contract.model import Access, Contract, GrpcService
 from mesh.edge.openapi import comments, responses
 from mesh.edge.openapi.operations import BEARER, Operations
 from mesh.edge.openapi.schemas import Schemas
@@ -86,7 +86,7 @@ _BEARER = {
 }
 
 
-def _tag(service: Service) -> dict[str, str]:
+def _tag(service: GrpcService) -> dict[str, str]:
     return {"name": service.name, **({"description": service.comment} if service.comment else {})}
 
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from mesh.call import Call, Handler, Metadata
 from mesh.errors import StatusError, Unimplemented
 from mesh.layers.recover import status_of
 from mesh.text import text_of
+from mesh.trace_context import parse_span_context
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method
     from mesh.events.cloudevents import Event
 
-__all__ = ["AlreadyDoneError", "Arrival", "Delivered", "linked", "once", "publisher"]
+__all__ = ["AlreadyDoneError", "Arrival", "Delivered", "linked", "once"]
 
 
 class AlreadyDoneError(Exception):
@@ -33,7 +33,7 @@ class AlreadyDoneError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Delivered:
-    """What of a delivery goes where its function runs, in the sidecar's process or in a worker: ``Call.delivered``.
+    """What of a delivery goes where its function runs, in the sidecar's process or in a worker: ``Call.delivery``.
 
     Attributes:
         consumer: What the event must have its effect once for: the method, ``package.Service/Method``.
@@ -53,7 +53,7 @@ class Arrival(Call):
 
     Attributes:
         event: The event.
-        delivered: What its function's side knows of it.
+        delivery: What its function's side knows of it.
         tries: Which try it is, from 1.
         known: What the try before ended with, if its traceback is in the log; else "".
         failure: The same of this one.
@@ -62,7 +62,7 @@ class Arrival(Call):
         beside: The worker that ran the function ended, and another call there may be why.
     """
 
-    __slots__ = ("_data", "began", "beside", "delivered", "event", "failure", "known", "trace", "tries")
+    __slots__ = ("_data", "began", "beside", "delivery", "event", "failure", "known", "trace", "tries")
 
     def __init__(
         self, method: Method, event: Event, consumer: str, tries: int, deadline: float | None, known: str = ""
@@ -78,7 +78,7 @@ class Arrival(Call):
         pairs = [(name.encode(), value.encode()) for name, value in told.items() if value]
         super().__init__(method, Metadata.from_wire(pairs), deadline)
         self.event = event
-        self.delivered = Delivered(consumer, event.id, event.hops)
+        self.delivery = Delivered(consumer, event.id, event.hops)
         self.tries = tries
         self.known = known
         self.failure = ""
@@ -104,20 +104,6 @@ class Arrival(Call):
         raise Unimplemented("a delivery has no one to send headers to")
 
 
-def publisher(traceparent: str, tracestate: str) -> SpanContext | None:
-    """Return the span that published an event (W3C Trace Context), or None if the event names no valid one."""
-    parts = traceparent.split("-")
-    try:
-        version, trace_id, span_id, flags = parts[:4]
-        found = SpanContext(
-            int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)),
-            trace_state=TraceState.from_header([tracestate]) if tracestate else None,
-        )  # fmt: skip
-    except ValueError:
-        return None
-    return found if found.is_valid and version != "ff" else None
-
-
 async def linked(call: Call, next: Handler) -> None:
     """The layer that says in the trace of a delivery which event it is of, and links it to its publisher."""
     assert isinstance(call, Arrival)  # noqa: S101 - only deliveries come this way
@@ -132,12 +118,12 @@ async def linked(call: Call, next: Handler) -> None:
             "messaging.operation.type": "process",
             "messaging.message.id": event.id,
             "messaging.destination.name": event.type,
-            "messaging.consumer.group.name": call.delivered.consumer,
+            "messaging.consumer.group.name": call.delivery.consumer,
         }
         if call.tries > 1:
             told["mesh.event.tries"] = call.tries
         span.set_attributes(told)
-        origin = publisher(event.traceparent, event.tracestate)
+        origin = parse_span_context(event.traceparent, event.tracestate)
         if origin is not None:
             span.add_link(origin, {"messaging.message.id": event.id})
     await next(call)

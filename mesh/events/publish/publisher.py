@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opentelemetry import trace
 
 from mesh.call import current
-from mesh.contract.model import TriggerKind
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.events.cloudevents import Event, new_id
 from mesh.events.hops import hops
 from mesh.message_methods import descriptor_of, serialize
+from mesh.trace_context import format_traceparent
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -45,11 +45,7 @@ class Publications:
         declared = {name for service in serves for name in contract.services[service].publishes}
         self._keys = {name: contract.events[name].key for name in declared}
         self._known = frozenset(contract.events)
-        self.captures = any(
-            trigger.kind is TriggerKind.CHANGE and trigger.service == source
-            for method in contract.methods.values()
-            for trigger in method.triggers
-        )
+        self.captures = bool(contract.captured_tables(source))
         self._source = source
         self._serves = " or ".join(serves)
         self._tracer = trace.get_tracer("mesh.events")
@@ -97,7 +93,7 @@ class Publications:
         id_ = new_id()
         context = span.get_span_context()
         span.set_attribute("messaging.message.id", id_)
-        valid = context.is_valid
+        traceparent = format_traceparent(context.trace_id, context.span_id, context.trace_flags)
         return Event(
             id=id_,
             type=name,
@@ -105,8 +101,8 @@ class Publications:
             key=key,
             time=datetime.now(UTC),
             data=data,
-            traceparent=f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}" if valid else "",
-            tracestate=context.trace_state.to_header() if valid else "",
+            traceparent=traceparent.decode() if context.is_valid else "",
+            tracestate=context.trace_state.to_header() if context.is_valid else "",
             hops=hops(current.get()),
         )
 

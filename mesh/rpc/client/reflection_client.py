@@ -25,6 +25,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from mesh.message_methods import descriptor_of, parser, serialize, serialize_partial
 from mesh.protojson.codec import NO_SUCH_FIELD, CannotPrint, Codecs, JsonError
+from mesh.rpc.status import DETAILS
 
 __all__ = ["CallError", "Client", "NoSuchMethod", "Outcome", "find"]
 
@@ -261,7 +262,7 @@ class Client:
 
     def _details(self, error: grpc.RpcError) -> list[Any]:
         trailers = dict(_pairs(error.trailing_metadata()))
-        rich = trailers.get("grpc-status-details-bin")
+        rich = trailers.get(DETAILS.decode())
         if not isinstance(rich, bytes):
             return []
         try:

@@ -131,7 +131,7 @@ def decoder(kind: Any) -> Any:
 def head_of(call: Call) -> bytes:
     """Return the head of a call, or of a delivery, for the worker that answers it."""
     span, state = worker_spans.current_span()
-    identity, delivered = call.identity, call.delivered
+    identity, delivered = call.identity, call.delivery
     user = None if identity is None else (identity.subject, list(identity.roles), dict(identity.claims))
     if delivered is not None:  # nobody calls: it has no user
         told = (delivered.consumer, delivered.event, delivered.hops)

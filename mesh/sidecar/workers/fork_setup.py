@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from mesh.config.lambda_function import Function
+from mesh.config.lambda_function import LambdaFunction
 
 __all__ = ["GRACE", "Setup"]
 
@@ -41,7 +41,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     files: bytes
     path: tuple[str, ...]
     services: tuple[str, ...] = ()
-    function: Function | None = None
+    function: LambdaFunction | None = None
     preload: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
     database: str = ""

@@ -18,7 +18,7 @@ from mesh.sidecar.workers.spawner import Nursery
 from mesh.sidecar.workers.worker import LoadError, Rim, State, Worker
 
 if TYPE_CHECKING:
-    from mesh.config.manifest import Workers
+    from mesh.config.manifest import WorkersConfig
 
 __all__ = ["Crew"]
 
@@ -60,7 +60,7 @@ class Crew:
         self,
         nursery: Nursery,
         rim: Rim,
-        spec: Workers,
+        spec: WorkersConfig,
         *,
         ended: Callable[[str], None],
         room: Callable[[], None],

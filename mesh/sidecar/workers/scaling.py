@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mesh.config.manifest import Workers
+from mesh.config.manifest import WorkersConfig
 
 __all__ = ["BURST", "GRAIN", "STABLE", "SURGE", "Demand", "Sample", "decide"]
 
@@ -56,7 +56,7 @@ class Sample:
     peak: int
 
 
-def decide(samples: Sequence[Sample], spec: Workers, now: float) -> int:
+def decide(samples: Sequence[Sample], spec: WorkersConfig, now: float) -> int:
     """Return how many workers there should be, ``spec.min`` … ``spec.max``.
 
     Args:

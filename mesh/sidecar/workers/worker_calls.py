@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, cast
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.call import Call
 from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.call_headers import encode
@@ -87,8 +87,8 @@ class Answered(Call):
         self.id = number
         self.method = method
         self.deadline = None if opened.deadline == frames.DEADLINE else opened.deadline
-        self.doubt = None
-        self.timed = False
+        self.auth_error = None
+        self.deadline_enforced = False
         self.peer = ""
         self.headers = []
         self.headers_sent = False
@@ -170,7 +170,7 @@ class Answered(Call):
         self.revoked = True
         task = self.task
         if task is not None:
-            revoke(task)
+            cancel_task(task)
             made = cast("Coroutine[Any, Any, None]", task.get_coro())
             if getcoroutinestate(made) == CORO_CREATED:  # cancelled now, not a line of it ever runs
                 self._link.unbegun(self)

@@ -11,10 +11,10 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.call import Call, Handler
 from mesh.errors import Cancelled, Code, Internal, StatusError
-from mesh.rpc import status as wire
+from mesh.rpc.status import pack_status, unpack_details
 from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.call_headers import Ending, decoder, encode
 from mesh.sidecar.workers.frames import Kind
@@ -35,7 +35,7 @@ def _status(call: Answered, ended: StatusError | None, notes: Notes) -> bytes:
     """Return the frame that says how a call ended."""
     headers = [] if call.headers_sent else call.headers
     if ended is not None:
-        details = wire.pack(ended) if ended.details else b""
+        details = pack_status(ended) if ended.details else b""
         extra = encode(Ending(ended.message, details, ended.where, headers, call.trailers, notes, call.peer))
         return frames.status(call.id, int(ended.code), extra, None)
     return frames.status(call.id, 0, encode(Ending("", b"", "", headers, call.trailers, notes, call.peer)), call.reply)
@@ -262,7 +262,7 @@ class Link(asyncio.Protocol):
                 self.write(frames.frame(Kind.CANCEL, number))
                 self.on_revoked(number)
             if pump is not None:
-                revoke(pump)
+                cancel_task(pump)
                 await asyncio.wait([pump])
 
     async def _answers(self, call: Call, exchange: Exchange) -> None:
@@ -301,7 +301,7 @@ class Link(asyncio.Protocol):
             if extra.notes:
                 self.on_notes(extra.notes)
         if ended.code:
-            raise StatusError.of(ended.code, extra.message, wire.unpack(extra.details)).at(extra.where)
+            raise StatusError.of(ended.code, extra.message, unpack_details(extra.details)).at(extra.where)
 
     async def _pump(self, call: Call, exchange: Exchange) -> None:
         """Read the requests of a stream and hand them on."""

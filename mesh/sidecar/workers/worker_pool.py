@@ -34,7 +34,7 @@ from mesh.sidecar.workers.worker_choice import choose
 from mesh.sidecar.workers.worker_events import answering
 
 if TYPE_CHECKING:
-    from mesh.config.manifest import Workers
+    from mesh.config.manifest import WorkersConfig
     from mesh.events.cloudevents import Event
 
 __all__ = ["Pool"]
@@ -77,7 +77,7 @@ class Pool:
         self,
         contract: Contract,
         setup: Setup,
-        spec: Workers,
+        spec: WorkersConfig,
         *,
         queue: int,
         onward: Handler,

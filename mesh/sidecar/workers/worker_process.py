@@ -49,9 +49,10 @@ from mesh.sidecar.workers.worker_connection import Link
 from mesh.sidecar.workers.worker_events import Passage
 from mesh.telemetry import worker_spans
 from mesh.telemetry.exceptions import bug_behind
-from mesh.telemetry.trace_context import Propagation
+from mesh.telemetry.propagation import Propagation
 from mesh.text import text_of, utf8
 from mesh.threads import THREADS, OwnLoop, Runs, Threads
+from mesh.trace_context import BAGGAGE
 
 if TYPE_CHECKING:
     from mesh.contract.model import Contract, Method
@@ -130,7 +131,7 @@ def be_called(name: str) -> None:
 class WorkerCall(Answered):
     """A call of the sidecar; what a function may never look at is decoded when it does."""
 
-    __slots__ = ("_head", "_metadata", "_user", "delivered", "span")
+    __slots__ = ("_head", "_metadata", "_user", "delivery", "span")
 
     def __init__(self, link: Link, number: int, method: Method, opened: frames.Open) -> None:
         super().__init__(link, number, method, opened)
@@ -138,7 +139,7 @@ class WorkerCall(Answered):
         self._metadata: Metadata | None = None
         self._user: Identity | None = None
         self.caller = head.caller
-        self.delivered = None if head.delivered is None else Delivered(*head.delivered)
+        self.delivery = None if head.delivered is None else Delivered(*head.delivered)
         self.span = worker_spans.Remote(head.span, head.state) if head.span else None
 
     @property
@@ -161,7 +162,7 @@ class WorkerCall(Answered):
     @property
     def baggage(self) -> bool:
         """Whether the caller sent any."""
-        return b"baggage" in bytes(self._head.metadata)
+        return BAGGAGE in bytes(self._head.metadata)
 
     def notes(self) -> Notes:
         """Return what the function did to the server span."""
@@ -346,7 +347,7 @@ class _Host:
         elif span is not None:
             otel.attach(otel.Context({_SPAN: span}))
         try:
-            await recover(call, function if call.delivered is None else chain(once, function))
+            await recover(call, function if call.delivery is None else chain(once, function))
         except StatusError as error:
             bug = bug_behind(error)
             if span is not None and bug is not None:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.config.manifest import Duration, Workers
+from mesh.config.manifest import Duration, WorkersConfig
 from mesh.sidecar.workers.scaling import BURST, GRAIN, STABLE, Demand, Sample, decide
 
 Steps = list[tuple[float, int]]
 
 SPECS = st.builds(
-    lambda least, more, concurrency, idle: Workers(
+    lambda least, more, concurrency, idle: WorkersConfig(
         min=least, max=max(1, least + more), concurrency=concurrency, idle=Duration(idle)
     ),
     st.integers(0, 4),
@@ -37,34 +37,40 @@ def played(steps: Steps, begin: float = 1000.0) -> tuple[Demand, float]:
 
 
 @given(STEPS, SPECS, st.floats(0, 300))
-def test_never_outside_min_and_max(steps: Steps, spec: Workers, later: float) -> None:
+def test_never_outside_min_and_max(steps: Steps, spec: WorkersConfig, later: float) -> None:
     demand, now = played(steps)
     assert spec.min <= decide(demand.samples(now + later), spec, now + later) <= spec.max
 
 
 @given(STEPS, SPECS, st.integers(1, 300), st.floats(0, 1000))
-def test_never_none_while_there_is_demand(steps: Steps, spec: Workers, calls: int, later: float) -> None:
+def test_never_none_while_there_is_demand(steps: Steps, spec: WorkersConfig, calls: int, later: float) -> None:
     demand, now = played([*steps, (0.01, calls)])
     for moment in (now, now + later):
         assert decide(demand.samples(moment), spec, moment) >= 1
 
 
 @given(STEPS, SPECS, st.floats(0, 100))
-def test_the_least_is_all_that_is_left_after_idle_without_calls(steps: Steps, spec: Workers, later: float) -> None:
+def test_the_least_is_all_that_is_left_after_idle_without_calls(
+    steps: Steps, spec: WorkersConfig, later: float
+) -> None:
     demand, now = played([*steps, (0.01, 0)])
     moment = now + spec.idle + 2 * GRAIN + later
     assert decide(demand.samples(moment), spec, moment) == spec.min
 
 
 @given(STEPS, SPECS, st.integers(1, 300), st.floats(0, 0.99))
-def test_the_last_worker_stays_until_idle_has_passed(steps: Steps, spec: Workers, calls: int, part: float) -> None:
+def test_the_last_worker_stays_until_idle_has_passed(
+    steps: Steps, spec: WorkersConfig, calls: int, part: float
+) -> None:
     demand, now = played([*steps, (0.01, calls), (0.5, 0)])
     moment = now + spec.idle * part
     assert decide(demand.samples(moment), spec, moment) >= 1
 
 
 @given(STEPS, SPECS, st.floats(0, 60), st.data())
-def test_more_demand_never_means_fewer_workers(steps: Steps, spec: Workers, later: float, data: st.DataObject) -> None:
+def test_more_demand_never_means_fewer_workers(
+    steps: Steps, spec: WorkersConfig, later: float, data: st.DataObject
+) -> None:
     demand, now = played(steps)
     samples = demand.samples(now + later)
     more = data.draw(st.lists(st.integers(0, 50), min_size=len(samples), max_size=len(samples)))
@@ -75,7 +81,7 @@ def test_more_demand_never_means_fewer_workers(steps: Steps, spec: Workers, late
 
 
 @given(STEPS, SPECS, st.integers(0, 300), st.lists(st.floats(0, 1), min_size=2, max_size=60))
-def test_constant_demand_does_not_flap(steps: Steps, spec: Workers, calls: int, pauses: list[float]) -> None:
+def test_constant_demand_does_not_flap(steps: Steps, spec: WorkersConfig, calls: int, pauses: list[float]) -> None:
     """Whatever was before: once the past has left the window, the number stays; until then it rises, then falls."""
     demand, now = played([*steps, (0.1, calls)])
     wanted = []
@@ -94,7 +100,7 @@ def test_constant_demand_does_not_flap(steps: Steps, spec: Workers, calls: int, 
 
 
 @given(STEPS, SPECS)
-def test_what_was_started_stays_for_the_window(steps: Steps, spec: Workers) -> None:
+def test_what_was_started_stays_for_the_window(steps: Steps, spec: WorkersConfig) -> None:
     """Whatever the load does: nobody who was wanted is sent away before the window has passed since then."""
     window = STABLE if all(calls for _, calls in steps) else min(STABLE, spec.idle)
     demand = Demand(0.0)
@@ -116,7 +122,7 @@ def rose(wanted: list[tuple[float, int]], moment: float) -> bool:
 
 
 @given(STEPS, SPECS, st.floats(0, 10))
-def test_time_only_moves_forward(steps: Steps, spec: Workers, back: float) -> None:
+def test_time_only_moves_forward(steps: Steps, spec: WorkersConfig, back: float) -> None:
     """A clock that is read earlier than before changes nothing that was."""
     demand, now = played([*steps, (0.3, 5)])
     expected = demand.samples(now)
@@ -148,7 +154,7 @@ def test_what_is_kept_is_bounded() -> None:
     assert len(demand.samples(740.0)) <= (STABLE + BURST) / GRAIN + 3
 
 
-SPEC = Workers(min=0, max=4, concurrency=16, idle=Duration(60))
+SPEC = WorkersConfig(min=0, max=4, concurrency=16, idle=Duration(60))
 
 
 def test_no_calls_ever() -> None:
@@ -182,20 +188,20 @@ def test_what_was_needed_stays_for_a_minute() -> None:
 
 
 def test_the_past_is_forgotten_with_the_last_worker() -> None:
-    spec = Workers(max=4, concurrency=1, idle=Duration(2))
+    spec = WorkersConfig(max=4, concurrency=1, idle=Duration(2))
     demand, now = played([(5, 4), (10, 0), (2.2, 1)])
     assert decide(demand.samples(now), spec, now) == 1
 
 
 def test_idle_shorter_than_the_window() -> None:
-    spec = Workers(max=4, concurrency=1, idle=Duration(2))
+    spec = WorkersConfig(max=4, concurrency=1, idle=Duration(2))
     demand, peak = played([(5, 4), (10, 0)])
     seen = {pause: decide(demand.samples(peak + pause), spec, peak + pause) for pause in (1, 1.9, 2.2)}
     assert seen == {1: 4, 1.9: 4, 2.2: 0}
 
 
 def test_idle_longer_than_the_window_keeps_one() -> None:
-    spec = Workers(max=4, concurrency=1, idle=Duration(600))
+    spec = WorkersConfig(max=4, concurrency=1, idle=Duration(600))
     demand, peak = played([(5, 4), (10, 0)])
     seen = {pause: decide(demand.samples(peak + pause), spec, peak + pause) for pause in (30, 65, 599, 601)}
     assert seen == {30: 4, 65: 1, 599: 1, 601: 0}

@@ -1,0 +1,98 @@
+"""Context propagation: reads and writes trace context and baggage in the metadata of calls.
+
+There is a fast path for the usual case: a ``traceparent`` without ``tracestate`` and ``baggage``, and the default
+propagators. It makes no object in between. Everything else goes through the propagators that OpenTelemetry's API has
+configured (``OTEL_PROPAGATORS``), by their rules.
+"""
+
+from __future__ import annotations
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter, Setter
+
+from mesh.call import Metadata
+from mesh.telemetry.span import Span
+from mesh.trace_context import (
+    BAGGAGE,
+    REQUEST_HEADERS,
+    TRACEPARENT,
+    TRACESTATE,
+    ParentSpan,
+    format_traceparent,
+    parse_traceparent,
+)
+
+__all__ = ["Propagation", "header_names", "parent_of"]
+
+_EMPTY = Context()
+
+
+def header_names() -> frozenset[bytes]:
+    """Return the lower-case names of the headers that the configured propagators read and write."""
+    return frozenset(field.lower().encode() for field in propagate.get_global_textmap().fields)
+
+
+def parent_of(context: Context | None) -> ParentSpan | None:
+    """Return the span of a context (None: the current context) as a parent, or None if there is no span."""
+    span = trace.get_current_span(context)
+    if isinstance(span, Span):
+        return ParentSpan(span.trace_id, span.span_id, span.flags, span.state, remote=False)
+    found = span.get_span_context()
+    if not found.is_valid:
+        return None
+    return ParentSpan(found.trace_id, found.span_id, int(found.trace_flags), found.trace_state or None, found.is_remote)
+
+
+class _WireGetter(Getter[Metadata]):
+    def get(self, carrier: Metadata, key: str) -> list[str] | None:
+        wanted = key.lower().encode()
+        found = [value.decode("latin-1") for name, value in carrier.pairs if name == wanted]
+        return found or None
+
+    def keys(self, carrier: Metadata) -> list[str]:
+        return [name.decode("latin-1") for name, _ in carrier.pairs]
+
+
+class _WireSetter(Setter[Metadata]):
+    def set(self, carrier: Metadata, key: str, value: str) -> None:
+        carrier.append(key.lower().encode("latin-1"), value.encode("latin-1", "replace"))
+
+
+_GETTER = _WireGetter()
+_SETTER = _WireSetter()
+
+
+class Propagation:
+    """Propagates the context of calls with the propagators that ``OTEL_PROPAGATORS`` names."""
+
+    __slots__ = ("_propagator", "_w3c_only")
+
+    def __init__(self) -> None:
+        self._propagator = propagate.get_global_textmap()
+        fields = self._propagator.fields
+        self._w3c_only = REQUEST_HEADERS - {"baggage"} <= fields <= REQUEST_HEADERS
+
+    def extract(self, metadata: Metadata) -> tuple[ParentSpan | None, Context]:
+        """Return the caller's span, or None if it names no valid one, and the rest of its context (baggage)."""
+        wire = metadata.wire
+        if self._w3c_only and wire(TRACESTATE) is None and wire(BAGGAGE) is None:
+            header = wire(TRACEPARENT)
+            return (None if header is None else parse_traceparent(header)), _EMPTY
+        context = self.context(metadata)
+        return parent_of(context), context
+
+    def context(self, metadata: Metadata) -> Context:
+        """Return the caller's context as OpenTelemetry's API has it."""
+        return self._propagator.extract(metadata, context=Context(), getter=_GETTER)
+
+    def inject(self, span: Span, context: Context, metadata: Metadata) -> None:
+        """Write the span, and the baggage of ``context`` (in which the span is current), into the metadata."""
+        if self._w3c_only and span.state is None and len(context) == 1:
+            metadata.append(TRACEPARENT, format_traceparent(span.trace_id, span.span_id, span.flags))
+        else:
+            self._propagator.inject(metadata, context=context, setter=_SETTER)
+
+    def forward(self, metadata: Metadata) -> None:
+        """Write the current context into the metadata, without a new span."""
+        self._propagator.inject(metadata, setter=_SETTER)
