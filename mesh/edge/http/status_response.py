@@ -17,7 +17,8 @@ from google.protobuf.message import DecodeError, Message
 from mesh.errors import StatusError, http_status
 from mesh.headers import is_forwarded
 from mesh.message_methods import descriptor_of, parser
-from mesh.protojson.codec import CannotPrint, Codecs
+from mesh.protojson.codec import Codecs
+from mesh.protojson.wellknown import JsonEncodeError
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method
@@ -110,7 +111,7 @@ def _json(url: str, detail: Any) -> Iterator[dict[str, Any]]:
     codec = _codecs.of(type(detail))
     try:
         value = codec.dump(detail)
-    except CannotPrint:  # a value without a JSON form: the error is worth more than its detail
+    except JsonEncodeError:  # a value without a JSON form: the error is worth more than its detail
         return
     if codec.wrapped:
         yield {"@type": url, "value": value}
