@@ -26,7 +26,7 @@ from mesh.edge import Door, EdgeApp
 from mesh.errors import FailedPrecondition, NotFound
 from mesh.lambdas import json_value
 from mesh.lambdas.service_descriptor import extend
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = "https://app.example"
@@ -74,8 +74,8 @@ def app_of(contract: Contract, handler: Handler, **table: Any) -> EdgeApp:
     table = {"cors": [PAGE], "rate_limit": {"per_client": "1/h burst 100"}, **table}
     door = Door.of(convert(table, EdgeConfig, dec_hook=lambda kind, value: kind.parse(value)))
     return EdgeApp(
-        contract, handler=handler, trace=trace, authenticate=open_layer, gate=Gate(10, 10), max_body=10_000,
-        timeout=5, door=door,
+        contract, handler=handler, trace=trace, authenticate=open_layer, max_body=10_000, timeout=5, door=door,
+        concurrency_limit=ConcurrencyLimit(10, 10),
     )  # fmt: skip
 
 
@@ -180,7 +180,13 @@ async def test_trailers_alone_grant_no_page_anything(contract: Contract) -> None
         raise NotFound("no")
 
     app = EdgeApp(
-        contract, handler=fail, trace=open_layer, authenticate=open_layer, gate=Gate(10, 10), max_body=10_000, timeout=5
+        contract,
+        handler=fail,
+        trace=open_layer,
+        authenticate=open_layer,
+        concurrency_limit=ConcurrencyLimit(10, 10),
+        max_body=10_000,
+        timeout=5,
     )
     media = {"content_type": "application/grpc-web+proto"}
     status, pairs = await walk(app, "POST", "/edge.v1.Library/GetBook", GRPC, **media)
