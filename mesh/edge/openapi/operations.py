@@ -193,7 +193,7 @@ class Operations:
             field = descriptor.fields_by_name[route.response_body]
         message = _message_of(descriptor, field)
         comment = self._schemas.comment(field) if field is not None else self._schemas.message_comment(descriptor)
-        made: dict[str, Any] = {"description": comment or "Success.", "headers": responses.headers(responses.TRACE_ID)}
+        made: dict[str, Any] = {"description": comment or "Success.", "headers": responses.headers(responses.TRACE)}
         if method.success_status in _NO_CONTENT:
             return made
         if message is not None and message.full_name == _HTTP_BODY:

@@ -13,7 +13,9 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor
 from google.rpc import error_details_pb2
 
-__all__ = ["DETAILS", "STATUS", "TRACE_ID", "components", "error_responses", "headers", "status_schema"]
+from mesh.headers import TRACE_ID
+
+__all__ = ["DETAILS", "STATUS", "TRACE", "components", "error_responses", "headers", "status_schema"]
 
 STATUS = "google.rpc.Status"
 DETAILS: tuple[Descriptor, ...] = (
@@ -23,9 +25,10 @@ DETAILS: tuple[Descriptor, ...] = (
 )
 """Details that clients meet most. A status may hold others."""
 
-TRACE_ID = "x-trace-id"
+TRACE = TRACE_ID.decode()
+
 _HEADERS: Mapping[str, dict[str, Any]] = {
-    TRACE_ID: {
+    TRACE: {
         "description": "The id of the request's trace (W3C Trace Context).",
         "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
     },
@@ -83,7 +86,7 @@ def components() -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{STATUS}"}}}
     return {
         "responses": {
-            name: {"description": text, "headers": headers(TRACE_ID, *header_names), "content": content}
+            name: {"description": text, "headers": headers(TRACE, *header_names), "content": content}
             for name, text, header_names in _ERRORS.values()
         },
         "headers": dict(_HEADERS),
