@@ -137,8 +137,8 @@ def _check(options: argparse.Namespace) -> int:
         raise Faults(faults)
     routes = sum(len(method.routes) for method in contract.methods.values())
     print(
-        f"ok: {len(manifest.services)} entries, {len(contract.services)} services, {len(contract.methods)} methods, "
-        f"{routes} routes, {len(contract.events)} events"
+        f"ok: {len(manifest.services)} services, {len(contract.services)} gRPC services, "
+        f"{len(contract.methods)} methods, {routes} HTTP routes, {len(contract.events)} events"
     )
     return 0
 

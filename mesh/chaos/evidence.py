@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, assert_never
 
 from sqlalchemy import inspect
 from sqlalchemy.pool import NullPool
 
 from mesh.chaos.ledger import Dead, Effect, Facts, Fate
 from mesh.chaos.requests import words_in
-from mesh.contract.model import Contract, TriggerKind
+from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, ScheduleTrigger
 from mesh.database.engine import create, read
 from mesh.events import subjects
 from mesh.events.broker import history, streams
@@ -272,9 +272,13 @@ def _taken(method: Method, ids: list[tuple[str, str]]) -> Iterator[str]:
     """Yield the ids of the events that call a method, each once: what the broker has twice has its effect once."""
     firsts: list[str] = []
     for trigger in method.triggers:
-        if trigger.kind is TriggerKind.EVENT:
-            firsts.append(f"{subjects.EVENTS}.{subjects.token_of(trigger.event)}.")
-        elif trigger.kind is TriggerKind.CHANGE:
-            parts: tuple[Any, ...] = (subjects.escape(trigger.service), subjects.escape(trigger.table))
-            firsts.append(f"{subjects.CHANGES}.{parts[0]}.{parts[1]}.")
+        match trigger:
+            case EventTrigger(event):
+                firsts.append(f"{subjects.EVENTS}.{subjects.token_of(event)}.")
+            case ChangeTrigger(service, table):
+                firsts.append(f"{subjects.CHANGES}.{subjects.escape(service)}.{subjects.escape(table)}.")
+            case ScheduleTrigger():
+                pass
+            case _:
+                assert_never(trigger)
     yield from {id_: None for subject, id_ in ids if subject.startswith(tuple(firsts))} if firsts else ()

@@ -19,7 +19,19 @@ from google.protobuf.descriptor_pb2 import (
 
 from mesh.contract import cron, graph, path_template
 from mesh.contract.descriptor_pool import pool_of
-from mesh.contract.model import Access, Contract, Event, Gateway, Method, Route, Service, Trigger, TriggerKind
+from mesh.contract.model import (
+    Access,
+    ChangeTrigger,
+    Contract,
+    EventTrigger,
+    EventType,
+    GatewayOptions,
+    GrpcService,
+    Method,
+    Route,
+    ScheduleTrigger,
+    Trigger,
+)
 from mesh.contract.source_locations import Places
 from mesh.faults import Fault, Faults
 
@@ -64,8 +76,8 @@ class _Reader:
         self.served = served
         self.faults: list[Fault] = []
         self.pool = pool_of(files)
-        self.services: dict[str, Service] = {}
-        self.events: dict[str, Event] = {}
+        self.services: dict[str, GrpcService] = {}
+        self.events: dict[str, EventType] = {}
 
     def contract(self) -> Contract:
         own = [file for file in self.files.file if self._is_own(file)]
@@ -103,7 +115,7 @@ class _Reader:
             self.fault(place, f"event {name}: key {options.key!r} is not one of its fields ({_names(descriptor)})")
         elif key is not None and (key.is_repeated or key.message_type is not None):
             self.fault(place, f"event {name}: key {options.key!r} must be a single scalar field")
-        self.events[name] = Event(name, options.key, message_factory.GetMessageClass(descriptor), place)
+        self.events[name] = EventType(name, options.key, message_factory.GetMessageClass(descriptor), place)
 
     # -- services --
 
@@ -117,7 +129,7 @@ class _Reader:
                 )
                 for at, method in enumerate(service.method)
             }
-            self.services[name] = Service(
+            self.services[name] = GrpcService(
                 name=name,
                 methods=methods,
                 calls=tuple(options.calls) if options else (),
@@ -216,19 +228,19 @@ class _Reader:
                             f"{who}: on.event needs an event as its request type, and {input_.full_name} is none; "
                             "mark it with option (meshapi.v1.event)",
                         )
-                    yield Trigger(TriggerKind.EVENT, event=input_.full_name)
+                    yield EventTrigger(input_.full_name)
                 case "schedule":
                     self._expect(who, "on.schedule", "meshapi.v1.Tick", input_, place)
                     try:
                         cron.check(rule.schedule)
                     except cron.ScheduleError as error:
                         self.fault(place, f"{who}: on.schedule {error}")
-                    yield Trigger(TriggerKind.SCHEDULE, schedule=rule.schedule, skip_missed=rule.skip_missed)
+                    yield ScheduleTrigger(rule.schedule, rule.skip_missed)
                 case "change":
                     self._expect(who, "on.change", "meshapi.v1.Change", input_, place)
                     if not rule.change.service or not rule.change.table:
                         self.fault(place, f"{who}: on.change needs both a service and a table")
-                    yield Trigger(TriggerKind.CHANGE, service=rule.change.service, table=rule.change.table)
+                    yield ChangeTrigger(rule.change.service, rule.change.table)
                 case _:
                     self.fault(place, f"{who}: an empty trigger; say event, schedule or change")
 
@@ -356,11 +368,11 @@ def _http(options: MethodOptions) -> Any:
     return own.Extensions[annotations_pb2.http] if own.HasExtension(annotations_pb2.http) else None
 
 
-def _gateway(options: Any) -> Gateway | None:
+def _gateway(options: Any) -> GatewayOptions | None:
     if not options or not options.HasField("gateway"):
         return None
     said = options.gateway
-    return Gateway(tuple(said.events), said.base, tuple(said.resources), said.largest)
+    return GatewayOptions(tuple(said.events), said.base, tuple(said.resources), said.largest)
 
 
 def _gateway_routes(rule: Any) -> Iterator[Route]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from mesh.config.manifest import Manifest
-from mesh.contract.model import Contract, TriggerKind
+from mesh.contract.model import ChangeTrigger, Contract
 from mesh.control import topology
 from mesh.database_url import file_faults, parse
 from mesh.faults import Fault, Faults
@@ -102,7 +102,7 @@ def _changes(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
     """A change trigger names an entry, and that has a database."""
     for method in contract.methods.values():
         for trigger in method.triggers:
-            if trigger.kind is not TriggerKind.CHANGE:
+            if not isinstance(trigger, ChangeTrigger):
                 continue
             entry = manifest.services.get(trigger.service)
             who = f"{method.service}.{method.name}: on.change names {trigger.service!r}"

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mesh.contract.model import TriggerKind
 from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
 from mesh.events.consume.consumers import consumers_of
@@ -39,9 +38,7 @@ def letters(contract: Contract, service: str) -> Letters:
         contract: Whose methods are called for what.
         service: The service, as mesh.toml calls it.
     """
-    consumers = [
-        one for one in consumers_of(contract.services.values()) if one.trigger.kind is not TriggerKind.SCHEDULE
-    ]
+    consumers = [one for one in consumers_of(contract.services.values()) if one.ordered]
 
     def made(row: Row, message: Outgoing | None, reason: str) -> Sequence[Outgoing]:
         subject = message.subject if message is not None else row.subject

@@ -30,7 +30,7 @@ TIMED_OUT = "Sandbox.Timedout"
 TOO_LARGE = "Function.ResponseSizeTooLarge"
 
 _ROOM = 2000
-"""Bytes of the error object: more than about 3000 of details no gRPC client takes (``mesh.rpc.framing``)."""
+"""Bytes of the error object: more than about 3000 of details no gRPC client takes (``mesh.rpc.status``)."""
 _LONGEST = 800
 """Characters of the message."""
 

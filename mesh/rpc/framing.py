@@ -1,7 +1,7 @@
-"""gRPC's wire format as pure functions: frames, compression, timeouts, percent coding, the pairs that end a call.
+"""gRPC's message framing: length-prefixed messages, their compression, and ``grpc-timeout``.
 
-Server and channel share it; nothing here knows a transport. It refuses what the specification refuses and says so as a
-status. How the channel reads the end of a call is ``mesh.rpc.status``'s.
+Pure functions that client and server share; no transport. A malformed frame, encoding or timeout is refused with the
+status that the specification names. ``mesh.rpc.status`` has the trailers.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md and doc/compression.md.
 """
@@ -9,23 +9,15 @@ Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md and doc/c
 from __future__ import annotations
 
 import math
-import re
 import struct
 import zlib
-from base64 import b64encode
-from urllib.parse import unquote_to_bytes
 
-from google.protobuf import any_pb2
-from google.rpc import status_pb2
-
-from mesh.call import MOST_METADATA
-from mesh.errors import Internal, StatusError, Unimplemented
+from mesh.errors import Internal, Unimplemented
 from mesh.message_size import Side, too_large
 
 __all__ = [
     "ACCEPTED",
     "ENCODINGS",
-    "OK",
     "PREFIX",
     "TYPE",
     "TYPES",
@@ -36,52 +28,44 @@ __all__ = [
     "frame",
     "is_grpc",
     "parse_timeout",
-    "percent_decode",
-    "percent_encode",
-    "status_pairs",
+    "single_message",
     "unknown_encoding",
-    "whole",
 ]
 
-Pairs = list[tuple[bytes, bytes]]
-
 PREFIX = struct.Struct(">BI")
-"""Before each message: one byte flag (1: compressed), then its length."""
+"""Prefix of each message: one byte flag (1: compressed), then the length of the message."""
 
 TYPE = b"application/grpc"
 TYPES = frozenset({TYPE, b"application/grpc+proto"})
 """``content-type`` of gRPC with protobuf messages."""
 
 ENCODINGS = frozenset({b"identity", b"gzip"})
-"""What ``grpc-encoding`` may be."""
+"""Values of ``grpc-encoding`` that are understood."""
 ACCEPTED = b"identity,gzip"
-"""What ``grpc-accept-encoding`` says of us."""
-
-OK: Pairs = [(b"grpc-status", b"0")]
-"""The trailers of a call that succeeded; not to be changed."""
+"""The ``grpc-accept-encoding`` that client and server send."""
 
 _GZIP = 16 + zlib.MAX_WBITS
-_LEVEL = 1  # on the event loop: the fastest level still halves JSON-like payloads
+_GZIP_LEVEL = 1  # on the event loop: the fastest level still halves JSON-like payloads
 _pack = PREFIX.pack
 _unpack = PREFIX.unpack_from
 
 
 def frame(message: bytes) -> bytes:
-    """Return the message as it goes over the wire, uncompressed."""
+    """Return the length-prefixed message, uncompressed."""
     return _pack(0, len(message)) + message
 
 
 def compressed_frame(message: bytes) -> bytes:
-    """Return the message as it goes over the wire, gzip-compressed."""
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
+    """Return the length-prefixed message, gzip-compressed."""
+    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP)
     data = packer.compress(message) + packer.flush()
     return _pack(1, len(data)) + data
 
 
-def whole(data: bytes, limit: int) -> bytes | None:
-    """Return the message if ``data`` is exactly one plain frame of at most ``limit`` bytes, else None.
+def single_message(data: bytes, limit: int) -> bytes | None:
+    """Return the message if ``data`` is exactly one uncompressed frame of at most ``limit`` bytes, else None.
 
-    The fast path: a small message arrives in one piece. What it does not take is for a ``Deframer`` to judge.
+    This is the fast path: a small message arrives in one piece. A ``Deframer`` takes everything else.
     """
     if len(data) < PREFIX.size:
         return None
@@ -90,12 +74,12 @@ def whole(data: bytes, limit: int) -> bytes | None:
 
 
 def is_grpc(content_type: bytes) -> bool:
-    """Whether a ``content-type`` is gRPC's with protobuf messages: alone, as ``+proto``, or with parameters."""
+    """Whether a ``content-type`` is gRPC with protobuf messages: as such, with ``+proto``, or with parameters."""
     return content_type == TYPE or content_type.partition(b";")[0].strip().lower() in TYPES
 
 
 def unknown_encoding(encoding: bytes) -> str:
-    """Return the text that refuses a ``grpc-encoding``: INTERNAL for a client, UNIMPLEMENTED for a server."""
+    """Return the error text for a ``grpc-encoding``; a client fails with INTERNAL, a server with UNIMPLEMENTED."""
     return f"grpc-encoding {encoding[:100].decode('ascii', 'replace')!r} is not understood; identity and gzip are"
 
 
@@ -110,12 +94,12 @@ def check_encoding(encoding: bytes) -> None:
 
 
 class Deframer:
-    """Cuts a byte stream into messages.
+    """Incremental parser: a byte stream → messages.
 
     Args:
-        limit: Largest message in bytes, compressed and not.
-        encoding: The peer's ``grpc-encoding``, None when it sent none.
-        side: Which messages they are.
+        limit: Largest message in bytes, compressed and uncompressed.
+        encoding: The peer's ``grpc-encoding``, None if it sent none.
+        side: Whether they are requests or responses, for error texts.
     """
 
     __slots__ = ("_buffer", "_encoding", "_limit", "_side")
@@ -128,15 +112,15 @@ class Deframer:
 
     @property
     def pending(self) -> int:
-        """Bytes that are not a whole message yet."""
+        """Bytes of an incomplete message, or of messages that ``next`` has not returned yet."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
-        """Take bytes as they arrive, cut anywhere."""
+        """Add bytes of the stream; frames may be cut anywhere."""
         self._buffer += data
 
     def next(self) -> bytes | None:
-        """Return the next whole message, or None if more bytes are needed.
+        """Return the next message, or None if more bytes are needed.
 
         Raises:
             ResourceExhausted: The message is larger than the limit.
@@ -175,7 +159,7 @@ class Deframer:
 
 
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_MAX_TIMEOUT = 9  # 8 digits and a unit
+_TIMEOUT_LENGTH = 9  # 8 digits and a unit
 _MAX_AMOUNT = 10**8 - 1
 
 
@@ -187,7 +171,7 @@ def parse_timeout(value: bytes) -> float:
     """
     unit = _UNITS.get(value[-1:])
     digits = value[:-1]
-    if unit is None or not digits.isdigit() or len(value) > _MAX_TIMEOUT:
+    if unit is None or not digits.isdigit() or len(value) > _TIMEOUT_LENGTH:
         raise Internal(
             f"malformed grpc-timeout {value.decode('ascii', 'replace')!r}: up to 8 digits and one of H M S m u n"
         )
@@ -197,83 +181,9 @@ def parse_timeout(value: bytes) -> float:
 def format_timeout(seconds: float) -> bytes:
     """Return the value of ``grpc-timeout``, rounded up to milliseconds (at most eight digits and a unit).
 
-    Milliseconds, so that calls with the same timeout send the same header and HPACK can index it.
+    Milliseconds let calls with the same timeout send the same header, which HPACK can index.
     """
     amount = math.ceil(seconds * 1000 - 1e-6)
     if amount <= _MAX_AMOUNT:
         return b"%dm" % max(amount, 0)
     return b"%dS" % min(math.ceil(seconds), _MAX_AMOUNT)
-
-
-_ESCAPED = re.compile(rb"\A +| +\Z|[^ -~]|%")
-
-
-def percent_encode(text: str) -> bytes:
-    """Return ``grpc-message``: UTF-8, with everything but printable ASCII, and ``%``, as ``%XX``.
-
-    So are the spaces at either end, though gRPC's specification lets them stand: an HTTP/2 field value must not begin
-    or end with one (RFC 9113, 8.2.1), and a peer that checks this loses the whole status.
-    """
-    raw = text.encode("utf-8", "replace")
-    return _ESCAPED.sub(lambda found: b"".join(b"%%%02X" % byte for byte in found[0]), raw)
-
-
-def percent_decode(value: bytes) -> str:
-    """Return the text of ``grpc-message``; what is not valid percent coding or UTF-8 is kept as well as it can be."""
-    return (unquote_to_bytes(value) if b"%" in value else value).decode("utf-8", "replace")
-
-
-MOST_MESSAGE = 2048
-MOST_DETAILS = 4096
-"""Bytes on the wire. A field of 64 KiB ends the whole connection with COMPRESSION_ERROR: a text that quotes its caller
-would hurt everyone else on it."""
-_STATUS_FIELDS = 256
-"""Bytes of ``content-type``, ``grpc-status`` and the names of the other two, with their overhead."""
-_LEAST = 512
-"""Bytes that a status has in any case, also beside all the trailers of another server."""
-
-
-def status_pairs(status: StatusError, taken: int = 0) -> Pairs:
-    """Return the trailers of a call that failed: code, message, and the rich status if there are details.
-
-    A message is cut, and details are left out, where all trailers would be more than any client takes.
-
-    Args:
-        status: How the call ended.
-        taken: Bytes of the trailing metadata that goes beside it (``mesh.call.field_bytes``).
-    """
-    pairs = [(b"grpc-status", b"%d" % status.code)]
-    room = max(MOST_METADATA - _STATUS_FIELDS - taken, _LEAST)
-    message = status.message
-    if message:
-        most = min(MOST_MESSAGE, room)
-        encoded = percent_encode(message[:most])
-        if len(message) > most or len(encoded) > most:
-            message, encoded = _cut(message, most)
-        pairs.append((b"grpc-message", encoded))
-        room -= len(encoded)
-    if status.details:
-        most = min(MOST_DETAILS, room)
-        rich = status_pb2.Status(code=status.code, message=message)
-        for detail in status.details:
-            packed = any_pb2.Any()
-            if isinstance(detail, any_pb2.Any):  # of a type that is not known here: passed on as it came
-                packed.CopyFrom(detail)
-            else:
-                packed.Pack(detail)
-            if (rich.ByteSize() + packed.ByteSize() + 8) * 4 // 3 <= most:
-                rich.details.append(packed)
-        if rich.details or most == MOST_DETAILS:
-            pairs.append((b"grpc-status-details-bin", b64encode(rich.SerializeToString()).rstrip(b"=")))
-    return pairs
-
-
-def _cut(message: str, most: int) -> tuple[str, bytes]:
-    """Return as much of the message as there is room for, plain and encoded."""
-    fits = most
-    while True:
-        text = f"{message[:fits]}…"
-        encoded = percent_encode(text)
-        if len(encoded) <= most:
-            return text, encoded
-        fits = fits * most // (len(encoded) + most // 64 + 1)

@@ -26,7 +26,7 @@ from mesh.chaos.postgresql_server import STOPS, Postgresql
 from mesh.chaos.recovery import recoveries
 from mesh.chaos.recovery import show as recovery_text
 from mesh.chaos.requests import Drive, ask, choose, word, words_in
-from mesh.contract.model import Contract, Method, Trigger, TriggerKind
+from mesh.contract.model import Contract, EventTrigger, Method
 from mesh.faults import Faults
 
 EVENT = "shop.v1.Sold"
@@ -250,7 +250,7 @@ async def test_commits_are_witnessed_and_a_row_that_is_taken_away_is_missed(new_
 async def test_a_record_that_is_missing_or_there_twice_is_noticed(new_database: Callable[[], str]) -> None:
     """Rows of an audit are changed by hand, as a bug would have left them."""
     url = new_database()
-    trigger = Trigger(TriggerKind.EVENT, event=EVENT)
+    trigger = EventTrigger(EVENT)
     methods = [
         Method(name, "stock.v1.Stock", f"/stock.v1.Stock/{name}", Empty, Empty, triggers=(trigger,))
         for name in ("OnSold", "Mail")
@@ -349,7 +349,7 @@ def test_what_is_not_counted_is_said_with_the_reason() -> None:
 
 
 def test_methods_without_a_database_cannot_be_counted() -> None:
-    trigger = Trigger(TriggerKind.EVENT, event=EVENT)
+    trigger = EventTrigger(EVENT)
     method = Method("Mail", "post.v1.Post", "/post.v1.Post/Mail", Empty, Empty, triggers=(trigger,))
     silent = Method("Other", "post.v1.Post", "/post.v1.Post/Other", Empty, Empty)
     found = list(evidence.without_database("post", [method, silent], [("events.shop-v1-Sold.1.a", "a1")]))

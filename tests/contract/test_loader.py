@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh.contract import loader, protoc
-from mesh.contract.model import Access, Contract, TriggerKind
+from mesh.contract.model import Access, Contract, EventTrigger
 from mesh.faults import Faults
 
 HEAD = """syntax = "proto3";
@@ -230,7 +230,7 @@ service Other {
     assert one.methods["Watch"].kind == "unary_stream"
     seen = contract.services["t.v1.Other"].methods["OnSeen"]
     assert seen.access is Access.INTERNAL
-    assert [(trigger.kind, str(trigger)) for trigger in seen.triggers] == [(TriggerKind.EVENT, "event t.v1.Seen")]
+    assert [(trigger, str(trigger)) for trigger in seen.triggers] == [(EventTrigger("t.v1.Seen"), "event t.v1.Seen")]
     assert contract.services["t.v1.Other"].methods["Tick"].access is Access.AUTHENTICATED
     assert contract.events["t.v1.Seen"].key == "id"
     assert contract.method("/t.v1.S/Get") is get

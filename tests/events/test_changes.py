@@ -731,4 +731,4 @@ class TestPostgres:
 
 
 def test_the_tables_of_a_service_are_those_that_the_contract_names(contract: contracts.Contract):
-    assert capture.captured(contract, "nobody") == ()
+    assert contract.captured_tables("nobody") == ()

@@ -16,7 +16,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mesh.contract import cron
-from mesh.contract.model import Contract, Service, Trigger, TriggerKind
+from mesh.contract.model import Contract, GrpcService, ScheduleTrigger, Trigger
 from mesh.events.broker.streams import SCHEDULES
 from mesh.events.consume import schedules
 
@@ -34,7 +34,7 @@ class Clock:
         return Empty()
 
 
-def clock_with(contract: Contract, *triggers: Trigger) -> Service:
+def clock_with(contract: Contract, *triggers: Trigger) -> GrpcService:
     """Return the service with other triggers on EverySecond, and no other method."""
     service = contract.services[CLOCK]
     return replace(service, methods={"EverySecond": replace(service.methods["EverySecond"], triggers=triggers)})
@@ -64,8 +64,8 @@ async def test_replicas_share_a_firing(contract: Contract, nats_url: str) -> Non
 
 
 async def test_a_schedule_is_written_once_changed_and_removed(contract: Contract, nats_url: str) -> None:
-    def every(line: str) -> Service:
-        return clock_with(contract, Trigger(TriggerKind.SCHEDULE, schedule=line))
+    def every(line: str) -> GrpcService:
+        return clock_with(contract, ScheduleTrigger(line))
 
     async with broker_at(nats_url) as broker:
         link = await broker.ready()
@@ -96,15 +96,15 @@ async def test_every_line_that_the_contract_takes_the_broker_takes_too(contract:
     async with broker_at(nats_url) as broker:
         link = await broker.ready()
         for line in lines:
-            await schedules.ensure(link.client, [clock_with(contract, Trigger(TriggerKind.SCHEDULE, schedule=line))])
+            await schedules.ensure(link.client, [clock_with(contract, ScheduleTrigger(line))])
 
 
 async def test_what_was_due_while_the_broker_was_down_is_made_up_for_once(
     contract: Contract, new_nats: Callable[..., BrokerProcess]
 ) -> None:
     server = new_nats()
-    hourly = clock_with(contract, Trigger(TriggerKind.SCHEDULE, schedule="@hourly"))
-    skips = clock_with(contract, Trigger(TriggerKind.SCHEDULE, schedule="@hourly", skip_missed=True))
+    hourly = clock_with(contract, ScheduleTrigger("@hourly"))
+    skips = clock_with(contract, ScheduleTrigger("@hourly", skip_missed=True))
     now = datetime.now(UTC) + timedelta(hours=3)
     async with broker_at(server.url) as broker:
         link = await broker.ready()
@@ -126,7 +126,7 @@ async def test_what_the_broker_passes_over_is_made_up_for(
     monkeypatch.setattr(schedules, "LATE", 1.5)
     clock = Clock()
     name = "schedules.delivery-v1-Clock.EverySecond"
-    line = Trigger(TriggerKind.SCHEDULE, schedule="*/4 * * * * *")
+    line = ScheduleTrigger("*/4 * * * * *")
     changed = replace(contract, services={**contract.services, CLOCK: clock_with(contract, line)})
     async with delivering(changed, nats_url, {"every_second": clock}, serves=CLOCK) as replica:
         await until(lambda: bool(clock.times))

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from mesh.contract.model import Contract, Method, Service, Trigger, TriggerKind
+from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, GrpcService, Method, ScheduleTrigger, Trigger
 from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
 from mesh.events.consume.dead_letters import LEFT_OUT, read_letter
 from mesh.events.publish.outbox import Row
 from mesh.events.unpublishable import letters
 
-CHANGE = Trigger(TriggerKind.CHANGE, service="shop", table="odd name")
-EVENT = Trigger(TriggerKind.EVENT, event="a.v1.Made")
-TICK = Trigger(TriggerKind.SCHEDULE, schedule="@every 1s")
+CHANGE = ChangeTrigger("shop", "odd name")
+EVENT = EventTrigger("a.v1.Made")
+TICK = ScheduleTrigger("@every 1s")
 
 
 @pytest.fixture
@@ -26,7 +26,9 @@ def hearing(contract: Contract) -> Contract:
         return Method(name, "b.v1.B", f"/b.v1.B/{name}", kind, kind, triggers=triggers)
 
     methods = [method("OnRow", CHANGE), method("OnMade", EVENT), method("Both", EVENT, CHANGE), method("Tick", TICK)]
-    return replace(contract, services={"b.v1.B": Service(name="b.v1.B", methods={one.name: one for one in methods})})
+    return replace(
+        contract, services={"b.v1.B": GrpcService(name="b.v1.B", methods={one.name: one for one in methods})}
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from echo_servicer import Echo
 from google.rpc import status_pb2
 
 from mesh import Context, StatusError
-from mesh.rpc.status import unpack
+from mesh.rpc.status import unpack_details
 
 
 class ServicerContext:
@@ -46,7 +46,7 @@ class ServicerContext:
         rich = dict(self._trailers).get("grpc-status-details-bin", b"")
         assert isinstance(rich, bytes)
         status_pb2.Status.FromString(rich)
-        raise StatusError.of(code.value[0], message, unpack(rich))
+        raise StatusError.of(code.value[0], message, unpack_details(rich))
 
 
 def module_of(servicer: Echo) -> str:

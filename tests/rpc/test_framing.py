@@ -1,21 +1,17 @@
-"""The wire format by itself: whatever is framed is deframed, cut anywhere; what is malformed is refused."""
+"""Message framing: frames are parsed wherever they are cut, malformed ones are refused; ``grpc-timeout``."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-from base64 import b64decode
 from itertools import pairwise
-from urllib.parse import unquote
 
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.call import MOST_METADATA, field_bytes
-from mesh.errors import Code, Internal, NotFound, ResourceExhausted, Unimplemented
-from mesh.rpc import framing, status
+from mesh.errors import Internal, ResourceExhausted, Unimplemented
+from mesh.rpc import framing
 
 LIMIT = 10_000
 messages = st.lists(st.tuples(st.binary(max_size=2000), st.booleans()), max_size=8)
@@ -54,7 +50,7 @@ def test_noise_is_refused_or_waited_for_never_more(noise: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_the_fast_path_is_the_slow_path(data: bytes) -> None:
-    found = framing.whole(data, 100)
+    found = framing.single_message(data, 100)
     if found is not None:
         frames = framing.Deframer(100)
         frames.feed(data)
@@ -62,8 +58,8 @@ def test_the_fast_path_is_the_slow_path(data: bytes) -> None:
 
 
 def test_the_limit_is_exact() -> None:
-    assert framing.whole(framing.frame(bytes(100)), 100) == bytes(100)
-    assert framing.whole(framing.frame(bytes(101)), 100) is None
+    assert framing.single_message(framing.frame(bytes(100)), 100) == bytes(100)
+    assert framing.single_message(framing.frame(bytes(101)), 100) is None
     for framed in (framing.frame, framing.compressed_frame):
         frames = framing.Deframer(100, b"gzip")
         frames.feed(framed(bytes(100)))
@@ -151,57 +147,3 @@ def test_timeouts_are_never_cut_short_by_much(seconds: float) -> None:
     found = framing.parse_timeout(text)
     if seconds <= 99_999_999:
         assert seconds - 1e-6 <= found <= seconds + (0.0011 if seconds < 99_999 else 1)
-
-
-@given(st.text())
-def test_percent_encoding_is_printable_and_can_be_undone(text: str) -> None:
-    encoded = framing.percent_encode(text)
-    assert all(0x20 <= byte <= 0x7E for byte in encoded)
-    assert encoded == encoded.strip(b" ")
-    assert unquote(encoded.decode(), errors="strict") == text
-    assert framing.percent_decode(encoded) == text
-
-
-@given(st.binary())
-def test_percent_decoding_takes_anything(value: bytes) -> None:
-    framing.percent_decode(value)
-
-
-def test_percent_coding_by_example() -> None:
-    assert framing.percent_encode("a%b\nü") == b"a%25b%0A%C3%BC"
-    assert framing.percent_encode("  a b ") == b"%20%20a b%20"
-    assert framing.percent_encode("  ") == b"%20%20"
-    assert framing.percent_decode(b"100%zz") == "100%zz"
-
-
-def test_the_status_of_an_end_without_one() -> None:
-    assert status.code_of_reset(7) is Code.UNAVAILABLE
-    assert status.code_of_reset(0xFFFF) is Code.UNKNOWN
-    assert status.code_of_http(404) is Code.UNIMPLEMENTED
-    assert status.code_of_http(418) is Code.UNKNOWN
-
-
-@given(st.text(max_size=5000), st.one_of(st.integers(0, 7168), st.integers(0, 10**6)), st.booleans())
-def test_a_status_and_what_goes_beside_it_is_no_more_than_any_client_takes(
-    text: str,
-    taken: int,
-    rich: bool,  # noqa: FBT001
-) -> None:
-    details = [error_details_pb2.ErrorInfo(reason=text)] if rich else []
-    pairs = framing.status_pairs(NotFound(text, details=details), taken)
-    own = field_bytes([(b"content-type", b"application/grpc"), *pairs])
-    assert own + taken <= MOST_METADATA or (own <= 768 and taken > 7168)
-    assert dict(pairs)[b"grpc-status"] == b"5"
-    assert bool(text) == (b"grpc-message" in dict(pairs))
-
-
-def test_the_pairs_of_a_rich_status() -> None:
-    info = error_details_pb2.ErrorInfo(reason="GONE")
-    pairs = dict(framing.status_pairs(NotFound("no such user", details=[info])))
-    assert (pairs[b"grpc-status"], pairs[b"grpc-message"]) == (b"5", b"no such user")
-    raw = pairs[b"grpc-status-details-bin"]
-    rich = status_pb2.Status.FromString(b64decode(raw + b"=" * (-len(raw) % 4)))
-    assert (rich.code, rich.message, rich.details[0].type_url) == (
-        5, "no such user", "type.googleapis.com/google.rpc.ErrorInfo",
-    )  # fmt: skip
-    assert framing.status_pairs(NotFound()) == [(b"grpc-status", b"5")]

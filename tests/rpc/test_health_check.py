@@ -47,6 +47,15 @@ async def test_a_stock_server(status: str):
         assert await ask(address) == status
 
 
+async def test_a_message_in_percent_encoding():
+    class Refusing(health_pb2_grpc.HealthServicer):
+        async def Check(self, _, context: grpc.aio.ServicerContext):  # noqa: N802
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "100 % used, lösch was")
+
+    async with stock(lambda server: health_pb2_grpc.add_HealthServicer_to_server(Refusing(), server)) as address:
+        assert await ask(address) == "UNAVAILABLE: 100 % used, lösch was"
+
+
 async def test_a_server_without_health():
     async with stock(lambda _: None) as address:
         assert await ask(address) == "UNIMPLEMENTED: Method not found!"
@@ -56,7 +65,7 @@ async def test_a_server_without_health():
     ("says", "answer"),
     [
         (b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", "UNAVAILABLE: it does not speak gRPC ("),
-        (b"", "UNAVAILABLE: the connection was closed without an answer"),
+        (b"", "UNAVAILABLE: the connection was closed without a response"),
     ],
 )
 async def test_a_server_of_another_kind(says: bytes, answer: str):
@@ -79,7 +88,7 @@ async def test_a_server_that_says_nothing():
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
-        assert await ask(f"{host}:{port}", 0.1) == "DEADLINE_EXCEEDED: no answer within 0.1 s"
+        assert await ask(f"{host}:{port}", 0.1) == "DEADLINE_EXCEEDED: no response within 0.1 s"
 
 
 def test_the_command_starts_light():

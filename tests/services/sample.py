@@ -24,7 +24,7 @@ from mesh.auth import TokenVerifier
 from mesh.call import Call, Identity, Metadata
 from mesh.context import Context, Transaction
 from mesh.contract import loader, protoc
-from mesh.contract.model import Contract, TriggerKind, generated_class
+from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, generated_class
 from mesh.database import Database
 from mesh.errors import RemoteError, StatusError
 from mesh.events.changes import capture
@@ -65,7 +65,7 @@ class Host:
         self.log = logging.getLogger(f"sample.{name}")
         self.service = contract().services[f"{name}.v1.{name.capitalize()}"]
         self.sqlite = url.startswith("sqlite")
-        captured = capture.captured(contract(), name)
+        captured = contract().captured_tables(name)
         self.database = Database(
             url,
             migrations=ROOT / "services" / name / "migrations",
@@ -123,8 +123,8 @@ class Host:
         told = {"ce-id": event.id, "ce-time": event.time.isoformat()}
         for method in self.service.methods.values():
             for trigger in method.triggers:
-                if (trigger.kind is TriggerKind.EVENT and trigger.event == event.type) or (
-                    trigger.kind is TriggerKind.CHANGE
+                if (isinstance(trigger, EventTrigger) and trigger.event == event.type) or (
+                    isinstance(trigger, ChangeTrigger)
                     and subject.startswith(f"changes.{trigger.service}.{trigger.table}.")
                 ):
                     request = generated_class(method.input).FromString(event.data)

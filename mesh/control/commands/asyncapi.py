@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, assert_never
 
-from mesh.contract.model import Contract, Event, TriggerKind
+from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, EventType, ScheduleTrigger
 from mesh.edge.openapi import comments
 from mesh.edge.openapi.schemas import Schemas
 from mesh.events.cloudevents import CONTENT_TYPE
@@ -74,7 +74,7 @@ def document(contract: Contract, *, title: str, version: str = "") -> dict[str, 
     }
 
 
-def _channel(event: Event) -> dict[str, Any]:
+def _channel(event: EventType) -> dict[str, Any]:
     return {
         "address": f"{EVENTS}.{token_of(event.name)}.{{partition}}.{{key}}",
         "description": f"In the order of `{event.key}`." if event.key else "In no order.",
@@ -83,9 +83,9 @@ def _channel(event: Event) -> dict[str, Any]:
     }
 
 
-def _message(event: Event, schemas: Schemas) -> dict[str, Any]:
+def _message(event: EventType, schemas: Schemas) -> dict[str, Any]:
     descriptor: Any = event.message.DESCRIPTOR
-    said = schemas.said(descriptor)
+    said = schemas.message_comment(descriptor)
     return {
         "name": event.name,
         "title": descriptor.name,
@@ -103,8 +103,13 @@ def _operations(contract: Contract) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{service.name}.publish.{name}", _operation("send", name, service.comment)
         for method in service.methods.values():
             for trigger in method.triggers:
-                if trigger.kind is TriggerKind.EVENT:
-                    yield f"{service.name}.{method.name}", _operation("receive", trigger.event, method.comment)
+                match trigger:
+                    case EventTrigger(event):
+                        yield f"{service.name}.{method.name}", _operation("receive", event, method.comment)
+                    case ScheduleTrigger() | ChangeTrigger():
+                        pass
+                    case _:
+                        assert_never(trigger)
 
 
 def _operation(action: str, event: str, said: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import msgspec
 
 from mesh.config.manifest import Manifest
 from mesh.config.values import Duration
-from mesh.contract.model import Contract, TriggerKind
+from mesh.contract.model import Contract
 from mesh.control import project, run_state
 from mesh.control.commands import invoke
 from mesh.control.component import service_events
@@ -33,7 +33,8 @@ from mesh.events.consume.dead_letters import read_letter
 from mesh.events.publish.publisher import key_of
 from mesh.faults import Fault, Faults
 from mesh.message_methods import parser, serialize
-from mesh.protojson.codec import CannotPrint, Codecs
+from mesh.protojson.codec import Codecs
+from mesh.protojson.wellknown import JsonEncodeError
 from mesh.text import json_for
 
 if TYPE_CHECKING:
@@ -203,11 +204,10 @@ def replay(file: Path, method: str, *, since: str) -> int:
     """Call a method again for the events and changes of a time."""
 
     async def run(session: _Session) -> int:
-        mine = [one for one in session.consumers.values() if _is(one.group, method)]
-        kinds = (TriggerKind.EVENT, TriggerKind.CHANGE)
-        mine = [one for one in mine if one.trigger.kind in kinds]
+        published = [one for one in session.consumers.values() if one.ordered]
+        mine = [one for one in published if _is(one.group, method)]
         if not mine:
-            known = sorted({one.group for one in session.consumers.values() if one.trigger.kind in kinds})
+            known = sorted({one.group for one in published})
             text = f"no event or change calls it; known are {', '.join(known) or 'none'}"
             raise Faults([Fault(method, text)])
         run_, done, began = uuid4().hex[:8], 0, _since(since)
@@ -393,7 +393,7 @@ def _json(contract: Contract, event: StreamMessage, indent: int | None = None) -
         return f"({len(event.data)} bytes that are no {declared.name})"
     try:
         return json_for(sys.stdout, _CODECS.of(declared.message).dump(message), indent=indent)
-    except CannotPrint as error:
+    except JsonEncodeError as error:
         return f"({len(event.data)} bytes: {error})"
 
 

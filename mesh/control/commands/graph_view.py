@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, assert_never
 
 from mesh.config.manifest import Manifest
 from mesh.contract import graph
-from mesh.contract.model import Contract, Method, TriggerKind
+from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, Method, ScheduleTrigger
 from mesh.control.topology import dependencies, layers, served
 
 __all__ = ["FORMATS"]
@@ -96,10 +96,15 @@ def _arrows(manifest: Manifest, contract: Contract) -> Iterator[tuple[str, str, 
     }
     for name in order:
         for trigger in (trigger for method in _methods(manifest, contract, name) for trigger in method.triggers):
-            if trigger.kind is TriggerKind.CHANGE:
-                yield trigger.service, name, f"{trigger.service}.{trigger.table}"
-            elif trigger.kind is TriggerKind.EVENT:
-                yield from ((source, name, trigger.event) for source in order if trigger.event in publishers[source])
+            match trigger:
+                case ChangeTrigger(owner, table):
+                    yield owner, name, f"{owner}.{table}"
+                case EventTrigger(event):
+                    yield from ((source, name, event) for source in order if event in publishers[source])
+                case ScheduleTrigger():
+                    pass
+                case _:
+                    assert_never(trigger)
 
 
 def _nodes(manifest: Manifest, contract: Contract) -> list[str]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.config.manifest import Manifest
-from mesh.contract.model import Contract, TriggerKind
+from mesh.contract.model import Contract
 from mesh.control import topology
 from mesh.errors import StatusError
 from mesh.events.broker.broker import Broker, Settings
@@ -44,11 +44,7 @@ def needs_broker(manifest: Manifest, contract: Contract, name: str) -> bool:
     return (
         any(service.publishes for service in services)
         or any(method.triggers for service in services for method in service.methods.values())
-        or any(
-            trigger.kind is TriggerKind.CHANGE and trigger.service == name
-            for method in contract.methods.values()
-            for trigger in method.triggers
-        )
+        or bool(contract.captured_tables(name))
     )
 
 
@@ -139,7 +135,7 @@ class Eventing:
         from mesh.events.consume import inbox  # noqa: PLC0415 - loaded already
         from mesh.events.publish import outbox  # noqa: PLC0415 - loaded already
 
-        capturing = partial(capture.install, service=self._name, tables=capture.captured(self._contract, self._name))
+        capturing = partial(capture.install, service=self._name, tables=self._contract.captured_tables(self._name))
         return (outbox.create, *([inbox.prepare] if self._triggered else []), capturing)
 
     def start(self, database: Database | None) -> None:

@@ -21,28 +21,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mesh.contract.model import Contract, TriggerKind
 from mesh.events.changes import postgresql_triggers, sqlite_triggers
 from mesh.events.changes.table import ChangeError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["ChangeError", "captured", "install", "suspend"]
-
-
-def captured(contract: Contract, service: str) -> tuple[str, ...]:
-    """Return the tables of a service (its name in mesh.toml) whose changes methods of the contract are called for."""
-    return tuple(
-        sorted(
-            {
-                trigger.table
-                for method in contract.methods.values()
-                for trigger in method.triggers
-                if trigger.kind is TriggerKind.CHANGE and trigger.service == service
-            }
-        )
-    )
+__all__ = ["ChangeError", "install", "suspend"]
 
 
 def suspend(connection: Connection) -> None:
@@ -57,7 +42,7 @@ def install(connection: Connection, service: str, tables: Sequence[str]) -> None
     Args:
         connection: To the service's database.
         service: Its name in mesh.toml.
-        tables: Whose changes are captured; ``captured`` says which. May be empty.
+        tables: Whose changes are captured; ``Contract.captured_tables`` says which. May be empty.
 
     Raises:
         ChangeError: A table does not exist, is none, or has no primary key.

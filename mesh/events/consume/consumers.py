@@ -18,16 +18,16 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
-from mesh.contract.model import TriggerKind
+from mesh.contract.model import ChangeTrigger, EventTrigger, ScheduleTrigger
 from mesh.events import subjects
 from mesh.events.broker import streams
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-    from mesh.contract.model import Method, Service, Trigger
+    from mesh.contract.model import GrpcService, Method, Trigger
 
 __all__ = [
     "ACK_WAIT",
@@ -80,17 +80,32 @@ class Consumer:
         """What its method calls the trigger, over all partitions: the consumer of the inbox and of metrics."""
         return self.method.path.lstrip("/")
 
+    @property
+    def ordered(self) -> bool:
+        """Whether its messages are published by services: they have an order, and its stream keeps them for a time.
+
+        Ticks are the broker's own. A newer tick replaces an older one, and the last one is kept for ever.
+        """
+        trigger = self.trigger
+        match trigger:
+            case EventTrigger() | ChangeTrigger():
+                return True
+            case ScheduleTrigger():
+                return False
+            case _:
+                assert_never(trigger)
+
     def passing(self, subject: str) -> bool:
         """Whether a message is of no use once it is done, and its stream would keep it for ever.
 
         That is a tick that was sent once more. A schedule's own ticks replace each other, and the last one says when
         the schedule fired; events and changes have an age.
         """
-        return self.trigger.kind is TriggerKind.SCHEDULE and subject != self.filters[0]
+        return not self.ordered and subject != self.filters[0]
 
     def config(self, kept: float = 0.0) -> dict[str, Any]:
         """Return what it should be on the broker; ``kept``: seconds that the stream keeps events, 0: for ever."""
-        forgotten = kept and self.trigger.kind is not TriggerKind.SCHEDULE
+        forgotten = kept and self.ordered
         return {
             **({"inactive_threshold": int(kept * 1e9)} if forgotten else {}),
             "name": self.name,
@@ -109,7 +124,7 @@ class Consumer:
         }
 
 
-def consumers_of(services: Iterable[Service]) -> list[Consumer]:
+def consumers_of(services: Iterable[GrpcService]) -> list[Consumer]:
     """Return the consumers of all triggers of these services."""
     return [consumer for service in services for method in service.methods.values() for consumer in _of(method)]
 
@@ -117,19 +132,23 @@ def consumers_of(services: Iterable[Service]) -> list[Consumer]:
 def _of(method: Method) -> Iterator[Consumer]:
     base = f"{subjects.token_of(method.service)}-{method.name}"
     for index, trigger in enumerate(method.triggers):
-        if trigger.kind is TriggerKind.SCHEDULE:
-            filters = (tick_subject(method, index), redo_subject(subjects.TICKS, method, index, 0, "*"))
-            yield Consumer(f"{base}-tick{index}", streams.SCHEDULES, filters, method, trigger)
-            continue
-        for part in range(subjects.PARTITIONS):
-            if trigger.kind is TriggerKind.EVENT:
-                name, stream, first = f"{base}-{part}", streams.EVENTS, subjects.EVENTS
-                own = subjects.event_filter(trigger.event, part)
-            else:
-                table = zlib.crc32(f"{trigger.service}.{trigger.table}".encode())
-                name, stream, first = f"{base}-{table:08x}-{part}", streams.CHANGES, subjects.CHANGES
-                own = subjects.change_filter(trigger.service, trigger.table, part)
-            yield Consumer(name, stream, (own, redo_subject(first, method, index, part, "*")), method, trigger)
+        match trigger:
+            case ScheduleTrigger():
+                filters = (tick_subject(method, index), redo_subject(subjects.TICKS, method, index, 0, "*"))
+                yield Consumer(f"{base}-tick{index}", streams.SCHEDULES, filters, method, trigger)
+            case EventTrigger(event):
+                for part in range(subjects.PARTITIONS):
+                    redo = redo_subject(subjects.EVENTS, method, index, part, "*")
+                    filters = (subjects.event_filter(event, part), redo)
+                    yield Consumer(f"{base}-{part}", streams.EVENTS, filters, method, trigger)
+            case ChangeTrigger(service, table):
+                digest = zlib.crc32(f"{service}.{table}".encode())
+                for part in range(subjects.PARTITIONS):
+                    redo = redo_subject(subjects.CHANGES, method, index, part, "*")
+                    filters = (subjects.change_filter(service, table, part), redo)
+                    yield Consumer(f"{base}-{digest:08x}-{part}", streams.CHANGES, filters, method, trigger)
+            case _:
+                assert_never(trigger)
 
 
 def tick_subject(method: Method, index: int) -> str:

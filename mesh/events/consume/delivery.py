@@ -14,13 +14,13 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 from uuid import uuid4
 
 from opentelemetry import metrics
 
-from mesh.boundary import ordinary, revoked
-from mesh.contract.model import TriggerKind
+from mesh.boundary import as_exception, cancelled_by_mesh
+from mesh.contract.model import ChangeTrigger, EventTrigger, ScheduleTrigger
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.events.broker.connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
 
     from mesh.call import Handler
-    from mesh.contract.model import Service
+    from mesh.contract.model import GrpcService
     from mesh.events.broker.broker import Broker
     from mesh.events.broker.connection import Link
     from mesh.events.broker.message import Message
@@ -90,7 +90,7 @@ class Delivery:
         self,
         broker: Broker,
         name: str,
-        services: Sequence[Service],
+        services: Sequence[GrpcService],
         handlers: Mapping[str, Handler],
         patience: Patience,
     ) -> None:
@@ -293,10 +293,10 @@ class Delivery:
         except StatusError as status:
             error = status
         except BaseException as raised:
-            failed = await ordinary(raised, call)
+            failed = await as_exception(raised, call)
             log.exception("a layer failed for event %s", event.id, exc_info=failed)
             error = Internal("internal error")
-        if error is not None and task is not None and revoked(task):
+        if error is not None and task is not None and cancelled_by_mesh(task):
             raise asyncio.CancelledError  # whatever the function made of it: its process ends, and that is no try
         held.failure = call.failure
         code = Code.OK if error is None else error.code
@@ -332,8 +332,7 @@ class Delivery:
             consumer=consumer.name, method=consumer.method.path, subject=message.subject, stream=consumer.stream,
             sequence=message.sequence, time=datetime.now(UTC),
         )  # fmt: skip
-        ticked = consumer.trigger.kind is TriggerKind.SCHEDULE
-        original = schedules.lasting(consumer, message) if ticked else message.headers
+        original = self._lasting_headers(consumer, message)
         mark = {MESSAGE_ID: f"{consumer.name}/{message.sequence}"}
         subject = dead_subject(consumer.method.service, consumer.method.name)
         bare = Outgoing(subject, letter_headers(letter, {LEFT_OUT: str(len(message.data))}) | mark, b"")
@@ -353,9 +352,25 @@ class Delivery:
         return Dead(reason)
 
     def _event(self, consumer: Consumer, message: Message) -> Event:
-        if consumer.trigger.kind is TriggerKind.SCHEDULE:
-            return schedules.event(consumer, message)
-        return Event.from_message(message.headers, message.data)
+        trigger = consumer.trigger
+        match trigger:
+            case ScheduleTrigger(schedule):
+                return schedules.event(consumer, schedule, message)
+            case EventTrigger() | ChangeTrigger():
+                return Event.from_message(message.headers, message.data)
+            case _:
+                assert_never(trigger)
+
+    def _lasting_headers(self, consumer: Consumer, message: Message) -> Mapping[str, str]:
+        """Return the headers that a dead letter keeps."""
+        trigger = consumer.trigger
+        match trigger:
+            case ScheduleTrigger(schedule):
+                return schedules.lasting(consumer, schedule, message)
+            case EventTrigger() | ChangeTrigger():
+                return message.headers
+            case _:
+                assert_never(trigger)
 
     def _count(self, consumer: Consumer, outcome: str) -> None:
         self._counted.add(1, {"rpc.method": consumer.group, "mesh.event.outcome": outcome})

@@ -33,7 +33,7 @@ class AlreadyDoneError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Delivered:
-    """What of a delivery goes where its function runs, in the sidecar's process or in a worker: ``Call.delivered``.
+    """What of a delivery goes where its function runs, in the sidecar's process or in a worker: ``Call.delivery``.
 
     Attributes:
         consumer: What the event must have its effect once for: the method, ``package.Service/Method``.
@@ -53,7 +53,7 @@ class Arrival(Call):
 
     Attributes:
         event: The event.
-        delivered: What its function's side knows of it.
+        delivery: What its function's side knows of it.
         tries: Which try it is, from 1.
         known: What the try before ended with, if its traceback is in the log; else "".
         failure: The same of this one.
@@ -62,7 +62,7 @@ class Arrival(Call):
         beside: The worker that ran the function ended, and another call there may be why.
     """
 
-    __slots__ = ("_data", "began", "beside", "delivered", "event", "failure", "known", "trace", "tries")
+    __slots__ = ("_data", "began", "beside", "delivery", "event", "failure", "known", "trace", "tries")
 
     def __init__(
         self, method: Method, event: Event, consumer: str, tries: int, deadline: float | None, known: str = ""
@@ -78,7 +78,7 @@ class Arrival(Call):
         pairs = [(name.encode(), value.encode()) for name, value in told.items() if value]
         super().__init__(method, Metadata.from_wire(pairs), deadline)
         self.event = event
-        self.delivered = Delivered(consumer, event.id, event.hops)
+        self.delivery = Delivered(consumer, event.id, event.hops)
         self.tries = tries
         self.known = known
         self.failure = ""
@@ -118,7 +118,7 @@ async def linked(call: Call, next: Handler) -> None:
             "messaging.operation.type": "process",
             "messaging.message.id": event.id,
             "messaging.destination.name": event.type,
-            "messaging.consumer.group.name": call.delivered.consumer,
+            "messaging.consumer.group.name": call.delivery.consumer,
         }
         if call.tries > 1:
             told["mesh.event.tries"] = call.tries

@@ -2,8 +2,8 @@
 
 A code is *permanent* when the same event can only end the same way: trying again would hold its key for nothing.
 Everything else may be about now, so it comes back, later and later, until ``Limits.tries`` is reached. What was refused
-before the function began (a full gate, a stop) is no try. Nor is a call whose worker ended while others ran in it: any
-of them may be why (``mesh.sidecar.workers``). Such a loss is counted by itself, and bounded too.
+before the function began (concurrency limit reached, a stop) is no try. Nor is a call whose worker ended while others
+ran in it: any of them may be why (``mesh.sidecar.workers``). Such a loss is counted by itself, and bounded too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PERMANENT = frozenset(
 """Codes that another try cannot change. NOT_FOUND is not among them: what is missing may be on its way, as another
 event."""
 REFUSED = 1.0
-"""Seconds after which a delivery that found the gate full comes back, at the earliest."""
+"""Seconds after which a delivery that found the concurrency limit reached comes back, at the earliest."""
 
 
 @dataclass(frozen=True, slots=True)

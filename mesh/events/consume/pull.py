@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 from nats import errors
 from nats.js.errors import Error as JetStreamError
 
-from mesh.boundary import ordinary, revoke
-from mesh.contract.model import TriggerKind
+from mesh.boundary import as_exception, cancel_task
 from mesh.events.broker import message as wire
 from mesh.events.broker.message import Message
 from mesh.events.consume.consumers import ACK_WAIT, GROUP, PENDING, PINNED, Consumer, request
@@ -88,7 +87,7 @@ class Reader:
 
     def __init__(self, consumer: Consumer, deliver: Deliver, missing: Callable[[Consumer], None]) -> None:
         self.consumer = consumer
-        self.lane = Lane(ordered=consumer.trigger.kind is not TriggerKind.SCHEDULE)
+        self.lane = Lane(ordered=consumer.ordered)
         self.pending = 0
         self._client: Client | None = None
         self._deliver = deliver
@@ -182,7 +181,7 @@ class Reader:
             if not self._running:
                 break
             for task in self._running.values():
-                revoke(task)
+                cancel_task(task)
             await asyncio.wait(self._running.values(), timeout=PAUSE)
         if self._settling is not None:
             self._settling.cancel()
@@ -319,7 +318,7 @@ class Reader:
         try:
             return await self._deliver(self.consumer, message, held)
         except BaseException as raised:
-            error = await ordinary(raised)
+            error = await as_exception(raised)
             log.exception("%s: the delivery of %d failed", self.consumer.name, held.sequence, exc_info=error)
             return Retry(FAILED)
 

@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mesh.contract import cron
-from mesh.contract.model import TriggerKind
+from mesh.contract.model import ScheduleTrigger
 from mesh.events import subjects
 from mesh.events.broker import streams
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
@@ -32,7 +32,7 @@ from mesh.events.consume.consumers import API_TIMEOUT, Consumer, request, tick_s
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-    from mesh.contract.model import Method, Service, Trigger
+    from mesh.contract.model import GrpcService, Method
     from mesh.events.broker.message import Message
 
 __all__ = ["TickError", "clock", "ensure", "event", "lasting", "make_up", "wanted"]
@@ -91,33 +91,33 @@ class Wanted:
         return found
 
 
-def wanted(services: Iterable[Service]) -> list[Wanted]:
+def wanted(services: Iterable[GrpcService]) -> list[Wanted]:
     """Return the schedules of these services."""
     return [
         _wanted(method, index, trigger)
         for service in services
         for method in service.methods.values()
         for index, trigger in enumerate(method.triggers)
-        if trigger.kind is TriggerKind.SCHEDULE
+        if isinstance(trigger, ScheduleTrigger)
     ]
 
 
-def _wanted(method: Method, index: int, trigger: Trigger) -> Wanted:
+def _wanted(method: Method, index: int, trigger: ScheduleTrigger) -> Wanted:
     base = subjects.schedule_subject(method.service, method.name)
     subject = f"{base}.{index}" if index else base
     return Wanted(subject, tick_subject(method, index), cron.parse(trigger.schedule), trigger.skip_missed)
 
 
-def event(consumer: Consumer, message: Message) -> Event:
+def event(consumer: Consumer, schedule: str, message: Message) -> Event:
     """Return a tick as an event whose data is the ``Tick``: the time that the schedule named, in the contract's class.
 
     Raises:
         MalformedEventError: The broker's header does not say when the next firing is.
     """
-    time = _time(consumer, message)
+    time = _time(consumer, schedule, message)
     tick: Any = consumer.method.input()
     tick.time.FromDatetime(time.astimezone(UTC).replace(tzinfo=None))
-    tick.schedule = consumer.trigger.schedule
+    tick.schedule = schedule
     return Event(
         id=f"{consumer.filters[0]}@{time.astimezone(UTC).isoformat()}",  # the same when it is delivered once more
         type=TYPE,
@@ -128,15 +128,15 @@ def event(consumer: Consumer, message: Message) -> Event:
     )
 
 
-def lasting(consumer: Consumer, message: Message) -> Mapping[str, str]:
+def lasting(consumer: Consumer, schedule: str, message: Message) -> Mapping[str, str]:
     """Return a tick's headers with its time in one of ours, for a dead letter: that keeps none of the broker's."""
     try:
-        return {**message.headers, _DUE: _time(consumer, message).isoformat()}
+        return {**message.headers, _DUE: _time(consumer, schedule, message).isoformat()}
     except MalformedEventError:  # as it is, to be looked at
         return message.headers
 
 
-def _time(consumer: Consumer, message: Message) -> datetime:
+def _time(consumer: Consumer, schedule: str, message: Message) -> datetime:
     """Return the time that the schedule named.
 
     Raises:
@@ -148,13 +148,13 @@ def _time(consumer: Consumer, message: Message) -> datetime:
         if due is not None:
             return datetime.fromisoformat(due)
         if following is not None:
-            return cron.parse(consumer.trigger.schedule).due(stored + _PRECISION, datetime.fromisoformat(following))
+            return cron.parse(schedule).due(stored + _PRECISION, datetime.fromisoformat(following))
     except ValueError as error:
         raise MalformedEventError(f"a tick of {consumer.group}: {error}") from None
     return stored  # fired by hand
 
 
-async def ensure(client: Client, services: Iterable[Service]) -> None:
+async def ensure(client: Client, services: Iterable[GrpcService]) -> None:
     """Write the schedules of these services where they are missing or different; remove what is declared no more.
 
     Any number of replicas may do it at once.
@@ -183,7 +183,7 @@ async def clock(client: Client) -> datetime:
     return datetime.fromisoformat((await request(client, f"STREAM.INFO.{streams.SCHEDULES}"))["ts"])
 
 
-async def make_up(client: Client, services: Iterable[Service], now: datetime, late: float = SLACK) -> None:
+async def make_up(client: Client, services: Iterable[GrpcService], now: datetime, late: float = SLACK) -> None:
     """Fire once what fell due and did not fire: the broker was down, or has passed it over.
 
     Args:

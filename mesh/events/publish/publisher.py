@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opentelemetry import trace
 
 from mesh.call import current
-from mesh.contract.model import TriggerKind
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.events.cloudevents import Event, new_id
 from mesh.events.hops import hops
@@ -46,11 +45,7 @@ class Publications:
         declared = {name for service in serves for name in contract.services[service].publishes}
         self._keys = {name: contract.events[name].key for name in declared}
         self._known = frozenset(contract.events)
-        self.captures = any(
-            trigger.kind is TriggerKind.CHANGE and trigger.service == source
-            for method in contract.methods.values()
-            for trigger in method.triggers
-        )
+        self.captures = bool(contract.captured_tables(source))
         self._source = source
         self._serves = " or ".join(serves)
         self._tracer = trace.get_tracer("mesh.events")

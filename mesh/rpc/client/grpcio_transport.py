@@ -19,7 +19,7 @@ import grpc
 import grpc.aio
 
 from mesh.address import authority, join
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.call import Metadata, decode_values
 from mesh.errors import Code, StatusError, Unavailable
 from mesh.message_size import Side, too_large
@@ -142,7 +142,7 @@ class GrpcioExchange:
         finally:
             remote.in_flight -= 1
             if pump is not None and not pump.done():
-                revoke(pump)
+                cancel_task(pump)
                 await asyncio.wait([pump])  # unlike awaiting it, this hides no cancellation of ours
 
     async def close(self) -> None:
@@ -211,7 +211,7 @@ class GrpcioExchange:
         for key, value in trailers or ():
             if key == status.DETAILS.decode() and isinstance(value, bytes):
                 rich = value
-        details = status.unpack(rich) if rich else ()
+        details = status.unpack_details(rich) if rich else ()
         code, text = error.code().value[0], error.details() or ""
         large = _TOO_LARGE.search(text) if code == Code.RESOURCE_EXHAUSTED and not details else None
         if large is not None:
@@ -220,7 +220,7 @@ class GrpcioExchange:
             return StatusError.of(code, text, details)
         safe = _TEXTS.get(code, "the call failed on its way to the service")
         failure = StatusError.of(code, safe, details).at(f"{address}: {text}")
-        return status.at_deadline(failure, call.deadline, monotonic())
+        return status.deadline_exceeded(failure, call.deadline, monotonic())
 
     def _pick(self) -> _Remote:
         remotes = self._remotes

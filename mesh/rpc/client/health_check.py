@@ -1,7 +1,7 @@
-"""Asks a server whether it is serving, by the gRPC health protocol (grpc/health/v1/health.proto).
+"""Health check of a server by the gRPC health protocol (grpc/health/v1/health.proto): one blocking request.
 
-One blocking request on libnghttp2: the health check of a container starts an interpreter every few seconds, and grpcio,
-protobuf and asyncio would be most of what it costs. It does nothing else.
+It uses libnghttp2 alone. The health check of a container starts an interpreter every few seconds, and importing grpcio,
+protobuf and asyncio would be most of its cost.
 """
 
 from __future__ import annotations
@@ -17,35 +17,40 @@ __all__ = ["check"]
 
 _STATUSES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 _REQUEST = bytes(5)
-"""An empty message, framed: the server as a whole."""
+"""An empty message with its length prefix: it asks for the server as a whole."""
+_READ_SIZE = 65536
 
 
 def check(address: str, timeout: float) -> str:
-    """Return ``"SERVING"``, or what else the server at ``host:port`` is: a health status or why it does not answer."""
+    """Return ``"SERVING"``, another health status, or the error as ``CODE: message``.
+
+    Args:
+        address: ``host:port``.
+        timeout: Seconds for the whole check.
+    """
     try:
-        headers, body = _ask(address, timeout)
+        headers, body = _request(address, timeout)
     except TimeoutError:
-        return f"DEADLINE_EXCEEDED: no answer within {timeout:g} s"
+        return f"DEADLINE_EXCEEDED: no response within {timeout:g} s"
     except OSError as error:
         return f"UNAVAILABLE: {error.strerror or error}"
     except (ngh2.NGH2Error, ValueError) as error:
         return f"UNAVAILABLE: it does not speak gRPC ({error})"
-    code = headers.get(b"grpc-status", b"")
-    if code != b"0":
-        return _refusal(code, headers)
+    if headers.get(b"grpc-status") != b"0":
+        return _error(headers)
     status = body[6] if body[5:6] == b"\x08" else 0  # field 1, a varint; a message without it is UNKNOWN
     return _STATUSES[status] if status < len(_STATUSES) else str(status)
 
 
-def _ask(address: str, timeout: float) -> tuple[dict[bytes, bytes], bytes]:
+def _request(address: str, timeout: float) -> tuple[dict[bytes, bytes], bytes]:
     """Return headers and trailers, and the body.
 
     Raises:
-        OSError: No connection, or no answer in time.
-        ngh2.NGH2Error: What comes is no HTTP/2.
-        ValueError: The same, seen otherwise.
+        OSError: There is no connection, or no response in time.
+        ngh2.NGH2Error: The server does not speak HTTP/2.
+        ValueError: The same, detected by the binding.
     """
-    end = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     host, port = split(address)
     h2 = ngh2.Connection(ngh2.Role.CLIENT)
     h2.initiate_connection({ngh2.Setting.ENABLE_PUSH: 0})
@@ -56,11 +61,11 @@ def _ask(address: str, timeout: float) -> tuple[dict[bytes, bytes], bytes]:
     h2.send_data(stream, _REQUEST, end_stream=True)
     headers: dict[bytes, bytes] = {}
     body = b""
-    with socket.create_connection((host, port), timeout) as link:
+    with socket.create_connection((host, port), timeout) as connection:
         while True:
-            link.sendall(h2.data_to_send())
-            link.settimeout(max(0.001, end - time.monotonic()))
-            data = link.recv(65536)
+            connection.sendall(h2.data_to_send())
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            data = connection.recv(_READ_SIZE)
             h2.receive_data(data)
             for event in h2.events():
                 if isinstance(event, ngh2.ResponseReceived | ngh2.TrailersReceived):
@@ -70,14 +75,13 @@ def _ask(address: str, timeout: float) -> tuple[dict[bytes, bytes], bytes]:
                 elif isinstance(event, ngh2.StreamClosed):
                     return headers, body
             if not data:
-                raise ConnectionError("the connection was closed without an answer")
+                raise ConnectionError("the connection was closed without a response")
 
 
-def _refusal(code: bytes, headers: dict[bytes, bytes]) -> str:
-    from mesh.errors import Code  # noqa: PLC0415 - protobuf comes with it, and only a refusal needs the names
-
-    said = headers.get(b"grpc-message", b"").decode("ascii", "replace")
-    if not code.isdigit():
+def _error(headers: dict[bytes, bytes]) -> str:
+    if not headers.get(b"grpc-status", b"").isdigit():
         return f"UNAVAILABLE: it does not speak gRPC (HTTP {headers.get(b':status', b'?').decode('ascii', 'replace')})"
-    number = int(code)
-    return f"{Code(number).name if number <= max(Code) else number}: {said}"
+    from mesh.rpc.status import read_status  # noqa: PLC0415 - it imports protobuf, which only an error needs
+
+    error, _ = read_status(list(headers.items()))
+    return str(error)

@@ -13,9 +13,9 @@ from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
 from mesh.address import authority
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.errors import DeadlineExceeded, StatusError, Unavailable
-from mesh.layers.timer_wheel import wheel
+from mesh.layers.timer_wheel import timer_wheel
 from mesh.message_size import Side, too_large
 from mesh.rpc import framing, status
 from mesh.rpc.client.http2_stream import Stream, wrong_count
@@ -38,7 +38,7 @@ REPLAY = 256 * 2**10
 
 Headers = list[tuple[bytes, bytes]]
 
-_OK = tuple(framing.OK)
+_OK = tuple(status.OK)
 """The trailers of a call that succeeded and has nothing to add, as libnghttp2 gives them."""
 
 
@@ -87,8 +87,8 @@ class Exchange:
                 stream.failure = _refused(pool)
                 continue
             slot = None
-            if call.deadline is not None and not call.timed:
-                slot = wheel(call.task).add(call.deadline, stream)
+            if call.deadline is not None and not call.deadline_enforced:
+                slot = timer_wheel(call.task).add(call.deadline, stream)
             try:
                 await stream.wait()
             finally:
@@ -152,7 +152,7 @@ class Exchange:
 
 def _leave(call: Call, stream: Stream) -> None:
     """Leave nothing of the stream behind, whether or not it has ended."""
-    if call.deadline is not None and monotonic() >= call.deadline - status.EARLY:
+    if call.deadline is not None and monotonic() >= call.deadline - status.DEADLINE_TOLERANCE_SECONDS:
         stream.connection.reset_later(stream)
     stream.close()
 
@@ -167,10 +167,10 @@ def _outcome(call: Call, stream: Stream) -> None:
     if headed and not call.headers_sent:
         call.headers += status.metadata_of(stream.headers or ())
     if stream.failure is not None:
-        raise status.at_deadline(stream.failure, call.deadline, monotonic())
+        raise status.deadline_exceeded(stream.failure, call.deadline, monotonic())
     if stream.trailers == _OK:
         return
-    error, trailers = status.read(stream.trailers or ())
+    error, trailers = status.read_status(stream.trailers or ())
     call.trailers += trailers
     if error is not None:
         raise error
@@ -215,7 +215,7 @@ class _Streaming:
             if self.stream is not None:
                 _leave(self.call, self.stream)
             if self.pump is not None and not self.pump.done():
-                revoke(self.pump)
+                cancel_task(self.pump)
                 await asyncio.wait([self.pump])  # unlike awaiting it, this hides no cancellation of ours
             self._leave()
         self._conclude(stream)

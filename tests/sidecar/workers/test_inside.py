@@ -199,7 +199,7 @@ async def test_a_log_line_says_its_trace(
 async def test_what_a_worker_measures_is_recorded_here(contract: Contract) -> None:
     reader = InMemoryMetricReader()
     measured = MeasurementRecorder(MeterProvider([reader], shutdown_on_exit=False))
-    pool = pool_of(contract, "apps.inside", min=1, max=1, measured=measured)
+    pool = pool_of(contract, "apps.inside", min=1, max=1, metrics=measured)
     async with working(contract, pool) as address, grpc.aio.insecure_channel(address) as client:
         stub = conformance_pb2_grpc.EchoStub(client)
         for _ in range(3):
