@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import CallbackOptions, Observation
 
-    from mesh.database import Database, Sole
+    from mesh.database import Database, LeaderLock
 
 __all__ = ["Encode", "Letters", "Relay", "as_stored"]
 
@@ -101,7 +101,7 @@ class Relay:
         self._encode = encode
         self._letters = letters
         self._sqlite = sqlite
-        self._sole: Sole = database.sole(NAME)
+        self._leader_lock: LeaderLock = database.leader_lock(NAME)
         self._ending = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._said = ""
@@ -117,12 +117,12 @@ class Relay:
 
     def tell(self) -> None:
         """Say that there may be rows."""
-        self._sole.tell()
+        self._leader_lock.notify()
 
     async def stop(self) -> None:
         """Send what is there if the broker is, and stop; the rest stays in the outbox."""
         self._ending.set()
-        self._sole.news.set()
+        self._leader_lock.wakeup.set()
         if self._running is not None:
             await asyncio.wait([self._running], timeout=LAST)
             self._running.cancel()
@@ -132,23 +132,23 @@ class Relay:
     async def _run(self) -> None:
         while not self._ending.is_set():
             try:
-                if await _first(self._sole.acquire(), self._ending.wait()) == 0:
+                if await _first(self._leader_lock.acquire(), self._ending.wait()) == 0:
                     await self._hold()
             except Exception:  # a relay that stood still would hold all events of the service, and nobody would know
                 log.exception("the relay failed and begins again")
                 await _first(self._ending.wait(), asyncio.sleep(LONGEST))
             finally:
                 self.waiting, self._counted = None, -LOOK
-                await self._sole.release()
+                await self._leader_lock.release()
 
     async def _hold(self) -> None:
         """Empty the outbox again and again, until the right to do so is lost or the service stops."""
-        sole, failures = self._sole, 0
+        leader_lock, failures = self._leader_lock, 0
         if self._broker.link is None:  # at a start both connect: that the broker is not first is no news
-            await _first(self._ending.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(LONGEST))
-        while not sole.lost.is_set():
+            await _first(self._ending.wait(), leader_lock.lost.wait(), self._broker.ready(), asyncio.sleep(LONGEST))
+        while not leader_lock.lost.is_set():
             last = self._ending.is_set()  # then this is one more time, for what the last calls wrote
-            sole.news.clear()
+            leader_lock.wakeup.clear()
             kept = await self._round()
             self._say("" if kept is None else str(kept))
             if last:
@@ -157,13 +157,13 @@ class Relay:
                 failures = 0
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK):
-                        await sole.news.wait()  # a lost right is news, and so is the end
+                        await leader_lock.wakeup.wait()  # a lost right is news, and so is the end
                 continue
             pause = min(FIRST * 2.0 ** min(failures, 16), LONGEST) * random.uniform(0.5, 1.0)  # noqa: S311
             failures += 1
-            await _first(self._ending.wait(), sole.lost.wait(), asyncio.sleep(pause))
+            await _first(self._ending.wait(), leader_lock.lost.wait(), asyncio.sleep(pause))
             if self._broker.link is None:
-                await _first(self._ending.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(LONGEST))
+                await _first(self._ending.wait(), leader_lock.lost.wait(), self._broker.ready(), asyncio.sleep(LONGEST))
 
     async def _round(self) -> StatusError | None:
         """Send what is there, and count now and then what is left; return what keeps it back."""
@@ -191,7 +191,7 @@ class Relay:
         """
         sent: list[Row] = []
         error: StatusError | None = None
-        while not self._sole.lost.is_set():
+        while not self._leader_lock.lost.is_set():
             async with self._database.housekeeping() as tx:
                 if sent:
                     await outbox.delete(tx, sent, sqlite=self._sqlite)
