@@ -35,7 +35,7 @@ from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control.component.service_events import Eventing, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT
-from mesh.edge import Door, Edge
+from mesh.edge import Edge, OptionalLayers
 from mesh.edge.grpc.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
@@ -362,7 +362,7 @@ class EdgePart:
             concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
-            door=Door.of(table),
+            layers=OptionalLayers.of(table),
             # No limit of a body in the listener: the edge refuses with a reason, and streams have no end.
             listen=lambda app: Listener(
                 app,

@@ -1,7 +1,7 @@
 """The contract → an OpenAPI 3.1 document of what the edge offers. Pure.
 
 It says what the edge does and promises nothing else: routes, parameters and bodies as ``mesh.edge.http.transcoder``
-reads them, JSON as ``mesh.protojson.codec`` writes it, refusals as ``mesh.edge.http.status_response`` renders them.
+reads them, JSON as ``mesh.protojson.codec`` writes it, refusals as ``mesh.edge.http.response`` renders them.
 
 Source: https://spec.openapis.org/oas/v3.1.1.html
 """

@@ -47,7 +47,7 @@ _BROWSER_HEADERS = frozenset({
 """Headers that a browser sends on its own account, beside ``sec-*``; a function does not see them as metadata."""
 
 DISCARD_SIZE = 64 * 2**20
-"""Bytes of a refused body that are read and discarded at most; ``mesh.edge.call`` does the same and says why."""
+"""Bytes of a refused body that are read and discarded at most; ``mesh.edge.calls`` does the same and says why."""
 DISCARD_TIMEOUT = 2.0
 """Seconds that reading them may take."""
 
