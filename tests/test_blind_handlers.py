@@ -41,10 +41,10 @@ ALLOWED = {
         "_json: Exception": "decodes an event for the command line",
     },
     "mesh/control/supervise/child.py": {
-        "Keeper._unwatch: CancelledError": "awaits the task that it has just cancelled",
+        "Child._cancel_restarts: CancelledError": "awaits the task that it has just cancelled",
     },
     "mesh/control/supervise/reload.py": {
-        "keep_current: Exception": "loads manifest, contract and versions as text; no user code",
+        "reload_on_change: Exception": "loads manifest, contract and versions as text; no user code",
     },
     "mesh/database/database.py": {
         "Database._transaction: Exception": "connects; no user code",
