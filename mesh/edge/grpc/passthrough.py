@@ -12,13 +12,13 @@ from time import monotonic  # the clock of the event loops
 from typing import Any
 
 from mesh.auth import authorize
-from mesh.auth.service_tokens import HEADER
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.edge import refusals
 from mesh.edge.call import HttpCall
 from mesh.edge.grpc import exposed
 from mesh.errors import Internal, InvalidArgument, StatusError, Unimplemented
+from mesh.headers import CLIENT_CLAIMS, REQUEST_PREFIXES, without_owned
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
 from mesh.rpc import framing
@@ -33,14 +33,6 @@ __all__ = ["GrpcCall", "Passthrough", "tracing"]
 
 _HTTP_2 = "2"
 
-_OURS = frozenset({
-    HEADER, b"authorization",
-    b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto",
-    b"x-real-ip",
-})  # fmt: skip
-"""Metadata of a client that says who it is and where it comes from: the edge finds that out by itself. ``identify``
-hands ``authorization`` on when it is valid."""
-_RESERVED = (b":", b"grpc-", b"proxy-")
 _PARSED_HEADERS = frozenset({b"grpc-timeout", b"grpc-encoding"})
 """Headers that ``InboundCall`` parses when it is made. A refused call is made without them, because they may be
 malformed."""
@@ -107,7 +99,7 @@ class Passthrough:
         self._timeout = timeout
         self._outbound = outbound
         self._authorize_and_forward = chain(authorize(contract, {}), self._default_deadline, deadline, self._forward)
-        self._dropped = _OURS | propagation.header_names()
+        self._dropped = CLIENT_CLAIMS | propagation.header_names()
 
     def takes(self, scope: MutableMapping[str, Any]) -> bool:
         """Whether a request is a gRPC or gRPC-Web call."""
@@ -186,12 +178,14 @@ class Passthrough:
         assert isinstance(call, GrpcCall)  # noqa: S101 - ``answer`` takes no other
         dropped = self._dropped
         pairs = call.inbound.metadata.pairs
-        metadata = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(_RESERVED)]
+        metadata = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(REQUEST_PREFIXES)]
+        forwarded = _ForwardedCall(call, Metadata.from_wire(metadata))
         token = current.set(call)
         try:
-            await self._outbound(_ForwardedCall(call, Metadata.from_wire(metadata)))
+            await self._outbound(forwarded)
         finally:
             current.reset(token)
+            forwarded.end()
 
 
 class _EdgeGrpcApp(GrpcApp):
@@ -236,15 +230,17 @@ class _EdgeGrpcApp(GrpcApp):
 
 
 class _ForwardedCall(Call):
-    """The outbound call: the inbound call with other metadata."""
+    """The outbound call: the inbound call with other metadata.
 
-    __slots__ = ("_inbound",)
+    The client gets the sidecar's response metadata without the headers that only the mesh may write.
+    """
+
+    __slots__ = ("_call", "_inbound")
 
     def __init__(self, call: GrpcCall, metadata: Metadata) -> None:
         super().__init__(call.method, metadata, call.deadline)
+        self._call = call
         self._inbound = call.inbound
-        self.headers = call.headers
-        self.trailers = call.trailers
 
     async def receive(self) -> bytes | None:
         try:
@@ -259,12 +255,26 @@ class _ForwardedCall(Call):
             raise InvalidArgument(error.message) from None
 
     def send(self, message: bytes) -> Coroutine[Any, Any, None]:
-        self.headers_sent = True
+        if not self.headers_sent:
+            self._forward_headers()
         return self._inbound.send(message)
 
     def send_headers(self) -> Coroutine[Any, Any, None]:
-        self.headers_sent = True
+        if not self.headers_sent:
+            self._forward_headers()
         return self._inbound.send_headers()
+
+    def end(self) -> None:
+        """Pass on the trailers, and the headers if no message has taken them along."""
+        if not self.headers_sent:
+            self._forward_headers()
+        if self.trailers:
+            self._call.trailers += without_owned(self.trailers)
+
+    def _forward_headers(self) -> None:
+        self.headers_sent = True
+        if self.headers:
+            self._call.headers += without_owned(self.headers)
 
 
 def _names_grpc(content_type: bytes) -> bool:

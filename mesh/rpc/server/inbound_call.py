@@ -14,8 +14,9 @@ from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mesh.boundary import cancel_task, record_cancellation
-from mesh.call import UNTRAILED, Call, Metadata, field_bytes
+from mesh.call import Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
+from mesh.headers import UNTRAILED
 from mesh.rpc import framing
 from mesh.rpc.status import OK, write_status
 
