@@ -19,7 +19,7 @@ from opentelemetry import trace
 from mesh.call import Call, Handler
 from mesh.contract.model import Contract, Method
 from mesh.errors import StatusError, Unavailable
-from mesh.events.consume.delivery_call import Arrival
+from mesh.events.consume.delivery_call import DeliveryCall
 from mesh.faults import Fault, Faults
 from mesh.sidecar.workers.call_headers import head_of
 from mesh.sidecar.workers.call_queue import Queue, full
@@ -161,7 +161,7 @@ class Pool:
         """
         method = call.method
         message = None if method.client_streaming else await call.receive_one()
-        arrival = _arrival(call)
+        delivery = _delivery(call)
         head = head_of(call)
         path = method.path
         index = self._index[path]
@@ -172,8 +172,8 @@ class Pool:
                 worker = await self._wait(path)
             self._count()
             self.crew.given(worker)
-            if arrival is not None:
-                arrival.began, arrival.beside = True, False
+            if delivery is not None:
+                delivery.started, delivery.worker_lost_with_others = True, False
             try:
                 await worker.link.ask(call, index, head, message)
             except LostError as lost:
@@ -183,9 +183,9 @@ class Pool:
                 untouched = lost.call < 0 or not worker.born.begun.reached(lost.call)
                 replayable = lost.call < 0 or (message is not None and not call.headers_sent)
                 again = untouched or (method.idempotent and tries > 0 and not self._records.hopeless(path))
-                if arrival is not None:
-                    arrival.began = not untouched
-                    arrival.beside = worker.beside(lost.call)
+                if delivery is not None:
+                    delivery.started = not untouched
+                    delivery.worker_lost_with_others = worker.beside(lost.call)
                 if not (replayable and again):
                     raise Unavailable(await _why(worker)) from None
             except StatusError:
@@ -367,11 +367,11 @@ class Pool:
             span.end(end_time=max(start, end))
 
 
-def _arrival(call: Call) -> Arrival | None:
+def _delivery(call: Call) -> DeliveryCall | None:
     """Return the call if it is a delivery, which begins when a worker has it."""
-    if not isinstance(call, Arrival):
+    if not isinstance(call, DeliveryCall):
         return None
-    call.began = False
+    call.started = False
     return call
 
 
