@@ -29,7 +29,7 @@ from mesh.call import Call, Metadata, chain
 from mesh.contract import protoc
 from mesh.control import project
 from mesh.function import Functions
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
 from mesh.rpc import framing
@@ -109,7 +109,7 @@ def _ways(endpoint: str) -> dict[str, One]:
     request = _request(method, token)
     layers: list[tuple[str, Layer]] = [
         ("runner", runner),
-        ("gate", Gate(100, 100)),
+        ("concurrency limit", ConcurrencyLimit(100, 100)),
         ("authorize", authorize(contract, {"users": (SERVICE,)})),
         ("authenticate", authenticate(None, PeerVerifier(folder))),
         ("deadline", deadline),

@@ -3,7 +3,7 @@
     python -m benchmarks sidecar [--rounds 5]
 
 Ours runs everything that it runs in production: tracing of every call and its export, recover, deadline,
-authentication, authorization, gate, metrics. The bare peers run nothing of that.
+authentication, authorization, concurrency limit, metrics. The bare peers run nothing of that.
 """
 
 from __future__ import annotations

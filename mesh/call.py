@@ -1,10 +1,10 @@
-"""One shape for everything that answers: a ``Handler`` answers a ``Call``, a ``Layer`` wraps a handler.
+"""Calls, handlers, layers and metadata: a ``Handler`` answers a ``Call``, a ``Layer`` wraps a handler.
 
 A function, a worker, a balancer and a remote endpoint are all handlers. A unary call is a stream of one request and one
-response, never the other way round, so ``try/finally`` around ``await next(call)`` is right for every kind of method.
+response, never the other way round. So ``try/finally`` around ``await next(call)`` is right for every kind of method.
 
-Messages cross this seam as serialized bytes: only the two rims (the function, and whoever made the call) decode them.
-What is here knows no wire and no server.
+Messages are serialized bytes here. Only the two ends decode them: the function, and the code that made the call. This
+module knows no transport and no server.
 """
 
 from __future__ import annotations
@@ -20,54 +20,42 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from mesh.errors import DeadlineExceeded, StatusError, Unimplemented
+from mesh.headers import is_reserved
 
 __all__ = [
-    "Call", "Handler", "Identity", "Layer", "Metadata", "chain", "current", "encode_pair", "field_bytes", "is_reserved",
+    "Call", "Handler", "Identity", "Layer", "Metadata", "chain", "current", "encode_pair", "field_bytes",
 ]  # fmt: skip
 
 Handler: TypeAlias = Callable[["Call"], Awaitable[None]]
-"""Answers a call: reads requests with ``call.receive()``, writes responses with ``call.send()``. Returning is status
-OK; raising a ``StatusError`` is that status; anything else raised is a bug."""
+"""Answers a call: reads requests with ``call.receive()``, writes responses with ``call.send()``. To return means status
+OK. To raise a ``StatusError`` means that status. Any other exception is a bug."""
 
 Layer: TypeAlias = Callable[["Call", Handler], Awaitable[None]]
-"""Wraps a handler: ``async def layer(call, next): … await next(call) …``. One that raises refuses the call."""
+"""Wraps a handler: ``async def layer(call, next): … await next(call) …``. A layer refuses a call by raising."""
 
 
 def chain(*parts: Any) -> Handler:
-    """Compose layers and, last, a handler: the first given is the outermost, so the list reads as a call travels."""
+    """Return one handler made of layers and, last, a handler. The first layer is the outermost one."""
     *layers, handler = parts
     for layer in reversed(layers):
         handler = partial(layer, next=handler)
     return handler  # type: ignore[no-any-return]
 
 
-RESERVED = frozenset({
-    b"te", b"content-type", b"content-length", b"host", b"connection", b"keep-alive", b"proxy-connection",
-    b"transfer-encoding", b"upgrade", b"trailer", b"expect", b"accept-encoding", b"content-encoding",
-})  # fmt: skip
-"""Fields that belong to one connection or one body (RFC 9110, 7.6.1; RFC 9113, 8.2.2): each hop writes its own."""
-
-UNTRAILED = frozenset({
-    b"authorization", b"cache-control", b"content-language", b"content-location", b"content-range", b"etag",
-    b"expires", b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since",
-    b"last-modified", b"pragma", b"proxy-authenticate", b"proxy-authorization", b"www-authenticate",
-})  # fmt: skip
-"""Fields that mean nothing after a message, so that no server writes them as trailers (RFC 9110, 6.5.1)."""
-
-FIELD_OVERHEAD = 32
-"""Bytes that a field counts besides its name and value (RFC 9113, 6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE)."""
-MOST_METADATA = 8192
-"""Bytes of response headers, or of trailers, that every stock client takes (grpcio refuses some beyond 8 KiB)."""
+FIELD_OVERHEAD_BYTES = 32
+"""Size of a field besides its name and value (RFC 9113, 6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE)."""
+MAX_METADATA_SIZE = 8192
+"""Bytes of response headers, or of trailers, that every stock client accepts. grpcio refuses some beyond 8 KiB."""
 
 
 class Metadata(Mapping[str, "str | bytes"]):
-    """The key-value pairs beside the messages: ordered, keys in lower case, read-only for functions.
+    """Key-value pairs of a call: ordered, keys in lower case, read-only for functions.
 
-    ``metadata["key"]`` is the last value of the key, ``getall`` all of them in order. A key that ends in ``-bin`` has
-    ``bytes`` values, every other key ``str`` (gRPC's PROTOCOL-HTTP2.md, Custom-Metadata).
+    ``metadata["key"]`` is the last value of the key. ``getall`` returns all its values in order. A key that ends in
+    ``-bin`` has ``bytes`` values, every other key has ``str`` values (gRPC's PROTOCOL-HTTP2.md, Custom-Metadata).
 
-    Keys that belong to the transport (``:path``, ``grpc-*`` and those of ``RESERVED``) are on the wire but are not
-    metadata: they are not listed, and are read with ``wire``.
+    Keys of the transport (``mesh.headers.is_reserved``) are in the header list and are no metadata.
+    The mapping does not contain them. ``wire`` reads them.
     """
 
     __slots__ = ("_index", "_pairs")
@@ -78,31 +66,31 @@ class Metadata(Mapping[str, "str | bytes"]):
 
     @classmethod
     def from_wire(cls, pairs: list[tuple[bytes, bytes]]) -> Metadata:
-        """Take the header list as the server gives it, without decoding; the list is not copied."""
+        """Return the metadata of a header list as the server gives it. The list is neither decoded nor copied."""
         self = cls.__new__(cls)
         self._pairs = pairs
         self._index = None
         return self
 
     def append(self, name: bytes, value: bytes) -> None:
-        """Add a wire pair; for the layers of an outbound call, before it is sent."""
+        """Add an encoded pair to an outbound call that has not been sent yet."""
         self._pairs.append((name, value))
         self._index = None
 
     @property
     def pairs(self) -> list[tuple[bytes, bytes]]:
-        """Every pair as it goes over the wire, transport keys included; not to be changed."""
+        """Encoded pairs, with those of the transport. Callers must not change the list."""
         return self._pairs
 
     def wire(self, key: bytes) -> bytes | None:
-        """Return the last wire value of any key, the transport's own included, or None."""
+        """Return the last encoded value of any key, also of the transport's own, or None."""
         index = self._index
         if index is None:
             index = self._index = dict(self._pairs)
         return index.get(key)
 
     def getall(self, key: str) -> list[str | bytes]:
-        """Return all values of ``key`` in order; a ``-bin`` header that joins several with commas counts as several."""
+        """Return all values of ``key`` in order. A ``-bin`` header with commas holds several values."""
         wanted = key.lower().encode()
         found: list[str | bytes] = []
         if not is_reserved(wanted):
@@ -128,21 +116,16 @@ class Metadata(Mapping[str, "str | bytes"]):
         return f"Metadata({[(key, self.getall(key)) for key in self]!r})"
 
 
-def is_reserved(name: bytes) -> bool:
-    """Return whether a field, by its wire name, belongs to the transport and is no metadata."""
-    return name in RESERVED or name.startswith((b":", b"grpc-"))
-
-
 def field_bytes(pairs: Iterable[tuple[bytes, bytes]]) -> int:
     """Return the size of a field section as HTTP/2 counts it (RFC 9113, 6.5.2)."""
-    return sum(len(name) + len(value) + FIELD_OVERHEAD for name, value in pairs)
+    return sum(len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in pairs)
 
 
 def encode_pair(key: str, value: str | bytes) -> tuple[bytes, bytes]:
-    """Return one metadata pair as it goes over the wire, the key in lower case.
+    """Return one encoded metadata pair, the key in lower case.
 
-    A text value may hold printable ASCII and must not begin or end with a space: an HTTP/2 field value must not
-    (RFC 9113, 8.2.1), so clients and proxies drop such a field, or the whole call. An empty value is fine.
+    A text value may hold printable ASCII. It must not begin or end with a space, because HTTP/2 forbids that
+    (RFC 9113, 8.2.1), and clients and proxies drop such a field or the whole call. An empty value is valid.
 
     Raises:
         ValueError: The key has a character outside ``0-9 a-z _ - .``; a ``-bin`` key has a text value; or another key
@@ -168,7 +151,7 @@ def encode_pair(key: str, value: str | bytes) -> tuple[bytes, bytes]:
 
 
 def decode_values(name: bytes, value: bytes) -> list[str | bytes]:
-    """Return the values of one wire pair: text, or for a ``-bin`` key the bytes of each comma-separated part."""
+    """Return the values of one encoded pair: text, or for a ``-bin`` key the bytes of each comma-separated part."""
     if name.endswith(b"-bin"):
         return [_unpad(part.strip()) for part in value.split(b",")]
     return [value.decode("utf-8", "replace")]
@@ -183,7 +166,7 @@ def _unpad(value: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who the call is made for: a user whose token was verified here.
+    """Verified user of a call.
 
     Attributes:
         subject: The token's ``sub``.
@@ -197,38 +180,37 @@ class Identity:
 
 
 class Call:
-    """One call of one method, seen from the side that answers it.
+    """One call of one method, unary or streaming, as its handler sees it.
 
-    The rim that the call came in by (gRPC server, edge, stub, trigger) subclasses this with its ``receive`` and
-    ``send``.
+    Each source of calls (gRPC server, edge, stub, trigger) has a subclass with its own ``receive`` and ``send``.
 
     Attributes:
-        method: What is called (``mesh.contract.model.Method``).
+        method: The called method (``mesh.contract.model.Method``).
         metadata: The caller's metadata.
-        deadline: When the answer is worthless, in the loop's time (``loop.time()``, seconds); None if never.
+        deadline: Absolute deadline in loop time, seconds; None: no deadline.
         identity: The verified user, or None. Set by the authenticate layer.
         caller: The verified name of the calling service, or None. Set by the authenticate layer.
-        doubt: Why the user token that came along is not valid, or None; ``identity`` is None then. Set by the
-            authenticate layer.
-        headers: Response metadata (wire pairs) to be sent before the first message.
-        headers_sent: Whether they have gone.
-        trailers: Response metadata (wire pairs) to be sent after the last message.
-        peer: Where an onward call went: the ``host:port`` of the manifest, or "" while it has not gone anywhere.
-        wait_for_ready: An onward call should wait for a connection even when every address has just failed.
-        timed: Whether a layer of this chain cancels the call at its deadline, so that nobody else has to.
-        compression: The encoding of an onward call's requests (``"gzip"``), or "" for none.
-        task: What answers it, if that is one task and its rim knows it; None otherwise. (Asking for the current task
-            is a system call up to Python 3.11.)
-        delivered: Which event it is a delivery of (``mesh.events.consume.delivery_call.Delivered``), or None.
+        auth_error: The error of an invalid user token on a call that goes on without a user; None otherwise. Set by
+            the authenticate layer.
+        headers: Response metadata (encoded pairs) to be sent before the first message.
+        headers_sent: Whether the response headers were sent.
+        trailers: Response metadata (encoded pairs) to be sent after the last message.
+        peer: The ``host:port`` that an outbound call was sent to, as in the manifest; "" before it is sent.
+        wait_for_ready: Whether an outbound call waits for a connection even if every address has just failed.
+        deadline_enforced: Whether a layer of this chain cancels the call at its deadline.
+        compression: The encoding of an outbound call's requests (``"gzip"``), or "" for none.
+        task: The task that answers the call, or None if it is not known. (Up to Python 3.11, to ask for the current
+            task is a system call.)
+        delivery: The event that this call delivers (``mesh.events.consume.delivery_call.Delivered``), or None.
     """
 
     wait_for_ready: bool = False
     compression: str = ""
-    delivered: Any = None
+    delivery: Any = None
 
     __slots__ = (
-        "caller", "deadline", "doubt", "headers", "headers_sent", "identity", "metadata", "method", "peer", "task",
-        "timed", "trailers",
+        "auth_error", "caller", "deadline", "deadline_enforced", "headers", "headers_sent", "identity", "metadata",
+        "method", "peer", "task", "trailers",
     )  # fmt: skip
 
     def __init__(self, method: Any, metadata: Metadata, deadline: float | None = None) -> None:
@@ -237,47 +219,47 @@ class Call:
         self.deadline = deadline
         self.identity: Identity | None = None
         self.caller: str | None = None
-        self.doubt: StatusError | None = None
+        self.auth_error: StatusError | None = None
         self.peer = ""
-        self.timed = False
+        self.deadline_enforced = False
         self.task: asyncio.Task[Any] | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         self.headers_sent = False
         self.trailers: list[tuple[bytes, bytes]] = []
 
     async def receive(self) -> bytes | None:
-        """Return the next request message, or None when the caller has sent its last.
+        """Return the next request message, or None at the end of the requests.
 
         Raises:
             StatusError: The caller's stream is malformed, or a message exceeds the limit.
-            asyncio.CancelledError: The caller went away.
+            asyncio.CancelledError: The caller disconnected.
         """
         raise NotImplementedError
 
     async def send(self, message: bytes) -> None:
-        """Send a response message, after ``headers`` if they have not gone yet; waits while the caller has no room."""
+        """Send a response message, and before the first one ``headers``. Waits for the caller's flow control."""
         raise NotImplementedError
 
     async def send_headers(self) -> None:
-        """Send ``headers`` now, before there is a message."""
+        """Send ``headers`` before the first message."""
         raise NotImplementedError
 
-    async def left(self) -> bool:
-        """Whether the server cancelled ``task``, because the caller has gone (asked by ``mesh.boundary``)."""
+    async def caller_disconnected(self) -> bool:
+        """Whether the server cancelled ``task`` because the caller disconnected (for ``mesh.boundary``)."""
         return False
 
     def remaining(self) -> float | None:
-        """Return the seconds left until the deadline (not below 0), or None without one."""
+        """Return the seconds until the deadline, 0 if it has passed, or None without a deadline."""
         if self.deadline is None:
             return None
-        # The loops' clock is time.monotonic (asyncio's and uvloop's), which a function in a thread can read too.
+        # Loop time is time.monotonic() in asyncio and uvloop, and threads can read that too.
         return max(0.0, self.deadline - time.monotonic())
 
     async def receive_one(self) -> bytes:
         """Return the one request message of a method that does not stream its requests.
 
         Raises:
-            Unimplemented: There was no message, or more than one (gRPC core maps cardinality violations to this code).
+            Unimplemented: There was no message, or more than one. gRPC core maps cardinality violations to this code.
         """
         message = await self.receive()
         if message is None:
@@ -287,10 +269,10 @@ class Call:
         return message
 
     def check_deadline(self) -> None:
-        """Raise ``DeadlineExceeded`` when no time is left."""
+        """Raise ``DeadlineExceeded`` if the deadline has passed."""
         if self.deadline is not None and self.deadline <= time.monotonic():
             raise DeadlineExceeded("the deadline passed before the call began")
 
 
 current: ContextVar[Call | None] = ContextVar("mesh_call", default=None)
-"""The call being answered by the code that runs now: what an onward call takes its deadline and identity from."""
+"""Call that the running code answers. Outbound calls inherit its deadline and identity."""

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    otel_environment.settle(
+    otel_environment.normalize(
         os.environ
     )  # before anything of OpenTelemetry is imported, here and in processes that inherit it
     try:
@@ -88,7 +88,7 @@ def _complain(text: str) -> None:
 
 def _warn() -> None:
     """Say which of OpenTelemetry's variables are ignored; a component logs it itself."""
-    for text in otel_environment.said():
+    for text in otel_environment.take_warnings():
         _complain(f"warning: {text}")
 
 
@@ -137,8 +137,8 @@ def _check(options: argparse.Namespace) -> int:
         raise Faults(faults)
     routes = sum(len(method.routes) for method in contract.methods.values())
     print(
-        f"ok: {len(manifest.services)} entries, {len(contract.services)} services, {len(contract.methods)} methods, "
-        f"{routes} routes, {len(contract.events)} events"
+        f"ok: {len(manifest.services)} services, {len(contract.services)} gRPC services, "
+        f"{len(contract.methods)} methods, {routes} HTTP routes, {len(contract.events)} events"
     )
     return 0
 

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError, Message
 
-from mesh.boundary import boundary, contain, contained
+from mesh.boundary import boundary, contain, wrap_escaped
 from mesh.call import Call, Handler, chain
 from mesh.context import Context
 from mesh.context_variables import Inherited
@@ -53,7 +53,7 @@ from mesh.threads import Runs
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
-    from mesh.contract.model import Method, Service
+    from mesh.contract.model import GrpcService, Method
 
 __all__ = ["Functions", "Hook", "function_name", "load_module", "module_spec"]
 
@@ -72,7 +72,7 @@ def _escaped(name: str) -> str:
     return f"{name}_" if keyword.iskeyword(name) else name
 
 
-def _names(service: Service) -> dict[str, str]:
+def _names(service: GrpcService) -> dict[str, str]:
     """Return the name of each method's function: two that would share one (``GetURL``, ``GetUrl``) keep their own."""
     count = Counter(map(function_name, service.methods))
     names = {method: function_name(method) for method in service.methods}
@@ -97,7 +97,7 @@ class Functions:
     startup: Hook | None
     shutdown: Hook | None
 
-    def __init__(self, module: str, services: Sequence[Service]) -> None:
+    def __init__(self, module: str, services: Sequence[GrpcService]) -> None:
         self._inherited = Inherited()
         self._module = load_module(module)
         self._inherited.keep()
@@ -207,7 +207,7 @@ def load_module(name: str) -> ModuleType:
             raise Faults([Fault(name, f"there is no module {error.name!r} where Python looks for it")]) from None
         raise Faults([_import_fault(name, error)]) from error
     except BaseException as error:  # noqa: BLE001 - also a module that ends the process
-        raise Faults([_import_fault(name, error)]) from (error if isinstance(error, Exception) else contained(error))
+        raise Faults([_import_fault(name, error)]) from (error if isinstance(error, Exception) else wrap_escaped(error))
 
 
 def module_spec(name: str) -> ModuleSpec | None:
@@ -221,7 +221,7 @@ def module_spec(name: str) -> ModuleSpec | None:
     except (ModuleNotFoundError, ValueError):  # as ``load_module`` will say
         return None
     except BaseException as error:  # noqa: BLE001 - also a module that ends the process
-        raise Faults([_import_fault(name, error)]) from (error if isinstance(error, Exception) else contained(error))
+        raise Faults([_import_fault(name, error)]) from (error if isinstance(error, Exception) else wrap_escaped(error))
 
 
 def _import_fault(name: str, error: BaseException) -> Fault:

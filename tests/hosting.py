@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mesh.call import Call, Handler
-from mesh.config.manifest import Workers
+from mesh.config.manifest import WorkersConfig
 from mesh.contract.model import Contract
 from mesh.errors import Unavailable
 from mesh.function import Functions
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.sidecar import ServiceContext, Sidecar
-from mesh.sidecar.workers.fork_setup import Setup
-from mesh.sidecar.workers.worker_pool import Pool
+from mesh.sidecar.workers.worker_pool import WorkerPool
+from mesh.sidecar.workers.worker_setup import WorkerSetup
 
 ECHO = "conformance.v1.Echo"
 
@@ -29,7 +29,12 @@ def sidecar_of(contract: Contract, module: str = "apps.echo", **options: Any) ->
     functions = Functions(module, [contract.services[ECHO]])
     options.setdefault("service", ServiceContext("echo", channel=None, blocking=None))
     layers = dict.fromkeys(("trace", "authenticate", "authorize"), open_layer)
-    return Sidecar(contract, [ECHO], functions, **{**layers, "gate": Gate(1000, 1000), "drain": 5.0, **options})
+    return Sidecar(
+        contract,
+        [ECHO],
+        functions,
+        **{**layers, "concurrency_limit": ConcurrencyLimit(1000, 1000), "drain": 5.0, **options},
+    )
 
 
 @asynccontextmanager
@@ -44,14 +49,16 @@ async def hosted(contract: Contract, module: str = "apps.echo", **options: Any) 
         await sidecar.stop()
 
 
-def pool_of(contract: Contract, module: str = "apps.echo", *, onward: Handler | None = None, **options: Any) -> Pool:
-    """Return workers that host a module; ``options`` are of ``Workers``, ``Setup`` and the pool."""
+def pool_of(
+    contract: Contract, module: str = "apps.echo", *, onward: Handler | None = None, **options: Any
+) -> WorkerPool:
+    """Return workers that host a module; ``options`` are of ``Workers``, ``WorkerSetup`` and the pool."""
 
     async def nowhere(call: Call) -> None:
         raise Unavailable(f"nothing is behind this pool: {call.method.path}")
 
     serves = options.pop("serves", ECHO)
-    setup = Setup(
+    setup = WorkerSetup(
         name=serves.split(".")[-1].lower(),
         module=module,
         serves=(serves,),
@@ -62,17 +69,23 @@ def pool_of(contract: Contract, module: str = "apps.echo", *, onward: Handler | 
         database=options.pop("database", ""),
         events=options.pop("events", False),
     )
-    parts = {"queue": 1000, "spans": lambda _: None, "measured": lambda _: None, "publish": None}
+    parts = {"queue": 1000, "spans": lambda _: None, "metrics": lambda _: None, "publish": None}
     parts = {name: options.pop(name, default) for name, default in parts.items()}
-    return Pool(contract, setup, Workers(**options), onward=onward or nowhere, **parts)
+    return WorkerPool(contract, setup, WorkersConfig(**options), onward=onward or nowhere, **parts)
 
 
 @asynccontextmanager
-async def working(contract: Contract, pool: Pool, **options: Any) -> AsyncIterator[str]:
+async def working(contract: Contract, pool: WorkerPool, **options: Any) -> AsyncIterator[str]:
     """Host a pool; gives the address. What is still running at the end is cut off."""
     layers = dict.fromkeys(("trace", "authenticate", "authorize"), open_layer)
     service = ServiceContext("echo", channel=None, blocking=None)
-    sidecar = Sidecar(contract, [ECHO], pool, service, **{**layers, "gate": Gate(1000, 1000), "drain": 0.0, **options})
+    sidecar = Sidecar(
+        contract,
+        [ECHO],
+        pool,
+        service,
+        **{**layers, "concurrency_limit": ConcurrencyLimit(1000, 1000), "drain": 0.0, **options},
+    )
     address = await sidecar.start()
     try:
         yield address

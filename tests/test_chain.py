@@ -1,4 +1,4 @@
-"""chain, deadline, recover and gate: what every call passes."""
+"""chain, deadline, recover and concurrency limit: what every call passes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.call import Call, Handler, Metadata, chain
 from mesh.errors import (
     Cancelled,
@@ -20,7 +20,7 @@ from mesh.errors import (
     StatusError,
     Unavailable,
 )
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
 
@@ -183,7 +183,7 @@ class TestRecover:
 
         running = asyncio.ensure_future(recover(call(), handler))
         await asyncio.sleep(0)
-        revoke(running)
+        cancel_task(running)
         with pytest.raises(asyncio.CancelledError):
             await running
 
@@ -202,9 +202,9 @@ class TestRecover:
         assert type(error).__name__ in caplog.text
 
 
-class TestGate:
+class TestConcurrencyLimit:
     async def test_limit_queue_and_refusal(self) -> None:
-        gate, go = Gate(limit=1, queue=1), asyncio.Event()
+        limit, go = ConcurrencyLimit(limit=1, queue=1), asyncio.Event()
         order: list[int] = []
 
         def handler(number: int) -> Handler:
@@ -214,57 +214,44 @@ class TestGate:
 
             return run
 
-        first = asyncio.create_task(gate(call(), handler(1)))
-        second = asyncio.create_task(gate(call(), handler(2)))
+        first = asyncio.create_task(limit(call(), handler(1)))
+        second = asyncio.create_task(limit(call(), handler(2)))
         await asyncio.sleep(0)
-        assert (gate.in_flight, gate.waiting) == (1, 1)
+        assert (limit.in_flight, limit.waiting) == (1, 1)
         with pytest.raises(ResourceExhausted) as caught:
-            await gate(call(), handler(3))
+            await limit(call(), handler(3))
         assert caught.value.details
         go.set()
         await asyncio.gather(first, second)
         assert order == [1, 2]
-        assert (gate.in_flight, gate.waiting) == (0, 0)
-
-    async def test_zero_holds_until_there_is_room(self) -> None:
-        gate, done = Gate(limit=0, queue=10), asyncio.Event()
-
-        async def handler(call: Call) -> None:
-            done.set()
-
-        task = asyncio.create_task(gate(call(), handler))
-        await asyncio.sleep(0)
-        assert not done.is_set()
-        gate.resize(1)
-        await task
-        assert done.is_set()
+        assert (limit.in_flight, limit.waiting) == (0, 0)
 
     async def test_a_cancelled_waiter_leaves_the_queue(self) -> None:
-        gate, go = Gate(limit=1, queue=2), asyncio.Event()
+        limit, go = ConcurrencyLimit(limit=1, queue=2), asyncio.Event()
 
         async def handler(call: Call) -> None:
             await go.wait()
 
-        first = asyncio.create_task(gate(call(), handler))
-        second = asyncio.create_task(gate(call(), handler))
-        third = asyncio.create_task(gate(call(), handler))
+        first = asyncio.create_task(limit(call(), handler))
+        second = asyncio.create_task(limit(call(), handler))
+        third = asyncio.create_task(limit(call(), handler))
         await asyncio.sleep(0)
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
-        assert gate.waiting == 1
+        assert limit.waiting == 1
         go.set()
         await asyncio.gather(first, third)
-        assert (gate.in_flight, gate.waiting) == (0, 0)
+        assert (limit.in_flight, limit.waiting) == (0, 0)
 
     async def test_one_admitted_and_cancelled_in_one_turn_hands_its_place_on(self) -> None:
-        gate, go = Gate(limit=1, queue=2), asyncio.Event()
+        limit, go = ConcurrencyLimit(limit=1, queue=2), asyncio.Event()
 
         async def handler(call: Call) -> None:
             await go.wait()
 
-        first = asyncio.create_task(gate(call(), handler))
-        second = asyncio.create_task(gate(call(), handler))
-        third = asyncio.create_task(gate(call(), handler))
+        first = asyncio.create_task(limit(call(), handler))
+        second = asyncio.create_task(limit(call(), handler))
+        third = asyncio.create_task(limit(call(), handler))
         await asyncio.sleep(0)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)  # admits the second...
@@ -272,15 +259,15 @@ class TestGate:
         go.set()
         await asyncio.gather(second, third, return_exceptions=True)
         assert third.exception() is None
-        assert (gate.in_flight, gate.waiting) == (0, 0)
+        assert (limit.in_flight, limit.waiting) == (0, 0)
 
     async def test_a_failing_call_gives_its_place_back(self) -> None:
-        gate = Gate(limit=1, queue=0)
+        limit = ConcurrencyLimit(limit=1, queue=0)
 
         async def handler(call: Call) -> None:
             raise Unavailable("no")
 
         for _ in range(3):
             with pytest.raises(Unavailable):
-                await gate(call(), handler)
-        assert gate.in_flight == 0
+                await limit(call(), handler)
+        assert limit.in_flight == 0

@@ -15,7 +15,7 @@ from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from hosting import ECHO, hosted
 
-from mesh.contract.model import Access, Contract, Method, Service
+from mesh.contract.model import Access, Contract, GrpcService, Method
 from mesh.faults import Faults
 from mesh.function import Functions, function_name
 
@@ -126,7 +126,7 @@ def test_two_methods_cannot_share_a_function(contract: Contract) -> None:
     one = echo.methods["Unary"]
     twin = Method("Unary", "other.v1.Other", "/other.v1.Other/Unary", one.input, one.output, access=Access.PUBLIC)
     with pytest.raises(Faults, match=r"conformance\.v1\.Echo/Unary and other\.v1\.Other/Unary both want the function"):
-        Functions("apps.echo", [echo, Service("other.v1.Other", {"Unary": twin})])
+        Functions("apps.echo", [echo, GrpcService("other.v1.Other", {"Unary": twin})])
 
 
 GOOD = {

@@ -74,8 +74,8 @@ def authenticate(tokens: TokenVerifier | None, peers: Peers | None) -> Layer:
 
     A user token that is not valid refuses the call, unless the method is PUBLIC: there the caller is as anonymous as
     without one, because a client whose token has expired sends it along with Refresh and Login too. At the edge, where
-    the method is not known yet, ``call.doubt`` keeps the refusal for whoever finds that a user is needed. The proof of
-    a service is never passed over.
+    the method is not known yet, ``call.auth_error`` keeps the refusal for whoever finds that a user is needed. The
+    proof of a service is never passed over.
 
     Args:
         tokens: Verifies user tokens; None: no token is accepted.
@@ -102,7 +102,7 @@ def authenticate(tokens: TokenVerifier | None, peers: Peers | None) -> Layer:
         except Unauthenticated as error:
             if call.method is not None and call.method.access is not Access.PUBLIC:
                 raise
-            call.doubt = error
+            call.auth_error = error
         await next(call)
 
     return layer

@@ -10,12 +10,12 @@ import msgspec
 from mesh.config.values import Duration, Size
 from mesh.faults import Fault
 
-__all__ = ["Events", "broker_faults", "events_faults"]
+__all__ = ["EventsConfig", "broker_faults", "events_faults"]
 
 _DAY = 86400
 
 
-class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class EventsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[events]``: how the broker is reached, and how much it keeps.
 
     Attributes:
@@ -65,7 +65,7 @@ def broker_faults(broker: str, place: str) -> Iterator[Fault]:
             yield Fault(place, "expected nats://HOST:PORT or tls://HOST:PORT, several with commas between them")
 
 
-def events_faults(events: Events, place: str) -> Iterator[Fault]:
+def events_faults(events: EventsConfig, place: str) -> Iterator[Fault]:
     """Check that the values can be meant together."""
     proofs = {"user": events.user, "token": events.token, "credentials": events.credentials, "nkey": events.nkey}
     said = [name for name, value in proofs.items() if value]

@@ -21,7 +21,7 @@ from mesh.config.values import Duration, Size
 from mesh.contract import cron
 from mesh.faults import Fault, Faults
 
-__all__ = ["PACKAGE", "Function", "Keys", "read", "stray"]
+__all__ = ["PACKAGE", "LambdaConfig", "LambdaFunction", "read", "stray"]
 
 PACKAGE = "functions.v1"
 """The package of the services that are made for functions."""
@@ -35,7 +35,7 @@ _LONGEST = 900.0
 """Seconds: what AWS allows a function to take."""
 
 
-class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LambdaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The keys of ``[services.NAME]`` that make it a Lambda function.
 
     Attributes:
@@ -72,7 +72,7 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class LambdaFunction:
     """One Lambda function.
 
     Attributes:
@@ -123,17 +123,17 @@ class Function:
         return f"{PACKAGE.replace('.', '/')}/{self.name.replace('-', '_')}.proto"
 
 
-def stray(keys: Keys, table: str) -> Iterator[Fault]:
+def stray(keys: LambdaConfig, table: str) -> Iterator[Fault]:
     """Yield a fault for each key that means nothing in an entry that is no Lambda function."""
-    for field in msgspec.structs.fields(Keys):
+    for field in msgspec.structs.fields(LambdaConfig):
         default = {} if field.name == "environment" else field.default
         if getattr(keys, field.name) != default:
             yield Fault(f"{table} {field.encode_name}", 'this is for Lambda functions: say lambda = "module:handler"')
 
 
 def read(
-    keys: Keys, name: str, root: Path, table: str, environ: Mapping[str, str], *, largest: int, cors: bool
-) -> Function:
+    keys: LambdaConfig, name: str, root: Path, table: str, environ: Mapping[str, str], *, largest: int, cors: bool
+) -> LambdaFunction:
     """Return the function that an entry says.
 
     Args:
@@ -176,7 +176,7 @@ def read(
         faults.append(Fault(f"{table} lambda", text))
     if faults or match is None:
         raise Faults(faults)
-    return Function(
+    return LambdaFunction(
         name=name,
         module=match["module"],
         handler=match["name"],
@@ -194,7 +194,7 @@ def read(
     )
 
 
-def _faults(keys: Keys, table: str) -> Iterator[Fault]:
+def _faults(keys: LambdaConfig, table: str) -> Iterator[Fault]:
     if keys.openapi and keys.events:
         yield Fault(f"{table} events", "the routes stand in openapi already; say one of them")
     if not 0 < keys.timeout <= _LONGEST:

@@ -19,17 +19,18 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from mesh.address import ANY, reachable, split
-from mesh.config.edge import Cors, RateLimit, cors_faults, metadata_faults, proxy_faults
+from mesh.config.edge import CorsConfig, RateLimitConfig, cors_faults, metadata_faults, proxy_faults
 from mesh.config.environment import override
-from mesh.config.events import Events, broker_faults, events_faults
-from mesh.config.lambda_function import Function, Keys, read, stray
+from mesh.config.events import EventsConfig, broker_faults, events_faults
+from mesh.config.lambda_function import LambdaConfig, LambdaFunction, read, stray
 from mesh.config.values import Duration, Rate, Size, TimeLimit
-from mesh.config.workers import Workers, workers_faults
+from mesh.config.workers import WorkersConfig, workers_faults
 from mesh.database_url import database_faults, located, parse
 from mesh.faults import Fault, Faults
 
 __all__ = [
-    "Auth", "Cors", "Duration", "Edge", "Events", "Manifest", "Rate", "RateLimit", "Service", "Size", "Workers", "load",
+    "AuthConfig", "CorsConfig", "Duration", "EdgeConfig", "EventsConfig", "Manifest", "Rate", "RateLimitConfig",
+    "ServiceConfig", "Size", "WorkersConfig", "load",
 ]  # fmt: skip
 
 PREFIX = "MESH_"
@@ -46,7 +47,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """A table of mesh.toml: typed, frozen, and no key that means nothing."""
 
 
-class Auth(_Table, frozen=True):
+class AuthConfig(_Table, frozen=True):
     """``[auth]``: how user tokens (JWT) are verified. Absent: no token is accepted.
 
     Attributes:
@@ -65,7 +66,7 @@ class Auth(_Table, frozen=True):
     leeway: Duration = Duration(30)
 
 
-class Edge(_Table, frozen=True):
+class EdgeConfig(_Table, frozen=True):
     """``[edge]``: the HTTP door. Absent: there is none.
 
     Attributes:
@@ -92,19 +93,19 @@ class Edge(_Table, frozen=True):
     drain: Duration = Duration(10)
     max_uri: Size = Size(8 * 2**10)
     max_headers: Size = Size(32 * 2**10)
-    cors: tuple[str, ...] | Cors = ()
+    cors: tuple[str, ...] | CorsConfig = ()
     metadata: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     ignore_unknown_fields: bool = False
-    rate_limit: RateLimit = RateLimit()
+    rate_limit: RateLimitConfig = RateLimitConfig()
 
     @property
-    def cors_rules(self) -> Cors:
+    def cors_rules(self) -> CorsConfig:
         """The table that ``cors`` stands for."""
-        return self.cors if isinstance(self.cors, Cors) else Cors(origins=self.cors)
+        return self.cors if isinstance(self.cors, CorsConfig) else CorsConfig(origins=self.cors)
 
 
-class Service(Keys, frozen=True):
+class ServiceConfig(LambdaConfig, frozen=True):
     """``[services.NAME]``: where and how big a service runs.
 
     Attributes:
@@ -123,8 +124,8 @@ class Service(Keys, frozen=True):
         workers: The processes that its functions run in; absent: the sidecar's own.
         settings: Values for the service's own code (``context.settings``).
 
-    The other keys, of ``mesh.config.lambda_function.Keys``, make it a Lambda function; ``module`` and ``serves`` follow
-    from them.
+    The other keys, of ``mesh.config.lambda_function.LambdaConfig``, make it a Lambda function; ``module`` and
+    ``serves`` follow from them.
     """
 
     module: str = ""
@@ -137,7 +138,7 @@ class Service(Keys, frozen=True):
     queue: int = 1000
     max_message: Size = Size(4 * 2**20)
     drain: Duration = Duration(10)
-    workers: Workers | None = None
+    workers: WorkersConfig | None = None
     settings: dict[str, Any] = {}  # noqa: RUF012 - msgspec gives each its own
 
     @property
@@ -146,7 +147,7 @@ class Service(Keys, frozen=True):
         return self.address or (reachable(self.listen),)
 
 
-class _File(_Table, frozen=True):
+class _ManifestFile(_Table, frozen=True):
     """The whole of mesh.toml."""
 
     protos: tuple[str, ...] = ("protos",)
@@ -154,9 +155,9 @@ class _File(_Table, frozen=True):
     state: str = ".mesh"
     channel: str = "ngh2"
     broker: str = ""
-    auth: Auth | None = None
-    edge: Edge | None = None
-    events: Events = Events()
+    auth: AuthConfig | None = None
+    edge: EdgeConfig | None = None
+    events: EventsConfig = EventsConfig()
     services: dict[str, dict[str, Any]] = {}
 
 
@@ -183,11 +184,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     state: Path
     channel: str
     broker: str
-    auth: Auth | None
-    edge: Edge | None
-    events: Events
-    services: dict[str, Service]
-    lambdas: dict[str, Function] = {}
+    auth: AuthConfig | None
+    edge: EdgeConfig | None
+    events: EventsConfig
+    services: dict[str, ServiceConfig]
+    lambdas: dict[str, LambdaFunction] = {}
 
     @property
     def root(self) -> Path:
@@ -221,17 +222,17 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
     overrides = {
         name: value for name, value in environ.items() if name.startswith(PREFIX) and not name.startswith(PRIVATE)
     }
-    override(tables, _File, Service, overrides, PREFIX)
-    parsed = _convert(tables, _File, place, "", overrides)
+    override(tables, _ManifestFile, ServiceConfig, overrides, PREFIX)
+    parsed = _convert(tables, _ManifestFile, place, "", overrides)
     faults = list(_faults(parsed, place))
     root = file.resolve().parent
-    services: dict[str, Service] = {}
-    lambdas: dict[str, Function] = {}
+    services: dict[str, ServiceConfig] = {}
+    lambdas: dict[str, LambdaFunction] = {}
     cors = parsed.edge is not None and bool(parsed.edge.cors_rules.origins)
     for name, table in parsed.services.items():
         where = f"{place} [services.{name}]"
         try:
-            entry = _convert(table, Service, place, f"services.{name}", overrides)
+            entry = _convert(table, ServiceConfig, place, f"services.{name}", overrides)
             if entry.lambda_ or entry.events:
                 function = lambdas[name] = read(
                     entry, name, root, where, environ, largest=int(entry.max_message), cors=cors
@@ -269,14 +270,14 @@ def _blamed(fault: Fault, place: str, overrides: Mapping[str, str]) -> Fault:
     return Fault(f"environment variable {variable}", fault.text) if variable in overrides else fault
 
 
-def _located(service: Service, root: Path) -> Service:
+def _located(service: ServiceConfig, root: Path) -> ServiceConfig:
     """Return the service with the files that its database's URL names made absolute."""
     if not service.database:
         return service
     return msgspec.structs.replace(service, database=located(service.database, root))
 
 
-def _absolute(events: Events, root: Path) -> Events:
+def _absolute(events: EventsConfig, root: Path) -> EventsConfig:
     """Return the table with its files made absolute."""
     files = {name: getattr(events, name) for name in _FILES}
     return msgspec.structs.replace(
@@ -325,7 +326,7 @@ def _where(place: str, keys: str) -> str:
 
 def _choices(key: str) -> str:
     """Return what a key of ``[services.NAME]`` with few values may be."""
-    kinds = [field.type for field in msgspec.structs.fields(Service) if field.encode_name == key]
+    kinds = [field.type for field in msgspec.structs.fields(ServiceConfig) if field.encode_name == key]
     said = [value for kind in kinds for one in get_args(kind) for value in get_args(one) or (one,)]
     return "".join(
         f"{'; expected' if value is said[0] else ' or'} {value!r}" for value in said if isinstance(value, str)
@@ -334,15 +335,16 @@ def _choices(key: str) -> str:
 
 def _near(key: str, path: str) -> str:
     kinds: dict[str, type[msgspec.Struct]] = {
-        "": _File, "auth": Auth, "edge": Edge, "edge.cors": Cors, "edge.rate_limit": RateLimit, "events": Events,
+        "": _ManifestFile, "auth": AuthConfig, "edge": EdgeConfig, "edge.cors": CorsConfig, "edge.rate_limit":
+        RateLimitConfig, "events": EventsConfig,
     }  # fmt: skip
-    inner = Workers if path.endswith(".workers") else Service
+    inner = WorkersConfig if path.endswith(".workers") else ServiceConfig
     known = (kinds.get(path) or inner).__struct_encode_fields__
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
-def _faults(file: _File, place: str) -> Iterator[Fault]:
+def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
     if file.channel not in ("ngh2", "grpcio"):
         yield Fault(f"{place} channel", f'expected "ngh2" or "grpcio", got {file.channel!r}')
     if file.edge is not None:
@@ -371,7 +373,7 @@ def _faults(file: _File, place: str) -> Iterator[Fault]:
             )
 
 
-def _service_faults(service: Service, table: str) -> Iterator[Fault]:
+def _service_faults(service: ServiceConfig, table: str) -> Iterator[Fault]:
     yield from _address_faults(f"{table} listen", service.listen)
     for text in service.address:
         yield from _target_faults(f"{table} address", text)
@@ -391,7 +393,7 @@ def _service_faults(service: Service, table: str) -> Iterator[Fault]:
         yield from workers_faults(service.workers, f"{table} workers")
 
 
-def _bound_faults(entry: Edge | Service, table: str, *sizes: str) -> Iterator[Fault]:
+def _bound_faults(entry: EdgeConfig | ServiceConfig, table: str, *sizes: str) -> Iterator[Fault]:
     """Check the bounds that would refuse everything."""
     for name, least in (("concurrency", 1), ("queue", 0), *((name, 1) for name in sizes)):
         value = int(getattr(entry, name))

@@ -9,13 +9,13 @@ import msgspec
 from mesh.config.values import Duration, Size
 from mesh.faults import Fault
 
-__all__ = ["Workers", "workers_faults"]
+__all__ = ["WorkersConfig", "workers_faults"]
 
 SMALLEST = 64 * 2**20
 """Bytes: an interpreter with a service's imports already takes most of that."""
 
 
-class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class WorkersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``workers`` of ``[services.NAME]``: its functions run in processes of their own, as many as there is work for.
 
     Attributes:
@@ -37,7 +37,7 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     timeout: Duration = Duration(30)
 
 
-def workers_faults(workers: Workers, place: str) -> Iterator[Fault]:
+def workers_faults(workers: WorkersConfig, place: str) -> Iterator[Fault]:
     """Check that the numbers can be meant together."""
     if workers.min < 0:
         yield Fault(f"{place}.min", f"must be at least 0, not {workers.min}")

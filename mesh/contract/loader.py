@@ -23,13 +23,13 @@ from mesh.contract.model import (
     Access,
     ChangeTrigger,
     Contract,
-    Event,
     EventTrigger,
-    Gateway,
+    EventType,
+    GatewayOptions,
+    GrpcService,
     Method,
     Route,
     ScheduleTrigger,
-    Service,
     Trigger,
 )
 from mesh.contract.source_locations import Places
@@ -76,8 +76,8 @@ class _Reader:
         self.served = served
         self.faults: list[Fault] = []
         self.pool = pool_of(files)
-        self.services: dict[str, Service] = {}
-        self.events: dict[str, Event] = {}
+        self.services: dict[str, GrpcService] = {}
+        self.events: dict[str, EventType] = {}
 
     def contract(self) -> Contract:
         own = [file for file in self.files.file if self._is_own(file)]
@@ -115,7 +115,7 @@ class _Reader:
             self.fault(place, f"event {name}: key {options.key!r} is not one of its fields ({_names(descriptor)})")
         elif key is not None and (key.is_repeated or key.message_type is not None):
             self.fault(place, f"event {name}: key {options.key!r} must be a single scalar field")
-        self.events[name] = Event(name, options.key, message_factory.GetMessageClass(descriptor), place)
+        self.events[name] = EventType(name, options.key, message_factory.GetMessageClass(descriptor), place)
 
     # -- services --
 
@@ -129,7 +129,7 @@ class _Reader:
                 )
                 for at, method in enumerate(service.method)
             }
-            self.services[name] = Service(
+            self.services[name] = GrpcService(
                 name=name,
                 methods=methods,
                 calls=tuple(options.calls) if options else (),
@@ -368,11 +368,11 @@ def _http(options: MethodOptions) -> Any:
     return own.Extensions[annotations_pb2.http] if own.HasExtension(annotations_pb2.http) else None
 
 
-def _gateway(options: Any) -> Gateway | None:
+def _gateway(options: Any) -> GatewayOptions | None:
     if not options or not options.HasField("gateway"):
         return None
     said = options.gateway
-    return Gateway(tuple(said.events), said.base, tuple(said.resources), said.largest)
+    return GatewayOptions(tuple(said.events), said.base, tuple(said.resources), said.largest)
 
 
 def _gateway_routes(rule: Any) -> Iterator[Route]:

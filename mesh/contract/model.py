@@ -23,13 +23,13 @@ __all__ = [
     "Access",
     "ChangeTrigger",
     "Contract",
-    "Event",
     "EventTrigger",
-    "Gateway",
+    "EventType",
+    "GatewayOptions",
+    "GrpcService",
     "Method",
     "Route",
     "ScheduleTrigger",
-    "Service",
     "Trigger",
     "generated_class",
 ]
@@ -67,7 +67,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
+class GatewayOptions:
     """How HTTP reaches a Lambda function: as an event of API Gateway (``meshapi.v1.Gateway``).
 
     Attributes:
@@ -180,7 +180,7 @@ class Method:
     triggers: tuple[Trigger, ...] = ()
     place: str = ""
     comment: str = ""
-    gateway: Gateway | None = None
+    gateway: GatewayOptions | None = None
 
     @property
     def kind(self) -> str:
@@ -197,7 +197,7 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Service:
+class GrpcService:
     """One service of the contract.
 
     Attributes:
@@ -218,7 +218,7 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Event:
+class EventType:
     """One event message.
 
     Attributes:
@@ -245,8 +245,8 @@ class Contract:
         pool: Where the message classes live. It is the contract's own, so that it never clashes with generated code.
     """
 
-    services: Mapping[str, Service]
-    events: Mapping[str, Event]
+    services: Mapping[str, GrpcService]
+    events: Mapping[str, EventType]
     files: FileDescriptorSet
     pool: DescriptorPool
     _methods: dict[str, Method] = field(init=False, repr=False)

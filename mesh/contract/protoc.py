@@ -32,8 +32,10 @@ DESCRIPTORS = "contract.binpb"
 _STUBS = ("--python_out=.", "--pyi_out=.", "--grpc_python_out=.")
 _STAMP = "contract.sha256"
 _STAMP_ADDED = "added.sha256"
-_GENERATION = 2
+_GENERATION = 3
 """Counts the changes of what is generated from a source: older stubs are then not current."""
+_UNTYPED = "# mypy: ignore-errors\n"
+"""First line of a gRPC stub: protoc writes it without annotations, which ``mypy --strict`` of a user would report."""
 _INSTALLED = ("google/protobuf/", "google/api/", "google/rpc/")
 
 
@@ -208,7 +210,7 @@ def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path) ->
     _protoc([*includes, *_STUBS, *(arguments.get(name, name) for name in python)], out, on_disk)
     for stub in out.rglob("*_pb2_grpc.py"):
         text = stub.read_text(encoding="utf-8")
-        stub.write_text(generated_stubs.escaped(text), encoding="utf-8")
+        stub.write_text(_UNTYPED + generated_stubs.escaped(text), encoding="utf-8")
 
 
 def _own_options() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mesh.config.manifest import Manifest
 from mesh.contract import graph
-from mesh.contract.model import Contract, Service
+from mesh.contract.model import Contract, GrpcService
 from mesh.faults import Fault, Faults
 
 __all__ = ["dependencies", "layers", "served"]
@@ -42,6 +42,6 @@ def layers(manifest: Manifest, contract: Contract) -> list[list[str]]:
         raise Faults([Fault(place, text)]) from None
 
 
-def served(manifest: Manifest, contract: Contract, name: str) -> list[Service]:
+def served(manifest: Manifest, contract: Contract, name: str) -> list[GrpcService]:
     """Return the services of the contract that an entry serves; names that the contract does not have are left out."""
     return [contract.services[full] for full in manifest.services[name].serves if full in contract.services]

@@ -1,8 +1,8 @@
 """HTTP in, gRPC out.
 
-A request passes ``trace → recover → gate → authenticate → transcode``, with the layers that mesh.toml asks for between
-them (``mesh.edge.layers.stack``), and becomes one gRPC call. The routes are compiled when the edge starts: a trie of
-path templates, and for each how path, query and body become a message.
+A request passes ``trace → recover → concurrency_limit → authenticate → transcode``, with the layers that mesh.toml asks
+for between them (``mesh.edge.layers.stack``), and becomes one gRPC call. The routes are compiled when the edge starts:
+a trie of path templates, and for each how path, query and body become a message.
 
 Decisions: only what the contract gives a route is reachable; ``INTERNAL`` methods never are. Of the request headers
 only those of an explicit list become metadata of the call (the user's ``authorization`` is forwarded by the outbound

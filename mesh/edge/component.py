@@ -11,7 +11,7 @@ from mesh.edge.layers.stack import OPEN, Door
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer
     from mesh.contract.model import Contract
-    from mesh.layers.concurrency import Gate
+    from mesh.layers.concurrency import ConcurrencyLimit
 
 __all__ = ["Edge"]
 
@@ -34,7 +34,7 @@ class Edge:
         handler: The outbound chain that reaches the sidecars.
         trace: The outermost layer.
         authenticate: Sets ``call.identity``.
-        gate: Bounds the requests in flight.
+        concurrency_limit: Bounds the requests in flight.
         max_body: Largest request body, bytes.
         timeout: Seconds that a request may take when its method says nothing; None: as long as it likes.
         door: The layers that the deployment asks for.
@@ -51,7 +51,7 @@ class Edge:
         handler: Handler,
         trace: Layer,
         authenticate: Layer,
-        gate: Gate,
+        concurrency_limit: ConcurrencyLimit,
         max_body: int,
         timeout: float | None,
         listen: Callable[[EdgeApp], Listening],
@@ -62,7 +62,7 @@ class Edge:
             handler=handler,
             trace=trace,
             authenticate=authenticate,
-            gate=gate,
+            concurrency_limit=concurrency_limit,
             max_body=max_body,
             timeout=timeout,
             door=door,

@@ -20,8 +20,8 @@ def hops(call: Call | None) -> int:
     """Return the count of a call: of what is published while it is answered, one more than the event's behind it."""
     if call is None:
         return 0
-    if call.delivered is not None:
-        return int(call.delivered.hops) + 1
+    if call.delivery is not None:
+        return int(call.delivery.hops) + 1
     told = call.metadata.wire(_KEY) if call.caller is not None else None
     return int(told) if told is not None and len(told) <= _DIGITS and told.isdigit() else 0
 

@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry import context as otel
 from opentelemetry import trace
 
-from mesh.boundary import EscapedError, boundary, contain, contained
+from mesh.boundary import EscapedError, boundary, contain, wrap_escaped
 from mesh.call import chain, current
 from mesh.context_variables import Inherited
 from mesh.errors import InvalidArgument
@@ -43,16 +43,16 @@ from mesh.lambdas.lambda_context import (
     tag_logs,
 )
 from mesh.lambdas.service_descriptor import INVOKE, TICK
-from mesh.layers.timer_wheel import Limit, wheel
+from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
 from mesh.message_methods import parser
 from mesh.protojson.codec import Codecs
 from mesh.text import text_of
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler, Metadata
-    from mesh.config.lambda_function import Function
+    from mesh.config.lambda_function import LambdaFunction
     from mesh.context import Service as ServiceContext
-    from mesh.contract.model import Method, Service
+    from mesh.contract.model import GrpcService, Method
     from mesh.threads import Block, Runs
 
 __all__ = ["LambdaFunctions", "functions_of", "install"]
@@ -63,7 +63,9 @@ _EDGE = "edge"
 """The caller behind which everyone outside stands (``mesh.auth.EDGE``)."""
 
 
-def functions_of(module: str, function: Function | None, services: Sequence[Service]) -> Functions | LambdaFunctions:
+def functions_of(
+    module: str, function: LambdaFunction | None, services: Sequence[GrpcService]
+) -> Functions | LambdaFunctions:
     """Return the functions of an entry of mesh.toml, whichever kind it is of.
 
     Args:
@@ -77,7 +79,7 @@ def functions_of(module: str, function: Function | None, services: Sequence[Serv
     return Functions(module, services) if function is None else LambdaFunctions(function, services)
 
 
-def install(function: Function) -> Instance:
+def install(function: LambdaFunction) -> Instance:
     """Make this process, and those that it starts, an execution environment: its variables and its path."""
     root = _root(function.module)
     instance = Instance(function, root)
@@ -104,7 +106,7 @@ class LambdaFunctions:
     startup: Hook | None = None
     shutdown: Hook | None = None
 
-    def __init__(self, function: Function, services: Sequence[Service]) -> None:
+    def __init__(self, function: LambdaFunction, services: Sequence[GrpcService]) -> None:
         self._function = function
         self._services = services
         self._instance = install(function)
@@ -243,7 +245,7 @@ def _root(module: str) -> str:
     return str(Path(spec.origin).parent) if spec is not None and spec.origin else str(Path.cwd())
 
 
-def _found(function: Function) -> Callable[[Any, LambdaContext], Any]:
+def _found(function: LambdaFunction) -> Callable[[Any, LambdaContext], Any]:
     found: Any = load_module(function.module)
     place = getattr(found, "__file__", None) or function.module
     for name in function.handler.split("."):
@@ -281,18 +283,18 @@ async def _within(until: float, running: Coroutine[Any, Any, _Outcome]) -> _Outc
     """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a call is answered in a task
-    limit = Limit(task)
-    slot = wheel(task).add(until, limit)
+    timeout = TaskTimeout(task)
+    slot = timer_wheel(task).add(until, timeout)
     try:
         outcome = await running
     except asyncio.CancelledError:
-        if limit.alone:
+        if timeout.sole_cause:
             return None
         raise
     finally:
-        slot.discard(limit)
-        limit.lift()
-    return None if limit.passed else outcome
+        slot.discard(timeout)
+        timeout.uncancel()
+    return None if timeout.expired else outcome
 
 
 def _in_handler(error: BaseException) -> BaseException:
@@ -336,4 +338,4 @@ def _told(error: BaseException, request_id: str) -> tuple[str, str]:
 
 def _cause(error: BaseException) -> Exception:
     """Return what the span records."""
-    return error if isinstance(error, Exception) else contained(error)
+    return error if isinstance(error, Exception) else wrap_escaped(error)

@@ -19,7 +19,7 @@ from uuid import uuid4
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mesh.config.lambda_function import Function
+    from mesh.config.lambda_function import LambdaFunction
 
 __all__ = [
     "ACCOUNT",
@@ -125,7 +125,7 @@ class Instance:
         root: The folder of its code.
     """
 
-    def __init__(self, function: Function, root: str) -> None:
+    def __init__(self, function: LambdaFunction, root: str) -> None:
         region = function.region
         self.name = function.name
         self.memory = str(function.memory)

@@ -13,7 +13,7 @@ from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2, message_factory, struct_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
-from mesh.config.lambda_function import PACKAGE, Function
+from mesh.config.lambda_function import PACKAGE, LambdaFunction
 from mesh.contract.descriptor_pool import pool_of
 from mesh.faults import Fault, Faults
 
@@ -36,7 +36,7 @@ def on_event(event: str) -> str:
     return f"On{event.rpartition('.')[2]}"
 
 
-def extend(files: FileDescriptorSet, functions: Iterable[Function]) -> FileDescriptorSet:
+def extend(files: FileDescriptorSet, functions: Iterable[LambdaFunction]) -> FileDescriptorSet:
     """Return the compiled contract with a file for each function.
 
     Args:
@@ -76,7 +76,7 @@ def extend(files: FileDescriptorSet, functions: Iterable[Function]) -> FileDescr
 class _File:
     """Makes the file of one function."""
 
-    def __init__(self, function: Function, pool: descriptor_pool.DescriptorPool) -> None:
+    def __init__(self, function: LambdaFunction, pool: descriptor_pool.DescriptorPool) -> None:
         self._function = function
         self._pool = pool
         found: Any = pool.FindExtensionByName("meshapi.v1.method")

@@ -1,4 +1,4 @@
-"""The gate: at most so many calls at once, a bounded queue before it, and a refusal at once beyond that."""
+"""Concurrency limit: bounds the calls in progress, queues a few more, and refuses the rest at once."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from mesh.errors import ResourceExhausted
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
 
-__all__ = ["Gate"]
+__all__ = ["ConcurrencyLimit", "queue_full"]
 
-RETRY_AFTER = 1.0
-"""Seconds that a refused caller is told to wait."""
+RETRY_AFTER_SECONDS = 1.0
+"""Delay that a refused caller is told to wait."""
 
 
-class Gate:
-    """A layer that bounds the calls in flight; calls wait in arrival order.
+class ConcurrencyLimit:
+    """Layer that bounds the calls in progress. Queued calls get their permit in order of arrival.
 
     Args:
-        limit: Calls in flight, 0 or more. 0 holds every call in the queue until ``resize``.
-        queue: Calls that may wait for a place.
+        limit: Calls in progress at most.
+        queue: Calls that may wait for a permit.
 
     Attributes:
-        in_flight: Calls inside now.
+        in_flight: Calls in progress now.
     """
 
     __slots__ = ("_waiting", "in_flight", "limit", "queue")
@@ -42,7 +42,7 @@ class Gate:
         return len(self._waiting)
 
     async def __call__(self, call: Call, next: Handler) -> None:
-        """Let the call through when there is room.
+        """Run the rest of the chain while the call holds a permit.
 
         Raises:
             ResourceExhausted: The queue is full.
@@ -57,31 +57,36 @@ class Gate:
             self.in_flight -= 1
             self._admit()
 
-    def resize(self, limit: int) -> None:
-        """Change the limit; what is inside stays inside, what waits enters if there is room now."""
-        self.limit = limit
-        self._admit()
-
     async def _wait(self) -> None:
         if len(self._waiting) >= self.queue:
-            raise ResourceExhausted(
-                f"{self.in_flight} calls are in flight and {self.queue} wait; try again later", retry_after=RETRY_AFTER
-            )
-        place = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+            raise queue_full(self.in_flight, self.queue)
+        permit = asyncio.get_running_loop().create_future()
+        self._waiting.append(permit)
         try:
-            await place
+            await permit
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():  # admitted and cancelled in one turn: hand the place on
+            if permit.done() and not permit.cancelled():  # granted and cancelled in one turn of the loop: pass it on
                 self.in_flight -= 1
                 self._admit()
-            elif place in self._waiting:
-                self._waiting.remove(place)
+            elif permit in self._waiting:
+                self._waiting.remove(permit)
             raise
 
     def _admit(self) -> None:
         while self._waiting and self.in_flight < self.limit:
-            place = self._waiting.popleft()
-            if not place.done():
+            permit = self._waiting.popleft()
+            if not permit.done():
                 self.in_flight += 1
-                place.set_result(None)
+                permit.set_result(None)
+
+
+def queue_full(in_progress: int, waiting: int) -> ResourceExhausted:
+    """Return the status of a call that a full queue refuses.
+
+    Args:
+        in_progress: Calls in progress now.
+        waiting: Calls that may wait, all of which do.
+    """
+    return ResourceExhausted(
+        f"{in_progress} calls are in progress and {waiting} wait; try again later", retry_after=RETRY_AFTER_SECONDS
+    )

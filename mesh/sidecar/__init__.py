@@ -1,14 +1,14 @@
 """Hosts the functions of one service.
 
 One chain, one list, for every method:
-``trace → recover → deadline → authenticate → authorize → gate → run → function``.
-What stands before ``gate`` costs no place in it; what stands after ``recover`` may raise anything. Health and
-reflection pass only ``recover → deadline``. In place of the functions there may be a pool of worker processes
+``trace → recover → deadline → authenticate → authorize → concurrency_limit → run → function``.
+What stands before ``concurrency_limit`` costs no place in it; what stands after ``recover`` may raise anything. Health
+and reflection pass only ``recover → deadline``. In place of the functions there may be a pool of worker processes
 (``mesh.sidecar.workers``), and nothing else changes.
 
 A delivery (an event, a change, a tick) passes
-``trace → recover → deadline → linked → gate → run → once → function``: it comes from this process, so there is nobody
-to authenticate, and the contract's trigger is the permission.
+``trace → recover → deadline → linked → concurrency_limit → run → once → function``: it comes from this process, so
+there is nobody to authenticate, and the contract's trigger is the permission.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -96,7 +96,7 @@ class ServiceContext:
                 f"service {self.name} has no database: set database in [services.{self.name}] of mesh.toml"
             )
         call = current.get()
-        if call is None or call.delivered is None:
+        if call is None or call.delivery is None:
             return self._database.transaction()
         from mesh.events.consume.inbox import guarded  # noqa: PLC0415 - SQLAlchemy, which only who has a database loads
 

@@ -12,7 +12,7 @@ from mesh.call import Call, Handler, Layer, chain, current
 from mesh.events.consume.delivery_call import linked, once
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
-from mesh.rpc.server.disconnect import Watched
+from mesh.rpc.server.caller_disconnect import CallerDisconnectWatcher
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
 from mesh.rpc.server.inbound_call import Receive, Send
@@ -24,7 +24,7 @@ from mesh.threads import THREADS, Runs, Threads
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
     from mesh.contract.model import Contract, Method
-    from mesh.layers.concurrency import Gate
+    from mesh.layers.concurrency import ConcurrencyLimit
     from mesh.main_thread import MainThread
 
 __all__ = ["Sidecar"]
@@ -56,7 +56,7 @@ class Sidecar:
         trace: The layer that records spans and metrics.
         authenticate: The layer that finds out who calls.
         authorize: The layer that decides whether they may.
-        gate: The layer that bounds the calls in flight.
+        concurrency_limit: The layer that bounds the calls in flight.
         listen: ``host:port``; port 0 picks a free one.
         fd: A listening socket to adopt instead.
         max_message: Largest request message, bytes.
@@ -79,7 +79,7 @@ class Sidecar:
         trace: Layer,
         authenticate: Layer,
         authorize: Layer,
-        gate: Gate,
+        concurrency_limit: ConcurrencyLimit,
         listen: str = "127.0.0.1:0",
         fd: int | None = None,
         max_message: int = 4 * 2**20,
@@ -90,25 +90,26 @@ class Sidecar:
         self._service = service
         self._threads = Threads(THREADS) if threads is None else threads
         self.health = Health(serves)
-        reflection = Reflection(contract.files, [*serves, "grpc.health.v1.Health"])
+        reflection = Reflection(contract.files, serves)
 
         def answered_by(function: Handler) -> Handler:
-            return chain(trace, recover, deadline, authenticate, authorize, gate, run, function)
+            return chain(trace, recover, deadline, authenticate, authorize, concurrency_limit, run, function)
 
         def delivered_to(function: Handler) -> Handler:
-            return chain(trace, recover, deadline, linked, gate, run, once, function)
+            return chain(trace, recover, deadline, linked, concurrency_limit, run, once, function)
 
         handlers = functions.handlers(service, self._threads)
         methods = {path: (method, answered_by(function)) for path, (method, function) in handlers.items()}
         self.deliveries = {
             path: delivered_to(function) for path, (method, function) in handlers.items() if method.triggers
         }
-        # A probe and a stock client's first questions come without a token, and are answered when the gate is full.
+        # A probe and a stock client's first questions come without a token, and are answered when the concurrency limit
+        # is reached.
         for path, (method, builtin) in {**self.health.handlers(), **reflection.handlers()}.items():
             methods[path] = (method, chain(recover, deadline, builtin))
 
         self.app = GrpcApp(methods, max_message=max_message, trace=trace)
-        self._watched = Watched(self.app)
+        self._watched = CallerDisconnectWatcher(self.app)
         self._listener = Listener(self.app, listen, fd=fd, grpc=True, drain=drain, expire=self.app.expire)
 
     async def start(self) -> str:

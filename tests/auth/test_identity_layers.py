@@ -13,7 +13,7 @@ from test_user_tokens import KEY, Issuer, jwk, token, verifier
 
 from mesh.auth import Declarations, PeerVerifier, Signer, authenticate, authorize, identify, key_files
 from mesh.call import Call, Identity, Metadata, chain, current
-from mesh.contract.model import Access, Contract, Method, Service
+from mesh.contract.model import Access, Contract, GrpcService, Method
 from mesh.errors import PermissionDenied, StatusError, Unauthenticated
 
 SERVES = {"registration": ["reg.Reg"], "login": ["log.Log"], "audit": ["aud.Aud", "aud.Other"]}
@@ -34,10 +34,10 @@ INTERNAL = method("log.Log", "Internal", Access.INTERNAL)
 @pytest.fixture
 def mesh_contract() -> Contract:
     services = {
-        "reg.Reg": Service("reg.Reg", {}, calls=("log.Log",)),
-        "log.Log": Service("log.Log", {m.name: m for m in (PUBLIC, AUTHENTICATED, ADMIN, INTERNAL)}),
-        "aud.Aud": Service("aud.Aud", {}),
-        "aud.Other": Service("aud.Other", {}),
+        "reg.Reg": GrpcService("reg.Reg", {}, calls=("log.Log",)),
+        "log.Log": GrpcService("log.Log", {m.name: m for m in (PUBLIC, AUTHENTICATED, ADMIN, INTERNAL)}),
+        "aud.Aud": GrpcService("aud.Aud", {}),
+        "aud.Other": GrpcService("aud.Other", {}),
     }
     return Contract(services, {}, FileDescriptorSet(), descriptor_pool.DescriptorPool())
 
@@ -138,7 +138,7 @@ async def test_before_the_route_is_known_a_token_that_is_not_valid_is_a_doubt():
     call = Call(None, Metadata.from_wire([(b"authorization", BROKEN)]))
     assert await passes(chain(authenticate(verifier(Issuer(jwk(KEY))), None), nothing), call) == "ok"
     assert call.identity is None
-    assert "signature" in str(call.doubt)
+    assert "signature" in str(call.auth_error)
 
 
 async def test_a_service_that_cannot_prove_itself_is_refused_even_at_a_public_method(tmp_path: Path):

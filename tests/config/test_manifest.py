@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.config.manifest import Cors, Duration, Manifest, Size, Workers, load
+from mesh.config.manifest import CorsConfig, Duration, Manifest, Size, WorkersConfig, load
 from mesh.database_url import parse
 from mesh.faults import Faults
 
@@ -129,7 +129,7 @@ per_client = "600/m burst 50"
     )
     edge = manifest.edge
     assert edge is not None
-    assert edge.cors_rules == Cors(
+    assert edge.cors_rules == CorsConfig(
         origins=("https://app.example",), credentials=True, max_age=Duration(3600), expose=("x-total", "x-next")
     )
     limit = edge.rate_limit
@@ -139,7 +139,7 @@ per_client = "600/m burst 50"
     assert (limit.per_identity, limit.per_identity.burst) == (5.0, 5)
     listed = read(tmp_path, "[edge]\ncors = ['http://a:1']", MESH_EDGE_CORS="http://b:2, https://[::1]:8").edge
     assert listed is not None
-    assert listed.cors_rules == Cors(origins=("http://b:2", "https://[::1]:8"))
+    assert listed.cors_rules == CorsConfig(origins=("http://b:2", "https://[::1]:8"))
 
 
 class TestWorkers:
@@ -150,7 +150,7 @@ class TestWorkers:
 
     def test_an_empty_table_is_the_defaults(self, tmp_path: Path) -> None:
         found = read(tmp_path, BASE + "workers = {}").services["log-in"].workers
-        assert found == Workers()
+        assert found == WorkersConfig()
         assert found is not None
         assert (found.min, found.max, found.concurrency, found.max_requests) == (0, 4, 16, 0)
         assert (found.idle, found.memory, found.timeout) == (60.0, 256_000_000, 30.0)
@@ -160,7 +160,7 @@ class TestWorkers:
             'workers = { min = 1, max = 2, concurrency = 3, idle = "5m", memory = "1GiB", max_requests = 9, '
             'timeout = "250ms" }'
         )
-        assert read(tmp_path, BASE + line).services["log-in"].workers == Workers(
+        assert read(tmp_path, BASE + line).services["log-in"].workers == WorkersConfig(
             min=1, max=2, concurrency=3, idle=Duration(300), memory=Size(2**30), max_requests=9, timeout=Duration(0.25)
         )
 
@@ -173,14 +173,14 @@ class TestWorkers:
             MESH_SERVICES_LOG_IN_WORKERS_TIMEOUT="5s",
             MESH_SERVICES_LOG_IN_WORKERS_MEMORY="128MB",
         )
-        assert manifest.services["log-in"].workers == Workers(
+        assert manifest.services["log-in"].workers == WorkersConfig(
             max=7, max_requests=100, idle=Duration(1), timeout=Duration(5), memory=Size(128_000_000)
         )
 
     def test_the_environment_can_bring_them(self, tmp_path: Path) -> None:
         one = read(tmp_path, BASE, MESH_SERVICES_LOG_IN_WORKERS_MAX="1").services["log-in"].workers
         whole = read(tmp_path, BASE, MESH_SERVICES_LOG_IN_WORKERS="{ max = 1 }").services["log-in"].workers
-        assert one == whole == Workers(max=1)
+        assert one == whole == WorkersConfig(max=1)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ TAKEN = {
 def test_takes(check: Check, name: str) -> None:
     files, options = TAKEN[name]
     said = check(files, **options)  # type: ignore[arg-type]
-    assert said.startswith("ok: 1 entries"), said
+    assert said.startswith("ok: 1 services"), said
 
 
 REFUSED = {

@@ -68,7 +68,7 @@ def check(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 def test_a_sound_project_is_ok(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--file", str(write())]) == 0
-    assert capsys.readouterr().out == "ok: 3 entries, 3 services, 4 methods, 1 routes, 1 events\n"
+    assert capsys.readouterr().out == "ok: 3 services, 3 gRPC services, 4 methods, 1 HTTP routes, 1 events\n"
 
 
 def test_certificates_that_a_database_needs_are_looked_for(write: Write, capsys: pytest.CaptureFixture[str]) -> None:

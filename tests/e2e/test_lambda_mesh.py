@@ -333,7 +333,7 @@ def test_the_user_of_a_token_is_the_authorizers(mesh: Mesh, issuer: tuple[str, C
 
 
 def test_the_other_commands_know_it(mesh: Mesh, folder: Path) -> None:
-    assert command(folder, "check").stdout.startswith("ok: 4 entries, 4 services, 4 methods, 4 routes")
+    assert command(folder, "check").stdout.startswith("ok: 4 services, 4 gRPC services, 4 methods, 4 HTTP routes")
     assert "functions.v1.Shapes" in command(folder, "graph").stdout
     called = command(folder, "call", "Shapes/Invoke", "-d", '{"shape": "hello"}')
     assert json.loads(called.stdout)["statusCode"] == 200, called.stderr

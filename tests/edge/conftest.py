@@ -18,7 +18,7 @@ from msgspec import convert
 
 from mesh.auth import TokenVerifier, authenticate
 from mesh.call import Call, Handler, Identity
-from mesh.config.manifest import Edge as Table
+from mesh.config.manifest import EdgeConfig
 from mesh.contract.model import Contract
 from mesh.edge import Door, Edge
 from mesh.edge.call import UpstreamCall
@@ -32,7 +32,7 @@ from mesh.errors import (
     Unauthenticated,
     Unavailable,
 )
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.message_methods import parser, serialize
 from mesh.rpc.client.target import Target
 from mesh.rpc.server.listener import Listener
@@ -162,11 +162,19 @@ class Tokens(TokenVerifier):
 class Running:
     """The edge, and a client of it."""
 
-    def __init__(self, edge: Edge, library: Library, address: str, gate: Gate, seen: list[Any], ended: Any) -> None:
+    def __init__(
+        self,
+        edge: Edge,
+        library: Library,
+        address: str,
+        concurrency_limit: ConcurrencyLimit,
+        seen: list[Any],
+        ended: Any,
+    ) -> None:
         self.edge = edge
         self.library = library
         self.address = address
-        self.gate = gate
+        self.concurrency_limit = concurrency_limit
         self.seen = seen
         self.ended = ended
 
@@ -217,14 +225,15 @@ async def open_edge(contract: Contract, door: Door = OPEN, listen: Any = Served)
             ended.set()
 
     library = Library(contract)
-    gate = Gate(4, 0)
+    concurrency_limit = ConcurrencyLimit(4, 0)
     edge = Edge(
-        contract, handler=library, trace=trace, authenticate=authenticate(Tokens(), None), gate=gate,
+        contract, handler=library, trace=trace, authenticate=authenticate(Tokens(), None),
+        concurrency_limit=concurrency_limit,
         max_body=10_000, timeout=5.0, listen=listen, door=door,
     )  # fmt: skip
     address = await edge.start()
     try:
-        yield Running(edge, library, address, gate, seen, ended)
+        yield Running(edge, library, address, concurrency_limit, seen, ended)
     finally:
         await edge.stop()
 
@@ -257,7 +266,7 @@ def opened(contract: Contract) -> Callable[..., AbstractAsyncContextManager[Runn
     """Opens an edge whose ``[edge]`` table has the given keys, on the listener that a user has."""
 
     def of(**table: Any) -> AbstractAsyncContextManager[Running]:
-        door = Door.of(convert(table, Table, dec_hook=lambda kind, value: kind.parse(value)))
+        door = Door.of(convert(table, EdgeConfig, dec_hook=lambda kind, value: kind.parse(value)))
         return open_edge(contract, door, lambda app: Listener(app, "127.0.0.1:0", grpc=False, drain=5))
 
     return of

@@ -14,7 +14,7 @@ from mesh.call import Call, Handler, Identity, chain
 from mesh.contract.model import Contract
 from mesh.edge import Edge
 from mesh.errors import StatusError, Unauthenticated
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.target import Target
 from mesh.rpc.server.listener import Listener
 
@@ -48,7 +48,7 @@ async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> Async
     traced: list[tuple[str, str]] = []
     ended = asyncio.Event()
     functions: Handler = options.pop("functions", nothing)
-    gate = Gate(options.pop("concurrency", 100), 0)
+    concurrency_limit = ConcurrencyLimit(options.pop("concurrency", 100), 0)
 
     async def note(call: Call, next: Handler) -> None:
         received.append(call.metadata)
@@ -75,7 +75,8 @@ async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> Async
             await (target if call.method.service == ECHO else functions)(call)
 
         edge = Edge(
-            contract, handler=chain(*outbound, inside), trace=trace, authenticate=authenticate, gate=gate, max_body=MAX,
+            contract, handler=chain(*outbound, inside), trace=trace, authenticate=authenticate,
+            concurrency_limit=concurrency_limit, max_body=MAX,
             timeout=options.pop("timeout", 10.0),
             listen=lambda app: Listener(
                 app, "127.0.0.1:0", grpc=True, drain=options.pop("drain", 0.0), max_body=MAX + 2**20,

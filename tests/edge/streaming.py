@@ -15,7 +15,7 @@ from mesh.contract.model import Contract
 from mesh.edge import Edge, EdgeApp
 from mesh.errors import StatusError, Unauthenticated
 from mesh.function import Functions
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.target import Target
 from mesh.rpc.server.listener import Listener
 from mesh.sidecar import ServiceContext, Sidecar
@@ -141,7 +141,8 @@ async def edge(contract: Contract, behind: str, **options: Any) -> AsyncIterator
 
     async with _handler(contract, behind) as handler:
         door = Edge(
-            contract, handler=handler, trace=trace, authenticate=authenticate, gate=Gate(100, 0),
+            contract, handler=handler, trace=trace, authenticate=authenticate,
+            concurrency_limit=ConcurrencyLimit(100, 0),
             max_body=LIMIT, timeout=5.0, listen=listen, **options,
         )  # fmt: skip
         running = Running(door, await door.start(), seen, ended, calls)
@@ -164,7 +165,9 @@ async def _handler(contract: Contract, behind: str) -> AsyncIterator[Handler]:
         yield handler
         return
     layers = dict.fromkeys(("trace", "authenticate", "authorize"), open_layer)
-    sidecar = Sidecar(contract, [SERVICE], functions, service, **layers, gate=Gate(100, 100), drain=0.0)
+    sidecar = Sidecar(
+        contract, [SERVICE], functions, service, **layers, concurrency_limit=ConcurrencyLimit(100, 100), drain=0.0
+    )
     target = Target([await sidecar.start()], max_message=LIMIT)
     try:
         yield target

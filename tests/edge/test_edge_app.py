@@ -260,7 +260,7 @@ async def test_the_deadline_is_504(running):
 
 
 async def test_a_full_gate_is_429(running):
-    running.gate.resize(0)
+    running.concurrency_limit.limit = 0
     reply = await running.request("GET", "/v1/books")
     assert (reply.status, reply.headers["retry-after"]) == (429, "1")
 

@@ -134,6 +134,6 @@ async def test_refusals_can_be_read_too(opened, caplog, verb, path, headers, sta
 
 async def test_a_full_gate_can_be_read_too(opened):
     async with opened(cors=[APP]) as edge:
-        edge.gate.resize(0)
+        edge.concurrency_limit.limit = 0
         reply = await edge.request("GET", "/v1/books", headers={"origin": APP})
         assert (reply.status, reply.headers["access-control-allow-origin"]) == (429, APP)

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from mesh.edge.app import EdgeApp
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 
 SEED = 20261121
 CASES = 6000
@@ -59,7 +59,13 @@ def app(contract):
         await next(call)
 
     return EdgeApp(
-        contract, handler=answer, trace=through, authenticate=through, gate=Gate(10, 10), max_body=5000, timeout=5
+        contract,
+        handler=answer,
+        trace=through,
+        authenticate=through,
+        concurrency_limit=ConcurrencyLimit(10, 10),
+        max_body=5000,
+        timeout=5,
     )
 
 

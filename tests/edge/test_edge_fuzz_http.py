@@ -12,10 +12,10 @@ import pytest
 import uvloop
 from msgspec import convert
 
-from mesh.config.manifest import Edge as Table
+from mesh.config.manifest import EdgeConfig
 from mesh.edge import Door
 from mesh.edge.app import EdgeApp
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 
 SEEDS = [20261121, 7, 4242]
 """Kept: what failed once fails again."""
@@ -91,10 +91,11 @@ def app(contract):
     table = convert(
         {"cors": ["https://a.example"], "metadata": ["x-tenant"], "trusted_proxies": ["127.0.0.1"],
          "rate_limit": {"per_client": "100000/s burst 1000000"}},
-        Table, dec_hook=lambda kind, value: kind.parse(value),
+        EdgeConfig, dec_hook=lambda kind, value: kind.parse(value),
     )  # fmt: skip
     return EdgeApp(
-        contract, handler=answer, trace=through, authenticate=through, gate=Gate(10, 10), max_body=20_000, timeout=5,
+        contract, handler=answer, trace=through, authenticate=through,
+        concurrency_limit=ConcurrencyLimit(10, 10), max_body=20_000, timeout=5,
         door=Door.of(table),
     )  # fmt: skip
 

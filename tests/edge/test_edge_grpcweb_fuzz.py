@@ -11,7 +11,7 @@ import pytest
 from test_edge_fuzz import mangle
 
 from mesh.edge.app import EdgeApp
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 
 SEED = 20261121
 CASES = 6000
@@ -61,7 +61,13 @@ def app(contract):
         await next(call)
 
     return EdgeApp(
-        contract, handler=answer, trace=through, authenticate=through, gate=Gate(10, 10), max_body=MAX, timeout=5
+        contract,
+        handler=answer,
+        trace=through,
+        authenticate=through,
+        concurrency_limit=ConcurrencyLimit(10, 10),
+        max_body=MAX,
+        timeout=5,
     )
 
 

@@ -15,7 +15,7 @@ from mesh.contract import loader, protoc
 from mesh.contract.model import Access
 from mesh.edge.app import EdgeApp
 from mesh.edge.grpc import exposed
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.reflection_client import Client
 
 BIN = Path(sys.executable).parent
@@ -97,7 +97,15 @@ async def test_an_edge_of_only_internal_methods_can_be_made(mixed):
     async def refuse(call, *_):
         raise AssertionError
 
-    app = EdgeApp(mixed, handler=refuse, trace=refuse, authenticate=refuse, gate=Gate(1, 1), max_body=1, timeout=1)
+    app = EdgeApp(
+        mixed,
+        handler=refuse,
+        trace=refuse,
+        authenticate=refuse,
+        concurrency_limit=ConcurrencyLimit(1, 1),
+        max_body=1,
+        timeout=1,
+    )
     assert app.grpc.health is not None
 
 

@@ -20,7 +20,7 @@ from mesh.events.broker.broker import Broker, Settings
 from mesh.events.cloudevents import Event
 from mesh.events.consume.delivery import Delivery, DeliverySettings
 from mesh.function import Functions
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.sidecar import ServiceContext, Sidecar
 
 RECORDER = "delivery.v1.Recorder"
@@ -54,7 +54,7 @@ async def delivering(
     serves: str = RECORDER,
     settings: DeliverySettings | None = None,
     database: Any = None,
-    gate: Gate | None = None,
+    concurrency_limit: ConcurrencyLimit | None = None,
     drain: float = 5.0,
     trace: Layer = open_layer,
 ) -> AsyncIterator[Replica]:
@@ -71,7 +71,12 @@ async def delivering(
     context = ServiceContext("recorder", channel=None, blocking=None, database=database)
     layers = {"trace": trace, "authenticate": open_layer, "authorize": open_layer}
     sidecar = Sidecar(
-        contract, [serves], Functions(module.__name__, [service]), context, **layers, gate=gate or Gate(1000, 1000)
+        contract,
+        [serves],
+        Functions(module.__name__, [service]),
+        context,
+        **layers,
+        concurrency_limit=concurrency_limit or ConcurrencyLimit(1000, 1000),
     )
     try:
         async with broker_at(url) as broker:

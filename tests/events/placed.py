@@ -28,11 +28,11 @@ from mesh.events.publish.publisher import Publications, Publisher
 from mesh.events.publish.relay import Relay
 from mesh.events.unpublishable import dead_letter_maker
 from mesh.function import Functions
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.sidecar import ServiceContext, Sidecar
-from mesh.sidecar.workers.worker_pool import Pool
+from mesh.sidecar.workers.worker_pool import WorkerPool
 
 QUICK = DeliverySettings(limits=RetryLimits(attempts=3, first_delay=0.01, max_delay=0.05))
 
@@ -47,7 +47,7 @@ class Placed:
         onward: The calls that its functions have made of others.
     """
 
-    def __init__(self, database: Database, broker: Broker, pool: Pool | None, onward: list[Call]) -> None:
+    def __init__(self, database: Database, broker: Broker, pool: WorkerPool | None, onward: list[Call]) -> None:
         self.database = database
         self.broker = broker
         self.pool = pool
@@ -152,7 +152,9 @@ async def placed(
         )  # fmt: skip
     layers = {"trace": trace, "authenticate": open_layer, "authorize": open_layer}
     functions: Any = pool or Functions(module, [contract.services[RECORDER]])
-    sidecar = Sidecar(contract, [RECORDER], functions, service, **layers, gate=Gate(1000, 1000), drain=1.0)
+    sidecar = Sidecar(
+        contract, [RECORDER], functions, service, **layers, concurrency_limit=ConcurrencyLimit(1000, 1000), drain=1.0
+    )
     await sidecar.start()
     delivery = Delivery(broker, "recorder", [contract.services[RECORDER]], sidecar.deliveries, deliveries)
     delivery.start()

@@ -34,7 +34,7 @@ from mesh.events.consume.delivery import DeliverySettings
 from mesh.events.consume.ordering import HeldEvent
 from mesh.events.consume.outcome import Ack, Decision, GiveUp, Retry, RetryLimits
 from mesh.events.consume.redrive_replay import consumer_for
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 
 QUICK = DeliverySettings(limits=RetryLimits(attempts=3, first_delay=0.05, max_delay=0.1))
 
@@ -453,7 +453,7 @@ async def test_tries_are_counted_over_replicas(contract: Contract, nats_url: str
 
 async def test_what_was_refused_before_it_began_stays_unbegun(contract: Contract, nats_url: str) -> None:
     consumer, message, held = handed_over(contract, 1)
-    async with delivering(contract, nats_url, {}, settings=QUICK, gate=Gate(0, 0)) as replica:
+    async with delivering(contract, nats_url, {}, settings=QUICK, concurrency_limit=ConcurrencyLimit(0, 0)) as replica:
         link = await replica.broker.ready()
         await replica.broker.store(
             attempts.outgoing(consumer, message, attempts.AttemptRecord(attempts=1, unfinished=2))
@@ -477,15 +477,15 @@ async def test_the_record_of_an_event_is_of_no_other_with_its_place(contract: Co
 
 async def test_a_full_gate_is_no_try(contract: Contract, nats_url: str) -> None:
     seen = Seen()
-    gate = Gate(0, 0)
+    concurrency_limit = ConcurrencyLimit(0, 0)
     settings = DeliverySettings(limits=RetryLimits(attempts=1))
     async with delivering(
-        contract, nats_url, {"on_happened": seen.on_happened}, settings=settings, gate=gate
+        contract, nats_url, {"on_happened": seen.on_happened}, settings=settings, concurrency_limit=concurrency_limit
     ) as replica:
         await publish(replica.broker, happened("k", 1))
         await asyncio.sleep(1)
         assert not seen.count
-        gate.resize(1)
+        concurrency_limit.limit = 1
         await until(lambda: seen.count == 1)
         assert await dead_letters(replica.broker) == []
 

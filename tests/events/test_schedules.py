@@ -16,7 +16,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mesh.contract import cron
-from mesh.contract.model import Contract, ScheduleTrigger, Service, Trigger
+from mesh.contract.model import Contract, GrpcService, ScheduleTrigger, Trigger
 from mesh.events.broker.streams import SCHEDULES
 from mesh.events.consume import schedules
 
@@ -34,7 +34,7 @@ class Clock:
         return Empty()
 
 
-def clock_with(contract: Contract, *triggers: Trigger) -> Service:
+def clock_with(contract: Contract, *triggers: Trigger) -> GrpcService:
     """Return the service with other triggers on EverySecond, and no other method."""
     service = contract.services[CLOCK]
     return replace(service, methods={"EverySecond": replace(service.methods["EverySecond"], triggers=triggers)})
@@ -64,7 +64,7 @@ async def test_replicas_share_a_firing(contract: Contract, nats_url: str) -> Non
 
 
 async def test_a_schedule_is_written_once_changed_and_removed(contract: Contract, nats_url: str) -> None:
-    def every(line: str) -> Service:
+    def every(line: str) -> GrpcService:
         return clock_with(contract, ScheduleTrigger(line))
 
     async with broker_at(nats_url) as broker:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, Method, ScheduleTrigger, Service, Trigger
+from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, GrpcService, Method, ScheduleTrigger, Trigger
 from mesh.events.broker.nats_connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
 from mesh.events.consume.dead_letters import LEFT_OUT, read_dead_letter
@@ -26,7 +26,9 @@ def hearing(contract: Contract) -> Contract:
         return Method(name, "b.v1.B", f"/b.v1.B/{name}", kind, kind, triggers=triggers)
 
     methods = [method("OnRow", CHANGE), method("OnMade", EVENT), method("Both", EVENT, CHANGE), method("Tick", TICK)]
-    return replace(contract, services={"b.v1.B": Service(name="b.v1.B", methods={one.name: one for one in methods})})
+    return replace(
+        contract, services={"b.v1.B": GrpcService(name="b.v1.B", methods={one.name: one for one in methods})}
+    )
 
 
 @pytest.mark.parametrize(

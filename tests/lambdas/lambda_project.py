@@ -22,7 +22,7 @@ from mesh.edge import Edge
 from mesh.errors import StatusError
 from mesh.lambdas.handlers import LambdaFunctions
 from mesh.lambdas.service_descriptor import extend
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.layers.deadline import deadline
 from mesh.rpc.server.listener import Listener
 from mesh.sidecar import ServiceContext, Sidecar
@@ -135,7 +135,8 @@ async def edged(project: Project) -> AsyncIterator[Client]:
         await deadline(call, handlers[call.method.path][1])
 
     edge = Edge(
-        project.contract, handler=upstream, trace=trace, authenticate=authenticate, gate=Gate(20, 20),
+        project.contract, handler=upstream, trace=trace, authenticate=authenticate,
+        concurrency_limit=ConcurrencyLimit(20, 20),
         max_body=10_000, timeout=10.0, listen=lambda app: Listener(app, "127.0.0.1:0", grpc=False, drain=5),
     )  # fmt: skip
     client.address = await edge.start()
@@ -157,7 +158,8 @@ async def served(project: Project, caller: str | None = None, identity: Identity
     entry = project.manifest.services["hello"]
     sidecar = Sidecar(
         project.contract, entry.serves, project.functions(), ServiceContext("hello", channel=None, blocking=None),
-        trace=open_layer, authenticate=authenticate, authorize=open_layer, gate=Gate(100, 100), drain=0.0,
+        trace=open_layer, authenticate=authenticate, authorize=open_layer,
+        concurrency_limit=ConcurrencyLimit(100, 100), drain=0.0,
     )  # fmt: skip
     address = await sidecar.start()
     try:

@@ -12,7 +12,7 @@ from ngh2 import Setting
 
 from mesh.call import Call, Metadata
 from mesh.errors import DeadlineExceeded
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.connection_pool import Pool
 
 
@@ -118,7 +118,7 @@ async def test_calls_that_end_early_hurt_no_other_call(contract, rpc, dial, how)
     """h2corn drops every call on a connection that carries more than 200 resets within ten seconds."""
     slow = rpc.pb.EchoRequest(sleep_ms=60_000, count=1)
     timeout = 0.5 if "expired" in how else 60
-    async with hosted(contract, gate=Gate(2000, 0)) as address:
+    async with hosted(contract, concurrency_limit=ConcurrencyLimit(2000, 0)) as address:
         stub = dial(address)
         await stub.Unary(rpc.pb.EchoRequest())
         healthy = [asyncio.create_task(_once(stub, rpc.pb.EchoRequest(text="on", sleep_ms=1500))) for _ in range(20)]

@@ -13,7 +13,7 @@ from hosting import ECHO, sidecar_of
 from mesh.call import Call, Handler
 from mesh.contract.model import Contract
 from mesh.errors import Unauthenticated
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 
 Status = pb.HealthCheckResponse
 
@@ -23,7 +23,7 @@ async def refuse(call: Call, next: Handler) -> None:
 
 
 async def test_check_and_list_pass_neither_gate_nor_authentication(contract: Contract) -> None:
-    sidecar = sidecar_of(contract, authenticate=refuse, gate=Gate(0, 0))
+    sidecar = sidecar_of(contract, authenticate=refuse, concurrency_limit=ConcurrencyLimit(0, 0))
     async with grpc.aio.insecure_channel(await sidecar.start()) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for name in ("", ECHO):

@@ -14,7 +14,7 @@ from raw_h2 import frame, raw_client
 
 from mesh.call import Call, Handler
 from mesh.contract.model import Contract
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.listener import Listener
 
@@ -72,14 +72,17 @@ KINDS: dict[str, Start] = {
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_cancelled_call_cancels_the_function(contract: Contract, kind: str) -> None:
     watcher = Watcher()
-    gate = Gate(1, 0)
-    async with hosted(contract, trace=watcher, gate=gate) as address, grpc.aio.insecure_channel(address) as channel:
+    concurrency_limit = ConcurrencyLimit(1, 0)
+    async with (
+        hosted(contract, trace=watcher, concurrency_limit=concurrency_limit) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         call = KINDS[kind](conformance_pb2_grpc.EchoStub(channel))
         await watcher.begin()
         await asyncio.sleep(0.02)  # into the function; whichever moment it hits must do
         call.cancel()
         assert isinstance(await watcher.end(), asyncio.CancelledError)
-        assert gate.in_flight == 0
+        assert concurrency_limit.in_flight == 0
 
 
 async def test_a_lost_connection_cancels_its_calls(contract: Contract, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.call import MOST_METADATA, field_bytes
+from mesh.call import MAX_METADATA_SIZE, field_bytes
 from mesh.errors import Code, NotFound
 from mesh.rpc import status
 
@@ -53,7 +53,7 @@ def test_a_status_and_what_goes_beside_it_is_no_more_than_any_client_takes(
     details = [error_details_pb2.ErrorInfo(reason=text)] if rich else []
     pairs = status.write_status(NotFound(text, details=details), metadata_bytes)
     own = field_bytes([(b"content-type", b"application/grpc"), *pairs])
-    assert own + metadata_bytes <= MOST_METADATA or (own <= 768 and metadata_bytes > 7168)
+    assert own + metadata_bytes <= MAX_METADATA_SIZE or (own <= 768 and metadata_bytes > 7168)
     assert dict(pairs)[b"grpc-status"] == b"5"
     assert bool(text) == (b"grpc-message" in dict(pairs))
 

@@ -19,7 +19,7 @@ from mesh.call import Call, Handler, current
 from mesh.contract.model import Contract
 from mesh.control.readiness import STOP_MARGIN
 from mesh.errors import PermissionDenied
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.server.listener import ListenError
 
 
@@ -51,10 +51,10 @@ async def test_the_chain_in_its_order(contract: Contract, module: types.ModuleTy
         return pb.EchoResponse()
 
     module.unary = unary
-    layers = {name: layer(name) for name in ("trace", "authenticate", "authorize", "gate")}
+    layers = {name: layer(name) for name in ("trace", "authenticate", "authorize", "concurrency_limit")}
     async with hosted(contract, module.__name__, **layers) as address, grpc.aio.insecure_channel(address) as channel:
         await conformance_pb2_grpc.EchoStub(channel).Unary(pb.EchoRequest())
-    assert seen == ["trace", "authenticate", "authorize", "gate", "function"]
+    assert seen == ["trace", "authenticate", "authorize", "concurrency_limit", "function"]
     assert current.get() is None
 
 
@@ -83,7 +83,10 @@ async def test_a_trace_layer_that_fails_refuses_the_call_too(contract: Contract)
 
 
 async def test_a_full_gate_refuses_at_once(contract: Contract) -> None:
-    async with hosted(contract, gate=Gate(1, 0)) as address, grpc.aio.insecure_channel(address) as channel:
+    async with (
+        hosted(contract, concurrency_limit=ConcurrencyLimit(1, 0)) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         stub = conformance_pb2_grpc.EchoStub(channel)
         inside = stub.Bidi()
         await inside.write(pb.EchoRequest())

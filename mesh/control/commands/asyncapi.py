@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any, assert_never
 
-from mesh.contract.model import ChangeTrigger, Contract, Event, EventTrigger, ScheduleTrigger
+from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, EventType, ScheduleTrigger
 from mesh.edge.openapi import comments
 from mesh.edge.openapi.schemas import Schemas
 from mesh.events.cloudevents import CONTENT_TYPE
@@ -74,7 +74,7 @@ def document(contract: Contract, *, title: str, version: str = "") -> dict[str, 
     }
 
 
-def _channel(event: Event) -> dict[str, Any]:
+def _channel(event: EventType) -> dict[str, Any]:
     return {
         "address": f"{EVENTS}.{token_of(event.name)}.{{partition}}.{{key}}",
         "description": f"In the order of `{event.key}`." if event.key else "In no order.",
@@ -83,9 +83,9 @@ def _channel(event: Event) -> dict[str, Any]:
     }
 
 
-def _message(event: Event, schemas: Schemas) -> dict[str, Any]:
+def _message(event: EventType, schemas: Schemas) -> dict[str, Any]:
     descriptor: Any = event.message.DESCRIPTOR
-    said = schemas.said(descriptor)
+    said = schemas.message_comment(descriptor)
     return {
         "name": event.name,
         "title": descriptor.name,

@@ -31,7 +31,7 @@ from mesh.auth import (
     key_files,
 )
 from mesh.call import Call, Handler, Layer, chain
-from mesh.config.manifest import Manifest, Service, Workers
+from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control.component.service_events import Eventing, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT
@@ -42,7 +42,7 @@ from mesh.events.hops import carry
 from mesh.faults import Fault, Faults
 from mesh.function import module_spec
 from mesh.lambdas.handlers import functions_of, install
-from mesh.layers.concurrency import Gate
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import retry
@@ -51,8 +51,8 @@ from mesh.rpc.server.listener import Listener, ListenError
 from mesh.sidecar.service_context import ServiceContext
 from mesh.sidecar.sidecar import Sidecar
 from mesh.sidecar.workers import preload
-from mesh.sidecar.workers.fork_setup import Setup
-from mesh.sidecar.workers.worker_pool import Pool
+from mesh.sidecar.workers.worker_pool import WorkerPool
+from mesh.sidecar.workers.worker_setup import WorkerSetup
 from mesh.telemetry import logs
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class SidecarPart:
             trace=common.telemetry.inbound,
             authenticate=authenticate(common.tokens, PeerVerifier(common.identity)),
             authorize=authorize(contract, common.serves),
-            gate=Gate(entry.concurrency, entry.queue),
+            concurrency_limit=ConcurrencyLimit(entry.concurrency, entry.queue),
             listen=entry.listen,
             fd=fd,
             max_message=int(entry.max_message),
@@ -224,7 +224,7 @@ class SidecarPart:
         if self._pool is not None:
             self._pool.prepare()
 
-    def _open(self, manifest: Manifest, entry: Service, name: str, *, migrate: bool) -> Database | None:
+    def _open(self, manifest: Manifest, entry: ServiceConfig, name: str, *, migrate: bool) -> Database | None:
         if not entry.database:
             return None
         from mesh.database import Database, DatabaseError  # noqa: PLC0415 - a third of the imports; the edge has none
@@ -290,15 +290,15 @@ class SidecarPart:
 
 
 def _pool(
-    manifest: Manifest, contract: Contract, workers: Workers, common: _Common, events: Eventing | None, name: str
-) -> Pool:
+    manifest: Manifest, contract: Contract, workers: WorkersConfig, common: _Common, events: Eventing | None, name: str
+) -> WorkerPool:
     """Return the workers of an entry."""
     entry = manifest.services[name]
     keep = manifest.state / "preload" / f"{name}.json"
     function = manifest.lambdas.get(name)
     if function is not None:
         install(function)  # what is started from here has its environment
-    setup = Setup(
+    setup = WorkerSetup(
         name=name,
         module=entry.module,
         function=function,
@@ -313,19 +313,19 @@ def _pool(
         bytecode=str(manifest.state / "bytecode"),
         encoding=sys.stdout.encoding,
     )
-    return Pool(
+    return WorkerPool(
         contract,
         setup,
         workers,
         queue=entry.queue,
         onward=common.onward,
-        spans=common.telemetry.relayed,
-        measured=common.telemetry.measured,
+        spans=common.telemetry.export_worker_span,
+        metrics=common.telemetry.record_measurement,
         publish=events.broker.publish if events is not None else None,
     )
 
 
-def _migrations(manifest: Manifest, entry: Service) -> Path | None:
+def _migrations(manifest: Manifest, entry: ServiceConfig) -> Path | None:
     """Return the folder of versions: the one that mesh.toml names, or ``migrations`` beside the module, or none."""
     if entry.migrations:
         return manifest.root / entry.migrations
@@ -359,7 +359,7 @@ class EdgePart:
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(common.tokens, None),
-            gate=Gate(table.concurrency, table.queue),
+            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
             door=Door.of(table),

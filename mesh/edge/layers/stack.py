@@ -13,7 +13,7 @@ from mesh.edge.layers.size_limits import bounds
 
 if TYPE_CHECKING:
     from mesh.call import Layer
-    from mesh.config.manifest import Edge as Table
+    from mesh.config.manifest import EdgeConfig
 
 __all__ = ["OPEN", "Door"]
 
@@ -41,7 +41,7 @@ class Door:
     ignore_unknown_fields: bool = False
 
     @classmethod
-    def of(cls, table: Table) -> Door:
+    def of(cls, table: EdgeConfig) -> Door:
         """Return what the table asks for."""
         rules, limit = table.cors_rules, table.rate_limit
         return cls(

@@ -25,7 +25,7 @@ from mesh.events import subjects
 from mesh.events.broker import streams
 
 if TYPE_CHECKING:
-    from mesh.contract.model import Method, Service, Trigger
+    from mesh.contract.model import GrpcService, Method, Trigger
     from mesh.events.broker.nats_connection import NatsConnection
 
 
@@ -126,7 +126,7 @@ class Consumer:
         }
 
 
-def consumers_of(services: Iterable[Service]) -> list[Consumer]:
+def consumers_of(services: Iterable[GrpcService]) -> list[Consumer]:
     """Return the consumers of all triggers of these services."""
     return [consumer for service in services for method in service.methods.values() for consumer in _of(method)]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
 
     from mesh.call import Handler
-    from mesh.contract.model import Service
+    from mesh.contract.model import GrpcService
     from mesh.events.broker.broker import Broker
     from mesh.events.broker.nats_connection import NatsConnection
 
@@ -58,7 +58,7 @@ class Delivery:
         self,
         broker: Broker,
         name: str,
-        services: Sequence[Service],
+        services: Sequence[GrpcService],
         handlers: Mapping[str, Handler],
         settings: DeliverySettings,
     ) -> None:

@@ -33,7 +33,7 @@ class AlreadyProcessedError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Delivered:
-    """Data of a delivery in the process that runs the function, the sidecar or a worker: ``Call.delivered``.
+    """Data of a delivery in the process that runs the function, the sidecar or a worker: ``Call.delivery``.
 
     Attributes:
         consumer: The method, ``package.Service/Method``; the event has its effect once for each consumer.
@@ -53,7 +53,7 @@ class DeliveryCall(Call):
 
     Attributes:
         event: The event.
-        delivered: The data that the function's process gets.
+        delivery: The data that the function's process gets.
         attempt: Number of the attempt, from 1.
         logged_failure: Failure of the attempt before, if its traceback is in the log; else "".
         failure: Failure of this attempt; else "".
@@ -65,7 +65,7 @@ class DeliveryCall(Call):
     __slots__ = (
         "_data",
         "attempt",
-        "delivered",
+        "delivery",
         "event",
         "failure",
         "logged_failure",
@@ -94,7 +94,7 @@ class DeliveryCall(Call):
         pairs = [(name.encode(), value.encode()) for name, value in values.items() if value]
         super().__init__(method, Metadata.from_wire(pairs), deadline)
         self.event = event
-        self.delivered = Delivered(consumer, event.id, event.hops)
+        self.delivery = Delivered(consumer, event.id, event.hops)
         self.attempt = attempt
         self.logged_failure = logged_failure
         self.failure = ""
@@ -135,7 +135,7 @@ async def linked(call: Call, next: Handler) -> None:
             "messaging.operation.type": "process",
             "messaging.message.id": event.id,
             "messaging.destination.name": event.type,
-            "messaging.consumer.group.name": call.delivered.consumer,
+            "messaging.consumer.group.name": call.delivery.consumer,
         }
         if call.attempt > 1:
             attributes["mesh.event.tries"] = call.attempt

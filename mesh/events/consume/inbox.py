@@ -58,7 +58,7 @@ async def prune(tx: Execute, now: float) -> None:
 def guarded(transaction: AbstractAsyncContextManager[Transaction]) -> AbstractAsyncContextManager[Transaction]:
     """Return the transaction that a function gets: in a delivery one that inserts the inbox row, else as it is."""
     call = current.get()
-    return transaction if call is None or call.delivered is None else _once(transaction, call.delivered)
+    return transaction if call is None or call.delivery is None else _once(transaction, call.delivery)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from opentelemetry import metrics
 
-from mesh.boundary import ordinary, revoked
+from mesh.boundary import as_exception, cancelled_by_mesh
 from mesh.contract.model import ChangeTrigger, EventTrigger, ScheduleTrigger
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.events.broker.nats_connection import BROKER_ERRORS, Outgoing
@@ -157,10 +157,10 @@ class Processor:
         except StatusError as status:
             error = status
         except BaseException as raised:
-            failed = await ordinary(raised, call)
+            failed = await as_exception(raised, call)
             log.exception("a layer failed for event %s", event.id, exc_info=failed)
             error = Internal("internal error")
-        if error is not None and task is not None and revoked(task):
+        if error is not None and task is not None and cancelled_by_mesh(task):
             raise asyncio.CancelledError  # whatever the error is: the process ends, and this was no attempt
         held.logged_failure = call.failure
         code = Code.OK if error is None else error.code

@@ -16,7 +16,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.boundary import ordinary, revoke
+from mesh.boundary import as_exception, cancel_task
 from mesh.events.broker import message as wire
 from mesh.events.broker.message import Message
 from mesh.events.broker.nats_connection import BROKER_ERRORS
@@ -187,7 +187,7 @@ class ConsumerReader:
             if not self._running:
                 break
             for task in self._running.values():
-                revoke(task)
+                cancel_task(task)
             await asyncio.wait(self._running.values(), timeout=PAUSE_DELAY)
         if self._settling is not None:
             self._settling.cancel()
@@ -315,7 +315,7 @@ class ConsumerReader:
         try:
             return await self._deliver(self.consumer, message, held)
         except BaseException as raised:
-            error = await ordinary(raised)
+            error = await as_exception(raised)
             log.exception("%s: the delivery of %d failed", self.consumer.name, held.sequence, exc_info=error)
             return Retry(FAILURE_RETRY_DELAY)
 

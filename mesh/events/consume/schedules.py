@@ -28,7 +28,7 @@ from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
 from mesh.events.consume.consumers import Consumer, tick_subject
 
 if TYPE_CHECKING:
-    from mesh.contract.model import Method, Service
+    from mesh.contract.model import GrpcService, Method
     from mesh.events.broker.history import StreamMessage
     from mesh.events.broker.message import Message
     from mesh.events.broker.nats_connection import NatsConnection
@@ -89,7 +89,7 @@ class BrokerSchedule:
         return found
 
 
-def wanted(services: Iterable[Service]) -> list[BrokerSchedule]:
+def wanted(services: Iterable[GrpcService]) -> list[BrokerSchedule]:
     """Return the schedules of these services."""
     return [
         _wanted(method, index, trigger)
@@ -152,7 +152,7 @@ def _time(consumer: Consumer, schedule: str, message: Message) -> datetime:
     return stored  # published by hand
 
 
-async def ensure(connection: NatsConnection, services: Iterable[Service]) -> None:
+async def ensure(connection: NatsConnection, services: Iterable[GrpcService]) -> None:
     """Write the schedules of these services that are missing or different; remove those that are not declared.
 
     Any number of replicas may do it concurrently.
@@ -182,7 +182,7 @@ async def broker_time(connection: NatsConnection) -> datetime:
 
 
 async def publish_missed(
-    connection: NatsConnection, services: Iterable[Service], now: datetime, late: float = OUTAGE_MISSED_DELAY
+    connection: NatsConnection, services: Iterable[GrpcService], now: datetime, late: float = OUTAGE_MISSED_DELAY
 ) -> None:
     """Publish the last tick that fell due and did not fire, because the broker was down or skipped it.
 

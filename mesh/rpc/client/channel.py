@@ -13,8 +13,9 @@ import grpc
 import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 
-from mesh.call import FIELD_OVERHEAD, Handler, Metadata, current, encode_pair, field_bytes, is_reserved
+from mesh.call import FIELD_OVERHEAD_BYTES, Handler, Metadata, current, encode_pair, field_bytes
 from mesh.contract.model import Contract, Method
+from mesh.headers import is_reserved
 from mesh.rpc.client.streaming_call import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
 from mesh.rpc.client.unary_call import UnaryUnaryCall
 
@@ -40,7 +41,7 @@ def _pairs(metadata: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, byt
             raise ValueError(f"metadata key {name.decode()!r} belongs to the transport; choose another name")
     if field_bytes(pairs) > MOST_SENT:
         raise ValueError(
-            f"the metadata of a call may be {MOST_SENT} bytes, counting {FIELD_OVERHEAD} more for each pair; "
+            f"the metadata of a call may be {MOST_SENT} bytes, counting {FIELD_OVERHEAD_BYTES} more for each pair; "
             "send it in the request"
         )
     return pairs

@@ -158,7 +158,7 @@ class _Try(Call):
         self.caller = call.caller
         self.wait_for_ready = call.wait_for_ready
         self.compression = call.compression
-        self.timed = call.timed
+        self.deadline_enforced = call.deadline_enforced
         self._request = request
         self._taken = False
         self.begun = False
