@@ -32,7 +32,7 @@ from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.sidecar import ServiceContext, Sidecar
-from mesh.sidecar.workers.worker_pool import Pool
+from mesh.sidecar.workers.worker_pool import WorkerPool
 
 QUICK = Patience(limits=Limits(tries=3, first=0.01, longest=0.05))
 
@@ -47,7 +47,7 @@ class Placed:
         onward: The calls that its functions have made of others.
     """
 
-    def __init__(self, database: Database, broker: Broker, pool: Pool | None, onward: list[Call]) -> None:
+    def __init__(self, database: Database, broker: Broker, pool: WorkerPool | None, onward: list[Call]) -> None:
         self.database = database
         self.broker = broker
         self.pool = pool
