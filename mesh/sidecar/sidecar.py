@@ -12,7 +12,7 @@ from mesh.call import Call, Handler, Layer, chain, current
 from mesh.events.consume.delivery_call import linked, once
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
-from mesh.rpc.server.disconnect import Watched
+from mesh.rpc.server.caller_disconnect import CallerDisconnectWatcher
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
 from mesh.rpc.server.inbound_call import Receive, Send
@@ -90,7 +90,7 @@ class Sidecar:
         self._service = service
         self._threads = Threads(THREADS) if threads is None else threads
         self.health = Health(serves)
-        reflection = Reflection(contract.files, [*serves, "grpc.health.v1.Health"])
+        reflection = Reflection(contract.files, serves)
 
         def answered_by(function: Handler) -> Handler:
             return chain(trace, recover, deadline, authenticate, authorize, concurrency_limit, run, function)
@@ -109,7 +109,7 @@ class Sidecar:
             methods[path] = (method, chain(recover, deadline, builtin))
 
         self.app = GrpcApp(methods, max_message=max_message, trace=trace)
-        self._watched = Watched(self.app)
+        self._watched = CallerDisconnectWatcher(self.app)
         self._listener = Listener(self.app, listen, fd=fd, grpc=True, drain=drain, expire=self.app.expire)
 
     async def start(self) -> str:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from raw_h2 import frame, raw_client
 
 from mesh.errors import InvalidArgument
-from mesh.rpc.server.grpc_web import Decoder, trailer_frame
+from mesh.rpc.server.grpc_web import Base64Decoder, trailer_frame
 
 ECHO = "/conformance.v1.Echo"
 BINARY = "application/grpc-web+proto"
@@ -286,7 +286,7 @@ def padded_runs(parts):
 @example([b"a", b"bc", b"def"], [1, 2, 3, 5])
 def test_base64_may_be_cut_anywhere(parts, cuts):
     text = padded_runs(parts)
-    decoder = Decoder()
+    decoder = Base64Decoder()
     edges = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
     found = [decoder.feed(text[start:end]) for start, end in pairwise(edges)]
     found.append(decoder.feed(b"", end=True))
@@ -295,7 +295,7 @@ def test_base64_may_be_cut_anywhere(parts, cuts):
 
 @given(st.binary(max_size=40), st.integers(0, 40))
 def test_what_is_no_base64_is_refused(data, cut):
-    decoder = Decoder()
+    decoder = Base64Decoder()
     try:
         found = decoder.feed(data[:cut]) + decoder.feed(data[cut:], end=True)
     except InvalidArgument:

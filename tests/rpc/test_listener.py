@@ -185,7 +185,7 @@ async def starved_and_freed(server: asyncio.subprocess.Process) -> None:
     server.stdin.write(b"take all\n")
     assert await server.stdout.readline() == b"Too many open files\n"
     writer, answer = await ask(address)
-    said = b"127.0.0.1:0: no longer served (Too many open files (os error 24)); it begins again\n"
+    said = b"127.0.0.1:0: the server ended (Too many open files (os error 24)); it is started anew\n"
     while await server.stdout.readline() != said:  # asyncio reports the exceptions of h2corn too
         assert not server.stdout.at_eof()
     writer.close()
@@ -266,7 +266,7 @@ async def test_a_call_that_ends_before_the_server_cancels_it_for_a_client_that_h
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """h2corn says that a client has gone a moment before it cancels; here the moment is made longer."""
-    monkeypatch.setattr("mesh.rpc.server.listener.GONE", 30.0, raising=False)
+    monkeypatch.setattr("mesh.rpc.server.listener.DISCONNECT_DELAY", 30.0, raising=False)
     ended = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -173,7 +173,7 @@ async def test_an_answer_that_cannot_be_sent_is_a_logged_bug(
     async with hosted(contract, authorize=spoil) as address, raw_client(address) as client:
         answer = await client.call(frame(HELLO))
         assert (answer.status, answer.message) == (13, "internal error")
-    assert "its answer could not be sent" in caplog.text
+    assert "its response could not be sent" in caplog.text
     assert capfd.readouterr().err == ""
 
 

@@ -19,7 +19,7 @@ import grpc
 import grpc.aio
 
 from mesh.address import authority, join
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.call import Metadata, decode_values
 from mesh.errors import Code, StatusError, Unavailable
 from mesh.message_size import Side, too_large
@@ -142,7 +142,7 @@ class GrpcioExchange:
         finally:
             remote.in_flight -= 1
             if pump is not None and not pump.done():
-                revoke(pump)
+                cancel_task(pump)
                 await asyncio.wait([pump])  # unlike awaiting it, this hides no cancellation of ours
 
     async def close(self) -> None:

@@ -102,7 +102,7 @@ class Stream:
             self._writer = None
 
     def expire(self) -> None:
-        """End it because its deadline has passed (``mesh.layers.timer_wheel.Timed``)."""
+        """End it because its deadline has passed (``mesh.layers.timer_wheel.Expirable``)."""
         self.fail(DeadlineExceeded("the service did not answer within the deadline").at(self.connection.address))
 
     def cancel(self, failure: StatusError | None = None) -> None:

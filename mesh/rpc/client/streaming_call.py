@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from mesh.boundary import contain, revoke
+from mesh.boundary import cancel_task, contain
 from mesh.call import Call, Metadata
 from mesh.errors import StatusError
 from mesh.rpc.client.http2_stream import wrong_count
@@ -101,7 +101,7 @@ class _Core(OutboundCall):
         """Cancel the call."""
         if self.over or self.task is None:
             return False
-        revoke(self.task)
+        cancel_task(self.task)
         self.answers.clear()
         self._held = 0
         self.finish(asyncio.CancelledError())
@@ -197,7 +197,7 @@ class _Core(OutboundCall):
         self.over = False  # what the server said of the end does not count
         self.finish(status)
         if self.task is not None:
-            revoke(self.task)
+            cancel_task(self.task)
         assert self.error is not None  # noqa: S101 - finish makes it
         return self.error
 

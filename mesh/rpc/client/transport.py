@@ -13,9 +13,9 @@ from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING
 
 from mesh.address import authority
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.errors import DeadlineExceeded, StatusError, Unavailable
-from mesh.layers.timer_wheel import wheel
+from mesh.layers.timer_wheel import timer_wheel
 from mesh.message_size import Side, too_large
 from mesh.rpc import framing, status
 from mesh.rpc.client.http2_stream import Stream, wrong_count
@@ -88,7 +88,7 @@ class Exchange:
                 continue
             slot = None
             if call.deadline is not None and not call.deadline_enforced:
-                slot = wheel(call.task).add(call.deadline, stream)
+                slot = timer_wheel(call.task).add(call.deadline, stream)
             try:
                 await stream.wait()
             finally:
@@ -215,7 +215,7 @@ class _Streaming:
             if self.stream is not None:
                 _leave(self.call, self.stream)
             if self.pump is not None and not self.pump.done():
-                revoke(self.pump)
+                cancel_task(self.pump)
                 await asyncio.wait([self.pump])  # unlike awaiting it, this hides no cancellation of ours
             self._leave()
         self._conclude(stream)

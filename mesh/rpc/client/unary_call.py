@@ -60,24 +60,13 @@ class OutboundCall(Call):
 
     def __init__(self, multi: MultiCallable, metadata: Metadata, timeout: float | None, parent: Call | None) -> None:
         method = multi.method
-        self.method = method
-        self.metadata = metadata
-        self.identity = None
-        self.caller = None
-        self.auth_error = None
-        self.peer = ""
-        self.deadline_enforced = False
-        self.task = None
-        self.headers = []
-        self.headers_sent = False
-        self.trailers = []
         limit = method.timeout
         if timeout is not None and (limit is None or timeout < limit):
             limit = timeout
         deadline = None if limit is None else monotonic() + limit
         if parent is not None and parent.deadline is not None and (deadline is None or parent.deadline < deadline):
             deadline = parent.deadline
-        self.deadline = deadline
+        Call.__init__(self, method, metadata, deadline)  # super() would cost every call 80 ns
         self.wait_for_ready = False
         self.compression = ""
         self.multi = multi
@@ -86,7 +75,7 @@ class OutboundCall(Call):
         self.status: StatusError | None = None
         self.error: BaseException | None = None
         self._done: asyncio.Future[None] | None = None
-        self._callbacks: list[Callable[[], Any]] = []
+        self._callbacks: list[Callable[[], Any]] | None = None
 
     async def send_headers(self) -> None:
         """Take the response headers."""
@@ -113,7 +102,7 @@ class OutboundCall(Call):
         if self._callbacks:
             for callback in self._callbacks:
                 asyncio.get_running_loop().call_soon(callback)
-            self._callbacks.clear()
+            self._callbacks = None
 
     def raise_error(self) -> None:
         """Raise how the call failed, if it did."""
@@ -133,6 +122,8 @@ class OutboundCall(Call):
         """Have the callback called when the call has ended."""
         if self.over:
             asyncio.get_running_loop().call_soon(callback)
+        elif self._callbacks is None:
+            self._callbacks = [callback]
         else:
             self._callbacks.append(callback)
 
@@ -229,7 +220,7 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
     def __init__(
         self, multi: MultiCallable, request: Any, metadata: Metadata, timeout: float | None, parent: Call | None
     ) -> None:
-        super().__init__(multi, metadata, timeout, parent)
+        OutboundCall.__init__(self, multi, metadata, timeout, parent)  # super() would cost 100 ns
         self._message: bytes = multi.serialize(request)
         self.answer: Any = None
         self._task: asyncio.Task[Any] | None = None

@@ -1,22 +1,20 @@
-"""Services that every sidecar has beside the user's: their methods from generated descriptors, their handlers.
+"""Methods of the built-in services, health and reflection, from their generated descriptors.
 
-They are always PUBLIC and pass no authentication: a probe and a stock client come without a token.
+The methods are PUBLIC and pass no authentication, because probes and stock clients call them without a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
-from mesh.call import Call, Handler
 from mesh.contract.model import Access, Method
 from mesh.errors import InvalidArgument
 
-__all__ = ["methods_of", "unary"]
+__all__ = ["decode", "methods_of"]
 
 
 def methods_of(service: ServiceDescriptor) -> dict[str, Method]:
@@ -36,21 +34,11 @@ def methods_of(service: ServiceDescriptor) -> dict[str, Method]:
     }
 
 
-def unary(method: Method, answer: Callable[[Any], Awaitable[Message]]) -> Handler:
-    """Return the handler of a unary method."""
-
-    async def handle(call: Call) -> None:
-        request = decode(method, await call.receive_one())
-        await call.send((await answer(request)).SerializeToString())
-
-    return handle
-
-
 def decode(method: Method, data: bytes) -> Any:
-    """Return the request.
+    """Return the request message of a method.
 
     Raises:
-        InvalidArgument: The bytes are no such message.
+        InvalidArgument: The bytes are not such a message.
     """
     try:
         return method.input.FromString(data)

@@ -1,7 +1,7 @@
-"""The gRPC server as an ASGI application: which method a request calls, and what is no gRPC request at all.
+"""gRPC server as an ASGI application: routes calls to handlers and rejects requests that are not gRPC.
 
-It serves under any ASGI server with HTTP/2 trailers (h2corn, pyvoy). It routes, and refuses in gRPC's terms what it
-cannot route; who may call, how long and how many at once are layers around the handlers that it is given.
+It runs under any ASGI server with HTTP/2 trailers (h2corn, pyvoy). Requests that are not gRPC get an HTTP status, calls
+that cannot be routed a gRPC status. Authentication, deadlines and concurrency limits are layers around the handlers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
-from mesh.boundary import ordinary
+from mesh.boundary import as_exception
 from mesh.call import Call, Handler, Layer, Metadata, chain
 from mesh.contract.model import Method
 from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
@@ -23,40 +23,40 @@ from mesh.rpc import framing
 from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall, Receive, Send
 from mesh.rpc.status import write_status
 
-__all__ = ["TRAILERS_EXTENSION", "GrpcApp"]
+__all__ = ["TRAILERS_EXTENSION", "UNKNOWN_METHOD", "GrpcApp"]
 
 Pairs = list[tuple[bytes, bytes]]
 
 log = logging.getLogger("mesh.rpc.server")
 
-_OTHER = Method("_OTHER", "", "/_OTHER", Empty, Empty, client_streaming=False, server_streaming=False)
-"""Stands for every method that is not served, by the name that the semantic conventions give it: callers make up as
-many paths as they like."""
+UNKNOWN_METHOD = Method("_OTHER", "", "/_OTHER", Empty, Empty, client_streaming=False, server_streaming=False)
+"""Method of every call to a path that is not served. Traces and metrics show OpenTelemetry's name ``_OTHER``, because
+callers can make up any number of paths."""
 TRAILERS_EXTENSION = "http.response.trailers"
-"""The ASGI extension; a server offers it for requests with ``te: trailers``, which gRPC's have (PROTOCOL-HTTP2.md)."""
-_OFFERED = frozenset({TRAILERS_EXTENSION})
-"""Extensions of a server that names none."""
-_NO_TRAILERS = (
-    "malformed request: the header `te: trailers` is missing, without which the answer cannot have its status; "
-    "a proxy on the way may have dropped it"
+"""ASGI extension. A server offers it for requests with ``te: trailers``, which gRPC requires (PROTOCOL-HTTP2.md)."""
+_DEFAULT_EXTENSIONS = frozenset({TRAILERS_EXTENSION})
+"""Extensions that are assumed of a server whose scope names none."""
+_TE_TRAILERS_MISSING = (
+    "malformed request: the header `te: trailers` is missing, so the response cannot carry a status; "
+    "a proxy on the way may have removed it"
 )
 _BODY_END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class GrpcApp:
-    """An ASGI application that answers gRPC calls.
+    """ASGI application that serves gRPC calls.
 
     Args:
-        methods: Path (``/package.Service/Method``) → the method and what answers it.
-        max_message: Largest request message, bytes; a response is measured by who receives it.
-        trace: The layer that records calls of methods that are not served too; None if nothing does.
+        methods: Path (``/package.Service/Method``) → the method and its handler.
+        max_message: Largest request message, bytes. The receiver of a response limits its size.
+        trace: Layer that records the calls of unknown methods. None: they are not recorded.
 
     Attributes:
-        calls: The calls being answered now.
+        calls: The calls in progress.
     """
 
     malformed: type[StatusError] = Internal
-    """What a request is refused with that no client of gRPC makes."""
+    """Status of a request that no gRPC client makes."""
 
     __slots__ = ("_closing", "_max_message", "_methods", "_trace", "calls")
 
@@ -74,117 +74,118 @@ class GrpcApp:
         self.calls: set[InboundCall] = set()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one ASGI connection scope."""
+        """Serve one ASGI connection scope."""
         if scope["type"] != "http":
-            await _other(scope, receive, send)
+            await _reject_scope(scope, receive, send)
             return
         pairs = scope["headers"]
         metadata = Metadata.from_wire(pairs if isinstance(pairs, list) else list(pairs))
-        kind = metadata.wire(b"content-type")
+        content_type = metadata.wire(b"content-type")
         if (
-            kind != framing.TYPE
+            content_type != framing.TYPE
             or scope["method"] != "POST"
-            or TRAILERS_EXTENSION not in scope.get("extensions", _OFFERED)
+            or TRAILERS_EXTENSION not in scope.get("extensions", _DEFAULT_EXTENSIONS)
         ):
-            refusal = self._no_grpc(scope, kind or b"")
-            if refusal is not None:
-                await _end(send, *refusal)
+            rejection = self._reject(scope, content_type or b"")
+            if rejection is not None:
+                await _send_headers_only(send, *rejection)
                 return
         try:
             call, handler = self.admit(scope, metadata, receive, send)
         except StatusError as status:
             pairs = [CONTENT_TYPE, *write_status(status)]
-            if isinstance(status, Unimplemented):  # the encoding is not
+            if isinstance(status, Unimplemented):  # the encoding is unknown: name those that are accepted
                 pairs.append((b"grpc-accept-encoding", framing.ACCEPTED))
-            await _end(send, 200, pairs)
+            await _send_headers_only(send, 200, pairs)
             return
         method = call.method
         self.calls.add(call)
         try:
-            ended: StatusError | None = None
+            failure: StatusError | None = None
             try:
                 await handler(call)
-                if call.unanswered:
-                    raise RuntimeError(f"{method.path} answers once, and no response was sent")  # noqa: TRY301
+                if call.response_missing:
+                    raise RuntimeError(f"{method.path} has one response, and none was sent")  # noqa: TRY301
             except StatusError as error:
-                ended = error
+                failure = error
             except BaseException as error:  # noqa: BLE001 - of a layer outside of ``recover``
-                ended = await self._failed(call, error)
-            await call.finish(ended)
-        except Exception:  # the server refused what a function set: it is told, and so is the caller
-            log.exception("%s failed: its answer could not be sent", method.path)
+                failure = await self._failed(call, error)
+            await call.finish(failure)
+        except Exception:  # the ASGI server refused headers or trailers that the function set
+            log.exception("%s failed: its response could not be sent", method.path)
             await call.abort()
         finally:
             self.calls.discard(call)
 
-    def _no_grpc(self, scope: MutableMapping[str, Any], kind: bytes) -> tuple[int, Pairs] | None:
-        """Return the HTTP answer to what is not gRPC, None to what is."""
+    def _reject(self, scope: MutableMapping[str, Any], content_type: bytes) -> tuple[int, Pairs] | None:
+        """Return HTTP status and headers that reject a request which is not gRPC; None for a gRPC request."""
         if scope["method"] != "POST":
             return 405, [(b"allow", b"POST")]
-        if not framing.is_grpc(kind):
+        if not framing.is_grpc(content_type):
             return 415, [(b"accept-post", framing.TYPE)]
-        if TRAILERS_EXTENSION not in scope.get("extensions", _OFFERED):
-            # Before the function runs: its answer could not be sent.
-            return 200, [CONTENT_TYPE, *write_status(self.malformed(_NO_TRAILERS))]
+        if TRAILERS_EXTENSION not in scope.get("extensions", _DEFAULT_EXTENSIONS):
+            # Rejected before the function runs, because its response could not be sent.
+            return 200, [CONTENT_TYPE, *write_status(self.malformed(_TE_TRAILERS_MISSING))]
         return None
 
     def admit(
         self, scope: MutableMapping[str, Any], metadata: Metadata, receive: Receive, send: Send
     ) -> tuple[InboundCall, Handler]:
-        """Return the call that a request makes, and what answers it.
+        """Return the call of a request, and its handler.
 
         Raises:
-            StatusError: The request's timeout or encoding cannot be understood.
+            StatusError: The timeout or the encoding of the request is malformed or unknown, or there are too many
+                header fields.
         """
-        method, handler = self._methods.get(scope["path"]) or self._unserved(scope["path"])
+        method, handler = self._methods.get(scope["path"]) or self._unknown(scope["path"])
         return InboundCall(method, metadata, receive, send, self._max_message), handler
 
-    def _unserved(self, path: str) -> tuple[Method, Handler]:
-        """Return what answers a call of a method that is not served: a refusal, traced under one name for all."""
+    def _unknown(self, path: str) -> tuple[Method, Handler]:
+        """Return ``UNKNOWN_METHOD`` and a handler that refuses the call; the trace layer records the refusal."""
 
         async def refuse(_: Call) -> None:
-            raise _unknown(path, self._methods)
+            raise _unimplemented(path, self._methods)
 
-        return _OTHER, refuse if self._trace is None else chain(self._trace, refuse)
+        return UNKNOWN_METHOD, refuse if self._trace is None else chain(self._trace, refuse)
 
     async def _failed(self, call: InboundCall, error: BaseException) -> StatusError:
-        """Return the status of a call that ended without one.
+        """Return the status of a call whose handler raised no ``StatusError``.
 
         Raises:
-            asyncio.CancelledError: Nobody waits for one.
+            asyncio.CancelledError: The caller has gone and waits for no status.
         """
         try:
-            status = status_of(await ordinary(error, call))
+            status = status_of(await as_exception(error, call))
         except asyncio.CancelledError:
             if not self._closing:
                 raise
-            return Unavailable("the server is shutting down")  # the time to drain is over: the stream is not broken
+            return Unavailable("the server is shutting down")  # ``expire``: the stream is still open
         log.error("%s failed: %s", call.method.path, status.code.name, exc_info=error)
         return status
 
     def expire(self) -> None:
-        """Cancel every call that is still being answered; each ends as UNAVAILABLE. For the end of a drain."""
+        """Cancel every call that is still in progress at the end of the drain; each ends as UNAVAILABLE."""
         self._closing = True
         for call in self.calls:
             call.cancel()
 
 
-def _unknown(path: str, methods: Mapping[str, Any]) -> StatusError:
+def _unimplemented(path: str, methods: Mapping[str, Any]) -> StatusError:
     service, _, method = path.strip("/").rpartition("/")
     if any(known.startswith(f"/{service}/") for known in methods):
         return Unimplemented(f"service {service} has no method {method}")
     return Unimplemented(f"service {service or path} is not served here")
 
 
-async def _end(send: Send, status: int, pairs: Pairs) -> None:
-    """Answer with headers alone."""
-    with contextlib.suppress(OSError):  # the caller is gone; there is nobody to tell
+async def _send_headers_only(send: Send, status: int, pairs: Pairs) -> None:
+    """Send a response of headers without a body."""
+    with contextlib.suppress(OSError):  # the caller has gone
         await send({"type": "http.response.start", "status": status, "headers": pairs})
         await send(_BODY_END)
 
 
-async def _other(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-    """Close a websocket; refuse the lifespan protocol (whoever hosts the application starts and stops it)."""
+async def _reject_scope(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    """Close a WebSocket; refuse the lifespan protocol, because the host of the application starts and stops it."""
     if scope["type"] != "websocket":
         raise ValueError(f"a gRPC server has no ASGI {scope['type']!r} scope")
     await receive()

@@ -1,8 +1,8 @@
-"""gRPC-Web: gRPC for those who cannot read trailers. The same call, its trailers as the last frame of the body.
+"""gRPC-Web as a translation around the gRPC server, for clients that cannot read HTTP trailers.
 
-An ASGI translation around the gRPC server, over HTTP/1.1 and HTTP/2: what it hands in is gRPC, what comes out goes to
-the client as gRPC-Web, binary or in base64, each piece as soon as it comes. It refuses what is no base64; frames are
-the gRPC server's to judge.
+The trailers are the last frame of the response body. The translation works over HTTP/1.1 and HTTP/2. It turns a
+gRPC-Web request, binary or in base64, into a gRPC request and translates each piece of the response as soon as the gRPC
+server sends it. It refuses malformed base64; frames are checked by the gRPC server.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md.
 """
@@ -18,52 +18,56 @@ from types import MappingProxyType
 from typing import Any
 
 from mesh.errors import InvalidArgument
+from mesh.media_types import media_type
 from mesh.rpc.framing import PREFIX
 from mesh.rpc.server.grpc_app import TRAILERS_EXTENSION
-from mesh.rpc.server.inbound_call import Receive, Send
+from mesh.rpc.server.inbound_call import CONTENT_TYPE, Receive, Send
 
-__all__ = ["GRPC", "MEDIA", "Decoder", "essence", "original", "serve", "trailer_frame"]
+__all__ = ["TYPES", "Base64Decoder", "is_grpc_web", "original_scope", "serve", "trailer_frame"]
 
 Pairs = list[tuple[bytes, bytes]]
 
-_TEXT = b"application/grpc-web-text"
-_BINARY = b"application/grpc-web"
-MEDIA = frozenset({_BINARY, _BINARY + b"+proto", _TEXT, _TEXT + b"+proto"})
-"""The media types of gRPC-Web with protobuf messages."""
+_TEXT = "application/grpc-web-text"
+_BINARY = "application/grpc-web"
+TYPES = frozenset({_BINARY, f"{_BINARY}+proto", _TEXT, f"{_TEXT}+proto"})
+"""Media types of gRPC-Web with protobuf messages; those of native gRPC: ``mesh.rpc.framing.TYPES``."""
 
-TRAILERS = 0x80
-"""The flag of the frame that holds the trailers."""
+TRAILERS_FLAG = 0x80
+"""Flag byte of the frame that holds the trailers."""
 
-_ORIGINAL = "mesh.original"
+_ORIGINAL_SCOPE = "mesh.original"
+"""Key of the translated scope under which the scope of the gRPC-Web request stands."""
 _EXTENSIONS: Mapping[str, Any] = MappingProxyType({TRAILERS_EXTENSION: {}})
-"""What the exchange can do whatever its server can: trailers are the last frame of the body."""
-GRPC = (b"content-type", b"application/grpc")
-"""What a gRPC request says."""
-_BROWSER = frozenset({
+"""Extensions of the translated scope. Trailers are in the body, so the ASGI server need not support them."""
+_BROWSER_HEADERS = frozenset({
     b"content-type", b"content-length", b"accept", b"accept-language", b"cache-control", b"cookie", b"dnt", b"origin",
     b"pragma", b"priority", b"referer", b"upgrade-insecure-requests", b"x-grpc-web", b"x-requested-with",
     b"x-user-agent",
 })  # fmt: skip
-"""What a browser says of itself; a function is not told."""
+"""Headers that a browser sends on its own account, beside ``sec-*``; a function does not see them as metadata."""
 
-LINGER_BYTES = 64 * 2**20
-LINGER_SECONDS = 2.0
-"""How much of a refused body is read and thrown away, for clients that are still sending: see ``mesh.edge.call``."""
+DISCARD_SIZE = 64 * 2**20
+"""Bytes of a refused body that are read and discarded at most; ``mesh.edge.call`` does the same and says why."""
+DISCARD_TIMEOUT = 2.0
+"""Seconds that reading them may take."""
 
 
-def essence(media: bytes) -> bytes:
-    """Return the media type without its parameters, in lower case (RFC 9110, 8.3.1)."""
-    return media.partition(b";")[0].strip().lower()
+def is_grpc_web(content_type: bytes) -> bool:
+    """Whether a ``content-type`` is gRPC-Web's with protobuf messages, with or without parameters."""
+    return media_type(content_type) in TYPES
 
 
 def trailer_frame(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the frame that ends the body: the trailers as an HTTP/1 header block without the empty line."""
+    """Return the last frame of the body: the trailers as an HTTP/1 header block without the empty line."""
     block = b"".join(b"%b: %b\r\n" % pair for pair in pairs)
-    return PREFIX.pack(TRAILERS, len(block)) + block
+    return PREFIX.pack(TRAILERS_FLAG, len(block)) + block
 
 
-class Decoder:
-    """Base64 that comes in pieces, cut anywhere; a run of it may end in padding, and the next one follows at once."""
+class Base64Decoder:
+    """Incremental base64 decoder.
+
+    The pieces may be cut anywhere. A run of base64 may end in padding, and the next run follows it directly.
+    """
 
     __slots__ = ("_rest",)
 
@@ -74,78 +78,87 @@ class Decoder:
         """Return the bytes that ``data`` completes.
 
         Raises:
-            InvalidArgument: It is no base64, or it ends within a group of four.
+            InvalidArgument: The text is not base64, or it ends within a group of four characters.
         """
         data = self._rest + data
-        whole = len(data) - len(data) % 4
-        self._rest = data[whole:]
+        stop = len(data) - len(data) % 4
+        self._rest = data[stop:]
         if end and self._rest:
             raise InvalidArgument("malformed request: the base64 ends within a group of four characters")
-        found = []
-        at = 0
+        decoded = []
+        start = 0
         try:
-            while at < whole:
-                pad = data.find(b"=", at, whole)
-                upto = whole if pad < 0 else pad - pad % 4 + 4
-                found.append(binascii.a2b_base64(data[at:upto], strict_mode=True))
-                at = upto
+            while start < stop:
+                padding = data.find(b"=", start, stop)
+                end_of_run = stop if padding < 0 else padding - padding % 4 + 4
+                decoded.append(binascii.a2b_base64(data[start:end_of_run], strict_mode=True))
+                start = end_of_run
         except binascii.Error:
             raise InvalidArgument("malformed request: the body is not base64") from None
-        return found[0] if len(found) == 1 else b"".join(found)
+        return decoded[0] if len(decoded) == 1 else b"".join(decoded)
 
 
 async def serve(app: Any, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-    """Have a gRPC application answer a request, which is gRPC-Web if its media type says so.
+    """Serve a request by a gRPC application; translate it if its media type is gRPC-Web's.
 
     Args:
-        app: The application, gRPC over HTTP/2.
-        scope: The request; its ``content-type`` is one of gRPC's or of ``MEDIA``.
+        app: The ASGI application that serves gRPC.
+        scope: Scope of the request; its ``content-type`` is one of gRPC's or of ``TYPES``.
         receive: As in ASGI.
         send: As in ASGI.
     """
-    media = accept = b""
+    request_media = accepted_media = ""
     for name, value in scope["headers"]:
         if name == b"content-type":
-            media = essence(value)
+            request_media = media_type(value)
         elif name == b"accept":
-            accept = essence(value)
-    if media not in MEDIA:
+            accepted_media = media_type(value)
+    if request_media not in TYPES:
         await app(scope, receive, send)
         return
-    exchange = _Exchange(scope, receive, send, media, accept if accept in MEDIA else media)
-    pairs = [pair for pair in scope["headers"] if pair[0] not in _BROWSER and not pair[0].startswith(b"sec-")]
-    made = {**scope, "headers": [GRPC, *pairs], "extensions": _EXTENSIONS, _ORIGINAL: scope}
-    await app(made, exchange.receive, exchange.send)
+    response_media = accepted_media if accepted_media in TYPES else request_media
+    translation = _Translation(scope, receive, send, request_media, response_media)
+    pairs = [pair for pair in scope["headers"] if pair[0] not in _BROWSER_HEADERS and not pair[0].startswith(b"sec-")]
+    translated = {**scope, "headers": [CONTENT_TYPE, *pairs], "extensions": _EXTENSIONS, _ORIGINAL_SCOPE: scope}
+    await app(translated, translation.receive, translation.send)
 
 
-def original(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Return the request as it came in, of what ``serve`` has handed to the application."""
-    found: MutableMapping[str, Any] = scope.get(_ORIGINAL, scope)
-    return found
+def original_scope(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Return the scope of the request as the client sent it, given the scope that ``serve`` passed on."""
+    original: MutableMapping[str, Any] = scope.get(_ORIGINAL_SCOPE, scope)
+    return original
 
 
-class _Exchange:
-    """One request and its response."""
+class _Translation:
+    """ASGI ``receive`` and ``send`` of one gRPC-Web request, as the gRPC application sees them."""
 
-    __slots__ = ("_body", "_decoder", "_media", "_receive", "_send", "_text", "_trailing", "_unread", "_version")
+    __slots__ = (
+        "_decoder", "_http_version", "_last_message", "_receive", "_response_media", "_send", "_text", "_trailers",
+        "_unread",
+    )  # fmt: skip
 
     def __init__(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send, media: bytes, answer: bytes
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Receive,
+        send: Send,
+        request_media: str,
+        response_media: str,
     ) -> None:
         self._receive = receive
         self._send = send
-        self._media = answer
-        self._text = answer.startswith(_TEXT)
-        self._decoder = Decoder() if media.startswith(_TEXT) else None
+        self._response_media = response_media.encode()
+        self._text = response_media.startswith(_TEXT)
+        self._decoder = Base64Decoder() if request_media.startswith(_TEXT) else None
         self._unread = scope["http_version"].startswith("1") or any(
             name == b"content-length" and value != b"0" for name, value in scope["headers"]
         )
-        self._version = scope["http_version"]
-        self._trailing = False
-        self._body = b""
+        self._http_version = scope["http_version"]
+        self._trailers = False
+        self._last_message = b""
 
     async def receive(self) -> MutableMapping[str, Any]:
-        """Return the next piece of the request, as gRPC."""
+        """Return the next piece of the request in gRPC's binary form."""
         event = await self._receive()
         if event["type"] != "http.request":
             self._unread = False
@@ -159,40 +172,42 @@ class _Exchange:
         return {"type": "http.request", "body": body, "more_body": more}
 
     async def send(self, event: MutableMapping[str, Any]) -> None:
-        """Send a piece of the response: the trailers are its last frame, unless there was nothing before them."""
+        """Send a piece of the response. Trailers become the last frame; the headers of Trailers-Only stay headers."""
         match event["type"]:
             case "http.response.start":
-                self._trailing = event.get("trailers", False)
-                if not (self._trailing and self._version == "2"):  # by HTTP/2 an answer waits with its end only
-                    await self._linger()
-                pairs: Pairs = [(b"content-type", self._media)]
+                self._trailers = event.get("trailers", False)
+                # Over HTTP/2 only the end of the response has to wait for the rest of the request.
+                if not (self._trailers and self._http_version == "2"):
+                    await self._discard_request()
+                pairs: Pairs = [(b"content-type", self._response_media)]
                 pairs += [pair for pair in event["headers"] if pair[0] != b"content-type"]
-                if not self._trailing:
+                if not self._trailers:
                     pairs.append((b"content-length", b"0"))
                 await self._send({"type": "http.response.start", "status": event["status"], "headers": pairs})
-            case "http.response.body" if not self._trailing:
+            case "http.response.body" if not self._trailers:
                 await self._send({"type": "http.response.body", "body": b""})
             case "http.response.body":
                 if not event.get("more_body", False):
-                    self._body = event["body"]  # goes with the trailers
+                    self._last_message = event["body"]  # sent with the trailers
                 elif event["body"]:
-                    await self._put(event["body"], more=True)
+                    await self._send_body(event["body"], more=True)
             case "http.response.trailers":
-                await self._linger()
-                await self._put(self._body + trailer_frame(event["headers"]), more=False)
+                await self._discard_request()
+                await self._send_body(self._last_message + trailer_frame(event["headers"]), more=False)
 
-    async def _put(self, body: bytes, *, more: bool) -> None:
+    async def _send_body(self, body: bytes, *, more: bool) -> None:
         if self._text:
             body = b64encode(body)
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
-    async def _linger(self) -> None:
+    async def _discard_request(self) -> None:
+        """Read and discard the rest of the request, within the limits."""
         if not self._unread:
             return
         size = 0
-        with contextlib.suppress(TimeoutError):  # it gets the answer, and perhaps a reset with it
-            async with asyncio.timeout(LINGER_SECONDS):
-                while self._unread and size < LINGER_BYTES:
+        with contextlib.suppress(TimeoutError):  # the client gets the response, and perhaps a reset after it
+            async with asyncio.timeout(DISCARD_TIMEOUT):
+                while self._unread and size < DISCARD_SIZE:
                     event = await self._receive()
                     self._unread = event["type"] == "http.request" and event.get("more_body", False)
                     size += len(event.get("body", b""))

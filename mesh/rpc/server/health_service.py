@@ -1,4 +1,4 @@
-"""grpc.health.v1: whether the sidecar, and each service in it, takes calls.
+"""Health service ``grpc.health.v1``: serving status of a sidecar or edge and of each of its services.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md.
 """
@@ -6,25 +6,25 @@ Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2 as pb
 
 from mesh.call import Call, Handler
 from mesh.contract.model import Method
 from mesh.errors import NotFound, Unavailable
-from mesh.rpc.server.builtin_services import decode, methods_of, unary
+from mesh.rpc.server.builtin_services import decode, methods_of
 
 __all__ = ["Health"]
 
-Status = pb.HealthCheckResponse.ServingStatus
-
 OVERALL = ""
-"""The name that stands for the sidecar as a whole."""
+"""The service name that stands for the whole component."""
 
 
 class Health:
-    """The health of the services of one sidecar; NOT_SERVING until ``serving``.
+    """Health service: NOT_SERVING for every service until ``serving``.
 
     Args:
         services: Full names of the services.
@@ -36,11 +36,11 @@ class Health:
         self._ended = False
 
     def serving(self) -> None:
-        """Report SERVING for all."""
+        """Report SERVING for every service."""
         self._set(pb.HealthCheckResponse.SERVING)
 
     def drain(self) -> None:
-        """Report NOT_SERVING for all, from now on; every watch hears it and ends, so that none delays the stop."""
+        """Report NOT_SERVING for every service from now on, and end every watch, so that none delays the shutdown."""
         self._ended = True
         self._set(pb.HealthCheckResponse.NOT_SERVING)
 
@@ -53,11 +53,11 @@ class Health:
         """Return path → (method, handler)."""
         methods = methods_of(pb.DESCRIPTOR.services_by_name["Health"])
         found = {
-            methods["Check"]: unary(methods["Check"], self._check),
+            methods["Check"]: _unary(methods["Check"], self._check),
             methods["Watch"]: self._watch,
         }
-        if "List" in methods:
-            found[methods["List"]] = unary(methods["List"], self._list)
+        if "List" in methods:  # grpcio-health-checking 1.80, the oldest that we allow, has no such method
+            found[methods["List"]] = _unary(methods["List"], self._list)
         return {method.path: (method, handler) for method, handler in found.items()}
 
     async def _check(self, request: pb.HealthCheckRequest) -> pb.HealthCheckResponse:
@@ -81,6 +81,16 @@ class Health:
             if self._ended:
                 raise Unavailable("the server is shutting down")
             await changed.wait()
+
+
+def _unary(method: Method, function: Callable[[Any], Awaitable[Message]]) -> Handler:
+    """Return the handler of a unary method that decodes the request and encodes the response of ``function``."""
+
+    async def handle(call: Call) -> None:
+        request = decode(method, await call.receive_one())
+        await call.send((await function(request)).SerializeToString())
+
+    return handle
 
 
 def _response(status: int) -> pb.HealthCheckResponse:

@@ -1,7 +1,8 @@
-"""One inbound gRPC call over ASGI: its requests, its responses, its end.
+"""Inbound gRPC call over ASGI: receives request messages, sends response messages and the status.
 
-A unary response waits until the call has ended, so that headers, message and trailers go out together and a failure
-after it is still a clean refusal. A caller that goes away is ``asyncio.CancelledError`` in whatever runs for it.
+A unary response is kept until the call has ended. Headers, message and trailers then go out together, and a failure
+after ``send`` is still an error status without a message. When the caller has gone, the handler gets
+``asyncio.CancelledError``.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from time import monotonic  # what the loops' own clocks are
-from typing import TYPE_CHECKING, Any
+from time import monotonic  # the clock of the event loops
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from mesh.boundary import interrupted, revoke
-from mesh.call import UNTRAILED, Call, Metadata, field_bytes
+from mesh.boundary import cancel_task, record_cancellation
+from mesh.call import Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
+from mesh.headers import UNTRAILED
 from mesh.rpc import framing
 from mesh.rpc.status import OK, write_status
 
@@ -26,67 +28,73 @@ __all__ = ["CONTENT_TYPE", "InboundCall", "Receive", "Send"]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-CONTENT_TYPE = (b"content-type", b"application/grpc")
+CONTENT_TYPE = (b"content-type", framing.TYPE)
 _GZIP = (b"grpc-encoding", b"gzip")
 _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 _END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 _OK: dict[str, Any] = {"type": "http.response.trailers", "headers": OK}
 
-FIELDS = 1000
-"""Header fields of one call; beyond that RESOURCE_EXHAUSTED."""
-AHEAD = 100
-"""Unread pieces of a request behind which it is looked whether the caller has gone."""
-COMPRESS_FROM = 1024
-"""Bytes; a smaller message goes uncompressed whatever was agreed."""
+MAX_HEADER_FIELDS = 1000
+"""Header fields of one call; a call with more is RESOURCE_EXHAUSTED."""
+MAX_UNREAD_EVENTS = 100
+"""Events of a request that are read in search of the disconnect behind them."""
+COMPRESSION_MIN_SIZE = 1024
+"""Bytes of the smallest message that is compressed."""
 
 
 class InboundCall(Call):
-    """A call as it came in.
+    """A gRPC call as an ASGI server received it.
 
-    Raises (while it is made):
-        StatusError: The timeout or the encoding of the caller cannot be understood, or there are too many fields.
+    Raises (from the constructor):
+        StatusError: The timeout or the encoding of the caller is malformed or unknown, or there are too many header
+            fields.
     """
 
-    __slots__ = ("_ended", "_frames", "_gone", "_gzip", "_limit", "_receive", "_reply", "_send")
+    __slots__ = (
+        "_deframer", "_disconnected", "_gzip", "_max_message", "_receive", "_requests_ended", "_response", "_send",
+    )  # fmt: skip
 
-    def __init__(self, method: Method, metadata: Metadata, receive: Receive, send: Send, limit: int) -> None:
+    def __init__(self, method: Method, metadata: Metadata, receive: Receive, send: Send, max_message: int) -> None:
         timeout = metadata.wire(b"grpc-timeout")
         deadline = None
         if timeout is not None:
             deadline = monotonic() + framing.parse_timeout(timeout)
         super().__init__(method, metadata, deadline)
-        if len(metadata.pairs) > FIELDS:
+        if len(metadata.pairs) > MAX_HEADER_FIELDS:
             raise ResourceExhausted(
-                f"the call has more than {FIELDS} header fields; send what they hold in the request"
+                f"the call has more than {MAX_HEADER_FIELDS} header fields; send their content in the request message"
             )
         encoding = metadata.wire(b"grpc-encoding")
         if encoding is not None:
             framing.check_encoding(encoding)
-        self._limit = limit
-        self._frames: framing.Deframer | None = None  # made for what does not arrive in one piece
-        # Compressed answers for those who compress: it costs a CPU on both sides, so it is the caller's to begin.
+        self._max_message = max_message
+        self._deframer: framing.Deframer | None = None  # made when a message does not arrive in one piece
+        # Responses are compressed only for a caller that compresses its requests: it costs CPU time on both sides.
         self._gzip = encoding == b"gzip" and b"gzip" in (metadata.wire(b"grpc-accept-encoding") or b"")
         self._receive = receive
         self._send = send
         self.task = asyncio.current_task()
-        self._reply: bytes | None = None
-        self._ended = False
-        self._gone = False
+        self._response: bytes | None = None
+        self._requests_ended = False
+        self._disconnected = False
 
     @property
-    def unanswered(self) -> bool:
-        """Whether a unary method has not answered yet."""
-        return self._reply is None and not self.method.server_streaming
+    def response_missing(self) -> bool:
+        """Whether the one response of a method without a response stream has not been sent yet."""
+        return self._response is None and not self.method.server_streaming
 
     def cancel(self) -> None:
-        """Cancel what answers the call."""
+        """Cancel the handler."""
         if self.task is not None:
-            revoke(self.task)
+            cancel_task(self.task)
 
     async def caller_disconnected(self) -> bool:
-        """Whether the caller has gone. h2corn cancels the task for it; only what ``receive`` gives then says why."""
-        for _ in range(AHEAD):  # requests that the function has not read may come first
-            if self._gone:
+        """Whether the caller has gone.
+
+        h2corn then cancels the task, and so may the function itself; the next event of ``receive`` tells the two apart.
+        """
+        for _ in range(MAX_UNREAD_EVENTS):  # request messages that the function has not read may come first
+            if self._disconnected:
                 return True
             reading = asyncio.get_running_loop().create_task(self._read())
             await asyncio.wait([reading], timeout=0)
@@ -94,122 +102,130 @@ class InboundCall(Call):
                 reading.cancel()
                 await asyncio.wait([reading])
                 return False
-            if reading.cancelled() or reading.exception() is not None:  # somebody else reads
+            if reading.cancelled() or reading.exception() is not None:  # another task reads
                 return False
             event = reading.result()
             if event["type"] == "http.request" and not event.get("body") and not event.get("more_body", False):
                 return False  # the end of the request, which pyvoy repeats
-            self._gone = event["type"] != "http.request"
-        return self._gone
+            self._disconnected = event["type"] != "http.request"
+        return self._disconnected
 
     async def _read(self) -> MutableMapping[str, Any]:
         return await self._receive()
 
     async def receive(self) -> bytes | None:
         """Return the next request message, or None after the last (see ``Call.receive``)."""
-        frames = self._frames
+        deframer = self._deframer
         while True:
-            if frames is not None and frames.pending:
-                message = frames.next()
+            if deframer is not None and deframer.pending:
+                message = deframer.next()
                 if message is not None:
                     return message
-                if self._ended:
+                if self._requests_ended:
                     raise Internal("malformed request: the stream ended inside a message")
-            if self._ended:
+            if self._requests_ended:
                 return None
             event = await self._receive()
             if event["type"] != "http.request":
-                self._leave()
-            self._ended = not event.get("more_body", False)
+                self._end_disconnected()
+            self._requests_ended = not event.get("more_body", False)
             data = event.get("body", b"")
             if data:
-                if frames is None:
-                    message = framing.single_message(data, self._limit)
+                if deframer is None:
+                    message = framing.single_message(data, self._max_message)
                     if message is not None:
                         return message
-                    frames = self._frames = framing.Deframer(self._limit, self.metadata.wire(b"grpc-encoding"))
-                frames.feed(data)
+                    encoding = self.metadata.wire(b"grpc-encoding")
+                    deframer = self._deframer = framing.Deframer(self._max_message, encoding)
+                deframer.feed(data)
 
     async def send(self, message: bytes) -> None:
-        """Send a response message; of a unary method, keep it until the call ends (see ``Call.send``)."""
+        """Send a response message; keep that of a unary method until the call ends (see ``Call.send``)."""
         if not self.method.server_streaming:
-            if self._reply is not None:
-                raise RuntimeError(f"{self.method.path} answers once, and a second response was sent")
-            self._reply = message
+            if self._response is not None:
+                raise RuntimeError(f"{self.method.path} has one response, and a second was sent")
+            self._response = message
             return
         if not self.headers_sent:
             await self.send_headers()
-        await self._put({"type": "http.response.body", "body": self._frame(message), "more_body": True})
+        await self._send_event({"type": "http.response.body", "body": self._frame(message), "more_body": True})
 
     async def send_headers(self) -> None:
         """Send ``headers`` now (see ``Call.send_headers``)."""
         if not self.headers_sent:
             self.headers_sent = True
-            await self._put(self._start())
+            await self._send_event(self._start_event())
 
     async def finish(self, status: StatusError | None) -> None:
-        """End the call: what is still to be sent, then the status (None: OK)."""
-        if status is None and self._reply is not None and not self.headers_sent and not self.trailers:
-            # What nearly every call comes to, without a detour.
+        """End the call: send the headers and the message that are still to be sent, then the status (None: OK)."""
+        if status is None and self._response is not None and not self.headers_sent and not self.trailers:
+            # Fast path of nearly every unary call.
             self.headers_sent = True
             try:
-                await self._send(self._start())
-                await self._send({"type": "http.response.body", "body": self._frame(self._reply)})
+                await self._send(self._start_event())
+                await self._send({"type": "http.response.body", "body": self._frame(self._response)})
                 await self._send(_OK)
             except OSError:
-                self._leave()
+                self._end_disconnected()
             return
         if status is not None and not self.headers_sent and not self.headers:
             # Trailers-Only: one HEADERS frame.
             pairs = [CONTENT_TYPE, *self._trailers(status)]
-            await self._put({"type": "http.response.start", "status": 200, "headers": pairs})
-            await self._put(_END)
+            await self._send_event({"type": "http.response.start", "status": 200, "headers": pairs})
+            await self._send_event(_END)
             return
         if not self.headers_sent:
             self.headers_sent = True
-            await self._put(self._start())
-        if status is None and self._reply is not None:
-            await self._put({"type": "http.response.body", "body": self._frame(self._reply)})
+            await self._send_event(self._start_event())
+        if status is None and self._response is not None:
+            await self._send_event({"type": "http.response.body", "body": self._frame(self._response)})
         else:
-            await self._put(_END)
+            await self._send_event(_END)
         if status is None and not self.trailers:
-            await self._put(_OK)
+            await self._send_event(_OK)
         else:
-            await self._put({"type": "http.response.trailers", "headers": self._trailers(status)})
+            await self._send_event({"type": "http.response.trailers", "headers": self._trailers(status)})
 
     async def abort(self) -> None:
-        """End a call whose answer could not be sent, as INTERNAL if the headers have not gone."""
+        """End a call whose response could not be sent, as INTERNAL if the headers have not been sent."""
         status = write_status(Internal("internal error"))
-        with contextlib.suppress(Exception):  # then the server resets the stream
+        with contextlib.suppress(Exception):  # the server then resets the stream
             await self._send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *status]})
             await self._send(_END)
 
-    def _start(self) -> dict[str, Any]:
+    def _start_event(self) -> dict[str, Any]:
         if not self.headers and not self._gzip:
             return _START
         pairs = [CONTENT_TYPE, _GZIP, *self.headers] if self._gzip else [CONTENT_TYPE, *self.headers]
         return {"type": "http.response.start", "status": 200, "headers": pairs, "trailers": True}
 
     def _trailers(self, status: StatusError | None) -> list[tuple[bytes, bytes]]:
-        """Return the status and the trailing metadata, without what another server set that is none."""
+        """Return the status and the trailing metadata, without fields that may not be trailers.
+
+        Such fields come from another server behind the edge.
+        """
         own = [pair for pair in self.trailers if pair[0] not in UNTRAILED]
         return [*(OK if status is None else write_status(status, field_bytes(own))), *own]
 
     def _frame(self, message: bytes) -> bytes:
-        if self._gzip and len(message) >= COMPRESS_FROM:
+        if self._gzip and len(message) >= COMPRESSION_MIN_SIZE:
             return framing.compressed_frame(message)
         return framing.frame(message)
 
-    async def _put(self, event: dict[str, Any]) -> None:
+    async def _send_event(self, event: dict[str, Any]) -> None:
         try:
             await self._send(event)
         except OSError:  # ASGI: send() after the stream has closed
-            self._leave()
+            self._end_disconnected()
 
-    def _leave(self) -> None:
-        """The caller is gone: end what runs for it."""
-        if not self._gone:
-            self._gone = True
+    def _end_disconnected(self) -> NoReturn:
+        """End the call because its caller has gone.
+
+        Raises:
+            asyncio.CancelledError: Always.
+        """
+        if not self._disconnected:
+            self._disconnected = True
             if self.task is not None:
-                (interrupted if self.task is asyncio.current_task() else revoke)(self.task)
+                (record_cancellation if self.task is asyncio.current_task() else cancel_task)(self.task)
         raise asyncio.CancelledError("the caller went away")

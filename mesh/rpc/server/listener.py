@@ -1,7 +1,7 @@
-"""A listening socket that serves an ASGI application: h2corn, embedded in the running loop.
+"""Listener: serves an ASGI application on one address by h2corn, embedded in the running event loop.
 
-The only module that knows h2corn. What it does was measured (2.0.0) and is what the configuration below rests on; see
-docs/servers.md.
+The only module that imports h2corn. The configuration below rests on the measured behaviour of h2corn 2.0.0
+(docs/servers.md). The listener speaks plain text: it has no parameters for TLS.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import os
 import resource
 import socket
-from time import monotonic  # what the loops' own clocks are
+from time import monotonic  # the clock of the event loops
 from typing import Any, cast
 
 import h2corn
@@ -23,36 +23,38 @@ from mesh.address import bind
 __all__ = ["ListenError", "Listener"]
 
 
-def _quiet(*_: object) -> None:
-    """Take the place of h2corn's banner: it goes to stderr whatever is configured, among our log lines."""
+def _no_banner(*_: object) -> None:
+    """Replace h2corn's banner, which goes to stderr among our log lines whatever is configured."""
 
 
-h2corn._lib.emit_banner = _quiet  # type: ignore[assignment]  # noqa: SLF001 - there is no option for it (2.0.0)
+h2corn._lib.emit_banner = _no_banner  # type: ignore[assignment]  # noqa: SLF001 - there is no option for it (2.0.0)
 
-GRACE = 2.0
+CANCELLATION_TIMEOUT = 2.0
 """Seconds that calls get to end after the drain time has passed and they were cancelled."""
 
-CUT = 0.25
-"""Seconds that h2corn gets after that to cut off what is left."""
+CLOSE_TIMEOUT = 0.25
+"""Seconds that h2corn gets after that to close the connections of calls that have not ended."""
 
-LINGER = 0.25
-"""Seconds that a connection stays open after its last answer when the server stops. h2corn closes it at once; a client
-that is just writing then meets a broken pipe, and some (grpcio) throw away the answer unread."""
+LINGER_DELAY = 0.25
+"""Seconds that a connection stays open after its last response during a stop. h2corn closes it at once. A client that
+is writing at that moment meets a broken pipe, and some clients (grpcio) then discard a response that they received."""
 
-GONE = 0.25
-"""Longest that a cancelled call waits for h2corn's own cancellation, seconds. h2corn tells ``receive`` that a client
-has gone a moment before it cancels; a call that ends in between has failed, as h2corn sees it, with a traceback."""
+DISCONNECT_DELAY = 0.25
+"""Seconds that a cancelled call waits at most for h2corn's own cancellation. h2corn reports a disconnect in ``receive``
+a moment before it cancels the task; a call that ends in between has failed for h2corn, which prints a traceback."""
 
 MAX_STREAMS = 4096
-"""Calls at once on one connection. A mesh has few connections and many calls; the concurrency limit is the real one."""
+"""Calls in progress on one connection at most. A mesh has few connections with many calls; the limit that counts is the
+application's concurrency limit."""
 
-STREAM_WINDOW = 2**20
-CONNECTION_WINDOW = 2**24
-"""Bytes that a peer may send before they are read. The connection's bound the memory of one peer; a stream's are less,
-so that one call that does not read cannot stop the others."""
+STREAM_WINDOW_SIZE = 2**20
+"""Bytes that a peer may send on one stream before they are read. Less than the connection's, so that one call that does
+not read cannot stop the others."""
+CONNECTION_WINDOW_SIZE = 2**24
+"""Bytes that a peer may send on one connection before they are read: the bound of the memory that one peer takes."""
 
-MAX_BODY = 4 * 2**20
-"""Largest request body, bytes, when nothing is said."""
+DEFAULT_MAX_BODY_SIZE = 4 * 2**20
+"""Bytes of the largest request body unless the listener's ``max_body`` says otherwise."""
 _HEAD_LIMITS = (
     "limit_request_head_size", "limit_request_line", "limit_request_field_size", "h2_max_header_list_size",
     "h2_max_header_block_size",
@@ -61,45 +63,47 @@ _HEAD_LIMITS = (
 BACKLOG = 1024
 """Connections that wait to be accepted."""
 
-AGAIN = 1.0
-"""Seconds after which a server that ended by itself is begun again."""
+RESTART_DELAY = 1.0
+"""Seconds after which a server that ended by itself is started anew."""
 
-WITNESS = 1.0
-"""Longest that a stop waits for its witness, seconds: twice, until it is connected and until it is told."""
+PROBE_TIMEOUT = 1.0
+"""Seconds that a stop waits for its probe connection at most: once until it is accepted, once until it is closed."""
 
 _LOGGER = logging.getLogger(__name__)
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""What an HTTP/2 client says first, and its (empty) SETTINGS: RFC 9113, 3.4."""
+"""Connection preface of an HTTP/2 client with empty SETTINGS (RFC 9113, 3.4)."""
 
-IDLE = 3600.0
-"""Seconds after which a connection without calls is closed (with GOAWAY). gRPC channels idle for long; this only
-collects what a vanished peer left behind."""
+IDLE_TIMEOUT = 3600.0
+"""Seconds after which a connection without calls is closed (with GOAWAY), where only HTTP/2 is spoken. gRPC channels
+are idle for long; the timeout only removes connections whose peer has vanished."""
 
 
-KEEP_ALIVE = 75.0
-"""The same where HTTP/1.1 is spoken; longer than clients and proxies keep what is idle (commonly 60 s), for who closes
-first must be the client, or it sends a request into a connection that is being closed. h2corn takes the smaller of this
-and the time that a request's head may take, so they are one."""
+HTTP1_IDLE_TIMEOUT = 75.0
+"""Seconds after which an idle connection is closed where HTTP/1.1 is spoken. It is longer than clients and proxies keep
+idle connections (commonly 60 s), so that the client closes first; else it may send a request into a connection that is
+being closed. h2corn takes the smaller of this and of the time that a request's head may take, so both have this value.
+"""
 
 
 class ListenError(Exception):
-    """The address cannot be listened on. ``str()`` names it and says why."""
+    """The address cannot be listened on; ``str()`` names the address and the reason."""
 
 
 class Listener:
-    """Serves an application on one address.
+    """Server of one ASGI application on one address.
 
     Args:
         app: The ASGI application.
         listen: ``host:port``; port 0 picks a free one.
-        fd: A listening socket to adopt instead; ``listen`` then only names it in errors.
-        grpc: Whether it serves gRPC: no limits of size or time on such a request's body (the application has its own).
-        drain: Seconds that ``stop`` waits for what is in flight; 0 cuts everything off at once.
-        max_body: Largest body of a request that is not gRPC, in bytes, 0 for no limit. None: with ``grpc`` there are no
-            others, and HTTP/1.1 is not spoken; without it, ``MAX_BODY``.
-        max_head: Largest request line and headers in bytes, where HTTP/1.1 is spoken.
-        expire: Called when the drain time is over and calls are still in flight: to end them in the application's own
-            terms. What is left ``GRACE`` seconds later is cut off.
+        fd: File descriptor of a listening socket to adopt; ``listen`` then only names it in errors.
+        grpc: Whether the application serves gRPC. The body of a gRPC request has no limit of size or time here, because
+            the application limits its messages.
+        drain: Seconds that ``stop`` waits for calls in progress; 0 ends them at once.
+        max_body: Bytes of the largest body of a request that is not gRPC; 0: no limit. None: with ``grpc`` there are no
+            such requests, and HTTP/1.1 is not spoken; without ``grpc`` the limit is ``DEFAULT_MAX_BODY_SIZE``.
+        max_head: Bytes of the largest request line and headers, where HTTP/1.1 is spoken.
+        expire: Called when the drain time is over and calls are still in progress, to end them by a status of the
+            application. A call that has not ended ``CANCELLATION_TIMEOUT`` later loses its connection.
     """
 
     def __init__(
@@ -119,8 +123,8 @@ class Listener:
         self._fd = fd
         self._drain = drain
         self._expire = expire
-        self._linger = min(LINGER, drain)
-        self._answered = -LINGER
+        self._linger_delay = min(LINGER_DELAY, drain)
+        self._last_response = -LINGER_DELAY
         self._started = False
         self._stopping = False
         self._options: dict[str, Any] = {
@@ -129,26 +133,26 @@ class Listener:
             "lifespan": "off",
             "date_header": not grpc or max_body is not None,
             "max_concurrent_streams": MAX_STREAMS,
-            "h2_initial_stream_window_size": STREAM_WINDOW,
-            "h2_initial_connection_window_size": CONNECTION_WINDOW,
-            "limit_connections": _most_connections(),
-            "timeout_graceful_shutdown": drain + GRACE,
-            "limit_request_fields": 0,  # the application counts them: h2corn answers 431, which is no status of gRPC
+            "h2_initial_stream_window_size": STREAM_WINDOW_SIZE,
+            "h2_initial_connection_window_size": CONNECTION_WINDOW_SIZE,
+            "limit_connections": _max_connections(),
+            "timeout_graceful_shutdown": drain + CANCELLATION_TIMEOUT,
+            "limit_request_fields": 0,  # the application counts them: h2corn sends 431, which is not a gRPC status
         }
         if grpc and max_body is None:
-            self._options |= {"http1": False, "timeout_keep_alive": IDLE, "h2_timeout_response_stall": 0.0}
+            self._options |= {"http1": False, "timeout_keep_alive": IDLE_TIMEOUT, "h2_timeout_response_stall": 0.0}
         else:
-            # A request stream may be silent for long; what may not take long, the application times itself.
-            body = MAX_BODY if max_body is None else max_body
+            # A request stream may be silent for long. The application has timeouts for the bodies that it reads whole.
+            body = DEFAULT_MAX_BODY_SIZE if max_body is None else max_body
             self._options |= {"max_request_body_size": body, "timeout_request_body_idle": 0.0}
-            self._options |= {"timeout_keep_alive": KEEP_ALIVE, "timeout_request_header": KEEP_ALIVE}
+            self._options |= {"timeout_keep_alive": HTTP1_IDLE_TIMEOUT, "timeout_request_header": HTTP1_IDLE_TIMEOUT}
             self._options |= dict.fromkeys(_HEAD_LIMITS, max_head)
         self._socket: socket.socket | None = None
         self._server: h2corn.Server | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Listen; returns the bound ``host:port``.
+        """Start to listen and return the bound ``host:port``.
 
         Raises:
             ListenError: The address is taken, not of this machine, or not allowed.
@@ -157,7 +161,7 @@ class Listener:
         if fd is None:
             self._socket = _bind(self.listen)
             fd = self._socket.fileno()
-        self._server = self._made(fd)
+        self._server = self._new_server(fd)
         self._task = asyncio.create_task(self._run(self._server, fd))
         try:
             await self._server.wait_started()
@@ -170,33 +174,33 @@ class Listener:
         return self._server.addresses[0]
 
     async def stop(self) -> None:
-        """Stop accepting, tell every connection (GOAWAY), wait for what is in flight, cut off what does not end.
+        """Stop accepting, send GOAWAY on every connection, wait for calls in progress, end those that remain.
 
-        An adopted socket goes on listening: another process may hold it too.
+        An adopted socket goes on listening, because another process may hold it too.
         """
         task, self._task = self._task, None
         if task is None or self._server is None:
             return
         self._stopping = True
-        fresh = self._answered + self._linger - monotonic()
-        if fresh > 0:  # from here on each answer lingers by itself; those just before this moment need the time too
-            await asyncio.sleep(fresh)
-        await self._leave(self._server)
+        remaining = self._last_response + self._linger_delay - monotonic()
+        if remaining > 0:  # responses from now on wait in ``_serve``; this wait is for those just before now
+            await asyncio.sleep(remaining)
+        await self._stop_accepting(self._server)
         done, _ = await asyncio.wait({task}, timeout=self._drain)
         if not done and self._expire is not None:
             self._expire()
-        # h2corn waits for calls that ignore cancellation once more as long; nobody else does.
-        await asyncio.wait({task}, timeout=GRACE + CUT)
+        # h2corn waits for calls that ignore cancellation for the same time once more; the listener does not.
+        await asyncio.wait({task}, timeout=CANCELLATION_TIMEOUT + CLOSE_TIMEOUT)
         if not task.done():
             task.cancel()
-        elif not task.cancelled() and not isinstance(task.exception(), RuntimeError):  # h2corn's, of such calls
+        elif not task.cancelled() and not isinstance(task.exception(), RuntimeError):  # raised by h2corn for such calls
             task.result()
 
-    def _made(self, fd: int) -> h2corn.Server:
+    def _new_server(self, fd: int) -> h2corn.Server:
         return h2corn.Server(self._serve, h2corn.Config(bind=(f"fd://{fd}",), **self._options))
 
     async def _run(self, server: h2corn.Server, fd: int) -> None:
-        """Serve until the stop; again where h2corn gives up, which it does, with all connections, when accept fails."""
+        """Serve until the stop; start a new server when h2corn ends with all its connections because accept failed."""
         while True:
             try:
                 await server.serve()
@@ -204,33 +208,33 @@ class Listener:
                 if not self._started:
                     raise
                 if not self._stopping:
-                    _LOGGER.error("%s: no longer served (%s); it begins again", self.listen, error)  # noqa: TRY400
-                    await asyncio.sleep(AGAIN)
+                    _LOGGER.error("%s: the server ended (%s); it is started anew", self.listen, error)  # noqa: TRY400
+                    await asyncio.sleep(RESTART_DELAY)
             if self._stopping:
                 return
-            server = self._server = self._made(fd)
+            server = self._server = self._new_server(fd)
 
-    async def _leave(self, server: h2corn.Server) -> None:
-        """Have h2corn stop accepting, and refuse new connections from then on.
+    async def _stop_accepting(self, server: h2corn.Server) -> None:
+        """Make h2corn stop accepting, and refuse new connections from then on.
 
-        It holds the socket open until the drain is over: callers would connect and wait for nothing. So the socket is
-        shut down, but not before h2corn has left it, whose accept would fail, and all calls in flight with it. An idle
-        connection of our own is the witness: it is told of the stop, and ends, when h2corn accepts no more.
+        h2corn keeps the socket open until the drain is over, so callers would connect and get no response. The socket
+        is therefore shut down here, but only after h2corn has stopped accepting: else its accept fails, and with it all
+        calls in progress. A probe connection without calls shows the moment: h2corn closes it when it accepts no more.
         """
         if self._socket is None:
             server.shutdown()
             return
-        witness = _Witness()
-        with contextlib.suppress(OSError):  # TimeoutError is one; without a witness the stop is only later
-            async with asyncio.timeout(WITNESS):
+        probe = _ProbeConnection()
+        with contextlib.suppress(OSError):  # TimeoutError is one; without the probe the stop only takes longer
+            async with asyncio.timeout(PROBE_TIMEOUT):
                 address = self._socket.getsockname()[:2]
-                await asyncio.get_running_loop().create_connection(lambda: witness, *address)
-                await witness.accepted.wait()
+                await asyncio.get_running_loop().create_connection(lambda: probe, *address)
+                await probe.accepted.wait()
         server.shutdown()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(WITNESS):
-                await witness.ended.wait()
-        witness.close()
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                await probe.closed.wait()
+        probe.close()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._close()
@@ -239,11 +243,11 @@ class Listener:
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
-            await asyncio.sleep(GONE)  # h2corn's own cancellation ends it
+            await asyncio.sleep(DISCONNECT_DELAY)  # ended earlier by h2corn's own cancellation
             raise
-        self._answered = monotonic()
+        self._last_response = monotonic()
         if self._stopping:
-            await asyncio.sleep(self._linger)  # h2corn holds the connection while the request's task runs
+            await asyncio.sleep(self._linger_delay)  # h2corn holds the connection while the request's task runs
 
     def _close(self) -> None:
         if self._socket is not None:
@@ -251,12 +255,17 @@ class Listener:
             self._socket = None
 
 
-class _Witness(asyncio.Protocol):
-    """An HTTP/2 connection without calls: ``accepted`` once the server has spoken, ``ended`` when it has closed it."""
+class _ProbeConnection(asyncio.Protocol):
+    """HTTP/2 connection without calls.
+
+    Attributes:
+        accepted: Set when the server has sent its first bytes.
+        closed: Set when the connection is closed.
+    """
 
     def __init__(self) -> None:
         self.accepted = asyncio.Event()
-        self.ended = asyncio.Event()
+        self.closed = asyncio.Event()
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -268,21 +277,21 @@ class _Witness(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.accepted.set()
-        self.ended.set()
+        self.closed.set()
 
     def close(self) -> None:
-        """Close it, if it was ever open."""
+        """Close the connection if it was opened."""
         if self._transport is not None:
             self._transport.close()
 
 
-def _most_connections() -> int:
-    """Return how many connections may be open at once, 0 for any number: half of the descriptors.
+def _max_connections() -> int:
+    """Return the largest number of open connections, half of the file descriptors; 0 for any number.
 
-    The others are for calls to other services, databases and files. Connections beyond wait to be accepted.
+    The other half is for calls to other services, databases and files. Further connections wait to be accepted.
     """
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 0 if most == resource.RLIM_INFINITY else max(1, most // 2)
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 0 if soft_limit == resource.RLIM_INFINITY else max(1, soft_limit // 2)
 
 
 def _bind(listen: str) -> socket.socket:

@@ -1,10 +1,12 @@
-"""gRPC server reflection, v1 and v1alpha, from the contract's compiled descriptors.
+"""Reflection service, v1 and v1alpha, from compiled descriptors of the contract.
 
-``list_services`` names what is served here; files and symbols are those of the whole contract, each file with
-everything it imports, so that a client can build its types from one answer.
+``list_services`` lists the services that are served here. Files and symbols are those of all given files. A file is
+sent with everything that it imports, so that a client can build its types from one response.
 
-Source: https://github.com/grpc/grpc/blob/master/doc/server-reflection.md. The two versions have the same messages on
-the wire; ``buf curl`` asks for v1, older clients for v1alpha.
+The two versions have the same messages on the wire. ``buf curl`` calls v1, older clients call v1alpha.
+``grpcio-reflection`` brings v1alpha only, so the descriptor of v1 is derived from it.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/server-reflection.md.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ from mesh.rpc.server.builtin_services import decode, methods_of
 
 __all__ = ["Reflection"]
 
-_ALPHA = FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb)
+_V1ALPHA_FILE = FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb)
 
 
-def _v1() -> FileDescriptorProto:
-    """Return the v1 file: v1alpha with its package renamed, which is what v1 is."""
+def _v1_file() -> FileDescriptorProto:
+    """Return the file of v1: that of v1alpha in another package, without its deprecation."""
     file = FileDescriptorProto()
-    file.CopyFrom(_ALPHA)
+    file.CopyFrom(_V1ALPHA_FILE)
     file.name, file.package = "grpc/reflection/v1/reflection.proto", "grpc.reflection.v1"
     file.ClearField("options")
 
@@ -56,17 +58,17 @@ def _v1() -> FileDescriptorProto:
 
 
 class Reflection:
-    """Answers what is served and how it is shaped.
+    """Reflection service in both versions.
 
     Args:
-        files: The contract's compiled files.
-        services: Full names of the services that are served here, health included.
+        files: Compiled files of the contract.
+        services: Full names of the contract's services that are served here. Health and reflection are added.
     """
 
     def __init__(self, files: FileDescriptorSet, services: Iterable[str]) -> None:
-        own = _v1()
+        v1_file = _v1_file()
         pool = descriptor_pool.DescriptorPool()
-        pool.Add(own)
+        pool.Add(v1_file)
         self._methods = [
             methods_of(descriptor)["ServerReflectionInfo"]
             for descriptor in (
@@ -74,30 +76,31 @@ class Reflection:
                 pb.DESCRIPTOR.services_by_name["ServerReflection"],
             )
         ]
-        self._services = sorted({*services, *(method.service for method in self._methods)})
-        health = FileDescriptorProto.FromString(health_pb2.DESCRIPTOR.serialized_pb)
-        self._files = {file.name: file for file in (own, _ALPHA, health, *files.file)}
-        self._symbols: dict[str, str] = {}
-        self._extensions: dict[str, dict[int, str]] = {}
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        self._services = sorted({*services, health, *(method.service for method in self._methods)})
+        health_file = FileDescriptorProto.FromString(health_pb2.DESCRIPTOR.serialized_pb)
+        self._files = {file.name: file for file in (v1_file, _V1ALPHA_FILE, health_file, *files.file)}
+        self._file_of_symbol: dict[str, str] = {}
+        self._file_of_extension: dict[str, dict[int, str]] = {}
         for file in self._files.values():
             for symbol in _symbols(file):
-                self._symbols.setdefault(symbol, file.name)
+                self._file_of_symbol.setdefault(symbol, file.name)
             for extension in _extensions(file.message_type, file.extension):
-                numbers = self._extensions.setdefault(extension.extendee.lstrip("."), {})
+                numbers = self._file_of_extension.setdefault(extension.extendee.lstrip("."), {})
                 numbers.setdefault(extension.number, file.name)
-        self._answers: dict[str, Callable[[Any, Any], None]] = {
-            "list_services": self._list,
-            "file_by_filename": lambda name, response: self._file(self._named(name), response),
-            "file_containing_symbol": lambda name, response: self._file(self._holder(name), response),
-            "file_containing_extension": lambda asked, response: self._file(self._extender(asked), response),
-            "all_extension_numbers_of_type": self._numbers,
+        self._by_kind: dict[str, Callable[[Any, Any], None]] = {
+            "list_services": self._list_services,
+            "file_by_filename": self._file_by_filename,
+            "file_containing_symbol": self._file_containing_symbol,
+            "file_containing_extension": self._file_containing_extension,
+            "all_extension_numbers_of_type": self._extension_numbers,
         }
 
     def handlers(self) -> dict[str, tuple[Method, Handler]]:
         """Return path → (method, handler)."""
-        return {method.path: (method, self._answer) for method in self._methods}
+        return {method.path: (method, self._server_reflection_info) for method in self._methods}
 
-    async def _answer(self, call: Call) -> None:
+    async def _server_reflection_info(self, call: Call) -> None:
         response_class: Any = call.method.output
         while (data := await call.receive()) is not None:
             request = decode(call.method, data)
@@ -105,57 +108,57 @@ class Reflection:
             try:
                 kind = request.WhichOneof("message_request")
                 if kind is None:
-                    raise InvalidArgument("the request asks for nothing that is known here")
-                self._answers[kind](getattr(request, kind), response)
+                    raise InvalidArgument("the request sets no message_request that is known here")
+                self._by_kind[kind](getattr(request, kind), response)
             except StatusError as error:
                 response.error_response.error_code = error.code
                 response.error_response.error_message = error.message
             await call.send(response.SerializeToString())
 
-    def _list(self, _: str, response: Any) -> None:
+    def _list_services(self, _: str, response: Any) -> None:
         for name in self._services:
             response.list_services_response.service.add(name=name)
 
-    def _named(self, name: str) -> str:
+    def _file_by_filename(self, name: str, response: Any) -> None:
         if name not in self._files:
             raise NotFound(f"no file {name!r}")
-        return name
+        self._add_files(name, response)
 
-    def _holder(self, symbol: str) -> str:
-        file = self._symbols.get(symbol.lstrip("."))
+    def _file_containing_symbol(self, symbol: str, response: Any) -> None:
+        file = self._file_of_symbol.get(symbol.lstrip("."))
         if file is None:
             raise NotFound(f"no symbol {symbol!r}")
-        return file
+        self._add_files(file, response)
 
-    def _extender(self, asked: Any) -> str:
-        file = self._extensions.get(asked.containing_type, {}).get(asked.extension_number)
+    def _file_containing_extension(self, extension: Any, response: Any) -> None:
+        file = self._file_of_extension.get(extension.containing_type, {}).get(extension.extension_number)
         if file is None:
-            raise NotFound(f"no extension {asked.extension_number} of {asked.containing_type!r}")
-        return file
+            raise NotFound(f"no extension {extension.extension_number} of {extension.containing_type!r}")
+        self._add_files(file, response)
 
-    def _numbers(self, name: str, response: Any) -> None:
-        if name not in self._extensions and name not in self._symbols:
+    def _extension_numbers(self, name: str, response: Any) -> None:
+        if name not in self._file_of_extension and name not in self._file_of_symbol:
             raise NotFound(f"no type {name!r}")
-        answer = response.all_extension_numbers_response
-        answer.base_type_name = name
-        answer.extension_number.extend(sorted(self._extensions.get(name, ())))
+        numbers = response.all_extension_numbers_response
+        numbers.base_type_name = name
+        numbers.extension_number.extend(sorted(self._file_of_extension.get(name, ())))
 
-    def _file(self, name: str, response: Any) -> None:
-        """Add the file and, after it, everything it imports."""
-        wanted, seen = [name], {name}
-        for at in wanted:
-            file = self._files[at]
+    def _add_files(self, name: str, response: Any) -> None:
+        """Add a file to the response and, after it, everything that it imports."""
+        names, seen = [name], {name}
+        for each in names:
+            file = self._files[each]
             response.file_descriptor_response.file_descriptor_proto.append(file.SerializeToString())
-            fresh = [other for other in file.dependency if other not in seen and other in self._files]
-            seen.update(fresh)
-            wanted += fresh
+            imports = [other for other in file.dependency if other not in seen and other in self._files]
+            seen.update(imports)
+            names += imports
 
 
 def _symbols(file: FileDescriptorProto) -> Iterator[str]:
-    """Yield the full name of everything that a file declares."""
+    """Yield the full names of everything that a file declares."""
     prefix = f"{file.package}." if file.package else ""
     for message in file.message_type:
-        yield from _of_message(message, prefix)
+        yield from _symbols_of_message(message, prefix)
     for enum in file.enum_type:
         yield f"{prefix}{enum.name}"
         yield from (f"{prefix}{value.name}" for value in enum.value)
@@ -166,21 +169,22 @@ def _symbols(file: FileDescriptorProto) -> Iterator[str]:
         yield from (f"{prefix}{service.name}.{method.name}" for method in service.method)
 
 
-def _of_message(message: DescriptorProto, prefix: str) -> Iterator[str]:
+def _symbols_of_message(message: DescriptorProto, prefix: str) -> Iterator[str]:
     name = f"{prefix}{message.name}"
     yield name
     yield from (f"{name}.{field.name}" for field in (*message.field, *message.extension))
-    yield from (f"{name}.{group.name}" for group in message.oneof_decl)
+    yield from (f"{name}.{oneof.name}" for oneof in message.oneof_decl)
     for enum in message.enum_type:
         yield f"{name}.{enum.name}"
         yield from (f"{name}.{value.name}" for value in enum.value)
     for nested in message.nested_type:
-        yield from _of_message(nested, f"{name}.")
+        yield from _symbols_of_message(nested, f"{name}.")
 
 
 def _extensions(
-    messages: Iterable[DescriptorProto], found: Iterable[FieldDescriptorProto]
+    messages: Iterable[DescriptorProto], extensions: Iterable[FieldDescriptorProto]
 ) -> Iterator[FieldDescriptorProto]:
-    yield from found
+    """Yield the extensions that are declared at this level and within the messages."""
+    yield from extensions
     for message in messages:
         yield from _extensions(message.nested_type, message.extension)
