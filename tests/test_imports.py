@@ -27,7 +27,7 @@ def imports(file: Path) -> Iterator[str]:
         ("ngh2", ("mesh/rpc/client/connection.py", "mesh/rpc/client/health_check.py")),
         ("h2corn", "mesh/rpc/server/listener.py"),
         ("grpc", "mesh/rpc/"),
-        ("nats", "mesh/events/"),
+        ("nats", "mesh/events/broker/"),
     ],
 )
 def test_a_library_stays_in_its_package(library: str, allowed: str | tuple[str, ...]) -> None:
