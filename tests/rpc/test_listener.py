@@ -111,7 +111,7 @@ def connect(port: int) -> None:
 
 
 async def test_a_stop_among_new_connections_cuts_no_call_off() -> None:
-    """The socket must stay open while h2corn still accepts: else one stop of ten ended the server with all its calls."""
+    """The socket must stay open while h2corn still accepts: else one stop of ten ended the server and all calls."""
     await asyncio.gather(*(stop_among_new_connections() for _ in range(150)))
 
 
