@@ -1,25 +1,25 @@
-"""The boundary around users' code: what it raises leaves as an ordinary exception, and each cancellation has an owner.
+"""Exception boundary around user code: turns every ``BaseException`` into an ``Exception`` and tracks cancellations.
 
 User code is functions, Lambda handlers, the hooks ``startup`` and ``shutdown``, migrations, and the requests that a
-function streams to a stub. Whatever runs such code runs it inside of ``contain`` (or of ``boundary``, the same as a
-layer), so that everything outside may rely on ``except Exception``:
+function streams to a stub. All of it runs inside of ``contain``, or of ``boundary``, which is the same as a layer. Code
+outside can therefore rely on ``except Exception``:
 
 ======================================================== ===========================================================
-user code raises                                          outside
+user code raises                                          code outside gets
 ======================================================== ===========================================================
 an ``Exception``                                          the same
-``CancelledError`` that the mesh asked for                the same
-``CancelledError`` that the mesh did not ask for          ``OwnCancellationError`` (status CANCELLED, a failed try)
-``SystemExit``, ``KeyboardInterrupt``, a panic of a       ``EscapedError`` (status INTERNAL, a failed try)
+``CancelledError`` requested by the mesh                  the same
+``CancelledError`` not requested by the mesh              ``OwnCancellationError`` (status CANCELLED, a failed attempt)
+``SystemExit``, ``KeyboardInterrupt``, a panic of a       ``EscapedError`` (status INTERNAL, a failed attempt)
 Rust extension, any other ``BaseException``
 ======================================================== ===========================================================
 
 ``SystemExit`` and ``KeyboardInterrupt`` end the event loop when a task raises them (asyncio's ``Task.__step``), and
 with it every other call of the process.
 
-A ``CancelledError`` does not say who asked for it: the mesh (a deadline, a caller who has gone, a stop), or the
-function (a task of its own that was cancelled, ``asyncio.current_task().cancel()``). So the mesh writes down what it
-asks for: a task in which user code may run is cancelled by ``revoke``, never by ``task.cancel()``.
+A ``CancelledError`` does not tell its origin. The mesh cancels (deadline, disconnect, shutdown), and so does a function
+(it cancelled a task that it awaits, or called ``asyncio.current_task().cancel()``). So the mesh records its own
+cancellations: it cancels a task in which user code may run with ``cancel_task``, never with ``task.cancel()``.
 
 Source: https://docs.python.org/3/library/asyncio-task.html#task-cancellation (``cancelling``, ``uncancel``).
 """
@@ -39,122 +39,122 @@ if TYPE_CHECKING:
 __all__ = [
     "EscapedError",
     "OwnCancellationError",
+    "as_exception",
     "boundary",
+    "cancel_task",
+    "cancelled_by_mesh",
     "contain",
-    "contained",
-    "interrupted",
-    "ordinary",
-    "restore",
-    "revoke",
-    "revoked",
+    "record_cancellation",
+    "uncancel_task",
+    "wrap_escaped",
 ]
 
 T = TypeVar("T")
 
 
 class EscapedError(RuntimeError):
-    """User code raised what is no ``Exception``; ``__cause__`` is that."""
+    """User code raised a ``BaseException`` that is no ``Exception``. ``__cause__`` holds it."""
 
 
 class OwnCancellationError(EscapedError):
-    """User code ended with a cancellation that the mesh did not ask for; ``__cause__`` is the ``CancelledError``."""
+    """User code ended with a cancellation that the mesh did not request. ``__cause__`` holds the ``CancelledError``."""
 
 
-class Revocable(Protocol):
-    """What the boundary asks of a call (``mesh.call.Call``)."""
+class Cancellable(Protocol):
+    """Part of ``mesh.call.Call`` that the boundary reads."""
 
     task: asyncio.Task[Any] | None
 
     async def caller_disconnected(self) -> bool:
-        """Whether the server cancelled the task, because the caller has gone."""
+        """Whether the server cancelled the task because the caller disconnected."""
 
 
-# -- what the mesh asks for --
+# -- cancellations by the mesh --
 
-_asked: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
-"""Task → the cancellations that the mesh has asked for and not taken back."""
+_requested: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
+"""Task → number of cancellations that the mesh requested and did not take back."""
 
 
-def revoke(task: asyncio.Task[Any]) -> None:
+def cancel_task(task: asyncio.Task[Any]) -> None:
     """Cancel a task in which user code may run, on behalf of the mesh."""
-    interrupted(task)
+    record_cancellation(task)
     task.cancel()
 
 
-def interrupted(task: asyncio.Task[Any], times: int = 1) -> None:
-    """Note that the mesh ends a task: a ``CancelledError`` that comes out of it is the mesh's."""
-    _asked[task] = _asked.get(task, 0) + times
+def record_cancellation(task: asyncio.Task[Any], times: int = 1) -> None:
+    """Record that the mesh requested ``times`` cancellations of a task."""
+    _requested[task] = _requested.get(task, 0) + times
 
 
-def restore(task: asyncio.Task[Any]) -> int:
-    """Take one ``revoke`` back, whose reason is over; returns how many cancellations are left (``Task.uncancel``)."""
-    left = _asked.get(task, 0) - 1
+def uncancel_task(task: asyncio.Task[Any]) -> int:
+    """Take one ``cancel_task`` back. Return the number of cancellations left (``Task.uncancel``)."""
+    left = _requested.get(task, 0) - 1
     if left > 0:
-        _asked[task] = left
+        _requested[task] = left
     else:
-        _asked.pop(task, None)
+        _requested.pop(task, None)
     return task.uncancel()
 
 
-def revoked(task: asyncio.Task[Any]) -> bool:
-    """Whether the mesh has asked the task to end."""
-    return task in _asked
+def cancelled_by_mesh(task: asyncio.Task[Any]) -> bool:
+    """Whether the mesh has requested a cancellation of the task."""
+    return task in _requested
 
 
-# -- what user code raises --
+# -- exceptions of user code --
 
 
-def contained(error: BaseException) -> EscapedError:
-    """Return the ordinary exception for what is none; its cause is the error, with the traceback."""
+def wrap_escaped(error: BaseException) -> EscapedError:
+    """Return an ``Exception`` whose cause is a ``BaseException`` that is none."""
     name, text = type(error).__name__, text_of(error)
     if isinstance(error, asyncio.CancelledError):
-        found: EscapedError = OwnCancellationError(f"it was cancelled, and not by the mesh{text and f': {text}'}")
+        found: EscapedError = OwnCancellationError(f"cancelled, but not by the mesh{text and f': {text}'}")
     else:
         found = EscapedError(f"{name} was raised, which is no Exception{text and f': {text}'}")
     found.__cause__ = error
     return found
 
 
-async def ordinary(error: BaseException, call: Revocable | None = None) -> Exception:
-    """Return what goes on in place of an error that came out of user code: itself if it is an ``Exception``.
+async def as_exception(error: BaseException, call: Cancellable | None = None) -> Exception:
+    """Return the ``Exception`` for an error that left user code: the error itself if it is one.
 
-    To be awaited in the task that ran the code, in the handler of the exception.
+    The caller awaits it in the ``except`` block, in the task that ran the code.
 
     Raises:
-        BaseException: The error as it is: the mesh has asked for it, or the coroutine is being closed.
+        BaseException: The error itself, because the mesh requested it or the coroutine is being closed.
     """
     if isinstance(error, Exception):
         return error
     task = _current()
     if task is None or (call is not None and call.task is not None and call.task is not task):
-        raise error  # Python closes a coroutine that its task does not run any more, by a GeneratorExit
+        raise error  # Python closes a coroutine that no task runs any more with a GeneratorExit
     if isinstance(error, asyncio.CancelledError) and (
-        revoked(task) or (call is not None and task.cancelling() and await _left(call, task))
+        cancelled_by_mesh(task) or (call is not None and task.cancelling() and await _disconnected(call, task))
     ):
         await _settle(task)
         raise error
-    return contained(error)
+    return wrap_escaped(error)
 
 
-async def contain(running: Awaitable[T], call: Revocable | None = None) -> T:
-    """Await user code, and raise whatever it raises as an ordinary exception.
+async def contain(running: Awaitable[T], call: Cancellable | None = None) -> T:
+    """Await user code and raise its errors as an ``Exception``.
 
     Args:
-        running: What runs it, in this task.
-        call: The call that it answers, if it answers one.
+        running: Awaitable that runs user code in this task.
+        call: The call that the code answers, if any.
 
     Raises:
-        Exception: What it raised; ``EscapedError`` in place of what is no ``Exception``.
-        asyncio.CancelledError: The mesh has asked for it.
+        Exception: The error of the code, or an ``EscapedError`` for a ``BaseException``.
+        asyncio.CancelledError: The mesh requested the cancellation.
     """
     task = (call and call.task) or asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine always runs in a task here
     try:
         result = await running
     except BaseException as error:
-        if _current() is not task:  # as in ``ordinary``
+        if _current() is not task:  # as in ``as_exception``
             raise
-        found = await ordinary(error, call)
+        found = await as_exception(error, call)
         if task.cancelling():
             await _settle(task)
         if found is error:
@@ -166,7 +166,7 @@ async def contain(running: Awaitable[T], call: Revocable | None = None) -> T:
 
 
 def boundary(call: Any, next: Callable[[Any], CoroutineType[Any, Any, None]]) -> Awaitable[None]:
-    """The innermost layer: ``contain`` for a handler that calls user code."""
+    """Innermost layer: ``contain`` for a handler that calls user code."""
     return contain(next(call), call)
 
 
@@ -177,28 +177,28 @@ def _current() -> asyncio.Task[Any] | None:
         return None
 
 
-async def _left(call: Revocable, task: asyncio.Task[Any]) -> bool:
-    """Whether the server cancelled the task; what it asked for is written down as the mesh's then."""
+async def _disconnected(call: Cancellable, task: asyncio.Task[Any]) -> bool:
+    """Whether the server cancelled the task. If so, record its cancellations as the mesh's."""
     if not await call.caller_disconnected():
         return False
-    interrupted(task, task.cancelling())
+    record_cancellation(task, task.cancelling())
     return True
 
 
 async def _settle(task: asyncio.Task[Any]) -> None:
-    """Take back what user code asked for and left behind: its cancellation must not hit what follows.
+    """Take back the cancellations that user code requested, so that they do not hit the code that follows.
 
     Raises:
-        asyncio.CancelledError: The mesh asks for the end of the task meanwhile.
+        asyncio.CancelledError: The mesh requested a cancellation meanwhile.
     """
-    asked = _asked.get(task, 0)
-    own = task.cancelling() - asked
+    requested = _requested.get(task, 0)
+    own = task.cancelling() - requested
     if own <= 0:
         return
     for _ in range(own):
         task.uncancel()
     try:
-        await asyncio.sleep(0)  # what was asked for and has not been raised yet is raised here
+        await asyncio.sleep(0)  # raises a cancellation that was requested and not raised yet
     except asyncio.CancelledError:
-        if _asked.get(task, 0) > asked:
+        if _requested.get(task, 0) > requested:
             raise

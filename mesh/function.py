@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError, Message
 
-from mesh.boundary import boundary, contain, contained
+from mesh.boundary import boundary, contain, wrap_escaped
 from mesh.call import Call, Handler, chain
 from mesh.context import Context
 from mesh.context_variables import Inherited
@@ -207,7 +207,7 @@ def load_module(name: str) -> ModuleType:
             raise Faults([Fault(name, f"there is no module {error.name!r} where Python looks for it")]) from None
         raise Faults([_import_fault(name, error)]) from error
     except BaseException as error:  # noqa: BLE001 - also a module that ends the process
-        raise Faults([_import_fault(name, error)]) from (error if isinstance(error, Exception) else contained(error))
+        raise Faults([_import_fault(name, error)]) from (error if isinstance(error, Exception) else wrap_escaped(error))
 
 
 def module_spec(name: str) -> ModuleSpec | None:
@@ -221,7 +221,7 @@ def module_spec(name: str) -> ModuleSpec | None:
     except (ModuleNotFoundError, ValueError):  # as ``load_module`` will say
         return None
     except BaseException as error:  # noqa: BLE001 - also a module that ends the process
-        raise Faults([_import_fault(name, error)]) from (error if isinstance(error, Exception) else contained(error))
+        raise Faults([_import_fault(name, error)]) from (error if isinstance(error, Exception) else wrap_escaped(error))
 
 
 def _import_fault(name: str, error: BaseException) -> Fault:

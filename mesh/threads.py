@@ -21,7 +21,7 @@ from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any, Protocol
 
-from mesh.boundary import contained
+from mesh.boundary import wrap_escaped
 from mesh.context_variables import copy_of
 from mesh.errors import Cancelled
 
@@ -343,7 +343,7 @@ class Job:
         elif isinstance(error, Exception):
             self.future.set_exception(error)
         else:  # a GeneratorExit, for one, would close every coroutine that waits, instead of being raised there
-            self.future.set_exception(contained(error))
+            self.future.set_exception(wrap_escaped(error))
 
     def _block(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.wait(coroutine, self.loop)

@@ -9,7 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from mesh.boundary import EscapedError, OwnCancellationError, boundary, contain, interrupted, restore, revoke, revoked
+from mesh.boundary import (
+    EscapedError,
+    OwnCancellationError,
+    boundary,
+    cancel_task,
+    cancelled_by_mesh,
+    contain,
+    record_cancellation,
+    uncancel_task,
+)
 from mesh.call import Call, Metadata
 from mesh.chaos.endings.ways import CANCELLATIONS, Panic
 from mesh.errors import DeadlineExceeded, NotFound
@@ -64,10 +73,10 @@ async def test_a_cancellation_of_its_own(how: str) -> None:
 async def test_one_that_the_mesh_asks_for(delay: float) -> None:
     running = asyncio.ensure_future(contain(forever()))
     await asyncio.sleep(delay)
-    revoke(running)
+    cancel_task(running)
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert revoked(running)
+    assert cancelled_by_mesh(running)
 
 
 @pytest.mark.parametrize("first", ["own", "the mesh's"])
@@ -88,7 +97,7 @@ async def test_of_both_the_meshs_wins(first: str) -> None:
     ready = asyncio.Event()
     running = asyncio.ensure_future(contain(function()))
     await ready.wait()
-    revoke(running)
+    cancel_task(running)
     with pytest.raises(asyncio.CancelledError):
         await running
 
@@ -99,7 +108,7 @@ async def test_one_that_comes_as_the_function_ends_is_not_lost() -> None:
     async def function() -> str:
         task = current()
         task.cancel()
-        asyncio.get_running_loop().call_soon(revoke, task)
+        asyncio.get_running_loop().call_soon(cancel_task, task)
         return "done"
 
     with pytest.raises(asyncio.CancelledError):
@@ -108,9 +117,9 @@ async def test_one_that_comes_as_the_function_ends_is_not_lost() -> None:
 
 async def test_what_the_mesh_takes_back_is_over() -> None:
     with suppress(asyncio.CancelledError):
-        revoke(current())
+        cancel_task(current())
         await asyncio.sleep(0)
-    restore(current())
+    uncancel_task(current())
     with pytest.raises(OwnCancellationError):
         await contain(throw(asyncio.CancelledError()))
 
@@ -124,7 +133,7 @@ async def test_a_deadline_after_a_cancellation_that_the_function_outlived() -> N
 
     with pytest.raises(DeadlineExceeded):
         await deadline(call(0.02), lambda one: boundary(one, function))
-    assert (current().cancelling(), revoked(current())) == (0, False)
+    assert (current().cancelling(), cancelled_by_mesh(current())) == (0, False)
 
 
 async def test_a_cancellation_of_its_own_is_no_deadline_of_the_mesh() -> None:
@@ -179,7 +188,7 @@ async def contain_of(one: Call, function: Callable[[Call], Awaitable[None]]) -> 
 
 async def test_one_that_is_raised_by_hand_for_the_mesh() -> None:
     async def function() -> None:
-        interrupted(current())
+        record_cancellation(current())
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.call import Call, Handler, Metadata, chain
 from mesh.errors import (
     Cancelled,
@@ -183,7 +183,7 @@ class TestRecover:
 
         running = asyncio.ensure_future(recover(call(), handler))
         await asyncio.sleep(0)
-        revoke(running)
+        cancel_task(running)
         with pytest.raises(asyncio.CancelledError):
             await running
 

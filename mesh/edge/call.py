@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from time import monotonic  # what the loops' own clocks are
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mesh.boundary import interrupted, restore, revoke
+from mesh.boundary import cancel_task, record_cancellation, uncancel_task
 from mesh.call import Call, Metadata
 from mesh.errors import Internal
-from mesh.layers.timer_wheel import Limit, wheel
+from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method
@@ -141,8 +141,8 @@ class HttpCall(Call):
         parts: list[bytes] = []
         size = 0
         assert self.task is not None  # noqa: S101 - a request is answered in a task
-        late = Limit(self.task)
-        slot = None if seconds is None else wheel(self.task).add(monotonic() + seconds, late)
+        late = TaskTimeout(self.task)
+        slot = None if seconds is None else timer_wheel(self.task).add(monotonic() + seconds, late)
         try:
             while size <= limit:
                 message = await self._next()
@@ -152,13 +152,13 @@ class HttpCall(Call):
                 if not message.get("more_body", False):
                     return b"".join(parts) if size <= limit else None
         except asyncio.CancelledError:
-            if late.alone:
+            if late.sole_cause:
                 raise TimeoutError from None
             raise
         finally:
             if slot is not None:
                 slot.discard(late)
-            late.lift()
+            late.uncancel()
         return None
 
     async def chunk(self) -> bytes | None:
@@ -200,7 +200,7 @@ class HttpCall(Call):
         """
         self.status = GONE
         if self.task is not None:
-            (interrupted if self.task is asyncio.current_task() else revoke)(self.task)
+            (record_cancellation if self.task is asyncio.current_task() else cancel_task)(self.task)
         raise asyncio.CancelledError("the client went away")
 
     async def caller_disconnected(self) -> bool:
@@ -211,11 +211,11 @@ class HttpCall(Call):
         """Cancel what answers the call, because the edge stops."""
         if self.task is not None:
             self.expired = True
-            revoke(self.task)
+            cancel_task(self.task)
 
     def lapsed(self) -> bool:
         """Whether it is only cancelled because the edge stops; then it no longer is, and can be answered."""
-        return self.expired and self.task is not None and restore(self.task) == 0
+        return self.expired and self.task is not None and uncancel_task(self.task) == 0
 
     async def gone(self) -> None:
         """Return when the client has gone; what it still sends is thrown away.

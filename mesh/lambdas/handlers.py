@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry import context as otel
 from opentelemetry import trace
 
-from mesh.boundary import EscapedError, boundary, contain, contained
+from mesh.boundary import EscapedError, boundary, contain, wrap_escaped
 from mesh.call import chain, current
 from mesh.context_variables import Inherited
 from mesh.errors import InvalidArgument
@@ -43,7 +43,7 @@ from mesh.lambdas.lambda_context import (
     tag_logs,
 )
 from mesh.lambdas.service_descriptor import INVOKE, TICK
-from mesh.layers.timer_wheel import Limit, wheel
+from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
 from mesh.message_methods import parser
 from mesh.protojson.codec import Codecs
 from mesh.text import text_of
@@ -283,18 +283,18 @@ async def _within(until: float, running: Coroutine[Any, Any, _Outcome]) -> _Outc
     """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a call is answered in a task
-    limit = Limit(task)
-    slot = wheel(task).add(until, limit)
+    timeout = TaskTimeout(task)
+    slot = timer_wheel(task).add(until, timeout)
     try:
         outcome = await running
     except asyncio.CancelledError:
-        if limit.alone:
+        if timeout.sole_cause:
             return None
         raise
     finally:
-        slot.discard(limit)
-        limit.lift()
-    return None if limit.passed else outcome
+        slot.discard(timeout)
+        timeout.uncancel()
+    return None if timeout.expired else outcome
 
 
 def _in_handler(error: BaseException) -> BaseException:
@@ -338,4 +338,4 @@ def _told(error: BaseException, request_id: str) -> tuple[str, str]:
 
 def _cause(error: BaseException) -> Exception:
     """Return what the span records."""
-    return error if isinstance(error, Exception) else contained(error)
+    return error if isinstance(error, Exception) else wrap_escaped(error)

@@ -1,1 +1,12 @@
-"""Layers that every call passes, at the edge and at the sidecar: deadline, recover, concurrency."""
+"""Layers that every call passes: deadline, recover and concurrency limit.
+
+Decisions:
+
+- A layer is ``async def layer(call, next)`` (``mesh.call.Layer``) and has no other shape. Unary calls and streams pass
+  the same code.
+- The concurrency limit refuses with RESOURCE_EXHAUSTED as soon as its queue is full. No queue is unbounded.
+- ``recover`` logs a bug with its traceback and returns INTERNAL without its text.
+- Timeouts run on one timer wheel for each event loop, because a loop timer for each call costs 2 to 3 µs.
+
+Layers of the edge alone are in ``mesh.edge.layers``; authentication is in ``mesh.auth``.
+"""

@@ -1,14 +1,14 @@
-"""The deadline layer: the caller's deadline capped by the method's own timeout, kept by cancelling what runs."""
+"""Deadline layer: caps the caller's deadline by the method's timeout and cancels the call when it passes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from time import monotonic  # what the loops' own clocks are
+from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, StatusError
-from mesh.layers.timer_wheel import Limit, wheel
+from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
@@ -19,9 +19,11 @@ __all__ = ["deadline"]
 def deadline(call: Call, next: Handler) -> Awaitable[None]:
     """Cap ``call.deadline`` by ``call.method.timeout`` and cancel the rest of the chain when it passes.
 
+    A response or a status of the function counts even after the deadline. A cancellation with another cause (the caller
+    disconnected) passes unchanged.
+
     Raises:
-        DeadlineExceeded: Time ran out, and the function ended with that, or with an error that it made of it. What it
-            answers, or says by a status, counts. A cancellation from elsewhere (the caller went away) passes as it is.
+        DeadlineExceeded: The deadline passed, and the function ended with the cancellation or with another error.
     """
     timeout = call.method.timeout
     if timeout is not None:
@@ -37,22 +39,22 @@ def deadline(call: Call, next: Handler) -> Awaitable[None]:
 async def _limited(call: Call, until: float, next: Handler) -> None:
     task = call.task or asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine always runs in a task here
-    limit = Limit(task)
-    slot = wheel(task).add(until, limit)
+    timeout = TaskTimeout(task)
+    slot = timer_wheel(task).add(until, timeout)
     call.deadline_enforced = True
     try:
         await next(call)
     except asyncio.CancelledError:
-        # Cancelled by the limit alone: it becomes a status. Cancelled by someone else as well: they win.
-        if limit.alone:
+        # A cancellation by the timeout alone becomes a status. One with another cause as well passes.
+        if timeout.sole_cause:
             raise DeadlineExceeded("the deadline passed") from None
         raise
     except StatusError:
         raise
     except Exception as error:
-        if limit.alone:
+        if timeout.sole_cause:
             raise DeadlineExceeded("the deadline passed") from error
         raise
     finally:
-        slot.discard(limit)
-        limit.lift()
+        slot.discard(timeout)
+        timeout.uncancel()

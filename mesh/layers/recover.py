@@ -1,11 +1,11 @@
-"""The recover layer: whatever happens inside, the caller gets a status, and nothing of the inside leaks with it."""
+"""Recover layer: turns every exception into a status that reveals nothing of the implementation."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, TypeGuard
 
-from mesh.boundary import OwnCancellationError, ordinary
+from mesh.boundary import OwnCancellationError, as_exception
 from mesh.errors import Cancelled, Code, Internal, RemoteError, StatusError
 from mesh.message_size import oversized
 
@@ -17,14 +17,14 @@ __all__ = ["recover", "status_of"]
 log = logging.getLogger("mesh.layers.recover")
 
 _PASS_ON = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED})
-"""Codes of an onward call that are as true for the call that made it: try again later."""
+"""Codes of an outbound call that hold for the calling call too: a later attempt may succeed."""
 
 
 async def recover(call: Call, next: Handler) -> None:
-    """Turn any exception that is not a status into one, and log it.
+    """Turn an exception that is no status into one, and log it.
 
-    A bug is logged with its traceback; an onward call that failed for now, which nobody here can mend and which comes
-    by the thousand while a service is away, as one line that says which service and where.
+    The log has the traceback of a bug. A failed outbound call that may succeed later is one line with the service and
+    the address: nobody can mend it here, and thousands come while a service is down.
 
     Raises:
         StatusError: The only exception, besides cancellation, that leaves this layer.
@@ -33,8 +33,8 @@ async def recover(call: Call, next: Handler) -> None:
         await next(call)
     except StatusError:
         raise
-    except BaseException as raised:  # of a layer; what functions raise is an Exception here (``mesh.boundary``)
-        error = await ordinary(raised, call)
+    except BaseException as raised:  # from a layer; functions raise only an Exception here (``mesh.boundary``)
+        error = await as_exception(raised, call)
         status = status_of(error)
         name = call.method.path if call.method is not None else "a request without a route"
         if _not_now(error):
@@ -45,16 +45,16 @@ async def recover(call: Call, next: Handler) -> None:
 
 
 def _not_now(error: Exception) -> TypeGuard[RemoteError]:
-    """Whether it is an onward call that may succeed later. A message that is too large is as large the next time."""
+    """Whether the error is a failed outbound call that may succeed later. A message that is too large never does."""
     return isinstance(error, RemoteError) and error.status.code in _PASS_ON and oversized(error.status) is None
 
 
 def status_of(error: Exception) -> StatusError:
-    """Return the status that the caller of a failed function sees.
+    """Return the status that the caller of a failed function gets.
 
-    A ``StatusError`` is what it says. An onward call's failure that the function let pass is this call's failure too,
-    by the same code if the code means "not now", without the other service's text. A cancellation that the mesh did not
-    ask for is ``CANCELLED``. Everything else is ``INTERNAL``.
+    A ``StatusError`` is that status. A failed outbound call that the function did not catch has the same code if the
+    code means "not now", without the text of the other service. A cancellation that the mesh did not request is
+    ``CANCELLED``. Every other exception is ``INTERNAL``.
     """
     if isinstance(error, StatusError):
         return error

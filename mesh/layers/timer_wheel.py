@@ -1,10 +1,11 @@
-"""A timer wheel: thousands of timeouts that nearly all are called off, for the price of a set each.
+"""Timer wheel: cheap timers for thousands of timeouts that are nearly all cancelled.
 
-A loop's own timer costs a call two to three microseconds (under uvloop a handle of libuv, started, stopped and closed).
-Here all timeouts that end within the same few milliseconds share one. What is timed is told a little late, never early.
+A timer of the event loop costs a call two to three microseconds (under uvloop it is a handle of libuv that is started,
+stopped and closed). Here all timers that expire within the same slot of 5 ms share one of them, and to add a timer is
+to add it to a set. A timer expires up to one slot late, never early.
 
-Source: G. Varghese, T. Lauck, "Hashed and hierarchical timing wheels", SOSP 1987 (scheme 5, with a heap of the slots
-that are in use instead of a ring).
+Source: G. Varghese, T. Lauck, "Hashed and hierarchical timing wheels", SOSP 1987 (scheme 5, with a heap of the used
+slots instead of a ring).
 """
 
 from __future__ import annotations
@@ -13,111 +14,115 @@ import asyncio
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
-from mesh.boundary import restore, revoke
+from mesh.boundary import cancel_task, uncancel_task
 
-__all__ = ["Limit", "Timed", "Wheel", "wheel"]
+__all__ = ["Expirable", "TaskTimeout", "TimerWheel", "timer_wheel"]
 
-SLOT = 0.005
-"""Seconds that a slot spans: how late a timeout may be."""
-_PER_SECOND = 1 / SLOT
+SLOT_SECONDS = 0.005
+"""Length of a slot, and the delay by which a timer may be late."""
+_SLOTS_PER_SECOND = 1 / SLOT_SECONDS
 
 
-class Timed(Protocol):
-    """What has a time limit."""
+class Expirable(Protocol):
+    """Object with a timer."""
 
     def expire(self) -> None:
-        """Take note that it has passed."""
+        """Handle the end of the time."""
 
 
-class Wheel:
-    """The timeouts of one event loop."""
+class TimerWheel:
+    """Timers of one event loop."""
 
     __slots__ = ("_armed", "_loop", "_slots", "_timer", "_times")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._slots: dict[int, set[Timed]] = {}
+        self._slots: dict[int, set[Expirable]] = {}
         self._times: list[int] = []
         self._armed = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, when: float, timed: Timed) -> set[Timed]:
-        """Let ``timed.expire()`` be called at ``when``, or up to ``SLOT`` seconds later.
+    def add(self, when: float, target: Expirable) -> set[Expirable]:
+        """Schedule ``target.expire()`` at ``when``, or up to ``SLOT_SECONDS`` later.
 
         Args:
-            when: In the loop's time, seconds.
-            timed: Hashable by identity.
+            when: Loop time, seconds.
+            target: An object that is hashable by identity.
 
         Returns:
-            The slot. ``discard`` it from there and nothing is called.
+            The slot. To cancel the timer, ``discard`` the target from it.
         """
-        time = int(when * _PER_SECOND) + 1
+        time = int(when * _SLOTS_PER_SECOND) + 1
         slot = self._slots.get(time)
         if slot is None:
             slot = self._slots[time] = set()
             heappush(self._times, time)
             if self._timer is None or time < self._armed:
                 self._arm(time)
-        slot.add(timed)
+        slot.add(target)
         return slot
 
     def _arm(self, time: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._armed = time
-        self._timer = self._loop.call_at(time * SLOT, self._turn)
+        self._timer = self._loop.call_at(time * SLOT_SECONDS, self._turn)
 
     def _turn(self) -> None:
         self._timer = None
         now = self._loop.time()
         times, slots = self._times, self._slots
-        due: list[Timed] = []
-        while times and (times[0] * SLOT <= now or not slots[times[0]]):
+        due: list[Expirable] = []
+        while times and (times[0] * SLOT_SECONDS <= now or not slots[times[0]]):
             due += slots.pop(heappop(times))
         if times:
             self._arm(times[0])
-        for timed in due:
-            timed.expire()
+        for target in due:
+            target.expire()
 
 
-class Limit:
-    """A time limit of a task: when it passes, the task is cancelled.
+class TaskTimeout:
+    """Timeout of a task: cancels the task when it expires.
 
     Attributes:
-        passed: Whether it has.
+        expired: Whether the timeout has expired.
     """
 
-    __slots__ = ("_task", "passed")
+    __slots__ = ("_task", "expired")
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self._task = task
-        self.passed = False
+        self.expired = False
 
     def expire(self) -> None:
         """Cancel the task."""
-        self.passed = True
-        revoke(self._task)
+        self.expired = True
+        cancel_task(self._task)
 
     @property
-    def alone(self) -> bool:
-        """Whether it, and nobody else, has cancelled the task."""
-        return self.passed and self._task.cancelling() <= 1
+    def sole_cause(self) -> bool:
+        """Whether the timeout cancelled the task and nothing else did."""
+        return self.expired and self._task.cancelling() <= 1
 
-    def lift(self) -> None:
-        """Take the cancellation back, which must not hit what follows."""
-        if self.passed:
-            restore(self._task)
-
-
-_wheels: dict[asyncio.AbstractEventLoop, Wheel] = {}
+    def uncancel(self) -> None:
+        """Take the cancellation back, so that it does not hit the code that follows."""
+        if self.expired:
+            uncancel_task(self._task)
 
 
-def wheel(task: asyncio.Task[Any] | None = None) -> Wheel:
-    """Return the wheel of the running loop, which a task of it tells without a system call (up to Python 3.11)."""
+_wheels: dict[asyncio.AbstractEventLoop, TimerWheel] = {}
+
+
+def timer_wheel(task: asyncio.Task[Any] | None = None) -> TimerWheel:
+    """Return the timer wheel of the running event loop.
+
+    Args:
+        task: A task of the loop. With it, Python 3.11 needs no system call to find the loop.
+    """
     loop = asyncio.get_running_loop() if task is None else task.get_loop()
     found = _wheels.get(loop)
     if found is None:
         for closed in [other for other in _wheels if other.is_closed()]:
             del _wheels[closed]
-        found = _wheels[loop] = Wheel(loop)
+        found = _wheels[loop] = TimerWheel(loop)
     return found

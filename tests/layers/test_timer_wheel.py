@@ -1,4 +1,4 @@
-"""The timer wheel: never early, hardly late, and nothing of what was called off."""
+"""Timer wheel: never early, at most a slot late, and no cancelled timer expires."""
 
 import asyncio
 from time import monotonic
@@ -6,7 +6,7 @@ from time import monotonic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.layers.timer_wheel import SLOT, Limit, Wheel, wheel
+from mesh.layers.timer_wheel import SLOT_SECONDS, TaskTimeout, TimerWheel, timer_wheel
 
 
 class Clock:
@@ -41,7 +41,7 @@ class Clock:
         self.now = until
 
 
-class Timed:
+class Target:
     def __init__(self, clock):
         self.clock = clock
         self.at = None
@@ -54,12 +54,12 @@ class Timed:
 @given(st.lists(st.tuples(st.floats(0, 3), st.floats(0, 3), st.none() | st.floats(0, 3)), max_size=40))
 def test_each_timeout_is_told_once_in_its_slot_unless_called_off(plan):
     clock = Clock()
-    turning = Wheel(clock)
+    turning = TimerWheel(clock)
     moments = sorted(
         [(begin, 0, number) for number, (begin, _, _) in enumerate(plan)]
         + [(begin + off, 1, number) for number, (begin, _, off) in enumerate(plan) if off is not None]
     )
-    timed = [Timed(clock) for _ in plan]
+    timed = [Target(clock) for _ in plan]
     slots, off_at = {}, {}
     for moment, kind, number in moments:
         clock.go(100 + moment)
@@ -73,24 +73,24 @@ def test_each_timeout_is_told_once_in_its_slot_unless_called_off(plan):
         due = 100 + begin + wait
         at = timed[number].at
         if at is None:
-            assert off_at[number] <= due + SLOT + 1e-6
+            assert off_at[number] <= due + SLOT_SECONDS + 1e-6
         else:
-            assert due - 1e-9 <= at <= due + SLOT + 1e-6
+            assert due - 1e-9 <= at <= due + SLOT_SECONDS + 1e-6
             assert number not in off_at or off_at[number] >= at
 
 
 async def test_a_limit_cancels_its_task_and_says_whether_it_was_alone():
     async def run():
-        limit = Limit(asyncio.current_task())
+        limit = TaskTimeout(asyncio.current_task())
         began = monotonic()
-        slot = wheel().add(began + 0.02, limit)
+        slot = timer_wheel().add(began + 0.02, limit)
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            return limit.alone, monotonic() - began >= 0.02
+            return limit.sole_cause, monotonic() - began >= 0.02
         finally:
             slot.discard(limit)
-            limit.lift()
+            limit.uncancel()
 
     task = asyncio.create_task(run())
     assert await task == (True, True)
@@ -98,15 +98,15 @@ async def test_a_limit_cancels_its_task_and_says_whether_it_was_alone():
 
 
 async def test_a_wheel_is_of_its_loop_and_goes_with_it():
-    mine = wheel()
-    assert wheel() is mine
+    mine = timer_wheel()
+    assert timer_wheel() is mine
 
     async def other():
-        return wheel()
+        return timer_wheel()
 
     def elsewhere():
         return asyncio.run(other())
 
     theirs = await asyncio.to_thread(elsewhere)
     assert theirs is not mine
-    assert wheel() is mine
+    assert timer_wheel() is mine

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control.component.signals import Signals
@@ -273,7 +273,7 @@ async def _start(
     await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     if not starting.done():
-        revoke(starting)
+        cancel_task(starting)
         await asyncio.wait([starting])
         return False
     _settle()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall
@@ -28,7 +28,7 @@ class Watch:
         self._task: asyncio.Task[None] | None = None
 
     def expire(self) -> None:
-        """Begin, as the call takes its time (``mesh.layers.timer_wheel.Timed``)."""
+        """Begin, as the call takes its time (``mesh.layers.timer_wheel.Expirable``)."""
         self.start()
 
     def start(self) -> None:
@@ -43,4 +43,4 @@ class Watch:
     async def _watch(self) -> None:
         await self._call.gone()
         if self._answering is not None:
-            revoke(self._answering)
+            cancel_task(self._answering)

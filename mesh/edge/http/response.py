@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.edge import refusals
 from mesh.edge.http import content_coding, negotiation, status_response
 from mesh.edge.http.negotiation import Form
@@ -279,7 +279,7 @@ class Items:
         if call.verb == "HEAD":
             self.enough = True
             if self._task is not None:
-                revoke(self._task)
+                cancel_task(self._task)
             await asyncio.get_running_loop().create_future()
 
     async def _write(self, data: bytes) -> None:

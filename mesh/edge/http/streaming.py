@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from mesh.boundary import restore
+from mesh.boundary import uncancel_task
 from mesh.call import current
 from mesh.edge import refusals
 from mesh.edge.call import GONE, HttpCall, StreamCall
@@ -88,7 +88,7 @@ class Streams:
                 await items.end()
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if items is not None and items.enough and task is not None and not restore(task):
+            if items is not None and items.enough and task is not None and not uncancel_task(task):
                 return
             if call.lapsed():
                 raise Unavailable(refusals.STOPPING) from None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.call import Call, current
 from mesh.edge import refusals
 from mesh.edge.call import GONE, HttpCall, Receive, Send, StreamCall
@@ -254,7 +254,7 @@ class _Session:
     async def _until_gone(self) -> None:
         await self._call.gone()
         if self._task is not None:
-            revoke(self._task)
+            cancel_task(self._task)
 
     def _message(self, frame: str | bytes) -> bytes:
         values, self._values = self._values, None

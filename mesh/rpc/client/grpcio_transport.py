@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 
 from mesh.address import authority, join
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.call import Metadata, decode_values
 from mesh.errors import Code, StatusError, Unavailable
 from mesh.message_size import Side, too_large
@@ -156,7 +156,7 @@ class GrpcioTransport:
         finally:
             chosen.in_flight -= 1
             if sender is not None and not sender.done():
-                revoke(sender)
+                cancel_task(sender)
                 await asyncio.wait([sender])  # awaiting the task itself would hide a cancellation of this one
 
     async def close(self) -> None:

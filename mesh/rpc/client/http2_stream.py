@@ -104,7 +104,7 @@ class Stream:
             self._writer = None
 
     def expire(self) -> None:
-        """End the stream because its deadline has passed (``mesh.layers.timer_wheel.Timed``)."""
+        """End the stream because its deadline has passed (``mesh.layers.timer_wheel.Expirable``)."""
         self.fail(DeadlineExceeded("the service did not answer within the deadline").at(self.connection.address))
 
     def cancel(self) -> None:

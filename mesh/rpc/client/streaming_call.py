@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from mesh.boundary import contain, revoke
+from mesh.boundary import cancel_task, contain
 from mesh.call import Call, Metadata
 from mesh.errors import StatusError
 from mesh.rpc.client.http2_stream import wrong_response_count
@@ -106,7 +106,7 @@ class _StreamingCore(OutboundCall):
         """Cancel the call."""
         if self.ended or self.task is None:
             return False
-        revoke(self.task)
+        cancel_task(self.task)
         self.responses.clear()
         self._buffered_bytes = 0
         self.finish(asyncio.CancelledError())
@@ -202,7 +202,7 @@ class _StreamingCore(OutboundCall):
         self.ended = False  # this failure replaces the server's status
         self.finish(status)
         if self.task is not None:
-            revoke(self.task)
+            cancel_task(self.task)
         assert self.error is not None  # noqa: S101 - finish has set it
         return self.error
 

@@ -13,9 +13,9 @@ from time import monotonic  # the clock of asyncio's and uvloop's event loops
 from typing import TYPE_CHECKING
 
 from mesh.address import authority
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.errors import DeadlineExceeded, StatusError, Unavailable
-from mesh.layers.timer_wheel import wheel
+from mesh.layers.timer_wheel import timer_wheel
 from mesh.message_size import Side, too_large
 from mesh.rpc import framing, status
 from mesh.rpc.client.http2_stream import Stream, wrong_response_count
@@ -96,7 +96,7 @@ class Http2Transport:
                 continue
             slot = None
             if call.deadline is not None and not call.deadline_enforced:
-                slot = wheel(call.task).add(call.deadline, stream)
+                slot = timer_wheel(call.task).add(call.deadline, stream)
             try:
                 await stream.wait()
             finally:
@@ -232,7 +232,7 @@ class _StreamingExchange:
             if self.stream is not None:
                 _close_stream(self.call, self.stream)
             if self.sender is not None and not self.sender.done():
-                revoke(self.sender)
+                cancel_task(self.sender)
                 await asyncio.wait([self.sender])  # awaiting the task itself would hide a cancellation of this one
             self._release()
         self._conclude(stream)

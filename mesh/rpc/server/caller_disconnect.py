@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import MutableMapping
 from typing import Any
 
-from mesh.boundary import revoke
+from mesh.boundary import cancel_task
 from mesh.rpc.server.inbound_call import Receive, Send
 
 __all__ = ["CallerDisconnectWatcher"]
@@ -102,7 +102,7 @@ class _PolledRequest:
         if event["type"] == "http.disconnect":
             self._events.append(event)
             if self._task is not None:
-                revoke(self._task)
+                cancel_task(self._task)
         elif event.get("body") or event.get("more_body"):
             self._events.append(event)
         # The end of the request is dropped: the application has read it, or reads it later, since pyvoy repeats it.

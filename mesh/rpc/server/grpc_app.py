@@ -14,7 +14,7 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
-from mesh.boundary import ordinary
+from mesh.boundary import as_exception
 from mesh.call import Call, Handler, Layer, Metadata, chain
 from mesh.contract.model import Method
 from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
@@ -155,7 +155,7 @@ class GrpcApp:
             asyncio.CancelledError: The caller has gone and waits for no status.
         """
         try:
-            status = status_of(await ordinary(error, call))
+            status = status_of(await as_exception(error, call))
         except asyncio.CancelledError:
             if not self._closing:
                 raise

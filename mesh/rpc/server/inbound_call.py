@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mesh.boundary import interrupted, revoke
-from mesh.call import UNTRAILED, Call, Metadata, field_bytes
+from mesh.boundary import cancel_task, record_cancellation
+from mesh.call import Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
+from mesh.headers import UNTRAILED
 from mesh.rpc import framing
 from mesh.rpc.status import OK, write_status
 
@@ -27,7 +28,7 @@ __all__ = ["CONTENT_TYPE", "InboundCall", "Receive", "Send"]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-CONTENT_TYPE = (b"content-type", b"application/grpc")
+CONTENT_TYPE = (b"content-type", framing.TYPE)
 _GZIP = (b"grpc-encoding", b"gzip")
 _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 _END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
@@ -85,7 +86,7 @@ class InboundCall(Call):
     def cancel(self) -> None:
         """Cancel the handler."""
         if self.task is not None:
-            revoke(self.task)
+            cancel_task(self.task)
 
     async def caller_disconnected(self) -> bool:
         """Whether the caller has gone.
@@ -226,5 +227,5 @@ class InboundCall(Call):
         if not self._disconnected:
             self._disconnected = True
             if self.task is not None:
-                (interrupted if self.task is asyncio.current_task() else revoke)(self.task)
+                (record_cancellation if self.task is asyncio.current_task() else cancel_task)(self.task)
         raise asyncio.CancelledError("the caller went away")
