@@ -136,18 +136,18 @@ ALLOWED = {
     },
     "mesh/rpc/client/unary_call.py": {
         "UnaryUnaryCall._run: Exception": "protobuf's deserializer; no user code",
-        "UnaryUnaryCall._run_quietly: CancelledError": "kept for whoever awaits the call",
-        "UnaryUnaryCall._run_quietly: Exception": "kept for whoever awaits the call",
+        "UnaryUnaryCall._run_in_task: CancelledError": "kept for the task that awaits the call",
+        "UnaryUnaryCall._run_in_task: Exception": "kept for the task that awaits the call",
     },
     "mesh/rpc/client/grpcio_transport.py": {
-        "GrpcioExchange.__call__: CancelledError": "raises what the function's requests ended with, if they did",
-        "GrpcioExchange._pump: Exception": "what the function streams is contained in ``receive``",
+        "GrpcioTransport.__call__: CancelledError": "raises what the function's requests ended with, if they did",
+        "GrpcioTransport._send_requests: Exception": "what the function streams is contained in ``receive``",
     },
     "mesh/rpc/server/inbound_call.py": {
         "InboundCall.abort: Exception": "tells the server of an end that could not be told",
     },
     "mesh/rpc/client/connection_pool.py": {
-        "Pool._connecting: Exception": "connects; no user code",
+        "ConnectionPool._connect_endpoint: Exception": "connects; no user code",
     },
     "mesh/rpc/server/grpc_app.py": {
         "GrpcApp.__call__: BaseException": "``as_exception`` says what passes",
@@ -155,8 +155,8 @@ ALLOWED = {
         "GrpcApp._failed: CancelledError": "comes from ``as_exception``: the mesh has asked for it",
     },
     "mesh/rpc/client/streaming_call.py": {
-        "_Core.decode: Exception": "protobuf's deserializer; no user code",
-        "_Core.run: BaseException": "raised where the call is awaited",
+        "_StreamingCore.decode: Exception": "protobuf's deserializer; no user code",
+        "_StreamingCore.run: BaseException": "raised where the call is awaited",
     },
     "mesh/sidecar/sidecar.py": {
         "Sidecar.asgi: Exception": "hooks are contained",
