@@ -109,7 +109,7 @@ class SqliteConnection:
         return connection.execute(statement, parameters).fetchall()
 
     def _commit(self) -> None:
-        assert self._connection is not None  # noqa: S101 - it has written
+        assert self._connection is not None  # noqa: S101 - ``execute`` has opened it
         self._connection.execute("COMMIT")
 
     def _drop(self) -> None:
