@@ -2,8 +2,8 @@
 
     python -m benchmarks workers [--rounds 5]
 
-A worker needs a core of its own. On two cores, which the load generator shares, this is its hardest case. A second table
-measures a function that computes for some 5 ms, a third the memory and the CPU time of workers without calls.
+A worker needs a core of its own. On two cores, which the load generator shares, this is its hardest case. A second
+table measures a function that computes for some 5 ms, a third the memory and the CPU time of workers without calls.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VARIANTS = {
     "one worker": {"WORKERS": _ONE},
     "two workers": {"WORKERS": _TWO},
 }
-HEAVY_VARIANTS = {
+HEAVY = {
     "one worker": {"MODULE": "heavy", "WORKERS": "{ min = 1, max = 1, concurrency = 2 }"},
     "two workers": {"MODULE": "heavy", "WORKERS": "{ min = 2, max = 2, concurrency = 2 }"},
 }
@@ -40,7 +40,7 @@ def run(rounds: int) -> None:
     sys.path.insert(0, str(load.STUBS))
     text = [
         f"A trivial function:\n\n{load.table(_loaded(VARIANTS, rounds, 8, 32), OURS)}",
-        f"A function that computes for some 5 ms, 8 calls at once:\n\n{_scaling(_loaded(HEAVY_VARIANTS, rounds, 2, 4))}",
+        f"A function that computes for some 5 ms, 8 calls at once:\n\n{_scaling(_loaded(HEAVY, rounds, 2, 4))}",
         f"Processes without calls, at one worker and at none:\n\n{_idle()}",
     ]
     load.report("workers", "\n\n".join([__doc__.splitlines()[0], *text]))

@@ -41,10 +41,10 @@ ALLOWED = {
         "_json: Exception": "decodes an event for the command line",
     },
     "mesh/control/supervise/child.py": {
-        "Keeper._unwatch: CancelledError": "awaits the task that it has just cancelled",
+        "Child._cancel_restarts: CancelledError": "awaits the task that it has just cancelled",
     },
     "mesh/control/supervise/reload.py": {
-        "keep_current: Exception": "loads manifest, contract and versions as text; no user code",
+        "reload_on_change: Exception": "loads manifest, contract and versions as text; no user code",
     },
     "mesh/database/database.py": {
         "Database._transaction: Exception": "connects; no user code",
@@ -66,38 +66,38 @@ ALLOWED = {
         "_limited: CancelledError": "checks its own timeout",
         "_limited: Exception": "outside of ``boundary``, which is around each function",
     },
-    "mesh/edge/http/response.py": {
-        "Items.stop: CancelledError": "awaits the task that it has just cancelled",
-    },
     "mesh/edge/app.py": {
         "EdgeApp._answer: CancelledError": "the edge runs no user code: it is the server's, or the stop's",
         "EdgeApp._answer: Exception": "outside of ``recover``; no user code",
-        "_send: CancelledError": "asks whether the client has gone",
+        "_unless_disconnected: CancelledError": "asks whether the client has disconnected",
     },
-    "mesh/edge/call.py": {
-        "HttpCall.read: CancelledError": "checks its own timeout",
+    "mesh/edge/calls.py": {
+        "HttpCall.read_body: CancelledError": "checks its own timeout",
     },
     "mesh/edge/http/websocket.py": {
-        "_Session.run: CancelledError": "asks whether the edge stops",
-        "_Session.run: Exception": "the edge runs no user code; ``recover`` is around it",
+        "_WebSocketSession.run: CancelledError": "asks whether the edge stops",
+        "_WebSocketSession.run: Exception": "the edge runs no user code; ``recover`` is around it",
     },
     "mesh/edge/http/streaming.py": {
-        "Streams._make: CancelledError": "asks whether the answer is complete, or the edge stops",
-        "Streams._make: Exception": "the edge runs no user code; ``recover`` is around it",
+        "MessageStream.stop: CancelledError": "awaits the task that it has just cancelled",
+        "Streams._invoke: CancelledError": "asks whether the response is complete, or the edge stops",
+        "Streams._invoke: Exception": "the edge runs no user code; ``recover`` is around it",
     },
     "mesh/events/consume/delivery_call.py": {
         "once: Exception": "outside of ``boundary``, which is around each function",
     },
     "mesh/events/broker/broker.py": {
-        "Broker._keep: Exception": "the connection to the broker; no user code",
+        "Broker._reconnect: Exception": "the connection to the broker; no user code",
         "Broker._send: Exception": "sends to the broker; no user code",
     },
     "mesh/events/consume/delivery.py": {
-        "Delivery._called: BaseException": "``as_exception`` says what passes",
         "Delivery._run: Exception": "reads from the broker; each delivery is a task of its own",
     },
+    "mesh/events/consume/processing.py": {
+        "Processor._attempt: BaseException": "``as_exception`` says what passes",
+    },
     "mesh/events/consume/pull.py": {
-        "Reader._decide: BaseException": "``as_exception`` says what passes",
+        "ConsumerReader._decide: BaseException": "``as_exception`` says what passes",
     },
     "mesh/events/publish/relay.py": {
         "Relay._run: Exception": "the outbox; no user code",
@@ -134,18 +134,18 @@ ALLOWED = {
     },
     "mesh/rpc/client/unary_call.py": {
         "UnaryUnaryCall._run: Exception": "protobuf's deserializer; no user code",
-        "UnaryUnaryCall._run_quietly: CancelledError": "kept for whoever awaits the call",
-        "UnaryUnaryCall._run_quietly: Exception": "kept for whoever awaits the call",
+        "UnaryUnaryCall._run_in_task: CancelledError": "kept for the task that awaits the call",
+        "UnaryUnaryCall._run_in_task: Exception": "kept for the task that awaits the call",
     },
     "mesh/rpc/client/grpcio_transport.py": {
-        "GrpcioExchange.__call__: CancelledError": "raises what the function's requests ended with, if they did",
-        "GrpcioExchange._pump: Exception": "what the function streams is contained in ``receive``",
+        "GrpcioTransport.__call__: CancelledError": "raises what the function's requests ended with, if they did",
+        "GrpcioTransport._send_requests: Exception": "what the function streams is contained in ``receive``",
     },
     "mesh/rpc/server/inbound_call.py": {
         "InboundCall.abort: Exception": "tells the server of an end that could not be told",
     },
     "mesh/rpc/client/connection_pool.py": {
-        "Pool._connecting: Exception": "connects; no user code",
+        "ConnectionPool._connect_endpoint: Exception": "connects; no user code",
     },
     "mesh/rpc/server/grpc_app.py": {
         "GrpcApp.__call__: BaseException": "``as_exception`` says what passes",
@@ -153,8 +153,8 @@ ALLOWED = {
         "GrpcApp._failed: CancelledError": "comes from ``as_exception``: the mesh has asked for it",
     },
     "mesh/rpc/client/streaming_call.py": {
-        "_Core.decode: Exception": "protobuf's deserializer; no user code",
-        "_Core.run: BaseException": "raised where the call is awaited",
+        "_StreamingCore.decode: Exception": "protobuf's deserializer; no user code",
+        "_StreamingCore.run: BaseException": "raised where the call is awaited",
     },
     "mesh/sidecar/sidecar.py": {
         "Sidecar.asgi: Exception": "hooks are contained",
@@ -190,13 +190,13 @@ ALLOWED = {
         "_fallback_status: Exception": "encodes a frame",
     },
     "mesh/telemetry/exporter_queue.py": {
-        "Batch._export: Exception": "the exporter's",
-        "Quiet.emit: Exception": "formats what the exporter logs",
+        "ExporterQueue._export: Exception": "the exporter's",
+        "ExporterLog.emit: Exception": "formats what the exporter logs",
         "run_bounded.quietly: Exception": "the exporter's",
     },
     "mesh/telemetry/otlp_encoder.py": {
         "Encoder.encode: Exception": "spans hold plain values by then",
-        "_each: Exception": "the same",
+        "_encode_each: Exception": "the same",
     },
     "mesh/telemetry/logs.py": {
         "_exception: BaseException": "a broken ``__str__``",
@@ -204,9 +204,9 @@ ALLOWED = {
         "_message: BaseException": "a broken ``__str__``",
     },
     "mesh/telemetry/worker_metrics.py": {
-        "Recording.__call__: Exception": "decoded values of a worker",
-        "_Sending._odd: BaseException": "odd values of a function",
-        "_Sending.measured: BaseException": "odd values of a function",
+        "MeasurementRecorder.__call__: Exception": "decoded values of a worker",
+        "_SendingInstrument._odd: BaseException": "odd values of a function",
+        "_SendingInstrument.measured: BaseException": "odd values of a function",
     },
     "mesh/telemetry/attribute_values.py": {
         "plain: BaseException": "odd values of a function",
@@ -215,7 +215,7 @@ ALLOWED = {
         "pack: BaseException": "odd values of a function",
     },
     "mesh/telemetry/configuration.py": {
-        "Telemetry.relayed: Exception": "decoded values of a worker",
+        "Telemetry.export_worker_span: Exception": "decoded values of a worker",
         "_exporters: Exception": "exporters of installed packages; the component starts without one that fails",
     },
     "mesh/text.py": {

@@ -140,7 +140,7 @@ class Worker:
         self._drain_sent = False
         self._backend = backend
         self.connection = WorkerConnection(0, self._accept, self._on_control_frame)
-        self.connection.on_span_notes = worker_spans.follow
+        self.connection.on_span_notes = worker_spans.replay
 
     async def connect(self) -> None:
         """Connect the event loop to the socket pair."""

@@ -19,7 +19,7 @@ from opentelemetry import trace
 from mesh.call import Call, Handler
 from mesh.contract.model import Contract, Method
 from mesh.errors import StatusError, Unavailable
-from mesh.events.consume.delivery_call import Arrival
+from mesh.events.consume.delivery_call import DeliveryCall
 from mesh.faults import Fault, Faults
 from mesh.layers.concurrency import queue_full
 from mesh.sidecar.workers.call_queue import CallQueue
@@ -167,7 +167,7 @@ class WorkerPool:
         """
         method = call.method
         message = None if method.client_streaming else await call.receive_one()
-        arrival = _arrival(call)
+        delivery = _delivery(call)
         head = call_head(call)
         path = method.path
         index = self._index[path]
@@ -178,8 +178,8 @@ class WorkerPool:
                 worker = await self._wait(path)
             self._note_demand()
             self.lifecycle.count_call(worker)
-            if arrival is not None:
-                arrival.began, arrival.beside = True, False
+            if delivery is not None:
+                delivery.started, delivery.worker_lost_with_others = True, False
             try:
                 await worker.connection.forward(call, index, head, message)
             except ConnectionLostError as lost:
@@ -189,9 +189,9 @@ class WorkerPool:
                 unstarted = lost.call < 0 or not worker.process.watermark.reached(lost.call)
                 replayable = lost.call < 0 or (message is not None and not call.headers_sent)
                 retryable = unstarted or (method.idempotent and attempts > 0 and not self._health.retry_is_futile(path))
-                if arrival is not None:
-                    arrival.began = not unstarted
-                    arrival.beside = worker.lost_with_others(lost.call)
+                if delivery is not None:
+                    delivery.started = not unstarted
+                    delivery.worker_lost_with_others = worker.lost_with_others(lost.call)
                 if not (replayable and retryable):
                     raise Unavailable(await _lost_message(worker)) from None
             except StatusError:
@@ -375,11 +375,11 @@ class WorkerPool:
             span.end(end_time=max(start, end))
 
 
-def _arrival(call: Call) -> Arrival | None:
+def _delivery(call: Call) -> DeliveryCall | None:
     """Return the call if it is a delivery; it begins when a worker has it."""
-    if not isinstance(call, Arrival):
+    if not isinstance(call, DeliveryCall):
         return None
-    call.began = False
+    call.started = False
     return call
 
 

@@ -143,7 +143,7 @@ class WorkerCall(ServedCall):
         self._user: Identity | None = None
         self.caller = head.caller
         self.delivery = None if head.delivery is None else Delivered(*head.delivery)
-        self.span = worker_spans.Remote(head.span, head.state) if head.span else None
+        self.span = worker_spans.RemoteServerSpan(head.span, head.state) if head.span else None
 
     @property
     def metadata(self) -> Metadata:  # type: ignore[override]
