@@ -12,6 +12,7 @@ from mesh.call import Call, Handler, Layer, chain, current
 from mesh.events.consume.delivery_call import linked, once
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
+from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.caller_disconnect import CallerDisconnectWatcher
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
@@ -90,7 +91,6 @@ class Sidecar:
         self._service = service
         self._threads = Threads(THREADS) if threads is None else threads
         self.health = Health(serves)
-        reflection = Reflection(contract.files, serves)
 
         def answered_by(function: Handler) -> Handler:
             return chain(trace, recover, deadline, authenticate, authorize, concurrency_limit, run, function)
@@ -103,10 +103,7 @@ class Sidecar:
         self.deliveries = {
             path: delivered_to(function) for path, (method, function) in handlers.items() if method.triggers
         }
-        # A probe and a stock client's first questions come without a token, and are answered when the concurrency limit
-        # is reached.
-        for path, (method, builtin) in {**self.health.handlers(), **reflection.handlers()}.items():
-            methods[path] = (method, chain(recover, deadline, builtin))
+        methods |= builtin_handlers(self.health, Reflection(contract.files, serves))
 
         self.app = GrpcApp(methods, max_message=max_message, trace=trace)
         self._watched = CallerDisconnectWatcher(self.app)
