@@ -25,7 +25,7 @@ from benchmarks.load import Contender, Load
 
 OURS = "edge + sidecar, traced and exported"
 SHARE = 0.5
-"""Load at which latencies are compared, as a share of the slowest contender's throughput, serverless-offline excepted."""
+"""Load at which latencies are compared, as a share of the slowest contender's throughput but serverless-offline's."""
 CONNECTIONS = 64
 SECONDS = 3
 BODY = b'{"name":"alice"}'
