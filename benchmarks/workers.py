@@ -1,9 +1,9 @@
-"""Workers benchmark: a function in the sidecar's event loop, in threads and in workers, behind the whole inbound chain.
+"""A function in the sidecar's loop, in its threads and in worker processes, each with the whole inbound chain.
 
     python -m benchmarks workers [--rounds 5]
 
-A worker needs a core of its own. On two cores, which the load generator shares, this is its hardest case. A second
-table measures a function that computes for some 5 ms, a third the memory and the CPU time of workers without calls.
+A worker process needs a core, so two cores that the load shares are its hardest case. A second table has a function
+that computes for about 5 ms, a third the memory and CPU of idle processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.load import Contender, Figures
 
 OURS = "in the loop"
 _ONE, _TWO = "{ min = 1, max = 1, concurrency = 1000 }", "{ min = 2, max = 2, concurrency = 500 }"
-VARIANTS = {
+PLACES = {
     OURS: {},
     "in threads": {"MODULE": "threaded"},
     "one worker": {"WORKERS": _ONE},
@@ -31,7 +31,7 @@ HEAVY = {
     "two workers": {"MODULE": "heavy", "WORKERS": "{ min = 2, max = 2, concurrency = 2 }"},
 }
 IDLE_SECONDS = 10
-"""Seconds for which the CPU time of an idle worker is counted."""
+"""Seconds for which the CPU time of an idle worker is measured."""
 
 
 def run(rounds: int) -> None:
@@ -39,19 +39,17 @@ def run(rounds: int) -> None:
     load.need("h2load")
     sys.path.insert(0, str(load.STUBS))
     text = [
-        f"A trivial function:\n\n{load.table(_loaded(VARIANTS, rounds, 8, 32), OURS)}",
+        f"A trivial function:\n\n{load.table(_loaded(PLACES, rounds, 8, 32), OURS)}",
         f"A function that computes for some 5 ms, 8 calls at once:\n\n{_scaling(_loaded(HEAVY, rounds, 2, 4))}",
-        f"Processes without calls, at one worker and at none:\n\n{_idle()}",
+        f"What there is while nobody calls, at one worker and at none:\n\n{_idle()}",
     ]
     load.report("workers", "\n\n".join([__doc__.splitlines()[0], *text]))
 
 
-def _loaded(
-    variants: Mapping[str, Mapping[str, str]], rounds: int, connections: int, streams: int
-) -> dict[str, Figures]:
+def _loaded(places: Mapping[str, Mapping[str, str]], rounds: int, connections: int, streams: int) -> dict[str, Figures]:
     with ExitStack() as running:
         contenders = []
-        for name, settings in variants.items():
+        for name, settings in places.items():
             environ = {f"MESH_SERVICES_USERS_{key}": value for key, value in settings.items()}
             addresses, _, pids = running.enter_context(load.our_mesh(name.replace(" ", "-"), environ))
             pids = [pid for one in pids for pid in load.family(one)]
@@ -72,7 +70,7 @@ def _scaling(found: Mapping[str, Figures]) -> str:
 
 
 def _idle() -> str:
-    """Return memory and CPU time of the processes at one worker and at none, without calls."""
+    """Return memory and CPU time of the processes at one worker and at none."""
     lines = ["| process | PSS MiB | its own MiB | CPU ms a minute |", "| --- | ---: | ---: | ---: |"]
     for settings in ("{ min = 1, max = 1 }", "{ min = 0, max = 1, idle = '20ms' }"):
         with load.our_mesh("idle-workers", {"MESH_SERVICES_USERS_WORKERS": settings}) as (_, _, pids):

@@ -210,9 +210,9 @@ class _ForkServer:
             outbox = Outbox(publications, sqlite=url.startswith("sqlite:"))
         self._database = Database(url, migrations=None, name=self._setup.name, outbox=outbox)
         if outbox is not None:
-            outbox.tell = self._database.sole(NAME).tell  # the relay is in the sidecar
+            outbox.tell = self._database.leader_lock(NAME).notify  # the relay is in the sidecar
         self._database.open()
-        self._database.warm()
+        self._database.precompile_statements()
 
     def _fork(self, number: int, descriptors: list[int]) -> None:
         try:
