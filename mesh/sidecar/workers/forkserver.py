@@ -1,4 +1,4 @@
-"""Fork server: a clean process that has imported what workers need, and forks one for each command of the sidecar.
+"""Fork server: a clean process with the imports of workers, which forks a worker for each command of the sidecar.
 
 It is a program of its own (``python -m mesh.sidecar.workers.forkserver FD``), so that nothing of the sidecar (threads,
 event loop, connections) is copied into a worker. It runs no event loop, starts no thread and never uses gRPC's core. It

@@ -139,7 +139,7 @@ class WorkerLifecycle:
         self._end_if_idle(worker)
 
     def replace(self, worker: Worker, reason: str) -> None:
-        """Retire a worker for a reason that its callers are told; it is killed after ``EXIT_TIMEOUT``."""
+        """Retire a worker and kill it after ``EXIT_TIMEOUT``; ``reason`` is reported to its callers."""
         if worker.end_reason or worker.state is WorkerState.ENDED:
             return
         log.warning("worker %d is replaced: %s", worker.pid, reason)
@@ -150,7 +150,7 @@ class WorkerLifecycle:
         self._end_if_idle(worker)
 
     def kill(self, worker: Worker, reason: str) -> None:
-        """Kill a worker at once, for a reason that its callers are told."""
+        """Kill a worker at once; ``reason`` is reported to its callers."""
         if worker.state is WorkerState.ENDED:
             return
         log.warning("worker %d is killed: %s", worker.pid, reason)

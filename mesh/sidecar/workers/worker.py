@@ -230,7 +230,7 @@ class Worker:
         self.on_lost(self._started(self.connection.lost_calls))
         if not self.loaded.done():
             self.loaded.set_exception(LoadError([("", "the process ended while it was loading")]))
-            self.loaded.exception()  # marked as retrieved: maybe nobody waits
+            self.loaded.exception()  # marks it as retrieved, because maybe no task waits
 
     def _on_control_frame(self, kind: int, body: bytes) -> None:
         if kind == FrameKind.SPANS:
