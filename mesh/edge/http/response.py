@@ -223,7 +223,7 @@ def content_type_of(media_type: str) -> str:
     if not media_type:
         return OCTET_STREAM
     if not _MEDIA_TYPE.fullmatch(media_type):
-        raise Internal("the service named a media type that is none")
+        raise Internal("the service returned a malformed media type")
     return media_type.rstrip()
 
 
