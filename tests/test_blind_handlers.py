@@ -41,10 +41,10 @@ ALLOWED = {
         "_json: Exception": "decodes an event for the command line",
     },
     "mesh/control/supervise/child.py": {
-        "Keeper._unwatch: CancelledError": "awaits the task that it has just cancelled",
+        "Child._cancel_restarts: CancelledError": "awaits the task that it has just cancelled",
     },
     "mesh/control/supervise/reload.py": {
-        "keep_current: Exception": "loads manifest, contract and versions as text; no user code",
+        "reload_on_change: Exception": "loads manifest, contract and versions as text; no user code",
     },
     "mesh/database/database.py": {
         "Database._transaction: Exception": "connects; no user code",
@@ -54,36 +54,34 @@ ALLOWED = {
         "_scripts: Exception": "inside of ``contain``, which ``Database.start`` puts around it",
     },
     "mesh/database/leader_lock.py": {
-        "PostgresSole._beat: Exception": "the mesh's own statement",
-        "PostgresSole.acquire: Exception": "the mesh's own statement",
-        "PostgresSole.release: Exception": "gives up a connection",
+        "PostgresLeaderLock._heartbeat: Exception": "the mesh's own statement",
+        "PostgresLeaderLock.acquire: Exception": "the mesh's own statement",
+        "PostgresLeaderLock.release: Exception": "gives up a connection",
     },
     "mesh/database/transaction.py": {
-        "OwnTransaction.commit: BaseException": "raises it again, as a status where it is one",
-        "OwnTransaction.execute: BaseException": "raises it again, as a status where it is one",
+        "DatabaseTransaction.commit: BaseException": "raises it again, as a status where it is one",
+        "DatabaseTransaction.execute: BaseException": "raises it again, as a status where it is one",
     },
     "mesh/layers/deadline.py": {
         "_limited: CancelledError": "checks its own timeout",
         "_limited: Exception": "outside of ``boundary``, which is around each function",
     },
-    "mesh/edge/http/response.py": {
-        "Items.stop: CancelledError": "awaits the task that it has just cancelled",
-    },
     "mesh/edge/app.py": {
         "EdgeApp._answer: CancelledError": "the edge runs no user code: it is the server's, or the stop's",
         "EdgeApp._answer: Exception": "outside of ``recover``; no user code",
-        "_send: CancelledError": "asks whether the client has gone",
+        "_unless_disconnected: CancelledError": "asks whether the client has disconnected",
     },
-    "mesh/edge/call.py": {
-        "HttpCall.read: CancelledError": "checks its own timeout",
+    "mesh/edge/calls.py": {
+        "HttpCall.read_body: CancelledError": "checks its own timeout",
     },
     "mesh/edge/http/websocket.py": {
-        "_Session.run: CancelledError": "asks whether the edge stops",
-        "_Session.run: Exception": "the edge runs no user code; ``recover`` is around it",
+        "_WebSocketSession.run: CancelledError": "asks whether the edge stops",
+        "_WebSocketSession.run: Exception": "the edge runs no user code; ``recover`` is around it",
     },
     "mesh/edge/http/streaming.py": {
-        "Streams._make: CancelledError": "asks whether the answer is complete, or the edge stops",
-        "Streams._make: Exception": "the edge runs no user code; ``recover`` is around it",
+        "MessageStream.stop: CancelledError": "awaits the task that it has just cancelled",
+        "Streams._invoke: CancelledError": "asks whether the response is complete, or the edge stops",
+        "Streams._invoke: Exception": "the edge runs no user code; ``recover`` is around it",
     },
     "mesh/events/consume/delivery_call.py": {
         "once: Exception": "outside of ``boundary``, which is around each function",
@@ -136,18 +134,18 @@ ALLOWED = {
     },
     "mesh/rpc/client/unary_call.py": {
         "UnaryUnaryCall._run: Exception": "protobuf's deserializer; no user code",
-        "UnaryUnaryCall._run_quietly: CancelledError": "kept for whoever awaits the call",
-        "UnaryUnaryCall._run_quietly: Exception": "kept for whoever awaits the call",
+        "UnaryUnaryCall._run_in_task: CancelledError": "kept for the task that awaits the call",
+        "UnaryUnaryCall._run_in_task: Exception": "kept for the task that awaits the call",
     },
     "mesh/rpc/client/grpcio_transport.py": {
-        "GrpcioExchange.__call__: CancelledError": "raises what the function's requests ended with, if they did",
-        "GrpcioExchange._pump: Exception": "what the function streams is contained in ``receive``",
+        "GrpcioTransport.__call__: CancelledError": "raises what the function's requests ended with, if they did",
+        "GrpcioTransport._send_requests: Exception": "what the function streams is contained in ``receive``",
     },
     "mesh/rpc/server/inbound_call.py": {
         "InboundCall.abort: Exception": "tells the server of an end that could not be told",
     },
     "mesh/rpc/client/connection_pool.py": {
-        "Pool._connecting: Exception": "connects; no user code",
+        "ConnectionPool._connect_endpoint: Exception": "connects; no user code",
     },
     "mesh/rpc/server/grpc_app.py": {
         "GrpcApp.__call__: BaseException": "``as_exception`` says what passes",
@@ -155,8 +153,8 @@ ALLOWED = {
         "GrpcApp._failed: CancelledError": "comes from ``as_exception``: the mesh has asked for it",
     },
     "mesh/rpc/client/streaming_call.py": {
-        "_Core.decode: Exception": "protobuf's deserializer; no user code",
-        "_Core.run: BaseException": "raised where the call is awaited",
+        "_StreamingCore.decode: Exception": "protobuf's deserializer; no user code",
+        "_StreamingCore.run: BaseException": "raised where the call is awaited",
     },
     "mesh/sidecar/sidecar.py": {
         "Sidecar.asgi: Exception": "hooks are contained",

@@ -1,4 +1,4 @@
-"""What the edge says of itself, over real sockets."""
+"""Built-in pages of the edge, over real sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reflection through the edge shows, asked by stock clients too."""
+"""Reflection through the edge: the exposed part of the contract, also with stock clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mesh.contract.model import Access
 from mesh.edge.app import EdgeApp
 from mesh.edge.grpc import exposed
 from mesh.layers.concurrency import ConcurrencyLimit
-from mesh.rpc.client.reflection_client import Client
+from mesh.rpc.client.reflection_client import ReflectionClient
 
 BIN = Path(sys.executable).parent
 
@@ -57,7 +57,7 @@ def mixed(tmp_path):
 
 
 def comments(file: FileDescriptorProto) -> dict[str, str]:
-    """Return what each comment of a service or method stands at."""
+    """Return the comments of services and methods by the name of the declaration."""
     found = {}
     for location in file.source_code_info.location:
         path = list(location.path)
@@ -162,7 +162,7 @@ async def test_the_clients_of_mesh_call(contract):
     async with grpc_edge(contract) as edge:
 
         def ask():
-            with Client(edge.address, 10) as client:
+            with ReflectionClient(edge.address, 10) as client:
                 return client.services(), client.method("Library/GetBook").full_name
 
         services, method = await asyncio.to_thread(ask)

@@ -15,14 +15,14 @@ from mesh.auth import authorize
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.edge import refusals
-from mesh.edge.call import HttpCall
+from mesh.edge.calls import HttpCall
 from mesh.edge.grpc import exposed
 from mesh.errors import Internal, InvalidArgument, StatusError, Unimplemented
 from mesh.headers import CLIENT_CLAIMS, REQUEST_PREFIXES, without_owned
 from mesh.layers.deadline import deadline
-from mesh.layers.recover import recover
 from mesh.rpc import framing
 from mesh.rpc.server import grpc_web
+from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.grpc_app import UNKNOWN_METHOD, GrpcApp
 from mesh.rpc.server.health_service import Health
 from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall, Receive, Send
@@ -85,12 +85,7 @@ class Passthrough:
     ) -> None:
         services = exposed.services(contract)
         self.health = Health(services)
-        reflection = Reflection(exposed.files(contract), services)
-        # As in the sidecar: probes come without a token and pass when the concurrency limit is reached.
-        builtin = {
-            path: (method, chain(recover, deadline, builtin_handler))
-            for path, (method, builtin_handler) in {**self.health.handlers(), **reflection.handlers()}.items()
-        }
+        builtin = builtin_handlers(self.health, Reflection(exposed.files(contract), services))
         self.app = _EdgeGrpcApp(contract, builtin, handler, max_message)
         self._routes: dict[str, tuple[Route, ...]] = dict.fromkeys(builtin, ())
         for path, method in contract.methods.items():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from mesh.context import Transaction
-    from mesh.database import Execute
+    from mesh.database import StatementExecutor
     from mesh.events.cloudevents import Event
 
 __all__ = ["NAME", "Outbox", "Row", "create", "delete", "insert", "read", "refuse", "waiting"]
@@ -195,22 +195,22 @@ async def insert(tx: Transaction, event: Event, *, sqlite: bool) -> None:
         await tx.execute(_INSERT_LOCKED, {**values, "key": _lock(event)})
 
 
-async def read(tx: Execute) -> list[Row]:
+async def read(tx: StatementExecutor) -> list[Row]:
     """Return the first rows, in their order."""
     return [_typed(Row(*row)) for row in await tx.execute(_READ)]
 
 
-async def delete(tx: Execute, rows: Sequence[Row], *, sqlite: bool) -> None:
+async def delete(tx: StatementExecutor, rows: Sequence[Row], *, sqlite: bool) -> None:
     """Delete published rows."""
     await tx.execute(_DELETE[sqlite], {"list": orjson.dumps([row.sequence for row in rows]).decode()})
 
 
-async def refuse(tx: Execute, row: Row, reason: str) -> None:
+async def refuse(tx: StatementExecutor, row: Row, reason: str) -> None:
     """Set a row aside, with the reason why it cannot be published."""
     await tx.execute(_REFUSE, {"sequence": row.sequence, "reason": reason})
 
 
-async def waiting(tx: Execute) -> Waiting:
+async def waiting(tx: StatementExecutor) -> Waiting:
     """Return the counts of the outbox."""
     [(rows, oldest, refused)] = await tx.execute(_WAITING)
     return Waiting(rows, max(0.0, time.time() - oldest / 1e6) if rows else 0.0, refused)

@@ -18,14 +18,13 @@ from mesh.boundary import as_exception
 from mesh.call import Call, Handler, Layer, Metadata, chain
 from mesh.contract.model import Method
 from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
+from mesh.headers import Headers
 from mesh.layers.recover import status_of
 from mesh.rpc import framing
 from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall, Receive, Send
 from mesh.rpc.status import write_status
 
 __all__ = ["TRAILERS_EXTENSION", "UNKNOWN_METHOD", "GrpcApp"]
-
-Pairs = list[tuple[bytes, bytes]]
 
 log = logging.getLogger("mesh.rpc.server")
 
@@ -117,7 +116,7 @@ class GrpcApp:
         finally:
             self.calls.discard(call)
 
-    def _reject(self, scope: MutableMapping[str, Any], content_type: bytes) -> tuple[int, Pairs] | None:
+    def _reject(self, scope: MutableMapping[str, Any], content_type: bytes) -> tuple[int, Headers] | None:
         """Return HTTP status and headers that reject a request which is not gRPC; None for a gRPC request."""
         if scope["method"] != "POST":
             return 405, [(b"allow", b"POST")]
@@ -177,7 +176,7 @@ def _unimplemented(path: str, methods: Mapping[str, Any]) -> StatusError:
     return Unimplemented(f"service {service or path} is not served here")
 
 
-async def _send_headers_only(send: Send, status: int, pairs: Pairs) -> None:
+async def _send_headers_only(send: Send, status: int, pairs: Headers) -> None:
     """Send a response of headers without a body."""
     with contextlib.suppress(OSError):  # the caller has gone
         await send({"type": "http.response.start", "status": status, "headers": pairs})

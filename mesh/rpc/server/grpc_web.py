@@ -18,14 +18,13 @@ from types import MappingProxyType
 from typing import Any
 
 from mesh.errors import InvalidArgument
+from mesh.headers import Headers
 from mesh.media_types import media_type
 from mesh.rpc.framing import PREFIX
 from mesh.rpc.server.grpc_app import TRAILERS_EXTENSION
 from mesh.rpc.server.inbound_call import CONTENT_TYPE, Receive, Send
 
 __all__ = ["TYPES", "Base64Decoder", "is_grpc_web", "original_scope", "serve", "trailer_frame"]
-
-Pairs = list[tuple[bytes, bytes]]
 
 _TEXT = "application/grpc-web-text"
 _BINARY = "application/grpc-web"
@@ -47,7 +46,7 @@ _BROWSER_HEADERS = frozenset({
 """Headers that a browser sends on its own account, beside ``sec-*``; a function does not see them as metadata."""
 
 DISCARD_SIZE = 64 * 2**20
-"""Bytes of a refused body that are read and discarded at most; ``mesh.edge.call`` does the same and says why."""
+"""Bytes of a refused body that are read and discarded at most; ``mesh.edge.calls`` does the same and says why."""
 DISCARD_TIMEOUT = 2.0
 """Seconds that reading them may take."""
 
@@ -179,7 +178,7 @@ class _Translation:
                 # Over HTTP/2 only the end of the response has to wait for the rest of the request.
                 if not (self._trailers and self._http_version == "2"):
                     await self._discard_request()
-                pairs: Pairs = [(b"content-type", self._response_media)]
+                pairs: Headers = [(b"content-type", self._response_media)]
                 pairs += [pair for pair in event["headers"] if pair[0] != b"content-type"]
                 if not self._trailers:
                     pairs.append((b"content-length", b"0"))
