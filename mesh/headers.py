@@ -18,6 +18,7 @@ __all__ = [
     "GATEWAY_FORWARDED",
     "HOP_BY_HOP",
     "LAMBDA_OWNED",
+    "MESH_PREFIXES",
     "NOT_FORWARDED",
     "PROPAGATED",
     "REQUEST_PREFIXES",
@@ -75,8 +76,11 @@ def is_reserved(name: bytes) -> bool:
 
 # -- requests --
 
-REQUEST_PREFIXES = (b":", b"grpc-", b"mesh-", b"proxy-")
-"""Prefixes of request headers that the edge passes on from no client: gRPC and the mesh write their own."""
+MESH_PREFIXES = (b"grpc-", b"mesh-")
+"""Prefixes of the request headers that gRPC and the mesh write. The edge passes none on from a client."""
+
+REQUEST_PREFIXES = (b":", b"proxy-", *MESH_PREFIXES)
+"""``MESH_PREFIXES``, and the prefixes of request headers that belong to one connection."""
 
 PROPAGATED = frozenset({b"authorization", b"baggage", b"traceparent", b"tracestate"})
 """Request headers that the mesh passes on under rules of its own."""

@@ -53,7 +53,7 @@ ERROR_FLUSH_TIMEOUT = 10.0
 
 
 class Streams:
-    """Answers requests whose method streams.
+    """HTTP endpoint of streaming methods.
 
     Args:
         handler: Makes the gRPC call.
