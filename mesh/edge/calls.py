@@ -210,7 +210,7 @@ class HttpCall(Call):
         return message
 
     async def _discard_body(self) -> None:
-        """Read and discard the rest of a request body that nobody reads."""
+        """Read and discard the rest of an unread request body."""
         size = 0
         try:
             async with asyncio.timeout(DISCARD_TIMEOUT):

@@ -139,7 +139,7 @@ class WebSockets:
         """Answer one WebSocket.
 
         Raises:
-            StatusError: The upgrade is refused, or the call has failed. A failure call was reported on the socket.
+            StatusError: The upgrade is refused, or the call has failed. A failure after the upgrade was reported on it.
         """
         transcoder, values = self._route(call)
         method = call.method = transcoder.method
