@@ -243,12 +243,6 @@ class _ForwardedCall(Call):
         except Internal as error:  # malformed, which is the client's fault at the edge
             raise InvalidArgument(error.message) from None
 
-    async def receive_one(self) -> bytes:
-        try:
-            return await self._inbound.receive_one()
-        except Internal as error:
-            raise InvalidArgument(error.message) from None
-
     def send(self, message: bytes) -> Coroutine[Any, Any, None]:
         if not self.headers_sent:
             self._forward_headers()
