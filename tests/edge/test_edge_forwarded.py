@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.call import Metadata
-from mesh.edge.call import Origin
+from mesh.edge.calls import Origin
 from mesh.edge.layers.forwarded import host_of, origin_of
 
 TRUSTED = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.edge.layers.rate_limit import Buckets, client_limit
+from mesh.edge.layers.rate_limit import Buckets, client_rate_limit
 
 BEARER = "Bearer "
 
@@ -60,7 +60,7 @@ def test_no_window_lets_more_through_than_burst_and_rate(rate, burst, gaps):
 
 
 def test_keys_do_not_touch_each_other_and_are_bounded():
-    buckets = Buckets(1, 1, most=3)
+    buckets = Buckets(1, 1, max_buckets=3)
     for key in "abc":
         assert buckets.take(key, 0.0) == 0
     assert buckets.take("a", 0.0) > 0  # "a" asked last, so "b" is the one to forget
@@ -110,7 +110,7 @@ async def test_a_user_that_asks_too_often_is_429_from_anywhere(opened):
 
 async def test_time_gives_it_back():
     now = 0.0
-    layer = client_limit(0.5, 1, lambda: now)
+    layer = client_rate_limit(0.5, 1, lambda: now)
     passed = []
 
     class Request:

@@ -17,7 +17,7 @@ from hosting import hosted, sidecar_of
 
 from mesh.call import Call, Handler, current
 from mesh.contract.model import Contract
-from mesh.control.readiness import STOP_MARGIN
+from mesh.control.readiness import STOP_MARGIN_SECONDS
 from mesh.errors import PermissionDenied
 from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.server.listener import ListenError
@@ -147,7 +147,7 @@ async def test_a_function_that_ignores_its_cancellation_keeps_no_service_from_it
         call = conformance_pb2_grpc.EchoStub(channel).Unary(pb.EchoRequest())
         await begun.wait()
         try:
-            async with asyncio.timeout(3 + STOP_MARGIN):  # `mesh up` kills it then
+            async with asyncio.timeout(3 + STOP_MARGIN_SECONDS):  # `mesh up` kills it then
                 await sidecar.stop()
         finally:
             released.set()

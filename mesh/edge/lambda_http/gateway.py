@@ -26,23 +26,22 @@ import orjson
 from mesh.config import api_document
 from mesh.config.api_document import BODY, DEFAULT, HTTP_1, HTTP_2, REST, URL
 from mesh.contract.path_template import Template, parse_slashed
-from mesh.edge import refusals
-from mesh.edge.lambda_http.result import Malformed, response
+from mesh.edge.lambda_http.result import Headers, MalformedResult, parse_result
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
-from mesh.headers import CORS_PREFIX, GATEWAY_FORWARDED
+from mesh.headers import GATEWAY_FORWARDED
 from mesh.lambdas import json_text, json_value, lambda_error
 from mesh.lambdas.lambda_context import ACCOUNT, identifier
 from mesh.media_types import media_type
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method, Route
-    from mesh.edge.call import HttpCall, UpstreamCall
+    from mesh.edge.calls import HttpCall
 
 __all__ = ["Gateway"]
 
 log = logging.getLogger("mesh.edge")
 
-Invoke = Callable[["HttpCall", bytes, tuple[bytes, bytes]], Awaitable["UpstreamCall"]]
+Invoke = Callable[["HttpCall", bytes, tuple[bytes, bytes]], Awaitable[bytes]]
 
 _SECOND = (HTTP_2, URL)
 """Events in format 2.0."""
@@ -84,7 +83,7 @@ class Gateway:
         self._event_kind = method.gateway.events[at]
         self._second = self._event_kind in _SECOND
         self._decoded = self.full_first = self._event_kind in _DECODED
-        self._largest = method.gateway.max_message_bytes
+        self._max_event_size = method.gateway.max_message_bytes
         self._depth = method.gateway.base.count("/")
         said = api_document.HttpRoute(route.verb, method.gateway.resources[at])
         self._resource = said.resource
@@ -120,45 +119,42 @@ class Gateway:
         return tuple(found)
 
     async def answer(
-        self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, seconds: float | None
-    ) -> None:
-        """Answer the request.
+        self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, body_timeout: float | None
+    ) -> tuple[int, Headers, bytes]:
+        """Invoke the function for a request. Return status, headers and body of the response.
 
         Args:
             call: The request.
             values: Texts of the path parameters, in their order.
             invoke: Makes the gRPC call.
             limit: Largest body, bytes.
-            seconds: How long it may take; None: as long as it likes.
+            body_timeout: Seconds that reading the body may take; None: no limit.
 
         Raises:
-            StatusError: 400 for a body that is no event, 408, 413; 502 when the function failed, without why.
+            StatusError: 400 for a body that is no event, 408, 413; 502 without a reason if the function failed.
         """
-        body = await _body(call, limit, seconds)
+        call.check_content_length(limit)
+        body = await call.read_body(limit, body_timeout)
         if self._event_kind == BODY:
             event = _body_event(call, dict(zip(self._names, values, strict=True)), body)
         else:
             event = self._event(call, body)
         request = json_value.pack(event)
-        if self._largest and len(request) > self._largest:
-            raise refusals.too_large(call, self._largest, "the event")
+        if self._max_event_size and len(request) > self._max_event_size:
+            text = f"the event is larger than {self._max_event_size} bytes"
+            raise call.http_error(413, Code.OUT_OF_RANGE, text)
         try:
-            upstream = await invoke(call, request, json_text.MARK)
+            message = await invoke(call, request, json_text.MARK)
         except StatusError as error:
             if error.code in (Code.INTERNAL, Code.UNKNOWN) or lambda_error.is_functions(error):
                 raise _bad_gateway(call) from error
             raise
-        if upstream.response is None:
-            raise _bad_gateway(call)
         try:
-            said = json_value.unpack(upstream.response)
-            status, headers, body = response(said, second=self._second, bare=self._event_kind == BODY)
-        except Malformed as error:
+            result = json_value.unpack(message)
+            return parse_result(result, second=self._second, bare=self._event_kind == BODY, cors=self._cors)
+        except MalformedResult as error:
             log.error("%s: malformed result of the function: %s", self.method.path, error)  # noqa: TRY400 - no bug here
             raise _bad_gateway(call) from error
-        if self._cors:
-            headers = [pair for pair in headers if not pair[0].startswith(CORS_PREFIX)]
-        await call.answer(status, [*headers, *call.headers], body)
 
     # -- the event --
 
@@ -272,19 +268,6 @@ def _doubled(template: Template, at: int) -> Template:
     variables = [replace(one, start=one.start + 1, stop=one.stop + 1) for one in template.variables]
     segments = (*template.segments[:at], "=", *template.segments[at:])
     return replace(template, segments=segments, variables=tuple(variables))
-
-
-async def _body(call: HttpCall, limit: int, seconds: float | None) -> bytes:
-    length = call.metadata.wire(b"content-length")
-    if length is not None and length.isdigit() and int(length) > limit:
-        raise refusals.too_large(call, limit)
-    try:
-        body = await call.read(limit, seconds)
-    except TimeoutError:
-        raise refusals.too_slow(call) from None
-    if body is None:
-        raise refusals.too_large(call, limit)
-    return body
 
 
 def _body_event(call: HttpCall, parameters: dict[str, str], data: bytes) -> bytes:

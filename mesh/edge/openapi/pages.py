@@ -20,7 +20,7 @@ from mesh.edge import refusals
 from mesh.edge.openapi.document import document
 
 if TYPE_CHECKING:
-    from mesh.edge.call import HttpCall
+    from mesh.edge.calls import HttpCall
 
 __all__ = ["DOCS", "OPENAPI", "BuiltinPages", "PageHandler"]
 
