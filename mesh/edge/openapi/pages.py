@@ -18,6 +18,7 @@ import orjson
 from mesh.contract.model import Contract
 from mesh.edge import refusals
 from mesh.edge.openapi.document import document
+from mesh.media_types import JSON
 
 if TYPE_CHECKING:
     from mesh.edge.calls import HttpCall
@@ -92,7 +93,7 @@ class BuiltinPages:
         await _respond(call, await asyncio.shield(self._document))
 
     def _make_document(self) -> _PageBody:
-        return _PageBody.of("application/json", orjson.dumps(document(self._contract)))
+        return _PageBody.of(JSON, orjson.dumps(document(self._contract)))
 
     def _static(self, name: str) -> PageHandler:
         path = STATIC / name
