@@ -54,13 +54,13 @@ ALLOWED = {
         "_scripts: Exception": "inside of ``contain``, which ``Database.start`` puts around it",
     },
     "mesh/database/leader_lock.py": {
-        "PostgresSole._beat: Exception": "the mesh's own statement",
-        "PostgresSole.acquire: Exception": "the mesh's own statement",
-        "PostgresSole.release: Exception": "gives up a connection",
+        "PostgresLeaderLock._heartbeat: Exception": "the mesh's own statement",
+        "PostgresLeaderLock.acquire: Exception": "the mesh's own statement",
+        "PostgresLeaderLock.release: Exception": "gives up a connection",
     },
     "mesh/database/transaction.py": {
-        "OwnTransaction.commit: BaseException": "raises it again, as a status where it is one",
-        "OwnTransaction.execute: BaseException": "raises it again, as a status where it is one",
+        "DatabaseTransaction.commit: BaseException": "raises it again, as a status where it is one",
+        "DatabaseTransaction.execute: BaseException": "raises it again, as a status where it is one",
     },
     "mesh/layers/deadline.py": {
         "_limited: CancelledError": "checks its own timeout",

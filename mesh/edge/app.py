@@ -78,7 +78,7 @@ class EdgeApp:
     ) -> None:
         self.draining = False
         self._handler = chain(*_present(deadline, layers.header_forwarding, handler))
-        self._pages = BuiltinPages(contract)
+        self._pages = BuiltinPages(contract).handlers
         self._max_body = max_body
         self._timeout = timeout
         self._in_progress: set[HttpCall] = set()
@@ -271,7 +271,8 @@ class EdgeApp:
             if slot is not None and watcher is not None:
                 slot.discard(watcher)
                 watcher.stop()
-            response.forward_headers(call, upstream)
+            if upstream.headers:
+                response.forward_headers(call, upstream)
         if upstream.response is None:
             raise Internal("the service sent no response message")
         return upstream.response

@@ -21,7 +21,7 @@ STOPPING = "the edge is stopping; try again"
 
 def not_found(call: HttpCall) -> StatusError:
     """Return 404: no route has this path."""
-    return call.http_error(404, Code.NOT_FOUND, f"there is nothing at {call.path[:200]}")
+    return call.http_error(404, Code.NOT_FOUND, f"no route has the path {call.path[:200]}")
 
 
 def wrong_verb(call: HttpCall, allowed: Iterable[str]) -> StatusError:

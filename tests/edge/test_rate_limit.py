@@ -83,7 +83,7 @@ async def test_a_client_that_asks_too_often_is_429(opened):
         assert reply.headers["ratelimit"] == f'"client";r=0;t={reply.headers["retry-after"]}'
         assert reply.headers["access-control-allow-origin"] == "*"
         assert reply.json["code"] == 8
-        assert reply.json["message"] == "this client asks too often; try again later"
+        assert reply.json["message"] == "this client sends too many requests; try again later"
         assert reply.json["details"][0]["@type"] == "type.googleapis.com/google.rpc.RetryInfo"
         assert (await edge.request("GET", "/healthz")).status == 200
         assert len(edge.library.calls) == 2
@@ -123,7 +123,7 @@ async def test_time_gives_it_back():
         passed.append(call)
 
     await layer(Request(), next)
-    with pytest.raises(Exception, match="too often") as caught:
+    with pytest.raises(Exception, match="too many requests") as caught:
         await layer(Request(), next)
     assert caught.value.details[0].retry_delay.seconds == 2
     now = 2.0

@@ -1,4 +1,4 @@
-"""The question of a container's health check, to servers of every kind."""
+"""The health check of containers, with servers of every kind."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_a_server_that_says_nothing():
 
 
 def test_the_command_starts_light():
-    """A container runs it every few seconds: what costs most to import is not imported."""
+    """A container runs it every few seconds, so it must not import the most expensive modules."""
     code = (
         "import sys; from mesh import cli; cli.main(['health', '127.0.0.1:1']);"
         "print(*{'asyncio', 'google.protobuf', 'grpc', 'msgspec', 'mesh.errors'} & set(sys.modules), sep=',')"

@@ -20,7 +20,7 @@ from google.protobuf import json_format
 from mesh import telemetry
 from mesh.auth import (
     EDGE,
-    Declarations,
+    CallDeclarations,
     PeerVerifier,
     Signer,
     TokenVerifier,
@@ -112,7 +112,7 @@ class _SharedParts:
         self.identity = manifest.state / "identity"
         self.signer = Signer(name, key_files.load(self.identity, name))
         self.outbound = Outbound(manifest)
-        declared = None if name == EDGE else Declarations(contract, self.serves)
+        declared = None if name == EDGE else CallDeclarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))
         own = Channel(self._chain(identify(self.signer)), contract)
         self.tokens = _tokens(manifest, contract, own)

@@ -291,7 +291,7 @@ class _WebSocketSession:
         transcoder, parameters = self._transcoder, self._parameters
         if self._binary:
             if not transcoder.gives_protobuf:
-                raise Internal("the answer of this route is no message: use text frames")
+                raise Internal("the response of this route is no message: send text frames to get JSON")
             await self._call.put(transcoder.response(message, Form.PROTOBUF))
             return
         await self._call.put(

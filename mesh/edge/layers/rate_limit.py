@@ -36,6 +36,9 @@ class Buckets:
         rate: Tokens a second.
         burst: Tokens in a full bucket.
         max_buckets: Buckets that are kept.
+
+    Attributes:
+        window: Seconds in which an empty bucket fills.
     """
 
     __slots__ = ("_full_at", "_interval", "_max_buckets", "burst", "window")
@@ -104,7 +107,7 @@ def user_rate_limit(rate: float, burst: int, clock: Callable[[], float] = time.m
 def _limit(kind: str, buckets: Buckets, key: Callable[[HttpCall], str | None], clock: Callable[[], float]) -> Layer:
     # draft-ietf-httpapi-ratelimit-headers-10: structured fields, one member for each policy
     policy = (b"ratelimit-policy", b'"%s";q=%d;w=%d' % (kind.encode(), buckets.burst, max(1, ceil(buckets.window))))
-    text = f"this {kind} asks too often; try again later"
+    text = f"this {kind} sends too many requests; try again later"
 
     async def layer(call: Call, next: Handler) -> None:
         request = cast("HttpCall", call)

@@ -24,7 +24,6 @@ __all__ = ["BEARER", "Operations"]
 BEARER = "bearer"
 """Name of the security scheme."""
 
-
 _HTTP_BODY = "google.api.HttpBody"
 _ANY_CONTENT: dict[str, Any] = {"content": {"*/*": {"schema": {}}}}
 _ANY_BYTES: dict[str, Any] = {"description": "Bytes of any media type.", **_ANY_CONTENT}
