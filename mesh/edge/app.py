@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterator, MutableMapping
+from collections.abc import Awaitable, Iterator
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, Any
 
+from mesh.asgi import Receive, Scope, Send
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.contract.path_template import Template
 from mesh.edge import refusals
-from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, Receive, Send, UpstreamCall
+from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, UpstreamCall
 from mesh.edge.field_behavior import Behaviors
 from mesh.edge.grpc.passthrough import GrpcCall, Passthrough
 from mesh.edge.http import request_body, response
@@ -112,7 +113,7 @@ class EdgeApp:
         )
         self.grpc = Passthrough(contract, handler=self._chain, outbound=handler, max_message=max_body, timeout=timeout)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3)."""
         if scope["type"] == "http" and self.grpc.takes(scope):
             await self.grpc(scope, receive, send)

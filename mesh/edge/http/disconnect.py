@@ -18,6 +18,9 @@ class DisconnectWatcher:
 
     It reads ASGI events, so it starts only when the request body has been read: it discards the rest of the request.
     For HTTP/2, h2corn also cancels the task itself.
+
+    ``mesh.rpc.server.caller_disconnect`` is for gRPC under other servers than h2corn. It polls all open calls and keeps
+    the events that it reads for the application.
     """
 
     __slots__ = ("_answering", "_call", "_task")
