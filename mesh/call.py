@@ -20,9 +20,10 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from mesh.errors import DeadlineExceeded, StatusError, Unimplemented
+from mesh.headers import is_reserved
 
 __all__ = [
-    "Call", "Handler", "Identity", "Layer", "Metadata", "chain", "current", "encode_pair", "field_bytes", "is_reserved",
+    "Call", "Handler", "Identity", "Layer", "Metadata", "chain", "current", "encode_pair", "field_bytes",
 ]  # fmt: skip
 
 Handler: TypeAlias = Callable[["Call"], Awaitable[None]]
@@ -41,19 +42,6 @@ def chain(*parts: Any) -> Handler:
     return handler  # type: ignore[no-any-return]
 
 
-RESERVED = frozenset({
-    b"te", b"content-type", b"content-length", b"host", b"connection", b"keep-alive", b"proxy-connection",
-    b"transfer-encoding", b"upgrade", b"trailer", b"expect", b"accept-encoding", b"content-encoding",
-})  # fmt: skip
-"""Fields that belong to one connection or one body (RFC 9110, 7.6.1; RFC 9113, 8.2.2): each hop writes its own."""
-
-UNTRAILED = frozenset({
-    b"authorization", b"cache-control", b"content-language", b"content-location", b"content-range", b"etag",
-    b"expires", b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since",
-    b"last-modified", b"pragma", b"proxy-authenticate", b"proxy-authorization", b"www-authenticate",
-})  # fmt: skip
-"""Fields that mean nothing after a message, so that no server writes them as trailers (RFC 9110, 6.5.1)."""
-
 FIELD_OVERHEAD_BYTES = 32
 """Size of a field besides its name and value (RFC 9113, 6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE)."""
 MAX_METADATA_SIZE = 8192
@@ -66,7 +54,7 @@ class Metadata(Mapping[str, "str | bytes"]):
     ``metadata["key"]`` is the last value of the key. ``getall`` returns all its values in order. A key that ends in
     ``-bin`` has ``bytes`` values, every other key has ``str`` values (gRPC's PROTOCOL-HTTP2.md, Custom-Metadata).
 
-    Keys of the transport (``:path``, ``grpc-*`` and those of ``RESERVED``) are in the header list and are no metadata.
+    Keys of the transport (``mesh.headers.is_reserved``) are in the header list and are no metadata.
     The mapping does not contain them. ``wire`` reads them.
     """
 
@@ -126,11 +114,6 @@ class Metadata(Mapping[str, "str | bytes"]):
 
     def __repr__(self) -> str:
         return f"Metadata({[(key, self.getall(key)) for key in self]!r})"
-
-
-def is_reserved(name: bytes) -> bool:
-    """Whether a field belongs to the transport and is no metadata."""
-    return name in RESERVED or name.startswith((b":", b"grpc-"))
 
 
 def field_bytes(pairs: Iterable[tuple[bytes, bytes]]) -> int:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from mesh.call import (
     FIELD_OVERHEAD_BYTES,
     MAX_METADATA_SIZE,
-    UNTRAILED,
     Call,
     Identity,
     Metadata,
     encode_pair,
     field_bytes,
-    is_reserved,
 )
 from mesh.errors import FailedPrecondition
+from mesh.headers import SERVER, UNTRAILED, is_reserved
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -174,9 +173,6 @@ class Context:
         _add(self.call.trailers, key, value, UNTRAILED)
 
 
-_SERVERS = frozenset({b"date", b"server"})
-"""Response headers that the HTTP server writes."""
-
 _STATUS_ROOM = 1024
 """Bytes of trailers that are kept for the status."""
 _MOST = MAX_METADATA_SIZE - _STATUS_ROOM
@@ -185,7 +181,7 @@ _MOST = MAX_METADATA_SIZE - _STATUS_ROOM
 def _add(pairs: list[tuple[bytes, bytes]], key: str, value: str | bytes, unfit: frozenset[bytes]) -> None:
     pair = encode_pair(key, value)
     name = pair[0]
-    if is_reserved(name) or name in _SERVERS:
+    if is_reserved(name) or name in SERVER:
         raise ValueError(f"metadata key {key!r} belongs to the transport; choose another name")
     if name in unfit:
         raise ValueError(f"metadata key {key!r} is no trailer in HTTP (RFC 9110, 6.5.1); set it with set_header")

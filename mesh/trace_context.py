@@ -20,15 +20,13 @@ if TYPE_CHECKING:
     from opentelemetry.trace.span import TraceState
 
 __all__ = [
-    "BAGGAGE", "RANDOM", "REQUEST_HEADERS", "SAMPLED", "TRACEPARENT", "TRACERESPONSE", "TRACESTATE", "ParentSpan",
+    "BAGGAGE", "RANDOM", "REQUEST_HEADERS", "SAMPLED", "TRACEPARENT", "TRACESTATE", "ParentSpan",
     "format_traceparent", "parse_span_context", "parse_traceparent", "span_context",
 ]  # fmt: skip
 
 TRACEPARENT = b"traceparent"
 TRACESTATE = b"tracestate"
 BAGGAGE = b"baggage"
-TRACERESPONSE = b"traceresponse"
-"""Response header: the server span, written as a ``traceparent`` (a draft of Level 2)."""
 REQUEST_HEADERS = frozenset({"baggage", "traceparent", "tracestate"})
 
 SAMPLED = 0x01

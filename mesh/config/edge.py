@@ -8,21 +8,15 @@ from ipaddress import ip_network
 
 import msgspec
 
-from mesh import trace_context
-from mesh.call import RESERVED
 from mesh.config.values import Duration, Rate
 from mesh.faults import Fault
+from mesh.headers import NOT_FORWARDED, PROPAGATED
 
 __all__ = ["CorsConfig", "RateLimitConfig", "cors_faults", "metadata_faults", "proxy_faults"]
 
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?:\[[0-9a-f:.]+\]|[a-z0-9_.\-]+)(?::(?P<port>\d{1,5}))?\Z")
 _TOKEN = re.compile(r"[0-9a-z!#$%&'*+\-.^_`|~]+\Z")
 _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
-
-_NEVER = frozenset(name.decode() for name in RESERVED) | {"proxy-authenticate", "proxy-authorization", "user-agent"}
-"""Headers of one connection or one body, and of each client itself: they mean nothing behind the edge."""
-_OURS = frozenset({"authorization", *trace_context.REQUEST_HEADERS})
-"""Headers that the mesh forwards by itself, under its own rules."""
 
 
 class CorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,9 +71,9 @@ def metadata_faults(names: Iterable[str], place: str) -> Iterator[Fault]:
     for name in names:
         if not re.fullmatch(r"[0-9a-z_.\-]+", name):
             yield Fault(place, f"expected the name of a header in lower case, got {name!r}")
-        elif name in _NEVER:
+        elif name.encode() in NOT_FORWARDED:
             yield Fault(place, f"{name!r} belongs to the connection and never goes on")
-        elif name in _OURS:
+        elif name.encode() in PROPAGATED:
             yield Fault(place, f"{name!r} is forwarded by the mesh itself; leave it out")
         elif name.startswith(("grpc-", "mesh-")):
             yield Fault(place, f"{name!r} is the mesh's own: what a client sends under it must not go on")

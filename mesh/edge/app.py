@@ -93,7 +93,7 @@ class EdgeApp:
                 for method in contract.methods.values()
                 if method.access is not Access.INTERNAL
                 for route in method.routes
-                for entry in _entries(method, route, codecs)
+                for entry in _entries(method, route, codecs, cors=door.cors is not None)
             ],
             full_first=lambda target: isinstance(target, Gateway) and target.full_first,
         )
@@ -111,7 +111,7 @@ class EdgeApp:
                 self._dispatch,
             )
         )
-        self.grpc = Passthrough(contract, handler=self._chain, onward=handler, max_message=max_body, timeout=timeout)
+        self.grpc = Passthrough(contract, handler=self._chain, outbound=handler, max_message=max_body, timeout=timeout)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3).
@@ -280,12 +280,14 @@ class EdgeApp:
         return upstream
 
 
-def _entries(method: Method, route: Route, codecs: Codecs) -> Iterator[tuple[str, Template, Transcoder | Gateway]]:
+def _entries(
+    method: Method, route: Route, codecs: Codecs, *, cors: bool
+) -> Iterator[tuple[str, Template, Transcoder | Gateway]]:
     """Yield what the router knows of a route: HTTP method, path template, and what answers."""
     if method.gateway is None:
         yield route.verb, route.template, Transcoder(method, route, codecs)
         return
-    gateway = Gateway(method, route)
+    gateway = Gateway(method, route, cors=cors)
     for template in gateway.templates:
         yield route.verb, template, gateway
 

@@ -20,7 +20,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from mesh.contract.model import Method, Route
 from mesh.errors import InvalidArgument
 from mesh.message_methods import which_oneof
-from mesh.protojson.codec import json_names, text_setter
+from mesh.protojson.names import json_names
+from mesh.protojson.url_text import text_setter
 
 __all__ = ["SYSTEM", "WHOLE", "Parameter", "Parameters", "invalid"]
 

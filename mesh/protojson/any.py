@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from mesh.message_methods import parser, serialize_partial
 from mesh.protojson.scalars import BadValue, decoder, describe, encoder
-from mesh.protojson.wellknown import CannotPrint
+from mesh.protojson.wellknown import JsonEncodeError
 
 if TYPE_CHECKING:
     from mesh.protojson.codec import Codec, Codecs
@@ -93,16 +93,16 @@ class _Any:
             return {}
         codec = self.find(url)
         if codec is None:
-            raise CannotPrint(f"an Any holds a type that is not known here: {url!r}")
+            raise JsonEncodeError(f"an Any holds a type that is not known here: {url!r}")
         try:
             inner = parser(codec.message)(message.value)
         except DecodeError:
-            raise CannotPrint(f"an Any does not hold the {url!r} that it says") from None
+            raise JsonEncodeError(f"an Any does not hold the {url!r} that it says") from None
         value = codec.dump(inner)
         if codec.wrapped:
             return {"@type": url, "value": value}
         if "@type" in value:
-            raise CannotPrint(
+            raise JsonEncodeError(
                 f'an Any holds a {codec.message.DESCRIPTOR.full_name}, of which a field is called "@type"'
             )
         return {"@type": url, **value}

@@ -22,17 +22,13 @@ from google.protobuf.message import Message
 from mesh.message_methods import extensions, set_in_parent, which_oneof
 from mesh.protojson.any import any_of, wrapper
 from mesh.protojson.fastpath import fast_fill, suits, texts_first
-from mesh.protojson.names import extension_named, json_name_of, json_names
+from mesh.protojson.names import extension_named, json_names
 from mesh.protojson.printer import field_dump, is_map, message_dump, type_name
 from mesh.protojson.scalars import BadValue, JsonError, UnknownEnumName, decoder, describe, exact, key_decoder
-from mesh.protojson.syntax import JsonSyntaxError, loads
-from mesh.protojson.url_text import text_setter
-from mesh.protojson.wellknown import WELL_KNOWN, WRAPPERS, CannotPrint
+from mesh.protojson.syntax import loads
+from mesh.protojson.wellknown import WELL_KNOWN, WRAPPERS
 
-__all__ = [
-    "NO_SUCH_FIELD", "WRAPPERS", "BadValue", "CannotPrint", "Codec", "Codecs", "JsonError", "JsonSyntaxError",
-    "json_name_of", "json_names", "loads", "text_setter",
-]  # fmt: skip
+__all__ = ["NO_SUCH_FIELD", "Codec", "Codecs"]
 
 Fill = Callable[[Any, Any], None]
 Dump = Callable[[Any], Any]
@@ -103,7 +99,7 @@ class Codec:
     Attributes:
         message: The message class.
         fill: Set a fresh message from a JSON value; raises ``BadValue``. For code that nests codecs.
-        dump: Return the JSON value (dicts, lists, …) of a message; raises ``CannotPrint``.
+        dump: Return the JSON value (dicts, lists, …) of a message; raises ``JsonEncodeError``.
         wrapped: In an ``Any`` its JSON stands under ``value``, because it is no object of the message's fields.
     """
 
@@ -142,7 +138,7 @@ class Codec:
         """Return the message as JSON text.
 
         Raises:
-            CannotPrint: It holds a value that has no JSON form.
+            JsonEncodeError: It holds a value that has no JSON form.
         """
         return orjson.dumps(self.dump(message))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from mesh.protojson.scalars import BadValue, describe
 
-__all__ = ["WELL_KNOWN", "WRAPPERS", "CannotPrint", "fill_mask_text"]
+__all__ = ["WELL_KNOWN", "WRAPPERS", "JsonEncodeError", "fill_mask_text"]
 
 _TIMESTAMP = re.compile(
     r"(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)T(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
@@ -40,7 +40,7 @@ WRAPPERS = frozenset(
 """Messages whose JSON is that of their one field ``value``."""
 
 
-class CannotPrint(ValueError):
+class JsonEncodeError(ValueError):
     """A message that has no JSON form: a value out of its type's range, an ``Any`` of an unknown type."""
 
 
@@ -85,7 +85,7 @@ def _fill_timestamp(message: Any, value: Any) -> None:
 def _dump_timestamp(message: Any) -> str:
     seconds, nanos = message.seconds, message.nanos
     if not (_FIRST <= seconds <= _LAST and 0 <= nanos < _NANO):
-        raise CannotPrint("a Timestamp is outside the years 0001 to 9999, or its nanos outside 0 to 999999999")
+        raise JsonEncodeError("a Timestamp is outside the years 0001 to 9999, or its nanos outside 0 to 999999999")
     return f"{(_EPOCH + timedelta(seconds=seconds)).isoformat()}{_fraction(nanos)}Z"
 
 
@@ -105,7 +105,7 @@ def _fill_duration(message: Any, value: Any) -> None:
 def _dump_duration(message: Any) -> str:
     seconds, nanos = message.seconds, message.nanos
     if not (-_LONGEST <= seconds <= _LONGEST and -_NANO < nanos < _NANO) or seconds * nanos < 0:
-        raise CannotPrint("a Duration is out of range, or its seconds and nanos differ in sign")
+        raise JsonEncodeError("a Duration is out of range, or its seconds and nanos differ in sign")
     sign = "-" if seconds < 0 or nanos < 0 else ""
     return f"{sign}{abs(seconds)}{_fraction(abs(nanos))}s"
 
@@ -119,7 +119,7 @@ def _snake(path: str) -> str:
 def _camel(path: str) -> str:
     camel = re.sub("_([a-z])", lambda match: match[1].upper(), path)
     if "_" in camel or path != path.lower():
-        raise CannotPrint("a FieldMask holds a path that has no lowerCamelCase form")
+        raise JsonEncodeError("a FieldMask holds a path that has no lowerCamelCase form")
     return camel
 
 
@@ -187,7 +187,7 @@ def _dump_value(message: Any) -> Any:
     if kind == "number_value":
         number = message.number_value
         if number - number != 0.0:
-            raise CannotPrint("a Value holds NaN or Infinity, which JSON numbers cannot")
+            raise JsonEncodeError("a Value holds NaN or Infinity, which JSON numbers cannot")
         return number
     if kind == "struct_value":
         return _dump_struct(message.struct_value)

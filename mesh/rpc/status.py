@@ -18,14 +18,14 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from mesh.call import MAX_METADATA_SIZE, RESERVED
+from mesh.call import MAX_METADATA_SIZE
 from mesh.errors import Code, DeadlineExceeded, StatusError
+from mesh.headers import TRANSPORT
 
 __all__ = [
     "DEADLINE_TOLERANCE_SECONDS",
     "DETAILS",
     "OK",
-    "OWNED",
     "code_of_http",
     "code_of_reset",
     "deadline_exceeded",
@@ -47,12 +47,6 @@ DETAILS = b"grpc-status-details-bin"
 OK: Pairs = [(CODE, b"0")]
 """Trailers of a call that succeeded; not to be changed."""
 
-OWNED = RESERVED | {
-    b"user-agent", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-message-type", CODE, MESSAGE,
-    DETAILS,
-}  # fmt: skip
-"""Fields that belong to one connection or to gRPC itself: each hop writes its own and forwards none."""
-
 _PSEUDO = ord(":")
 _CODE_DIGITS = 9
 """Longest status code that is read; Python refuses to parse thousands of digits."""
@@ -69,7 +63,7 @@ _LEAST_STATUS_BYTES = 512
 
 def metadata_of(pairs: Iterable[tuple[bytes, bytes]]) -> Pairs:
     """Return the pairs that are the application's."""
-    return [pair for pair in pairs if pair[0] not in OWNED and pair[0][0] != _PSEUDO]
+    return [pair for pair in pairs if pair[0] not in TRANSPORT and pair[0][0] != _PSEUDO]
 
 
 # -- grpc-message --
@@ -107,7 +101,7 @@ def read_status(trailers: Sequence[tuple[bytes, bytes]]) -> tuple[StatusError | 
             message = value
         elif name == DETAILS:
             details = value
-        elif name not in OWNED and name[0] != _PSEUDO:
+        elif name not in TRANSPORT and name[0] != _PSEUDO:
             metadata.append(pair)
     if code == b"0":
         return None, metadata

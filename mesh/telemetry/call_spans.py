@@ -20,12 +20,13 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 
 from mesh.call import Call, Handler, Layer, Metadata
 from mesh.errors import Code, RemoteError, StatusError, http_status
+from mesh.headers import TRACE_ID, TRACERESPONSE
 from mesh.telemetry.exceptions import SERVER_FAULTS, bug_behind, summary_of
 from mesh.telemetry.metrics import MOST_SERIES, Durations, Instrument
 from mesh.telemetry.propagation import Propagation, parent_of
 from mesh.telemetry.recorder import Recorder
 from mesh.telemetry.span import Constant, Span
-from mesh.trace_context import TRACERESPONSE, format_traceparent
+from mesh.trace_context import format_traceparent
 
 __all__ = ["HttpCall", "http", "inbound", "outbound", "untraced_inbound", "untraced_outbound"]
 
@@ -175,7 +176,7 @@ def http(recorder: Recorder, propagation: Propagation, instrument: Instrument) -
         scheme = request.scheme if request.scheme in _PORTS else _OTHER  # an HTTP/2 client may write what it likes
         known = requests[verb, scheme]
         span = recorder.start(known.name, SpanKind.SERVER, known.attributes, parent, context)
-        request.headers.append((b"x-trace-id", b"%032x" % span.trace_id))
+        request.headers.append((TRACE_ID, b"%032x" % span.trace_id))
         request.headers.append((TRACERESPONSE, format_traceparent(span.trace_id, span.span_id, span.flags)))
         flying = known.flying
         token = otel_context.attach(set_span_in_context(span, context))

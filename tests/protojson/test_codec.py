@@ -8,7 +8,10 @@ import math
 import pytest
 
 from mesh.contract.model import Contract
-from mesh.protojson.codec import CannotPrint, Codecs, JsonError, JsonSyntaxError, loads
+from mesh.protojson.codec import Codecs
+from mesh.protojson.scalars import JsonError
+from mesh.protojson.syntax import JsonSyntaxError, loads
+from mesh.protojson.wellknown import JsonEncodeError
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +318,7 @@ def test_defaults_are_printed_on_request(contract):
 def test_what_has_no_json_form_is_not_printed(codec, everything, change):
     message = everything()
     change(message)
-    with pytest.raises(CannotPrint):
+    with pytest.raises(JsonEncodeError):
         codec.print(message)
 
 

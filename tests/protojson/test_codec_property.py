@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mesh.contract.model import Contract
-from mesh.protojson.codec import Codecs, JsonError, JsonSyntaxError
+from mesh.protojson.codec import Codecs
+from mesh.protojson.scalars import JsonError
+from mesh.protojson.syntax import JsonSyntaxError
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,8 @@ from mesh.events.consume.dead_letters import read_letter
 from mesh.events.publish.publisher import key_of
 from mesh.faults import Fault, Faults
 from mesh.message_methods import parser, serialize
-from mesh.protojson.codec import CannotPrint, Codecs
+from mesh.protojson.codec import Codecs
+from mesh.protojson.wellknown import JsonEncodeError
 from mesh.text import json_for
 
 if TYPE_CHECKING:
@@ -392,7 +393,7 @@ def _json(contract: Contract, event: StreamMessage, indent: int | None = None) -
         return f"({len(event.data)} bytes that are no {declared.name})"
     try:
         return json_for(sys.stdout, _CODECS.of(declared.message).dump(message), indent=indent)
-    except CannotPrint as error:
+    except JsonEncodeError as error:
         return f"({len(event.data)} bytes: {error})"
 
 

@@ -1,25 +1,24 @@
-"""gRPC through the edge's port: the call that came in goes on to its sidecar, its messages untouched.
+"""gRPC and gRPC-Web at the edge: forwards calls to the sidecars without decoding their messages.
 
-The request passes the same chain as every other (trace, concurrency limit, authentication, limits); behind it, this
-asks whether the caller may, and calls. It speaks no wire of its own: ``mesh.rpc`` does, on both sides. What a client
-may not say to the inside (who calls, which trace, where the request came from) is taken out of its metadata here.
+A call passes the chain of every request (trace, concurrency limit, authentication, limits). Behind the chain it is
+authorized and forwarded. ``mesh.rpc`` reads and writes the wire on both sides. Metadata in which a client would name
+the caller, the trace or the origin of the request is removed here.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Coroutine, Mapping, MutableMapping
-from time import monotonic  # what the loops' own clocks are
+from time import monotonic  # the clock of the event loops
 from typing import Any
 
 from mesh.auth import authorize
-from mesh.auth.service_tokens import HEADER
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.edge import refusals
 from mesh.edge.call import HttpCall
 from mesh.edge.grpc import exposed
-from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unimplemented
+from mesh.errors import Internal, InvalidArgument, StatusError, Unimplemented
+from mesh.headers import CLIENT_CLAIMS, REQUEST_PREFIXES, without_owned
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
 from mesh.rpc import framing
@@ -30,45 +29,24 @@ from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall, Receive, Sen
 from mesh.rpc.server.reflection_service import Reflection
 from mesh.telemetry import propagation
 
-__all__ = ["GrpcCall", "Passthrough", "outward", "tracing"]
+__all__ = ["GrpcCall", "Passthrough", "tracing"]
 
-MEDIA = b"application/grpc"
-
-_NATIVE = frozenset({b"application/grpc", b"application/grpc+proto"})
 _HTTP_2 = "2"
 
-_OURS = frozenset({
-    HEADER, b"authorization",
-    b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto",
-    b"x-real-ip",
-})  # fmt: skip
-"""Metadata of a client that says who it is and where it comes from: the edge finds that out by itself. ``identify``
-hands ``authorization`` on when it is valid."""
-_RESERVED = (b":", b"grpc-", b"proxy-")
-_JUDGED = frozenset({b"grpc-timeout", b"grpc-encoding"})
-"""What makes an ``InboundCall`` impossible if it is malformed."""
-
-_TRANSPORT = frozenset(
-    {Code.CANCELLED, Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.INTERNAL, Code.UNAVAILABLE}
-)
-"""Codes that our own channel ends a call with; its messages name the address."""
-_ADDRESS = re.compile(r"[\w.\-]+:\d{3,5}\b|\[[0-9a-fA-F:]+\]")
-_SAID = {
-    Code.DEADLINE_EXCEEDED: "the service did not answer in time",
-    Code.INTERNAL: "internal error",
-    Code.UNAVAILABLE: "the service cannot be reached now; try again later",
-}
+_PARSED_HEADERS = frozenset({b"grpc-timeout", b"grpc-encoding"})
+"""Headers that ``InboundCall`` parses when it is made. A refused call is made without them, because they may be
+malformed."""
 
 
 class GrpcCall(HttpCall):
-    """A gRPC or gRPC-Web request, as the layers of the edge see it: an HTTP request that is a call already.
+    """A gRPC or gRPC-Web request as the layers of the edge see it: an HTTP request with its gRPC call.
 
     Attributes:
-        inbound: The call, as the gRPC server has it.
-        refused: Why it cannot be made, if that was known before it began.
+        inbound: The call as the gRPC server received it.
+        refusal: Status that refuses the call before it starts, or None.
     """
 
-    __slots__ = ("inbound", "refused")
+    __slots__ = ("inbound", "refusal")
 
     def __init__(
         self,
@@ -76,11 +54,11 @@ class GrpcCall(HttpCall):
         receive: Receive,
         send: Send,
         inbound: InboundCall,
-        refused: StatusError | None,
+        refusal: StatusError | None,
     ) -> None:
         super().__init__(scope, receive, send)
         self.inbound = inbound
-        self.refused = refused
+        self.refusal = refusal
         self.method = inbound.method
         self.deadline = inbound.deadline
         self.headers = inbound.headers
@@ -88,107 +66,107 @@ class GrpcCall(HttpCall):
 
 
 class Passthrough:
-    """Answers the gRPC and gRPC-Web requests of the edge.
+    """ASGI application for the gRPC and gRPC-Web requests of the edge.
 
     Args:
-        contract: What is reachable.
+        contract: The contract whose services are exposed.
         handler: The chain that every request passes; it ends in ``answer``.
-        onward: The outbound chain that reaches the sidecars.
+        outbound: The outbound chain to the sidecars.
         max_message: Largest request message, bytes.
-        timeout: Seconds that a call without streams may take when neither its method nor its caller says; None: as long
-            as it likes.
+        timeout: Seconds that a unary call may take when neither its method nor its caller sets a limit; None: no limit.
 
     Attributes:
         app: The gRPC server.
-        health: What the edge reports of itself and of the services that it exposes.
+        health: Health service of the edge and of the services that it exposes.
     """
 
     def __init__(
-        self, contract: Contract, *, handler: Handler, onward: Handler, max_message: int, timeout: float | None
+        self, contract: Contract, *, handler: Handler, outbound: Handler, max_message: int, timeout: float | None
     ) -> None:
         services = exposed.services(contract)
         self.health = Health(services)
         reflection = Reflection(exposed.files(contract), services)
-        # As in the sidecar: a probe comes without a token, and is answered when the concurrency limit is reached.
+        # As in the sidecar: probes come without a token and pass when the concurrency limit is reached.
         builtin = {
-            path: (method, chain(recover, deadline, answer))
-            for path, (method, answer) in {**self.health.handlers(), **reflection.handlers()}.items()
+            path: (method, chain(recover, deadline, builtin_handler))
+            for path, (method, builtin_handler) in {**self.health.handlers(), **reflection.handlers()}.items()
         }
-        self.app = _App(contract, builtin, handler, max_message)
-        self._paths: dict[str, tuple[Route, ...]] = dict.fromkeys(builtin, ())
+        self.app = _EdgeGrpcApp(contract, builtin, handler, max_message)
+        self._routes: dict[str, tuple[Route, ...]] = dict.fromkeys(builtin, ())
         for path, method in contract.methods.items():
             if method.access is not Access.INTERNAL:
-                self._paths[path] = method.routes
+                self._routes[path] = method.routes
         self._timeout = timeout
-        self._onward = onward
-        self._answer = chain(authorize(contract, {}), self._bound, deadline, self._pass)
-        self._dropped = _OURS | propagation.header_names()
+        self._outbound = outbound
+        self._authorize_and_forward = chain(authorize(contract, {}), self._default_deadline, deadline, self._forward)
+        self._dropped = CLIENT_CLAIMS | propagation.header_names()
 
     def takes(self, scope: MutableMapping[str, Any]) -> bool:
         """Whether a request is a gRPC or gRPC-Web call."""
         for name, value in scope["headers"]:
             if name == b"content-type":
-                media = value
+                content_type = value
                 break
         else:
             return False
-        if media[: len(MEDIA)].lower() != MEDIA or scope["method"] != "POST":
+        if not _names_grpc(content_type) or scope["method"] != "POST":
             return False
-        kind = grpc_web.essence(media)
-        return kind in grpc_web.MEDIA or (kind in _NATIVE and scope["http_version"] == _HTTP_2)
+        if scope["http_version"] == _HTTP_2 and framing.is_grpc(content_type):
+            return True
+        return grpc_web.is_grpc_web(content_type)
 
     def check(self, call: HttpCall) -> None:
-        """Refuse what would be gRPC and is not right: for the end of the chain of an HTTP request.
+        """Refuse an HTTP request whose content type names gRPC, but which is not a gRPC call.
 
         Raises:
-            StatusError: 405 or 415.
+            StatusError: 415 for another message format than protobuf and for native gRPC over HTTP/1.1; 405 for another
+                HTTP method than POST.
         """
-        media = call.metadata.wire(b"content-type")
-        if media is None or media[: len(MEDIA)].lower() != MEDIA or call.verb == "OPTIONS":
+        content_type = call.metadata.wire(b"content-type")
+        if content_type is None or not _names_grpc(content_type) or call.verb == "OPTIONS":
             return
-        kind = grpc_web.essence(media)
-        if kind not in _NATIVE and kind not in grpc_web.MEDIA:
-            raise _unsupported(call, "gRPC is spoken with protobuf messages only: application/grpc+proto")
+        if not framing.is_grpc(content_type) and not grpc_web.is_grpc_web(content_type):
+            raise _unsupported(call, "gRPC is served with protobuf messages only: send application/grpc+proto")
         if call.verb != "POST":
             raise refusals.wrong_verb(call, ["POST"])
-        raise _unsupported(call, "gRPC needs HTTP/2; by HTTP/1.1 send application/grpc-web+proto")
+        raise _unsupported(call, "gRPC needs HTTP/2; over HTTP/1.1 send application/grpc-web+proto")
 
     def allowed(self, call: HttpCall) -> frozenset[str]:
-        """Return the HTTP methods of a path that no route has: POST for that of a gRPC method, else nothing.
+        """Return the HTTP methods that gRPC allows at a path: POST at that of a method, else none.
 
         Raises:
-            StatusError: The path is that of a gRPC method. A POST, whose media type is not gRPC's, is 415; what is
-                neither POST nor OPTIONS is 405.
+            StatusError: The path is that of a gRPC method. 415 for a POST, because its media type is not gRPC's; 405
+                for other HTTP methods than POST and OPTIONS.
         """
-        routes = self._paths.get(call.path)
+        routes = self._routes.get(call.path)
         if routes is None:
             return frozenset()
         if call.verb == "POST":
-            media = (call.metadata.wire(b"content-type") or b"no content-type").decode("latin-1")[:100]
+            found = (call.metadata.wire(b"content-type") or b"no content-type").decode("latin-1")[:100]
             over_http = f"; over HTTP it is {routes[0]}" if routes else ""
-            raise _unsupported(call, f"{call.path} takes gRPC and gRPC-Web, not {media}{over_http}")
+            raise _unsupported(call, f"{call.path} takes gRPC and gRPC-Web, not {found}{over_http}")
         if call.verb != "OPTIONS":
             raise refusals.wrong_verb(call, ["POST"])
         return frozenset({"POST"})
 
     def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> Awaitable[None]:
-        """Answer a request that ``takes`` takes."""
-        if CONTENT_TYPE in scope["headers"]:  # as nearly every client of gRPC says it
+        """Serve a request for which ``takes`` is true."""
+        if CONTENT_TYPE in scope["headers"]:  # fast path: the spelling of nearly every gRPC client
             return self.app(scope, receive, send)
         return grpc_web.serve(self.app, scope, receive, send)
 
     def answer(self, call: GrpcCall) -> Awaitable[None]:
-        """Answer a call that has passed the chain of the edge.
+        """Authorize and forward a call that has passed the chain of the edge.
 
         Raises:
-            StatusError: The sidecar's status, or why the call was not made.
+            StatusError: The refusal of the call, or the status of the sidecar.
         """
-        if call.refused is not None:
-            raise call.refused
-        return self._answer(call)
+        if call.refusal is not None:
+            raise call.refusal
+        return self._authorize_and_forward(call)
 
-    def _bound(self, call: Call, next: Handler) -> Awaitable[None]:
-        """Give a call its deadline that nobody else has given one: a stream may go on, one answer may not take long."""
+    def _default_deadline(self, call: Call, next: Handler) -> Awaitable[None]:
+        """Set the deadline of a unary call whose caller set none; a stream may stay open."""
         method = call.method
         if call.deadline is None and not (method.client_streaming or method.server_streaming):
             limit = method.time_limit(self._timeout)
@@ -196,27 +174,24 @@ class Passthrough:
                 call.deadline = monotonic() + limit
         return next(call)
 
-    async def _pass(self, call: Call) -> None:
-        assert isinstance(call, GrpcCall)  # noqa: S101 - ``answer`` takes no others
+    async def _forward(self, call: Call) -> None:
+        assert isinstance(call, GrpcCall)  # noqa: S101 - ``answer`` takes no other
         dropped = self._dropped
         pairs = call.inbound.metadata.pairs
-        metadata = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(_RESERVED)]
+        metadata = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(REQUEST_PREFIXES)]
+        forwarded = _ForwardedCall(call, Metadata.from_wire(metadata))
         token = current.set(call)
         try:
-            await self._onward(_ForwardedCall(call, Metadata.from_wire(metadata)))
-        except StatusError as error:
-            said = outward(error)
-            if said is error:
-                raise
-            raise said from error
+            await self._outbound(forwarded)
         finally:
             current.reset(token)
+            forwarded.end()
 
 
-class _App(GrpcApp):
-    """The gRPC server of the edge: what it cannot admit passes the chain too, so that refusals are traced."""
+class _EdgeGrpcApp(GrpcApp):
+    """gRPC server of the edge. Calls that it refuses pass the chain too, so that refusals are traced."""
 
-    malformed = InvalidArgument  # here it is the client's fault, and none of ours
+    malformed = InvalidArgument  # at the edge a malformed request is the client's fault
 
     __slots__ = ("_chain",)
 
@@ -230,23 +205,23 @@ class _App(GrpcApp):
     def admit(
         self, scope: MutableMapping[str, Any], metadata: Metadata, receive: Receive, send: Send
     ) -> tuple[InboundCall, Handler]:
-        """Return the call and what answers it; that may be a refusal."""
-        path = scope["raw_path"].decode("latin-1")  # gRPC knows no escapes
+        """Return the call of a request, and its handler; that of a refused call raises the refusal."""
+        path = scope["raw_path"].decode("latin-1")  # gRPC paths have no percent escapes
         method, handler = self._methods.get(path, (UNKNOWN_METHOD, self._chain))
-        refused: StatusError | None = None
+        refusal: StatusError | None = None
         if method is UNKNOWN_METHOD:
-            refused = Unimplemented(f"{path[:200]} is not served here")
+            refusal = Unimplemented(f"{path[:200]} is not served here")
         try:
             inbound = InboundCall(method, metadata, receive, send, self._max_message)
         except StatusError as error:
-            refused = InvalidArgument(error.message) if isinstance(error, Internal) else error
-            pairs = [pair for pair in metadata.pairs if pair[0] not in _JUDGED]
+            refusal = InvalidArgument(error.message) if isinstance(error, Internal) else error
+            pairs = [pair for pair in metadata.pairs if pair[0] not in _PARSED_HEADERS]
             inbound = InboundCall(method, Metadata.from_wire(pairs), receive, send, self._max_message)
-        if isinstance(refused, Unimplemented):
+        if isinstance(refusal, Unimplemented):
             inbound.trailers.append((b"grpc-accept-encoding", framing.ACCEPTED))
-        if refused is None and handler is not self._chain:
+        if refusal is None and handler is not self._chain:
             return inbound, handler
-        call = GrpcCall(grpc_web.original_scope(scope), receive, send, inbound, refused)
+        call = GrpcCall(grpc_web.original_scope(scope), receive, send, inbound, refusal)
 
         def enter(_: Call) -> Awaitable[None]:
             return self._chain(call)
@@ -255,20 +230,22 @@ class _App(GrpcApp):
 
 
 class _ForwardedCall(Call):
-    """The call as it goes on: everything of the call that came in, but the metadata."""
+    """The outbound call: the inbound call with other metadata.
 
-    __slots__ = ("_inbound",)
+    The client gets the sidecar's response metadata without the headers that only the mesh may write.
+    """
+
+    __slots__ = ("_call", "_inbound")
 
     def __init__(self, call: GrpcCall, metadata: Metadata) -> None:
         super().__init__(call.method, metadata, call.deadline)
+        self._call = call
         self._inbound = call.inbound
-        self.headers = call.headers
-        self.trailers = call.trailers
 
     async def receive(self) -> bytes | None:
         try:
             return await self._inbound.receive()
-        except Internal as error:  # malformed: not our fault but the client's
+        except Internal as error:  # malformed, which is the client's fault at the edge
             raise InvalidArgument(error.message) from None
 
     async def receive_one(self) -> bytes:
@@ -278,30 +255,44 @@ class _ForwardedCall(Call):
             raise InvalidArgument(error.message) from None
 
     def send(self, message: bytes) -> Coroutine[Any, Any, None]:
-        self.headers_sent = True
+        if not self.headers_sent:
+            self._forward_headers()
         return self._inbound.send(message)
 
     def send_headers(self) -> Coroutine[Any, Any, None]:
-        self.headers_sent = True
+        if not self.headers_sent:
+            self._forward_headers()
         return self._inbound.send_headers()
+
+    def end(self) -> None:
+        """Pass on the trailers, and the headers if no message has taken them along."""
+        if not self.headers_sent:
+            self._forward_headers()
+        if self.trailers:
+            self._call.trailers += without_owned(self.trailers)
+
+    def _forward_headers(self) -> None:
+        self.headers_sent = True
+        if self.headers:
+            self._call.headers += without_owned(self.headers)
+
+
+def _names_grpc(content_type: bytes) -> bool:
+    """Whether a ``content-type`` names gRPC or gRPC-Web in any message format."""
+    return content_type[: len(framing.TYPE)].lower() == framing.TYPE
 
 
 def _unsupported(call: HttpCall, text: str) -> StatusError:
-    """415 with what would be right (RFC 9110, 15.5.16; Accept-Post is of the W3C's Linked Data Platform, 7.1)."""
-    kinds = grpc_web.MEDIA | _NATIVE if call.http_version == _HTTP_2 else grpc_web.MEDIA
-    call.headers.append((b"accept-post", b", ".join(sorted(kinds))))
+    """Return 415 with ``Accept-Post`` (RFC 9110, 15.5.16; W3C Linked Data Platform, 7.1)."""
+    types = grpc_web.TYPES
+    if call.http_version == _HTTP_2:
+        types = types.union(native.decode() for native in framing.TYPES)
+    call.headers.append((b"accept-post", ", ".join(sorted(types)).encode()))
     return refusals.unsupported_media(call, text)
 
 
-def outward(error: StatusError) -> StatusError:
-    """Return the status as the client may see it: addresses of the inside are for the log."""
-    if error.code not in _TRANSPORT or not _ADDRESS.search(error.message):
-        return error
-    return StatusError.of(error.code, _SAID.get(error.code, "the service ended the call"), error.details)
-
-
 def tracing(http: Layer, rpc: Layer) -> Layer:
-    """Return the trace layer for an edge: ``rpc`` for gRPC calls, ``http`` for all other requests."""
+    """Return the trace layer of an edge: ``rpc`` for gRPC calls, ``http`` for all other requests."""
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
         return (rpc if isinstance(call, GrpcCall) else http)(call, next)

@@ -15,8 +15,10 @@ from google.protobuf import any_pb2, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from mesh.errors import StatusError, http_status
+from mesh.headers import is_forwarded
 from mesh.message_methods import descriptor_of, parser
-from mesh.protojson.codec import CannotPrint, Codecs
+from mesh.protojson.codec import Codecs
+from mesh.protojson.wellknown import JsonEncodeError
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method
@@ -27,16 +29,6 @@ __all__ = ["EMPTY", "JSON", "describe", "failure", "forwarded", "success"]
 Headers = list[tuple[bytes, bytes]]
 
 JSON: Headers = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
-
-_SAFE = frozenset(
-    (
-        b"cache-control", b"content-disposition", b"content-language", b"content-location", b"deprecation", b"etag",
-        b"expires", b"last-modified", b"link", b"location", b"retry-after", b"set-cookie", b"sunset", b"vary",
-    )
-)  # fmt: skip
-"""What a function may set on the HTTP response with ``context.set_header``, besides ``x-…``."""
-
-_OURS = frozenset((b"x-content-type-options", b"x-trace-id"))
 
 _RETRY = {429: b"1", 503: b"1"}
 """Seconds to wait when the status says nothing of it."""
@@ -53,11 +45,7 @@ _codecs = Codecs()
 
 def forwarded(headers: Headers) -> Headers:
     """Return the response metadata of a function that becomes HTTP headers."""
-    return [
-        pair
-        for pair in headers
-        if pair[0] in _SAFE or (pair[0].startswith(b"x-") and not pair[0].endswith(b"-bin") and pair[0] not in _OURS)
-    ]
+    return [pair for pair in headers if is_forwarded(pair[0])]
 
 
 def success(call: HttpCall, status: int, body: bytes) -> tuple[int, Headers, bytes]:
@@ -123,7 +111,7 @@ def _json(url: str, detail: Any) -> Iterator[dict[str, Any]]:
     codec = _codecs.of(type(detail))
     try:
         value = codec.dump(detail)
-    except CannotPrint:  # a value without a JSON form: the error is worth more than its detail
+    except JsonEncodeError:  # a value without a JSON form: the error is worth more than its detail
         return
     if codec.wrapped:
         yield {"@type": url, "value": value}

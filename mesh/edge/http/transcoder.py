@@ -19,7 +19,10 @@ from mesh.edge.http.negotiation import Form
 from mesh.edge.parameters import SYSTEM, Parameters, invalid
 from mesh.errors import InvalidArgument
 from mesh.message_methods import descriptor_of, has_field, merge, missing, parser, serialize
-from mesh.protojson.codec import BadValue, Codecs, JsonError, JsonSyntaxError, json_name_of, loads
+from mesh.protojson.codec import Codecs
+from mesh.protojson.names import json_name_of
+from mesh.protojson.scalars import BadValue, JsonError
+from mesh.protojson.syntax import JsonSyntaxError, loads
 
 __all__ = ["Transcoder"]
 
@@ -195,7 +198,7 @@ class Transcoder:
             pretty: Over several lines.
 
         Raises:
-            mesh.protojson.codec.CannotPrint: It has no JSON form.
+            mesh.protojson.codec.JsonEncodeError: It has no JSON form.
             google.protobuf.message.DecodeError: It is no such message.
         """
         if form is Form.PROTOBUF:

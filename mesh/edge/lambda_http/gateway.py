@@ -29,6 +29,7 @@ from mesh.contract.path_template import Template, parse_slashed
 from mesh.edge import refusals
 from mesh.edge.lambda_http.result import Malformed, response
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
+from mesh.headers import CORS_PREFIX, GATEWAY_FORWARDED
 from mesh.lambdas import json_text, json_value, lambda_error
 from mesh.lambdas.lambda_context import ACCOUNT, identifier
 from mesh.media_types import media_type
@@ -57,7 +58,6 @@ _NOBODY = dict.fromkeys((
     "cognitoIdentityId", "cognitoIdentityPoolId", "principalOrgId", "user", "userArn",
 ))  # fmt: skip
 """What API Gateway's ``identity`` says of a caller who has none of AWS's."""
-_SAID_ANEW = frozenset((b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto"))
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -67,6 +67,7 @@ class Gateway:
     Args:
         method: The function's ``Invoke``.
         route: The route.
+        cors: Whether the edge writes the CORS headers. Those of the handler are then dropped, as by an HTTP API.
 
     Attributes:
         method: The method.
@@ -74,10 +75,11 @@ class Gateway:
         full_first: A route that takes the rest of a path comes after all that match it in full: an HTTP API's rule.
     """
 
-    def __init__(self, method: Method, route: Route) -> None:
+    def __init__(self, method: Method, route: Route, *, cors: bool) -> None:
         assert method.gateway is not None  # noqa: S101 - whose routes are of this kind
         self.method = method
         self.template = route.template.text
+        self._cors = cors
         at = method.routes.index(route)
         self._event_kind = method.gateway.events[at]
         self._second = self._event_kind in _SECOND
@@ -154,9 +156,9 @@ class Gateway:
         except Malformed as error:
             log.error("%s: malformed result of the function: %s", self.method.path, error)  # noqa: TRY400 - no bug here
             raise _bad_gateway(call) from error
-        ours = {name for name, _ in call.headers if name.startswith((b"access-control-", b"x-trace-id"))}
-        kept = [pair for pair in headers if pair[0] not in ours]
-        await call.answer(status, [*kept, *call.headers], body)
+        if self._cors:
+            headers = [pair for pair in headers if not pair[0].startswith(CORS_PREFIX)]
+        await call.answer(status, [*headers, *call.headers], body)
 
     # -- the event --
 
@@ -327,7 +329,7 @@ def _headers(call: HttpCall) -> list[tuple[str, str]]:
     pairs = [
         (name.decode("latin-1"), text.decode("utf-8", "replace"))
         for name, text in call.metadata.pairs
-        if name not in _SAID_ANEW and name[:1] != b":"
+        if name not in GATEWAY_FORWARDED and name[:1] != b":"
     ]
     if call.metadata.wire(b"host") is None:
         pairs.append(("host", call.authority))

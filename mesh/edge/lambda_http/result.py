@@ -18,6 +18,8 @@ from typing import Any
 
 import orjson
 
+from mesh.headers import LAMBDA_OWNED
+
 __all__ = ["Malformed", "response"]
 
 Headers = list[tuple[bytes, bytes]]
@@ -25,11 +27,6 @@ Headers = list[tuple[bytes, bytes]]
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """Control characters, but not the tab (RFC 9110, 5.5)."""
-_CONNECTION = frozenset(
-    (b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
-     b"upgrade")
-)  # fmt: skip
-"""Headers of one connection (RFC 9110, 7.6.1), and the length, which is the edge's to say."""
 _STATUSES = range(200, 600)
 _BARE = (204, 304)
 _JSON = b"application/json"
@@ -131,5 +128,5 @@ def _pair(name: str, said: Any) -> Iterator[tuple[bytes, bytes]]:
     if not _NAME.match(name) or _UNFIT.search(text):
         raise Malformed(f"header {name!r} has a name or a value that no header can have")
     key = name.lower().encode()
-    if key not in _CONNECTION:
+    if key not in LAMBDA_OWNED:
         yield key, text.strip().encode()

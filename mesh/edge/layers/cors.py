@@ -10,17 +10,13 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
+from mesh.headers import EXPOSED
+
 if TYPE_CHECKING:
     from mesh.call import Call, Handler, Layer
     from mesh.edge.call import HttpCall
 
-__all__ = ["EXPOSED", "cors"]
-
-EXPOSED = (
-    b"x-trace-id", b"traceresponse", b"grpc-status", b"grpc-message", b"grpc-status-details-bin", b"location",
-    b"retry-after", b"ratelimit", b"ratelimit-policy", b"etag", b"link", b"content-disposition",
-)  # fmt: skip
-"""Response headers that a page may read, besides those that it always may."""
+__all__ = ["cors"]
 
 _TOKEN = re.compile(rb"[0-9A-Za-z!#$%&'*+\-.^_`|~]+\Z")
 _TOKENS = re.compile(rb"[0-9A-Za-z!#$%&'*+\-.^_`|~, \t]*\Z")
@@ -36,7 +32,7 @@ def cors(origins: Iterable[str], *, credentials: bool, expose: Iterable[str], ma
     Args:
         origins: Exact origins, or ``*`` alone for every one.
         credentials: Whether pages may use cookies; never with ``*`` (the manifest is checked).
-        expose: Response headers that pages may read besides ``EXPOSED``.
+        expose: Response headers that pages may read besides ``mesh.headers.EXPOSED``.
         max_age: Seconds that a browser may remember a preflight.
     """
     allowed = frozenset(origin.encode() for origin in origins)

@@ -12,6 +12,8 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor
 from google.rpc import error_details_pb2
 
+from mesh.headers import TRACE_ID
+
 __all__ = ["DETAILS", "STATUS", "TRACE", "components", "headers", "refusals", "status_schema"]
 
 STATUS = "google.rpc.Status"
@@ -22,8 +24,10 @@ DETAILS: tuple[Descriptor, ...] = (
 )
 """Details that a client meets most; others may be there."""
 
+TRACE = TRACE_ID.decode()
+
 _HEADERS: Mapping[str, dict[str, Any]] = {
-    "x-trace-id": {
+    TRACE: {
         "description": "The id of the request's trace (W3C Trace Context).",
         "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
     },
@@ -33,8 +37,6 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
     },
     "www-authenticate": {"description": "How to authenticate (RFC 9110).", "schema": {"type": "string"}},
 }
-TRACE = "x-trace-id"
-
 _REFUSALS: Mapping[int, tuple[str, str, tuple[str, ...]]] = {
     400: ("BadRequest", "The request is wrong; `google.rpc.BadRequest` among the details names the fields.", ()),
     401: ("Unauthorized", "Nobody is known by these credentials, or there are none.", ("www-authenticate",)),

@@ -16,7 +16,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 from mesh.edge.field_behavior import Behaviors
 from mesh.edge.openapi import json_patterns
-from mesh.protojson.codec import WRAPPERS, json_name_of, json_names
+from mesh.protojson.names import json_name_of, json_names
+from mesh.protojson.wellknown import WRAPPERS
 
 __all__ = ["SHARED", "Schema", "Schemas"]
 

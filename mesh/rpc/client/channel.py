@@ -13,8 +13,9 @@ import grpc
 import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 
-from mesh.call import FIELD_OVERHEAD_BYTES, Handler, Metadata, current, encode_pair, field_bytes, is_reserved
+from mesh.call import FIELD_OVERHEAD_BYTES, Handler, Metadata, current, encode_pair, field_bytes
 from mesh.contract.model import Contract, Method
+from mesh.headers import is_reserved
 from mesh.rpc.client.streaming_call import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
 from mesh.rpc.client.unary_call import UnaryUnaryCall
 

@@ -24,7 +24,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from mesh.message_methods import descriptor_of, parser, serialize, serialize_partial
-from mesh.protojson.codec import NO_SUCH_FIELD, CannotPrint, Codecs, JsonError
+from mesh.protojson.codec import NO_SUCH_FIELD, Codecs
+from mesh.protojson.scalars import JsonError
+from mesh.protojson.wellknown import JsonEncodeError
 from mesh.rpc.status import DETAILS
 
 __all__ = ["CallError", "Client", "NoSuchMethod", "Outcome", "find"]
@@ -215,7 +217,7 @@ class Client:
         """Return the JSON value of a message, default values included."""
         try:
             return _WHOLE.of(type(message)).dump(message)
-        except CannotPrint:
+        except JsonEncodeError:
             return {"@type": descriptor_of(message).full_name, "unreadable": serialize_partial(message).hex()}
 
     def call(
@@ -279,7 +281,7 @@ class Client:
                 kind = pool.FindMessageTypeByName(name)
                 codec = _SET.of_descriptor(kind)
                 value = codec.dump(parser(codec.message)(detail.value))
-            except (KeyError, DecodeError, CannotPrint):
+            except (KeyError, DecodeError, JsonEncodeError):
                 continue
             return {"@type": name, "value": value} if codec.wrapped else {**value, "@type": name}
         return {"@type": name, "unreadable": detail.value.hex()}

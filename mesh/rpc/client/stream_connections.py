@@ -60,7 +60,7 @@ class Lanes:
         except OSError as error:
             if isinstance(error, TimeoutError) and limit.expired():
                 raise DeadlineExceeded("the deadline passed while a stream was being connected") from None
-            raise Unavailable(f"no connection for a stream to {self._pool}") from error
+            raise Unavailable("no connection for a stream to the service").at(str(self._pool)) from error
         self._open.add(lane)
         if self._closed:  # meanwhile
             lane.close()

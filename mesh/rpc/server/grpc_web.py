@@ -18,18 +18,19 @@ from types import MappingProxyType
 from typing import Any
 
 from mesh.errors import InvalidArgument
+from mesh.media_types import media_type
 from mesh.rpc.framing import PREFIX
 from mesh.rpc.server.grpc_app import TRAILERS_EXTENSION
 from mesh.rpc.server.inbound_call import CONTENT_TYPE, Receive, Send
 
-__all__ = ["MEDIA", "Base64Decoder", "essence", "original_scope", "serve", "trailer_frame"]
+__all__ = ["TYPES", "Base64Decoder", "is_grpc_web", "original_scope", "serve", "trailer_frame"]
 
 Pairs = list[tuple[bytes, bytes]]
 
-_TEXT = b"application/grpc-web-text"
-_BINARY = b"application/grpc-web"
-MEDIA = frozenset({_BINARY, _BINARY + b"+proto", _TEXT, _TEXT + b"+proto"})
-"""The media types of gRPC-Web with protobuf messages."""
+_TEXT = "application/grpc-web-text"
+_BINARY = "application/grpc-web"
+TYPES = frozenset({_BINARY, f"{_BINARY}+proto", _TEXT, f"{_TEXT}+proto"})
+"""Media types of gRPC-Web with protobuf messages; those of native gRPC: ``mesh.rpc.framing.TYPES``."""
 
 TRAILERS_FLAG = 0x80
 """Flag byte of the frame that holds the trailers."""
@@ -51,9 +52,9 @@ DISCARD_TIMEOUT = 2.0
 """Seconds that reading them may take."""
 
 
-def essence(media: bytes) -> bytes:
-    """Return the media type without its parameters, in lower case (RFC 9110, 8.3.1)."""
-    return media.partition(b";")[0].strip().lower()
+def is_grpc_web(content_type: bytes) -> bool:
+    """Whether a ``content-type`` is gRPC-Web's with protobuf messages, with or without parameters."""
+    return media_type(content_type) in TYPES
 
 
 def trailer_frame(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -102,20 +103,21 @@ async def serve(app: Any, scope: MutableMapping[str, Any], receive: Receive, sen
 
     Args:
         app: The ASGI application that serves gRPC.
-        scope: Scope of the request; its ``content-type`` is one of gRPC's or of ``MEDIA``.
+        scope: Scope of the request; its ``content-type`` is one of gRPC's or of ``TYPES``.
         receive: As in ASGI.
         send: As in ASGI.
     """
-    media = accept = b""
+    request_media = accepted_media = ""
     for name, value in scope["headers"]:
         if name == b"content-type":
-            media = essence(value)
+            request_media = media_type(value)
         elif name == b"accept":
-            accept = essence(value)
-    if media not in MEDIA:
+            accepted_media = media_type(value)
+    if request_media not in TYPES:
         await app(scope, receive, send)
         return
-    translation = _Translation(scope, receive, send, media, accept if accept in MEDIA else media)
+    response_media = accepted_media if accepted_media in TYPES else request_media
+    translation = _Translation(scope, receive, send, request_media, response_media)
     pairs = [pair for pair in scope["headers"] if pair[0] not in _BROWSER_HEADERS and not pair[0].startswith(b"sec-")]
     translated = {**scope, "headers": [CONTENT_TYPE, *pairs], "extensions": _EXTENSIONS, _ORIGINAL_SCOPE: scope}
     await app(translated, translation.receive, translation.send)
@@ -140,12 +142,12 @@ class _Translation:
         scope: MutableMapping[str, Any],
         receive: Receive,
         send: Send,
-        request_media: bytes,
-        response_media: bytes,
+        request_media: str,
+        response_media: str,
     ) -> None:
         self._receive = receive
         self._send = send
-        self._response_media = response_media
+        self._response_media = response_media.encode()
         self._text = response_media.startswith(_TEXT)
         self._decoder = Base64Decoder() if request_media.startswith(_TEXT) else None
         self._unread = scope["http_version"].startswith("1") or any(

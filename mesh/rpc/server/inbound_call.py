@@ -14,8 +14,9 @@ from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mesh.boundary import cancel_task, record_cancellation
-from mesh.call import UNTRAILED, Call, Metadata, field_bytes
+from mesh.call import Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
+from mesh.headers import UNTRAILED
 from mesh.rpc import framing
 from mesh.rpc.status import OK, write_status
 
@@ -27,7 +28,7 @@ __all__ = ["CONTENT_TYPE", "InboundCall", "Receive", "Send"]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-CONTENT_TYPE = (b"content-type", b"application/grpc")
+CONTENT_TYPE = (b"content-type", framing.TYPE)
 _GZIP = (b"grpc-encoding", b"gzip")
 _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 _END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}

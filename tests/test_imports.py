@@ -1,4 +1,4 @@
-"""Who may import which library: what import-linter cannot say, because it sees other packages only whole."""
+"""Third-party libraries and the packages that may import them. import-linter sees other distributions only whole."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def imports(file: Path) -> Iterator[str]:
         ("nats", "mesh/events/"),
     ],
 )
-def test_a_library_stays_in_its_room(library: str, allowed: str | tuple[str, ...]) -> None:
+def test_a_library_stays_in_its_package(library: str, allowed: str | tuple[str, ...]) -> None:
     users = {
         str(file.relative_to(ROOT))
         for file in (ROOT / "mesh").rglob("*.py")

@@ -1,0 +1,146 @@
+"""Header names that have one owner: the connection, gRPC, or the mesh. Pure.
+
+Every list of header names in the mesh stands here, so that no two of them differ by accident. Names are in lower case,
+as HTTP/2 has them. A set that differs from another for a reason is derived from it, and says the reason.
+
+Sources: RFC 9110 (6.5.1 trailers, 7.6.1 hop-by-hop); RFC 9113, 8.2.2; PROTOCOL-HTTP2.md in
+https://github.com/grpc/grpc/tree/master/doc; W3C Trace Context; the Fetch standard (CORS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "CLIENT_CLAIMS",
+    "CORS_PREFIX",
+    "EXPOSED",
+    "GATEWAY_FORWARDED",
+    "HOP_BY_HOP",
+    "LAMBDA_OWNED",
+    "NOT_FORWARDED",
+    "PROPAGATED",
+    "REQUEST_PREFIXES",
+    "RESERVED",
+    "RESPONSE_OWNED",
+    "SERVER",
+    "TRACERESPONSE",
+    "TRACE_ID",
+    "TRANSPORT",
+    "UNTRAILED",
+    "is_forwarded",
+    "is_owned",
+    "is_reserved",
+    "without_owned",
+]
+
+Headers = list[tuple[bytes, bytes]]
+
+# -- connection and message --
+
+HOP_BY_HOP = frozenset({
+    b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
+})  # fmt: skip
+"""Headers of one connection (RFC 9110, 7.6.1; RFC 9113, 8.2.2): each hop writes its own."""
+
+RESERVED = HOP_BY_HOP | {
+    b"accept-encoding", b"content-encoding", b"content-length", b"content-type", b"expect", b"host",
+}  # fmt: skip
+"""Headers that are no metadata of a call: ``HOP_BY_HOP``, and those that describe one HTTP message."""
+
+UNTRAILED = frozenset({
+    b"authorization", b"cache-control", b"content-language", b"content-location", b"content-range", b"etag",
+    b"expires", b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since",
+    b"last-modified", b"pragma", b"proxy-authenticate", b"proxy-authorization", b"www-authenticate",
+})  # fmt: skip
+"""Headers that no server writes as trailers: they mean nothing after a message (RFC 9110, 6.5.1)."""
+
+# -- gRPC --
+
+TRANSPORT = RESERVED | {
+    b"user-agent", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-status", b"grpc-message",
+    b"grpc-message-type", b"grpc-status-details-bin",
+}  # fmt: skip
+"""Headers that a gRPC channel writes itself and passes on from nobody. Other ``grpc-`` names pass: another server's
+``grpc-server-stats-bin`` is metadata."""
+
+_GRPC_PREFIXES = (b":", b"grpc-")
+
+
+def is_reserved(name: bytes) -> bool:
+    """Whether a header belongs to the transport, so that it is no metadata of a call."""
+    return name in RESERVED or name.startswith(_GRPC_PREFIXES)
+
+
+# -- requests --
+
+REQUEST_PREFIXES = (b":", b"grpc-", b"mesh-", b"proxy-")
+"""Prefixes of request headers that the edge passes on from no client: gRPC and the mesh write their own."""
+
+PROPAGATED = frozenset({b"authorization", b"baggage", b"traceparent", b"tracestate"})
+"""Request headers that the mesh passes on under rules of its own."""
+
+CLIENT_CLAIMS = frozenset({
+    b"authorization", b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port",
+    b"x-forwarded-proto", b"x-real-ip",
+})  # fmt: skip
+"""Request headers in which a client says who and where it is. The edge establishes that itself."""
+
+GATEWAY_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto"})
+"""The part of ``CLIENT_CLAIMS`` that API Gateway writes itself. It hands the others to a Lambda handler as sent."""
+
+NOT_FORWARDED = RESERVED | {b"proxy-authenticate", b"proxy-authorization", b"user-agent"}
+"""Request headers that ``[edge] metadata`` must not name: they mean nothing behind the edge."""
+
+# -- responses --
+
+TRACE_ID = b"x-trace-id"
+TRACERESPONSE = b"traceresponse"
+"""The server span, written as a ``traceparent`` (a draft of Trace Context Level 2)."""
+
+CORS_PREFIX = b"access-control-"
+
+SERVER = frozenset({b"date", b"server"})
+"""Response headers that the HTTP server writes."""
+
+_EVERY_RESPONSE = frozenset({b"date", b"ratelimit", b"ratelimit-policy", TRACE_ID, TRACERESPONSE})
+"""Response headers that the edge or its server can write whoever writes the body."""
+
+RESPONSE_OWNED = RESERVED | SERVER | _EVERY_RESPONSE | {
+    b"accept-post", b"allow", b"www-authenticate", b"x-accel-buffering", b"x-content-type-options",
+}  # fmt: skip
+"""Response headers that only the mesh writes, besides those of ``is_owned``'s prefixes."""
+
+LAMBDA_OWNED = HOP_BY_HOP | _EVERY_RESPONSE | {b"content-length"}
+"""The part of ``RESPONSE_OWNED`` that a Lambda handler cannot set.
+
+Its result is a whole HTTP response, as behind API Gateway. So it writes the headers that describe the body or explain
+a refusal: ``content-type``, ``content-encoding``, ``allow``, ``www-authenticate``, ``x-content-type-options``."""
+
+_FORWARDED = frozenset({
+    b"cache-control", b"content-disposition", b"content-language", b"content-location", b"deprecation", b"etag",
+    b"expires", b"last-modified", b"link", b"location", b"retry-after", b"set-cookie", b"sunset", b"vary",
+})  # fmt: skip
+
+_OWNED_PREFIXES = (b":", b"grpc-", CORS_PREFIX)
+
+EXPOSED = (
+    TRACE_ID, TRACERESPONSE, b"grpc-status", b"grpc-message", b"grpc-status-details-bin", b"location",
+    b"retry-after", b"ratelimit", b"ratelimit-policy", b"etag", b"link", b"content-disposition",
+)  # fmt: skip
+"""Response headers that pages of other origins may read, besides those that they always may."""
+
+
+def is_owned(name: bytes) -> bool:
+    """Whether only the mesh may write a response header."""
+    return name in RESPONSE_OWNED or name.startswith(_OWNED_PREFIXES)
+
+
+def is_forwarded(name: bytes) -> bool:
+    """Whether response metadata of a function becomes a header of the HTTP response."""
+    return name in _FORWARDED or (name.startswith(b"x-") and not name.endswith(b"-bin") and name not in RESPONSE_OWNED)
+
+
+def without_owned(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Return response metadata without what only the mesh may write."""
+    return [pair for pair in pairs if not is_owned(pair[0])]
