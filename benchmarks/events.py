@@ -33,7 +33,7 @@ from mesh.contract import protoc
 from mesh.events import subjects
 from mesh.events.broker import nats_server
 from mesh.events.broker.broker import Broker, Settings
-from mesh.events.broker.connection import BATCH, Link, Outgoing
+from mesh.events.broker.nats_connection import BATCH, NatsConnection, Outgoing
 from mesh.events.cloudevents import Event
 
 MESH = load.HERE / "notes_mesh"
@@ -189,7 +189,7 @@ def _message(reader: Reader, number: int) -> Outgoing:
     return Outgoing(reader.subject(key), headers, data)
 
 
-async def _called(link: Link, reader: Reader, numbers: _Numbers, count: int) -> list[float]:
+async def _called(link: NatsConnection, reader: Reader, numbers: _Numbers, count: int) -> list[float]:
     """Publish events in batches, as fast as the server takes them; return when each was called for, in order."""
     first = numbers.take(count)
     made = [_message(reader, number) for number in range(first, first + count)]
@@ -199,7 +199,7 @@ async def _called(link: Link, reader: Reader, numbers: _Numbers, count: int) -> 
     return await _all(reader.called, first, count)
 
 
-async def _paced(link: Link, reader: Reader, numbers: _Numbers) -> list[float]:
+async def _paced(link: NatsConnection, reader: Reader, numbers: _Numbers) -> list[float]:
     """Publish at a steady rate; return the seconds from before each publication to its call, sorted."""
     first = numbers.take(PACED)
     made = [_message(reader, number) for number in range(first, first + PACED)]
@@ -225,7 +225,7 @@ async def _all(tally: Tally, first: int, count: int) -> list[float]:
     return found
 
 
-async def _round(link: Link, reader: Reader, numbers: _Numbers, *, keep: bool) -> None:
+async def _round(link: NatsConnection, reader: Reader, numbers: _Numbers, *, keep: bool) -> None:
     took = await _paced(link, reader, numbers)
     used = load.cpu_seconds([reader.pid])
     called = await _called(link, reader, numbers, MANY)

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    otel_environment.settle(
+    otel_environment.normalize(
         os.environ
     )  # before anything of OpenTelemetry is imported, here and in processes that inherit it
     try:
@@ -88,7 +88,7 @@ def _complain(text: str) -> None:
 
 def _warn() -> None:
     """Say which of OpenTelemetry's variables are ignored; a component logs it itself."""
-    for text in otel_environment.said():
+    for text in otel_environment.take_warnings():
         _complain(f"warning: {text}")
 
 

@@ -14,8 +14,8 @@ from mesh.errors import Unavailable
 from mesh.function import Functions
 from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.sidecar import ServiceContext, Sidecar
-from mesh.sidecar.workers.fork_setup import Setup
-from mesh.sidecar.workers.worker_pool import Pool
+from mesh.sidecar.workers.worker_pool import WorkerPool
+from mesh.sidecar.workers.worker_setup import WorkerSetup
 
 ECHO = "conformance.v1.Echo"
 
@@ -49,14 +49,16 @@ async def hosted(contract: Contract, module: str = "apps.echo", **options: Any) 
         await sidecar.stop()
 
 
-def pool_of(contract: Contract, module: str = "apps.echo", *, onward: Handler | None = None, **options: Any) -> Pool:
-    """Return workers that host a module; ``options`` are of ``Workers``, ``Setup`` and the pool."""
+def pool_of(
+    contract: Contract, module: str = "apps.echo", *, onward: Handler | None = None, **options: Any
+) -> WorkerPool:
+    """Return workers that host a module; ``options`` are of ``Workers``, ``WorkerSetup`` and the pool."""
 
     async def nowhere(call: Call) -> None:
         raise Unavailable(f"nothing is behind this pool: {call.method.path}")
 
     serves = options.pop("serves", ECHO)
-    setup = Setup(
+    setup = WorkerSetup(
         name=serves.split(".")[-1].lower(),
         module=module,
         serves=(serves,),
@@ -67,13 +69,13 @@ def pool_of(contract: Contract, module: str = "apps.echo", *, onward: Handler | 
         database=options.pop("database", ""),
         events=options.pop("events", False),
     )
-    parts = {"queue": 1000, "spans": lambda _: None, "measured": lambda _: None, "publish": None}
+    parts = {"queue": 1000, "spans": lambda _: None, "metrics": lambda _: None, "publish": None}
     parts = {name: options.pop(name, default) for name, default in parts.items()}
-    return Pool(contract, setup, WorkersConfig(**options), onward=onward or nowhere, **parts)
+    return WorkerPool(contract, setup, WorkersConfig(**options), onward=onward or nowhere, **parts)
 
 
 @asynccontextmanager
-async def working(contract: Contract, pool: Pool, **options: Any) -> AsyncIterator[str]:
+async def working(contract: Contract, pool: WorkerPool, **options: Any) -> AsyncIterator[str]:
     """Host a pool; gives the address. What is still running at the end is cut off."""
     layers = dict.fromkeys(("trace", "authenticate", "authorize"), open_layer)
     service = ServiceContext("echo", channel=None, blocking=None)

@@ -89,15 +89,17 @@ ALLOWED = {
         "once: Exception": "outside of ``boundary``, which is around each function",
     },
     "mesh/events/broker/broker.py": {
-        "Broker._keep: Exception": "the connection to the broker; no user code",
+        "Broker._reconnect: Exception": "the connection to the broker; no user code",
         "Broker._send: Exception": "sends to the broker; no user code",
     },
     "mesh/events/consume/delivery.py": {
-        "Delivery._called: BaseException": "``as_exception`` says what passes",
         "Delivery._run: Exception": "reads from the broker; each delivery is a task of its own",
     },
+    "mesh/events/consume/processing.py": {
+        "Processor._attempt: BaseException": "``as_exception`` says what passes",
+    },
     "mesh/events/consume/pull.py": {
-        "Reader._decide: BaseException": "``as_exception`` says what passes",
+        "ConsumerReader._decide: BaseException": "``as_exception`` says what passes",
     },
     "mesh/events/publish/relay.py": {
         "Relay._run: Exception": "the outbox; no user code",
@@ -134,18 +136,18 @@ ALLOWED = {
     },
     "mesh/rpc/client/unary_call.py": {
         "UnaryUnaryCall._run: Exception": "protobuf's deserializer; no user code",
-        "UnaryUnaryCall._run_quietly: CancelledError": "kept for whoever awaits the call",
-        "UnaryUnaryCall._run_quietly: Exception": "kept for whoever awaits the call",
+        "UnaryUnaryCall._run_in_task: CancelledError": "kept for the task that awaits the call",
+        "UnaryUnaryCall._run_in_task: Exception": "kept for the task that awaits the call",
     },
     "mesh/rpc/client/grpcio_transport.py": {
-        "GrpcioExchange.__call__: CancelledError": "raises what the function's requests ended with, if they did",
-        "GrpcioExchange._pump: Exception": "what the function streams is contained in ``receive``",
+        "GrpcioTransport.__call__: CancelledError": "raises what the function's requests ended with, if they did",
+        "GrpcioTransport._send_requests: Exception": "what the function streams is contained in ``receive``",
     },
     "mesh/rpc/server/inbound_call.py": {
         "InboundCall.abort: Exception": "tells the server of an end that could not be told",
     },
     "mesh/rpc/client/connection_pool.py": {
-        "Pool._connecting: Exception": "connects; no user code",
+        "ConnectionPool._connect_endpoint: Exception": "connects; no user code",
     },
     "mesh/rpc/server/grpc_app.py": {
         "GrpcApp.__call__: BaseException": "``as_exception`` says what passes",
@@ -153,20 +155,20 @@ ALLOWED = {
         "GrpcApp._failed: CancelledError": "comes from ``as_exception``: the mesh has asked for it",
     },
     "mesh/rpc/client/streaming_call.py": {
-        "_Core.decode: Exception": "protobuf's deserializer; no user code",
-        "_Core.run: BaseException": "raised where the call is awaited",
+        "_StreamingCore.decode: Exception": "protobuf's deserializer; no user code",
+        "_StreamingCore.run: BaseException": "raised where the call is awaited",
     },
     "mesh/sidecar/sidecar.py": {
         "Sidecar.asgi: Exception": "hooks are contained",
     },
     "mesh/sidecar/workers/lifecycle.py": {
-        "Crew._load: BaseException": "raises it again, or says that a worker did not load in time",
+        "WorkerLifecycle._load: BaseException": "raises it again, or says that a worker did not load in time",
     },
     "mesh/sidecar/workers/spawner.py": {
-        "Nursery._start: BaseException": "raises it again, or says that the fork server did not start",
+        "Spawner._start: BaseException": "raises it again, or says that the fork server did not start",
     },
     "mesh/sidecar/workers/forkserver.py": {
-        "_ForkServer._become: BaseException": "the process ends",
+        "_ForkServer._run_worker: BaseException": "the process ends",
         "_ForkServer._preload: BaseException": "a worker imports it again, and says why it cannot",
     },
     "mesh/sidecar/workers/frames.py": {
@@ -174,29 +176,29 @@ ALLOWED = {
         "parse_status: Exception": "decodes a frame",
     },
     "mesh/sidecar/workers/worker_process.py": {
-        "_Host.leave: Exception": "hooks are contained",
-        "_Host.load: Exception": "imports are Faults; ``start`` raises it",
-        "_Host.start: Exception": "imports are Faults, hooks are contained",
+        "_WorkerProcess.leave: Exception": "hooks are contained",
+        "_WorkerProcess.load: Exception": "imports are Faults; ``start`` raises it",
+        "_WorkerProcess.start: Exception": "imports are Faults, hooks are contained",
     },
     "mesh/sidecar/workers/import_probe.py": {
-        "answer: BaseException": "a scratch process that says why the import failed",
+        "probe: BaseException": "a scratch process that says why the import failed",
     },
     "mesh/sidecar/workers/worker_connection.py": {
-        "Link._pump: Exception": "what the function streams is contained in ``receive``",
-        "Link._run: BaseException": "the other end waits for a STATUS",
-        "Link._run: CancelledError": "``recover`` has made a status of those that are the function's",
-        "Link._run: Exception": "encodes a frame",
-        "Link.data_received: Exception": "decodes frames",
-        "_odd: Exception": "encodes a frame",
+        "WorkerConnection._forward_requests: Exception": "what the function streams is contained in ``receive``",
+        "WorkerConnection._run: BaseException": "the other end waits for a STATUS",
+        "WorkerConnection._run: CancelledError": "``recover`` has made a status of those that are the function's",
+        "WorkerConnection._run: Exception": "encodes a frame",
+        "WorkerConnection.data_received: Exception": "decodes frames",
+        "_fallback_status: Exception": "encodes a frame",
     },
     "mesh/telemetry/exporter_queue.py": {
-        "Batch._export: Exception": "the exporter's",
-        "Quiet.emit: Exception": "formats what the exporter logs",
+        "ExporterQueue._export: Exception": "the exporter's",
+        "ExporterLog.emit: Exception": "formats what the exporter logs",
         "run_bounded.quietly: Exception": "the exporter's",
     },
     "mesh/telemetry/otlp_encoder.py": {
         "Encoder.encode: Exception": "spans hold plain values by then",
-        "_each: Exception": "the same",
+        "_encode_each: Exception": "the same",
     },
     "mesh/telemetry/logs.py": {
         "_exception: BaseException": "a broken ``__str__``",
@@ -204,9 +206,9 @@ ALLOWED = {
         "_message: BaseException": "a broken ``__str__``",
     },
     "mesh/telemetry/worker_metrics.py": {
-        "Recording.__call__: Exception": "decoded values of a worker",
-        "_Sending._odd: BaseException": "odd values of a function",
-        "_Sending.measured: BaseException": "odd values of a function",
+        "MeasurementRecorder.__call__: Exception": "decoded values of a worker",
+        "_SendingInstrument._odd: BaseException": "odd values of a function",
+        "_SendingInstrument.measured: BaseException": "odd values of a function",
     },
     "mesh/telemetry/attribute_values.py": {
         "plain: BaseException": "odd values of a function",
@@ -215,7 +217,7 @@ ALLOWED = {
         "pack: BaseException": "odd values of a function",
     },
     "mesh/telemetry/configuration.py": {
-        "Telemetry.relayed: Exception": "decoded values of a worker",
+        "Telemetry.export_worker_span: Exception": "decoded values of a worker",
         "_exporters: Exception": "exporters of installed packages; the component starts without one that fails",
     },
     "mesh/text.py": {

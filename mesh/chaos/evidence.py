@@ -21,8 +21,8 @@ from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, ScheduleT
 from mesh.database.engine import create, read
 from mesh.events import subjects
 from mesh.events.broker import history, streams
-from mesh.events.consume.consumers import consumers_of, request
-from mesh.events.consume.dead_letters import read_letter
+from mesh.events.consume.consumers import consumers_of
+from mesh.events.consume.dead_letters import read_dead_letter
 from mesh.events.consume.inbox import TABLE as INBOX
 from mesh.events.publish.outbox import NAME as OUTBOX
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from mesh.contract.model import Method
-    from mesh.events.broker.connection import Link
+    from mesh.events.broker.nats_connection import NatsConnection
 
 __all__ = [
     "Question",
@@ -99,7 +99,7 @@ def waiting(connection: Connection) -> int:
     return int(connection.exec_driver_sql(f"SELECT count(*) FROM {OUTBOX} WHERE refused IS NULL").scalar_one())  # noqa: S608 - a constant
 
 
-async def lag(link: Link, contract: Contract) -> int:
+async def lag(connection: NatsConnection, contract: Contract) -> int:
     """Return how many events wait for methods, or are being delivered.
 
     Raises:
@@ -107,13 +107,13 @@ async def lag(link: Link, contract: Contract) -> int:
     """
     total = 0
     for consumer in consumers_of(contract.services.values()):
-        info = await request(link.client, f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+        info = await connection.request(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
         total += info.get("num_pending", 1) + info.get("num_ack_pending", 0)  # one that is not made yet has work to do
     return total
 
 
 async def collect(
-    link: Link,
+    connection: NatsConnection,
     contract: Contract,
     hosts: Mapping[str, Collection[str]],
     databases: Mapping[str, str],
@@ -125,7 +125,7 @@ async def collect(
     """Count everything.
 
     Args:
-        link: The broker.
+        connection: The broker.
         contract: The contract.
         hosts: Service of mesh.toml → the services of the contract that it serves.
         databases: Service of mesh.toml → URL of its database.
@@ -135,14 +135,14 @@ async def collect(
         doomed: Whether the event with a word has to be a dead letter; None: no such thing is known.
     """
     messages = [
-        one for stream in (streams.EVENTS, streams.CHANGES) async for one in history.read(link.client, stream, ">")
+        one for stream in (streams.EVENTS, streams.CHANGES) async for one in history.read(connection, stream, ">")
     ]
     own = f"{subjects.EVENTS}.{subjects.token_of(event)}."
     words = Counter(word for one in messages if one.subject.startswith(own) for word in words_in(one.data))
     ids = [(one.subject, one.headers.get("ce-id", "")) for one in messages]
     dead = []
-    async for letter in history.read(link.client, streams.DEAD, ">"):
-        told = read_letter(letter.headers)
+    async for letter in history.read(connection, streams.DEAD, ">"):
+        told = read_dead_letter(letter.headers)
         why = f"{told.code} {told.error}".strip() or told.reason
         dead.append(Dead(told.method.lstrip("/"), letter.headers.get("ce-id", ""), why))
     committed: dict[str, list[str]] = {}

@@ -1,13 +1,15 @@
-"""Schedule lines: ``*/5 * * * *``, six fields with seconds first, ``@every 30s``, ``@daily``; a time zone before them.
+"""Schedules: parser of cron lines and intervals, and the times of their ticks. Pure.
 
-``CRON_TZ=Europe/Berlin 0 3 * * *`` is three o'clock in Berlin; without a zone it is UTC. Pure: times are arguments. The
-broker runs schedules; here a line is checked, so that a typo is a fault of the contract and not a silent clock, put
-into the broker's words, and asked for the time that it named. So a line means one thing in both (nats-server 2.15,
+Forms: ``*/5 * * * *``, six fields with seconds first, ``@every 30s``, ``@daily``. A time zone may stand before them:
+``CRON_TZ=Europe/Berlin 0 3 * * *`` is three o'clock in Berlin. The default is UTC.
+
+The broker runs the schedules. This module checks a line, so that a typo is a fault of the contract. It translates the
+line to the broker's syntax and computes the time of a tick. A line has the same meaning in both (nats-server 2.15,
 server/cron.go and server/scheduler.go).
 
-Days: when both day of month and day of week are restricted, a day that fits either counts (crontab(5)). A field is
-restricted unless ``*`` or ``?`` without a step above 1 is in it: nats-server takes ``*/2`` for a list of days, and
-Debian's cron for ``*``.
+If both day of month and day of week are restricted, a day that matches either of them counts (crontab(5)). A field is
+restricted unless it has a ``*`` or ``?`` without a step above 1. nats-server treats ``*/2`` as a list of days, Debian's
+cron treats it as ``*``.
 """
 
 from __future__ import annotations
@@ -44,30 +46,29 @@ _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|h|m|s))+\Z")
 _PARTS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|h|m|s)")
 _SECONDS = {"ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600)}
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
-_LONGEST_HOURS = 876_000
-"""A hundred years. The broker counts nanoseconds in 64 bits: what lies beyond the year 2262 fires without end."""
-_LONGEST_LINE = 1000
-"""Characters."""
+_MAX_INTERVAL_HOURS = 876_000
+"""A hundred years. The broker counts nanoseconds in 64 bits and fires without pause for times after the year 2262."""
+_MAX_LINE_LENGTH = 1000
 _ZONE = re.compile(r"(?:CRON_TZ|TZ)=(\S+)\s+(.*)\Z", re.DOTALL)
 _FIVE, _SIX = 5, 6
-_FURTHEST = 366 * 9
-"""Days to look back: 29 February can be eight years away."""
+_LOOKBACK_DAYS = 366 * 9
+"""29 February can be eight years away."""
 _SUNDAY = 7
 
 
 class ScheduleError(ValueError):
-    """The line is not a schedule; the message says which field and what it may be."""
+    """The line is no schedule. The message names the field and its range."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One schedule.
+    """Parsed schedule.
 
     Attributes:
-        line: As the contract says it.
-        zone: Its time zone, or "" for UTC.
-        every: The interval, seconds, or 0 for one that names times. The broker counts whole seconds.
-        fields: The values of second, minute, hour, day of month, month and day of week (0 is Sunday).
+        line: The line as written in the contract.
+        zone: Time zone, or "" for UTC.
+        every: Interval in whole seconds, as the broker counts them; 0 for a cron line.
+        fields: Values of second, minute, hour, day of month, month and day of week (0 is Sunday).
         days: Whether day of month and day of week are restricted.
     """
 
@@ -79,7 +80,7 @@ class Schedule:
 
     @property
     def broker(self) -> str:
-        """The line in the broker's words: six fields, in numbers."""
+        """The schedule in the broker's syntax: six numeric fields, or an interval."""
         if self.every:
             return f"@every {self.every}s"
         texts = []
@@ -87,21 +88,21 @@ class Schedule:
             highest = high if high != _SUNDAY else high - 1
             whole = len(values) == highest - low + 1
             texts.append("*" if whole else ",".join(str(value) for value in sorted(values)))
-        # A restricted field that happens to hold every value still decides how the two days combine.
+        # A restricted field that lists every value still decides how the two day fields combine.
         for place, restricted in zip((3, 5), self.days, strict=True):
             if restricted and texts[place] == "*":
                 texts[place] = "1-31" if place == 3 else "0-6"  # noqa: PLR2004 - day of month
         return " ".join(texts)
 
     def due(self, fired: datetime, following: datetime) -> datetime:
-        """Return the time that a firing stands for, in UTC; never later than the firing.
+        """Return the scheduled time of a tick, in UTC, never later than the tick.
 
-        The broker counts from its time rounded to the nearest second, so when it is late, as after its own restart, the
-        interval before the next firing may begin up to half a second after this one.
+        The broker counts from its time rounded to the nearest second. If it is late, as after its own restart, the
+        interval before the next tick may begin up to half a second after this one.
 
         Args:
-            fired: When the broker fired.
-            following: When it says that it fires next.
+            fired: Time at which the broker fired.
+            following: Time of the broker's next tick.
         """
         second = fired.astimezone(UTC).replace(microsecond=0)
         if self.every:
@@ -109,35 +110,35 @@ class Schedule:
         return self.before(second + timedelta(seconds=1))
 
     def before(self, moment: datetime) -> datetime:
-        """Return the last time that the schedule names before ``moment`` (which has a time zone), in UTC.
+        """Return the last scheduled time before ``moment`` (an aware time), in UTC.
 
-        What the clocks show twice, when they are set back, is named twice, and the broker fires at both times.
+        A local time that occurs twice, because clocks are set back, is scheduled twice. The broker fires at both times.
 
         Raises:
-            ScheduleError: It names none: 30 February.
+            ScheduleError: The schedule has no time, such as 30 February.
         """
         if self.every:
             return (moment - timedelta(seconds=self.every)).astimezone(UTC)
         zone = ZoneInfo(self.zone) if self.zone else UTC
         moment = moment.astimezone(UTC)
         local, earlier = moment.astimezone(zone), (moment - timedelta(days=1)).astimezone(zone)
-        # A time that clocks show later than now is past only if they were set back since.
+        # A later local time has passed only if clocks were set back since then.
         back = (earlier.utcoffset() or timedelta()) - (local.utcoffset() or timedelta())
         last = local.replace(tzinfo=None, fold=0) + max(timedelta(), back)
         day = last.date()
-        for _ in range(_FURTHEST):
+        for _ in range(_LOOKBACK_DAYS):
             found = [one for fold in (0, 1) if (one := self._latest(day, fold, zone, moment, last)) is not None]
             if found:
                 return max(found)
             day -= timedelta(days=1)
-        raise ScheduleError(f"{self.line!r} names no time: no such day is in any of these months")
+        raise ScheduleError(f"{self.line!r} never fires: none of its months has such a day")
 
     def _latest(self, day: date, fold: int, zone: tzinfo, moment: datetime, last: datetime) -> datetime | None:
-        """Return the last time of a day before ``moment``; what clocks show twice is taken as the first, or the second.
+        """Return the last scheduled time of a day before ``moment``, for one ``fold``.
 
-        For each of both, what is later by the clocks is later indeed.
+        Among times of the same ``fold``, a later local time is later in UTC too.
         """
-        if not self._names(day):
+        if not self._matches_day(day):
             return None
         highest = (last.hour, last.minute, last.second) if day == last.date() else (23, 59, 59)
         seconds, minutes, hours = (sorted(values, reverse=True) for values in self.fields[:3])
@@ -146,12 +147,12 @@ class Schedule:
                 continue
             local = datetime(day.year, day.month, day.day, *time, tzinfo=zone, fold=fold)
             found = local.astimezone(UTC)
-            # A time that the clocks jumped over does not come back as itself: it was not there.
+            # A local time that the clocks skipped does not survive the conversion to UTC and back.
             if found < moment and found.astimezone(zone).replace(tzinfo=None) == local.replace(tzinfo=None):
                 return found
         return None
 
-    def _names(self, day: date) -> bool:
+    def _matches_day(self, day: date) -> bool:
         if day.month not in self.fields[4]:
             return False
         in_month, in_week = day.day in self.fields[3], day.isoweekday() % 7 in self.fields[5]
@@ -162,7 +163,7 @@ def check(line: str) -> None:
     """Check a schedule line.
 
     Raises:
-        ScheduleError: With the field that is wrong and its range.
+        ScheduleError: The line is no schedule.
     """
     parse(line)
 
@@ -172,10 +173,10 @@ def parse(line: str) -> Schedule:
     """Return the schedule of a line.
 
     Raises:
-        ScheduleError: With the field that is wrong and its range.
+        ScheduleError: The line is no schedule.
     """
-    if len(line) > _LONGEST_LINE:
-        raise ScheduleError(f"{line[:40]!r}…: a line has at most {_LONGEST_LINE} characters")
+    if len(line) > _MAX_LINE_LENGTH:
+        raise ScheduleError(f"{line[:40]!r}…: a line has at most {_MAX_LINE_LENGTH} characters")
     text, zone = line.strip(), ""
     match = _ZONE.match(text)
     if match is not None:
@@ -207,7 +208,7 @@ def parse(line: str) -> Schedule:
 
 @cache
 def _zones() -> frozenset[str]:
-    """Return the names of the time zones; ``localtime`` and ``Factory`` are none: each machine has its own."""
+    """Return the names of the time zones, without ``localtime`` and ``Factory``, which differ between machines."""
     return frozenset(available_timezones()) - {"localtime", "Factory"}
 
 
@@ -228,8 +229,8 @@ def _interval(line: str, text: str, zone: str) -> int:
     seconds = sum((Fraction(number) * _SECONDS[unit] for number, unit in _PARTS.findall(text)), Fraction())
     if seconds < 1:
         raise ScheduleError(f"{line!r}: the shortest interval is 1s")
-    if seconds > _LONGEST_HOURS * _SECONDS["h"]:
-        raise ScheduleError(f"{line!r}: the longest interval is {_LONGEST_HOURS}h, a hundred years")
+    if seconds > _MAX_INTERVAL_HOURS * _SECONDS["h"]:
+        raise ScheduleError(f"{line!r}: the longest interval is {_MAX_INTERVAL_HOURS}h, a hundred years")
     if seconds % 1:
         below = int(seconds)
         raise ScheduleError(f"{line!r}: an interval is whole seconds; write {below}s or {below + 1}s")

@@ -1,7 +1,7 @@
-"""gRPC stubs as protoc writes them → valid Python where the contract uses its keywords. Pure.
+"""Keyword escaping in generated gRPC stubs. Pure.
 
-protoc escapes keywords in the modules of messages, and not in those of gRPC stubs: a method ``lambda``, a service or a
-message ``None``, a folder ``class/`` make a file that Python cannot read.
+protoc escapes Python keywords in the modules of messages but not in those of gRPC stubs. A method ``lambda``, a service
+or message ``None`` or a folder ``class/`` yields a file that Python cannot parse.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Callable
 
 __all__ = ["escaped"]
 
-_ANY = "|".join(keyword.kwlist)
-_NAME = re.compile(rf"(?:\b(?:self|servicer)\.|^    def |^class )(?:{_ANY})\b(?=[ ,(:])", re.MULTILINE)
-"""A method or service by its own name."""
+_KEYWORDS = "|".join(keyword.kwlist)
+_NAME = re.compile(rf"(?:\b(?:self|servicer)\.|^    def |^class )(?:{_KEYWORDS})\b(?=[ ,(:])", re.MULTILINE)
+"""Name of a method or a service."""
 _TYPE = re.compile(r"\b(?P<module>\w+_pb2)(?P<path>(?:\.\w+)+)(?=\.(?:SerializeToString|FromString)\b)")
 _IMPORT = re.compile(r"^from (?P<package>[\w.]+) import (?P<module>\w+) as (?P<alias>\w+)$", re.MULTILINE)
 
 
 def escaped(text: str) -> str:
-    """Return the stub with what Python can read.
+    """Return the stub as valid Python.
 
-    Methods and services get a final ``_``, as functions have it; messages and modules are found by their names.
+    Names of methods and services get a final ``_``, as functions do. Messages and modules are looked up by their names.
     """
     replacements: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         (_NAME, lambda match: f"{match[0]}_"),

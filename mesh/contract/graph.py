@@ -1,4 +1,4 @@
-"""The order of things that depend on each other. Pure."""
+"""Dependency graph: topological layers and cycles. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["CycleError", "cycle", "order"]
 
 
 class CycleError(ValueError):
-    """The dependencies run in a circle; ``members`` names it, the first one again at the end."""
+    """The dependencies form a cycle. ``members`` lists its nodes, with the first one again at the end."""
 
     def __init__(self, members: Sequence[str]) -> None:
         self.members = tuple(members)
@@ -16,13 +16,13 @@ class CycleError(ValueError):
 
 
 def order(edges: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Return the nodes in layers: each node stands after all that it depends on; a layer's nodes are independent.
+    """Return the nodes in topological layers. A node depends only on nodes of earlier layers.
 
     Args:
-        edges: Node → the nodes it depends on. Nodes that occur only as a dependency count too.
+        edges: Node → its dependencies. Nodes that occur only as a dependency are included.
 
     Raises:
-        CycleError: There is no such order.
+        CycleError: The dependencies form a cycle.
     """
     found = cycle(edges)
     if found:
@@ -42,7 +42,7 @@ def order(edges: Mapping[str, Sequence[str]]) -> list[list[str]]:
 
 
 def cycle(edges: Mapping[str, Sequence[str]]) -> list[str] | None:
-    """Return the members of one cycle, the first one again at the end, or None; always the same for the same edges."""
+    """Return the nodes of one cycle, with the first one again at the end, or None. The result is deterministic."""
     done: set[str] = set()
     path: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Compiled descriptors → ``Contract``. All checks of the contract are here; each fault is one line with its place."""
+"""Contract loader: builds the ``Contract`` from compiled descriptors, and makes all its checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from mesh.contract import cron, graph, path_template
-from mesh.contract.descriptor_pool import pool_of
+from mesh.contract.descriptor_pool import build_pool
 from mesh.contract.model import (
     Access,
     ChangeTrigger,
@@ -32,7 +32,7 @@ from mesh.contract.model import (
     ScheduleTrigger,
     Trigger,
 )
-from mesh.contract.source_locations import Places
+from mesh.contract.source_locations import SourceLocations
 from mesh.faults import Fault, Faults
 
 __all__ = ["read"]
@@ -45,48 +45,48 @@ _SCALAR_MESSAGES = frozenset(
         "UInt32Value", "UInt64Value", "FloatValue", "DoubleValue",
     )
 )  # fmt: skip
-"""Messages that proto3 JSON writes as one scalar, so a path can hold them."""
+"""Messages that proto3 JSON writes as one scalar, so a path variable can hold them."""
 
-_KIND = re.compile(r"(?:[A-Z][A-Z0-9!#$%&'+\-.^_`|~]*|\*)\Z")
-"""A method name (RFC 9110, 9.1) as ``custom`` may name it."""
+_HTTP_METHOD = re.compile(r"(?:[A-Z][A-Z0-9!#$%&'+\-.^_`|~]*|\*)\Z")
+"""HTTP method (RFC 9110, 9.1) of a ``custom`` pattern."""
 
 _SERVICE, _METHOD, _MESSAGE = 6, 2, 4
-"""Field numbers in FileDescriptorProto and ServiceDescriptorProto, as they stand in source-info paths."""
+"""Field numbers in FileDescriptorProto and ServiceDescriptorProto, for source-info paths."""
 
 
 def read(files: FileDescriptorSet, served: Collection[str] = ()) -> Contract:
     """Return the checked contract.
 
     Args:
-        files: All files with their imports, in dependency order, with source info (as protoc writes them).
-        served: Full names of the services that mesh.toml serves. A file below ``google/`` is part of the contract if
-            one of them is in it; it is a mere import otherwise.
+        files: All files with their imports, in dependency order, with source info, as protoc writes them.
+        served: Full names of the services that mesh.toml serves. A file below ``google/`` belongs to the contract only
+            if it declares one of them.
 
     Raises:
-        Faults: Every fault of the contract.
+        Faults: All faults of the contract.
     """
-    return _Reader(files, served).contract()
+    return _ContractBuilder(files, served).contract()
 
 
-class _Reader:
-    """Reads one set of files; collects faults as it goes."""
+class _ContractBuilder:
+    """Builder of one contract. Collects the faults of all files."""
 
     def __init__(self, files: FileDescriptorSet, served: Collection[str]) -> None:
         self.files = files
         self.served = served
         self.faults: list[Fault] = []
-        self.pool = pool_of(files)
+        self.pool = build_pool(files)
         self.services: dict[str, GrpcService] = {}
         self.events: dict[str, EventType] = {}
 
     def contract(self) -> Contract:
         own = [file for file in self.files.file if self._is_own(file)]
         for file in own:
-            places = Places(file)
+            locations = SourceLocations(file)
             for index, message in enumerate(file.message_type):
-                self._event(message, places.at(_MESSAGE, index), f"{file.package}.{message.name}".lstrip("."))
+                self._event(message, locations.at(_MESSAGE, index), f"{file.package}.{message.name}".lstrip("."))
         for file in own:
-            self._services(file, Places(file))
+            self._services(file, SourceLocations(file))
         self._check_names()
         self._check_cycle()
         self._check_routes()
@@ -119,13 +119,16 @@ class _Reader:
 
     # -- services --
 
-    def _services(self, file: FileDescriptorProto, places: Places) -> None:
+    def _services(self, file: FileDescriptorProto, locations: SourceLocations) -> None:
         for index, service in enumerate(file.service):
             name = f"{file.package}.{service.name}".lstrip(".")
             options = self._options(service.options, "meshapi.v1.service")
             methods = {
                 method.name: self._method(
-                    name, method, places.at(_SERVICE, index, _METHOD, at), places.comment(_SERVICE, index, _METHOD, at)
+                    name,
+                    method,
+                    locations.at(_SERVICE, index, _METHOD, at),
+                    locations.comment(_SERVICE, index, _METHOD, at),
                 )
                 for at, method in enumerate(service.method)
             }
@@ -134,13 +137,13 @@ class _Reader:
                 methods=methods,
                 calls=tuple(options.calls) if options else (),
                 publishes=tuple(options.publishes) if options else (),
-                place=places.at(_SERVICE, index),
-                comment=places.comment(_SERVICE, index),
+                place=locations.at(_SERVICE, index),
+                comment=locations.comment(_SERVICE, index),
             )
 
     def _method(self, service: str, proto: MethodDescriptorProto, place: str, comment: str) -> Method:
         options = self._options(proto.options, "meshapi.v1.method")
-        who = f"{service}.{proto.name}"
+        title = f"{service}.{proto.name}"
         input_ = self.pool.FindMessageTypeByName(proto.input_type.lstrip("."))
         output = self.pool.FindMessageTypeByName(proto.output_type.lstrip("."))
         rule = _http(proto.options)
@@ -150,19 +153,19 @@ class _Reader:
         elif gateway is not None:
             routes = tuple(_gateway_routes(rule))
         else:
-            routes = tuple(self._routes(who, rule, input_, output, place))
-        triggers = tuple(self._triggers(who, options.on, proto, input_, place)) if options else ()
+            routes = tuple(self._routes(title, rule, input_, output, place))
+        triggers = tuple(self._triggers(title, options.on, proto, input_, place)) if options else ()
         timeout = None
         if options and options.HasField("timeout"):
             timeout = options.timeout.ToNanoseconds() / 1e9
             if timeout <= 0:
                 self.fault(
-                    place, f"{who}: timeout must be positive, not {timeout:g} s; for no limit say no_time_limit: true"
+                    place, f"{title}: timeout must be positive, not {timeout:g} s; for no limit say no_time_limit: true"
                 )
             if options.no_time_limit:
-                self.fault(place, f"{who}: timeout and no_time_limit exclude each other; keep one of them")
-        status = self._success_status(who, options, output, place, routed=bool(routes))
-        access = self._access(who, options, place, routed=bool(routes), triggered=bool(triggers))
+                self.fault(place, f"{title}: timeout and no_time_limit exclude each other; keep one of them")
+        status = self._success_status(title, options, output, place, routed=bool(routes))
+        access = self._access(title, options, place, routed=bool(routes), triggered=bool(triggers))
         return Method(
             name=proto.name,
             service=service,
@@ -184,101 +187,104 @@ class _Reader:
             gateway=gateway,
         )
 
-    def _access(self, who: str, options: Any, place: str, *, routed: bool, triggered: bool) -> Access:
-        said = options.access if options else 0
+    def _access(self, title: str, options: Any, place: str, *, routed: bool, triggered: bool) -> Access:
+        declared = options.access if options else 0
         access = {1: Access.PUBLIC, 2: Access.AUTHENTICATED, 3: Access.INTERNAL}.get(
-            said, Access.INTERNAL if triggered and not routed else Access.AUTHENTICATED
+            declared, Access.INTERNAL if triggered and not routed else Access.AUTHENTICATED
         )
         if access is Access.INTERNAL and routed:
             self.fault(
-                place, f"{who}: an INTERNAL method is never reached through the edge; remove its google.api.http"
+                place, f"{title}: an INTERNAL method is never reached through the edge; remove its google.api.http"
             )
         if options and options.roles and access is not Access.AUTHENTICATED:
-            self.fault(place, f"{who}: roles narrow AUTHENTICATED; with {access.name} they mean nothing")
+            self.fault(place, f"{title}: roles narrow AUTHENTICATED; with {access.name} they have no effect")
         return access
 
-    def _success_status(self, who: str, options: Any, output: Descriptor, place: str, *, routed: bool) -> int:
+    def _success_status(self, title: str, options: Any, output: Descriptor, place: str, *, routed: bool) -> int:
         status = int(options.success_status) if options else 0
         if not status:
             return 200
         if not 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110, 15.3
-            self.fault(place, f"{who}: success_status must be from 200 to 299, not {status}")
+            self.fault(place, f"{title}: success_status must be from 200 to 299, not {status}")
         elif not routed:
-            self.fault(place, f"{who}: success_status is an HTTP status, and the method has no google.api.http")
+            self.fault(place, f"{title}: success_status is an HTTP status, and the method has no google.api.http")
         elif status in (204, 205) and output.full_name != "google.protobuf.Empty":
             self.fault(
                 place,
-                f"{who}: success_status {status} has no body; return google.protobuf.Empty, not {output.full_name}",
+                f"{title}: success_status {status} has no body; return google.protobuf.Empty, not {output.full_name}",
             )
         return status
 
     # -- triggers --
 
     def _triggers(
-        self, who: str, rules: Sequence[Any], proto: MethodDescriptorProto, input_: Descriptor, place: str
+        self, title: str, rules: Sequence[Any], proto: MethodDescriptorProto, input_: Descriptor, place: str
     ) -> Iterator[Trigger]:
         if rules and (proto.client_streaming or proto.server_streaming):
-            self.fault(place, f"{who}: only a unary method can have a trigger")
+            self.fault(place, f"{title}: only a unary method can have a trigger")
         for rule in rules:
             match rule.WhichOneof("kind"):
                 case "event":
                     if input_.full_name not in self.events:
                         self.fault(
                             place,
-                            f"{who}: on.event needs an event as its request type, and {input_.full_name} is none; "
+                            f"{title}: on.event needs an event as its request type, and {input_.full_name} is none; "
                             "mark it with option (meshapi.v1.event)",
                         )
                     yield EventTrigger(input_.full_name)
                 case "schedule":
-                    self._expect(who, "on.schedule", "meshapi.v1.Tick", input_, place)
+                    self._expect(title, "on.schedule", "meshapi.v1.Tick", input_, place)
                     try:
                         cron.check(rule.schedule)
                     except cron.ScheduleError as error:
-                        self.fault(place, f"{who}: on.schedule {error}")
+                        self.fault(place, f"{title}: on.schedule {error}")
                     yield ScheduleTrigger(rule.schedule, rule.skip_missed)
                 case "change":
-                    self._expect(who, "on.change", "meshapi.v1.Change", input_, place)
+                    self._expect(title, "on.change", "meshapi.v1.Change", input_, place)
                     if not rule.change.service or not rule.change.table:
-                        self.fault(place, f"{who}: on.change needs both a service and a table")
+                        self.fault(place, f"{title}: on.change needs both a service and a table")
                     yield ChangeTrigger(rule.change.service, rule.change.table)
                 case _:
-                    self.fault(place, f"{who}: an empty trigger; say event, schedule or change")
+                    self.fault(place, f"{title}: an empty trigger; say event, schedule or change")
 
-    def _expect(self, who: str, what: str, wanted: str, input_: Descriptor, place: str) -> None:
+    def _expect(self, title: str, what: str, wanted: str, input_: Descriptor, place: str) -> None:
         if input_.full_name != wanted:
-            self.fault(place, f"{who}: {what} needs {wanted} as its request type, not {input_.full_name}")
+            self.fault(place, f"{title}: {what} needs {wanted} as its request type, not {input_.full_name}")
 
     # -- routes --
 
-    def _routes(self, who: str, rule: Any, input_: Descriptor, output: Descriptor, place: str) -> Iterator[Route]:
+    def _routes(self, title: str, rule: Any, input_: Descriptor, output: Descriptor, place: str) -> Iterator[Route]:
         for one in (rule, *rule.additional_bindings):
             verb = one.WhichOneof("pattern")
             if verb is None:
-                self.fault(place, f"{who}: an HTTP rule without a path; say get, put, post, delete, patch or custom")
+                self.fault(place, f"{title}: an HTTP rule without a path; say get, put, post, delete, patch or custom")
                 continue
             path = one.custom.path if verb == "custom" else getattr(one, verb)
             verb = one.custom.kind if verb == "custom" else verb.upper()
-            if not _KIND.match(verb):
-                self.fault(place, f"{who}: custom kind must be an HTTP method in upper case, or '*', not {verb!r}")
+            if not _HTTP_METHOD.match(verb):
+                self.fault(place, f"{title}: custom kind must be an HTTP method in upper case, or '*', not {verb!r}")
             if one is not rule and one.additional_bindings:
                 self.fault(
-                    place, f"{who}: additional_bindings of an additional binding mean nothing; list them side by side"
+                    place,
+                    f"{title}: additional_bindings of an additional binding have no effect; list them side by side",
                 )
             try:
                 parsed = path_template.parse(path)
             except path_template.TemplateError as error:
-                self.fault(place, f"{who}: path template {error}")
+                self.fault(place, f"{title}: path template {error}")
                 continue
             for variable in parsed.variables:
-                self._check_variable(who, variable, input_, place)
+                self._check_variable(title, variable, input_, place)
                 if variable.field == (one.body,):
-                    self.fault(place, f"{who}: {one.body!r} is in the path and is the body; it can come from one place")
-            self._check_choices(who, parsed, input_, place)
-            self._check_body(who, "body", one.body, input_, place)
-            self._check_body(who, "response_body", one.response_body, output, place)
+                    self.fault(
+                        place, f"{title}: {one.body!r} is in the path and is the body; it can come from one place"
+                    )
+            self._check_oneofs(title, parsed, input_, place)
+            self._check_body(title, "body", one.body, input_, place)
+            self._check_body(title, "response_body", one.response_body, output, place)
             yield Route(verb, parsed, one.body, one.response_body)
 
-    def _check_variable(self, who: str, variable: path_template.Variable, message: Descriptor, place: str) -> None:
+    def _check_variable(self, title: str, variable: path_template.Variable, message: Descriptor, place: str) -> None:
         path = ".".join(variable.field)
         field: FieldDescriptor | None = None
         at: Descriptor | None = message
@@ -286,19 +292,20 @@ class _Reader:
             field = at.fields_by_name.get(part) if at is not None else None
             if field is None:
                 known = _names(at) if at is not None else "it is no message"
-                self.fault(place, f"{who}: the path template names {path!r}, and {part!r} is not a field ({known})")
+                self.fault(place, f"{title}: the path template names {path!r}, and {part!r} is not a field ({known})")
                 return
             if field.is_repeated:
                 self.fault(
-                    place, f"{who}: the path template names {path!r}, and {part!r} is repeated; a path holds one value"
+                    place,
+                    f"{title}: the path template names {path!r}, and {part!r} is repeated; a path holds one value",
                 )
                 return
             at = field.message_type
         if at is not None and at.full_name not in _SCALAR_MESSAGES:
-            self.fault(place, f"{who}: the path template names {path!r}, which is a message; name one of its fields")
+            self.fault(place, f"{title}: the path template names {path!r}, which is a message; name one of its fields")
 
-    def _check_choices(self, who: str, parsed: path_template.Template, message: Descriptor, place: str) -> None:
-        """No two variables set members of one oneof: the second would undo the first."""
+    def _check_oneofs(self, title: str, parsed: path_template.Template, message: Descriptor, place: str) -> None:
+        """Check that no two variables set members of one oneof. The second one would clear the first."""
         taken: dict[tuple[tuple[str, ...], str], str] = {}
         for variable in parsed.variables:
             at: Descriptor | None = message
@@ -310,14 +317,14 @@ class _Reader:
                 other = taken.setdefault((variable.field[:depth], oneof.name), part) if oneof is not None else part
                 if other != part:
                     self.fault(
-                        place, f"{who}: the path template names {part!r} and {other!r}, of which only one can be set"
+                        place, f"{title}: the path template names {part!r} and {other!r}, of which only one can be set"
                     )
                 at = field.message_type
 
-    def _check_body(self, who: str, what: str, name: str, message: Descriptor, place: str) -> None:
+    def _check_body(self, title: str, what: str, name: str, message: Descriptor, place: str) -> None:
         allowed = ("", "*") if what == "body" else ("",)
         if name not in allowed and name not in message.fields_by_name:
-            self.fault(place, f"{who}: {what} {name!r} is not a field of {message.full_name} ({_names(message)})")
+            self.fault(place, f"{title}: {what} {name!r} is not a field of {message.full_name} ({_names(message)})")
 
     # -- the contract as a whole --
 
@@ -335,7 +342,7 @@ class _Reader:
         members = graph.cycle(edges)
         if members:
             place = self.services[members[0]].place
-            self.fault(place, f"the calls run in a circle: {' → '.join(members)}; make one of them an event")
+            self.fault(place, f"the calls form a cycle: {' → '.join(members)}; replace one of them by an event")
 
     def _check_routes(self) -> None:
         taken: dict[Any, tuple[Method, Route]] = {}
@@ -347,12 +354,12 @@ class _Reader:
                     if other[1] is not route:
                         self.fault(
                             method.place,
-                            f"{service.name}.{method.name}: {route} is the route of {other[0].service}.{other[0].name} "
-                            f"({other[1]}) already",
+                            f"{service.name}.{method.name}: {route} is already the route of "
+                            f"{other[0].service}.{other[0].name} ({other[1]})",
                         )
 
     def _options(self, options: Any, extension: str) -> Any:
-        """Return the value of an extension, read with the contract's own classes, or None when it is not set."""
+        """Return the value of an extension, read with the classes of the contract's pool, or None if it is not set."""
         try:
             found: Any = self.pool.FindExtensionByName(extension)
         except KeyError:
@@ -363,7 +370,7 @@ class _Reader:
 
 
 def _http(options: MethodOptions) -> Any:
-    """Return the HTTP rule, or None; read with the installed definition, as a vendored copy may be an older one."""
+    """Return the HTTP rule or None, read with the installed definition, because a vendored copy may be older."""
     own = MethodOptions.FromString(options.SerializeToString())
     return own.Extensions[annotations_pb2.http] if own.HasExtension(annotations_pb2.http) else None
 
@@ -371,12 +378,12 @@ def _http(options: MethodOptions) -> Any:
 def _gateway(options: Any) -> GatewayOptions | None:
     if not options or not options.HasField("gateway"):
         return None
-    said = options.gateway
-    return GatewayOptions(tuple(said.events), said.base, tuple(said.resources), said.largest)
+    declared = options.gateway
+    return GatewayOptions(tuple(declared.events), declared.base, tuple(declared.resources), declared.largest)
 
 
 def _gateway_routes(rule: Any) -> Iterator[Route]:
-    """Yield the routes of a Lambda function: made by the mesh, so right; their variables are no fields."""
+    """Yield the routes of a Lambda function. The mesh generated the rule, and its variables name no fields."""
     for one in (rule, *rule.additional_bindings):
         verb = one.WhichOneof("pattern")
         path = one.custom.path if verb == "custom" else getattr(one, verb)

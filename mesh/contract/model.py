@@ -1,6 +1,6 @@
-"""The contract: what the .proto files say, as frozen values that the edge, the sidecar and the graph share.
+"""Contract model: services, methods, routes, triggers and events as frozen values.
 
-``mesh.contract.loader`` makes it from compiled descriptors and checks it; nothing here can be half right.
+``mesh.contract.loader`` builds them from compiled descriptors and checks them. Every instance is valid.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ __all__ = [
 
 
 class Access(Enum):
-    """Who may call a method (``meshapi.v1.Access``, with the default resolved)."""
+    """Access level of a method (``meshapi.v1.Access``, with the default resolved)."""
 
     PUBLIC = "public"
-    """Anyone."""
+    """Every caller."""
     AUTHENTICATED = "authenticated"
     """A verified user, or a service of the mesh that declares the call."""
     INTERNAL = "internal"
-    """Services of the mesh that declare the call, and triggers; never through the edge."""
+    """Services of the mesh that declare the call, and triggers. The edge never routes to the method."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One HTTP rule of a method; ``additional_bindings`` are routes of their own.
+    """HTTP route of a method. Each of its ``additional_bindings`` is a route of its own.
 
     Attributes:
         verb: HTTP method in upper case, or ``"*"`` for any.
         template: The path template.
-        body: ``"*"``, the name of the request field that the body holds, or ``""`` for no body.
-        response_body: The name of the response field that is the HTTP body, or ``""`` for the whole response.
+        body: Name of the request field that the HTTP body holds, ``"*"`` for the whole request, ``""`` for no body.
+        response_body: Name of the response field that becomes the HTTP body, or ``""`` for the whole response.
     """
 
     verb: str
@@ -68,20 +68,20 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """How HTTP reaches a Lambda function: as an event of API Gateway (``meshapi.v1.Gateway``).
+    """API Gateway emulation of a Lambda function's routes (``meshapi.v1.Gateway``).
 
     Attributes:
-        events: The event of each route, in their order: ``"rest"``, ``"http-1.0"``, ``"http-2.0"``, ``"url"`` or
-            ``"body"`` (``mesh.config.api_document``).
-        base: What stands before the resources in every path.
-        resources: API Gateway's path of each route, in their order.
-        largest: Bytes of the largest request message; 0: not said.
+        events: Event format of each route, in the order of the routes: ``"rest"``, ``"http-1.0"``, ``"http-2.0"``,
+            ``"url"`` or ``"body"`` (``mesh.config.api_document``).
+        base: Common prefix of all paths.
+        resources: API Gateway's path of each route, in the order of the routes.
+        max_message_bytes: Size limit of a request message; 0: not declared.
     """
 
     events: tuple[str, ...]
     base: str
     resources: tuple[str, ...]
-    largest: int = 0
+    max_message_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +148,19 @@ class Method:
         path: ``/registration.v1.Registration/Register``.
         input: Message class of the request, in the contract's own pool.
         output: Message class of the response, in the contract's own pool.
-        client_streaming: The request is a stream.
-        server_streaming: The response is a stream.
-        access: Who may call it.
-        roles: If not empty, a user must hold one of them.
-        timeout: The longest a call may take, seconds; None if nothing was said.
-        no_time_limit: A call may take as long as it likes, whatever the defaults of the deployment are.
-        success_status: The HTTP status of its answer when it succeeds.
-        idempotent: It declares retry safety (``NO_SIDE_EFFECTS`` or ``IDEMPOTENT``).
+        client_streaming: Whether the request is a stream.
+        server_streaming: Whether the response is a stream.
+        access: Access level.
+        roles: If not empty, a user must have one of them.
+        timeout: Timeout of a call, seconds; None: not declared.
+        no_time_limit: Whether calls have no timeout, whatever the defaults of the deployment are.
+        success_status: HTTP status of a successful response.
+        idempotent: Whether the method declares retry safety (``NO_SIDE_EFFECTS`` or ``IDEMPOTENT``).
         routes: HTTP routes.
-        triggers: What else calls it.
-        place: ``protos/login/v1/login.proto:12``.
-        comment: Its leading comment.
-        gateway: How HTTP reaches it, if it is a Lambda function.
+        triggers: Triggers that call the method besides its clients.
+        place: File and line, ``protos/login/v1/login.proto:12``.
+        comment: Leading comment of the declaration.
+        gateway: API Gateway emulation, for a Lambda function.
     """
 
     name: str
@@ -188,25 +188,25 @@ class Method:
         return f"{'stream' if self.client_streaming else 'unary'}_{'stream' if self.server_streaming else 'unary'}"
 
     def time_limit(self, default: float | None) -> float | None:
-        """Return the longest that a call may take, seconds; None without a limit.
+        """Return the timeout of a call, seconds; None: no timeout.
 
         Args:
-            default: What holds when the contract says nothing, seconds; None: no limit.
+            default: Timeout of a method that declares none, seconds; None: no timeout.
         """
         return default if self.timeout is None and not self.no_time_limit else self.timeout
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GrpcService:
-    """One service of the contract.
+    """gRPC service of the contract.
 
     Attributes:
         name: Full name, ``registration.v1.Registration``.
-        methods: By their short names, in order of declaration.
+        methods: Methods by their short names, in order of declaration.
         calls: Full names of the services that it may call.
         publishes: Full names of the events that it may publish.
-        place: Where it stands.
-        comment: Its leading comment.
+        place: File and line of the declaration.
+        comment: Leading comment of the declaration.
     """
 
     name: str
@@ -219,13 +219,13 @@ class GrpcService:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventType:
-    """One event message.
+    """Message type that services publish as events.
 
     Attributes:
         name: Full name of the message.
-        key: The field whose value keeps events in order; ``""`` if the order does not matter.
+        key: Field whose value orders the events; ``""``: no order.
         message: The message class.
-        place: Where it stands.
+        place: File and line of the declaration.
     """
 
     name: str
@@ -236,13 +236,13 @@ class EventType:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contract:
-    """All services and events of the .proto files.
+    """Checked contract: all services and event types of the .proto files.
 
     Attributes:
-        services: By full name.
-        events: By full name of the message.
-        files: The compiled descriptors, with source info; reflection serves them.
-        pool: Where the message classes live. It is the contract's own, so that it never clashes with generated code.
+        services: Services by full name.
+        events: Event types by full name of the message.
+        files: The compiled descriptors with source info, which reflection serves.
+        pool: Descriptor pool of the message classes. It is the contract's own and never clashes with generated code.
     """
 
     services: Mapping[str, GrpcService]
@@ -257,7 +257,7 @@ class Contract:
 
     @property
     def methods(self) -> Mapping[str, Method]:
-        """Every method by its path."""
+        """Methods by path (``/package.Service/Method``)."""
         return self._methods
 
     def captured_tables(self, service: str) -> tuple[str, ...]:
@@ -267,22 +267,22 @@ class Contract:
         return tuple(sorted({change.table for change in changes if change.service == service}))
 
     def method(self, path: str) -> Method | None:
-        """Return the method of a path (``/package.Service/Method``), or None."""
+        """Return the method with this path (``/package.Service/Method``), or None."""
         return self._methods.get(path)
 
     def message(self, name: str) -> type[Message]:
         """Return the class of the message with this full name.
 
         Raises:
-            KeyError: There is none in the contract.
+            KeyError: The contract has no such message.
         """
         return message_factory.GetMessageClass(self.pool.FindMessageTypeByName(name))
 
 
 def generated_class(message: type[Message]) -> type[Message]:
-    """Return the class from generated code for the same message if such code has been imported, else ``message``.
+    """Return the class that generated code has for the same message, or ``message`` if no such code was imported.
 
-    A function gets and compares the classes that it imported; those live in protobuf's default pool.
+    Functions use the classes that they imported, and these live in protobuf's default pool.
     """
     try:
         found: Any = descriptor_pool.Default().FindMessageTypeByName(message.DESCRIPTOR.full_name)

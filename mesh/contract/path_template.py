@@ -1,4 +1,4 @@
-"""Path templates of ``google.api.http``: text → segments and variables, and back. Pure.
+"""Parser of the path templates of ``google.api.http``. Pure.
 
 Grammar (google/api/http.proto)::
 
@@ -19,27 +19,28 @@ from urllib.parse import unquote
 __all__ = ["Template", "TemplateError", "Variable", "parse", "parse_slashed"]
 
 ANY = "*"
-"""Matches one segment."""
+"""Wildcard for one segment."""
 REST = "**"
-"""Matches zero or more segments; only as the last one."""
+"""Wildcard for zero or more segments, at the end only."""
 
 _IDENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _LITERAL = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()+,;=@]|%[0-9A-Fa-f]{2})+\Z")
 
 
 class TemplateError(ValueError):
-    """The text is not a path template; the message says what is wrong with it."""
+    """The text is no path template. The message names the error and its position."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A part of the path that becomes a field.
+    """Path variable: a part of the path that sets a field.
 
     Attributes:
-        field: The field's path in the request message, by proto names.
-        start: Index of its first segment.
-        stop: Index after its last segment.
-        multi: It may span several segments, so ``%2F`` in it stays encoded (http.proto, "Path template syntax").
+        field: Path of the field in the request message, in proto names.
+        start: Index of the first segment.
+        stop: Index after the last segment.
+        multi: Whether it may match several segments. ``%2F`` in it stays encoded then (http.proto, "Path template
+            syntax").
     """
 
     field: tuple[str, ...]
@@ -54,9 +55,9 @@ class Template:
 
     Attributes:
         text: As written.
-        segments: Each one ``"*"``, ``"**"`` or, led by ``"="``, a literal in decoded form.
-        verb: The custom verb after the last ``:`` (decoded), or None.
-        variables: In order of their place in the path.
+        segments: ``"*"``, ``"**"``, or ``"="`` and a decoded literal.
+        verb: The decoded custom verb after the last ``:``, or None.
+        variables: Variables in the order of the path.
     """
 
     text: str
@@ -66,7 +67,7 @@ class Template:
 
     @property
     def shape(self) -> tuple[tuple[str, ...], str | None]:
-        """What it matches, whatever its variables are called: equal shapes match the same paths."""
+        """Key without variable names. Templates with equal shapes match the same paths."""
         return self.segments, self.verb
 
 
@@ -74,7 +75,7 @@ def parse(text: str) -> Template:
     """Parse a path template.
 
     Raises:
-        TemplateError: With what is wrong and where.
+        TemplateError: The text is no path template.
     """
     if not text.startswith("/"):
         raise TemplateError(f"{text!r} must begin with '/'")
@@ -82,7 +83,7 @@ def parse(text: str) -> Template:
 
 
 def parse_slashed(text: str) -> Template:
-    """Parse a path template that may end with a slash, as paths of API Gateway do; the grammar has no words for it.
+    """Parse a path template that may end with a slash, as in API Gateway. The grammar above does not allow it.
 
     Raises:
         TemplateError: As ``parse``.
@@ -94,7 +95,7 @@ def parse_slashed(text: str) -> Template:
 
 
 class _Parser:
-    """A cursor over one template."""
+    """Recursive-descent parser of one template."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -116,7 +117,7 @@ class _Parser:
         names = [variable.field for variable in self.variables]
         for name in names:
             if names.count(name) > 1:
-                raise self._error(f"the variable {'.'.join(name)!r} is there twice")
+                raise self._error(f"the variable {'.'.join(name)!r} occurs twice")
         return Template(self.text, tuple(self.segments), verb, tuple(self.variables))
 
     def _segments(self, *, inside: bool) -> None:

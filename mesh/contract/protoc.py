@@ -1,7 +1,7 @@
-"""Runs protoc: .proto files → descriptors, and → Python stubs.
+"""protoc runner: compiles .proto files to descriptors and Python stubs.
 
-protoc is the one of grpcio-tools, run as a process so that its diagnostics can be read. The well-known imports
-(``google/protobuf``, ``google/api``, ``google/rpc`` and ``meshapi``) resolve without an import root of the user's.
+protoc is that of grpcio-tools. It runs as a process, because its diagnostics go to standard error. The imports
+``google/protobuf``, ``google/api``, ``google/rpc`` and ``meshapi`` need no import root of the user.
 """
 
 from __future__ import annotations
@@ -27,23 +27,21 @@ from mesh.faults import Fault, Faults
 __all__ = ["DESCRIPTORS", "add", "builtin_roots", "generate", "load", "sources"]
 
 DESCRIPTORS = "contract.binpb"
-"""The file, in the folder of the stubs, that holds the compiled contract."""
+"""Name of the file with the compiled contract, in the folder of the stubs."""
 
 _STUBS = ("--python_out=.", "--pyi_out=.", "--grpc_python_out=.")
 _STAMP = "contract.sha256"
 _STAMP_ADDED = "added.sha256"
-_GENERATION = 3
-"""Counts the changes of what is generated from a source: older stubs are then not current."""
+_GENERATOR_VERSION = 3
+"""Version of the generator's output. Stubs of another version are out of date."""
 _UNTYPED = "# mypy: ignore-errors\n"
 """First line of a gRPC stub: protoc writes it without annotations, which ``mypy --strict`` of a user would report."""
 _INSTALLED = ("google/protobuf/", "google/api/", "google/rpc/")
-
-
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def builtin_roots() -> list[Path]:
-    """Return the import roots that every contract has: ``meshapi`` and the common Google protos."""
+    """Return the import roots of every contract: those of ``meshapi`` and of the common Google protos."""
     here = Path(__file__).parent.parent
     own = here / "protos"
     roots = [own if own.is_dir() else here.parent / "protos"]
@@ -55,13 +53,13 @@ def builtin_roots() -> list[Path]:
 
 
 def sources(roots: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Return every .proto file below ``roots`` as (root, name as it is imported), sorted by name.
+    """Return every .proto file below ``roots`` as (root, import name), sorted by name.
 
-    A file below two roots belongs to the inner one. Of two files with one name the first root's is taken, as by
-    protoc.
+    A file below two roots belongs to the inner one. Of two files with the same name the one in the first root counts,
+    as in protoc.
 
     Raises:
-        Faults: A root is not a folder, or holds no .proto file.
+        Faults: A root is no folder, or has no .proto file.
     """
     found: dict[str, Path] = {}
     for root in roots:
@@ -77,19 +75,19 @@ def sources(roots: Sequence[Path]) -> list[tuple[Path, str]]:
 
 
 def _own(name: Path, path: Path, inner: Sequence[Path]) -> bool:
-    """Whether a file is the user's, and of this root.
+    """Whether a file is the user's own and belongs to this root.
 
-    It is not in a hidden folder (.venv, .mesh), not installed by a package manager, not below a root inside this one.
+    Files in hidden folders (.venv, .mesh), of package managers, and below an inner root do not.
     """
     foreign = any(part.startswith(".") or part in ("node_modules", "site-packages") for part in name.parts)
     return not foreign and not path.is_dir() and not any(path.is_relative_to(root) for root in inner)
 
 
 def load(roots: Sequence[Path], out: Path) -> descriptor_pb2.FileDescriptorSet:
-    """Return the compiled contract, generating it and the stubs into ``out`` first if they are not current.
+    """Return the compiled contract. Generates it and the stubs in ``out`` if they are out of date.
 
     Raises:
-        Faults: protoc refused a file; one fault for each of its diagnostics.
+        Faults: protoc refused a file. Each diagnostic is one fault.
     """
     generate(roots, out)
     return descriptor_pb2.FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes())
@@ -98,16 +96,16 @@ def load(roots: Sequence[Path], out: Path) -> descriptor_pb2.FileDescriptorSet:
 def generate(roots: Sequence[Path], out: Path, *, force: bool = False) -> bool:
     """Generate Python stubs (messages, gRPC, .pyi) and the compiled contract into ``out``.
 
-    The folder is replaced as a whole and only if a source, or the generator, has changed; safe when several processes
-    do it at once.
+    The folder is replaced as a whole, and only if a source or the generator has changed. Several processes may do it at
+    the same time.
 
     Args:
-        roots: Import roots; every .proto file below them is part of the contract.
-        out: The folder to be made; nothing else should live in it.
-        force: Generate even if it is current.
+        roots: Import roots. Every .proto file below them belongs to the contract.
+        out: Folder of the generated files, for nothing else.
+        force: Generate even if the files are up to date.
 
     Returns:
-        Whether anything was generated.
+        Whether the files were generated.
 
     Raises:
         Faults: A file cannot be read, or protoc refused it.
@@ -127,10 +125,10 @@ def generate(roots: Sequence[Path], out: Path, *, force: bool = False) -> bool:
 
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """Make an empty folder beside ``out``, which is removed at the end.
+    """Create a temporary folder beside ``out``.
 
     Raises:
-        Faults: There, or in ``out``, nothing can be written.
+        Faults: This folder or ``out`` is not writable.
     """
     fresh = None
     try:
@@ -148,12 +146,12 @@ def _beside(out: Path) -> Iterator[Path]:
 
 
 def add(files: descriptor_pb2.FileDescriptorSet, names: Sequence[str], out: Path) -> None:
-    """Generate the stubs of files that were made, not written, into a folder that ``generate`` has filled.
+    """Generate the stubs of descriptors that have no .proto file, in a folder filled by ``generate``.
 
     Args:
-        files: The files, with all that they import.
-        names: Those whose stubs are wanted.
-        out: The folder.
+        files: The descriptors with all their imports.
+        names: Names of the files that get stubs.
+        out: Folder of the stubs.
     """
     own = descriptor_pb2.FileDescriptorSet(file=[file for file in files.file if file.name in names])
     digest = hashlib.sha256(own.SerializeToString(deterministic=True)).hexdigest()
@@ -175,12 +173,12 @@ def add(files: descriptor_pb2.FileDescriptorSet, names: Sequence[str], out: Path
 
 
 def _replace(fresh: Path, out: Path) -> None:
-    """Put ``fresh`` in the place of ``out``; a reader sees the old files or the new ones."""
+    """Replace ``out`` by ``fresh``. A reader sees old files or new ones, never a part of one."""
     if not out.exists():
         try:
             fresh.rename(out)
         except OSError:
-            if not out.is_dir():  # another process was first
+            if not out.is_dir():  # otherwise another process was faster
                 raise
         else:
             return
@@ -201,7 +199,7 @@ def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path) ->
     found = [*_unreadable(on_disk), *_one_module(python, on_disk)]
     if found:
         raise Faults(found)
-    # -I=DISK has no virtual path. meshapi comes first: a copy of it may be an older one.
+    # -I=DISK has no virtual path. meshapi comes first, because a copy in a root of the user may be older.
     includes = [f"-Imeshapi={_named(builtin_roots()[0] / 'meshapi', out)}"]
     includes += [f"-I={_named(root, out)}" for root in [*roots, *builtin_roots()[1:]]]
     arguments = {name: _argument(name, root, out) for root, name in files}
@@ -220,47 +218,47 @@ def _own_options() -> list[str]:
 
 
 def _is_installed(name: str) -> bool:
-    """Whether installed packages have the Python module of a file; the mesh's processes import these."""
+    """Whether an installed package has the Python module of a file. The processes of the mesh import that one."""
     return name.startswith(_INSTALLED) and any((root / name).is_file() for root in builtin_roots()[1:])
 
 
 def _unreadable(on_disk: Mapping[str, str]) -> Iterator[Fault]:
-    """Find what protoc lets pass although nothing can be done with it."""
+    """Yield a fault for each file that is not UTF-8, which protoc accepts."""
     for path in on_disk.values():
         data = Path(path).read_bytes()
         try:
             data.decode()
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
-            yield Fault(f"{path}:{line}", "the file is not UTF-8; save it as UTF-8, also for the sake of its comments")
+            yield Fault(f"{path}:{line}", "the file is not UTF-8; save it as UTF-8, comments included")
 
 
 def _one_module(names: Sequence[str], on_disk: Mapping[str, str]) -> Iterator[Fault]:
-    """Find files whose Python modules would be one."""
+    """Yield a fault for each file whose Python module has the name of another file's."""
     taken: dict[str, str] = {}
     for name in names:
         module = name.removesuffix(".proto").replace("-", "_").replace(".", "/") + "_pb2.py"
         other = taken.setdefault(module, name)
         if other != name:
-            yield Fault(on_disk.get(name, name), f"its Python module is {module}, as that of {other}; rename the file")
+            yield Fault(on_disk.get(name, name), f"its Python module {module} is also that of {other}; rename the file")
 
 
 def _argument(name: str, root: Path, out: Path) -> str:
-    """Return a file as an argument of protoc, for which ``-`` begins an option and ``@`` a file of arguments."""
+    """Return the protoc argument for a file. A name that begins with ``-`` or ``@`` gets its folder in front."""
     return f"{_named(root, out)}/{name}" if name.startswith(("-", "@")) else name
 
 
 def _named(path: Path, out: Path) -> str:
-    """Return the name of a file or folder for a protoc that runs in ``out``.
+    """Return the path of a file or folder relative to ``out``, where protoc runs.
 
-    It is relative, so that it holds no folder above the project: protoc splits names at ``:``.
+    protoc splits paths at ``:``. A relative path has none of the folders above the project.
 
     Raises:
-        Faults: It holds one all the same.
+        Faults: The path has a ``:`` all the same.
     """
     name = os.path.relpath(path.resolve(), out.resolve())
     if os.pathsep in name:
-        raise Faults([Fault(str(path), f"protoc takes {os.pathsep!r} for the end of a path; rename the folder")])
+        raise Faults([Fault(str(path), f"protoc splits paths at {os.pathsep!r}; rename the folder")])
     return name
 
 
@@ -272,17 +270,17 @@ def _protoc(arguments: list[str], folder: Path, on_disk: Mapping[str, str]) -> N
         capture_output=True, encoding="utf-8", errors="replace", check=False, env=environment, cwd=folder,
     )  # fmt: skip
     if done.returncode != 0:
-        said = protoc_errors.faults(done.stderr, on_disk, folder.resolve())
-        raise Faults(said or [Fault("protoc", f"exited with {done.returncode} and said nothing")])
+        found = protoc_errors.faults(done.stderr, on_disk, folder.resolve())
+        raise Faults(found or [Fault("protoc", f"exited with {done.returncode} and no error message")])
 
 
 def _digest(files: Sequence[tuple[Path, str]]) -> str:
-    """Return a digest of the files and of what makes stubs of them.
+    """Return a digest of the files and of the generator's version.
 
     Raises:
-        Faults: One cannot be read.
+        Faults: A file cannot be read.
     """
-    total = hashlib.sha256(f"{_GENERATION} {importlib.metadata.version('grpcio-tools')}".encode())
+    total = hashlib.sha256(f"{_GENERATOR_VERSION} {importlib.metadata.version('grpcio-tools')}".encode())
     for root, name in [*files, *((builtin_roots()[0], name) for name in _own_options())]:
         total.update(f"\0{name}\0".encode())
         try:

@@ -1,4 +1,4 @@
-"""What protoc says of files that it refuses → one fault for each mistake, with what would be right. Pure."""
+"""Parser of protoc's error output: one fault for each mistake, with its correction. Pure."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _SOURCES = {
     "openapiv3/": "gnostic",
     "google/": "googleapis",
 }
-"""Beginnings of well-known imports, and the projects that have the files."""
+"""Prefix of an import → project that publishes the files."""
 
 
-def faults(said: str, on_disk: Mapping[str, str], folder: Path) -> list[Fault]:
+def faults(output: str, on_disk: Mapping[str, str], folder: Path) -> list[Fault]:
     """Return the faults.
 
     Args:
-        said: The standard error of protoc.
-        on_disk: The contract's files, by the names under which they are imported → their paths.
-        folder: Where protoc ran: it names a file as it was imported, or as it read it, relative to that.
+        output: Standard error of protoc.
+        on_disk: Import name → path of each file of the contract.
+        folder: Working directory of protoc. It names a file by the import, or by the path relative to this folder.
     """
-    lines = [line for line in said.splitlines() if line.strip() and "warning:" not in line]
+    lines = [line for line in output.splitlines() if line.strip() and "warning:" not in line]
     matches = [_LINE.match(line) for line in lines]
     missing = {match["file"] for match in matches if match and match["text"] == _NOT_FOUND}
     imported = {found["name"] for match in matches if match and (found := _IMPORT.match(match["text"]))}
@@ -51,11 +51,11 @@ def faults(said: str, on_disk: Mapping[str, str], folder: Path) -> list[Fault]:
         place = path + (f":{match['line']}" if match["line"] else "")
         importing, defined = _IMPORT.match(text), _DEFINED.match(text)
         if text == _NOT_FOUND and name in imported:
-            continue  # said where it is imported
+            continue  # reported at the import
         if importing and importing["name"] in missing:
             made.append(Fault(place, "".join(_missing(importing["name"], on_disk))))
         elif importing and importing["name"] in wrong:
-            continue  # said where it is wrong
+            continue  # reported in the imported file
         elif defined and _is_below(name, defined["name"]):
             if (name, defined["name"]) not in copies:
                 copies.add((name, defined["name"]))
@@ -73,7 +73,7 @@ def _missing(name: str, on_disk: Mapping[str, str]) -> Iterator[str]:
     yield f"the import {name!r} is in no import root; "
     folder, owner = _folder(name, on_disk.values()), next((one for one in on_disk if _is_below(name, one)), None)
     if owner is not None:
-        yield f"write import {owner!r}, as names begin below the import root"
+        yield f"write import {owner!r}: the name is relative to the import root"
     elif folder is not None:
         yield f"add the folder {folder} to `protos` in mesh.toml"
     else:
@@ -83,7 +83,7 @@ def _missing(name: str, on_disk: Mapping[str, str]) -> Iterator[str]:
 
 
 def _folder(name: str, paths: Iterable[str]) -> str | None:
-    """Return the folder under which an import is found."""
+    """Return the folder that an import name is relative to, or None."""
     return next((path.removesuffix(f"/{name}") for path in paths if _is_below(path, name)), None)
 
 

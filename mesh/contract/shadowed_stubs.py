@@ -1,8 +1,7 @@
-"""Stubs that cannot be imported because another package has their folder's name.
+"""Explanation of import errors of stubs whose folder another Python package hides.
 
-A folder with ``__init__.py``, or a module, hides the folders of that name that stand elsewhere on ``sys.path``,
-whichever comes first there (https://docs.python.org/3/reference/import.html, namespace packages). Stubs have no
-``__init__.py``.
+A folder with ``__init__.py``, or a module, hides folders of the same name elsewhere on ``sys.path``, whichever comes
+first there (https://docs.python.org/3/reference/import.html, namespace packages). Stubs have no ``__init__.py``.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ __all__ = ["explain"]
 
 
 def explain(error: BaseException) -> str:
-    """Return what hides the module that an import did not find and what to do, as the end of a sentence, or ``""``."""
+    """Return which package hides the missing module and how to fix it, as the end of a sentence, or ``""``."""
     if not isinstance(error, ImportError) or not error.name:
         return ""
     parent, _, missing = error.name.rpartition(".")
-    if not isinstance(error, ModuleNotFoundError):  # a name in a module that was found
+    if not isinstance(error, ModuleNotFoundError):  # the module exists and lacks a name
         parent, missing = error.name, ""
     module = sys.modules.get(parent)
     if module is None:
@@ -35,7 +34,7 @@ def explain(error: BaseException) -> str:
 
 
 def _elsewhere(module: ModuleType, parent: str, missing: str) -> Path | None:
-    """Return a folder of the parent's name on ``sys.path`` that has what is missing and that Python passes over."""
+    """Return a folder of the parent's name on ``sys.path`` that Python ignores and that has the missing module."""
     seen = {Path(place).resolve() for place in getattr(module, "__path__", ())}
     for entry in sys.path:
         folder = Path(entry, *parent.split("."))
@@ -49,7 +48,7 @@ def _elsewhere(module: ModuleType, parent: str, missing: str) -> Path | None:
 
 
 def _is_own(where: str) -> bool:
-    """Whether a file is the project's own."""
+    """Whether a file belongs to the project, not to Python, an installed package or the mesh."""
     foreign = (
         *(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")),
         str(Path(__file__).parent.parent),

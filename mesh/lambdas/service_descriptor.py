@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2, message_
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 from mesh.config.lambda_function import PACKAGE, LambdaFunction
-from mesh.contract.descriptor_pool import pool_of
+from mesh.contract.descriptor_pool import build_pool
 from mesh.faults import Fault, Faults
 
 __all__ = ["INVOKE", "TICK", "extend", "on_event"]
@@ -56,7 +56,7 @@ def extend(files: FileDescriptorSet, functions: Iterable[LambdaFunction]) -> Fil
     for module in (descriptor_pb2, http_pb2, annotations_pb2, struct_pb2, empty_pb2):
         if module.DESCRIPTOR.name not in known:
             module.DESCRIPTOR.CopyToProto(made.file.add())
-    pool = pool_of(made)
+    pool = build_pool(made)
     faults: list[Fault] = []
     for function in functions:
         try:

@@ -11,7 +11,7 @@ from mesh.errors import ResourceExhausted
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
 
-__all__ = ["ConcurrencyLimit"]
+__all__ = ["ConcurrencyLimit", "queue_full"]
 
 RETRY_AFTER_SECONDS = 1.0
 """Delay that a refused caller is told to wait."""
@@ -59,10 +59,7 @@ class ConcurrencyLimit:
 
     async def _wait(self) -> None:
         if len(self._waiting) >= self.queue:
-            raise ResourceExhausted(
-                f"{self.in_flight} calls are in progress and {self.queue} wait; try again later",
-                retry_after=RETRY_AFTER_SECONDS,
-            )
+            raise queue_full(self.in_flight, self.queue)
         permit = asyncio.get_running_loop().create_future()
         self._waiting.append(permit)
         try:
@@ -81,3 +78,15 @@ class ConcurrencyLimit:
             if not permit.done():
                 self.in_flight += 1
                 permit.set_result(None)
+
+
+def queue_full(in_progress: int, waiting: int) -> ResourceExhausted:
+    """Return the status of a call that a full queue refuses.
+
+    Args:
+        in_progress: Calls in progress now.
+        waiting: Calls that may wait, all of which do.
+    """
+    return ResourceExhausted(
+        f"{in_progress} calls are in progress and {waiting} wait; try again later", retry_after=RETRY_AFTER_SECONDS
+    )

@@ -1,4 +1,4 @@
-"""``google.protobuf.Any`` and the wrappers ⇄ JSON: the well-known types that need other codecs."""
+"""JSON of ``google.protobuf.Any`` and of the wrappers: the well-known types that need codecs of other types."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Dump = Callable[[Any], Any]
 
 
 def wrapper(field: FieldDescriptor) -> tuple[Fill, Dump]:
-    """Return (fill, dump) of the wrapper whose field ``value`` this is."""
+    """Return (fill, dump) of the wrapper with this field ``value``."""
     decode, encode = decoder(field), encoder(field)
 
     def fill(message: Any, value: Any) -> None:
@@ -37,7 +37,7 @@ def wrapper(field: FieldDescriptor) -> tuple[Fill, Dump]:
 
 
 class _Any:
-    """The codec of ``Any``: by the type that its URL names, in the message's own pool or in protobuf's default."""
+    """Codec of ``Any``. It looks for the type of the URL in the message's own pool, then in protobuf's default pool."""
 
     def __init__(self, pool: DescriptorPool, codecs: Codecs) -> None:
         self.pool = pool
@@ -62,9 +62,7 @@ class _Any:
         url = value.get("@type")
         codec = self.find(url)
         if codec is None:
-            error = BadValue(
-                "expected the URL of a message type that is known here, such as type.googleapis.com/package.Message"
-            )
+            error = BadValue("expected the URL of a known message type, such as type.googleapis.com/package.Message")
             error.path.append("@type")
             raise error
         rest = {key: one for key, one in value.items() if key != "@type"}
@@ -73,7 +71,7 @@ class _Any:
             self._fill_wrapped(codec, inner, rest)
         else:
             if rest == {"value": {}} and codec.message.DESCRIPTOR.full_name == "google.protobuf.Empty":
-                rest = {}  # Java and Go print Empty so
+                rest = {}  # as Java and Go print Empty
             codec.fill(inner, rest)
         message.type_url = url
         message.value = serialize_partial(inner)
@@ -93,17 +91,17 @@ class _Any:
             return {}
         codec = self.find(url)
         if codec is None:
-            raise JsonEncodeError(f"an Any holds a type that is not known here: {url!r}")
+            raise JsonEncodeError(f"an Any holds an unknown type: {url!r}")
         try:
             inner = parser(codec.message)(message.value)
         except DecodeError:
-            raise JsonEncodeError(f"an Any does not hold the {url!r} that it says") from None
+            raise JsonEncodeError(f"the value of an Any is no valid {url!r}") from None
         value = codec.dump(inner)
         if codec.wrapped:
             return {"@type": url, "value": value}
         if "@type" in value:
             raise JsonEncodeError(
-                f'an Any holds a {codec.message.DESCRIPTOR.full_name}, of which a field is called "@type"'
+                f'an Any holds a {codec.message.DESCRIPTOR.full_name}, which has a field named "@type"'
             )
         return {"@type": url, **value}
 

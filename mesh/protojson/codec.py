@@ -1,11 +1,10 @@
-"""Proto JSON ⇄ messages, compiled once per message type on orjson.
+"""Codecs of message types: JSON → message, and the entry point of the package.
 
-Exact to the proto3 JSON mapping, with the choices that it leaves open made strict: unknown fields, a field given twice
-(under one name or under both of its names) and two members of one oneof are errors. Parsing sets fields on a fresh
-message; it does not merge.
+The proto3 JSON mapping, with its open choices made strict: unknown fields, a field given twice (under one name or under
+both of its names) and two members of one oneof are errors. A codec sets the fields of a new message. It does not merge.
 
-A codec is compiled when it is first asked for and belongs to the ``Codecs`` that made it, which is where the options
-are. Sources: https://protobuf.dev/programming-guides/json/ and protobuf's conformance suite.
+A codec is compiled at its first use. It belongs to the ``Codecs`` that made it, which holds the options.
+Sources: https://protobuf.dev/programming-guides/json/ and protobuf's conformance suite.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ Fill = Callable[[Any, Any], None]
 Dump = Callable[[Any], Any]
 
 NO_SUCH_FIELD = "there is no such field"
-"""What is said of a name that a message does not have."""
+"""Error text for a name that no field of the message has."""
 
 
 class Codecs:
-    """Codecs of one set of options; safe to share.
+    """Codecs with one set of options. Safe to share.
 
     Args:
-        ignore_unknown_fields: Pass over names that a message does not have, and enum names that an enum does not have.
-        always_print_fields_with_no_presence: Print scalars without presence, repeated fields and maps at their
-            defaults too.
-        always_print: Tells of a field whether it is printed at its default too.
+        ignore_unknown_fields: Ignore unknown field names and unknown enum names.
+        always_print_fields_with_no_presence: Print scalars without presence, repeated fields and maps also with their
+            default value.
+        always_print: Return whether a field is printed also with its default value.
         enums_as_numbers: Print enums by number.
     """
 
@@ -64,7 +63,7 @@ class Codecs:
         self._with_numbers: Codecs | None = None
 
     def with_numbers(self) -> Codecs:
-        """Return codecs that print enums by number; they are made once."""
+        """Return the codecs that print enums by number. They are made once."""
         if self._with_numbers is None:
             self._with_numbers = Codecs(
                 always_print_fields_with_no_presence=self.print_defaults,
@@ -74,7 +73,7 @@ class Codecs:
         return self._with_numbers
 
     def of(self, message: type[Message]) -> Codec:
-        """Return the codec of a message class, compiling it first if it is new."""
+        """Return the codec of a message class. Compiles it at the first use."""
         return self.of_descriptor(message.DESCRIPTOR)
 
     def of_descriptor(self, descriptor: Any) -> Codec:
@@ -86,10 +85,7 @@ class Codecs:
         return codec
 
     def field(self, field: Any) -> tuple[Fill, Dump]:
-        """Return how one field is set on its message from a JSON value, and how its value is printed.
-
-        The first raises ``BadValue``.
-        """
+        """Return the setter and the printer of one field. The setter raises ``BadValue``."""
         return _store(field, self), field_dump(field, self)
 
 
@@ -98,9 +94,9 @@ class Codec:
 
     Attributes:
         message: The message class.
-        fill: Set a fresh message from a JSON value; raises ``BadValue``. For code that nests codecs.
-        dump: Return the JSON value (dicts, lists, …) of a message; raises ``JsonEncodeError``.
-        wrapped: In an ``Any`` its JSON stands under ``value``, because it is no object of the message's fields.
+        fill: Sets a new message from a JSON value; raises ``BadValue``. For code that nests codecs.
+        dump: Returns the JSON value (dicts, lists, …) of a message; raises ``JsonEncodeError``.
+        wrapped: Whether the JSON is under ``value`` in an ``Any``, because it is no object of the message's fields.
     """
 
     __slots__ = ("dump", "fill", "message", "wrapped")
@@ -116,8 +112,8 @@ class Codec:
         """Return the message of a JSON text.
 
         Raises:
-            JsonSyntaxError: It is not JSON.
-            JsonError: It does not fit the message.
+            JsonSyntaxError: The text is not JSON.
+            JsonError: The value does not fit the message.
         """
         return self.parse_value(loads(data))
 
@@ -125,7 +121,7 @@ class Codec:
         """Return the message of a parsed JSON value.
 
         Raises:
-            JsonError: It does not fit the message.
+            JsonError: The value does not fit the message.
         """
         message = self.message()
         try:
@@ -138,7 +134,7 @@ class Codec:
         """Return the message as JSON text.
 
         Raises:
-            JsonEncodeError: It holds a value that has no JSON form.
+            JsonEncodeError: A value in the message has no JSON form.
         """
         return orjson.dumps(self.dump(message))
 
@@ -192,7 +188,7 @@ def _message_fill(descriptor: Descriptor, codecs: Codecs) -> Fill:  # noqa: C901
                 return None
             raise _at(BadValue(NO_SUCH_FIELD), key)
         if alias in value:
-            raise _at(BadValue(f"the field is there twice, as {alias} too"), key)
+            raise _at(BadValue(f"the field occurs twice, also as {alias}"), key)
         return fields[alias]
 
     def fill(message: Any, value: Any) -> None:
@@ -208,7 +204,7 @@ def _message_fill(descriptor: Descriptor, codecs: Codecs) -> Fill:  # noqa: C901
                     try:
                         setattr(message, name, one)
                     except ValueError:
-                        store(message, one)  # out of range: it says which
+                        store(message, one)  # out of range: raises the error with the range
                 elif decode is not None and one is not None:
                     setattr(message, name, decode(one))
                 else:
@@ -226,7 +222,7 @@ def _at(error: BadValue, place: str) -> BadValue:
 
 
 def _store(field: FieldDescriptor, codecs: Codecs) -> Fill:
-    """Return how the field is set from a JSON value, null included."""
+    """Return the setter of a field for any JSON value, also null."""
     inner = _setter(field, codecs)
     keeps_null = not field.is_repeated and type_name(field) in ("google.protobuf.Value", "google.protobuf.NullValue")
     oneof = field.containing_oneof.name if field.containing_oneof is not None else None
@@ -247,7 +243,7 @@ def _store(field: FieldDescriptor, codecs: Codecs) -> Fill:
 
 
 def _setter(field: FieldDescriptor, codecs: Codecs) -> Fill:
-    """Return how the field or extension is set from a JSON value that is not null."""
+    """Return the setter of a field or extension for a JSON value that is not null."""
     if field.is_repeated:
         return _store_map(field, codecs) if is_map(field) else _store_repeated(field, codecs)
     if field.message_type is not None:
@@ -270,7 +266,7 @@ def _store_message(field: FieldDescriptor, codecs: Codecs) -> Fill:
 
 
 def _getter(field: FieldDescriptor) -> Callable[[Any], Any]:
-    """Return message → value of the field or extension, as a reference where it is a message or repeated."""
+    """Return message → value of the field or extension. A message or a repeated field is a reference."""
     return (lambda message: extensions(message)[field]) if field.is_extension else attrgetter(field.name)
 
 

@@ -1,10 +1,10 @@
-"""Straight-line code for small messages: what the general codec does in a loop, written out field by field.
+"""Generated straight-line code for small messages, in place of the loop of the general codec.
 
-A generated ``fill`` takes only the plain case (the JSON names, the JSON types that the fields hold as they are). On
-anything else it clears the message and leaves it to the general one, which also words every error; so there is one set
-of rules, and this is a short cut through it. A generated ``dump`` is the whole of it.
+A generated ``fill`` handles only the common case: JSON names, and JSON types that the fields store unchanged. In every
+other case it clears the message and calls the general ``fill``, which also writes every error text. So there is one set
+of rules. A generated ``dump`` handles all cases.
 
-The source is made of field names of the contract, which are identifiers, and of JSON names by ``repr``.
+The source holds field names of the contract, which are identifiers, and JSON names written by ``repr``.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ __all__ = ["fast_dump", "fast_fill", "suits", "texts_first", "whole"]
 Fill = Callable[[Any, Any], None]
 Dump = Callable[[Any], Any]
 
-_FEW = 12
-"""Fields; with more, most are unset in most messages and asking each costs more than a loop over what is there."""
+_MAX_FIELDS = 12
+"""Most fields of larger messages are usually unset, and to test each costs more than a loop over the set ones."""
 
 _REAL = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
 _WIDE_INTEGERS = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 
 
 def suits(message: Descriptor) -> bool:
-    """Whether code can be generated for a message type and is faster."""
-    few = len(message.fields) <= _FEW and not message.is_extendable
+    """Whether code can be generated for a message type and is faster than the general codec."""
+    few = len(message.fields) <= _MAX_FIELDS and not message.is_extendable
     return few and not any(iskeyword(field.name) for field in message.fields)
 
 
@@ -44,10 +44,10 @@ def fast_fill(
     """Return the ``fill`` of a message.
 
     Args:
-        fields: Its fields.
-        json_names: Their JSON names.
-        stores: How each is set from any JSON value.
-        general: The ``fill`` for everything else.
+        fields: Fields of the message.
+        json_names: JSON name of each field.
+        stores: Setter of each field for any JSON value.
+        general: The ``fill`` of the general codec.
     """
     lines = [
         "def fill(message, value):",
@@ -95,10 +95,10 @@ def fast_dump(
     """Return the ``dump`` of a message.
 
     Args:
-        fields: Its fields, in the order in which they are printed.
-        json_names: Their JSON names.
-        encoders: What makes the JSON value of each; None for the value itself.
-        always: Names of those without presence that are printed at their defaults too.
+        fields: Fields of the message, in the order of the output.
+        json_names: JSON name of each field.
+        encoders: Field value → JSON value for each field; None for the value itself.
+        always: Names of fields without presence that are printed also with their default value.
     """
     lines = ["def dump(message):", " out = {}"]
     for index, (field, json_name, encode) in enumerate(zip(fields, json_names, encoders, strict=True)):
@@ -109,7 +109,7 @@ def fast_dump(
         elif field.name in always:
             lines += [f" value = {own}", " if True:"]
         else:
-            # Negative zero is a value; positive zero is none.
+            # Negative zero is printed; positive zero is the default and is not.
             more = " or copysign(1.0, value) < 0.0" if field.type in _REAL and not field.is_repeated else ""
             lines += [f" value = {own}", f" if value{more}:"]
         lines += [f"  out[{json_name!r}] = {value}"]
@@ -120,11 +120,11 @@ def fast_dump(
 
 
 whole: Callable[[Any], list[Any]] = itemgetter(slice(None))
-"""A repeated field as a list, in half of the time that ``list`` takes to walk it."""
+"""Repeated field → list, in half of the time of ``list``."""
 
 
 def texts_first(get: Callable[[Any], Any], store: Fill) -> Fill:
-    """Return what appends to a repeated string field all at once; what is no list of texts it leaves to ``store``."""
+    """Return a setter that appends a list of strings at once and gives every other value to ``store``."""
 
     def all_at_once(message: Any, value: Any) -> None:
         target = get(message)
@@ -141,5 +141,5 @@ def texts_first(get: Callable[[Any], Any], store: Fill) -> Fill:
 
 
 def _compiled(lines: list[str], names: dict[str, Any], name: str) -> Any:
-    exec("\n".join(lines), names)  # noqa: S102 - made here, of identifiers and literals
+    exec("\n".join(lines), names)  # noqa: S102 - the source holds identifiers and literals only
     return names[name]

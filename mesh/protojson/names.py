@@ -1,4 +1,4 @@
-"""JSON names of fields and extensions: what a member of an object is called. Pure.
+"""JSON names of fields and extensions. Pure.
 
 Source: https://protobuf.dev/programming-guides/json/ (field names, extensions).
 """
@@ -14,16 +14,16 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 __all__ = ["extension_named", "json_name_of", "json_names"]
 
-_REMEMBERED = 1024
-"""Message types whose names are kept."""
+_CACHED_TYPES = 1024
+"""Message types whose names are cached."""
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_CACHED_TYPES)
 def json_names(descriptor: Descriptor) -> Mapping[str, str]:
-    """Return the JSON name of each field of a message, by its name in the .proto file.
+    """Return field name of the .proto file → JSON name for the fields of a message.
 
-    Fields can have one JSON name in common where the message allows it (``deprecated_legacy_json_field_conflicts``).
-    It belongs to the field that is called so in the .proto file; the others are called as they are there.
+    Several fields can have the same JSON name if the message allows it (``deprecated_legacy_json_field_conflicts``).
+    The name belongs to the field with that name in the .proto file. The other fields keep their names of that file.
     """
     count = Counter(field.json_name for field in descriptor.fields)
     return {field.name: field.json_name if count[field.json_name] == 1 else field.name for field in descriptor.fields}
@@ -38,7 +38,7 @@ def json_name_of(field: FieldDescriptor) -> str:
 
 
 def extension_named(descriptor: Descriptor, name: str) -> FieldDescriptor | None:
-    """Return the extension of a message that a JSON name (``[package.name]``) stands for; None if there is none."""
+    """Return the extension of a message with a JSON name (``[package.name]``), or None."""
     if not (descriptor.is_extendable and name.startswith("[") and name.endswith("]")):
         return None
     try:

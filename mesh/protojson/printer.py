@@ -1,4 +1,4 @@
-"""Messages → JSON values: compiled once per message type, like the rest of ``mesh.protojson.codec``."""
+"""Message → JSON value, compiled once for each message type."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Dump = Callable[[Any], Any]
 
 
 def message_dump(descriptor: Descriptor, codecs: Codecs, *, small: bool) -> Dump:
-    """Return the ``dump`` of a message type that has no JSON of its own.
+    """Return the ``dump`` of a message type without a JSON form of its own.
 
     Args:
         descriptor: The message type.
-        codecs: Where the codecs of its fields come from, and the options.
-        small: Generated code is faster for it.
+        codecs: Codecs of the field types, and the options.
+        small: Whether generated code is faster.
     """
     fields = sorted(descriptor.fields, key=lambda field: field.number)
     names = json_names(descriptor)
     plan = [(field, names[field.name], _field_encoder(field, codecs)) for field in fields]
     always = {field.name for field in fields if not field.has_presence and _always(field, codecs)}
-    # protobuf's ListFields confuses fields that have one JSON name (protobuf 7.36 on upb), so each is asked for.
+    # ListFields confuses fields with the same JSON name (protobuf 7.36 on upb), so each field is read by its name.
     shared = any(field.json_name != name for field, name, _ in plan)
     if codecs.print_defaults:
         dump = _dump_all(plan)
@@ -51,7 +51,7 @@ _Plan = list[tuple[FieldDescriptor, str, Dump | None]]
 
 
 def _dump_set(plan: _Plan, always: Container[str], codecs: Codecs) -> Dump:
-    """Print what is set, extensions too: the fast way for messages with many fields."""
+    """Return a ``dump`` over the set fields and extensions, which is fast for messages with many fields."""
     encoders = {field: (name, encode) for field, name, encode in plan}
     get = encoders.get
     more = [(field.name, name, encode) for field, name, encode in plan if field.name in always]
@@ -60,7 +60,7 @@ def _dump_set(plan: _Plan, always: Container[str], codecs: Codecs) -> Dump:
         out = {}
         for field, value in list_fields(message):
             known = get(field)
-            if known is None:  # an extension that is met for the first time
+            if known is None:  # the first use of an extension
                 known = encoders[field] = (json_name_of(field), _field_encoder(field, codecs))
             name, encode = known
             out[name] = value if encode is None else encode(value)
@@ -74,7 +74,7 @@ def _dump_set(plan: _Plan, always: Container[str], codecs: Codecs) -> Dump:
 
 
 def _dump_all(plan: _Plan) -> Dump:
-    """Print every field but those with presence that are not set."""
+    """Return a ``dump`` of every field except unset fields with presence."""
     steps = [(field.name, name, encode, field.has_presence) for field, name, encode in plan]
 
     def dump(message: Any) -> dict[str, Any]:
@@ -90,15 +90,15 @@ def _dump_all(plan: _Plan) -> Dump:
 
 
 def _dump_with_extensions(dump: Dump, codecs: Codecs) -> Dump:
-    met: dict[FieldDescriptor, tuple[str, Dump]] = {}
+    known: dict[FieldDescriptor, tuple[str, Dump]] = {}
 
     def both(message: Any) -> dict[str, Any]:
         out: dict[str, Any] = dump(message)
         for field, value in list_fields(message):
             if field.is_extension:
-                if field not in met:
-                    met[field] = (json_name_of(field), field_dump(field, codecs))
-                name, encode = met[field]
+                if field not in known:
+                    known[field] = (json_name_of(field), field_dump(field, codecs))
+                name, encode = known[field]
                 out[name] = encode(value)
         return out
 
@@ -106,7 +106,7 @@ def _dump_with_extensions(dump: Dump, codecs: Codecs) -> Dump:
 
 
 def _field_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
-    """Return value of the field → JSON value; None if that is the value itself."""
+    """Return field value → JSON value, or None if both are the same."""
     if not field.is_repeated:
         return _element_encoder(field, codecs)
     if not is_map(field):
@@ -128,11 +128,11 @@ def _element_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
             return None
         return encoder(field)
     codec = codecs.of_descriptor(field.message_type)
-    return lambda value: codec.dump(value)  # noqa: PLW0108 - a recursive type's codec has no ``dump`` yet
+    return lambda value: codec.dump(value)  # noqa: PLW0108 - the codec of a recursive type has no ``dump`` yet
 
 
 def field_dump(field: FieldDescriptor, codecs: Codecs) -> Dump:
-    """Return value of the field → JSON value."""
+    """Return field value → JSON value."""
     return _field_encoder(field, codecs) or _same
 
 
@@ -146,6 +146,6 @@ def is_map(field: FieldDescriptor) -> bool:
 
 
 def type_name(field: FieldDescriptor) -> str:
-    """Return the full name of a field's message or enum, or an empty text."""
+    """Return the full name of the message or enum of a field, or ``""``."""
     named = field.message_type or field.enum_type
     return str(named.full_name) if named is not None else ""

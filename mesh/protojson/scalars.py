@@ -1,7 +1,7 @@
-"""JSON scalar ⇄ field value, one pair of functions for each scalar type of protobuf. Pure.
+"""JSON scalar ⇄ field value: a decoder and an encoder for each scalar type of protobuf. Pure.
 
-Every function here takes one JSON value as orjson gives it (or a text from a path or query) and returns the value to be
-set, already within range, or raises ``BadValue`` that says what was expected. Nothing here knows messages.
+A decoder takes one JSON value as orjson parses it, or a string of a URL. It returns a value within the range of the
+field, or raises ``BadValue`` with the expected form. This module knows no messages.
 
 Source: https://protobuf.dev/programming-guides/json/ and the JSON cases of protobuf's conformance suite.
 """
@@ -36,17 +36,17 @@ _NUMBER = re.compile(r"-?[0-9]+(?P<real>\.[0-9]+)?(?P<exponent>[eE][+-]?[0-9]+)?
 _FLOAT_SAFE = 3.4028234e38
 _URLSAFE = bytes.maketrans(b"-_", b"+/")
 _SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
-_DIGITS = 20
-_BEYOND = 1e20
-"""Above every 64-bit integer; a larger number is refused before it is made exact."""
+_MAX_DIGITS = 20
+_MAX_MAGNITUDE = 1e20
+"""Above every 64-bit integer. A larger number is refused before its exact conversion, which costs memory."""
 
 
 class BadValue(ValueError):
     """A JSON value that a field cannot hold.
 
     Attributes:
-        text: What was expected.
-        path: Where, innermost first: names, ``[2]`` for elements, ``["a"]`` for map entries.
+        text: Description of the expected value.
+        path: Path of the field, innermost part first: names, ``[2]`` for elements, ``["a"]`` for map entries.
     """
 
     def __init__(self, text: str) -> None:
@@ -56,16 +56,16 @@ class BadValue(ValueError):
 
 
 class UnknownEnumName(BadValue):
-    """A name that the enum does not have: an error, or passed over where unknown fields are."""
+    """A name that the enum does not have: an error, or ignored where unknown fields are ignored."""
 
 
 class JsonError(ValueError):
     """A JSON value does not fit the message.
 
     Attributes:
-        path: The field, by the names that the JSON used: ``address.zip``, ``items[2].name``, ``labels["a"]``; ``""``
-            for the value as a whole.
-        text: What was expected.
+        path: Path of the field with the names of the JSON text: ``address.zip``, ``items[2].name``, ``labels["a"]``;
+            ``""`` for the whole value.
+        text: Description of the expected value.
     """
 
     def __init__(self, path: str, text: str) -> None:
@@ -75,7 +75,7 @@ class JsonError(ValueError):
 
     @classmethod
     def of(cls, error: BadValue) -> JsonError:
-        """Take the path that the error gathered on its way out."""
+        """Return the error with the path that ``BadValue`` collected."""
         path = ""
         for part in reversed(error.path):
             path += part if part.startswith("[") or not path else f".{part}"
@@ -86,7 +86,7 @@ _KINDS = {str: "a string", bool: "a boolean", int: "a number", float: "a number"
 
 
 def describe(value: Any) -> str:
-    """Return what kind of JSON value it is (``a string``), never the value: it may be a secret."""
+    """Return the kind of a JSON value (``a string``), never the value, which may be a secret."""
     return "null" if value is None else _KINDS.get(type(value), "something else")
 
 
@@ -98,7 +98,7 @@ def _integer(low: int, high: int) -> Decode:
             if low <= value <= high:
                 return value
             raise BadValue(f"{expected}, and the number is out of range")
-        if type(value) is str and len(value) <= _DIGITS and value.isascii() and value.isdigit():
+        if type(value) is str and len(value) <= _MAX_DIGITS and value.isascii() and value.isdigit():
             number = int(value)
         else:
             number = _whole(value, expected)
@@ -110,13 +110,13 @@ def _integer(low: int, high: int) -> Decode:
 
 
 def _whole(value: Any, expected: str) -> int:
-    """Return the integer that a string or a float stands for (``"5"``, ``5.0``, ``5e1``), without rounding."""
+    """Return the integer of a string or a float (``"5"``, ``5.0``, ``5e1``), without rounding."""
     if type(value) is str:
         match = _NUMBER.fullmatch(value)
         if match is None:
-            raise BadValue(f"{expected}, got a string that is none")
+            raise BadValue(f"{expected}, got a string that is no number")
         rough = float(value)
-        if abs(rough) > _BEYOND:
+        if abs(rough) > _MAX_MAGNITUDE:
             raise BadValue(f"{expected}, and the number is out of range")
         if match["real"] is None and match["exponent"] is None:
             return int(value)
@@ -153,7 +153,7 @@ def _single(value: Any) -> float:
     if -_FLOAT_SAFE <= number <= _FLOAT_SAFE or (type(value) is str and value in _SPECIAL):
         return number
     try:
-        struct.pack("<f", number)  # rounds to the nearest: FLT_MAX as others print it, 3.4028235e38, is in range
+        struct.pack("<f", number)  # rounds to nearest, so 3.4028235e38, as others print FLT_MAX, is in range
     except OverflowError:
         raise BadValue("expected a number within the range of a float") from None
     return number
@@ -204,7 +204,7 @@ def _enum(enum: EnumDescriptor) -> Decode:
             raise BadValue(f"{expected}, got {describe(value)}")
         number: int = _INT32(value)
         if closed and number not in known:
-            raise BadValue(f"{expected}, got a number that is none of them")
+            raise BadValue(f"{expected}, got another number")
         return number
 
     return decode
@@ -236,7 +236,7 @@ _DECODERS: dict[int, Decode] = {
 
 
 def decoder(field: FieldDescriptor) -> Decode:
-    """Return JSON value → value of the (element of the) scalar field."""
+    """Return the decoder of a scalar field or its elements: JSON value → field value."""
     if field.enum_type is not None:
         return _null if field.enum_type.full_name == "google.protobuf.NullValue" else _enum(field.enum_type)
     return _DECODERS[field.type]
@@ -259,7 +259,7 @@ _EXACT: dict[int, type] = {
 
 
 def exact(field: FieldDescriptor) -> type | None:
-    """Return the type whose values the scalar field takes as they are (out of range it raises ``ValueError``)."""
+    """Return the Python type that a scalar field stores unchanged. A value out of range raises ``ValueError``."""
     return None if field.type == FieldDescriptor.TYPE_BYTES else _EXACT.get(field.cpp_type)
 
 
@@ -270,7 +270,7 @@ def _bool_key(value: str) -> bool:
 
 
 def key_decoder(field: FieldDescriptor) -> Decode:
-    """Return JSON object key → map key; numbers and booleans are quoted there."""
+    """Return the decoder of a map key: JSON object key → map key. Numbers and booleans are quoted there."""
     return _bool_key if field.type == FieldDescriptor.TYPE_BOOL else _DECODERS[field.type]
 
 
@@ -326,7 +326,7 @@ _ENCODERS: dict[int, Encode] = {
 
 
 def encoder(field: FieldDescriptor) -> Encode | None:
-    """Return value of the (element of the) scalar field → what orjson prints; None if that is the value itself."""
+    """Return the encoder of a scalar field or its elements, or None if the field value is the JSON value."""
     if field.enum_type is not None:
         return _print_null if field.enum_type.full_name == "google.protobuf.NullValue" else _print_enum(field.enum_type)
     return _ENCODERS.get(field.type)

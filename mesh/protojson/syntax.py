@@ -1,4 +1,4 @@
-"""JSON text → Python values: orjson, and a refusal of what it lets pass: duplicate names, bottomless nesting. Pure."""
+"""JSON parser: orjson with two more checks, for duplicate names and for the nesting depth. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import orjson
 __all__ = ["MAX_DEPTH", "JsonSyntaxError", "loads"]
 
 MAX_DEPTH = 100
-"""Objects and arrays inside each other; the same limit that protobuf has for messages."""
+"""Most levels of nested objects and arrays; protobuf has the same limit for messages."""
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
@@ -20,9 +20,9 @@ class JsonSyntaxError(ValueError):
     """The text is not JSON.
 
     Attributes:
-        text: What is wrong.
-        line: Where, from 1.
-        column: Where, in characters from 1.
+        text: Description of the error.
+        line: Line number, from 1.
+        column: Column in characters, from 1.
     """
 
     def __init__(self, text: str, line: int, column: int) -> None:
@@ -36,7 +36,8 @@ def loads(data: bytes) -> Any:
     """Parse JSON (RFC 8259, UTF-8 without a byte order mark).
 
     Raises:
-        JsonSyntaxError: It is not JSON, not UTF-8, nested deeper than ``MAX_DEPTH``, or an object has a name twice.
+        JsonSyntaxError: The text is not JSON or not UTF-8, is nested deeper than ``MAX_DEPTH``, or an object has a
+            name twice.
     """
     try:
         value = orjson.loads(data)
@@ -44,7 +45,8 @@ def loads(data: bytes) -> Any:
         raise _syntax_error(data, error) from None
     if len(data) > 2 * MAX_DEPTH and data.count(b"{") + data.count(b"[") > MAX_DEPTH:
         _check_depth(value)
-    # Names are what colons follow, so as many colons as names leaves no room for a name that came twice.
+    # A colon follows each name. If there are as many colons as names in the parsed value, no name was dropped as a
+    # duplicate.
     colons = data.count(b":")
     if colons != (len(value) if type(value) is dict else 0):
         names = _count_names(value)
@@ -87,7 +89,7 @@ def _count_names(value: Any) -> int:
 
 
 def _duplicate(data: bytes) -> JsonSyntaxError:
-    """Find the name that is there twice; the slow way, for the error's sake."""
+    """Return the error for a duplicate name. Parses the text again to find the name."""
     found: list[str] = []
 
     def pairs(items: list[tuple[str, Any]]) -> None:
@@ -102,5 +104,5 @@ def _duplicate(data: bytes) -> JsonSyntaxError:
     places = [match.start() for match in re.finditer(re.escape(name.encode()), data)]
     before = data[: places[1] if len(places) > 1 else 0].decode()
     return JsonSyntaxError(
-        f"{name} is there twice in one object", before.count("\n") + 1, len(before) - before.rfind("\n")
+        f"{name} occurs twice in one object", before.count("\n") + 1, len(before) - before.rfind("\n")
     )

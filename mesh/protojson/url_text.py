@@ -1,7 +1,7 @@
-"""Text in a URL → field values: what a path variable or a query parameter sets. Pure.
+"""Field values from URL text: path variables and query parameters. Pure.
 
-Text is JSON without its quotes: numbers, booleans and enums stand as they are, bytes in base64, Timestamp, Duration and
-FieldMask as their JSON strings, wrappers as what they wrap. Other messages have no text.
+The text is the JSON value without quotes: numbers, booleans and enum names; base64 for bytes; the JSON strings of
+Timestamp, Duration and FieldMask; the wrapped value of a wrapper. Other messages have no text form.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Setter = Callable[[Any, str], None]
 
 
 def text_setter(field: FieldDescriptor) -> Setter | None:
-    """Return how the field is set on its message from text; None if text cannot hold it.
+    """Return the setter of a field from text, or None if the field has no text form.
 
-    A repeated field gets one element more. The function raises ``BadValue``.
+    The setter appends to a repeated field. It raises ``BadValue``.
     """
     name = field.name
     inner = field.message_type

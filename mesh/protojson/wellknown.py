@@ -1,7 +1,7 @@
-"""The well-known types whose JSON is not an object of their fields: text and plain values ⇄ their messages. Pure.
+"""Well-known types whose JSON is not an object of their fields, such as Timestamp and Struct. Pure.
 
-Each type is a pair: ``fill(message, value)`` sets an empty message from a JSON value, ``dump(message)`` gives the JSON
-value. Wrappers and ``Any`` need other codecs and are in ``mesh.protojson.codec``.
+Each type has a pair of functions: ``fill(message, value)`` sets an empty message from a JSON value, ``dump(message)``
+returns the JSON value. Wrappers and ``Any`` need codecs of other types and are in ``mesh.protojson.any``.
 
 Sources: https://protobuf.dev/programming-guides/json/, the comments of google/protobuf/{timestamp,duration,field_mask,
 struct}.proto, RFC 3339.
@@ -24,28 +24,28 @@ _TIMESTAMP = re.compile(
     re.ASCII,
 )
 _DURATION = re.compile(r"(?P<sign>-?)(?P<seconds>\d{1,12})(?:\.(?P<nanos>\d{1,9}))?s", re.ASCII)
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - arithmetic on naive UTC; an offset would cost a tzinfo on each print
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC; an aware time costs more at each print
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
-_FIRST, _LAST = -62_135_596_800, 253_402_300_799
-"""0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z."""
-_LONGEST = 315_576_000_000
-_HOURS, _MINUTES = 23, 59
-_NANO = 1_000_000_000
+_MIN_TIMESTAMP, _MAX_TIMESTAMP = -62_135_596_800, 253_402_300_799
+"""Unix times of 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z."""
+_MAX_DURATION_SECONDS = 315_576_000_000
+_MAX_HOUR, _MAX_MINUTE = 23, 59
+_NANOS_PER_SECOND = 1_000_000_000
 
 
 WRAPPERS = frozenset(
     f"google.protobuf.{kind}Value"
     for kind in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
 )
-"""Messages whose JSON is that of their one field ``value``."""
+"""Messages whose JSON is the JSON of their only field ``value``."""
 
 
 class JsonEncodeError(ValueError):
-    """A message that has no JSON form: a value out of its type's range, an ``Any`` of an unknown type."""
+    """A message has no JSON form: a value is out of the range of its type, or an ``Any`` holds an unknown type."""
 
 
 def _fraction(nanos: int) -> str:
-    """Return 0, 3, 6 or 9 digits with their point."""
+    """Return the decimal point and 3, 6 or 9 digits, or ``""`` for 0."""
     if nanos == 0:
         return ""
     if nanos % 1_000_000 == 0:
@@ -65,16 +65,16 @@ def _fill_timestamp(message: Any, value: Any) -> None:
     except ValueError:
         raise BadValue("expected a timestamp with a date that exists") from None
     seconds = days * 86400 + hour * 3600 + minute * 60 + second
-    away = 0
+    offset = 0
     if match["sign"]:
         ohour, ominute = int(match["ohour"]), int(match["ominute"])
-        away = (ohour * 3600 + ominute * 60) * (-1 if match["sign"] == "-" else 1)
-        if ohour > _HOURS or ominute > _MINUTES:
+        offset = (ohour * 3600 + ominute * 60) * (-1 if match["sign"] == "-" else 1)
+        if ohour > _MAX_HOUR or ominute > _MAX_MINUTE:
             raise BadValue("expected a timestamp with an offset between -23:59 and +23:59")
-    if hour > _HOURS or minute > _MINUTES or second > _MINUTES:
+    if hour > _MAX_HOUR or minute > _MAX_MINUTE or second > _MAX_MINUTE:
         raise BadValue("expected a timestamp with a time of day from 00:00:00 to 23:59:59")
-    seconds -= away
-    if not _FIRST <= seconds <= _LAST:
+    seconds -= offset
+    if not _MIN_TIMESTAMP <= seconds <= _MAX_TIMESTAMP:
         raise BadValue("expected a timestamp from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z")
     message.seconds = seconds
     nanos = match["nanos"]
@@ -84,7 +84,7 @@ def _fill_timestamp(message: Any, value: Any) -> None:
 
 def _dump_timestamp(message: Any) -> str:
     seconds, nanos = message.seconds, message.nanos
-    if not (_FIRST <= seconds <= _LAST and 0 <= nanos < _NANO):
+    if not (_MIN_TIMESTAMP <= seconds <= _MAX_TIMESTAMP and 0 <= nanos < _NANOS_PER_SECOND):
         raise JsonEncodeError("a Timestamp is outside the years 0001 to 9999, or its nanos outside 0 to 999999999")
     return f"{(_EPOCH + timedelta(seconds=seconds)).isoformat()}{_fraction(nanos)}Z"
 
@@ -94,8 +94,8 @@ def _fill_duration(message: Any, value: Any) -> None:
     if match is None:
         raise BadValue('expected a duration in seconds such as "1.5s"')
     seconds, nanos = int(match["seconds"]), int((match["nanos"] or "").ljust(9, "0"))
-    if seconds > _LONGEST or (seconds == _LONGEST and nanos):
-        raise BadValue(f"expected a duration from -{_LONGEST}s to {_LONGEST}s")
+    if seconds > _MAX_DURATION_SECONDS or (seconds == _MAX_DURATION_SECONDS and nanos):
+        raise BadValue(f"expected a duration from -{_MAX_DURATION_SECONDS}s to {_MAX_DURATION_SECONDS}s")
     if match["sign"]:
         seconds, nanos = -seconds, -nanos
     message.seconds = seconds
@@ -104,7 +104,13 @@ def _fill_duration(message: Any, value: Any) -> None:
 
 def _dump_duration(message: Any) -> str:
     seconds, nanos = message.seconds, message.nanos
-    if not (-_LONGEST <= seconds <= _LONGEST and -_NANO < nanos < _NANO) or seconds * nanos < 0:
+    if (
+        not (
+            -_MAX_DURATION_SECONDS <= seconds <= _MAX_DURATION_SECONDS
+            and -_NANOS_PER_SECOND < nanos < _NANOS_PER_SECOND
+        )
+        or seconds * nanos < 0
+    ):
         raise JsonEncodeError("a Duration is out of range, or its seconds and nanos differ in sign")
     sign = "-" if seconds < 0 or nanos < 0 else ""
     return f"{sign}{abs(seconds)}{_fraction(abs(nanos))}s"
@@ -131,7 +137,7 @@ def _fill_mask(message: Any, value: Any) -> None:
 
 
 def fill_mask_text(message: Any, value: str) -> None:
-    """Set a FieldMask from a query parameter, where people write proto names (``update_mask=display_name``) as well."""
+    """Set a FieldMask from a query parameter. Clients write proto names there too (``update_mask=display_name``)."""
     if value:
         message.paths.extend([path if "_" in path else _snake(path) for path in value.split(",")])
 

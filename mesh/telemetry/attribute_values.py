@@ -1,6 +1,7 @@
-"""What functions hand to telemetry → what OTLP and msgpack can carry: UTF-8, 64 bits, sequences and mappings of them.
+"""Attribute values of functions, converted to values that OTLP and msgpack can carry.
 
-Nothing here raises, whatever it is given: telemetry never breaks a call, and no odd value takes others with it.
+Those are UTF-8 text, bytes, booleans, floats, 64-bit integers, and sequences and mappings of them. Nothing here raises,
+whatever the value: telemetry never breaks a call, and one odd value does not lose the others.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from typing import Any
 
 from mesh.text import text_of, utf8
 
-__all__ = ["plain", "plain_attributes", "sound"]
+__all__ = ["are_plain", "plain", "plain_attributes"]
 
-_HALF = 1 << 63
+_INT64_LIMIT = 1 << 63
 
 
 def plain(value: Any) -> Any:
-    """Return an attribute's value as it can be carried: itself if that is so, else the nearest, else its text."""
+    """Return the value itself if it can be carried, else the nearest value that can, else its text."""
     kind = type(value)
     if kind is str:
         return utf8(value)
-    if kind is int and -_HALF <= value < _HALF:
+    if kind is int and -_INT64_LIMIT <= value < _INT64_LIMIT:
         return value
     try:
         return _plain(value)
@@ -34,12 +35,12 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | float | bytes):
         return value
     if isinstance(value, int):
-        return value if -_HALF <= value < _HALF else str(value)
+        return value if -_INT64_LIMIT <= value < _INT64_LIMIT else str(value)
     if isinstance(value, Mapping):
         return {text_of(key): _plain(one) for key, one in value.items()}
     if isinstance(value, Sequence):
-        made = [_plain(one) for one in value]
-        return value if all(map(_same, made, value)) else made
+        converted = [_plain(one) for one in value]
+        return value if all(map(_same, converted, value)) else converted
     return text_of(value)
 
 
@@ -48,13 +49,13 @@ def _same(one: object, other: object) -> bool:
 
 
 def plain_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return attributes as they can be carried."""
+    """Return attributes that can be carried."""
     return {
         key if type(key) is str and key.isascii() else text_of(key): plain(value)
         for key, value in (attributes or {}).items()
     }
 
 
-def sound(attributes: Mapping[str, Any] | None) -> bool:
-    """Return whether attributes can be carried as they are."""
+def are_plain(attributes: Mapping[str, Any] | None) -> bool:
+    """Whether the attributes can be carried without conversion."""
     return not attributes or all(text_of(key) is key and plain(value) is value for key, value in attributes.items())

@@ -1,4 +1,4 @@
-"""What was raised, as a trace tells it: which of it is a bug, and in what words. The same for every process."""
+"""Exceptions in traces: tells bugs from intended statuses, and describes both. The same in every process."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from mesh.boundary import OwnCancellationError
 from mesh.errors import Code, RemoteError, StatusError
 from mesh.text import text_of
 
-__all__ = ["SERVER_FAULTS", "bug_behind", "event_of", "summary_of"]
+__all__ = ["SERVER_FAULTS", "bug_behind", "exception_attributes", "summary_of"]
 
 SERVER_FAULTS = frozenset(
     {Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
 )
-"""Codes that make a *server* span an error (semantic conventions for gRPC); on a client span every code but OK does."""
+"""Codes that make a *server* span an error (semantic conventions for gRPC). On a client span every code but OK does."""
 
 
 def bug_behind(error: StatusError) -> Exception | None:
-    """Return the bug that a status was made of, or None.
+    """Return the exception that ``recover`` turned into a status, or None if the function chose the status.
 
-    ``raise NotFound(…) from error`` is an answer; ``recover``'s INTERNAL from what was raised is a bug, and so is its
-    CANCELLED, when the function ended with a cancellation of its own.
+    ``raise NotFound(…) from error`` is a chosen status. INTERNAL from an exception is a bug. So is CANCELLED, if the
+    function ended with a cancellation of its own.
     """
     cause = error.__cause__
     if (
@@ -33,11 +33,11 @@ def bug_behind(error: StatusError) -> Exception | None:
 
 
 def summary_of(bug: BaseException) -> str:
-    """Return a bug in one line: type and message."""
+    """Return an exception on one line: type and message."""
     return f"{_type_name(bug)}: {text_of(bug)}"
 
 
-def event_of(error: BaseException) -> dict[str, str]:
+def exception_attributes(error: BaseException) -> dict[str, str]:
     """Return the attributes of the event ``exception`` (semantic conventions): type, message and traceback."""
     return {
         "exception.type": _type_name(error),
@@ -54,6 +54,6 @@ def _traceback_of(error: BaseException) -> str:
 
 
 def _type_name(error: BaseException) -> str:
-    """Return the full name of an exception's class; a built-in one without its module."""
+    """Return the full name of an exception's class. A built-in class has no module in it."""
     cls = type(error)
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"

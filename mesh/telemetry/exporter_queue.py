@@ -1,7 +1,7 @@
-"""Finished spans on their way out: a bounded buffer, a thread that exports, a count of what was dropped.
+"""Bounded queue of finished spans: a thread exports them in batches, and dropped spans are counted.
 
-Putting a span in never blocks and never fails; when the buffer is full the span is counted and left out. The settings
-are those of the SDK's batch processor (``OTEL_BSP_*``).
+``put`` never blocks and never fails. A span that comes while the queue is full is dropped. The settings are those of
+the SDK's batch processor (``OTEL_BSP_*``).
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from mesh.telemetry.otlp_encoder import Encoder
 from mesh.telemetry.otlp_exporter import sender
 from mesh.telemetry.span import Span
 
-__all__ = ["ABSENT", "Batch", "Quiet", "run_bounded"]
+__all__ = ["UNREACHABLE_TIMEOUT", "ExporterLog", "ExporterQueue", "run_bounded"]
 
 log = logging.getLogger("mesh.telemetry")
 
-SAY_AGAIN = 60.0
+REPORT_INTERVAL = 60.0
 """Seconds between two log lines about dropped spans."""
-ABSENT = 1.0
-"""Seconds that a stop waits, at most, for a collector that has not answered the last time, or not yet."""
+UNREACHABLE_TIMEOUT = 1.0
+"""Seconds that a shutdown waits at most for a collector that did not take the last batch, or has had none yet."""
 
 
-class Quiet(logging.Handler):
-    """Stands in for the exporters' own log lines, several for every failing batch: keeps the last that says why."""
+class ExporterLog(logging.Handler):
+    """Log handler for the exporters' own messages, several for every failing batch: keeps the last with a reason."""
 
     last = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the text, if it names a reason ("… due to timeout, max retries or shutdown" names none)."""
+        """Keep the message if it names a reason. "… due to timeout, max retries or shutdown" names none."""
         try:
             text = record.getMessage()
         except Exception:  # noqa: BLE001 - an odd record must not break what logs it
@@ -47,26 +47,26 @@ class Quiet(logging.Handler):
             self.last = text
 
 
-class Batch(SpanProcessor):
-    """Exports finished spans in batches from a thread of its own, which starts with the first span.
+class ExporterQueue(SpanProcessor):
+    """Span processor that exports in batches from a thread of its own. The first span starts the thread.
 
     Args:
-        exporter: Where they go; may block, and may fail.
-        quiet: Where the exporter's own log lines end up.
+        exporter: The exporter. It may block, and may fail.
+        exporter_log: The handler of the exporter's own log messages.
         environ: ``OTEL_BSP_*``.
         delay: Default for ``OTEL_BSP_SCHEDULE_DELAY``, milliseconds.
 
     Attributes:
         answered: The collector took the last batch.
-        processed: Spans handed to the exporter (``""``), and those that were not, by reason: ``queue_full``,
+        processed: Numbers of spans: handed to the exporter (``""``), or dropped before, by reason: ``queue_full``,
             ``already_shutdown``, ``unreadable`` (see ``refuse``).
-        exports: Spans that the exporter took (``""``), and those that it did not: ``export_failed``.
+        exports: Numbers of spans that the exporter took (``""``) and did not take (``export_failed``).
     """
 
     def __init__(
         self,
         exporter: SpanExporter,
-        quiet: Quiet,
+        exporter_log: ExporterLog,
         environ: Mapping[str, str],
         delay: float,
     ) -> None:
@@ -76,10 +76,11 @@ class Batch(SpanProcessor):
         self._exporter = exporter
         self._sender = sender(exporter)
         self._encoder = Encoder()
-        self._quiet = quiet
+        self._exporter_log = exporter_log
         self._delay = otel_environment.number(environ, "OTEL_BSP_SCHEDULE_DELAY", delay) / 1000
-        self._most = int(otel_environment.number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048))
-        self._size = min(self._most, int(otel_environment.number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)))
+        self._max_queue_size = int(otel_environment.number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048))
+        batch_size = int(otel_environment.number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512))
+        self._batch_size = min(self._max_queue_size, batch_size)
         self._queue: deque[Span | ReadableSpan] = deque()
         self._wake = threading.Event()
         self._idle = threading.Condition()
@@ -88,29 +89,29 @@ class Batch(SpanProcessor):
         self._closing = False
         self._abandoned = False
         self._thread: threading.Thread | None = None
-        self._said = -SAY_AGAIN
-        self._told = 0
+        self._reported_at = -REPORT_INTERVAL
+        self._reported = 0
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Reason → spans that did not arrive."""
+        """Reason → number of spans that did not arrive."""
         return {reason: count for reason, count in (*self.processed.items(), *self.exports.items()) if reason}
 
     def refuse(self) -> None:
-        """Count a span that is none any more: what another process told of it cannot be read."""
+        """Count a span of another process that cannot be decoded."""
         self.processed["unreadable"] += 1
 
     def put(self, span: Span | ReadableSpan) -> None:
-        """Take a finished span of ours or of the SDK's."""
+        """Take a finished span: a ``Span``, or one of the SDK's."""
         queue = self._queue
         waiting = len(queue)
-        if waiting >= self._most or self._closing:
+        if waiting >= self._max_queue_size or self._closing:
             self.processed["already_shutdown" if self._closing else "queue_full"] += 1
             return
         queue.append(span)
         if self._thread is None:
-            self._begin()
-        if waiting + 1 >= self._size and not self._wake.is_set():
+            self._start_thread()
+        if waiting + 1 >= self._batch_size and not self._wake.is_set():
             self._wake.set()
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -120,7 +121,7 @@ class Batch(SpanProcessor):
             self.put(span)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Export everything that is in the buffer now; return whether that was done in time."""
+        """Export everything that is in the queue now. Return whether that was done in time."""
         deadline = monotonic() + timeout_millis / 1000
         self._flushing += 1
         try:
@@ -136,11 +137,11 @@ class Batch(SpanProcessor):
             self._flushing -= 1
 
     def close(self, timeout: float) -> None:
-        """Export what is left, for at most ``timeout`` seconds; what is not out by then is counted as dropped.
+        """Export the rest for at most ``timeout`` seconds. Spans that are left then are counted as dropped.
 
-        A collector that does not answer gets ``ABSENT`` seconds.
+        A collector that did not take the last batch gets ``UNREACHABLE_TIMEOUT`` seconds.
         """
-        timeout = timeout if self.answered else min(timeout, ABSENT)
+        timeout = timeout if self.answered else min(timeout, UNREACHABLE_TIMEOUT)
         deadline = monotonic() + timeout
         self._closing = True
         self._wake.set()
@@ -155,28 +156,28 @@ class Batch(SpanProcessor):
         run_bounded(self._exporter.shutdown, max(0.1, deadline - monotonic()))
 
     def shutdown(self) -> None:
-        """Do nothing: the SDK's provider calls this, but the buffer is shared; ``close`` ends it."""
+        """Do nothing. The SDK's provider calls this, but the queue is shared: ``close`` ends it."""
 
-    def _begin(self) -> None:
+    def _start_thread(self) -> None:
         with self._idle:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="mesh-telemetry", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
-        # What the exporter does to reach the collector is no part of anyone's trace.
+        # The exporter's own requests to the collector belong to no trace.
         attach(set_value(SUPPRESS, value=True))
         while not self._closing:
             full = self._wake.wait(self._delay)
             self._wake.clear()
-            # Woken by a full batch: only full ones, or a busy component would send many small ones.
-            self._export_while(self._size if full and not self._flushing else 1)
+            # Woken by a full batch, it exports full batches only. Else a busy component would send many small ones.
+            self._export_while(self._batch_size if full and not self._flushing else 1)
         self._export_while(1)
 
     def _export_while(self, waiting: int) -> None:
         while len(self._queue) >= waiting and not self._abandoned:
             self._busy = True
-            self._export([self._queue.popleft() for _ in range(min(self._size, len(self._queue)))])
+            self._export([self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))])
             self._report()
             with self._idle:
                 self._busy = False
@@ -184,11 +185,11 @@ class Batch(SpanProcessor):
 
     def _export(self, batch: list[Span | ReadableSpan]) -> None:
         done, lost = False, 0
-        self.processed[""] += len(batch)  # now: what becomes of the export is another count (semantic conventions)
+        self.processed[""] += len(batch)  # before the export: its outcome has a count of its own (semantic conventions)
         try:
             done, lost = self._send(batch)
-        except Exception as error:  # noqa: BLE001 - an exporter that fails must not end the thread
-            self._quiet.last = f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - a failing exporter must not end the thread
+            self._exporter_log.last = f"{type(error).__name__}: {error}"
         self.answered = done
         failed = lost if done else len(batch)
         self.exports[""] += len(batch) - failed
@@ -204,20 +205,20 @@ class Batch(SpanProcessor):
     def _report(self, *, last: bool = False) -> None:
         dropped = self.dropped
         total = sum(dropped.values())
-        if total == self._told or (not last and monotonic() - self._said < SAY_AGAIN):
+        if total == self._reported or (not last and monotonic() - self._reported_at < REPORT_INTERVAL):
             return
         log.warning(
             "%d spans could not be exported since the last report (%s)%s",
-            total - self._told,
+            total - self._reported,
             ", ".join(f"{reason}: {count}" for reason, count in dropped.items() if count),
-            f"; the exporter says: {self._quiet.last}" if self._quiet.last else "",
+            f"; the exporter says: {self._exporter_log.last}" if self._exporter_log.last else "",
         )
-        self._said = monotonic()
-        self._told = total
+        self._reported_at = monotonic()
+        self._reported = total
 
 
 def run_bounded(function: Callable[[], object], timeout: float) -> bool:
-    """Run a function that may hang, for at most ``timeout`` seconds; return whether it came to its end."""
+    """Run a function that may hang. Return whether it ended within ``timeout`` seconds."""
 
     def quietly() -> None:
         try:

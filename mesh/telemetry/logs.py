@@ -1,6 +1,6 @@
-"""Logs: one JSON object a line on stderr, each with the trace and span that it belongs to.
+"""JSON logs on standard error: one object a line, with the ids of the current trace and span.
 
-Whatever a record holds, a line comes out, and the code that logs goes on: this is no place to fail.
+Every record becomes a line, whatever it holds. Logging never raises into the code that logs.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from mesh.text import carries, text_of
 
 __all__ = ["JsonFormatter", "install"]
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""What every record has; anything else was given with ``extra=``."""
-_OURS = frozenset({"time", "level", "logger", "message", "service", "trace_id", "span_id", "exception"})
-_TALKATIVE = ("alembic",)
-"""Loggers of libraries that report their own inner life as INFO: heard from WARNING on."""
+_RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""Attributes of every record. All others were given with ``extra=``."""
+_KEYS = frozenset({"time", "level", "logger", "message", "service", "trace_id", "span_id", "exception"})
+_VERBOSE_LOGGERS = ("alembic",)
+"""Loggers of libraries that log their internals as INFO. They log from WARNING on."""
 _LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x7f\x85\u2028\u2029"}
-"""What JSON leaves as it is and readers may take for the end of a line."""
+"""Characters that JSON does not escape, and that readers may take for the end of a line."""
 
 
 class JsonFormatter(logging.Formatter):
     """Formats a record as one line of JSON.
 
     Keys: ``time`` (RFC 3339, UTC, microseconds), ``level``, ``logger``, ``message``, ``service``; ``trace_id`` and
-    ``span_id`` (hex) inside a span; ``exception`` (traceback text) if there is one; what was given with ``extra=``
-    under its own name, or with a ``_`` after it where the name is taken.
+    ``span_id`` (hex) inside a span; ``exception`` (traceback text) if there is one. Values given with ``extra=`` keep
+    their names. A name that is taken gets a ``_`` at its end.
 
     Args:
         service: The component's name.
-        stream: Where the lines go: what its encoding lacks is escaped. None: anything goes.
+        stream: Destination of the lines. Characters that its encoding lacks are escaped. None: nothing is escaped.
     """
 
     def __init__(self, service: str, stream: TextIO | None = None) -> None:
@@ -47,7 +47,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC)
             .isoformat(timespec="microseconds")
             .replace("+00:00", "Z"),
@@ -58,15 +58,15 @@ class JsonFormatter(logging.Formatter):
         }
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
-            told["trace_id"] = f"{context.trace_id:032x}"
-            told["span_id"] = f"{context.span_id:016x}"
-        trouble = _exception(record)
-        if trouble:
-            told["exception"] = trouble
+            fields["trace_id"] = f"{context.trace_id:032x}"
+            fields["span_id"] = f"{context.span_id:016x}"
+        exception = _exception(record)
+        if exception:
+            fields["exception"] = exception
         for key, value in vars(record).items():
-            if key not in _STANDARD:
-                told[f"{key}_" if key in _OURS else key] = value
-        line = _json(told)
+            if key not in _RECORD_ATTRIBUTES:
+                fields[f"{key}_" if key in _KEYS else key] = value
+        line = _json(fields)
         if line.isascii() or self._stream is None or carries(self._stream, line):
             return line
         return json.dumps(orjson.loads(line))
@@ -75,7 +75,7 @@ class JsonFormatter(logging.Formatter):
 def install(service: str, level: str = "INFO", stream: TextIO | None = None) -> logging.Handler:
     """Send every logger's records of ``level`` and above to ``stream`` (None: stderr) as JSON lines.
 
-    Handlers that were on the root logger are removed; warnings of the ``warnings`` module become records too.
+    Handlers of the root logger are removed. Warnings of the ``warnings`` module become records too.
 
     Raises:
         ValueError: There is no such level.
@@ -91,7 +91,7 @@ def install(service: str, level: str = "INFO", stream: TextIO | None = None) -> 
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(number)
-    for name in _TALKATIVE:
+    for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(capture=True)
     return handler
@@ -100,7 +100,7 @@ def install(service: str, level: str = "INFO", stream: TextIO | None = None) -> 
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except BaseException:  # noqa: BLE001 - wrong arguments or a broken __str__: say what can be said
+    except BaseException:  # noqa: BLE001 - wrong arguments or a broken __str__
         return f"{text_of(record.msg)} (arguments that do not fit: {text_of(record.args)})"
 
 
@@ -113,9 +113,9 @@ def _exception(record: logging.LogRecord) -> str:
     return record.exc_text or record.stack_info or ""
 
 
-def _json(told: dict[str, Any]) -> str:
+def _json(fields: dict[str, Any]) -> str:
     try:
-        line = orjson.dumps(told, default=text_of, option=orjson.OPT_NON_STR_KEYS).decode()
-    except BaseException:  # noqa: BLE001 - a value that holds itself, half a surrogate pair: every value as text then
-        return json.dumps({text_of(key): text_of(value) for key, value in told.items()})
+        line = orjson.dumps(fields, default=text_of, option=orjson.OPT_NON_STR_KEYS).decode()
+    except BaseException:  # noqa: BLE001 - a value that contains itself, half a surrogate pair: every value becomes text
+        return json.dumps({text_of(key): text_of(value) for key, value in fields.items()})
     return line.translate(_LINE_ENDS)

@@ -1,8 +1,9 @@
-"""Request counts, durations and in-flight gauges, cheap enough for every call.
+"""Metrics of calls: duration histograms and in-flight gauges, cheap enough for every call.
 
-A histogram of ours is a list of counts: recording is one bisection and three additions. The SDK collects the in-flight
-gauges and the drop counts (observable instruments) and all that functions measure through the API; our histograms are
-added to its data when it is exported. A request count is the count of its duration histogram, as the conventions say.
+A histogram is a list of counts, so recording takes one bisection and three additions. The SDK collects the in-flight
+gauges, the counts of exported and dropped spans (observable instruments), and everything that functions measure through
+the API. The histograms are added to its data at the export. The number of requests is the count of their duration
+histogram, as the conventions say.
 
 Names, units and bucket bounds: OpenTelemetry semantic conventions for HTTP (stable) and RPC.
 """
@@ -33,23 +34,23 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.metrics.export import Histogram as HistogramData
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from mesh.telemetry.exporter_queue import SAY_AGAIN, Quiet
+from mesh.telemetry.exporter_queue import REPORT_INTERVAL, ExporterLog
 
-__all__ = ["Durations", "Exporting", "Gauge", "Metrics", "feed"]
+__all__ = ["CombinedExporter", "DurationSeries", "Gauge", "Metrics", "add_to_reader"]
 
 log = logging.getLogger("mesh.telemetry")
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Upper bounds of the buckets, seconds; the conventions advise these."""
+"""Upper bounds of the buckets, seconds, as the conventions advise."""
 MOST_SERIES = 2000
-"""Attribute sets of one instrument; more are counted together, as the SDK does (``otel.metric.overflow``)."""
+"""Attribute sets of one instrument. Further sets are counted together, as in the SDK (``otel.metric.overflow``)."""
 
 
-class Durations:
-    """One series: the durations of calls that share their attributes.
+class DurationSeries:
+    """Duration histogram of the calls that share one set of attributes.
 
     Attributes:
-        attributes: What they share.
+        attributes: The shared attributes.
     """
 
     __slots__ = ("attributes", "buckets", "highest", "lowest", "total")
@@ -59,7 +60,7 @@ class Durations:
         self.clear()
 
     def clear(self) -> None:
-        """Begin again at nothing."""
+        """Set all counts to zero."""
         self.buckets = [0] * (len(BOUNDS) + 1)
         self.total = 0.0
         self.lowest = math.inf
@@ -76,7 +77,7 @@ class Durations:
 
 
 class Gauge:
-    """How many calls are in flight."""
+    """Number of calls in flight."""
 
     __slots__ = ("attributes", "value")
 
@@ -86,7 +87,7 @@ class Gauge:
 
 
 class Instrument:
-    """The series of one duration histogram, and the gauges of what is in flight beside it."""
+    """The series of one duration histogram, and the gauges of calls in flight that go with it."""
 
     __slots__ = ("_gauges", "_overflow", "_series", "description", "name", "since")
 
@@ -94,17 +95,17 @@ class Instrument:
         self.name = name
         self.description = description
         self.since = time_ns()
-        self._series: dict[Any, Durations] = {}
+        self._series: dict[Any, DurationSeries] = {}
         self._gauges: dict[Any, Gauge] = {}
         self._overflow = {"otel.metric.overflow": True}
 
-    def series(self, key: Any, attributes: Callable[[], Mapping[str, Any]]) -> Durations:
-        """Return the series of ``key``; ``attributes`` makes what it is described by when it is new."""
+    def series(self, key: Any, attributes: Callable[[], Mapping[str, Any]]) -> DurationSeries:
+        """Return the series of ``key``. ``attributes`` is called once, for a new series."""
         found = self._series.get(key)
         if found is None:
             if len(self._series) >= MOST_SERIES:
                 key, attributes = "overflow", lambda: self._overflow
-            found = self._series.setdefault(key, Durations(attributes()))
+            found = self._series.setdefault(key, DurationSeries(attributes()))
         return found
 
     def gauge(self, key: Any, attributes: Mapping[str, Any]) -> Gauge:
@@ -114,12 +115,12 @@ class Instrument:
         return self._gauges.setdefault(key, Gauge(attributes))
 
     def observe(self, _: CallbackOptions) -> Iterator[Observation]:
-        """Yield what is in flight."""
+        """Yield the number of calls in flight for each set of attributes."""
         for gauge in list(self._gauges.values()):
             yield Observation(gauge.value, dict(gauge.attributes))
 
     def collect(self, temporality: AggregationTemporality) -> Metric | None:
-        """Return the histogram with what was counted since the start, or (DELTA) since the last collection."""
+        """Return the histogram with the calls since the start, or (DELTA) since the last collection."""
         now = time_ns()
         delta = temporality is AggregationTemporality.DELTA
         points = []
@@ -162,7 +163,7 @@ class Metrics:
     def register(
         self, meter: Meter, processed: Callable[[], Mapping[str, int]], exported: Callable[[], Mapping[str, int]]
     ) -> None:
-        """Let the SDK observe the gauges, and what became of spans: counts by reason, ``""`` when all went well."""
+        """Register the observable instruments: gauges, and numbers of spans by error (``""``: none)."""
         make = meter.create_observable_up_down_counter
         # The conventions have no name for RPC calls in flight yet; these follow HTTP's.
         make("rpc.server.active_calls", [self.server.observe], "{call}", "Calls being answered")
@@ -180,15 +181,15 @@ class Metrics:
         return [metric for metric in found if metric is not None]
 
     def added(self, data: MetricsData, temporality: AggregationTemporality) -> MetricsData:
-        """Return what the SDK collected with our histograms added."""
-        ours = self.collect(temporality)
-        if not ours or not data.resource_metrics:
+        """Return the SDK's data with the histograms added."""
+        histograms = self.collect(temporality)
+        if not histograms or not data.resource_metrics:
             return data
         first, *rest = data.resource_metrics
-        # One entry for a scope: the OTLP encoder keeps the last of several.
+        # One element for each scope: of several, the OTLP encoder keeps the last.
         scopes = {scope.scope: scope for scope in first.scope_metrics}
-        mine = scopes.get(self.scope) or ScopeMetrics(self.scope, [], "")
-        scopes[self.scope] = replace(mine, metrics=[*mine.metrics, *ours])
+        own_scope = scopes.get(self.scope) or ScopeMetrics(self.scope, [], "")
+        scopes[self.scope] = replace(own_scope, metrics=[*own_scope.metrics, *histograms])
         return MetricsData([replace(first, scope_metrics=list(scopes.values())), *rest])
 
 
@@ -196,8 +197,8 @@ def _observed(counts: Callable[[], Mapping[str, int]], _: CallbackOptions) -> It
     return [Observation(count, {"error.type": reason} if reason else {}) for reason, count in counts().items()]
 
 
-def feed(reader: MetricReader, metrics: Metrics) -> None:
-    """Have a reader that exports nothing by itself (Prometheus') read our histograms too."""
+def add_to_reader(reader: MetricReader, metrics: Metrics) -> None:
+    """Add the histograms to what a pull reader (such as Prometheus') receives."""
     receive = reader._receive_metrics  # noqa: SLF001 - "intended to be overridden", says the SDK; it has no producers
     known = reader._instrument_class_temporality  # noqa: SLF001 - where the SDK itself looks, by classes of its own
     temporality = next(known[kind] for kind in known if issubclass(kind, SdkHistogram))
@@ -208,22 +209,22 @@ def feed(reader: MetricReader, metrics: Metrics) -> None:
     reader._receive_metrics = received  # type: ignore[method-assign]  # noqa: SLF001
 
 
-class Exporting(MetricExporter):
-    """An exporter that adds our histograms to what the SDK collected.
+class CombinedExporter(MetricExporter):
+    """Metric exporter that adds the histograms to the SDK's data and passes both on.
 
     Args:
-        exporter: The one that exports.
-        metrics: What to add.
-        quiet: Where the exporter's own log lines end up; what they say is told at most once a minute.
+        exporter: The exporter behind it.
+        metrics: The histograms to add.
+        exporter_log: The handler of the exporter's own log messages. The last reason is logged at most once a minute.
     """
 
-    def __init__(self, exporter: MetricExporter, metrics: Metrics, quiet: Quiet) -> None:
+    def __init__(self, exporter: MetricExporter, metrics: Metrics, exporter_log: ExporterLog) -> None:
         temporality = exporter._preferred_temporality  # noqa: SLF001 - where the SDK's reader itself takes it from
         super().__init__(temporality, exporter._preferred_aggregation)  # noqa: SLF001 - the same
         self._exporter = exporter
         self._metrics = metrics
-        self._quiet = quiet
-        self._said = -SAY_AGAIN
+        self._exporter_log = exporter_log
+        self._reported_at = -REPORT_INTERVAL
         self._temporality = (temporality or {}).get(SdkHistogram, AggregationTemporality.CUMULATIVE)
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
@@ -231,9 +232,9 @@ class Exporting(MetricExporter):
         both = self._metrics.added(metrics_data, self._temporality)
         result = self._exporter.export(both, timeout_millis, **kwargs)
         self._metrics.answered = result is MetricExportResult.SUCCESS
-        if not self._metrics.answered and monotonic() - self._said >= SAY_AGAIN:
-            self._said = monotonic()
-            log.warning("metrics could not be exported; the exporter says: %s", self._quiet.last)
+        if not self._metrics.answered and monotonic() - self._reported_at >= REPORT_INTERVAL:
+            self._reported_at = monotonic()
+            log.warning("metrics could not be exported; the exporter says: %s", self._exporter_log.last)
         return result
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:

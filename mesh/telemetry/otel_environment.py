@@ -1,18 +1,18 @@
-"""OpenTelemetry's environment variables by their specification: checked once, before anything reads them.
+"""OpenTelemetry's environment variables, validated and normalized by their specification before the SDK reads them.
 
-The SDK reads many of them itself, some while it is imported, and ends the process with a traceback where the
-specification says that a value which cannot be used is warned of and ignored. So ``settle`` takes such values out of
-the environment, says which, and brings the others into the form that every reader understands: without spaces around
-them, enumerations in lower case, headers percent-encoded. What is settled stays as it is when it is settled again, in a
-process that inherits it.
+By the specification, an unusable value is ignored with a warning. The SDK reads many variables itself, some during its
+import, and ends the process with a traceback instead. ``normalize`` therefore removes unusable values from the
+environment and keeps a warning for each. It brings the others into the form that every reader understands: no spaces
+around them, enumerations in lower case, headers percent-encoded. It is idempotent, so a child process can normalize the
+environment that it inherits.
 
-- An empty value is an unset one. A boolean is true with ``true`` in any case, and nothing else.
-- Durations and time-outs are milliseconds, also those that the Python SDK takes for seconds
-  (``OTEL_EXPORTER_OTLP_TIMEOUT``): ``timeout`` gives them to its exporters as values. A time-out of 0 is none.
-- Of a list (exporters, propagators, headers, resource attributes) only the entries that cannot be used are left out.
-- Values of headers are never part of a warning.
+- An empty value counts as unset. A boolean is true for ``true`` in any case, and for nothing else.
+- Durations and timeouts are milliseconds, also those that the Python SDK takes for seconds
+  (``OTEL_EXPORTER_OTLP_TIMEOUT``): ``timeout`` converts them for its exporters. A timeout of 0 means none.
+- Of a list (exporters, propagators, headers, resource attributes) only the unusable elements are left out.
+- Warnings never contain values of headers.
 
-Nothing of OpenTelemetry is imported here.
+OpenTelemetry is not imported here.
 
 Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
 https://opentelemetry.io/docs/specs/otel/protocol/exporter/.
@@ -26,18 +26,18 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-__all__ = ["LEVELS", "exporters", "number", "protocol", "said", "settle", "timeout"]
+__all__ = ["LEVELS", "exporters", "normalize", "number", "protocol", "take_warnings", "timeout"]
 
 SIGNALS = ("TRACES", "METRICS", "LOGS")
 HTTP, GRPC = "http/protobuf", "grpc"
-LARGEST = 2**31 - 1
-"""What a number may be at most: as milliseconds some 24 days, which every clock and queue can take."""
-NO_LIMIT = 86_400.0
-"""Seconds that stand for no time-out: no export takes a day."""
+MAX_NUMBER = 2**31 - 1
+"""Largest number that is accepted. As milliseconds it is some 24 days, which every clock and queue can take."""
+NO_LIMIT_TIMEOUT = 86_400.0
+"""Seconds that stand for no timeout. No export takes a day."""
 LEVELS = {"none": 100, "error": 40, "warn": 30, "warning": 30, "info": 20, "debug": 10}
 """``OTEL_LOG_LEVEL`` → the level of a logger."""
-DEFAULT_TIMEOUT = 10_000
-"""Milliseconds, of ``OTEL_EXPORTER_OTLP_TIMEOUT``."""
+_DEFAULT_TIMEOUT_MS = 10_000
+"""Default of ``OTEL_EXPORTER_OTLP_TIMEOUT``, milliseconds."""
 
 _EVERY_TRACE = "1.0"
 _PREFIX = "OTEL_"
@@ -45,18 +45,21 @@ _OTLP = "OTEL_EXPORTER_OTLP_"
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?\Z")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 """A field name (RFC 9110, section 5.6.2)."""
-_PLAIN = "!#$&'()*+-./:<=>?@[]^_`{|}~"
-"""What stands for itself in a header's value, beside letters and digits: the SDK shows in its log one with others."""
-_UNFIT = re.compile(r"[\x00-\x1f\x7f]")
+_UNQUOTED = "!#$&'()*+-./:<=>?@[]^_`{|}~"
+"""Characters of a header's value that are not percent-encoded, besides ASCII alphanumerics.
 
-_ignored: list[str] = []
+The SDK logs a header that has other characters.
+"""
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+
+_warnings: list[str] = []
 
 
-def settle(environ: MutableMapping[str, str]) -> None:
-    """Take out what cannot be used, and bring the rest into its usual form; ``said`` tells what was taken out.
+def normalize(environ: MutableMapping[str, str]) -> None:
+    """Remove unusable values, and bring the others into their normal form. ``take_warnings`` returns the reasons.
 
     Args:
-        environ: The environment of the process; changed.
+        environ: The environment of the process. It is changed in place.
     """
     for name in [name for name in environ if name.startswith(_PREFIX)]:
         value = environ[name].strip()
@@ -67,42 +70,44 @@ def settle(environ: MutableMapping[str, str]) -> None:
             environ[name] = kept
     _compression(environ)
     if "traceidratio" in environ.get("OTEL_TRACES_SAMPLER", ""):
-        environ.setdefault("OTEL_TRACES_SAMPLER_ARG", _EVERY_TRACE)  # the specification's; the SDK warns of it
+        environ.setdefault(
+            "OTEL_TRACES_SAMPLER_ARG", _EVERY_TRACE
+        )  # the specification's default; without it the SDK warns
 
 
-def said() -> list[str]:
-    """Return what was ignored since this was asked last, a line for each variable."""
-    found = list(dict.fromkeys(_ignored))
-    _ignored.clear()
+def take_warnings() -> list[str]:
+    """Return the warnings since the last call, one line for each variable."""
+    found = list(dict.fromkeys(_warnings))
+    _warnings.clear()
     return found
 
 
-# -- what the settled environment says --
+# -- values of the normalized environment --
 
 
 def number(environ: Mapping[str, str], name: str, default: float) -> float:
-    """Return a number; ``default`` if it is not set, or is none (then it was said)."""
+    """Return a number, or ``default`` if it is unset or unusable (then with a warning)."""
     text = environ.get(name, "").strip()
     kept = _checked(name, text, environ) if text else ""
     return float(kept) if kept else default
 
 
 def timeout(environ: Mapping[str, str], signal: str) -> float:
-    """Return how long an export of a signal (``traces``, ``metrics``) may take, seconds."""
-    general = number(environ, f"{_OTLP}TIMEOUT", DEFAULT_TIMEOUT)
-    return number(environ, f"{_OTLP}{signal.upper()}_TIMEOUT", general) / 1000 or NO_LIMIT
+    """Return the timeout of an export of a signal (``traces``, ``metrics``), seconds."""
+    general = number(environ, f"{_OTLP}TIMEOUT", _DEFAULT_TIMEOUT_MS)
+    return number(environ, f"{_OTLP}{signal.upper()}_TIMEOUT", general) / 1000 or NO_LIMIT_TIMEOUT
 
 
 def protocol(environ: Mapping[str, str], signal: str) -> str:
-    """Return what the OTLP exporter of a signal speaks: ``http/protobuf`` or ``grpc``."""
+    """Return the protocol of a signal's OTLP exporter: ``http/protobuf`` or ``grpc``."""
     names = (f"{_OTLP}{signal.upper()}_PROTOCOL", f"{_OTLP}PROTOCOL")
     return next((found for name in names if (found := environ.get(name, "").strip().lower()) in (HTTP, GRPC)), HTTP)
 
 
 def exporters(environ: Mapping[str, str], signal: str) -> list[str] | None:
-    """Return the names of a signal's exporters, or None if the environment says nothing of where it goes.
+    """Return the names of a signal's exporters, or None if the environment names neither exporters nor an endpoint.
 
-    ``none`` is no exporter. Without names, an endpoint is one of ``otlp``.
+    ``none`` is not an exporter. An endpoint without names means ``otlp``.
     """
     names = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "")
     if names:
@@ -124,29 +129,29 @@ def _checked(name: str, value: str, environ: Environ) -> str:
 
 
 def _ignore(name: str, expected: str, value: str, instead: str = "the default is used") -> str:
-    """Note that a value is ignored."""
-    _ignored.append(f"{name} is ignored: expected {expected}, not {_shown(value)!r}; {instead}")
+    """Add the warning of an ignored value, and return no value."""
+    _warnings.append(f"{name} is ignored: expected {expected}, not {_shown(value)!r}; {instead}")
     return ""
 
 
 def _leave_out(entry: str, name: str, expected: str) -> None:
-    """Note that an entry of a list is ignored."""
-    _ignored.append(f"{entry} of {name} is left out: expected {expected}")
+    """Add the warning of an ignored element of a list."""
+    _warnings.append(f"{entry} of {name} is left out: expected {expected}")
 
 
 def _shown(value: str) -> str:
-    """Return a value as a log may show it: without user and password, and not all of a long one."""
+    """Return a value for the log: without user and password, and shortened."""
     value = re.sub(r"//[^/@]*@", "//", value)
     return value if len(value) <= 80 else f"{value[:80]}…"  # noqa: PLR2004 - a line's worth
 
 
-def _numeric(smallest: int, *, whole: bool = False, unit: str = "") -> Check:
-    kind = "an integer" if whole else "a number"
-    expected = f"{kind}{unit and f' of {unit}'} from {smallest} to {LARGEST}"
+def _numeric(smallest: int, *, integer: bool = False, unit: str = "") -> Check:
+    kind = "an integer" if integer else "a number"
+    expected = f"{kind}{unit and f' of {unit}'} from {smallest} to {MAX_NUMBER}"
 
     def check(name: str, value: str, _: Environ) -> str:
-        fits = _NUMBER.match(value) and len(value) <= 20 and smallest <= float(value) <= LARGEST  # noqa: PLR2004
-        if not fits or (whole and not value.isdigit()):
+        fits = _NUMBER.match(value) and len(value) <= 20 and smallest <= float(value) <= MAX_NUMBER  # noqa: PLR2004
+        if not fits or (integer and not value.isdigit()):
             return _ignore(name, expected, value)
         return value
 
@@ -174,7 +179,7 @@ def _one_of(values: Iterable[str]) -> str:
 
 
 def _names(group: str, *known: str) -> Check:
-    """Return the check of a list of names: those given, and those that installed packages declare in a group."""
+    """Return the check of a list of names. Valid are ``known`` and the names in a group of installed packages."""
 
     def check(name: str, value: str, _: Environ) -> str:
         kept: list[str] = []
@@ -204,7 +209,7 @@ def _endpoint(signal: str) -> Check:
         try:
             url = urlsplit(value)
             fits = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-        except ValueError:  # a port that is no number, brackets that are not closed
+        except ValueError:  # a port that is not a number, brackets that are not closed
             fits = False
         if fits or ("://" not in value and all(protocol(environ, one) == GRPC for one in signals)):  # gRPC: host:port
             return value
@@ -223,7 +228,7 @@ def _file(name: str, value: str, _: Environ) -> str:
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield each ``key=value`` of a list as it stands, with its key and its decoded value; without ``=``, no key."""
+    """Yield each element of a list as written, with its key ("" without ``=``) and its decoded value."""
     for entry in filter(None, (entry.strip() for entry in text.split(","))):
         key, equals, value = entry.partition("=")
         yield entry, unquote(key).strip() if equals else "", unquote(value).strip()
@@ -232,8 +237,12 @@ def _pairs(text: str) -> Iterator[tuple[str, str, str]]:
 def _headers(name: str, value: str, _: Environ) -> str:
     kept = []
     for at, (_entry, key, text) in enumerate(_pairs(value), 1):
-        if _TOKEN.match(key) and not _UNFIT.search(text) and text.encode("latin-1", "ignore").decode("latin-1") == text:
-            kept.append(f"{quote(key, _PLAIN)}={quote(text, _PLAIN)}")
+        if (
+            _TOKEN.match(key)
+            and not _CONTROL_CHARACTER.search(text)
+            and text.encode("latin-1", "ignore").decode("latin-1") == text
+        ):
+            kept.append(f"{quote(key, _UNQUOTED)}={quote(text, _UNQUOTED)}")
         else:
             what = f" ({key})" if _TOKEN.match(key) else ""
             _leave_out(f"entry {at}{what}", name, "name=value, percent-encoded")
@@ -264,7 +273,7 @@ def _sampler_argument(name: str, value: str, environ: Environ) -> str:
 
 
 def _compression(environ: MutableMapping[str, str]) -> None:
-    """Say compression for each signal, and nothing for none: OTLP's gRPC exporter does not know ``none``."""
+    """Set the compression of each signal. ``none`` becomes unset, since OTLP's gRPC exporter does not know it."""
     general = environ.pop(f"{_OTLP}COMPRESSION", "none")
     for signal in SIGNALS:
         name = f"{_OTLP}{signal}_COMPRESSION"
@@ -276,8 +285,8 @@ def _compression(environ: MutableMapping[str, str]) -> None:
 
 
 _MILLISECONDS = "milliseconds"
-_AT_LEAST_NONE = _numeric(0, whole=True)
-_AT_LEAST_ONE = _numeric(1, whole=True)
+_FROM_ZERO = _numeric(0, integer=True)
+_FROM_ONE = _numeric(1, integer=True)
 _SAMPLERS = _choice(
     "always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off",
     "parentbased_traceidratio",
@@ -306,12 +315,12 @@ _CHECKS: dict[str, Check] = {
         for setting, check in {
             "SCHEDULE_DELAY": _numeric(1, unit=_MILLISECONDS),
             "EXPORT_TIMEOUT": _numeric(0, unit=_MILLISECONDS),
-            "MAX_QUEUE_SIZE": _AT_LEAST_ONE,
-            "MAX_EXPORT_BATCH_SIZE": _AT_LEAST_ONE,
+            "MAX_QUEUE_SIZE": _FROM_ONE,
+            "MAX_EXPORT_BATCH_SIZE": _FROM_ONE,
         }.items()
     },
     **{
-        f"OTEL_{limit}_LIMIT": _AT_LEAST_NONE
+        f"OTEL_{limit}_LIMIT": _FROM_ZERO
         for limit in (
             "ATTRIBUTE_VALUE_LENGTH", "ATTRIBUTE_COUNT", "SPAN_ATTRIBUTE_VALUE_LENGTH", "SPAN_ATTRIBUTE_COUNT",
             "SPAN_EVENT_COUNT", "SPAN_LINK_COUNT", "EVENT_ATTRIBUTE_COUNT", "LINK_ATTRIBUTE_COUNT",

@@ -1,8 +1,8 @@
-"""How bytes that are already OTLP get into the standard exporters, which keep their connections, retries and settings.
+"""Senders of encoded OTLP bytes through the standard exporters, which keep their connections, retries and settings.
 
-The exporters have no public way in for encoded spans. This module is the only one that knows their inside, and it knows
-it for the versions that the tests ran with: for any other exporter or version ``sender`` returns None, and spans go in
-by the public way, slower and no different. The session that they send with is given to them, by the public way too.
+The exporters have no public method for encoded spans, so this module uses private ones, of the versions that the tests
+ran with. For any other exporter or version ``sender`` returns None. The spans then go through the public method, which
+is slower and has the same result. The session of an exporter is passed to it publicly.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from requests import PreparedRequest, Request, Response, Session
 
-__all__ = ["Repeating", "made", "sender"]
+__all__ = ["RepeatingSession", "create_exporter", "sender"]
 
 _HTTP = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _GRPC = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
 _CREDENTIALS = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_{}CREDENTIAL_PROVIDER"
-"""Names what makes the session instead."""
+"""Variables that name another source of the session."""
 _EXPECTED = {"headers", "data", "timeout", "allow_redirects"}
-"""What exporters give to a session with each request."""
+"""Arguments that exporters pass to a session with each request."""
 
 
-def made(cls: Any, environ: Mapping[str, str], values: Mapping[str, Any]) -> Any:
-    """Return an exporter as the environment says, with a ``Repeating`` session if it takes one and none is named.
+def create_exporter(cls: Any, environ: Mapping[str, str], values: Mapping[str, Any]) -> Any:
+    """Return a new exporter, with a ``RepeatingSession`` if it takes a session and the environment names none.
 
     Args:
         cls: Its class.
         environ: The environment.
-        values: What the class would read from the environment in another way than the specification says.
+        values: Arguments that the class would read from the environment otherwise than specified.
     """
     own_session = any(environ.get(_CREDENTIALS.format(signal)) for signal in ("", "TRACES_"))
     if cls.__module__ == _HTTP and not own_session:
-        return cls(session=Repeating(), **values)
+        return cls(session=RepeatingSession(), **values)
     return cls(**values)
 
 
 def sender(exporter: SpanExporter) -> Callable[[bytes], bool] | None:
-    """Return what sends a serialized ``ExportTraceServiceRequest`` and says whether it arrived; or None."""
+    """Return the function that sends a serialized ``ExportTraceServiceRequest`` and returns its success, or None."""
     inside: Any = exporter
     module = type(exporter).__module__
     client = getattr(exporter, "_client", None)
@@ -59,11 +59,11 @@ def sender(exporter: SpanExporter) -> Callable[[bytes], bool] | None:
     return None
 
 
-class Repeating(Session):
-    """A session that sends one request again and again, with another body: as exporters do.
+class RepeatingSession(Session):
+    """HTTP session for requests that differ in their body only, as those of exporters do.
 
-    Method, URL, headers, proxies and certificates are settled the first time. Other sessions settle them each time,
-    from the environment too, which is half of what it takes to send a batch of spans.
+    Method, URL, headers, proxies and certificates are determined once, with the first request. An ordinary session
+    determines them each time, from the environment too. That is half of the cost of sending a batch of spans.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Repeating(Session):
         self._first: tuple[PreparedRequest, Mapping[str, Any]] | None = None
 
     def request(self, method: Any, url: Any, *args: Any, **options: Any) -> Response:
-        """Send the request; only ``data``, ``timeout`` and ``allow_redirects`` may differ from the first."""
+        """Send the request. Only ``data``, ``timeout`` and ``allow_redirects`` may differ from the first one."""
         body, timeout = options.get("data"), options.get("timeout")
         if args or not isinstance(body, bytes) or not options.keys() <= _EXPECTED or self.cookies:
             return super().request(method, url, *args, **options)

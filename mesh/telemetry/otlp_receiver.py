@@ -1,13 +1,13 @@
-"""The store's door: an ASGI application that takes OTLP/HTTP and shows what is kept.
+"""OTLP/HTTP receiver: an ASGI application that stores spans and serves the stored traces as JSON.
 
 - ``POST /v1/traces``: OTLP/HTTP with protobuf, gzip or not (https://opentelemetry.io/docs/specs/otlp/#otlphttp).
 - ``GET /traces``: the last traces; ``?limit=``.
-- ``GET /traces/{id}``: one trace; the beginning of its id is enough if it is the only one.
+- ``GET /traces/{id}``: one trace. The beginning of its id is enough if no other trace begins so.
 
-Both take ``?wait=SECONDS``: components export a moment after their spans have ended, so who asks right after a response
-waits that long, for one trace only until it is whole.
+Both GETs take ``?wait=SECONDS``, since components export a moment after their spans have ended. A client that comes
+right after a response waits that long, and for a single trace only until it is complete.
 
-For loopback only: there is no authentication, and no other signal is taken.
+For loopback only. It has no authentication, and it takes no other signal.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Message = MutableMapping[str, Any]
 _PROTOBUF = "application/x-protobuf"
 _GZIP = 16 + zlib.MAX_WBITS
 """Window bits that make zlib expect a gzip header."""
-MAX_BODY = 16 * 2**20
-LONGEST_WAIT = 10.0
-"""Seconds."""
-_DIGITS = 9
+MAX_BODY_SIZE = 16 * 2**20
+"""Bytes of a request, before and after decompression."""
+MAX_WAIT_SECONDS = 10.0
+_MAX_DIGITS = 9
 
 
 class _RefusedError(Exception):
-    """An answer other than 200."""
+    """A response with an error status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -50,15 +50,15 @@ class _RefusedError(Exception):
 
 
 class Receiver:
-    """The application.
+    """The ASGI application.
 
     Args:
-        store: Where spans are kept.
+        store: The store of the spans.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._news = asyncio.Event()
+        self._stored = asyncio.Event()
 
     async def __call__(
         self,
@@ -66,7 +66,7 @@ class Receiver:
         receive: Callable[[], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
-        """Answer one request; the lifespan protocol is acknowledged."""
+        """Answer one request. The lifespan protocol is acknowledged."""
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
@@ -92,14 +92,14 @@ class Receiver:
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().decode("latin-1")
         if kind != _PROTOBUF:
             raise _RefusedError(415, f"send {_PROTOBUF}; set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
-        body = _unpacked(await _body(receive), headers.get(b"content-encoding", b"identity").decode("latin-1"))
+        body = _decompressed(await _body(receive), headers.get(b"content-encoding", b"identity").decode("latin-1"))
         try:
             request = ExportTraceServiceRequest.FromString(body)
         except DecodeError:
             raise _RefusedError(400, "the body is no ExportTraceServiceRequest") from None
         response = ExportTraceServiceResponse()
         refused = self._store.add(request)
-        self._news.set()
+        self._stored.set()
         if refused:
             response.partial_success.rejected_spans = refused
             response.partial_success.error_message = "trace ids have 16 bytes and span ids 8"
@@ -114,7 +114,7 @@ class Receiver:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         limit, wait = _number(query, "limit", 50), _number(query, "wait", 0)
         wanted = path.removeprefix("/traces").removeprefix("/")
-        await self._settled(wanted, min(wait, LONGEST_WAIT))
+        await self._wait_until_complete(wanted, min(wait, MAX_WAIT_SECONDS))
         if path == "/traces":
             return {"traces": self._store.traces(limit)}
         found = self._store.find(wanted)
@@ -123,18 +123,18 @@ class Receiver:
             raise _RefusedError(404, f"{what} with {wanted!r}")
         return self._store.trace(found[0])
 
-    async def _settled(self, wanted: str, seconds: float) -> None:
-        """Wait for what components still have: for one trace until it is whole."""
+    async def _wait_until_complete(self, wanted: str, seconds: float) -> None:
+        """Wait for spans that components still hold: for a single trace until it is complete."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not (wanted and self._store.whole(wanted, time.time_ns())):
-                    self._news.clear()
-                    await self._news.wait()
+                while not (wanted and self._store.is_complete(wanted, time.time_ns())):
+                    self._stored.clear()
+                    await self._stored.wait()
 
 
 def _number(query: Mapping[str, list[str]], name: str, default: int) -> int:
     text = query.get(name, [str(default)])[-1]
-    if not (text.isascii() and text.isdigit()) or len(text) > _DIGITS:
+    if not (text.isascii() and text.isdigit()) or len(text) > _MAX_DIGITS:
         raise _RefusedError(400, f"{name} must be a number, not {text[:40]!r}")
     return int(text)
 
@@ -156,25 +156,25 @@ async def _body(receive: Callable[[], Awaitable[Message]]) -> bytes:
             raise _RefusedError(400, "the client went away")
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > MAX_BODY:
-            raise _RefusedError(413, f"a request may have {MAX_BODY} bytes")
+        if size > MAX_BODY_SIZE:
+            raise _RefusedError(413, f"a request may have {MAX_BODY_SIZE} bytes")
         if not message.get("more_body", False):
             return b"".join(parts)
 
 
-def _unpacked(body: bytes, encoding: str) -> bytes:
-    """Return the body without its content coding; no more than ``MAX_BODY``, however small it came."""
+def _decompressed(body: bytes, encoding: str) -> bytes:
+    """Return the body without its content coding, at most ``MAX_BODY_SIZE`` bytes."""
     if encoding == "identity":
         return body
     if encoding not in ("gzip", "deflate"):
         raise _RefusedError(415, f"send the body as gzip, deflate or as it is, not {encoding!r}")
-    unpacker = zlib.decompressobj(_GZIP if encoding == "gzip" else zlib.MAX_WBITS)
+    decompressor = zlib.decompressobj(_GZIP if encoding == "gzip" else zlib.MAX_WBITS)
     try:
-        found = unpacker.decompress(body, MAX_BODY)
+        found = decompressor.decompress(body, MAX_BODY_SIZE)
     except zlib.error:
         raise _RefusedError(400, f"the body is not {encoding}") from None
-    if unpacker.unconsumed_tail:
-        raise _RefusedError(413, f"a request may have {MAX_BODY} bytes, unpacked")
-    if not unpacker.eof:
+    if decompressor.unconsumed_tail:
+        raise _RefusedError(413, f"a request may have {MAX_BODY_SIZE} bytes, unpacked")
+    if not decompressor.eof:
         raise _RefusedError(400, f"the {encoding} body ends too early")
     return found

@@ -1,7 +1,7 @@
-"""OpenTelemetry's process-wide providers, set once, pointing at whichever component was configured last.
+"""OpenTelemetry's process-wide providers: set once, they delegate to the component that was configured last.
 
-The API lets a process set its providers once and for all. A test, a notebook or ``mesh.testing`` starts and stops
-components in one process, so what is set is a pointer. ``mesh up`` gives each component a process of its own.
+The API allows a process to set its providers only once. A test, a notebook or ``mesh.testing`` starts and stops several
+components in one process, so the provider delegates. With ``mesh up``, each component has a process of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from opentelemetry.util._decorator import (
 __all__ = ["install", "uninstall"]
 
 _stack: list[TracerProvider] = []
-"""Configured components' providers, the last one current."""
+"""Providers of the configured components. The last one is current."""
 
 
 class _CurrentTracer(Tracer):
@@ -58,9 +58,10 @@ _provider = _CurrentProvider()
 
 
 def install(tracers: TracerProvider, meters: metrics.MeterProvider) -> None:
-    """Make the providers those that functions' plain API calls reach.
+    """Make a component's providers current for calls of the plain API.
 
-    Meters are the first component's for the life of the process: an instrument, once made, belongs to its provider.
+    The meter provider of the first component stays for the life of the process, since an instrument belongs to its
+    provider.
     """
     if trace.get_tracer_provider() is not _provider:
         trace.set_tracer_provider(_provider)
@@ -69,6 +70,6 @@ def install(tracers: TracerProvider, meters: metrics.MeterProvider) -> None:
 
 
 def uninstall(tracers: TracerProvider) -> None:
-    """Take the provider away again; the one before it is current."""
+    """Remove the provider. The one before it becomes current."""
     if tracers in _stack:
         _stack.remove(tracers)

@@ -1,8 +1,8 @@
-"""The recorder: starts our spans and hands finished ones to the export, so that they look like the SDK's to a backend.
+"""Span recorder: starts the spans of calls, and passes finished ones to the export queues.
 
-Sampling, ids, limits and the resource are those of the SDK's ``TracerProvider``, which makes the spans of functions;
-here they are only asked in a cheaper way. The default sampler (``parentbased_always_on``) is decided in place; every
-other one is asked as the SDK asks it.
+Sampling, ids, limits and the resource are those of the SDK's ``TracerProvider``, which also creates the spans of
+functions. So a backend sees no difference. The default sampler (``parentbased_always_on``) is computed inline, which is
+cheaper. Every other sampler is called as the SDK calls it.
 """
 
 from __future__ import annotations
@@ -21,42 +21,44 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanKind
 from opentelemetry.trace.status import Status
 
 from mesh.telemetry.attribute_values import plain_attributes
-from mesh.telemetry.exporter_queue import Batch
+from mesh.telemetry.exporter_queue import ExporterQueue
 from mesh.telemetry.span import Span
 from mesh.text import text_of
 from mesh.trace_context import RANDOM, SAMPLED, ParentSpan
 
 __all__ = ["Recorder"]
 
-_DEFAULT_MOST = 128
-"""Attributes that a span may have when nothing is said."""
+_DEFAULT_ATTRIBUTE_COUNT = 128
+"""Default limit of the attributes of a span."""
 
 
 class Recorder:
-    """Starts spans and turns finished ones into the SDK's.
+    """Starts spans, and converts finished ones to the SDK's.
 
     Args:
-        provider: Whose sampler, ids, limits and resource apply.
-        batches: Take each finished, sampled span.
-        version: Of the instrumentation scope ``mesh``.
+        provider: The provider whose sampler, ids, limits and resource apply.
+        queues: The queues that get each finished, sampled span.
+        version: Version of the instrumentation scope ``mesh``.
 
     Attributes:
         limits: The span limits (``OTEL_SPAN_*_LIMIT``).
-        usual_limits: They are no tighter than the defaults.
+        default_limits: Whether the limits are no tighter than the defaults.
     """
 
-    __slots__ = ("_batches", "_ids", "_provider", "_sampler", "_scope", "_simple", "limits", "usual_limits")
+    __slots__ = ("_ids", "_provider", "_queues", "_sampler", "_scope", "_simple", "default_limits", "limits")
 
-    def __init__(self, provider: TracerProvider, batches: Sequence[Batch], version: str) -> None:
+    def __init__(self, provider: TracerProvider, queues: Sequence[ExporterQueue], version: str) -> None:
         self._provider = provider
         self._sampler = provider.sampler
         self._simple = self._sampler is DEFAULT_ON
         self._ids = provider.id_generator
-        self._batches = tuple(batches)
+        self._queues = tuple(queues)
         self._scope = InstrumentationScope("mesh", version)
         self.limits = limits = SpanLimits()
         most = limits.max_span_attributes
-        self.usual_limits = limits.max_span_attribute_length is None and (most is None or most >= _DEFAULT_MOST)
+        self.default_limits = limits.max_span_attribute_length is None and (
+            most is None or most >= _DEFAULT_ATTRIBUTE_COUNT
+        )
 
     def start(
         self, name: str, kind: SpanKind, constant: Mapping[str, Any], parent: ParentSpan | None, context: Context
@@ -66,15 +68,15 @@ class Recorder:
         Args:
             name: Its name.
             kind: SERVER or CLIENT.
-            constant: Attributes that every span of its kind has; not copied.
-            parent: What it is a child of.
-            context: What came with the parent, for samplers that look at it.
+            constant: Attributes that every span of its kind has. They are not copied.
+            parent: The parent span, or None for a root.
+            context: The rest of the parent's context, for samplers that read it.
         """
         ids = self._ids
         if parent is None:
             trace_id, flags, state = ids.generate_trace_id(), 0, None
         else:
-            # Level 2 of the recommendation: whether the trace id is random is its maker's to say, and passes on.
+            # Trace Context Level 2: the creator of the trace id says whether it is random, and the flag is passed on.
             trace_id, flags, state = parent.trace_id, parent.flags & RANDOM, parent.state
         own: Mapping[str, Any] | None = None
         if self._simple:
@@ -95,13 +97,13 @@ class Recorder:
         return span
 
     def finished(self, span: Span) -> None:
-        """Take a span that has ended."""
+        """Put a finished span into the queues, if it is sampled."""
         if span.flags & SAMPLED:
-            for batch in self._batches:
-                batch.put(span)
+            for queue in self._queues:
+                queue.put(span)
 
     def readable(self, span: Span) -> ReadableSpan:
-        """Return the span as the SDK's exporters take it; for the thread that exports."""
+        """Return the span in the SDK's form, for the export thread."""
         limits = self.limits
         dropped_attributes, dropped_events, dropped_links = span.dropped
         own = plain_attributes({**span.constant, **(span.attributes or {}), **(span.outcome or {})})
@@ -112,14 +114,14 @@ class Recorder:
         events: Any = ()
         if span.events or dropped_events:
             events = BoundedList(limits.max_events)
-            for name, told, time in span.events or ():
-                events.append(Event(text_of(name), self._bounded(told, limits.max_event_attributes), time))
+            for name, event_attributes, time in span.events or ():
+                events.append(Event(text_of(name), self._bounded(event_attributes, limits.max_event_attributes), time))
             events.dropped += dropped_events
         links: Any = ()
         if span.links or dropped_links:
             links = BoundedList(limits.max_links)
-            for to, told in span.links or ():
-                links.append(Link(to, self._bounded(told, limits.max_link_attributes)))
+            for to, link_attributes in span.links or ():
+                links.append(Link(to, self._bounded(link_attributes, limits.max_link_attributes)))
             links.dropped += dropped_links
         return ReadableSpan(
             name=text_of(span.name),

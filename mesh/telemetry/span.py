@@ -1,8 +1,8 @@
-"""Our own spans: what a call leaves behind while it runs, as cheap as it can be. Nothing here encodes or sends.
+"""Span of a call: a cheap implementation of the OpenTelemetry API's span. It neither encodes nor sends.
 
-A ``Span`` is a full span of the OpenTelemetry API, so a function's ``trace.get_current_span().set_attribute(…)`` works
-on it, and spans that it starts become its children. What is the same for every call of a method is shared and never
-copied (``constant``); everything else is left for the thread that exports.
+A ``Span`` implements the whole API, so a function's ``trace.get_current_span().set_attribute(…)`` works on it, and the
+spans that the function starts become its children. Attributes that all calls of a method have are shared and never
+copied (``constant``). Conversion is left to the export thread.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.span import TraceState
 from opentelemetry.trace.status import Status
 
-from mesh.telemetry.exceptions import event_of
+from mesh.telemetry.exceptions import exception_attributes
 from mesh.trace_context import span_context
 
 if TYPE_CHECKING:
     from mesh.telemetry.recorder import Recorder
     from mesh.trace_context import ParentSpan
 
-__all__ = ["Constant", "Happening", "Span"]
+__all__ = ["Constant", "Span", "SpanEvent"]
 
-_USUAL_ATTRIBUTES = 64
-"""Attributes of its own that a span may have beside the constant ones, for the default limit (128) to be far away."""
+_SAFE_ATTRIBUTE_COUNT = 64
+"""Attributes of a span beside the constant ones up to which the default limit (128) is out of reach."""
 
 
 class Constant(dict[str, Any]):
-    """Attributes that many spans share, never changed: ``mesh.telemetry.otlp_encoder`` encodes them once."""
+    """Immutable attributes that many spans share. ``mesh.telemetry.otlp_encoder`` encodes them once."""
 
     __slots__ = ()
 
 
-class Happening(NamedTuple):
+class SpanEvent(NamedTuple):
     """An event of a span."""
 
     name: str
@@ -46,31 +46,30 @@ class Happening(NamedTuple):
 
 
 class Span(ApiSpan):
-    """One span, recorded or merely carried.
+    """One span. It is recorded, or only passes its context on.
 
     Attributes:
         trace_id: 128 bits.
         span_id: 64 bits.
         flags: W3C trace-flags.
         state: The trace state, or None.
-        parent: What it is a child of; None for a root.
+        parent: The parent span, or None for a root.
         name: Its name.
         kind: SERVER or CLIENT.
-        constant: Attributes that it shares with every span of its kind; never changed.
+        constant: Immutable attributes, shared by all spans of a method.
         attributes: Its own attributes, or None.
-        outcome: Attributes of how it ended, which it shares with every span that ends so; never changed. None until it
-            has ended.
-        events: What happened, or None.
-        links: Links added to it, or None.
-        start: Unix time, nanoseconds.
-        finish: Unix time, nanoseconds; 0 while it runs.
+        outcome: Immutable attributes of the end, shared by all spans of a method with that end. None while it runs.
+        events: Its events, or None.
+        links: Its links, or None.
+        start: Unix time of the start, nanoseconds.
+        finish: Unix time of the end, nanoseconds; 0 while it runs.
         status: UNSET, OK or ERROR.
         message: Description of status ERROR.
-        dropped: How many attributes, events and links the span limits refused.
+        dropped: Numbers of attributes, events and links that the span limits refused.
     """
 
     __slots__ = (
-        "_context", "_recorder", "_recording", "_tick", "attributes", "constant", "dropped", "events", "finish",
+        "_context", "_recorder", "_recording", "_start_tick", "attributes", "constant", "dropped", "events", "finish",
         "flags", "kind", "links", "message", "name", "outcome", "parent", "span_id", "start", "state", "status",
         "trace_id",
     )  # fmt: skip
@@ -86,7 +85,7 @@ class Span(ApiSpan):
         flags: int,
         state: TraceState | None,
         parent: ParentSpan | None,
-        recording: bool,  # noqa: FBT001 - by position: this is the hot path
+        recording: bool,  # noqa: FBT001 - positional for speed: one for each call
     ) -> None:
         self._recorder = recorder
         self._recording = recording
@@ -101,20 +100,20 @@ class Span(ApiSpan):
         self.parent = parent
         self.attributes: dict[str, Any] | None = None
         self.outcome: Constant | None = None
-        self.events: list[Happening] | None = None
+        self.events: list[SpanEvent] | None = None
         self.links: list[tuple[SpanContext, Mapping[str, Any]]] | None = None
         self.status = StatusCode.UNSET
         self.message: str | None = None
         self.dropped = (0, 0, 0)
         self.finish = 0
         self.start = time_ns()
-        self._tick = perf_counter_ns()
+        self._start_tick = perf_counter_ns()
 
-    # -- for our layers --
+    # -- for the trace layers --
 
     def stop(self) -> float:
-        """End the span and return how long it took, seconds; the clock is monotonic, whatever the wall clock did."""
-        elapsed = perf_counter_ns() - self._tick
+        """End the span and return its duration, seconds, by the monotonic clock."""
+        elapsed = perf_counter_ns() - self._start_tick
         if not self.finish:
             self.finish = self.start + elapsed
             if self._recording:
@@ -123,18 +122,20 @@ class Span(ApiSpan):
         return elapsed / 1e9
 
     def fail(self, message: str | None) -> None:
-        """Set status ERROR, unless the function has set a status of its own."""
+        """Set status ERROR, unless the function has set a status."""
         if self.status is StatusCode.UNSET:
             self.status = StatusCode.ERROR
             self.message = message
 
     def readable(self) -> ReadableSpan:
-        """Return it as the SDK's exporters take it; for the thread that exports."""
+        """Return the span in the SDK's form, for the export thread."""
         return self._recorder.readable(self)
 
-    def within_usual_limits(self) -> bool:
-        """Return whether no span limit can cut any of its attributes."""
-        return self._recorder.usual_limits and (self.attributes is None or len(self.attributes) <= _USUAL_ATTRIBUTES)
+    def within_default_limits(self) -> bool:
+        """Whether no span limit can cut any of its attributes."""
+        return self._recorder.default_limits and (
+            self.attributes is None or len(self.attributes) <= _SAFE_ATTRIBUTE_COUNT
+        )
 
     # -- the API's span --
 
@@ -149,13 +150,13 @@ class Span(ApiSpan):
             self.stop()
 
     def get_span_context(self) -> SpanContext:
-        """Return the context that children and links name; made when someone asks."""
+        """Return the span's context, which is created at the first call."""
         if self._context is None:
             self._context = span_context(self.trace_id, self.span_id, self.flags, self.state, remote=False)
         return self._context
 
     def is_recording(self) -> bool:
-        """Return whether what is set on it will be kept."""
+        """Whether the span is recorded."""
         return self._recording
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -164,7 +165,7 @@ class Span(ApiSpan):
             self.set_attribute(key, value)
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Set an attribute; beyond the span limits it is counted and left out."""
+        """Set an attribute. Beyond the span limits it is dropped and counted."""
         if not self._recording:
             return
         own = self.attributes
@@ -177,19 +178,19 @@ class Span(ApiSpan):
             self._drop(attributes=1)
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
-        """Add an event; beyond the span limits it is counted and left out."""
+        """Add an event. Beyond the span limits it is dropped and counted."""
         if not self._recording:
             return
         if self.events is None:
             self.events = []
         limit = self._recorder.limits.max_events
         if limit is None or len(self.events) < limit:
-            self.events.append(Happening(name, dict(attributes or {}), time_ns() if timestamp is None else timestamp))
+            self.events.append(SpanEvent(name, dict(attributes or {}), time_ns() if timestamp is None else timestamp))
         else:
             self._drop(events=1)
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
-        """Link another span; beyond the span limits it is counted and left out."""
+        """Link another span. Beyond the span limits the link is dropped and counted."""
         if not self._recording or not context.is_valid:
             return
         if self.links is None:
@@ -206,7 +207,7 @@ class Span(ApiSpan):
             self.name = name
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Set the status; as the specification says, OK is final and UNSET changes nothing."""
+        """Set the status. By the specification, OK is final and UNSET changes nothing."""
         code = status.status_code if isinstance(status, Status) else status
         if not self._recording or self.status is StatusCode.OK or code is StatusCode.UNSET:
             return
@@ -221,9 +222,9 @@ class Span(ApiSpan):
         timestamp: int | None = None,
         escaped: bool = False,  # noqa: ARG002, FBT001, FBT002 - the API's signature; deprecated there
     ) -> None:
-        """Add an event that tells the exception: type, message and traceback."""
+        """Add an event with the exception's type, message and traceback."""
         if self._recording:
-            self.add_event("exception", event_of(exception) | dict(attributes or {}), timestamp)
+            self.add_event("exception", exception_attributes(exception) | dict(attributes or {}), timestamp)
 
     def _drop(self, attributes: int = 0, events: int = 0, links: int = 0) -> None:
         before = self.dropped

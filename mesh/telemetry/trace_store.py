@@ -1,6 +1,6 @@
-"""The last traces, in memory: what ``mesh up`` keeps when no collector is configured. Not a database.
+"""In-memory trace store: keeps the last traces for ``mesh up`` when no collector is configured.
 
-Bounded by spans and by bytes; the trace that was touched least recently goes first.
+It is bounded by spans and by bytes. The trace that got a span least recently is evicted first.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 __all__ = ["Store"]
 
 _KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
-_OVERHEAD = 600
-"""Bytes that a span takes here beyond its size on the wire, roughly."""
-SETTLED = 5 * 10**9
-"""Nanoseconds after the end of a trace's last span in which all of its spans have come."""
+_SPAN_OVERHEAD_BYTES = 600
+"""Approximate memory of a span beyond its size on the wire."""
+COMPLETE_AFTER_NS = 5 * 10**9
+"""Nanoseconds after the end of its last span from which a trace counts as complete."""
 
 
-class _Trace:
+class _StoredTrace:
     __slots__ = ("size", "spans")
 
     def __init__(self) -> None:
@@ -33,12 +33,12 @@ class Store:
     """Traces by id.
 
     Args:
-        max_spans: Spans kept, of all traces together.
-        max_bytes: Memory that they may take, roughly.
+        max_spans: Largest number of spans, of all traces together.
+        max_bytes: Largest memory of all spans, approximately.
 
     Attributes:
-        spans: Spans kept now.
-        size: Bytes that they take, roughly.
+        spans: Number of spans in the store.
+        size: Their memory, approximately, bytes.
     """
 
     def __init__(self, max_spans: int = 20_000, max_bytes: int = 64 * 2**20) -> None:
@@ -46,10 +46,10 @@ class Store:
         self.max_bytes = max_bytes
         self.spans = 0
         self.size = 0
-        self._traces: dict[str, _Trace] = {}
+        self._traces: dict[str, _StoredTrace] = {}
 
     def add(self, request: ExportTraceServiceRequest) -> int:
-        """Keep the request's spans; return how many were refused because their ids are not valid."""
+        """Store the request's spans. Return the number of those that were refused because their ids are not valid."""
         refused = 0
         for resource_spans in request.resource_spans:
             resource = _attributes(resource_spans.resource.attributes)
@@ -60,11 +60,11 @@ class Store:
                         self._add(span, service, scope_spans.scope.name)
                     else:
                         refused += 1
-        self._make_room()
+        self._evict()
         return refused
 
     def traces(self, limit: int = 50) -> list[dict[str, Any]]:
-        """Return summaries, the latest start first: id, name, service, start, duration (ns), spans, error, status."""
+        """Return summaries, the latest start first: id, name, service, start, duration (ns), number of spans, error."""
         summaries = (_summary(trace_id, list(trace.spans.values())) for trace_id, trace in self._traces.items())
         return sorted(summaries, key=lambda summary: summary["start"], reverse=True)[:limit]
 
@@ -74,10 +74,10 @@ class Store:
         return [prefix] if prefix in self._traces else [one for one in self._traces if one.startswith(prefix)]
 
     def trace(self, trace_id: str) -> dict[str, Any] | None:
-        """Return a trace as JSON values (see ``mesh.telemetry.trace_tree``), its spans by their start, or None.
+        """Return a trace as JSON values (see ``mesh.telemetry.trace_tree``), its spans sorted by start, or None.
 
-        ``from`` and ``to`` are summaries of the traces that it is linked to and of those that are linked to it: the
-        call that published an event, and the deliveries of it.
+        ``from`` has summaries of the traces that it links to, such as that of the call that published an event. ``to``
+        has summaries of the traces that link to it, such as those of the event's deliveries.
         """
         trace = self._traces.get(trace_id)
         if trace is None:
@@ -92,22 +92,22 @@ class Store:
             ),
         }
 
-    def whole(self, prefix: str, now: int) -> bool:
-        """Whether nothing more is to be expected of the only trace that begins with ``prefix``.
+    def is_complete(self, prefix: str, now: int) -> bool:
+        """Whether the only trace whose id begins with ``prefix`` has all spans that can be expected.
 
-        Components export apart from each other. A trace is whole when it has the parent of every span and a child of
-        every client span that did not fail. One that ended a while ago has all that it will have: the caller of its
-        first span, or the callee of its last, exports elsewhere or nowhere.
+        Components export independently of each other. A trace is complete when it has the parent of every span and a
+        child of every client span that did not fail. It also counts as complete ``COMPLETE_AFTER_NS`` after its end:
+        the caller of its first span, or the callee of its last, exports elsewhere or nowhere.
 
         Args:
-            prefix: How its id begins.
+            prefix: Beginning of its id.
             now: Unix time, nanoseconds.
         """
         found = self.find(prefix)
         if len(found) != 1:
             return False
         spans = self._traces[found[0]].spans
-        if now - max(span["end"] for span in spans.values()) > SETTLED:
+        if now - max(span["end"] for span in spans.values()) > COMPLETE_AFTER_NS:
             return True
         parents = {span["parent_id"] for span in spans.values()}
         return parents - {None} <= spans.keys() and all(
@@ -120,17 +120,17 @@ class Store:
 
     def _add(self, span: Span, service: str, scope: str) -> None:
         trace_id, span_id = span.trace_id.hex(), span.span_id.hex()
-        # Taken out and put back: the dict's order is that of the last touch.
-        trace = self._traces.pop(trace_id, None) or _Trace()
+        # Removed and inserted, so that the dict is in the order of the last new span.
+        trace = self._traces.pop(trace_id, None) or _StoredTrace()
         self._traces[trace_id] = trace
-        if span_id not in trace.spans:  # an export that was tried again brings the same spans
+        if span_id not in trace.spans:  # a retried export has the same spans
             self.spans += 1
-            size = span.ByteSize() + _OVERHEAD
+            size = span.ByteSize() + _SPAN_OVERHEAD_BYTES
             trace.size += size
             self.size += size
         trace.spans[span_id] = _span(span, service, scope)
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         while self._traces and (self.spans > self.max_spans or self.size > self.max_bytes):
             oldest = self._traces.pop(next(iter(self._traces)))
             self.spans -= len(oldest.spans)
@@ -158,7 +158,7 @@ def _span(span: Span, service: str, scope: str) -> dict[str, Any]:
     }
 
 
-def _linked(trace: _Trace) -> set[str]:
+def _linked(trace: _StoredTrace) -> set[str]:
     return {link["trace_id"] for span in trace.spans.values() for link in span["links"]}
 
 

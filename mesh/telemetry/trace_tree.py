@@ -1,7 +1,7 @@
-"""One trace as a tree of text, for a terminal. Pure.
+"""Text rendering of a trace as a tree, for a terminal. Pure.
 
-Spans whose parent is not there stand as roots of their own and say so; a clock that differs from machine to machine
-moves a span's beginning, never its place in the tree.
+A span whose parent is missing is a root of its own and is marked so. Clocks that differ between machines move the start
+of a span, never its place in the tree.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 __all__ = ["render"]
 
-_NARROWEST = 20
-"""Columns that a span's name gets at least, however narrow the terminal is."""
-_MILLISECOND = 1e6
-_ENDING = 20
-"""Columns kept free for the status; its message is what is cut first."""
+_MIN_NAME_WIDTH = 20
+"""Columns of a span's name, however narrow the terminal is."""
+_NANOSECONDS_PER_MILLISECOND = 1e6
+_STATUS_WIDTH = 20
+"""Columns reserved for the status. Its message is cut first."""
 _GAP = "  "
 
 
@@ -24,10 +24,10 @@ def render(trace: Mapping[str, Any], width: int = 100) -> str:
     """Return the lines of a trace.
 
     Args:
-        trace: As ``Store.trace`` gives it: ``trace_id`` and ``spans`` (``span_id``, ``parent_id``, ``name``,
+        trace: A result of ``Store.trace``: ``trace_id`` and ``spans`` (``span_id``, ``parent_id``, ``name``,
             ``service``, ``start``, ``end`` in Unix nanoseconds, ``error``, ``message``, ``attributes``), and the
             summaries of linked traces, ``from`` and ``to``.
-        width: Columns of the terminal; names are cut to fit.
+        width: Columns of the terminal. Names are cut to fit.
     """
     spans: Sequence[Mapping[str, Any]] = trace["spans"]
     if not spans:
@@ -38,7 +38,7 @@ def render(trace: Mapping[str, Any], width: int = 100) -> str:
     rows = [_row(branch, span, begin) for branch, span in _walk(spans)]
     name_width, service_width, start_width, took_width = (max(len(row[column]) for row in rows) for column in range(4))
     rest = service_width + start_width + took_width + 4 * len(_GAP)
-    name_width = min(name_width, max(_NARROWEST, width - rest - _ENDING))
+    name_width = min(name_width, max(_MIN_NAME_WIDTH, width - rest - _STATUS_WIDTH))
     lines = [f"trace {trace['trace_id']}  {when}  {_milliseconds(end - begin)}"]
     for name, service, start, took, ending in rows:
         columns = (
@@ -58,7 +58,7 @@ def render(trace: Mapping[str, Any], width: int = 100) -> str:
 
 
 def _walk(spans: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return every span once, parents before children, with the drawing that leads to it."""
+    """Return every span once, parents before children, with the branches drawn before it."""
     by_id = {span["span_id"]: span for span in spans}
     children: dict[str | None, list[Mapping[str, Any]]] = {}
     for span in sorted(by_id.values(), key=lambda one: (one["start"], one["span_id"])):
@@ -82,7 +82,7 @@ def _walk(spans: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, An
 
     for root in children.get(None, []):
         below(root)
-    for span in by_id.values():  # what is left are circles of parents, which no honest trace has
+    for span in by_id.values():  # the rest are cycles of parents, which no valid trace has
         if span["span_id"] not in seen:
             below(span)
     return found
@@ -109,11 +109,11 @@ def _ending(span: Mapping[str, Any]) -> str:
 
 
 def _milliseconds(nanoseconds: int) -> str:
-    return f"{nanoseconds / _MILLISECOND:.1f} ms"
+    return f"{nanoseconds / _NANOSECONDS_PER_MILLISECOND:.1f} ms"
 
 
 def _clean(text: str) -> str:
-    """Return the text on one line, without what could move the cursor or colour the terminal."""
+    """Return the text on one line, without control characters."""
     return "".join(char if char.isprintable() else " " for char in text).strip()
 
 

@@ -251,8 +251,8 @@ def test_a_declared_service_may_call_it(tmp_path: Path) -> None:
         ),
         ('[services.a]\nlambda = "m:h"\nsubscribes = ["shop.v1.Sold", "shop.v1.Sold"]', "'shop.v1.Sold' stands twice"),
         ('[services.a-b]\nlambda = "m:h"\n[services.a--b]\nlambda = "m:h"', "has functions.v1.AB already"),
-        ('[services.a]\nlambda = "m:h"\nevents = "e.json"', "GET /shop/{name} is the route of shop.v1.Shop.Look"),
-        ('[services.a]\nlambda = "m:h"\nevents = "f.json"', "is the route of functions.v1.A.Invoke"),
+        ('[services.a]\nlambda = "m:h"\nevents = "e.json"', "is already the route of shop.v1.Shop.Look"),
+        ('[services.a]\nlambda = "m:h"\nevents = "f.json"', "is already the route of functions.v1.A.Invoke"),
     ],
 )
 def test_what_the_contract_refuses(tmp_path: Path, toml: str, text: str) -> None:

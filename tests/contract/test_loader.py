@@ -72,7 +72,7 @@ CASES = {
     ),
     "bindings in bindings": (
         service(http('get: "/v1/x" additional_bindings { get: "/v1/y" additional_bindings { get: "/v1/z" } }')),
-        "additional_bindings of an additional binding mean nothing",
+        "additional_bindings of an additional binding have no effect",
     ),
     "a field from two places": (
         service(http('post: "/v1/{id}" body: "id"')),
@@ -163,7 +163,7 @@ def test_two_methods_on_one_route(tmp_path: Path) -> None:
 }
 """
     assert faults(tmp_path, body) == [
-        "t.proto:11: t.v1.S.B: GET /v1/{inner.name} is the route of t.v1.S.A (GET /v1/{id}) already"
+        "t.proto:11: t.v1.S.B: GET /v1/{inner.name} is already the route of t.v1.S.A (GET /v1/{id})"
     ]
 
 
@@ -173,7 +173,7 @@ def test_a_cycle_names_its_members(tmp_path: Path) -> None:
         for name, needs in (("A", "B"), ("B", "C"), ("C", "A"))
     )
     assert faults(tmp_path, body) == [
-        "t.proto:9: the calls run in a circle: t.v1.A → t.v1.B → t.v1.C → t.v1.A; make one of them an event"
+        "t.proto:9: the calls form a cycle: t.v1.A → t.v1.B → t.v1.C → t.v1.A; replace one of them by an event"
     ]
 
 

@@ -93,7 +93,7 @@ def test_what_is_ambiguous_is_a_fault(tmp_path):
         contract(tmp_path, *(f"GET {path}" for pair in pairs for path in pair), "* /nine/{a}", "* /nine/{b}")
     assert len(caught.value.faults) == len(pairs) + 1
     for fault in caught.value.faults:
-        assert " is the route of t.v1.S.M" in str(fault)
+        assert " is already the route of t.v1.S.M" in str(fault)
         assert fault.place.startswith("t.proto:")
 
 

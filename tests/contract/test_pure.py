@@ -47,7 +47,7 @@ def test_templates(text: str, segments: list[str], verb: str | None, variables: 
         ("/v1/{a}{b}", "'/' or ':' or the end must follow"),
         ("/v1/**/x", "'**' may only be the last segment"),
         ("/v1/{a=**}/x", "'**' may only be the last segment"),
-        ("/v1/{a}/{a}", "is there twice"),
+        ("/v1/{a}/{a}", "occurs twice"),
         ("/v1/x y", "must escape"),
         ("/v1/x?y", "must escape"),
         ("/v1/x:", "must escape"),

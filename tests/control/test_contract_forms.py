@@ -176,7 +176,7 @@ REFUSED = {
     "one JSON name for two fields": (
         {"protos/a/v1/a.proto": proto2("message M { optional int32 eventType = 1;\n  optional int32 event_type = 2; }")},
         {},
-        "a/v1/a.proto:5: a.v1.M: the fields 'eventType' and 'event_type' are one JSON name ('eventType'), which protobuf's "
+        "a/v1/a.proto:5: a.v1.M: the fields 'eventType' and 'event_type' have the same JSON name ('eventType'), which protobuf's "
         "Python runtime refuses; give one of them another json_name, or set option "
         "deprecated_legacy_json_field_conflicts = true in the message",
     ),
@@ -184,19 +184,19 @@ REFUSED = {
         {"protos/a/v1/a.proto": proto3(
             'message M { message N { string c = 1 [json_name = "d"];\n string d = 2 [json_name = "c"]; } }')},
         {},
-        "a/v1/a.proto:5: a.v1.M.N: the fields 'c' and 'd' stand for each other in JSON ('c'), which protobuf's Python "
+        "a/v1/a.proto:5: a.v1.M.N: the fields 'c' and 'd' have each other's names in JSON ('c'), which protobuf's Python "
         "runtime refuses; give one of them another json_name, or set option deprecated_legacy_json_field_conflicts = "
         "true in the message",
     ),
     "two modules of one name": (
         {"protos/a-b.proto": proto3(), "protos/a_b.proto": 'syntax = "proto3";\n'},
         {},
-        "protos/a_b.proto: its Python module is a_b_pb2.py, as that of a-b.proto; rename the file",
+        "protos/a_b.proto: its Python module a_b_pb2.py is also that of a-b.proto; rename the file",
     ),
     "no UTF-8": (
         {"protos/a/v1/a.proto": proto3("// Gr\xfc\xdfe\nmessage M {}").encode("latin-1")},
         {},
-        "protos/a/v1/a.proto:4: the file is not UTF-8; save it as UTF-8, also for the sake of its comments",
+        "protos/a/v1/a.proto:4: the file is not UTF-8; save it as UTF-8, comments included",
     ),
     "an import that another project has": (
         {"protos/a/v1/a.proto": proto3(head='import "protoc-gen-openapiv2/options/annotations.proto";\n')},

@@ -193,7 +193,7 @@ def test_a_cycle_of_calls_names_its_members(write: Write, capsys: pytest.Capture
         "service Stock {", 'service Stock {\n  option (meshapi.v1.service) = { calls: "shop.v1.Orders" };'
     )
     assert cli.main(["graph", "--file", str(write(circle))]) == 1
-    assert "the calls run in a circle: shop.v1.Orders → shop.v1.Stock → shop.v1.Orders" in capsys.readouterr().err
+    assert "the calls form a cycle: shop.v1.Orders → shop.v1.Stock → shop.v1.Orders" in capsys.readouterr().err
 
 
 def test_a_circle_of_events_is_shown_and_legal(write: Write, capsys: pytest.CaptureFixture[str]) -> None:

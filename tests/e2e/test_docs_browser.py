@@ -46,14 +46,14 @@ class Docs:
         field.send_keys(text)
 
     def send(self) -> tuple[int, Any]:
-        """Press the button; return status and JSON of the answer."""
-        self.driver.execute_script("document.querySelector('.answer').replaceChildren()")
+        """Press the button; return status and JSON of the response."""
+        self.driver.execute_script("document.querySelector('.result').replaceChildren()")
         self.all(".try button[type=submit]")[0].click()
-        status = self.all(".answer [data-status]")[0].get_attribute("data-status")
+        status = self.all(".result [data-status]")[0].get_attribute("data-status")
         WebDriverWait(self.driver, TIMEOUT).until(
-            lambda driver: not driver.find_elements(By.CSS_SELECTOR, ".answer[aria-busy]")
+            lambda driver: not driver.find_elements(By.CSS_SELECTOR, ".result[aria-busy]")
         )
-        return int(status or 0), json.loads(self.all(".answer .body")[0].text)
+        return int(status or 0), json.loads(self.all(".result .body")[0].text)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_it_tries_operations_with_and_without_a_token(docs: Docs) -> None:
     docs.fill("#body", json.dumps({"name": name, "email": f"{name}@example.com", "password": "long enough"}))
     status, user = docs.send()
     assert (status // 100, user["name"]) == (2, name)
-    trace = docs.all(".answer .trace")[0].text
+    trace = docs.all(".result .trace")[0].text
     assert len(trace) == 32
 
     docs.open("Registration_GetUser")

@@ -56,7 +56,7 @@ async def test_open_streams_end_and_the_pool_goes_on(tmp_path: Path, contract: C
             assert {answer.text for answer in await asyncio.gather(*calls)} == {"b"}
             assert running.child("echo") != killed
         pool = target._handler.pool
-        assert not pool._waiting
+        assert not pool._waiters
         assert [len(connection.streams) for connection in pool._connections] == [0]
         await target.close()
     finally:

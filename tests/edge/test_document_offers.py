@@ -24,7 +24,7 @@ from schema_values import Values
 
 from mesh.contract.model import Contract, Method, Route
 from mesh.edge.openapi.document import document
-from mesh.edge.openapi.paths import MULTI, PathTemplate
+from mesh.edge.openapi.paths import MULTI_SEGMENT, PathTemplate
 from mesh.edge.parameters import Parameters
 from mesh.message_methods import serialize
 from mesh.protojson.codec import Codecs
@@ -104,7 +104,7 @@ class Operation:
         values = {name: draw(self._path_value(one)) for name, one in self.path.items()}
         target = self.template.text
         for name, value in values.items():
-            safe = "/" if self.path[name].get(MULTI) else ""
+            safe = "/" if self.path[name].get(MULTI_SEGMENT) else ""
             target = target.replace(f"{{{name}}}", quote(_text(value), safe=safe))
         body = None
         if self.body is not None and (self.needs_body or draw(st.integers(0, 4))):
@@ -141,7 +141,7 @@ class Operation:
                 value = one if text == f"{{{name}}}" else value
             if value == text:
                 for name, one in values.items():  # within several segments a slash of one of them stays escaped
-                    part = _text(one) if self.path[name].get(MULTI) else _text(one).replace("/", "%2F")
+                    part = _text(one) if self.path[name].get(MULTI_SEGMENT) else _text(one).replace("/", "%2F")
                     value = value.replace(f"{{{name}}}", part)
             fields, at = [], descriptor
             for part in variable.field:

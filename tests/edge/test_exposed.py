@@ -16,7 +16,7 @@ from mesh.contract.model import Access
 from mesh.edge.app import EdgeApp
 from mesh.edge.grpc import exposed
 from mesh.layers.concurrency import ConcurrencyLimit
-from mesh.rpc.client.reflection_client import Client
+from mesh.rpc.client.reflection_client import ReflectionClient
 
 BIN = Path(sys.executable).parent
 
@@ -162,7 +162,7 @@ async def test_the_clients_of_mesh_call(contract):
     async with grpc_edge(contract) as edge:
 
         def ask():
-            with Client(edge.address, 10) as client:
+            with ReflectionClient(edge.address, 10) as client:
                 return client.services(), client.method("Library/GetBook").full_name
 
         services, method = await asyncio.to_thread(ask)

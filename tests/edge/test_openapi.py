@@ -114,7 +114,7 @@ def test_a_body_that_is_a_field(described: dict[str, Any]) -> None:
 def test_the_whole_request_as_body_takes_no_query(contract: Contract) -> None:
     operation = document(contract)["paths"]["/v1/shelves/{shelves_id}/books/{books_id}:archive"]["post"]
     assert [one["in"] for one in operation["parameters"]] == ["path", "path"]
-    assert operation["requestBody"]["description"] == "`name`: what the path says wins."
+    assert operation["requestBody"]["description"] == "The path sets `name`; values in the body are ignored."
     assert "required" not in operation["requestBody"]
 
 
@@ -198,7 +198,7 @@ def test_what_fields_and_enums_say(described: dict[str, Any]) -> None:
     said = item["properties"]
     assert item["description"] == "One thing."
     assert item["required"] == ["name"]
-    assert said["name"]["description"] == "Its place.\n\nCannot be changed once it is set."
+    assert said["name"]["description"] == "Its place.\n\nIt cannot be changed after it is set."
     assert said["made"]["readOnly"] is True
     assert said["secret"]["writeOnly"] is True
     assert said["old"]["deprecated"] is True

@@ -50,7 +50,7 @@ def test_one_path_has_one_set_of_names() -> None:
 
 def test_what_several_segments_say_of_themselves() -> None:
     (parameter,) = PathTemplate.of(path_template.parse("/v1/{title=**}")).parameters
-    made = parameter.of(lambda _: {"type": "string"}, "A title.", "{title}")
+    made = parameter.to_object(lambda _: {"type": "string"}, "A title.", "{title}")
     assert made["x-multi-segment"] is True
     assert made["schema"] == {"type": "string"}
     assert "slashes are not escaped" in made["description"]

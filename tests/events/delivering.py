@@ -18,7 +18,7 @@ from mesh.call import Layer
 from mesh.contract.model import Contract
 from mesh.events.broker.broker import Broker, Settings
 from mesh.events.cloudevents import Event
-from mesh.events.consume.delivery import Delivery, Patience
+from mesh.events.consume.delivery import Delivery, DeliverySettings
 from mesh.function import Functions
 from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.sidecar import ServiceContext, Sidecar
@@ -52,7 +52,7 @@ async def delivering(
     functions: dict[str, Any],
     *,
     serves: str = RECORDER,
-    patience: Patience | None = None,
+    settings: DeliverySettings | None = None,
     database: Any = None,
     concurrency_limit: ConcurrencyLimit | None = None,
     drain: float = 5.0,
@@ -80,7 +80,7 @@ async def delivering(
     )
     try:
         async with broker_at(url) as broker:
-            delivery = Delivery(broker, "recorder", [service], sidecar.deliveries, patience or Patience())
+            delivery = Delivery(broker, "recorder", [service], sidecar.deliveries, settings or DeliverySettings())
             delivery.start()
             try:
                 yield Replica(broker, delivery)

@@ -19,8 +19,8 @@ from delivering import delivering  # noqa: E402 - the path comes first
 from google.protobuf.empty_pb2 import Empty  # noqa: E402 - the path comes first
 
 from mesh.contract import loader, protoc  # noqa: E402 - the path comes first
-from mesh.events.consume.delivery import Patience  # noqa: E402 - the path comes first
-from mesh.events.consume.outcome import Limits  # noqa: E402 - the path comes first
+from mesh.events.consume.delivery import DeliverySettings  # noqa: E402 - the path comes first
+from mesh.events.consume.outcome import RetryLimits  # noqa: E402 - the path comes first
 
 
 async def on_happened(request: Any, context: Any) -> Empty:
@@ -36,8 +36,8 @@ async def run(broker: str) -> None:
     contract = loader.read(protoc.load([root / "protos"], root.parent / ".mesh" / "test-stubs"))
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
-    once = Patience(limits=Limits(tries=1))
-    async with delivering(contract, broker, {"on_happened": on_happened}, patience=once):
+    once = DeliverySettings(limits=RetryLimits(attempts=1))
+    async with delivering(contract, broker, {"on_happened": on_happened}, settings=once):
         await told.wait()
 
 

@@ -18,23 +18,23 @@ from mesh.contract.model import Contract
 from mesh.database import Database
 from mesh.events.broker.broker import Broker, Settings
 from mesh.events.consume import inbox
-from mesh.events.consume.dead_letters import Letter, read_letter
-from mesh.events.consume.delivery import Delivery, Patience
-from mesh.events.consume.outcome import Limits
+from mesh.events.consume.dead_letters import DeadLetter, read_dead_letter
+from mesh.events.consume.delivery import Delivery, DeliverySettings
+from mesh.events.consume.outcome import RetryLimits
 from mesh.events.hops import carry
 from mesh.events.publish import outbox
 from mesh.events.publish.outbox import Outbox
 from mesh.events.publish.publisher import Publications, Publisher
 from mesh.events.publish.relay import Relay
-from mesh.events.unpublishable import letters
+from mesh.events.unpublishable import dead_letter_maker
 from mesh.function import Functions
 from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.sidecar import ServiceContext, Sidecar
-from mesh.sidecar.workers.worker_pool import Pool
+from mesh.sidecar.workers.worker_pool import WorkerPool
 
-QUICK = Patience(limits=Limits(tries=3, first=0.01, longest=0.05))
+QUICK = DeliverySettings(limits=RetryLimits(attempts=3, first_delay=0.01, max_delay=0.05))
 
 
 class Placed:
@@ -47,7 +47,7 @@ class Placed:
         onward: The calls that its functions have made of others.
     """
 
-    def __init__(self, database: Database, broker: Broker, pool: Pool | None, onward: list[Call]) -> None:
+    def __init__(self, database: Database, broker: Broker, pool: WorkerPool | None, onward: list[Call]) -> None:
         self.database = database
         self.broker = broker
         self.pool = pool
@@ -64,13 +64,13 @@ class Placed:
                     return found
                 await asyncio.sleep(0.02)  # another process may write it
 
-    async def letter(self, key: str) -> Letter:
+    async def letter(self, key: str) -> DeadLetter:
         """Return the dead letter of a key, once there is one."""
         async with asyncio.timeout(60):
             while True:
                 for message in await dead_letters(self.broker):
                     if message.headers.get("ce-subject") == key:
-                        return read_letter(message.headers)
+                        return read_dead_letter(message.headers)
                 await asyncio.sleep(0.05)  # the broker tells nobody
 
     async def noted(self, number: int) -> Any:
@@ -96,7 +96,7 @@ async def placed(
     database_url: str,
     folder: Path,
     *,
-    patience: Patience = QUICK,
+    deliveries: DeliverySettings = QUICK,
     trace: Layer = open_layer,
     outbound: Layer = open_layer,
     spans: Any = None,
@@ -107,7 +107,7 @@ async def placed(
     Args:
         place: ``loop``, ``thread``, ``process`` or ``thread of a process``.
         folder: ``settings["meeting"]``.
-        patience: Of the deliveries.
+        deliveries: Settings of deliveries.
         trace: The trace layer of calls that come.
         outbound: And of those that go.
         spans: Takes spans of workers.
@@ -126,7 +126,7 @@ async def placed(
         await tx.execute(text(f"CREATE TABLE IF NOT EXISTS seen (id {key} PRIMARY KEY, key TEXT, number INTEGER)"))
     broker = Broker(Settings(urls=(nats_url,)), "recorder")
     broker.start()
-    relay = Relay(database, broker, sqlite=sqlite, letters=letters(contract, "recorder"))
+    relay = Relay(database, broker, sqlite=sqlite, make_dead_letters=dead_letter_maker(contract, "recorder"))
     rows.tell = relay.tell
     relay.start()
     made: list[Call] = []
@@ -156,7 +156,7 @@ async def placed(
         contract, [RECORDER], functions, service, **layers, concurrency_limit=ConcurrencyLimit(1000, 1000), drain=1.0
     )
     await sidecar.start()
-    delivery = Delivery(broker, "recorder", [contract.services[RECORDER]], sidecar.deliveries, patience)
+    delivery = Delivery(broker, "recorder", [contract.services[RECORDER]], sidecar.deliveries, deliveries)
     delivery.start()
     try:
         await broker.ready()

@@ -21,7 +21,7 @@ from mesh.events.publish import outbox
 from mesh.events.publish.outbox import Outbox
 from mesh.events.publish.publisher import Publications
 from mesh.events.publish.relay import Relay
-from mesh.events.unpublishable import letters
+from mesh.events.unpublishable import dead_letter_maker
 
 SHOP = "events.v1.Shop"
 
@@ -61,7 +61,9 @@ async def shop(contract: Contract, url: str, broker_url: str, *, relays: bool = 
     await database.start()
     broker = Broker(Settings(urls=(broker_url,)), "shop")
     broker.start()
-    relay = Relay(database, broker, sqlite=sqlite, encode=encoder(contract), letters=letters(contract, "shop"))
+    relay = Relay(
+        database, broker, sqlite=sqlite, encode=encoder(contract), make_dead_letters=dead_letter_maker(contract, "shop")
+    )
     own.tell = relay.tell
     if relays:
         relay.start()
@@ -97,9 +99,9 @@ async def reader(url: str) -> AsyncIterator[Any]:
         await client.close()
 
 
-async def until(happened: Callable[[], Awaitable[object] | object], patience: float = 20) -> None:
+async def until(happened: Callable[[], Awaitable[object] | object], settings: float = 20) -> None:
     """Wait for what no event tells."""
-    async with asyncio.timeout(patience):
+    async with asyncio.timeout(settings):
         while True:
             found = happened()
             if await found if isinstance(found, Awaitable) else found:

@@ -16,7 +16,7 @@ from broker_process import BrokerProcess
 
 from mesh.errors import InvalidArgument, ResourceExhausted, Unavailable
 from mesh.events.broker.broker import Broker, Settings
-from mesh.events.broker.connection import Outgoing
+from mesh.events.broker.nats_connection import Outgoing
 from mesh.events.broker.streams import Retention
 from mesh.events.cloudevents import Event
 

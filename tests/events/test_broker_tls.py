@@ -47,13 +47,13 @@ async def test_both_sides_prove_who_they_are(
     url = server.url.replace("nats://", "tls://")
     known = Broker(Settings(urls=(url,), ca=cert, certificate=cert, private_key=key), "known")
     known.start()
-    await until(lambda: known.link)
+    await until(lambda: known.connection)
     await known.stop()
 
     unknown = Broker(Settings(urls=(url,), ca=cert), "unknown")
     unknown.start()
     await until(lambda: "cannot be used" in caplog.text)
-    assert unknown.link is None
+    assert unknown.connection is None
     await unknown.stop()
     caplog.clear()
 

@@ -8,8 +8,8 @@ from delivering import RECORDER, broker_at, happened
 from publishing import until
 
 from mesh.contract.model import Contract
-from mesh.events.broker.connection import Link
-from mesh.events.consume.consumers import Consumer, consumers_of, ensure, request
+from mesh.events.broker.nats_connection import NatsConnection
+from mesh.events.consume.consumers import Consumer, consumers_of, ensure
 
 KEPT = 1.5
 """Seconds that events are kept, as far as these consumers know."""
@@ -21,8 +21,8 @@ def read_by(contract: Contract, key: str) -> Consumer:
     return next(one for one in consumers_of([contract.services[RECORDER]]) if one.name.endswith(f"OnHappened-{part}"))
 
 
-async def there(link: Link, consumer: Consumer) -> bool:
-    return "error" not in await request(link.client, f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+async def there(link: NatsConnection, consumer: Consumer) -> bool:
+    return "error" not in await link.request(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
 
 
 async def test_one_that_nobody_reads_is_removed_and_one_that_is_read_is_not(contract: Contract, nats_url: str) -> None:
@@ -31,8 +31,8 @@ async def test_one_that_nobody_reads_is_removed_and_one_that_is_read_is_not(cont
     async with broker_at(nats_url) as broker:
         link = await broker.ready()
         for consumer in (idle, busy):
-            await ensure(link.client, consumer, KEPT)
-            await ensure(link.client, consumer, KEPT)  # what is as it should be is left alone
+            await ensure(link, consumer, KEPT)
+            await ensure(link, consumer, KEPT)  # what is as it should be is left alone
         pull = json.dumps({"batch": 1, "expires": int(30e9), "group": "one"}).encode()
         inbox = link.client.new_inbox()
         await link.client.subscribe(inbox)
@@ -43,7 +43,7 @@ async def test_one_that_nobody_reads_is_removed_and_one_that_is_read_is_not(cont
 
         await until(removed)
         assert await there(link, busy)
-        await ensure(link.client, idle, KEPT)
+        await ensure(link, idle, KEPT)
         assert await there(link, idle)
 
 

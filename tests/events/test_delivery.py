@@ -24,19 +24,19 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from mesh.call import Call, Handler
 from mesh.contract.model import Contract
 from mesh.errors import InvalidArgument, Unavailable
-from mesh.events.broker.connection import Outgoing
 from mesh.events.broker.message import Message
+from mesh.events.broker.nats_connection import Outgoing
 from mesh.events.cloudevents import Event
 from mesh.events.consume import attempts, pull
 from mesh.events.consume.consumers import Consumer, consumers_of, ensure
-from mesh.events.consume.dead_letters import read_letter
-from mesh.events.consume.delivery import Patience
-from mesh.events.consume.ordering import Held
-from mesh.events.consume.outcome import Ack, Dead, Decision, Limits, Retry
+from mesh.events.consume.dead_letters import read_dead_letter
+from mesh.events.consume.delivery import DeliverySettings
+from mesh.events.consume.ordering import HeldEvent
+from mesh.events.consume.outcome import Ack, Decision, GiveUp, Retry, RetryLimits
 from mesh.events.consume.redrive_replay import consumer_for
 from mesh.layers.concurrency import ConcurrencyLimit
 
-QUICK = Patience(limits=Limits(tries=3, first=0.05, longest=0.1))
+QUICK = DeliverySettings(limits=RetryLimits(attempts=3, first_delay=0.05, max_delay=0.1))
 
 
 class Seen:
@@ -102,7 +102,7 @@ async def test_what_a_function_does_to_its_context_is_seen_by_no_later_delivery(
             raise Unavailable("once more")
         return Empty()
 
-    async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=QUICK) as replica:
+    async with delivering(contract, nats_url, {"on_happened": on_happened}, settings=QUICK) as replica:
         for number in range(4):
             await publish(replica.broker, happened("k", number))
         await until(lambda: len(found) == 5)
@@ -118,8 +118,8 @@ async def test_a_failing_key_holds_only_itself(contract: Contract, nats_url: str
             raise Unavailable("not yet")
         return await seen.on_happened(request, context)
 
-    patience = Patience(limits=Limits(tries=1000, first=0.05, longest=0.1))
-    async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=patience) as replica:
+    settings = DeliverySettings(limits=RetryLimits(attempts=1000, first_delay=0.05, max_delay=0.1))
+    async with delivering(contract, nats_url, {"on_happened": on_happened}, settings=settings) as replica:
         events = [happened(key, number) for number in range(5) for key in ("bad", "a", "b")]
         await publish(replica.broker, *events)
         await until(lambda: seen.count == 10)
@@ -139,21 +139,21 @@ async def test_poison_goes_to_the_dead_letters_with_its_reason(contract: Contrac
             raise ValueError("a bug")
         return await seen.on_happened(request, context)
 
-    async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=QUICK) as replica:
+    async with delivering(contract, nats_url, {"on_happened": on_happened}, settings=QUICK) as replica:
         events = [happened("k", number) for number in range(4)]
         await publish(replica.broker, *events)
         await until(lambda: seen.count == 2)
         letters = await dead_letters(replica.broker)
     assert seen.numbers == {"k": [0, 3]}
-    read = [read_letter(letter.headers) for letter in letters]
-    assert [(one.code, one.error, one.tries, one.reason) for one in read] == [
+    read = [read_dead_letter(letter.headers) for letter in letters]
+    assert [(one.code, one.error, one.attempts, one.reason) for one in read] == [
         (
             "INVALID_ARGUMENT",
             "nobody can read this",
             1,
-            "INVALID_ARGUMENT is permanent: another try would end the same way",
+            "INVALID_ARGUMENT is permanent: a retry would end the same way",
         ),
-        ("INTERNAL", "internal error", 3, "3 tries, the most that are made"),
+        ("INTERNAL", "internal error", 3, "3 attempts failed, the maximum"),
     ]
     assert [letter.subject for letter in letters] == ["dead.delivery-v1-Recorder.OnHappened"] * 2
     assert [letter.data for letter in letters] == [event.data for event in events[1:3]]
@@ -165,14 +165,14 @@ async def test_a_handler_that_hangs_ends_at_its_deadline(contract: Contract, nat
         await asyncio.Event().wait()
         return Empty()
 
-    patience = Patience(limits=Limits(tries=1))
-    async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=patience) as replica:
+    settings = DeliverySettings(limits=RetryLimits(attempts=1))
+    async with delivering(contract, nats_url, {"on_happened": on_happened}, settings=settings) as replica:
         await publish(replica.broker, happened("k"))
         letters: list[Any] = []
         while not letters:
             letters = await dead_letters(replica.broker)
             await asyncio.sleep(0.05)
-    assert read_letter(letters[0].headers).code == "DEADLINE_EXCEEDED"
+    assert read_dead_letter(letters[0].headers).code == "DEADLINE_EXCEEDED"
 
 
 async def test_a_stop_gives_back_what_is_unfinished(contract: Contract, nats_url: str) -> None:
@@ -184,8 +184,8 @@ async def test_a_stop_gives_back_what_is_unfinished(contract: Contract, nats_url
         return Empty()
 
     seen = Seen()
-    limits = Patience(limits=Limits(tries=1))
-    async with delivering(contract, nats_url, {"on_happened": hangs}, patience=limits, drain=0.1) as replica:
+    limits = DeliverySettings(limits=RetryLimits(attempts=1))
+    async with delivering(contract, nats_url, {"on_happened": hangs}, settings=limits, drain=0.1) as replica:
         await publish(replica.broker, *(happened("k", number) for number in range(3)))
         await begun.wait()
     loop = asyncio.get_running_loop()
@@ -292,7 +292,7 @@ async def test_too_many_hops_are_a_cycle(contract: Contract, nats_url: str) -> N
         await until(lambda: seen.count == 1)
         (letter,) = await dead_letters(replica.broker)
     assert seen.numbers == {"k": [2]}
-    assert "a cycle of events" in read_letter(letter.headers).reason
+    assert "a cycle of events" in read_dead_letter(letter.headers).reason
 
 
 async def test_headers_of_others_hold_no_key(contract: Contract, nats_url: str) -> None:
@@ -305,17 +305,17 @@ async def test_headers_of_others_hold_no_key(contract: Contract, nats_url: str) 
         await until(lambda: seen.count == 1)
         (letter,) = await dead_letters(replica.broker)
     assert seen.numbers == {"k": [2]}
-    assert read_letter(letter.headers).reason == "malformed"
+    assert read_dead_letter(letter.headers).reason == "malformed"
 
 
 async def test_a_delivery_that_fails_by_a_bug_of_ours_is_tried_again(
     contract: Contract, nats_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pull, "FAILED", 0.05)
+    monkeypatch.setattr(pull, "FAILURE_RETRY_DELAY", 0.05)
     event, called, gone = happened("k", 1), [], []
     consumer = next(one for one in consumers_of([contract.services[RECORDER]]) if consumer_for([one], event.subject))
 
-    async def deliver(consumer: Consumer, message: Message, held: Held) -> Decision:
+    async def deliver(consumer: Consumer, message: Message, held: HeldEvent) -> Decision:
         called.append(message.sequence)
         if len(called) == 1:
             raise ZeroDivisionError
@@ -323,23 +323,23 @@ async def test_a_delivery_that_fails_by_a_bug_of_ours_is_tried_again(
 
     async with broker_at(nats_url) as broker:
         link = await broker.ready()
-        await ensure(link.client, consumer)
+        await ensure(link, consumer)
         await publish(broker, event)
-        reading = pull.Reader(consumer, deliver, gone.append)
-        reading.attach(link.client)
+        reading = pull.ConsumerReader(consumer, deliver, gone.append)
+        reading.attach(link)
         await reading.tick(0, mine=True)
-        await until(lambda: len(called) == 2 and not reading.lane.held)
+        await until(lambda: len(called) == 2 and not reading.partition.held)
         await reading.release()
     assert (called, gone) == ([1, 1], [])
     assert f"{consumer.name}: the delivery of 1 failed" in caplog.text
 
 
-def handed_over(contract: Contract, sequence: int) -> tuple[Consumer, Message, Held]:
+def handed_over(contract: Contract, sequence: int) -> tuple[Consumer, Message, HeldEvent]:
     """Return an event as a process gets it that another one had before."""
     consumer = next(one for one in consumers_of([contract.services[RECORDER]]) if "OnHappened" in one.name)
     event = happened("k", 1)
     message = Message(event.subject, event.to_headers(), event.data, "", sequence, 2, 1.5, 0, "")
-    return consumer, message, Held(sequence, "k", deliveries=2, known=False)
+    return consumer, message, HeldEvent(sequence, "k", deliveries=2, recalled=False)
 
 
 async def test_what_ends_the_process_again_and_again_is_a_dead_letter(contract: Contract, nats_url: str) -> None:
@@ -353,25 +353,28 @@ async def test_what_ends_the_process_again_and_again_is_a_dead_letter(contract: 
         await asyncio.Event().wait()
         return Empty()
 
-    once = Patience(limits=Limits(tries=1))
+    once = DeliverySettings(limits=RetryLimits(attempts=1))
     functions = {"on_happened": ends_the_process}
     for _ in range(2):
-        async with delivering(contract, nats_url, functions, patience=once) as replica:
+        async with delivering(contract, nats_url, functions, settings=once) as replica:
             await replica.broker.ready()
             begun.clear()
-            task = asyncio.create_task(replica.delivery._deliver(*handed_over(contract, 1)))
+            task = asyncio.create_task(replica.delivery.processor.process(*handed_over(contract, 1)))
             await begun.wait()
             await replica.broker.stop()  # as of a process that has ended, nothing more of it reaches the broker
             while not task.done():
                 task.cancel()
                 await asyncio.wait([task], timeout=0.01)
-    async with delivering(contract, nats_url, functions, patience=once) as replica:
+    async with delivering(contract, nats_url, functions, settings=once) as replica:
         await replica.broker.ready()
-        assert isinstance(await replica.delivery._deliver(*handed_over(contract, 1)), Dead)
+        assert isinstance(await replica.delivery.processor.process(*handed_over(contract, 1)), GiveUp)
         (letter,) = await dead_letters(replica.broker)
     assert calls == 2
-    assert read_letter(letter.headers).reason == "begun 2 times by processes that ended before it did: it may end them"
-    assert read_letter(letter.headers).tries == 0
+    assert (
+        read_dead_letter(letter.headers).reason
+        == "started 2 times by processes that ended before it did: it may end them"
+    )
+    assert read_dead_letter(letter.headers).attempts == 0
 
 
 @pytest.mark.slow
@@ -398,7 +401,10 @@ async def test_an_event_that_ends_its_process_holds_its_key_only_so_long(contrac
                     await process.wait()
         (letter,) = await dead_letters(broker)
     assert calls == [b"0", b"0", b"0", b"1"]
-    assert read_letter(letter.headers).reason == "begun 2 times by processes that ended before it did: it may end them"
+    assert (
+        read_dead_letter(letter.headers).reason
+        == "started 2 times by processes that ended before it did: it may end them"
+    )
 
 
 async def test_what_is_given_back_is_no_try_however_often(contract: Contract, nats_url: str) -> None:
@@ -412,14 +418,14 @@ async def test_what_is_given_back_is_no_try_however_often(contract: Contract, na
             await ends.wait()
         return Empty()
 
-    once = Patience(limits=Limits(tries=1))
+    once = DeliverySettings(limits=RetryLimits(attempts=1))
     async with broker_at(nats_url) as broker:
         await publish(broker, happened("k", 0), happened("k", 1))
         for number in range(1, 5):
-            async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=once, drain=0):
+            async with delivering(contract, nats_url, {"on_happened": on_happened}, settings=once, drain=0):
                 await until(lambda number=number: len(calls) == number)
         ends.set()
-        async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=once):
+        async with delivering(contract, nats_url, {"on_happened": on_happened}, settings=once):
             await until(lambda: 1 in calls)
         assert await dead_letters(broker) == []
     assert calls == [0, 0, 0, 0, 0, 1]
@@ -433,46 +439,48 @@ async def test_tries_are_counted_over_replicas(contract: Contract, nats_url: str
         failures += 1
         raise Unavailable("not yet")
 
-    slow = Patience(limits=Limits(tries=3, first=60.0))
+    slow = DeliverySettings(limits=RetryLimits(attempts=3, first_delay=60.0))
     async with broker_at(nats_url) as broker:
         await publish(broker, happened("k", 1))
         for number in range(1, 4):
-            async with delivering(contract, nats_url, {"on_happened": fails}, patience=slow):
+            async with delivering(contract, nats_url, {"on_happened": fails}, settings=slow):
                 await until(lambda number=number: failures == number)
         link = await broker.ready()
         (letter,) = await dead_letters(broker)
         assert (await link.js.stream_info("TRIES")).state.messages == 1
-    assert (read_letter(letter.headers).reason, failures) == ("3 tries, the most that are made", 3)
+    assert (read_dead_letter(letter.headers).reason, failures) == ("3 attempts failed, the maximum", 3)
 
 
 async def test_what_was_refused_before_it_began_stays_unbegun(contract: Contract, nats_url: str) -> None:
     consumer, message, held = handed_over(contract, 1)
-    async with delivering(contract, nats_url, {}, patience=QUICK, concurrency_limit=ConcurrencyLimit(0, 0)) as replica:
+    async with delivering(contract, nats_url, {}, settings=QUICK, concurrency_limit=ConcurrencyLimit(0, 0)) as replica:
         link = await replica.broker.ready()
-        await replica.broker.store(attempts.outgoing(consumer, message, attempts.Record(tries=1, begun=2)))
-        assert isinstance(await replica.delivery._deliver(consumer, message, held), Retry)
-        assert (held.tries, held.begun) == (1, 2)
-        assert await attempts.read(link.client, consumer, message) == attempts.Record(tries=1, begun=2)
+        await replica.broker.store(
+            attempts.outgoing(consumer, message, attempts.AttemptRecord(attempts=1, unfinished=2))
+        )
+        assert isinstance(await replica.delivery.processor.process(consumer, message, held), Retry)
+        assert (held.attempts, held.unfinished) == (1, 2)
+        assert await attempts.read(link, consumer, message) == attempts.AttemptRecord(attempts=1, unfinished=2)
 
 
 async def test_the_record_of_an_event_is_of_no_other_with_its_place(contract: Contract, nats_url: str) -> None:
     consumer, message, _ = handed_over(contract, 7)
     async with broker_at(nats_url) as broker:
         link = await broker.ready()
-        assert await attempts.read(link.client, consumer, message) == attempts.Record()
-        for record in (attempts.Record(1, 2, 3), attempts.Record(4, 5, 6)):
+        assert await attempts.read(link, consumer, message) == attempts.AttemptRecord()
+        for record in (attempts.AttemptRecord(1, 2, 3), attempts.AttemptRecord(4, 5, 6)):
             await broker.store(attempts.outgoing(consumer, message, record))
-        assert await attempts.read(link.client, consumer, message) == attempts.Record(4, 5, 6)
-        assert await attempts.read(link.client, consumer, replace(message, time=2.5)) == attempts.Record()
-        assert await attempts.read(link.client, consumer, replace(message, sequence=8)) == attempts.Record()
+        assert await attempts.read(link, consumer, message) == attempts.AttemptRecord(4, 5, 6)
+        assert await attempts.read(link, consumer, replace(message, time=2.5)) == attempts.AttemptRecord()
+        assert await attempts.read(link, consumer, replace(message, sequence=8)) == attempts.AttemptRecord()
 
 
 async def test_a_full_gate_is_no_try(contract: Contract, nats_url: str) -> None:
     seen = Seen()
     concurrency_limit = ConcurrencyLimit(0, 0)
-    patience = Patience(limits=Limits(tries=1))
+    settings = DeliverySettings(limits=RetryLimits(attempts=1))
     async with delivering(
-        contract, nats_url, {"on_happened": seen.on_happened}, patience=patience, concurrency_limit=concurrency_limit
+        contract, nats_url, {"on_happened": seen.on_happened}, settings=settings, concurrency_limit=concurrency_limit
     ) as replica:
         await publish(replica.broker, happened("k", 1))
         await asyncio.sleep(1)
@@ -524,14 +532,14 @@ async def test_a_failure_that_stays_the_same_shows_its_traceback_once(
             raise ValueError(fails.pop(0))
         return await seen.on_happened(request, context)
 
-    patience = Patience(limits=Limits(tries=10, first=0.01, longest=0.02))
+    settings = DeliverySettings(limits=RetryLimits(attempts=10, first_delay=0.01, max_delay=0.02))
     with caplog.at_level(logging.WARNING):
-        async with delivering(contract, nats_url, {"on_happened": on_happened}, patience=patience) as replica:
+        async with delivering(contract, nats_url, {"on_happened": on_happened}, settings=settings) as replica:
             await publish(replica.broker, happened("k", 1))
             await until(lambda: seen.count == 1)
     tracebacks = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
     assert tracebacks == ["a bug", "another bug"]
-    lines = [text for record in caplog.records if " try " in (text := record.getMessage())]
+    lines = [text for record in caplog.records if " attempt " in (text := record.getMessage())]
     assert [line.split(" ended with ")[1].split(";")[0] for line in lines] == [
         "INTERNAL: ValueError: a bug", "INTERNAL: ValueError: a bug",
         "INTERNAL: ValueError: another bug", "INTERNAL: ValueError: another bug",

@@ -12,11 +12,11 @@ from google.protobuf.empty_pb2 import Empty
 
 from mesh.chaos.endings.ways import BUGS, CANCELLATIONS, Panic, end, end_on_the_loop
 from mesh.contract.model import Contract
-from mesh.events.consume.dead_letters import read_letter
-from mesh.events.consume.delivery import Patience
-from mesh.events.consume.outcome import Limits
+from mesh.events.consume.dead_letters import read_dead_letter
+from mesh.events.consume.delivery import DeliverySettings
+from mesh.events.consume.outcome import RetryLimits
 
-QUICK = Patience(limits=Limits(tries=3, first=0.05, longest=0.1))
+QUICK = DeliverySettings(limits=RetryLimits(attempts=3, first_delay=0.05, max_delay=0.1))
 
 
 @pytest.mark.parametrize("where", ["loop", "thread"])
@@ -45,17 +45,17 @@ async def test_every_end_is_a_try_and_the_next_event_of_the_key_comes(
 
     hows = [*BUGS, *CANCELLATIONS]
     function = on_the_loop if where == "loop" else in_a_thread
-    async with delivering(contract, nats_url, {"on_happened": function}, patience=QUICK) as replica:
+    async with delivering(contract, nats_url, {"on_happened": function}, settings=QUICK) as replica:
         events = {how: happened(f"k{number}", 0, how) for number, how in enumerate(hows)}
         await publish(replica.broker, *events.values())
         await publish(replica.broker, *(happened(f"k{number}", 1) for number in range(len(hows))))
         await until(lambda: len(after) == len(hows))
         found = await dead_letters(replica.broker)
-    letters = {letter.headers["ce-id"]: read_letter(letter.headers) for letter in found}
+    letters = {letter.headers["ce-id"]: read_dead_letter(letter.headers) for letter in found}
     assert called == dict.fromkeys(hows, 3)
     for how, event in events.items():
         code = "INTERNAL" if how in BUGS else "CANCELLED"
-        assert (how, letters[event.id].code, letters[event.id].tries) == (how, code, 3)
+        assert (how, letters[event.id].code, letters[event.id].attempts) == (how, code, 3)
         lines = [line.getMessage() for line in caplog.records if event.id in line.getMessage()]
         assert [f"try {number} of event {event.id} ended with {code}" in " ".join(lines) for number in (1, 2)] == [
             True, True,
@@ -80,11 +80,11 @@ async def test_a_function_that_makes_an_error_of_its_end_is_given_back_all_the_s
         done.set()
         return Empty()
 
-    once = Patience(limits=Limits(tries=1))  # were it a try, it would be a dead letter now
-    async with delivering(contract, nats_url, {"on_happened": at_first}, patience=once, drain=0.0) as replica:
+    once = DeliverySettings(limits=RetryLimits(attempts=1))  # were it a try, it would be a dead letter now
+    async with delivering(contract, nats_url, {"on_happened": at_first}, settings=once, drain=0.0) as replica:
         await publish(replica.broker, happened("k"))
         await begun.wait()
-    async with delivering(contract, nats_url, {"on_happened": then}, patience=once) as replica:
+    async with delivering(contract, nats_url, {"on_happened": then}, settings=once) as replica:
         await asyncio.wait_for(done.wait(), 30)
         assert await dead_letters(replica.broker) == []
 
@@ -101,6 +101,6 @@ async def test_a_schedule_goes_on(contract: Contract, nats_url: str) -> None:
         return Empty()
 
     functions = {"every_second": every_second}
-    async with delivering(contract, nats_url, functions, serves=CLOCK, patience=QUICK):
+    async with delivering(contract, nats_url, functions, serves=CLOCK, settings=QUICK):
         await until(lambda: len(ticks) >= 4)
     assert ticks[:2] == [ticks[0]] * 2  # the second is another try of the first

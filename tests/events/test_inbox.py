@@ -20,14 +20,14 @@ from sqlalchemy import text
 from mesh.contract.model import Contract
 from mesh.database import Database
 from mesh.errors import Unavailable
-from mesh.events.broker.connection import Outgoing
+from mesh.events.broker.nats_connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
 from mesh.events.consume import inbox
-from mesh.events.consume.dead_letters import read_letter
-from mesh.events.consume.delivery import Patience
-from mesh.events.consume.outcome import Limits
+from mesh.events.consume.dead_letters import read_dead_letter
+from mesh.events.consume.delivery import DeliverySettings
+from mesh.events.consume.outcome import RetryLimits
 
-QUICK = Patience(limits=Limits(tries=3, first=0.01, longest=0.02))
+QUICK = DeliverySettings(limits=RetryLimits(attempts=3, first_delay=0.01, max_delay=0.02))
 SUBSCRIBER = Path(__file__).parent / "subscriber.py"
 
 
@@ -68,7 +68,7 @@ async def test_the_same_event_twice(contract: Contract, nats_url: str, new_datab
 
     async with (
         opened(new_database()) as database,
-        delivering(contract, nats_url, {"on_happened": on_happened}, database=database, patience=QUICK) as replica,
+        delivering(contract, nats_url, {"on_happened": on_happened}, database=database, settings=QUICK) as replica,
     ):
         event = happened("k", 1)
         await publish(replica.broker, event)
@@ -103,7 +103,7 @@ async def test_a_transaction_that_failed_may_be_tried_again(
 
     async with (
         opened(new_database()) as database,
-        delivering(contract, nats_url, {"on_happened": on_happened}, database=database, patience=QUICK) as replica,
+        delivering(contract, nats_url, {"on_happened": on_happened}, database=database, settings=QUICK) as replica,
     ):
         await publish(replica.broker, happened("k", 1))
         await until(lambda: calls == 2)
@@ -132,7 +132,7 @@ async def test_a_second_writing_transaction_is_refused(
 
     async with (
         opened(new_database()) as database,
-        delivering(contract, nats_url, {"on_happened": on_happened}, database=database, patience=QUICK) as replica,
+        delivering(contract, nats_url, {"on_happened": on_happened}, database=database, settings=QUICK) as replica,
     ):
         await publish(replica.broker, happened("k", 1))
         letters: list[Any] = []
@@ -140,7 +140,7 @@ async def test_a_second_writing_transaction_is_refused(
             letters = await dead_letters(replica.broker)
             await asyncio.sleep(0.02)
         assert await rows(database) == [("k", 1)]
-    letter = read_letter(letters[0].headers)
+    letter = read_dead_letter(letters[0].headers)
     assert letter.code == "FAILED_PRECONDITION"
     assert "write all of it in one" in letter.error
 

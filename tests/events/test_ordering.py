@@ -18,7 +18,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mesh.events.consume.ordering import Action, Again, Begin, GiveBack, Held, Lane, State
+from mesh.events.consume.ordering import (
+    AcknowledgeAgain,
+    Action,
+    HeldEvent,
+    Partition,
+    PartitionState,
+    ReturnToBroker,
+    Start,
+)
 
 KEYS = ("a", "b", "c")
 REPLICAS = (0, 1, 2)
@@ -45,8 +53,8 @@ class Model(RuleBasedStateMachine):
         self.expired: set[int] = set()
         self.asked: dict[int, tuple[str, int, int, int]] = {}
         self.stream = 0.0
-        self.obsolete: dict[int, list[Held]] = {name: [] for name in REPLICAS}
-        self.lanes = {name: Lane(self.ordered) for name in REPLICAS}
+        self.obsolete: dict[int, list[HeldEvent]] = {name: [] for name in REPLICAS}
+        self.partitions = {name: Partition(self.ordered) for name in REPLICAS}
         self.pinned: int | None = None
         self.pin = 0
 
@@ -61,7 +69,7 @@ class Model(RuleBasedStateMachine):
     def pin_to(self, name: int) -> None:
         """The pin of the replica before lapses or is given up; it is told, and then the next one is pinned."""
         if self.pinned is not None and self.pinned != name:
-            self.act(self.pinned, self.lanes[self.pinned].lost())
+            self.act(self.pinned, self.partitions[self.pinned].lose())
         self.pin += 1
         self.pinned = name
 
@@ -77,20 +85,20 @@ class Model(RuleBasedStateMachine):
             else:
                 sequence, self.next = self.next, self.next + 1
             self.pending[sequence] = self.pinned
-            held = Held(sequence, self.keys[sequence], self.stream, token=sequence)
-            self.act(self.pinned, self.lanes[self.pinned].arrived(held, str(self.pin)))
+            held = HeldEvent(sequence, self.keys[sequence], self.stream, token=sequence)
+            self.act(self.pinned, self.partitions[self.pinned].receive(held, str(self.pin)))
 
     @rule()
     def ask(self) -> None:
         """The broker says how much is pending; what happens meanwhile makes the answer old."""
         if self.pinned is not None:
             floor = min(self.pending, default=self.next) - 1
-            self.asked[self.pinned] = str(self.pin), len(self.pending), floor, self.lanes[self.pinned].changes
+            self.asked[self.pinned] = str(self.pin), len(self.pending), floor, self.partitions[self.pinned].changes
 
     @rule()
     def settle(self) -> None:
         for name, answer in self.asked.items():
-            self.act(name, self.lanes[name].settled(*answer))
+            self.act(name, self.partitions[name].settle(*answer))
         self.asked.clear()
 
     @rule(name=st.sampled_from(REPLICAS), random=pick, count=st.integers(1, 3))
@@ -101,23 +109,23 @@ class Model(RuleBasedStateMachine):
                 return
             self.effects.append(held.sequence)
             self.acknowledge(held.sequence)
-            self.act(name, self.lanes[name].done(held))
+            self.act(name, self.partitions[name].complete(held))
 
     @rule(name=st.sampled_from(REPLICAS), random=pick)
     def fail(self, name: int, random: Any) -> None:
         held = self.running(name, random)
         if held is not None:
-            self.act(name, self.lanes[name].resting(held))
+            self.act(name, self.partitions[name].wait_for_retry(held))
 
     @rule(name=st.sampled_from(REPLICAS), random=pick)
     def rest_is_over(self, name: int, random: Any) -> None:
-        resting = [held for held in self.lanes[name].held.values() if held.rests]
+        resting = [held for held in self.partitions[name].held.values() if held.waiting]
         if resting:
-            self.act(name, self.lanes[name].rested(random.choice(resting)))
+            self.act(name, self.partitions[name].retry_due(random.choice(resting)))
 
     @rule(name=st.sampled_from(REPLICAS))
     def kill(self, name: int) -> None:
-        self.lanes[name] = Lane(self.ordered)
+        self.partitions[name] = Partition(self.ordered)
         self.obsolete[name].clear()
         self.asked.pop(name, None)
         self.due += [sequence for sequence, owner in self.pending.items() if owner == name and sequence not in self.due]
@@ -128,13 +136,13 @@ class Model(RuleBasedStateMachine):
     def broker_starts_anew(self) -> None:
         """Nobody is pinned any more; whoever was asks, and hears it."""
         self.pinned = None
-        for name, lane in self.lanes.items():
-            lane.suspend()
-            self.act(name, lane.settled("", len(self.pending), 0, lane.changes))
+        for name, partition in self.partitions.items():
+            partition.suspend()
+            self.act(name, partition.settle("", len(self.pending), 0, partition.changes))
 
     @rule(name=st.sampled_from(REPLICAS))
     def connection_breaks(self, name: int) -> None:
-        self.lanes[name].suspend()
+        self.partitions[name].suspend()
 
     @precondition(lambda self: self.acknowledged)
     @rule(random=pick)
@@ -160,19 +168,19 @@ class Model(RuleBasedStateMachine):
         self.acknowledged -= self.expired
         self.next = max(self.next, len(self.expired) + 1)
 
-    # -- what lanes ask for --
+    # -- what partitions ask for --
 
     def act(self, name: int, actions: list[Any]) -> None:
         for action in actions:
             match action:
-                case Begin(held):
+                case Start(held):
                     key = self.keys[held.sequence]
                     older = [one for one in range(1, held.sequence) if self.keys[one] == key]
                     assert set(older) <= {*self.effects, *self.expired}, f"{held.sequence} overtakes one of {older}"
-                case GiveBack(held):
+                case ReturnToBroker(held):
                     if self.pending.get(held.sequence) == name and held.sequence not in self.due:
                         self.due.append(held.sequence)
-                case Again(sequence):
+                case AcknowledgeAgain(sequence):
                     self.acknowledge(sequence)
 
     def acknowledge(self, sequence: int) -> None:
@@ -180,17 +188,17 @@ class Model(RuleBasedStateMachine):
         if sequence not in self.expired:
             self.acknowledged.add(sequence)
 
-    def running(self, name: int, random: Any) -> Held | None:
-        found = [held for held in self.lanes[name].held.values() if held.running]
+    def running(self, name: int, random: Any) -> HeldEvent | None:
+        found = [held for held in self.partitions[name].held.values() if held.running]
         return random.choice(found) if found else None
 
     # -- what must hold --
 
     @invariant()
     def one_of_a_key_runs(self) -> None:
-        for name, lane in self.lanes.items():
+        for name, partition in self.partitions.items():
             running: dict[str, list[int]] = defaultdict(list)
-            for held in lane.held.values():
+            for held in partition.held.values():
                 if held.running:
                     running[held.key].append(held.sequence)
             for held in self.obsolete[name]:
@@ -213,19 +221,19 @@ class Model(RuleBasedStateMachine):
             self.kill(name)
         self.due += [one for one in self.pending if one not in self.due]
         self.pin_to(0)
-        lane = self.lanes[0]
+        partition = self.partitions[0]
         for _ in range(20 * (len(self.keys) + 1)):
             while [one for one in self.due if one in self.pending] or self.next <= len(self.keys):
                 self.deliver(_First(), 1)
             self.ask()
             self.settle()
-            for held in [held for held in lane.held.values() if held.running]:
+            for held in [held for held in partition.held.values() if held.running]:
                 self.effects.append(held.sequence)
                 self.acknowledge(held.sequence)
-                self.act(0, lane.done(held))
+                self.act(0, partition.complete(held))
         assert set(self.effects) | self.expired == set(self.keys)
         assert not self.pending
-        assert not lane.held
+        assert not partition.held
 
 
 class _First:
@@ -255,13 +263,13 @@ class Lossy(Model):
     @rule(random=pick)
     def broker_loses_its_disk(self, random: Any) -> None:
         """Another stream counts from 1. Who holds something hears of it, the others perhaps not."""
-        for name, lane in self.lanes.items():
-            running = [held for held in lane.held.values() if held.running]
-            if lane.held or random.random() < 0.5:
-                lane.anew()
+        for name, partition in self.partitions.items():
+            running = [held for held in partition.held.values() if held.running]
+            if partition.held or random.random() < 0.5:
+                partition.reset()
             else:
-                lane.suspend()
-            assert not lane.held
+                partition.suspend()
+            assert not partition.held
             assert all(held.token is None for held in running), "an answer for the old stream would reach the new one"
             self.obsolete[name] += running
         self.stream += 1
@@ -272,8 +280,8 @@ class Lossy(Model):
     @rule(name=st.sampled_from(REPLICAS), well=st.booleans())
     def what_ran_for_the_old_stream_ends(self, name: int, well: bool) -> None:  # noqa: FBT001 - a rule's draw
         if self.obsolete[name]:
-            held, lane = self.obsolete[name].pop(), self.lanes[name]
-            self.act(name, lane.done(held) if well else lane.resting(held))
+            held, partition = self.obsolete[name].pop(), self.partitions[name]
+            self.act(name, partition.complete(held) if well else partition.wait_for_retry(held))
 
 
 TestLosses = Lossy.TestCase
@@ -294,106 +302,108 @@ def test_the_model_sees_an_event_that_overtakes() -> None:
         run_state_machine_as_test(Hasty, settings=quick)  # type: ignore[no-untyped-call]
 
 
-def lane_with(*sequences: int) -> Lane:
-    lane = Lane()
+def partition_with(*sequences: int) -> Partition:
+    partition = Partition()
     for sequence in sequences:
-        lane.arrived(Held(sequence, "k", token=sequence), "pin")
-    lane.settled("pin", len(sequences), 0, lane.changes)
-    return lane
+        partition.receive(HeldEvent(sequence, "k", token=sequence), "pin")
+    partition.settle("pin", len(sequences), 0, partition.changes)
+    return partition
 
 
 def test_a_new_owner_waits_for_what_the_last_one_had() -> None:
-    lane = Lane()
-    assert lane.arrived(Held(7, "k"), "pin") == []
-    assert lane.settled("pin", 2, 0, lane.changes) == []
-    old = Held(5, "k")
-    assert lane.arrived(old, "pin") == []
-    assert lane.settled("other", 2, 0, lane.changes) == []
-    assert lane.settled("pin", 2, 0, lane.changes - 1) == []
-    assert lane.settled("pin", 2, 0, lane.changes) == [Begin(old)]
-    assert lane.state is State.ACTIVE
+    partition = Partition()
+    assert partition.receive(HeldEvent(7, "k"), "pin") == []
+    assert partition.settle("pin", 2, 0, partition.changes) == []
+    old = HeldEvent(5, "k")
+    assert partition.receive(old, "pin") == []
+    assert partition.settle("other", 2, 0, partition.changes) == []
+    assert partition.settle("pin", 2, 0, partition.changes - 1) == []
+    assert partition.settle("pin", 2, 0, partition.changes) == [Start(old)]
+    assert partition.state is PartitionState.ACTIVE
 
 
 def test_a_broker_that_was_started_anew_has_forgotten_the_owner() -> None:
-    lane = lane_with(1, 2)
-    running, waiting = lane.held[1], lane.held[2]
-    lane.suspend()
-    assert lane.settled("", 2, 0, lane.changes - 1) == []
-    assert lane.settled("", 2, 0, lane.changes) == [GiveBack(waiting)]
-    assert (lane.state, lane.pin) == (State.FOREIGN, "")
-    assert lane.resting(running) == [GiveBack(running)]
+    partition = partition_with(1, 2)
+    running, waiting = partition.held[1], partition.held[2]
+    partition.suspend()
+    assert partition.settle("", 2, 0, partition.changes - 1) == []
+    assert partition.settle("", 2, 0, partition.changes) == [ReturnToBroker(waiting)]
+    assert (partition.state, partition.pin) == (PartitionState.FOREIGN, "")
+    assert partition.wait_for_retry(running) == [ReturnToBroker(running)]
 
 
 def test_what_was_done_is_acknowledged_again() -> None:
-    lane = lane_with(1)
-    lane.done(lane.held[1])
-    assert lane.arrived(Held(1, "k", token="new"), "pin") == [Again("new")]
+    partition = partition_with(1)
+    partition.complete(partition.held[1])
+    assert partition.receive(HeldEvent(1, "k", token="new"), "pin") == [AcknowledgeAgain("new")]
 
 
-@pytest.mark.parametrize("end", [Lane.done, Lane.resting])
-def test_a_broker_that_lost_its_disk_counts_from_one_again(end: Callable[[Lane, Held], list[Action]]) -> None:
-    lane = Lane()
+@pytest.mark.parametrize("end", [Partition.complete, Partition.wait_for_retry])
+def test_a_broker_that_lost_its_disk_counts_from_one_again(end: Callable[[Partition, HeldEvent], list[Action]]) -> None:
+    partition = Partition()
     for sequence in (1, 2, 3):
-        lane.arrived(Held(sequence, "k", time=10.0 + sequence, token=sequence), "pin")
-    lane.settled("pin", 3, 0, lane.changes)
-    lane.done(lane.held[1])
-    running = lane.held[2]
-    lane.anew()
-    assert not lane.held
+        partition.receive(HeldEvent(sequence, "k", time=10.0 + sequence, token=sequence), "pin")
+    partition.settle("pin", 3, 0, partition.changes)
+    partition.complete(partition.held[1])
+    running = partition.held[2]
+    partition.reset()
+    assert not partition.held
     assert running.token is None
-    news = [Held(sequence, "k", time=20.0 + sequence, token=sequence) for sequence in (1, 2)]
+    news = [HeldEvent(sequence, "k", time=20.0 + sequence, token=sequence) for sequence in (1, 2)]
     for new in news:
-        assert lane.arrived(new, "other") == []
-    assert lane.settled("other", 2, 0, lane.changes) == []  # the key waits for what runs
-    assert end(lane, running) == [Begin(news[0])]
-    assert lane.done(news[0]) == [Begin(news[1])]
-    assert lane.arrived(Held(1, "k", time=21.0, token="again"), "other") == [Again("again")]
+        assert partition.receive(new, "other") == []
+    assert partition.settle("other", 2, 0, partition.changes) == []  # the key waits for what runs
+    assert end(partition, running) == [Start(news[0])]
+    assert partition.complete(news[0]) == [Start(news[1])]
+    assert partition.receive(HeldEvent(1, "k", time=21.0, token="again"), "other") == [AcknowledgeAgain("again")]
 
 
 def test_an_old_sequence_with_another_time_is_another_event() -> None:
     """A replica that nobody told of the new stream sees it."""
-    lane = Lane()
-    lane.arrived(Held(1, "k", time=1.0), "pin")
-    lane.settled("pin", 1, 0, lane.changes)
-    lane.done(lane.held[1])
-    lane.arrived(Held(2, "k", time=2.0), "pin")
-    lane.suspend()
-    first, second = Held(1, "a", time=3.0), Held(2, "b", time=4.0)
-    assert lane.arrived(first, "other") == []
-    assert lane.arrived(second, "other") == []
-    assert lane.held == {1: first, 2: second}
-    assert lane.settled("other", 2, 0, lane.changes) == [Begin(first), Begin(second)]
+    partition = Partition()
+    partition.receive(HeldEvent(1, "k", time=1.0), "pin")
+    partition.settle("pin", 1, 0, partition.changes)
+    partition.complete(partition.held[1])
+    partition.receive(HeldEvent(2, "k", time=2.0), "pin")
+    partition.suspend()
+    first, second = HeldEvent(1, "a", time=3.0), HeldEvent(2, "b", time=4.0)
+    assert partition.receive(first, "other") == []
+    assert partition.receive(second, "other") == []
+    assert partition.held == {1: first, 2: second}
+    assert partition.settle("other", 2, 0, partition.changes) == [Start(first), Start(second)]
 
 
 def test_a_lost_partition_gives_back_what_has_not_begun() -> None:
-    lane = lane_with(1, 2, 3)
-    running, waiting = lane.held[1], [lane.held[2], lane.held[3]]
-    assert lane.lost() == [GiveBack(held) for held in waiting]
-    assert list(lane.held) == [1]
-    assert lane.resting(running) == [GiveBack(running)]
-    assert not lane.held
+    partition = partition_with(1, 2, 3)
+    running, waiting = partition.held[1], [partition.held[2], partition.held[3]]
+    assert partition.lose() == [ReturnToBroker(held) for held in waiting]
+    assert list(partition.held) == [1]
+    assert partition.wait_for_retry(running) == [ReturnToBroker(running)]
+    assert not partition.held
 
 
 def test_what_the_stream_has_dropped_is_not_waited_for() -> None:
-    lane = Lane()
-    lane.arrived(Held(7, "k"), "pin")
-    last = Held(8, "k")
-    lane.arrived(last, "pin")
-    assert lane.settled("pin", 1, 6, lane.changes) == []
-    assert lane.settled("pin", 1, 7, lane.changes) == [Begin(lane.held[7])]  # 7 was too old; it is here all the same
-    assert lane.done(lane.held[7]) == [Begin(last)]
+    partition = Partition()
+    partition.receive(HeldEvent(7, "k"), "pin")
+    last = HeldEvent(8, "k")
+    partition.receive(last, "pin")
+    assert partition.settle("pin", 1, 6, partition.changes) == []
+    assert partition.settle("pin", 1, 7, partition.changes) == [
+        Start(partition.held[7])
+    ]  # 7 was too old; it is here all the same
+    assert partition.complete(partition.held[7]) == [Start(last)]
 
 
 def test_ticks_wait_for_nothing() -> None:
     """A newer tick drops an older one from the stream, so what is held and what is pending need never agree."""
-    lane = Lane(ordered=False)
-    first, second = Held(3, "3"), Held(4, "4")
-    assert lane.arrived(first, "pin") == [Begin(first)]
-    assert lane.arrived(second, "pin") == [Begin(second)]
-    lane.suspend()
-    third = Held(5, "5")
-    assert lane.arrived(third, "pin") == [Begin(third)]
-    lane.suspend()
-    assert lane.settled("other", 0, 0, 0) == []
-    lane.settled("pin", 0, 0, 0)
-    assert lane.state is State.ACTIVE
+    partition = Partition(ordered=False)
+    first, second = HeldEvent(3, "3"), HeldEvent(4, "4")
+    assert partition.receive(first, "pin") == [Start(first)]
+    assert partition.receive(second, "pin") == [Start(second)]
+    partition.suspend()
+    third = HeldEvent(5, "5")
+    assert partition.receive(third, "pin") == [Start(third)]
+    partition.suspend()
+    assert partition.settle("other", 0, 0, 0) == []
+    partition.settle("pin", 0, 0, 0)
+    assert partition.state is PartitionState.ACTIVE

@@ -20,9 +20,9 @@ from telemetry_parts import HttpCollector
 
 from mesh.contract.model import Contract
 from mesh.events.broker import broker
-from mesh.events.broker.connection import Outgoing
+from mesh.events.broker.nats_connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
-from mesh.events.consume.outcome import Limits
+from mesh.events.consume.outcome import RetryLimits
 from mesh.events.publish import relay
 from mesh.telemetry import Telemetry, configure
 from mesh.telemetry.logs import JsonFormatter
@@ -93,14 +93,14 @@ async def test_an_event_that_comes_twice_has_its_effect_once(recorder: Placed) -
 async def test_what_was_rolled_back_is_tried_again_and_then_a_dead_letter(recorder: Placed) -> None:
     await publish(recorder.broker, happened("back", 1, "roll back"))
     letter = await recorder.letter("back")
-    assert (letter.code, letter.tries, letter.error) == ("UNAVAILABLE", 3, "after the write")
+    assert (letter.code, letter.attempts, letter.error) == ("UNAVAILABLE", 3, "after the write")
     assert await recorder.wrote("back", 0) == []
 
 
 async def test_a_second_transaction_that_writes_is_refused(recorder: Placed) -> None:
     await publish(recorder.broker, happened("two", 1, "twice"))
     letter = await recorder.letter("two")
-    assert (letter.code, letter.tries) == ("FAILED_PRECONDITION", 1)
+    assert (letter.code, letter.attempts) == ("FAILED_PRECONDITION", 1)
     assert "delivery.v1.Recorder/OnHappened writes in a second transaction" in letter.error
     assert await recorder.wrote("two", 1) == [1]
 
@@ -137,13 +137,13 @@ async def test_a_broker_that_is_away_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The event was taken before the broker went away; what its function publishes finds it away."""
-    monkeypatch.setattr(broker, "GRACE", 0.2)  # the method has 2 s, as long as a publication waits
+    monkeypatch.setattr(broker, "RECONNECT_TIMEOUT", 0.2)  # the method has 2 s, as long as a publication waits
     server = new_nats()
     async with placed(contract, place, server.url, f"sqlite:///{tmp_path}/r.db", meeting) as recorder:
         await publish(recorder.broker, happened("first", 2, "publish meets"))
         await until((meeting / "first").exists)
         server.kill()
-        while recorder.broker.link is not None:  # noqa: ASYNC110 - it tells nobody that it is gone
+        while recorder.broker.connection is not None:  # noqa: ASYNC110 - it tells nobody that it is gone
             await asyncio.sleep(0.01)
         (meeting / "second").touch()
         records: list[str] = []
@@ -254,14 +254,14 @@ async def test_an_event_that_ends_its_worker_costs_the_others_no_try(
 ) -> None:
     """Eight events meet in a worker, and the ninth ends it. One try is all that they have."""
     url = f"sqlite:///{tmp_path}/r.db"
-    patience = replace(QUICK, limits=Limits(tries=1, first=0.01, longest=0.05))
-    async with placed(contract, "process", nats_url, url, meeting, patience=patience) as recorder:
+    settings = replace(QUICK, limits=RetryLimits(attempts=1, first_delay=0.01, max_delay=0.05))
+    async with placed(contract, "process", nats_url, url, meeting, deliveries=settings) as recorder:
         innocent = [happened(f"k{number}", 9, " meets") for number in range(8)]
         await publish(recorder.broker, *innocent, happened("bad", 9, "crash meets"))
         letter = await recorder.letter("bad")
         for event in innocent:
             assert await recorder.wrote(event.key, 1) == [9]
-    assert (letter.code, letter.tries, letter.reason) == ("UNAVAILABLE", 1, "1 tries, the most that are made")
+    assert (letter.code, letter.attempts, letter.reason) == ("UNAVAILABLE", 1, "1 attempts failed, the maximum")
     assert letter.error == "the worker process that ran this function ended (signal SIGKILL)"
 
 
@@ -270,9 +270,9 @@ async def test_a_pool_without_room_costs_no_try(
 ) -> None:
     """One runs, one waits, and the others are refused. One try is all that they have."""
     url = f"sqlite:///{tmp_path}/r.db"
-    patience = replace(QUICK, limits=Limits(tries=1, first=0.01, longest=0.05))
+    settings = replace(QUICK, limits=RetryLimits(attempts=1, first_delay=0.01, max_delay=0.05))
     tight = {"min": 1, "max": 1, "concurrency": 1, "queue": 1}
-    async with placed(contract, "process", nats_url, url, meeting, patience=patience, workers=tight) as recorder:
+    async with placed(contract, "process", nats_url, url, meeting, deliveries=settings, workers=tight) as recorder:
         events = [happened(f"k{number}", 1, "slow") for number in range(5)]
         await publish(recorder.broker, *events)
         for event in events:

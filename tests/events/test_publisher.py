@@ -11,7 +11,7 @@ from opentelemetry.trace import INVALID_SPAN
 
 from mesh.call import Call, Metadata, current
 from mesh.contract.model import Contract
-from mesh.events.consume.delivery_call import Arrival
+from mesh.events.consume.delivery_call import DeliveryCall
 from mesh.events.hops import carry, hops
 from mesh.events.publish.publisher import Publications, key_of
 
@@ -97,4 +97,4 @@ async def test_hops_travel_with_the_calls_of_services(
 
 def test_a_delivery_is_one_hop_more(publications: Publications) -> None:
     event = publications.event(pb.Noted(), INVALID_SPAN)
-    assert hops(Arrival(None, event, "delivery.v1.Recorder/OnNoted", 1, 0.0)) == 1
+    assert hops(DeliveryCall(None, event, "delivery.v1.Recorder/OnNoted", 1, 0.0)) == 1

@@ -14,16 +14,16 @@ from mesh.contract.model import Contract
 from mesh.errors import InvalidArgument
 from mesh.events.broker import history
 from mesh.events.broker.broker import Broker
-from mesh.events.broker.connection import FEW, Outgoing
 from mesh.events.broker.history import StreamMessage
+from mesh.events.broker.nats_connection import MIN_BATCH, Outgoing
 from mesh.events.broker.streams import SCHEDULES
 from mesh.events.cloudevents import Event
 from mesh.events.consume import redrive_replay
 from mesh.events.consume.consumers import consumers_of
-from mesh.events.consume.dead_letters import LEFT_OUT, read_letter
+from mesh.events.consume.dead_letters import LEFT_OUT, read_dead_letter
 
 MANY = 30
-assert MANY > FEW
+assert MANY >= MIN_BATCH
 
 
 class Function:
@@ -56,7 +56,7 @@ async def stored_as_a_batch(broker: Broker) -> list[Event]:
 
 async def letters_of(broker: Broker) -> list[StreamMessage]:
     link = await broker.ready()
-    return [one async for one in history.read(link.client, "DEAD", "dead.>")]
+    return [one async for one in history.read(link, "DEAD", "dead.>")]
 
 
 async def redrive(broker: Broker, contract: Contract, serves: str, letters: list[StreamMessage]) -> None:
@@ -90,7 +90,7 @@ async def test_events_of_a_batch_are_replayed(contract: Contract, nats_url: str)
         events = await stored_as_a_batch(broker)
         link = await broker.ready()
         mine = consumers_of([contract.services[RECORDER]])
-        found = [one async for one in history.read(link.client, "EVENTS", "events.delivery-v1-Happened.*.*")]
+        found = [one async for one in history.read(link, "EVENTS", "events.delivery-v1-Happened.*.*")]
         for event in found:
             consumer = redrive_replay.consumer_for(mine, event.subject)
             assert consumer is not None
@@ -123,7 +123,7 @@ async def test_a_tick_dies_and_stands_for_the_same_time_when_it_is_delivered_onc
             while (await link.js.stream_info(SCHEDULES, subjects_filter="ticks.redo.>")).state.subjects:  # noqa: ASYNC110 - of the broker
                 await asyncio.sleep(0.05)
         assert (await link.js.get_last_msg(SCHEDULES, f"ticks.delivery-v1-Clock.{method}")).seq
-    assert read_letter(message.headers).code == "INVALID_ARGUMENT"
+    assert read_dead_letter(message.headers).code == "INVALID_ARGUMENT"
     ((id_, tick),) = [one for one in function.done if one[0] in died]
     due = message.headers["mesh-tick-due"]
     assert id_ == f"ticks.delivery-v1-Clock.{method}@{due}"
@@ -148,12 +148,12 @@ async def test_an_event_too_large_for_a_letter_dies_and_is_delivered_once_more(
                 await asyncio.sleep(0.05)
                 letters = await letters_of(replica.broker)
         assert (letters[0].data, letters[0].headers[LEFT_OUT]) == (b"", str(len(data)))
-        found = await redrive_replay.whole(link.js, letters[0])
+        found = await redrive_replay.with_event(link, letters[0])
         assert found is not None
         function.mended = True
         await redrive(replica.broker, contract, RECORDER, [found])
         await until(lambda: bool(function.done))
         await link.js.delete_msg("EVENTS", 1)
-        assert await redrive_replay.whole(link.js, letters[0]) is None
+        assert await redrive_replay.with_event(link, letters[0]) is None
     ((id_, request),) = function.done
     assert (id_, request.number, len(request.what)) == (event.id, 1, size)

@@ -73,16 +73,16 @@ async def test_a_schedule_is_written_once_changed_and_removed(contract: Contract
         async def sequence() -> int:
             return int((await link.js.get_last_msg(SCHEDULES, KEPT)).seq or 0)
 
-        await asyncio.gather(*(schedules.ensure(link.client, [every("@every 1h")]) for _ in range(5)))
+        await asyncio.gather(*(schedules.ensure(link, [every("@every 1h")]) for _ in range(5)))
         first = await sequence()
-        await schedules.ensure(link.client, [every("@every 1h")])
+        await schedules.ensure(link, [every("@every 1h")])
         assert await sequence() == first
-        await schedules.ensure(link.client, [every("CRON_TZ=Europe/Berlin 30 3 * * MON-FRI,7")])
+        await schedules.ensure(link, [every("CRON_TZ=Europe/Berlin 30 3 * * MON-FRI,7")])
         kept = await link.js.get_last_msg(SCHEDULES, KEPT)
         assert kept.headers is not None
         assert kept.headers["Nats-Schedule"] == "0 30 3 * * 0,1,2,3,4,5"
         assert kept.headers["Nats-Schedule-Time-Zone"] == "Europe/Berlin"
-        await schedules.ensure(link.client, [clock_with(contract)])
+        await schedules.ensure(link, [clock_with(contract)])
         with pytest.raises(Exception, match="no message found"):
             await sequence()
 
@@ -96,7 +96,7 @@ async def test_every_line_that_the_contract_takes_the_broker_takes_too(contract:
     async with broker_at(nats_url) as broker:
         link = await broker.ready()
         for line in lines:
-            await schedules.ensure(link.client, [clock_with(contract, ScheduleTrigger(line))])
+            await schedules.ensure(link, [clock_with(contract, ScheduleTrigger(line))])
 
 
 async def test_what_was_due_while_the_broker_was_down_is_made_up_for_once(
@@ -108,9 +108,9 @@ async def test_what_was_due_while_the_broker_was_down_is_made_up_for_once(
     now = datetime.now(UTC) + timedelta(hours=3)
     async with broker_at(server.url) as broker:
         link = await broker.ready()
-        await schedules.ensure(link.client, [hourly])
-        await schedules.make_up(link.client, [skips], now)
-        await asyncio.gather(*(schedules.make_up(link.client, [hourly], now) for _ in range(5)))
+        await schedules.ensure(link, [hourly])
+        await schedules.publish_missed(link, [skips], now)
+        await asyncio.gather(*(schedules.publish_missed(link, [hourly], now) for _ in range(5)))
         info = await link.js.stream_info(SCHEDULES)
         assert info.state.messages == 2
         tick = await link.js.get_last_msg(SCHEDULES, "ticks.delivery-v1-Clock.EverySecond")
@@ -122,8 +122,8 @@ async def test_what_the_broker_passes_over_is_made_up_for(
     contract: Contract, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own schedule names no time that comes, where the contract's does; as after a midnight that there was not."""
-    monkeypatch.setattr(schedules, "LOOK", 0.2)
-    monkeypatch.setattr(schedules, "LATE", 1.5)
+    monkeypatch.setattr(schedules, "CHECK_INTERVAL", 0.2)
+    monkeypatch.setattr(schedules, "MISSED_DELAY", 1.5)
     clock = Clock()
     name = "schedules.delivery-v1-Clock.EverySecond"
     line = ScheduleTrigger("*/4 * * * * *")
@@ -211,9 +211,11 @@ async def _fires(lines: list[str]) -> None:
     wanted = []
     for number, line in enumerate(lines):
         try:
-            wanted.append(schedules.Wanted(f"schedules.{number}", f"ticks.{number}", cron.parse(line), skips=False))
+            wanted.append(
+                schedules.BrokerSchedule(f"schedules.{number}", f"ticks.{number}", cron.parse(line), skip_missed=False)
+            )
         except cron.ScheduleError as error:
-            assert "names no time" in str(error)  # noqa: PT017 - 31 February is drawn now and then
+            assert "never fires" in str(error)  # noqa: PT017 - 31 February is drawn now and then
     server = BrokerProcess()
     server.start()
     try:
@@ -223,9 +225,9 @@ async def _fires(lines: list[str]) -> None:
                 headers = {name: value for name, value in one.headers().items() if "Rollup" not in name}
                 await link.js.publish(one.subject, headers=headers)
             # A time less than a second away is passed over when a schedule is new.
-            began = await schedules.clock(link.client) + timedelta(seconds=1.5)
+            began = await schedules.broker_time(link) + timedelta(seconds=1.5)
             await asyncio.sleep(5)  # what must not fire has no event
-            ended = await schedules.clock(link.client) - timedelta(seconds=1)
+            ended = await schedules.broker_time(link) - timedelta(seconds=1)
             reading = await link.js.pull_subscribe("ticks.>", stream=SCHEDULES)
             count = (await link.js.stream_info(SCHEDULES, subjects_filter="ticks.>")).state.subjects or {}
             found: dict[str, set[datetime]] = {}

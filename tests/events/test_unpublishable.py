@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, GrpcService, Method, ScheduleTrigger, Trigger
-from mesh.events.broker.connection import Outgoing
+from mesh.events.broker.nats_connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
-from mesh.events.consume.dead_letters import LEFT_OUT, read_letter
+from mesh.events.consume.dead_letters import LEFT_OUT, read_dead_letter
 from mesh.events.publish.outbox import Row
-from mesh.events.unpublishable import letters
+from mesh.events.unpublishable import dead_letter_maker
 
 CHANGE = ChangeTrigger("shop", "odd name")
 EVENT = EventTrigger("a.v1.Made")
@@ -49,13 +49,13 @@ def test_each_method_that_would_have_been_called_has_a_letter(
 ):
     row = Row(17, "id1", subject, "", b"12345")
     headers = {"ce-id": "id1", "ce-type": "a.v1.Made", "ce-subject": "k" * 2_000_000, MESSAGE_ID: "id1"}
-    made = letters(hearing, "shop")(row, message and Outgoing(message, headers, b"x"), "too large")
-    odd = letters(hearing, "shop")(row._replace(id="a\r\n\u20ac" * 1000), None, "unreadable")
+    made = dead_letter_maker(hearing, "shop")(row, message and Outgoing(message, headers, b"x"), "too large")
+    odd = dead_letter_maker(hearing, "shop")(row._replace(id="a\r\n\u20ac" * 1000), None, "unreadable")
     assert all(one.headers["ce-id"].isprintable() and one.headers["ce-id"].isascii() for one in odd)
     assert [one.subject for one in made] == [f"dead.b-v1-B.{name}" for name in methods]
     assert len({one.headers[MESSAGE_ID] for one in made}) == len(made)
     for one in made:
-        told = read_letter(one.headers)
+        told = read_dead_letter(one.headers)
         assert told.reason == "too large; it stays in the outbox of shop, sequence 17"
         assert (one.data, one.headers[LEFT_OUT], one.headers["ce-id"], told.stream) == (b"", "5", "id1", "")
         assert sum(map(len, one.headers.values())) < 4000

@@ -89,8 +89,8 @@ def test_extensions_stand_in_brackets(codecs: Codecs) -> None:
         ({"[odd.v1.Extended.name]": "red"}, "[odd.v1.Extended.name]", "there is no such field"),
         ({"[google.api.http]": {}}, "[google.api.http]", "there is no such field"),
         ({"[odd.v1.colour]": 1}, "[odd.v1.colour]", "expected a string, got a number"),
-        ({"[odd.v1.numbers]": [1, "x"]}, "[odd.v1.numbers][1]", "got a string that is none"),
-        ({"[odd.v1.shade]": 7}, "[odd.v1.shade]", "got a number that is none of them"),
+        ({"[odd.v1.numbers]": [1, "x"]}, "[odd.v1.numbers][1]", "got a string that is no number"),
+        ({"[odd.v1.shade]": 7}, "[odd.v1.shade]", "got another number"),
         ({"inner": [{"[odd.v1.nested]": []}]}, "inner[0][odd.v1.nested]", "expected an object"),
     ],
 )
@@ -122,7 +122,7 @@ def test_an_any_whose_message_has_a_field_called_type_cannot_be_printed(contract
     inner = contract.message("odd.v1.Names")(type_url="not the URL")
     holder = any_pb2.Any(type_url="type.googleapis.com/odd.v1.Names", value=inner.SerializeToString())
     codec: Codec = PLAIN.of_descriptor(contract.pool.FindMessageTypeByName("google.protobuf.Any"))
-    with pytest.raises(JsonEncodeError, match=r'odd\.v1\.Names, of which a field is called "@type"'):
+    with pytest.raises(JsonEncodeError, match=r'odd\.v1\.Names, which has a field named "@type"'):
         codec.dump(codec.message.FromString(holder.SerializeToString()))
 
 

@@ -1,4 +1,4 @@
-"""What the suites of this room share: a stock server, and a channel to it by either transport."""
+"""Fixtures of the rpc tests: a stock server, and a channel to it by either transport."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hosting import hosted
 
 from mesh.call import chain
 from mesh.rpc.client.channel import Channel
-from mesh.rpc.client.retry import Policy, retry
+from mesh.rpc.client.retry import RetryPolicy, retry
 from mesh.rpc.client.target import Target
 
-FAST = Policy(base=0.01, cap=0.05)
+FAST = RetryPolicy(base_delay=0.01, max_delay=0.05)
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 1)]
 
 

@@ -17,7 +17,7 @@ candidates = st.lists(st.tuples(st.integers(0, 9), st.integers(-1, 3)), max_size
 
 
 def make(loads):
-    return [SimpleNamespace(streams=range(load), room=room) for load, room in loads]
+    return [SimpleNamespace(streams=range(load), available_streams=available) for load, available in loads]
 
 
 @given(candidates, st.randoms(use_true_random=False))
@@ -25,10 +25,10 @@ def test_a_pick_has_room_and_there_is_one_if_any_has(loads, chance):
     made = make(loads)
     found = pick(made, chance.randrange)
     if found is None:
-        assert all(candidate.room <= 0 for candidate in made)
+        assert all(candidate.available_streams <= 0 for candidate in made)
     else:
         assert found in made
-        assert found.room > 0
+        assert found.available_streams > 0
 
 
 def test_the_busiest_is_never_picked_while_another_has_room():

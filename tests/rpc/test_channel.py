@@ -561,8 +561,8 @@ async def test_a_server_that_restarts_is_waited_for(serve, dial, rpc):
 @pytest.mark.parametrize("end", ["patience", "deadline", "close"])
 async def test_the_wait_for_a_server_that_restarts_ends(serve, dial, rpc, monkeypatch, end):
     if end == "patience":
-        monkeypatch.setattr(connection_pool, "PATIENCE", 0.5)
-        monkeypatch.setattr(grpcio_transport, "PATIENCE", 0.5)
+        monkeypatch.setattr(connection_pool, "RECONNECT_TIMEOUT", 0.5)
+        monkeypatch.setattr(grpcio_transport, "RECONNECT_TIMEOUT", 0.5)
     echo = await serve()
     stub = dial(echo.address)
     await stub.Idempotent(rpc.pb.EchoRequest(), timeout=10)

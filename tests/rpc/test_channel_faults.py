@@ -16,9 +16,8 @@ from ngh2 import ErrorCode, Setting
 
 from mesh.call import Call, Metadata
 from mesh.rpc import framing
-from mesh.rpc.client import connection as connection_module
-from mesh.rpc.client import reset_limiter
-from mesh.rpc.client.connection import Connection
+from mesh.rpc.client import http2_connection, reset_limiter
+from mesh.rpc.client.http2_connection import Connection
 from mesh.rpc.client.http2_stream import Stream
 
 
@@ -200,7 +199,7 @@ async def test_a_server_that_never_sends_settings(faulty, channel, monkeypatch):
     monkeypatch.setattr("mesh.rpc.client.connection_pool.CONNECT_TIMEOUT", 0.2)
     error = await failure(unary(channel(server.address)))
     assert error.code() == grpc.StatusCode.UNAVAILABLE
-    assert "no answer within 0.2 s" in error.debug_error_string()
+    assert "no response within 0.2 s" in error.debug_error_string()
 
 
 async def test_settings_change_the_limit_of_streams(faulty, channel):
@@ -274,8 +273,8 @@ async def test_a_writer_waits_while_the_server_does_not_read(faulty, channel):
 
 
 async def test_pings_find_a_dead_peer_and_do_not_pester_a_quiet_one(faulty, channel, monkeypatch):
-    monkeypatch.setattr(connection_module, "PING_AFTER", (0.05, 0.1, 60.0))
-    monkeypatch.setattr(connection_module, "PING_TIMEOUT", 0.2)
+    monkeypatch.setattr(http2_connection, "PING_DELAYS", (0.05, 0.1, 60.0))
+    monkeypatch.setattr(http2_connection, "PING_TIMEOUT", 0.2)
     server = await faulty()
     made = channel(server.address)
     quiet = asyncio.ensure_future(unary(made, timeout=0.6))
@@ -284,14 +283,14 @@ async def test_pings_find_a_dead_peer_and_do_not_pester_a_quiet_one(faulty, chan
     call = asyncio.ensure_future(unary(made))
     await server.until(lambda: len(server.peers[-1].ended) == 2)
     server.peers[-1].transport.pause_reading()
-    monkeypatch.setattr(connection_module, "PING_AFTER", (0.05, 0.05, 0.05))
+    monkeypatch.setattr(http2_connection, "PING_DELAYS", (0.05, 0.05, 0.05))
     error = await failure(call)
     assert error.code().name == "UNAVAILABLE"
     assert "PING" in error.debug_error_string()
 
 
 async def test_no_ping_without_calls(faulty, channel, monkeypatch):
-    monkeypatch.setattr(connection_module, "PING_AFTER", (0.02, 0.02, 0.02))
+    monkeypatch.setattr(http2_connection, "PING_DELAYS", (0.02, 0.02, 0.02))
     server = await faulty(lambda peer, stream_id: peer.respond(stream_id))
     made = channel(server.address)
     await unary(made)
@@ -311,7 +310,7 @@ async def test_a_name_is_resolved_again_as_time_passes(faulty, channel, monkeypa
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in leads_to]
 
     monkeypatch.setattr("mesh.rpc.client.resolver.look_up", look_up)
-    monkeypatch.setattr("mesh.rpc.client.connection_pool.RESOLVE_EVERY", 0.05)
+    monkeypatch.setattr("mesh.rpc.client.connection_pool.RESOLVE_INTERVAL", 0.05)
     made = channel(f"service.test:{first.port}")
     assert await unary(made) == b"first"
     leads_to[:] = ["127.0.0.2"]
@@ -336,7 +335,7 @@ async def test_calls_wait_for_a_server_that_restarts(faulty, channel, monkeypatc
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in leads_to]
 
     monkeypatch.setattr("mesh.rpc.client.resolver.look_up", look_up)
-    monkeypatch.setattr("mesh.rpc.client.connection_pool.RESOLVE_AGAIN", 0.05)
+    monkeypatch.setattr("mesh.rpc.client.connection_pool.RESOLVE_MIN_INTERVAL", 0.05)
     made = channel(f"service.test:{first.port}")
     assert await unary(made) == b"first"
     leads_to.clear()  # as the name of a container that does not run
@@ -350,7 +349,7 @@ async def test_calls_wait_for_a_server_that_restarts(faulty, channel, monkeypatc
 
 
 async def test_patience_ends(faulty, channel, monkeypatch):
-    monkeypatch.setattr("mesh.rpc.client.connection_pool.PATIENCE", 0.3)
+    monkeypatch.setattr("mesh.rpc.client.connection_pool.RECONNECT_TIMEOUT", 0.3)
     server = await faulty(lambda peer, stream_id: peer.respond(stream_id))
     made = channel(server.address)
     await unary(made)
@@ -408,7 +407,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 async def test_nothing_leaks(faulty, channel, monkeypatch):
     """Thousands of calls that end in every way leave no stream, task, future or window behind."""
-    monkeypatch.setattr(reset_limiter, "BURST", 10**6)  # else one connection follows the other
+    monkeypatch.setattr(reset_limiter, "MAX_BURST", 10**6)  # else one connection follows the other
 
     def answer(peer, stream_id):
         match stream_id // 2 % 5:
@@ -447,17 +446,17 @@ async def test_nothing_leaks(faulty, channel, monkeypatch):
     assert pool_of(made).ready == [connection]
     await _emptied(connection)
     assert not connection._writers
-    assert not pool_of(made)._waiting
+    assert not pool_of(made)._waiters
     await _without_lanes(made)
     assert await _alive() == before
 
 
 async def _without_lanes(channel) -> None:
     """Close the connections that wait for the next stream."""
-    lanes = channel.target._handler.lanes
-    await lanes.close()
+    stream_connections = channel.target._handler.stream_connections
+    await stream_connections.close()
     async with asyncio.timeout(5):
-        while lanes._open:  # noqa: ASYNC110 - nobody is told
+        while stream_connections._open:  # noqa: ASYNC110 - nobody is told
             await asyncio.sleep(0.01)
 
 
@@ -503,7 +502,7 @@ async def test_closing_ends_a_stream_whose_server_does_not_read(faulty, channel)
     peer.flush()
     peer.transport.pause_reading()
     writing = asyncio.create_task(_write_forever(call))
-    [lane] = made.target._handler.lanes._open
+    [lane] = made.target._handler.stream_connections._open
     while not lane._paused:  # noqa: ASYNC110 - a step of the loop, no time: until the sockets are full
         await asyncio.sleep(0)
     await made.target.close()

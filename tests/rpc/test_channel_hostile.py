@@ -13,7 +13,7 @@ from ngh2 import Setting
 from mesh.call import Call, Metadata
 from mesh.errors import DeadlineExceeded
 from mesh.layers.concurrency import ConcurrencyLimit
-from mesh.rpc.client.connection_pool import Pool
+from mesh.rpc.client.connection_pool import ConnectionPool
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ async def _once(stub, request):
 async def test_a_call_that_is_cancelled_as_it_gets_its_place(faulty, channel):
     """The place in the queue is gone then: the call ends as cancelled all the same."""
     server = await faulty(lambda peer, stream_id: None, {Setting.MAX_CONCURRENT_STREAMS: 1})  # noqa: ARG005
-    pool = Pool([server.address])
+    pool = ConnectionPool([server.address])
     call = Call(None, Metadata())
     waiting = [asyncio.create_task(pool.acquire(call)) for _ in range(2)]
-    while len(pool._waiting) < 2:  # noqa: ASYNC110 - a step of the loop, no time
+    while len(pool._waiters) < 2:  # noqa: ASYNC110 - a step of the loop, no time
         await asyncio.sleep(0)
     waiting[0].cancel()
     pool._wake_all()
@@ -57,12 +57,12 @@ async def test_a_call_that_is_cancelled_as_it_gets_its_place(faulty, channel):
 
 async def test_a_deadline_that_passes_as_the_call_gets_its_place(faulty):
     server = await faulty(lambda peer, stream_id: None)  # noqa: ARG005
-    pool = Pool([server.address])
+    pool = ConnectionPool([server.address])
     call = Call(None, Metadata(), asyncio.get_running_loop().time() + 10)
     waiting = asyncio.create_task(pool.acquire(call))
-    while not pool._waiting:  # noqa: ASYNC110 - a step of the loop, no time
+    while not pool._waiters:  # noqa: ASYNC110 - a step of the loop, no time
         await asyncio.sleep(0)
-    pool._waiting[0].cancel()  # as the timeout does
+    pool._waiters[0].cancel()  # as the timeout does
     pool._wake_all()
     with pytest.raises((asyncio.CancelledError, DeadlineExceeded)):
         await waiting
@@ -95,19 +95,19 @@ async def test_one_answer_is_all_that_a_unary_call_keeps(faulty, channel):
 
 
 def test_room_of_one_connection_is_no_debt_of_another():
-    """A server that lowers its limit has more streams than it allows; others still have room."""
+    """A server that lowers its limit has more streams than it allows; streams of other connections are available."""
 
     class Some:
-        def __init__(self, room):
-            self.room = room
+        def __init__(self, available):
+            self.available_streams = available
             self.streams = ()
 
     async def woken():
-        pool = Pool(["127.0.0.1:1"])
+        pool = ConnectionPool(["127.0.0.1:1"])
         pool.ready = [Some(-50), Some(10)]
         place = asyncio.get_running_loop().create_future()
-        pool._waiting.append(place)
-        pool.freed()
+        pool._waiters.append(place)
+        pool.on_stream_available()
         return place.done()
 
     assert asyncio.run(woken())

@@ -1,4 +1,4 @@
-"""When a call is tried again, and when not: the decision by properties, the layer by what its handler sees."""
+"""Retries: the decision as a pure function, the layer by the attempts that its handler sees."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from mesh.call import Call, Metadata, chain
 from mesh.errors import Code, NotFound, StatusError, Unavailable
-from mesh.rpc.client.retry import ATTEMPTS, PUSHBACK, Budget, Policy, decide, pushback, retry
+from mesh.rpc.client.retry import ATTEMPTS, BUDGET_TOKENS, PUSHBACK, RetryBudget, RetryPolicy, decide, pushback, retry
 
-POLICY = Policy()
-FAST = Policy(base=0.001, cap=0.002)
+POLICY = RetryPolicy()
+FAST = RetryPolicy(base_delay=0.001, max_delay=0.002)
 
 inputs = st.fixed_dictionaries(
     {
         "code": st.sampled_from([int(code) for code in Code]),
-        "tries": st.integers(1, 20),
+        "attempts": st.integers(1, 20),
         "replayable": st.booleans(),
         "budget_spent": st.booleans(),
-        "told": st.none() | st.floats(-1, 100),
+        "pushback_delay": st.none() | st.floats(-1, 100),
         "remaining": st.none() | st.floats(0, 100),
         "chance": st.floats(0, 1),
     }
@@ -37,33 +37,41 @@ def test_a_retry_is_only_ever_one_that_may_be(given_):
     assert given_["code"] == Code.UNAVAILABLE
     assert given_["replayable"]
     assert not given_["budget_spent"]
-    assert given_["tries"] < POLICY.attempts
+    assert given_["attempts"] < POLICY.max_attempts
     assert wait >= 0
     assert given_["remaining"] is None or wait < given_["remaining"]
-    assert wait == given_["told"] if given_["told"] is not None else wait < POLICY.cap * 1.21
+    assert wait == given_["pushback_delay"] if given_["pushback_delay"] is not None else wait < POLICY.max_delay * 1.21
 
 
 @given(st.integers(1, 3), st.floats(0, 1))
-def test_waits_grow(tries, chance):
+def test_waits_grow(attempts, chance):
     def wait(number):
         return decide(
-            POLICY, code=14, tries=number, replayable=True, budget_spent=False, told=None, remaining=None, chance=chance
+            POLICY,
+            code=14,
+            attempts=number,
+            replayable=True,
+            budget_spent=False,
+            pushback_delay=None,
+            remaining=None,
+            chance=chance,
         )
 
-    assert wait(tries) is not None
-    assert POLICY.base * 0.79 < wait(1) < POLICY.base * 1.21
-    if tries > 1:
-        assert wait(tries) > wait(tries - 1)
+    assert wait(attempts) is not None
+    assert POLICY.base_delay * 0.79 < wait(1) < POLICY.base_delay * 1.21
+    if attempts > 1:
+        assert wait(attempts) > wait(attempts - 1)
 
 
-@given(st.lists(st.booleans(), max_size=500))
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 600)), max_size=8))
 def test_a_budget_stays_within_its_bounds(outcomes):
-    budget = Budget(tokens=100)
-    for good in outcomes:
-        budget.success() if good else budget.failure()
-        assert 0 <= budget.left <= budget.tokens
-    if not any(outcomes):
-        assert budget.spent == (len(outcomes) >= 50)
+    budget = RetryBudget()
+    for good, times in outcomes:
+        for _ in range(times):
+            budget.success() if good else budget.failure()
+            assert 0 <= budget.tokens <= BUDGET_TOKENS
+    if not any(good for good, _ in outcomes):
+        assert budget.spent == (sum(times for _, times in outcomes) >= BUDGET_TOKENS / 2)
 
 
 def test_pushback():
@@ -147,7 +155,7 @@ async def test_the_last_failure_reaches_the_caller_with_its_trailers(method):
     call = Outgoing(method, b"request")
     with pytest.raises(Unavailable, match="3"):
         await chain(retry(FAST), script)(call)
-    assert len(script.seen) == FAST.attempts
+    assert len(script.seen) == FAST.max_attempts
     assert call.trailers == [(b"x-try", b"failed")]
 
 
@@ -188,18 +196,20 @@ async def test_retries_keep_within_the_deadline(method):
     loop = asyncio.get_running_loop()
     script = Script(Unavailable("1"))
     with pytest.raises(Unavailable):
-        await chain(retry(Policy(base=60, cap=60)), script)(Outgoing(method, b"x", deadline=loop.time() + 5))
+        await chain(retry(RetryPolicy(base_delay=60, max_delay=60)), script)(
+            Outgoing(method, b"x", deadline=loop.time() + 5)
+        )
     assert len(script.seen) == 1
 
 
 async def test_a_target_that_fails_all_calls_is_soon_asked_once_for_each(method):
     layer = retry(FAST)
-    tries = []
+    attempts = []
     for _ in range(200):
         script = Script(*[Unavailable("down")] * 9)
         with pytest.raises(Unavailable):
             await chain(layer, script)(Outgoing(method, b"x"))
-        tries.append(len(script.seen))
-    assert tries[0] == FAST.attempts
-    assert tries[-1] == 1
-    assert sum(tries) < 600
+        attempts.append(len(script.seen))
+    assert attempts[0] == FAST.max_attempts
+    assert attempts[-1] == 1
+    assert sum(attempts) < 600

@@ -19,7 +19,7 @@ from telemetry_parts import HttpCollector, call_of
 
 from mesh.call import Call
 from mesh.telemetry import Telemetry
-from mesh.telemetry.exporter_queue import ABSENT, Batch, Quiet
+from mesh.telemetry.exporter_queue import UNREACHABLE_TIMEOUT, ExporterLog, ExporterQueue
 
 Start = Callable[..., Telemetry]
 
@@ -43,14 +43,14 @@ async def test_a_collector_that_never_answers(start: Start, collector: HttpColle
     begun = monotonic()
     await calls(telemetry, 1000)
     assert monotonic() - begun < 2
-    [batch] = telemetry._batches
-    assert len(batch._queue) == 100
+    [queue] = telemetry._queues
+    assert len(queue._queue) == 100
     assert telemetry.dropped["queue_full"] == 900
     begun = monotonic()
     await telemetry.shutdown(0.5)
     assert monotonic() - begun < 2
     assert telemetry.dropped["already_shutdown"] == 100
-    assert len(batch._queue) == 0
+    assert len(queue._queue) == 0
 
 
 async def test_a_collector_that_is_gone(start: Start, collector: HttpCollector) -> None:
@@ -82,7 +82,7 @@ async def test_a_slow_collector_that_has_answered_gets_its_time(start: Start, co
     telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
     await calls(telemetry, 1)
     assert telemetry.flush()
-    collector.delay = ABSENT + 0.2
+    collector.delay = UNREACHABLE_TIMEOUT + 0.2
     await calls(telemetry, 5)
     await telemetry.shutdown()
     assert telemetry.exported == 6
@@ -138,9 +138,9 @@ async def test_full_batches_leave_at_once_and_the_rest_after_the_delay(start: St
     )
     await calls(telemetry, 25)
     assert collector.asked.wait(5)
-    [batch] = telemetry._batches
-    with batch._idle:
-        assert batch._idle.wait_for(lambda: len(batch._queue) == 5 and not batch._busy, 5)
+    [queue] = telemetry._queues
+    with queue._idle:
+        assert queue._idle.wait_for(lambda: len(queue._queue) == 5 and not queue._busy, 5)
     assert telemetry.flush()
     assert [len(request.resource_spans[0].scope_spans[0].spans) for request in collector.requests] == [10, 10, 5]
 
@@ -168,24 +168,24 @@ class Broken(SpanExporter):
 
 def test_an_exporter_that_raises_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     exporter = Broken()
-    batch = Batch(exporter, Quiet(), {}, 10)
+    queue = ExporterQueue(exporter, ExporterLog(), {}, 10)
     for _ in range(3):
-        batch.put(ReadableSpan("one"))
-        assert batch.force_flush(5000)
-    assert batch.dropped["export_failed"] == 3
-    batch.close(1)
+        queue.put(ReadableSpan("one"))
+        assert queue.force_flush(5000)
+    assert queue.dropped["export_failed"] == 3
+    queue.close(1)
     assert exporter.done.is_set()
     assert "exporters may raise" in caplog.text
 
 
 def test_the_exporters_reason_is_kept() -> None:
-    quiet = Quiet()
+    exporter_log = ExporterLog()
     log = logging.getLogger("tests.exporter")
     log.propagate = False
-    log.addHandler(quiet)
+    log.addHandler(exporter_log)
     log.warning("Transient error %s encountered", "refused")
     log.error("Failed to export spans batch due to timeout, max retries or shutdown.")
-    assert quiet.last == "Transient error refused encountered"
+    assert exporter_log.last == "Transient error refused encountered"
 
 
 async def test_a_functions_spans_and_ours_share_one_buffer(start: Start, collector: HttpCollector) -> None:

@@ -19,7 +19,7 @@ from telemetry_parts import FakeMethod, HttpCollector, Request, attributes, call
 from mesh.call import Call
 from mesh.errors import NotFound, Unavailable
 from mesh.telemetry import Telemetry, configuration, otel_environment
-from mesh.telemetry.metrics import BOUNDS, MOST_SERIES, Durations, Instrument
+from mesh.telemetry.metrics import BOUNDS, MOST_SERIES, DurationSeries, Instrument
 
 Start = Callable[..., Telemetry]
 
@@ -61,11 +61,11 @@ async def test_durations_counts_and_flights(start: Start, collector: HttpCollect
     for layer in (telemetry.inbound, telemetry.outbound):
         with pytest.raises(Unavailable):
             await layer(call_of(), fail)
-    flying = asyncio.create_task(telemetry.inbound(call_of(method=FakeMethod("/a.B/Slow")), wait))  # type: ignore[arg-type]
+    in_flight = asyncio.create_task(telemetry.inbound(call_of(method=FakeMethod("/a.B/Slow")), wait))  # type: ignore[arg-type]
     await begun.wait()
     telemetry.meter_provider.force_flush()
     release.set()
-    await flying
+    await in_flight
 
     told = {
         attributes(point)["rpc.response.status_code"]: point for point in points(collector, "rpc.server.call.duration")
@@ -111,7 +111,7 @@ async def test_what_became_of_spans_is_a_metric(start: Start, collector: HttpCol
     for _ in range(200):
         await telemetry.inbound(call_of(), nothing)
     assert telemetry.flush()
-    telemetry.relayed(b"no span")
+    telemetry.export_worker_span(b"no span")
     collector.answer = 200
     telemetry.meter_provider.force_flush()
     processed, exported = spans(collector, "processor.span.processed"), spans(collector, "exporter.span.exported")
@@ -226,7 +226,7 @@ def test_series_are_bounded() -> None:
 
 
 def test_a_new_series_is_empty() -> None:
-    assert sum(Durations({}).buckets) == 0
+    assert sum(DurationSeries({}).buckets) == 0
 
 
 async def test_a_functions_own_metrics_are_welcome(start: Start) -> None:

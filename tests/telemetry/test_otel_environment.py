@@ -17,7 +17,7 @@ from telemetry_parts import GrpcCollector, HttpCollector, attributes, call_of
 
 from mesh.call import Call
 from mesh.telemetry import Telemetry, otel_environment
-from mesh.telemetry.otel_environment import exporters, number, protocol, said, settle, timeout
+from mesh.telemetry.otel_environment import exporters, normalize, number, protocol, take_warnings, timeout
 
 Start = Callable[..., Telemetry]
 DOCS = Path(__file__).parent.parent.parent / "docs" / "operations.md"
@@ -29,9 +29,9 @@ async def nothing(call: Call) -> None:
 
 def settled(**environ: str) -> tuple[dict[str, str], list[str]]:
     """What is left of an environment, and what is said of the rest."""
-    said()
-    settle(environ)
-    return environ, said()
+    take_warnings()
+    normalize(environ)
+    return environ, take_warnings()
 
 
 # -- values --
@@ -133,8 +133,8 @@ def test_a_value_that_cannot_be_used_is_ignored(name: str, value: str, kept: str
     assert text in ignored
     assert name in ignored
     assert "secret" not in ignored
-    settle(environ)  # in a process that inherits it
-    assert said() == []
+    normalize(environ)  # in a process that inherits it
+    assert take_warnings() == []
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_compression_is_said_for_each_signal(said_: dict[str, str], traces: str 
 def test_what_is_said_of_one_signal_wins() -> None:
     environ = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1000", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT": "250"}
     assert (timeout(environ, "traces"), timeout(environ, "metrics"), timeout({}, "traces")) == (1.0, 0.25, 10.0)
-    assert timeout({"OTEL_EXPORTER_OTLP_TIMEOUT": "0"}, "traces") == otel_environment.NO_LIMIT
+    assert timeout({"OTEL_EXPORTER_OTLP_TIMEOUT": "0"}, "traces") == otel_environment.NO_LIMIT_TIMEOUT
     environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
     assert (protocol(environ, "traces"), protocol(environ, "metrics")) == ("http/protobuf", "grpc")
     assert number({"OTEL_BSP_MAX_QUEUE_SIZE": "7"}, "OTEL_BSP_MAX_QUEUE_SIZE", 5) == 7

@@ -9,7 +9,7 @@ from requests import ConnectionError as Unreachable
 from requests import Session
 from telemetry_parts import HttpCollector
 
-from mesh.telemetry.otlp_exporter import Repeating, made
+from mesh.telemetry.otlp_exporter import RepeatingSession, create_exporter
 
 HEADERS = {"content-type": "application/x-protobuf", "x-key": "k"}
 
@@ -22,7 +22,7 @@ def body(spans: int) -> bytes:
 
 
 def test_each_request_is_as_another_session_sends_it(collector: HttpCollector) -> None:
-    for session in (Session(), Repeating()):
+    for session in (Session(), RepeatingSession()):
         for spans in (1, 30, 2):
             url = f"{collector.url}/v1/traces"
             answer = session.request("POST", url, headers=HEADERS, data=body(spans), timeout=5, allow_redirects=False)
@@ -36,7 +36,7 @@ def test_each_request_is_as_another_session_sends_it(collector: HttpCollector) -
 def test_a_proxy_of_the_environment_is_used(collector: HttpCollector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", collector.url)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    session = Repeating()
+    session = RepeatingSession()
     for spans in (1, 2):
         session.request("POST", "http://collector.invalid/v1/traces", headers=HEADERS, data=body(spans), timeout=5)
     session.close()
@@ -44,7 +44,7 @@ def test_a_proxy_of_the_environment_is_used(collector: HttpCollector, monkeypatc
 
 
 def test_a_collector_that_comes_back_is_reached_again(collector: HttpCollector) -> None:
-    session = Repeating()
+    session = RepeatingSession()
     url = f"{collector.url}/v1/traces"
     collector.stop()
     with pytest.raises(Unreachable):
@@ -63,4 +63,4 @@ def test_a_provider_of_sessions_comes_first() -> None:
     name = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="nowhere"):
         patch.setenv(name, "nowhere")
-        made(OTLPSpanExporter, {name: "nowhere"}, {})
+        create_exporter(OTLPSpanExporter, {name: "nowhere"}, {})

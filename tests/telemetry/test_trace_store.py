@@ -166,7 +166,7 @@ async def test_the_beginning_of_an_id_is_enough() -> None:
 async def test_what_it_refuses(
     body: bytes, headers: dict[str, str], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(otlp_receiver, "MAX_BODY", 200)
+    monkeypatch.setattr(otlp_receiver, "MAX_BODY_SIZE", 200)
     answer = await post(Receiver(Store()), body, **headers)
     assert answer.status == status
     assert status == 200 or answer.json["message"]
@@ -216,8 +216,8 @@ async def test_who_asks_right_after_a_response_waits_for_the_rest() -> None:
 def test_a_trace_is_whole_when_nothing_is_seen_to_be_missing(spans: list[dict[str, Any]], *, whole: bool) -> None:
     store = Store()
     store.add(request(*(span(7, **one, end=5000) for one in spans)))
-    assert store.whole(f"{7:032x}", now=6000) is whole
-    assert store.whole(f"{7:032x}", now=6000 + 10**10) is bool(spans)  # then there will be nothing more
+    assert store.is_complete(f"{7:032x}", now=6000) is whole
+    assert store.is_complete(f"{7:032x}", now=6000 + 10**10) is bool(spans)  # then there will be nothing more
 
 
 async def test_the_list_waits_as_long_as_it_is_told() -> None:

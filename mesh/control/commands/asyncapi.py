@@ -85,7 +85,7 @@ def _channel(event: EventType) -> dict[str, Any]:
 
 def _message(event: EventType, schemas: Schemas) -> dict[str, Any]:
     descriptor: Any = event.message.DESCRIPTOR
-    said = schemas.said(descriptor)
+    said = schemas.message_comment(descriptor)
     return {
         "name": event.name,
         "title": descriptor.name,

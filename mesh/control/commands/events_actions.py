@@ -29,7 +29,7 @@ from mesh.events.broker.broker import Broker
 from mesh.events.cloudevents import Event, made_at, new_id
 from mesh.events.consume import redrive_replay
 from mesh.events.consume.consumers import Consumer, consumers_of
-from mesh.events.consume.dead_letters import read_letter
+from mesh.events.consume.dead_letters import read_dead_letter
 from mesh.events.publish.publisher import key_of
 from mesh.faults import Fault, Faults
 from mesh.message_methods import parser, serialize
@@ -38,8 +38,8 @@ from mesh.protojson.wellknown import JsonEncodeError
 from mesh.text import json_for
 
 if TYPE_CHECKING:
-    from mesh.events.broker.connection import Link
     from mesh.events.broker.history import StreamMessage
+    from mesh.events.broker.nats_connection import NatsConnection
 
 __all__ = ["dead", "discard", "list_", "publish", "redrive", "replay", "show", "tail"]
 
@@ -59,7 +59,7 @@ class _Session:
 
     contract: Contract
     broker: Broker
-    link: Link
+    connection: NatsConnection
     consumers: dict[str, Consumer]
 
 
@@ -68,7 +68,7 @@ def list_(file: Path, *, type: str, key: str, since: str, limit: int) -> int:  #
 
     async def run(session: _Session) -> int:
         found = await history.latest(
-            session.link.client, streams.EVENTS, _filter(session, type, key), limit,
+            session.connection, streams.EVENTS, _filter(session, type, key), limit,
             last=await _last(session), since=_since(since),
         )  # fmt: skip
         print(
@@ -90,11 +90,11 @@ def tail(file: Path, *, type: str, key: str) -> int:  # noqa: A002 - as above
         async def wake(_: object) -> None:
             woken.set()
 
-        client, filter_ = session.link.client, _filter(session, type, key)
-        await client.subscribe(filter_, cb=wake)
+        connection, filter_ = session.connection, _filter(session, type, key)
+        await connection.subscribe(filter_, wake)
         after = await _last(session)
-        while not session.link.closed.is_set():
-            async for event in history.read(client, streams.EVENTS, filter_, after=after):
+        while not connection.closed.is_set():
+            async for event in history.read(connection, streams.EVENTS, filter_, after=after):
                 after = event.sequence
                 print("  ".join(_row(event)), _json(session.contract, event), flush=True)
             # A message is heard of before it is stored; and a batch when none of it is there yet.
@@ -152,10 +152,10 @@ def dead(file: Path, *, method: str) -> int:
     async def run(session: _Session) -> int:
         rows = []
         async for letter in _letters(session, method):
-            told = read_letter(letter.headers)
+            told = read_dead_letter(letter.headers)
             died = _clock(told.time)
             why = f"{told.code}: {told.error}" if told.code else told.reason
-            rows.append((str(letter.sequence), died, told.method.lstrip("/"), str(told.tries), told.trace[:8], why))
+            rows.append((str(letter.sequence), died, told.method.lstrip("/"), str(told.attempts), told.trace[:8], why))
         print(table(("letter", "died", "method", "tries", "trace", "why"), rows) if rows else "no dead letters")
         return 0
 
@@ -168,15 +168,15 @@ def redrive(file: Path, numbers: list[int], *, method: str, every: bool) -> int:
     async def run(session: _Session) -> int:
         done, left = 0, 0
         async for letter in _chosen(session, numbers, method, every=every):
-            whole = await redrive_replay.whole(session.link.js, letter)
+            whole = await redrive_replay.with_event(session.connection, letter)
             message = None if whole is None else redrive_replay.redriven(whole, session.consumers)
             if message is None:
                 left += 1
-                why = "the contract has its trigger no more" if whole else redrive_replay.absent(letter)
+                why = "the contract has its trigger no more" if whole else redrive_replay.missing_reason(letter)
                 print(f"letter {letter.sequence}: {why}", file=sys.stderr)
                 continue
             await session.broker.store(message)
-            await session.link.js.delete_msg(streams.DEAD, letter.sequence)
+            await history.delete(session.connection, streams.DEAD, letter.sequence)
             done += 1
             _progress("redriven", done, letter.left)
         print(f"redriven {done}, left {left}")
@@ -191,7 +191,7 @@ def discard(file: Path, numbers: list[int], *, method: str, every: bool) -> int:
     async def run(session: _Session) -> int:
         done = 0
         async for letter in _chosen(session, numbers, method, every=every):
-            await session.link.js.delete_msg(streams.DEAD, letter.sequence)
+            await history.delete(session.connection, streams.DEAD, letter.sequence)
             done += 1
             _progress("discarded", done, letter.left)
         print(f"discarded {done}")
@@ -213,7 +213,7 @@ def replay(file: Path, method: str, *, since: str) -> int:
         run_, done, began = uuid4().hex[:8], 0, _since(since)
         wholes = {(one.stream, re.sub(r"\.\d+\.\*$", ".*.*", one.filters[0])) for one in mine}
         for stream, filter_ in sorted(wholes):
-            async for event in history.read(session.link.client, stream, filter_, since=began):
+            async for event in history.read(session.connection, stream, filter_, since=began):
                 consumer = redrive_replay.consumer_for(mine, event.subject)
                 if consumer is not None:
                     await session.broker.store(redrive_replay.replayed(event, consumer, run_))
@@ -258,11 +258,11 @@ async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_Ses
     broker.start()
     try:
         try:
-            link = await asyncio.wait_for(broker.ready(), CONNECT)
+            connection = await asyncio.wait_for(broker.ready(), CONNECT)
         except TimeoutError:
             raise Faults([Fault("broker", f"it does not answer within {CONNECT:g} s")]) from None
         consumers = {one.name: one for one in consumers_of(contract.services.values())}
-        yield _Session(contract, broker, link, consumers)
+        yield _Session(contract, broker, connection, consumers)
     finally:
         await broker.stop()
 
@@ -288,28 +288,30 @@ def _filter(session: _Session, type: str, key: str) -> str:  # noqa: A002 - as a
 
 
 async def _last(session: _Session) -> int:
-    return int((await session.link.js.stream_info(streams.EVENTS)).state.last_seq)
+    return await history.last_sequence(session.connection, streams.EVENTS)
 
 
 async def _one(session: _Session, which: str, filter_: str) -> StreamMessage | None:
     """Return an event by its place or its id, or None."""
-    client = session.link.client
+    connection = session.connection
     if which.isdecimal():
         place = int(which)
-        async for event in history.read(client, streams.EVENTS, filter_, after=place - 1, before=place + 1, batch=1):
+        async for event in history.read(
+            connection, streams.EVENTS, filter_, after=place - 1, before=place + 1, batch=1
+        ):
             return event
         return None
     looked = 0
     made = made_at(which)
     if made is not None:  # it was stored then or, if it waited in an outbox, later
-        async for event in history.read(client, streams.EVENTS, filter_, since=made - SLACK):
+        async for event in history.read(connection, streams.EVENTS, filter_, since=made - SLACK):
             if event.headers.get("ce-id") == which:
                 return event
             looked += 1
             _progress("looked at", looked, event.left, MANY)
     looked = 0
     last = await _last(session)
-    async for part in history.backwards(client, streams.EVENTS, filter_, last=last):
+    async for part in history.backwards(connection, streams.EVENTS, filter_, last=last):
         for event in part:
             if event.headers.get("ce-id") == which:
                 return event
@@ -338,8 +340,8 @@ def _since(text: str) -> datetime | None:
 
 async def _letters(session: _Session, method: str) -> AsyncIterator[StreamMessage]:
     filter_ = f"{subjects.DEAD}.*.{method.rpartition('/')[2] or '*'}"
-    async for letter in history.read(session.link.client, streams.DEAD, filter_):
-        if not method or _is(read_letter(letter.headers).method.lstrip("/"), method):
+    async for letter in history.read(session.connection, streams.DEAD, filter_):
+        if not method or _is(read_dead_letter(letter.headers).method.lstrip("/"), method):
             yield letter
 
 

@@ -134,17 +134,17 @@ def _call(
     *,
     verbose: bool,
 ) -> int:
-    outcome = reflection_client.Outcome()
+    outcome = reflection_client.ResponseMetadata()
     code, status = 0, "OK"
     try:
-        with reflection_client.Client(address, timeout) as client:
+        with reflection_client.ReflectionClient(address, timeout) as client:
             found = client.method(method)
             indent = None if found.server_streaming else 2
             for value in client.call(found, _requests(client, found, data), pairs, outcome):
                 _print(value, sys.stdout, indent)
     except ValueError as error:
         raise Faults([Fault("-d", str(error))]) from None
-    except reflection_client.CallError as error:
+    except reflection_client.ReflectionCallError as error:
         outcome.trailers = error.trailers
         code, status = STATUS + error.code, error.name
         sys.stderr.write(f"{error}\n")
@@ -186,7 +186,7 @@ def documents(text: str) -> Iterator[Any]:
         yield value
 
 
-def _requests(client: reflection_client.Client, method: MethodDescriptor, data: str) -> Iterator[Message]:
+def _requests(client: reflection_client.ReflectionClient, method: MethodDescriptor, data: str) -> Iterator[Message]:
     """Yield the request messages; raises ``ValueError`` for what is none."""
     if method.client_streaming and data == "@-":
         for line in _standard_input():

@@ -51,8 +51,8 @@ from mesh.rpc.server.listener import Listener, ListenError
 from mesh.sidecar.service_context import ServiceContext
 from mesh.sidecar.sidecar import Sidecar
 from mesh.sidecar.workers import preload
-from mesh.sidecar.workers.fork_setup import Setup
-from mesh.sidecar.workers.worker_pool import Pool
+from mesh.sidecar.workers.worker_pool import WorkerPool
+from mesh.sidecar.workers.worker_setup import WorkerSetup
 from mesh.telemetry import logs
 
 if TYPE_CHECKING:
@@ -291,14 +291,14 @@ class SidecarPart:
 
 def _pool(
     manifest: Manifest, contract: Contract, workers: WorkersConfig, common: _Common, events: Eventing | None, name: str
-) -> Pool:
+) -> WorkerPool:
     """Return the workers of an entry."""
     entry = manifest.services[name]
     keep = manifest.state / "preload" / f"{name}.json"
     function = manifest.lambdas.get(name)
     if function is not None:
         install(function)  # what is started from here has its environment
-    setup = Setup(
+    setup = WorkerSetup(
         name=name,
         module=entry.module,
         function=function,
@@ -313,14 +313,14 @@ def _pool(
         bytecode=str(manifest.state / "bytecode"),
         encoding=sys.stdout.encoding,
     )
-    return Pool(
+    return WorkerPool(
         contract,
         setup,
         workers,
         queue=entry.queue,
         onward=common.onward,
-        spans=common.telemetry.relayed,
-        measured=common.telemetry.measured,
+        spans=common.telemetry.export_worker_span,
+        metrics=common.telemetry.record_measurement,
         publish=events.broker.publish if events is not None else None,
     )
 

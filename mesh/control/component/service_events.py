@@ -18,8 +18,8 @@ from mesh.control import topology
 from mesh.errors import StatusError
 from mesh.events.broker.broker import Broker, Settings
 from mesh.events.broker.streams import Retention
-from mesh.events.consume.delivery import Delivery, Patience
-from mesh.events.consume.outcome import Limits
+from mesh.events.consume.delivery import Delivery, DeliverySettings
+from mesh.events.consume.outcome import RetryLimits
 from mesh.events.publish.publisher import Publications, Publisher
 from mesh.faults import Fault, Faults
 
@@ -116,8 +116,8 @@ class Eventing:
         self._triggered = any(method.triggers for service in self._served for method in service.methods.values())
         self._delivery: Delivery | None = None
         self._pruning: asyncio.Task[None] | None = None
-        self._patience = Patience(
-            limits=Limits(tries=manifest.events.max_deliveries),
+        self._delivery_settings = DeliverySettings(
+            limits=RetryLimits(attempts=manifest.events.max_deliveries),
             concurrency=entry.concurrency,
             hops=manifest.events.max_hops,
         )
@@ -146,11 +146,11 @@ class Eventing:
         if database is not None and self.outbox is not None:
             from mesh.events.changes.change_event import encoder  # noqa: PLC0415 - loaded already
             from mesh.events.publish.relay import Relay  # noqa: PLC0415 - loaded already
-            from mesh.events.unpublishable import letters  # noqa: PLC0415 - loaded already
+            from mesh.events.unpublishable import dead_letter_maker  # noqa: PLC0415 - loaded already
 
             self._relay = Relay(
                 database, self.broker, sqlite=self._sqlite, encode=encoder(self._contract),
-                letters=letters(self._contract, self._name),
+                make_dead_letters=dead_letter_maker(self._contract, self._name),
             )  # fmt: skip
             self.outbox.tell = self._relay.tell
             self._relay.start()
@@ -162,7 +162,7 @@ class Eventing:
             handlers: Path of a method → the chain that answers its deliveries.
         """
         if self._triggered:
-            self._delivery = Delivery(self.broker, self._name, self._served, handlers, self._patience)
+            self._delivery = Delivery(self.broker, self._name, self._served, handlers, self._delivery_settings)
             self._delivery.start()
 
     async def give_back(self) -> None:

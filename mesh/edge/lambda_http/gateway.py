@@ -84,7 +84,7 @@ class Gateway:
         self._event_kind = method.gateway.events[at]
         self._second = self._event_kind in _SECOND
         self._decoded = self.full_first = self._event_kind in _DECODED
-        self._largest = method.gateway.largest
+        self._largest = method.gateway.max_message_bytes
         self._depth = method.gateway.base.count("/")
         said = api_document.HttpRoute(route.verb, method.gateway.resources[at])
         self._resource = said.resource

@@ -1,7 +1,7 @@
-"""The contract → an OpenAPI 3.1 document of what the edge offers. Pure.
+"""OpenAPI 3.1 document of the routes that the edge offers, made from the contract. Pure.
 
-It says what the edge does and promises nothing else: routes, parameters and bodies as ``mesh.edge.http.transcoder``
-reads them, JSON as ``mesh.protojson.codec`` writes it, refusals as ``mesh.edge.http.status_response`` renders them.
+It describes the edge as it is: routes, parameters and bodies as ``mesh.edge.http.transcoder`` reads them, JSON as
+``mesh.protojson.codec`` writes it, errors as ``mesh.edge.http.status_response`` writes them.
 
 Source: https://spec.openapis.org/oas/v3.1.1.html
 """
@@ -23,40 +23,42 @@ TITLE = "Mesh"
 
 _DESCRIPTION = """\
 JSON is [proto3 JSON](https://protobuf.dev/programming-guides/json/): 64-bit integers are strings, bytes are base64, \
-and a field at its default is left out of an answer.
+and a field at its default is left out of a response.
 
-A query parameter can be named as here or as in the .proto file; one that is repeated is given once for each value.
+A query parameter can be named as here or as in the .proto file; a repeated one is given once for each value.
 
-A request that fails is answered with `google.rpc.Status`. Every answer names its trace in `x-trace-id`.\
+The response to a request that fails is a `google.rpc.Status`. Every response names its trace in `x-trace-id`.\
 """
 
 
 def document(
     contract: Contract, *, title: str = TITLE, version: str = "", servers: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return the document of every route that the edge offers, as JSON values.
+    """Return the document as JSON values.
 
     Args:
         contract: The contract.
-        title: What the API is called.
-        version: Its version; ``""``: a digest of the contract, so that it changes with it.
-        servers: URLs where it is offered; none: where the document comes from.
+        title: Title of the API.
+        version: Version of the API; ``""``: a digest of the contract, so that it changes with the contract.
+        servers: URLs of the API; none: the server that the document comes from.
     """
     schemas = Schemas(contract.pool, comments.read(contract.files))
     operations = Operations(schemas)
     methods = []
     tags = []
-    short = [name.rpartition(".")[2] for name in contract.services]
+    short_names = [name.rpartition(".")[2] for name in contract.services]
     for service in contract.services.values():
-        offered = [one for one in service.methods.values() if one.access is not Access.INTERNAL and one.routes]
+        offered = [
+            method for method in service.methods.values() if method.access is not Access.INTERNAL and method.routes
+        ]
         if not offered:
             continue
         name = service.name.rpartition(".")[2]
-        prefix = name if short.count(name) == 1 else service.name.replace(".", "_")
+        prefix = name if short_names.count(name) == 1 else service.name.replace(".", "_")
         methods += [(method, prefix) for method in offered]
         tags.append(_tag(service))
     operations.add(methods)
-    details = [schemas.detail(one) for one in responses.DETAILS]
+    details = [schemas.detail(descriptor) for descriptor in responses.DETAILS]
     schemas.components[responses.STATUS] = responses.status_schema([*details, schemas.any()])
     made: dict[str, Any] = {
         "openapi": "3.1.0",

@@ -1,7 +1,7 @@
-"""Regular expressions of the texts that proto3 JSON has for values, as ``mesh.protojson`` prints and reads them. Pure.
+"""Regular expressions for the JSON strings of proto3 values, as ``mesh.protojson`` prints and reads them. Pure.
 
-They keep to what ECMA-262, RE2 and Python have in common, without lookarounds. A spelling that the codec reads and
-never prints (``1e3`` for an integer, URL-safe base64) is not in them.
+They use only syntax that ECMA-262, RE2 and Python share, without lookarounds. Spellings that the codec reads and never
+prints (``1e3`` for an integer, URL-safe base64) do not match.
 
 Sources: https://protobuf.dev/programming-guides/json/, google/protobuf/{timestamp,duration}.proto, RFC 3339.
 """
@@ -12,15 +12,15 @@ __all__ = ["BASE64", "DURATION", "FIELD_MASK", "INT32", "INT64", "TIMESTAMP", "U
 
 
 def _up_to(limit: int) -> str:
-    """Return alternatives for the decimal numbers from 0 to a limit of two digits or more."""
+    """Return alternatives that match the decimal numbers from 0 to a limit of at least two digits."""
     digits = str(limit)
     rest = len(digits) - 1
-    found = ["0", f"[1-9]{_digits(rest - 1)}" if rest == 1 else f"[1-9][0-9]{{0,{rest - 1}}}"]
-    for at, digit in enumerate(map(int, digits)):
-        lowest = 0 if at else 1
+    alternatives = ["0", f"[1-9]{_digits(rest - 1)}" if rest == 1 else f"[1-9][0-9]{{0,{rest - 1}}}"]
+    for index, digit in enumerate(map(int, digits)):
+        lowest = 0 if index else 1
         if digit > lowest:
-            found.append(f"{digits[:at]}{_range(lowest, digit - 1)}{_digits(rest - at)}")
-    return "|".join([*found, digits])
+            alternatives.append(f"{digits[:index]}{_range(lowest, digit - 1)}{_digits(rest - index)}")
+    return "|".join([*alternatives, digits])
 
 
 def _range(low: int, high: int) -> str:
@@ -38,16 +38,18 @@ def _signed(bits: int) -> str:
 INT32, INT64 = _signed(32), _signed(64)
 UINT32, UINT64 = f"^({_up_to(2**32 - 1)})$", f"^({_up_to(2**64 - 1)})$"
 
-_LONGEST = 315_576_000_000
-"""Seconds, ten thousand years: the longest ``Duration``."""
-DURATION = rf"^-?(({_up_to(_LONGEST - 1)})(\.[0-9]{{1,9}})?|{_LONGEST})s$"
+_MAX_DURATION_SECONDS = 315_576_000_000
+"""Seconds of the longest ``Duration``: ten thousand years."""
+DURATION = rf"^-?(({_up_to(_MAX_DURATION_SECONDS - 1)})(\.[0-9]{{1,9}})?|{_MAX_DURATION_SECONDS})s$"
 
 _DAY = "-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
 _TIME = r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
 _OFFSET = "[+-]([01][0-9]|2[0-3]):[0-5][0-9]"
-_INNER = "0[1-9][0-9]{2}|00[1-9][0-9]|[1-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]"
-"""Years of all digits but the first and the last ten, in which an offset could lead out of the range."""
-TIMESTAMP = f"^(({_INNER}|000[1-9]|999[0-9]){_DAY}{_TIME}Z|({_INNER}|000[2-9]|999[0-8]){_DAY}{_TIME}{_OFFSET})$"
+_MIDDLE_YEARS = "0[1-9][0-9]{2}|00[1-9][0-9]|[1-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]"
+"""The years 0010 to 9989. In the first and the last ten years an offset could lead out of the range of timestamps."""
+TIMESTAMP = (
+    f"^(({_MIDDLE_YEARS}|000[1-9]|999[0-9]){_DAY}{_TIME}Z|({_MIDDLE_YEARS}|000[2-9]|999[0-8]){_DAY}{_TIME}{_OFFSET})$"
+)
 
 BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 FIELD_MASK = "^[!-^`-~]*$"

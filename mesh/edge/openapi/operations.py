@@ -1,6 +1,6 @@
-"""Routes of the contract → OpenAPI operations: parameters, request body, answers, who may call. Pure.
+"""OpenAPI operations of the contract's routes: parameters, request body, responses, security. Pure.
 
-The parameters are those of ``mesh.edge.parameters``, by which the edge reads them.
+The query parameters come from ``mesh.edge.parameters``, by which the edge reads them too.
 
 Sources: OpenAPI 3.1, google/api/http.proto, AIP-127.
 """
@@ -21,61 +21,64 @@ from mesh.edge.parameters import Parameters
 __all__ = ["BEARER", "Operations"]
 
 BEARER = "bearer"
-"""The name of the security scheme."""
+"""Name of the security scheme."""
 
 JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
 PROTOBUF = "application/x-protobuf"
 
 _HTTP_BODY = "google.api.HttpBody"
-_EMPTY = frozenset((204, 205))
-"""Statuses of an answer without a body (RFC 9110, 15.3.5 and 15.3.6)."""
+_ANY_CONTENT: dict[str, Any] = {"content": {"*/*": {"schema": {}}}}
+_ANY_BYTES: dict[str, Any] = {"description": "Bytes of any media type.", **_ANY_CONTENT}
+_NO_CONTENT = frozenset((204, 205))
+"""Statuses of a response without a body (RFC 9110, 15.3.5 and 15.3.6)."""
 _STATUS: Schema = {"$ref": f"#/components/schemas/{responses.STATUS}"}
-_FAILED: Schema = {
+_STREAM_ERROR: Schema = {
     "type": "object",
-    "description": "The last item of a stream that failed after it had begun.",
+    "description": "The last item of a stream that failed after it had started.",
     "properties": {"error": _STATUS},
     "required": ["error"],
     "additionalProperties": False,
 }
 
 _VERBS = frozenset(("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"))
+"""HTTP methods that a Path Item Object has keys for."""
 _ANY_VERB = ("GET", "PUT", "POST", "DELETE", "PATCH")
-"""What is written down for a route of any verb."""
+"""HTTP methods under which a route of any HTTP method is listed."""
 
 
 class Operations:
-    """Collects the path items of a document.
+    """Path items of a document.
 
     Args:
-        schemas: Makes the schemas; they end below ``components``.
+        schemas: The schemas of the document; those that the operations refer to are added.
 
     Attributes:
         paths: The Paths Object.
-        others: Routes that OpenAPI 3.1 has no place for (custom HTTP methods; two templates that are one path to it):
-            operations with ``method`` and ``path``.
+        others: Operations, with ``method`` and ``path``, of routes that the Paths Object cannot hold: custom HTTP
+            methods, and templates whose path and HTTP method another route has already.
     """
 
     def __init__(self, schemas: Schemas) -> None:
         self.paths: dict[str, dict[str, Any]] = {}
         self.others: list[dict[str, Any]] = []
         self._schemas = schemas
-        self._known: dict[Any, PathTemplate] = {}
+        self._template_of_shape: dict[Any, PathTemplate] = {}
         self._ids: set[str] = set()
 
     def add(self, methods: Sequence[tuple[Method, str]]) -> None:
-        """Add all routes of all methods, those of any verb last: one that names the verb is the more specific one.
+        """Add the routes of methods; those of any HTTP method last, because routes that name one take precedence.
 
         Args:
-            methods: The methods, each with what its operation ids begin with.
+            methods: The methods, each with the prefix of its operation ids.
         """
         for any_verb in (False, True):
             for method, prefix in methods:
-                self._add(method, [one for one in method.routes if (one.verb == "*") is any_verb], prefix)
+                self._add(method, [route for route in method.routes if (route.verb == "*") is any_verb], prefix)
 
     def _add(self, method: Method, routes: Iterable[Route], prefix: str) -> None:
         for route in routes:
             path = PathTemplate.of(route.template)
-            first = self._known.setdefault(path.shape, path)
+            first = self._template_of_shape.setdefault(path.shape, path)
             path.rename(first)
             item = self.paths.get(path.text, {})
             for verb in _ANY_VERB if route.verb == "*" else (route.verb,):
@@ -88,17 +91,17 @@ class Operations:
                 else:
                     self.others.append({"method": verb, "path": path.text, **operation})
 
-    def _id(self, name: str) -> str:
-        found, number = name, 1
-        while found in self._ids:
+    def _unique_id(self, name: str) -> str:
+        unique, number = name, 1
+        while unique in self._ids:
             number += 1
-            found = f"{name}_{number}"
-        self._ids.add(found)
-        return found
+            unique = f"{name}_{number}"
+        self._ids.add(unique)
+        return unique
 
     def _operation(self, method: Method, route: Route, path: PathTemplate, prefix: str) -> dict[str, Any]:
         made: dict[str, Any] = {
-            "operationId": self._id(f"{prefix}_{method.name}"),
+            "operationId": self._unique_id(f"{prefix}_{method.name}"),
             "tags": [method.service],
         }
         summary, rest = comments.headline(method.comment)
@@ -108,16 +111,16 @@ class Operations:
         if description:
             made["description"] = description
         if method.gateway is not None:
-            return made | _of_function(method, route, path)
-        parameters = [*self._path(method, path), *self._query(method, route)]
+            return made | _lambda_operation(method, route, path)
+        parameters = [*self._path_parameters(method, path), *self._query_parameters(method, route)]
         if parameters:
             made["parameters"] = parameters
-        body = self._body(method, route)
+        body = self._request_body(method, route)
         if body is not None:
             made["requestBody"] = body
         made["responses"] = {
-            str(method.success_status): self._answer(method, route),
-            **responses.refusals(body=body is not None),
+            str(method.success_status): self._success_response(method, route),
+            **responses.error_responses(body=body is not None),
         }
         made["security"] = [] if method.access is Access.PUBLIC else _security(method)
         if _deprecated(method):
@@ -126,7 +129,7 @@ class Operations:
 
     # -- parameters --
 
-    def _path(self, method: Method, path: PathTemplate) -> Iterator[dict[str, Any]]:
+    def _path_parameters(self, method: Method, path: PathTemplate) -> Iterator[dict[str, Any]]:
         descriptor: Any = method.input.DESCRIPTOR
         for parameter in path.parameters:
             variable = parameter.variable
@@ -134,17 +137,17 @@ class Operations:
             if variable is not None:
                 comment = self._schemas.comment(_leaf(descriptor, variable.field))
                 pattern = path.pattern(variable)
-            yield parameter.of(lambda names: self._schemas.text(_leaf(descriptor, names)), comment, pattern)
+            yield parameter.to_object(lambda names: self._schemas.text(_leaf(descriptor, names)), comment, pattern)
 
-    def _query(self, method: Method, route: Route) -> Iterator[dict[str, Any]]:
+    def _query_parameters(self, method: Method, route: Route) -> Iterator[dict[str, Any]]:
         if method.client_streaming:
             return
         for name, fields in Parameters(method, route).offered():
             field = fields[-1]
             made: dict[str, Any] = {"name": name, "in": "query"}
-            if all(self._schemas.required(one) for one in fields):
+            if all(self._schemas.required(part) for part in fields):
                 made["required"] = True
-            notes = [self._schemas.comment(field), *(self._schemas.choice(one) for one in fields)]
+            notes = [self._schemas.comment(field), *(self._schemas.oneof_note(part) for part in fields)]
             if any(notes):
                 made["description"] = "\n\n".join(note for note in notes if note)
             if field.GetOptions().deprecated:
@@ -154,64 +157,65 @@ class Operations:
 
     # -- bodies --
 
-    def _body(self, method: Method, route: Route) -> dict[str, Any] | None:
+    def _request_body(self, method: Method, route: Route) -> dict[str, Any] | None:
         descriptor: Any = method.input.DESCRIPTOR
         if method.client_streaming:
-            return self._requests(descriptor)
+            return self._request_stream(descriptor)
         if not route.body:
             return None
         field: FieldDescriptor | None = None
         if route.body != "*":
             field = descriptor.fields_by_name[route.body]
-        holder = descriptor if field is None else field.message_type
-        if holder is not None and holder.full_name == _HTTP_BODY and not (field is not None and field.is_repeated):
-            return {"description": "Bytes of any media type.", "content": {"*/*": {"schema": {}}}}
+        message = _message_of(descriptor, field)
+        if message is not None and message.full_name == _HTTP_BODY:
+            return dict(_ANY_BYTES)
         paths = [variable.field for variable in route.template.variables]
         if field is None:
             schema = self._schemas.message(descriptor, paths)
-            needed = self._schemas.asks(schema)
+            required = self._schemas.requires_fields(schema)
         else:
             schema = self._schemas.field(field, [path[1:] for path in paths if path[0] == field.name])
-            needed = self._schemas.required(field) and (
-                not any(path[0] == field.name for path in paths) or self._schemas.asks(schema)
+            required = self._schemas.required(field) and (
+                not any(path[0] == field.name for path in paths) or self._schemas.requires_fields(schema)
             )
-        made: dict[str, Any] = {"content": _one(schema, holder, field)}
+        made: dict[str, Any] = {"content": _content(schema, message)}
         if field is None and paths:
-            made["description"] = " and ".join(f"`{'.'.join(path)}`" for path in paths) + ": what the path says wins."
-        if needed:
+            names = " and ".join(f"`{'.'.join(path)}`" for path in paths)
+            made["description"] = f"The path sets {names}; values in the body are ignored."
+        if required:
             made["required"] = True
         return made
 
-    def _answer(self, method: Method, route: Route) -> dict[str, Any]:
+    def _success_response(self, method: Method, route: Route) -> dict[str, Any]:
         descriptor: Any = method.output.DESCRIPTOR
         field: FieldDescriptor | None = None
         if route.response_body:
             field = descriptor.fields_by_name[route.response_body]
-        holder = descriptor if field is None else field.message_type
-        comment = self._schemas.comment(field) if field is not None else self._schemas.said(descriptor)
-        made: dict[str, Any] = {"description": comment or "Done.", "headers": responses.headers(responses.TRACE)}
-        if method.success_status in _EMPTY:
+        message = _message_of(descriptor, field)
+        comment = self._schemas.comment(field) if field is not None else self._schemas.message_comment(descriptor)
+        made: dict[str, Any] = {"description": comment or "Success.", "headers": responses.headers(responses.TRACE)}
+        if method.success_status in _NO_CONTENT:
             return made
-        if holder is not None and holder.full_name == _HTTP_BODY and not (field is not None and field.is_repeated):
-            made["content"] = {"*/*": {"schema": {}}}
+        if message is not None and message.full_name == _HTTP_BODY:
+            made["content"] = _ANY_BYTES["content"]
             return made
-        schema = self._schemas.message(descriptor) if field is None else self._schemas.answer(field)
+        schema = self._schemas.message(descriptor) if field is None else self._schemas.response(field)
         if method.server_streaming:
             made["content"] = {
-                JSON: {"schema": {"type": "array", "items": {"anyOf": [schema, _FAILED]}}},
-                NDJSON: {"schema": _lines({"anyOf": [schema, _FAILED]})},
+                JSON: {"schema": {"type": "array", "items": {"anyOf": [schema, _STREAM_ERROR]}}},
+                NDJSON: {"schema": _lines({"anyOf": [schema, _STREAM_ERROR]})},
                 EVENTS: {"schema": _events({"anyOf": [schema, _STATUS]})},
             }
         else:
-            made["content"] = _one(schema, holder, field)
+            made["content"] = _content(schema, message)
         return made
 
-    def _requests(self, descriptor: Any) -> dict[str, Any]:
+    def _request_stream(self, descriptor: Any) -> dict[str, Any]:
         if descriptor.full_name == _HTTP_BODY:
-            return {"description": "Bytes of any media type.", "content": {"*/*": {"schema": {}}}}
+            return dict(_ANY_BYTES)
         schema = self._schemas.message(descriptor)
         return {
-            "description": "The requests, each read as it comes. The same path takes a WebSocket.",
+            "description": "The request messages; each is read as soon as it arrives. A WebSocket is accepted too.",
             "content": {
                 NDJSON: {"schema": _lines(schema)},
                 JSON: {"schema": {"type": "array", "items": schema}},
@@ -219,20 +223,20 @@ class Operations:
         }
 
 
-def _of_function(method: Method, route: Route, path: PathTemplate) -> dict[str, Any]:
-    """Return what is known of a Lambda function's operation: it takes and answers whatever it likes."""
-    said: dict[str, Any] = {
+def _lambda_operation(method: Method, route: Route, path: PathTemplate) -> dict[str, Any]:
+    """Return the operation of a Lambda function, whose requests and responses have no schema."""
+    made: dict[str, Any] = {
         "parameters": [
-            one.of(lambda _: {"type": "string"}, "", path.pattern(one.variable))
-            for one in path.parameters
-            if one.variable is not None
+            parameter.to_object(lambda _: {"type": "string"}, "", path.pattern(parameter.variable))
+            for parameter in path.parameters
+            if parameter.variable is not None
         ],
-        "responses": {"default": {"description": "What the function answers.", "content": {"*/*": {"schema": {}}}}},
+        "responses": {"default": {"description": "The response of the function.", **_ANY_CONTENT}},
         "security": [] if method.access is Access.PUBLIC else _security(method),
     }
     if route.verb in ("POST", "PUT", "PATCH"):
-        said["requestBody"] = {"content": {"*/*": {"schema": {}}}}
-    return said
+        made["requestBody"] = dict(_ANY_CONTENT)
+    return made
 
 
 def _notes(method: Method) -> Iterator[str]:
@@ -240,16 +244,16 @@ def _notes(method: Method) -> Iterator[str]:
         yield f"Only for users with the role {' or '.join(f'`{role}`' for role in sorted(method.roles))}."
     if method.server_streaming:
         yield (
-            "The answer is a stream, each item sent as it comes: a JSON array, or by `accept` newline-delimited JSON "
-            "or server-sent events. If it fails after it has begun, its last item is `error` with the status, of "
-            "server-sent events the event `error`."
+            "The response is a stream: a JSON array, or by `accept` newline-delimited JSON or server-sent events. Each "
+            "item is sent as soon as it is ready. If the stream fails after it has started, its last item is `error` "
+            "with the status; with server-sent events it is the event `error`."
         )
     if method.client_streaming and method.server_streaming:
-        yield "It answers while requests still come in; from a browser, use a WebSocket."
+        yield "Responses are sent while requests still arrive; from a browser, use a WebSocket."
 
 
 def _security(method: Method) -> list[dict[str, list[str]]]:
-    """Return one requirement for each role that will do."""
+    """Return one security requirement for each role that may call the method."""
     return [{BEARER: [role]} for role in sorted(method.roles)] or [{BEARER: []}]
 
 
@@ -257,21 +261,28 @@ def _deprecated(method: Method) -> bool:
     pool: Any = method.input.DESCRIPTOR.file.pool
     service = pool.FindServiceByName(method.service)
     options = (service.GetOptions(), service.methods_by_name[method.name].GetOptions())
-    return any(one.deprecated for one in options)
+    return any(option.deprecated for option in options)
 
 
-def _one(schema: Schema, holder: Any, field: FieldDescriptor | None) -> dict[str, Any]:
+def _message_of(descriptor: Any, field: FieldDescriptor | None) -> Any:
+    """Return the type of a body that is one message, the whole one or a field of it; None for other bodies."""
+    if field is None:
+        return descriptor
+    return None if field.is_repeated else field.message_type
+
+
+def _content(schema: Schema, message: Any) -> dict[str, Any]:
     """Return the content of a body that is one value; a message may be sent serialized too."""
     content: dict[str, Any] = {JSON: {"schema": schema}}
-    if holder is not None and not (field is not None and field.is_repeated):
-        content[PROTOBUF] = {"schema": {"description": f"A serialized `{holder.full_name}`."}}
+    if message is not None:
+        content[PROTOBUF] = {"schema": {"description": f"A serialized `{message.full_name}`."}}
     return content
 
 
 def _lines(item: Schema) -> Schema:
     return {
         "type": "string",
-        "description": "One item a line, as JSON.",
+        "description": "One line for each item, as JSON.",
         "contentMediaType": NDJSON,
         "contentSchema": item,
     }
@@ -280,14 +291,14 @@ def _lines(item: Schema) -> Schema:
 def _events(item: Schema) -> Schema:
     return {
         "type": "string",
-        "description": "One event an item; its `data` is the item as JSON.",
+        "description": "One event for each item; its `data` is the item as JSON.",
         "contentMediaType": EVENTS,
         "contentSchema": item,
     }
 
 
 def _leaf(descriptor: Any, path: tuple[str, ...]) -> FieldDescriptor:
-    *parents, last = path  # the contract was checked: they are there
+    *parents, last = path  # the loader has checked that the fields exist
     for parent in parents:
         descriptor = descriptor.fields_by_name[parent].message_type
     found: FieldDescriptor = descriptor.fields_by_name[last]

@@ -1,8 +1,7 @@
-"""What the edge says of itself: ``/openapi.json``, and ``/docs``, a page that shows it and can try it.
+"""Built-in pages of the edge: ``/openapi.json``, and ``/docs``, which shows the document and can call the operations.
 
-Everything comes from the edge: the page asks no other host for anything, and its Content-Security-Policy would not let
-it. No inline script or style, no ``innerHTML`` (Trusted Types are required). A route of the contract with the same path
-wins.
+The page loads everything from the edge; its Content-Security-Policy forbids other hosts. It has no inline script or
+style and no ``innerHTML`` (Trusted Types are required). A route of the contract with the same path takes precedence.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from mesh.edge.openapi.document import document
 if TYPE_CHECKING:
     from mesh.edge.call import HttpCall
 
-__all__ = ["DOCS", "OPENAPI", "BuiltinPages", "Page"]
+__all__ = ["DOCS", "OPENAPI", "BuiltinPages", "PageHandler"]
 
 OPENAPI = "/openapi.json"
 DOCS = "/docs"
 
 STATIC = Path(__file__).parent / "static"
 
-_MEDIA: Mapping[str, str] = {
+_MEDIA_TYPES: Mapping[str, str] = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -41,41 +40,41 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
-_GUARDS = [
+_SECURITY_HEADERS = [
     (b"content-security-policy", _POLICY.encode()),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-cache"),  # asks each time, and mostly gets 304
+    (b"cache-control", b"no-cache"),  # browsers revalidate each time, mostly with 304
 ]
 
-Page = Callable[["HttpCall"], Awaitable[None]]
+PageHandler = Callable[["HttpCall"], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
-    """One answer, made once."""
+class _PageBody:
+    """Body of a page, made once, with its media type and entity tag."""
 
-    media: str
-    body: bytes
+    media_type: str
+    content: bytes
     etag: bytes
 
     @staticmethod
-    def of(media: str, body: bytes) -> _File:
-        return _File(media, body, b'"%s"' % hashlib.sha256(body).hexdigest()[:24].encode())
+    def of(media_type: str, content: bytes) -> _PageBody:
+        return _PageBody(media_type, content, b'"%s"' % hashlib.sha256(content).hexdigest()[:24].encode())
 
 
 class BuiltinPages:
-    """Answers the edge's own paths.
+    """Handlers of the edge's own paths.
 
     Args:
-        contract: What the document describes.
+        contract: The contract that the document describes.
     """
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
-        self._document: asyncio.Task[_File] | None = None
-        self._pages: dict[str, Page] = {OPENAPI: self._openapi, DOCS: self._static("index.html")}
+        self._document: asyncio.Task[_PageBody] | None = None
+        self._pages: dict[str, PageHandler] = {OPENAPI: self._openapi, DOCS: self._static("index.html")}
         self._pages[f"{DOCS}/"] = _redirect
         for file in STATIC.iterdir():
             self._pages[f"{DOCS}/{file.name}"] = self._static(file.name)
@@ -83,48 +82,49 @@ class BuiltinPages:
             for route in method.routes:
                 self._pages.pop(route.template.text, None)
 
-    def get(self, path: str) -> Page | None:
-        """Return what answers at a path, or None if nothing of this does."""
+    def get(self, path: str) -> PageHandler | None:
+        """Return the handler of a path, or None if no page has this path."""
         return self._pages.get(path)
 
     async def _openapi(self, call: HttpCall) -> None:
-        if self._document is None:  # a large contract takes a while: not on the loop, and once
-            self._document = asyncio.create_task(asyncio.to_thread(self._make))
-        await _answer(call, await asyncio.shield(self._document))
+        if self._document is None:  # made once and in a thread: it takes a while for a large contract
+            self._document = asyncio.create_task(asyncio.to_thread(self._make_document))
+        await _respond(call, await asyncio.shield(self._document))
 
-    def _make(self) -> _File:
-        return _File.of("application/json", orjson.dumps(document(self._contract)))
+    def _make_document(self) -> _PageBody:
+        return _PageBody.of("application/json", orjson.dumps(document(self._contract)))
 
-    def _static(self, name: str) -> Page:
+    def _static(self, name: str) -> PageHandler:
         path = STATIC / name
-        file = _File.of(_MEDIA[path.suffix], path.read_bytes())
+        body = _PageBody.of(_MEDIA_TYPES[path.suffix], path.read_bytes())
 
         async def page(call: HttpCall) -> None:
-            await _answer(call, file)
+            await _respond(call, body)
 
         return page
 
 
-async def _answer(call: HttpCall, file: _File) -> None:
+async def _respond(call: HttpCall, body: _PageBody) -> None:
     if call.verb not in ("GET", "HEAD"):
         raise refusals.wrong_verb(call, ("GET", "HEAD"))
     call.route = call.path
-    headers = [*_GUARDS, (b"etag", file.etag), *call.headers]
-    if _matches(call.metadata.wire(b"if-none-match"), file.etag):
+    headers = [*_SECURITY_HEADERS, (b"etag", body.etag), *call.headers]
+    if _matches(call.metadata.wire(b"if-none-match"), body.etag):
         await call.answer(304, headers, b"")
         return
-    headers += [(b"content-type", file.media.encode()), (b"content-length", b"%d" % len(file.body))]
-    await call.answer(200, headers, file.body)
+    headers += [(b"content-type", body.media_type.encode()), (b"content-length", b"%d" % len(body.content))]
+    await call.answer(200, headers, body.content)
 
 
-def _matches(asked: bytes | None, etag: bytes) -> bool:
-    """Whether ``If-None-Match`` names the tag (RFC 9110, 13.1.2: the weak comparison)."""
-    if asked is None:
+def _matches(if_none_match: bytes | None, etag: bytes) -> bool:
+    """Whether ``If-None-Match`` names the tag, by the weak comparison (RFC 9110, 13.1.2)."""
+    if if_none_match is None:
         return False
-    return asked.strip() == b"*" or etag in [one.strip().removeprefix(b"W/") for one in asked.split(b",")]
+    tags = [tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b",")]
+    return if_none_match.strip() == b"*" or etag in tags
 
 
 async def _redirect(call: HttpCall) -> None:
-    """``/docs/`` → ``/docs``: the page's links are relative, so that it can stand behind a prefix."""
+    """Redirect ``/docs/`` to ``/docs``, because the links of the page are relative (it may be behind a prefix)."""
     call.route = call.path
     await call.answer(308, [(b"location", b"../docs"), (b"content-length", b"0"), *call.headers], b"")

@@ -1,6 +1,7 @@
-"""How the edge refuses, as response objects of an OpenAPI document, and which operation can be refused how. Pure.
+"""Error responses of the OpenAPI document: response objects, and the statuses that each operation can have. Pure.
 
-A function may end with any code, so most of them stand at every operation.
+A function may end with any code, so most statuses are listed at every operation.
+
 Sources: google/rpc/{status,code,error_details}.proto, RFC 9110, ``mesh.errors``, ``mesh.edge.refusals``.
 """
 
@@ -14,7 +15,7 @@ from google.rpc import error_details_pb2
 
 from mesh.headers import TRACE_ID
 
-__all__ = ["DETAILS", "STATUS", "TRACE", "components", "headers", "refusals", "status_schema"]
+__all__ = ["DETAILS", "STATUS", "TRACE", "components", "error_responses", "headers", "status_schema"]
 
 STATUS = "google.rpc.Status"
 DETAILS: tuple[Descriptor, ...] = (
@@ -22,7 +23,7 @@ DETAILS: tuple[Descriptor, ...] = (
     error_details_pb2.ErrorInfo.DESCRIPTOR,
     error_details_pb2.RetryInfo.DESCRIPTOR,
 )
-"""Details that a client meets most; others may be there."""
+"""Details that clients meet most. A status may hold others."""
 
 TRACE = TRACE_ID.decode()
 
@@ -32,44 +33,46 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
     },
     "retry-after": {
-        "description": "Seconds after which another try has a chance.",
+        "description": "Seconds after which a retry may succeed.",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
     "www-authenticate": {"description": "How to authenticate (RFC 9110).", "schema": {"type": "string"}},
 }
-_REFUSALS: Mapping[int, tuple[str, str, tuple[str, ...]]] = {
+
+_ERRORS: Mapping[int, tuple[str, str, tuple[str, ...]]] = {
     400: ("BadRequest", "The request is wrong; `google.rpc.BadRequest` among the details names the fields.", ()),
-    401: ("Unauthorized", "Nobody is known by these credentials, or there are none.", ("www-authenticate",)),
-    403: ("Forbidden", "The caller is known and may not do this.", ()),
-    404: ("NotFound", "What was asked for does not exist.", ()),
-    406: ("NotAcceptable", "There is no answer in a media type that `accept` names.", ()),
+    401: ("Unauthorized", "The credentials are missing or not valid.", ("www-authenticate",)),
+    403: ("Forbidden", "The caller is authenticated and may not do this.", ()),
+    404: ("NotFound", "The resource does not exist.", ()),
+    406: ("NotAcceptable", "The response has no media type that `accept` allows.", ()),
     408: ("RequestTimeout", "The request body did not come in time.", ()),
-    409: ("Conflict", "What was to be created exists, or another request was faster.", ()),
-    413: ("ContentTooLarge", "The request body is larger than the edge takes.", ()),
-    414: ("UriTooLong", "The URL is longer than the edge takes.", ()),
-    415: ("UnsupportedMediaType", "The request body is of a media type that is not taken here.", ()),
+    409: ("Conflict", "The resource exists already, or another request changed it first.", ()),
+    413: ("ContentTooLarge", "The request body is larger than the edge accepts.", ()),
+    414: ("UriTooLong", "The URL is longer than the edge accepts.", ()),
+    415: ("UnsupportedMediaType", "The media type of the request body is not accepted here.", ()),
     429: ("TooManyRequests", "A limit was reached.", ("retry-after",)),
-    431: ("HeadersTooLarge", "The request headers are larger than the edge takes.", ()),
-    500: ("InternalServerError", "A fault on the server's side; the text says nothing of it.", ()),
+    431: ("HeadersTooLarge", "The request headers are larger than the edge accepts.", ()),
+    500: ("InternalServerError", "A fault of the server; the message does not describe it.", ()),
     501: ("NotImplemented", "The service does not offer this.", ()),
-    503: ("ServiceUnavailable", "Not now; another try may succeed.", ("retry-after",)),
-    504: ("GatewayTimeout", "It was not done in time; the effect may have happened all the same.", ()),
+    503: ("ServiceUnavailable", "The service is not available now; a retry may succeed.", ("retry-after",)),
+    504: ("GatewayTimeout", "The deadline passed; the request may have taken effect all the same.", ()),
 }
-"""HTTP status → name of its response object, what it means, the headers that come with it."""
+"""HTTP status → name of its response object, description, names of its headers."""
 
-_WITH_BODY = frozenset((408, 413, 415))
+_BODY_ERRORS = frozenset((408, 413, 415))
+"""Statuses of operations with a request body only."""
 
 
-def refusals(*, body: bool) -> dict[str, Any]:
-    """Return the refusals of an operation as references.
+def error_responses(*, body: bool) -> dict[str, Any]:
+    """Return references to the error responses of an operation.
 
     Args:
-        body: The operation takes a body.
+        body: Whether the operation has a request body.
     """
     return {
         str(status): {"$ref": f"#/components/responses/{name}"}
-        for status, (name, _, _) in _REFUSALS.items()
-        if body or status not in _WITH_BODY
+        for status, (name, _, _) in _ERRORS.items()
+        if body or status not in _BODY_ERRORS
     }
 
 
@@ -79,26 +82,26 @@ def headers(*names: str) -> dict[str, Any]:
 
 
 def components() -> dict[str, Any]:
-    """Return what ``refusals`` and ``headers`` lead to: the sections ``responses`` and ``headers``."""
+    """Return the targets of the references: the sections ``responses`` and ``headers`` of the components."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{STATUS}"}}}
     return {
         "responses": {
-            name: {"description": text, "headers": headers(TRACE, *more), "content": content}
-            for name, text, more in _REFUSALS.values()
+            name: {"description": text, "headers": headers(TRACE, *header_names), "content": content}
+            for name, text, header_names in _ERRORS.values()
         },
         "headers": dict(_HEADERS),
     }
 
 
 def status_schema(details: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the schema of every refusal's body.
+    """Return the schema of the body of every error response.
 
     Args:
-        details: The schemas that a detail may have.
+        details: Schemas that a detail may have.
     """
     return {
         "type": "object",
-        "description": "How a request failed.",
+        "description": "Error of a request.",
         "properties": {
             "code": {
                 "type": "integer",
@@ -107,7 +110,7 @@ def status_schema(details: list[dict[str, Any]]) -> dict[str, Any]:
                 "maximum": 16,
                 "description": "The code of `google.rpc.Code`; the HTTP status follows from it.",
             },
-            "message": {"type": "string", "description": "What was wrong, for people."},
+            "message": {"type": "string", "description": "Description of the error for people."},
             "details": {"type": "array", "items": {"anyOf": details}},
         },
         "required": ["code", "message", "details"],

@@ -1,7 +1,7 @@
-"""Message types → JSON Schemas of their proto3 JSON, for the ``components`` of an OpenAPI 3.1 document. Pure.
+"""JSON Schemas of message types in proto3 JSON, for the ``components`` of an OpenAPI 3.1 document. Pure.
 
-A schema says what the edge prints, which is also what a client does best to send; the other spellings that the mapping
-lets a client use (proto names, enum numbers, 64-bit integers as numbers, null) stand in no schema.
+A schema describes JSON as the edge prints it, which is also the best form for a client to send. Other spellings that
+the mapping allows in requests (proto names, enum numbers, 64-bit integers as numbers, null) are in no schema.
 
 Sources: https://protobuf.dev/programming-guides/json/, JSON Schema 2020-12, google/api/field_behavior.proto.
 """
@@ -22,8 +22,8 @@ from mesh.protojson.wellknown import WRAPPERS
 __all__ = ["SHARED", "Schema", "Schemas"]
 
 Schema = dict[str, Any]
-Path = tuple[str, ...]
-"""Names of fields, each in the message that the one before it holds."""
+FieldPath = tuple[str, ...]
+"""Proto names of nested fields, outermost first."""
 
 ANY = "google.protobuf.Any"
 REF = "#/components/schemas/"
@@ -32,9 +32,9 @@ _INT64: Schema = {"type": "string", "format": "int64", "pattern": json_patterns.
 _UINT64: Schema = {"type": "string", "format": "uint64", "pattern": json_patterns.UINT64}
 _INT32: Schema = {"type": "integer", "format": "int32", "minimum": -(2**31), "maximum": 2**31 - 1}
 _UINT32: Schema = {"type": "integer", "format": "uint32", "minimum": 0, "maximum": 2**32 - 1}
-_NOT_FINITE: Schema = {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}
+_NON_FINITE: Schema = {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}
 _FLT_MAX = 3.4028235e38
-"""The largest float as it is printed in its shortest form, which as a double is a little more than the float."""
+"""The largest float in its shortest printed form; as a double it is slightly larger than the float."""
 
 _SCALARS: Mapping[int, Schema] = {
     FieldDescriptor.TYPE_INT32: _INT32,
@@ -47,25 +47,25 @@ _SCALARS: Mapping[int, Schema] = {
     FieldDescriptor.TYPE_SFIXED64: _INT64,
     FieldDescriptor.TYPE_UINT64: _UINT64,
     FieldDescriptor.TYPE_FIXED64: _UINT64,
-    FieldDescriptor.TYPE_DOUBLE: {"oneOf": [{"type": "number", "format": "double"}, _NOT_FINITE]},
+    FieldDescriptor.TYPE_DOUBLE: {"oneOf": [{"type": "number", "format": "double"}, _NON_FINITE]},
     FieldDescriptor.TYPE_FLOAT: {
-        "oneOf": [{"type": "number", "format": "float", "minimum": -_FLT_MAX, "maximum": _FLT_MAX}, _NOT_FINITE]
+        "oneOf": [{"type": "number", "format": "float", "minimum": -_FLT_MAX, "maximum": _FLT_MAX}, _NON_FINITE]
     },
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
     FieldDescriptor.TYPE_STRING: {"type": "string"},
     FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64", "pattern": json_patterns.BASE64},
 }
 
-_KEYS: Mapping[int, Schema] = {
+_MAP_KEYS: Mapping[int, Schema] = {
     FieldDescriptor.CPPTYPE_BOOL: {"enum": ["true", "false"]},
     FieldDescriptor.CPPTYPE_INT32: {"pattern": json_patterns.INT32},
     FieldDescriptor.CPPTYPE_UINT32: {"pattern": json_patterns.UINT32},
     FieldDescriptor.CPPTYPE_INT64: {"pattern": json_patterns.INT64},
     FieldDescriptor.CPPTYPE_UINT64: {"pattern": json_patterns.UINT64},
 }
-"""What the keys of a map look like; any text if it is a string."""
+"""C++ type of a map's keys → schema of their text. Keys of type string have no schema: any text is allowed."""
 
-_PLAIN: Mapping[str, Schema] = {
+_STRING_MESSAGES: Mapping[str, Schema] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time", "pattern": json_patterns.TIMESTAMP},
     "google.protobuf.Duration": {"type": "string", "pattern": json_patterns.DURATION, "examples": ["1.5s"]},
     "google.protobuf.FieldMask": {
@@ -74,7 +74,7 @@ _PLAIN: Mapping[str, Schema] = {
         "examples": ["name,homeAddress.zip"],
     },
 }
-"""Messages that are one string."""
+"""Well-known messages whose JSON is a string."""
 
 SHARED: Mapping[str, Schema] = {
     "google.protobuf.Value": {"description": "Any JSON value."},
@@ -90,7 +90,7 @@ SHARED: Mapping[str, Schema] = {
     },
     ANY: {
         "type": "object",
-        "description": "A message of any type: `@type` says which, its fields (or `value`) stand beside it.",
+        "description": "A message of any type: `@type` names it, and its fields (or `value`) stand beside it.",
         "properties": {"@type": {"type": "string", "examples": ["type.googleapis.com/google.rpc.ErrorInfo"]}},
         "additionalProperties": True,
     },
@@ -113,14 +113,14 @@ _BEHAVIOR = {"OUTPUT_ONLY": "readOnly", "INPUT_ONLY": "writeOnly"}
 
 
 class Schemas:
-    """The schemas that a document needs, made as they are asked for.
+    """Schemas of a document, made on demand.
 
     Args:
-        pool: The pool of the contract.
-        comments: Full name → comment.
+        pool: Descriptor pool of the contract.
+        comments: Full name of a declaration → its comment.
 
     Attributes:
-        components: The schemas of messages and enums, by full name.
+        components: Schemas of messages and enums by full name.
     """
 
     def __init__(self, pool: DescriptorPool, comments: Mapping[str, str]) -> None:
@@ -128,42 +128,46 @@ class Schemas:
         self._comments = comments
         self._behaviors = Behaviors(pool)
 
-    def message(self, descriptor: Descriptor, given: Sequence[Path] = ()) -> Schema:
-        """Return the schema of a message: a reference, or for those that are one scalar the scalar.
+    def message(self, descriptor: Descriptor, given: Sequence[FieldPath] = ()) -> Schema:
+        """Return the schema of a message: a reference, or a scalar for messages whose JSON is one.
 
         Args:
             descriptor: The message type.
-            given: Paths of its fields, by proto names, that a request has in another place. Where one of them is
-                required, the schema is an object of its own that does not ask for it.
+            given: Paths of fields that the request sets outside of this message. Where one of them is required, the
+                schema is an object of its own that does not require it.
         """
         name = descriptor.full_name
-        if name in _PLAIN:
-            return dict(_PLAIN[name])
+        if name in _STRING_MESSAGES:
+            return dict(_STRING_MESSAGES[name])
         if name in WRAPPERS:
             return dict(_SCALARS[descriptor.fields_by_name["value"].type])
         if name not in self.components:
             self._add(descriptor)
-        whole = {"$ref": REF + name}
-        return self._without(descriptor, given, whole) if any(given) else whole
+        reference = {"$ref": REF + name}
+        return self._without(descriptor, given, reference) if any(given) else reference
 
-    def _without(self, descriptor: Descriptor, given: Sequence[Path], whole: Schema) -> Schema:
-        """Return the schema of a message that does not require what is given; ``whole`` if it requires none of it."""
+    def _without(self, descriptor: Descriptor, given: Sequence[FieldPath], reference: Schema) -> Schema:
+        """Return the schema of a message without the requirement of given fields; ``reference`` if it has none."""
         schema = dict(self.components[descriptor.full_name])
         names = json_names(descriptor)
-        there: dict[str, Schema] = {}
+        given_schemas: dict[str, Schema] = {}
         for field in descriptor.fields:
             inner = [path[1:] for path in given if path[:1] == (field.name,)]
             if inner:
-                there[names[field.name]] = self.field(field, inner)
-        asked = [name for name in schema.pop("required", ()) if name not in there or self.asks(there[name])]
-        if asked:
-            schema["required"] = asked
+                given_schemas[names[field.name]] = self.field(field, inner)
+        required = [
+            name
+            for name in schema.pop("required", ())
+            if name not in given_schemas or self.requires_fields(given_schemas[name])
+        ]
+        if required:
+            schema["required"] = required
         if "properties" in schema:
-            schema["properties"] = {**schema["properties"], **there}
-        return whole if schema == self.components[descriptor.full_name] else schema
+            schema["properties"] = {**schema["properties"], **given_schemas}
+        return reference if schema == self.components[descriptor.full_name] else schema
 
     def detail(self, descriptor: Descriptor) -> Schema:
-        """Return the schema of a message as it stands in an ``Any``."""
+        """Return the schema of a message within an ``Any``."""
         properties = self._properties(descriptor)
         url = {"type": "string", "const": f"type.googleapis.com/{descriptor.full_name}"}
         return {"type": "object", "properties": {"@type": url, **properties}, "required": ["@type"]}
@@ -182,18 +186,18 @@ class Schemas:
                     self.components.setdefault(needed, SHARED[needed])
             return
         schema: Schema = {"type": "object"}
-        self.components[name] = schema  # before its fields: they may lead back to it
+        self.components[name] = schema  # before its fields, which may refer back to it
         self._describe(schema, name, descriptor)
         properties = self._properties(descriptor)
         if properties:
             schema["properties"] = properties
         names = json_names(descriptor)
-        required = [names[field.name] for field in descriptor.fields if self._required(field)]
+        required = [names[field.name] for field in descriptor.fields if self.required(field)]
         if required:
             schema["required"] = required
-        only = {name: {"properties": dict.fromkeys(others, False)} for name, others in _rivals(descriptor)}
-        if only:
-            schema["dependentSchemas"] = only
+        exclusions = {name: {"properties": dict.fromkeys(others, False)} for name, others in _exclusive(descriptor)}
+        if exclusions:
+            schema["dependentSchemas"] = exclusions
         schema["additionalProperties"] = False
 
     def _properties(self, descriptor: Descriptor) -> dict[str, Schema]:
@@ -211,14 +215,11 @@ class Schemas:
         if descriptor.GetOptions().deprecated:
             schema["deprecated"] = True
 
-    def _required(self, field: FieldDescriptor) -> bool:
-        return field.is_required or self._behaviors.required(field)
-
-    def field(self, field: FieldDescriptor, given: Sequence[Path] = ()) -> Schema:
-        """Return the schema of a field's value with all that is said of the field; ``given`` as for ``message``."""
+    def field(self, field: FieldDescriptor, given: Sequence[FieldPath] = ()) -> Schema:
+        """Return the schema of a field with its comment and behaviors; ``given`` as for ``message``."""
         inner: Any = field.message_type
-        within = any(given) and inner is not None and not field.is_repeated
-        schema = dict(self.message(inner, given)) if within else self._value(field)
+        nested = any(given) and inner is not None and not field.is_repeated
+        schema = dict(self.message(inner, given)) if nested else self._value(field)
         self._describe(schema, field.full_name, field)
         behaviors = self._behaviors.of(field)
         for behavior, keyword in _BEHAVIOR.items():
@@ -226,18 +227,18 @@ class Schemas:
                 schema[keyword] = True
         notes = [schema["description"]] if "description" in schema else []
         if "IMMUTABLE" in behaviors:
-            notes.append("Cannot be changed once it is set.")
-        notes.append(self.choice(field))
+            notes.append("It cannot be changed after it is set.")
+        notes.append(self.oneof_note(field))
         if any(notes):
             schema["description"] = "\n\n".join(note for note in notes if note)
         return schema
 
-    def choice(self, field: FieldDescriptor) -> str:
-        """Return what is said of a member of a oneof: which fields it excludes; ``""`` of other fields."""
+    def oneof_note(self, field: FieldDescriptor) -> str:
+        """Return the note on a member of a oneof that names the members; ``""`` for other fields."""
         oneof = field.containing_oneof
         if oneof is None or len(oneof.fields) == 1:
             return ""
-        names = ", ".join(f"`{json_name_of(one)}`" for one in oneof.fields)
+        names = ", ".join(f"`{json_name_of(member)}`" for member in oneof.fields)
         comment = self._comments.get(oneof.full_name, "")
         return f"At most one of {names} is set.{' ' + comment if comment else ''}"
 
@@ -250,8 +251,8 @@ class Schemas:
             return {"type": "array", "items": self._element(field)}
         key, value = entry.fields_by_name["key"], entry.fields_by_name["value"]
         schema: Schema = {"type": "object", "additionalProperties": self._element(value)}
-        if key.cpp_type in _KEYS:
-            schema["propertyNames"] = dict(_KEYS[key.cpp_type])
+        if key.cpp_type in _MAP_KEYS:
+            schema["propertyNames"] = dict(_MAP_KEYS[key.cpp_type])
         return schema
 
     def _element(self, field: FieldDescriptor) -> Schema:
@@ -268,22 +269,24 @@ class Schemas:
         if name not in self.components:
             schema: Schema = {"type": "string", "enum": [value.name for value in enum.values]}
             self._describe(schema, name, enum)
-            said = {value.name: self._comments.get(f"{name}.{value.name}", "") for value in enum.values}
+            comments = {value.name: self._comments.get(f"{name}.{value.name}", "") for value in enum.values}
             deprecated = {value.name for value in enum.values if value.GetOptions().deprecated}
-            if any(said.values()) or deprecated:
-                lines = [_value_line(value, text, old=value in deprecated) for value, text in said.items()]
+            if any(comments.values()) or deprecated:
+                lines = [_value_line(value, text, deprecated=value in deprecated) for value, text in comments.items()]
                 schema["description"] = "\n\n".join([schema.get("description", ""), "\n".join(lines)]).strip()
             self.components[name] = schema
         return {"$ref": REF + name}
 
-    def answer(self, field: FieldDescriptor) -> Schema:
-        """Return the schema of a field that is a whole answer: null where an unset one has no empty form."""
-        inner = field.message_type
-        empty = inner is None or field.is_repeated or not (inner.full_name in _PLAIN or inner.full_name in SHARED)
-        return self.field(field) if empty else _nullable(self.field(field))
+    def response(self, field: FieldDescriptor) -> Schema:
+        """Return the schema of a field that is the whole response: nullable if an unset field has no empty value."""
+        message = field.message_type
+        if message is None or field.is_repeated:
+            return self.field(field)
+        nullable = message.full_name in _STRING_MESSAGES or message.full_name in SHARED
+        return _nullable(self.field(field)) if nullable else self.field(field)
 
     def text(self, field: FieldDescriptor) -> Schema:
-        """Return the schema of a field that text in a path or query sets; several values make an array."""
+        """Return the schema of a field that a path or query parameter sets; several values make an array."""
         if field.enum_type is not None and field.enum_type.full_name == _NULL:
             schema = {"type": "string", "const": "NULL_VALUE"}
         else:
@@ -291,29 +294,29 @@ class Schemas:
         return {"type": "array", "items": schema} if field.is_repeated else schema
 
     def comment(self, field: FieldDescriptor) -> str:
-        """Return what is said of a field, or of its type if that is all and the type is no well-known one."""
+        """Return the comment of a field, or else of its type unless that is a well-known type."""
         own = self._comments.get(field.full_name, "")
-        named = field.message_type or field.enum_type
-        if own or named is None or named.full_name.startswith("google.protobuf."):
+        field_type = field.message_type or field.enum_type
+        if own or field_type is None or field_type.full_name.startswith("google.protobuf."):
             return own
-        return self._comments.get(named.full_name, "")
+        return self._comments.get(field_type.full_name, "")
 
-    def said(self, descriptor: Descriptor) -> str:
-        """Return what is said of a message."""
+    def message_comment(self, descriptor: Descriptor) -> str:
+        """Return the comment of a message."""
         return self._comments.get(descriptor.full_name, "")
 
-    def asks(self, schema: Schema) -> bool:
-        """Whether the schema of a message requires a field."""
+    def requires_fields(self, schema: Schema) -> bool:
+        """Whether the schema of a message requires any field."""
         name = schema.get("$ref", "").removeprefix(REF)
         return "required" in (self.components[name] if name else schema)
 
     def required(self, field: FieldDescriptor) -> bool:
-        """Whether a request must set the field (``google.api.field_behavior``)."""
-        return self._required(field)
+        """Whether a request must set the field (proto2's ``required``, ``google.api.field_behavior``)."""
+        return field.is_required or self._behaviors.required(field)
 
 
-def _rivals(descriptor: Descriptor) -> Iterator[tuple[str, list[str]]]:
-    """Yield the members of oneofs, each with the others, which cannot be set beside it."""
+def _exclusive(descriptor: Descriptor) -> Iterator[tuple[str, list[str]]]:
+    """Yield each member of a oneof with the other members, which must not be set beside it."""
     json = json_names(descriptor)
     for oneof in descriptor.oneofs:
         names = [json[field.name] for field in oneof.fields]
@@ -321,9 +324,9 @@ def _rivals(descriptor: Descriptor) -> Iterator[tuple[str, list[str]]]:
             yield from ((name, [other for other in names if other != name]) for name in names)
 
 
-def _value_line(value: str, text: str, *, old: bool) -> str:
-    said = " ".join(text.split())
-    return f"- `{value}`{' (deprecated)' if old else ''}{': ' + said if said else ''}"
+def _value_line(value: str, comment: str, *, deprecated: bool) -> str:
+    text = " ".join(comment.split())
+    return f"- `{value}`{' (deprecated)' if deprecated else ''}{': ' + text if text else ''}"
 
 
 def _nullable(schema: Schema) -> Schema:

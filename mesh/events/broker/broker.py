@@ -1,8 +1,8 @@
-"""The broker, as a component sees it for its whole life: there, or away and coming back.
+"""Broker client of a component: keeps one connection to NATS, reconnects with backoff, and stores messages durably.
 
-A start never fails because the broker is away, and nothing waits for it that does not need it. Each connection is a
-``Link``; when one breaks, the next is made with a growing, jittered delay, and the streams are checked again: a broker
-that lost its disk is filled with new ones, and what a dead server still owes is not waited for.
+A component starts whether the broker is reachable or not, and only callers that need the broker wait for it. When a
+``NatsConnection`` breaks, the next one is opened after a growing, jittered delay. The streams are checked each time, so
+a broker that lost its disk gets new ones. Acknowledgements that a dead server still owes are not waited for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nats.aio.client import Client
 
 from mesh.errors import StatusError, Unavailable
 from mesh.events.broker import streams
-from mesh.events.broker.connection import BATCH, Link, Outgoing, Stored
+from mesh.events.broker.nats_connection import BATCH, NatsConnection, Outgoing, Stored
 from mesh.events.broker.streams import Retention, StreamError
 from mesh.events.cloudevents import Event
 
@@ -30,39 +30,39 @@ __all__ = ["Broker", "Settings", "away"]
 
 log = logging.getLogger("mesh.events")
 
-FIRST, LONGEST = 0.05, 5.0
-"""Seconds between two tries to connect: at first, and at most."""
-CONNECT = 5
-"""Seconds that a connection, or one answer about streams, may take."""
-GOODBYE = 1.0
-"""Seconds that the end of a connection may take."""
-GRACE = 2.0
-"""Seconds that a publication waits for a broker that is away: one that was killed is back by then."""
-FEW = 12
-"""As many publications cost less one by one, all on their way at once: a batch costs the server 4 ms and more, each of
-those 0.3 ms (measured with ``sync_interval: always``)."""
-LOOK = 1.0
-"""Seconds between two looks whether the client has closed without a word: nats-py 2.16 does, when what it had not sent
-yet cannot be sent while it closes."""
-HEARTBEAT = 10
-"""Seconds between two pings; a peer that misses two of them is gone."""
+MIN_RECONNECT_DELAY, MAX_RECONNECT_DELAY = 0.05, 5.0
+"""Seconds between two attempts to connect."""
+CONNECT_TIMEOUT = 5
+"""Seconds for one connection attempt, and for each response about streams."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds that closing a connection may take."""
+RECONNECT_TIMEOUT = 2.0
+"""Seconds that a publication waits for a broker that is away. A broker that was killed is back by then."""
+MAX_SINGLE = 12
+"""Publications up to which single messages, all in flight together, cost less than a batch: a batch costs the server
+4 ms and more, each of those 0.3 ms (measured with ``sync_interval: always``)."""
+CLOSED_CHECK_INTERVAL = 1.0
+"""Seconds between two checks for a client that closed without calling back. nats-py 2.16 does so when it cannot send
+its buffered data while it closes."""
+PING_INTERVAL = 10
+"""Seconds between two pings. A peer that misses two of them counts as gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How the broker is reached.
+    """Connection settings of the broker.
 
     Attributes:
         urls: ``nats://host:port`` or ``tls://host:port``, with user and password or a token in them, or without.
-        user: Who this is, if no URL says so.
-        password: Its proof.
-        token: Instead of both.
+        user: User name, if no URL has one.
+        password: Its password.
+        token: Token instead of both.
         credentials: Path of a ``.creds`` file.
         nkey: Path of a file with an NKEY seed.
-        ca: Path of the certificates to trust; ``""``: the system's.
-        certificate: Path of this side's certificate.
-        private_key: Path of its key.
-        retention: What the streams keep.
+        ca: Path of the trusted CA certificates; ``""``: the system's.
+        certificate: Path of the client certificate.
+        private_key: Path of its private key.
+        retention: Retention of the streams.
     """
 
     urls: tuple[str, ...]
@@ -78,80 +78,81 @@ class Settings:
 
 
 def away() -> Unavailable:
-    """Return the error for what needs the broker while it is away."""
+    """Return the error of an operation that needs the broker while it is away."""
     return Unavailable("the event broker cannot be reached", retry_after=1.0)
 
 
 _Group: TypeAlias = list[tuple[Outgoing, asyncio.Future[None]]]
-"""Messages, and what whoever publishes each of them waits for."""
+"""Messages, each with the future that its publisher awaits."""
 
 
 class Broker:
-    """The broker.
+    """Client of the broker.
 
     Args:
-        settings: Where it is.
-        name: Who connects, as the broker's own tools show it.
+        settings: Connection settings.
+        name: Client name that the broker's own tools show.
     """
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._settings = settings
         self._name = name
-        self._link: Link | None = None
-        self._there = asyncio.Event()
-        self._keeping: asyncio.Task[None] | None = None
+        self._connection: NatsConnection | None = None
+        self._connected = asyncio.Event()
+        self._reconnecting: asyncio.Task[None] | None = None
         self._queue: _Group = []
         self._sending: asyncio.Task[None] | None = None
 
     @property
-    def link(self) -> Link | None:
-        """The connection, with all streams there; None while there is none."""
-        link = self._link
-        return None if link is None or link.client.is_closed else link  # the client says so later than it knows
+    def connection(self) -> NatsConnection | None:
+        """The connection, with all streams made; None while the broker is away."""
+        connection = self._connection
+        # The client calls back later than it knows of its end.
+        return None if connection is None or connection.client.is_closed else connection
 
     @property
     def kept(self) -> float:
-        """Seconds that events and changes are kept; 0: for ever."""
+        """Seconds that events and changes are kept; 0: without limit."""
         return self._settings.retention.age
 
-    async def ready(self) -> Link:
-        """Wait for the broker, for ever if need be, and return the connection."""
-        while (link := self.link) is None:
-            self._there.clear()
-            await self._there.wait()
-        return link
+    async def ready(self) -> NatsConnection:
+        """Wait for the broker, without a time limit, and return the connection."""
+        while (connection := self.connection) is None:
+            self._connected.clear()
+            await self._connected.wait()
+        return connection
 
-    async def _within(self, seconds: float) -> Link | None:
+    async def _ready_within(self, seconds: float) -> NatsConnection | None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 return await self.ready()
         return None
 
     def start(self) -> None:
-        """Begin to connect, on the running loop."""
-        self._keeping = asyncio.get_running_loop().create_task(self._keep())
+        """Start to connect, on the running loop."""
+        self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
 
     async def stop(self) -> None:
-        """Send what waits, and disconnect for good."""
+        """Send the queued messages, and disconnect for good."""
         if self._sending is not None:
             await asyncio.wait([self._sending])
-        while self._keeping is not None and not self._keeping.done():
-            self._keeping.cancel()
-            await asyncio.wait([self._keeping], timeout=0.1)  # the client swallows a cancellation here and there
+        while self._reconnecting is not None and not self._reconnecting.done():
+            self._reconnecting.cancel()
+            await asyncio.wait([self._reconnecting], timeout=0.1)  # the client swallows some cancellations
 
     async def publish(self, event: Event) -> None:
         """Publish an event; returns when the broker has it on its disk.
 
         Raises:
-            Unavailable: The broker is away for longer than a moment, or did not answer; then it may have the event all
-                the same.
-            ResourceExhausted: It is full.
-            InvalidArgument: The event is larger than it takes.
+            Unavailable: The broker is away for longer than ``RECONNECT_TIMEOUT``, or did not respond; then it may have
+                the event nevertheless.
+            ResourceExhausted: The broker is full.
+            InvalidArgument: The event is larger than the broker takes.
         """
         await self.store(Outgoing(event.subject, event.to_headers(), event.data))
 
     async def store(self, message: Outgoing) -> None:
-        """Store a message; those that come at the same time share a batch.
+        """Store a message; concurrent messages share a batch.
 
         Raises:
             StatusError: As for ``publish``.
@@ -171,7 +172,7 @@ class Broker:
             self._queue = [one for one in self._queue if id(one) not in taken]
             try:
                 await self._store(group)
-            except Exception:  # else all of them would wait for ever
+            except Exception:  # else all of their publishers would wait for ever
                 log.exception("%d publications failed", len(group))
                 for _, done in group:
                     _settle(
@@ -179,15 +180,15 @@ class Broker:
                     )
 
     async def _store(self, group: _Group) -> None:
-        link, at = await self._within(GRACE), 0
-        if link is not None and len(group) <= FEW:
-            errors = await link.each([message for message, _ in group])
+        connection, at = await self._ready_within(RECONNECT_TIMEOUT), 0
+        if connection is not None and len(group) <= MAX_SINGLE:
+            errors = await connection.each([message for message, _ in group])
             for (_, done), error in zip(group, errors, strict=True):
                 _settle(done, error)
             return
         while at < len(group):
             messages = [message for message, _ in group[at:]]
-            stored = Stored(0, away()) if link is None else await link.store(messages)
+            stored = Stored(0, away()) if connection is None else await connection.store(messages)
             for _, done in group[at : at + stored.number]:
                 _settle(done, None)
             at += stored.number
@@ -199,97 +200,97 @@ class Broker:
 
     # -- the connection --
 
-    async def _keep(self) -> None:
-        """Connect, for ever, each time the connection has ended."""
+    async def _reconnect(self) -> None:
+        """Connect again each time the connection has ended; runs until it is cancelled."""
         failures = 0
-        said = ""
+        logged = ""
         while True:
             url = self._settings.urls[failures % len(self._settings.urls)]
             try:
-                async with self._connected(url) as link:
+                async with self._connect(url) as connection:
                     if failures:
                         log.info("the event broker is back")
-                    failures, said = 0, ""
-                    self._link = link
-                    self._there.set()
-                    while not link.closed.is_set():
+                    failures, logged = 0, ""
+                    self._connection = connection
+                    self._connected.set()
+                    while not connection.closed.is_set():
                         with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(link.closed.wait(), LOOK)
-                        if link.client.is_closed:
-                            link.close()
+                            await asyncio.wait_for(connection.closed.wait(), CLOSED_CHECK_INTERVAL)
+                        if connection.client.is_closed:
+                            connection.close()
                     log.warning("the event broker went away")
-            except Exception as error:  # if this ended, the broker would be away for the life of the process
+            except Exception as error:  # the end of this task would cut off the process for its whole life
                 reason = f"{_shown(urlsplit(url))}: {str(error) or type(error).__name__}"
-                if reason != said:
+                if reason != logged:
                     expected = isinstance(error, (nats.errors.Error, OSError, TimeoutError, StreamError))
                     log.warning("the event broker cannot be used: %s", reason, exc_info=not expected)
-                    said = reason
+                    logged = reason
             finally:
-                self._link = None
-                self._there.clear()
-            delay = min(FIRST * 2.0 ** min(failures, 16), LONGEST)
+                self._connection = None
+                self._connected.clear()
+            delay = min(MIN_RECONNECT_DELAY * 2.0 ** min(failures, 16), MAX_RECONNECT_DELAY)
             failures += 1
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
 
     @contextlib.asynccontextmanager
-    async def _connected(self, url: str) -> AsyncIterator[Link]:
+    async def _connect(self, url: str) -> AsyncIterator[NatsConnection]:
         client = Client()
-        link: Link | None = None
+        connection: NatsConnection | None = None
 
         async def closed() -> None:
-            if link is not None:
-                link.close()
+            if connection is not None:
+                connection.close()
 
         try:
-            async with asyncio.timeout(2 * CONNECT):
+            async with asyncio.timeout(2 * CONNECT_TIMEOUT):
                 await client.connect(**self._options(url), closed_cb=closed)
-                link = Link(client)
-                await link.open()
-                await streams.ensure(link.js, self._settings.retention)
+                connection = NatsConnection(client)
+                await connection.open()
+                await streams.ensure(connection.js, self._settings.retention)
             if client.is_closed:
-                link.close()
-            yield link
+                connection.close()
+            yield connection
         finally:
-            if link is not None:  # a client that is not connected has a transport at most, and fails to close
-                link.close()
-                with contextlib.suppress(TimeoutError):  # a TLS peer that says nothing any more is waited for, for ever
-                    async with asyncio.timeout(GOODBYE):
+            if connection is not None:  # a client that is not connected has a transport at most, and fails to close
+                connection.close()
+                with contextlib.suppress(TimeoutError):  # the client waits without limit for a silent TLS peer
+                    async with asyncio.timeout(CLOSE_TIMEOUT):
                         await client.close()
-            _let_go(client)
+            _release(client)
 
     def _options(self, url: str) -> dict[str, Any]:
         parts, settings = urlsplit(url), self._settings
         user = unquote(parts.username or "") or settings.user
         password = unquote(parts.password or "") or settings.password
-        proof: dict[str, Any] = {}
+        credentials: dict[str, Any] = {}
         if user and password:
-            proof = {"user": user, "password": password}
+            credentials = {"user": user, "password": password}
         elif user or settings.token:  # NATS: a URL with a user alone holds a token
-            proof = {"token": user or settings.token}
+            credentials = {"token": user or settings.token}
         elif settings.credentials:
-            proof = {"user_credentials": settings.credentials}
+            credentials = {"user_credentials": settings.credentials}
         elif settings.nkey:
-            proof = {"nkeys_seed": settings.nkey}
+            credentials = {"nkeys_seed": settings.nkey}
         if parts.scheme == "tls" or settings.ca or settings.certificate:
-            proof["tls"] = _tls(settings)
+            credentials["tls"] = _tls(settings)
         return {
             "servers": [_shown(parts)],
             "name": self._name,
             "allow_reconnect": False,
             "max_reconnect_attempts": 1,
             "reconnect_time_wait": 0.05,
-            "connect_timeout": CONNECT,
-            "ping_interval": HEARTBEAT,
+            "connect_timeout": CONNECT_TIMEOUT,
+            "ping_interval": PING_INTERVAL,
             "error_cb": _ignore,
-            **proof,
+            **credentials,
         }
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:
-    """Return how TLS is spoken.
+    """Return the TLS context.
 
     Raises:
-        OSError: A file cannot be read; the text names those that are (those of ``ssl`` do not).
+        OSError: A file cannot be read. The text names the files; the errors of ``ssl`` do not.
     """
     try:
         context = ssl.create_default_context(cafile=settings.ca or None)
@@ -301,9 +302,12 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-def _let_go(client: Client) -> None:
-    """Close what a client whose close failed leaves open, and hear why it failed; asyncio would complain of both."""
-    if client._transport is not None:  # noqa: SLF001 - there is no public way
+def _release(client: Client) -> None:
+    """Close the transport of a client whose close failed, and read the error of its task.
+
+    asyncio would warn of both otherwise.
+    """
+    if client._transport is not None:  # noqa: SLF001 - no public access
         client._transport.close()  # type: ignore[no-untyped-call]  # noqa: SLF001 - as above
     flusher = client._flusher_task  # noqa: SLF001 - as above
     if flusher is not None and flusher.done() and not flusher.cancelled():
@@ -311,7 +315,7 @@ def _let_go(client: Client) -> None:
 
 
 async def _ignore(_: Exception) -> None:
-    """What breaks a connection ends it, and is said there."""
+    """Ignore an error: one that breaks the connection ends it, and is logged there."""
 
 
 def _shown(parts: SplitResult) -> str:
@@ -324,7 +328,7 @@ def _stream(message: Outgoing) -> str:
 
 
 def _settle(done: asyncio.Future[None], error: StatusError | None) -> None:
-    if done.done():  # whoever waited has gone
+    if done.done():  # the publisher was cancelled
         return
     if error is None:
         done.set_result(None)

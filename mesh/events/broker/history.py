@@ -1,29 +1,36 @@
-"""Reads what a stream holds, without a consumer: JetStream's direct get in batches (NATS ADR-31).
+"""Reads of what a stream stores, without a consumer: JetStream's direct get in batches (NATS ADR-31), and single gets.
 
-The server looks for a subject or a time in its index, so what is asked for is all that is read. It has no way back from
-the end: ``latest`` looks at the end of the stream, then at four times as much before that, and so on.
+The server finds a subject or a time in its index, so only the requested messages are read. It cannot read backwards
+from the end, so ``latest`` reads the end of the stream, then four times as many sequences before that, and so on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from nats.js.errors import NotFoundError
+
 if TYPE_CHECKING:
-    from nats.aio.client import Client
     from nats.aio.msg import Msg
 
-__all__ = ["StreamMessage", "backwards", "latest", "read"]
+    from mesh.events.broker.nats_connection import NatsConnection
+
+__all__ = ["StreamMessage", "backwards", "delete", "get", "last_sequence", "last_stored", "latest", "read"]
 
 BATCH = 256
-FIRST = 256
-"""Sequences that are looked at first, from the end."""
+"""Messages of one request."""
+FIRST_SPAN = 256
+"""Sequences that ``backwards`` reads first, from the end."""
 GROWTH = 4
-TIMEOUT = 10.0
+"""Factor by which ``backwards`` reads more with each part."""
+RESPONSE_TIMEOUT = 10.0
+"""Seconds to wait for the end of a batch."""
 _SEQUENCE, _SUBJECT, _TIME = "Nats-Sequence", "Nats-Subject", "Nats-Time-Stamp"
 _ADDED = frozenset({_SEQUENCE, _SUBJECT, _TIME, "Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"})
 _END, _NOTHING = "204", "404"
@@ -31,15 +38,15 @@ _END, _NOTHING = "204", "404"
 
 @dataclass(frozen=True, slots=True)
 class StreamMessage:
-    """One message of a stream.
+    """One stored message of a stream.
 
     Attributes:
-        sequence: Its place.
-        subject: Where it was published.
+        sequence: Its sequence in the stream.
+        subject: The subject that it was published on.
         headers: Its headers.
         data: Its body.
-        time: When the stream took it.
-        left: Messages that come after it, of those that are read.
+        time: Time at which the stream stored it.
+        left: Messages after it, among those that are read.
     """
 
     sequence: int
@@ -47,11 +54,11 @@ class StreamMessage:
     headers: Mapping[str, str]
     data: bytes
     time: datetime
-    left: int
+    left: int = 0
 
 
 async def read(
-    client: Client,
+    connection: NatsConnection,
     stream: str,
     filter: str,  # noqa: A002 - JetStream's word
     *,
@@ -60,26 +67,26 @@ async def read(
     before: int | None = None,
     batch: int = BATCH,
 ) -> AsyncIterator[StreamMessage]:
-    """Yield the messages of a stream that match a subject, oldest first, and end when there are no more.
+    """Yield the messages of a stream that match a subject, oldest first, and end after the last one.
 
     Args:
-        client: The connection.
+        connection: The connection.
         stream: The stream.
         filter: The subject, with wildcards.
         after: Begin after this sequence.
         since: Begin at this time instead.
         before: End before this sequence.
-        batch: How many messages one question asks for.
+        batch: Messages of one request.
 
     Raises:
         nats.errors.Error: The broker is away.
-        TimeoutError: It does not answer.
+        TimeoutError: The broker does not respond.
     """
     first: dict[str, Any] = {"seq": after + 1}
     if since is not None:
         first = {"start_time": since.astimezone(UTC).isoformat().replace("+00:00", "Z")}
     while True:
-        found, more = await _batch(client, stream, {**first, "next_by_subj": filter, "batch": batch})
+        found, more = await _batch(connection, stream, {**first, "next_by_subj": filter, "batch": batch})
         for one in found:
             if before is not None and one.sequence >= before:
                 return
@@ -90,7 +97,7 @@ async def read(
 
 
 async def backwards(
-    client: Client,
+    connection: NatsConnection,
     stream: str,
     filter: str,  # noqa: A002 - as above
     *,
@@ -100,30 +107,30 @@ async def backwards(
     """Yield the messages that match a subject in parts, the newest part first; each part is oldest first.
 
     Args:
-        client: The connection.
+        connection: The connection.
         stream: The stream.
         filter: The subject, with wildcards.
         last: The last sequence of the stream.
-        since: What is older is left out.
+        since: Older messages are left out.
 
     Raises:
         nats.errors.Error: The broker is away.
-        TimeoutError: It does not answer.
+        TimeoutError: The broker does not respond.
     """
-    floor, before, span = 0, last + 1, FIRST
-    async for oldest in read(client, stream, filter, since=since, batch=1):
+    floor, before, span = 0, last + 1, FIRST_SPAN
+    async for oldest in read(connection, stream, filter, since=since, batch=1):
         floor = oldest.sequence
         break
     while floor and before > floor:
         after = max(floor, before - span) - 1
-        # No larger question than what is looked for: its answer would come all the same.
+        # A request for more than the part holds would also send the messages behind it.
         size = min(BATCH, before - after - 1)
-        yield [one async for one in read(client, stream, filter, after=after, before=before, batch=size)]
+        yield [one async for one in read(connection, stream, filter, after=after, before=before, batch=size)]
         before, span = after + 1, span * GROWTH
 
 
 async def latest(
-    client: Client,
+    connection: NatsConnection,
     stream: str,
     filter: str,  # noqa: A002 - as above
     number: int,
@@ -133,20 +140,76 @@ async def latest(
 ) -> list[StreamMessage]:
     """Return the last ``number`` messages that match a subject, oldest first (see ``backwards``)."""
     found: list[StreamMessage] = []
-    async for part in backwards(client, stream, filter, last=last, since=since):
+    async for part in backwards(connection, stream, filter, last=last, since=since):
         found = part[-(number - len(found)) :] + found
         if len(found) >= number:
             break
     return found
 
 
-async def _batch(client: Client, stream: str, question: Mapping[str, Any]) -> tuple[list[StreamMessage], bool]:
+async def last_stored(connection: NatsConnection, stream: str, subject: str) -> StreamMessage | None:
+    """Return the last message of one subject, or None.
+
+    The stream's leader responds (direct gets may come from a server of the cluster that is behind).
+
+    Raises:
+        nats.errors.Error: The broker is away.
+    """
+    response = await connection.request(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+    found = response.get("message")
+    if found is None:
+        return None
+    lines = base64.b64decode(found.get("hdrs", "")).decode().split("\r\n")[1:]
+    headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
+    data = base64.b64decode(found.get("data", ""))
+    return StreamMessage(found["seq"], subject, headers, data, datetime.fromisoformat(found["time"]))
+
+
+async def get(connection: NatsConnection, stream: str, sequence: int) -> StreamMessage | None:
+    """Return the message with a sequence, or None if the stream does not hold it.
+
+    Raises:
+        nats.errors.Error: The broker is away.
+        nats.js.errors.Error: The broker refuses.
+    """
+    try:
+        found = await connection.js.get_msg(stream, sequence)
+    except NotFoundError:
+        return None
+    time = found.time or datetime.fromtimestamp(0, UTC)
+    return StreamMessage(sequence, found.subject or "", found.headers or {}, found.data or b"", time)
+
+
+async def last_sequence(connection: NatsConnection, stream: str) -> int:
+    """Return the last sequence of a stream; 0 if it never held a message.
+
+    Raises:
+        nats.errors.Error: The broker is away.
+        nats.js.errors.Error: The broker refuses.
+    """
+    return int((await connection.js.stream_info(stream)).state.last_seq)
+
+
+async def delete(connection: NatsConnection, stream: str, sequence: int) -> None:
+    """Delete one message from a stream and erase its data.
+
+    Raises:
+        nats.errors.Error: The broker is away.
+        nats.js.errors.Error: The broker refuses, as when the stream does not hold it.
+    """
+    await connection.js.delete_msg(stream, sequence)
+
+
+async def _batch(
+    connection: NatsConnection, stream: str, request: Mapping[str, Any]
+) -> tuple[list[StreamMessage], bool]:
     """Return the messages of one batch, and whether more follow."""
+    client = connection.client
     inbox = client.new_inbox()
     done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     found: list[StreamMessage] = []
 
-    async def take(message: Msg) -> None:
+    async def receive(message: Msg) -> None:
         headers = message.headers or {}
         if _SEQUENCE in headers:
             found.append(_stored(message, headers))
@@ -157,10 +220,10 @@ async def _batch(client: Client, stream: str, question: Mapping[str, Any]) -> tu
             else:
                 done.set_exception(TimeoutError(f"{stream}: {status} {headers.get('Description', '')}"))
 
-    subscription = await client.subscribe(inbox, cb=take)
+    subscription = await client.subscribe(inbox, cb=receive)
     try:
-        await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(question).encode(), reply=inbox)
-        async with asyncio.timeout(TIMEOUT):
+        await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
+        async with asyncio.timeout(RESPONSE_TIMEOUT):
             return found, await done
     finally:
         await subscription.unsubscribe()

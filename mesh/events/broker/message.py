@@ -1,7 +1,7 @@
-"""One delivery of JetStream as plain values: what its headers and its reply subject say.
+"""Delivered message of JetStream as plain values, read from its headers and its reply subject.
 
 The reply subject is ``$JS.ACK.[domain.account.]stream.consumer.deliveries.sequence.delivery.time.pending[.token]``
-(ADR-15 of NATS); answering there acknowledges.
+(ADR-15 of NATS). A message published on it acknowledges the delivery.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
-__all__ = ["ACK", "NAK", "PROGRESS", "Message", "own_headers", "read"]
+__all__ = ["ACK", "IN_PROGRESS", "NAK", "Message", "own_headers", "read"]
 
-ACK, NAK, PROGRESS = b"+ACK", b"-NAK", b"+WPI"
-"""Answers: done; deliver again now; still at it."""
+ACK, NAK, IN_PROGRESS = b"+ACK", b"-NAK", b"+WPI"
+"""Acknowledgements: processed; redeliver now; still in progress, which restarts the ack wait."""
 PIN = "Nats-Pin-Id"
-_BROKERS = "nats-"
+_BROKER_PREFIX = "nats-"
 _SHORT = 9
 
 
 @dataclass(slots=True)
 class Message:
-    """One delivery.
+    """One delivery of a message.
 
     Attributes:
-        subject: Where it was published.
+        subject: The subject that it was published on.
         headers: Its headers.
         data: Its body.
-        reply: Where to answer.
-        sequence: Its place in the stream.
-        deliveries: How often it was delivered, this time included.
-        time: When the stream took it, seconds since the epoch.
-        pending: Messages of the consumer that come after it.
-        pin: The id of the pin that it was sent under.
+        reply: The subject that acknowledges it.
+        sequence: Its sequence in the stream.
+        deliveries: Number of its deliveries, this one included.
+        time: Time at which the stream stored it, seconds since the epoch.
+        pending: Messages of the consumer after this one.
+        pin: Id of the pin that it was sent under.
     """
 
     subject: str
@@ -50,7 +50,7 @@ class Message:
 
 
 def read(found: Msg) -> Message:
-    """Return a delivery's values."""
+    """Return the values of a delivery."""
     parts = found.reply.split(".")
     deliveries, sequence, _, time, pending = parts[4:9] if len(parts) == _SHORT else parts[6:11]
     headers = found.headers or {}
@@ -68,9 +68,9 @@ def read(found: Msg) -> Message:
 
 
 def own_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that are an event's own: all but those between publisher and broker (``Nats-…``).
+    """Return an event's own headers: all but those between publisher and broker (``Nats-…``).
 
-    JetStream keeps those of ids, batches, schedules and ages with the message. Stored once more with them, it would be
-    refused, or taken for a part of a batch that never ends.
+    JetStream stores the headers of ids, batches, schedules and ages with the message. A message that is stored a second
+    time with them would be refused, or taken for a part of a batch that never ends.
     """
-    return {name: value for name, value in headers.items() if not name.lower().startswith(_BROKERS)}
+    return {name: value for name, value in headers.items() if not name.lower().startswith(_BROKER_PREFIX)}

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mesh.events.changes import postgresql_triggers, sqlite_triggers
-from mesh.events.changes.table import ChangeError
+from mesh.events.changes.captured_table import ChangeError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from mesh.events.broker.connection import Outgoing
+from mesh.events.broker.nats_connection import Outgoing
 from mesh.events.cloudevents import Event
 from mesh.events.publish.relay import as_stored
 from mesh.events.subjects import change_subject, unescape

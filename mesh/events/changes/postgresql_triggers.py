@@ -18,7 +18,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mesh.events.changes.table import ChangeError, Column, Form, Table, literal, name
+from mesh.events.changes.captured_table import ChangeError, Column, Form, Table, literal, name
 from mesh.events.subjects import CHANGES, escape
 
 if TYPE_CHECKING:

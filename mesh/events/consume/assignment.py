@@ -1,8 +1,8 @@
-"""Which replica should have which partition: all of them, by the same arithmetic, from who was heard of lately. Pure.
+"""Partition assignment: rendezvous hashing over the live replicas. Pure.
 
-Rendezvous hashing: each partition goes to the replica that scores highest for it, so partitions spread evenly and a
-replica that comes or goes moves only its own share. Two replicas that disagree for a moment do no harm: the broker pins
-a partition to one of them.
+Each partition goes to the replica that scores highest for it. So partitions spread evenly, a replica that starts or
+stops moves only its own share, and every replica computes the same result without a coordinator. Two replicas that
+disagree for a moment do no harm: the broker pins a partition to one of them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-__all__ = ["EVERY", "FORGOTTEN", "Members", "owner"]
+__all__ = ["HEARTBEAT_INTERVAL", "HEARTBEAT_TIMEOUT", "LiveReplicas", "owner"]
 
-EVERY = 1.0
-"""Seconds between two signs of life."""
-FORGOTTEN = 3.5
-"""Seconds of silence after which a replica counts as gone."""
+HEARTBEAT_INTERVAL = 1.0
+"""Seconds between two heartbeats."""
+HEARTBEAT_TIMEOUT = 3.5
+"""Seconds without a heartbeat after which a replica counts as gone."""
 
 
 def owner(partition: str, replicas: list[str]) -> str:
@@ -24,28 +24,28 @@ def owner(partition: str, replicas: list[str]) -> str:
 
 
 @dataclass(slots=True)
-class Members:
-    """The replicas of a service that were heard of lately.
+class LiveReplicas:
+    """Replicas of a service with a recent heartbeat.
 
     Attributes:
-        name: This one, which is always among them.
+        name: This replica, which is always live.
     """
 
     name: str
-    _heard: dict[str, float] = field(default_factory=dict)
+    _seen: dict[str, float] = field(default_factory=dict)
 
-    def heard(self, name: str, now: float) -> bool:
-        """Note a sign of life; True if the replica is new."""
-        new = name != self.name and name not in self._heard
+    def heartbeat(self, name: str, now: float) -> bool:
+        """Note a heartbeat; return whether the replica is new."""
+        new = name != self.name and name not in self._seen
         if name != self.name:
-            self._heard[name] = now
+            self._seen[name] = now
         return new
 
     def left(self, name: str) -> None:
-        """Note that a replica has said goodbye."""
-        self._heard.pop(name, None)
+        """Remove a replica that shuts down."""
+        self._seen.pop(name, None)
 
-    def here(self, now: float) -> list[str]:
-        """Return the replicas, this one included; the silent are forgotten. ``now`` is of a monotonic clock."""
-        self._heard = {name: at for name, at in self._heard.items() if now - at < FORGOTTEN}
-        return [self.name, *self._heard]
+    def live(self, now: float) -> list[str]:
+        """Return the live replicas, this one included; forget the others. ``now`` is of a monotonic clock."""
+        self._seen = {name: at for name, at in self._seen.items() if now - at < HEARTBEAT_TIMEOUT}
+        return [self.name, *self._seen]

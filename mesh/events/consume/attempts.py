@@ -1,74 +1,76 @@
-"""What is known of an event that did not end well the first time, for the processes that get it after this one.
+"""Attempt records: counts of unsuccessful deliveries of an event, kept for the processes that get the event later.
 
-The broker counts deliveries, and those are no tries: what was only given back, because a replica stopped or a partition
-was handed over, has been delivered too. So tries are counted by who makes them, and written into the stream ``TRIES``,
-where each event of each consumer has one record:
+The broker counts deliveries, and those are not attempts: an event that was only returned, because a replica shut down
+or a partition was handed over, was delivered too. So the process that makes an attempt counts it. The stream ``TRIES``
+has one record for each event of each consumer. It is written
 
-- when a try has failed: how many have;
-- before the call of an event that was delivered before, since its process may have ended because of it: that it was
-  begun. When its end is seen, or it is given back, that is taken back. What stays are calls whose end nobody saw.
+- after a failed attempt, with the number of failed attempts;
+- before the call of an event that was delivered before, because its process may have ended because of the event: with
+  one more unfinished call. When the call ends, or the event is returned, this is undone. The remaining number counts
+  calls whose end nobody saw.
 
-The first call of an event, and one that ends well, cost nothing. Records are not removed: they are kept for a day, and
-what comes again later than that begins anew.
+The first call of an event, and a call that succeeds, cost no record. Records are not removed. They are kept for a day,
+and an event that is redelivered later than that starts from zero.
 """
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import orjson
 
 from mesh.events import subjects
-from mesh.events.broker import streams
-from mesh.events.broker.connection import Outgoing
-from mesh.events.consume.consumers import request
+from mesh.events.broker import history, streams
+from mesh.events.broker.nats_connection import Outgoing
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client
-
     from mesh.events.broker.message import Message
+    from mesh.events.broker.nats_connection import NatsConnection
     from mesh.events.consume.consumers import Consumer
 
-__all__ = ["Record", "outgoing", "read"]
+__all__ = ["AttemptRecord", "outgoing", "read"]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """What earlier deliveries of an event came to.
+class AttemptRecord:
+    """Counts of the earlier deliveries of an event.
 
     Attributes:
-        tries: Calls that failed.
+        attempts: Calls that failed.
         losses: Calls that were lost with a worker which another call may have ended.
-        begun: Calls that were begun and that nobody saw the end of.
+        unfinished: Calls that were started and whose end nobody saw.
     """
 
-    tries: int = 0
+    attempts: int = 0
     losses: int = 0
-    begun: int = 0
+    unfinished: int = 0
 
 
-def outgoing(consumer: Consumer, message: Message, record: Record) -> Outgoing:
-    """Return the message that keeps a record; it takes the place of the one before."""
-    told = {"time": message.time, "tries": record.tries, "losses": record.losses, "begun": record.begun}
-    return Outgoing(_subject(consumer, message), {}, orjson.dumps(told))
+def outgoing(consumer: Consumer, message: Message, record: AttemptRecord) -> Outgoing:
+    """Return the message that stores a record; it replaces the record before."""
+    values = {
+        "time": message.time,
+        "tries": record.attempts,
+        "losses": record.losses,
+        "begun": record.unfinished,
+    }
+    return Outgoing(_subject(consumer, message), {}, orjson.dumps(values))
 
 
-async def read(client: Client, consumer: Consumer, message: Message) -> Record:
+async def read(connection: NatsConnection, consumer: Consumer, message: Message) -> AttemptRecord:
     """Return the record of an event; one of zeros if there is none.
 
     Raises:
         nats.errors.Error: The broker is away.
     """
-    answer = await request(client, f"STREAM.MSG.GET.{streams.TRIES}", {"last_by_subj": _subject(consumer, message)})
-    found = answer.get("message")
+    found = await history.last_stored(connection, streams.TRIES, _subject(consumer, message))
     if found is None:
-        return Record()
-    told = orjson.loads(base64.b64decode(found["data"]))
-    if told["time"] != message.time:  # of another event that had its place in a stream that is gone
-        return Record()
-    return Record(told["tries"], told["losses"], told["begun"])
+        return AttemptRecord()
+    values = orjson.loads(found.data)
+    if values["time"] != message.time:  # of another event with this sequence, in a stream that is gone
+        return AttemptRecord()
+    return AttemptRecord(values["tries"], values["losses"], values["begun"])
 
 
 def _subject(consumer: Consumer, message: Message) -> str:

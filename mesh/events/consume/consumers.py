@@ -1,20 +1,20 @@
-"""What is consumed: the triggers of a service's methods → durable consumers on the broker.
+"""Durable consumers of JetStream: one for each partition of each trigger of a service's methods.
 
-One consumer reads one partition of one trigger. Its name says which, so every replica means the same one, and a method
-that keeps its name keeps its place. A new one begins with the oldest event that the stream still holds: what was
-published before its first start is delivered too.
+The name of a consumer says which partition of which trigger it reads. So every replica means the same consumer, and a
+method that keeps its name keeps its position in the stream. A new consumer begins with the oldest event that the stream
+holds: events that were published before its first start are delivered too.
 
-One that nobody reads any more, because its trigger is declared no more or its service is gone, is removed by the broker
-itself when it has been idle for as long as events are kept. Nothing is lost or done twice by that, and no replica has
-to know of the others: all that the stream holds then has come since, so if the trigger comes back it begins where it
-would have gone on. Consumers of ticks stay: the last tick is kept for ever, and would come again.
+A consumer is no longer read when its trigger is no longer declared or its service is gone. The broker removes it when
+it has been idle for as long as events are kept. No event is lost or delivered twice by that, and no replica has to know
+of the others: every event that the stream then holds is newer. If the trigger comes back, its new consumer begins where
+the old one would have continued. Consumers of ticks are never removed: the last tick is kept for ever, and a new
+consumer would deliver it again.
 
-Names, subjects and settings are of JetStream's API: https://docs.nats.io/nats-concepts/jetstream/consumers
+Names, subjects and settings are those of JetStream's API: https://docs.nats.io/nats-concepts/jetstream/consumers
 """
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,48 +25,50 @@ from mesh.events import subjects
 from mesh.events.broker import streams
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client
-
     from mesh.contract.model import GrpcService, Method, Trigger
+    from mesh.events.broker.nats_connection import NatsConnection
+
 
 __all__ = [
-    "ACK_WAIT",
-    "GROUP",
-    "PINNED",
+    "ACK_WAIT_SECONDS",
+    "MAX_ACK_PENDING",
+    "PIN_TIMEOUT",
+    "PRIORITY_GROUP",
     "Consumer",
     "ConsumerError",
     "consumers_of",
     "ensure",
     "redo_subject",
-    "request",
     "tick_subject",
 ]
 
-GROUP = "one"
+PRIORITY_GROUP = "one"
 """The priority group: within it the broker pins the consumer to one client."""
-PINNED = 5.0
-"""Seconds without a pull after which the broker takes the pin from a client."""
-ACK_WAIT = 8.0
-"""Seconds without a sign after which an event is delivered again. It is how long a key waits after a crash."""
-PENDING = 512
-"""Events of one partition that a replica holds at most. An event that fails for long holds those of its key here."""
-API_TIMEOUT = 5.0
+PIN_TIMEOUT = 5.0
+"""Seconds without a pull after which the broker unpins a client."""
+ACK_WAIT_SECONDS = 8.0
+"""Seconds without an acknowledgement or a progress signal after which an event is redelivered. After a crash a key
+waits
+this long."""
+MAX_ACK_PENDING = 512
+"""Maximum events of one partition that a replica holds. They include events that wait behind a failing one."""
 
 
 class ConsumerError(Exception):
-    """The broker refuses a consumer; the text says which one and why."""
+    """The broker refuses a consumer; the text names it and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """One consumer.
+    """One durable consumer.
 
     Attributes:
         name: Its durable name.
         stream: The stream that it reads.
-        filters: The subjects of the stream that it reads: the trigger's own, and what is sent to this method once more.
+        filters: The two subjects that it reads: the trigger's own, and that of redriven and replayed events of the
+            method.
         method: The method that is called.
-        trigger: Why.
+        trigger: The trigger.
     """
 
     name: str
@@ -77,7 +79,7 @@ class Consumer:
 
     @property
     def group(self) -> str:
-        """What its method calls the trigger, over all partitions: the consumer of the inbox and of metrics."""
+        """The method, ``package.Service/Method``: the name of all its partitions in the inbox and in metrics."""
         return self.method.path.lstrip("/")
 
     @property
@@ -95,32 +97,32 @@ class Consumer:
             case _:
                 assert_never(trigger)
 
-    def passing(self, subject: str) -> bool:
-        """Whether a message is of no use once it is done, and its stream would keep it for ever.
+    def is_temporary(self, subject: str) -> bool:
+        """Whether a message is deleted after its acknowledgement, because its stream would keep it for ever.
 
-        That is a tick that was sent once more. A schedule's own ticks replace each other, and the last one says when
-        the schedule fired; events and changes have an age.
+        This holds for redriven ticks. The ticks of a schedule replace each other, and the last one records when the
+        schedule fired. Events and changes expire by age.
         """
         return not self.ordered and subject != self.filters[0]
 
     def config(self, kept: float = 0.0) -> dict[str, Any]:
-        """Return what it should be on the broker; ``kept``: seconds that the stream keeps events, 0: for ever."""
-        forgotten = kept and self.ordered
+        """Return its settings on the broker; ``kept``: seconds that the stream keeps events, 0: without limit."""
+        expires = kept and self.ordered
         return {
-            **({"inactive_threshold": int(kept * 1e9)} if forgotten else {}),
+            **({"inactive_threshold": int(kept * 1e9)} if expires else {}),
             "name": self.name,
             "durable_name": self.name,
             "deliver_policy": "all",
             "ack_policy": "explicit",
-            "ack_wait": int(ACK_WAIT * 1e9),
-            "max_deliver": -1,  # when it is enough is decided here, with the error at hand
-            "max_ack_pending": PENDING,
+            "ack_wait": int(ACK_WAIT_SECONDS * 1e9),
+            "max_deliver": -1,  # ``mesh.events.consume.outcome`` decides, knowing the error
+            "max_ack_pending": MAX_ACK_PENDING,
             "max_waiting": 512,
             "filter_subjects": list(self.filters),
             "replay_policy": "instant",
             "priority_policy": "pinned_client",
-            "priority_groups": [GROUP],
-            "priority_timeout": int(PINNED * 1e9),
+            "priority_groups": [PRIORITY_GROUP],
+            "priority_timeout": int(PIN_TIMEOUT * 1e9),
         }
 
 
@@ -152,59 +154,47 @@ def _of(method: Method) -> Iterator[Consumer]:
 
 
 def tick_subject(method: Method, index: int) -> str:
-    """Return where the ticks of a method's schedule go; ``index`` is the trigger's place among the method's."""
+    """Return the subject of a schedule's ticks; ``index`` is the index of the trigger in the method."""
     base = subjects.tick_subject(method.service, method.name)
     return f"{base}.{index}" if index else base
 
 
 def redo_subject(first: str, method: Method, index: int, part: int, key: str) -> str:
-    """Return where an event goes that shall be delivered to one method once more, in order with what is new.
+    """Return the subject of redriven and replayed events of one method, in order with new events of the key.
 
     Args:
         first: The first token of the stream: ``events``, ``changes`` or ``ticks``.
         method: The method.
-        index: The trigger's place among the method's.
+        index: The index of the trigger in the method.
         part: The partition of the key.
         key: The key as a token, or ``*``.
     """
     return f"{first}.redo.{subjects.token_of(method.service)}.{method.name}.{index}.{part}.{key}"
 
 
-async def request(client: Client, subject: str, body: Any = None) -> dict[str, Any]:
-    """Ask JetStream's API.
+async def ensure(connection: NatsConnection, consumer: Consumer, kept: float = 0.0) -> str:
+    """Make the consumer, or update its settings; any number of replicas may do it concurrently.
 
-    Raises:
-        nats.errors.Error: The broker is away, or does not answer in time.
-    """
-    data = b"" if body is None else json.dumps(body).encode()
-    reply = await client.request(f"$JS.API.{subject}", data, timeout=API_TIMEOUT)
-    answer: dict[str, Any] = json.loads(reply.data)
-    return answer
-
-
-async def ensure(client: Client, consumer: Consumer, kept: float = 0.0) -> str:
-    """Make the consumer, or bring it to what it should be; any number of replicas may do it at once.
-
-    Returns when it was made, by which it can be told from one of the same name that was there before.
+    Returns the time at which it was made, which tells it from an earlier consumer of the same name.
 
     Args:
-        client: The connection.
+        connection: The connection.
         consumer: The consumer.
-        kept: Seconds that its stream keeps events; 0: for ever.
+        kept: Seconds that its stream keeps events; 0: without limit.
 
     Raises:
-        ConsumerError: The broker refuses it; with its reason.
+        ConsumerError: The broker refuses it; the text has its reason.
         nats.errors.Error: The broker is away.
     """
     wanted = consumer.config(kept)
-    # Asking is cheap; to make what is there already has taken a busy server seconds.
-    found = await request(client, f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+    # Reading is cheap; making a consumer that exists already has taken a busy server seconds.
+    found = await connection.request(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
     if all(found.get("config", {}).get(name) == value for name, value in wanted.items()):
         return str(found["created"])
     subject = f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}"
     body = {"stream_name": consumer.stream, "config": wanted, "action": ""}
-    answer = await request(client, subject, body)
-    error = answer.get("error")
+    response = await connection.request(subject, body)
+    error = response.get("error")
     if error is not None:
         raise ConsumerError(f"consumer {consumer.name} of {consumer.stream}: {error.get('description', error)}")
-    return str(answer["created"])
+    return str(response["created"])

@@ -1,7 +1,7 @@
-"""Dead letters: what was delivered and will not be tried again by itself, kept whole, with the reason beside it. Pure.
+"""Dead letters: events that are not retried by themselves, stored unchanged with the reason in headers. Pure.
 
-A dead letter is the original message on ``dead.<service>.<Method>`` with headers of ours added, so it can be read,
-delivered once more or thrown away.
+A dead letter is the original message on ``dead.<service>.<Method>`` with the mesh's headers added, so it can be read,
+redriven or discarded.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from datetime import UTC, datetime
 
 from mesh.events.broker.message import own_headers
 
-__all__ = ["LEFT_OUT", "Letter", "letter_headers", "original_headers", "read_letter"]
+__all__ = ["LEFT_OUT", "DeadLetter", "dead_letter_headers", "original_headers", "read_dead_letter"]
 
 PREFIX = "mesh-dead-"
 LEFT_OUT = "mesh-dead-left-out"
-"""Header of a letter without its event, which with our headers would be larger than the broker takes."""
+"""Header of a dead letter without its event, which would be too large for the broker with the added headers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """Why an event is dead.
+class DeadLetter:
+    """Reason and origin of a dead letter.
 
     Attributes:
-        reason: Why it is not tried again.
-        code: The code that the last try ended with, or "" if the function was not called.
-        error: Its text.
-        tries: How often the function was called.
-        trace: The trace of the last try, or "".
-        consumer: The consumer that it was delivered by.
-        method: The path of the method.
-        subject: Where the event was published.
+        reason: The reason for giving up.
+        code: The code of the last attempt, or "" if the function was not called.
+        error: The text of its error.
+        attempts: Number of attempts.
+        trace: The trace id of the last attempt, or "".
+        consumer: Name of the consumer that delivered the event.
+        method: Path of the method.
+        subject: The subject that the event was published on.
         stream: The stream that held it.
-        sequence: Its place there.
-        time: When it died.
+        sequence: Its sequence there.
+        time: Time at which it became a dead letter.
     """
 
     reason: str
     code: str
     error: str
-    tries: int
+    attempts: int
     trace: str
     consumer: str
     method: str
@@ -50,14 +50,14 @@ class Letter:
     time: datetime
 
 
-def letter_headers(letter: Letter, original: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of the dead letter: the event's own, and ours. The same event dies once for a consumer."""
+def dead_letter_headers(letter: DeadLetter, original: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a dead letter: the event's own, and those with the reason."""
     headers = own_headers(original)
-    told = {
+    values = {
         "reason": letter.reason,
         "code": letter.code,
         "error": letter.error,
-        "tries": str(letter.tries),
+        "tries": str(letter.attempts),
         "trace": letter.trace,
         "consumer": letter.consumer,
         "method": letter.method,
@@ -66,34 +66,34 @@ def letter_headers(letter: Letter, original: Mapping[str, str]) -> dict[str, str
         "sequence": str(letter.sequence),
         "time": letter.time.astimezone(UTC).isoformat(timespec="milliseconds"),
     }
-    headers.update({f"{PREFIX}{name}": _one_line(value) for name, value in told.items() if value})
+    headers.update({f"{PREFIX}{name}": _one_line(value) for name, value in values.items() if value})
     return headers
 
 
-def read_letter(headers: Mapping[str, str]) -> Letter:
-    """Return what the headers of a dead letter say; what is missing is empty."""
-    told = {name.lower().removeprefix(PREFIX): value for name, value in headers.items()}
-    time = told.get("time")
-    return Letter(
-        reason=told.get("reason", ""),
-        code=told.get("code", ""),
-        error=told.get("error", ""),
-        tries=int(told.get("tries", "0")),
-        trace=told.get("trace", ""),
-        consumer=told.get("consumer", ""),
-        method=told.get("method", ""),
-        subject=told.get("subject", ""),
-        stream=told.get("stream", ""),
-        sequence=int(told.get("sequence", "0")),
+def read_dead_letter(headers: Mapping[str, str]) -> DeadLetter:
+    """Return the values in the headers of a dead letter; a missing value is empty."""
+    values = {name.lower().removeprefix(PREFIX): value for name, value in headers.items()}
+    time = values.get("time")
+    return DeadLetter(
+        reason=values.get("reason", ""),
+        code=values.get("code", ""),
+        error=values.get("error", ""),
+        attempts=int(values.get("tries", "0")),
+        trace=values.get("trace", ""),
+        consumer=values.get("consumer", ""),
+        method=values.get("method", ""),
+        subject=values.get("subject", ""),
+        stream=values.get("stream", ""),
+        sequence=int(values.get("sequence", "0")),
         time=datetime.fromisoformat(time) if time else datetime.fromtimestamp(0, UTC),
     )
 
 
 def original_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the event's own headers, of those of a dead letter."""
+    """Return the event's own headers among those of a dead letter."""
     return {name: value for name, value in own_headers(headers).items() if not name.lower().startswith(PREFIX)}
 
 
 def _one_line(text: str) -> str:
-    """Return a text as a header's value can hold it."""
+    """Return a text as one line of at most 1,000 characters, as a header's value can hold it."""
     return " ".join(text.split())[:1000]

@@ -1,8 +1,8 @@
-"""A delivery as a call: the sidecar's own chain answers it like any other.
+"""Delivery as a call: the sidecar's layers and the function handle it like any other call.
 
-What is different is where it comes from. Nobody calls over the network, so there is nobody to authenticate: that the
-contract declares the trigger is the permission. The trace is a new one, *linked* to the span that published the event:
-a delivery may come hours later, and ten functions may be called for one event.
+A delivery differs in its origin. No caller sends it over the network, so nobody is authenticated: the trigger that the
+contract declares is the permission. The trace is a new one, *linked* to the span that published the event: a delivery
+may come hours later, and ten functions may be called for one event.
 
 Attributes of spans: OpenTelemetry semantic conventions for messaging.
 """
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from mesh.contract.model import Method
     from mesh.events.cloudevents import Event
 
-__all__ = ["AlreadyDoneError", "Arrival", "Delivered", "linked", "once"]
+__all__ = ["AlreadyProcessedError", "Delivered", "DeliveryCall", "linked", "once"]
 
 
-class AlreadyDoneError(Exception):
-    """The event has had its effect; nothing of this delivery may be written (``mesh.events.consume.inbox``)."""
+class AlreadyProcessedError(Exception):
+    """The event was processed before; this delivery must not write anything (``mesh.events.consume.inbox``)."""
 
 
 @dataclass(slots=True, eq=False)
 class Delivered:
-    """What of a delivery goes where its function runs, in the sidecar's process or in a worker: ``Call.delivery``.
+    """Data of a delivery in the process that runs the function, the sidecar or a worker: ``Call.delivery``.
 
     Attributes:
-        consumer: What the event must have its effect once for: the method, ``package.Service/Method``.
+        consumer: The method, ``package.Service/Method``; the event has its effect once for each consumer.
         event: The event's id.
-        hops: Deliveries in a row that led to the event.
+        hops: Consecutive deliveries that led to the event.
         wrote: The function has a transaction that writes, or has committed one.
     """
 
@@ -48,26 +48,42 @@ class Delivered:
     wrote: bool = False
 
 
-class Arrival(Call):
+class DeliveryCall(Call):
     """One delivery of one event.
 
     Attributes:
         event: The event.
-        delivery: What its function's side knows of it.
-        tries: Which try it is, from 1.
-        known: What the try before ended with, if its traceback is in the log; else "".
-        failure: The same of this one.
-        trace: The trace id of the call, 32 hexadecimal digits, once it has begun; else "".
-        began: The function was called.
-        beside: The worker that ran the function ended, and another call there may be why.
+        delivery: The data that the function's process gets.
+        attempt: Number of the attempt, from 1.
+        logged_failure: Failure of the attempt before, if its traceback is in the log; else "".
+        failure: Failure of this attempt; else "".
+        trace: The trace id of the call, 32 hexadecimal digits, once it has started; else "".
+        started: The function was called.
+        worker_lost_with_others: The worker that ran the function ended, and another call there may be the cause.
     """
 
-    __slots__ = ("_data", "began", "beside", "delivery", "event", "failure", "known", "trace", "tries")
+    __slots__ = (
+        "_data",
+        "attempt",
+        "delivery",
+        "event",
+        "failure",
+        "logged_failure",
+        "started",
+        "trace",
+        "worker_lost_with_others",
+    )
 
     def __init__(
-        self, method: Method, event: Event, consumer: str, tries: int, deadline: float | None, known: str = ""
+        self,
+        method: Method,
+        event: Event,
+        consumer: str,
+        attempt: int,
+        deadline: float | None,
+        logged_failure: str = "",
     ) -> None:
-        told = {
+        values = {
             "ce-id": event.id,
             "ce-source": event.source,
             "ce-type": event.type,
@@ -75,16 +91,16 @@ class Arrival(Call):
             "ce-subject": event.key,
             "mesh-hops": str(event.hops),
         }
-        pairs = [(name.encode(), value.encode()) for name, value in told.items() if value]
+        pairs = [(name.encode(), value.encode()) for name, value in values.items() if value]
         super().__init__(method, Metadata.from_wire(pairs), deadline)
         self.event = event
         self.delivery = Delivered(consumer, event.id, event.hops)
-        self.tries = tries
-        self.known = known
+        self.attempt = attempt
+        self.logged_failure = logged_failure
         self.failure = ""
         self.trace = ""
-        self.began = False
-        self.beside = False
+        self.started = False
+        self.worker_lost_with_others = False
         self._data: bytes | None = event.data
 
     async def receive(self) -> bytes | None:
@@ -93,36 +109,37 @@ class Arrival(Call):
         return data
 
     async def send(self, message: bytes) -> None:
-        """Take the answer, which nobody waits for."""
+        """Drop the response: nobody waits for it."""
 
     async def send_headers(self) -> None:
-        """Take the headers, which nobody waits for.
+        """Refuse to send headers.
 
         Raises:
-            Unimplemented: Always: only a method that streams its answer sends them early, and such have no triggers.
+            Unimplemented: Always. Only a method that streams its response sends headers early, and such methods have no
+                triggers.
         """
-        raise Unimplemented("a delivery has no one to send headers to")
+        raise Unimplemented("a delivery has no client to send headers to")
 
 
 async def linked(call: Call, next: Handler) -> None:
-    """The layer that says in the trace of a delivery which event it is of, and links it to its publisher."""
-    assert isinstance(call, Arrival)  # noqa: S101 - only deliveries come this way
+    """Layer that puts the event into the span of a delivery, and links the span to that of the publisher."""
+    assert isinstance(call, DeliveryCall)  # noqa: S101 - only deliveries pass this layer
     span = trace.get_current_span()
     context = span.get_span_context()
     if context.is_valid:
         call.trace = f"{context.trace_id:032x}"
     if span.is_recording():
         event = call.event
-        told: dict[str, str | int] = {
+        attributes: dict[str, str | int] = {
             "messaging.system": "nats",
             "messaging.operation.type": "process",
             "messaging.message.id": event.id,
             "messaging.destination.name": event.type,
             "messaging.consumer.group.name": call.delivery.consumer,
         }
-        if call.tries > 1:
-            told["mesh.event.tries"] = call.tries
-        span.set_attributes(told)
+        if call.attempt > 1:
+            attributes["mesh.event.tries"] = call.attempt
+        span.set_attributes(attributes)
         origin = parse_span_context(event.traceparent, event.tracestate)
         if origin is not None:
             span.add_link(origin, {"messaging.message.id": event.id})
@@ -130,22 +147,22 @@ async def linked(call: Call, next: Handler) -> None:
 
 
 async def once(call: Call, next: Handler) -> None:
-    """The innermost layer of a delivery: the function begins; an event that has had its effect already ends well.
+    """Innermost layer of a delivery: notes the start of the function; an event that was processed before succeeds.
 
-    A function that fails as it did in the try before is not told of once more with its traceback.
+    A function that fails in the same way as in the attempt before is not logged with its traceback again.
     """
-    if isinstance(call, Arrival):  # else it is in a worker, and the sidecar has the arrival
-        call.began = True
+    if isinstance(call, DeliveryCall):  # otherwise this is a worker, and the sidecar has the call of the delivery
+        call.started = True
     try:
         await next(call)
-    except AlreadyDoneError:
+    except AlreadyProcessedError:
         return
     except StatusError:
         raise
     except Exception as error:
-        if not isinstance(call, Arrival):
+        if not isinstance(call, DeliveryCall):
             raise
         call.failure = f"{type(error).__name__}: {' '.join(text_of(error).split())}"
-        if call.failure == call.known:
+        if call.failure == call.logged_failure:
             raise status_of(error) from error
         raise

@@ -1,11 +1,11 @@
-"""The inbox: an event that is delivered twice has its effect once.
+"""Inbox: table of processed events, so that an event that is delivered twice has its effect once.
 
-The transaction in which a delivery writes inserts a row that names the event, so effect and row commit together. When
-the row is there already the effect is too: the function is ended at that point and the event acknowledged.
+The transaction in which a delivery writes inserts a row with the event's id, so effect and row commit together. If the
+row exists, the effect does too: the function is ended at that point and the event acknowledged.
 
-That holds for one writing transaction of a delivery. A second would be lost if the process died between the two, since
-the first has left the row; it is refused, so the loss cannot be written by accident. Reading transactions are free, and
-a transaction that failed may be tried again.
+This holds for one writing transaction of a delivery. A second one would be lost if the process died between the two,
+since the first has inserted the row. It is refused, so the loss cannot be written by accident. Transactions that only
+read are free, and a transaction that failed may be repeated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlalchemy import text
 from mesh.call import current
 from mesh.database.transaction import only_reads
 from mesh.errors import FailedPrecondition
-from mesh.events.consume.delivery_call import AlreadyDoneError, Delivered
+from mesh.events.consume.delivery_call import AlreadyProcessedError, Delivered
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from mesh.context import Transaction
     from mesh.database import Execute
 
-__all__ = ["KEPT", "TABLE", "guarded", "prepare", "prune"]
+__all__ = ["KEPT_SECONDS", "TABLE", "guarded", "prepare", "prune"]
 
 TABLE = "mesh_inbox"
-KEPT = 30 * 86400.0
-"""Seconds that a row is kept. An event that is delivered again later than that has its effect again."""
+KEPT_SECONDS = 30 * 86400.0
+"""Seconds that a row is kept. An event that is redelivered later than that has its effect again."""
 _CREATE = (
     f"CREATE TABLE IF NOT EXISTS {TABLE} ("
     "consumer VARCHAR(400) NOT NULL, event VARCHAR(400) NOT NULL, time DOUBLE PRECISION NOT NULL, "
@@ -46,17 +46,17 @@ _PRUNE = text(f"DELETE FROM {TABLE} WHERE time < :before")  # noqa: S608 - a con
 
 
 def prepare(connection: Connection) -> None:
-    """Make the table if it is not there."""
+    """Create the table if it does not exist."""
     connection.execute(text(_CREATE))
 
 
 async def prune(tx: Execute, now: float) -> None:
-    """Remove rows that are older than ``KEPT``; ``now`` is in seconds since the epoch."""
-    await tx.execute(_PRUNE, {"before": now - KEPT})
+    """Remove rows that are older than ``KEPT_SECONDS``; ``now`` is in seconds since the epoch."""
+    await tx.execute(_PRUNE, {"before": now - KEPT_SECONDS})
 
 
 def guarded(transaction: AbstractAsyncContextManager[Transaction]) -> AbstractAsyncContextManager[Transaction]:
-    """Return the transaction as a function gets it: in a delivery, with the row of the inbox; else as it is."""
+    """Return the transaction that a function gets: in a delivery one that inserts the inbox row, else as it is."""
     call = current.get()
     return transaction if call is None or call.delivery is None else _once(transaction, call.delivery)
 
@@ -65,42 +65,42 @@ def guarded(transaction: AbstractAsyncContextManager[Transaction]) -> AbstractAs
 async def _once(
     transaction: AbstractAsyncContextManager[Transaction], delivered: Delivered
 ) -> AsyncIterator[Transaction]:
-    mine: _Guarded | None = None
+    guarded_tx: _InboxTransaction | None = None
     try:
         async with transaction as tx:
-            mine = _Guarded(tx, delivered)
-            yield mine
+            guarded_tx = _InboxTransaction(tx, delivered)
+            yield guarded_tx
     except BaseException:
-        if mine is not None and mine.writes:
+        if guarded_tx is not None and guarded_tx.writes:
             delivered.wrote = False
         raise
 
 
-class _Guarded:
-    """A transaction that inserts the row before its first write."""
+class _InboxTransaction:
+    """Transaction that inserts the inbox row before its first write."""
 
-    __slots__ = ("_delivered", "_done", "_tx", "writes")
+    __slots__ = ("_delivered", "_processed", "_tx", "writes")
 
     def __init__(self, tx: Transaction, delivered: Delivered) -> None:
         self._tx = tx
         self._delivered = delivered
-        self._done = False
+        self._processed = False
         self.writes = False
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
         """Execute an SQLAlchemy statement and return its (buffered) result (see ``Transaction.execute``)."""
         if not only_reads(statement):
-            await self._enter()
+            await self._insert_row()
         return await self._tx.execute(statement, parameters)
 
     async def publish(self, event: Message) -> None:
         """Publish an event that commits with the transaction (see ``Transaction.publish``)."""
-        await self._enter()
+        await self._insert_row()
         await self._tx.publish(event)
 
-    async def _enter(self) -> None:
-        if self._done:
-            raise AlreadyDoneError
+    async def _insert_row(self) -> None:
+        if self._processed:
+            raise AlreadyProcessedError
         if self.writes:
             return
         if self._delivered.wrote:
@@ -108,9 +108,9 @@ class _Guarded:
                 f"{self._delivered.consumer} writes in a second transaction for one event, which would be lost if the "
                 "process died between the two; write all of it in one"
             )
-        # Now: a transaction beside this one must not take its row for that of another delivery.
+        # Set before the insert: a concurrent transaction of this delivery must not take the row for another delivery's.
         self.writes = self._delivered.wrote = True
         row = {"consumer": self._delivered.consumer, "event": self._delivered.event, "time": time.time()}
         if (await self._tx.execute(_INSERT, row)).rowcount == 0:
-            self._done = True
-            raise AlreadyDoneError
+            self._processed = True
+            raise AlreadyProcessedError

@@ -1,23 +1,25 @@
-"""One partition of one consumer, as one replica sees it: which event may be called now. Pure; the model of a test.
+"""Partition of one consumer as one replica sees it: decides which event may be delivered now. Pure; tests model it.
 
-The broker hands a partition to one replica at a time (it is *pinned*) and says so with an id on every message. What it
-does not do is to wait: to a new owner it sends new events at once, while those that the owner before had are sent again
-only after their acknowledgement is overdue. An event must not overtake an older one of its key, so a new owner is
-*settling* until it holds all that the broker counts as pending; then it is *active*:
+The broker hands a partition to one replica at a time (it *pins* it) and puts the id of the pin on every message. The
+broker does not wait: it sends new events to a new owner at once, while events of the previous owner are redelivered
+only after their ack wait. An event must not overtake an older one of its key. So a new owner is *settling* until it
+holds every event that the broker counts as pending; then it is *active*:
 
-- of each key the oldest event is called, and the next one when that is acknowledged; keys do not wait for each other;
-- an event that is to be tried again *rests*, and its key with it;
-- what is sent again while it is held is the same event; what is sent again after it was done is acknowledged again.
+- The oldest event of each key is delivered, and the next one after its acknowledgement. Keys do not wait for each
+other.
+- An event that waits for a retry holds its key.
+- A redelivery of an event that is held is the same event. A redelivery of a processed event is acknowledged again.
 
-What the stream drops meanwhile, because it is too old, stays held and is pending no more: the broker's floor says so.
-Where there is no order (schedules, of which a newer tick drops an older one at any time) an owner is active at once.
+An event that the stream drops meanwhile, because of its age, stays held and is no longer pending: the broker's ack
+floor shows that. Ticks of schedules have no order, and a newer tick can drop an older one at any time, so their owner
+is active at once.
 
-A sequence alone does not say which event it is: a broker that lost its disk counts from 1 again. The time at which the
-stream took the event is compared too, and a consumer that was made anew is told of (``anew``). What the old stream had
-is over then, and nothing is answered for it.
+A sequence alone does not identify an event: a broker that lost its disk counts from 1 again. So the time at which the
+stream stored the event is compared too, and ``reset`` is called when the consumer was made anew. Events of the old
+stream are over then, and nothing is acknowledged for them.
 
-When the partition is lost to another replica, all that has not begun is given back at once; what runs goes on, and the
-new owner waits for it.
+When the partition is lost to another replica, every event whose function does not run is returned at once. Running
+functions continue, and the new owner waits for them.
 """
 
 from __future__ import annotations
@@ -28,40 +30,40 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
 
-__all__ = ["Action", "Again", "Begin", "GiveBack", "Held", "Lane", "State"]
+__all__ = ["AcknowledgeAgain", "Action", "HeldEvent", "Partition", "PartitionState", "ReturnToBroker", "Start"]
 
 REMEMBERED = 4096
-"""Sequences that are remembered as done, for a broker that lost acknowledgements in a crash."""
+"""Sequences that are remembered as processed, for a broker that lost acknowledgements in a crash."""
 
 
-class State(Enum):
-    """What the partition is to this replica."""
+class PartitionState(Enum):
+    """Ownership of the partition."""
 
     FOREIGN = "foreign"
-    """Another's, or nobody's: nothing is begun."""
+    """Another replica's, or nobody's: nothing is started."""
     SETTLING = "settling"
-    """Ours; what its last owner had has not all come yet."""
+    """This replica's; some events of the previous owner have not been redelivered yet."""
     ACTIVE = "active"
-    """Ours."""
+    """This replica's."""
 
 
 @dataclass(slots=True, eq=False)
-class Held:
-    """An event that was delivered here and is not done.
+class HeldEvent:
+    """Event that was delivered to this replica and is not processed.
 
     Attributes:
-        sequence: Its place in the stream, which is the order.
-        time: When the stream took it, seconds since the epoch.
-        key: What it must stay in order with; events without a key are each on their own.
-        token: What the shell needs to answer for its latest delivery; None: nobody waits for an answer any more.
-        deliveries: How often the broker has sent it.
-        tries: Calls of the function so far.
-        losses: Calls that were lost with a worker which another call may have ended; they are no tries.
-        begun: Calls that were begun in processes that ended before the call did.
-        known: What the deliveries to other processes came to is in these numbers.
-        failure: What the last try ended with, if the log has its traceback; else "".
+        sequence: Its sequence in the stream, which is its place in the order.
+        key: Its key. An event without a key has a key of its own.
+        time: Time at which the stream stored it, seconds since the epoch.
+        token: Value that acknowledges its latest delivery; None: no acknowledgement is expected any more.
+        deliveries: Number of its deliveries.
+        attempts: Attempts so far.
+        losses: Calls that were lost with a worker which another call may have ended. They are no attempts.
+        unfinished: Calls that were started in processes that ended before the call did.
+        recalled: These numbers include the deliveries to other processes.
+        logged_failure: Failure of the last attempt, if the log has its traceback; else "".
         running: The function runs.
-        rests: It waits for its next try.
+        waiting: It waits for a retry.
     """
 
     sequence: int
@@ -69,80 +71,81 @@ class Held:
     time: float = 0.0
     token: Any = None
     deliveries: int = 1
-    tries: int = 0
+    attempts: int = 0
     losses: int = 0
-    begun: int = 0
-    known: bool = True
-    failure: str = ""
+    unfinished: int = 0
+    recalled: bool = True
+    logged_failure: str = ""
     running: bool = False
-    rests: bool = False
+    waiting: bool = False
 
-    def __lt__(self, other: Held) -> bool:
+    def __lt__(self, other: HeldEvent) -> bool:
         return self.sequence < other.sequence
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
-    """Call the function."""
+class Start:
+    """Call the function for an event."""
 
-    held: Held
-
-
-@dataclass(frozen=True, slots=True)
-class GiveBack:
-    """Tell the broker to deliver it again, at once, to whoever owns the partition then."""
-
-    held: Held
+    held: HeldEvent
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """Acknowledge once more what was done before: the first acknowledgement was lost."""
+class ReturnToBroker:
+    """Ask the broker to redeliver an event at once, to the owner of the partition at that time."""
+
+    held: HeldEvent
+
+
+@dataclass(frozen=True, slots=True)
+class AcknowledgeAgain:
+    """Acknowledge a processed event again: the first acknowledgement was lost."""
 
     token: Any
 
 
-Action: TypeAlias = Begin | GiveBack | Again
+Action: TypeAlias = Start | ReturnToBroker | AcknowledgeAgain
 
 
 @dataclass(slots=True)
-class Lane:
-    """The partition.
+class Partition:
+    """One partition.
 
     Attributes:
         ordered: Its events have an order.
-        state: What it is to this replica.
-        pin: The id under which the broker has pinned it here, or "".
-        held: What is held, by sequence.
-        changes: Counts what changes ``held``; a question to the broker that was asked at another count is void.
+        state: Its ownership.
+        pin: Id under which the broker has pinned it to this replica, or "".
+        held: Held events, by sequence.
+        changes: Number of changes of ``held``. A response of the broker to a request that was sent at another count is
+            void.
     """
 
     ordered: bool = True
-    state: State = State.FOREIGN
+    state: PartitionState = PartitionState.FOREIGN
     pin: str = ""
-    held: dict[int, Held] = field(default_factory=dict)
+    held: dict[int, HeldEvent] = field(default_factory=dict)
     changes: int = 0
-    _keys: dict[str, list[Held]] = field(default_factory=dict)
-    _done: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    _keys: dict[str, list[HeldEvent]] = field(default_factory=dict)
+    _processed: OrderedDict[int, float] = field(default_factory=OrderedDict)
 
-    def arrived(self, new: Held, pin: str) -> list[Action]:
+    def receive(self, new: HeldEvent, pin: str) -> list[Action]:
         """Take a delivery.
 
         Args:
             new: The event.
-            pin: The id that the delivery carries; another than the last one begins a new ownership.
+            pin: Id of the pin on the delivery. An id other than the last one begins a new ownership.
         """
         if pin != self.pin:
             self.pin = pin
-            self.state = State.SETTLING
+            self.state = PartitionState.SETTLING
         if not self.ordered:
-            self.state = State.ACTIVE
+            self.state = PartitionState.ACTIVE
         known = self.held.get(new.sequence)
-        if new.time != (known.time if known is not None else self._done.get(new.sequence, new.time)):
+        if new.time != (known.time if known is not None else self._processed.get(new.sequence, new.time)):
             self._forget()
             known = None
-        if new.sequence in self._done:
-            return [Again(new.token)]
+        if new.sequence in self._processed:
+            return [AcknowledgeAgain(new.token)]
         self.changes += 1
         if known is not None:
             known.token, known.deliveries = new.token, new.deliveries
@@ -150,85 +153,85 @@ class Lane:
         self.held[new.sequence] = new
         queue = self._keys.setdefault(new.key, [])
         insort(queue, new)
-        return self._next(queue) if self.state is State.ACTIVE else []
+        return self._next(queue) if self.state is PartitionState.ACTIVE else []
 
-    def settled(self, pin: str, pending: int, floor: int, changes: int) -> list[Action]:
-        """Take the broker's word: under which id the partition is pinned, and how much of it is pending.
+    def settle(self, pin: str, pending: int, floor: int, changes: int) -> list[Action]:
+        """Take the broker's state of the partition: the id of its pin and the number of pending events.
 
         Args:
-            pin: The id; "" when the broker knows of none, as one that was started anew. What is held would keep the
-                partition from being pinned again, since it does not come again; so it is given back.
-            pending: Events that were delivered to anyone and are not acknowledged.
+            pin: The id; "" when the broker knows of no pin, as after a restart. Events that are held are not
+                redelivered, so they would keep the partition from being pinned again; they are returned.
+            pending: Events that were delivered to any client and are not acknowledged.
             floor: The sequence up to which nothing is pending.
-            changes: What ``self.changes`` was when the broker was asked.
+            changes: The value of ``self.changes`` when the request was sent.
         """
-        if self.state is not State.SETTLING or (self.ordered and changes != self.changes):
+        if self.state is not PartitionState.SETTLING or (self.ordered and changes != self.changes):
             return []
         if not pin:
-            return self.lost()
+            return self.lose()
         kept = sum(sequence > floor for sequence in self.held)
         if pin != self.pin or (self.ordered and pending != kept):
             return []
-        self.state = State.ACTIVE
+        self.state = PartitionState.ACTIVE
         return [action for queue in self._keys.values() for action in self._next(queue)]
 
     def suspend(self) -> None:
-        """The broker is away: begin nothing until it is there and the partition is still ours."""
-        if self.state is State.ACTIVE:
-            self.state = State.SETTLING
+        """Start nothing until the broker is back and the partition still belongs to this replica."""
+        if self.state is PartitionState.ACTIVE:
+            self.state = PartitionState.SETTLING
 
-    def done(self, held: Held) -> list[Action]:
-        """It was acknowledged, or is a dead letter: its key goes on."""
+    def complete(self, held: HeldEvent) -> list[Action]:
+        """Drop an event that was acknowledged or is a dead letter; start the next one of its key."""
         if self.held.get(held.sequence) is held:
-            self._done[held.sequence] = held.time
-            if len(self._done) > REMEMBERED:
-                self._done.popitem(last=False)
+            self._processed[held.sequence] = held.time
+            if len(self._processed) > REMEMBERED:
+                self._processed.popitem(last=False)
         self._drop(held)
-        return self._go_on(held.key)
+        return self._start_next(held.key)
 
-    def resting(self, held: Held) -> list[Action]:
-        """It is to be tried again later; a partition that is no longer ours has no later."""
+    def wait_for_retry(self, held: HeldEvent) -> list[Action]:
+        """Let an event wait for a retry; return it to the broker if the partition was lost."""
         held.running = False
         if self.held.get(held.sequence) is not held:
             self._drop(held)
-            return self._go_on(held.key)
-        if self.state is State.FOREIGN:
+            return self._start_next(held.key)
+        if self.state is PartitionState.FOREIGN:
             self._drop(held)
-            return [GiveBack(held)]
-        held.rests = True
+            return [ReturnToBroker(held)]
+        held.waiting = True
         return []
 
-    def rested(self, held: Held) -> list[Action]:
-        """Its time has come."""
-        held.rests = False
-        if self.held.get(held.sequence) is not held or self.state is not State.ACTIVE:
+    def retry_due(self, held: HeldEvent) -> list[Action]:
+        """Start the retry of an event whose delay is over."""
+        held.waiting = False
+        if self.held.get(held.sequence) is not held or self.state is not PartitionState.ACTIVE:
             return []
         return self._next(self._keys[held.key])
 
-    def lost(self) -> list[Action]:
-        """The partition is another's now, or shall be: give back all that does not run."""
-        self.state = State.FOREIGN
+    def lose(self) -> list[Action]:
+        """Give up the partition: return every event whose function does not run."""
+        self.state = PartitionState.FOREIGN
         self.pin = ""
         idle = [held for held in self.held.values() if not held.running]
         for held in idle:
             self._drop(held)
-        return [GiveBack(held) for held in sorted(idle)]
+        return [ReturnToBroker(held) for held in sorted(idle)]
 
-    def anew(self) -> None:
-        """The consumer is another one, as after a broker has lost its disk: nothing that it sent before counts.
+    def reset(self) -> None:
+        """Forget all deliveries: the consumer was made anew, as after a broker has lost its disk.
 
-        What runs ends, and its key waits for that; nobody waits for the answer.
+        A running function ends, and its key waits for that. No acknowledgement is expected.
         """
-        self.state = State.FOREIGN
+        self.state = PartitionState.FOREIGN
         self.pin = ""
         self._forget()
 
-    def given_back(self, held: Held) -> None:
-        """What ran was cancelled and given back."""
+    def returned(self, held: HeldEvent) -> None:
+        """Drop an event whose running function was cancelled; it was returned to the broker."""
         self._drop(held)
 
     def _forget(self) -> None:
-        self._done.clear()
+        self._processed.clear()
         for held in list(self.held.values()):
             held.token = None
             if held.running:
@@ -237,13 +240,13 @@ class Lane:
                 self._drop(held)
         self.changes += 1
 
-    def _go_on(self, key: str) -> list[Action]:
+    def _start_next(self, key: str) -> list[Action]:
         queue = self._keys.get(key)
-        return self._next(queue) if queue and self.state is State.ACTIVE else []
+        return self._next(queue) if queue and self.state is PartitionState.ACTIVE else []
 
-    def _drop(self, held: Held) -> None:
+    def _drop(self, held: HeldEvent) -> None:
         self.changes += 1
-        held.running = held.rests = False
+        held.running = held.waiting = False
         if self.held.get(held.sequence) is held:
             del self.held[held.sequence]
         queue = self._keys[held.key]
@@ -251,10 +254,10 @@ class Lane:
         if not queue:
             del self._keys[held.key]
 
-    def _next(self, queue: list[Held]) -> list[Action]:
-        """Begin the oldest of a key, unless one of the key runs or the oldest rests."""
+    def _next(self, queue: list[HeldEvent]) -> list[Action]:
+        """Start the oldest event of a key, unless one of the key runs or the oldest waits for a retry."""
         first = queue[0]
-        if first.rests or any(held.running for held in queue):
+        if first.waiting or any(held.running for held in queue):
             return []
         first.running = True
-        return [Begin(first)]
+        return [Start(first)]

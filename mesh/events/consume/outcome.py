@@ -1,9 +1,10 @@
-"""What becomes of a delivery: how a call ended, and how often it was tried → done, once more, or dead letter. Pure.
+"""Decision about a delivery: acknowledge, retry or give up, from the code of the call and the number of attempts. Pure.
 
-A code is *permanent* when the same event can only end the same way: trying again would hold its key for nothing.
-Everything else may be about now, so it comes back, later and later, until ``Limits.tries`` is reached. What was refused
-before the function began (concurrency limit reached, a stop) is no try. Nor is a call whose worker ended while others
-ran in it: any of them may be why (``mesh.sidecar.workers``). Such a loss is counted by itself, and bounded too.
+A code is *permanent* when the same event can only end the same way; a retry would hold its key for nothing. Every other
+code may be about the moment, so the event is retried with growing delays until ``RetryLimits.attempts`` is reached. A
+call that was refused before the function started (a full queue, a shutdown) is no attempt. Nor is a call whose worker
+ended while other calls ran in it: any of them may be the cause (``mesh.sidecar.workers``). Such losses are counted
+separately, and limited too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TypeAlias
 
 from mesh.errors import Code
 
-__all__ = ["PERMANENT", "Ack", "Dead", "Decision", "Limits", "Retry", "backoff", "decide"]
+__all__ = ["PERMANENT", "Ack", "Decision", "GiveUp", "Retry", "RetryLimits", "backoff", "decide"]
 
 PERMANENT = frozenset(
     {
@@ -27,94 +28,95 @@ PERMANENT = frozenset(
         Code.DATA_LOSS,
     }
 )
-"""Codes that another try cannot change. NOT_FOUND is not among them: what is missing may be on its way, as another
-event."""
-REFUSED = 1.0
-"""Seconds after which a delivery that found the concurrency limit reached comes back, at the earliest."""
+"""Codes that a retry cannot change. NOT_FOUND is not among them: another event may bring what is missing."""
+REFUSED_DELAY = 1.0
+"""Minimum seconds before the retry of a delivery that was refused before its function started."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How patient deliveries are.
+class RetryLimits:
+    """Limits of the retries of one event.
 
     Attributes:
-        tries: Calls of the function for one event, after which it is a dead letter.
-        first: Seconds before the second try, at most (jitter makes it shorter).
-        longest: Seconds before any try, at most.
+        attempts: Attempts after which the event is a dead letter.
+        first_delay: Maximum seconds before the second attempt (jitter makes it shorter).
+        max_delay: Maximum seconds before any attempt.
     """
 
-    tries: int = 20
-    first: float = 0.5
-    longest: float = 60.0
+    attempts: int = 20
+    first_delay: float = 0.5
+    max_delay: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Done."""
+    """Acknowledge the event: it is processed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Once more.
+    """Deliver the event again.
 
     Attributes:
-        after: Seconds to wait.
+        delay: Seconds before the next attempt.
     """
 
-    after: float
+    delay: float
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
-    """Never again by itself.
+class GiveUp:
+    """Make the event a dead letter.
 
     Attributes:
-        reason: Why, in words.
+        reason: The reason, as text.
     """
 
     reason: str
 
 
-Decision: TypeAlias = Ack | Retry | Dead
+Decision: TypeAlias = Ack | Retry | GiveUp
 
 
-def backoff(tries: int, limits: Limits, random: float) -> float:
-    """Return the seconds before the next try: doubled with each one, between half and all of it by chance.
+def backoff(attempts: int, limits: RetryLimits, random: float) -> float:
+    """Return the seconds before the next attempt: doubled with each attempt, with a jitter of up to one half.
 
     Args:
-        tries: Tries so far, 1 or more.
-        limits: The bounds.
+        attempts: Attempts so far, 1 or more.
+        limits: The limits.
         random: From 0 to 1.
     """
-    return min(limits.longest, limits.first * 2.0 ** min(tries - 1, 60)) * (0.5 + random / 2)
+    return min(limits.max_delay, limits.first_delay * 2.0 ** min(attempts - 1, 60)) * (0.5 + random / 2)
 
 
-def decide(code: Code, tries: int, limits: Limits, random: float, *, began: bool, losses: int = 0) -> Decision:
-    """Return what becomes of a delivery.
+def decide(
+    code: Code, attempts: int, limits: RetryLimits, random: float, *, started: bool, losses: int = 0
+) -> Decision:
+    """Return the decision about a delivery.
 
     Args:
-        code: How the call ended.
-        tries: Tries so far, this one included if it was one.
-        limits: How patient to be.
+        code: The code of the call.
+        attempts: Attempts so far, this call included if it was one.
+        limits: The limits.
         random: From 0 to 1.
-        began: The function was called. What ended before that says nothing of the event.
-        losses: Times, this one included, that it was lost with a worker that another call may have ended; 0 when it
-            was not lost this time.
+        started: The function was called. A call that ended before that says nothing about the event.
+        losses: Number of calls, this one included, that were lost with a worker which another call may have ended; 0
+            if this call was not lost.
     """
     if code is Code.OK:
         return Ack()
-    if not began:
-        return Retry(REFUSED * (1 + random))
+    if not started:
+        return Retry(REFUSED_DELAY * (1 + random))
     if losses:
         return _lost(losses, limits, random)
     if code in PERMANENT:
-        return Dead(f"{code.name} is permanent: another try would end the same way")
-    if tries >= limits.tries:
-        return Dead(f"{tries} tries, the most that are made")
-    return Retry(backoff(tries, limits, random))
+        return GiveUp(f"{code.name} is permanent: a retry would end the same way")
+    if attempts >= limits.attempts:
+        return GiveUp(f"{attempts} attempts failed, the maximum")
+    return Retry(backoff(attempts, limits, random))
 
 
-def _lost(losses: int, limits: Limits, random: float) -> Decision:
-    if losses >= 2 * limits.tries:
-        return Dead(f"its worker ended {losses} times while it and others ran: it may be why")
+def _lost(losses: int, limits: RetryLimits, random: float) -> Decision:
+    if losses >= 2 * limits.attempts:
+        return GiveUp(f"its worker ended {losses} times while it and others ran: it may be the cause")
     return Retry(backoff(losses, limits, random))

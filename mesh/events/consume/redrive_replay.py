@@ -1,8 +1,8 @@
-"""Calls a function again: for dead letters (*redrive*) and for past events (*replay*).
+"""Messages that deliver dead letters (*redrive*) and past events (*replay*) to one method again. Pure but for one read.
 
-What is sent again goes to one method, not to all that hear of the event, and in order with what is new of its key. A
-redriven event keeps its id: what it did not do yet it does once. A replayed one gets a new id, because it shall have
-its effect again; ``mesh-replay-of`` says which event it was.
+Such a message goes to one method, not to every subscriber of the event, and in order with new events of its key. A
+redriven event keeps its id, so an effect that it had already is not repeated. A replayed event gets a new id, because
+it is meant to have its effect again; ``mesh-replay-of`` names the original event.
 """
 
 from __future__ import annotations
@@ -11,74 +11,69 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nats.js.errors import NotFoundError
-
-from mesh.events.broker.connection import Outgoing
+from mesh.events.broker import history
 from mesh.events.broker.message import own_headers
+from mesh.events.broker.nats_connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
-from mesh.events.consume.dead_letters import LEFT_OUT, original_headers, read_letter
+from mesh.events.consume.dead_letters import LEFT_OUT, original_headers, read_dead_letter
 
 if TYPE_CHECKING:
-    from nats.js import JetStreamContext
-
     from mesh.events.broker.history import StreamMessage
+    from mesh.events.broker.nats_connection import NatsConnection
     from mesh.events.consume.consumers import Consumer
 
-__all__ = ["REPLAY_OF", "absent", "consumer_for", "redriven", "replayed", "whole"]
+__all__ = ["REPLAY_OF", "consumer_for", "missing_reason", "redriven", "replayed", "with_event"]
 
 REPLAY_OF = "mesh-replay-of"
 
 
 def consumer_for(consumers: Iterable[Consumer], subject: str) -> Consumer | None:
-    """Return the consumer that reads a subject (of its trigger, or of what is sent again), or None."""
+    """Return the consumer that reads a subject (of its trigger, or of redriven events), or None."""
     return next((one for one in consumers if any(_matches(filter_, subject) for filter_ in one.filters)), None)
 
 
 def redriven(letter: StreamMessage, consumers: Mapping[str, Consumer]) -> Outgoing | None:
-    """Return what delivers a dead letter to its method again, or None if the contract has its trigger no more.
+    """Return the message that redrives a dead letter, or None if the contract has its trigger no more.
 
     Args:
         letter: The dead letter.
         consumers: By name.
     """
-    told = read_letter(letter.headers)
-    consumer = consumers.get(told.consumer)
+    values = read_dead_letter(letter.headers)
+    consumer = consumers.get(values.consumer)
     if consumer is None:
         return None
     headers = {**original_headers(letter.headers), MESSAGE_ID: f"redrive/{letter.sequence}"}
-    return Outgoing(_to(consumer, told.subject), headers, letter.data)
+    return Outgoing(_to(consumer, values.subject), headers, letter.data)
 
 
-async def whole(js: JetStreamContext, letter: StreamMessage) -> StreamMessage | None:
-    """Return a dead letter with its event, which may be too large to be in it; None if its stream holds it no more."""
+async def with_event(connection: NatsConnection, letter: StreamMessage) -> StreamMessage | None:
+    """Return a dead letter with its event, which may have been too large for it; None if the event is gone."""
     if LEFT_OUT not in letter.headers:
         return letter
-    told = read_letter(letter.headers)
-    if not told.stream:  # it never came to one (``mesh.events.unpublishable``)
+    values = read_dead_letter(letter.headers)
+    if not values.stream:  # it was never in a stream (``mesh.events.unpublishable``)
         return None
-    try:
-        event = await js.get_msg(told.stream, told.sequence)
-    except NotFoundError:
-        return None
-    if event.subject != told.subject:  # of a stream that was made anew
+    event = await history.get(connection, values.stream, values.sequence)
+    if event is None or event.subject != values.subject:  # gone, or another event of a stream that was made anew
         return None
     ours = {name: value for name, value in letter.headers.items() if name != LEFT_OUT}
-    return replace(letter, headers={**(event.headers or {}), **ours}, data=event.data or b"")
+    return replace(letter, headers={**event.headers, **ours}, data=event.data)
 
 
-def absent(letter: StreamMessage) -> str:
-    """Return why a dead letter has no event to be delivered again."""
-    told = read_letter(letter.headers)
-    return "its stream holds its event no more" if told.stream else told.reason
+def missing_reason(letter: StreamMessage) -> str:
+    """Return the reason why a dead letter has no event that could be redriven."""
+    values = read_dead_letter(letter.headers)
+    return "its stream no longer holds its event" if values.stream else values.reason
 
 
 def replayed(event: StreamMessage, consumer: Consumer, run: str) -> Outgoing:
-    """Return what delivers a past event to one method again.
+    """Return the message that replays a past event to one method.
 
     Args:
         event: The event.
-        consumer: Whose method is called.
-        run: Names the replay; the same event is replayed once in it.
+        consumer: The consumer of the method.
+        run: Name of the replay. Within one replay an event is sent once.
     """
     headers = own_headers(event.headers)
     id_ = headers.get("ce-id", str(event.sequence))
@@ -87,7 +82,7 @@ def replayed(event: StreamMessage, consumer: Consumer, run: str) -> Outgoing:
 
 
 def _to(consumer: Consumer, subject: str) -> str:
-    """Return where a message goes for the consumer alone, with the key that its subject ends with."""
+    """Return the subject that only this consumer reads, with the key at the end of the event's subject."""
     return f"{consumer.filters[1].removesuffix('*')}{subject.rpartition('.')[2]}"
 
 

@@ -1,21 +1,19 @@
-"""Schedules: messages that the broker keeps and publishes again and again (NATS ADR-51).
+"""Schedules: messages that the broker stores and publishes repeatedly as ticks (NATS ADR-51).
 
-So one firing reaches one replica, and none has to be up for it.
+So one tick reaches one replica, and no replica has to be up for it.
 
-- A schedule is written when it is missing or different, and only then: writing it anew would begin its interval anew.
-- A tick that nobody took waits; a newer one takes its place. So after a time without the service the function is called
-  once. With ``skip_missed`` a tick lives a minute, and the function is not called for what is past.
-- The broker itself skips what fell due while it was down. The first replica that sees it again makes up for it, once,
-  unless ``skip_missed`` is set.
-- The broker passes over days, too. nats-server 2.15 looks for the next day from midnight to midnight: where clocks go
-  forward at midnight (Santiago, Cairo, Havana), the next of the days that a line names is left out. So replicas look
-  every minute whether a time has passed without a tick.
+- A schedule is written only when it is missing or different. Writing it again would restart its interval.
+- A tick that no replica took waits, and a newer one replaces it. So the function is called once after the service was
+  down. With ``skip_missed`` a tick expires after a minute, and the function is not called for missed ticks.
+- The broker itself skips ticks that fell due while it was down. The first replica that sees it again publishes the last
+  of them, once, unless ``skip_missed`` is set.
+- The broker also skips whole days. nats-server 2.15 searches the next day from midnight to midnight: where clocks go
+  forward at midnight (Santiago, Cairo, Havana), the next of the days that a line names is left out. So replicas check
+  every minute whether a due time has passed without a tick.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,73 +23,73 @@ from typing import TYPE_CHECKING, Any
 from mesh.contract import cron
 from mesh.contract.model import ScheduleTrigger
 from mesh.events import subjects
-from mesh.events.broker import streams
+from mesh.events.broker import history, streams
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
-from mesh.events.consume.consumers import API_TIMEOUT, Consumer, request, tick_subject
+from mesh.events.consume.consumers import Consumer, tick_subject
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client
-
     from mesh.contract.model import GrpcService, Method
+    from mesh.events.broker.history import StreamMessage
     from mesh.events.broker.message import Message
+    from mesh.events.broker.nats_connection import NatsConnection
 
-__all__ = ["TickError", "clock", "ensure", "event", "lasting", "make_up", "wanted"]
+__all__ = ["TickError", "broker_time", "dead_letter_headers", "ensure", "event", "publish_missed", "wanted"]
 
 log = logging.getLogger("mesh.events")
 
-SKIPPED = "60s"
-"""How long a tick waits for a replica when missed ones are to be skipped."""
-SLACK = 2.0
-"""Seconds that the broker may be late with a firing before it counts as missed."""
-LOOK = 60.0
-"""Seconds between two looks at what has passed without a tick."""
-LATE = 30.0
-"""Seconds that a broker that is up may be late with a firing."""
+SKIP_MISSED_TTL = "60s"
+"""Time that a tick waits for a replica when missed ticks are skipped."""
+OUTAGE_MISSED_DELAY = 2.0
+"""Seconds after which a tick that did not fire counts as missed when the broker was down."""
+CHECK_INTERVAL = 60.0
+"""Seconds between two checks for due times that passed without a tick."""
+MISSED_DELAY = 30.0
+"""Seconds after which a tick that did not fire counts as missed while the broker is up."""
 TYPE = "meshapi.v1.Tick"
 _SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL = (
     "Nats-Schedule", "Nats-Schedule-Target", "Nats-Schedule-Time-Zone", "Nats-Schedule-Rollup", "Nats-Schedule-TTL",
 )  # fmt: skip
 _NEXT = "Nats-Schedule-Next"
 _PRECISION = timedelta(microseconds=1)
-"""Of a message's time, a number of 64 bits: a firing at a whole second must not count as one just before it."""
+"""Precision of a message's time, which was a 64-bit float: a tick at a whole second must not count as one before it."""
 _DUE = "mesh-tick-due"
-"""On a tick that makes up for a missed one, and on a dead one: the time that it stands for."""
+"""Header of a tick that replaces a missed one, and of a dead letter: the due time of the tick."""
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
-_OTHERS_WROTE = 10071
-"""JetStream's error code when the expected sequence is another: a replica was faster."""
+_WRONG_SEQUENCE = 10071
+"""JetStream's error code when the expected sequence differs: another replica was faster."""
 
 
 class TickError(Exception):
-    """The broker refuses a schedule; the text says which one and why."""
+    """The broker refuses a schedule; the text names it and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One schedule as it should stand on the broker.
+class BrokerSchedule:
+    """One schedule as the broker should have it.
 
     Attributes:
-        subject: Where it is kept.
-        target: Where its ticks go.
-        schedule: When it fires.
-        skips: What was missed is not made up for.
+        subject: The subject that stores it.
+        target: The subject of its ticks.
+        schedule: The parsed line.
+        skip_missed: Missed ticks are not published later.
     """
 
     subject: str
     target: str
     schedule: cron.Schedule
-    skips: bool
+    skip_missed: bool
 
     def headers(self) -> dict[str, str]:
         """Return the headers of its message."""
         found = {_SCHEDULE: self.schedule.broker, _TARGET: self.target, _ROLLUP: "sub"}
         if self.schedule.zone:
             found[_ZONE] = self.schedule.zone
-        if self.skips:
-            found[_TTL] = SKIPPED
+        if self.skip_missed:
+            found[_TTL] = SKIP_MISSED_TTL
         return found
 
 
-def wanted(services: Iterable[GrpcService]) -> list[Wanted]:
+def wanted(services: Iterable[GrpcService]) -> list[BrokerSchedule]:
     """Return the schedules of these services."""
     return [
         _wanted(method, index, trigger)
@@ -102,14 +100,14 @@ def wanted(services: Iterable[GrpcService]) -> list[Wanted]:
     ]
 
 
-def _wanted(method: Method, index: int, trigger: ScheduleTrigger) -> Wanted:
+def _wanted(method: Method, index: int, trigger: ScheduleTrigger) -> BrokerSchedule:
     base = subjects.schedule_subject(method.service, method.name)
     subject = f"{base}.{index}" if index else base
-    return Wanted(subject, tick_subject(method, index), cron.parse(trigger.schedule), trigger.skip_missed)
+    return BrokerSchedule(subject, tick_subject(method, index), cron.parse(trigger.schedule), trigger.skip_missed)
 
 
 def event(consumer: Consumer, schedule: str, message: Message) -> Event:
-    """Return a tick as an event whose data is the ``Tick``: the time that the schedule named, in the contract's class.
+    """Return a tick as an event whose data is the ``meshapi.v1.Tick``, in the contract's class, with its due time.
 
     Raises:
         MalformedEventError: The broker's header does not say when the next firing is.
@@ -119,7 +117,7 @@ def event(consumer: Consumer, schedule: str, message: Message) -> Event:
     tick.time.FromDatetime(time.astimezone(UTC).replace(tzinfo=None))
     tick.schedule = schedule
     return Event(
-        id=f"{consumer.filters[0]}@{time.astimezone(UTC).isoformat()}",  # the same when it is delivered once more
+        id=f"{consumer.filters[0]}@{time.astimezone(UTC).isoformat()}",  # the same in each redelivery
         type=TYPE,
         source="schedule",
         key="",
@@ -128,16 +126,16 @@ def event(consumer: Consumer, schedule: str, message: Message) -> Event:
     )
 
 
-def lasting(consumer: Consumer, schedule: str, message: Message) -> Mapping[str, str]:
-    """Return a tick's headers with its time in one of ours, for a dead letter: that keeps none of the broker's."""
+def dead_letter_headers(consumer: Consumer, schedule: str, message: Message) -> Mapping[str, str]:
+    """Return a tick's headers with its due time in ``mesh-tick-due``: a dead letter keeps none of the broker's own."""
     try:
         return {**message.headers, _DUE: _time(consumer, schedule, message).isoformat()}
-    except MalformedEventError:  # as it is, to be looked at
+    except MalformedEventError:  # unchanged, for whoever inspects the dead letter
         return message.headers
 
 
 def _time(consumer: Consumer, schedule: str, message: Message) -> datetime:
-    """Return the time that the schedule named.
+    """Return the due time of a tick.
 
     Raises:
         MalformedEventError: A header holds no time.
@@ -151,54 +149,56 @@ def _time(consumer: Consumer, schedule: str, message: Message) -> datetime:
             return cron.parse(schedule).due(stored + _PRECISION, datetime.fromisoformat(following))
     except ValueError as error:
         raise MalformedEventError(f"a tick of {consumer.group}: {error}") from None
-    return stored  # fired by hand
+    return stored  # published by hand
 
 
-async def ensure(client: Client, services: Iterable[GrpcService]) -> None:
-    """Write the schedules of these services where they are missing or different; remove what is declared no more.
+async def ensure(connection: NatsConnection, services: Iterable[GrpcService]) -> None:
+    """Write the schedules of these services that are missing or different; remove those that are not declared.
 
-    Any number of replicas may do it at once.
+    Any number of replicas may do it concurrently.
 
     Raises:
-        TickError: The broker refuses one; with its reason.
+        TickError: The broker refuses one; the text has its reason.
         nats.errors.Error: The broker is away.
     """
     services = list(services)
     should = {one.subject: one for one in wanted(services)}
     for service in services:
-        async for subject in _kept(client, f"{subjects.SCHEDULES}.{subjects.token_of(service.name)}.>"):
+        async for subject in _stored_subjects(connection, f"{subjects.SCHEDULES}.{subjects.token_of(service.name)}.>"):
             if subject not in should:
-                log.info("the schedule %s is declared no more", subject)
-                await request(client, f"STREAM.PURGE.{streams.SCHEDULES}", {"filter": subject})
+                log.info("the schedule %s is no longer declared", subject)
+                await connection.request(f"STREAM.PURGE.{streams.SCHEDULES}", {"filter": subject})
     for one in should.values():
-        await _write(client, one)
+        await _write(connection, one)
 
 
-async def clock(client: Client) -> datetime:
-    """Return the broker's time. It fires by its own clock, so nobody else's says what it has missed.
+async def broker_time(connection: NatsConnection) -> datetime:
+    """Return the broker's time. Its ticks follow its own clock, so only that clock shows which ones it missed.
 
     Raises:
         nats.errors.Error: The broker is away.
     """
-    return datetime.fromisoformat((await request(client, f"STREAM.INFO.{streams.SCHEDULES}"))["ts"])
+    return datetime.fromisoformat((await connection.request(f"STREAM.INFO.{streams.SCHEDULES}"))["ts"])
 
 
-async def make_up(client: Client, services: Iterable[GrpcService], now: datetime, late: float = SLACK) -> None:
-    """Fire once what fell due and did not fire: the broker was down, or has passed it over.
+async def publish_missed(
+    connection: NatsConnection, services: Iterable[GrpcService], now: datetime, late: float = OUTAGE_MISSED_DELAY
+) -> None:
+    """Publish the last tick that fell due and did not fire, because the broker was down or skipped it.
 
     Args:
-        client: The connection.
-        services: Whose schedules.
+        connection: The connection.
+        services: The services with the schedules.
         now: The broker's time.
-        late: Seconds that the broker may be late.
+        late: Seconds after which a tick counts as missed.
 
     Raises:
         nats.errors.Error: The broker is away.
     """
     for one in wanted(services):
-        if one.skips or one.schedule.every:
-            continue  # an interval fires again by itself before another one has passed
-        kept, last = await _last(client, one.subject), await _last(client, one.target)
+        if one.skip_missed or one.schedule.every:
+            continue  # an interval fires by itself before another one has passed
+        kept, last = await _last(connection, one.subject), await _last(connection, one.target)
         due = one.schedule.before(now)
         if kept is None or (now - due).total_seconds() < late:
             continue
@@ -207,54 +207,30 @@ async def make_up(client: Client, services: Iterable[GrpcService], now: datetime
             continue
         headers = {_DUE: due.isoformat(), MESSAGE_ID: f"{one.target}@{due.isoformat()}", "Nats-Rollup": "sub"}
         headers[_EXPECTED] = str(last.sequence if last is not None else 0)
-        answer = await _publish(client, one.target, headers)
-        if answer is None:
-            log.info("%s was due at %s and did not fire: made up for", one.target, due.isoformat())
+        error = await connection.publish_acknowledged(one.target, headers)
+        if error is None:
+            log.info("%s was due at %s and did not fire: published now", one.target, due.isoformat())
 
 
-# -- the broker --
-
-
-@dataclass(frozen=True, slots=True)
-class _Latest:
-    """The latest message of a subject."""
-
-    sequence: int
-    headers: Mapping[str, str]
-    time: datetime
-
-
-async def _write(client: Client, one: Wanted) -> None:
-    kept = await _last(client, one.subject)
+async def _write(connection: NatsConnection, one: BrokerSchedule) -> None:
+    kept = await _last(connection, one.subject)
     headers = one.headers()
     if kept is not None and {name: value for name, value in kept.headers.items() if name in _OURS} == headers:
         return
-    failure = await _publish(client, one.subject, {**headers, _EXPECTED: str(kept.sequence if kept else 0)})
-    if failure is not None and failure.get("err_code") != _OTHERS_WROTE:
-        raise TickError(f"schedule {one.schedule.line!r} of {one.target}: {failure.get('description', failure)}")
+    expected = {_EXPECTED: str(kept.sequence if kept else 0)}
+    error = await connection.publish_acknowledged(one.subject, {**headers, **expected})
+    if error is not None and error.get("err_code") != _WRONG_SEQUENCE:
+        raise TickError(f"schedule {one.schedule.line!r} of {one.target}: {error.get('description', error)}")
 
 
 _OURS = frozenset({_SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL})
 
 
-async def _publish(client: Client, subject: str, headers: dict[str, str]) -> dict[str, Any] | None:
-    """Publish into the stream; returns the broker's refusal, or None."""
-    reply = await client.request(subject, b"", timeout=API_TIMEOUT, headers=headers)
-    failure: dict[str, Any] | None = json.loads(reply.data).get("error")
-    return failure
+async def _last(connection: NatsConnection, subject: str) -> StreamMessage | None:
+    return await history.last_stored(connection, streams.SCHEDULES, subject)
 
 
-async def _last(client: Client, subject: str) -> _Latest | None:
-    answer = await request(client, f"STREAM.MSG.GET.{streams.SCHEDULES}", {"last_by_subj": subject})
-    found = answer.get("message")
-    if found is None:
-        return None
-    lines = base64.b64decode(found.get("hdrs", "")).decode().split("\r\n")[1:]
-    headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
-    return _Latest(found["seq"], headers, datetime.fromisoformat(found["time"]))
-
-
-async def _kept(client: Client, filter: str) -> AsyncIterator[str]:  # noqa: A002 - JetStream's word
-    answer = await request(client, f"STREAM.INFO.{streams.SCHEDULES}", {"subjects_filter": filter})
-    for subject in answer.get("state", {}).get("subjects") or {}:
+async def _stored_subjects(connection: NatsConnection, filter: str) -> AsyncIterator[str]:  # noqa: A002 - JetStream's word
+    response = await connection.request(f"STREAM.INFO.{streams.SCHEDULES}", {"subjects_filter": filter})
+    for subject in response.get("state", {}).get("subjects") or {}:
         yield subject

@@ -1,8 +1,8 @@
-"""The relay: moves rows of the outbox to the broker, in their order, one relay at a time over all replicas.
+"""Relay: publishes the rows of the outbox in their order, one relay at a time over all replicas.
 
-A row goes when the broker has acknowledged it. What happens in between, a crash or a lost connection, sends it again,
-and the broker drops it by its id. Two relays at once, when one has lost its lock and does not know yet, do no harm:
-each sends in order, and the broker takes the first copy of each row.
+A row is deleted when the broker has acknowledged it. After a crash or a lost connection in between, the row is
+published again, and the broker drops it by its id. Two relays at the same time, when one has lost its lock and does not
+know yet, do no harm: each publishes in order, and the broker takes the first copy of each row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from opentelemetry import metrics
 
 from mesh.errors import InvalidArgument, StatusError
 from mesh.events.broker.broker import Broker, away
-from mesh.events.broker.connection import Link, Outgoing
+from mesh.events.broker.nats_connection import NatsConnection, Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
 from mesh.events.publish import outbox
 from mesh.events.publish.outbox import NAME, Row, Waiting
@@ -35,36 +35,36 @@ if TYPE_CHECKING:
 
     from mesh.database import Database, Sole
 
-__all__ = ["Encode", "Letters", "Relay", "as_stored"]
+__all__ = ["Encode", "MakeDeadLetters", "Relay", "as_stored"]
 
 log = logging.getLogger("mesh.events")
 
-LOOK = 1.0
-"""Seconds after which the relay looks without having been told: news can be lost, and hand-made SQL tells nobody."""
-FIRST, LONGEST = 0.05, 5.0
-"""Seconds between two tries: at first, and at most."""
-LAST = 10.0
-"""Seconds that the stop may take."""
+POLL_INTERVAL = 1.0
+"""Seconds between two reads of the outbox without a wake-up: a wake-up can be lost, and SQL by hand sends none."""
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.05, 5.0
+"""Seconds between two attempts."""
+STOP_TIMEOUT = 10.0
+"""Seconds that the shutdown may take."""
 
 _LONGEST_SUBJECT = 3000
 """Characters; nats-server ends a connection that sends a line of more than 4,096 bytes."""
 _SUBJECT = re.compile(rf"(?=.{{1,{_LONGEST_SUBJECT}}}\Z)(?:{EVENTS}|{CHANGES})(?:\.[^\x00-\x20.*>\x7f-\U0010ffff]+)+\Z")
-_BROKERS = "nats-"
+_BROKER_PREFIX = "nats-"
 _HEADERS = msgspec.json.Decoder(dict[str, str])
 
-Letters = Callable[[Row, Outgoing | None, str], Sequence[Outgoing]]
-"""Makes the dead letters of a row: the row, its message if one could be made, and why no broker takes it."""
+MakeDeadLetters = Callable[[Row, Outgoing | None, str], Sequence[Outgoing]]
+"""Makes the dead letters of a row from the row, its message if one could be made, and the reason of the refusal."""
 
 Encode = Callable[[Row], Outgoing]
 """Makes the message of a row.
 
 Raises:
-    ValueError: The row can never be one.
+    ValueError: No message can be made of the row.
 """
 
 
 def as_stored(row: Row) -> Outgoing:
-    """Return the message of a row that ``tx.publish`` wrote.
+    """Return the message of a row that ``tx.publish`` inserted.
 
     Raises:
         ValueError: Its headers are no JSON object of texts.
@@ -73,17 +73,17 @@ def as_stored(row: Row) -> Outgoing:
 
 
 class Relay:
-    """Empties the outbox of one service.
+    """Relay of the outbox of one service.
 
     Args:
-        database: Where it is.
-        broker: Where its rows go.
+        database: The database of the service.
+        broker: The broker.
         sqlite: The database is SQLite.
-        letters: Makes the dead letters of a row that no broker takes.
+        make_dead_letters: Makes the dead letters of a row that no broker takes.
         encode: Makes the message of a row.
 
     Attributes:
-        waiting: What the outbox held when it was last counted; None in the replicas that do not empty it.
+        waiting: Counts of the outbox when they were last read; None in replicas that do not hold the lock.
     """
 
     def __init__(
@@ -92,81 +92,83 @@ class Relay:
         broker: Broker,
         *,
         sqlite: bool,
-        letters: Letters,
+        make_dead_letters: MakeDeadLetters,
         encode: Encode = as_stored,
     ) -> None:
         self.waiting: Waiting | None = None
         self._database = database
         self._broker = broker
         self._encode = encode
-        self._letters = letters
+        self._make_dead_letters = make_dead_letters
         self._sqlite = sqlite
         self._sole: Sole = database.sole(NAME)
-        self._ending = asyncio.Event()
-        self._running: asyncio.Task[None] | None = None
-        self._said = ""
-        self._counted = -LOOK
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._logged = ""
+        self._counted = -POLL_INTERVAL
 
     def start(self) -> None:
-        """Begin, on the running loop."""
-        self._running = asyncio.get_running_loop().create_task(self._run())
+        """Start, on the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
         meter = metrics.get_meter("mesh.events")
         meter.create_observable_gauge("mesh.outbox.rows", [self._rows], "{event}", "Events that wait in the outbox.")
         meter.create_observable_gauge("mesh.outbox.age", [self._age], "s", "How long the oldest of them has waited.")
         meter.create_observable_gauge("mesh.outbox.refused", [self._refused], "{event}", "Events no broker will take.")
 
     def tell(self) -> None:
-        """Say that there may be rows."""
+        """Wake the relay that holds the lock: there may be rows."""
         self._sole.tell()
 
     async def stop(self) -> None:
-        """Send what is there if the broker is, and stop; the rest stays in the outbox."""
-        self._ending.set()
+        """Publish the remaining rows if the broker is reachable, and stop; other rows stay in the outbox."""
+        self._stopping.set()
         self._sole.news.set()
-        if self._running is not None:
-            await asyncio.wait([self._running], timeout=LAST)
-            self._running.cancel()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=STOP_TIMEOUT)
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._running
+                await self._task
 
     async def _run(self) -> None:
-        while not self._ending.is_set():
+        while not self._stopping.is_set():
             try:
-                if await _first(self._sole.acquire(), self._ending.wait()) == 0:
+                if await _first(self._sole.acquire(), self._stopping.wait()) == 0:
                     await self._hold()
-            except Exception:  # a relay that stood still would hold all events of the service, and nobody would know
-                log.exception("the relay failed and begins again")
-                await _first(self._ending.wait(), asyncio.sleep(LONGEST))
+            except Exception:  # a relay that stopped silently would hold all events of the service
+                log.exception("the relay failed and starts again")
+                await _first(self._stopping.wait(), asyncio.sleep(MAX_RETRY_DELAY))
             finally:
-                self.waiting, self._counted = None, -LOOK
+                self.waiting, self._counted = None, -POLL_INTERVAL
                 await self._sole.release()
 
     async def _hold(self) -> None:
-        """Empty the outbox again and again, until the right to do so is lost or the service stops."""
+        """Empty the outbox repeatedly, until the lock is lost or the service stops."""
         sole, failures = self._sole, 0
-        if self._broker.link is None:  # at a start both connect: that the broker is not first is no news
-            await _first(self._ending.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(LONGEST))
+        if self._broker.connection is None:  # at a start both connect, and the broker may be second
+            await _first(self._stopping.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(MAX_RETRY_DELAY))
         while not sole.lost.is_set():
-            last = self._ending.is_set()  # then this is one more time, for what the last calls wrote
+            last = self._stopping.is_set()  # one last round, for rows of the last calls
             sole.news.clear()
-            kept = await self._round()
-            self._say("" if kept is None else str(kept))
+            error = await self._round()
+            self._log_state("" if error is None else str(error))
             if last:
                 return
-            if kept is None:
+            if error is None:
                 failures = 0
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK):
-                        await sole.news.wait()  # a lost right is news, and so is the end
+                    async with asyncio.timeout(POLL_INTERVAL):
+                        await sole.news.wait()  # a lost lock and the shutdown set it too
                 continue
-            pause = min(FIRST * 2.0 ** min(failures, 16), LONGEST) * random.uniform(0.5, 1.0)  # noqa: S311
+            delay = min(MIN_RETRY_DELAY * 2.0 ** min(failures, 16), MAX_RETRY_DELAY) * random.uniform(0.5, 1.0)  # noqa: S311
             failures += 1
-            await _first(self._ending.wait(), sole.lost.wait(), asyncio.sleep(pause))
-            if self._broker.link is None:
-                await _first(self._ending.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(LONGEST))
+            await _first(self._stopping.wait(), sole.lost.wait(), asyncio.sleep(delay))
+            if self._broker.connection is None:
+                await _first(
+                    self._stopping.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(MAX_RETRY_DELAY)
+                )
 
     async def _round(self) -> StatusError | None:
-        """Send what is there, and count now and then what is left; return what keeps it back."""
+        """Publish the rows, and count the remaining ones at intervals; return the error that holds them."""
         try:
             try:
                 await self._empty()
@@ -178,13 +180,13 @@ class Relay:
 
     async def _count(self) -> None:
         now = monotonic()
-        if now - self._counted >= LOOK:
+        if now - self._counted >= POLL_INTERVAL:
             async with self._database.housekeeping() as tx:
                 self.waiting = await outbox.waiting(tx)
             self._counted = now
 
     async def _empty(self) -> None:
-        """Send and delete until nothing is left.
+        """Publish and delete until no row is left.
 
         Raises:
             StatusError: The broker does not take the next row now, or the database cannot be used.
@@ -200,57 +202,61 @@ class Relay:
                 raise error
             if not rows:
                 return
-            link = self._broker.link
-            if link is None:
+            connection = self._broker.connection
+            if connection is None:
                 raise away()
-            sent, error = await self._send(link, rows)
+            sent, error = await self._send(connection, rows)
 
-    async def _send(self, link: Link, rows: list[Row]) -> tuple[list[Row], StatusError | None]:
-        """Return the rows that the broker has, and why it does not take the next one."""
+    async def _send(self, connection: NatsConnection, rows: list[Row]) -> tuple[list[Row], StatusError | None]:
+        """Return the rows that the broker has stored, and the error of the next one."""
         made: list[tuple[Row, Outgoing]] = []
-        kept: StatusError | None = None  # a row that cannot be set aside yet holds no other
+        unrefused: StatusError | None = None  # a row that cannot be set aside yet does not hold the others
         for row in rows:
             try:
                 message = self._encode(row)
                 _check(message)
                 made.append((row, message))
-            except Exception as error:  # one row must not hold the others, whatever is in it
+            except Exception as error:  # no content of a row may hold the others
                 if not isinstance(error, ValueError):
                     log.exception("a row of the outbox cannot be read")
-                kept = await self._refuse(link, row, None, str(error) or type(error).__name__) or kept
+                reason = str(error) or type(error).__name__
+                unrefused = await self._refuse(connection, row, None, reason) or unrefused
         sent: list[Row] = []
-        # By stream, for a batch has one; nothing is said of the order between events and changes.
+        # By stream, since a batch has one. Events and changes have no order between them.
         for _, part in groupby(sorted(made, key=_stream), _stream):
             group = list(part)
             while group:
-                stored = await link.store([message for _, message in group])
+                stored = await connection.store([message for _, message in group])
                 sent += [row for row, _ in group[: stored.number]]
                 group = group[stored.number :]
                 if isinstance(stored.error, InvalidArgument):
-                    kept = await self._refuse(link, *group.pop(0), stored.error.message) or kept
+                    row, message = group.pop(0)
+                    unrefused = await self._refuse(connection, row, message, stored.error.message) or unrefused
                 elif stored.error is not None:
                     return sent, stored.error
-        return sent, kept
+        return sent, unrefused
 
-    async def _refuse(self, link: Link, row: Row, message: Outgoing | None, reason: str) -> StatusError | None:
-        """Set a row aside when its dead letters are kept; return why they are not."""
-        reason = "".join(character if character.isprintable() else "?" for character in reason)  # what any column takes
-        for letter in self._letters(row, message, reason):
-            error = (await link.store([letter])).error
-            if error is not None and not isinstance(error, InvalidArgument):  # a letter, too, may be no message
+    async def _refuse(
+        self, connection: NatsConnection, row: Row, message: Outgoing | None, reason: str
+    ) -> StatusError | None:
+        """Set a row aside after its dead letters are stored; return the error that prevents that."""
+        reason = "".join(character if character.isprintable() else "?" for character in reason)  # any column takes this
+        for letter in self._make_dead_letters(row, message, reason):
+            error = (await connection.store([letter])).error
+            if error is not None and not isinstance(error, InvalidArgument):  # it, too, may make no message
                 return error
-        log.error("event %s for %s can never be sent and stays in the outbox: %s", row.id, row.subject, reason)
+        log.error("event %s for %s can never be published and stays in the outbox: %s", row.id, row.subject, reason)
         async with self._database.housekeeping() as tx:
             await outbox.refuse(tx, row, reason)
         return None
 
-    def _say(self, reason: str) -> None:
-        """Log what keeps the rows back, once; and once that nothing does any more."""
-        if reason and not self._said:
+    def _log_state(self, reason: str) -> None:
+        """Log the reason that holds the rows when it begins, and once when it ends."""
+        if reason and not self._logged:
             log.warning("the outbox holds its events: %s", reason)
-        elif self._said and not reason:
+        elif self._logged and not reason:
             log.info("the outbox is empty again")
-        self._said = reason
+        self._logged = reason
 
     def _rows(self, _: CallbackOptions) -> Iterable[Observation]:
         return [metrics.Observation(self.waiting.rows)] if self.waiting is not None else []
@@ -263,7 +269,7 @@ class Relay:
 
 
 async def _first(*awaited: Coroutine[Any, Any, object]) -> int:
-    """Wait until one of them is done, and drop the others; return which it was."""
+    """Wait until one of them is done, and cancel the others; return its index."""
     tasks = [asyncio.ensure_future(one) for one in awaited]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -277,10 +283,10 @@ async def _first(*awaited: Coroutine[Any, Any, object]) -> int:
 
 
 def _check(message: Outgoing) -> None:
-    """Refuse what the broker would refuse for ever with an error that may also be about now.
+    """Check a message for faults that the broker would answer with an error that looks temporary.
 
     Raises:
-        ValueError: No stream holds the subject, or a header is an order to the broker.
+        ValueError: No stream has the subject, or a header is an instruction to the broker.
     """
     if not _SUBJECT.match(message.subject):
         raise ValueError(
@@ -288,7 +294,7 @@ def _check(message: Outgoing) -> None:
             f"changes.SERVICE.TABLE.PARTITION.KEY, with at most {_LONGEST_SUBJECT} characters"
         )
     for name in message.headers:
-        if name[:5].lower() == _BROKERS and name != MESSAGE_ID:
+        if name[:5].lower() == _BROKER_PREFIX and name != MESSAGE_ID:
             raise ValueError(f"the header {name!r} is the broker's own")
 
 

@@ -1,4 +1,4 @@
-"""Which connection takes the next call, and how long to wait before connecting again. Pure: chance is an argument."""
+"""Load balancing over connections, and the backoff between attempts to connect. Pure: randomness is an argument."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ __all__ = ["backoff", "pick"]
 
 
 class Candidate(Protocol):
-    """A connection, as far as balancing sees it."""
+    """The part of a connection that balancing uses."""
 
     @property
     def streams(self) -> Collection[int]:
-        """What it carries now."""
+        """The open streams."""
 
     @property
-    def room(self) -> int:
-        """How many more calls it takes now."""
+    def available_streams(self) -> int:
+        """Number of streams that may be opened now."""
 
 
 CandidateT = TypeVar("CandidateT", bound=Candidate)
 
 
 def pick(candidates: Sequence[CandidateT], chance: Callable[[int], int]) -> CandidateT | None:
-    """Return the one of two random candidates with fewer calls in flight, or None if no candidate has room.
+    """Return the one of two random candidates with fewer open streams, or None if no candidate takes a stream.
 
-    Two choices spread calls almost as well as looking at all, and callers that decide at the same time do not all run
-    to the same one (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing").
+    Two choices spread calls almost as well as comparing all candidates, and callers that decide at the same time do not
+    all choose the same one (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing").
 
     Args:
         candidates: Connections that are ready.
@@ -36,7 +36,7 @@ def pick(candidates: Sequence[CandidateT], chance: Callable[[int], int]) -> Cand
     count = len(candidates)
     if count == 1:
         only = candidates[0]
-        return only if only.room > 0 else None
+        return only if only.available_streams > 0 else None
     if count == 0:
         return None
     first = chance(count)
@@ -44,22 +44,22 @@ def pick(candidates: Sequence[CandidateT], chance: Callable[[int], int]) -> Cand
     one, other = candidates[first], candidates[second]
     if len(other.streams) < len(one.streams):
         one, other = other, one
-    if one.room > 0:
+    if one.available_streams > 0:
         return one
-    if other.room > 0:
+    if other.available_streams > 0:
         return other
-    free = [candidate for candidate in candidates if candidate.room > 0]
+    free = [candidate for candidate in candidates if candidate.available_streams > 0]
     return min(free, key=lambda candidate: len(candidate.streams), default=None)
 
 
 def backoff(failures: int, chance: float, *, base: float, cap: float) -> float:
-    """Return the seconds to wait after so many failures in a row (≥ 1): ``base · 1.6ⁿ⁻¹`` up to ``cap``, ± 20 %.
+    """Return the delay in seconds after failures in a row (≥ 1): ``base · 1.6ⁿ⁻¹`` up to ``cap``, ± 20 %.
 
     Args:
         failures: Failures in a row.
         chance: A random number of 0 … 1.
-        base: The first wait.
-        cap: The longest.
+        base: Delay after the first failure, seconds.
+        cap: Longest delay, seconds.
 
     Source: connection-backoff.md of gRPC, with a shorter base and cap: a mesh's peers restart within seconds.
     """

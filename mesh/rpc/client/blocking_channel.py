@@ -1,9 +1,9 @@
-"""The channel for ``def`` functions: a stub on it blocks, from a worker thread, while its call runs on the event loop.
+"""Blocking channel for ``def`` functions: the stub blocks a worker thread while its call runs on the event loop.
 
-The call takes the thread's context variables with it, so its deadline, identity and trace are those of the function
-that makes it; and it ends with the call that the function answers. It refuses to be used on the thread of its event
-loop, where it would wait for itself; an event loop that a function runs in its own thread is blocked as by any other
-function that waits.
+The call gets the thread's context variables, so it has the deadline, identity and trace of the function that makes it.
+It is cancelled when the call that the function answers ends. A use on the thread of the channel's own event loop is
+refused, because it would wait for itself. An event loop that a function runs in its own thread is blocked, as by any
+blocking function.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ T = TypeVar("T")
 class BlockingChannel:
     """A channel of blocking stubs, shaped like ``grpc.Channel``.
 
-    Unary responses are returned; streamed responses are an iterator (``BlockingCall``). Streamed requests are any
-    iterable, read on a thread of the loop's executor while the call runs.
+    A unary response is returned; streamed responses are an iterator (``BlockingCall``). Streamed requests may be any
+    iterable. It is read on a thread of the loop's executor while the call runs.
 
     Args:
-        channel: The channel underneath.
-        loop: The event loop that it lives on.
+        channel: The channel that makes the calls.
+        loop: The event loop that it runs on.
     """
 
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self._channel = channel
         self._loop = loop
 
-    def unary_unary(self, *arguments: Any, **options: Any) -> _Multi:
+    def unary_unary(self, *arguments: Any, **options: Any) -> _BlockingMultiCallable:
         """Return the callable of a unary method."""
-        return _Multi(self._loop, self._channel.unary_unary(*arguments, **options))
+        return _BlockingMultiCallable(self._loop, self._channel.unary_unary(*arguments, **options))
 
-    def unary_stream(self, *arguments: Any, **options: Any) -> _Multi:
+    def unary_stream(self, *arguments: Any, **options: Any) -> _BlockingMultiCallable:
         """Return the callable of a method that streams responses."""
-        return _Multi(self._loop, self._channel.unary_stream(*arguments, **options))
+        return _BlockingMultiCallable(self._loop, self._channel.unary_stream(*arguments, **options))
 
-    def stream_unary(self, *arguments: Any, **options: Any) -> _Multi:
+    def stream_unary(self, *arguments: Any, **options: Any) -> _BlockingMultiCallable:
         """Return the callable of a method that streams requests."""
-        return _Multi(self._loop, self._channel.stream_unary(*arguments, **options))
+        return _BlockingMultiCallable(self._loop, self._channel.stream_unary(*arguments, **options))
 
-    def stream_stream(self, *arguments: Any, **options: Any) -> _Multi:
+    def stream_stream(self, *arguments: Any, **options: Any) -> _BlockingMultiCallable:
         """Return the callable of a method that streams both ways."""
-        return _Multi(self._loop, self._channel.stream_stream(*arguments, **options))
+        return _BlockingMultiCallable(self._loop, self._channel.stream_stream(*arguments, **options))
 
 
-class _Multi:
+class _BlockingMultiCallable:
     """One method of a blocking stub."""
 
     __slots__ = ("_loop", "_multi")
@@ -70,7 +70,7 @@ class _Multi:
         self._multi = multi
 
     def __call__(self, request: Any = None, **arguments: Any) -> Any:
-        """Make the call; return the response, or the iterator of responses.
+        """Make the call, and return the response or the iterator of responses.
 
         Raises:
             CallError: The call has failed.
@@ -81,7 +81,7 @@ class _Multi:
         return self.with_call(request, **arguments)[0]
 
     def with_call(self, request: Any = None, **arguments: Any) -> tuple[Any, BlockingCall]:
-        """Make a call with one response; return the response, and the call for its metadata.
+        """Make a call with one response, and return the response and the call, which has the metadata.
 
         Raises:
             CallError: The call has failed.
@@ -91,7 +91,7 @@ class _Multi:
         return call.result(), call
 
     def _begin(self, request: Any, arguments: dict[str, Any]) -> BlockingCall:
-        async def begin() -> BlockingCall:  # made there, so that it is cancelled too if nobody takes it any more
+        async def begin() -> BlockingCall:  # made on the loop, so that it is cancelled if this thread no longer waits
             source = request
             if self._multi.method.client_streaming:
                 source = _from_thread(iter(request))
@@ -101,7 +101,7 @@ class _Multi:
 
 
 class BlockingCall:
-    """A call that a blocking stub made. Iterating gives the responses of a method that streams them."""
+    """A call of a blocking stub; an iterator over the responses of a method that streams them."""
 
     __slots__ = ("_call", "_loop")
 
@@ -129,32 +129,32 @@ class BlockingCall:
     def _until(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
             return _wait(self._loop, coroutine)
-        except Cancelled:  # the call that the function answers has ended, and this one with it
+        except Cancelled:  # the call that the function answers has ended
             self.cancel()
             raise
 
     def cancel(self) -> None:
-        """End the call."""
+        """Cancel the call."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._call.cancel)
 
     def initial_metadata(self) -> grpc.aio.Metadata:
-        """Return the response headers, when they have come."""
+        """Wait for the response headers and return them."""
         found: grpc.aio.Metadata = self._until(self._call.initial_metadata())
         return found
 
     def trailing_metadata(self) -> grpc.aio.Metadata:
-        """Return the trailers, when the call has ended."""
+        """Wait for the end of the call and return the trailers."""
         found: grpc.aio.Metadata = self._until(self._call.trailing_metadata())
         return found
 
     def code(self) -> grpc.StatusCode:
-        """Return the status code, when the call has ended."""
+        """Wait for the end of the call and return the status code."""
         found: grpc.StatusCode = self._until(self._call.code())
         return found
 
     def details(self) -> str:
-        """Return the status message, when the call has ended."""
+        """Wait for the end of the call and return the status message."""
         found: str = self._until(self._call.details())
         return found
 
@@ -184,7 +184,7 @@ async def _from_thread(requests: Iterator[Any]) -> AsyncIterator[Any]:
     def take() -> tuple[Any, BaseException | None]:
         try:
             return next(requests, end), None
-        except BaseException as error:  # noqa: BLE001 - raised in the loop: a future takes not every exception as it is
+        except BaseException as error:  # noqa: BLE001 - raised in the loop; a future does not accept every exception
             return end, error
 
     loop, context = asyncio.get_running_loop(), copy_of(copy_context())

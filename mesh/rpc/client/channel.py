@@ -1,7 +1,7 @@
-"""The channel: stock generated stubs on a handler. It is shaped like ``grpc.aio.Channel``: stubs see no difference.
+"""Channel: generated stubs on a handler, with the interface of ``grpc.aio.Channel``.
 
-Each call of a stub becomes a ``Call`` that is given to the handler: a target, usually behind the layers of the outbound
-chain. What the calls do is in ``mesh.rpc.client.unary_call``.
+Each call of a stub becomes a ``Call`` for the handler. The handler is a target, usually behind the layers of the
+outbound chain. The call objects are in ``mesh.rpc.client.unary_call`` and ``streaming_call``.
 """
 
 from __future__ import annotations
@@ -25,39 +25,44 @@ Serialize: TypeAlias = "Callable[[Any], bytes] | None"
 Deserialize: TypeAlias = "Callable[[bytes], Any] | None"
 
 
-MOST_SENT = 32 * 2**10
-"""Bytes of metadata that a caller may give. All headers of a call go out in one block of at most 64 KiB."""
+MAX_METADATA_BYTES = 32 * 2**10
+"""Bytes of metadata that a caller may pass. All headers of a call are sent in one block of at most 64 KiB."""
 
 
-def _as_is(message: Any) -> Any:
+def _unchanged(message: Any) -> Any:
     return message
 
 
 def _pairs(metadata: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the metadata that a caller gives, as it goes over the wire."""
+    """Return the caller's metadata as wire pairs.
+
+    Raises:
+        ValueError: A key belongs to the transport, or the metadata are too large (see also ``encode_pair``).
+        TypeError: A key or value has the wrong type.
+    """
     pairs = [encode_pair(key, value) for key, value in metadata]
     for name, _ in pairs:
         if is_reserved(name):
             raise ValueError(f"metadata key {name.decode()!r} belongs to the transport; choose another name")
-    if field_bytes(pairs) > MOST_SENT:
+    if field_bytes(pairs) > MAX_METADATA_BYTES:
         raise ValueError(
-            f"the metadata of a call may be {MOST_SENT} bytes, counting {FIELD_OVERHEAD_BYTES} more for each pair; "
-            "send it in the request"
+            f"the metadata of a call may be {MAX_METADATA_BYTES} bytes, counting {FIELD_OVERHEAD_BYTES} more for each "
+            "pair; send it in the request"
         )
     return pairs
 
 
 class MultiCallable:
-    """One method of a stub: calling it makes a call."""
+    """One method of a stub; calling it starts a call."""
 
-    __slots__ = ("deserialize", "handler", "make", "method", "serialize")
+    __slots__ = ("call_class", "deserialize", "handler", "method", "serialize")
 
-    def __init__(self, make: Any, method: Method, handler: Handler, serialize: Any, deserialize: Any) -> None:
-        self.make = make
+    def __init__(self, call_class: Any, method: Method, handler: Handler, serialize: Any, deserialize: Any) -> None:
+        self.call_class = call_class
         self.method = method
         self.handler = handler
-        self.serialize = serialize or _as_is
-        self.deserialize = deserialize or _as_is
+        self.serialize = serialize or _unchanged
+        self.deserialize = deserialize or _unchanged
 
     def __call__(
         self,
@@ -69,26 +74,26 @@ class MultiCallable:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        """Begin the call.
+        """Start the call.
 
         Args:
-            request: The message, or for a streaming request an iterator (async or not), or None to ``write()``.
+            request: The message; of a request stream an iterator (async or not), or None to use ``write()``.
             timeout: Seconds.
-            metadata: Pairs of key and value; bytes for ``-bin`` keys. A ``user-agent`` is left out: the channel has its
-                own.
-            credentials: Not supported: the mesh's own layers say who calls.
+            metadata: Pairs of key and value; bytes for ``-bin`` keys. A ``user-agent`` is left out, because the channel
+                sends its own.
+            credentials: Not supported: the outbound layers identify the caller.
             wait_for_ready: Wait for a connection up to the deadline even when every address has just failed.
             compression: ``grpc.Compression.Gzip`` compresses the requests.
 
         Raises:
-            ValueError: Metadata that cannot be sent (see ``mesh.call.encode_pair``), that belongs to the transport
-                (``te``, ``grpc-timeout``, …), or is more than 32 KiB (``mesh.call.field_bytes``); or credentials.
-            TypeError: A key that is not text, or a value that is neither text nor bytes.
+            ValueError: There are metadata that cannot be sent (see ``mesh.call.encode_pair``), belong to the transport
+                (``te``, ``grpc-timeout``, …), or are more than 32 KiB (``mesh.call.field_bytes``); or credentials.
+            TypeError: A key is not text, or a value is neither text nor bytes.
         """
         if credentials is not None:
-            raise ValueError("call credentials are not supported here; the outbound layers say who calls")
+            raise ValueError("call credentials are not supported: the outbound layers identify the caller")
         pairs = _pairs(metadata) if metadata else []
-        call = self.make(self, request, Metadata.from_wire(pairs), timeout, current.get())
+        call = self.call_class(self, request, Metadata.from_wire(pairs), timeout, current.get())
         if wait_for_ready:
             call.core.wait_for_ready = True
         if compression:
@@ -101,8 +106,8 @@ class Channel:
     """A channel of stubs on a handler.
 
     Args:
-        handler: Answers the calls; closing it is its owner's business.
-        contract: Says which methods may be retried and how long they may take; None if nothing is known.
+        handler: Answers the calls. Its owner closes it.
+        contract: Source of the methods' retry safety and timeouts; None if there is none.
     """
 
     def __init__(self, handler: Handler, contract: Contract | None = None) -> None:
@@ -134,7 +139,7 @@ class Channel:
         return self._multi(StreamStreamCall, method, request_serializer, response_deserializer)
 
     async def close(self, grace: float | None = None) -> None:
-        """Do nothing: the handler is its owner's to close."""
+        """Do nothing: the owner of the handler closes it."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -142,15 +147,15 @@ class Channel:
     async def __aexit__(self, *_: object) -> None:
         """Do nothing: see ``close``."""
 
-    def _multi(self, make: Any, path: str, serialize: Serialize, deserialize: Deserialize) -> MultiCallable:
-        client, server = make.kind
+    def _multi(self, call_class: Any, path: str, serialize: Serialize, deserialize: Deserialize) -> MultiCallable:
+        client, server = call_class.kind
         method = self._contract.method(path) if self._contract else None
         if method is None or (method.client_streaming, method.server_streaming) != (client, server):
             service, _, name = path.strip("/").rpartition("/")
             method = Method(
                 name, service, f"/{service}/{name}", Empty, Empty, client_streaming=client, server_streaming=server
-            )  # the handler sees bytes: which message they are is the stub's business
-        return MultiCallable(make, method, self._handler, serialize, deserialize)
+            )  # the handler sees bytes; the stub knows the message types
+        return MultiCallable(call_class, method, self._handler, serialize, deserialize)
 
 
 _abc: Any = grpc.aio.Channel  # an ABC, which its type stubs do not say

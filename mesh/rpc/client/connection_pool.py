@@ -1,8 +1,8 @@
-"""The connections to one target: resolves its addresses, connects, connects again, and hands out the next connection.
+"""Connection pool: the connections to one target. It resolves, connects, reconnects and picks.
 
-It does not look into calls; a call that finds no room waits here, up to its deadline. So does, for a while, a call that
-comes when the last connection has just been lost: it was never sent, and a server that restarts is back within seconds,
-perhaps at another address.
+It knows nothing of calls but their deadlines. A call waits here, up to its deadline, while every connection carries as
+many streams as its server allows. A call that comes just after the last connection was lost waits as well, for
+``RECONNECT_TIMEOUT``: it was never sent, and a server that restarts is back within seconds, perhaps at another address.
 """
 
 from __future__ import annotations
@@ -17,32 +17,44 @@ from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Unavailable
 from mesh.rpc.client import balancer, resolver
-from mesh.rpc.client.connection import Connection, connect
+from mesh.rpc.client.http2_connection import Connection, connect
 from mesh.rpc.client.resolver import Endpoint
 
 if TYPE_CHECKING:
     from mesh.call import Call
 
-__all__ = ["Pool"]
+__all__ = ["ConnectionPool"]
 
 CONNECT_TIMEOUT = 20.0
-"""Seconds for TCP, TLS and the server's SETTINGS together; a restarting server accepts long before it answers."""
-BACKOFF_BASE = 0.1
-BACKOFF_CAP = 5.0
-PATIENCE = 10.0
+"""Seconds for TCP, TLS and the server's SETTINGS together. A restarting server accepts connections long before it
+sends its SETTINGS."""
+BACKOFF_BASE_DELAY = 0.1
+BACKOFF_MAX_DELAY = 5.0
+"""Seconds between two attempts to connect to an endpoint: after the first failure, and at most."""
+RECONNECT_TIMEOUT = 10.0
 """Seconds that calls wait, if their deadlines allow, for a target whose last connection was lost, before they fail with
-UNAVAILABLE: a container that restarts is away for two to five."""
-BACKOFF_PATIENT = 0.5
-"""The longest wait between two attempts to connect meanwhile."""
-RESOLVE_EVERY = 30.0
-RESOLVE_AGAIN = 1.0
-"""Seconds between two resolutions, at least, when connections fail."""
+UNAVAILABLE. A container that restarts is away for two to five seconds."""
+RECONNECT_MAX_DELAY = 0.5
+"""Longest delay in seconds between two attempts to connect during that time."""
+RESOLVE_INTERVAL = 30.0
+"""Seconds between two resolutions of a name."""
+RESOLVE_MIN_INTERVAL = 1.0
+"""Shortest interval in seconds between two resolutions, when connections fail."""
 CLOSE_TIMEOUT = 1.0
-"""Seconds that closing waits for the last bytes to go out."""
+"""Seconds that closing waits for the last bytes to be sent."""
 
 
-class _Slot:
-    """One endpoint: its connection, or the way to one."""
+class _EndpointState:
+    """State of one endpoint: connected, connecting, or waiting for the next attempt to connect.
+
+    Attributes:
+        endpoint: The endpoint.
+        connection: Its connection, or None.
+        task: The attempt to connect that is in progress, or None.
+        timer: The delay before the next attempt, or None.
+        failures: Failed attempts in a row.
+        reason: The last failure, for error messages.
+    """
 
     __slots__ = ("connection", "endpoint", "failures", "reason", "task", "timer")
 
@@ -61,12 +73,16 @@ class _Slot:
             self.timer.cancel()
 
 
-class Pool:
-    """The connections to a set of addresses; nothing is resolved or connected before the first call.
+class ConnectionPool:
+    """The connections to a set of addresses. The first call starts resolving and connecting.
 
     Args:
-        addresses: ``host:port``, each an IP address or a name that may stand for several.
+        addresses: ``host:port``, each an IP address or a name that may resolve to several.
         tls: TLS context, or None for plain text.
+
+    Attributes:
+        addresses: As given.
+        ready: Connections that take streams.
 
     Raises:
         ValueError: An address is not ``host:port``.
@@ -77,28 +93,28 @@ class Pool:
         for address in self.addresses:
             resolver.split(address)
         self.ready: list[Connection] = []
-        self._static = all(map(resolver.is_static, self.addresses))
+        self._all_static = all(map(resolver.is_static, self.addresses))
         self._tls = tls
-        self._slots: dict[Endpoint, _Slot] = {}
-        self._connections: dict[Connection, _Slot] = {}
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._endpoints: dict[Endpoint, _EndpointState] = {}
+        self._connections: dict[Connection, _EndpointState] = {}
+        self._waiters: deque[asyncio.Future[None]] = deque()
         self._resolving: asyncio.Task[None] | None = None
-        self._resolved = float("-inf")
-        self._trouble = ""
-        self._timer: asyncio.TimerHandle | None = None
-        self._patience: asyncio.TimerHandle | None = None
-        self._gone: asyncio.Future[None] | None = None
+        self._resolved_at = float("-inf")
+        self._resolve_error = ""
+        self._resolve_timer: asyncio.TimerHandle | None = None
+        self._reconnect_timer: asyncio.TimerHandle | None = None
+        self._all_closed: asyncio.Future[None] | None = None
         self._closed = False
 
     def __str__(self) -> str:
         return ", ".join(self.addresses)
 
     def pick(self) -> Connection | None:
-        """Return a connection with room, at once, or None; calls that wait already come first."""
-        return None if self._waiting else balancer.pick(self.ready, random.randrange)
+        """Return a connection that takes a stream now, or None; calls that wait already come first."""
+        return None if self._waiters else balancer.pick(self.ready, random.randrange)
 
     async def acquire(self, call: Call) -> Connection:
-        """Return a connection with room, waiting for one up to the call's deadline.
+        """Return a connection that takes a stream, waiting for one up to the call's deadline.
 
         Raises:
             Unavailable: Every endpoint has failed and the call does not want to wait for ready.
@@ -111,230 +127,234 @@ class Pool:
             if not limit.expired():
                 raise
             text = "the deadline passed while the call waited for a connection to the service"
-            raise DeadlineExceeded(text).at(self._state()) from None
+            raise DeadlineExceeded(text).at(self._failure_text()) from None
 
     async def _acquire(self, *, wait_for_ready: bool) -> Connection:
         first = True
         while True:
             if self._closed:
                 raise Unavailable("the channel to the service is closed").at(str(self))
-            if not (first and self._waiting):
+            if not (first and self._waiters):
                 found = balancer.pick(self.ready, random.randrange)
                 if found is not None:
-                    self._wake()  # there may be room for the next one as well
+                    self._wake()  # another stream may be free for the next one
                     return found
-            self._start()
-            if not wait_for_ready and self._hopeless():
-                raise Unavailable("the service cannot be reached now; try again later").at(self._state())
-            place = asyncio.get_running_loop().create_future()
+            self._connect_idle()
+            if not wait_for_ready and self._unreachable():
+                raise Unavailable("the service cannot be reached now; try again later").at(self._failure_text())
+            waiter = asyncio.get_running_loop().create_future()
             if first:
-                self._waiting.append(place)
+                self._waiters.append(waiter)
             else:
-                self._waiting.appendleft(place)
+                self._waiters.appendleft(waiter)
             first = False
             try:
-                await place
+                await waiter
             except asyncio.CancelledError:
-                if place.done() and not place.cancelled():
+                if waiter.done() and not waiter.cancelled():
                     self._wake()
-                elif place in self._waiting:  # whoever wakes callers may have taken it out in the same turn of the loop
-                    self._waiting.remove(place)
+                elif waiter in self._waiters:  # _wake may have removed it in the same turn of the loop
+                    self._waiters.remove(waiter)
                 raise
 
     def endpoint_of(self, connection: Connection) -> Endpoint:
-        """Return where a connection that ``pick`` or ``acquire`` gave leads."""
+        """Return the endpoint of a connection that ``pick`` or ``acquire`` returned."""
         return self._connections[connection].endpoint
 
     async def close(self) -> None:
-        """Close every connection; what runs on them fails with UNAVAILABLE."""
+        """Close every connection; calls in progress fail with UNAVAILABLE."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._calm()
+        if self._resolve_timer is not None:
+            self._resolve_timer.cancel()
+        self._stop_reconnect_timer()
         if self._resolving is not None:
             self._resolving.cancel()
-        for slot in self._slots.values():
-            slot.stop()
-        self._slots.clear()
+        for state in self._endpoints.values():
+            state.stop()
+        self._endpoints.clear()
         self._wake_all()
         connections = list(self._connections)
         for connection in connections:
             connection.close("the channel was closed")
         if self._connections:
-            self._gone = asyncio.get_running_loop().create_future()
+            self._all_closed = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await self._gone
+                    await self._all_closed
             except TimeoutError:
                 for connection in list(self._connections):
                     connection.abort("the channel was closed")
 
-    # -- mesh.rpc.client.connection.Owner --
+    # -- mesh.rpc.client.http2_connection.ConnectionOwner --
 
-    def freed(self) -> None:
-        """There may be room for a call that waits."""
-        if self._waiting:
+    def on_stream_available(self) -> None:
+        """Wake a call that waits for a stream."""
+        if self._waiters:
             self._wake()
 
-    def draining(self, connection: Connection) -> None:
-        """Give the connection no more calls, and connect anew."""
+    def on_draining(self, connection: Connection) -> None:
+        """Give the connection no more calls, and replace it."""
         if connection in self.ready:
             self.ready.remove(connection)
             self._replace(self._connections[connection], connection, "the server closed the connection")
 
-    def lost(self, connection: Connection, reason: str) -> None:
-        """Forget the connection, and connect anew unless that is under way."""
+    def on_lost(self, connection: Connection, reason: str) -> None:
+        """Forget the connection, and replace it unless that is in progress."""
         if connection in self.ready:
             self.ready.remove(connection)
-        slot = self._connections.pop(connection, None)
-        if slot is not None:
-            self._replace(slot, connection, reason)
-        if self._gone is not None and not self._connections and not self._gone.done():
-            self._gone.set_result(None)
+        state = self._connections.pop(connection, None)
+        if state is not None:
+            self._replace(state, connection, reason)
+        if self._all_closed is not None and not self._connections and not self._all_closed.done():
+            self._all_closed.set_result(None)
 
     # -- connecting --
 
-    def _start(self) -> None:
-        """Resolve if that was never done, and connect what is idle."""
-        if self._resolved == float("-inf") and self._resolving is None:
+    def _connect_idle(self) -> None:
+        """Resolve if that was never done, and connect the endpoints that are idle."""
+        if self._resolved_at == float("-inf") and self._resolving is None:
             self._resolve()
-        for slot in self._slots.values():
-            if slot.connection is None and slot.task is None and slot.timer is None:
-                self._connect(slot)
+        for state in self._endpoints.values():
+            if state.connection is None and state.task is None and state.timer is None:
+                self._connect(state)
 
-    def _connect(self, slot: _Slot) -> None:
-        slot.timer = None
-        slot.task = asyncio.get_running_loop().create_task(self._connecting(slot), name=f"connect {slot.endpoint}")
+    def _connect(self, state: _EndpointState) -> None:
+        state.timer = None
+        loop = asyncio.get_running_loop()
+        state.task = loop.create_task(self._connect_endpoint(state), name=f"connect {state.endpoint}")
 
-    async def _connecting(self, slot: _Slot) -> None:
+    async def _connect_endpoint(self, state: _EndpointState) -> None:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                connection = await connect(slot.endpoint, self, self._tls)
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
-            slot.task = None
-            self._failed(slot, _reason(error))
+                connection = await connect(state.endpoint, self, self._tls)
+        except Exception as error:  # noqa: BLE001 - any failure must reach the calls that wait
+            state.task = None
+            self._reconnect_later(state, _reason(error))
             return
-        slot.task = None
-        if connection.draining:  # it came and went in one turn of the loop
-            self._failed(slot, "the server closed the connection")
+        state.task = None
+        if connection.draining:  # it was opened and lost in one turn of the loop
+            self._reconnect_later(state, "the server closed the connection")
             return
-        slot.connection = connection
-        self._connections[connection] = slot
+        state.connection = connection
+        self._connections[connection] = state
         self.ready.append(connection)
-        self._calm()
+        self._stop_reconnect_timer()
         self._wake()
 
-    def _failed(self, slot: _Slot, reason: str) -> None:
-        """Connect again after a while; tell those that wait when no endpoint is left to hope for."""
-        slot.failures += 1
-        slot.reason = f"{slot.endpoint}: {reason}"
-        if self._slots.get(slot.endpoint) is not slot:
+    def _reconnect_later(self, state: _EndpointState, reason: str) -> None:
+        """Connect again after the backoff; fail the calls that wait if no endpoint is left."""
+        state.failures += 1
+        state.reason = f"{state.endpoint}: {reason}"
+        if self._endpoints.get(state.endpoint) is not state:
             return
-        jitter = random.random()  # noqa: S311 - it spreads load and guards nothing
-        cap = BACKOFF_CAP if self._patience is None else BACKOFF_PATIENT
-        delay = balancer.backoff(slot.failures, jitter, base=BACKOFF_BASE, cap=cap)
-        slot.timer = asyncio.get_running_loop().call_later(delay, self._connect, slot)
-        if not self._static:
+        jitter = random.random()  # noqa: S311 - it spreads load, no secret
+        cap = BACKOFF_MAX_DELAY if self._reconnect_timer is None else RECONNECT_MAX_DELAY
+        delay = balancer.backoff(state.failures, jitter, base=BACKOFF_BASE_DELAY, cap=cap)
+        state.timer = asyncio.get_running_loop().call_later(delay, self._connect, state)
+        if not self._all_static:
             self._resolve_again()
-        if self._hopeless():
+        if self._unreachable():
             self._wake_all()
 
-    def _replace(self, slot: _Slot, connection: Connection, reason: str) -> None:
-        if slot.connection is not connection:
+    def _replace(self, state: _EndpointState, connection: Connection, reason: str) -> None:
+        if state.connection is not connection:
             return
-        slot.connection = None
-        if self._slots.get(slot.endpoint) is not slot:
+        state.connection = None
+        if self._endpoints.get(state.endpoint) is not state:
             return
-        if not connection.answered:  # a server that takes connections and drops them is not to be stormed
-            self._failed(slot, reason)
+        if not connection.has_responded:  # a server that drops every connection is reconnected with backoff
+            self._reconnect_later(state, reason)
             return
-        slot.failures = 0
-        if not self.ready and self._patience is None and not self._closed:
-            self._patience = asyncio.get_running_loop().call_later(PATIENCE, self._give_up)
-        self._connect(slot)
-        if not self._static:  # it may come back at another address, and connecting to the old one can take its time
+        state.failures = 0
+        if not self.ready and self._reconnect_timer is None and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._reconnect_timer = loop.call_later(RECONNECT_TIMEOUT, self._reconnect_timed_out)
+        self._connect(state)
+        if not self._all_static:  # it may return at another address, and connecting to the old one can take long
             self._resolve_again()
 
-    def _calm(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _stop_reconnect_timer(self) -> None:
+        if self._reconnect_timer is not None:
+            self._reconnect_timer.cancel()
+            self._reconnect_timer = None
 
-    def _give_up(self) -> None:
-        self._patience = None
-        if self._hopeless():
+    def _reconnect_timed_out(self) -> None:
+        self._reconnect_timer = None
+        if self._unreachable():
             self._wake_all()
 
-    def _hopeless(self) -> bool:
-        """Whether every endpoint has failed, none is being tried now, and calls are not asked for patience."""
-        if self._resolving is not None or self._patience is not None:
+    def _unreachable(self) -> bool:
+        """Whether every endpoint has failed, no attempt is in progress, and the reconnect timeout does not run."""
+        if self._resolving is not None or self._reconnect_timer is not None:
             return False
-        return all(slot.connection is None and slot.task is None for slot in self._slots.values())
+        return all(state.connection is None and state.task is None for state in self._endpoints.values())
 
-    def _state(self) -> str:
-        """What is wrong, for a message."""
+    def _failure_text(self) -> str:
+        """Return the reasons why there is no connection, for an error message."""
         if self.ready:
             return f"{self}: every connection carries as many calls as the server allows"
-        reasons = [self._trouble, *(slot.reason for slot in self._slots.values())]
-        said = "; ".join(sorted({reason for reason in reasons if reason}))
-        return said or f"{self}: it has not answered yet"
+        reasons = [self._resolve_error, *(state.reason for state in self._endpoints.values())]
+        text = "; ".join(sorted({reason for reason in reasons if reason}))
+        return text or f"{self}: it has not responded yet"
 
     # -- resolving --
 
     def _resolve(self) -> None:
         if self._resolving is None and not self._closed:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            if self._resolve_timer is not None:
+                self._resolve_timer.cancel()
+                self._resolve_timer = None
             self._resolving = asyncio.get_running_loop().create_task(self._resolve_all(), name=f"resolve {self}")
 
     def _resolve_again(self) -> None:
-        if asyncio.get_running_loop().time() - self._resolved >= RESOLVE_AGAIN:
+        if asyncio.get_running_loop().time() - self._resolved_at >= RESOLVE_MIN_INTERVAL:
             self._resolve()
 
     async def _resolve_all(self) -> None:
-        found, self._trouble = await resolver.resolve(self.addresses)
+        found, self._resolve_error = await resolver.resolve(self.addresses)
         loop = asyncio.get_running_loop()
         self._resolving = None
-        self._resolved = loop.time()
-        if not self._trouble:
-            for gone in self._slots.keys() - found:
-                slot = self._slots.pop(gone)
-                slot.stop()
-                if slot.connection is not None:
-                    slot.connection.drain()
-        for endpoint in sorted(found - self._slots.keys()):
-            slot = self._slots[endpoint] = _Slot(endpoint)
-            self._connect(slot)
-        if not self._static:
-            again = RESOLVE_EVERY if found else BACKOFF_CAP
-            self._timer = loop.call_later(again if self._patience is None else RESOLVE_AGAIN, self._resolve)
-        if self._hopeless():
+        self._resolved_at = loop.time()
+        if not self._resolve_error:
+            for removed in self._endpoints.keys() - found:
+                state = self._endpoints.pop(removed)
+                state.stop()
+                if state.connection is not None:
+                    state.connection.drain()
+        for endpoint in sorted(found - self._endpoints.keys()):
+            state = self._endpoints[endpoint] = _EndpointState(endpoint)
+            self._connect(state)
+        if not self._all_static:
+            interval = RESOLVE_INTERVAL if found else BACKOFF_MAX_DELAY
+            if self._reconnect_timer is not None:
+                interval = RESOLVE_MIN_INTERVAL
+            self._resolve_timer = loop.call_later(interval, self._resolve)
+        if self._unreachable():
             self._wake_all()
 
-    # -- waiting --
+    # -- waiting calls --
 
     def _wake(self) -> None:
-        """Let the first that wait look again, as many as there is room for."""
-        room = sum(max(0, connection.room) for connection in self.ready)  # a lowered limit makes debts
-        while room > 0 and self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(None)
-                room -= 1
+        """Wake as many calls that wait, oldest first, as streams are available."""
+        available = sum(max(0, connection.available_streams) for connection in self.ready)  # negative: limit lowered
+        while available > 0 and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                available -= 1
 
     def _wake_all(self) -> None:
-        while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(None)
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
         return str(error)
     if isinstance(error, TimeoutError) and not error.errno:
-        return f"no answer within {CONNECT_TIMEOUT:g} s"
+        return f"no response within {CONNECT_TIMEOUT:g} s"
     if error.errno and error.errno > 0:
-        return os.strerror(error.errno).lower()  # the text of asyncio names the call, not the trouble
+        return os.strerror(error.errno).lower()  # asyncio's text names the function that failed, not the reason
     return str(error)

@@ -1,7 +1,8 @@
-"""The same seam on grpcio: a handler that asks servers through ``grpc.aio`` channels that carry bytes.
+"""grpcio transport: a handler that calls servers through ``grpc.aio`` channels, with messages as bytes.
 
-One grpcio channel for each address; grpcio resolves, connects and balances within it, this picks among them. As with
-our own channel, a call that finds servers gone which have answered before waits a while; grpcio would fail it.
+There is one grpcio channel for each address. grpcio resolves, connects and balances within it; this module picks among
+the channels. As with ``connection_pool``, a call that finds its servers lost after they have responded before waits for
+a while, where grpcio would fail it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
-from time import monotonic  # what the loops' own clocks are
+from time import monotonic  # the clock of asyncio's and uvloop's event loops
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -25,31 +26,40 @@ from mesh.errors import Code, StatusError, Unavailable
 from mesh.message_size import Side, too_large
 from mesh.rpc import status
 from mesh.rpc.client import resolver
-from mesh.rpc.client.connection_pool import PATIENCE
-from mesh.rpc.client.http2_stream import wrong_count
+from mesh.rpc.client.connection_pool import RECONNECT_TIMEOUT
+from mesh.rpc.client.http2_stream import wrong_response_count
 from mesh.rpc.client.streaming_call import EOF
 
 if TYPE_CHECKING:
     from mesh.call import Call
 
-__all__ = ["GrpcioExchange"]
+__all__ = ["GrpcioTransport"]
 
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _READY = grpc.ChannelConnectivity.READY
-_LOOK = 0.02
-"""Seconds between two looks at the channels while a call waits; watching them, as grpc.aio offers, cannot be undone."""
-_CORE = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$|^Stream removed")
-"""In texts of grpcio's core about its connections, which name addresses; nothing else tells them from a peer's."""
+_POLL_INTERVAL = 0.02
+"""Seconds between two looks at the channels while a call waits. A watch on them, as grpc.aio offers it, cannot be
+cancelled."""
+_CORE_TEXT = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$|^Stream removed")
+"""Matches texts of grpcio's core about its connections, which name addresses. Nothing else tells them from a server's
+own texts."""
 _TOO_LARGE = re.compile(r"(?:CLIENT: Received message|^Decompressed message) larger than max(?: \((\d+) vs\. \d+\))?")
-"""Of a response, as grpcio's core says it: a request was measured here before, by the limit of the server."""
-_TEXTS = {
+"""Matches the text of grpcio's core for a response that is too large. A request was checked here before it was sent."""
+_MESSAGES = {
     Code.UNAVAILABLE: "the service cannot be reached now; try again later",
     Code.DEADLINE_EXCEEDED: "the service did not answer within the deadline",
 }
 
 
-class _Remote:
-    """One address."""
+class _AddressChannel:
+    """The grpcio channel to one address.
+
+    Attributes:
+        address: ``host:port``.
+        channel: The channel.
+        in_flight: Calls in progress on it.
+        methods: Its callables by the path of their methods.
+    """
 
     __slots__ = ("address", "channel", "in_flight", "methods")
 
@@ -64,20 +74,20 @@ class _Remote:
         self.in_flight = 0
         self.methods: dict[str, Any] = {}
 
-    def multi(self, method: Any) -> Any:
+    def multi_callable(self, method: Any) -> Any:
         found = self.methods.get(method.path)
         if found is None:
             found = self.methods[method.path] = getattr(self.channel, method.kind)(method.path)
         return found
 
 
-class GrpcioExchange:
-    """A handler that answers a call by asking a server.
+class GrpcioTransport:
+    """Handler that answers a call by calling a server.
 
     Args:
-        addresses: As of ``Target``.
-        max_message: Largest message, request and response alike, bytes.
-        agent: What ``user-agent`` begins with.
+        addresses: As for ``Target``.
+        max_message: Largest message in bytes, for requests and responses.
+        agent: First part of ``user-agent``; grpcio adds its own.
     """
 
     def __init__(self, addresses: Sequence[str], *, max_message: int, agent: bytes) -> None:
@@ -91,82 +101,86 @@ class GrpcioExchange:
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ]
-        self._remotes = [_Remote(address, options) for address in addresses]
+        self._channels = [_AddressChannel(address, options) for address in addresses]
         self._max_message = max_message
-        self._answered = False  # one of them, since the last time that patience ended
-        self._gone: float | None = None
+        self._has_responded = False  # one of the servers, since the last reconnect timeout
+        self._lost_at: float | None = None
         self._closed = False
 
     async def __call__(self, call: Call) -> None:
         """Answer the call.
 
         Raises:
-            StatusError: The server's status, or what kept it from answering.
+            StatusError: The server's status, or the failure to reach it.
         """
         call.check_deadline()  # grpcio takes a timeout of 0 for none
         method = call.method
-        remote = self._pick()
-        if self._answered and not call.wait_for_ready and remote.channel.get_state(try_to_connect=True) is not _READY:
-            call.peer = remote.address
-            remote = await self._back(call)
-        call.peer = remote.address
+        chosen = self._pick()
+        if (
+            self._has_responded
+            and not call.wait_for_ready
+            and chosen.channel.get_state(try_to_connect=True) is not _READY
+        ):
+            call.peer = chosen.address
+            chosen = await self._wait_for_channel(call)
+        call.peer = chosen.address
         arguments = {
             "timeout": call.remaining(),
             "metadata": _to_grpc(call.metadata),
             "wait_for_ready": call.wait_for_ready or None,
             "compression": grpc.Compression.Gzip if call.compression else None,
         }
-        remote.in_flight += 1
-        pump = None
+        chosen.in_flight += 1
+        sender = None
         try:
             if method.client_streaming:
-                under_way = remote.multi(method)(**arguments)
-                pump = asyncio.get_running_loop().create_task(
-                    self._pump(call, under_way), name=f"requests of {method.path}"
+                grpc_call = chosen.multi_callable(method)(**arguments)
+                sender = asyncio.get_running_loop().create_task(
+                    self._send_requests(call, grpc_call), name=f"requests of {method.path}"
                 )
-                pump.add_done_callback(_seen)
+                sender.add_done_callback(_retrieve_exception)
             else:
-                under_way = remote.multi(method)(self._sized(await call.receive_one()), **arguments)
+                grpc_call = chosen.multi_callable(method)(self._check_size(await call.receive_one()), **arguments)
             try:
-                await _answer(call, under_way)
-                self._answered, self._gone = True, None
+                await _receive_response(call, grpc_call)
+                self._has_responded, self._lost_at = True, None
             except grpc.aio.AioRpcError as error:
-                if pump is not None and pump.done() and not pump.cancelled() and pump.exception() is not None:
-                    raise pump.exception() from None  # type: ignore[misc]
-                raise self._status(call, error, remote.address) from None
+                if sender is not None and sender.done() and not sender.cancelled() and sender.exception() is not None:
+                    raise sender.exception() from None  # type: ignore[misc]
+                raise self._status(call, error, chosen.address) from None
             except asyncio.CancelledError:
-                if pump is not None and pump.done() and not pump.cancelled() and pump.exception() is not None:
-                    raise pump.exception() from None  # type: ignore[misc]
-                under_way.cancel()
+                if sender is not None and sender.done() and not sender.cancelled() and sender.exception() is not None:
+                    raise sender.exception() from None  # type: ignore[misc]
+                grpc_call.cancel()
                 raise
         finally:
-            remote.in_flight -= 1
-            if pump is not None and not pump.done():
-                cancel_task(pump)
-                await asyncio.wait([pump])  # unlike awaiting it, this hides no cancellation of ours
+            chosen.in_flight -= 1
+            if sender is not None and not sender.done():
+                cancel_task(sender)
+                await asyncio.wait([sender])  # awaiting the task itself would hide a cancellation of this one
 
     async def close(self) -> None:
-        """Close the channels; calls that still run fail."""
+        """Close the channels; calls in progress fail."""
         self._closed = True
-        for remote in self._remotes:
-            await remote.channel.close(None)
+        for each in self._channels:
+            await each.channel.close(None)
 
-    async def _pump(self, call: Call, under_way: Any) -> None:
+    async def _send_requests(self, call: Call, grpc_call: Any) -> None:
         try:
             while (message := await call.receive()) is not None:
-                self._sized(message)
+                self._check_size(message)
                 try:
-                    await under_way.write(message)
+                    await grpc_call.write(message)
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    return  # the call has ended; how, its answer says
-            with suppress(grpc.aio.InternalError):  # the same: it has ended, and grpc.aio has not heard of it yet
-                await under_way.done_writing()
+                    return  # the call has ended; its status is read from its response
+            with suppress(grpc.aio.InternalError):  # the same, before grpc.aio has noticed the end
+                await grpc_call.done_writing()
         except Exception:
-            under_way.cancel()
+            grpc_call.cancel()
             raise
 
-    def _sized(self, message: bytes) -> bytes:
-        """Return a request message.
+    def _check_size(self, message: bytes) -> bytes:
+        """Return the request message.
 
         Raises:
             ResourceExhausted: It is too large.
@@ -175,30 +189,30 @@ class GrpcioExchange:
             raise too_large(Side.REQUEST, self._max_message, len(message))
         return message
 
-    async def _back(self, call: Call) -> _Remote:
-        """Return a server when one can be reached, or when patience has ended (or the call's time).
+    async def _wait_for_channel(self, call: Call) -> _AddressChannel:
+        """Return a channel as soon as one is connected, or any after the reconnect timeout.
 
         Raises:
             DeadlineExceeded: The deadline passed first.
             Unavailable: The channel was closed.
         """
         loop = asyncio.get_running_loop()
-        gone = self._gone
-        if gone is None:
-            gone = self._gone = loop.time()
+        lost_at = self._lost_at
+        if lost_at is None:
+            lost_at = self._lost_at = loop.time()
         while True:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_INTERVAL)
             call.check_deadline()
             if self._closed:
                 raise Unavailable("the channel to the service is closed").at(call.peer)
-            if not self._answered or loop.time() - gone >= PATIENCE:
+            if not self._has_responded or loop.time() - lost_at >= RECONNECT_TIMEOUT:
                 break
-            remote = self._pick()
-            if remote.channel.get_state(try_to_connect=True) is _READY:
-                self._gone = None
-                return remote
-        self._answered = False  # those who come now hear at once, until somebody answers
-        self._gone = None
+            chosen = self._pick()
+            if chosen.channel.get_state(try_to_connect=True) is _READY:
+                self._lost_at = None
+                return chosen
+        self._has_responded = False  # further calls fail at once, until a server responds
+        self._lost_at = None
         return self._pick()
 
     def _status(self, call: Call, error: grpc.aio.AioRpcError, address: str) -> StatusError:
@@ -216,43 +230,43 @@ class GrpcioExchange:
         large = _TOO_LARGE.search(text) if code == Code.RESOURCE_EXHAUSTED and not details else None
         if large is not None:
             return too_large(Side.RESPONSE, self._max_message, int(large[1]) if large[1] else None).at(address)
-        if not _CORE.search(text):  # the server's own, which may be empty
+        if not _CORE_TEXT.search(text):  # the server's own, which may be empty
             return StatusError.of(code, text, details)
-        safe = _TEXTS.get(code, "the call failed on its way to the service")
+        safe = _MESSAGES.get(code, "the call failed on its way to the service")
         failure = StatusError.of(code, safe, details).at(f"{address}: {text}")
         return status.deadline_exceeded(failure, call.deadline, monotonic())
 
-    def _pick(self) -> _Remote:
-        remotes = self._remotes
-        if len(remotes) > 1:
-            states = [remote.channel.get_state(try_to_connect=True) for remote in remotes]
+    def _pick(self) -> _AddressChannel:
+        channels = self._channels
+        if len(channels) > 1:
+            states = [each.channel.get_state(try_to_connect=True) for each in channels]
             for wanted in ((_READY,), tuple(state for state in grpc.ChannelConnectivity if state is not _FAILED)):
-                found = [remote for remote, state in zip(remotes, states, strict=True) if state in wanted]
+                found = [each for each, state in zip(channels, states, strict=True) if state in wanted]
                 if found:
-                    remotes = found
+                    channels = found
                     break
-        return min(random.sample(remotes, min(2, len(remotes))), key=lambda remote: remote.in_flight)
+        return min(random.sample(channels, min(2, len(channels))), key=lambda each: each.in_flight)
 
 
-def _seen(pump: asyncio.Task[None]) -> None:
-    """Take note of a failure, whether or not it is what the call fails with."""
-    if not pump.cancelled():
-        pump.exception()
+def _retrieve_exception(sender: asyncio.Task[None]) -> None:
+    """Mark the exception as retrieved, whether or not the call fails with it."""
+    if not sender.cancelled():
+        sender.exception()
 
 
-async def _answer(call: Call, under_way: Any) -> None:
+async def _receive_response(call: Call, grpc_call: Any) -> None:
     if call.method.server_streaming:
-        call.headers += _to_wire(await under_way.initial_metadata())
+        call.headers += _to_wire(await grpc_call.initial_metadata())
         await call.send_headers()
-        while (message := await under_way.read()) is not EOF:
+        while (message := await grpc_call.read()) is not EOF:
             await call.send(message)
     else:
-        message = await under_way
-        call.headers += _to_wire(await under_way.initial_metadata())
-    call.trailers += _to_wire(await under_way.trailing_metadata())
+        message = await grpc_call
+        call.headers += _to_wire(await grpc_call.initial_metadata())
+    call.trailers += _to_wire(await grpc_call.trailing_metadata())
     if not call.method.server_streaming:
         if message is None:
-            raise wrong_count(0)
+            raise wrong_response_count(0)
         await call.send(message)
 
 
@@ -262,7 +276,7 @@ def _to_grpc(metadata: Metadata) -> list[tuple[str, str | bytes]]:
 
 
 def _to_wire(pairs: Any) -> list[tuple[bytes, bytes]]:
-    """Return the metadata that grpcio gives, as it came: what another server sends is not ours to refuse."""
+    """Return grpcio's metadata as wire pairs, unchecked: a server may send what this side would refuse to send."""
     return status.metadata_of(
         (key.encode(), b64encode(value).rstrip(b"=") if key.endswith("-bin") else _text(value))
         for key, value in pairs or ()
@@ -270,5 +284,5 @@ def _to_wire(pairs: Any) -> list[tuple[bytes, bytes]]:
 
 
 def _text(value: str | bytes) -> bytes:
-    """Return a text value without outer spaces, which grpcio lets pass and HTTP/2 does not (RFC 9113, 8.2.1)."""
+    """Return a text value without outer spaces, which grpcio accepts and HTTP/2 forbids (RFC 9113, 8.2.1)."""
     return (value.encode() if isinstance(value, str) else value).strip(b" \t")

@@ -1,6 +1,6 @@
-"""One HTTP/2 stream that carries one gRPC call: what came in so far, and who waits for more.
+"""One HTTP/2 stream for one gRPC call: the response received so far, and the task that waits for more.
 
-No I/O and no HTTP/2 library: the connection feeds it, the exchange (``mesh.rpc.client.transport``) reads it.
+No I/O and no HTTP/2 library. The connection feeds it; the transport (``mesh.rpc.client.transport``) reads it.
 """
 
 from __future__ import annotations
@@ -25,31 +25,33 @@ from mesh.rpc import framing
 from mesh.rpc.status import code_of_http, code_of_reset, metadata_of
 
 if TYPE_CHECKING:
-    from mesh.rpc.client.connection import Connection
+    from mesh.rpc.client.http2_connection import Connection
 
-__all__ = ["Stream", "wrong_count"]
+__all__ = ["Stream", "wrong_response_count"]
 
 
 class Stream:
     """One stream.
 
     Args:
-        limit: Largest message, bytes.
-        streaming: Wake the waiter for headers and each message, not only at the end.
+        limit: Largest message in bytes.
+        streaming: Wake the waiting task for headers and each message, not only at the end.
 
     Attributes:
-        headers: Response headers, or None before they came.
-        trailers: Trailers (of a trailers-only response: its headers), or None.
-        messages: Messages that came and were not taken.
-        plain: The headers hold no metadata and nothing out of the ordinary.
-        ended: Nothing more will come.
-        failure: Why it ended without trailers.
-        unprocessed: The server has certainly done nothing with it.
+        id: The stream id.
+        connection: The connection that opened it.
+        headers: Response headers, or None before they arrive.
+        trailers: Trailers, or None before they arrive. Of a trailers-only response: its headers.
+        messages: Messages that were received and not taken.
+        has_plain_headers: The headers hold no metadata and only standard values.
+        ended: Nothing more will arrive.
+        failure: The reason why it ended without trailers.
+        unprocessed: The server has certainly not processed the call.
     """
 
     __slots__ = (
-        "_begun", "_frames", "_held", "_streaming", "_waiter", "_writer", "connection", "ended", "failure",
-        "headers", "id", "limit", "messages", "plain", "trailers", "unprocessed",
+        "_deframer", "_expects_messages", "_streaming", "_unacknowledged_bytes", "_waiter", "_writer", "connection",
+        "ended", "failure", "has_plain_headers", "headers", "id", "limit", "messages", "trailers", "unprocessed",
     )  # fmt: skip
 
     connection: Connection
@@ -60,30 +62,30 @@ class Stream:
         self.headers: Sequence[tuple[bytes, bytes]] | None = None
         self.trailers: Sequence[tuple[bytes, bytes]] | None = None
         self.messages: deque[bytes] = deque()
-        self.plain = False
+        self.has_plain_headers = False
         self.ended = False
         self.failure: StatusError | None = None
         self.unprocessed = False
         self._streaming = streaming
-        self._begun = False  # headers said that there will be messages
-        self._frames: framing.Deframer | None = None  # made for what does not arrive in one piece
-        self._held = 0
+        self._expects_messages = False  # after response headers that are not the end
+        self._deframer: framing.Deframer | None = None  # made when data are not exactly one message
+        self._unacknowledged_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
 
-    # -- for the exchange --
+    # -- for the transport --
 
     def wait(self) -> asyncio.Future[None]:
-        """Return what is done when something has come (streaming), or the end. For one waiter at a time."""
+        """Return a future that is done at the next headers or message (streaming) or at the end; for one task only."""
         self._waiter = self.connection.loop.create_future()
         return self._waiter
 
     def take(self) -> bytes:
-        """Return the oldest message; when none is left the server may send more."""
+        """Return the oldest message. When none is left, the server may send more."""
         message = self.messages.popleft()
-        if self._held and not self.messages:
-            self.connection.acknowledge(self.id, self._held)
-            self._held = 0
+        if self._unacknowledged_bytes and not self.messages:
+            self.connection.acknowledge(self.id, self._unacknowledged_bytes)
+            self._unacknowledged_bytes = 0
         return message
 
     def write(self, data: bytes, *, end: bool = False) -> None:
@@ -93,7 +95,7 @@ class Stream:
 
     async def writable(self) -> None:
         """Return when the queue of request bytes is short, or the stream has ended."""
-        if self.ended or not self.connection.crowded(self):
+        if self.ended or not self.connection.is_queue_full(self):
             return
         self._writer = self.connection.loop.create_future()
         try:
@@ -102,97 +104,97 @@ class Stream:
             self._writer = None
 
     def expire(self) -> None:
-        """End it because its deadline has passed (``mesh.layers.timer_wheel.Expirable``)."""
+        """End the stream because its deadline has passed (``mesh.layers.timer_wheel.Expirable``)."""
         self.fail(DeadlineExceeded("the service did not answer within the deadline").at(self.connection.address))
 
-    def cancel(self, failure: StatusError | None = None) -> None:
-        """End it from this side (RST_STREAM CANCEL); nothing happens after the end."""
+    def cancel(self) -> None:
+        """End the stream from this side (RST_STREAM CANCEL); no effect after the end."""
         if not self.ended:
             self.connection.reset(self)
-            self.fail(failure)
+            self.fail(None)
 
     def close(self) -> None:
-        """Leave nothing behind: end the stream if either side has not, give back the window of what was not taken."""
+        """Release the stream: reset it if neither side has ended it, and give back the window of untaken messages."""
         self.connection.reset(self)
         self.fail(None)
-        if self._held:
-            self.connection.acknowledge(self.id, self._held)
-            self._held = 0
+        if self._unacknowledged_bytes:
+            self.connection.acknowledge(self.id, self._unacknowledged_bytes)
+            self._unacknowledged_bytes = 0
 
     # -- for the connection --
 
     def on_headers(self, headers: Sequence[tuple[bytes, bytes]], end: bool) -> None:  # noqa: FBT001 - an event's field
-        """Response headers came."""
+        """Handle response headers."""
         if self.ended:
             return
         self.headers = headers
-        if not end and headers == self.connection.usual:
-            self.plain = True
-            self._begun = True
+        if not end and headers == self.connection.plain_headers:
+            self.has_plain_headers = True
+            self._expects_messages = True
             if self._streaming:
                 self._wake()
             return
         fields = dict(headers)
         status = fields.get(b":status", b"")
-        content = fields.get(b"content-type", b"")
+        content_type = fields.get(b"content-type", b"")
         if end:
             self.trailers = headers
             if b"grpc-status" not in fields:
-                self.failure = _not_grpc(status, content, self.connection.address)
+                self.failure = _not_grpc(status, content_type, self.connection.address)
             self._end()
             return
         encoding = fields.get(b"grpc-encoding", b"identity")
-        if status != b"200" or not framing.is_grpc(content):
-            self._refuse(_not_grpc(status, content, self.connection.address))
+        if status != b"200" or not framing.is_grpc(content_type):
+            self._refuse(_not_grpc(status, content_type, self.connection.address))
             return
-        if encoding not in framing.ENCODINGS:  # a server's is UNIMPLEMENTED, a client's INTERNAL (compression.md)
+        if encoding not in framing.ENCODINGS:  # a server fails with UNIMPLEMENTED, a client INTERNAL (compression.md)
             self._refuse(Internal(framing.unknown_encoding(encoding)).at(self.connection.address))
             return
-        self._begun = True
+        self._expects_messages = True
         if encoding == b"identity" and not metadata_of(headers):
-            self.connection.usual = headers
+            self.connection.plain_headers = headers
         if self._streaming:
             self._wake()
 
     def on_data(self, data: bytes, end: bool) -> None:  # noqa: FBT001 - an event's field
-        """Bytes of the response's body came."""
+        """Handle bytes of the response's body."""
         if data:
-            if not self._begun or self.ended:
+            if not self._expects_messages or self.ended:
                 self.connection.acknowledge(self.id, len(data))
             else:
                 try:
-                    found = self._cut(data)
+                    added = self._add_messages(data)
                 except StatusError as error:
                     self.connection.acknowledge(self.id, len(data))
                     self._refuse(error)
                     return
-                if found:
+                if added:
                     if self._streaming:
                         self._wake()
                     elif len(self.messages) > 1:
                         self.connection.acknowledge(self.id, len(data))
-                        self._refuse(wrong_count(len(self.messages)).at(self.connection.address))
+                        self._refuse(wrong_response_count(len(self.messages)).at(self.connection.address))
                         return
-                # Bytes of a message that is not whole yet must not hold the window: it may be larger than the window.
+                # Bytes of an incomplete message must not hold the window: the message may be larger than the window.
                 if self._streaming and self.messages:
-                    self._held += len(data)
+                    self._unacknowledged_bytes += len(data)
                 else:
                     self.connection.acknowledge(self.id, len(data))
         if end and not self.ended:
-            self.failure = Internal("the service ended its answer without a status").at(self.connection.address)
+            self.failure = Internal("the service ended its response without a status").at(self.connection.address)
             self._end()
 
     def on_trailers(self, trailers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Trailers came: the end."""
+        """Handle trailers: the response has ended."""
         if self.ended:
             return
         self.trailers = trailers
-        if self._frames is not None and self._frames.pending:
-            self.failure = Internal("the service ended its answer within a message").at(self.connection.address)
+        if self._deframer is not None and self._deframer.pending:
+            self.failure = Internal("the service ended its response within a message").at(self.connection.address)
         self._end()
 
     def on_closed(self, error_code: int, local_error: Any, *, never_sent: bool) -> None:
-        """The stream is closed; if nothing said so before, this is how it failed."""
+        """Handle the end of the stream; without a status before, this is its failure."""
         if self.ended:
             return
         where = self.connection.address
@@ -207,37 +209,37 @@ class Stream:
         self._end()
 
     def fail(self, failure: StatusError | None, *, unprocessed: bool = False) -> None:
-        """End it because the connection, or this side, does."""
+        """End the stream because the connection, or this side, ends it."""
         if not self.ended:
             self.failure = failure
             self.unprocessed = self.unprocessed or unprocessed
             self._end()
 
     def wake_writer(self) -> None:
-        """Let the writer go on."""
+        """Let the task that writes continue."""
         if self._writer is not None and not self._writer.done():
             self._writer.set_result(None)
 
-    # -- inside --
+    # -- internal --
 
-    def _cut(self, data: bytes) -> bool:
-        """Keep the messages that these bytes complete; return whether there are any.
+    def _add_messages(self, data: bytes) -> bool:
+        """Add the messages that these bytes complete; return whether there are any.
 
         Raises:
-            StatusError: The bytes are no messages that this side takes.
+            StatusError: The bytes are malformed, or a message is too large.
         """
-        frames = self._frames
-        if frames is None or not frames.pending:
+        deframer = self._deframer
+        if deframer is None or not deframer.pending:
             message = framing.single_message(data, self.limit)
             if message is not None:
                 self.messages.append(message)
                 return True
-            if frames is None:
+            if deframer is None:
                 encoding = dict(self.headers or ()).get(b"grpc-encoding")
-                frames = self._frames = framing.Deframer(self.limit, encoding, Side.RESPONSE)
-        frames.feed(data)
+                deframer = self._deframer = framing.Deframer(self.limit, encoding, Side.RESPONSE)
+        deframer.feed(data)
         before = len(self.messages)
-        while (message := frames.next()) is not None:
+        while (message := deframer.next()) is not None:
             self.messages.append(message)
         return len(self.messages) > before
 
@@ -255,19 +257,19 @@ class Stream:
             self._waiter.set_result(None)
 
 
-def wrong_count(messages: int) -> StatusError:
-    """Return the status of an answer that has not the one message of its method (statuscodes.md)."""
+def wrong_response_count(messages: int) -> StatusError:
+    """Return the status of a response that has not exactly one message where its method has one (statuscodes.md)."""
     return Unimplemented(f"the service answered with {messages or 'no'} messages, and the method has one response")
 
 
-def _not_grpc(status: bytes, content: bytes, address: str) -> StatusError:
-    """Return the status of an answer that is not gRPC's, or in another form (http-grpc-status-mapping.md)."""
+def _not_grpc(status: bytes, content_type: bytes, address: str) -> StatusError:
+    """Return the status of a response that is not gRPC with protobuf messages (http-grpc-status-mapping.md)."""
     if status == b"200":
-        kind = content.decode("latin-1")[:100]
-        if framing.is_grpc(content):
-            return Unknown("the service ended its answer without a status").at(address)
+        kind = content_type.decode("latin-1")[:100]
+        if framing.is_grpc(content_type):
+            return Unknown("the service ended its response without a status").at(address)
         text = f"the service answered with content-type {kind!r}, not application/grpc"
-        code = Code.INTERNAL if content.startswith(b"application/grpc+") else Code.UNKNOWN
+        code = Code.INTERNAL if content_type.startswith(b"application/grpc+") else Code.UNKNOWN
         return StatusError.of(code, text).at(address)
     number = int(status) if status.isdigit() else 0
     text = f"the service answered with HTTP status {number}, not with gRPC"

@@ -1,9 +1,9 @@
-"""Calls any method of a server that has reflection (v1, else v1alpha), without stubs: messages as JSON.
+"""Reflection client: calls any method of a server without stubs, with messages as JSON.
 
-For a person at a terminal: it blocks, shows what happened and retries nothing. It is a client of its own, on grpcio's
-blocking API, and shares nothing with the mesh's channel, so it can also be asked when that is in doubt. (Not grpc.aio:
-there, a stream that the server refuses while it is being written to ends as INTERNAL half of the time, and asking for
-v1 first runs into just that; see grpc issue 36066.)
+It serves a person at a terminal: it blocks and retries nothing. It uses grpcio's blocking API and shares nothing with
+the mesh's channel, so it works when the channel itself is in question. The server needs reflection, v1 or v1alpha.
+(With grpc.aio, a stream that the server refuses while it is being written to ends with INTERNAL half of the time, and
+a first request to v1 causes just that; see grpc issue 36066.)
 
 Sources: grpc/reflection/v1/reflection.proto; https://protobuf.dev/programming-guides/json/.
 """
@@ -29,28 +29,28 @@ from mesh.protojson.scalars import JsonError
 from mesh.protojson.wellknown import JsonEncodeError
 from mesh.rpc.status import DETAILS
 
-__all__ = ["CallError", "Client", "NoSuchMethod", "Outcome", "find"]
+__all__ = ["NoSuchMethod", "ReflectionCallError", "ReflectionClient", "ResponseMetadata", "find"]
 
-# v1 has the messages of v1alpha under another name, byte for byte.
-_VERSIONS = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
-_WHOLE = Codecs(always_print_fields_with_no_presence=True)
-_SET = Codecs()
-_OWN = ("grpc.reflection.", "grpc.health.")
+# The messages of v1 are those of v1alpha under another name, byte for byte.
+_REFLECTION_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+_REQUEST_CODECS = Codecs(always_print_fields_with_no_presence=True)
+_DETAIL_CODECS = Codecs()
+_PROTOCOL_SERVICES = ("grpc.reflection.", "grpc.health.")
 
 Pairs = Sequence[tuple[str, str | bytes]]
 
 
 class NoSuchMethod(Exception):
-    """The server has no such method, or several that the short name fits; the text says which there are."""
+    """The server has no such method, or the short name fits several; the text lists what there is."""
 
 
-class CallError(Exception):
-    """The call ended with a status other than OK.
+class ReflectionCallError(Exception):
+    """The end of a call with a status other than OK.
 
     Attributes:
         code: The gRPC code.
         name: Its name, ``NOT_FOUND``.
-        message: What the server said.
+        message: The server's message.
         details: The messages of the rich status, as JSON values.
         trailers: Response metadata.
     """
@@ -69,35 +69,35 @@ def _pairs(metadata: Any) -> Pairs:
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What came beside the messages of a call that is over: response metadata.
+class ResponseMetadata:
+    """Response metadata of a call, filled in while it runs.
 
     Attributes:
-        headers: Before the first message.
-        trailers: After the last.
+        headers: Received before the first message.
+        trailers: Received after the last message.
     """
 
     headers: Pairs = ()
     trailers: Pairs = ()
 
 
-def find(wanted: str, names: Sequence[str]) -> str:
-    """Return the one full name of ``names`` that ``wanted`` is, or is the end of (``Login`` of ``login.v1.Login``).
+def find(name: str, names: Sequence[str]) -> str:
+    """Return the full name in ``names`` that equals ``name`` or ends with it (``Login`` of ``login.v1.Login``).
 
     Raises:
-        NoSuchMethod: None or several; the text names them.
+        NoSuchMethod: There is none, or there are several; the text lists them.
     """
-    if wanted in names:
-        return wanted
-    found = [name for name in names if name.endswith(f".{wanted}")]
+    if name in names:
+        return name
+    found = [full for full in names if full.endswith(f".{name}")]
     if len(found) == 1:
         return found[0]
     if found:
-        raise NoSuchMethod(f"{wanted!r} can be {' or '.join(found)}")
-    raise NoSuchMethod(f"there is no service {wanted!r}; there is {', '.join(names) or 'none at all'}")
+        raise NoSuchMethod(f"{name!r} can be {' or '.join(found)}")
+    raise NoSuchMethod(f"there is no service {name!r}; there is {', '.join(names) or 'none at all'}")
 
 
-class Client:
+class ReflectionClient:
     """A connection to one server; a context manager.
 
     Args:
@@ -106,7 +106,7 @@ class Client:
     """
 
     def __init__(self, address: str, timeout: float) -> None:
-        # A proxy of the environment is for the outside world, not for the mesh.
+        # A proxy in the environment is for external traffic, not for the mesh.
         options = (("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -1))
         self._channel = grpc.insecure_channel(address, options=options)
         self._timeout = timeout
@@ -124,31 +124,31 @@ class Client:
     ) -> None:
         self._channel.close()
 
-    # -- what there is --
+    # -- services and methods --
 
     def services(self) -> list[str]:
-        """Return the full names of the server's services, those of the protocol itself left out.
+        """Return the full names of the server's services, without health and reflection.
 
         Raises:
-            CallError: The server cannot be reached or has no reflection.
+            ReflectionCallError: The server cannot be reached or has no reflection.
         """
-        answer = self._ask(reflection_pb2.ServerReflectionRequest(list_services="*"))
-        names = [service.name for service in answer.list_services_response.service]
-        return sorted(name for name in names if not name.startswith(_OWN))
+        response = self._request(reflection_pb2.ServerReflectionRequest(list_services="*"))
+        names = [service.name for service in response.list_services_response.service]
+        return sorted(name for name in names if not name.startswith(_PROTOCOL_SERVICES))
 
     def method(self, name: str) -> MethodDescriptor:
-        """Return the descriptor of ``Service/Method``; the service's name may be its end, if that is clear.
+        """Return the descriptor of ``Service/Method``; an end of the service's name is enough if it fits one only.
 
         Raises:
             NoSuchMethod: There is none, or the name fits several.
-            CallError: The server cannot be reached or has no reflection.
+            ReflectionCallError: The server cannot be reached or has no reflection.
         """
         service_name, _, method_name = name.lstrip("/").rpartition("/")
         if not service_name:
             service_name, _, method_name = name.rpartition(".")
-        full = service_name if service_name.startswith(_OWN) else find(service_name, self.services())
-        answer = self._ask(reflection_pb2.ServerReflectionRequest(file_containing_symbol=full))
-        self._add(answer.file_descriptor_response.file_descriptor_proto)
+        full = service_name if service_name.startswith(_PROTOCOL_SERVICES) else find(service_name, self.services())
+        response = self._request(reflection_pb2.ServerReflectionRequest(file_containing_symbol=full))
+        self._add(response.file_descriptor_response.file_descriptor_proto)
         service: ServiceDescriptor = self.pool.FindServiceByName(full)
         method = service.methods_by_name.get(method_name)
         if method is None:
@@ -157,7 +157,7 @@ class Client:
         return method
 
     def _add(self, files: Sequence[bytes]) -> None:
-        """Add files to the pool, each after what it imports; what the server did not send along is asked for."""
+        """Add files to the pool, each after its imports; imports that the server did not send are requested."""
         sent = {file.name: file for file in map(FileDescriptorProto.FromString, files)}
         for name in list(sent):
             self._add_one(name, sent)
@@ -167,36 +167,36 @@ class Client:
             return
         self._files.add(name)
         if name not in sent:
-            answer = self._ask(reflection_pb2.ServerReflectionRequest(file_by_filename=name))
-            for data in answer.file_descriptor_response.file_descriptor_proto:
+            response = self._request(reflection_pb2.ServerReflectionRequest(file_by_filename=name))
+            for data in response.file_descriptor_response.file_descriptor_proto:
                 file = FileDescriptorProto.FromString(data)
                 sent.setdefault(file.name, file)
         for needed in sent[name].dependency:
             self._add_one(needed, sent)
         self.pool.Add(sent[name])
 
-    def _ask(self, request: reflection_pb2.ServerReflectionRequest) -> reflection_pb2.ServerReflectionResponse:
-        """Ask reflection one thing, v1 first."""
+    def _request(self, request: reflection_pb2.ServerReflectionRequest) -> reflection_pb2.ServerReflectionResponse:
+        """Send one request to the reflection service, to v1 first."""
         while True:
             call: Any = self._channel.stream_stream(
-                f"/{_VERSIONS[self._version]}/ServerReflectionInfo",
+                f"/{_REFLECTION_SERVICES[self._version]}/ServerReflectionInfo",
                 request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
                 response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
             )(iter([request]), timeout=self._timeout)
             try:
-                answer = next(call, None)
+                response = next(call, None)
             except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.UNIMPLEMENTED and self._version + 1 < len(_VERSIONS):
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED and self._version + 1 < len(_REFLECTION_SERVICES):
                     self._version += 1
                     continue
-                raise CallError(error, []) from None
+                raise ReflectionCallError(error, []) from None
             finally:
                 call.cancel()
-            if not isinstance(answer, reflection_pb2.ServerReflectionResponse):
-                raise NoSuchMethod("the server's reflection ended without an answer")
-            if answer.HasField("error_response"):
-                raise NoSuchMethod(answer.error_response.error_message)
-            return answer
+            if not isinstance(response, reflection_pb2.ServerReflectionResponse):
+                raise NoSuchMethod("the server's reflection ended without a response")
+            if response.HasField("error_response"):
+                raise NoSuchMethod(response.error_response.error_message)
+            return response
 
     # -- calling --
 
@@ -204,61 +204,61 @@ class Client:
         """Return the request message of a JSON value.
 
         Raises:
-            ValueError: It does not fit the message; the text says why.
+            ValueError: The value does not fit the message; the text gives the reason.
         """
         try:
-            message: Message = _WHOLE.of_descriptor(method.input_type).parse_value(value)
+            message: Message = _REQUEST_CODECS.of_descriptor(method.input_type).parse_value(value)
         except JsonError as error:
-            said = f'has no field named "{error.path}"' if error.text == NO_SUCH_FIELD else str(error)
-            raise ValueError(f"the request is no {method.input_type.full_name}: {said}") from None
+            reason = f'has no field named "{error.path}"' if error.text == NO_SUCH_FIELD else str(error)
+            raise ValueError(f"the request is no {method.input_type.full_name}: {reason}") from None
         return message
 
     def value(self, message: Message) -> Any:
         """Return the JSON value of a message, default values included."""
         try:
-            return _WHOLE.of(type(message)).dump(message)
+            return _REQUEST_CODECS.of(type(message)).dump(message)
         except JsonEncodeError:
             return {"@type": descriptor_of(message).full_name, "unreadable": serialize_partial(message).hex()}
 
     def call(
-        self, method: MethodDescriptor, requests: Iterator[Message], metadata: Pairs, outcome: Outcome
+        self, method: MethodDescriptor, requests: Iterator[Message], metadata: Pairs, received: ResponseMetadata
     ) -> Iterator[Any]:
-        """Call the method and yield each response as a JSON value when it comes.
+        """Call the method and yield each response as a JSON value when it arrives.
 
         Args:
             method: From ``method``.
-            requests: As many as its kind takes.
+            requests: One request, or several if the method streams them.
             metadata: Request metadata.
-            outcome: Filled in while the call runs.
+            received: Response metadata; filled in while the call runs.
 
         Raises:
-            CallError: It ended with a status other than OK.
-            ValueError: From ``requests``.
+            ReflectionCallError: The call ended with a status other than OK.
+            ValueError: The iterator of requests raised it.
         """
         path = f"/{method.containing_service.full_name}/{method.name}"
         response = message_factory.GetMessageClass(method.output_type)
-        broken: list[ValueError] = []
+        request_errors: list[ValueError] = []
 
-        def guarded() -> Iterator[Message]:  # grpcio keeps the error of a request iterator to itself
+        def checked_requests() -> Iterator[Message]:  # grpcio hides an error of the request iterator
             try:
                 yield from requests
             except ValueError as error:
-                broken.append(error)
+                request_errors.append(error)
                 raise
 
-        # Every kind of call is the same on the wire, so one shape serves all of them.
+        # All kinds of calls are alike on the wire, so this one serves all methods.
         call: Any = self._channel.stream_stream(
             path, request_serializer=serialize, response_deserializer=parser(response)
-        )(guarded(), metadata=tuple(metadata), timeout=self._timeout)
+        )(checked_requests(), metadata=tuple(metadata), timeout=self._timeout)
         try:
-            outcome.headers = _pairs(call.initial_metadata())
+            received.headers = _pairs(call.initial_metadata())
             for message in call:
                 yield self.value(message)
-            outcome.trailers = _pairs(call.trailing_metadata())
+            received.trailers = _pairs(call.trailing_metadata())
         except grpc.RpcError as error:
-            if broken:
-                raise broken[0] from None
-            raise CallError(error, self._details(error)) from None
+            if request_errors:
+                raise request_errors[0] from None
+            raise ReflectionCallError(error, self._details(error)) from None
         finally:
             call.cancel()
 
@@ -275,11 +275,11 @@ class Client:
 
     def _detail(self, detail: any_pb2.Any) -> Any:
         name = detail.type_url.rpartition("/")[2]
-        # The standard details are known here even if the server's contract does not import them.
+        # The standard details are known here even if the server's files do not import them.
         for pool in (error_details_pb2.DESCRIPTOR.pool, self.pool):
             try:
                 kind = pool.FindMessageTypeByName(name)
-                codec = _SET.of_descriptor(kind)
+                codec = _DETAIL_CODECS.of_descriptor(kind)
                 value = codec.dump(parser(codec.message)(detail.value))
             except (KeyError, DecodeError, JsonEncodeError):
                 continue

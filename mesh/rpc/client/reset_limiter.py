@@ -1,8 +1,8 @@
-"""How often streams may be reset: servers count, and close the connection of a client that does it too often.
+"""Limiter of RST_STREAM frames: keeps a connection below the rate at which servers close it.
 
-h2corn answers more than 200 RST_STREAM within ten seconds with GOAWAY (ENHANCE_YOUR_CALM) and drops every call on the
-connection; others count in their own ways since "rapid reset" (CVE-2023-44487). So resets have a rhythm here: what is
-beyond it waits, and goes out one by one for as long as the server has not ended the stream itself.
+h2corn answers more than 200 RST_STREAM frames within ten seconds with GOAWAY (ENHANCE_YOUR_CALM) and drops every call
+on the connection. Since "rapid reset" (CVE-2023-44487) other servers have limits of their own. A token bucket therefore
+limits the resets. A reset beyond it is delayed, and is not sent if the server ends the stream first.
 """
 
 from __future__ import annotations
@@ -10,94 +10,97 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-__all__ = ["Resets"]
+__all__ = ["ResetLimiter"]
 
-BURST = 100
-RATE = 5.0
-"""Resets at once, and each second: at most 150 in any ten seconds."""
-CUTS = 128
-"""Streams reset while their answer came in, after which a connection is replaced: libnghttp2 drops the beginning of a
-DATA frame that such a reset cut in two, and the connection's window is short by these bytes (≤ 16 KiB) for good."""
-GRACE = 0.25
-"""Seconds after a deadline that the server has to end the call itself: it was told the same deadline."""
+MAX_BURST = 100
+RESETS_PER_SECOND = 5.0
+"""Size and refill rate of the bucket: at most 150 resets in any ten seconds."""
+MAX_PARTIAL_RESETS = 128
+"""Resets of streams whose response was being received, after which the connection is replaced. libnghttp2 drops the
+beginning of a DATA frame that such a reset cuts in two, so the connection's window stays short by these bytes
+(at most 16 KiB each)."""
+RESET_DELAY = 0.25
+"""Seconds after a deadline in which the server can end the call itself; it was told the same deadline."""
 
 
-class Resets:
-    """The resets of one connection.
+class ResetLimiter:
+    """Resets of the streams of one connection.
 
     Args:
-        send: Resets a stream.
+        send: Sends RST_STREAM for a stream id.
 
     Attributes:
-        late: Streams that are to be reset and have to wait, oldest first.
+        delayed: Streams whose reset is delayed, oldest first.
     """
 
-    __slots__ = ("_asked", "_at", "_cuts", "_left", "_loop", "_send", "_timer", "late")
+    __slots__ = (
+        "_loop", "_partial_resets", "_refilled_at", "_requested", "_send", "_timer", "_tokens", "delayed",
+    )  # fmt: skip
 
     def __init__(self, send: Callable[[int], None]) -> None:
-        self.late: dict[int, None] = {}
+        self.delayed: dict[int, None] = {}
         self._send = send
         self._loop = asyncio.get_running_loop()
-        self._asked: set[int] = set()
-        self._cuts = 0
-        self._left = float(BURST)
-        self._at = self._loop.time()
+        self._requested: set[int] = set()
+        self._partial_resets = 0
+        self._tokens = float(MAX_BURST)
+        self._refilled_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
 
-    def ask(self, stream_id: int, *, cut: bool = False) -> bool:
-        """Reset a stream, now or when there is room for it. Asking again changes nothing.
+    def reset(self, stream_id: int, *, partial: bool = False) -> bool:
+        """Reset a stream now, or as soon as the limit allows. A second request for the same stream has no effect.
 
         Args:
-            stream_id: Which.
-            cut: Its answer is coming in.
+            stream_id: The stream.
+            partial: Its response is being received.
 
         Returns:
-            Whether the connection is still good; if not, it should take no new streams.
+            Whether the connection may take new streams.
         """
-        if stream_id not in self._asked:
-            self._asked.add(stream_id)
-            self._cuts += cut
-            self.late[stream_id] = None
-            self._next()
-        return not self.late and self._cuts < CUTS
+        if stream_id not in self._requested:
+            self._requested.add(stream_id)
+            self._partial_resets += partial
+            self.delayed[stream_id] = None
+            self._send_allowed()
+        return not self.delayed and self._partial_resets < MAX_PARTIAL_RESETS
 
-    def ask_later(self, stream_id: int, then: Callable[[], None]) -> None:
-        """Do nothing for ``GRACE`` seconds; then, if the stream is still open, call ``then``, which may ask."""
-        if stream_id not in self._asked:
-            self._asked.add(stream_id)
-            self._loop.call_later(GRACE, self._graced, stream_id, then)
+    def reset_after_delay(self, stream_id: int, callback: Callable[[], None]) -> None:
+        """Call ``callback``, which may reset the stream, after ``RESET_DELAY`` if the stream is still open then."""
+        if stream_id not in self._requested:
+            self._requested.add(stream_id)
+            self._loop.call_later(RESET_DELAY, self._delay_over, stream_id, callback)
 
     def closed(self, stream_id: int) -> None:
         """Forget a stream that has ended."""
-        if self._asked:
-            self._asked.discard(stream_id)
-            self.late.pop(stream_id, None)
+        if self._requested:
+            self._requested.discard(stream_id)
+            self.delayed.pop(stream_id, None)
 
     def stop(self) -> None:
-        """Forget everything: the connection is gone."""
-        self._asked.clear()
-        self.late.clear()
+        """Forget all streams: the connection is lost."""
+        self._requested.clear()
+        self.delayed.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _graced(self, stream_id: int, then: Callable[[], None]) -> None:
-        if stream_id in self._asked:
-            self._asked.discard(stream_id)
-            then()
+    def _delay_over(self, stream_id: int, callback: Callable[[], None]) -> None:
+        if stream_id in self._requested:
+            self._requested.discard(stream_id)
+            callback()
 
-    def _next(self) -> None:
+    def _send_allowed(self) -> None:
         now = self._loop.time()
-        self._left = min(float(BURST), self._left + (now - self._at) * RATE)
-        self._at = now
-        while self.late and self._left >= 1:
-            self._left -= 1
-            stream_id = next(iter(self.late))
-            del self.late[stream_id]
+        self._tokens = min(float(MAX_BURST), self._tokens + (now - self._refilled_at) * RESETS_PER_SECOND)
+        self._refilled_at = now
+        while self.delayed and self._tokens >= 1:
+            self._tokens -= 1
+            stream_id = next(iter(self.delayed))
+            del self.delayed[stream_id]
             self._send(stream_id)
-        if self.late and self._timer is None:
-            self._timer = self._loop.call_later((1 - self._left) / RATE, self._again)
+        if self.delayed and self._timer is None:
+            self._timer = self._loop.call_later((1 - self._tokens) / RESETS_PER_SECOND, self._timer_fired)
 
-    def _again(self) -> None:
+    def _timer_fired(self) -> None:
         self._timer = None
-        self._next()
+        self._send_allowed()

@@ -1,4 +1,4 @@
-"""``host:port`` → the IP addresses to connect to."""
+"""Name resolution: ``host:port`` → the endpoints to connect to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Endpoint", "is_static", "resolve", "split"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """One place to connect to.
+    """One resolved IP address and port.
 
     Attributes:
         host: IP address.
@@ -30,15 +30,15 @@ class Endpoint:
     address: str
 
     def __str__(self) -> str:
-        found = join(self.host, self.port)
-        return found if found == self.address else f"{self.address} ({found})"
+        resolved = join(self.host, self.port)
+        return resolved if resolved == self.address else f"{self.address} ({resolved})"
 
 
 def split(address: str) -> tuple[str, int]:
     """Return host and port of an address to connect to (``mesh.address.split``).
 
     Raises:
-        ValueError: It is none, or the port is 0.
+        ValueError: It is no ``host:port``, or the port is 0.
     """
     host, port = split_any(address)
     if not port:
@@ -47,7 +47,7 @@ def split(address: str) -> tuple[str, int]:
 
 
 def is_static(address: str) -> bool:
-    """Whether the host is an IP address, so that resolving it again finds nothing new."""
+    """Whether the host is an IP address, which need not be resolved again."""
     try:
         ipaddress.ip_address(split(address)[0])
     except ValueError:
@@ -56,35 +56,35 @@ def is_static(address: str) -> bool:
 
 
 async def look_up(host: str, port: int) -> Sequence[tuple[Any, ...]]:
-    """Return what the system's resolver says of a name (``getaddrinfo``), asked in the loop's executor."""
+    """Return the result of ``getaddrinfo`` for a name; it runs in the loop's executor."""
     loop = asyncio.get_running_loop()
     return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
 
 
 async def resolve(addresses: Sequence[str]) -> tuple[frozenset[Endpoint], str]:
-    """Return where the addresses lead, and what went wrong with those that lead nowhere ("" if nothing did).
+    """Return the endpoints of the addresses, and the errors of those that cannot be resolved ("" if there is none).
 
     Raises:
         ValueError: An address is not ``host:port``.
     """
     found: set[Endpoint] = set()
-    troubles: list[str] = []
+    errors: list[str] = []
     for address in addresses:
         host, port = split(address)
         if is_static(address):
             found.add(Endpoint(host, port, address))
             continue
         try:
-            answers = await look_up(host, port)
+            results = await look_up(host, port)
         except (OSError, UnicodeError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-            troubles.append(f"{address}: cannot be resolved ({reason})")
+            errors.append(f"{address}: cannot be resolved ({reason})")
             continue
-        found.update(Endpoint(_host(answer[4]), port, address) for answer in answers)
-    return frozenset(found), "; ".join(troubles)
+        found.update(Endpoint(_host(result[4]), port, address) for result in results)
+    return frozenset(found), "; ".join(errors)
 
 
-def _host(found: tuple[Any, ...]) -> str:
+def _host(socket_address: tuple[Any, ...]) -> str:
     """Return the IP address of a socket address, with the zone of a link-local one."""
-    host, _, *scope = found
+    host, _, *scope = socket_address
     return f"{host}%{scope[-1]}" if scope and scope[-1] and "%" not in host else str(host)

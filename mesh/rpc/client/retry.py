@@ -1,8 +1,9 @@
-"""The retry layer: calls of methods that declare retry safety are tried again while that may help and is welcome.
+"""Retry layer: repeats failed calls of methods that declare retry safety, with backoff and a budget.
 
-Only UNAVAILABLE, only ``idempotency_level`` methods, only while nothing of the answer has been given to the caller and
-the request can be sent again; with exponential backoff and jitter, within the deadline left and a budget that a failing
-target soon uses up. Calls that no server ever processed are not its business: the target sends those again by itself.
+A call is retried if its status is UNAVAILABLE, its method has an ``idempotency_level``, the caller has received nothing
+of the response, and the request can be sent again. The delay is exponential with jitter and ends before the deadline. A
+budget stops retries to a target that fails most calls. Calls that no server has processed are not handled here: the
+transport sends those again by itself.
 
 Source: https://github.com/grpc/proposal/blob/master/A6-client-retries.md (backoff, throttling, pushback).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,120 +24,124 @@ from mesh.errors import Code, StatusError
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer
 
-__all__ = ["Budget", "Policy", "decide", "pushback", "retry"]
+__all__ = ["RetryBudget", "RetryPolicy", "decide", "pushback", "retry"]
 
 PUSHBACK = b"grpc-retry-pushback-ms"
-_DIGITS = 15
-"""Of a pushback; what is longer is no time."""
+_PUSHBACK_DIGITS = 15
+"""Longest pushback that is read."""
 ATTEMPTS = b"grpc-previous-rpc-attempts"
+
+BACKOFF_FACTOR = 2.0
+"""Growth of the delay from one retry to the next."""
+BUDGET_TOKENS = 1000.0
+"""Tokens of a full budget, A6's largest. A killed server fails all its calls in progress at once, and that alone must
+not use up the budget."""
+TOKENS_PER_SUCCESS = 0.1
+"""Tokens that a successful call gives back."""
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """How often and how soon.
+class RetryPolicy:
+    """Number of attempts and the delays between them.
 
     Attributes:
-        attempts: Tries in all, the first included.
-        base: Seconds of the first wait, before jitter.
-        factor: How much longer each further wait is.
-        cap: The longest wait.
+        max_attempts: Attempts in all, the first included.
+        base_delay: Seconds before the first retry, before jitter.
+        max_delay: Longest delay in seconds, before jitter.
     """
 
-    attempts: int = 4
-    base: float = 0.05
-    factor: float = 2.0
-    cap: float = 1.0
+    max_attempts: int = 4
+    base_delay: float = 0.05
+    max_delay: float = 1.0
 
 
-class Budget:
-    """The retry budget of one service: failures spend a token, successes earn a part of one.
+class RetryBudget:
+    """The retry budget of one service: a failure takes a token, a success gives back a part of one.
 
-    Retries stop while half or less of the tokens are left, so that a target which fails most calls is not asked twice
-    as often for it (A6, Throttling Retry Attempts and Hedged RPCs).
-
-    One server that is killed fails at once all that it carried; the budget is A6's largest, so that this alone does not
-    use it up.
-
-    Args:
-        tokens: The most that it holds, and what it begins with.
-        earned: What a success adds.
+    Retries stop while half or less of the tokens are left, so that a target which fails most calls does not get twice
+    as many of them (A6, Throttling Retry Attempts and Hedged RPCs).
     """
 
-    __slots__ = ("earned", "left", "tokens")
+    __slots__ = ("tokens",)
 
-    def __init__(self, tokens: float = 1000.0, earned: float = 0.1) -> None:
-        self.tokens = tokens
-        self.earned = earned
-        self.left = tokens
+    def __init__(self) -> None:
+        self.tokens = BUDGET_TOKENS
 
     @property
     def spent(self) -> bool:
-        """Whether no retry is welcome now."""
-        return self.left <= self.tokens / 2
+        """Whether no retry is allowed now."""
+        return self.tokens <= BUDGET_TOKENS / 2
 
     def success(self) -> None:
-        """Note a call that did not fail."""
-        self.left = min(self.tokens, self.left + self.earned)
+        """Count an attempt that did not fail with UNAVAILABLE."""
+        self.tokens = min(BUDGET_TOKENS, self.tokens + TOKENS_PER_SUCCESS)
 
     def failure(self) -> None:
-        """Note a try that failed in a way that would be retried."""
-        self.left = max(0.0, self.left - 1.0)
+        """Count an attempt that failed with UNAVAILABLE."""
+        self.tokens = max(0.0, self.tokens - 1.0)
 
 
 def decide(
-    policy: Policy,
+    policy: RetryPolicy,
     *,
     code: int,
-    tries: int,
+    attempts: int,
     replayable: bool,
     budget_spent: bool,
-    told: float | None,
+    pushback_delay: float | None,
     remaining: float | None,
     chance: float,
 ) -> float | None:
-    """Return the seconds to wait before the next try, or None if there is to be none. Pure.
+    """Return the seconds to wait before the next attempt, or None if there is to be none. Pure.
 
     Args:
-        policy: How often and how soon.
-        code: How the last try ended.
-        tries: Tries so far, at least 1.
-        replayable: The request can be sent again, and nothing of the answer has been given to the caller.
-        budget_spent: The target fails too much to be asked again.
-        told: Seconds that the server said to wait, negative if it said not to try again, None if it said nothing.
+        policy: Number of attempts and delays.
+        code: Status code of the last attempt.
+        attempts: Attempts so far, at least 1.
+        replayable: The request can be sent again, and the caller has received nothing of the response.
+        budget_spent: The retry budget allows no retry now.
+        pushback_delay: Seconds that the server asks to wait, negative for no retry, None if it did not say.
         remaining: Seconds until the deadline, or None without one.
         chance: A random number of 0 … 1.
     """
-    if code != Code.UNAVAILABLE or tries >= policy.attempts or not replayable or budget_spent:
+    if code != Code.UNAVAILABLE or attempts >= policy.max_attempts or not replayable or budget_spent:
         return None
-    if told is not None:
-        wait = told
-        if wait < 0:
+    if pushback_delay is not None:
+        delay = pushback_delay
+        if delay < 0:
             return None
     else:
-        wait = min(policy.base * policy.factor ** (tries - 1), policy.cap) * (0.8 + 0.4 * chance)
-    if remaining is not None and wait >= remaining:
+        backoff = min(policy.base_delay * BACKOFF_FACTOR ** (attempts - 1), policy.max_delay)
+        delay = backoff * (0.8 + 0.4 * chance)
+    if remaining is not None and delay >= remaining:
         return None
-    return wait
+    return delay
 
 
 def pushback(error: StatusError, trailers: list[tuple[bytes, bytes]]) -> float | None:
-    """Return the seconds that the server asks to wait, negative for "do not try again", None if it said nothing.
+    """Return the seconds that the server asks to wait, negative for "do not retry", None if it did not say.
 
-    ``grpc-retry-pushback-ms`` in the trailers, or a ``google.rpc.RetryInfo`` detail. A pushback that is not a number
-    means "do not" (A6, Pushback).
+    The server says it by ``grpc-retry-pushback-ms`` in the trailers or by a ``google.rpc.RetryInfo`` detail. A pushback
+    that is not a number means "do not retry" (A6, Pushback).
     """
     for name, value in trailers:
         if name == PUSHBACK:
             digits = value.removeprefix(b"-")
-            return int(value) / 1000 if digits.isdigit() and len(digits) <= _DIGITS else -1.0
+            return int(value) / 1000 if digits.isdigit() and len(digits) <= _PUSHBACK_DIGITS else -1.0
     for detail in error.details:
         if isinstance(detail, error_details_pb2.RetryInfo):
             return float(detail.retry_delay.ToNanoseconds()) / 1e9
     return None
 
 
-class _Request:
-    """The request of a call, kept for another try."""
+class _ReplayableRequest:
+    """The request of a call, kept for another attempt.
+
+    Attributes:
+        call: The call.
+        message: The request message of a method that does not stream requests, once it was read.
+        streamed: A request stream has been read, so there can be no other attempt.
+    """
 
     __slots__ = ("call", "message", "streamed")
 
@@ -146,12 +151,16 @@ class _Request:
         self.streamed = False
 
 
-class _Try(Call):
-    """One try of a call: what it answers reaches the caller, what it fails with may not."""
+class _Attempt(Call):
+    """One attempt of a call. Its response goes to the caller; its failure does so only if it is the last attempt.
 
-    __slots__ = ("_request", "_taken", "begun", "compression", "wait_for_ready")
+    Attributes:
+        responded: The caller has received a part of the response.
+    """
 
-    def __init__(self, request: _Request, tries: int) -> None:
+    __slots__ = ("_request", "_taken", "compression", "responded", "wait_for_ready")
+
+    def __init__(self, request: _ReplayableRequest, attempts: int) -> None:
         call = request.call
         super().__init__(call.method, call.metadata, call.deadline)
         self.identity = call.identity
@@ -161,9 +170,9 @@ class _Try(Call):
         self.deadline_enforced = call.deadline_enforced
         self._request = request
         self._taken = False
-        self.begun = False
-        if tries:
-            self.metadata = Metadata.from_wire([*call.metadata.pairs, (ATTEMPTS, b"%d" % tries)])
+        self.responded = False
+        if attempts:
+            self.metadata = Metadata.from_wire([*call.metadata.pairs, (ATTEMPTS, b"%d" % attempts)])
 
     async def receive_one(self) -> bytes:
         request = self._request
@@ -181,49 +190,48 @@ class _Try(Call):
         return await self.receive_one()
 
     async def send(self, message: bytes) -> None:
-        if not self.begun:
-            self._begin()
+        if not self.responded:
+            self._begin_response()
         await self._request.call.send(message)
 
     async def send_headers(self) -> None:
-        self._begin()
+        self._begin_response()
         await self._request.call.send_headers()
 
-    def _begin(self) -> None:
-        self.begun = True
+    def _begin_response(self) -> None:
+        self.responded = True
         self.headers_sent = True
         self._request.call.headers += self.headers
 
     def conclude(self) -> None:
-        """Give the caller what came beside the messages."""
+        """Give the caller the response metadata of the last attempt."""
         call = self._request.call
-        if not self.begun and not call.headers_sent:
+        if not self.responded and not call.headers_sent:
             call.headers += self.headers
         call.trailers += self.trailers
 
 
-def retry(policy: Policy | None = None, chance: Callable[[], float] = random.random) -> Layer:
+def retry(policy: RetryPolicy | None = None) -> Layer:
     """Return a retry layer. It keeps a budget for each service that it calls.
 
     Args:
-        policy: How often and how soon.
-        chance: Random numbers of 0 … 1, for the jitter.
+        policy: Number of attempts and delays.
     """
-    policy = policy or Policy()
-    budgets: dict[str, Budget] = {}
+    policy = policy or RetryPolicy()
+    budgets: dict[str, RetryBudget] = {}
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
-        return tried(call, next) if call.method.idempotent else next(call)
+        return with_retries(call, next) if call.method.idempotent else next(call)
 
-    async def tried(call: Call, next: Handler) -> None:
+    async def with_retries(call: Call, next: Handler) -> None:
         budget = budgets.get(call.method.service)
         if budget is None:
-            budget = budgets[call.method.service] = Budget()
-        request = _Request(call)
-        tries = 0
+            budget = budgets[call.method.service] = RetryBudget()
+        request = _ReplayableRequest(call)
+        attempts = 0
         while True:
-            attempt = _Try(request, tries)
-            tries += 1
+            attempt = _Attempt(request, attempts)
+            attempts += 1
             try:
                 try:
                     await next(attempt)
@@ -234,23 +242,23 @@ def retry(policy: Policy | None = None, chance: Callable[[], float] = random.ran
                     budget.failure()
                 else:
                     budget.success()
-                wait = decide(
+                delay = decide(
                     policy,
                     code=error.code,
-                    tries=tries,
-                    replayable=not attempt.begun and not request.streamed,
+                    attempts=attempts,
+                    replayable=not attempt.responded and not request.streamed,
                     budget_spent=budget.spent,
-                    told=pushback(error, attempt.trailers),
+                    pushback_delay=pushback(error, attempt.trailers),
                     remaining=call.remaining(),
-                    chance=chance(),
+                    chance=random.random(),  # noqa: S311 - jitter, no secret
                 )
-                if wait is None:
+                if delay is None:
                     attempt.conclude()
                     raise
             else:
                 budget.success()
                 attempt.conclude()
                 return
-            await asyncio.sleep(wait)
+            await asyncio.sleep(delay)
 
     return layer

@@ -1,7 +1,7 @@
-"""The calls of a stub that stream requests, responses or both.
+"""Calls of a stub that stream requests, responses or both.
 
-The handler runs in a task of its own and holds only the inside of the call, so that a call which its user drops
-unfinished is collected, and cancelled.
+The handler runs in a task of its own, which refers to the inner call object only. A call object that its user drops
+before the end is therefore garbage-collected, and that cancels the call.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import grpc.aio
 from mesh.boundary import cancel_task, contain
 from mesh.call import Call, Metadata
 from mesh.errors import StatusError
-from mesh.rpc.client.http2_stream import wrong_count
-from mesh.rpc.client.unary_call import CallFacade, OutboundCall, undecodable
+from mesh.rpc.client.http2_stream import wrong_response_count
+from mesh.rpc.client.unary_call import CallFacade, OutboundCall, undecodable_response
 
 if TYPE_CHECKING:
     from mesh.rpc.client.channel import MultiCallable
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
 
 EOF: Any = getattr(grpc.aio, "EOF")  # noqa: B009 - its type stubs leave it out
-WAITING = 64 * 2**10
-"""Bytes of response messages that wait for their reader before the handler does."""
-COST = 64
-"""What a message counts at least: many small ones cost memory too."""
+RESPONSE_BUFFER_BYTES = 64 * 2**10
+"""Bytes of unread response messages at which the handler waits."""
+MESSAGE_OVERHEAD_BYTES = 64
+"""Bytes that each message counts besides its own: many small messages take memory too."""
 
 
 class _Signal:
-    """Something that one side of the call waits for and the other side gives."""
+    """Wake-up for one waiting task; a notification that no task waits for is lost."""
 
     __slots__ = ("_future",)
 
@@ -40,48 +40,53 @@ class _Signal:
         self._future: asyncio.Future[None] | None = None
 
     async def wait(self) -> None:
-        """Return at the next ``give``."""
+        """Return at the next ``notify``."""
         self._future = asyncio.get_running_loop().create_future()
         try:
             await self._future
         finally:
             self._future = None
 
-    def give(self) -> None:
-        """Let the one that waits go on."""
+    def notify(self) -> None:
+        """Wake the waiting task, if there is one."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
 
-class _Core(OutboundCall):
-    """The inside of a streaming call."""
+class _StreamingCore(OutboundCall):
+    """The handler's side of a streaming call.
+
+    Attributes:
+        responses: Response messages that the user has not read.
+        requests_closed: There will be no more request messages.
+    """
 
     __slots__ = (
-        "_answer_in", "_answer_out", "_begun", "_headers_in", "_held", "_request", "_request_in", "_request_out",
-        "_source", "answers", "closed",
+        "_buffered_bytes", "_headers_received", "_receiving", "_request", "_request_added", "_request_taken",
+        "_response_added", "_response_taken", "_source", "requests_closed", "responses",
     )  # fmt: skip
 
     def __init__(
         self, multi: MultiCallable, request: Any, metadata: Metadata, timeout: float | None, parent: Call | None
     ) -> None:
         super().__init__(multi, metadata, timeout, parent)
-        self.answers: deque[bytes] = deque()
-        self._held = 0
-        self.closed = False
+        self.responses: deque[bytes] = deque()
+        self._buffered_bytes = 0
+        self.requests_closed = False
         self.task: asyncio.Task[None] | None = None
         self._request: bytes | None = None
         self._source: AsyncIterator[Any] | Iterator[Any] | None = None
         if not self.method.client_streaming:
             self._request = multi.serialize(request)
-            self.closed = True
+            self.requests_closed = True
         elif request is not None:
             self._source = aiter(request) if hasattr(request, "__aiter__") else iter(request)
-        self._request_in, self._request_out = _Signal(), _Signal()
-        self._answer_in, self._answer_out = _Signal(), _Signal()
-        self._begun, self._headers_in = asyncio.Event(), asyncio.Event()
+        self._request_added, self._request_taken = _Signal(), _Signal()
+        self._response_added, self._response_taken = _Signal(), _Signal()
+        self._receiving, self._headers_received = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
-        """Have the handler answer."""
+        """Run the handler."""
         try:
             await self.multi.handler(self)
         except BaseException as error:  # noqa: BLE001 - raised where the call is awaited
@@ -90,128 +95,128 @@ class _Core(OutboundCall):
             self.finish(None)
 
     def finish(self, error: BaseException | None) -> None:
-        """Note how the call ended, and wake everyone."""
+        """Record the end of the call, and wake every task that waits."""
         super().finish(error)
-        for signal in (self._request_in, self._request_out, self._answer_in, self._answer_out):
-            signal.give()
-        self._begun.set()
-        self._headers_in.set()
+        for signal in (self._request_added, self._request_taken, self._response_added, self._response_taken):
+            signal.notify()
+        self._receiving.set()
+        self._headers_received.set()
 
     def stop(self) -> bool:
         """Cancel the call."""
-        if self.over or self.task is None:
+        if self.ended or self.task is None:
             return False
         cancel_task(self.task)
-        self.answers.clear()
-        self._held = 0
+        self.responses.clear()
+        self._buffered_bytes = 0
         self.finish(asyncio.CancelledError())
         return True
 
-    # -- towards the handler --
+    # -- the handler's side --
 
     async def receive(self) -> bytes | None:
         """Return the next request message, or None after the last."""
-        self._begun.set()
+        self._receiving.set()
         source = self._source
         if source is not None:
             try:
-                request = await contain(_next(source))
+                request = await contain(_next_request(source))
             except StopAsyncIteration:
                 return None
             message: bytes | None = self.multi.serialize(request)
             return message
         while self._request is None:
-            if self.closed:
+            if self.requests_closed:
                 return None
-            await self._request_in.wait()
+            await self._request_added.wait()
         message, self._request = self._request, None
-        self._request_out.give()
+        self._request_taken.notify()
         return message
 
     async def send(self, message: bytes) -> None:
-        """Take a response message; waits while its reader is far behind."""
+        """Accept a response message; waits while ``RESPONSE_BUFFER_BYTES`` are unread."""
         self.headers_sent = True
-        self._headers_in.set()
-        self.answers.append(message)
-        self._held += len(message) + COST
-        self._answer_in.give()
-        while self._held >= WAITING:
-            await self._answer_out.wait()
+        self._headers_received.set()
+        self.responses.append(message)
+        self._buffered_bytes += len(message) + MESSAGE_OVERHEAD_BYTES
+        self._response_added.notify()
+        while self._buffered_bytes >= RESPONSE_BUFFER_BYTES:
+            await self._response_taken.wait()
 
     async def send_headers(self) -> None:
-        """Take the response headers."""
+        """Accept the response headers."""
         self.headers_sent = True
-        self._headers_in.set()
+        self._headers_received.set()
 
-    # -- towards the user --
+    # -- the user's side --
 
-    async def put(self, message: bytes) -> None:
-        """Hand a request message on, when the one before it is taken."""
-        while self._request is not None and not self.over:
-            await self._request_out.wait()
-        if self.over:
+    async def put_request(self, message: bytes) -> None:
+        """Add a request message, once the handler has taken the one before it."""
+        while self._request is not None and not self.ended:
+            await self._request_taken.wait()
+        if self.ended:
             self.raise_error()
             raise asyncio.InvalidStateError("the call has ended: it takes no more messages")
         self._request = message
-        self._request_in.give()
+        self._request_added.notify()
 
-    def close(self) -> None:
-        """There will be no more request messages."""
-        self.closed = True
-        self._request_in.give()
+    def close_requests(self) -> None:
+        """End the request messages."""
+        self.requests_closed = True
+        self._request_added.notify()
 
-    async def get(self) -> bytes | None:
+    async def get_response(self) -> bytes | None:
         """Return the next response message, or None at the end.
 
         Raises:
             CallError: The call has failed.
         """
-        while not self.answers:
-            if self.over:
+        while not self.responses:
+            if self.ended:
                 self.raise_error()
                 return None
             try:
-                await self._answer_in.wait()
+                await self._response_added.wait()
             except asyncio.CancelledError:
                 self.stop()
                 raise
-        message = self.answers.popleft()
-        self._held -= len(message) + COST
-        if self._held < WAITING:
-            self._answer_out.give()
+        message = self.responses.popleft()
+        self._buffered_bytes -= len(message) + MESSAGE_OVERHEAD_BYTES
+        if self._buffered_bytes < RESPONSE_BUFFER_BYTES:
+            self._response_taken.notify()
         return message
 
     def decode(self, message: bytes) -> Any:
-        """Return a response message as the stub's deserializer gives it.
+        """Return a response message as the stub's deserializer returns it.
 
         Raises:
-            CallError: It does not take it; the call has ended with INTERNAL.
+            CallError: The deserializer refuses it; the call has ended with INTERNAL.
         """
         try:
             return self.multi.deserialize(message)
         except Exception as error:
-            raise self.failed(undecodable(self.multi)) from error
+            raise self.fail(undecodable_response(self.multi)) from error
 
-    def failed(self, status: StatusError) -> BaseException:
-        """End the call because of its answer, if it has not ended, and return the failure."""
-        self.over = False  # what the server said of the end does not count
+    def fail(self, status: StatusError) -> BaseException:
+        """End the call because its response is wrong, even if it has ended, and return the failure."""
+        self.ended = False  # this failure replaces the server's status
         self.finish(status)
         if self.task is not None:
             cancel_task(self.task)
-        assert self.error is not None  # noqa: S101 - finish makes it
+        assert self.error is not None  # noqa: S101 - finish has set it
         return self.error
 
-    async def until_headers(self) -> None:
-        """Return when the headers have come, or the end."""
-        await self._headers_in.wait()
+    async def wait_headers(self) -> None:
+        """Return when the headers have arrived, or the call has ended."""
+        await self._headers_received.wait()
 
-    async def until_begun(self) -> None:
+    async def wait_connected(self) -> None:
         """Return when the call has a connection, or has ended."""
-        await self._begun.wait()
+        await self._receiving.wait()
 
 
-async def _next(source: AsyncIterator[Any] | Iterator[Any]) -> Any:
-    """Return the next request of a function's own iterator.
+async def _next_request(source: AsyncIterator[Any] | Iterator[Any]) -> Any:
+    """Return the next request of the user's iterator.
 
     Raises:
         StopAsyncIteration: There is none.
@@ -220,73 +225,73 @@ async def _next(source: AsyncIterator[Any] | Iterator[Any]) -> Any:
         return await anext(source)
     try:
         return next(source)
-    except StopIteration:  # which no coroutine raises
+    except StopIteration:  # a coroutine cannot raise it
         raise StopAsyncIteration from None
 
 
 class _StreamingCall(CallFacade):
-    """What the three kinds share."""
+    """The user's side of a streaming call, for all three kinds."""
 
-    __slots__ = ("__weakref__", "_inside")
+    __slots__ = ("__weakref__", "_core")
 
     def __init__(
         self, multi: MultiCallable, request: Any, metadata: Metadata, timeout: float | None, parent: Call | None
     ) -> None:
-        self._inside = _Core(multi, request, metadata, timeout, parent)
+        self._core = _StreamingCore(multi, request, metadata, timeout, parent)
 
     @property
-    def core(self) -> _Core:
-        """The inside of the call, which the handler holds."""
-        return self._inside
+    def core(self) -> _StreamingCore:
+        """The call object that the handler has."""
+        return self._core
 
     def start(self) -> None:
-        """Begin."""
-        core = self._inside
+        """Start the task that runs the handler."""
+        core = self._core
         core.task = asyncio.get_running_loop().create_task(core.run(), name=core.method.path)
 
     def __del__(self) -> None:
-        core = getattr(self, "_inside", None)
-        if core is None or core.task is None or core.over:
+        core = getattr(self, "_core", None)
+        if core is None or core.task is None or core.ended:
             return
         loop = core.task.get_loop()
-        if not loop.is_closed():  # the collector may run in any thread
+        if not loop.is_closed():  # the garbage collector may run in any thread
             loop.call_soon_threadsafe(core.stop)
 
 
-class _Writing(_StreamingCall):
+class _RequestStreamingCall(_StreamingCall):
     """A call that streams its requests."""
 
     __slots__ = ()
 
     async def write(self, request: Any) -> None:
-        """Send a message; waits while the server has no room.
+        """Send a message; waits until the one before it has been taken.
 
         Raises:
             CallError: The call has failed.
             asyncio.InvalidStateError: The call has ended, or ``done_writing`` was called.
             grpc.aio.UsageError: The requests come from an iterator.
         """
-        core = self._style()
-        if core.closed:
+        core = self._writable_core()
+        if core.requests_closed:
             raise asyncio.InvalidStateError("done_writing() was called: the call takes no more messages")
         try:
-            await core.put(core.multi.serialize(request))
+            await core.put_request(core.multi.serialize(request))
         except asyncio.CancelledError:
             core.stop()
             raise
 
     async def done_writing(self) -> None:
-        """Say that there will be no more messages; may be said twice."""
-        self._style().close()
+        """End the request messages; a second call has no effect."""
+        self._writable_core().close_requests()
 
-    def _style(self) -> _Core:
-        core = self._inside
+    def _writable_core(self) -> _StreamingCore:
+        core = self._core
         if core._source is not None:  # noqa: SLF001 - same module
             raise grpc.aio.UsageError("the requests of this call come from an iterator: write() does not mix with it")
         return core
 
 
-class _Reading(_StreamingCall):
+class _ResponseStreamingCall(_StreamingCall):
     """A call that streams its responses."""
 
     __slots__ = ()
@@ -297,52 +302,52 @@ class _Reading(_StreamingCall):
         Raises:
             CallError: The call has failed.
         """
-        message = await self._inside.get()
-        return EOF if message is None else self._inside.decode(message)
+        message = await self._core.get_response()
+        return EOF if message is None else self._core.decode(message)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        core = self._inside
-        while (message := await core.get()) is not None:
+        core = self._core
+        while (message := await core.get_response()) is not None:
             yield core.decode(message)
 
 
-class UnaryStreamCall(_Reading):
-    """One request, many responses."""
+class UnaryStreamCall(_ResponseStreamingCall):
+    """A call with one request and a stream of responses."""
 
     kind = (False, True)
 
     __slots__ = ()
 
 
-class StreamStreamCall(_Writing, _Reading):
-    """Many requests, many responses."""
+class StreamStreamCall(_RequestStreamingCall, _ResponseStreamingCall):
+    """A call with a stream of requests and a stream of responses."""
 
     kind = (True, True)
 
     __slots__ = ()
 
 
-class StreamUnaryCall(_Writing):
-    """Many requests, one response."""
+class StreamUnaryCall(_RequestStreamingCall):
+    """A call with a stream of requests and one response."""
 
     kind = (True, False)
 
-    __slots__ = ("_answer",)
+    __slots__ = ()
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return self._outcome().__await__()
+        return self._result().__await__()
 
-    async def _outcome(self) -> Any:
-        core = self._inside
+    async def _result(self) -> Any:
+        core = self._core
         try:
-            await core.until_over()
+            await core.wait_ended()
         except asyncio.CancelledError:
             core.stop()
             raise
         core.raise_error()
-        if not core.answers:
-            raise core.failed(wrong_count(0))
-        return core.decode(core.answers[0])
+        if not core.responses:
+            raise core.fail(wrong_response_count(0))
+        return core.decode(core.responses[0])
 
 
 _abc: Any = grpc.aio  # its calls are ABCs, which its type stubs do not say

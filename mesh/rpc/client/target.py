@@ -1,4 +1,4 @@
-"""A remote service as a handler: calls go, balanced one by one, to what its addresses resolve to."""
+"""Target: a remote service as a handler. Calls are balanced one by one over the endpoints of its addresses."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from importlib.metadata import version
 from ssl import SSLContext
 from typing import TYPE_CHECKING
 
-from mesh.rpc.client.connection_pool import Pool
-from mesh.rpc.client.grpcio_transport import GrpcioExchange
-from mesh.rpc.client.stream_connections import Lanes
-from mesh.rpc.client.transport import Exchange
+from mesh.rpc.client.connection_pool import ConnectionPool
+from mesh.rpc.client.grpcio_transport import GrpcioTransport
+from mesh.rpc.client.stream_connections import StreamConnections
+from mesh.rpc.client.transport import Http2Transport
 
 if TYPE_CHECKING:
     from mesh.call import Call
@@ -18,22 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["MAX_MESSAGE", "Target"]
 
 MAX_MESSAGE = 4 * 2**20
-"""Largest message when nothing is said, bytes: gRPC's default."""
+"""Default of the largest message, in bytes; gRPC's own default."""
 
 
 class Target:
-    """The handler that asks the servers at some addresses.
+    """Handler that calls the servers at some addresses.
 
     Args:
-        addresses: ``host:port`` or ``[IPv6]:port``; a name may stand for several servers and is resolved again as time
-            passes.
+        addresses: ``host:port`` or ``[IPv6]:port``. A name may resolve to several servers and is resolved repeatedly.
         transport: ``"ngh2"`` (our channel on libnghttp2) or ``"grpcio"``.
-        max_message: Largest message, request and response alike, bytes; a larger one ends its call with
-            RESOURCE_EXHAUSTED, and its ``google.rpc.ErrorInfo`` says which it was.
+        max_message: Largest message in bytes, for requests and responses. A larger one ends its call with
+            RESOURCE_EXHAUSTED, and ``google.rpc.ErrorInfo`` says which of the two it was.
         tls: TLS context, or None for plain text. Only for ``"ngh2"``.
 
     Raises:
-        ValueError: An address is not ``host:port``, the transport is neither, or cannot do what is asked.
+        ValueError: An address is not ``host:port``, the transport is unknown, or it does not support TLS.
     """
 
     def __init__(
@@ -47,26 +46,26 @@ class Target:
         if not addresses:
             raise ValueError("a target needs at least one address")
         agent = b"grpc-python-mesh/" + version("function-mesh").encode()
-        self._handler: Exchange | GrpcioExchange
+        self._handler: Http2Transport | GrpcioTransport
         if transport == "ngh2":
-            pool = Pool(addresses, tls)
-            lanes = Lanes(pool, tls)
-            self._handler = Exchange(pool, lanes, max_message=max_message, secure=tls is not None, agent=agent)
+            pool = ConnectionPool(addresses, tls)
+            streams = StreamConnections(pool, tls)
+            self._handler = Http2Transport(pool, streams, max_message=max_message, secure=tls is not None, agent=agent)
         elif transport == "grpcio":
             if tls is not None:
                 raise ValueError('an ssl.SSLContext cannot be given to grpcio: use transport "ngh2" with TLS')
-            self._handler = GrpcioExchange(addresses, max_message=max_message, agent=agent)
+            self._handler = GrpcioTransport(addresses, max_message=max_message, agent=agent)
         else:
             raise ValueError(f'transport must be "ngh2" or "grpcio", not {transport!r}')
 
     def __call__(self, call: Call) -> Awaitable[None]:
-        """Answer the call by asking one of the servers.
+        """Answer the call by calling one of the servers.
 
         Raises:
-            StatusError: The server's status, or what kept it from answering.
+            StatusError: The server's status, or the failure to reach it.
         """
         return self._handler(call)
 
     async def close(self) -> None:
-        """Close the connections; calls that still run fail with UNAVAILABLE."""
+        """Close the connections; calls in progress fail with UNAVAILABLE."""
         await self._handler.close()

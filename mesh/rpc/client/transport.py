@@ -1,7 +1,7 @@
-"""One call over the connections of a pool: what a ``Call`` says, as HTTP/2, and back.
+"""HTTP/2 transport: a handler that sends each call over a connection of the pool and receives its response.
 
-It works with any ``Call`` and uses nothing but its interface. A call that the server certainly never processed is tried
-again, at once and then after milliseconds, whatever its method; every other retry is the retry layer's
+It works with any ``Call``, through its interface only. A call that no server has processed is sent again, whatever its
+method: once at once, then after a few milliseconds. Every other retry is made by the retry layer
 (``mesh.rpc.client.retry``).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from random import random
-from time import monotonic  # what the loops' own clocks are
+from time import monotonic  # the clock of asyncio's and uvloop's event loops
 from typing import TYPE_CHECKING
 
 from mesh.address import authority
@@ -18,55 +18,63 @@ from mesh.errors import DeadlineExceeded, StatusError, Unavailable
 from mesh.layers.timer_wheel import timer_wheel
 from mesh.message_size import Side, too_large
 from mesh.rpc import framing, status
-from mesh.rpc.client.http2_stream import Stream, wrong_count
+from mesh.rpc.client.http2_stream import Stream, wrong_response_count
 
 if TYPE_CHECKING:
     from mesh.call import Call
-    from mesh.rpc.client.connection import Connection
-    from mesh.rpc.client.connection_pool import Pool
-    from mesh.rpc.client.stream_connections import Lanes
+    from mesh.rpc.client.connection_pool import ConnectionPool
+    from mesh.rpc.client.http2_connection import Connection
+    from mesh.rpc.client.stream_connections import StreamConnections
 
-__all__ = ["Exchange"]
+__all__ = ["Http2Transport"]
 
-TRIES = 5
-"""How often a call is sent that no server takes (REFUSED_STREAM, GOAWAY, a connection that ends before it)."""
-AGAIN = 0.002
-"""Seconds before the third try, at most, and twice as many before each further: a server can count streams among those
-that run for a moment after it has ended them (grpcio's does), and many calls wait for the same few places."""
-REPLAY = 256 * 2**10
-"""Bytes of a request stream that are kept, until the server answers, for such another try."""
+MAX_ATTEMPTS = 5
+"""Attempts to send a call that no server processes (REFUSED_STREAM, GOAWAY, a connection that is lost before)."""
+REFUSED_RETRY_DELAY = 0.002
+"""Longest delay before the third attempt in seconds, doubled for each further one. A server can count a stream for a
+moment after it has ended it (grpcio's server does), while many calls wait for the same few streams."""
+REPLAY_BUFFER_BYTES = 256 * 2**10
+"""Bytes of a request stream that are kept for such another attempt until the server responds."""
 
 Headers = list[tuple[bytes, bytes]]
 
 _OK = tuple(status.OK)
-"""The trailers of a call that succeeded and has nothing to add, as libnghttp2 gives them."""
+"""Trailers of a call that succeeded and has no trailing metadata, as libnghttp2 returns them."""
 
 
-class Exchange:
-    """A handler that answers a call by asking a server.
+class Http2Transport:
+    """Handler that answers a call by calling a server.
 
     Args:
-        pool: The connections.
-        lanes: The connections of streaming calls.
-        max_message: Largest message, request and response alike, bytes.
+        pool: The connections of unary calls.
+        stream_connections: The connections of streaming calls.
+        max_message: Largest message in bytes, for requests and responses.
         secure: Whether the connections use TLS.
         agent: ``user-agent``.
     """
 
-    def __init__(self, pool: Pool, lanes: Lanes, *, max_message: int, secure: bool, agent: bytes) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        stream_connections: StreamConnections,
+        *,
+        max_message: int,
+        secure: bool,
+        agent: bytes,
+    ) -> None:
         self.pool = pool
-        self.lanes = lanes
+        self.stream_connections = stream_connections
         self.max_message = max_message
         self._scheme = b"https" if secure else b"http"
         self._authority = authority(pool.addresses[0]).encode() if pool.addresses else b""
         self._agent = agent
-        self._heads: dict[str, Headers] = {}
+        self._base_headers: dict[str, Headers] = {}
 
     async def __call__(self, call: Call) -> None:
         """Answer the call.
 
         Raises:
-            StatusError: The server's status, or what kept it from answering.
+            StatusError: The server's status, or the failure to reach it.
         """
         method = call.method
         if method.client_streaming or method.server_streaming:
@@ -77,9 +85,9 @@ class Exchange:
             raise too_large(Side.REQUEST, self.max_message, len(message))
         body = framing.compressed_frame(message) if call.compression == "gzip" else framing.frame(message)
         pool = self.pool
-        for turn in range(TRIES):
-            if turn > 1:
-                await asyncio.sleep(AGAIN * 2 ** (turn - 2) * random())  # noqa: S311 - no secret
+        for attempt in range(MAX_ATTEMPTS):
+            if attempt > 1:
+                await asyncio.sleep(REFUSED_RETRY_DELAY * 2 ** (attempt - 2) * random())  # noqa: S311 - no secret
             connection = pool.pick() or await pool.acquire(call)
             stream = Stream(self.max_message, streaming=False)
             call.peer = connection.peer
@@ -94,32 +102,32 @@ class Exchange:
             finally:
                 if slot is not None:
                     slot.discard(stream)
-                _leave(call, stream)
+                _close_stream(call, stream)
             if not stream.unprocessed:
                 break
-        _outcome(call, stream)
-        await call.send(_only(stream))
+        _finish_call(call, stream)
+        await call.send(_single_response(stream))
 
     async def close(self) -> None:
-        """Close the connections; calls that still run fail with UNAVAILABLE."""
-        await asyncio.gather(self.lanes.close(), self.pool.close())
+        """Close the connections; calls in progress fail with UNAVAILABLE."""
+        await asyncio.gather(self.stream_connections.close(), self.pool.close())
 
     def headers(self, call: Call) -> Headers:
         """Return the request headers of a call.
 
         Raises:
-            DeadlineExceeded: No time is left.
+            DeadlineExceeded: The deadline has passed.
         """
         path = call.method.path
-        head = self._heads.get(path)
-        if head is None:
-            head = self._heads[path] = self._head(path)
-        headers = head.copy()
+        base = self._base_headers.get(path)
+        if base is None:
+            base = self._base_headers[path] = self._make_base_headers(path)
+        headers = base.copy()
         if call.deadline is not None:
-            left = call.deadline - monotonic()
-            if left <= 0:
+            remaining = call.deadline - monotonic()
+            if remaining <= 0:
                 raise DeadlineExceeded("the deadline passed before the call was sent")
-            headers.append((b"grpc-timeout", framing.format_timeout(left)))
+            headers.append((b"grpc-timeout", framing.format_timeout(remaining)))
         if call.compression:
             headers.append((b"grpc-encoding", call.compression.encode()))
         pairs = call.metadata.pairs
@@ -127,7 +135,7 @@ class Exchange:
             headers += status.metadata_of(pairs)
         return headers
 
-    def _head(self, path: str) -> Headers:
+    def _make_base_headers(self, path: str) -> Headers:
         return [
             (b":method", b"POST"),
             (b":scheme", self._scheme),
@@ -140,160 +148,169 @@ class Exchange:
         ]
 
     async def _stream(self, call: Call) -> None:
-        run = _Streaming(self, call)
+        streaming = _StreamingExchange(self, call)
         try:
             async with asyncio.timeout_at(call.deadline) as limit:
-                await run.run()
+                await streaming.run()
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise DeadlineExceeded("the deadline passed before the answer was complete") from None
+            raise DeadlineExceeded("the deadline passed before the response was complete") from None
 
 
-def _leave(call: Call, stream: Stream) -> None:
-    """Leave nothing of the stream behind, whether or not it has ended."""
+def _close_stream(call: Call, stream: Stream) -> None:
+    """Release the stream, whether or not it has ended."""
     if call.deadline is not None and monotonic() >= call.deadline - status.DEADLINE_TOLERANCE_SECONDS:
         stream.connection.reset_later(stream)
     stream.close()
 
 
-def _outcome(call: Call, stream: Stream) -> None:
-    """Give the call what came beside the messages.
+def _finish_call(call: Call, stream: Stream) -> None:
+    """Give the call its response metadata.
 
     Raises:
         StatusError: The call has failed.
     """
-    headed = stream.headers is not None and stream.headers is not stream.trailers and not stream.plain
-    if headed and not call.headers_sent:
+    has_headers = stream.headers is not None and stream.headers is not stream.trailers and not stream.has_plain_headers
+    if has_headers and not call.headers_sent:
         call.headers += status.metadata_of(stream.headers or ())
     if stream.failure is not None:
         raise status.deadline_exceeded(stream.failure, call.deadline, monotonic())
     if stream.trailers == _OK:
         return
-    error, trailers = status.read_status(stream.trailers or ())
-    call.trailers += trailers
+    error, metadata = status.read_status(stream.trailers or ())
+    call.trailers += metadata
     if error is not None:
         raise error
 
 
-def _refused(pool: Pool) -> StatusError:
+def _refused(pool: ConnectionPool) -> StatusError:
     return Unavailable("the service did not take the call").at(str(pool))
 
 
-def _only(stream: Stream) -> bytes:
+def _single_response(stream: Stream) -> bytes:
     if len(stream.messages) != 1:
-        raise wrong_count(len(stream.messages)).at(stream.connection.address)
+        raise wrong_response_count(len(stream.messages)).at(stream.connection.address)
     return stream.messages[0]
 
 
-class _Streaming:
-    """A call of a method that streams."""
+class _StreamingExchange:
+    """One call of a streaming method, over one stream after another until a server processes it.
 
-    def __init__(self, exchange: Exchange, call: Call) -> None:
-        self.exchange = exchange
+    Attributes:
+        stream: The stream of the current attempt.
+        connection: Its connection, to be released.
+        replay_buffer: The frames sent so far, for another attempt; None once there can be none.
+        replay_bytes: Their size.
+        requests_ended: The caller has sent its last request.
+        sender: The task that sends the requests of a method that streams them.
+    """
+
+    def __init__(self, transport: Http2Transport, call: Call) -> None:
+        self.transport = transport
         self.call = call
         self.gzip = call.compression == "gzip"
         self.stream: Stream | None = None
-        self.sent: list[bytes] | None = []
-        self.kept = 0
-        self.finished = False
-        self.pump: asyncio.Task[None] | None = None
-        self.lane: Connection | None = None
+        self.connection: Connection | None = None
+        self.replay_buffer: list[bytes] | None = []
+        self.replay_bytes = 0
+        self.requests_ended = False
+        self.sender: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         stream = Stream(0, streaming=True)
-        stream.failure = _refused(self.exchange.pool)
+        stream.failure = _refused(self.transport.pool)
         try:
-            for _ in range(TRIES):
+            for _ in range(MAX_ATTEMPTS):
                 if not await self._open():
                     continue
                 stream = self.stream or stream
-                await self._answer(stream)
-                if not stream.unprocessed or self.sent is None:
+                await self._receive_response(stream)
+                if not stream.unprocessed or self.replay_buffer is None:
                     break
         finally:
             if self.stream is not None:
-                _leave(self.call, self.stream)
-            if self.pump is not None and not self.pump.done():
-                cancel_task(self.pump)
-                await asyncio.wait([self.pump])  # unlike awaiting it, this hides no cancellation of ours
-            self._leave()
+                _close_stream(self.call, self.stream)
+            if self.sender is not None and not self.sender.done():
+                cancel_task(self.sender)
+                await asyncio.wait([self.sender])  # awaiting the task itself would hide a cancellation of this one
+            self._release()
         self._conclude(stream)
         if not self.call.method.server_streaming:
-            await self.call.send(_only(stream))
+            await self.call.send(_single_response(stream))
 
     async def _open(self) -> bool:
-        """Open a stream and send what the one before it was given."""
-        exchange, call = self.exchange, self.call
-        self._leave()
-        connection = self.lane = await exchange.lanes.acquire(call)
-        if self.pump is None and not self.finished and not call.method.client_streaming:
-            await self._forward(await call.receive_one())
-            self.finished = True
-        stream = Stream(exchange.max_message, streaming=True)
+        """Open a stream and send it the frames of the attempt before; return whether a connection took it."""
+        transport, call = self.transport, self.call
+        self._release()
+        connection = self.connection = await transport.stream_connections.acquire(call)
+        if self.sender is None and not self.requests_ended and not call.method.client_streaming:
+            await self._send_request(await call.receive_one())
+            self.requests_ended = True
+        stream = Stream(transport.max_message, streaming=True)
         call.peer = connection.peer
-        if not connection.open(exchange.headers(call), stream):
+        if not connection.open(transport.headers(call), stream):
             return False
-        for data in self.sent or ():
+        for data in self.replay_buffer or ():
             stream.write(data)
-        if self.finished:
+        if self.requests_ended:
             stream.write(b"", end=True)
         self.stream = stream
-        if call.method.client_streaming and self.pump is None:
-            self.pump = asyncio.get_running_loop().create_task(self._pumping(), name=f"requests of {call.method.path}")
-            self.pump.add_done_callback(self._pumped)
+        if call.method.client_streaming and self.sender is None:
+            loop = asyncio.get_running_loop()
+            self.sender = loop.create_task(self._send_requests(), name=f"requests of {call.method.path}")
+            self.sender.add_done_callback(self._sender_done)
         return True
 
-    def _leave(self) -> None:
-        """Give the lane back."""
-        if self.lane is not None:
-            self.exchange.lanes.release(self.lane)
-            self.lane = None
+    def _release(self) -> None:
+        if self.connection is not None:
+            self.transport.stream_connections.release(self.connection)
+            self.connection = None
 
-    async def _pumping(self) -> None:
+    async def _send_requests(self) -> None:
         while (message := await self.call.receive()) is not None:
-            await self._forward(message)
-        self.finished = True
+            await self._send_request(message)
+        self.requests_ended = True
         if self.stream is not None:
             self.stream.write(b"", end=True)
 
-    async def _forward(self, message: bytes) -> None:
-        limit = self.exchange.max_message
+    async def _send_request(self, message: bytes) -> None:
+        limit = self.transport.max_message
         if len(message) > limit:
             raise too_large(Side.REQUEST, limit, len(message))
         data = framing.compressed_frame(message) if self.gzip else framing.frame(message)
-        if self.sent is not None:
-            self.sent.append(data)
-            self.kept += len(data)
-            if self.kept > REPLAY and self.stream is not None:
-                self.sent = None
+        if self.replay_buffer is not None:
+            self.replay_buffer.append(data)
+            self.replay_bytes += len(data)
+            if self.replay_bytes > REPLAY_BUFFER_BYTES and self.stream is not None:
+                self.replay_buffer = None
         if self.stream is not None:
             self.stream.write(data)
             await self.stream.writable()
 
-    def _pumped(self, pump: asyncio.Task[None]) -> None:
-        if not pump.cancelled() and pump.exception() is not None and self.stream is not None:
+    def _sender_done(self, sender: asyncio.Task[None]) -> None:
+        if not sender.cancelled() and sender.exception() is not None and self.stream is not None:
             self.stream.cancel()
 
-    async def _answer(self, stream: Stream) -> None:
+    async def _receive_response(self, stream: Stream) -> None:
         call = self.call
-        whole = not call.method.server_streaming
+        single = not call.method.server_streaming
         while True:
             if stream.headers is not None and stream.headers is not stream.trailers:
-                self.sent = None
+                self.replay_buffer = None
                 if not call.headers_sent:
                     call.headers += status.metadata_of(stream.headers)
                     await call.send_headers()
-            while stream.messages and not whole:
+            while stream.messages and not single:
                 await call.send(stream.take())
-            if stream.ended or (whole and len(stream.messages) > 1):
+            if stream.ended or (single and len(stream.messages) > 1):
                 return
             await stream.wait()
 
     def _conclude(self, stream: Stream) -> None:
-        pump = self.pump
-        if pump is not None and pump.done() and not pump.cancelled():
-            error = pump.exception()
+        sender = self.sender
+        if sender is not None and sender.done() and not sender.cancelled():
+            error = sender.exception()
             if error is not None and (stream.trailers is None or isinstance(error, StatusError)):
                 raise error
-        _outcome(self.call, stream)
+        _finish_call(self.call, stream)

@@ -1,7 +1,8 @@
-"""The calls that a stub makes: ``mesh.call.Call`` towards the handler, ``grpc.aio``'s call objects towards the user.
+"""Calls of a stub: a ``mesh.call.Call`` for the handler, one of ``grpc.aio``'s call objects for the user.
 
-A plain ``await stub.Method(request)`` runs the handler in the awaiting task: no task, no queue. A call that nobody
-awaits within this turn of the loop runs in a task of its own, so calls begun together run together, as grpc.aio's do.
+A plain ``await stub.Method(request)`` runs the handler in the awaiting task, without a task or a queue of its own. A
+call that is not awaited within two turns of the loop runs in a task of its own. Calls that are started together
+therefore run together, as grpc.aio's do.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
-from time import monotonic  # what the loops' own clocks are
+from time import monotonic  # the clock of asyncio's and uvloop's event loops
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -18,31 +19,31 @@ import grpc.aio
 from mesh.call import Call, Metadata, decode_values
 from mesh.errors import Cancelled, Internal, RemoteError, StatusError, Unknown
 from mesh.rpc import status
-from mesh.rpc.client.http2_stream import wrong_count
+from mesh.rpc.client.http2_stream import wrong_response_count
 
 if TYPE_CHECKING:
     from mesh.rpc.client.channel import MultiCallable
 
-__all__ = ["CallError", "CallFacade", "OutboundCall", "UnaryUnaryCall", "undecodable"]
+__all__ = ["CallError", "CallFacade", "OutboundCall", "UnaryUnaryCall", "undecodable_response"]
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def _grpc_metadata(pairs: Iterable[tuple[bytes, bytes]]) -> grpc.aio.Metadata:
-    """Return wire pairs as grpc.aio gives metadata."""
+    """Return wire pairs as grpc.aio's metadata."""
     return grpc.aio.Metadata(*[(name.decode(), value) for name, wire in pairs for value in decode_values(name, wire)])
 
 
-def undecodable(multi: MultiCallable) -> Internal:
-    """Return the status of a response that the stub's deserializer does not take (statuscodes.md)."""
+def undecodable_response(multi: MultiCallable) -> Internal:
+    """Return the status of a response that the stub's deserializer refuses (statuscodes.md)."""
     return Internal(f"the response of {multi.method.path} cannot be decoded: it is no message of the expected type")
 
 
 class CallError(grpc.aio.AioRpcError, RemoteError):
-    """A call of a stub has failed.
+    """The failure of a stub's call.
 
     Attributes:
-        status: How, as the mesh's own exception.
+        status: Its status, as the mesh's own exception.
     """
 
     def __init__(self, error: StatusError, headers: grpc.aio.Metadata, trailers: grpc.aio.Metadata) -> None:
@@ -54,9 +55,20 @@ class CallError(grpc.aio.AioRpcError, RemoteError):
 
 
 class OutboundCall(Call):
-    """What unary and streaming calls share: the end of the call, and who waits for it."""
+    """The part that unary and streaming calls share: their end, and the tasks that wait for it.
 
-    __slots__ = ("_callbacks", "_done", "compression", "error", "multi", "over", "revoked", "status", "wait_for_ready")
+    Attributes:
+        multi: The method of the stub.
+        ended: The call has ended.
+        was_cancelled: It was cancelled on this side.
+        status: The status that it ended with; None for OK and before the end.
+        error: The exception for the user; None for OK and before the end.
+    """
+
+    __slots__ = (
+        "_callbacks", "_end_future", "compression", "ended", "error", "multi", "status", "wait_for_ready",
+        "was_cancelled",
+    )  # fmt: skip
 
     def __init__(self, multi: MultiCallable, metadata: Metadata, timeout: float | None, parent: Call | None) -> None:
         method = multi.method
@@ -70,65 +82,65 @@ class OutboundCall(Call):
         self.wait_for_ready = False
         self.compression = ""
         self.multi = multi
-        self.over = False
-        self.revoked = False
+        self.ended = False
+        self.was_cancelled = False
         self.status: StatusError | None = None
         self.error: BaseException | None = None
-        self._done: asyncio.Future[None] | None = None
+        self._end_future: asyncio.Future[None] | None = None
         self._callbacks: list[Callable[[], Any]] | None = None
 
     async def send_headers(self) -> None:
-        """Take the response headers."""
+        """Accept the response headers."""
         self.headers_sent = True
 
     def finish(self, error: BaseException | None) -> None:
-        """Note how the call ended, and tell who waits."""
-        if self.over:
+        """Record the end of the call, and wake the tasks that wait for it."""
+        if self.ended:
             return
-        self.over = True
+        self.ended = True
         self.headers_sent = True
         if error is not None:
             if isinstance(error, StatusError):
                 self.status = error
-                error = CallError(error, _grpc_metadata(self.headers), self.trailing())
+                error = CallError(error, _grpc_metadata(self.headers), self.grpc_trailers())
             elif isinstance(error, asyncio.CancelledError):
-                self.revoked = True
+                self.was_cancelled = True
                 self.status = Cancelled("cancelled by its caller")
             else:
                 self.status = Unknown("the call failed before it was sent")
             self.error = error
-        if self._done is not None and not self._done.done():
-            self._done.set_result(None)
+        if self._end_future is not None and not self._end_future.done():
+            self._end_future.set_result(None)
         if self._callbacks:
             for callback in self._callbacks:
                 asyncio.get_running_loop().call_soon(callback)
             self._callbacks = None
 
     def raise_error(self) -> None:
-        """Raise how the call failed, if it did."""
+        """Raise the failure of the call, if it has failed."""
         if self.error is not None:
             if isinstance(self.error, asyncio.CancelledError):
                 raise asyncio.CancelledError
             raise self.error
 
-    async def until_over(self) -> None:
+    async def wait_ended(self) -> None:
         """Return when the call has ended."""
-        if not self.over:
-            if self._done is None:
-                self._done = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._done)
+        if not self.ended:
+            if self._end_future is None:
+                self._end_future = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._end_future)
 
     def on_done(self, callback: Callable[[], Any]) -> None:
-        """Have the callback called when the call has ended."""
-        if self.over:
+        """Call the callback when the call has ended, or soon if it has."""
+        if self.ended:
             asyncio.get_running_loop().call_soon(callback)
         elif self._callbacks is None:
             self._callbacks = [callback]
         else:
             self._callbacks.append(callback)
 
-    def trailing(self) -> grpc.aio.Metadata:
-        """Return the trailing metadata; rich status is in it, as grpc_status reads it."""
+    def grpc_trailers(self) -> grpc.aio.Metadata:
+        """Return the trailing metadata, with the rich status where grpc_status reads it."""
         found = _grpc_metadata(self.trailers)
         if self.status is not None and self.status.details:
             found.add(status.DETAILS.decode(), status.pack_status(self.status))
@@ -136,62 +148,62 @@ class OutboundCall(Call):
 
 
 class CallFacade:
-    """The user's side of a call, as ``grpc.aio.Call`` has it."""
+    """The user's side of a call, with the methods of ``grpc.aio.Call``."""
 
     __slots__ = ()
 
     @property
     def core(self) -> Any:
-        """The inside of the call."""
+        """The ``OutboundCall``."""
         raise NotImplementedError
 
     def cancel(self) -> bool:
-        """End the call; False if it had ended already."""
+        """Cancel the call; return False if it had ended already."""
         return bool(self.core.stop())
 
     def cancelled(self) -> bool:
-        """Whether it was cancelled here."""
-        return bool(self.core.revoked)
+        """Whether it was cancelled on this side."""
+        return bool(self.core.was_cancelled)
 
     def done(self) -> bool:
         """Whether it has ended."""
-        return bool(self.core.over)
+        return bool(self.core.ended)
 
     def add_done_callback(self, callback: Callable[[Any], Any]) -> None:
         """Call ``callback(call)`` when it has ended."""
         self.core.on_done(lambda: callback(self))
 
     def time_remaining(self) -> float | None:
-        """Return the seconds until its deadline, or None without one."""
+        """Return the seconds until the deadline, or None without one."""
         remaining: float | None = self.core.remaining()
         return remaining
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
-        """Return the response headers; those of a unary response come with the response."""
-        await self.core.until_headers()
+        """Return the response headers; those of a unary response arrive with the response."""
+        await self.core.wait_headers()
         return _grpc_metadata(self.core.headers)
 
     async def trailing_metadata(self) -> grpc.aio.Metadata:
         """Return the trailers, when the call has ended."""
-        await self.core.until_over()
-        found: grpc.aio.Metadata = self.core.trailing()
-        return found
+        await self.core.wait_ended()
+        trailers: grpc.aio.Metadata = self.core.grpc_trailers()
+        return trailers
 
     async def code(self) -> grpc.StatusCode:
         """Return the status code, when the call has ended."""
-        await self.core.until_over()
+        await self.core.wait_ended()
         error = self.core.status
         return grpc.StatusCode.OK if error is None else _CODES[int(error.code)]
 
     async def details(self) -> str:
         """Return the status message, when the call has ended."""
-        await self.core.until_over()
+        await self.core.wait_ended()
         error = self.core.status
         return "" if error is None else str(error.message)
 
     async def debug_error_string(self) -> str:
         """Return the status as one line, when the call has ended."""
-        await self.core.until_over()
+        await self.core.wait_ended()
         return str(self.core.status or "")
 
     async def wait_for_connection(self) -> None:
@@ -200,21 +212,21 @@ class CallFacade:
         Raises:
             CallError: The call has failed.
         """
-        await self.core.until_begun()
-        if self.core.over:
+        await self.core.wait_connected()
+        if self.core.ended:
             self.core.raise_error()
 
 
 class UnaryUnaryCall(CallFacade, OutboundCall):
-    """A call with one request and one response: towards the handler and towards the user."""
+    """A call with one request and one response. One object is the handler's side and the user's."""
 
     kind = (False, False)
 
-    __slots__ = ("_begun", "_message", "_task", "answer")
+    __slots__ = ("_message", "_started", "_task", "response")
 
     @property
     def core(self) -> UnaryUnaryCall:
-        """The call itself: one object is both sides."""
+        """The call itself."""
         return self
 
     def __init__(
@@ -222,15 +234,15 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
     ) -> None:
         OutboundCall.__init__(self, multi, metadata, timeout, parent)  # super() would cost 100 ns
         self._message: bytes = multi.serialize(request)
-        self.answer: Any = None
+        self.response: Any = None
         self._task: asyncio.Task[Any] | None = None
-        self._begun = False
+        self._started = False
 
     def start(self) -> None:
-        """Begin when it is awaited, or, if that takes more than a turn of the loop, in a task."""
-        asyncio.get_running_loop().call_soon(self._begin_soon)
+        """Let the call start when it is awaited, or in a task if that takes more than two turns of the loop."""
+        asyncio.get_running_loop().call_soon(self._schedule_task)
 
-    # -- towards the handler --
+    # -- the handler's side --
 
     async def receive(self) -> bytes | None:
         """Return the request once, then None."""
@@ -242,77 +254,77 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
         return self._message
 
     async def send(self, message: bytes) -> None:
-        """Take the response."""
+        """Accept the response."""
         self.headers_sent = True
-        self.answer = message
+        self.response = message
 
-    # -- towards the user --
+    # -- the user's side --
 
     def __await__(self) -> Generator[Any, None, Any]:
-        if self._begun:
-            return self._outcome().__await__()
-        self._begun = True
+        if self._started:
+            return self._result().__await__()
+        self._started = True
         return self._run().__await__()
 
     async def _run(self) -> Any:
         self.task = asyncio.current_task()
         try:
             await self.multi.handler(self)
-            if self.answer is None:
-                raise wrong_count(0)  # noqa: TRY301 - ends as every failure does
+            if self.response is None:
+                raise wrong_response_count(0)  # noqa: TRY301 - handled below like every failure
             try:
-                answer = self.answer = self.multi.deserialize(self.answer)
+                response = self.response = self.multi.deserialize(self.response)
             except Exception as error:
-                raise undecodable(self.multi) from error
+                raise undecodable_response(self.multi) from error
         except asyncio.CancelledError as error:
-            if self.revoked and self._task is None and self.task is not None:
-                self.task.uncancel()  # only this call was cancelled, not the task that awaits it
+            if self.was_cancelled and self._task is None and self.task is not None:
+                self.task.uncancel()  # the call was cancelled, not the task that awaits it
             self.finish(error)
             raise
         except StatusError as error:
             self.finish(error)
-            assert self.error is not None  # noqa: S101 - finish makes it
+            assert self.error is not None  # noqa: S101 - finish has set it
             raise self.error from None
         except BaseException as error:
             self.finish(error)
             raise
         finally:
             self.task = None
-        self.over = True
-        if self._done is not None or self._callbacks:
-            self.over = False
+        self.ended = True
+        if self._end_future is not None or self._callbacks:
+            self.ended = False
             self.finish(None)
-        return answer
+        return response
 
-    async def _outcome(self) -> Any:
+    async def _result(self) -> Any:
         try:
-            await self.until_over()
+            await self.wait_ended()
         except asyncio.CancelledError:
             self.stop()
             raise
         self.raise_error()
-        return self.answer
+        return self.response
 
-    def _begin_soon(self) -> None:
-        if not self._begun:  # ``gather`` and ``ensure_future`` await it in their own task, which begins after this
-            asyncio.get_running_loop().call_soon(self._begin)
+    def _schedule_task(self) -> None:
+        if not self._started:  # ``gather`` and ``ensure_future`` await it in a task of theirs, which starts after this
+            asyncio.get_running_loop().call_soon(self._start_task)
 
-    def _begin(self) -> None:
-        if not self._begun:
-            self._begun = True
-            self._task = asyncio.get_running_loop().create_task(self._run_quietly(), name=self.method.path)
+    def _start_task(self) -> None:
+        if not self._started:
+            self._started = True
+            self._task = asyncio.get_running_loop().create_task(self._run_in_task(), name=self.method.path)
 
-    async def _run_quietly(self) -> None:
-        with suppress(Exception, asyncio.CancelledError):  # kept in self.error, for whoever awaits the call
+    async def _run_in_task(self) -> None:
+        with suppress(Exception, asyncio.CancelledError):  # self.error has it, for the task that awaits the call
             await self._run()
 
     def stop(self) -> bool:
         """Cancel the call."""
-        if self.over:
+        if self.ended:
             return False
-        self.revoked = True
-        if not self._begun:
-            self._begun = True
+        self.was_cancelled = True
+        if not self._started:
+            self._started = True
             self.finish(asyncio.CancelledError())
         elif self._task is not None:
             self._task.cancel()
@@ -320,13 +332,13 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
             self.task.cancel()
         return True
 
-    async def until_headers(self) -> None:
-        """Return when there are headers: with the response."""
-        await self.until_over()
+    async def wait_headers(self) -> None:
+        """Return when the headers have arrived, which is the end of the call."""
+        await self.wait_ended()
 
-    async def until_begun(self) -> None:
-        """Return when the call is under way: at its end, which for a unary call is all that can be seen."""
-        await self.until_over()
+    async def wait_connected(self) -> None:
+        """Return when the call has a connection; of a unary call only the end can be seen."""
+        await self.wait_ended()
 
 
 _abc: Any = grpc.aio.UnaryUnaryCall  # an ABC, which its type stubs do not say

@@ -1,17 +1,28 @@
-"""Functions in worker processes, from zero to as many as there is work for.
+"""Worker processes: functions run outside of the sidecar, in zero to ``workers.max`` processes.
 
-The way of a call: inbound chain → ``pool`` (waits in ``queue`` if it must) → ``link`` ⇄ ``link`` in ``host`` →
-function. The life of a worker: ``nursery`` tells ``forkserver``, which forks a ``host``; ``crew`` watches it;
-``scaling`` says how many there should be.
+Path of a call: inbound chain → ``worker_pool`` (waits in ``call_queue`` while no worker has a permit) →
+``worker_connection`` ⇄ ``worker_connection`` in ``worker_process`` → function. Life of a worker: ``spawner`` commands
+``forkserver``, which forks a ``worker_process``; ``lifecycle`` drains, replaces and kills it; ``scaling`` computes the
+number of workers.
 
-Decided here:
+Decisions:
 
-- **A fork server of our own**, a fresh program: what a sidecar has (threads, a loop, connections) must not be copied.
-  It preloads the framework and slow libraries, and not the service's own module: so new code needs only new forks,
-  and module-level code runs once in each worker, as it does in a process of its own.
-- **Frames over a socket pair, not gRPC**: a unary call is one frame each way, written once a turn of the loop. The same
-  protocol carries what functions call onward, so workers hold no keys and no connections to other services.
-- **What had begun is shared memory**: when a worker dies, calls that it had not touched go to another one, whatever
-  they do. Those that it had touched fail, unless their method declares that it may be tried again.
-- **Nothing outlives the sidecar**: each process dies with its parent, whoever is killed.
+- **The fork server is a program of its own.** The threads, the event loop and the connections of a sidecar must not be
+  copied into a worker. The fork server preloads the framework and slow libraries, but not the service's own module. New
+  code therefore needs only new forks, and module-level code runs once in each worker, as in the sidecar's process.
+- **Frames over a socket pair replace gRPC.** A unary call is one frame each way, and the frames of one turn of the
+  event loop are written at once. Onward calls of functions use the same connection, so workers hold no keys and no
+  connections to other services.
+- **The watermark is shared memory.** It tells after the death of a worker which functions had started. Calls whose
+  function had not started are sent to another worker, whatever their method. Calls whose function had started fail,
+  unless their method declares ``idempotency_level``.
+- **Two limits bound the calls of a service with workers.** ``mesh.layers.concurrency`` bounds the calls in progress of
+  every service, in order of arrival. The calls that it admits wait in ``call_queue`` for a worker. That queue is fair
+  between methods, because one slow method must not hold all workers.
+- **Methods that kill workers are kept apart** (``method_health``, ``worker_choice``). A worker's death cannot be
+  attributed to one call, so blame is statistical and a healthy method is cleared by its own responses.
+- **Each process dies with its parent.** No process outlives the sidecar, whichever process is killed.
+
+Refused: no call in progress is preempted for another one. A worker listens on no port, reads no key and resolves no
+address; it does not know the gRPC wire.
 """

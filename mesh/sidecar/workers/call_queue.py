@@ -1,19 +1,19 @@
-"""Who goes next to a worker: a bounded queue, fair between the methods of a service, first in first out within one.
+"""Call queue of a worker pool: bounded, fair between the methods of a service, first in first out within a method.
 
-A pure data structure: it holds no task, no worker and no clock. It counts the calls of each method that run and that
-wait, and decides two things:
+A pure data structure: it holds no task, no worker and no clock. It counts the running and the waiting calls of each
+method and takes two decisions:
 
-- **Who goes next**: of the methods that wait, the one with the fewest calls running (max-min fairness); of several, the
-  one that went least recently. So a slow method that floods the service gets its share of the workers' time and not
-  all of it, which taking turns call by call would give it.
-- **Who is refused**: a full queue refuses the newcomer, unless its method has fewer waiting than another: then the
-  newest call of the method with the most waiting gives up its place (longest queue drop; McKenney, *Stochastic Fairness
-  Queueing*, 1990). So a flood fills the queue for itself only.
+- **The next call**: of the methods that have waiting calls, the one with the fewest running calls (max-min fairness);
+  of several, the one that ran least recently. So a slow method that floods the service gets its share of the workers'
+  time. Taking turns call by call would give it nearly all of it.
+- **The refused call**: a full queue refuses the newcomer, unless its method has fewer waiting calls than another. Then
+  the newest call of the method with the most waiting calls is refused instead (longest queue drop; McKenney,
+  *Stochastic Fairness Queueing*, 1990). So a flood fills the queue for itself only.
 
-Nobody is thrown out of a worker for another, so a method whose calls hang would in time hold every place. Therefore a
-method gets a further place only while it runs fewer than ``SHARE`` times as many calls as there are free places
-(dynamic thresholds; Choudhury and Hahne, 1998): it leaves about one place in nine to the others. Below nine places
-nothing is held back.
+No running call is preempted for another, so a method whose calls hang would in time hold every permit. Therefore a
+method gets a further permit only while its running calls are fewer than ``MAX_RUNNING_PER_FREE_PERMIT`` times the free
+permits (dynamic thresholds; Choudhury and Hahne, 1998). It leaves about one permit in nine to the others. Below nine
+permits nothing is held back.
 """
 
 from __future__ import annotations
@@ -22,58 +22,56 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from mesh.errors import ResourceExhausted
+from mesh.layers.concurrency import queue_full
 
-__all__ = ["SHARE", "Queue", "full"]
+__all__ = ["MAX_RUNNING_PER_FREE_PERMIT", "CallQueue"]
 
-SHARE = 8
-"""Calls that one method may run for each place that stays free."""
-RETRY_AFTER = 1.0
-"""Seconds that a refused caller is told to wait."""
+MAX_RUNNING_PER_FREE_PERMIT = 8
+"""Running calls that one method may have for each permit that stays free."""
 
 ItemT = TypeVar("ItemT")
 
 
-class _Method(Generic[ItemT]):
-    """One method's part."""
+class _MethodQueue(Generic[ItemT]):
+    """Running and waiting calls of one method."""
 
-    __slots__ = ("running", "turn", "waiting")
+    __slots__ = ("last_run", "running", "waiting")
 
     def __init__(self) -> None:
         self.running = 0
-        self.turn = 0
+        self.last_run = 0
         self.waiting: OrderedDict[ItemT, None] = OrderedDict()
 
 
-class Queue(Generic[ItemT]):
-    """The queue in front of the workers of one service. Items are hashable and each waits only once.
+class CallQueue(Generic[ItemT]):
+    """The queue before the workers of one service. Items are hashable and each waits only once.
 
-    A call passes in one of two ways: ``enter`` → ``leave``, or ``push`` → ``pop`` → ``leave``; one that gives up in the
-    queue is taken out with ``remove`` and needs no ``leave``.
+    A call passes ``enter`` → ``leave``, or ``push`` → ``pop`` → ``leave``. A call that gives up while it waits is taken
+    out with ``remove`` and needs no ``leave``.
 
     Args:
         limit: Calls that may wait.
-        places: Calls that may run, in all workers that there may ever be.
+        permits: Calls that may run, in the largest number of workers.
 
     Attributes:
         running: Calls that run now.
         waiting: Calls that wait now.
     """
 
-    __slots__ = ("_methods", "_turn", "limit", "places", "running", "waiting")
+    __slots__ = ("_methods", "_runs", "limit", "permits", "running", "waiting")
 
-    def __init__(self, limit: int, places: int) -> None:
+    def __init__(self, limit: int, permits: int) -> None:
         self.limit = limit
-        self.places = places
+        self.permits = permits
         self.running = 0
         self.waiting = 0
-        self._turn = 0
-        self._methods: dict[str, _Method[ItemT]] = {}
+        self._runs = 0
+        self._methods: dict[str, _MethodQueue[ItemT]] = {}
 
     def enter(self, method: str) -> bool:
-        """Let a call run without waiting, when a worker has room: True, or False when it must wait its turn."""
+        """Let a call run at once, when a worker has a free permit; False when the call has to wait."""
         found = self._of(method)
-        if found.waiting or not self._may(found):
+        if found.waiting or not self._may_run(found):
             return False
         self._run(found)
         return True
@@ -82,33 +80,35 @@ class Queue(Generic[ItemT]):
         """Let a call wait.
 
         Returns:
-            The item that lost its place to this one, to be refused with ``full()``; None when there was room.
+            The item that this one displaced, to be refused with ``queue_full``; None if none was displaced.
 
         Raises:
-            ResourceExhausted: The queue is full, and no method has more waiting than this one.
+            ResourceExhausted: The queue is full, and no method has more waiting calls than this one.
         """
         found = self._of(method)
-        lost: ItemT | None = None
+        displaced: ItemT | None = None
         if self.waiting >= self.limit:
             longest = max(self._methods.values(), key=lambda one: len(one.waiting))
-            if len(longest.waiting) <= len(found.waiting) + 1:  # the place would only change hands back and forth
-                raise full(self.running, self.limit)
-            lost, _ = longest.waiting.popitem(last=True)
+            if len(longest.waiting) <= len(found.waiting) + 1:  # the two methods would displace each other in turn
+                raise queue_full(self.running, self.limit)
+            displaced, _ = longest.waiting.popitem(last=True)
             self.waiting -= 1
         found.waiting[item] = None
         self.waiting += 1
-        return lost
+        return displaced
 
-    def pop(self, may: Callable[[str], bool] | None = None) -> ItemT | None:
-        """Return the call that runs next, when a worker has room; None when no call may.
+    def pop(self, may_run: Callable[[str], bool] | None = None) -> ItemT | None:
+        """Return the call that runs next, when a worker has a free permit; None when no call may run.
 
         Args:
-            may: Whether there is room for a method; None: there is for each.
+            may_run: Whether a worker takes a call of this method now; None: one takes any call.
         """
-        best: _Method[ItemT] | None = None
+        best: _MethodQueue[ItemT] | None = None
         if self.waiting:
             for method, one in self._methods.items():
-                if one.waiting and self._may(one) and (best is None or _before(one, best)) and (not may or may(method)):
+                if not one.waiting or not self._may_run(one) or (best is not None and not _goes_first(one, best)):
+                    continue
+                if may_run is None or may_run(method):
                     best = one
         if best is None:
             return None
@@ -118,7 +118,7 @@ class Queue(Generic[ItemT]):
         return item
 
     def remove(self, method: str, item: ItemT) -> bool:
-        """Take a call out of the queue: its caller went away, or its time is over; False when it does not wait."""
+        """Take a call out of the queue, because it was cancelled; False when it does not wait."""
         found = self._methods.get(method)
         if found is None or item not in found.waiting:
             return False
@@ -127,32 +127,25 @@ class Queue(Generic[ItemT]):
         return True
 
     def leave(self, method: str) -> None:
-        """Say that a call that ran has ended, or that its worker takes no more calls: it holds no place any more."""
+        """Release the permit of a call that ran: it has ended, or its worker takes no more calls."""
         self._methods[method].running -= 1
         self.running -= 1
 
-    def _of(self, method: str) -> _Method[ItemT]:
+    def _of(self, method: str) -> _MethodQueue[ItemT]:
         found = self._methods.get(method)
         if found is None:
-            found = self._methods[method] = _Method()
+            found = self._methods[method] = _MethodQueue()
         return found
 
-    def _may(self, method: _Method[ItemT]) -> bool:
-        return method.running < SHARE * (self.places - self.running)
+    def _may_run(self, method: _MethodQueue[ItemT]) -> bool:
+        return method.running < MAX_RUNNING_PER_FREE_PERMIT * (self.permits - self.running)
 
-    def _run(self, method: _Method[ItemT]) -> None:
-        self._turn += 1
-        method.turn = self._turn
+    def _run(self, method: _MethodQueue[ItemT]) -> None:
+        self._runs += 1
+        method.last_run = self._runs
         method.running += 1
         self.running += 1
 
 
-def _before(one: _Method[ItemT], other: _Method[ItemT]) -> bool:
-    return (one.running, one.turn) < (other.running, other.turn)
-
-
-def full(running: int, limit: int) -> ResourceExhausted:
-    """Return what a call is refused with when there is no place in the queue."""
-    return ResourceExhausted(
-        f"{running} calls are in flight and {limit} wait; try again later", retry_after=RETRY_AFTER
-    )
+def _goes_first(one: _MethodQueue[ItemT], other: _MethodQueue[ItemT]) -> bool:
+    return (one.running, one.last_run) < (other.running, other.last_run)

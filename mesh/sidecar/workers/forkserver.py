@@ -1,16 +1,16 @@
-"""The fork server: a clean process that has imported what workers need, and forks one whenever it is told to.
+"""Fork server: a clean process that has imported what workers need, and forks one for each command of the sidecar.
 
-A program of its own (``python -m mesh.sidecar.workers.forkserver FD``), so that nothing of the sidecar (threads, event
-loop, connections) is copied into a worker. It runs no loop, starts no thread and never uses gRPC's core. The service's
-own module is not imported here: each worker runs it once, and new code needs only new workers.
+It is a program of its own (``python -m mesh.sidecar.workers.forkserver FD``), so that nothing of the sidecar (threads,
+event loop, connections) is copied into a worker. It runs no event loop, starts no thread and never uses gRPC's core. It
+does not import the service's own module: each worker runs that once, and new code needs only new workers.
 
-While there is no worker, one process is forked ahead, the *spare*: it has what every worker has (the preloaded
+While there is no worker, one process is forked ahead: the *spare*. It has what every worker has (the preloaded
 libraries, an event loop) and nothing of the functions: no code of the project, no connection, no thread. It waits for
-its end of a socket pair, and then it is a worker as any other. A start then need not wait for the fork, nor for the
-copies of the memory that it writes to (``mesh.sidecar.workers.prefault``).
+its end of a socket pair and then becomes a worker. So a start need not wait for the fork, nor for the copies of the
+pages that it writes to (``mesh.sidecar.workers.prefault``).
 
-It ends when the sidecar does, and its workers, and all that they have started, end with it.
-What the two say to each other is in ``mesh.sidecar.workers.spawner_messages``.
+The fork server ends with the sidecar. Its workers end with it, and so does everything that they have started.
+``mesh.sidecar.workers.spawner_messages`` defines the messages between the two.
 """
 
 from __future__ import annotations
@@ -40,10 +40,17 @@ from mesh.events.publish.publisher import Publications
 from mesh.forks import STOPS, give_back
 from mesh.main_thread import ignore
 from mesh.sidecar.workers import frames, prefault, process_tag, worker_process
-from mesh.sidecar.workers.call_headers import encode
-from mesh.sidecar.workers.fork_setup import Setup
-from mesh.sidecar.workers.spawner_messages import COMMAND, LENGTH, Command, Ended, Preloaded, Report
+from mesh.sidecar.workers.frame_payloads import encode
+from mesh.sidecar.workers.spawner_messages import (
+    COMMAND,
+    LENGTH,
+    ForkServerCommand,
+    ForkServerReport,
+    PreloadResult,
+    ProcessEnd,
+)  # fmt: skip
 from mesh.sidecar.workers.watermark import shared_file
+from mesh.sidecar.workers.worker_setup import WorkerSetup
 from mesh.telemetry import logs
 from mesh.text import ready_output, text_of
 
@@ -54,24 +61,24 @@ __all__ = ["main"]
 
 log = logging.getLogger("mesh.workers")
 
-_DIE_WITH_PARENT, _ADOPT = 1, 36
+_DIE_WITH_PARENT, _ADOPT_ORPHANS = 1, 36
 """``PR_SET_PDEATHSIG``, ``PR_SET_CHILD_SUBREAPER`` (prctl(2))."""
 _OOM_SCORE = b"500"
-"""When memory runs out, a worker goes before the sidecar and the rest of the machine."""
-_BROKEN = 70
-"""Exit code of a worker that could not even begin (EX_SOFTWARE of sysexits.h)."""
+"""Out-of-memory score: the kernel kills a worker before the sidecar and the rest of the machine."""
+_START_FAILED = 70
+"""Exit code of a worker that failed before it ran any function (EX_SOFTWARE of sysexits.h)."""
 
 
 def main() -> None:
     """Run until the sidecar is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
     parent = os.getppid()
-    setup: Setup = pickle.loads(_read(control))  # noqa: S301 - the sidecar that started this process wrote it
+    setup: WorkerSetup = pickle.loads(_read(control))  # noqa: S301 - written by the sidecar that started this process
     sys.path[:] = setup.path
     ready_output(setup.encoding or None)
     server = _ForkServer(control, setup)
     _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    _prctl(_ADOPT, 1)
+    _prctl(_ADOPT_ORPHANS, 1)
     if os.getppid() != parent:
         return
     server.run()
@@ -87,57 +94,57 @@ def _exactly(control: socket.socket, size: int) -> bytes:
     while len(data) < size:
         piece = control.recv(size - len(data))
         if not piece:
-            sys.exit(0)  # the sidecar has gone before it said anything
+            sys.exit(0)  # the sidecar ended before it sent the setup
         data += piece
     return bytes(data)
 
 
-class _Waiting:
-    """A child that has nothing of a worker yet but what all have.
+class _UnassignedChild:
+    """A forked process that is no worker yet.
 
     Attributes:
         pid: Its pid.
-        mark: By which what it will start is known (``mesh.sidecar.workers.process_tag``).
-        way: Where it waits for its connection.
+        tag: Its tag, by which its descendants are found (``mesh.sidecar.workers.process_tag``).
+        assignment: Socket on which it waits for the connection that makes it a worker.
     """
 
-    def __init__(self, pid: int, mark: str, way: socket.socket) -> None:
+    def __init__(self, pid: int, tag: str, assignment: socket.socket) -> None:
         self.pid = pid
-        self.mark = mark
-        self.way = way
+        self.tag = tag
+        self.assignment = assignment
 
-    def give(self, link: int, memory: int) -> bool:
-        """Let it be a worker; False if it has ended."""
+    def assign(self, connection: int, memory: int) -> bool:
+        """Make it a worker by sending it two descriptors; False if it has ended."""
         try:
-            socket.send_fds(self.way, [b"."], [link, memory])
+            socket.send_fds(self.assignment, [b"."], [connection, memory])
         except OSError:
             return False
         finally:
-            self.way.close()
+            self.assignment.close()
         return True
 
 
 class _ForkServer:
-    def __init__(self, control: socket.socket, setup: Setup) -> None:
+    def __init__(self, control: socket.socket, setup: WorkerSetup) -> None:
         self._control = control
         self._setup = setup
         self._workers: dict[int, int] = {}
         self._pids: dict[int, int] = {}
-        self._marks: dict[int, str] = {}
+        self._tags: dict[int, str] = {}
         self._prefix = f"{os.getpid()}."
-        self._born = 0
-        self._spare: _Waiting | None = None
-        self._touched = shared_file()
+        self._forks = 0
+        self._spare: _UnassignedChild | None = None
+        self._dirty_pages = shared_file()
         self._wake, self._woken = socket.socketpair()
         self._contract: Any = None
         self._database: Database | None = None
 
     def run(self) -> None:
         logs.install(self._setup.name)
-        worker_process.be_called("mesh-nursery")
-        gc.disable()  # what is collected later would be copied in every worker
+        worker_process.set_process_name("mesh-forkserver")
+        gc.disable()  # a collection after the fork would copy the pages into every worker
         found = self._preload()
-        self._say(Report.PRELOADED, 0, found)
+        self._report(ForkServerReport.PRELOADED, 0, found)
         if found.threaded:
             return
         self._contract = loader.read(FileDescriptorSet.FromString(self._setup.files), self._setup.services)
@@ -149,7 +156,7 @@ class _ForkServer:
             end.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, ignore)
-        # Ctrl-C, and supervisors that signal a whole group, mean the sidecar: it ends this process when it has drained.
+        # Ctrl-C, and supervisors that signal a whole group, mean the sidecar. It ends this process when it has drained.
         for number in STOPS:
             signal.signal(number, ignore)
         poll = select.poll()
@@ -168,34 +175,32 @@ class _ForkServer:
             self._reap()
         if self._control.fileno() in ready:
             try:
-                data, descriptors_, _, _ = socket.recv_fds(self._control, COMMAND.size, 2)
+                data, descriptors, _, _ = socket.recv_fds(self._control, COMMAND.size, 2)
             except OSError:
                 return False
             if len(data) < COMMAND.size:
                 return False
             kind, number = COMMAND.unpack(data)
-            if kind == Command.FORK:
-                self._fork(number, descriptors_)
-            elif number in self._pids:  # else it has ended by itself, and its pid may be another's
+            if kind == ForkServerCommand.FORK:
+                self._fork(number, descriptors)
+            elif number in self._pids:  # else it has ended by itself, and another process may have its pid
                 os.kill(self._pids[number], signal.SIGKILL)
         return True
 
-    def _preload(self) -> Preloaded:
+    def _preload(self) -> PreloadResult:
         failed: dict[str, str] = {}
-        seconds: dict[str, float] = {}
-        for name in (*_OWN, *self._setup.preload):
+        for name in (*_COMMON_IMPORTS, *self._setup.preload):
             began = perf_counter()
             try:
                 importlib.import_module(name)
-            except BaseException as error:  # noqa: BLE001 - the worker will say it, if it matters
+            except BaseException as error:  # noqa: BLE001 - the worker imports it again, and reports it if it matters
                 failed[name] = f"{type(error).__name__}: {text_of(error)}"
-            seconds[name] = perf_counter() - began
-            if _threads() > 1:
-                return Preloaded(failed, name, seconds)
-        return Preloaded(failed, "", seconds)
+            if _thread_count() > 1:
+                return PreloadResult(failed, name, perf_counter() - began)
+        return PreloadResult(failed, "", 0.0)
 
     def _open(self, url: str) -> None:
-        from mesh.database import Database  # noqa: PLC0415 - a third of the imports; only who has one loads it
+        from mesh.database import Database  # noqa: PLC0415 - a third of all imports, for services with a database only
 
         outbox = None
         if self._setup.events:
@@ -209,46 +214,46 @@ class _ForkServer:
         self._database.open()
         self._database.warm()
 
-    def _fork(self, number: int, given: list[int]) -> None:
+    def _fork(self, number: int, descriptors: list[int]) -> None:
         try:
-            child = self._given(given)
-        except OSError as error:  # the workers that there are must not be lost over it
-            self._say(Report.ENDED, number, Ended(_BROKEN, unborn=str(error)))
+            child = self._assigned(descriptors)
+        except OSError as error:  # the other workers go on
+            self._report(ForkServerReport.ENDED, number, ProcessEnd(_START_FAILED, fork_error=str(error)))
             return
         finally:
-            for descriptor in given:
+            for descriptor in descriptors:
                 os.close(descriptor)
-        self._marks[child.pid] = child.mark
+        self._tags[child.pid] = child.tag
         self._workers[child.pid] = number
         self._pids[number] = child.pid
-        self._say(Report.FORKED, number, child.pid)
+        self._report(ForkServerReport.FORKED, number, child.pid)
 
-    def _given(self, given: list[int]) -> _Waiting:
-        """Return a process that was given its connection and its memory.
+    def _assigned(self, descriptors: list[int]) -> _UnassignedChild:
+        """Return a process, the spare or a new one, that was given its connection and its memory.
 
         Raises:
-            OSError: The machine gives no process, or no descriptors.
+            OSError: The machine has no process, or no descriptors, to give.
         """
-        if len(given) != 2:  # noqa: PLR2004 - the connection, the memory; the kernel drops what does not fit (cmsg(3))
+        if len(descriptors) != 2:  # noqa: PLR2004 - connection and memory; the kernel drops what does not fit (cmsg(3))
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         child, self._spare = self._spare, None
-        if child is None or not child.give(*given):
-            child = self._bear(ahead=False)
-            child.give(*given)
+        if child is None or not child.assign(*descriptors):
+            child = self._fork_child(ahead=False)
+            child.assign(*descriptors)
         return child
 
-    def _bear(self, *, ahead: bool) -> _Waiting:
+    def _fork_child(self, *, ahead: bool) -> _UnassignedChild:
         """Fork a process that becomes a worker when it is given its connection.
 
         Args:
-            ahead: Nobody waits for it yet, so it may take its time.
+            ahead: Whether it is a spare: no call waits for it, so it may prefault its pages.
 
         Raises:
-            OSError: The machine gives no process, or no descriptors.
+            OSError: The machine has no process, or no descriptors, to give.
         """
         ours, theirs = socket.socketpair()
-        self._born += 1
-        mark = f"{self._prefix}{self._born}"
+        self._forks += 1
+        tag = f"{self._prefix}{self._forks}"
         try:
             pid = os.fork()
         except OSError:
@@ -257,14 +262,14 @@ class _ForkServer:
             raise
         if pid == 0:
             ours.close()
-            self._become(theirs, mark, ahead=ahead)
+            self._run_worker(theirs, tag, ahead=ahead)
         theirs.close()
-        return _Waiting(pid, mark, ours)
+        return _UnassignedChild(pid, tag, ours)
 
-    def _become(self, way: socket.socket, mark: str, *, ahead: bool) -> NoReturn:
-        """Be the worker."""
+    def _run_worker(self, assignment: socket.socket, tag: str, *, ahead: bool) -> NoReturn:
+        """Run the worker in the forked process, and end the process."""
         try:
-            process_tag.write(mark)
+            process_tag.write(tag)
             _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -274,53 +279,53 @@ class _ForkServer:
             with contextlib.suppress(OSError):
                 Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE)
             if ahead:
-                prefault.copy_ahead(self._touched)
-            worker_process.run(way, self._setup, self._contract, self._database, self._touched)
+                prefault.prefault(self._dirty_pages)
+            worker_process.run(assignment, self._setup, self._contract, self._database, self._dirty_pages)
         except BaseException:  # noqa: BLE001 - the child must never go on as its parent
             traceback.print_exc()
         finally:
-            os._exit(_BROKEN)
+            os._exit(_START_FAILED)
 
     def _reap(self) -> None:
         idle = reaped = False
         while True:
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 break
             if pid == 0:
                 break
             reaped = True
             if self._spare is not None and self._spare.pid == pid:
-                self._spare.way.close()
+                self._spare.assignment.close()
                 self._spare = None
             number = self._workers.pop(pid, None)
             if number is not None:
-                del self._pids[number], self._marks[pid]
-                self._say(Report.ENDED, number, Ended(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
+                del self._pids[number], self._tags[pid]
+                self._report(ForkServerReport.ENDED, number, ProcessEnd(os.waitstatus_to_exitcode(status)))
                 idle = not self._workers
         if reaped:
             self._kill_orphans()
         if idle and self._spare is None:
             try:
-                self._spare = self._bear(ahead=True)
-            except OSError as error:  # the next worker is forked when it is needed, and says so if it cannot be
-                log.warning("no process can be forked ahead: %s", error)
+                self._spare = self._fork_child(ahead=True)
+            except OSError as error:  # the next worker is forked when it is needed, and reports a failure then
+                log.warning("the spare worker cannot be forked: %s", error)
 
     def _kill_orphans(self) -> None:
-        """Kill what a dead worker has started and left behind: it is this process's child now.
+        """Kill the processes that a dead worker has left behind; the kernel has made them children of this process.
 
-        Its own children are so when it has ended; that is a reason to look again.
+        When one of them ends, its own children become children of this process, and the next call kills those.
         """
-        live = self._marks.values()
+        live = self._tags.values()
         for pid in _children():
             known = pid in self._workers or (self._spare is not None and pid == self._spare.pid)
-            if not known and process_tag.doomed(process_tag.read(pid), self._prefix, live):
-                with contextlib.suppress(OSError):  # another user's: the next one up has to see to it
+            if not known and process_tag.is_orphan(process_tag.read(pid), self._prefix, live):
+                with contextlib.suppress(OSError):  # a process of another user: its own supervisor has to end it
                     os.kill(pid, signal.SIGKILL)
 
     def _end(self) -> None:
-        """End everything that was ever started from here."""
+        """Kill every process that was ever started from here."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         while children := set(self._workers) | set(_children()):
             for pid in children:
@@ -331,20 +336,20 @@ class _ForkServer:
                     os.waitpid(pid, 0)
                 self._workers.pop(pid, None)
 
-    def _say(self, kind: Report, number: int, what: Any) -> None:
-        with contextlib.suppress(OSError):  # the sidecar is gone: the next read says so
-            self._control.sendall(frames.frame(kind, number, encode(what)))
+    def _report(self, kind: ForkServerReport, number: int, body: Any) -> None:
+        with contextlib.suppress(OSError):  # the sidecar is gone, which the next read reports
+            self._control.sendall(frames.frame(kind, number, encode(body)))
 
 
-_OWN = (
+_COMMON_IMPORTS = (
     "grpc.aio", "google.protobuf.empty_pb2", "google.rpc.error_details_pb2", "opentelemetry.sdk.trace", "uvloop",
     "concurrent.futures.thread",
 )  # fmt: skip
-"""What every worker uses, and modules load only when they are first used."""
+"""Modules that every worker uses, and that other modules import only at their first use."""
 
 
-def _threads() -> int:
-    """Return how many threads there are, those included that Python knows nothing of."""
+def _thread_count() -> int:
+    """Return the number of threads, including those that Python does not know."""
     try:
         return sum(1 for _ in Path("/proc/self/task").iterdir())
     except OSError:

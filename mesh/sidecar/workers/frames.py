@@ -1,19 +1,20 @@
-"""The frames between a sidecar and a worker: how they look on the socket pair, and nothing of what they mean.
+"""Frame codec of the socket pair between a sidecar and a worker: layout of the frames, without their meaning.
 
-The protocol is the same both ways: either end opens calls, and the other answers them. The sidecar's calls have even
-ids, the worker's odd ones; each end counts its own upwards. Frames about the worker as a whole have id 0, which means
-nothing there.
+The protocol is the same both ways: either end opens calls, and the other end serves them. The sidecar's calls have even
+ids, the worker's have odd ones; each end counts its own upwards. Frames about the whole worker have id 0, which has no
+meaning there.
 
     frame    length u32, kind u8, id u64 | body (length bytes)
     OPEN     method u16, flags u8, deadline f64, head u32 | head, first request message (flag INLINE)
     STATUS   code u8, flags u8, extra u32 | extra, last response message (flag INLINE)
     CREDIT   bytes u32
 
-Numbers are little-endian. A unary call is one frame each way. ``head`` and ``extra`` are msgpack (``mesh.sidecar.
-workers.heads``); a deadline is ``time.monotonic()`` seconds, which is one clock for all processes of a machine.
+Numbers are little-endian. A unary call is one frame each way. ``head`` and ``extra`` are msgpack
+(``mesh.sidecar.workers.frame_payloads``). A deadline is a time of ``time.monotonic()`` in seconds, which is one clock
+for all processes of a machine.
 
-Both ends are processes of one component, forked from code that both have; so there is no version, and a frame that
-cannot be read is a bug, which ends the connection.
+Both ends are processes of one component and run the same code. So there is no version, and a frame that cannot be read
+is a bug: it closes the connection.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 __all__ = [
-    "DEADLINE", "ENDED", "INLINE", "MOST", "FrameError", "Kind", "Open", "Reader", "Status", "credit", "frame", "open_",
-    "parse_credit", "parse_open", "parse_status", "status",
+    "END_OF_REQUESTS", "INLINE", "MAX_BODY_BYTES", "NO_DEADLINE", "FrameError", "FrameKind", "FrameReader", "OpenBody",
+    "StatusBody", "credit_frame", "frame", "open_frame", "parse_credit", "parse_open", "parse_status", "status_frame",
 ]  # fmt: skip
 
 _FRAME = Struct("<IBQ")
@@ -36,54 +37,54 @@ _STATUS_FRAME = Struct("<IBQBBI")
 
 INLINE = 1
 """Flag: the rest of the body is a message."""
-ENDED = 2
-"""Flag of OPEN: no request message follows what is in this frame."""
-DEADLINE = float("inf")
+END_OF_REQUESTS = 2
+"""Flag of OPEN: no request message follows this frame."""
+NO_DEADLINE = float("inf")
 """The deadline of a call that has none."""
-MOST = 2**30
-"""Bytes of a body beyond which it is no frame of ours."""
+MAX_BODY_BYTES = 2**30
+"""Bytes of the largest body; a longer one is an error."""
 
 
-class Kind(IntEnum):
-    """What a frame is."""
+class FrameKind(IntEnum):
+    """Kind of a frame."""
 
     OPEN = 1
-    """A call begins."""
+    """Start of a call."""
     MESSAGE = 2
-    """A request message of the end that opened the call, or a response message of the other."""
+    """A request message from the end that opened the call, or a response message from the other end."""
     END = 3
     """The end that opened the call sends no more requests."""
     HEADERS = 4
     """Response metadata before the first message."""
     STATUS = 5
-    """How the call ended; the last frame of its answer."""
+    """Status of the call; the last frame of its response."""
     CANCEL = 6
-    """The end that opened the call does not want its answer any more; a STATUS still follows."""
+    """The end that opened the call cancels it; a STATUS still follows."""
     CREDIT = 7
-    """The receiver of a stream has taken so many bytes out."""
+    """The receiver of a stream has consumed so many bytes."""
     READY = 8
-    """The worker has loaded its functions; the body says how long that took."""
+    """The worker has loaded its functions; the body is ``LoadTimes``."""
     FAILED = 9
-    """The worker cannot load its functions; the body says why."""
+    """The worker cannot load its functions; the body gives the reasons."""
     SPANS = 10
     """Spans that have ended in the worker."""
-    STUCK = 11
-    """A thread of the worker still runs, long after its call has ended; the body is the method."""
+    OVERRUN = 11
+    """A function still runs long after its call has ended; the body is its method."""
     DRAIN = 12
-    """The worker is to end; no call follows, and what runs is to be finished."""
+    """The worker has to finish the calls that it has, and to end; no call follows."""
     PING = 13
-    """The worker's loop is to say that it turns."""
+    """The worker's event loop has to respond with PONG."""
     PONG = 14
-    """It does."""
-    MEASURED = 15
-    """What a function has measured in the worker."""
+    """Response to a PING."""
+    METRICS = 15
+    """Metrics that a function has recorded in the worker."""
 
 
 class FrameError(ValueError):
-    """The bytes are no frames of ours."""
+    """The bytes are no frames of this protocol."""
 
 
-class Open(NamedTuple):
+class OpenBody(NamedTuple):
     """The body of an OPEN frame."""
 
     method: int
@@ -93,7 +94,7 @@ class Open(NamedTuple):
     ended: bool
 
 
-class Status(NamedTuple):
+class StatusBody(NamedTuple):
     """The body of a STATUS frame."""
 
     code: int
@@ -101,8 +102,8 @@ class Status(NamedTuple):
     message: bytes | None
 
 
-_made: Any = tuple.__new__
-"""What a named tuple's own constructor calls, which is one more function in Python for each frame."""
+_new_tuple: Any = tuple.__new__
+"""Constructor of a named tuple without the Python function around it, which would run once more for each frame."""
 
 
 def frame(kind: int, call: int, body: bytes = b"") -> bytes:
@@ -110,7 +111,7 @@ def frame(kind: int, call: int, body: bytes = b"") -> bytes:
     return _FRAME.pack(len(body), kind, call) + body
 
 
-def open_(
+def open_frame(
     call: int,
     method: int,
     deadline: float,
@@ -119,65 +120,78 @@ def open_(
     ended: bool,  # noqa: FBT001 - by position: this is the hot path
 ) -> bytes:
     """Return an OPEN frame."""
-    flags = ENDED if ended else 0
+    flags = END_OF_REQUESTS if ended else 0
     if message is None:
         message = b""
     else:
         flags |= INLINE
-    held = len(head)
-    return _OPEN_FRAME.pack(_OPEN.size + held + len(message), 1, call, method, flags, deadline, held) + head + message
+    size = _OPEN.size + len(head) + len(message)
+    return _OPEN_FRAME.pack(size, 1, call, method, flags, deadline, len(head)) + head + message
 
 
-def status(call: int, code: int, extra: bytes, message: bytes | None) -> bytes:
+def status_frame(call: int, code: int, extra: bytes, message: bytes | None) -> bytes:
     """Return a STATUS frame."""
-    held = len(extra)
+    size = _STATUS.size + len(extra)
     if message is None:
-        return _STATUS_FRAME.pack(_STATUS.size + held, 5, call, code, 0, held) + extra
-    return _STATUS_FRAME.pack(_STATUS.size + held + len(message), 5, call, code, INLINE, held) + extra + message
+        return _STATUS_FRAME.pack(size, 5, call, code, 0, len(extra)) + extra
+    return _STATUS_FRAME.pack(size + len(message), 5, call, code, INLINE, len(extra)) + extra + message
 
 
-def credit(call: int, size: int) -> bytes:
+def credit_frame(call: int, size: int) -> bytes:
     """Return a CREDIT frame."""
-    return frame(Kind.CREDIT, call, _CREDIT.pack(size))
+    return frame(FrameKind.CREDIT, call, _CREDIT.pack(size))
 
 
-def parse_open(body: bytes) -> Open:
-    """Return what an OPEN frame says."""
+def parse_open(body: bytes) -> OpenBody:
+    """Return the content of an OPEN frame.
+
+    Raises:
+        FrameError: It is no such frame.
+    """
     try:
-        method, flags, deadline, held = _OPEN.unpack_from(body)
+        method, flags, deadline, head_size = _OPEN.unpack_from(body)
     except Exception as error:
         raise FrameError("an OPEN frame is too short") from error
-    end = _OPEN.size + held
+    end = _OPEN.size + head_size
     if end > len(body):
         raise FrameError("the head of an OPEN frame is cut")
     message = body[end:] if flags & INLINE else None
-    found: Open = _made(Open, (method, deadline, body[_OPEN.size : end], message, flags & ENDED != 0))
+    ended = flags & END_OF_REQUESTS != 0
+    found: OpenBody = _new_tuple(OpenBody, (method, deadline, body[_OPEN.size : end], message, ended))
     return found
 
 
-def parse_status(body: bytes) -> Status:
-    """Return what a STATUS frame says."""
+def parse_status(body: bytes) -> StatusBody:
+    """Return the content of a STATUS frame.
+
+    Raises:
+        FrameError: It is no such frame.
+    """
     try:
-        code, flags, held = _STATUS.unpack_from(body)
+        code, flags, extra_size = _STATUS.unpack_from(body)
     except Exception as error:
         raise FrameError("a STATUS frame is too short") from error
-    end = _STATUS.size + held
+    end = _STATUS.size + extra_size
     if end > len(body):
         raise FrameError("the extra of a STATUS frame is cut")
-    found: Status = _made(Status, (code, body[_STATUS.size : end], body[end:] if flags & INLINE else None))
+    found: StatusBody = _new_tuple(StatusBody, (code, body[_STATUS.size : end], body[end:] if flags & INLINE else None))
     return found
 
 
 def parse_credit(body: bytes) -> int:
-    """Return the bytes of a CREDIT frame."""
+    """Return the number of bytes of a CREDIT frame.
+
+    Raises:
+        FrameError: It is no such frame.
+    """
     if len(body) != _CREDIT.size:
         raise FrameError("a CREDIT frame has four bytes")
     size: int = _CREDIT.unpack(body)[0]
     return size
 
 
-class Reader:
-    """Cuts what comes from the socket into frames, however it was cut on the way.
+class FrameReader:
+    """Cuts the bytes from the socket into frames, whatever the pieces in which they arrive.
 
     Raises (from ``feed``):
         FrameError: The bytes are no frames.
@@ -188,18 +202,13 @@ class Reader:
     def __init__(self) -> None:
         self._rest = bytearray()
 
-    @property
-    def partial(self) -> bool:
-        """Whether a frame is still incomplete."""
-        return bool(self._rest)
-
     def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
         """Return the frames that are complete now: kind, call id, body."""
         rest = self._rest
         if rest:
             rest += data
-            if len(rest) < _FRAME.size or len(rest) < _FRAME.size + _FRAME.unpack_from(rest)[0] <= MOST:
-                return []  # a large frame comes in many pieces: it is copied once, at its end
+            if len(rest) < _FRAME.size or len(rest) < _FRAME.size + _FRAME.unpack_from(rest)[0] <= MAX_BODY_BYTES:
+                return []  # a large frame comes in many pieces: it is copied once, when it is complete
             data = bytes(rest)
             rest.clear()
         found = []
@@ -207,7 +216,7 @@ class Reader:
         unpack = _FRAME.unpack_from
         while end - at >= size:
             length, kind, call = unpack(data, at)
-            if length > MOST or not 1 <= kind <= 15:  # noqa: PLR2004 - the last of Kind
+            if length > MAX_BODY_BYTES or not 1 <= kind <= 15:  # noqa: PLR2004 - the largest FrameKind
                 raise FrameError(f"no frame has kind {kind} and {length} bytes")
             stop = at + size + length
             if stop > end:

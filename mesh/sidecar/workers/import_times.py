@@ -1,4 +1,4 @@
-"""Which imports took how long, while a worker loads its functions: for the trace of the call that waits for it."""
+"""Import timer: the slowest imports while a worker loads its functions, for the trace of the call that waits for it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from time import perf_counter
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-__all__ = ["Imports"]
+__all__ = ["ImportTimer"]
 
 _LOADERS: tuple[Any, ...] = (SourceFileLoader, ExtensionFileLoader)
-NAMED = 5
-"""Imports that are named."""
+MAX_IMPORTS = 5
+"""Imports that are reported."""
 
 
-class Imports:
+class ImportTimer:
     """Times every module that is loaded from a file in its ``with`` block, without the modules that it imports."""
 
     def __init__(self) -> None:
@@ -23,8 +23,8 @@ class Imports:
         self._original: list[Any] = []
 
     def slowest(self) -> list[tuple[str, float]]:
-        """Return the slowest: module, seconds."""
-        return sorted(self._seconds, key=lambda found: -found[1])[:NAMED]
+        """Return the slowest imports: module, seconds."""
+        return sorted(self._seconds, key=lambda found: -found[1])[:MAX_IMPORTS]
 
     def __enter__(self) -> Self:
         self._original = [loader.exec_module for loader in _LOADERS]
@@ -40,13 +40,13 @@ class Imports:
 
     def _timed(self, original: Any) -> Any:
         def exec_module(loader: Any, module: ModuleType) -> None:
-            before, self._inner = self._inner, 0.0
+            outer, self._inner = self._inner, 0.0
             began = perf_counter()
             try:
                 original(loader, module)
             finally:
-                took = perf_counter() - began
-                self._seconds.append((module.__name__, took - self._inner))
-                self._inner = before + took
+                seconds = perf_counter() - began
+                self._seconds.append((module.__name__, seconds - self._inner))
+                self._inner = outer + seconds
 
         return exec_module

@@ -1,8 +1,8 @@
-"""What is known of a service's methods: which answer, and which end their workers. Pure, without a clock.
+"""Method health: blame and clearance of methods whose workers died. Pure, without a clock.
 
-When a worker ends, any call that had begun in it may be why. It counts against those of them whose record is the
-worst: against a method that never answered rather than one that always did. So a healthy method that was beside
-a crash once is not taken for its cause when the true one strikes again.
+Any call whose function had started may be the cause of its worker's death. The death counts against those methods in
+the worker that have the worst record. So a method that never responded is blamed rather than one that always did, and a
+healthy method that was once present at a crash is not blamed again when the true cause crashes the next worker.
 """
 
 from __future__ import annotations
@@ -10,88 +10,88 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum
 
-__all__ = ["Records", "Standing"]
+__all__ = ["MethodHealth", "MethodHealthTracker"]
 
-PROOF = 3
-"""Answers after which a method is no longer new."""
-SHARE = 0.1
-"""Calls that end with their worker, of all calls of a method, from which on it is a suspect."""
-MEMORY = 50
-"""Answers after which all that came before counts half."""
-TRACE = 0.5
-"""Deaths, counted as above, that are too long ago to count."""
-HOPELESS = 8
-"""Deaths without as many answers, after which a call is not worth another worker."""
+PROVEN_AFTER = 3
+"""Responses after which a method is no longer new."""
+SUSPECT_RATE = 0.1
+"""Share of a method's calls that end with their worker, from which on the method is a suspect."""
+HALVE_AFTER = 50
+"""Responses after which all earlier responses and deaths count half."""
+NEGLIGIBLE_DEATHS = 0.5
+"""Deaths, halved as above, below which they are forgotten."""
+FUTILE_DEATHS = 8
+"""Deaths, without as many responses, from which on another attempt is not worth another worker."""
 
 
-class Standing(IntEnum):
-    """What a method is taken for; calls of different standing are kept in different workers."""
+class MethodHealth(IntEnum):
+    """Health of a method; calls of methods with different health are kept in different workers."""
 
     PROVEN = 0
-    """It answers."""
+    """It responds."""
     NEW = 1
-    """It has not answered often enough to know."""
+    """It has not responded often enough to know."""
     SUSPECT = 2
     """At least one in ten of its calls ended with its worker."""
 
 
-class Records:
-    """The records of a service's methods.
+class MethodHealthTracker:
+    """Responses and deaths of a service's methods.
 
     Args:
         methods: Their paths.
 
     Attributes:
-        standing: Path → what it is taken for; those that are proven are missing.
+        health: Path → health; proven methods are missing.
     """
 
-    __slots__ = ("_answered", "_died", "standing")
+    __slots__ = ("_deaths", "_responses", "health")
 
     def __init__(self, methods: Iterable[str]) -> None:
-        self._answered: dict[str, float] = dict.fromkeys(methods, 0.0)
-        self._died: dict[str, float] = {}
-        self.standing: dict[str, Standing] = dict.fromkeys(self._answered, Standing.NEW)
+        self._responses: dict[str, float] = dict.fromkeys(methods, 0.0)
+        self._deaths: dict[str, float] = {}
+        self.health: dict[str, MethodHealth] = dict.fromkeys(self._responses, MethodHealth.NEW)
 
-    def answered(self, method: str) -> None:
-        """Note that a call of the method has ended as it should: with an answer or with an error."""
-        count = self._answered[method] = self._answered[method] + 1
-        if count >= MEMORY:
-            self._answered[method] = count / 2
-            if method in self._died:
-                self._died[method] /= 2
-        if method in self.standing or method in self._died:
-            self._judge(method)
+    def record_response(self, method: str) -> None:
+        """Record that a call of the method has ended with a status of its function, OK or an error."""
+        count = self._responses[method] = self._responses[method] + 1
+        if count >= HALVE_AFTER:
+            self._responses[method] = count / 2
+            if method in self._deaths:
+                self._deaths[method] /= 2
+        if method in self.health or method in self._deaths:
+            self._classify(method)
 
-    def died(self, methods: Iterable[str]) -> None:
-        """Note that a worker ended, or has to, while calls of these methods had begun in it."""
-        rates = {method: self._rate(method) for method in set(methods)}
+    def record_death(self, methods: Iterable[str]) -> None:
+        """Record that a worker ended, or has to be killed, while functions of these methods had started in it."""
+        rates = {method: self._death_rate(method) for method in set(methods)}
         worst = max(rates.values(), default=0.0)
         for method, rate in rates.items():
             if rate == worst:
-                self._died[method] = self._died.get(method, 0.0) + 1
-                self._judge(method)
+                self._deaths[method] = self._deaths.get(method, 0.0) + 1
+                self._classify(method)
 
-    def hopeless(self, method: str) -> bool:
-        """Return whether another try would most likely only end another worker."""
-        return self._died.get(method, 0.0) >= HOPELESS and self._died[method] > self._answered[method]
+    def retry_is_futile(self, method: str) -> bool:
+        """Whether another attempt would most likely only kill another worker."""
+        return self._deaths.get(method, 0.0) >= FUTILE_DEATHS and self._deaths[method] > self._responses[method]
 
-    def forget(self) -> None:
-        """Forget everything: there is new code."""
-        self.__init__(self._answered)  # type: ignore[misc]
+    def reset(self) -> None:
+        """Forget everything, because there is new code."""
+        self.__init__(self._responses)  # type: ignore[misc]
 
-    def _rate(self, method: str) -> float:
-        """Return how likely it is the cause: the share of its calls that ended so, one more put down to each side."""
-        died = self._died.get(method, 0.0) + 1
-        return died / (died + self._answered[method] + 1)
+    def _death_rate(self, method: str) -> float:
+        """Return the share of the method's calls that ended with their worker, with one more call on each side."""
+        deaths = self._deaths.get(method, 0.0) + 1
+        return deaths / (deaths + self._responses[method] + 1)
 
-    def _judge(self, method: str) -> None:
-        died, answered = self._died.get(method, 0.0), self._answered[method]
-        if died < TRACE:
-            self._died.pop(method, None)
-            died = 0.0
-        if died and died >= SHARE * (died + answered):
-            self.standing[method] = Standing.SUSPECT
-        elif answered < PROOF:
-            self.standing[method] = Standing.NEW
+    def _classify(self, method: str) -> None:
+        deaths, responses = self._deaths.get(method, 0.0), self._responses[method]
+        if deaths < NEGLIGIBLE_DEATHS:
+            self._deaths.pop(method, None)
+            deaths = 0.0
+        if deaths and deaths >= SUSPECT_RATE * (deaths + responses):
+            self.health[method] = MethodHealth.SUSPECT
+        elif responses < PROVEN_AFTER:
+            self.health[method] = MethodHealth.NEW
         else:
-            self.standing.pop(method, None)
+            self.health.pop(method, None)

@@ -1,9 +1,9 @@
-"""The mark of a worker, by which all that it starts is known when it is gone: a variable of the environment.
+"""Environment tag used to find and kill a worker's descendants.
 
-Linux says which environment a process has (``/proc/PID/environ``): of a program, the one that it was started with; of a
-process that was only forked, the memory in which its parent's was. So the mark is written to where the variable stands
-in memory, and the sidecar starts the fork server with room for it; no process of a worker is ever without. What it
-starts with an environment of another making has none, and nothing is known of it.
+Linux tells the environment of a process (``/proc/PID/environ``). For a program it is the environment that it was
+started with. For a process that was only forked it is the memory where its parent's environment was. So a worker writes
+its tag to the place of the variable in memory, and the sidecar starts the fork server with a value of that length. A
+process that a worker starts with an environment of its own making has no tag, and its worker is unknown.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-__all__ = ["BLANK", "NAME", "doomed", "read", "write"]
+__all__ = ["FORK_SERVER_TAG", "VARIABLE", "is_orphan", "read", "write"]
 
-NAME = "MESH_INTERNAL_WORKER"
-BLANK = "-" * 40
-"""The mark of the fork server itself."""
+VARIABLE = "MESH_INTERNAL_WORKER"
+FORK_SERVER_TAG = "-" * 40
+"""The tag of the fork server itself."""
 
 _getenv = ctypes.CDLL(None).getenv
 _getenv.restype, _getenv.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
 
 
-def write(mark: str) -> None:
-    """Mark this process, and all that it will start; ``mark`` is no longer than ``BLANK``."""
-    place = _getenv(NAME.encode())
-    if place and len(ctypes.string_at(place)) == len(BLANK):
-        ctypes.memmove(place, mark.encode().ljust(len(BLANK), b"\0"), len(BLANK))
-    os.environ[NAME] = mark  # of which a function may make the environment of what it starts
+def write(tag: str) -> None:
+    """Tag this process and all that it will start; ``tag`` is no longer than ``FORK_SERVER_TAG``."""
+    address = _getenv(VARIABLE.encode())
+    if address and len(ctypes.string_at(address)) == len(FORK_SERVER_TAG):
+        ctypes.memmove(address, tag.encode().ljust(len(FORK_SERVER_TAG), b"\0"), len(FORK_SERVER_TAG))
+    os.environ[VARIABLE] = tag  # a function may build the environment of a subprocess from os.environ
 
 
 def read(pid: int) -> str:
-    """Return the mark of a process; "" if it has none, or nobody may know."""
+    """Return the tag of a process; "" if it has none or may not be read."""
     try:
         found = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return ""
-    begins = f"{NAME}=".encode()
-    marks = [one.removeprefix(begins) for one in found.split(b"\0") if one.startswith(begins)]
-    return marks[0].decode(errors="replace") if marks else ""
+    prefix = f"{VARIABLE}=".encode()
+    tags = [one.removeprefix(prefix) for one in found.split(b"\0") if one.startswith(prefix)]
+    return tags[0].decode(errors="replace") if tags else ""
 
 
-def doomed(mark: str, prefix: str, live: Collection[str]) -> bool:
-    """Return whether a process that lost its parent has to end.
+def is_orphan(tag: str, prefix: str, live: Collection[str]) -> bool:
+    """Whether a process that lost its parent was started by a worker that has ended, and must be killed.
 
     Args:
-        mark: Its mark.
-        prefix: What the marks of all workers begin with.
-        live: The marks of the workers that live.
+        tag: Its tag.
+        prefix: Common prefix of the tags of all workers.
+        live: Tags of the live workers.
     """
-    if mark.startswith(prefix):
-        return mark not in live
-    return mark != BLANK and not live  # it is nobody's: it goes with the last one that it may have been of
+    if tag.startswith(prefix):
+        return tag not in live
+    return tag != FORK_SERVER_TAG and not live  # its worker is unknown: it is killed once no worker is left

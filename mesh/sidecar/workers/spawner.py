@@ -1,6 +1,6 @@
-"""The sidecar's side of the fork server: starts it, asks it for workers, hears how they ended, starts it again.
+"""Client of the fork server: starts and restarts it, requests workers from it, receives reports of their ends.
 
-It knows processes and nothing of calls.
+It knows processes, and no calls.
 """
 
 from __future__ import annotations
@@ -18,74 +18,81 @@ from collections.abc import Callable
 import msgspec
 
 from mesh.sidecar.workers import process_tag
-from mesh.sidecar.workers.call_headers import decoder
-from mesh.sidecar.workers.fork_setup import Setup
-from mesh.sidecar.workers.frames import Reader
-from mesh.sidecar.workers.spawner_messages import COMMAND, LENGTH, Command, Ended, Preloaded, Report
-from mesh.sidecar.workers.watermark import Begun, shared_file
+from mesh.sidecar.workers.frame_payloads import decoder
+from mesh.sidecar.workers.frames import FrameReader
+from mesh.sidecar.workers.spawner_messages import (
+    COMMAND,
+    LENGTH,
+    ForkServerCommand,
+    ForkServerReport,
+    PreloadResult,
+    ProcessEnd,
+)  # fmt: skip
+from mesh.sidecar.workers.watermark import Watermark, shared_file
+from mesh.sidecar.workers.worker_setup import WorkerSetup
 
-__all__ = ["Born", "Nursery"]
+__all__ = ["SpawnedProcess", "Spawner"]
 
 log = logging.getLogger("mesh.workers")
 
-PATIENCE = 60.0
+PRELOAD_TIMEOUT = 60.0
 """Seconds that the fork server may take for its imports."""
-_preloaded, _pid, _ended = decoder(Preloaded), decoder(int), decoder(Ended)
+_preloaded, _pid, _ended = decoder(PreloadResult), decoder(int), decoder(ProcessEnd)
 
 
-class Born:
+class SpawnedProcess:
     """A worker process, from the request for it on.
 
     Attributes:
-        number: Its number.
+        number: Its number, unique per spawner.
         sock: The sidecar's end of its socket pair.
-        begun: How far it has come.
-        pid: Done when it was forked.
-        ended: Done when it has ended.
+        watermark: Its watermark.
+        pid: Done when it was forked; cancelled if it was not.
+        ended: Done when it has ended, also if it was never forked.
     """
 
-    __slots__ = ("begun", "ended", "number", "pid", "sock")
+    __slots__ = ("ended", "number", "pid", "sock", "watermark")
 
-    def __init__(self, number: int, sock: socket.socket, begun: Begun) -> None:
+    def __init__(self, number: int, sock: socket.socket, watermark: Watermark) -> None:
         loop = asyncio.get_running_loop()
         self.number = number
         self.sock = sock
-        self.begun = begun
+        self.watermark = watermark
         self.pid: asyncio.Future[int] = loop.create_future()
-        self.ended: asyncio.Future[Ended] = loop.create_future()
+        self.ended: asyncio.Future[ProcessEnd] = loop.create_future()
 
 
-class Nursery:
-    """The fork server, kept running.
+class Spawner:
+    """Keeps the fork server of one service running.
 
     Args:
-        setup: What workers host.
+        setup: The service, as workers host it.
 
     Attributes:
         name: The name of the service.
-        on_lost: Called when it has ended, and nobody told it to.
+        on_lost: Called when the fork server has ended by itself.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         self.name = setup.name
         self.on_lost: Callable[[], None] | None = None
         self._setup = setup
-        self._left_out: set[str] = set()
+        self._excluded: set[str] = set()
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
-        self._reader = Reader()
-        self._born: dict[int, Born] = {}
+        self._reader = FrameReader()
+        self._processes: dict[int, SpawnedProcess] = {}
         self._count = 0
-        self._preloaded: asyncio.Future[Preloaded] | None = None
+        self._preloaded: asyncio.Future[PreloadResult] | None = None
         self._lock = asyncio.Lock()
 
     @property
     def pid(self) -> int | None:
-        """The pid of the fork server, or None while there is none."""
+        """The pid of the fork server, or None before its first start."""
         return None if self._process is None else self._process.pid
 
-    async def ready(self) -> None:
-        """Return when the fork server runs and has preloaded; starts it if need be.
+    async def ensure_running(self) -> None:
+        """Return when the fork server runs and has preloaded; start it if it does not run.
 
         Raises:
             OSError: It cannot be started.
@@ -95,13 +102,13 @@ class Nursery:
                 await self._start()
 
     async def prepare(self) -> None:
-        """Start it now if it can be; if it cannot, whoever needs a worker says so."""
+        """Start the fork server now if possible; a failure is reported by the next worker's start."""
         with contextlib.suppress(OSError):
-            await self.ready()
+            await self.ensure_running()
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        preload = tuple(name for name in self._setup.preload if name not in self._left_out)
+        preload = tuple(name for name in self._setup.preload if name not in self._excluded)
         setup = msgspec.structs.replace(self._setup, preload=preload)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -112,7 +119,7 @@ class Nursery:
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env={**os.environ, process_tag.NAME: process_tag.BLANK},
+                env={**os.environ, process_tag.VARIABLE: process_tag.FORK_SERVER_TAG},
             )
         except BaseException:
             ours.close()
@@ -120,14 +127,14 @@ class Nursery:
         finally:
             theirs.close()
         loop = asyncio.get_running_loop()
-        body = pickle.dumps(setup)  # settings hold whatever TOML has, dates too
+        body = pickle.dumps(setup)  # settings may hold any TOML value, such as dates
         ours.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         self._process = process
-        self._reader = Reader()
+        self._reader = FrameReader()
         self._preloaded = loop.create_future()
         loop.add_reader(ours, self._listen, ours)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PRELOAD_TIMEOUT):
                 await loop.sock_sendall(ours, LENGTH.pack(len(body)) + body)
                 found = await self._preloaded
         except BaseException as error:
@@ -141,21 +148,21 @@ class Nursery:
             log.warning("%s could not be preloaded for the workers: %s", name, why)
         if found.threaded:
             log.warning(
-                "%s starts threads when it is imported, so workers import it themselves, which takes each %.0f ms",
-                found.threaded, found.seconds[found.threaded] * 1000,
+                "%s starts threads when it is imported, so each worker imports it itself, which takes %.0f ms",
+                found.threaded, found.seconds * 1000,
             )  # fmt: skip
-            self._left_out.add(found.threaded)
+            self._excluded.add(found.threaded)
             self._lose(ours)
             await process.wait()
             return
         self._control = ours
 
-    async def fork(self) -> Born:
-        """Have a worker forked; the fork server must be ready.
+    async def fork(self) -> SpawnedProcess:
+        """Fork a worker; the fork server must be running.
 
         Raises:
-            ConnectionError: It has gone.
-            OSError: It cannot fork now, and says why.
+            ConnectionError: The fork server is gone.
+            OSError: It cannot fork now; the message gives the reason.
         """
         if self._control is None:
             raise ConnectionError("there is no fork server")
@@ -163,34 +170,36 @@ class Nursery:
         memory = shared_file()
         self._count += 1
         try:
-            socket.send_fds(self._control, [COMMAND.pack(Command.FORK, self._count)], [theirs.fileno(), memory])
-            born = Born(self._count, ours, Begun(memory))
+            socket.send_fds(
+                self._control, [COMMAND.pack(ForkServerCommand.FORK, self._count)], [theirs.fileno(), memory]
+            )
+            process = SpawnedProcess(self._count, ours, Watermark(memory))
         except OSError as error:
             ours.close()
             raise ConnectionError("the fork server takes no commands") from error
         finally:
             theirs.close()
             os.close(memory)
-        self._born[born.number] = born
+        self._processes[process.number] = process
         try:
-            await asyncio.wait([born.pid])
+            await asyncio.wait([process.pid])
         except asyncio.CancelledError:
-            self.kill(born)
+            self.kill(process)
             ours.close()
             raise
-        if born.pid.cancelled():
+        if process.pid.cancelled():
             ours.close()
-            how = born.ended.result()
-            raise OSError(str(how) if how.unborn else "the fork server ended before it had forked one")
-        return born
+            end = process.ended.result()
+            raise OSError(str(end) if end.fork_error else "the fork server ended before it had forked the worker")
+        return process
 
-    def kill(self, born: Born) -> None:
-        """End a worker at once (SIGKILL)."""
-        if self._control is not None and not born.ended.done():
+    def kill(self, process: SpawnedProcess) -> None:
+        """Kill a worker (SIGKILL)."""
+        if self._control is not None and not process.ended.done():
             try:
-                self._control.send(COMMAND.pack(Command.KILL, born.number))
+                self._control.send(COMMAND.pack(ForkServerCommand.KILL, process.number))
             except OSError:
-                log.warning("the fork server takes no commands; it is ended")
+                log.warning("the fork server takes no commands; it is killed, and its workers with it")
                 self._lose(self._control)
 
     async def stop(self) -> None:
@@ -212,19 +221,19 @@ class Nursery:
             self._lose(control)
             return
         for kind, number, body in self._reader.feed(data):
-            if kind == Report.PRELOADED and self._preloaded is not None:
+            if kind == ForkServerReport.PRELOADED and self._preloaded is not None:
                 self._preloaded.set_result(_preloaded(body))
-            elif kind == Report.FORKED:
-                born = self._born.get(number)
-                if born is not None:
-                    born.pid.set_result(_pid(body))
-            elif kind == Report.ENDED:
-                born = self._born.pop(number, None)
-                if born is not None:
-                    _end(born, _ended(body))
+            elif kind == ForkServerReport.FORKED:
+                process = self._processes.get(number)
+                if process is not None:
+                    process.pid.set_result(_pid(body))
+            elif kind == ForkServerReport.ENDED:
+                process = self._processes.pop(number, None)
+                if process is not None:
+                    _resolve_end(process, _ended(body))
 
     def _lose(self, control: socket.socket) -> None:
-        """The fork server is gone, or is to go; so are its workers."""
+        """Give up the fork server and its workers: it has ended, or has to end."""
         if control.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(control)
             control.close()
@@ -233,15 +242,15 @@ class Nursery:
             self._control = None
         if self._preloaded is not None and not self._preloaded.done():
             self._preloaded.set_exception(ConnectionResetError("the fork server ended"))
-        for born in self._born.values():
-            _end(born, Ended(-signal.SIGKILL))
-        self._born.clear()
+        for process in self._processes.values():
+            _resolve_end(process, ProcessEnd(-signal.SIGKILL))
+        self._processes.clear()
         if ran and self.on_lost is not None:
             self.on_lost()
 
 
-def _end(born: Born, how: Ended) -> None:
-    if not born.pid.done():
-        born.pid.cancel()
-    if not born.ended.done():
-        born.ended.set_result(how)
+def _resolve_end(process: SpawnedProcess, end: ProcessEnd) -> None:
+    if not process.pid.done():
+        process.pid.cancel()
+    if not process.ended.done():
+        process.ended.set_result(end)

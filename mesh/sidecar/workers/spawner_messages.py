@@ -1,15 +1,15 @@
-"""What a sidecar says to its fork server, and what it is told: both ends of their socket import this, and little else.
+"""Messages between a sidecar and its fork server; both ends of their socket import this module, and little else.
 
-The sidecar says, first, a ``Setup`` (length u32, pickle), and then (9 bytes each: kind u8, number u64):
+The sidecar sends first a ``WorkerSetup`` (length u32, pickle), and then commands of 9 bytes (kind u8, number u64):
 
-    FORK   with two descriptors: the worker's end of its socket pair, and the memory of
-    ``mesh.sidecar.workers.watermark`` KILL
+    FORK   with two descriptors: the worker's end of its socket pair, and its ``mesh.sidecar.workers.watermark``
+    KILL
 
-and is told, in frames as in ``mesh.sidecar.workers.frames``, with msgpack bodies:
+The fork server sends frames as in ``mesh.sidecar.workers.frames``, with msgpack bodies:
 
-    PRELOADED  ``Preloaded``
+    PRELOADED  ``PreloadResult``
     FORKED     the pid
-    ENDED      ``Ended``; a worker that could not be forked has ended as well
+    ENDED      ``ProcessEnd``; also for a worker that could not be forked
 """
 
 from __future__ import annotations
@@ -20,57 +20,56 @@ from struct import Struct
 
 import msgspec
 
-__all__ = ["COMMAND", "LENGTH", "Command", "Ended", "Preloaded", "Report"]
+__all__ = ["COMMAND", "LENGTH", "ForkServerCommand", "ForkServerReport", "PreloadResult", "ProcessEnd"]
 
 COMMAND = Struct("<BQ")
 LENGTH = Struct("<I")
 
 
-class Command(IntEnum):
-    """What the sidecar says."""
+class ForkServerCommand(IntEnum):
+    """Kind of a command of the sidecar."""
 
     FORK = 1
     KILL = 2
 
 
-class Report(IntEnum):
-    """What the fork server says."""
+class ForkServerReport(IntEnum):
+    """Kind of a frame of the fork server."""
 
     PRELOADED = 1
     FORKED = 2
     ENDED = 3
 
 
-class Preloaded(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """What was done before the first fork.
+class PreloadResult(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Imports of the fork server before the first fork.
 
     Attributes:
         failed: Module → why it could not be imported.
-        threaded: The module whose import started threads, or "". The fork server ends: forking would copy half of it.
-        seconds: Module → how long its import took.
+        threaded: The module whose import started threads, or "". The fork server ends, because a fork would copy only
+            half of such a module.
+        seconds: How long the import of ``threaded`` took.
     """
 
     failed: dict[str, str]
     threaded: str
-    seconds: dict[str, float]
+    seconds: float
 
 
-class Ended(msgspec.Struct, array_like=True, frozen=True):
-    """How a worker ended.
+class ProcessEnd(msgspec.Struct, array_like=True, frozen=True):
+    """End of a worker process.
 
     Attributes:
-        code: Exit code; negative: the signal.
-        largest: Its largest resident size, bytes; 0 if it is not known.
-        unborn: Why it could not be forked; "" if it was.
+        code: Exit code; negative: the signal that killed it.
+        fork_error: Why it could not be forked; "" if it was.
     """
 
     code: int
-    largest: int = 0
-    unborn: str = ""
+    fork_error: str = ""
 
     def __str__(self) -> str:
-        if self.unborn:
-            return f"it could not be forked: {self.unborn}"
+        if self.fork_error:
+            return f"it could not be forked: {self.fork_error}"
         if self.code >= 0:
             return f"exit code {self.code}"
         try:

@@ -1,7 +1,7 @@
-"""How far a worker has come, in memory that it shares with the sidecar: it can be read when the worker is dead.
+"""Shared-memory watermark: id of the last call whose function started.
 
-One number: the id of the last call whose function has begun. Functions begin in the order of their calls, so every call
-with a higher id was never touched, and may be given to another worker whatever it does.
+The sidecar can read it after the death of the worker. Functions start in the order of their calls. So the function of
+every call with a higher id never started, and the call can be sent to another worker whatever its method does.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import tempfile
 from pathlib import Path
 from struct import Struct
 
-__all__ = ["Begun", "shared_file"]
+__all__ = ["Watermark", "shared_file"]
 
 _NUMBER = Struct("<q")
 
 
 def shared_file() -> int:
-    """Return the descriptor of a new file for one ``Begun``; it has no name, and is gone with its last descriptor."""
+    """Return the descriptor of a new file, one page long, without a name; it vanishes with its last descriptor."""
     if sys.platform == "linux":
         found = os.memfd_create("mesh-worker", os.MFD_CLOEXEC)
     else:
@@ -29,34 +29,34 @@ def shared_file() -> int:
     return found
 
 
-class Begun:
-    """The number.
+class Watermark:
+    """One number in shared memory: one more than the id of the last started call, so that a new file means none.
 
     Args:
-        descriptor: Of the file; it can be closed afterwards.
+        descriptor: Descriptor of a ``shared_file``; the caller can close it afterwards.
     """
 
-    __slots__ = ("_last", "_memory")
+    __slots__ = ("_final", "_memory")
 
     def __init__(self, descriptor: int) -> None:
-        self._last: int | None = None
+        self._final: int | None = None
         self._memory = mmap.mmap(descriptor, mmap.PAGESIZE)
 
-    def note(self, call: int) -> None:
-        """Say that the function of this call begins. The number is one more, so that a new file says none."""
+    def advance(self, call: int) -> None:
+        """Record that the function of this call starts."""
         _NUMBER.pack_into(self._memory, 0, call + 1)
 
     def reached(self, call: int) -> bool:
-        """Return whether the function of this call has begun."""
+        """Whether the function of this call has started."""
         return call < self._number()
 
     def close(self) -> None:
-        """Give the memory back; how far the worker has come stays known."""
-        self._last = self._number()
+        """Release the memory; ``reached`` keeps its results."""
+        self._final = self._number()
         self._memory.close()
 
     def _number(self) -> int:
-        if self._last is not None:
-            return self._last
+        if self._final is not None:
+            return self._final
         number: int = _NUMBER.unpack_from(self._memory)[0]
         return number

@@ -1,15 +1,14 @@
-"""The sidecar's side of one worker: its life, its link, its room.
+"""The sidecar's side of one worker: its state, its connection, its free permits.
 
-What a worker calls onward is answered here, by the sidecar's own outbound chain. Which calls it gets, and when it has
-to go, is the pool's business.
+The sidecar's own outbound chain makes the worker's onward calls. The pool decides which calls the worker gets, and the
+lifecycle when it has to end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
 from time import time_ns
@@ -20,46 +19,42 @@ from opentelemetry import context as otel
 from mesh.call import Call, Handler, Metadata, current
 from mesh.contract.model import Contract, Method
 from mesh.sidecar.workers import frames
-from mesh.sidecar.workers.call_headers import Loaded, Onward, decoder
-from mesh.sidecar.workers.frames import Kind
-from mesh.sidecar.workers.method_health import Standing
-from mesh.sidecar.workers.spawner import Born
-from mesh.sidecar.workers.worker_calls import Answered
-from mesh.sidecar.workers.worker_connection import Link
-from mesh.sidecar.workers.worker_events import METHOD, PUBLISH
+from mesh.sidecar.workers.frame_payloads import LoadTimes, OnwardHead, decoder
+from mesh.sidecar.workers.frames import FrameKind
+from mesh.sidecar.workers.method_health import MethodHealth
+from mesh.sidecar.workers.spawner import SpawnedProcess
+from mesh.sidecar.workers.worker_calls import PendingCall, ServedCall
+from mesh.sidecar.workers.worker_connection import WorkerConnection
+from mesh.sidecar.workers.worker_events import PUBLISH_METHOD, PUBLISH_METHOD_NUMBER
 from mesh.telemetry import worker_spans
 
-__all__ = ["LoadError", "Rim", "State", "Worker"]
+__all__ = ["LoadError", "SidecarBackend", "Worker", "WorkerState"]
 
-log = logging.getLogger("mesh.workers")
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_onward = decoder(Onward)
-_loaded = decoder(Loaded)
-_why = decoder(list[tuple[str, str]])
+_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+_onward = decoder(OnwardHead)
+_load_times = decoder(LoadTimes)
+_load_faults = decoder(list[tuple[str, str]])
 
 
-class State(Enum):
-    """Where a worker is in its life."""
+class WorkerState(Enum):
+    """State of a worker."""
 
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
-    """It finishes what it has, and ends."""
+    """It finishes the calls that it has, and ends."""
     ENDED = "ended"
 
 
-class Rim:
-    """What every worker of a pool has behind it.
+class SidecarBackend:
+    """The sidecar's services for its workers.
 
     Args:
         contract: The contract.
         onward: The chain of onward calls.
-        spans: Takes a span that a worker has recorded.
-        measured: Takes what a function has measured in a worker.
-        publish: Answers a worker that publishes an event (``mesh.sidecar.workers.worker_events``); None when the
-            service
-            has nothing to do with events.
+        spans: Records a span of a worker.
+        metrics: Records metrics of a worker.
+        publish: Handler of publish calls (``mesh.sidecar.workers.worker_events``); None if the service has no events.
     """
 
     def __init__(
@@ -67,31 +62,33 @@ class Rim:
         contract: Contract,
         onward: Handler,
         spans: Callable[[bytes], None],
-        measured: Callable[[bytes], None],
+        metrics: Callable[[bytes], None],
         publish: Handler | None,
     ) -> None:
         self.contract = contract
         self.onward = onward
         self.spans = spans
-        self.measured = measured
+        self.metrics = metrics
         self.publish = publish
 
-    async def answer(self, call: Call) -> None:
+    async def make_call(self, call: Call) -> None:
         """Make an onward call of a worker."""
-        assert isinstance(call, OnwardCall)  # noqa: S101 - the link makes no other
-        current.set(None)  # whoever it is made for is in its metadata; this task is nobody's
+        assert isinstance(call, OnwardCall)  # noqa: S101 - ``Worker`` makes no other
+        current.set(None)  # the user is in the call's metadata; this task belongs to no inbound call
         head = call.head
         otel.attach(worker_spans.context(head.span, head.state, head.baggage))
         await self.onward(call)
 
 
-class OnwardCall(Answered):
-    """A call that a function makes, on its way through the sidecar."""
+class OnwardCall(ServedCall):
+    """A call that a function in a worker makes, on its way through the sidecar."""
 
     __slots__ = ("compression", "head", "wait_for_ready")
 
-    def __init__(self, link: Link, number: int, method: Method, opened: frames.Open, head: Onward) -> None:
-        super().__init__(link, number, method, opened)
+    def __init__(
+        self, connection: WorkerConnection, number: int, method: Method, opened: frames.OpenBody, head: OnwardHead
+    ) -> None:
+        super().__init__(connection, number, method, opened)
         self.head = head
         self.metadata = Metadata.from_wire(head.metadata)
         self.identity = None
@@ -104,156 +101,164 @@ class Worker:
     """One worker.
 
     Args:
-        born: Its process.
-        rim: What is behind it.
-        concurrency: Calls that it answers at once.
+        process: Its process.
+        backend: The sidecar's services for it.
+        concurrency: Calls that it serves at once.
 
     Attributes:
-        state: Where it is in its life.
-        reserved: Places that are given away to calls which have not begun.
-        given: Calls that it was given, ever.
-        generation: Which code it runs: counts reloads.
-        silent: Questions whether its loop turns that it has not answered.
-        standing: The worst of the methods whose calls it has.
-        verdict: Why it is being ended, for its callers; "" if it ends by itself.
-        asked: When it was asked for, Unix time in nanoseconds.
-        heard: When it was ready, by the same clock.
-        loaded: Done when it is ready, with how long that took; or fails with ``LoadError``.
-        on_lost: Called when its link is lost, with the methods that had begun and not ended.
-        on_stuck: Called with the method when a thread of it goes on long after its call has ended.
+        state: Its state.
+        reserved: Permits reserved for calls that it has not been given yet.
+        calls_given: Calls that it was ever given.
+        generation: The generation of its code; each reload starts a new one.
+        unanswered_pings: Pings that it has not responded to.
+        health: The worst health of the methods whose calls it has.
+        end_reason: Why the sidecar ends it, for its callers; "" if the sidecar does not.
+        requested_ns: When it was requested, Unix time in nanoseconds.
+        ready_ns: When it was ready, by the same clock.
+        loaded: Done when it is ready; fails with ``LoadError``.
+        on_lost: Called when its connection is lost, with the methods whose functions had started and not ended.
+        on_overrun: Called with the method of a function that goes on long after its call has ended.
     """
 
-    def __init__(self, born: Born, rim: Rim, concurrency: int) -> None:
-        self.born = born
-        self.state = State.STARTING
+    def __init__(self, process: SpawnedProcess, backend: SidecarBackend, concurrency: int) -> None:
+        self.process = process
+        self.state = WorkerState.STARTING
         self.reserved = 0
-        self.given = 0
+        self.calls_given = 0
         self.generation = 0
-        self.standing = Standing.PROVEN
-        self.verdict = ""
-        self.asked = time_ns()
-        self.heard = 0
-        self.silent = 0
+        self.health = MethodHealth.PROVEN
+        self.end_reason = ""
+        self.requested_ns = time_ns()
+        self.ready_ns = 0
+        self.unanswered_pings = 0
         self._pings = 0
-        self._late = -1
-        self.loaded: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+        self._newest_at_last_check = -1
+        self.loaded: asyncio.Future[LoadTimes] = asyncio.get_running_loop().create_future()
         self.on_lost: Callable[[list[str]], None]
-        self.on_stuck: Callable[[str], None]
+        self.on_overrun: Callable[[str], None]
         self._concurrency = concurrency
-        self._dismissed = False
-        self._rim = rim
-        self.link = Link(0, self._answer, self._told)
-        self.link.on_notes = worker_spans.follow
+        self._drain_sent = False
+        self._backend = backend
+        self.connection = WorkerConnection(0, self._accept, self._on_control_frame)
+        self.connection.on_span_notes = worker_spans.replay
 
     async def connect(self) -> None:
-        """Take the socket pair's end into the loop."""
-        self.born.sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-        await self.link.loop.create_connection(lambda: self.link, sock=self.born.sock)
-        self.link.lost.add_done_callback(lambda _: self._lost())
+        """Connect the event loop to the socket pair."""
+        self.process.sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+        await self.connection.loop.create_connection(lambda: self.connection, sock=self.process.sock)
+        self.connection.lost.add_done_callback(lambda _: self._lost())
 
     @property
-    def room(self) -> int:
+    def free_permits(self) -> int:
         """Calls that it can take now."""
-        if self.state is not State.READY or self.link.lost.done():
+        if self.state is not WorkerState.READY or self.connection.lost.done():
             return 0
-        return self._concurrency - len(self.link.asked) - self.reserved
+        return self._concurrency - len(self.connection.pending_calls) - self.reserved
 
     @property
     def busy(self) -> int:
-        """Calls that it has, cancelled ones that have not ended included."""
-        return len(self.link.asked) + self.reserved
+        """Calls that it has, including cancelled ones that have not ended."""
+        return len(self.connection.pending_calls) + self.reserved
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 while it is not known."""
-        pid = self.born.pid
+        """Its process id; 0 while it is unknown."""
+        pid = self.process.pid
         return pid.result() if pid.done() and not pid.cancelled() else 0
 
-    def begun(self) -> list[str]:
-        """Return the methods of the calls that have begun in it and not ended."""
-        return [exchange.path for exchange in self.link.asked.values() if self.born.begun.reached(exchange.id)]
+    def all_cancelled(self) -> bool:
+        """Whether the callers of all its calls have given up."""
+        return all(pending.cancelled for pending in self.connection.pending_calls.values())
 
-    def beside(self, call: int) -> bool:
-        """Return whether a call that was lost with it was beside others that had begun, or it was ended for another."""
-        return self.verdict != "" or any(
-            exchange.id != call and self.born.begun.reached(exchange.id) for exchange in self.link.left
+    def started_methods(self) -> list[str]:
+        """Return the methods of the calls whose functions have started and not ended."""
+        return self._started(self.connection.pending_calls.values())
+
+    def lost_with_others(self, call: int) -> bool:
+        """Whether a lost call may not be the cause: another one had started too, or the sidecar ended the worker."""
+        return self.end_reason != "" or any(
+            pending.id != call and self.process.watermark.reached(pending.id) for pending in self.connection.lost_calls
         )
 
+    def _started(self, calls: Iterable[PendingCall]) -> list[str]:
+        return [pending.path for pending in calls if self.process.watermark.reached(pending.id)]
+
     def memory(self) -> int:
-        """Return its resident size, bytes; 0 if it cannot be known."""
+        """Return its resident size, bytes; 0 if it is unknown."""
         try:
-            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_SIZE
         except (OSError, IndexError):
             return 0
 
-    async def how(self) -> str:
-        """Return in words how it ended, once that is known."""
-        done, _ = await asyncio.wait([self.born.ended], timeout=2.0)
-        return str(self.born.ended.result()) if done else "it closed its connection"
+    async def exit_description(self) -> str:
+        """Return how it ended, in words; waits a moment until that is known."""
+        done, _ = await asyncio.wait([self.process.ended], timeout=2.0)
+        return str(self.process.ended.result()) if done else "it closed its connection"
 
     def drain(self) -> None:
         """Take no more calls, and end when those that it has are over."""
-        if self.state is State.READY:
-            self.state = State.DRAINING
-        self.settle()
+        if self.state is WorkerState.READY:
+            self.state = WorkerState.DRAINING
+        self.finish_drain()
 
-    def settle(self) -> None:
-        """Tell a draining worker to end, once it has no calls any more."""
-        if self.state is State.DRAINING and not self.busy and not self._dismissed:
-            self._dismissed = True
-            self.link.write(frames.frame(Kind.DRAIN, 0))
+    def finish_drain(self) -> None:
+        """Tell a draining worker to end, if it has no calls any more."""
+        if self.state is WorkerState.DRAINING and not self.busy and not self._drain_sent:
+            self._drain_sent = True
+            self.connection.write(frames.frame(FrameKind.DRAIN, 0))
 
     def ping(self) -> int:
-        """Ask whether its loop turns; returns the number of the question."""
-        self.silent += 1
+        """Send a ping to its event loop; return the number of the ping."""
+        self.unanswered_pings += 1
         self._pings += 1
-        self.link.write(frames.frame(Kind.PING, 0))
+        self.connection.write(frames.frame(FrameKind.PING, 0))
         return self._pings
 
-    def turned(self, ping: int) -> bool:
-        """Return whether it has answered a question; it answers them in their order."""
-        return self._pings - self.silent >= ping
+    def has_answered(self, ping: int) -> bool:
+        """Whether it has responded to a ping; it responds in order."""
+        return self._pings - self.unanswered_pings >= ping
 
-    def watch(self) -> None:
-        """Ask it if the newest call has not begun since the last look; to be called now and then."""
-        newest = next(reversed(self.link.asked), -1)
-        if newest >= 0 and newest == self._late and not self.silent and not self.born.begun.reached(newest):
+    def check_progress(self) -> None:
+        """Ping it if the function of the newest call has not started since the last check; called periodically."""
+        newest = next(reversed(self.connection.pending_calls), -1)
+        seen_before = newest >= 0 and newest == self._newest_at_last_check
+        if seen_before and not self.unanswered_pings and not self.process.watermark.reached(newest):
             self.ping()
-        self._late = newest
+        self._newest_at_last_check = newest
 
     def _lost(self) -> None:
-        self.on_lost([exchange.path for exchange in self.link.left if self.born.begun.reached(exchange.id)])
+        self.on_lost(self._started(self.connection.lost_calls))
         if not self.loaded.done():
             self.loaded.set_exception(LoadError([("", "the process ended while it was loading")]))
-            self.loaded.exception()  # whoever waits gets it; nobody has to
+            self.loaded.exception()  # marked as retrieved: maybe nobody waits
 
-    def _told(self, kind: int, body: bytes) -> None:
-        if kind == Kind.SPANS:
-            self._rim.spans(body)
-        elif kind == Kind.MEASURED:
-            self._rim.measured(body)
-        elif kind == Kind.PONG:
-            self.silent -= 1
-        elif kind == Kind.STUCK:
-            self.on_stuck(body.decode())
-        elif kind == Kind.READY and not self.loaded.done():
-            self.heard = time_ns()
-            self.loaded.set_result(_loaded(body))
-        elif kind == Kind.FAILED and not self.loaded.done():
-            self.loaded.set_exception(LoadError(_why(body)))
+    def _on_control_frame(self, kind: int, body: bytes) -> None:
+        if kind == FrameKind.SPANS:
+            self._backend.spans(body)
+        elif kind == FrameKind.METRICS:
+            self._backend.metrics(body)
+        elif kind == FrameKind.PONG:
+            self.unanswered_pings -= 1
+        elif kind == FrameKind.OVERRUN:
+            self.on_overrun(body.decode())
+        elif kind == FrameKind.READY and not self.loaded.done():
+            self.ready_ns = time_ns()
+            self.loaded.set_result(_load_times(body))
+        elif kind == FrameKind.FAILED and not self.loaded.done():
+            self.loaded.set_exception(LoadError(_load_faults(body)))
             self.loaded.exception()
-            self.link.close()
+            self.connection.close()
 
-    def _answer(self, link: Link, number: int, opened: frames.Open) -> tuple[Answered, Handler]:
-        if opened.method == PUBLISH and self._rim.publish is not None:
-            return Answered(link, number, METHOD, opened), self._rim.publish
+    def _accept(self, connection: WorkerConnection, number: int, opened: frames.OpenBody) -> tuple[ServedCall, Handler]:
+        if opened.method == PUBLISH_METHOD_NUMBER and self._backend.publish is not None:
+            return ServedCall(connection, number, PUBLISH_METHOD, opened), self._backend.publish
         head = _onward(opened.head)
-        method = self._rim.contract.methods.get(head.path)
+        method = self._backend.contract.methods.get(head.path)
         if method is None or (method.client_streaming, method.server_streaming) != head.streams:
             service, _, name = head.path.strip("/").rpartition("/")
             client, server = head.streams
             method = Method(name, service, head.path, Empty, Empty, client_streaming=client, server_streaming=server)
-        return OnwardCall(link, number, method, opened, head), self._rim.answer
+        return OnwardCall(connection, number, method, opened, head), self._backend.make_call
 
 
 class LoadError(Exception):

@@ -1,4 +1,4 @@
-"""The calls on a link: those that were opened here and wait for their answer, and those that are answered here."""
+"""Calls on a worker connection: pending calls, which this end opened, and served calls, which the other end opened."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from typing import TYPE_CHECKING, Any, cast
 from mesh.boundary import cancel_task
 from mesh.call import Call
 from mesh.sidecar.workers import frames
-from mesh.sidecar.workers.call_headers import encode
-from mesh.sidecar.workers.frames import Kind
+from mesh.sidecar.workers.frame_payloads import encode
+from mesh.sidecar.workers.frames import FrameKind
 
 if TYPE_CHECKING:
-    from mesh.sidecar.workers.worker_connection import Link
+    from mesh.sidecar.workers.worker_connection import WorkerConnection
 
-__all__ = ["COST", "Answered", "Exchange", "LostError", "Notes", "wake"]
+__all__ = [
+    "MIN_MESSAGE_BYTES", "OVERRUN_TIMEOUT", "ConnectionLostError", "PendingCall", "ServedCall", "SpanNotes", "wake",
+]  # fmt: skip
 
-WINDOW = 256 * 2**10
+OVERRUN_TIMEOUT = 2.0
+"""Seconds that a function may go on after its call was cancelled, before its worker is replaced."""
+WINDOW_BYTES = 256 * 2**10
 """Bytes of a stream's messages that its reader may leave unread before the writer waits."""
-COST = 64
-"""What a message counts at least: many small ones cost memory too."""
+MIN_MESSAGE_BYTES = 64
+"""Bytes that every message counts at least, because many small messages cost memory too."""
 
-Notes = list[tuple[str, list[Any]]]
+SpanNotes = list[tuple[str, list[Any]]]
 
 
-class LostError(ConnectionError):
+class ConnectionLostError(ConnectionError):
     """The other end is gone.
 
     Attributes:
-        call: The number of the call whose fate is not known; -1 if it was not sent.
+        call: Id of the call, whose outcome is unknown; -1 if it was not sent.
     """
 
     def __init__(self, call: int) -> None:
@@ -39,69 +43,71 @@ class LostError(ConnectionError):
         self.call = call
 
 
-class Exchange:
-    """A call that was opened here, until its STATUS has come.
+class PendingCall:
+    """A call that this end opened and whose STATUS has not come.
 
     Attributes:
-        id: Its number.
-        path: The method.
-        revoked: Nobody waits for it any more.
-        events: What the other end said and nobody has looked at yet: kind, body.
-        waiter: Done when there is more of it.
+        id: Its id.
+        path: Its method.
+        cancelled: Whether its caller has given up.
+        events: Frames from the other end that nobody has read yet: kind, body. Kind 0 with an exception, or None when
+            the connection was lost, ends the call.
+        waiter: Done when ``events`` has grown; None if nobody waits.
     """
 
-    __slots__ = ("_taken", "credit", "events", "id", "path", "revoked", "room", "waiter")
+    __slots__ = ("_taken", "cancelled", "credit", "credit_waiter", "events", "id", "path", "waiter")
 
     def __init__(self, number: int, path: str) -> None:
         self.id = number
         self.path = path
-        self.revoked = False
+        self.cancelled = False
         self.events: deque[tuple[int, Any]] = deque()
-        self.credit = WINDOW
-        self.room: asyncio.Future[None] | None = None
+        self.credit = WINDOW_BYTES
+        self.credit_waiter: asyncio.Future[None] | None = None
         self.waiter: asyncio.Future[None] | None = None
         self._taken = 0
 
     def put(self, kind: int, body: Any) -> None:
-        """Take what the other end said."""
+        """Add a frame of the other end."""
         self.events.append((kind, body))
         wake(self.waiter)
 
-    def taken(self, size: int) -> int:
-        """Note that a message has been passed on; returns the bytes to give back, or 0 while they are few."""
-        self._taken += max(size, COST)
-        if self._taken < WINDOW // 2:
+    def consumed(self, size: int) -> int:
+        """Count a message that was passed on; return the bytes to credit to the sender, or 0 while they are few."""
+        self._taken += max(size, MIN_MESSAGE_BYTES)
+        if self._taken < WINDOW_BYTES // 2:
             return 0
         size, self._taken = self._taken, 0
         return size
 
 
-class Answered(Call):
-    """A call that the other end opened and this one answers."""
+class ServedCall(Call):
+    """A call that the other end opened and this end serves."""
 
     __slots__ = (
-        "_ended", "_first", "_inbox", "_link", "_taken", "_waiter", "credit", "id", "reply", "revoked", "room", "task",
+        "_connection", "_ended", "_first", "_inbox", "_taken", "_waiter", "cancelled", "credit", "credit_waiter", "id",
+        "response", "task",
     )  # fmt: skip
 
-    def __init__(self, link: Link, number: int, method: Any, opened: frames.Open) -> None:
+    def __init__(self, connection: WorkerConnection, number: int, method: Any, opened: frames.OpenBody) -> None:
         self.id = number
         self.method = method
-        self.deadline = None if opened.deadline == frames.DEADLINE else opened.deadline
+        self.deadline = None if opened.deadline == frames.NO_DEADLINE else opened.deadline
         self.auth_error = None
         self.deadline_enforced = False
         self.peer = ""
         self.headers = []
         self.headers_sent = False
         self.trailers = []
-        self.reply: bytes | None = None
-        self.revoked = False
+        self.response: bytes | None = None
+        self.cancelled = False
         self.task: asyncio.Task[None] | None = None
-        self.credit = WINDOW
-        self.room: asyncio.Future[None] | None = None
-        self._link = link
+        self.credit = WINDOW_BYTES
+        self.credit_waiter: asyncio.Future[None] | None = None
+        self._connection = connection
         self._first = opened.message
         self._ended = opened.ended
-        self._inbox: deque[bytes] | None = None  # made for what follows the first message
+        self._inbox: deque[bytes] | None = None  # for requests after the first
         self._waiter: asyncio.Future[None] | None = None
         self._taken = 0
 
@@ -117,14 +123,14 @@ class Answered(Call):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         message = self._inbox.popleft()
-        self._taken += max(len(message), COST)
-        if self._taken >= WINDOW // 2 and not self._ended:
-            self._link.write(frames.credit(self.id, self._taken))
+        self._taken += max(len(message), MIN_MESSAGE_BYTES)
+        if self._taken >= WINDOW_BYTES // 2 and not self._ended:
+            self._connection.write(frames.credit_frame(self.id, self._taken))
             self._taken = 0
         return message
 
     async def receive_one(self) -> bytes:
-        """Return the one request message (see ``Call``); a call that came whole is not asked twice."""
+        """Return the one request message (see ``Call``); one that came with OPEN is returned without a second read."""
         first = self._first
         if first is not None and self._ended and not self._inbox:
             self._first = None
@@ -132,55 +138,55 @@ class Answered(Call):
         return await super().receive_one()
 
     async def send(self, message: bytes) -> None:
-        """Send a response message; the one of a unary method goes with the status."""
+        """Send a response message; that of a unary method is sent with the status."""
         if not self.method.server_streaming:
-            if self.reply is not None:
-                raise RuntimeError(f"{self.method.path} answers once, and a second response was sent")
-            self.reply = message
+            if self.response is not None:
+                raise RuntimeError(f"{self.method.path} is unary and has one response; a second one was sent")
+            self.response = message
             return
         if not self.headers_sent:
             await self.send_headers()
         while self.credit <= 0:
-            self.room = asyncio.get_running_loop().create_future()
-            await self.room
-        self.credit -= max(len(message), COST)
-        self._link.write(frames.frame(Kind.MESSAGE, self.id, message))
+            self.credit_waiter = asyncio.get_running_loop().create_future()
+            await self.credit_waiter
+        self.credit -= max(len(message), MIN_MESSAGE_BYTES)
+        self._connection.write(frames.frame(FrameKind.MESSAGE, self.id, message))
 
     async def send_headers(self) -> None:
         """Send ``headers`` now."""
         if not self.headers_sent:
             self.headers_sent = True
             if self.headers:
-                self._link.write(frames.frame(Kind.HEADERS, self.id, encode(self.headers)))
+                self._connection.write(frames.frame(FrameKind.HEADERS, self.id, encode(self.headers)))
 
     def put(self, message: bytes) -> None:
-        """Take a request message."""
+        """Add a request message."""
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append(message)
         wake(self._waiter)
 
     def end(self) -> None:
-        """Take that no request follows."""
+        """Record that no request follows."""
         self._ended = True
         wake(self._waiter)
 
-    def revoke(self) -> None:
-        """Cancel what answers the call."""
-        self.revoked = True
+    def cancel(self) -> None:
+        """Cancel the task that serves the call."""
+        self.cancelled = True
         task = self.task
         if task is not None:
             cancel_task(task)
-            made = cast("Coroutine[Any, Any, None]", task.get_coro())
-            if getcoroutinestate(made) == CORO_CREATED:  # cancelled now, not a line of it ever runs
-                self._link.unbegun(self)
+            coroutine = cast("Coroutine[Any, Any, None]", task.get_coro())
+            if getcoroutinestate(coroutine) == CORO_CREATED:  # cancelled before its first line, which never runs
+                self._connection.end_unstarted(self)
 
-    def notes(self) -> Notes:
-        """Return what the function did to the current span."""
+    def notes(self) -> SpanNotes:
+        """Return the function's operations on the server span."""
         return []
 
 
 def wake(waiter: asyncio.Future[None] | None) -> None:
-    """Let the one that waits go on."""
+    """Wake the coroutine that waits, if there is one."""
     if waiter is not None and not waiter.done():
         waiter.set_result(None)

@@ -1,7 +1,7 @@
-"""An event that a function publishes by itself, on its way from the worker to the broker: a call of the sidecar.
+"""Publish call: hands an event that a function publishes outside of a transaction from the worker to the sidecar.
 
-The worker makes the event, so its span, its hops and what the contract denies are those of the function's own call. The
-sidecar has the connection, and answers when the broker has the event on its disk.
+The worker builds the event, so its span, its hops and the contract's permission are those of the function's own call.
+The sidecar has the connection to the broker, and responds when the broker has stored the event on disk.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from mesh.call import Call, Handler, Metadata
 from mesh.contract.model import Method
 from mesh.errors import Unavailable
 from mesh.events.cloudevents import Event
-from mesh.sidecar.workers.call_headers import decoder, encode
+from mesh.sidecar.workers.frame_payloads import decoder, encode
 
 if TYPE_CHECKING:
-    from mesh.sidecar.workers.worker_connection import Link
+    from mesh.sidecar.workers.worker_connection import WorkerConnection
 
-__all__ = ["METHOD", "PUBLISH", "Passage", "answering"]
+__all__ = ["PUBLISH_METHOD", "PUBLISH_METHOD_NUMBER", "BrokerProxy", "publish_handler"]
 
-PUBLISH = 1
-"""The method's number in an OPEN frame of a worker's; 0 are the calls of stubs."""
-METHOD = Method("Publish", "", "publish", Empty, Empty)
+PUBLISH_METHOD_NUMBER = 1
+"""The method's number in an OPEN frame of a worker; 0 means a call of a stub."""
+PUBLISH_METHOD = Method("Publish", "", "publish", Empty, Empty)
 _event = decoder(Event)
 
 
-class Passage:
-    """The broker, as a worker reaches it.
+class BrokerProxy:
+    """The broker, as a worker reaches it through the sidecar.
 
     Args:
-        link: To the sidecar.
+        connection: To the sidecar.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, connection: WorkerConnection) -> None:
+        self._connection = connection
 
     async def publish(self, event: Event) -> None:
-        """Publish an event; returns when the broker has it on its disk.
+        """Publish an event; returns when the broker has stored it on disk.
 
         Raises:
             StatusError: As for ``mesh.events.broker.broker.Broker.publish``.
             Unavailable: The sidecar is gone; the broker may have the event all the same.
         """
         try:
-            await self._link.ask(Call(METHOD, Metadata()), PUBLISH, b"", encode(event))
+            await self._connection.forward(Call(PUBLISH_METHOD, Metadata()), PUBLISH_METHOD_NUMBER, b"", encode(event))
         except ConnectionError:
             raise Unavailable("the sidecar of this worker is gone") from None
 
 
-def answering(publish: Callable[[Event], Awaitable[None]]) -> Handler:
-    """Return what answers such a call in the sidecar."""
+def publish_handler(publish: Callable[[Event], Awaitable[None]]) -> Handler:
+    """Return the sidecar's handler of publish calls."""
 
-    async def answer(call: Call) -> None:
+    async def handle(call: Call) -> None:
         await publish(_event(await call.receive_one()))
 
-    return answer
+    return handle

@@ -1,8 +1,8 @@
-"""The pool: a handler that has each call answered by the worker with the most room.
+"""Worker pool: a handler that forwards each call to the worker with the most free permits.
 
-It stands where the functions would, behind the unchanged inbound chain. A call waits while there is no room, and at
-zero workers while one starts; a worker that ends takes down only what had begun in it. Methods that end their workers
-share none with the others (``places``), as long as there may be two.
+It stands where the functions would, behind the unchanged inbound chain. A call waits while no worker has a free permit,
+and while the first worker starts. A worker that dies takes down only calls whose function had started. Methods that
+kill workers share none with other methods (``worker_choice``), if ``max`` allows two.
 """
 
 from __future__ import annotations
@@ -19,37 +19,38 @@ from opentelemetry import trace
 from mesh.call import Call, Handler
 from mesh.contract.model import Contract, Method
 from mesh.errors import StatusError, Unavailable
-from mesh.events.consume.delivery_call import Arrival
+from mesh.events.consume.delivery_call import DeliveryCall
 from mesh.faults import Fault, Faults
-from mesh.sidecar.workers.call_headers import head_of
-from mesh.sidecar.workers.call_queue import Queue, full
-from mesh.sidecar.workers.fork_setup import Setup
-from mesh.sidecar.workers.lifecycle import Crew
-from mesh.sidecar.workers.method_health import Records, Standing
-from mesh.sidecar.workers.scaling import STABLE, Demand, decide
-from mesh.sidecar.workers.spawner import Nursery
-from mesh.sidecar.workers.worker import LoadError, Rim, Worker
-from mesh.sidecar.workers.worker_calls import LostError
+from mesh.layers.concurrency import queue_full
+from mesh.sidecar.workers.call_queue import CallQueue
+from mesh.sidecar.workers.frame_payloads import call_head
+from mesh.sidecar.workers.lifecycle import WorkerLifecycle
+from mesh.sidecar.workers.method_health import MethodHealth, MethodHealthTracker
+from mesh.sidecar.workers.scaling import STABLE_SECONDS, DemandRecorder, workers_needed
+from mesh.sidecar.workers.spawner import Spawner
+from mesh.sidecar.workers.worker import LoadError, SidecarBackend, Worker
+from mesh.sidecar.workers.worker_calls import ConnectionLostError
 from mesh.sidecar.workers.worker_choice import choose
-from mesh.sidecar.workers.worker_events import answering
+from mesh.sidecar.workers.worker_events import publish_handler
+from mesh.sidecar.workers.worker_setup import WorkerSetup
 
 if TYPE_CHECKING:
     from mesh.config.manifest import WorkersConfig
     from mesh.events.cloudevents import Event
 
-__all__ = ["Pool"]
+__all__ = ["WorkerPool"]
 
-TRIES = 5
-"""Workers that may die under one call before it is given up."""
-PATIENCE = 0.2
-"""Seconds that calls wait for a worker without calls of another standing, while one with such calls has room."""
-SOON = 0.02
-"""Seconds between two decisions under load: each looks at a minute of samples."""
-BUSY, QUIET = 0.1, 1.0
-"""Seconds between two looks at the workers' memory and number, while there are calls and while there are none."""
+MAX_ATTEMPTS = 5
+"""Workers that may die under one call before it fails."""
+SEPARATION_TIMEOUT = 0.2
+"""Seconds that a call waits for a worker without calls of another health, while one with such calls has a permit."""
+DECISION_DELAY = 0.02
+"""Seconds between two scaling decisions under load, because each reads a minute of samples."""
+BUSY_CHECK_INTERVAL, IDLE_CHECK_INTERVAL = 0.1, 1.0
+"""Seconds between two checks of the workers' memory and number, while there are calls and while there are none."""
 
 
-class _Place:
+class _QueuedCall:
     """A call in the queue."""
 
     __slots__ = ("method", "worker")
@@ -59,30 +60,34 @@ class _Place:
         self.worker: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
 
 
-class Pool:
+class WorkerPool:
     """The workers of one service, as a handler.
 
     Args:
         contract: The contract.
-        setup: What they host.
+        setup: The service, as workers host it.
         spec: ``workers`` of mesh.toml.
         queue: Calls that may wait.
         onward: The chain of onward calls.
-        spans: Takes a span that a worker has recorded.
-        measured: Takes what a function has measured in a worker.
-        publish: Publishes an event; None when the service has to do with none.
+        spans: Records a span of a worker.
+        metrics: Records metrics of a worker.
+        publish: Publishes an event; None for a service without events.
+
+    Attributes:
+        spawner: The client of its fork server.
+        lifecycle: Its workers.
     """
 
     def __init__(
         self,
         contract: Contract,
-        setup: Setup,
+        setup: WorkerSetup,
         spec: WorkersConfig,
         *,
         queue: int,
         onward: Handler,
         spans: Callable[[bytes], None],
-        measured: Callable[[bytes], None],
+        metrics: Callable[[bytes], None],
         publish: Callable[[Event], Awaitable[None]] | None = None,
     ) -> None:
         self._module = setup.module
@@ -90,296 +95,299 @@ class Pool:
         methods = [method for name in setup.serves for method in contract.services[name].methods.values()]
         self._methods = methods
         self._index = {method.path: index for index, method in enumerate(methods)}
-        self._queue: Queue[_Place] = Queue(queue, spec.max * spec.concurrency)
-        self._demand = Demand(monotonic())
-        self._records = Records(self._index)
-        self._apart: set[Worker] = set()
-        self._parted = 0
-        self._parted_until = 0.0
-        self._held = 0.0
-        self._uncounted = False
-        self.nursery = Nursery(msgspec.structs.replace(setup, concurrency=spec.concurrency))
-        self.crew = Crew(
-            self.nursery, Rim(contract, onward, spans, measured, None if publish is None else answering(publish)), spec,
-            ended=self._left, room=self._room, blamed=self._blamed,
+        self._queue: CallQueue[_QueuedCall] = CallQueue(queue, spec.max * spec.concurrency)
+        self._demand = DemandRecorder(monotonic())
+        self._health = MethodHealthTracker(self._index)
+        self._separated: set[Worker] = set()  # those with calls of methods that are not proven
+        self._min_workers = 0  # so that calls of different health need not share a worker
+        self._min_workers_until = 0.0
+        self._mix_at = 0.0  # when new and proven methods may share a worker; 0: no call waits for that
+        self._demand_changed = False
+        publishing = None if publish is None else publish_handler(publish)
+        self.spawner = Spawner(msgspec.structs.replace(setup, concurrency=spec.concurrency))
+        self.lifecycle = WorkerLifecycle(
+            self.spawner, SidecarBackend(contract, onward, spans, metrics, publishing), spec,
+            on_call_end=self._call_ended, on_capacity=self._dispatch, on_death=self._record_death,
         )  # fmt: skip
         self._tracer = trace.get_tracer("mesh.workers")
-        self._soon: asyncio.TimerHandle | None = None
-        self._tick: asyncio.TimerHandle | None = None
+        self._decision_timer: asyncio.TimerHandle | None = None
+        self._check_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
-    # -- what a sidecar asks of functions --
+    # -- the interface of functions to a sidecar --
 
     def handlers(self, *_: object) -> dict[str, tuple[Method, Handler]]:
-        """Return path → (method, handler) for every method; one that says nothing has the pool's ``timeout``."""
+        """Return path → (method, handler) for every method; a method without a timeout has that of ``workers``."""
         limit = float(self._spec.timeout)
         return {method.path: (replace(method, timeout=method.time_limit(limit)), self) for method in self._methods}
 
     def prepare(self) -> None:
-        """Start the fork server now, beside all else that has to be done before the first worker may start."""
-        self.crew.background(self.nursery.prepare())
+        """Start the fork server now, at the same time as everything else that precedes the first worker."""
+        self.lifecycle.background(self.spawner.prepare())
 
     async def startup(self, *_: object) -> None:
-        """Start the fork server and a first worker, so that what is wrong with the functions is said now.
+        """Start the fork server and a first worker, so that faults of the functions are reported now.
 
         Raises:
             Faults: The functions cannot be loaded, or no worker can be started.
         """
-        self._demand.change(1, monotonic())  # so the first one stays for `idle`
+        self._demand.change(1, monotonic())  # keeps the first worker for `idle`
         try:
-            await self.crew.start()
+            await self.lifecycle.start()
         except LoadError as error:
-            await self.crew.stop()
+            await self.lifecycle.stop()
             raise Faults([Fault(place or self._module, text) for place, text in error.faults]) from None
         except OSError as error:
-            await self.crew.stop()
+            await self.lifecycle.stop()
             raise Faults([Fault(self._module, f"no worker can be started: {error}")]) from None
-        self._count()
-        self._look()
+        self._note_demand()
+        self._check_workers()
 
     async def shutdown(self, *_: object) -> None:
         """End every worker and the fork server."""
-        for timer in (self._soon, self._tick):
+        for timer in (self._decision_timer, self._check_timer):
             if timer is not None:
                 timer.cancel()
-        await self.crew.stop()
+        await self.lifecycle.stop()
 
     async def reload(self) -> None:
-        """Replace every worker by one with the code as it is now; no call is lost (see ``Crew.reload``)."""
-        await self.crew.reload()
-        self._records.forget()
+        """Replace every worker by one with the current code; no call is lost (see ``WorkerLifecycle.reload``)."""
+        await self.lifecycle.reload()
+        self._health.reset()
 
     # -- calls --
 
     async def __call__(self, call: Call) -> None:
-        """Have a worker answer the call.
+        """Forward the call to a worker.
 
         Raises:
             StatusError: The function's status.
-            Unavailable: Its worker ended, or none can be started.
-            ResourceExhausted: Too many calls wait already.
+            Unavailable: The worker died, or none can be started.
+            ResourceExhausted: The queue is full.
         """
         method = call.method
         message = None if method.client_streaming else await call.receive_one()
-        arrival = _arrival(call)
-        head = head_of(call)
+        delivery = _delivery(call)
+        head = call_head(call)
         path = method.path
         index = self._index[path]
-        tries = TRIES
+        attempts = MAX_ATTEMPTS
         while True:
-            worker = self._free(path)
+            worker = self._choose(path)
             if worker is None or not self._queue.enter(path):
                 worker = await self._wait(path)
-            self._count()
-            self.crew.given(worker)
-            if arrival is not None:
-                arrival.began, arrival.beside = True, False
+            self._note_demand()
+            self.lifecycle.count_call(worker)
+            if delivery is not None:
+                delivery.started, delivery.worker_lost_with_others = True, False
             try:
-                await worker.link.ask(call, index, head, message)
-            except LostError as lost:
-                if lost.call < 0:  # it was not even sent, so nothing tells that it has left
-                    self._left(path)
-                tries -= 1
-                untouched = lost.call < 0 or not worker.born.begun.reached(lost.call)
+                await worker.connection.forward(call, index, head, message)
+            except ConnectionLostError as lost:
+                if lost.call < 0:  # it was not sent, so the connection does not report its end
+                    self._call_ended(path)
+                attempts -= 1
+                unstarted = lost.call < 0 or not worker.process.watermark.reached(lost.call)
                 replayable = lost.call < 0 or (message is not None and not call.headers_sent)
-                again = untouched or (method.idempotent and tries > 0 and not self._records.hopeless(path))
-                if arrival is not None:
-                    arrival.began = not untouched
-                    arrival.beside = worker.beside(lost.call)
-                if not (replayable and again):
-                    raise Unavailable(await _why(worker)) from None
+                retryable = unstarted or (method.idempotent and attempts > 0 and not self._health.retry_is_futile(path))
+                if delivery is not None:
+                    delivery.started = not unstarted
+                    delivery.worker_lost_with_others = worker.lost_with_others(lost.call)
+                if not (replayable and retryable):
+                    raise Unavailable(await _lost_message(worker)) from None
             except StatusError:
-                self._records.answered(path)
+                self._health.record_response(path)
                 raise
             else:
-                self._records.answered(path)
+                self._health.record_response(path)
                 return
 
-    def _free(self, path: str, *, mix: bool = False) -> Worker | None:
-        """Return the worker that takes a call of the method now; None when it has to wait."""
-        standing = self._records.standing.get(path, Standing.PROVEN)
-        most = self._spec.max
-        if most == 1 or not (standing or self._apart or self._parted):
-            best, room = None, 0
-            for worker in self.crew.ready:
-                free = worker.room
-                if free > room:
-                    if worker.silent:
+    def _choose(self, path: str, *, mixed: bool = False) -> Worker | None:
+        """Return the worker that takes a call of the method now; None when the call has to wait."""
+        health = self._health.health.get(path, MethodHealth.PROVEN)
+        max_workers = self._spec.max
+        if max_workers == 1 or not (health or self._separated or self._min_workers):
+            best, permits = None, 0
+            for worker in self.lifecycle.ready:
+                free = worker.free_permits
+                if free > permits:
+                    if worker.unanswered_pings:
                         break
-                    best, room = worker, free
+                    best, permits = worker, free
             else:
                 return best
-        for worker in list(self._apart):
-            self._look_at(worker)
-        found = choose(self.crew.ready, standing, most=most, mix=mix)
-        if found is not None and standing and most > 1:
-            found.standing = max(standing, found.standing) if found.busy else standing
-            self._apart.add(found)
+        for worker in list(self._separated):
+            self._update_health(worker)
+        found = choose(self.lifecycle.ready, health, max_workers=max_workers, mixed=mixed)
+        if found is not None and health and max_workers > 1:
+            found.health = max(health, found.health) if found.busy else health
+            self._separated.add(found)
         return found
 
-    def _look_at(self, worker: Worker) -> None:
-        """Find out whose calls a worker has."""
+    def _update_health(self, worker: Worker) -> None:
+        """Update the health of a worker by the calls that it has."""
         if not worker.reserved:
-            known = self._records.standing
-            proven = Standing.PROVEN
-            worker.standing = max((known.get(path, proven) for path in worker.link.paths()), default=proven)
-        (self._apart.add if worker.standing else self._apart.discard)(worker)
+            known = self._health.health
+            proven = MethodHealth.PROVEN
+            worker.health = max((known.get(path, proven) for path in worker.connection.paths()), default=proven)
+        (self._separated.add if worker.health else self._separated.discard)(worker)
 
-    def _blamed(self, paths: Iterable[str]) -> None:
-        """A worker ended, or has to, in which calls of these methods had begun."""
-        self._records.died(paths)
+    def _record_death(self, paths: Iterable[str]) -> None:
+        """Record that a worker died, or has to be killed, while functions of these methods had started in it."""
+        self._health.record_death(paths)
         if self._spec.max > 1:
-            for worker in self.crew.ready:
-                self._look_at(worker)
+            for worker in self.lifecycle.ready:
+                self._update_health(worker)
 
     async def _wait(self, path: str) -> Worker:
-        arrived = time_ns()
-        broken = self.crew.broken
-        if broken and not self.crew.count:
-            raise _cannot_start(broken)
-        place = _Place(path)
-        lost = self._queue.push(path, place)
-        if lost is not None and not lost.worker.done():  # else it was cancelled a moment ago
-            lost.worker.set_exception(full(self._queue.running, self._queue.limit))
-        self._count()
-        self._room()
-        self._decide_soon()
+        arrived_ns = time_ns()
+        delay = self.lifecycle.restart_delay
+        if delay and not self.lifecycle.count:
+            raise _start_refusal(delay)
+        queued = _QueuedCall(path)
+        displaced = self._queue.push(path, queued)
+        if displaced is not None and not displaced.worker.done():  # else it was cancelled a moment ago
+            displaced.worker.set_exception(queue_full(self._queue.running, self._queue.limit))
+        self._note_demand()
+        self._dispatch()
+        self._schedule_decision()
         try:
-            worker = await place.worker
+            worker = await queued.worker
         except asyncio.CancelledError:
-            given = place.worker.done() and not place.worker.cancelled() and place.worker.exception() is None
-            if not self._queue.remove(path, place) and given:
-                self.crew.given_back(place.worker.result())
-                self._left(path)
-                self._room()
-            self._count()
+            given = queued.worker.done() and not queued.worker.cancelled() and queued.worker.exception() is None
+            if not self._queue.remove(path, queued) and given:
+                self.lifecycle.release_permit(queued.worker.result())
+                self._call_ended(path)
+                self._dispatch()
+            self._note_demand()
             raise
         worker.reserved -= 1
-        if worker.heard > arrived and not worker.given:
-            self._tell(worker, arrived)
+        if worker.ready_ns > arrived_ns and not worker.calls_given:
+            self._record_cold_start(worker, arrived_ns)
         return worker
 
-    def _room(self) -> None:
-        """Give the calls that wait to the workers that have room; what is missing is started."""
+    def _dispatch(self) -> None:
+        """Give waiting calls to workers with free permits; start missing workers."""
         if not self._queue.waiting:
-            self._held = 0.0
-            if self.crew.count < self._spec.min:
-                self._decide_soon()
+            self._mix_at = 0.0
+            if self.lifecycle.count < self._spec.min:
+                self._schedule_decision()
             return
-        mix = 0 < self._held <= self._loop.time()
+        mixed = 0 < self._mix_at <= self._loop.time()
         while self._queue.waiting:
-            if all(worker.room <= 0 for worker in self.crew.ready):
+            if all(worker.free_permits <= 0 for worker in self.lifecycle.ready):
                 break
-            place = self._queue.pop(lambda path: self._free(path, mix=mix) is not None)
-            if place is None:
+            queued = self._queue.pop(lambda path: self._choose(path, mixed=mixed) is not None)
+            if queued is None:
                 break
-            if place.worker.done():  # cancelled a moment ago
-                self._queue.leave(place.method)
+            if queued.worker.done():  # cancelled a moment ago
+                self._queue.leave(queued.method)
                 continue
-            worker = self._free(place.method, mix=mix)
-            assert worker is not None  # noqa: S101 - there was room, and nobody was asked in between
+            worker = self._choose(queued.method, mixed=mixed)
+            assert worker is not None  # noqa: S101 - ``pop`` has just chosen one, and nothing was awaited since
             worker.reserved += 1
-            place.worker.set_result(worker)
-        if mix or not self._queue.waiting:
-            self._held = 0.0
-        elif not self._held and any(worker.room > 0 for worker in self.crew.ready):
-            self._held = self._loop.time() + PATIENCE
-            self._loop.call_later(PATIENCE, self._room)
-        if self._queue.waiting or self.crew.count < self._spec.min:
-            self._decide_soon()
+            queued.worker.set_result(worker)
+        if mixed or not self._queue.waiting:
+            self._mix_at = 0.0
+        elif not self._mix_at and any(worker.free_permits > 0 for worker in self.lifecycle.ready):
+            self._mix_at = self._loop.time() + SEPARATION_TIMEOUT
+            self._loop.call_later(SEPARATION_TIMEOUT, self._dispatch)
+        if self._queue.waiting or self.lifecycle.count < self._spec.min:
+            self._schedule_decision()
 
-    def _left(self, path: str) -> None:
-        """A call has left its worker."""
+    def _call_ended(self, path: str) -> None:
+        """Record that a call has left its worker."""
         self._queue.leave(path)
-        self._count()
+        self._note_demand()
 
-    def _count(self) -> None:
-        """Note at the end of this turn of the loop that the demand is another; what is gone by then was none."""
-        if not self._uncounted:
-            self._uncounted = True
-            self._loop.call_soon(self._counted)
+    def _note_demand(self) -> None:
+        """Record the demand at the end of this turn of the event loop; a call that has ended by then does not count."""
+        if not self._demand_changed:
+            self._demand_changed = True
+            self._loop.call_soon(self._record_demand)
 
-    def _counted(self) -> None:
-        self._uncounted = False
+    def _record_demand(self) -> None:
+        self._demand_changed = False
         self._demand.change(self._queue.running + self._queue.waiting, monotonic())
 
-    # -- how many workers --
+    # -- the number of workers --
 
-    def _decide_soon(self) -> None:
-        if self._soon is None:
-            self._soon = self._loop.call_later(SOON if self.crew.count else 0, self._decide)
+    def _schedule_decision(self) -> None:
+        if self._decision_timer is None:
+            self._decision_timer = self._loop.call_later(DECISION_DELAY if self.lifecycle.count else 0, self._decide)
 
     def _decide(self) -> None:
-        self._soon = None
-        if self.crew.broken and not self.crew.count:
+        self._decision_timer = None
+        if self.lifecycle.restart_delay and not self.lifecycle.count:
             self._refuse_all()
         now = monotonic()
-        self.crew.scale(self._wanted(now))
-        if self._tick is None and self.crew.count:
-            self._tick = self._loop.call_later(BUSY, self._look)
+        self.lifecycle.scale(self._wanted(now))
+        if self._check_timer is None and self.lifecycle.count:
+            self._check_timer = self._loop.call_later(BUSY_CHECK_INTERVAL, self._check_workers)
 
     def _wanted(self, now: float) -> int:
-        """Return how many workers there should be: for the demand, and for each kind of calls one."""
-        if self._uncounted:
-            self._counted()
-        wanted = decide(self._demand.samples(now), self._spec, now)
-        if self._held:
-            self._parted = min(self._spec.max, len(self.crew.ready) + 1)
-            self._parted_until = now + min(STABLE, self._spec.idle)
-        elif now >= self._parted_until:
-            self._parted = 0
-        return max(wanted, self._parted)
+        """Return how many workers there should be: for the demand, and for each kind of health at least one."""
+        if self._demand_changed:
+            self._record_demand()
+        wanted = workers_needed(self._demand.samples(now), self._spec, now)
+        if self._mix_at:
+            self._min_workers = min(self._spec.max, len(self.lifecycle.ready) + 1)
+            self._min_workers_until = now + min(STABLE_SECONDS, self._spec.idle)
+        elif now >= self._min_workers_until:
+            self._min_workers = 0
+        return max(wanted, self._min_workers)
 
-    def _look(self) -> None:
-        """Look after the workers, as long as there are any."""
-        self._tick = None
-        self.crew.watch()
+    def _check_workers(self) -> None:
+        """Check the workers periodically, as long as there are any."""
+        self._check_timer = None
+        self.lifecycle.check_workers()
         self._decide()
-        if self._tick is not None:
-            self._tick.cancel()
-            self._tick = None
-        if self.crew.all or self.crew.count:
-            self._tick = self._loop.call_later(BUSY if self._queue.running else QUIET, self._look)
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+            self._check_timer = None
+        if self.lifecycle.alive or self.lifecycle.count:
+            self._check_timer = self._loop.call_later(
+                BUSY_CHECK_INTERVAL if self._queue.running else IDLE_CHECK_INTERVAL, self._check_workers
+            )
 
     def _refuse_all(self) -> None:
-        """No worker can be started: nobody is left waiting for one."""
-        while (place := self._queue.pop()) is not None:
-            self._queue.leave(place.method)
-            if not place.worker.done():
-                place.worker.set_exception(_cannot_start(self.crew.broken))
-        self._count()
+        """Refuse every waiting call, because no worker can be started."""
+        while (queued := self._queue.pop()) is not None:
+            self._queue.leave(queued.method)
+            if not queued.worker.done():
+                queued.worker.set_exception(_start_refusal(self.lifecycle.restart_delay))
+        self._note_demand()
 
-    # -- what is said --
+    # -- traces and messages --
 
-    def _tell(self, worker: Worker, arrived: int) -> None:
-        """Record how the worker came to be, since the call that waited for it arrived, in that call's trace."""
+    def _record_cold_start(self, worker: Worker, arrived_ns: int) -> None:
+        """Record spans of the start of a worker in the trace of the call that waited for it since ``arrived_ns``."""
         loaded = worker.loaded.result()
-        began = max(arrived, worker.asked)
-        told = {"mesh.worker.pid": worker.pid}
+        began = max(arrived_ns, worker.requested_ns)
+        pid: dict[str, int | list[str]] = {"mesh.worker.pid": worker.pid}
         slowest = [f"{module} {seconds * 1000:.1f} ms" for module, seconds in loaded.imports]
-        for name, begun, end, more in (
-            ("fork", began, loaded.began, {}),
-            ("load", loaded.began, loaded.loaded, {"mesh.worker.slowest_imports": slowest}),
-            ("connect", loaded.loaded, worker.heard, {}),
+        for name, begin, end, attributes in (
+            ("fork", began, loaded.began, pid),
+            ("load", loaded.began, loaded.loaded, {**pid, "mesh.worker.slowest_imports": slowest}),
+            ("connect", loaded.loaded, worker.ready_ns, pid),
         ):
-            start = max(begun, began)  # the call may have come to a worker that was loading already
-            span = self._tracer.start_span(name, start_time=start, attributes={**told, **more})
+            start = max(begin, began)  # the call may have waited for a worker that was loading already
+            span = self._tracer.start_span(name, start_time=start, attributes=attributes)
             span.end(end_time=max(start, end))
 
 
-def _arrival(call: Call) -> Arrival | None:
-    """Return the call if it is a delivery, which begins when a worker has it."""
-    if not isinstance(call, Arrival):
+def _delivery(call: Call) -> DeliveryCall | None:
+    """Return the call if it is a delivery; it begins when a worker has it."""
+    if not isinstance(call, DeliveryCall):
         return None
-    call.began = False
+    call.started = False
     return call
 
 
-def _cannot_start(seconds: float) -> Unavailable:
+def _start_refusal(seconds: float) -> Unavailable:
     return Unavailable("no worker of this service can be started now", retry_after=max(1.0, round(seconds)))
 
 
-async def _why(worker: Worker) -> str:
-    if worker.verdict:
-        return f"the worker process that ran this function was ended: {worker.verdict}"
-    return f"the worker process that ran this function ended ({await worker.how()})"
+async def _lost_message(worker: Worker) -> str:
+    if worker.end_reason:
+        return f"the worker process that ran this function was ended: {worker.end_reason}"
+    return f"the worker process that ran this function ended ({await worker.exit_description()})"

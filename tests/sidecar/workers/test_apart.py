@@ -10,7 +10,7 @@ from conformance.v1 import conformance_pb2 as pb
 from test_worker_pool import ask, refused, running
 
 from mesh.contract.model import Contract
-from mesh.sidecar.workers.method_health import Standing
+from mesh.sidecar.workers.method_health import MethodHealth
 
 UNARY = "/conformance.v1.Echo/Unary"
 ALIVE = pb.EchoRequest(text="alive", count=3, sleep_ms=30)
@@ -38,7 +38,7 @@ async def test_once_known_it_shares_no_worker(contract: Contract) -> None:
     async with running(contract, max=3, concurrency=8) as (stub, pool):
         await prove(stub)
         assert (await refused(ask(stub, "exit 1", timeout=20)))[0] == "UNAVAILABLE"
-        assert pool._records.standing[UNARY] is Standing.SUSPECT
+        assert pool._health.health[UNARY] is MethodHealth.SUSPECT
         for _ in range(5):
             streams = [asyncio.ensure_future(streamed(stub)) for _ in range(6)]
             crashes = [refused(ask(stub, "exit 1", timeout=20)) for _ in range(3)]
@@ -50,7 +50,7 @@ async def test_one_that_blocks_its_worker_is_known_by_that(contract: Contract) -
     async with running(contract, max=2, concurrency=8) as (stub, pool):
         assert (await refused(ask(stub, "loop", timeout=0.2)))[0] == "DEADLINE_EXCEEDED"
         async with asyncio.timeout(20):
-            while pool._records.standing.get(UNARY) is not Standing.SUSPECT:  # noqa: ASYNC110 - nobody says when a worker was given up
+            while pool._health.health.get(UNARY) is not MethodHealth.SUSPECT:  # noqa: ASYNC110 - nobody says when a worker was given up
                 await asyncio.sleep(0.02)
         stuck = asyncio.ensure_future(refused(ask(stub, "loop", timeout=1)))
         assert await streamed(stub) == [0, 1, 2], "in a worker of its own"
@@ -62,7 +62,7 @@ async def test_answers_clear_it(contract: Contract) -> None:
         await refused(ask(stub, "exit 1", timeout=20))
         for _ in range(10):
             await ask(stub, "hello", timeout=20)
-        assert UNARY not in pool._records.standing
+        assert UNARY not in pool._health.health
 
 
 async def test_one_worker_is_shared_all_the_same(contract: Contract) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mesh.errors import ResourceExhausted
-from mesh.sidecar.workers.call_queue import SHARE, Queue
+from mesh.sidecar.workers.call_queue import MAX_RUNNING_PER_FREE_PERMIT, CallQueue
 
 METHODS = ("/a", "/b", "/c")
 
@@ -19,11 +19,11 @@ METHODS = ("/a", "/b", "/c")
 class Played(RuleBasedStateMachine):
     """Any order of calls coming, going, giving up and ending, beside plain lists that say what should be."""
 
-    queue: Queue[int]
+    queue: CallQueue[int]
 
-    @initialize(limit=st.integers(0, 6), places=st.integers(1, 24))
-    def begin(self, limit: int, places: int) -> None:
-        self.queue = Queue(limit, places)
+    @initialize(limit=st.integers(0, 6), permits=st.integers(1, 24))
+    def begin(self, limit: int, permits: int) -> None:
+        self.queue = CallQueue(limit, permits)
         self.waiting: dict[str, list[int]] = {method: [] for method in METHODS}
         self.running: dict[str, int] = dict.fromkeys(METHODS, 0)
         self.served = dict.fromkeys(METHODS, 0)
@@ -36,7 +36,7 @@ class Played(RuleBasedStateMachine):
         self.served[method] = self.moment
 
     def _may(self, method: str) -> bool:
-        return self.running[method] < SHARE * (self.queue.places - sum(self.running.values()))
+        return self.running[method] < MAX_RUNNING_PER_FREE_PERMIT * (self.queue.permits - sum(self.running.values()))
 
     @rule(method=st.sampled_from(METHODS))
     def comes(self, method: str) -> None:
@@ -93,7 +93,7 @@ class Played(RuleBasedStateMachine):
     def the_counts_are_right_and_bounded(self) -> None:
         if hasattr(self, "running"):
             assert self.queue.waiting == sum(map(len, self.waiting.values())) <= self.queue.limit
-            assert self.queue.running == sum(self.running.values()) <= self.queue.places
+            assert self.queue.running == sum(self.running.values()) <= self.queue.permits
 
 
 TestPlayed = Played.TestCase
@@ -102,7 +102,7 @@ TestPlayed.settings = settings(max_examples=60, stateful_step_count=50)
 
 def test_a_flood_does_not_starve_a_quiet_method() -> None:
     """One method keeps the queue full; another, which asks for less than its share, is never refused and all served."""
-    queue: Queue[tuple[str, int]] = Queue(limit=20, places=16)
+    queue: CallQueue[tuple[str, int]] = CallQueue(limit=20, permits=16)
     running: list[str] = []
     asked = 0
     counts = {"/flood": 0, "/quiet": 0}
@@ -123,8 +123,8 @@ def test_a_flood_does_not_starve_a_quiet_method() -> None:
 
 
 def test_slow_calls_share_places_and_not_turns() -> None:
-    """Of eight places a slow method holds four while fast calls wait, however many of its own wait before them."""
-    queue: Queue[Any] = Queue(limit=100, places=8)
+    """Of eight permits a slow method holds four while fast calls wait, however many of its own wait before them."""
+    queue: CallQueue[Any] = CallQueue(limit=100, permits=8)
     for number in range(20):
         queue.push("/slow", ("/slow", number))
     for number in range(20):
@@ -136,7 +136,7 @@ def test_slow_calls_share_places_and_not_turns() -> None:
 
 
 def test_calls_that_hang_leave_places_to_others() -> None:
-    queue: Queue[Any] = Queue(limit=100, places=36)
+    queue: CallQueue[Any] = CallQueue(limit=100, permits=36)
     hung = 0
     while queue.enter("/hangs"):
         hung += 1
@@ -145,13 +145,13 @@ def test_calls_that_hang_leave_places_to_others() -> None:
 
 
 def test_one_method_alone_may_use_every_place_of_a_small_pool() -> None:
-    for places in (1, 2, 8):
-        queue: Queue[Any] = Queue(limit=0, places=places)
-        assert sum(queue.enter("/only") for _ in range(10)) == places
+    for permits in (1, 2, 8):
+        queue: CallQueue[Any] = CallQueue(limit=0, permits=permits)
+        assert sum(queue.enter("/only") for _ in range(10)) == permits
 
 
 def test_the_newest_of_the_longest_line_is_refused() -> None:
-    queue: Queue[str] = Queue(limit=3, places=1)
+    queue: CallQueue[str] = CallQueue(limit=3, permits=1)
     for name in ("one", "two", "three"):
         assert queue.push("/flood", name) is None
     assert queue.push("/quiet", "mine") == "three"

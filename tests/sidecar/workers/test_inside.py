@@ -28,7 +28,7 @@ from mesh.rpc.client.target import Target
 from mesh.sidecar import ServiceContext
 from mesh.telemetry import Telemetry, configure
 from mesh.telemetry.logs import JsonFormatter
-from mesh.telemetry.worker_metrics import Recording
+from mesh.telemetry.worker_metrics import MeasurementRecorder
 
 ADA = Identity("ada", frozenset({"admin", "user"}), {"sub": "ada", "nested": {"list": [1, 2.5, None]}})
 ODD = Identity("bea", frozenset(), {"large": 2**70, "half": "\ud800"})
@@ -101,7 +101,7 @@ async def running(place: str, contract: Contract, tmp_path: Path) -> AsyncIterat
         else:
             pool = pool_of(
                 contract, "apps.inside", min=1, max=1, onward=onward, settings=settings, database=url,
-                spans=telemetry.relayed, concurrency=1 if place == "main thread" else 16,
+                spans=telemetry.export_worker_span, concurrency=1 if place == "main thread" else 16,
             )  # fmt: skip
             running = working(contract, pool, **layers)
         async with running as address, grpc.aio.insecure_channel(address) as client:
@@ -198,8 +198,8 @@ async def test_a_log_line_says_its_trace(
 
 async def test_what_a_worker_measures_is_recorded_here(contract: Contract) -> None:
     reader = InMemoryMetricReader()
-    measured = Recording(MeterProvider([reader], shutdown_on_exit=False))
-    pool = pool_of(contract, "apps.inside", min=1, max=1, measured=measured)
+    measured = MeasurementRecorder(MeterProvider([reader], shutdown_on_exit=False))
+    pool = pool_of(contract, "apps.inside", min=1, max=1, metrics=measured)
     async with working(contract, pool) as address, grpc.aio.insecure_channel(address) as client:
         stub = conformance_pb2_grpc.EchoStub(client)
         for _ in range(3):

@@ -19,12 +19,12 @@ from hosting import pool_of
 from mesh.contract import loader, protoc
 
 async def main():
-    contract = descriptors.read(protoc.load([conftest.ROOT / "tests" / "protos"], conftest.TEST_STUBS))
+    contract = loader.read(protoc.load([conftest.ROOT / "tests" / "protos"], conftest.TEST_STUBS))
     pool = pool_of(contract, "apps.trouble", min=2, max=2)
     await pool.startup()
-    while len(pool.crew.ready) < 2:
+    while len(pool.lifecycle.ready) < 2:
         await asyncio.sleep(0.01)
-    print(pool.nursery.pid, *(worker.pid for worker in pool.crew.ready), flush=True)
+    print(pool.spawner.pid, *(worker.pid for worker in pool.lifecycle.ready), flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())

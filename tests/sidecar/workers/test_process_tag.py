@@ -1,4 +1,4 @@
-"""The mark of a worker: who bears it, and who has to end for it."""
+"""The tag of a worker: who bears it, and who has to end for it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MARKED = """
 import os, subprocess, sys, time
 from mesh.sidecar.workers import process_tag
 
-print(marks.read(os.getpid()))
-marks.write("12.3")
+print(process_tag.read(os.getpid()))
+process_tag.write("12.3")
 waiting = [sys.executable, "-c", "print(flush=True); input()"]
 made = [
     subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
@@ -26,7 +26,7 @@ for one in made:
 forked = os.fork()
 if not forked:
     time.sleep(60)
-print(*(repr(marks.read(pid)) for pid in (os.getpid(), forked, *(one.pid for one in made))))
+print(*(repr(process_tag.read(pid)) for pid in (os.getpid(), forked, *(one.pid for one in made))))
 os.kill(forked, 9)
 for one in made:
     one.communicate()
@@ -36,10 +36,10 @@ for one in made:
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_who_bears_it() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MARKED], env={**os.environ, process_tag.NAME: process_tag.BLANK}, capture_output=True,
-        text=True, timeout=60, check=True,
+        [sys.executable, "-c", MARKED], env={**os.environ, process_tag.VARIABLE: process_tag.FORK_SERVER_TAG},
+        capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert done.stdout.splitlines() == [process_tag.BLANK, "'12.3' '12.3' '12.3' '12.3' ''"]
+    assert done.stdout.splitlines() == [process_tag.FORK_SERVER_TAG, "'12.3' '12.3' '12.3' '12.3' ''"]
 
 
 def test_a_process_that_is_not_there_has_none() -> None:
@@ -47,7 +47,7 @@ def test_a_process_that_is_not_there_has_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mark", "live", "ends"),
+    ("tag", "live", "ends"),
     [
         ("12.3", ["12.4"], True),
         ("12.3", ["12.3", "12.4"], False),
@@ -56,20 +56,20 @@ def test_a_process_that_is_not_there_has_none() -> None:
         ("", [], True),
         ("99.3", ["12.4"], False),
         ("99.3", [], True),
-        (process_tag.BLANK, ["12.4"], False),
-        (process_tag.BLANK, [], False),
+        (process_tag.FORK_SERVER_TAG, ["12.4"], False),
+        (process_tag.FORK_SERVER_TAG, [], False),
     ],
 )
-def test_who_has_to_end(mark: str, live: list[str], *, ends: bool) -> None:
-    assert process_tag.doomed(mark, "12.", live) is ends
+def test_who_has_to_end(tag: str, live: list[str], *, ends: bool) -> None:
+    assert process_tag.is_orphan(tag, "12.", live) is ends
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_what_a_function_gives_its_processes_is_no_mark_and_no_harm() -> None:
     waiting = [sys.executable, "-c", "print(flush=True); input()"]
-    odd = {**os.environb, process_tag.NAME.encode(): b"\xff"}
+    odd = {**os.environb, process_tag.VARIABLE.encode(): b"\xff"}
     with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=odd) as made:
         assert made.stdout is not None
         made.stdout.readline()
-        assert process_tag.doomed(process_tag.read(made.pid), "12.", ["12.3"]) is False
+        assert process_tag.is_orphan(process_tag.read(made.pid), "12.", ["12.3"]) is False
         made.communicate()

@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from test_worker_pool import Stub, alive, ask, until
 
 from mesh.contract.model import Contract
-from mesh.sidecar.workers.worker_pool import Pool
+from mesh.sidecar.workers.worker_pool import WorkerPool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 
@@ -61,11 +61,11 @@ def forked(work):
 
 def first():
     faults = write()
-    touched.note(file)
+    prefault.record(file)
     return faults
 
 def second():
-    touched.copy_ahead(file)
+    prefault.prefault(file)
     assert set(memory[::PAGE]) == set(b"x")
     return write()
 
@@ -76,7 +76,7 @@ print(forked(first), forked(second))
 @asynccontextmanager
 async def running(
     contract: Contract, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[Stub, Pool]]:
+) -> AsyncIterator[tuple[Stub, WorkerPool]]:
     """A pool at zero, whose module writes down who loads it."""
     (folder / "noted.py").write_text(MODULE)
     monkeypatch.syspath_prepend(folder)
@@ -86,13 +86,13 @@ async def running(
         yield conformance_pb2_grpc.EchoStub(channel), pool
 
 
-def pids(pool: Pool) -> list[int]:
+def pids(pool: WorkerPool) -> list[int]:
     """What the fork server has forked and not yet reaped."""
-    server = pool.nursery.pid
+    server = pool.spawner.pid
     return [int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
 
 
-def children(pool: Pool) -> list[str]:
+def children(pool: WorkerPool) -> list[str]:
     return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids(pool)]
 
 
@@ -141,7 +141,7 @@ async def test_the_call_that_waits_tells_what_it_waited_for(
         (spare,) = pids(pool)
         monkeypatch.setattr(pool, "_tracer", provider.get_tracer("test"))
         first = asyncio.gather(ask(stub, "sleep 0.5"), ask(stub, ""))
-        await until(lambda: bool(pool.crew.ready))
+        await until(lambda: bool(pool.lifecycle.ready))
         await ask(stub, "")
         await first
         spans = told.get_finished_spans()

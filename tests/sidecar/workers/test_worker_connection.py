@@ -19,9 +19,9 @@ from hosting import pool_of, working
 from mesh.call import Call, Handler
 from mesh.contract.model import Contract, Method
 from mesh.sidecar.workers import frames
-from mesh.sidecar.workers.frames import Kind
-from mesh.sidecar.workers.worker_calls import Answered
-from mesh.sidecar.workers.worker_connection import Link
+from mesh.sidecar.workers.frames import FrameKind
+from mesh.sidecar.workers.worker_calls import ServedCall
+from mesh.sidecar.workers.worker_connection import WorkerConnection
 
 METHOD = Method("Do", "a.B", "/a.B/Do", Empty, Empty)
 
@@ -29,22 +29,22 @@ METHOD = Method("Do", "a.B", "/a.B/Do", Empty, Empty)
 class End:
     """The other end of a link: writes bytes, reads frames."""
 
-    def __init__(self, sock: socket.socket, link: Link) -> None:
-        self.link = link
+    def __init__(self, sock: socket.socket, link: WorkerConnection) -> None:
+        self.connection = link
         self._sock = sock
-        self._reader = frames.Reader()
+        self._reader = frames.FrameReader()
 
     async def write(self, *pieces: bytes) -> None:
         """Write all of it in one piece: the link reads it in one go."""
         await asyncio.get_running_loop().sock_sendall(self._sock, b"".join(pieces))
 
-    async def status(self) -> tuple[int, frames.Status]:
+    async def status(self) -> tuple[int, frames.StatusBody]:
         """Return the next frame, which is to be a STATUS: of which call, what."""
         async with asyncio.timeout(5):
             while not (found := self._reader.feed(await asyncio.get_running_loop().sock_recv(self._sock, 65536))):
                 pass
         [(kind, call, body)] = found
-        assert kind == Kind.STATUS
+        assert kind == FrameKind.STATUS
         return call, frames.parse_status(body)
 
 
@@ -53,7 +53,9 @@ async def linked(handler: Handler) -> AsyncIterator[End]:
     """A link whose calls ``handler`` answers."""
     here, there = socket.socketpair()
     here.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-    link = Link(1, lambda link, number, opened: (Answered(link, number, METHOD, opened), handler), lambda *_: None)
+    link = WorkerConnection(
+        1, lambda link, number, opened: (ServedCall(link, number, METHOD, opened), handler), lambda *_: None
+    )
     transport, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=there)
     try:
         yield End(here, link)
@@ -64,7 +66,7 @@ async def linked(handler: Handler) -> AsyncIterator[End]:
 
 
 def open_(call: int) -> bytes:
-    return frames.open_(call, 0, frames.DEADLINE, b"", b"", True)  # noqa: FBT003 - by position, as the link does
+    return frames.open_frame(call, 0, frames.NO_DEADLINE, b"", b"", True)  # noqa: FBT003 - by position, as the link does
 
 
 async def test_a_call_that_is_cancelled_has_a_status_whether_or_not_it_has_begun() -> None:
@@ -78,12 +80,12 @@ async def test_a_call_that_is_cancelled_has_a_status_whether_or_not_it_has_begun
     async with linked(forever) as end:
         await end.write(open_(0))
         await begun.wait()
-        await end.write(open_(2), frames.frame(Kind.CANCEL, 2))
+        await end.write(open_(2), frames.frame(FrameKind.CANCEL, 2))
         number, status = await end.status()
-        assert (number, status.code, list(end.link.answering)) == (2, 1, [0])
-        await end.write(frames.frame(Kind.CANCEL, 0))
+        assert (number, status.code, list(end.connection.served_calls)) == (2, 1, [0])
+        await end.write(frames.frame(FrameKind.CANCEL, 0))
         number, status = await end.status()
-        assert (number, status.code, list(end.link.answering)) == (0, 1, [])
+        assert (number, status.code, list(end.connection.served_calls)) == (0, 1, [])
 
 
 async def test_a_call_given_up_before_its_worker_looked_costs_nobody_anything(contract: Contract) -> None:
@@ -92,13 +94,13 @@ async def test_a_call_given_up_before_its_worker_looked_costs_nobody_anything(co
     async with working(contract, pool) as address, grpc.aio.insecure_channel(address) as channel:
         stub = conformance_pb2_grpc.EchoStub(channel)
         answer = await stub.Unary(pb.EchoRequest())
-        [worker] = pool.crew.ready
+        [worker] = pool.lifecycle.ready
         os.kill(worker.pid, signal.SIGSTOP)
         try:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.Unary(pb.EchoRequest(), timeout=0.1)
             async with asyncio.timeout(5):
-                while not all(exchange.revoked for exchange in worker.link.asked.values()):  # noqa: ASYNC110 - as below
+                while not all(exchange.cancelled for exchange in worker.connection.pending_calls.values()):  # noqa: ASYNC110 - as below
                     await asyncio.sleep(0.01)
         finally:
             os.kill(worker.pid, signal.SIGCONT)
@@ -107,4 +109,4 @@ async def test_a_call_given_up_before_its_worker_looked_costs_nobody_anything(co
             while worker.busy:  # noqa: ASYNC110 - another process ends it
                 await asyncio.sleep(0.01)
         assert (await stub.Unary(pb.EchoRequest())).text == answer.text
-        assert pool.crew.ready == [worker]
+        assert pool.lifecycle.ready == [worker]

@@ -24,13 +24,15 @@ from hosting import ECHO, pool_of, working
 
 from mesh.contract.model import Contract
 from mesh.faults import Faults
-from mesh.sidecar.workers.worker_pool import Pool
+from mesh.sidecar.workers.worker_pool import WorkerPool
 
 Stub = conformance_pb2_grpc.EchoStub
 
 
 @asynccontextmanager
-async def running(contract: Contract, module: str = "apps.trouble", **spec: Any) -> AsyncIterator[tuple[Stub, Pool]]:
+async def running(
+    contract: Contract, module: str = "apps.trouble", **spec: Any
+) -> AsyncIterator[tuple[Stub, WorkerPool]]:
     pool = pool_of(contract, module, **spec)
     async with working(contract, pool) as address, grpc.aio.insecure_channel(address) as channel:
         yield Stub(channel), pool
@@ -67,9 +69,9 @@ def alive(pid: int) -> bool:
 )
 async def test_a_worker_that_ends_fails_its_own_calls_and_is_replaced(contract: Contract, text: str, how: str) -> None:
     async with running(contract, min=2, max=2, concurrency=1) as (stub, pool):
-        await until(lambda: len(pool.crew.ready) == 2)
+        await until(lambda: len(pool.lifecycle.ready) == 2)
         other = asyncio.ensure_future(ask(stub, "sleep 0.5"))
-        await until(lambda: any(worker.busy for worker in pool.crew.ready))
+        await until(lambda: any(worker.busy for worker in pool.lifecycle.ready))
         code, said = await refused(ask(stub, text))
         assert (code, said) == ("UNAVAILABLE", f"the worker process that ran this function ended ({how})")
         assert (await other).text
@@ -80,9 +82,9 @@ async def test_a_call_that_had_not_begun_goes_to_another_worker(contract: Contra
     """The worker's loop is blocked when the call comes to it; then the worker dies."""
     async with running(contract, min=1, max=1, concurrency=10) as (stub, pool):
         loop = asyncio.ensure_future(refused(ask(stub, "loop", timeout=60)))
-        await until(lambda: pool.crew.ready[0].busy == 1)
-        worker = pool.crew.ready[0]
-        await until(lambda: worker.born.begun.reached(max(worker.link.asked)))
+        await until(lambda: pool.lifecycle.ready[0].busy == 1)
+        worker = pool.lifecycle.ready[0]
+        await until(lambda: worker.process.watermark.reached(max(worker.connection.pending_calls)))
         waiting = asyncio.ensure_future(ask(stub, ""))
         await until(lambda: worker.busy == 2)
         os.kill(worker.pid, signal.SIGKILL)
@@ -98,10 +100,10 @@ async def test_an_idempotent_call_is_tried_again(contract: Contract, tmp_path: P
 
 async def test_an_endless_loop_is_killed_and_the_others_are_told(contract: Contract) -> None:
     async with running(contract, min=1, max=1, concurrency=10) as (stub, pool):
-        pid = pool.crew.ready[0].pid
+        pid = pool.lifecycle.ready[0].pid
 
         other = asyncio.ensure_future(ask(stub, "sleep 60"))
-        await until(lambda: pool.crew.ready[0].busy == 1)
+        await until(lambda: pool.lifecycle.ready[0].busy == 1)
         code, _ = await refused(ask(stub, "loop", timeout=0.2))
         assert code == "DEADLINE_EXCEEDED"
         code, said = await refused(other)
@@ -115,32 +117,32 @@ async def test_a_loop_that_turns_is_not_ended_for_a_later_question(contract: Con
     """A call cleans up for 1.5 of its 2 s; all the while others are cancelled, so there is always a fresh question."""
     async with running(contract, min=1, max=1, concurrency=500) as (stub, pool):
         pid = (await ask(stub, "")).text
-        (worker,) = pool.crew.ready
+        (worker,) = pool.lifecycle.ready
         cleaning = asyncio.ensure_future(ask(stub, "sweep 1.5"))
         await until(lambda: worker.busy == 1)
-        (call,) = worker.link.asked
-        await until(lambda: worker.born.begun.reached(call))
-        looked, look = [], pool.crew._check_loop
-        pool.crew._check_loop = lambda *of: (looked.append(of), worker.ping(), look(*of))  # type: ignore[method-assign]
+        (call,) = worker.connection.pending_calls
+        await until(lambda: worker.process.watermark.reached(call))
+        looked, look = [], pool.lifecycle._check_ping
+        pool.lifecycle._check_ping = lambda *of: (looked.append(of), worker.ping(), look(*of))  # type: ignore[method-assign]
         cleaning.cancel()
         await until(lambda: bool(looked))
-        assert call in worker.link.asked
-        await until(lambda: call not in worker.link.asked)
+        assert call in worker.connection.pending_calls
+        await until(lambda: call not in worker.connection.pending_calls)
         assert (await ask(stub, "")).text == pid
-        assert worker.verdict == ""
+        assert worker.end_reason == ""
 
 
 @pytest.mark.parametrize("what", ["ignores its cancellation", "blocks its thread"])
 async def test_a_function_that_goes_on_is_ended_with_its_worker(contract: Contract, what: str) -> None:
     async with running(contract, min=1, max=1, concurrency=10) as (stub, pool):
-        pid = pool.crew.ready[0].pid
+        pid = pool.lifecycle.ready[0].pid
         if what == "blocks its thread":
             code, _ = await refused(stub.Slow(pb.EchoRequest(text="600")))
         else:
             code, _ = await refused(ask(stub, "ignore", timeout=0.2))
         assert code == "DEADLINE_EXCEEDED"
         assert (await ask(stub, "")).text == str(pid)  # it still answers
-        await until(lambda: bool(pool.crew.ready) and pool.crew.ready[0].pid not in (0, pid))
+        await until(lambda: bool(pool.lifecycle.ready) and pool.lifecycle.ready[0].pid not in (0, pid))
         await until(lambda: not alive(pid), 20)
         assert (await ask(stub, "")).text != str(pid)
 
@@ -148,7 +150,7 @@ async def test_a_function_that_goes_on_is_ended_with_its_worker(contract: Contra
 async def test_a_worker_that_takes_too_much_memory_is_replaced(contract: Contract) -> None:
     limit = 200 * 10**6
     async with running(contract, min=1, max=1, memory=limit) as (stub, pool):
-        pid = pool.crew.ready[0].pid
+        pid = pool.lifecycle.ready[0].pid
         with contextlib.suppress(grpc.aio.AioRpcError):  # the worker may be gone before it has answered
             await ask(stub, f"leak {limit}")
         await until(lambda: not alive(pid))
@@ -159,24 +161,24 @@ async def test_a_worker_goes_after_so_many_calls(contract: Contract) -> None:
     async with running(contract, min=1, max=2, max_requests=3) as (stub, pool):
         pids = [(await ask(stub, "")).text for _ in range(9)]
         assert len(set(pids)) == 3
-        await until(lambda: len(pool.crew.all) == 1)
+        await until(lambda: len(pool.lifecycle.alive) == 1)
 
 
 @pytest.mark.parametrize("what", ["daemon", "tree", "forked"])
 async def test_what_a_worker_started_lives_and_ends_with_it(contract: Contract, what: str) -> None:
     async with running(contract, min=2, max=2, concurrency=1) as (stub, pool):
-        await until(lambda: len(pool.crew.ready) == 2)
+        await until(lambda: len(pool.lifecycle.ready) == 2)
         pid, *started = map(int, (await ask(stub, f"start {what}")).text.split())
         assert all(map(alive, started))
-        (other,) = (worker for worker in pool.crew.ready if worker.pid != pid)
+        (other,) = (worker for worker in pool.lifecycle.ready if worker.pid != pid)
         os.kill(other.pid, signal.SIGKILL)
         await until(
-            lambda: other not in pool.crew.ready and len(pool.crew.ready) == 2
+            lambda: other not in pool.lifecycle.ready and len(pool.lifecycle.ready) == 2
         )  # what is forked next comes later
         assert all(map(alive, [pid, *started]))
         os.kill(pid, signal.SIGKILL)
         await until(lambda: not any(map(alive, started)))
-        assert pool.crew.ready, "the other one lives"
+        assert pool.lifecycle.ready, "the other one lives"
 
 
 async def test_what_nothing_is_known_of_ends_with_the_last_worker(contract: Contract) -> None:
@@ -190,8 +192,8 @@ async def test_what_nothing_is_known_of_ends_with_the_last_worker(contract: Cont
 async def test_the_fork_server_may_die(contract: Contract) -> None:
     async with running(contract, min=1, max=1) as (stub, pool):
         first = int((await ask(stub, "")).text)
-        assert pool.nursery.pid is not None
-        os.kill(pool.nursery.pid, signal.SIGKILL)
+        assert pool.spawner.pid is not None
+        os.kill(pool.spawner.pid, signal.SIGKILL)
         await until(lambda: not alive(first))
         assert int((await ask(stub, "")).text) != first
 
@@ -236,10 +238,10 @@ async def test_a_fork_that_fails_costs_no_other_worker_anything(
     contract: Contract, full: Callable[[], None], lacks: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(contract, min=1, max=2, concurrency=1, preload=("refused",)) as (stub, pool):
-        server, first = pool.nursery.pid, (await ask(stub, "")).text
+        server, first = pool.spawner.pid, (await ask(stub, "")).text
         assert server is not None
         inside = asyncio.ensure_future(ask(stub, "sleep 2"))
-        await until(lambda: bool(pool.crew.ready[0].busy))
+        await until(lambda: bool(pool.lifecycle.ready[0].busy))
         if lacks == "processes":
             full()
             why = os.strerror(errno.EAGAIN)
@@ -248,28 +250,28 @@ async def test_a_fork_that_fails_costs_no_other_worker_anything(
             why = os.strerror(errno.EMFILE)
         waiting = asyncio.ensure_future(ask(stub, ""))
         await until(lambda: "no worker of echo can be started" in caplog.text)
-        assert re.search(rf"it could not be forked: \[Errno \d+\] {why}; next try in 0.5 s", caplog.text)
+        assert re.search(rf"it could not be forked: \[Errno \d+\] {why}; next attempt in 0.5 s", caplog.text)
         if lacks == "processes":
             full()
         else:
             resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
         assert (await inside).text == first
         assert (await waiting).text
-        await until(lambda: len(pool.crew.ready) == 2)  # the next try
-        assert pool.nursery.pid == server
+        await until(lambda: len(pool.lifecycle.ready) == 2)  # the next try
+        assert pool.spawner.pid == server
 
 
 async def test_the_fork_server_goes_on_without_a_process_ahead(contract: Contract, full: Callable[[], None]) -> None:
     async with running(contract, max=1, idle=1, preload=("refused",)) as (stub, pool):
-        server = pool.nursery.pid
+        server = pool.spawner.pid
         full()
-        await until(lambda: not pool.crew.all)
+        await until(lambda: not pool.lifecycle.alive)
         said = await refused(ask(stub, ""))  # the one that was forked ahead is not there
         assert said == ("UNAVAILABLE", "no worker of this service can be started now")
         full()
-        await until(lambda: not pool.crew.broken)
+        await until(lambda: not pool.lifecycle.restart_delay)
         assert (await ask(stub, "")).text
-        assert pool.nursery.pid == server
+        assert pool.spawner.pid == server
 
 
 async def test_a_start_that_cannot_fork_says_so(contract: Contract, full: Callable[[], None]) -> None:
@@ -284,7 +286,7 @@ async def test_a_start_that_cannot_fork_says_so(contract: Contract, full: Callab
 async def test_zero_to_two_hundred_to_zero(contract: Contract) -> None:
     async with running(contract, max=4, concurrency=16, idle=0.3) as (stub, pool):
         for _ in range(3):
-            await until(lambda: not pool.crew.all)
+            await until(lambda: not pool.lifecycle.alive)
             answers = await asyncio.gather(*(ask(stub, "sleep 0.01") for _ in range(200)))
             assert 1 <= len({answer.text for answer in answers}) <= 4
 
@@ -292,7 +294,7 @@ async def test_zero_to_two_hundred_to_zero(contract: Contract) -> None:
 async def test_a_full_queue_refuses(contract: Contract) -> None:
     async with running(contract, min=1, max=1, concurrency=1, queue=1) as (stub, pool):
         inside = asyncio.ensure_future(ask(stub, "sleep 0.5"))
-        await until(lambda: pool.crew.ready[0].busy == 1)
+        await until(lambda: pool.lifecycle.ready[0].busy == 1)
         waiting = asyncio.ensure_future(ask(stub, "sleep 0"))
         await until(lambda: pool._queue.waiting == 1)
         assert (await refused(ask(stub, "")))[0] == "RESOURCE_EXHAUSTED"
@@ -302,7 +304,7 @@ async def test_a_full_queue_refuses(contract: Contract) -> None:
 async def test_a_call_that_gives_up_in_the_queue_leaves_it(contract: Contract) -> None:
     async with running(contract, min=1, max=1, concurrency=1) as (stub, pool):
         inside = asyncio.ensure_future(ask(stub, "sleep 0.4"))
-        await until(lambda: pool.crew.ready[0].busy == 1)
+        await until(lambda: pool.lifecycle.ready[0].busy == 1)
         assert (await refused(ask(stub, "", timeout=0.1)))[0] == "DEADLINE_EXCEEDED"
         await until(lambda: pool._queue.waiting == 0)
         await inside
@@ -311,34 +313,34 @@ async def test_a_call_that_gives_up_in_the_queue_leaves_it(contract: Contract) -
 
 async def test_a_worker_that_goes_as_a_call_gives_its_place_back_is_let_go(contract: Contract) -> None:
     async with running(contract, min=1, max=1, concurrency=1) as (stub, pool):
-        (worker,) = pool.crew.ready
+        (worker,) = pool.lifecycle.ready
         inside = asyncio.ensure_future(ask(stub, "sleep 0.3"))
         await until(lambda: worker.busy == 1)
         waiting = asyncio.ensure_future(pool._wait(f"/{ECHO}/Unary"))
         await until(lambda: pool._queue.waiting == 1)
-        given = pool.crew._room
+        given = pool.lifecycle._on_capacity
 
         def room() -> None:
             given()
             if worker.reserved:  # it has just been given to the one that waits, who goes before it has taken it
-                pool.crew.retire(worker)
+                pool.lifecycle.retire(worker)
                 waiting.cancel()
 
-        pool.crew._room = room
+        pool.lifecycle._on_capacity = room
         assert (await inside).text == str(worker.pid)
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        pool.crew._room = given
+        pool.lifecycle._on_capacity = given
         async with asyncio.timeout(8):  # it is not killed before 10 s
-            assert (await worker.born.ended).code == 0
+            assert (await worker.process.ended).code == 0
 
 
 async def test_a_stop_leaves_no_process(contract: Contract) -> None:
     async with running(contract, min=2, max=2) as (_, pool):
-        await until(lambda: len(pool.crew.ready) == 2)
-        pids = [worker.pid for worker in pool.crew.ready]
-        assert pool.nursery.pid is not None
-        pids.append(pool.nursery.pid)
+        await until(lambda: len(pool.lifecycle.ready) == 2)
+        pids = [worker.pid for worker in pool.lifecycle.ready]
+        assert pool.spawner.pid is not None
+        pids.append(pool.spawner.pid)
         assert all(map(alive, pids))
     assert not any(map(alive, pids))
 
@@ -418,10 +420,10 @@ async def held(gate: str) -> int:
     return found[0]
 
 
-async def served(stub: Stub, pool: Pool) -> set[str]:
+async def served(stub: Stub, pool: WorkerPool) -> set[str]:
     """Return what workers answer; there is a call for each place of each."""
-    await until(lambda: not pool.crew.starting)
-    places = sum(worker.room for worker in pool.crew.ready)
+    await until(lambda: not pool.lifecycle.starting)
+    places = sum(worker.free_permits for worker in pool.lifecycle.ready)
     return {answer.text for answer in await asyncio.gather(*(stub.Unary(pb.EchoRequest()) for _ in range(places)))}
 
 
@@ -431,7 +433,7 @@ async def test_a_worker_that_was_starting_when_new_code_came_does_not_serve_the_
     code(MODULE.format(answer="old"))
     async with running(contract, "rewritten", min=1, max=2, concurrency=1) as (stub, pool):
         code(MODULE.format(answer="old") + HELD.format(gate=gate))
-        pool.crew.scale(2)
+        pool.lifecycle.scale(2)
         late = await held(gate)
         code(MODULE.format(answer="new"))
         await pool.reload()
@@ -444,12 +446,12 @@ async def test_new_code_that_only_one_worker_can_load_changes_nothing(
 ) -> None:
     code(MODULE.format(answer="old"))
     async with running(contract, "rewritten", min=2, max=2, concurrency=1) as (stub, pool):
-        await until(lambda: len(pool.crew.ready) == 2)
-        before = set(pool.crew.all)
+        await until(lambda: len(pool.lifecycle.ready) == 2)
+        before = set(pool.lifecycle.alive)
         code(f"import os\nos.mkdir({gate + 's'!r})  # the second one fails\n{MODULE.format(answer='new')}")
         await pool.reload()
         assert await served(stub, pool) == {"old"}
-        await until(lambda: pool.crew.all == before)
+        await until(lambda: pool.lifecycle.alive == before)
 
 
 async def test_reloads_that_overlap_leave_no_code_but_the_last(
@@ -483,7 +485,7 @@ async def test_functions_that_cannot_be_loaded_any_more_refuse_at_once(
 ) -> None:
     code(MODULE.format(answer="old"))
     async with running(contract, "rewritten", max=1, idle=0.1) as (stub, pool):
-        await until(lambda: not pool.crew.all)
+        await until(lambda: not pool.lifecycle.alive)
         code("raise RuntimeError('not today')")
         began = time.monotonic()
         code_, said = await refused(stub.Unary(pb.EchoRequest()))

@@ -1,4 +1,4 @@
-// The page: reads openapi.json, lists the operations, shows the one that the address names.
+// Entry point of the page: reads openapi.json, lists the operations, shows the operation that the URL names.
 import { badge, h, inline, prose } from "./dom.js";
 import { Schemas } from "./schema.js";
 import { tryIt } from "./tryit.js";
@@ -6,7 +6,7 @@ import { tryIt } from "./tryit.js";
 const $ = (id) => document.getElementById(id);
 const source = new URL("openapi.json", document.baseURI);
 
-// -- what stays: the token for this tab, the theme for this browser --
+// -- state that is kept: the token for this tab, the theme for this browser --
 
 const root = document.documentElement;
 function theme(name) {
@@ -88,9 +88,9 @@ function content(media, schemas) {
   ];
 }
 
-function answers(spec, operation, schemas) {
+function responses(spec, operation, schemas) {
   const resolve = (one) => (one.$ref ? spec.components.responses[one.$ref.split("/").at(-1)] : one);
-  return h("section", {}, h("h3", {}, "Answers"), Object.entries(operation.responses).map(([status, one]) => {
+  return h("section", {}, h("h3", {}, "Responses"), Object.entries(operation.responses).map(([status, one]) => {
     const response = resolve(one);
     const good = status.startsWith("2");
     return h("details", { class: "response", open: good },
@@ -115,15 +115,15 @@ function operationView(spec, operation, schemas, base) {
     parameters(operation, schemas),
     operation.requestBody && h("section", {}, h("h3", {}, "Request body"), prose(operation.requestBody.description),
       content(operation.requestBody.content, schemas)),
-    answers(spec, operation, schemas));
+    responses(spec, operation, schemas));
   return [h("div", { class: "operation" }, about, tryIt(operation, schemas, base, token))];
 }
 
-// -- together --
+// -- navigation and start --
 
 async function start() {
   const response = await fetch(source);
-  if (!response.ok) throw new Error(`${source.pathname} answered ${response.status}`);
+  if (!response.ok) throw new Error(`${source.pathname} returned ${response.status}`);
   const spec = await response.json();
   const operations = operationsOf(spec);
   const schemas = new Schemas(spec);

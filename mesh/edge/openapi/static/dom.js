@@ -1,4 +1,4 @@
-// Elements without innerHTML, and the little markup that comments of .proto files have.
+// Elements made without innerHTML, and the simple markup of comments in .proto files.
 
 // Makes an element. Attributes whose value is a function are listeners; false, null and undefined are left out.
 export function h(tag, attributes = {}, ...children) {

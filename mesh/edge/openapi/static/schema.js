@@ -1,4 +1,4 @@
-// JSON Schemas, as the edge writes them: what they are called, what they look like, an example of each.
+// JSON Schemas of the document: their names, their fields as a table, an example value of each.
 import { h, prose } from "./dom.js";
 
 const EXAMPLES = { "date-time": "2026-01-31T12:00:00Z", int64: "0", uint64: "0" };
@@ -13,13 +13,13 @@ export class Schemas {
     return name === null ? schema : this.schemas[name] ?? {};
   }
 
-  // The name of the schema that it leads to, or null.
+  // Name of the schema that a reference leads to, or null.
   reference(schema) {
     const inner = schema.$ref ? schema : schema.anyOf?.find((one) => one.$ref);
     return inner ? decodeURIComponent(inner.$ref.split("/").at(-1)) : null;
   }
 
-  // What a reader calls it: `User`, `array of string`, `string (date-time)`.
+  // Name of a schema for people: `User`, `array of string`, `string (date-time)`.
   type(schema) {
     const name = this.reference(schema);
     if (name !== null) return name.split(".").at(-1);
@@ -35,7 +35,7 @@ export class Schemas {
     return form ? `${type} (${form})` : type;
   }
 
-  // A value that fits, for a request: what only the server sets is left out, a message within itself too.
+  // Example value for a request, without read-only fields and without a message within itself.
   example(schema, inside = []) {
     const name = this.reference(schema);
     if (name !== null) {
@@ -66,7 +66,7 @@ export class Schemas {
     return type === "null" ? null : {};
   }
 
-  // The fields of a schema as a table that unfolds.
+  // Fields of a schema as a table that unfolds.
   table(schema) {
     const shown = this.resolve(this.inner(schema));
     const rows = Object.entries(shown.properties ?? {});
@@ -90,7 +90,7 @@ export class Schemas {
     return next ? this.inner(next) : schema;
   }
 
-  // A fold that makes its content when it is opened, because messages may hold themselves.
+  // Fold that makes its content when it is opened, because a message may contain its own type.
   unfold(schema) {
     const inner = this.inner(schema);
     const found = this.resolve(inner);
@@ -105,7 +105,7 @@ export class Schemas {
   }
 }
 
-// The members of oneofs that cannot be set beside these.
+// Members of oneofs that must not be set beside these.
 function refusedBy(schema, names) {
   return new Set(names.flatMap((name) => Object.keys(schema.dependentSchemas?.[name]?.properties ?? {})));
 }

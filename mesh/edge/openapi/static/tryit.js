@@ -1,13 +1,13 @@
-// "Try it": a form for one operation, the request it makes, and the answer as it comes.
+// "Try it": a form for one operation, its request, and the response as it arrives.
 import { h } from "./dom.js";
 
-const LONGEST = 500_000; // characters of an answer that are shown
+const MAX_SHOWN = 500_000; // characters of a response that are shown
 
 export function tryIt(operation, schemas, base, token) {
   const fields = (operation.parameters ?? []).map((parameter) => field(parameter, schemas));
   const body = requestBody(operation, schemas);
   const accept = acceptChoice(operation);
-  const answer = h("section", { class: "answer", "aria-live": "polite", "aria-label": "Answer" });
+  const output = h("section", { class: "result", "aria-live": "polite", "aria-label": "Response" });
   const curl = h("pre", { class: "curl", tabindex: "0" });
   const send = h("button", { type: "submit", class: "primary" }, "Send");
   const stop = h("button", { type: "button", class: "button", hidden: true, click: () => abort?.abort() }, "Stop");
@@ -21,15 +21,15 @@ export function tryIt(operation, schemas, base, token) {
     abort = new AbortController();
     send.disabled = true;
     stop.hidden = false;
-    answer.setAttribute("aria-busy", "true");
+    output.setAttribute("aria-busy", "true");
     try {
-      await run(make(), answer, abort.signal);
+      await run(make(), output, abort.signal);
     } catch (error) {
-      answer.replaceChildren(h("p", { class: "failed" }, error.name === "AbortError" ? "Stopped." : `No answer: ${error.message}.`));
+      output.replaceChildren(h("p", { class: "failed" }, error.name === "AbortError" ? "Stopped." : `No response: ${error.message}.`));
     } finally {
       send.disabled = false;
       stop.hidden = true;
-      answer.removeAttribute("aria-busy");
+      output.removeAttribute("aria-busy");
     }
   }
 
@@ -40,7 +40,7 @@ export function tryIt(operation, schemas, base, token) {
     body?.row, accept?.row,
     h("div", { class: "actions" }, send, stop),
     h("details", {}, h("summary", {}, "As a command"), curl),
-    answer);
+    output);
   form.addEventListener("focusin", show);
   show();
   return form;
@@ -126,13 +126,13 @@ function asCurl({ method, url, headers, body }) {
   return lines.join(" \\\n  ");
 }
 
-async function run({ method, url, headers, body }, answer, signal) {
+async function run({ method, url, headers, body }, output, signal) {
   const begun = performance.now();
   const response = await fetch(url, { method, headers, body, signal, credentials: "same-origin", cache: "no-store" });
   const took = h("span", { class: "quiet" }, `${Math.round(performance.now() - begun)} ms`);
   const trace = response.headers.get("x-trace-id");
   const text = h("pre", { class: "body", tabindex: "0" });
-  answer.replaceChildren(
+  output.replaceChildren(
     h("p", { class: "status" }, h("strong", { class: response.ok ? "ok" : "failed", "data-status": response.status },
       `${response.status} ${response.statusText}`.trim()), " ", took),
     trace ? h("p", {}, "Trace ", h("code", { class: "trace" }, trace)) : "",
@@ -143,7 +143,7 @@ async function run({ method, url, headers, body }, answer, signal) {
   took.textContent = `${Math.round(performance.now() - begun)} ms`;
 }
 
-// Shows the body as it comes; JSON that is complete is laid out.
+// Shows the body as it arrives; complete JSON is formatted.
 async function read(response, text) {
   const media = (response.headers.get("content-type") ?? "").split(";")[0];
   if (!response.body) return;
@@ -156,10 +156,10 @@ async function read(response, text) {
     const { done, value } = await reader.read();
     if (done) break;
     size += value.length;
-    if (textual && whole.length < LONGEST) text.textContent = whole += decoder.decode(value, { stream: true });
+    if (textual && whole.length < MAX_SHOWN) text.textContent = whole += decoder.decode(value, { stream: true });
   }
   if (!textual) text.textContent = size ? `${size} bytes of ${media || "an unknown type"}` : "(no body)";
-  else if (whole.length >= LONGEST) text.textContent += "\n… (cut)";
+  else if (whole.length >= MAX_SHOWN) text.textContent += "\n… (cut)";
   else if (media === "application/json") {
     try {
       text.textContent = JSON.stringify(JSON.parse(whole), null, 2);

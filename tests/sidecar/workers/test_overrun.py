@@ -17,11 +17,11 @@ from conformance.v1 import conformance_pb2_grpc
 from hosting import pool_of, working
 
 from mesh.contract.model import Contract
-from mesh.sidecar.workers.worker_pool import Pool
+from mesh.sidecar.workers.worker_pool import WorkerPool
 
 
 @asynccontextmanager
-async def running(contract: Contract, module: str, **spec: Any) -> AsyncIterator[tuple[Any, Pool]]:
+async def running(contract: Contract, module: str, **spec: Any) -> AsyncIterator[tuple[Any, WorkerPool]]:
     pool = pool_of(contract, module, **{"min": 1, "max": 1, "concurrency": 1, **spec})
     async with working(contract, pool, drain=5.0) as address, grpc.aio.insecure_channel(address) as channel:
         yield conformance_pb2_grpc.EchoStub(channel), pool
@@ -48,29 +48,29 @@ async def test_a_call_that_is_given_up_keeps_its_place_until_its_function_has_en
     contract: Contract, tmp_path: Path
 ) -> None:
     async with running(contract, "apps.bound", settings={"file": str(tmp_path / "rows.db")}) as (stub, pool):
-        (worker,) = pool.crew.ready
+        (worker,) = pool.lifecycle.ready
         call = stub.Unary(pb.EchoRequest(sleep_ms=1000))
-        await until(lambda: worker.busy and worker.born.begun.reached(max(worker.link.asked)))
+        await until(lambda: worker.busy and worker.process.watermark.reached(max(worker.connection.pending_calls)))
         call.cancel()
-        await until(lambda: any(one.revoked for one in worker.link.asked.values()))
-        assert worker.room == 0
+        await until(lambda: any(one.cancelled for one in worker.connection.pending_calls.values()))
+        assert worker.free_permits == 0
         await stub.Idempotent(pb.EchoRequest())  # waits for the function, and is not beside it
-        assert pool.crew.ready == [worker]
-        assert worker.verdict == ""
+        assert pool.lifecycle.ready == [worker]
+        assert worker.end_reason == ""
 
 
 async def test_a_function_that_goes_on_in_the_main_thread_is_ended_with_its_worker(
     contract: Contract, tmp_path: Path
 ) -> None:
     async with running(contract, "apps.bound", settings={"file": str(tmp_path / "rows.db")}) as (stub, pool):
-        (worker,) = pool.crew.ready
+        (worker,) = pool.lifecycle.ready
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Unary(pb.EchoRequest(sleep_ms=600_000), timeout=0.3)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await stub.Idempotent(pb.EchoRequest(), timeout=20)
-        await until(worker.born.ended.done)
-        assert worker.verdict == "a function went on after its call had ended"
-        assert pool.crew.ready[0] is not worker
+        await until(worker.process.ended.done)
+        assert worker.end_reason == "a function went on after its call had ended"
+        assert pool.lifecycle.ready[0] is not worker
 
 
 ASYNC = """

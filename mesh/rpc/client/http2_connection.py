@@ -1,10 +1,10 @@
-"""One HTTP/2 connection to a server, on libnghttp2. It and the probe alone import ``ngh2``.
+"""One HTTP/2 connection to a server, on libnghttp2. Only this module and ``health_check`` import ``ngh2``.
 
-``ngh2`` is the protocol without I/O; this drives it from an asyncio transport: bytes in, one write per turn of the
-loop, windows that reopen only for what was consumed. A broken connection fails the streams that it carried and nothing
-else. It makes no connection again and chooses nothing: that is the pool's work (``mesh.rpc.client.connection_pool``).
+``ngh2`` is the protocol without I/O. This module drives it from an asyncio transport: one write per turn of the loop,
+and flow-control windows that reopen only for data that were consumed. A broken connection fails the streams on it and
+nothing else. Reconnecting and picking are the pool's work (``mesh.rpc.client.connection_pool``).
 
-Sources: RFC 9113 (HTTP/2); keepalive as in gRPC's proposal A8, slowed so that no stock server ever counts a strike.
+Sources: RFC 9113 (HTTP/2); keepalive as in gRPC's proposal A8, slow enough for every stock server.
 """
 
 from __future__ import annotations
@@ -21,65 +21,69 @@ from ngh2 import Configuration, ErrorCode, Role, Setting
 
 from mesh.errors import Unavailable
 from mesh.rpc.client.http2_stream import Stream
-from mesh.rpc.client.reset_limiter import Resets
+from mesh.rpc.client.reset_limiter import ResetLimiter
 from mesh.rpc.client.resolver import Endpoint, split
 
-__all__ = ["Connection", "Owner", "connect"]
+__all__ = ["Connection", "ConnectionOwner", "connect"]
 
-STREAM_WINDOW = 4 * 2**20
-CONNECTION_WINDOW = 8 * 2**20
-"""Bytes that the server may send ahead of what was consumed."""
-WRITE_CHUNK = 256 * 2**10
-"""Bytes handed to the transport at once, so that its own limit is noticed."""
-HIGH_WATER = 64 * 2**10
+STREAM_WINDOW_BYTES = 4 * 2**20
+CONNECTION_WINDOW_BYTES = 8 * 2**20
+"""Bytes that the server may send before they are consumed, for one stream and for all."""
+WRITE_CHUNK_BYTES = 256 * 2**10
+"""Bytes given to the transport at once, so that its own limit takes effect."""
+HIGH_WATER_BYTES = 64 * 2**10
 """Bytes queued for a stream beyond which its writer waits."""
-LOW_WATER = 16 * 2**10
-"""Bytes still queued for a stream when its writer goes on."""
+LOW_WATER_BYTES = 16 * 2**10
+"""Bytes still queued for a stream when its writer continues."""
 LAST_STREAM_ID = 2**31 - 2**16
-"""Stream ids run out at 2**31; a connection that comes near is replaced."""
-PING_AFTER = (10.0, 20.0, 300.0)
-"""Seconds of silence before a first, a second and each further PING; grpcio's server bears two in five minutes."""
+"""Stream id after which the connection is replaced; ids run out at 2**31."""
+PING_DELAYS = (10.0, 20.0, 300.0)
+"""Seconds of silence before a first, a second and each further PING. grpcio's server tolerates two in five minutes."""
 PING_TIMEOUT = 20.0
-"""Seconds that the peer has to answer one."""
+"""Seconds that the server has to acknowledge a PING."""
 
 _CONFIGURATION = Configuration(auto_window_update=False, peer_max_concurrent_streams=100)
-_SETTINGS = {Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW, Setting.MAX_HEADER_LIST_SIZE: 2**16}
+_SETTINGS = {
+    Setting.ENABLE_PUSH: 0,
+    Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW_BYTES,
+    Setting.MAX_HEADER_LIST_SIZE: 2**16,
+}
 
 
-class Owner(Protocol):
-    """Whoever keeps the connection."""
+class ConnectionOwner(Protocol):
+    """Owner of connections: it is told of their changes."""
 
-    def freed(self) -> None:
-        """A stream has ended, or the server allows more of them."""
+    def on_stream_available(self) -> None:
+        """Handle the end of a stream, or a higher limit of the server."""
 
-    def draining(self, connection: Connection) -> None:
-        """It takes no new streams; those that run go on."""
+    def on_draining(self, connection: Connection) -> None:
+        """Handle a connection that takes no new streams; its open streams go on."""
 
-    def lost(self, connection: Connection, reason: str) -> None:
-        """The connection is gone."""
+    def on_lost(self, connection: Connection, reason: str) -> None:
+        """Handle the end of a connection."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection. Made by ``connect``.
+    """One connection; ``connect`` makes it.
 
     Attributes:
-        address: Where it leads, for messages.
+        address: The endpoint, for messages.
         peer: The ``host:port`` that the pool was given.
-        loop: Where it runs.
+        loop: The event loop that it runs on.
         streams: The open streams by id.
-        limit: How many there may be at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
+        max_streams: Most open streams at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
         draining: It takes no new streams.
-        answered: It has carried at least one answer.
-        usual: Headers of an answer without metadata, as this server writes them: those of nearly every answer.
+        has_responded: The server has sent at least one response on it.
+        plain_headers: Response headers without metadata, as this server writes them. Nearly every response has them.
     """
 
-    def __init__(self, endpoint: Endpoint, owner: Owner) -> None:
+    def __init__(self, endpoint: Endpoint, owner: ConnectionOwner) -> None:
         self.address = str(endpoint)
         self.peer = endpoint.address
         self.streams: dict[int, Stream] = {}
-        self.limit = 2**32 - 1  # unlimited until it says otherwise (RFC 9113, 6.5.2)
-        self.draining = self.answered = False
-        self.usual: Sequence[tuple[bytes, bytes]] | None = None
+        self.max_streams = 2**32 - 1  # unlimited until SETTINGS arrive (RFC 9113, 6.5.2)
+        self.draining = self.has_responded = False
+        self.plain_headers: Sequence[tuple[bytes, bytes]] | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
         self.loop = self.ready.get_loop()
@@ -87,25 +91,25 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._scheduled = self._paused = False
         self._writers: dict[int, Stream] = {}
-        self._resets = Resets(self._reset)
-        self._last_id = self._written_id = 0
-        self._heard, self._pings = 0.0, 0
-        self._pinged: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._why = ""
+        self._resets = ResetLimiter(self._reset)
+        self._last_stream_id = self._last_written_id = 0
+        self._last_received, self._ping_count = 0.0, 0
+        self._ping_sent_at: float | None = None
+        self._keepalive_timer: asyncio.TimerHandle | None = None
+        self._close_reason = ""
 
     @property
-    def room(self) -> int:
-        """How many more streams may be opened now."""
-        return 0 if self.draining else self.limit - len(self.streams)
+    def available_streams(self) -> int:
+        """Number of streams that may be opened now; negative after the server has lowered its limit."""
+        return 0 if self.draining else self.max_streams - len(self.streams)
 
     # -- streams --
 
     def open(self, headers: Sequence[tuple[bytes, bytes]], stream: Stream, body: bytes | None = None) -> bool:
-        """Begin a stream; with ``body`` that is all it sends.
+        """Open a stream. With ``body`` its request is complete.
 
         Returns:
-            False if the connection cannot take it after all; nothing was sent then.
+            False if the connection cannot take it after all; then nothing was sent.
         """
         try:
             stream_id = self._h2.send_request(headers)
@@ -115,83 +119,83 @@ class Connection(asyncio.Protocol):
         stream.id = stream_id
         stream.connection = self
         self.streams[stream_id] = stream
-        self._last_id = stream_id
+        self._last_stream_id = stream_id
         if body is not None:
             self._h2.send_data(stream_id, body, end_stream=True)
         self._schedule()
-        if self._timer is None:
-            self._heard = self.loop.time()
-            self._timer = self.loop.call_later(PING_AFTER[0], self._watch)
+        if self._keepalive_timer is None:
+            self._last_received = self.loop.time()
+            self._keepalive_timer = self.loop.call_later(PING_DELAYS[0], self._check_keepalive)
         if stream_id > LAST_STREAM_ID:
             self.drain()
         return True
 
     def write(self, stream: Stream, data: bytes, *, end: bool = False) -> None:
-        """Queue bytes of a stream's body."""
-        with suppress(ngh2.StreamProtocolError, ngh2.ConnectionStateError):  # it has ended: its events say how
+        """Queue bytes of a stream's request."""
+        with suppress(ngh2.StreamProtocolError, ngh2.ConnectionStateError):  # it has ended; its events give the reason
             self._h2.send_data(stream.id, data, end_stream=end)
             self._schedule()
 
-    def crowded(self, stream: Stream) -> bool:
-        """Whether so much of a stream's body waits that its writer should; it is woken when the queue has run low."""
-        if self._h2.queued_body_size(stream.id) <= HIGH_WATER:
+    def is_queue_full(self, stream: Stream) -> bool:
+        """Whether the writer of a stream should wait; ``Stream.wake_writer`` is called when the queue is short."""
+        if self._h2.queued_body_size(stream.id) <= HIGH_WATER_BYTES:
             return False
         self._writers[stream.id] = stream
         return True
 
     def acknowledge(self, stream_id: int, size: int) -> None:
-        """Let the server send so many bytes more: they were consumed."""
+        """Let the server send ``size`` more bytes: they were consumed."""
         if size and self._transport is not None:
             try:
                 self._h2.acknowledge_received_data(size, stream_id)
             except ngh2.ConnectionStateError:
-                return  # the connection has ended within the bytes being handled now
+                return  # the connection has ended within the bytes that are being handled
             self._schedule()
 
     def reset(self, stream: Stream) -> None:
-        """End a stream from this side (RST_STREAM CANCEL); too many of them end the connection, slowly."""
+        """End a stream from this side (RST_STREAM CANCEL); beyond the limit on resets the connection drains."""
         if stream.id not in self.streams or self._transport is None:
             return
-        if not self._resets.ask(stream.id, cut=stream.headers is not None and stream.trailers is None):
-            self.answered = True  # that it is replaced is our doing, no failure of the server's
+        if not self._resets.reset(stream.id, partial=stream.headers is not None and stream.trailers is None):
+            self.has_responded = True  # it is replaced because of this side's resets; the server has not failed
             self.drain()
 
     def reset_later(self, stream: Stream) -> None:
-        """End a stream whose deadline has passed; the server has the same deadline, and a moment to end it itself."""
+        """End a stream whose deadline has passed, after a delay in which the server can end it itself."""
         if stream.id in self.streams:
-            self._resets.ask_later(stream.id, partial(self.reset, stream))
+            self._resets.reset_after_delay(stream.id, partial(self.reset, stream))
 
     def _reset(self, stream_id: int) -> None:
-        with suppress(ngh2.ConnectionStateError):  # the connection has ended within the bytes being handled now
+        with suppress(ngh2.ConnectionStateError):  # the connection has ended within the bytes that are being handled
             self._h2.reset_stream(stream_id, ErrorCode.CANCEL)
             self._schedule()
 
-    # -- the connection's end --
+    # -- end of the connection --
 
     def drain(self) -> None:
-        """Take no new streams and close when the last has ended."""
+        """Take no new streams, and close when the last stream has ended."""
         if not self.draining:
             self.draining = True
-            self._owner.draining(self)
-        if len(self.streams) == len(self._resets.late):  # what only waits to be reset, the end of it all resets too
+            self._owner.on_draining(self)
+        if len(self.streams) == len(self._resets.delayed):  # closing ends the streams whose reset is delayed
             self.close()
 
     def close(self, reason: str = "closed here") -> None:
-        """Say GOAWAY and close; open streams fail with UNAVAILABLE."""
+        """Send GOAWAY and close; open streams fail with UNAVAILABLE."""
         self.draining = True
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        self._why = self._why or reason
-        with suppress(ngh2.NGH2Error, RuntimeError):  # the protocol may have failed already, or uvloop's transport
+        self._close_reason = self._close_reason or reason
+        with suppress(ngh2.NGH2Error, RuntimeError):  # the protocol may have failed before, or uvloop's transport
             self._h2.terminate_connection(ErrorCode.NO_ERROR)
             transport.write(self._h2.data_to_send())
         transport.close()
 
     def abort(self, reason: str) -> None:
-        """Break the connection at once."""
+        """Close at once, without GOAWAY."""
         self.draining = True
-        self._why = self._why or reason
+        self._close_reason = self._close_reason or reason
         if self._transport is not None:
             self._transport.abort()
 
@@ -199,13 +203,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the preface, SETTINGS and the connection's window."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
         self._h2.initiate_connection(_SETTINGS)
-        self._h2.set_local_window_size(CONNECTION_WINDOW)
+        self._h2.set_local_window_size(CONNECTION_WINDOW_BYTES)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the server."""
+        """Handle bytes from the server."""
         try:
             self._h2.receive_data(data)
         except (ngh2.NGH2Error, ValueError) as error:
@@ -216,34 +220,34 @@ class Connection(asyncio.Protocol):
         self._schedule()
 
     def pause_writing(self) -> None:
-        """Stop: the transport holds enough."""
+        """Stop writing: the transport's buffer is full."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Continue writing."""
         self._paused = False
         self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Fail what the connection carried."""
+        """Fail the open streams."""
         self._transport = None
         self.draining = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        reason = self._why or (str(error).lower() if error else "closed by the server")
+        if self._keepalive_timer is not None:
+            self._keepalive_timer.cancel()
+            self._keepalive_timer = None
+        reason = self._close_reason or (str(error).lower() if error else "closed by the server")
         streams, self.streams = self.streams, {}
         self._writers.clear()
         self._resets.stop()
         for stream_id, stream in streams.items():
             stream.fail(
                 Unavailable("the connection to the service was lost").at(f"{self.address}: {reason}"),
-                unprocessed=stream_id > self._written_id,
+                unprocessed=stream_id > self._last_written_id,
             )
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(reason))
-            self.ready.exception()  # seen, whether or not somebody waits
-        self._owner.lost(self, reason)
+            self.ready.exception()  # retrieved, whether or not a task awaits it
+        self._owner.on_lost(self, reason)
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -251,52 +255,52 @@ class Connection(asyncio.Protocol):
             self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what is ready, once for all that happened in this turn of the loop."""
+        """Write everything that this turn of the loop has queued."""
         self._scheduled = False
         transport = self._transport
         if transport is None or transport.is_closing():
             return
         try:
             while not self._paused:
-                self._written_id = self._last_id  # from here on the server may have seen any of them
-                data = self._h2.data_to_send(WRITE_CHUNK)
+                self._last_written_id = self._last_stream_id  # the server may see any of them from here on
+                data = self._h2.data_to_send(WRITE_CHUNK_BYTES)
                 if data:
                     transport.write(data)
-                if len(data) < WRITE_CHUNK:
+                if len(data) < WRITE_CHUNK_BYTES:
                     break
         except ngh2.NGH2Error as error:
             self.abort(f"the HTTP/2 engine failed ({error})")
             return
-        except RuntimeError:  # uvloop: connecting was given up in the turn in which it succeeded; nobody will say so
+        except RuntimeError:  # uvloop: connecting was cancelled in the turn in which it succeeded; no callback follows
             self.connection_lost(None)
             return
         self._handle_events()
         if self._writers:
             for stream_id, stream in list(self._writers.items()):
-                if self._h2.queued_body_size(stream_id) <= LOW_WATER:
+                if self._h2.queued_body_size(stream_id) <= LOW_WATER_BYTES:
                     del self._writers[stream_id]
                     stream.wake_writer()
 
     def _handle_events(self) -> None:  # noqa: C901, PLR0912 - one branch for each event, most frequent first
         streams = self.streams
-        event: Any  # its class says which attributes it has
+        event: Any  # its class decides which attributes it has
         for event in self._h2.events():
             kind = type(event)
             if kind is ngh2.DataReceived:
-                self._heard = 0.0  # "now", as the next tick of the watch will say: no clock is read per packet
+                self._last_received = 0.0  # "now", set by the next keepalive check: no clock is read per packet
                 stream = streams.get(event.stream_id)
                 data = event.data
                 if stream is not None:
                     stream.on_data(data, event.end_stream)
-                elif data:  # reset here before it came
+                elif data:  # its stream was reset here before it arrived
                     self.acknowledge(event.stream_id, len(data))
             elif kind is ngh2.TrailersReceived:
                 stream = streams.get(event.stream_id)
                 if stream is not None:
                     stream.on_trailers(event.headers)
             elif kind is ngh2.ResponseReceived:
-                self._heard = 0.0
-                self.answered = True
+                self._last_received = 0.0
+                self.has_responded = True
                 stream = streams.get(event.stream_id)
                 if stream is not None:
                     stream.on_headers(event.headers, event.end_stream)
@@ -307,9 +311,9 @@ class Connection(asyncio.Protocol):
             elif kind is ngh2.GoAwayReceived:
                 self._goaway_received(event)
             elif kind is ngh2.PingAcknowledged:
-                self._pinged = None
+                self._ping_sent_at = None
             elif kind is ngh2.ConnectionClosed and self._transport is not None:
-                self._why = self._why or _goaway_text(event.error_code, event.debug_data)
+                self._close_reason = self._close_reason or _goaway_text(event.error_code, event.debug_data)
                 self._transport.close()
 
     def _stream_closed(self, event: Any) -> None:
@@ -319,49 +323,49 @@ class Connection(asyncio.Protocol):
         self._writers.pop(event.stream_id, None)
         self._resets.closed(event.stream_id)
         local = event.local_error
-        stopped = isinstance(local, ngh2.ConnectionClosingError)  # GOAWAY came before the request went
+        closing = isinstance(local, ngh2.ConnectionClosingError)  # GOAWAY arrived before the request was sent
         stream.on_closed(
             event.error_code,
-            None if stopped else local,
-            never_sent=stopped or event.stream_id > self._written_id,
+            None if closing else local,
+            never_sent=closing or event.stream_id > self._last_written_id,
         )
-        self._owner.freed()
-        if self.draining and len(self.streams) == len(self._resets.late):
+        self._owner.on_stream_available()
+        if self.draining and len(self.streams) == len(self._resets.delayed):
             self.loop.call_soon(self.close)
 
     def _settings_received(self, settings: Any) -> None:
-        self.limit = settings.get(Setting.MAX_CONCURRENT_STREAMS, self.limit)
+        self.max_streams = settings.get(Setting.MAX_CONCURRENT_STREAMS, self.max_streams)
         if self.ready.done():
-            self._owner.freed()
+            self._owner.on_stream_available()
         else:
             self.ready.set_result(None)
 
     def _goaway_received(self, event: Any) -> None:
-        self._why = _goaway_text(event.error_code, event.debug_data)
+        self._close_reason = _goaway_text(event.error_code, event.debug_data)
         for stream_id, stream in self.streams.items():
             if stream_id > event.last_stream_id:  # their StreamClosed follows
                 stream.unprocessed = True
         self.loop.call_soon(self.drain)
 
-    def _watch(self) -> None:
-        """Look at the silence, while there are streams."""
-        self._timer = None
+    def _check_keepalive(self) -> None:
+        """Send a PING after silence, and close if none is acknowledged; runs while there are streams."""
+        self._keepalive_timer = None
         if not self.streams or self._transport is None:
             return
         now = self.loop.time()
-        if not self._heard:
-            self._heard = now
-            self._pings = 0
-        elif self._pinged is not None:
-            if now - self._pinged >= PING_TIMEOUT:
+        if not self._last_received:
+            self._last_received = now
+            self._ping_count = 0
+        elif self._ping_sent_at is not None:
+            if now - self._ping_sent_at >= PING_TIMEOUT:
                 self.abort(f"it was silent and did not answer a PING within {PING_TIMEOUT:g} s")
                 return
-        elif now - self._heard >= PING_AFTER[min(self._pings, len(PING_AFTER) - 1)]:
-            self._pings += 1
-            self._pinged = now
+        elif now - self._last_received >= PING_DELAYS[min(self._ping_count, len(PING_DELAYS) - 1)]:
+            self._ping_count += 1
+            self._ping_sent_at = now
             self._h2.ping()
             self._schedule()
-        self._timer = self.loop.call_later(PING_AFTER[0], self._watch)
+        self._keepalive_timer = self.loop.call_later(PING_DELAYS[0], self._check_keepalive)
 
 
 def _goaway_text(error_code: int, debug: bytes) -> str:
@@ -369,16 +373,16 @@ def _goaway_text(error_code: int, debug: bytes) -> str:
     return f"the server closed it with {name}" + (f": {debug[:200].decode('utf-8', 'replace')}" if debug else "")
 
 
-async def connect(endpoint: Endpoint, owner: Owner, tls: SSLContext | None) -> Connection:
-    """Return a connection that has the server's SETTINGS.
+async def connect(endpoint: Endpoint, owner: ConnectionOwner, tls: SSLContext | None) -> Connection:
+    """Return a connection that has received the server's SETTINGS.
 
     Args:
-        endpoint: Where to.
-        owner: Is told what becomes of it.
+        endpoint: The endpoint to connect to.
+        owner: Is told of the connection's changes.
         tls: The TLS context (ALPN ``h2`` is set here), or None for plain text.
 
     Raises:
-        OSError: No connection, no TLS, or no HTTP/2 on the other side.
+        OSError: There is no connection, TLS fails, or the server does not speak HTTP/2.
     """
     loop = asyncio.get_running_loop()
     if tls is not None:
@@ -391,7 +395,7 @@ async def connect(endpoint: Endpoint, owner: Owner, tls: SSLContext | None) -> C
         transport = connection._transport  # noqa: SLF001 - same module
         secured: SSLObject | None = transport.get_extra_info("ssl_object") if transport else None
         if secured is not None and secured.selected_alpn_protocol() != "h2":
-            raise ConnectionError("it does not speak HTTP/2 (ALPN)")  # noqa: TRY301 - ends as every failure does
+            raise ConnectionError("it does not speak HTTP/2 (ALPN)")  # noqa: TRY301 - aborts like every failure
         await connection.ready
     except BaseException:
         connection.abort("given up")

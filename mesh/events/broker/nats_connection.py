@@ -1,23 +1,25 @@
-"""One connection to the broker, and what is stored over it: messages in order, each acknowledged by JetStream.
+"""One connection to NATS: publishes, subscribes, calls JetStream's API, and stores messages in order.
 
-A connection that breaks is never mended: what waits on it fails at once, and ``mesh.events.broker.broker`` makes
-another.
+A broken connection is never repaired. Whatever waits on it fails at once, and ``mesh.events.broker.broker`` opens
+another connection.
 
-Many messages go as one atomic batch (NATS ADR-50): nats-server brings it to the disk with one sync, where single
-messages cost one each (measured with ``sync_interval: always``: 1,500 messages/s one by one, 22,000 in batches). A
-batch that the server refuses, because it holds a duplicate or because there is no room for all of it, was not stored at
-all; then its messages go one by one, so that the first that is refused is known.
+``store`` sends many messages as one atomic batch (NATS ADR-50). nats-server brings a batch to the disk with one sync,
+where single messages cost one sync each (measured with ``sync_interval: always``: 1,500 messages/s one by one, 22,000
+in batches). A batch that the server refuses, because it holds a duplicate or because there is no space for all of it,
+was not stored at all. Its messages then go one by one, so that the first refused message is known.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nats.errors
+import nats.js.errors
 import orjson
 
 from mesh.errors import InvalidArgument, ResourceExhausted, StatusError, Unavailable
@@ -27,28 +29,32 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
 
-__all__ = ["BATCH", "Link", "Outgoing", "Stored"]
+__all__ = ["BATCH", "BROKER_ERRORS", "NatsConnection", "Outgoing", "Stored"]
 
 log = logging.getLogger("mesh.events")
 
+BROKER_ERRORS = (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError)
+"""Exceptions of a broker that cannot be reached, or that does not respond in time."""
 BATCH = 1000
 """Messages of one atomic batch, the server's limit."""
-FEW = 4
-"""As many messages cost less one by one: a batch costs the server about 4 ms."""
-PATIENCE = 5.0
-"""Seconds that an acknowledgement may take."""
+MIN_BATCH = 5
+"""Fewer messages cost less one by one: a batch costs the server about 4 ms."""
+ACK_TIMEOUT = 5.0
+"""Seconds to wait for an acknowledgement."""
+API_TIMEOUT = 5.0
+"""Seconds to wait for a response of JetStream's API."""
 
 _FULL = frozenset({10002, 10023, 10047, 10076, 10077, 10122})
-"""JetStream's error codes for "no room": resources, storage, messages or bytes of the stream or the account."""
+"""JetStream's error codes for "no space": resources, storage, messages or bytes of the stream or the account."""
 _TOO_LARGE = 10054
 
 
 class Outgoing(NamedTuple):
-    """A message to be stored.
+    """Message to be stored in a stream.
 
     Attributes:
-        subject: Where.
-        headers: With ``Nats-Msg-Id``, by which the server knows it again.
+        subject: The subject that it is published on.
+        headers: Its headers. ``Nats-Msg-Id`` lets the server drop duplicates.
         data: The body.
     """
 
@@ -58,27 +64,29 @@ class Outgoing(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What became of messages.
+    """Result of storing messages in order.
 
     Attributes:
-        number: As many, from the first on, are stored.
-        error: Why the next one is not; None when all are.
+        number: Number of messages that are stored, counted from the first.
+        error: Error of the next message; None when all are stored.
     """
 
     number: int
     error: StatusError | None = None
 
 
-class Link:
-    """One connection.
+class NatsConnection:
+    """One connection to NATS.
+
+    All methods but ``store`` and ``each`` raise one of ``BROKER_ERRORS`` when the broker is away.
 
     Args:
         client: A connected client that does not reconnect.
 
     Attributes:
         client: As given.
-        js: Its JetStream interface.
-        closed: Set when the connection is no more.
+        js: The JetStream interface of the client.
+        closed: Set when the connection has ended.
     """
 
     def __init__(self, client: Client) -> None:
@@ -91,31 +99,75 @@ class Link:
 
     @property
     def largest(self) -> int:
-        """Bytes that the headers and the body of a message may have together: the server's limit.
+        """Maximum bytes of a message's headers and body together: the server's limit.
 
         The client compares the body alone, and the server ends a connection that sends more.
         """
         return self.client.max_payload
 
     async def open(self) -> None:
-        """Begin to listen for acknowledgements."""
+        """Subscribe to acknowledgements."""
         await self.client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
 
     def close(self) -> None:
-        """Say that the connection is no more: all that waits fails."""
+        """Mark the connection as ended: everything that waits on it fails."""
         self.closed.set()
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(nats.errors.ConnectionClosedError())
         self._waiting.clear()
 
+    # -- NATS without streams --
+
+    async def publish(self, subject: str, data: bytes) -> None:
+        """Send a message without waiting for an acknowledgement."""
+        await self.client.publish(subject, data)
+
+    async def flush(self, seconds: int) -> None:
+        """Wait at most this long until the server has read all that was sent."""
+        await self.client.flush(seconds)
+
+    async def subscribe(self, subject: str, receive: Callable[[bytes], Awaitable[None]]) -> None:
+        """Call ``receive`` with the body of each message of a subject, for as long as the connection lives."""
+
+        async def unwrap(message: Msg) -> None:
+            await receive(message.data)
+
+        await self.client.subscribe(subject, cb=unwrap)
+
+    # -- JetStream --
+
+    async def request(self, operation: str, body: Any = None) -> dict[str, Any]:
+        """Return the response of JetStream's API to one operation; ``error`` in it says what was refused.
+
+        Args:
+            operation: The subject behind ``$JS.API.``.
+            body: Encoded as JSON; None: no body.
+        """
+        data = b"" if body is None else json.dumps(body).encode()
+        reply = await self.client.request(f"$JS.API.{operation}", data, timeout=API_TIMEOUT)
+        response: dict[str, Any] = json.loads(reply.data)
+        return response
+
+    async def publish_acknowledged(self, subject: str, headers: Mapping[str, str]) -> dict[str, Any] | None:
+        """Publish a message without a body into a stream; return JetStream's error, or None."""
+        reply = await self.client.request(subject, b"", timeout=API_TIMEOUT, headers=dict(headers))
+        error: dict[str, Any] | None = json.loads(reply.data).get("error")
+        return error
+
+    async def delete_soon(self, stream: str, sequence: int) -> None:
+        """Ask the server to delete a message of a stream, without waiting for its response; the data is not erased."""
+        await self.publish(
+            f"$JS.API.STREAM.MSG.DELETE.{stream}", json.dumps({"seq": sequence, "no_erase": True}).encode()
+        )
+
     async def store(self, messages: Sequence[Outgoing]) -> Stored:
-        """Store messages of one stream in their order, at most ``BATCH`` of them; none after one that is refused.
+        """Store messages of one stream in their order, at most ``BATCH`` of them; none after a refused one.
 
         The error is RESOURCE_EXHAUSTED when the broker is full, INVALID_ARGUMENT when the message is too large for
-        it, UNAVAILABLE when it is away or does not answer: then the message may be stored all the same.
+        it, UNAVAILABLE when it is away or does not respond: then the message may be stored nevertheless.
         """
-        if len(messages) > FEW and await self._batch(messages):
+        if len(messages) >= MIN_BATCH and await self._batch(messages):
             return Stored(len(messages))
         for at, message in enumerate(messages):
             error = await self._single(message)
@@ -124,11 +176,11 @@ class Link:
         return Stored(len(messages))
 
     async def each(self, messages: Sequence[Outgoing]) -> list[StatusError | None]:
-        """Store messages that know nothing of each other, all on their way at once; return why each is not stored."""
+        """Store independent messages concurrently; return the error of each, or None."""
         return await asyncio.gather(*(self._single(message) for message in messages))
 
     async def _batch(self, messages: Sequence[Outgoing]) -> bool:
-        """Store all as one batch; return whether they are."""
+        """Store all messages as one batch; return whether they are stored."""
         name = secrets.token_hex(12)
         parts = [
             one._replace(headers={**one.headers, "Nats-Batch-Id": name, "Nats-Batch-Sequence": str(number)})
@@ -145,7 +197,7 @@ class Link:
         return await self._single(parts[-1], batch=True) is None
 
     async def _single(self, message: Outgoing, *, batch: bool = False) -> StatusError | None:
-        """Send one message and wait for the acknowledgement; return why it was refused."""
+        """Send one message and wait for its acknowledgement; return the error of a refused message."""
         if _size(message) > self.largest:
             return InvalidArgument(
                 f"the event and its headers are larger than the {self.largest} bytes that the event broker takes"
@@ -154,11 +206,11 @@ class Link:
         name = str(self._count)
         waiting = self._waiting[name] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ACK_TIMEOUT):
                 await self.client.publish(
                     message.subject, message.data, reply=f"{self._inbox}.{name}", headers=dict(message.headers)
                 )
-                answer = await waiting
+                acknowledgement = await waiting
         except TimeoutError:
             return Unavailable("the event broker did not answer in time; whether it has the event is not known")
         except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
@@ -167,7 +219,7 @@ class Link:
             return Unavailable("the event broker went away; whether it has the event is not known")
         finally:
             self._waiting.pop(name, None)
-        return _outcome(answer, message.subject, quiet=batch)
+        return _error(acknowledgement, message.subject, quiet=batch)
 
     async def _acknowledged(self, message: Msg) -> None:
         waiting = self._waiting.get(message.subject.rpartition(".")[2])
@@ -181,15 +233,15 @@ def _size(message: Outgoing) -> int:
     return len("NATS/1.0\r\n\r\n") + sum(len(line.encode()) for line in lines) + len(message.data)
 
 
-def _outcome(answer: Msg, subject: str, *, quiet: bool) -> StatusError | None:
-    """Return why a message was refused, if it was."""
-    if answer.headers is not None and answer.headers.get("Status") == "503":
+def _error(acknowledgement: Msg, subject: str, *, quiet: bool) -> StatusError | None:
+    """Return the error of a refused message, or None."""
+    if acknowledgement.headers is not None and acknowledgement.headers.get("Status") == "503":
         log.error("the event broker has no stream for %s", subject)
         return Unavailable("the event broker cannot store this event now")
     try:
-        error = orjson.loads(answer.data).get("error")
+        error = orjson.loads(acknowledgement.data).get("error")
     except orjson.JSONDecodeError:
-        log.error("the event broker acknowledged an event for %s with no JSON: %.80r", subject, answer.data)  # noqa: TRY400 - the answer is all there is to say
+        log.error("the event broker acknowledged an event for %s with no JSON: %.80r", subject, acknowledgement.data)  # noqa: TRY400 - the traceback says nothing more
         return Unavailable("the event broker did not say whether it has the event")
     if error is None:
         return None
