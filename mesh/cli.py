@@ -122,7 +122,7 @@ def _generate(options: argparse.Namespace) -> int:
 
     found = manifest.load(_file(options))
     fresh = protoc.generate(found.protos, found.stubs, force=options.force)
-    project.compiled(found)
+    project.compile_contract(found)
     print(f"{found.stubs}: {'generated' if fresh else 'current'}")
     return 0
 
@@ -132,7 +132,7 @@ def _check(options: argparse.Namespace) -> int:
 
     _warn()
     manifest, contract = _load(options)
-    faults = deployment.everything(manifest, contract)
+    faults = deployment.all_faults(manifest, contract)
     if faults:
         raise Faults(faults)
     routes = sum(len(method.routes) for method in contract.methods.values())
@@ -147,7 +147,9 @@ def _up(options: argparse.Namespace) -> int:
     from mesh.control.commands import up
 
     _warn()
-    return up.run(_file(options), raw=options.logs == "json", reload=options.reload, longest=options.restart_within)
+    return up.run(
+        _file(options), raw=options.logs == "json", reload=options.reload, max_restart_delay=options.restart_within
+    )
 
 
 def _sidecar(options: argparse.Namespace) -> int:

@@ -28,6 +28,7 @@ __all__ = [
     "TRACE_ID",
     "TRANSPORT",
     "UNTRAILED",
+    "Headers",
     "is_forwarded",
     "is_owned",
     "is_reserved",

@@ -154,9 +154,7 @@ def test_a_name_stands_for_one_thing(kind: str) -> None:
             for node in tree_of(file).body:
                 if isinstance(node, ast.ClassDef):
                     where[node.name].add(str(file))
-    # DESIGN names these: the call of gRPC and the request at the edge that is one.
-    allowed = {"call.py"}
-    assert {name: sorted(files) for name, files in where.items() if len(files) > 1 and name not in allowed} == {}
+    assert {name: sorted(files) for name, files in where.items() if len(files) > 1} == {}
 
 
 def test_the_replaced_words_are_found() -> None:

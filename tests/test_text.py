@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.control.supervise.log_output import Console
+from mesh.control.supervise.log_output import LogOutput
 from mesh.telemetry.logs import JsonFormatter
 from mesh.text import json_for, utf8
 
@@ -71,14 +71,14 @@ def test_a_log_line_is_json_in_every_encoding(text: str, encoding: str) -> None:
 def test_the_console_shows_every_line(text: str, encoding: str, raw: bool) -> None:  # noqa: FBT001
     bytes_ = io.BytesIO()
     stream = io.TextIOWrapper(bytes_, encoding=encoding, errors="mesh.plain", newline="")
-    console = Console(stream, ["a"], raw=raw)
-    console.line("a", json.dumps({"message": text}, ensure_ascii=False))
+    console = LogOutput(stream, ["a"], raw=raw)
+    console.component_line("a", json.dumps({"message": text}, ensure_ascii=False))
     shown = bytes_.getvalue().decode(encoding)
     if raw:
         assert utf8(json.loads(shown)["message"]) == utf8(text)
     else:
         assert shown.startswith("a")
-    console.line("a", text)
+    console.component_line("a", text)
     assert bytes_.getvalue().decode(encoding) != shown
 
 
@@ -86,6 +86,6 @@ def test_a_full_or_closed_output_does_not_end_the_console() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with open("/dev/full", "w", buffering=1) as full:  # noqa: PTH123
-        console = Console(full, ["a"])
-        console.line("a", "text")
+        console = LogOutput(full, ["a"])
+        console.component_line("a", "text")
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())

@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from mesh.chaos.ledger import Dead, Effect, Facts, Fate
 from mesh.chaos.requests import words_in
 from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, ScheduleTrigger
-from mesh.database.engine import create, read
+from mesh.database.engine import create, parse_url
 from mesh.events import subjects
 from mesh.events.broker import history, streams
 from mesh.events.consume.consumers import consumers_of
@@ -78,7 +78,7 @@ async def look(url: str, question: Question[_T], *, alone: bool = False) -> _T:
         sqlalchemy.exc.SQLAlchemyError: It cannot be used.
         OSError: It cannot be reached.
     """
-    engine = create(read(url), _WAIT, poolclass=NullPool)
+    engine = create(parse_url(url), _WAIT, poolclass=NullPool)
     if alone:
         engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     async with engine.begin() as connection:

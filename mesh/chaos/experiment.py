@@ -288,7 +288,7 @@ class Trial:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Broker]:
         named = msgspec.structs.replace(self.manifest, broker=self._broker)
-        broker = Broker(service_events.settings(named, "mesh chaos"), "mesh-chaos")
+        broker = Broker(service_events.broker_settings(named, "mesh chaos"), "mesh-chaos")
         broker.start()
         try:
             await asyncio.wait_for(broker.ready(), START)

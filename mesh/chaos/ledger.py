@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from mesh.control.table import table
+from mesh.control.text_table import table
 
 __all__ = ["Dead", "Effect", "Facts", "Fate", "Ledger", "Line", "compare", "fate", "ledger", "show"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate, chain
 
 from mesh.chaos.plan import kills
-from mesh.control.table import table
+from mesh.control.text_table import table
 
 __all__ = ["recoveries", "show"]
 

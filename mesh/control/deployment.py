@@ -1,4 +1,4 @@
-"""What only contract and mesh.toml together can tell: does the one deploy the other. ``mesh check`` and ``mesh up``."""
+"""Checks of contract and mesh.toml together, for ``mesh check`` and ``mesh up``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mesh.database_url import file_faults, parse
 from mesh.faults import Fault, Faults
 from mesh.lambdas.handlers import functions_of
 
-__all__ = ["deployment", "everything"]
+__all__ = ["all_faults", "combined_faults"]
 
 
-def everything(manifest: Manifest, contract: Contract) -> list[Fault]:
-    """Return every fault that can be found without starting anything; imports every module."""
-    return [*deployment(manifest, contract), *_database_files(manifest), *_functions(manifest, contract)]
+def all_faults(manifest: Manifest, contract: Contract) -> list[Fault]:
+    """Return every fault that can be found without starting a process; imports every module."""
+    return [*combined_faults(manifest, contract), *_database_files(manifest), *_functions(manifest, contract)]
 
 
-def deployment(manifest: Manifest, contract: Contract) -> list[Fault]:
-    """Return every fault that contract and manifest have together."""
+def combined_faults(manifest: Manifest, contract: Contract) -> list[Fault]:
+    """Return every fault of contract and manifest together."""
     faults = [
         *_served(manifest, contract),
         *_unserved(manifest, contract),
@@ -31,42 +31,45 @@ def deployment(manifest: Manifest, contract: Contract) -> list[Fault]:
         *_jwks(manifest, contract),
     ]
     try:
-        topology.layers(manifest, contract)
+        topology.start_order(manifest, contract)  # raises for a cycle
     except Faults as found:
         faults.extend(found.faults)
     return faults
 
 
 def _database_files(manifest: Manifest) -> Iterator[Fault]:
-    """Each certificate that a database's URL names can be read; only here, since a file may be on one machine only."""
-    for name, entry in manifest.services.items():
-        if entry.database:
-            for text in file_faults(parse(entry.database), os.environ):
+    """Find certificates of database URLs that cannot be read.
+
+    ``mesh up`` does not check them: a file may exist only on the machine that runs the service.
+    """
+    for name, service in manifest.services.items():
+        if service.database:
+            for text in file_faults(parse(service.database), os.environ):
                 yield Fault(f"{manifest.file.name} [services.{name}] database", text)
 
 
 def _served(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
-    """Each name in ``serves`` is a service of the contract, and only one entry serves it."""
+    """Find names in ``serves`` that the contract does not have, or that two services of mesh.toml serve."""
     owner: dict[str, str] = {}
-    for name, entry in manifest.services.items():
+    for name, service in manifest.services.items():
         place = f"{manifest.file.name} [services.{name}] serves"
-        for service in entry.serves:
-            if service not in contract.services:
-                yield Fault(place, f"{service!r} is no service of the contract{_near(service, contract)}")
-            elif owner.setdefault(service, name) != name:
-                yield Fault(place, f"{service!r} is served by [services.{owner[service]}] already")
+        for full in service.serves:
+            if full not in contract.services:
+                yield Fault(place, f"{full!r} is no service of the contract{_hint(full, contract)}")
+            elif owner.setdefault(full, name) != name:
+                yield Fault(place, f"{full!r} is served by [services.{owner[full]}] already")
 
 
-def _near(service: str, contract: Contract) -> str:
-    close = difflib.get_close_matches(service, contract.services, n=1)
+def _hint(full: str, contract: Contract) -> str:
+    close = difflib.get_close_matches(full, contract.services, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f" ({', '.join(contract.services) or 'it has none'})"
 
 
 def _unserved(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
-    """What is called, or has routes, is served."""
-    served = {service for entry in manifest.services.values() for service in entry.serves}
+    """Find gRPC services that are called or have routes, and that no service of mesh.toml serves."""
+    served = {full for service in manifest.services.values() for full in service.serves}
     callers: dict[str, str] = {}
     for service in contract.services.values():
         if service.name in served:
@@ -76,18 +79,17 @@ def _unserved(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
         if service.name in served:
             continue
         routed = next((method for method in service.methods.values() if method.routes), None)
-        why = f"{callers[service.name]} calls it" if service.name in callers else ""
-        if not why and routed is not None and manifest.edge is not None:
-            why = f"it has the route {routed.routes[0]}"
-        if why:
-            yield Fault(
-                service.place, f"{why}, and no entry of {manifest.file.name} serves it: add {service.name!r} to one"
-            )
+        reason = f"{callers[service.name]} calls it" if service.name in callers else ""
+        if not reason and routed is not None and manifest.edge is not None:
+            reason = f"it has the route {routed.routes[0]}"
+        if reason:
+            mend = f"add {service.name!r} to the `serves` of one"
+            yield Fault(service.place, f"{reason}, and no service of {manifest.file.name} serves it: {mend}")
 
 
 def _addresses(manifest: Manifest) -> Iterator[Fault]:
-    """No two listen at one address."""
-    listens = {f"services.{name}": entry.listen for name, entry in manifest.services.items()}
+    """Find addresses at which two components listen."""
+    listens = {f"services.{name}": service.listen for name, service in manifest.services.items()}
     if manifest.edge is not None:
         listens["edge"] = manifest.edge.listen
     owner: dict[str, str] = {}
@@ -99,31 +101,31 @@ def _addresses(manifest: Manifest) -> Iterator[Fault]:
 
 
 def _changes(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
-    """A change trigger names an entry, and that has a database."""
+    """Find change triggers whose service mesh.toml does not have, or has without a database."""
     for method in contract.methods.values():
         for trigger in method.triggers:
             if not isinstance(trigger, ChangeTrigger):
                 continue
-            entry = manifest.services.get(trigger.service)
-            who = f"{method.service}.{method.name}: on.change names {trigger.service!r}"
-            if entry is None:
+            owner = manifest.services.get(trigger.service)
+            text = f"{method.service}.{method.name}: on.change names {trigger.service!r}"
+            if owner is None:
                 known = ", ".join(manifest.services)
-                yield Fault(method.place, f"{who}, which is no entry of {manifest.file.name} ({known})")
-            elif not entry.database:
-                yield Fault(method.place, f"{who}, which has no database in {manifest.file.name}")
+                yield Fault(method.place, f"{text}, which is no service of {manifest.file.name} ({known})")
+            elif not owner.database:
+                yield Fault(method.place, f"{text}, which has no database in {manifest.file.name}")
 
 
 def _functions(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
-    """Each module can be imported and has the functions of what it serves."""
-    for name, entry in manifest.services.items():
+    """Find modules that cannot be imported, and methods without a function."""
+    for name, service in manifest.services.items():
         try:
-            functions_of(entry.module, manifest.lambdas.get(name), topology.served(manifest, contract, name))
+            functions_of(service.module, manifest.lambdas.get(name), topology.served(manifest, contract, name))
         except Faults as found:
             yield from found.faults
 
 
 def _jwks(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
-    """``[auth] jwks``, if it is a method, is one that can be asked without arguments."""
+    """Find an ``[auth] jwks`` that is neither a URL nor a unary method whose request has no fields."""
     if manifest.auth is None or "://" in manifest.auth.jwks:
         return
     place, name = f"{manifest.file.name} [auth] jwks", manifest.auth.jwks
@@ -133,6 +135,6 @@ def _jwks(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
         hint = f"; did you mean {known[0]!r}?" if known else ""
         yield Fault(place, f"{name!r} is neither a URL nor a method of the contract{hint}")
     elif method.client_streaming or method.server_streaming or method.input.DESCRIPTOR.fields:
-        yield Fault(place, f"{name} must be a unary method whose request has no fields, to answer a JWK set")
+        yield Fault(place, f"{name} must be a unary method whose request has no fields, and return a JWK set")
     elif manifest.host_of(method.service) is None:
-        yield Fault(place, f"no entry serves {method.service}")
+        yield Fault(place, f"no service of {manifest.file.name} serves {method.service}")

@@ -1,4 +1,4 @@
-"""The identity keys of a mesh: one for each entry of mesh.toml and one for the edge."""
+"""Identity keys of a mesh: one for each service of mesh.toml, and one for the edge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project: its manifest and its contract, compiled and checked, with current stubs that can be imported."""
+"""Project loader: manifest and contract, compiled and checked, with current stubs that can be imported."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ if TYPE_CHECKING:
     from mesh.config.manifest import Manifest
     from mesh.contract.model import Contract
 
-__all__ = ["compiled", "load"]
+__all__ = ["compile_contract", "load"]
 
 
 def load(file: Path) -> tuple[Manifest, Contract]:
-    """Return manifest and contract; the stubs are generated if they are not current, and can be imported from now on.
+    """Return manifest and contract. Stubs that are not current are generated, and become importable.
 
     Raises:
-        Faults: Of either.
+        Faults: The manifest or the contract has faults.
     """
     from mesh.config import manifest  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
     from mesh.contract import loader  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
 
     found = manifest.load(file)
-    contract = loader.read(compiled(found), {name for entry in found.services.values() for name in entry.serves})
+    serves = {name for service in found.services.values() for name in service.serves}
+    contract = loader.read(compile_contract(found), serves)
     for path in (str(found.root), str(found.stubs)):
         if path not in sys.path:
             sys.path.insert(0, path)
     return found, contract
 
 
-def compiled(found: Manifest) -> FileDescriptorSet:
-    """Return the compiled contract, of the .proto files and of the Lambda functions; the stubs of both are current.
+def compile_contract(found: Manifest) -> FileDescriptorSet:
+    """Return the compiled contract of the .proto files and of the Lambda functions; make the stubs of both current.
 
     Raises:
         Faults: protoc refused a file; a function cannot be part of the contract.

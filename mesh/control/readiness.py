@@ -1,9 +1,9 @@
-"""How a component tells ``mesh up`` that it is ready or has failed, and learns when it may start and that it must end.
+"""Readiness protocol between ``mesh up`` and a component: start signal, readiness report, end of the parent.
 
-The two share a socket pair. The parent writes ``GO`` once all that the component needs is ready: what can be done
-before, imports above all, the components do at the same time. The child writes one JSON line,
-``{"ready": "127.0.0.1:9101"}`` or ``{"failed": "reason"}``; after that the socket stays open, and its end is the end of
-the parent, however that came (SIGKILL included).
+The two processes share a socket pair. The parent writes ``START_SIGNAL`` once the dependencies of the component are
+ready. A component loads its code before that, so all components load at the same time. The child writes one JSON line,
+``{"ready": "127.0.0.1:9101"}`` or ``{"failed": "reason"}``. The socket then stays open. Its end tells the child that
+the parent has ended, also by SIGKILL.
 """
 
 from __future__ import annotations
@@ -16,34 +16,43 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["GO", "STOP_MARGIN", "TRACES_ENDPOINT", "VARIABLE", "Failed", "Parent", "Ready", "parse"]
+__all__ = [
+    "FD_VARIABLE",
+    "START_SIGNAL",
+    "STOP_MARGIN_SECONDS",
+    "TRACES_ENDPOINT_VARIABLE",
+    "Failed",
+    "ParentConnection",
+    "Ready",
+    "parse",
+]
 
-GO = b"go\n"
-"""What the parent writes."""
-VARIABLE = "MESH_INTERNAL_READY_FD"
-"""The environment variable that holds the number of the child's end."""
-TRACES_ENDPOINT = "MESH_INTERNAL_OTLP_ENDPOINT"
-"""The environment variable that tells components where the trace store is."""
-STOP_MARGIN = 4.0
-"""Seconds beyond its drain that a component has for its stop, before it is killed."""
+START_SIGNAL = b"go\n"
+"""Start signal that the parent writes."""
+FD_VARIABLE = "MESH_INTERNAL_READY_FD"
+"""Environment variable with the descriptor of the child's end of the pair."""
+TRACES_ENDPOINT_VARIABLE = "MESH_INTERNAL_OTLP_ENDPOINT"
+"""Environment variable with the URL of the trace store of ``mesh up``."""
+STOP_MARGIN_SECONDS = 4.0
+"""Seconds that a component has for its shutdown beyond its drain time, before it is killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The component accepts at ``address`` (``host:port``)."""
+    """Report of a component that accepts connections at ``address`` (``host:port``)."""
 
     address: str
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The component cannot start; ``reason`` is for the user, a line for each fault."""
+    """Report of a component that cannot start; ``reason`` is for the user, one line for each fault."""
 
     reason: str
 
 
 def parse(line: bytes) -> Ready | Failed:
-    """Return what the line says; what cannot be read is a failure that says so."""
+    """Return the report in a line; a line that is no report is ``Failed`` with that reason."""
     try:
         report = json.loads(line)
     except ValueError:
@@ -56,25 +65,24 @@ def parse(line: bytes) -> Ready | Failed:
     return Failed(f"it reported {line[:200]!r}, which is neither ready nor failed")
 
 
-class Parent:
-    """The child's end.
+class ParentConnection:
+    """The child's end of the socket pair.
 
     Args:
-        sock: The child's end of the pair, or None when the component was not started by ``mesh up``; then reports go
-            nowhere.
+        sock: The child's end, or None when ``mesh up`` did not start this component; reports are then dropped.
     """
 
     def __init__(self, sock: socket.socket | None) -> None:
         self._sock = sock
 
     @classmethod
-    def inherited(cls, environ: Mapping[str, str] | None = None) -> Parent:
-        """Take the socket that the parent left for this process, if there is one."""
-        number = (os.environ if environ is None else environ).get(VARIABLE)
+    def inherited(cls, environ: Mapping[str, str] | None = None) -> ParentConnection:
+        """Return the connection to the parent of this process; without a parent one that drops reports."""
+        number = (os.environ if environ is None else environ).get(FD_VARIABLE)
         if number is None:
             return cls(None)
         sock = socket.socket(fileno=int(number))
-        sock.set_inheritable(False)  # workers of this component must not hold it open
+        sock.set_inheritable(False)  # a worker of this component that holds it open would hide the parent's end
         return cls(sock)
 
     @property
@@ -90,35 +98,40 @@ class Parent:
         """Report why the component cannot start."""
         self._report({"failed": reason})
 
-    def watch(self, go: Callable[[], None], gone: Callable[[], None], grace: float) -> None:
-        """Listen to the parent, from a thread of its own: a loop that a function blocks must not keep an orphan alive.
+    def watch(self, on_start: Callable[[], None], on_parent_exit: Callable[[], None], exit_delay: float) -> None:
+        """Read from the parent in a thread of its own.
+
+        A function that blocks the event loop would otherwise keep an orphaned process alive.
 
         Args:
-            go: Called when the component may start: at once, when there is no parent.
-            gone: Called once the parent is no more.
-            grace: Seconds after ``gone`` that this process ends, come what may.
+            on_start: Called at the start signal; at once when there is no parent.
+            on_parent_exit: Called once the parent has ended.
+            exit_delay: Seconds after ``on_parent_exit`` until this process ends in any case.
         """
         if self._sock is None:
-            go()
+            on_start()
         else:
-            threading.Thread(target=self._wait, args=(self._sock, go, gone, grace), name="parent", daemon=True).start()
+            arguments = (self._sock, on_start, on_parent_exit, exit_delay)
+            threading.Thread(target=self._read, args=arguments, name="parent", daemon=True).start()
 
     @staticmethod
-    def _wait(sock: socket.socket, go: Callable[[], None], gone: Callable[[], None], grace: float) -> None:
+    def _read(
+        sock: socket.socket, on_start: Callable[[], None], on_parent_exit: Callable[[], None], exit_delay: float
+    ) -> None:
         try:
             while sock.recv(64):
-                go()
-        except OSError:  # reset: the same news
+                on_start()
+        except OSError:  # a reset also means that the parent has ended
             pass
         try:
-            gone()
+            on_parent_exit()
         finally:
-            time.sleep(grace)
+            time.sleep(exit_delay)
             os._exit(1)
 
     def _report(self, report: dict[str, str]) -> None:
         if self._sock is not None:
             try:
                 self._sock.sendall(json.dumps(report).encode() + b"\n")
-            except OSError:  # the parent is gone; ``watch`` acts on that
+            except OSError:  # the parent has ended; ``watch`` acts on that
                 return

@@ -1,7 +1,7 @@
-"""What ``mesh up`` leaves for the other commands while it runs: ``.mesh/up.json``.
+"""Run state of ``mesh up`` for the other commands: addresses and pid, in ``.mesh/up.json``.
 
-The file is locked (flock) by the process that wrote it, so what a killed ``mesh up`` left behind is never taken for a
-running one, whatever its pid is used for now.
+The process that wrote the file holds a lock on it (flock). A file that a killed ``mesh up`` has left is not locked, so
+it is never taken for a running mesh, even when another process has its pid.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import IO
 
 from mesh.faults import Fault, Faults
 
-__all__ = ["Running", "claim", "running"]
+__all__ = ["Claim", "RunState", "claim", "running"]
 
 _NAME = "up.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunState:
     """A mesh that runs on this machine.
 
     Attributes:
-        pid: Of ``mesh up``.
-        addresses: Entry of mesh.toml → ``host:port``.
+        pid: Process id of ``mesh up``.
+        addresses: Service, or ``edge`` → ``host:port``.
         edge: URL of the edge, or "".
-        traces: URL of the trace store, or "" when a collector has them.
-        broker: URL of the event broker that this mesh runs for itself, or "".
+        traces: URL of the trace store, or "" when a collector gets the traces.
+        broker: URL of the broker that this ``mesh up`` runs, or "".
     """
 
     pid: int
@@ -43,10 +43,10 @@ class Running:
 
 @contextmanager
 def claim(state: Path) -> Iterator[Claim]:
-    """Be the one ``mesh up`` of a state folder, until the block ends.
+    """Hold the lock of a state folder until the block ends; one ``mesh up`` at a time can.
 
     Raises:
-        Faults: Another one runs.
+        Faults: Another ``mesh up`` holds it.
     """
     state.mkdir(parents=True, exist_ok=True)
     with (state / _NAME).open("a+") as file:
@@ -54,10 +54,10 @@ def claim(state: Path) -> Iterator[Claim]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             found = _read(file)
-            who = f"pid {found.pid}" if found else "another `mesh up`, which is starting"
-            raise Faults([Fault(str(state), f"this mesh runs already ({who}); stop it first")]) from None
+            holder = f"pid {found.pid}" if found else "another `mesh up`, which is starting"
+            raise Faults([Fault(str(state), f"this mesh runs already ({holder}); stop it first")]) from None
         own = Claim(file)
-        own.write(Running(os.getpid(), {}))
+        own.write(RunState(os.getpid(), {}))
         try:
             yield own
         finally:
@@ -65,20 +65,20 @@ def claim(state: Path) -> Iterator[Claim]:
 
 
 class Claim:
-    """The held file."""
+    """The locked file with the run state."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
 
-    def write(self, running: Running) -> None:
-        """Say what runs."""
+    def write(self, state: RunState) -> None:
+        """Replace the content of the file."""
         self._file.truncate(0)
-        self._file.write(json.dumps(asdict(running)))
+        self._file.write(json.dumps(asdict(state)))
         self._file.flush()
 
 
-def running(state: Path) -> Running | None:
-    """Return the mesh that runs with this state folder, or None."""
+def running(state: Path) -> RunState | None:
+    """Return the mesh that runs with a state folder, or None."""
     try:
         file = (state / _NAME).open()
     except OSError:
@@ -91,9 +91,9 @@ def running(state: Path) -> Running | None:
     return None
 
 
-def _read(file: IO[str]) -> Running | None:
+def _read(file: IO[str]) -> RunState | None:
     file.seek(0)
     try:
-        return Running(**json.loads(file.read()))
+        return RunState(**json.loads(file.read()))
     except (ValueError, TypeError):
         return None

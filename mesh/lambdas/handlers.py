@@ -138,7 +138,7 @@ class LambdaFunctions:
     def _answering(self, method: Method, service: ServiceContext, run: _Run) -> Handler:
         read, from_text = self._reader(method), _checked(json_text.event_of, method)
         invoked = method.name == INVOKE
-        instance, log, largest = self._instance, service.log, self._function.largest
+        instance, log, largest = self._instance, service.log, self._function.max_message_bytes
 
         async def answer(call: Call) -> None:
             data = await call.receive_one()

@@ -146,7 +146,7 @@ class _File:
         said.roles.extend(function.roles)
         said.gateway.events.extend(route.event for route in function.routes)
         said.gateway.base = function.routes[0].base if function.routes else ""
-        said.gateway.largest = function.largest
+        said.gateway.largest = function.max_message_bytes
         said.gateway.resources.extend(route.resource for route in function.routes)
         rules = list(self._rules())
         if rules:

@@ -20,7 +20,7 @@ import sys
 import threading
 from pathlib import Path
 
-from mesh.control.readiness import Parent
+from mesh.control.readiness import ParentConnection
 
 name, behaviour, fd = sys.argv[1], sys.argv[2], int(sys.argv[-1])
 events = Path(os.environ["EVENTS"])
@@ -45,7 +45,7 @@ again = behaviour == "once" and f"start {name}\n" in (events.read_text() if even
 event("start")
 if "--again" in sys.argv:
     event("again")
-parent = Parent.inherited()
+parent = ParentConnection.inherited()
 signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "deaf" else stop)
 cleared = threading.Event()
 parent.watch(cleared.set, lambda: event("orphan"), 0.0)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from mesh.control.supervise.child_process import Process, how
+from mesh.control.supervise.child_process import ChildProcess, exit_text
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,13 @@ from mesh.control.supervise.child_process import Process, how
     ],
 )
 def test_how_it_ended(code: int, words: str) -> None:
-    assert how(code) == words
+    assert exit_text(code) == words
 
 
 async def test_one_that_ends_in_the_moment_of_a_signal_keeps_its_exit_code() -> None:
     found = set()
     for _ in range(60):
-        process = await Process.start(["/bin/sh", "-c", "exit 3"], dict(os.environ), (), lambda _: None)
+        process = await ChildProcess.start(["/bin/sh", "-c", "exit 3"], dict(os.environ), (), lambda _: None)
         while not process.ended.done():
             process.terminate()
             await asyncio.sleep(0)

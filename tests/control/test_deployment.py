@@ -102,13 +102,14 @@ CHANGE += '{ on: { change: { service: "%s" table: "t" } } }; } }\n'
         (
             CONTRACT,
             MANIFEST.replace('["shop.v1.Stock"]', '["shop.v1.Mail"]').replace("services.mail", "services.post"),
-            "shop/v1/shop.proto:11: shop.v1.Orders calls it, and no entry of mesh.toml serves it: add 'shop.v1.Stock' to one",
+            "shop/v1/shop.proto:11: shop.v1.Orders calls it, and no service of mesh.toml serves it: "
+            "add 'shop.v1.Stock' to the `serves` of one",
         ),
         (
             CONTRACT,
             MANIFEST.replace('["shop.v1.Orders"]', '["shop.v1.Mail"]').replace("services.mail", "services.post"),
-            "shop/v1/shop.proto:7: it has the route POST /v1/orders, and no entry of mesh.toml serves it: "
-            "add 'shop.v1.Orders' to one",
+            "shop/v1/shop.proto:7: it has the route POST /v1/orders, and no service of mesh.toml serves it: "
+            "add 'shop.v1.Orders' to the `serves` of one",
         ),
         (
             CONTRACT,
@@ -125,13 +126,13 @@ CHANGE += '{ on: { change: { service: "%s" table: "t" } } }; } }\n'
             CONTRACT,
             '[auth]\nissuer = "a"\naudience = "b"\njwks = "shop.v1.Stock/Take"\n' + MANIFEST,
             "mesh.toml [auth] jwks: shop.v1.Stock/Take must be a unary method whose request has no fields, "
-            "to answer a JWK set",
+            "and return a JWK set",
         ),
         (
             CONTRACT + CHANGE % "nobody",
             MANIFEST,
             "shop/v1/shop.proto:16: shop.v1.Audit.OnRow: on.change names 'nobody', "
-            "which is no entry of mesh.toml (orders, stock, mail)",
+            "which is no service of mesh.toml (orders, stock, mail)",
         ),
         (
             CONTRACT + CHANGE % "stock",
@@ -143,8 +144,8 @@ CHANGE += '{ on: { change: { service: "%s" table: "t" } } }; } }\n'
                 "service Mail {", 'service Mail {\n  option (meshapi.v1.service) = { calls: "shop.v1.Orders" };'
             ),
             MANIFEST.replace('["shop.v1.Stock"]', '["shop.v1.Stock", "shop.v1.Mail"]').split("[services.mail]")[0],
-            "mesh.toml [services.orders]: the entries depend on each other in a circle: orders → stock → orders; "
-            "serve what calls each other from one entry",
+            "mesh.toml [services.orders]: the services call each other in a cycle: orders → stock → orders; "
+            "let one service serve all that call each other",
         ),
     ],
 )
@@ -202,7 +203,7 @@ def test_a_circle_of_events_is_shown_and_legal(write: Write, capsys: pytest.Capt
     )
     folder = str(write(circle))
     assert cli.main(["graph", "--file", folder]) == 0
-    assert "events can run in a circle: mail → mail; each round counts as a hop" in capsys.readouterr().out
+    assert "events can run in a cycle: mail → mail; each round counts as a hop" in capsys.readouterr().out
     assert cli.main(["graph", "--file", folder, "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["event_cycle"] == ["mail", "mail"]
 
@@ -234,4 +235,4 @@ def test_variables_of_opentelemetry_that_are_ignored_are_said(
     ],
 )
 def test_the_store_of_traces_is_for_a_mesh_that_sends_them_nowhere(environ: dict[str, str], where: str) -> None:
-    assert trace_collector.collector(environ) == where
+    assert trace_collector.external_collector(environ) == where

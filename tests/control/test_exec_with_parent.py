@@ -22,7 +22,7 @@ def test_only_one_at_a_time(tmp_path: Path) -> None:
             assert first.stdout.readline() == b"runs\n"
             second = subprocess.run(command, capture_output=True, text=True, check=False)
             assert second.returncode == 1
-            assert "what an earlier `mesh up` started still runs" in second.stderr
+            assert "a process that an earlier `mesh up` started still runs" in second.stderr
         finally:
             first.kill()
     with subprocess.Popen(command, stdout=subprocess.PIPE) as third:
@@ -58,7 +58,7 @@ def test_a_parent_that_is_gone_already() -> None:
         [sys.executable, "-m", "mesh.control.supervise.exec_with_parent", str(os.getppid()), "/dev/null", *SLEEPER],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (1, "whoever started this is gone\n")
+    assert (done.returncode, done.stderr) == (1, "the process that started this has ended\n")
 
 
 def test_what_is_shown_of_the_servers_log() -> None:

@@ -127,7 +127,7 @@ def test_a_free_port_is_known_only_while_the_mesh_runs(tmp_path: Path, capsys: p
     file = tmp_path / "mesh.toml"
     file.write_text('[services.echo]\nmodule = "m"\nserves = ["conformance.v1.Echo"]\n')
     assert call("Echo/Unary", "--file", str(file)) == 1
-    assert "`mesh up` does not run; say the address" in capsys.readouterr().err
+    assert "`mesh up` does not run; give the address" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "values"), [("", []), (" 1 {} \n[2]", [1, {}, [2]]), ('"a""b"', ["a", "b"])])

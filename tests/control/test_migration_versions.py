@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh.config.manifest import load
-from mesh.control.supervise.migration_versions import Versions, is_version
+from mesh.control.supervise.migration_versions import MigrationVersions, is_version
 
 MANIFEST = """
 [services.shop]
@@ -40,10 +40,10 @@ class Project:
         (root / "mesh.toml").write_text(MANIFEST)
         (self.shop / "v1.py").write_text(FIRST)
         self.bare = root / "services/bare/migrations/v1.py"
-        self.versions = Versions(load(root / "mesh.toml", {}))
+        self.versions = MigrationVersions(load(root / "mesh.toml", {}))
 
     def news(self) -> list[str]:
-        return [line for lines in self.versions.news().values() for line in lines]
+        return [line for lines in self.versions.differences().values() for line in lines]
 
 
 @pytest.fixture
@@ -108,9 +108,9 @@ def test_versions_that_join_two_lines_are_no_fault(project: Project) -> None:
 
 
 def test_what_is_a_version(project: Project) -> None:
-    assert project.versions.hold(project.shop / "v2.py")
-    assert not project.versions.hold(project.shop / "__init__.py")
-    assert not project.versions.hold(project.shop / "deep" / "v2.py")
-    assert not project.versions.hold(project.shop.parent / "functions.py")
-    assert not project.versions.hold(project.bare), "a service without a database has no migrations"
+    assert project.versions.contains(project.shop / "v2.py")
+    assert not project.versions.contains(project.shop / "__init__.py")
+    assert not project.versions.contains(project.shop / "deep" / "v2.py")
+    assert not project.versions.contains(project.shop.parent / "functions.py")
+    assert not project.versions.contains(project.bare), "a service without a database has no migrations"
     assert not is_version(Path(".#v2.py"))

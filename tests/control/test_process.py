@@ -32,9 +32,9 @@ def test_a_component_may_have_many_files_open() -> None:
 SERVE = """
 import asyncio, os, signal
 from mesh.control.component.process import serve
-from mesh.control.readiness import Parent
+from mesh.control.readiness import ParentConnection
 
-class Part:
+class Component:
     def __init__(self):  # as a module does that wants Ctrl-C to end its script
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -48,7 +48,7 @@ class Part:
     async def stop(self):
         print("drained")
 
-assert asyncio.run(serve(Part, Parent(None), 1.0)) == 0
+assert asyncio.run(serve(Component, ParentConnection(None), 1.0)) == 0
 """
 
 
@@ -62,7 +62,7 @@ def test_a_module_that_gives_a_signal_its_default_does_not_take_the_drain_away()
 LEFT_BEHIND = """
 import asyncio, os, signal, threading
 from mesh.control.component.process import serve
-from mesh.control.readiness import Parent
+from mesh.control.readiness import ParentConnection
 
 async def a_thread():
     await asyncio.to_thread(threading.Event().wait)
@@ -74,7 +74,7 @@ async def a_task():
         except asyncio.CancelledError:
             pass
 
-class Part:
+class Component:
     async def start(self):
         self.left = asyncio.create_task({left}())
         asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
@@ -87,7 +87,7 @@ class Part:
         print("drained")
         {fails}
 
-raise SystemExit(asyncio.run(serve(Part, Parent(None), 1.0)))
+raise SystemExit(asyncio.run(serve(Component, ParentConnection(None), 1.0)))
 """
 
 

@@ -1,4 +1,4 @@
-"""What a change of files means; what a keeper does about it."""
+"""What a change of files means; what a child does about it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from test_supervisor import Run, ask, run, until  # noqa: F401 - a fixture among them
 
 from mesh.config.manifest import Manifest, load
-from mesh.control.supervise.reload import Effect, different, effect, fixed
+from mesh.control.supervise.reload import ReloadEffect, changed_keys, effect, fixed_values
 
 NESTED = """
 [services.login]
@@ -75,7 +75,7 @@ def manifest(folder: Path, text: str) -> Manifest:
 )
 def test_whom_a_file_concerns(tmp_path: Path, text: str, path: str, contract: bool, services: set[str]) -> None:  # noqa: FBT001 - a row of the table
     found = effect([tmp_path / path], manifest(tmp_path, text))
-    assert found == Effect(contract, frozenset(services))
+    assert found == ReloadEffect(contract, frozenset(services))
 
 
 def test_several_files_together(tmp_path: Path) -> None:
@@ -83,33 +83,33 @@ def test_several_files_together(tmp_path: Path) -> None:
         [tmp_path / "protos/a.proto", tmp_path / "services/login/functions.py", Path("/elsewhere/x.py")],
         manifest(tmp_path, NESTED),
     )
-    assert found == Effect(contract=True, services=frozenset({"login"}))
+    assert found == ReloadEffect(contract=True, services=frozenset({"login"}))
 
 
 async def test_a_new_process_takes_over_and_the_old_one_drains(run: Run) -> None:  # noqa: F811 - the fixture
     run.add("one")
     await run.until_ready()
-    keeper = run.supervisor.keepers["one"]
-    old = keeper.pid
-    assert await keeper.replace() is None
-    assert keeper.pid not in (None, old)
+    child = run.supervisor.children["one"]
+    old = child.pid
+    assert await child.replace() is None
+    assert child.pid not in (None, old)
     await until(lambda: "stop one" in run.events)
     assert run.events.index("ready one", 3) < run.events.index("stop one"), "ready before the old one is told"
-    assert keeper.address is not None
-    assert await ask(keeper.address) == keeper.pid
+    assert child.address is not None
+    assert await ask(child.address) == child.pid
 
 
 async def test_only_the_first_process_has_no_more_arguments(run: Run) -> None:  # noqa: F811 - as above
     """As for migrations: a start runs them; what replaces a process, or comes after one that died, does not."""
-    component = replace(run.add("one"), again=("--again",))
+    component = replace(run.add("one"), restart_arguments=("--again",))
     run.components = [component]
     await run.until_ready()
-    keeper = run.supervisor.keepers["one"]
+    child = run.supervisor.children["one"]
     assert "again one" not in run.events
-    assert await keeper.replace() is None
+    assert await child.replace() is None
     assert run.events.count("again one") == 1
-    assert keeper.pid is not None
-    os.kill(keeper.pid, 9)
+    assert child.pid is not None
+    os.kill(child.pid, 9)
     await until(lambda: run.events.count("ready one") == 3)
     assert run.events.count("again one") == 2
 
@@ -117,23 +117,23 @@ async def test_only_the_first_process_has_no_more_arguments(run: Run) -> None:  
 async def test_one_that_cannot_start_replaces_nothing(run: Run) -> None:  # noqa: F811 - as above
     run.add("one", "once")
     await run.until_ready()
-    keeper = run.supervisor.keepers["one"]
-    old = keeper.pid
-    reason = await keeper.replace()
+    child = run.supervisor.children["one"]
+    old = child.pid
+    reason = await child.replace()
     assert reason == "ended with exit code 3 before it was ready"
-    assert keeper.pid == old
-    assert keeper.address is not None
-    assert await ask(keeper.address) == old
+    assert child.pid == old
+    assert child.address is not None
+    assert await ask(child.address) == old
     assert "stop one" not in run.events
 
 
 async def test_the_old_process_is_watched_again_after_a_failure(run: Run) -> None:  # noqa: F811 - as above
     run.add("one", "once")
     await run.until_ready()
-    keeper = run.supervisor.keepers["one"]
-    await keeper.replace()
-    assert keeper.pid is not None
-    os.kill(keeper.pid, 9)
+    child = run.supervisor.children["one"]
+    await child.replace()
+    assert child.pid is not None
+    os.kill(child.pid, 9)
     await until(lambda: any("died with signal SIGKILL" in line for line in run.said))
 
 
@@ -141,9 +141,9 @@ async def test_a_stop_waits_for_the_one_that_leaves(run: Run) -> None:  # noqa: 
     """A deaf old process is killed when its time is over, and the stop of all does not forget it."""
     run.add("one", "deaf", drain=0.2)
     await run.until_ready()
-    keeper = run.supervisor.keepers["one"]
-    old = keeper.pid
-    assert await keeper.replace() is None
+    child = run.supervisor.children["one"]
+    old = child.pid
+    assert await child.replace() is None
     assert run.task is not None
     os.kill(os.getpid(), 15)
     assert await run.task == 0
@@ -173,4 +173,4 @@ async def test_a_stop_waits_for_the_one_that_leaves(run: Run) -> None:  # noqa: 
     ],
 )
 def test_what_a_running_mesh_cannot_take_is_named(tmp_path: Path, old: str, new: str, places: list[str]) -> None:
-    assert different(fixed(manifest(tmp_path, old)), fixed(manifest(tmp_path, new))) == places
+    assert changed_keys(fixed_values(manifest(tmp_path, old)), fixed_values(manifest(tmp_path, new))) == places

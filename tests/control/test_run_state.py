@@ -8,14 +8,14 @@ import pytest
 from mesh.address import name_of
 from mesh.control import run_state
 from mesh.control.supervise import listening_sockets
-from mesh.control.table import table
+from mesh.control.text_table import table
 from mesh.faults import Faults
 
 
 def test_what_runs_is_known_while_it_runs(tmp_path: Path) -> None:
     assert run_state.running(tmp_path) is None
     with run_state.claim(tmp_path) as claim:
-        told = run_state.Running(7, {"a": "127.0.0.1:1"}, "http://127.0.0.1:2", "")
+        told = run_state.RunState(7, {"a": "127.0.0.1:1"}, "http://127.0.0.1:2", "")
         claim.write(told)
         assert run_state.running(tmp_path) == told
         with pytest.raises(Faults, match=r"this mesh runs already \(pid 7\); stop it first"), run_state.claim(tmp_path):

@@ -17,7 +17,7 @@ async def test_pruning_goes_on_after_what_nobody_expected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The table is not there, and comes back with a row that is too old."""
-    monkeypatch.setattr(service_events, "PRUNE", 0.02)
+    monkeypatch.setattr(service_events, "PRUNE_INTERVAL", 0.02)
     database = Database(f"sqlite:///{tmp_path}/a.db", migrations=None, name="a", after=[inbox.prepare])
     await database.start()
 

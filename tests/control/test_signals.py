@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mesh.control.component.signals import Signals
+from mesh.control.component.signals import SignalReceiver
 
 NUMBER = signal.SIGUSR1
 
 
 @pytest.fixture
-def signals() -> Iterator[tuple[Signals, Callable[[int], None]]]:
-    """Signals that a loop in a thread counts, and what waits until it has counted so many."""
+def signals() -> Iterator[tuple[SignalReceiver, Callable[[int], None]]]:
+    """Receiver whose loop in a thread counts, and what waits until it has counted so many."""
     before = signal.getsignal(NUMBER)
-    made = Signals([NUMBER])
+    made = SignalReceiver([NUMBER])
     counted = threading.Semaphore(0)
     loop = asyncio.new_event_loop()
     added = threading.Event()
@@ -52,13 +52,13 @@ def signals() -> Iterator[tuple[Signals, Callable[[int], None]]]:
         made._writing.close()
 
 
-def test_each_signal_counts_once(signals: tuple[Signals, Callable[[int], None]]) -> None:
+def test_each_signal_counts_once(signals: tuple[SignalReceiver, Callable[[int], None]]) -> None:
     for _ in range(3):
         os.kill(os.getpid(), NUMBER)
         signals[1](1)
 
 
-def test_with_a_handler_of_a_function_s_own(signals: tuple[Signals, Callable[[int], None]]) -> None:
+def test_with_a_handler_of_a_function_s_own(signals: tuple[SignalReceiver, Callable[[int], None]]) -> None:
     seen: list[int] = []
     signal.signal(NUMBER, lambda number, _: seen.append(number))
     signals[0].keep()
@@ -67,7 +67,7 @@ def test_with_a_handler_of_a_function_s_own(signals: tuple[Signals, Callable[[in
     assert seen == [NUMBER]
 
 
-def test_with_a_wakeup_descriptor_of_a_function_s_own(signals: tuple[Signals, Callable[[int], None]]) -> None:
+def test_with_a_wakeup_descriptor_of_a_function_s_own(signals: tuple[SignalReceiver, Callable[[int], None]]) -> None:
     signal.set_wakeup_fd(-1)
     os.kill(os.getpid(), NUMBER)
     signals[1](1)
@@ -77,7 +77,7 @@ def test_with_a_wakeup_descriptor_of_a_function_s_own(signals: tuple[Signals, Ca
 
 
 def test_after_a_function_s_loop_has_given_it_back_its_default(
-    signals: tuple[Signals, Callable[[int], None]],
+    signals: tuple[SignalReceiver, Callable[[int], None]],
 ) -> None:
     loop = asyncio.new_event_loop()
     loop.add_signal_handler(NUMBER, int)

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from mesh.address import split
-from mesh.control.supervise import child as keeping
-from mesh.control.supervise import listening_sockets, restart_policy
-from mesh.control.supervise.child import Component
-from mesh.control.supervise.log_output import Console
+from mesh.control.supervise import child, listening_sockets, restart_policy
+from mesh.control.supervise.child import ComponentSpec
+from mesh.control.supervise.log_output import LogOutput
 from mesh.control.supervise.supervisor import Supervisor
 
 CHILD = Path(__file__).with_name("child.py")
@@ -23,16 +22,16 @@ CHILD = Path(__file__).with_name("child.py")
 class Run:
     """A supervisor at work, with what it and its children said."""
 
-    def __init__(self, folder: Path, patience: float = 20.0) -> None:
+    def __init__(self, folder: Path, start_timeout: float = 20.0) -> None:
         self.events_file = folder / "events"
         self.out = io.StringIO()
-        self.components: list[Component] = []
-        self.patience = patience
+        self.components: list[ComponentSpec] = []
+        self.start_timeout = start_timeout
         self.ready = asyncio.Event()
         self.task: asyncio.Task[int] | None = None
 
-    def add(self, name: str, behaviour: str = "ok", needs: tuple[str, ...] = (), drain: float = 5.0) -> Component:
-        component = Component(
+    def add(self, name: str, behaviour: str = "ok", needs: tuple[str, ...] = (), drain: float = 5.0) -> ComponentSpec:
+        component = ComponentSpec(
             name=name,
             command=(sys.executable, str(CHILD), name, behaviour),
             listener=listening_sockets.bind(name, "127.0.0.1:0"),
@@ -43,9 +42,9 @@ class Run:
         return component
 
     def start(self) -> asyncio.Task[int]:
-        console = Console(self.out, [component.name for component in self.components])
+        console = LogOutput(self.out, [component.name for component in self.components])
         environment = {**os.environ, "EVENTS": str(self.events_file)}
-        self.supervisor = Supervisor(iter(self.components), console, environment, patience=self.patience)
+        self.supervisor = Supervisor(iter(self.components), console, environment, start_timeout=self.start_timeout)
         self.task = asyncio.create_task(self.supervisor.run(lambda _: self.ready.set()))
         return self.task
 
@@ -135,7 +134,7 @@ async def test_a_fault_found_while_loading_ends_the_start_before_the_others_are_
 
 
 async def test_a_component_that_never_reports_ends_the_start(run: Run) -> None:
-    run.patience = 0.1
+    run.start_timeout = 0.1
     run.add("never", "mute")
     assert await run.start() == 1
     assert "never: was not ready within 0.1 s" in run.said
@@ -162,7 +161,7 @@ async def test_what_cannot_start_ends_the_start_with_its_reason(run: Run, behavi
 
 async def test_a_program_that_does_not_exist_is_named(run: Run) -> None:
     component = run.add("ghost")
-    run.components[0] = Component(name="ghost", command=("/no/such/program",), listener=component.listener)
+    run.components[0] = ComponentSpec(name="ghost", command=("/no/such/program",), listener=component.listener)
     assert await run.start() == 1
     assert "ghost: /no/such/program cannot be started: No such file or directory" in run.said
 
@@ -171,16 +170,16 @@ async def test_a_crashed_component_returns_at_its_address_and_keeps_connections_
     run.add("one")
     run.add("two")
     await run.until_ready()
-    keeper = run.supervisor.keepers["one"]
-    assert keeper.address is not None
-    first = await ask(keeper.address)
-    assert first == keeper.pid
+    child = run.supervisor.children["one"]
+    assert child.address is not None
+    first = await ask(child.address)
+    assert first == child.pid
     os.kill(first, signal.SIGKILL)
     await until(lambda: not _alive(first))  # until then it may still accept, and reset what it accepted
-    second = await ask(keeper.address)  # at once: nothing is refused meanwhile
+    second = await ask(child.address)  # at once: nothing is refused meanwhile
     assert second != first
     await until(lambda: "one is ready again" in run.out.getvalue())
-    assert second == keeper.pid
+    assert second == child.pid
     assert "one died with signal SIGKILL; it starts again in 0.1 s" in run.said
     assert run.events.count("start two") == 1
 
@@ -189,7 +188,7 @@ async def test_a_component_that_keeps_dying_is_tried_again_with_backoff(run: Run
     run.add("flaky", "once")
     run.add("other")
     await run.until_ready()
-    pid = run.supervisor.keepers["flaky"].pid
+    pid = run.supervisor.children["flaky"].pid
     assert pid is not None
     os.kill(pid, signal.SIGTERM)
     await until(lambda: "(3 failures in a row)" in run.out.getvalue())
@@ -197,13 +196,13 @@ async def test_a_component_that_keeps_dying_is_tried_again_with_backoff(run: Run
     reason = "flaky ended with exit code 3 before it was ready; it starts again in"
     assert f"{reason} 0.2 s (2 failures in a row)" in run.said
     assert f"{reason} 0.4 s (3 failures in a row)" in run.said
-    other = run.supervisor.keepers["other"].address
+    other = run.supervisor.children["other"].address
     assert other is not None
     assert await ask(other) > 0
 
 
 async def test_a_component_that_ignores_sigterm_is_killed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "STOP_MARGIN", 0.1)
+    monkeypatch.setattr(child, "STOP_MARGIN_SECONDS", 0.1)
     run.add("deaf", "deaf", drain=0.1)
     await run.until_ready()
     os.kill(os.getpid(), signal.SIGTERM)
@@ -248,13 +247,13 @@ async def test_children_end_when_the_supervisor_is_killed(tmp_path: Path) -> Non
     script = (
         "import asyncio, io, os, sys\n"
         "from mesh.control.supervise import listening_sockets\n"
-        "from mesh.control.supervise.child import Component\n"
-        "from mesh.control.supervise.log_output import Console\n"
+        "from mesh.control.supervise.child import ComponentSpec\n"
+        "from mesh.control.supervise.log_output import LogOutput\n"
         "from mesh.control.supervise.supervisor import Supervisor\n"
-        "one = Component(name='one', command=(sys.executable, sys.argv[1], 'one', 'deaf'),\n"
+        "one = ComponentSpec(name='one', command=(sys.executable, sys.argv[1], 'one', 'deaf'),\n"
         "                listener=listening_sockets.bind('one', '127.0.0.1:0'))\n"
-        "supervisor = Supervisor([one], Console(io.StringIO(), ['one']), dict(os.environ))\n"
-        "asyncio.run(supervisor.run(lambda keepers: print(keepers['one'].pid, flush=True)))\n"
+        "supervisor = Supervisor([one], LogOutput(io.StringIO(), ['one']), dict(os.environ))\n"
+        "asyncio.run(supervisor.run(lambda children: print(children['one'].pid, flush=True)))\n"
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, str(CHILD),
@@ -278,8 +277,8 @@ def test_backoff_grows_is_bounded_and_forgets() -> None:
         delays.append(decision.delay)
     assert delays[:4] == [0.1, 0.2, 0.4, 0.8]
     assert delays == sorted(delays)
-    assert delays[-1] == restart_policy.LONGEST
-    healthy = restart_policy.decide(failures, ready_at=100.0, now=100.0 + restart_policy.HEALTHY)
-    assert healthy == restart_policy.Restart(1, restart_policy.FIRST)
+    assert delays[-1] == restart_policy.MAX_RESTART_DELAY
+    healthy = restart_policy.decide(failures, ready_at=100.0, now=100.0 + restart_policy.HEALTHY_AGE)
+    assert healthy == restart_policy.Restart(1, restart_policy.FIRST_RESTART_DELAY)
     assert restart_policy.decide(failures, ready_at=100.0, now=101.0).failures == 13
-    assert restart_policy.decide(10**6, ready_at=None, now=0.0).delay == restart_policy.LONGEST
+    assert restart_policy.decide(10**6, ready_at=None, now=0.0).delay == restart_policy.MAX_RESTART_DELAY

@@ -240,4 +240,4 @@ def test_a_sidecar_by_hand_needs_to_be_told_of_a_broker(folder: Path) -> None:
         env={**os.environ, "MESH_SERVICES_SHOP_LISTEN": "127.0.0.1:9"},
     )  # fmt: skip
     assert ended.returncode == 1
-    assert "mesh.toml broker: shop has to do with events, and no broker is named" in ended.stdout + ended.stderr
+    assert "mesh.toml broker: shop uses events, and no broker is named" in ended.stdout + ended.stderr

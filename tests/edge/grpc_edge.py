@@ -1,4 +1,4 @@
-"""An edge for gRPC, over real sockets: in front of a real sidecar, and of functions in this process."""
+"""An edge for gRPC over real sockets, in front of a real sidecar and of functions in this process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def authenticate(call: Call, next: Handler) -> None:
 
 @asynccontextmanager
 async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> AsyncIterator[SimpleNamespace]:
-    """Run the edge; ``outbound`` are layers of its onward calls, ``functions`` answer for edge.v1.Library.
+    """Run the edge; ``outbound`` are layers of its outbound calls, ``functions`` are the handler of edge.v1.Library.
 
     Gives ``edge``, ``address``, ``received`` (metadata of each call at the sidecar), ``traced`` (method and code name
     of each call of the edge) and ``ended``, which is set with each of these.

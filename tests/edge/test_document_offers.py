@@ -1,8 +1,8 @@
 """The OpenAPI document against the running edge, on a large and odd contract (tests/protos/odd).
 
-What the document offers, the edge takes: every operation, each query parameter alone and some together, bodies made
-from the schemas; the function gets what the codec makes of the same values. What the edge takes, the document offers:
-messages of every type, printed by protobuf's ``json_format``, are valid requests and answers of it.
+The edge accepts what the document offers: every operation, each query parameter alone and some together, bodies made
+from the schemas. The function gets the message that the codec makes of the same values. The document offers what the
+edge accepts: messages of every type, printed by protobuf's ``json_format``, are valid requests and responses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ METHODS = (
     "LegacyNames", "Nothing", "Watch",
 )  # fmt: skip
 MANY = 40
-"""Query parameters; of an operation with more, only those of ``Query`` are sent one by one."""
+"""Query parameters of an operation. Of an operation with more, only those of ``Query`` are sent one by one."""
 CODECS = Codecs()
 
 
@@ -67,7 +67,7 @@ def edge(contract: Contract, threaded: Any) -> Edge:
 
 
 class Operation:
-    """One operation of the document, and the route of the contract that it is."""
+    """One operation of the document with its route of the contract."""
 
     def __init__(self, edge: Edge, method: Method, route: Route, template: PathTemplate) -> None:
         self.edge, self.method, self.route, self.template = edge, method, route, template
@@ -122,7 +122,7 @@ class Operation:
         self._check(answer, arrived)
 
     def _path_value(self, parameter: dict[str, Any]) -> st.SearchStrategy[Any]:
-        """Return values whose text has no segment that a client leaves out or that stands for another one."""
+        """Return values whose text has no segment that clients normalise (empty, ``.`` and ``..``)."""
         made = self.edge.values.of(parameter["schema"])
         return made.filter(lambda value: not {".", "..", ""} & set(_text(value).split("/")))
 
@@ -151,7 +151,7 @@ class Operation:
         return message
 
     def _check(self, answer: bytes, arrived: Any) -> None:
-        """The answer is what the document says, and holds what arrived."""
+        """Check that the response matches the document and holds what arrived."""
         if self.answer is None:
             assert answer == b""
             return
@@ -161,7 +161,7 @@ class Operation:
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Equal, with NaN equal to itself."""
+    """Whether two values are equal, NaN equal to itself."""
     return serialize(left, deterministic=True) == serialize(right, deterministic=True)
 
 
@@ -170,7 +170,7 @@ def _text(value: Any) -> str:
 
 
 def _put(message: Any, fields: tuple[Any, ...], value: Any, *, anew: bool = False) -> None:
-    """Set the leaf field that a parameter is of, or add an element to it."""
+    """Set the leaf field of a parameter, or add an element to it."""
     *parents, field = fields
     for parent in parents:
         message = getattr(message, parent.name)
@@ -222,9 +222,9 @@ TYPES = (
     "odd.v1.Thing", "odd.v1.Choice", "odd.v1.Names", "odd.v1.Extended", "odd.v1.Defaults", "odd.v1.Deep",
     "odd.v1.Methods", "odd.v1.FewMethods", "odd.v1.Legacy",
 )  # fmt: skip
-"""Not ``UpdateRequest``: that its REQUIRED fields are set is a promise of functions."""
+"""Types that are printed and sent; without ``UpdateRequest``, because only functions guarantee its REQUIRED fields."""
 UNREADABLE = ("odd.v1.Methods", "odd.v1.FewMethods", "odd.v1.Legacy")
-"""Types that json_format cannot print: it calls their fields, or prints two under one name."""
+"""Types that json_format cannot print: it calls their fields, or prints two fields under one name."""
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -77,7 +77,7 @@ async def test_all_four_kinds(stub, pb, edge):
 
 async def test_both_directions_at_once(stub, pb):
     call = stub.Bidi()
-    for text in ("one", "two", "three"):  # each answer is read before the next request is written
+    for text in ("one", "two", "three"):  # each response is read before the next request is written
         await call.write(pb.EchoRequest(text=text))
         assert (await call.read()).text == text
     await call.done_writing()
@@ -86,7 +86,7 @@ async def test_both_directions_at_once(stub, pb):
 
 
 async def test_bytes_pass_untouched(contract):
-    """Fields that no contract knows, in an order that no encoder writes."""
+    """Fields that are in no contract, in an order that no encoder writes, are forwarded unchanged."""
     sent = b"\xf8\x7f\x01" + b"\x0a\x03abc" + b"\x0a\x01z"
     seen = []
 
@@ -154,9 +154,9 @@ async def test_the_callers_deadline_reaches_the_function(stub, pb):
     assert 3 < answer.remaining.ToNanoseconds() / 1e9 < 5.2  # grpcio rounds up
     answer = await stub.Slow(pb.EchoRequest(), timeout=5)  # its method allows 200 ms
     assert 0 < answer.remaining.ToNanoseconds() / 1e9 <= 0.2
-    assert (await stub.Unary(pb.EchoRequest())).remaining.seconds in {9, 10}  # the edge's own, for one answer
+    assert (await stub.Unary(pb.EchoRequest())).remaining.seconds in {9, 10}  # the edge's default for unary calls
     (streamed,) = await drained(stub.ServerStream(pb.EchoRequest(count=1)))
-    assert not streamed.HasField("remaining")  # a stream may go on
+    assert not streamed.HasField("remaining")  # a stream may stay open
 
 
 async def test_an_expired_deadline_names_no_address(stub, pb, edge):
@@ -175,7 +175,7 @@ async def test_a_cancel_reaches_the_function(stub, pb):
     bidi = stub.Bidi()
     await bidi.write(pb.EchoRequest(text="b"))
     await bidi.read()
-    await stub.Unary(pb.EchoRequest())  # calls of one connection begin in order
+    await stub.Unary(pb.EchoRequest())  # calls of one connection start in order
     for call in (unary, stream, bidi):
         call.cancel()
     async with asyncio.timeout(10):
@@ -189,7 +189,7 @@ async def test_messages_up_to_the_limit(stub, pb):
     error = await failure(stub.Unary(pb.EchoRequest(payload=b"x" * (MAX + 1))))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert str(MAX) in error.details()
-    parts = [pb.EchoRequest(payload=bytes([index]) * room) for index in range(30)]  # together far above it
+    parts = [pb.EchoRequest(payload=bytes([index]) * room) for index in range(30)]  # together far above the limit
     assert len((await stub.ClientStream(iter(parts))).payload) == 30 * room
     assert len((await stub.Unary(pb.EchoRequest(answer_bytes=3_000_000))).payload) == 3_000_000
 
@@ -260,7 +260,7 @@ async def test_what_a_client_says_of_itself_goes_no_further(contract, tmp_path):
         assert [value for name, value in metadata.pairs if name == b"mesh-identity"] == [
             signer.token("conformance.v1.Echo")
         ]
-        assert metadata["authorization"] == "Bearer ada"  # by identify: it is valid
+        assert metadata["authorization"] == "Bearer ada"  # kept by ``identify``, because it is valid
         assert metadata["x-mine"] == "kept"
         names = {name for name, _ in metadata.pairs}
         assert not names & {b"x-forwarded-for", b"forwarded", b"traceparent", b"tracestate", b"baggage"}
@@ -405,7 +405,7 @@ async def test_a_slow_reader_holds_the_function(contract):
         client.data(client.request(f"{LIBRARY}/Watch"), frame(b""), end=True)
         async with dial(edge.address) as channel:
             same = 0
-            while same < 20:  # round trips in which it came no further
+            while same < 20:  # round trips without progress
                 before = len(produced)
                 await channel.unary_unary("/grpc.health.v1.Health/Check")(b"")
                 same = same + 1 if before and before == len(produced) else 0

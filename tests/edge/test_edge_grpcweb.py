@@ -1,4 +1,4 @@
-"""gRPC-Web through the edge: raw HTTP requests in both encodings, cut anywhere, and malformed in every way."""
+"""gRPC-Web through the edge: raw HTTP requests in both encodings, cut at any byte, and malformed requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def edge(contract):
 
 
 class Answer:
-    """A response: its messages, and its trailers wherever they stood."""
+    """A response with its messages, and its trailers from the headers or the body."""
 
     def __init__(self, status, headers, body):
         self.http = status
@@ -68,7 +68,7 @@ class Answer:
 
 
 async def post(edge, method, body, media=BINARY, **headers):
-    """Make a request by HTTP/1.1; a list as body is sent chunk by chunk."""
+    """Send a request over HTTP/1.1; a list as body is sent chunk by chunk."""
     sent = {"content-type": media, "x-grpc-web": "1"} | {key.replace("_", "-"): value for key, value in headers.items()}
 
     def ask():
@@ -144,7 +144,7 @@ async def test_over_http_2(edge, pb):
         answer = await client.call(request, path=f"{ECHO}/ServerStream", content_type=BINARY.encode())
         found = Answer(answer.http, [("content-type", BINARY)], answer.body)
         assert (found.status, len(found.messages)) == (0, 2)
-        assert answer.trailers is answer.headers  # nothing that a browser cannot read
+        assert answer.trailers is answer.headers  # a browser can read them
         assert answer.headers[b"content-type"] == BINARY.encode()
 
 
@@ -165,11 +165,11 @@ async def test_a_slow_reader_holds_the_function(contract):
         )
         await reader.readuntil(b"\r\n\r\n")
         same = 0
-        while same < 20:  # round trips in which it came no further
+        while same < 20:  # round trips without progress
             before = len(produced)
             assert (await post(edge, "Unary", frame(b""))).status == 0
             same = same + 1 if before and before == len(produced) else 0
-        assert len(produced) * 20_000 < 16_000_000  # what the kernel's socket buffers hold
+        assert len(produced) * 20_000 < 16_000_000  # the kernel's socket buffers hold so much
         writer.close()
         await writer.wait_closed()
 
@@ -180,7 +180,7 @@ async def test_a_client_that_goes_away_cancels_the_function(edge, pb):
         stream = client.request(f"{ECHO}/ServerStream", content_type=BINARY.encode())
         client.data(stream, request, end=True)
         async with asyncio.timeout(10):
-            while not edge.received:  # noqa: ASYNC110 - the call is on its way through two servers
+            while not edge.received:  # noqa: ASYNC110 - the call passes two servers
                 await asyncio.sleep(0.01)
         client.reset(stream)
         await asyncio.wait_for(edge.ended.wait(), 10)

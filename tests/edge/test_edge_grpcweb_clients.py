@@ -1,4 +1,4 @@
-"""Clients that others wrote: connect-web (fetch) and Google's grpc-web (base64) as they run in browsers, grpc-js."""
+"""Third-party clients: connect-web (fetch) and Google's grpc-web (base64) as they run in browsers, grpc-js."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Malformed gRPC-Web of every sort at the application: only clean refusals in its own terms, never a fault of ours."""
+"""Malformed gRPC-Web of every kind at the application: only statuses of the client's faults, never INTERNAL."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HEADERS = [
 
 
 def frames(rng: random.Random) -> bytes:
-    """Return up to three frames, most of them right."""
+    """Return up to three frames, most of them valid."""
     made = b""
     for _ in range(rng.choice([0, 1, 1, 1, 1, 2, 3])):
         data = rng.randbytes(rng.choice([0, 1, 5, 40, 40, MAX, MAX + 1]))
@@ -72,7 +72,7 @@ def app(contract):
 
 
 async def send_one(app, rng, path, headers, body):
-    """Return what was sent to one request, its body cut anywhere."""
+    """Send one request, its body cut at any byte, and return the events of the response."""
     cuts = sorted(rng.randint(0, len(body)) for _ in range(rng.randint(0, 4)))
     pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
     events = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
@@ -94,7 +94,7 @@ async def send_one(app, rng, path, headers, body):
 
 
 def judge(sent):
-    """Return HTTP status and gRPC status, None if it is not gRPC's."""
+    """Return HTTP status and gRPC status; None for the gRPC status of a response that is not gRPC."""
     start, *rest = sent
     assert start["type"] == "http.response.start"
     headers = dict(start["headers"])

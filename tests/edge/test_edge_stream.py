@@ -13,7 +13,7 @@ import pytest
 from raw_h2 import raw_client
 from streaming import LIMIT, Running, codes, edge, head, read_chunk, read_head
 
-from mesh.edge.http import response
+from mesh.edge.http import streaming
 
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
@@ -148,8 +148,8 @@ async def test_head_is_answered_by_the_first_item(running):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(response, "OPEN_AFTER", 0.05)
-    monkeypatch.setattr(response, "ALIVE_EVERY", 0.05)
+    monkeypatch.setattr(streaming, "START_DELAY", 0.05)
+    monkeypatch.setattr(streaming, "KEEPALIVE_INTERVAL", 0.05)
 
 
 @pytest.mark.parametrize(

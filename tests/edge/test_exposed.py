@@ -1,4 +1,4 @@
-"""What reflection through the edge shows, asked by stock clients too."""
+"""Reflection through the edge: the exposed part of the contract, also with stock clients."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def mixed(tmp_path):
 
 
 def comments(file: FileDescriptorProto) -> dict[str, str]:
-    """Return what each comment of a service or method stands at."""
+    """Return the comments of services and methods by the name of the declaration."""
     found = {}
     for location in file.source_code_info.location:
         path = list(location.path)

@@ -1,4 +1,4 @@
-"""The patterns of the document against the codec: what matches is read, what is printed matches."""
+"""Patterns of the document against the codec: it reads all texts that match, and all texts that it prints match."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_what_matches_is_read(contract: Contract, name: str, field: str) -> None
 
     @given(st.from_regex(getattr(json_patterns, name), fullmatch=True))
     def is_read(text: str) -> None:
-        assume(not re.search(r"-(02-(29|30|31)|0[469]-31|11-31)T", text))  # `format` refuses days that there are not
+        assume(not re.search(r"-(02-(29|30|31)|0[469]-31|11-31)T", text))  # `format` refuses days that do not exist
         assume(name != "BASE64" or text.isascii())
         read(text.rstrip("\n"))
 

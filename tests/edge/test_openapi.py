@@ -1,4 +1,4 @@
-"""The document as a whole: what stands where, and that a validator agrees."""
+"""The OpenAPI document as a whole: its operations and texts, and the verdict of a validator."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_variable_of_several_segments(described: dict[str, Any]) -> None:
 def test_query_parameters(described: dict[str, Any]) -> None:
     parameters = described["paths"]["/v1/shelves/{shelves_id}/items/{items_id}"]["get"]["parameters"]
     query = {one["name"]: one for one in parameters if one["in"] == "query"}
-    assert list(query) == ["made", "secret", "old", "kind", "cents", "free", "count"]  # `part` leads back to Item
+    assert list(query) == ["made", "secret", "old", "kind", "cents", "free", "count"]  # `part` refers back to Item
     assert query["old"]["deprecated"] is True
     assert query["kind"]["schema"] == {"$ref": "#/components/schemas/shop.v1.Item.Kind"}
     assert query["cents"]["description"] == "In cents.\n\nAt most one of `cents`, `free` is set. What it costs."

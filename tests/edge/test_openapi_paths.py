@@ -1,4 +1,4 @@
-"""Path templates as OpenAPI writes them."""
+"""Path templates in OpenAPI's form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Field by field: the schemas of what the codec prints."""
+"""Schemas of JSON as the codec prints it, field by field."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_text_of_a_field(schemas: Schemas, contract: Contract, name: str, expect
 
 @pytest.fixture(scope="session")
 def validator(schemas: Schemas) -> Any:
-    """Accepts numbers for enums too: one that has no name is printed so."""
+    """Validator that accepts numbers for enums too, because a value without a name is printed as a number."""
     components = {
         name: {"anyOf": [one, {"type": "integer"}]} if "enum" in one else one
         for name, one in schemas.components.items()

@@ -1,4 +1,4 @@
-"""Clients that others wrote: grpcurl, buf curl and Node's grpc-js list, describe and call a sidecar."""
+"""Third-party clients: grpcurl, buf curl and Node's grpc-js list, describe and call a sidecar."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def run(*command: str | Path, code: int = 0, stdin: str = "") -> str:
 
 
 def stream(text: str) -> list[Any]:
-    """Return the JSON values that stand one after the other in ``text``."""
+    """Return the concatenated JSON values of ``text``."""
     decoder, found, at = json.JSONDecoder(), [], 0
     while text[at:].strip():
         value, end = decoder.raw_decode(text[at:].lstrip())

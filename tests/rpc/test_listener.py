@@ -1,4 +1,4 @@
-"""Listening and stopping, with plain ASGI applications."""
+"""The listener with plain ASGI applications: start, stop, limits and protocols."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mesh.rpc.server.listener import Listener, ListenError
 
 
 class Slow:
-    """Answers when it is let go."""
+    """Application that sends its response when ``go`` is set."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -50,7 +50,7 @@ async def test_port_0_picks_a_free_one_and_says_which() -> None:
     assert address.startswith("127.0.0.1:")
     assert not address.endswith(":0")
     await listener.stop()
-    await listener.stop()  # twice does no harm
+    await listener.stop()  # a second stop has no effect
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
@@ -95,7 +95,7 @@ async def test_a_stop_waits_for_what_is_in_flight_and_refuses_what_is_new() -> N
         stream = client.request(end=True)
         await slow.begun.wait()
         stopping = asyncio.create_task(listener.stop())
-        await client.until(lambda: not client.h2.can_send_request)  # GOAWAY has come
+        await client.until(lambda: not client.h2.can_send_request)  # GOAWAY was received
         await refused(address)
         assert not stopping.done()
         slow.go.set()
@@ -104,14 +104,14 @@ async def test_a_stop_waits_for_what_is_in_flight_and_refuses_what_is_new() -> N
 
 
 def connect(port: int) -> None:
-    """Connect again and again until that is refused."""
+    """Connect repeatedly until a connection is refused."""
     with contextlib.suppress(ConnectionError):
         while True:
             socket.create_connection(("127.0.0.1", port)).close()
 
 
 async def test_a_stop_among_new_connections_cuts_no_call_off() -> None:
-    """The socket may not go while h2corn still accepts: in one stop of ten that ended it, with all calls."""
+    """The socket must stay open while h2corn still accepts: else one stop of ten ended the server and all calls."""
     await asyncio.gather(*(stop_among_new_connections() for _ in range(150)))
 
 
@@ -158,7 +158,7 @@ async def main():
 logging.basicConfig(level=logging.ERROR, stream=sys.stdout, format="%(message)s")
 asyncio.run(main())
 """
-"""A server whose process may have 64 files open, and has all open on command."""
+"""A server whose process may have 64 open files, and opens them all on command."""
 
 
 async def ask(address: str) -> tuple[asyncio.StreamWriter, asyncio.Task[bytes]]:
@@ -199,7 +199,7 @@ async def starved_and_freed(server: asyncio.subprocess.Process) -> None:
     for _, answer in asked[:32]:
         assert (await answer).startswith(b"HTTP/1.1 204")
     done, _ = await asyncio.wait([answer for _, answer in asked[32:]], timeout=0.2)
-    assert not done  # half of the descriptors are not for connections
+    assert not done  # half of the descriptors are reserved for other uses
     for writer, _ in asked[:32]:
         writer.close()
     for writer, answer in asked[32:]:
@@ -248,7 +248,10 @@ async def test_grpc_and_other_http_on_one_address() -> None:
     listener = Listener(swallow, "127.0.0.1:0", grpc=True, drain=1, max_body=1000)
     address = await listener.start()
     async with raw_client(address) as client:
-        for kind in (b"application/grpc", b"application/grpc+proto"):  # no cap: the application has its own
+        for kind in (
+            b"application/grpc",
+            b"application/grpc+proto",
+        ):  # no limit here: the application limits its messages
             answer = await client.call(b"x" * 5000, content_type=kind)
             assert (answer.http, answer.headers[b"x-size"]) == (200, b"5000")
         length = [(b"content-length", b"5000")]
@@ -265,7 +268,7 @@ async def test_grpc_and_other_http_on_one_address() -> None:
 async def test_a_call_that_ends_before_the_server_cancels_it_for_a_client_that_has_gone_is_no_failure(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """h2corn says that a client has gone a moment before it cancels; here the moment is made longer."""
+    """h2corn reports a disconnect a moment before it cancels the task; here that moment is longer."""
     monkeypatch.setattr("mesh.rpc.server.listener.DISCONNECT_DELAY", 30.0, raising=False)
     ended = asyncio.Event()
 

@@ -19,7 +19,7 @@ Ask = Any
 
 @pytest.fixture(params=["v1", "v1alpha"])
 async def ask(request: pytest.FixtureRequest, contract: Contract) -> AsyncIterator[Ask]:
-    """Send one request; v1alpha's messages are v1's on the wire."""
+    """Send one request; the messages of v1alpha and v1 are the same on the wire."""
     async with hosted(contract) as address, grpc.aio.insecure_channel(address) as channel:
         method = channel.stream_stream(
             f"/grpc.reflection.{request.param}.ServerReflection/ServerReflectionInfo",

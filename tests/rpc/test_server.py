@@ -1,4 +1,4 @@
-"""The gRPC server as a stock grpcio client sees it: every kind of method, every way to end.
+"""The gRPC server with a stock grpcio client: every kind of method, every way to end.
 
 Most of it is ``behaviour``, here for functions in the event loop and in threads.
 """

@@ -1,4 +1,4 @@
-"""A caller that goes away ends what runs for it; a caller that does not read holds it back."""
+"""A caller that disconnects cancels the function; a caller that does not read blocks it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mesh.rpc.server.listener import Listener
 
 
 class Watcher:
-    """A layer that tells how each call ended."""
+    """A layer that records how each call ended."""
 
     def __init__(self) -> None:
         self.began: asyncio.Queue[None] = asyncio.Queue()
@@ -79,7 +79,7 @@ async def test_a_cancelled_call_cancels_the_function(contract: Contract, kind: s
     ):
         call = KINDS[kind](conformance_pb2_grpc.EchoStub(channel))
         await watcher.begin()
-        await asyncio.sleep(0.02)  # into the function; whichever moment it hits must do
+        await asyncio.sleep(0.02)  # the function runs now; any moment must work
         call.cancel()
         assert isinstance(await watcher.end(), asyncio.CancelledError)
         assert concurrency_limit.in_flight == 0
@@ -141,7 +141,7 @@ async def test_a_caller_that_does_not_read_holds_the_stream_back(contract: Contr
         call = channel.unary_stream(path)(b"")
         await call.read()
         before = -1
-        while before != sent:  # until it stands still
+        while before != sent:  # until no more is sent
             before = sent
             await asyncio.sleep(0.3)
         assert 0 < before < total // 2

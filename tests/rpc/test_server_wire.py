@@ -1,4 +1,4 @@
-"""What the server says to requests that no gRPC library would make, over raw HTTP/2."""
+"""Requests over raw HTTP/2 that no gRPC library makes, and the server's responses."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_malformed_requests(client: RawClient, name: str) -> None:
     data, headers, status = MALFORMED[name]
     answer = await client.call(data, headers=headers)
     assert answer.status == status, answer.message
-    assert (await client.call(frame(HELLO))).status == 0  # the connection lives on
+    assert (await client.call(frame(HELLO))).status == 0  # the connection stays open
 
 
 async def test_messages_cut_anywhere(client: RawClient) -> None:
@@ -189,7 +189,7 @@ async def test_a_function_whose_own_task_was_cancelled(contract: Contract) -> No
 
 
 async def test_what_comes_while_the_server_goes_is_answered_or_never_begun(contract: Contract) -> None:
-    """GOAWAY names the last stream that is processed: those beyond it a client may send again elsewhere."""
+    """GOAWAY names the last stream that is processed; a client may send later streams again elsewhere."""
     began: list[str] = []
 
     async def note(call: Call, next: Handler) -> None:
@@ -201,7 +201,7 @@ async def test_what_comes_while_the_server_goes_is_answered_or_never_begun(contr
         streams: list[int] = []
         stopping = None
         request = frame(pb.EchoRequest(sleep_ms=20).SerializeToString())
-        await client.call(request, headers=[(b"x-id", b"first")])  # from here on the server has the connection
+        await client.call(request, headers=[(b"x-id", b"first")])  # from now on the server has the connection
         while client.h2.can_send_request and len(streams) < 2000:
             stream = client.request(headers=[(b"x-id", b"%d" % len(streams))])
             client.data(stream, request, end=True)

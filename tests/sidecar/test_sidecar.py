@@ -1,4 +1,4 @@
-"""The sidecar as a whole: its chain, its hooks, its stop."""
+"""The sidecar server: its chain, its hooks, its shutdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hosting import hosted, sidecar_of
 
 from mesh.call import Call, Handler, current
 from mesh.contract.model import Contract
-from mesh.control.readiness import STOP_MARGIN
+from mesh.control.readiness import STOP_MARGIN_SECONDS
 from mesh.errors import PermissionDenied
 from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.server.listener import ListenError
@@ -147,7 +147,7 @@ async def test_a_function_that_ignores_its_cancellation_keeps_no_service_from_it
         call = conformance_pb2_grpc.EchoStub(channel).Unary(pb.EchoRequest())
         await begun.wait()
         try:
-            async with asyncio.timeout(3 + STOP_MARGIN):  # `mesh up` kills it then
+            async with asyncio.timeout(3 + STOP_MARGIN_SECONDS):  # `mesh up` kills it then
                 await sidecar.stop()
         finally:
             released.set()
@@ -172,7 +172,7 @@ async def test_what_cannot_start_is_shut_down_again(contract: Contract, module: 
 
 
 async def test_a_drain_under_load_loses_no_call(contract: Contract) -> None:
-    """Every call that reached a function was answered; every other was refused as UNAVAILABLE."""
+    """Every call that reached a function gets its response; every other one is refused as UNAVAILABLE."""
     began: list[str] = []
     answered: list[str] = []
     refused: list[grpc.StatusCode] = []

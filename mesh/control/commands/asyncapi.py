@@ -1,6 +1,6 @@
-"""The contract → an AsyncAPI 3.0 document of its events: channels, who publishes, who is called. Pure.
+"""AsyncAPI 3.0 document of a contract's events: channels, publishers, subscribers. Pure.
 
-A body is the protobuf message; its schema here is that of its proto3 JSON, which every tool reads.
+The body of an event is a protobuf message. The document has the schema of its proto3 JSON, which every tool reads.
 
 Source: https://www.asyncapi.com/docs/reference/specification/v3.0.0
 """
@@ -55,7 +55,7 @@ def document(contract: Contract, *, title: str, version: str = "") -> dict[str, 
     Args:
         contract: The contract.
         title: What the API is called.
-        version: Its version; ``""``: a digest of the contract, so that it changes with it.
+        version: Its version; ``""``: a digest of the contract, which changes with the contract.
     """
     schemas = Schemas(contract.pool, comments.read(contract.files))
     messages = {event.name: _message(event, schemas) for event in contract.events.values()}
@@ -97,7 +97,7 @@ def _message(event: EventType, schemas: Schemas) -> dict[str, Any]:
 
 
 def _operations(contract: Contract) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what services do: they send what they publish, and receive what a trigger names."""
+    """Yield the operations of services: they send the events that they publish, and receive those of triggers."""
     for service in contract.services.values():
         for name in service.publishes:
             yield f"{service.name}.publish.{name}", _operation("send", name, service.comment)

@@ -21,7 +21,7 @@ from mesh.contract.model import Contract
 from mesh.control import project, run_state
 from mesh.control.commands import invoke
 from mesh.control.component import service_events
-from mesh.control.table import table
+from mesh.control.text_table import table
 from mesh.errors import StatusError
 from mesh.events import subjects
 from mesh.events.broker import history, streams
@@ -253,7 +253,7 @@ async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_Ses
     if not url:
         raise Faults([Fault(str(manifest.file), "the mesh does not run, and no broker is named; start it: mesh up")])
     broker = Broker(
-        service_events.settings(msgspec.structs.replace(manifest, broker=url), "mesh events"), "mesh-events"
+        service_events.broker_settings(msgspec.structs.replace(manifest, broker=url), "mesh events"), "mesh-events"
     )
     broker.start()
     try:

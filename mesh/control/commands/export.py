@@ -1,4 +1,4 @@
-"""``mesh export``: what the contract says, in a form that other tools read."""
+"""``mesh export``: the contract as an OpenAPI or AsyncAPI document."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mesh.contract.model import Contract
-from mesh.control.commands import asyncapi as events
-from mesh.edge.openapi import document as description
+from mesh.control.commands import asyncapi as asyncapi_document
+from mesh.edge.openapi import document as openapi_document
 from mesh.faults import Fault, Faults
 from mesh.text import json_for
 
@@ -25,13 +25,13 @@ def openapi(contract: Contract, out: Path | None, *, title: str, version: str, s
         out: The file; None: standard output.
         title: What the API is called.
         version: Its version; ``""``: a digest of the contract.
-        servers: URLs where it is offered.
+        servers: URLs of the API.
 
     Raises:
         Faults: The file cannot be written.
     """
-    made = description.document(contract, title=title, version=version, servers=servers)
-    return _write(made, out, f"{sum(len(item) for item in made['paths'].values())} operations")
+    document = openapi_document.document(contract, title=title, version=version, servers=servers)
+    return _write(document, out, f"{sum(len(item) for item in document['paths'].values())} operations")
 
 
 def asyncapi(contract: Contract, out: Path | None, *, title: str, version: str) -> int:
@@ -46,17 +46,17 @@ def asyncapi(contract: Contract, out: Path | None, *, title: str, version: str) 
     Raises:
         Faults: The file cannot be written.
     """
-    made = events.document(contract, title=title, version=version)
-    return _write(made, out, f"{len(made['channels'])} channels")
+    document = asyncapi_document.document(contract, title=title, version=version)
+    return _write(document, out, f"{len(document['channels'])} channels")
 
 
-def _write(made: Mapping[str, Any], out: Path | None, told: str) -> int:
+def _write(document: Mapping[str, Any], out: Path | None, summary: str) -> int:
     if out is None:
-        print(json_for(sys.stdout, made, indent=2))
+        print(json_for(sys.stdout, document, indent=2))
         return 0
     try:
-        out.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise Faults([Fault(str(out), f"cannot be written: {error.strerror}")]) from None
-    print(f"{out}: {told}")
+    print(f"{out}: {summary}")
     return 0

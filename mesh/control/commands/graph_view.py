@@ -1,4 +1,4 @@
-"""``mesh graph``: the entries of mesh.toml in topological order, as text, JSON, mermaid or dot. Pure."""
+"""``mesh graph``: the services of mesh.toml in topological order, as text, JSON, mermaid or dot. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, assert_never
 from mesh.config.manifest import Manifest
 from mesh.contract import graph
 from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, Method, ScheduleTrigger
-from mesh.control.topology import dependencies, layers, served
+from mesh.control.topology import dependencies, served, start_order
 
 __all__ = ["FORMATS"]
 
@@ -20,11 +20,11 @@ def _methods(manifest: Manifest, contract: Contract, name: str) -> list[Method]:
 
 
 def _order(manifest: Manifest, contract: Contract) -> list[str]:
-    return [name for layer in layers(manifest, contract) for name in layer]
+    return [name for group in start_order(manifest, contract) for name in group]
 
 
 def _routed(manifest: Manifest, contract: Contract) -> list[str]:
-    """Return the entries that the edge leads to."""
+    """Return the services that have HTTP routes."""
     order = _order(manifest, contract) if manifest.edge else []
     return [name for name in order if any(method.routes for method in _methods(manifest, contract, name))]
 
@@ -44,29 +44,32 @@ def _facts(manifest: Manifest, contract: Contract, name: str) -> dict[str, Any]:
 
 
 def _text(manifest: Manifest, contract: Contract) -> str:
-    entries: dict[str, dict[str, list[str]]] = {}
+    components: dict[str, dict[str, list[str]]] = {}
     for name in _order(manifest, contract):
         facts = _facts(manifest, contract, name)
         triggers = [f"{method} on {', '.join(on)}" for method, on in facts["triggers"].items()]
-        entries[name] = {**facts, "triggers": triggers}
+        components[name] = {**facts, "triggers": triggers}
     if manifest.edge:
-        entries["edge"] = {"routes to": _routed(manifest, contract)}
+        components["edge"] = {"routes to": _routed(manifest, contract)}
     lines = []
-    for number, (name, facts) in enumerate(entries.items(), 1):
+    for number, (name, facts) in enumerate(components.items(), 1):
         lines.append(f"{number}. {name}")
-        for what, values in facts.items():
-            lines += [f"   {what if at == 0 else '':<10} {value}" for at, value in enumerate(values)]
-    circle = event_cycle(manifest, contract)
-    if circle:
-        lines += ["", f"events can run in a circle: {' → '.join(circle)}; each round counts as a hop"]
+        for label, values in facts.items():
+            lines += [f"   {label if at == 0 else '':<10} {value}" for at, value in enumerate(values)]
+    cycle = event_cycle(manifest, contract)
+    if cycle:
+        lines += ["", f"events can run in a cycle: {' → '.join(cycle)}; each round counts as a hop"]
     return "\n".join(lines)
 
 
 def event_cycle(manifest: Manifest, contract: Contract) -> list[str] | None:
-    """Return one circle of entries in which an event can lead to itself, or None. It is legal, and bounded by hops."""
+    """Return one cycle of services in which an event can lead to itself, or None.
+
+    A cycle is legal; the hop limit bounds it.
+    """
     edges: dict[str, list[str]] = {}
     for source, target, label in _arrows(manifest, contract):
-        if label or source != "edge":  # a call passes the hops on, so it can be part of a circle
+        if label or source != "edge":  # a call carries the number of hops, so it can be part of a cycle
             edges.setdefault(source, []).append(target)
     return graph.cycle(edges)
 
@@ -76,17 +79,17 @@ def _json(manifest: Manifest, contract: Contract) -> str:
     services = {
         name: {"needs": list(needs[name]), **_facts(manifest, contract, name)} for name in _order(manifest, contract)
     }
-    picture = {
-        "layers": layers(manifest, contract),
+    document = {
+        "layers": start_order(manifest, contract),
         "services": services,
         "edge": _routed(manifest, contract),
         "event_cycle": event_cycle(manifest, contract) or [],
     }
-    return json.dumps(picture, indent=2)
+    return json.dumps(document, indent=2)
 
 
 def _arrows(manifest: Manifest, contract: Contract) -> Iterator[tuple[str, str, str]]:
-    """Every arrow: from, to, and the event or table that travels ("": a call)."""
+    """Yield every arrow: source, target, and the event or table that is sent ("": a call)."""
     order = _order(manifest, contract)
     needs = dependencies(manifest, contract)
     yield from (("edge", name, "") for name in _routed(manifest, contract))
@@ -112,7 +115,7 @@ def _nodes(manifest: Manifest, contract: Contract) -> list[str]:
 
 
 def _mermaid(manifest: Manifest, contract: Contract) -> str:
-    def id_of(name: str) -> str:  # led by a prefix: `end` and the like are words of mermaid's own
+    def id_of(name: str) -> str:  # the prefix avoids mermaid's reserved words, such as `end`
         return "n_" + re.sub(r"\W", "_", name)
 
     lines = ["graph LR", *(f'    {id_of(name)}["{name}"]' for name in _nodes(manifest, contract))]
@@ -136,4 +139,4 @@ FORMATS: Mapping[str, Callable[[Manifest, Contract], str]] = {
     "dot": _dot,
     "json": _json,
 }
-"""``mesh graph --format``: name → the picture. Each raises ``Faults`` for a circle."""
+"""Formats of ``mesh graph --format``: name → function that prints it. Each raises ``Faults`` for a cycle."""

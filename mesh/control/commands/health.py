@@ -1,4 +1,4 @@
-"""``mesh health``: is it serving? The exit code answers, for the health checks of containers."""
+"""``mesh health``: health check of a component, with an exit code for containers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _SERVING = "SERVING"
 
 
 def run(file: Callable[[], Path], address: str | None, timeout: float) -> int:
-    """Ask the server and print its answer.
+    """Check health and print the result.
 
     Args:
-        file: Returns mesh.toml; asked only when ``address`` is a name.
-        address: ``host:port`` (gRPC health), ``http://host:port`` (``GET /healthz``), the name of an entry, ``edge``,
-            or None for every one of mesh.toml.
-        timeout: Seconds to wait for each answer.
+        file: Returns mesh.toml; called only when ``address`` is a name or None.
+        address: ``host:port`` (gRPC health), ``http://host:port`` (``GET /healthz``), the name of a service, ``edge``,
+            or None for all components of mesh.toml.
+        timeout: Seconds to wait for each response.
 
     Returns:
-        0 if everything asked is serving, else 1.
+        0 if every checked component is serving, else 1.
     """
     literal = address is not None and ":" in address
     found = {str(address): str(address)} if literal else _addresses(file(), address)
-    answers = {name: _ask(where, timeout) for name, where in found.items()}
-    for name, answer in answers.items():
-        print(f"{name}: {answer}")
-    return 0 if all(answer == _SERVING for answer in answers.values()) else 1
+    states = {name: _check(target, timeout) for name, target in found.items()}
+    for name, state in states.items():
+        print(f"{name}: {state}")
+    return 0 if all(state == _SERVING for state in states.values()) else 1
 
 
 def _addresses(file: Path, name: str | None) -> dict[str, str]:
@@ -39,12 +39,12 @@ def _addresses(file: Path, name: str | None) -> dict[str, str]:
     from mesh.control import run_state  # noqa: PLC0415 - as above
 
     manifest = load(file)
-    known = {entry: service.addresses[0] for entry, service in manifest.services.items()}
+    known = {service: config.addresses[0] for service, config in manifest.services.items()}
     if manifest.edge is not None:
         known["edge"] = manifest.edge.listen
     mesh = run_state.running(manifest.state)
     known |= mesh.addresses if mesh is not None else {}
-    known = {entry: reachable(where) for entry, where in known.items()}
+    known = {component: reachable(listen) for component, listen in known.items()}
     if "edge" in known:
         known["edge"] = f"http://{known['edge']}"
     if name is None:
@@ -54,7 +54,7 @@ def _addresses(file: Path, name: str | None) -> dict[str, str]:
     return {name: known[name]}
 
 
-def _ask(address: str, timeout: float) -> str:
+def _check(address: str, timeout: float) -> str:
     if "://" not in address:
         from mesh.rpc.client import health_check  # noqa: PLC0415 - as above
 

@@ -1,4 +1,4 @@
-"""``mesh call``: one call by reflection, from a terminal. JSON in, JSON out, the status as the exit code."""
+"""``mesh call``: one gRPC call by reflection; JSON in, JSON out, the status as the exit code."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from mesh.text import json_for
 
 __all__ = ["address_of", "documents", "given", "run"]
 
-STATUS = 64
-"""Exit code of a call that ended with gRPC code N: STATUS + N, as grpcurl has it."""
-USAGE = 2
+STATUS_EXIT_CODE = 64
+"""Exit code of a call that ended with gRPC code N is this plus N, as with grpcurl."""
 
 _DECODER = json.JSONDecoder()
 
@@ -42,23 +41,23 @@ def run(
     timeout: float,
     verbose: bool,
 ) -> int:
-    """Call a method and print what comes.
+    """Call a method and print its responses.
 
     Args:
-        file: Returns mesh.toml; asked only when there is no address.
-        address: ``host:port``, or None to look the service up.
+        file: Returns mesh.toml; called only when there is no address.
+        address: ``host:port``, or None to look the service up in mesh.toml.
         method: ``Service/Method``.
-        data: JSON documents, one after the other; ``@FILE`` or ``@-`` to read them.
+        data: The requests as JSON documents, one after the other; ``@FILE`` or ``@-`` to read them.
         headers: ``key:value`` each; the value of a ``-bin`` key in base64.
         token: A user's access token.
-        timeout: The deadline, seconds.
-        verbose: Print metadata and status too, on standard error.
+        timeout: Seconds that the call may take.
+        verbose: Print metadata and status on standard error.
 
     Returns:
         The exit code.
 
     Raises:
-        Faults: The service cannot be found, or the request is not what the method takes.
+        Faults: The service cannot be found, or the request does not fit the method.
     """
     if "/" not in method.strip("/"):
         raise Faults([Fault(method, "expected SERVICE/METHOD, as in login.v1.Login/Login")])
@@ -73,16 +72,21 @@ def run(
         code = _call(address, method, data, pairs, timeout, verbose=verbose)
     except reflection_client.NoSuchMethod as error:
         raise Faults([Fault(address, str(error))]) from None
-    if code == STATUS + Code.UNAVAILABLE and manifest is not None and run_state.running(manifest.state) is None:
+    if (
+        code == STATUS_EXIT_CODE + Code.UNAVAILABLE
+        and manifest is not None
+        and run_state.running(manifest.state) is None
+    ):
         sys.stderr.write(f"{manifest.file}: the mesh does not run here; start it with `mesh up`\n")
     return code
 
 
 def address_of(manifest: Manifest, service: str) -> str:
-    """Return where a service of the contract is reached now, by its full name or the end of it.
+    """Return the current address of a gRPC service, by its full name or the end of it.
 
     Raises:
-        Faults: No entry, or more than one, serves it; or the mesh, which alone knows the address, does not run.
+        Faults: No service of mesh.toml serves it, or more than one matches; or it listens on a free port and the mesh
+            does not run.
     """
     hosts = {full: name for name, entry in manifest.services.items() for full in entry.serves}
     try:
@@ -95,7 +99,14 @@ def address_of(manifest: Manifest, service: str) -> str:
     address = manifest.services[name].addresses[0]
     if address.endswith(":0"):
         place = f"{manifest.file.name} [services.{name}]"
-        raise Faults([Fault(place, "it listens at a free port and `mesh up` does not run; say the address")])
+        raise Faults(
+            [
+                Fault(
+                    place,
+                    "it listens on a free port, and `mesh up` does not run; give the address: mesh call ADDRESS METHOD",
+                )
+            ]
+        )
     return address
 
 
@@ -113,10 +124,10 @@ def _pair(header: str) -> tuple[str, str | bytes]:
 
 
 def _sendable(place: str, key: str, value: str) -> tuple[str, str]:
-    """Return the pair.
+    """Return a pair of metadata.
 
     Raises:
-        Faults: It cannot be sent.
+        Faults: gRPC cannot send it.
     """
     try:
         encode_pair(key, value)
@@ -146,7 +157,7 @@ def _call(
         raise Faults([Fault("-d", str(error))]) from None
     except reflection_client.ReflectionCallError as error:
         outcome.trailers = error.trailers
-        code, status = STATUS + error.code, error.name
+        code, status = STATUS_EXIT_CODE + error.code, error.name
         sys.stderr.write(f"{error}\n")
         for detail in error.details:
             _print(detail, sys.stderr, 2)
@@ -168,10 +179,10 @@ def _print(value: Any, stream: TextIO, indent: int | None) -> None:
 
 
 def documents(text: str) -> Iterator[Any]:
-    """Yield the JSON documents that stand in a text, one after the other, with any white space between them.
+    """Yield the JSON documents of a text, with any white space between them.
 
     Raises:
-        ValueError: One is no JSON.
+        ValueError: A document is no JSON.
     """
     at, end = 0, len(text)
     while True:
@@ -187,7 +198,7 @@ def documents(text: str) -> Iterator[Any]:
 
 
 def _requests(client: reflection_client.ReflectionClient, method: MethodDescriptor, data: str) -> Iterator[Message]:
-    """Yield the request messages; raises ``ValueError`` for what is none."""
+    """Yield the request messages; raise ``ValueError`` for data that is no request."""
     if method.client_streaming and data == "@-":
         for line in _standard_input():
             for value in documents(line):
@@ -202,7 +213,7 @@ def _requests(client: reflection_client.ReflectionClient, method: MethodDescript
 
 
 def given(data: str) -> str:
-    """Return what ``--data`` stands for: itself, the file after ``@``, or standard input for ``@-``.
+    """Return the text of ``--data``: itself, the file after ``@``, or standard input for ``@-``.
 
     Raises:
         ValueError: The file cannot be read.
@@ -218,7 +229,7 @@ def given(data: str) -> str:
 
 
 def _standard_input() -> TextIO:
-    """Return standard input as UTF-8, which JSON is (RFC 8259, 8.1), whatever the terminal's encoding is."""
+    """Return standard input as UTF-8, the encoding of JSON (RFC 8259, 8.1), also in a terminal with another one."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     return sys.stdin or io.StringIO()

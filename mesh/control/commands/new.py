@@ -1,4 +1,4 @@
-"""``mesh new NAME``: a service that runs, to be changed into the one that is wanted. Overwrites nothing."""
+"""``mesh new NAME``: adds a service that runs as it is, to be edited. It overwrites no file."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _FIRST_PORT = 9101
 
 
 def run(file: Path, name: str) -> int:
-    """Add a service to the project of mesh.toml, which is made if it is missing, and say what can be done next.
+    """Add a service to the project, make the project if it is missing, and print the next steps.
 
     Args:
         file: mesh.toml.
-        name: Of the service.
+        name: Name of the service.
 
     Returns:
         The exit code.
 
     Raises:
-        Faults: The name cannot be used; a file that would be made exists; mesh.toml has faults.
+        Faults: The name cannot be used, a file to be made exists, or mesh.toml has faults.
     """
     fresh = not file.exists()
     root = file.resolve().parent
@@ -45,7 +45,7 @@ def run(file: Path, name: str) -> int:
     taken = [Fault(os.path.relpath(path), "exists already; nothing was written") for path in files if path.exists()]
     if taken:
         raise Faults(taken)
-    files |= {root / path: _fill(text, values) for path, text in project.items()}  # what is there already is kept
+    files |= {root / path: _fill(text, values) for path, text in project.items()}  # files that exist are kept
     for path, text in files.items():
         if not path.exists():
             try:
@@ -61,10 +61,15 @@ def run(file: Path, name: str) -> int:
 
 
 def _check(name: str, manifest: Manifest | None) -> None:
-    """Refuse a name that is no Python package, or whose package would hide another one or be hidden by it."""
+    """Refuse a name that is no valid package name, or that another package has."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise Faults(
-            [Fault(name, "a service's name is lower-case letters, digits and '_', a letter first, no keyword")]
+            [
+                Fault(
+                    name,
+                    "a service's name has lower-case letters, digits and '_', begins with a letter, and is no keyword",
+                )
+            ]
         )
     if manifest is not None and name in manifest.services:
         raise Faults([Fault(f"{manifest.file.name} [services.{name}]", "exists already; nothing was written")])
@@ -87,7 +92,7 @@ def _values(name: str, file: Path, manifest: Manifest | None) -> dict[str, str]:
         "module": f"services.{name}.functions",
         "port": str(next(port for port in range(_FIRST_PORT, 2**16) if port not in used)),
         "protos": os.path.relpath(protos, root),
-        "project": "".join(char if char.isprintable() else "?" for char in root.name),  # a comment, of one line
+        "project": "".join(char if char.isprintable() else "?" for char in root.name),  # a heading of one line
         "file": json.dumps(file.name),
     }
 
@@ -97,7 +102,7 @@ def _fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def _append(file: Path, text: str) -> None:
-    """Add text at the end of a file, whatever it ends with now."""
+    """Add text at the end of a file, on a new line."""
     before = file.read_text(encoding="utf-8")
     with file.open("a", encoding="utf-8") as end:
         end.write(("" if before.endswith("\n") else "\n") + text)

@@ -1,11 +1,11 @@
-"""What ``mesh new`` writes: the texts, by the path that they get. ``$name`` and the like are filled in."""
+"""Templates of ``mesh new``: path → text. ``$name`` and other variables are substituted."""
 
 from __future__ import annotations
 
 __all__ = ["PROJECT", "SERVICE", "TABLE"]
 
 PROTO = """\
-// The contract of $name: what it offers, who may call it and how it is reached over HTTP.
+// Contract of $name: its methods, their access rules and their HTTP routes.
 syntax = "proto3";
 
 package $name.v1;
@@ -79,7 +79,7 @@ SERVICE = {
     "services/$name/functions.py": FUNCTIONS,
     "tests/test_$name.py": TEST,
 }
-"""A service, in a project."""
+"""Files of a service."""
 
 TABLE = """
 [services.$name]
@@ -87,10 +87,10 @@ module = "$module"
 serves = ["$name.v1.$service"]
 listen = "127.0.0.1:$port"
 """
-"""Its table, at the end of mesh.toml."""
+"""Table of the service, appended to mesh.toml."""
 
 MANIFEST = """\
-# Where and how big things run; what they are is in protos/. `mesh up` starts it all.
+# Deployment of the mesh: addresses, databases, sizes. The contract is in protos/. `mesh up` starts everything.
 protos = ["protos"]
 
 [edge]
@@ -103,7 +103,7 @@ README = """\
     mesh up                                # start everything; Ctrl-C stops it
     curl localhost:8080/v1/$path/Ada       # over HTTP
     mesh call $service/Greet -d '{"name": "Ada"}'    # over gRPC
-    mesh trace                             # where a request went
+    mesh trace                             # the path of a request
     python -m pytest                       # the tests
     mesh new NAME                          # one more service
 
@@ -123,4 +123,4 @@ PROJECT = {
     "README.md": README,
     "services/__init__.py": '"""The functions of the mesh, one folder for each service."""\n',
 }
-"""A project, in a folder that is none."""
+"""Files of a new project."""

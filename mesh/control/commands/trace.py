@@ -1,4 +1,4 @@
-"""``mesh trace``: the last traces, or one as a tree, from the trace store of the ``mesh up`` that runs."""
+"""``mesh trace``: the last traces, or one trace as a tree, from the trace store of the running ``mesh up``."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from urllib.parse import quote
 from mesh.config.manifest import load
 from mesh.control import run_state
 from mesh.control.supervise.trace_collector import ENDPOINTS, EXPORTER
-from mesh.control.table import table
+from mesh.control.text_table import table
 from mesh.faults import Fault, Faults
 
 __all__ = ["show"]
 
-_TIMEOUT = 15.0
-WAIT = 3
-"""Seconds, at most, for the rest of a trace: components export twice a second, a busy machine takes longer."""
-SETTLE = 1
-"""Seconds for the traces of what has just been answered."""
+_HTTP_TIMEOUT = 15.0
+TRACE_WAIT_SECONDS = 3
+"""Seconds to wait at most for the rest of a trace. Components export twice a second; a busy machine is slower."""
+LIST_WAIT_SECONDS = 1
+"""Seconds to wait at most for the traces of calls that have just ended."""
 _NOT_FOUND = 404
 
 
 def show(file: Path, trace_id: str | None) -> int:
-    """Print the last traces, or one as a tree.
+    """Print the last traces, or one trace as a tree.
 
     Raises:
         Faults: The mesh does not run, keeps no traces, or has no such trace.
@@ -38,13 +38,13 @@ def show(file: Path, trace_id: str | None) -> int:
     if mesh is None:
         raise Faults([Fault(str(manifest.file), "the mesh does not run; start it with `mesh up`")])
     if not mesh.traces:
-        raise Faults([Fault(f"{EXPORTER} or {ENDPOINTS[-1]}", "is set, so the traces are there, and not kept here")])
+        raise Faults([Fault(f"{EXPORTER} or {ENDPOINTS[-1]}", "is set: the traces are in that collector, not here")])
     if trace_id is None:
-        print(_list(_get(f"{mesh.traces}/traces?wait={SETTLE}", "")["traces"]))
+        print(_list(_get(f"{mesh.traces}/traces?wait={LIST_WAIT_SECONDS}", "")["traces"]))
         return 0
-    from mesh.telemetry import trace_tree  # noqa: PLC0415 - beside its only use
+    from mesh.telemetry import trace_tree  # noqa: PLC0415 - only a single trace needs it
 
-    found = _get(f"{mesh.traces}/traces/{quote(trace_id, safe='')}?wait={WAIT}", trace_id)
+    found = _get(f"{mesh.traces}/traces/{quote(trace_id, safe='')}?wait={TRACE_WAIT_SECONDS}", trace_id)
     print(trace_tree.render(found, shutil.get_terminal_size((100, 24)).columns))
     return 0
 
@@ -66,11 +66,11 @@ def _list(traces: list[dict[str, Any]]) -> str:
 
 
 def _get(url: str, trace_id: str) -> Any:
-    # Not through a proxy of the environment: the store is on this machine.
+    # A proxy of the environment must not be used: the store is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=_TIMEOUT) as answer:
-            return cast("Any", json.load(answer))
+        with opener.open(url, timeout=_HTTP_TIMEOUT) as response:
+            return cast("Any", json.load(response))
     except urllib.error.HTTPError as error:
         with error:
             text = error.read().decode("utf-8", "replace")
@@ -80,4 +80,4 @@ def _get(url: str, trace_id: str) -> Any:
             message = "there is no such trace; `mesh trace` lists what there is" if error.code == _NOT_FOUND else text
         raise Faults([Fault(trace_id or url, message)]) from None
     except OSError as error:
-        raise Faults([Fault(url, f"the trace store does not answer: {error}")]) from None
+        raise Faults([Fault(url, f"the trace store cannot be reached: {error}")]) from None

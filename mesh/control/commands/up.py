@@ -1,4 +1,4 @@
-"""``mesh up``: mesh.toml and contract → sockets, keys, trace store and components → one supervised mesh."""
+"""``mesh up``: runs a whole mesh on this machine, with sockets, keys, trace store, broker and components."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mesh.address import name_of, reachable
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control import deployment, identity_keys, project, run_state, topology
-from mesh.control.readiness import TRACES_ENDPOINT
+from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE
 from mesh.control.supervise import listening_sockets, trace_collector
-from mesh.control.supervise.child import Component, Keeper
-from mesh.control.supervise.log_output import Console
-from mesh.control.supervise.migration_versions import Versions
-from mesh.control.supervise.own_broker import BROKER, OwnBroker, own_broker
-from mesh.control.supervise.restart_policy import LONGEST
+from mesh.control.supervise.child import Child, ComponentSpec
+from mesh.control.supervise.local_broker import BROKER, LocalBroker, local_broker
+from mesh.control.supervise.log_output import LogOutput
+from mesh.control.supervise.migration_versions import MigrationVersions
+from mesh.control.supervise.restart_policy import MAX_RESTART_DELAY
 from mesh.control.supervise.supervisor import Supervisor
-from mesh.control.table import table
+from mesh.control.text_table import table
 from mesh.faults import Fault, Faults
 
 __all__ = ["run"]
@@ -33,47 +33,56 @@ __all__ = ["run"]
 EDGE = "edge"
 
 
-def run(file: Path, *, raw: bool, reload: bool = False, longest: float = LONGEST) -> int:
+def run(file: Path, *, raw: bool, reload: bool = False, max_restart_delay: float = MAX_RESTART_DELAY) -> int:
     """Run the mesh in the foreground until SIGTERM or SIGINT; returns the exit code.
 
     Args:
         file: mesh.toml.
-        raw: Show log lines as the JSON that they are.
-        reload: Run changed files' new code while the mesh runs.
-        longest: Seconds that a component that died waits at most for its next start.
+        raw: Show log lines as JSON.
+        reload: Run the new code of changed files while the mesh runs.
+        max_restart_delay: Seconds that the restart of a component is delayed at most.
 
     Raises:
-        Faults: Of contract, manifest or their combination; an address is taken; the mesh runs already.
+        Faults: Contract or manifest has faults, an address is taken, or the mesh runs already.
     """
-    began = time.time()
+    started_at = time.time()
     manifest, contract = project.load(file)
-    faults = deployment.deployment(manifest, contract)
+    faults = deployment.combined_faults(manifest, contract)
     if faults:
         raise Faults(faults)
-    versions = Versions(manifest) if reload else None
+    versions = MigrationVersions(manifest) if reload else None
     with run_state.claim(manifest.state) as claim, _sockets(manifest) as listeners:
         identity_keys.ensure(manifest)
-        broker = own_broker(manifest, contract)
-        console = Console(sys.stdout, [*listeners, *([BROKER] if broker else [])], raw=raw)
+        broker = local_broker(manifest, contract)
+        output = LogOutput(sys.stdout, [*listeners, *([BROKER] if broker else [])], raw=raw)
         return asyncio.run(
-            _run(manifest, contract, listeners, broker, console, claim, began=began, versions=versions, longest=longest)
+            _run(
+                manifest,
+                contract,
+                listeners,
+                broker,
+                output,
+                claim,
+                started_at=started_at,
+                versions=versions,
+                max_restart_delay=max_restart_delay,
+            )
         )
 
 
 @contextlib.contextmanager
 def _sockets(manifest: Manifest) -> Iterator[dict[str, socket.socket]]:
-    """Bind every address, or none: name → listening socket."""
+    """Bind the address of every component, or none: name → listening socket."""
     wanted = {name: (f"[services.{name}]", entry.listen) for name, entry in manifest.services.items()}
     if manifest.edge is not None:
         wanted[EDGE] = ("[edge]", manifest.edge.listen)
     with ExitStack() as opened:
         bound: dict[str, socket.socket] = {}
         faults: list[Fault] = []
-        for name, (where, listen) in wanted.items():
+        for name, (key, listen) in wanted.items():
             try:
-                bound[name] = opened.enter_context(
-                    listening_sockets.bind(f"{manifest.file.name} {where} listen", listen)
-                )
+                place = f"{manifest.file.name} {key} listen"
+                bound[name] = opened.enter_context(listening_sockets.bind(place, listen))
             except Faults as found:
                 faults += found.faults
         if faults:
@@ -85,47 +94,47 @@ async def _run(
     manifest: Manifest,
     contract: Contract,
     listeners: Mapping[str, socket.socket],
-    broker: OwnBroker | None,
-    console: Console,
+    broker: LocalBroker | None,
+    output: LogOutput,
     claim: run_state.Claim,
     *,
-    began: float,
-    versions: Versions | None,
-    longest: float,
+    started_at: float,
+    versions: MigrationVersions | None,
+    max_restart_delay: float,
 ) -> int:
     addresses = {name: name_of(listener) for name, listener in listeners.items()}
     environment = {**os.environ, **_addresses(manifest, addresses)}
-    store = None if trace_collector.collector() else trace_collector.Traces()
+    store = None if trace_collector.external_collector() else trace_collector.TraceCollector()
     traces_url = ""
     if store is not None:
-        traces_url = environment[TRACES_ENDPOINT] = await store.start()
+        traces_url = environment[TRACES_ENDPOINT_VARIABLE] = await store.start()
     if broker is not None:
         environment["MESH_BROKER"] = broker.url
     edge_url = f"http://{reachable(addresses[EDGE])}" if EDGE in addresses else ""
 
-    def ready(keepers: Mapping[str, Keeper]) -> None:
+    def on_ready(children: Mapping[str, Child]) -> None:
         claim.write(
-            run_state.Running(os.getpid(), addresses, edge_url, traces_url, broker.url if broker is not None else "")
+            run_state.RunState(os.getpid(), addresses, edge_url, traces_url, broker.url if broker is not None else "")
         )
-        console.block(_summary(manifest, contract, keepers, addresses, broker, edge_url, traces_url))
+        output.block(_summary(manifest, contract, children, addresses, broker, edge_url, traces_url))
 
-    async def beside(keepers: Mapping[str, Keeper]) -> None:
-        assert versions is not None  # noqa: S101 - else nobody calls it
-        from mesh.control.supervise.reload import keep_current  # noqa: PLC0415 - only when it was asked for
+    async def watch_files(children: Mapping[str, Child]) -> None:
+        assert versions is not None  # noqa: S101 - it is called with --reload only
+        from mesh.control.supervise.reload import reload_on_change  # noqa: PLC0415 - only --reload needs it
 
-        await keep_current(manifest, contract, keepers, console, versions=versions, since=began)
+        await reload_on_change(manifest, contract, children, output, versions=versions, since=started_at)
 
     components = _components(manifest, contract, listeners, broker, reload=versions is not None)
-    supervisor = Supervisor(components, console, environment, longest=longest)
+    supervisor = Supervisor(components, output, environment, max_restart_delay=max_restart_delay)
     try:
-        return await supervisor.run(ready, None if versions is None else beside)
+        return await supervisor.run(on_ready, None if versions is None else watch_files)
     finally:
         if store is not None:
             await store.stop()
 
 
 def _addresses(manifest: Manifest, bound: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that tell every component where the others are; what mesh.toml says of that stands."""
+    """Return the environment variables with the addresses of services whose ``address`` mesh.toml does not set."""
     return {
         f"MESH_SERVICES_{name.upper().replace('-', '_')}_ADDRESS": reachable(bound[name])
         for name, entry in manifest.services.items()
@@ -137,29 +146,29 @@ def _components(
     manifest: Manifest,
     contract: Contract,
     listeners: Mapping[str, socket.socket],
-    broker: OwnBroker | None,
+    broker: LocalBroker | None,
     *,
     reload: bool,
-) -> Iterator[Component]:
-    """The broker first; every entry after those that serve what it calls; the edge after all of them."""
+) -> Iterator[ComponentSpec]:
+    """Yield the components: the broker, the services with their dependencies, the edge, which needs them all."""
     first = () if broker is None else (broker.component.name,)
     if broker is not None:
         yield broker.component
-    # -P: a folder called `mesh` where the user stands must not hide the package.
+    # -P: a folder `mesh` in the current directory must not hide the package.
     mesh = (sys.executable, "-P", "-m", "mesh")
     file = ("--file", str(manifest.file))
     for name, needs in topology.dependencies(manifest, contract).items():
-        yield Component(
+        yield ComponentSpec(
             name=name,
             command=(*mesh, "sidecar", name, *file),
-            again=("--no-migrations",) if reload else (),
+            restart_arguments=("--no-migrations",) if reload else (),
             listener=listeners[name],
             needs=(*first, *needs),
             drain=manifest.services[name].drain,
             reloads=manifest.services[name].workers is not None,
         )
     if manifest.edge is not None:
-        yield Component(
+        yield ComponentSpec(
             name=EDGE,
             command=(*mesh, "edge", *file),
             listener=listeners[EDGE],
@@ -168,35 +177,35 @@ def _components(
         )
 
 
-# -- what the user sees --
+# -- the table that is shown when the mesh is ready --
 
 
 def _summary(
     manifest: Manifest,
     contract: Contract,
-    keepers: Mapping[str, Keeper],
+    children: Mapping[str, Child],
     addresses: Mapping[str, str],
-    broker: OwnBroker | None,
+    broker: LocalBroker | None,
     edge_url: str,
     traces_url: str,
 ) -> str:
-    order = [name for layer in topology.layers(manifest, contract) for name in layer]
+    order = [name for group in topology.start_order(manifest, contract) for name in group]
     rows = [
         (
             name,
             addresses[name],
             "\n".join(manifest.services[name].serves),
             _database(manifest, manifest.services[name].database),
-            str(keepers[name].pid or ""),
+            str(children[name].pid or ""),
         )
         for name in order
     ]
     if edge_url:
         routes = sum(len(method.routes) for method in contract.methods.values())
-        rows.append((EDGE, addresses[EDGE], f"{routes} HTTP routes", "", str(keepers[EDGE].pid or "")))
+        rows.append((EDGE, addresses[EDGE], f"{routes} HTTP routes", "", str(children[EDGE].pid or "")))
     if broker is not None:
         storage = _shown(manifest, Path(broker.storage))
-        rows.insert(0, (BROKER, broker.address, "events (nats-server)", storage, str(keepers[BROKER].pid or "")))
+        rows.insert(0, (BROKER, broker.address, "events (nats-server)", storage, str(children[BROKER].pid or "")))
     lines = [table(("service", "address", "serves", "database", "pid"), rows), ""]
     if edge_url:
         lines.append(f"The mesh is ready at {edge_url}")
@@ -205,12 +214,12 @@ def _summary(
     if traces_url:
         lines.append("See where a request went: mesh trace")
     else:
-        lines.append(f"Traces go to {trace_collector.collector()}")
+        lines.append(f"Traces go to {trace_collector.external_collector()}")
     return "\n".join(lines)
 
 
 def _database(manifest: Manifest, url: str) -> str:
-    """Return where a database is, without user and password, and a file as the user wrote it."""
+    """Return the place of a database without user and password; a file relative to the project."""
     if not url:
         return ""
     parsed = database_url.parse(url)
@@ -218,5 +227,5 @@ def _database(manifest: Manifest, url: str) -> str:
 
 
 def _shown(manifest: Manifest, path: Path) -> str:
-    """Return a path as the user would write it in mesh.toml."""
+    """Return a path relative to the project, as in mesh.toml, if it lies there."""
     return str(path.relative_to(manifest.root)) if path.is_relative_to(manifest.root) else str(path)

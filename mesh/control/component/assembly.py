@@ -1,6 +1,6 @@
-"""Puts a component together: every room's part, handed to each other in one visible place.
+"""Assembly of a component: builds a sidecar and the edge from the parts of all packages.
 
-Nothing here decides anything; it says what a sidecar and the edge are made of.
+It decides nothing. Each chain is one visible list.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from google.protobuf import json_format
 from mesh import telemetry
 from mesh.auth import (
     EDGE,
-    Declarations,
+    CallDeclarations,
     PeerVerifier,
     Signer,
     TokenVerifier,
@@ -33,9 +33,9 @@ from mesh.auth import (
 from mesh.call import Call, Handler, Layer, chain
 from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
-from mesh.control.component.service_events import Eventing, needs_broker
-from mesh.control.readiness import TRACES_ENDPOINT
-from mesh.edge import Door, Edge
+from mesh.control.component.service_events import ServiceEvents, needs_broker
+from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE
+from mesh.edge import Edge, OptionalLayers
 from mesh.edge.grpc.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
@@ -59,60 +59,60 @@ if TYPE_CHECKING:
     from mesh.database import Database
     from mesh.main_thread import MainThread
 
-__all__ = ["EdgePart", "SidecarPart", "edge", "sidecar"]
+__all__ = ["EdgeComponent", "SidecarComponent", "edge", "sidecar"]
 
 log = logging.getLogger("mesh.control")
 
-MARGIN_HEAD = 64 * 2**10
-"""Bytes by which the listener's limit of path and headers is above the edge's: the edge refuses with a reason."""
+HEAD_MARGIN_BYTES = 64 * 2**10
+"""Bytes by which the listener's limit of path and headers exceeds the edge's, so the edge refuses with a reason."""
 KEYS_TIMEOUT = 5.0
 """Seconds that a fetch of the token issuer's keys may take."""
 
 
 class Outbound:
-    """The last handler of every outbound chain: sends each call to the entry that serves its service.
+    """Last handler of every outbound chain: sends each call to the target that serves its gRPC service.
 
     Args:
-        manifest: Who serves what, and where.
+        manifest: The services and their addresses.
     """
 
     def __init__(self, manifest: Manifest) -> None:
         self._targets: dict[str, Target] = {}
-        self._entries: list[Target] = []
-        for entry in manifest.services.values():
-            target = Target(entry.addresses, transport=manifest.channel, max_message=int(entry.max_message))
-            self._entries.append(target)
-            self._targets.update(dict.fromkeys(entry.serves, target))
+        self._all_targets: list[Target] = []
+        for service in manifest.services.values():
+            target = Target(service.addresses, transport=manifest.channel, max_message=int(service.max_message))
+            self._all_targets.append(target)
+            self._targets.update(dict.fromkeys(service.serves, target))
 
     def __call__(self, call: Call) -> Awaitable[None]:
-        """Send the call where its service is.
+        """Send the call to its target.
 
         Raises:
-            StatusError: How it ended; UNIMPLEMENTED when no entry of mesh.toml serves the service.
+            StatusError: The status of the call; UNIMPLEMENTED when mesh.toml has no service that serves it.
         """
         target = self._targets.get(call.method.service)
         if target is None:
-            raise Unimplemented(f"no entry of mesh.toml serves {call.method.service}")
+            raise Unimplemented(f"no service of mesh.toml serves {call.method.service}")
         return target(call)
 
     async def close(self) -> None:
         """Close every connection."""
-        await asyncio.gather(*(target.close() for target in self._entries))
+        await asyncio.gather(*(target.close() for target in self._all_targets))
 
 
-class _Common:
-    """What a sidecar and the edge have alike."""
+class _SharedParts:
+    """Parts that a sidecar and the edge have in common: telemetry, identity, outbound chain, token verifier."""
 
     def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
         logs.install(name)
         self.telemetry = telemetry.configure(
-            name, version=version("function-mesh"), default_endpoint=os.environ.get(TRACES_ENDPOINT)
+            name, version=version("function-mesh"), default_endpoint=os.environ.get(TRACES_ENDPOINT_VARIABLE)
         )
-        self.serves = {entry: service.serves for entry, service in manifest.services.items()}
+        self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
         self.signer = Signer(name, key_files.load(self.identity, name))
         self.outbound = Outbound(manifest)
-        declared = None if name == EDGE else Declarations(contract, self.serves)
+        declared = None if name == EDGE else CallDeclarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))
         own = Channel(self._chain(identify(self.signer)), contract)
         self.tokens = _tokens(manifest, contract, own)
@@ -134,13 +134,13 @@ def _tokens(manifest: Manifest, contract: Contract, channel: Channel) -> TokenVe
 
 
 def _fetch_method(contract: Contract, channel: Channel, name: str) -> Callable[[], Awaitable[bytes]]:
-    """Return what fetches the JWK set from a method of the mesh, as JSON."""
-    method = contract.methods[f"/{name.lstrip('/')}"]  # `mesh check` and `mesh up` have seen to it
-    ask = channel.unary_unary(method.path)
+    """Return a function that fetches the JWK set, as JSON, from a method of the mesh."""
+    method = contract.methods[f"/{name.lstrip('/')}"]  # `mesh check` and `mesh up` have checked that it exists
+    stub = channel.unary_unary(method.path)
 
     async def fetch() -> bytes:
-        answer = method.output.FromString(await ask(b"", timeout=KEYS_TIMEOUT))
-        return json_format.MessageToJson(answer).encode()
+        response = method.output.FromString(await stub(b"", timeout=KEYS_TIMEOUT))
+        return json_format.MessageToJson(response).encode()
 
     return fetch
 
@@ -156,25 +156,25 @@ def sidecar(
     main: MainThread | None = None,
     *,
     migrate: bool = True,
-) -> SidecarPart:
-    """Return the sidecar of an entry of mesh.toml; to be called on the running loop.
+) -> SidecarComponent:
+    """Return the sidecar of a service. Call it on the running loop.
 
     Args:
         manifest: The manifest.
         contract: The contract.
-        name: The entry.
-        fd: A listening socket to serve instead of the address in mesh.toml.
-        main: The main thread, when the loop does not run there: its functions are imported and called in it.
-        migrate: Bring the database to its newest version at the start.
+        name: The service, by its name in mesh.toml.
+        fd: Descriptor of a listening socket to serve instead of the address in mesh.toml.
+        main: The main thread, when the loop does not run there. The functions are imported and called in it.
+        migrate: Migrate the database to its newest version at the start.
 
     Raises:
         Faults: The module, a key or the database's URL is not right.
     """
-    return SidecarPart(manifest, contract, name, fd, main, migrate=migrate)
+    return SidecarComponent(manifest, contract, name, fd, main, migrate=migrate)
 
 
-class SidecarPart:
-    """A sidecar with its database, its onward channel and its telemetry."""
+class SidecarComponent:
+    """Sidecar with its database, events, workers, outbound channel and telemetry."""
 
     def __init__(
         self,
@@ -188,9 +188,9 @@ class SidecarPart:
     ) -> None:
         entry = manifest.services[name]
         self._place = f"{manifest.file.name} [services.{name}]"
-        common = self._common = _Common(manifest, contract, name)
+        common = self._common = _SharedParts(manifest, contract, name)
         served = [contract.services[service] for service in entry.serves]
-        self._events = Eventing(manifest, contract, name) if needs_broker(manifest, contract, name) else None
+        self._events = ServiceEvents(manifest, contract, name) if needs_broker(manifest, contract, name) else None
         self._pool = (
             None if entry.workers is None else _pool(manifest, contract, entry.workers, common, self._events, name)
         )
@@ -227,10 +227,11 @@ class SidecarPart:
     def _open(self, manifest: Manifest, entry: ServiceConfig, name: str, *, migrate: bool) -> Database | None:
         if not entry.database:
             return None
-        from mesh.database import Database, DatabaseError  # noqa: PLC0415 - a third of the imports; the edge has none
+        from mesh.database import Database, DatabaseError  # noqa: PLC0415 - a third of the imports; the edge needs none
         from mesh.events.changes import capture  # noqa: PLC0415 - as above
 
-        nothing = partial(capture.install, service=name, tables=())  # what was captured before the contract changed
+        # Without events, the triggers of an earlier contract are removed.
+        uninstall = partial(capture.install, service=name, tables=())
         try:
             return Database(
                 entry.database,
@@ -238,7 +239,7 @@ class SidecarPart:
                 migrate=migrate,
                 name=name,
                 before=(capture.suspend,),
-                after=self._events.after if self._events else (nothing,),
+                after=self._events.database_steps if self._events else (uninstall,),
                 outbox=self._events.outbox if self._events else None,
             )
         except DatabaseError as error:
@@ -271,16 +272,16 @@ class SidecarPart:
             raise Faults([Fault(f"{self._place} database", str(error))]) from None
 
     def reload(self) -> None:
-        """Have new workers run the code as it is now; only functions in workers can be replaced while they run."""
+        """Start new workers with the current code. Functions in the sidecar's own process cannot be replaced."""
         if self._pool is None:
             log.warning("%s: its functions run in the sidecar's own process, so new code needs a restart", self._place)
         else:
             self._reloading = asyncio.ensure_future(self._pool.reload())
 
     async def stop(self) -> None:
-        """Drain, then close what functions used, then flush telemetry, also when the module's ``shutdown`` fails."""
+        """Drain, then close events and database, then flush telemetry, also when the module's ``shutdown`` fails."""
         try:
-            await self._sidecar.stop(*([self._events.give_back()] if self._events is not None else []))
+            await self._sidecar.stop(*([self._events.stop_deliveries()] if self._events is not None else []))
         finally:
             if self._events is not None:
                 await self._events.stop()
@@ -290,14 +291,19 @@ class SidecarPart:
 
 
 def _pool(
-    manifest: Manifest, contract: Contract, workers: WorkersConfig, common: _Common, events: Eventing | None, name: str
+    manifest: Manifest,
+    contract: Contract,
+    workers: WorkersConfig,
+    common: _SharedParts,
+    events: ServiceEvents | None,
+    name: str,
 ) -> WorkerPool:
-    """Return the workers of an entry."""
+    """Return the worker pool of a service."""
     entry = manifest.services[name]
     keep = manifest.state / "preload" / f"{name}.json"
     function = manifest.lambdas.get(name)
     if function is not None:
-        install(function)  # what is started from here has its environment
+        install(function)  # the fork server and its workers inherit the environment of the Lambda function
     setup = WorkerSetup(
         name=name,
         module=entry.module,
@@ -326,7 +332,7 @@ def _pool(
 
 
 def _migrations(manifest: Manifest, entry: ServiceConfig) -> Path | None:
-    """Return the folder of versions: the one that mesh.toml names, or ``migrations`` beside the module, or none."""
+    """Return the folder of migration versions: the one of mesh.toml, or ``migrations`` beside the module, or None."""
     if entry.migrations:
         return manifest.root / entry.migrations
     spec = module_spec(entry.module)
@@ -337,23 +343,23 @@ def _migrations(manifest: Manifest, entry: ServiceConfig) -> Path | None:
 # -- the edge --
 
 
-def edge(manifest: Manifest, contract: Contract, fd: int | None) -> EdgePart:
-    """Return the edge; to be called on the running loop.
+def edge(manifest: Manifest, contract: Contract, fd: int | None) -> EdgeComponent:
+    """Return the edge. Call it on the running loop.
 
     Raises:
         Faults: Its key is missing.
     """
-    return EdgePart(manifest, contract, fd)
+    return EdgeComponent(manifest, contract, fd)
 
 
-class EdgePart:
-    """The edge with its onward chain and its telemetry."""
+class EdgeComponent:
+    """Edge with its outbound chain and telemetry."""
 
     def __init__(self, manifest: Manifest, contract: Contract, fd: int | None) -> None:
         table = manifest.edge
-        assert table is not None  # noqa: S101 - who runs an edge has checked that there is one
+        assert table is not None  # noqa: S101 - `process.run` has checked that there is one
         self._place = f"{manifest.file.name} [edge] listen"
-        common = self._common = _Common(manifest, contract, EDGE)
+        common = self._common = _SharedParts(manifest, contract, EDGE)
         self._edge = Edge(
             contract,
             handler=common.onward,
@@ -362,8 +368,8 @@ class EdgePart:
             concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
-            door=Door.of(table),
-            # No limit of a body in the listener: the edge refuses with a reason, and streams have no end.
+            layers=OptionalLayers.of(table),
+            # The listener has no limit of a body: the edge refuses with a reason, and streams may be endless.
             listen=lambda app: Listener(
                 app,
                 table.listen,
@@ -371,7 +377,7 @@ class EdgePart:
                 grpc=True,
                 drain=float(table.drain),
                 max_body=0,
-                max_head=2 * int(table.max_uri + table.max_headers) + MARGIN_HEAD,
+                max_head=2 * int(table.max_uri + table.max_headers) + HEAD_MARGIN_BYTES,
                 expire=app.expire,
             ),
         )
@@ -388,7 +394,7 @@ class EdgePart:
             raise Faults([Fault(self._place, str(error))]) from None
 
     def reload(self) -> None:
-        """Do nothing: no code of the user's runs here."""
+        """Do nothing: no code of the user runs in the edge."""
 
     async def stop(self) -> None:
         """Drain, then close connections and flush telemetry."""

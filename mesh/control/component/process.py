@@ -1,7 +1,7 @@
-"""The life of one component's process: load, wait for the go, start, report, wait to be told, stop.
+"""Process of one component: load, wait for the start signal, start, report, wait for a signal, stop.
 
-``mesh sidecar NAME`` and ``mesh edge`` run this, by hand and in containers in the foreground, and as children of
-``mesh up``. What a component is made of is ``mesh.control.component.assembly``'s business.
+``mesh sidecar NAME`` and ``mesh edge`` run it in the foreground: by hand, in containers, and as children of
+``mesh up``. ``mesh.control.component.assembly`` builds the component.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 from mesh.boundary import cancel_task
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control.component.signals import Signals
+from mesh.control.component.signals import SignalReceiver
 from mesh.control.project import load
-from mesh.control.readiness import STOP_MARGIN, Parent
+from mesh.control.readiness import STOP_MARGIN_SECONDS, ParentConnection
 from mesh.errors import RemoteError
 from mesh.faults import Fault, Faults
 from mesh.forks import give_back
@@ -33,39 +33,39 @@ from mesh.text import ready_output, text_of
 if TYPE_CHECKING:
     from mesh.main_thread import MainThread
 
-__all__ = ["Part", "run", "run_edge", "run_sidecar", "serve"]
+__all__ = ["Component", "run", "run_edge", "run_sidecar", "serve"]
 
 log = logging.getLogger("mesh.control")
 
-COLLECT_AFTER = (20_000, 20, 20)
-"""Objects, then generations, after which cycles are looked for (``gc.set_threshold``)."""
+GC_THRESHOLDS = (20_000, 20, 20)
+"""Thresholds of Python's cyclic garbage collector: objects, then generations (``gc.set_threshold``)."""
 
-_DESCRIPTORS = (65_536, 10_240)
-"""Open files that a component asks for, the first that is granted."""
+_OPEN_FILE_LIMITS = (65_536, 10_240)
+"""Limits of open files to ask for; the first that is granted counts."""
 
-LEAVE = 1.0
-"""Seconds that the process may take to end when all has been stopped."""
-_STOPS = (signal.SIGINT, signal.SIGTERM)
-_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
-"""What a module may have given a signal back to when it was imported."""
+EXIT_TIMEOUT = 1.0
+"""Seconds that the process may take to end after the component has stopped."""
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_DEFAULT_HANDLERS = (signal.SIG_DFL, signal.default_int_handler)
+"""Handlers that show that the user's module has reset a signal while it was imported."""
 OnSignal = Callable[[int, Callable[[], None]], None]
 
 
-class Part(Protocol):
-    """What runs in the process: a sidecar or the edge, with all that belongs to it."""
+class Component(Protocol):
+    """Sidecar or edge with all its parts."""
 
     async def start(self) -> str:
         """Start; return the bound ``host:port``.
 
         Raises:
-            Exception: It cannot start. The text of ``Faults`` and ``OSError`` is shown as it is.
+            Exception: It cannot start. The text of ``Faults`` and ``OSError`` is shown unchanged.
         """
 
     def reload(self) -> None:
-        """Begin to run the code as it is now (SIGHUP)."""
+        """Begin to run the current code (SIGHUP)."""
 
     async def stop(self) -> None:
-        """Finish what is in flight, up to the drain time, and stop."""
+        """Finish the calls in progress, up to the drain time, and stop."""
 
 
 def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -> int:
@@ -73,9 +73,9 @@ def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -
 
     Args:
         file: mesh.toml.
-        name: The entry, or None for the edge.
-        fd: A listening socket to serve instead of the address in mesh.toml.
-        migrate: Bring the database to its newest version first.
+        name: The service, or None for the edge.
+        fd: Descriptor of a listening socket to serve instead of the address in mesh.toml.
+        migrate: Migrate the database to its newest version first.
 
     Returns:
         The exit code.
@@ -83,44 +83,44 @@ def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -
     import uvloop  # noqa: PLC0415 - only here
 
     _raise_descriptors()
-    parent = Parent.inherited()
+    parent = ParentConnection.inherited()
     if parent.present:
-        ready_output("utf-8")  # `mesh up` reads it, whatever the user's terminal takes
+        ready_output("utf-8")  # `mesh up` reads it; the encoding of the user's terminal does not matter
     try:
         manifest, contract = load(file)
         _check_exists(manifest, name)
     except Faults as faults:
         return _fail(parent, str(faults))
     if name is not None and name in manifest.lambdas and manifest.services[name].workers is None:
-        return _beside_a_handler(manifest, contract, name, fd, parent, migrate=migrate)
+        return _run_beside_lambda(manifest, contract, name, fd, parent, migrate=migrate)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if name is None:
             return runner.run(run_edge(manifest, contract, fd, parent))
         return runner.run(run_sidecar(manifest, contract, name, fd, parent, migrate=migrate))
 
 
-def _beside_a_handler(
-    manifest: Manifest, contract: Contract, name: str, fd: int | None, parent: Parent, *, migrate: bool
+def _run_beside_lambda(
+    manifest: Manifest, contract: Contract, name: str, fd: int | None, parent: ParentConnection, *, migrate: bool
 ) -> int:
-    """Run the sidecar of a Lambda function in a thread: the main thread is the handler's, as on AWS."""
+    """Run the sidecar of a Lambda function in a thread; the handler runs in the main thread, as on AWS."""
     import uvloop  # noqa: PLC0415 - as above
 
     from mesh.main_thread import MainThread  # noqa: PLC0415 - only here
     from mesh.threads import THREADS, Threads  # noqa: PLC0415 - as above
 
-    signals = Signals(_STOPS if _at_terminal() else (*_STOPS, signal.SIGHUP))
+    signals = SignalReceiver(_STOP_SIGNALS if _at_terminal() else (*_STOP_SIGNALS, signal.SIGHUP))
     main = MainThread(Threads(THREADS), signals.keep)
 
     def sidecar() -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run_sidecar(manifest, contract, name, fd, parent, main, signals, migrate=migrate))
 
-    return main.beside(sidecar, _leave)
+    return main.beside(sidecar, _exit)
 
 
-def _leave(code: int) -> NoReturn:
-    """End the process although a function does not end: nobody waits for it any more."""
-    with contextlib.suppress(OSError, ValueError):  # whoever read them is gone, or the handler has closed them
+def _exit(code: int) -> NoReturn:
+    """End the process although a function has not ended; no caller waits for it any more."""
+    with contextlib.suppress(OSError, ValueError):  # the reader has gone, or the handler has closed the streams
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
@@ -131,12 +131,12 @@ def _at_terminal() -> bool:
 
 
 def _raise_descriptors() -> None:
-    """Allow more open files than the usual 1024 (macOS: 256), up to the hard limit: each connection is one."""
+    """Raise the limit of open files from the usual 1024 (macOS: 256) up to the hard limit; each connection is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for most in _DESCRIPTORS:
-        wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    for limit in _OPEN_FILE_LIMITS:
+        wanted = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         if soft != resource.RLIM_INFINITY and wanted > soft:
-            with contextlib.suppress(ValueError, OSError):  # macOS has another, lower bound
+            with contextlib.suppress(ValueError, OSError):  # macOS has another, lower limit
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
                 return
 
@@ -155,25 +155,25 @@ async def run_sidecar(
     contract: Contract,
     name: str,
     fd: int | None,
-    parent: Parent,
+    parent: ParentConnection,
     main: MainThread | None = None,
-    signals: Signals | None = None,
+    signals: SignalReceiver | None = None,
     *,
     migrate: bool = True,
 ) -> int:
-    """Run the sidecar of one entry; returns the exit code.
+    """Run the sidecar of one service; returns the exit code.
 
     Args:
         manifest: The manifest.
         contract: The contract.
-        name: The entry.
-        fd: A listening socket to serve instead of the address in mesh.toml.
-        parent: Where to report.
+        name: The service.
+        fd: Descriptor of a listening socket to serve instead of the address in mesh.toml.
+        parent: Gets the readiness report.
         main: The main thread, when the loop does not run there.
-        signals: The signals, when the loop does not run in the main thread.
-        migrate: Bring the database to its newest version first.
+        signals: Receives the signals, when the loop does not run in the main thread.
+        migrate: Migrate the database to its newest version first.
     """
-    from mesh.control.component import assembly  # noqa: PLC0415 - the rooms below are loaded by who runs them
+    from mesh.control.component import assembly  # noqa: PLC0415 - most of the imports; faults are reported before
 
     drain = manifest.services[name].drain
     return await serve(
@@ -181,7 +181,7 @@ async def run_sidecar(
     )
 
 
-async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, parent: Parent) -> int:
+async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, parent: ParentConnection) -> int:
     """Run the edge; returns the exit code."""
     from mesh.control.component import assembly  # noqa: PLC0415 - as above
 
@@ -189,118 +189,124 @@ async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, paren
     return await serve(lambda: assembly.edge(manifest, contract, fd), parent, manifest.edge.drain)
 
 
-async def serve(make: Callable[[], Part], parent: Parent, drain: float, signals: Signals | None = None) -> int:
-    """Make a part, start it, report, wait for the end, stop it.
+async def serve(
+    make: Callable[[], Component], parent: ParentConnection, drain: float, signals: SignalReceiver | None = None
+) -> int:
+    """Make a component, start it, report, wait for a signal, stop it.
 
     Args:
-        make: Makes the part; may raise as ``Part.start`` does.
-        parent: Where to report.
-        drain: Seconds that the stop may take.
-        signals: The signals, when the loop does not run in the main thread.
+        make: Makes the component; may raise as ``Component.start`` does.
+        parent: Gets the readiness report.
+        drain: Seconds that the shutdown may take.
+        signals: Receives the signals, when the loop does not run in the main thread.
 
     Returns:
         The exit code: 0, or 1 when it could not start.
     """
     loop = asyncio.get_running_loop()
-    told, cleared = asyncio.Event(), asyncio.Event()
+    stop_requested, start_allowed = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
-        if told.is_set():  # the second time: at once
+        if stop_requested.is_set():  # the second signal ends the process at once
             os._exit(1)
-        told.set()
+        stop_requested.set()
 
     on_signal = loop.add_signal_handler if signals is None else signals.add
-    _listen(on_signal, stop, _STOPS)
-    give_back(_STOPS)
+    _add_handlers(on_signal, stop, _STOP_SIGNALS)
+    give_back(_STOP_SIGNALS)
 
-    def go() -> None:
-        loop.call_soon_threadsafe(cleared.set)
+    def on_start() -> None:
+        loop.call_soon_threadsafe(start_allowed.set)
 
-    def orphaned() -> None:
-        loop.call_soon_threadsafe(told.set)
+    def on_parent_exit() -> None:
+        loop.call_soon_threadsafe(stop_requested.set)
 
-    parent.watch(go, orphaned, drain + STOP_MARGIN)
+    parent.watch(on_start, on_parent_exit, drain + STOP_MARGIN_SECONDS)
     try:
-        part = make()
-        _listen(on_signal, stop, [number for number in _STOPS if signal.getsignal(number) in _DEFAULTS])
-        if not await _start(part, told, cleared, parent, on_signal):
+        component = make()
+        _add_handlers(
+            on_signal, stop, [number for number in _STOP_SIGNALS if signal.getsignal(number) in _DEFAULT_HANDLERS]
+        )
+        if not await _start(component, stop_requested, start_allowed, parent, on_signal):
             return 0
     except (Faults, OSError) as error:
         return _fail(parent, str(error))
     except Exception as error:
         log.exception("the start failed")
         return _fail(parent, _text(error))
-    await told.wait()
+    await stop_requested.wait()
     code = 1
     try:
-        await part.stop()
+        await component.stop()
         code = 0
     finally:
-        _end_soon(code)
+        _exit_after_timeout(code)
     return code
 
 
-def _end_soon(code: int) -> None:
-    """End the process a little later if it does not end by itself: nobody waits for what functions have left behind.
+def _exit_after_timeout(code: int) -> None:
+    """End the process after ``EXIT_TIMEOUT`` if it has not ended by itself.
 
-    Tasks that swallow their cancellation hold the loop, and threads (``asyncio.to_thread``) the interpreter.
+    Functions may have left something behind: a task that swallows its cancellation keeps the event loop running, a
+    thread (``asyncio.to_thread``) the interpreter.
     """
-    timer = threading.Timer(LEAVE, _leave, [code])
+    timer = threading.Timer(EXIT_TIMEOUT, _exit, [code])
     timer.daemon = True
     timer.start()
 
 
-def _listen(on_signal: OnSignal, stop: Callable[[], None], numbers: Iterable[int]) -> None:
+def _add_handlers(on_signal: OnSignal, stop: Callable[[], None], numbers: Iterable[int]) -> None:
     for number in numbers:
         on_signal(number, stop)
 
 
 async def _start(
-    part: Part,
-    told: asyncio.Event,
-    cleared: asyncio.Event,
-    parent: Parent,
+    component: Component,
+    stop_requested: asyncio.Event,
+    start_allowed: asyncio.Event,
+    parent: ParentConnection,
     on_signal: OnSignal,
 ) -> bool:
-    """Start the part, once that is cleared, and report; False if it was told to stop meanwhile."""
+    """Start the component after the start signal and report; return False if a stop was requested meanwhile."""
 
     async def start() -> str:
-        await cleared.wait()
-        return await part.start()
+        await start_allowed.wait()
+        return await component.start()
 
     starting = asyncio.create_task(start())
-    waiting = asyncio.create_task(told.wait())
+    waiting = asyncio.create_task(stop_requested.wait())
     await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     if not starting.done():
         cancel_task(starting)
         await asyncio.wait([starting])
         return False
-    _settle()
-    if not _at_terminal():  # where SIGHUP says that the terminal is gone
-        on_signal(signal.SIGHUP, part.reload)
+    _tune_gc()
+    if not _at_terminal():  # at a terminal, SIGHUP means that the terminal has closed
+        on_signal(signal.SIGHUP, component.reload)
     parent.ready(starting.result())
     return True
 
 
-def _settle() -> None:
-    """Keep the collector of cycles off what the start has made, and let it look at the rest less often.
+def _tune_gc() -> None:
+    """Exclude the objects of the start from cyclic garbage collection, and run it less often.
 
-    Contract, codecs and modules live as long as the process, and a call frees what it made by itself; looking for
-    cycles after every 700 objects that calls in flight hold took a quarter of the edge's time.
+    Contract, codecs and modules live as long as the process, and the objects of a call are freed by their reference
+    counts. Python's default, a collection after each 700 objects that calls in progress hold, took a quarter of the
+    edge's time.
     """
     gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def _text(error: Exception) -> str:
-    """Return what a user is told of an error that nobody expected; the log has the rest."""
+    """Return the reason to report for an unexpected error; the log has its traceback."""
     if isinstance(error, RemoteError):
         return f"a call that it makes when it starts failed: {error.status}"
     return f"{type(error).__name__}: {text_of(error)}"
 
 
-def _fail(parent: Parent, reason: str) -> int:
+def _fail(parent: ParentConnection, reason: str) -> int:
     parent.failed(reason)
     if not parent.present:
         sys.stderr.write(f"{reason}\n")

@@ -1,6 +1,6 @@
-"""What a sidecar has to do with events: the contract and mesh.toml → its broker, its outbox and its relay.
+"""Events of one sidecar: connection to the broker, publisher, outbox, relay and deliveries.
 
-A mesh that neither publishes nor is triggered has none of it, and needs no broker.
+A service without events, schedules and captured tables has none of them, and a mesh of such services needs no broker.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from mesh.faults import Fault, Faults
 if TYPE_CHECKING:
     from mesh.call import Handler
     from mesh.database import Database
-    from mesh.database.migrations import Prepare
+    from mesh.database.migrations import PrepareStep
     from mesh.events.publish.outbox import Outbox
     from mesh.events.publish.relay import Relay
 
-__all__ = ["Eventing", "needs_broker", "settings"]
+__all__ = ["ServiceEvents", "broker_settings", "needs_broker"]
 
 log = logging.getLogger("mesh.events")
 
-PRUNE = 3600.0
-"""Seconds between two looks for rows of the inbox that are too old."""
+PRUNE_INTERVAL = 3600.0
+"""Seconds between two deletions of rows of the inbox that are too old."""
 
 
 def needs_broker(manifest: Manifest, contract: Contract, name: str) -> bool:
-    """Return whether a service publishes, is triggered, or owns a table whose changes trigger others."""
+    """Whether a service publishes, has triggers, or owns a table whose changes trigger others."""
     services = topology.served(manifest, contract, name)
     return (
         any(service.publishes for service in services)
@@ -48,19 +48,19 @@ def needs_broker(manifest: Manifest, contract: Contract, name: str) -> bool:
     )
 
 
-def settings(manifest: Manifest, name: str) -> Settings:
-    """Return how the broker is reached.
+def broker_settings(manifest: Manifest, name: str) -> Settings:
+    """Return the settings of the connection to the broker.
 
     Raises:
-        Faults: No broker is named.
+        Faults: mesh.toml names no broker.
     """
     if not manifest.broker:
         raise Faults(
             [
                 Fault(
                     f"{manifest.file.name} broker",
-                    f'{name} has to do with events, and no broker is named: broker = "nats://HOST:PORT", or the '
-                    "environment variable MESH_BROKER; `mesh up` runs one by itself",
+                    f'{name} uses events, and no broker is named: set broker = "nats://HOST:PORT" or the environment '
+                    "variable MESH_BROKER; `mesh up` runs a broker by itself",
                 )
             ]
         )
@@ -84,28 +84,28 @@ def settings(manifest: Manifest, name: str) -> Settings:
     )
 
 
-class Eventing:
-    """The events of one sidecar.
+class ServiceEvents:
+    """Events of one sidecar.
 
     Args:
-        manifest: Where and how big.
-        contract: Who publishes what.
+        manifest: The manifest.
+        contract: The contract.
         name: The service.
 
     Attributes:
-        broker: The connection.
-        publisher: What ``context.publish`` is.
-        outbox: What ``tx.publish`` writes to, or None without a database.
+        broker: The connection to the broker.
+        publisher: Implements ``context.publish``.
+        outbox: Implements ``tx.publish``; None without a database.
 
     Raises:
-        Faults: No broker is named.
+        Faults: mesh.toml names no broker.
     """
 
     def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
         entry = manifest.services[name]
         self._name = name
         self._contract = contract
-        self.broker = Broker(settings(manifest, name), name)
+        self.broker = Broker(broker_settings(manifest, name), name)
         publications = Publications(contract, entry.serves, name)
         self.publisher = Publisher(publications, self.broker)
         self.outbox: Outbox | None = None
@@ -127,8 +127,8 @@ class Eventing:
             self.outbox = outbox.Outbox(publications, sqlite=self._sqlite)
 
     @property
-    def after(self) -> Sequence[Prepare]:
-        """What is done in the service's database after its migrations."""
+    def database_steps(self) -> Sequence[PrepareStep]:
+        """Steps that run in the service's database after its migrations: outbox, inbox, capture triggers."""
         if self.outbox is None:
             return ()
         from mesh.events.changes import capture  # noqa: PLC0415 - loaded already
@@ -139,7 +139,7 @@ class Eventing:
         return (outbox.create, *([inbox.prepare] if self._triggered else []), capturing)
 
     def start(self, database: Database | None) -> None:
-        """Connect, and empty the outbox of the open database."""
+        """Connect to the broker, and start the relay and the pruning in the open database."""
         self.broker.start()
         if database is not None and self._triggered:
             self._pruning = asyncio.get_running_loop().create_task(_prune(database))
@@ -156,22 +156,22 @@ class Eventing:
             self._relay.start()
 
     def deliver(self, handlers: Mapping[str, Handler]) -> None:
-        """Begin to call the functions for what triggers them; the service is ready.
+        """Start the deliveries to the functions. The service must be ready.
 
         Args:
-            handlers: Path of a method → the chain that answers its deliveries.
+            handlers: Path of a method → the chain that handles its deliveries.
         """
         if self._triggered:
             self._delivery = Delivery(self.broker, self._name, self._served, handlers, self._delivery_settings)
             self._delivery.start()
 
-    async def give_back(self) -> None:
-        """Take no more deliveries; finish what runs, up to the drain time, and give back the rest."""
+    async def stop_deliveries(self) -> None:
+        """Take no more deliveries; finish those in progress up to the drain time, and return the rest to the broker."""
         if self._delivery is not None:
             await self._delivery.stop(self._drain)
 
     async def stop(self) -> None:
-        """Send what the outbox holds, if the broker is there, and disconnect; the database is still open."""
+        """Publish the rows of the outbox, if the broker is connected, and disconnect. The database is still open."""
         if self._pruning is not None:
             self._pruning.cancel()
             await asyncio.wait([self._pruning])
@@ -189,6 +189,6 @@ async def _prune(database: Database) -> None:
                 await inbox.prune(tx, time.time())
         except StatusError as error:
             log.debug("the inbox was not pruned: %s", error)
-        except Exception:  # or nothing would be pruned for the life of the process
+        except Exception:  # an unexpected error must not end the pruning for the life of the process
             log.exception("the inbox was not pruned")
-        await asyncio.sleep(PRUNE)
+        await asyncio.sleep(PRUNE_INTERVAL)

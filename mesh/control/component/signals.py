@@ -1,9 +1,9 @@
-"""Signals of a process whose main thread runs functions: they reach the event loop, which runs in another thread.
+"""Signals for an event loop outside the main thread: the main thread runs functions, the loop gets the signals.
 
-Python runs signal handlers in the main thread only, and there between two steps of Python code: not while a function
-waits in a database's driver. The wakeup descriptor (``signal.set_wakeup_fd``) has no such delay. A function may replace
-the one (``signal.signal``) or the other (an event loop of its own in the main thread), so both tell of each signal, and
-whichever is first counts.
+Python runs signal handlers in the main thread only, between two steps of Python code. A function that waits in a
+database driver delays them. The wakeup descriptor (``signal.set_wakeup_fd``) has no such delay. A function may replace
+the handler (``signal.signal``) or the descriptor (an event loop of its own in the main thread). Both therefore report
+each signal, and the first report counts.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import signal
 import socket
 from collections.abc import Callable, Iterable
 
-__all__ = ["Signals"]
+__all__ = ["SignalReceiver"]
 
 _HANDLED = 0x80
-"""Set in a signal's number when its handler has run; numbers are below it (``signal.NSIG``)."""
+"""Bit that marks a report of the handler; signal numbers are smaller (``signal.NSIG``)."""
 
 
-class Signals:
-    """Takes signals, from when it is made: in the main thread.
+class SignalReceiver:
+    """Receiver of signals, from its construction on. Construct it in the main thread.
 
     Args:
-        numbers: Which ones.
+        numbers: The signals.
     """
 
     def __init__(self, numbers: Iterable[int]) -> None:
@@ -39,7 +39,7 @@ class Signals:
         self.keep()
 
     def keep(self) -> None:
-        """Take them again after a function has given them up: in the main thread."""
+        """Install the handlers again after a function has reset them. Call it in the main thread."""
         signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
         for number in self._numbers:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -52,13 +52,13 @@ class Signals:
         self._callbacks[number] = callback
 
     def _handle(self, number: int, _: object) -> None:
-        with contextlib.suppress(OSError):  # the buffer is full of signals that nobody has looked at yet
+        with contextlib.suppress(OSError):  # the buffer is full of signals that the loop has not read yet
             self._writing.send(bytes([number | _HANDLED]))
 
     def _read(self) -> None:
         for byte in self._reading.recv(4096):
             number, handled = byte & ~_HANDLED, byte & _HANDLED
-            if (number, handled) not in self._seen:  # another signal of a function's
+            if (number, handled) not in self._seen:  # a signal that a function handles itself
                 continue
             self._seen[number, handled] += 1
             callback = self._callbacks.get(number)

@@ -1,4 +1,4 @@
-"""One child process: its output line by line, its report, its end. It decides nothing."""
+"""One child process: its output line by line, its readiness report, its end. It decides nothing."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from mesh.control.readiness import GO, VARIABLE, Failed, Ready, parse
+from mesh.control.readiness import FD_VARIABLE, START_SIGNAL, Failed, Ready, parse
 
-__all__ = ["Process", "how"]
+__all__ = ["ChildProcess", "exit_text"]
 
-_LONGEST_LINE = 256 * 1024
-"""Bytes of output without a line end after which they are shown all the same."""
-_LAST_WORDS = 1.0
-"""Seconds that the output of a process that has ended is waited for; a grandchild can hold the pipe open for ever."""
+_MAX_LINE_BYTES = 256 * 1024
+"""Bytes of output without a line end after which they are shown as a line."""
+_OUTPUT_TIMEOUT = 1.0
+"""Seconds to wait for the rest of the output of a process that has ended; a grandchild can hold the pipe open."""
 
 
-class Process:
-    """A running child process, as ``start`` makes it.
+class ChildProcess:
+    """A running child process; ``start`` makes it.
 
-    It leads a process group of its own, so that Ctrl-C in a terminal reaches only ``mesh up``, and so that what it
-    started ends with it.
+    It leads a process group of its own. Ctrl-C in a terminal then reaches ``mesh up`` only, and the processes that it
+    started are killed when it ends.
 
     Attributes:
         pid: Its process id.
-        report: Done when it has reported; never, when it ends without a word.
+        report: Done when it has reported; never done when it ends without a report.
         ended: Done when it has ended; the result is the return code (negative: the signal).
     """
 
-    def __init__(self, child: asyncio.subprocess.Process, link: socket.socket, output: int) -> None:
+    def __init__(self, child: asyncio.subprocess.Process, report_socket: socket.socket, output: int) -> None:
         loop = asyncio.get_running_loop()
         self.pid = child.pid
         self.report: asyncio.Future[Ready | Failed] = loop.create_future()
         self._child = child
-        self._link = link
-        self._heard = b""
+        self._report_socket = report_socket
+        self._received = b""
         self._output = output
-        self._said = loop.create_future()
-        loop.add_reader(link, self._listen)
+        self._output_closed = loop.create_future()
+        loop.add_reader(report_socket, self._receive_report)
         self.ended: asyncio.Task[int] = loop.create_task(self._wait())
 
     @classmethod
@@ -49,15 +49,15 @@ class Process:
         command: Sequence[str],
         environment: Mapping[str, str],
         inherit: Sequence[int],
-        line: Callable[[str], None],
-    ) -> Process:
+        on_line: Callable[[str], None],
+    ) -> ChildProcess:
         """Start the command.
 
         Args:
             command: Program and arguments.
-            environment: All of its environment; where to report is added.
-            inherit: File descriptors that it keeps, by the same numbers.
-            line: Called with each line of its output and errors.
+            environment: All its environment variables; the descriptor of its report socket is added.
+            inherit: File descriptors that it inherits with the same numbers.
+            on_line: Called with each line of its standard output and standard error.
 
         Raises:
             OSError: The program cannot be started.
@@ -72,7 +72,7 @@ class Process:
                 stdout=writable,
                 stderr=writable,
                 pass_fds=(*inherit, theirs.fileno()),
-                env={**environment, VARIABLE: str(theirs.fileno())},
+                env={**environment, FD_VARIABLE: str(theirs.fileno())},
                 process_group=0,
             )
         except BaseException:
@@ -83,18 +83,18 @@ class Process:
             theirs.close()
             os.close(writable)
         self = cls(child, ours, readable)
-        # A pipe of our own and not asyncio's: there, waiting for the process also waits for the end of its output.
+        # The pipe is our own because asyncio's wait for a process also waits for the end of its pipes.
         os.set_blocking(readable, False)
-        asyncio.get_running_loop().add_reader(readable, self._read, line, bytearray())
+        asyncio.get_running_loop().add_reader(readable, self._read, on_line, bytearray())
         return self
 
-    def go(self) -> None:
-        """Tell it that all it needs is ready."""
+    def send_start_signal(self) -> None:
+        """Tell it that its dependencies are ready."""
         with contextlib.suppress(OSError):  # it has ended
-            self._link.send(GO)
+            self._report_socket.send(START_SIGNAL)
 
     def probe(self, ready: Awaitable[str]) -> None:
-        """Let ``ready`` report in its place: what it returns is the address at which it accepts."""
+        """Report in its place once ``ready`` returns the address at which it accepts."""
         probing = asyncio.ensure_future(self._probe(ready))
         self.ended.add_done_callback(lambda _: probing.cancel())
 
@@ -108,79 +108,79 @@ class Process:
         self._signal(signal.SIGTERM)
 
     def reload(self) -> None:
-        """Ask it to run the code as it is now (SIGHUP)."""
+        """Ask it to run the current code (SIGHUP)."""
         self._signal(signal.SIGHUP)
 
     def _signal(self, number: signal.Signals) -> None:
-        # Not asyncio's send_signal: it polls the child, and one that has just ended is 255 for asyncio's own wait then.
+        # asyncio's send_signal polls the child; the return code of a child that has just ended would become 255.
         if not self.ended.done():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it, and all that it started, at once (SIGKILL)."""
+        """Kill it and the processes that it started (SIGKILL)."""
         if not self.ended.done():
             self._kill_group()
 
     def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left (macOS says EPERM)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left; macOS raises EPERM then
             os.killpg(self.pid, signal.SIGKILL)
 
     async def _wait(self) -> int:
         code = await self._child.wait()
-        self._kill_group()  # what it left behind
-        await asyncio.wait([self._said], timeout=_LAST_WORDS)
+        self._kill_group()  # processes that it left behind
+        await asyncio.wait([self._output_closed], timeout=_OUTPUT_TIMEOUT)
         self._close()
         return code
 
     def _close(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._link.fileno() >= 0:
-            self._listen()  # a report that came with the end
-            loop.remove_reader(self._link)
-            self._link.close()
-        if not self._said.done():
+        if self._report_socket.fileno() >= 0:
+            self._receive_report()  # a report that was written just before the end
+            loop.remove_reader(self._report_socket)
+            self._report_socket.close()
+        if not self._output_closed.done():
             self._finish_output()
 
     def _finish_output(self) -> None:
         asyncio.get_running_loop().remove_reader(self._output)
         os.close(self._output)
-        self._said.set_result(None)
+        self._output_closed.set_result(None)
 
-    def _listen(self) -> None:
+    def _receive_report(self) -> None:
         try:
-            data = self._link.recv(65536)
+            data = self._report_socket.recv(65536)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        self._heard += data
-        first, found, _ = self._heard.partition(b"\n")
+        self._received += data
+        first, found, _ = self._received.partition(b"\n")
         if found and not self.report.done():
             self.report.set_result(parse(first))
         if not data:
-            asyncio.get_running_loop().remove_reader(self._link)
+            asyncio.get_running_loop().remove_reader(self._report_socket)
 
-    def _read(self, line: Callable[[str], None], rest: bytearray) -> None:
+    def _read(self, on_line: Callable[[str], None], rest: bytearray) -> None:
         try:
             data = os.read(self._output, 65536)
         except BlockingIOError:
             return
         rest += data
-        *whole, last = rest.split(b"\n")
-        if not data or len(last) > _LONGEST_LINE:
-            whole.append(last)
+        *lines, last = rest.split(b"\n")
+        if not data or len(last) > _MAX_LINE_BYTES:
+            lines.append(last)
             last = bytearray()
-        for text in whole:
-            if text:
-                line(text.decode("utf-8", "replace").rstrip("\r"))
+        for line in lines:
+            if line:
+                on_line(line.decode("utf-8", "replace").rstrip("\r"))
         rest[:] = last
         if not data:
             self._finish_output()
 
 
-def how(code: int) -> str:
-    """Return in words how a process ended: ``exit code 3`` or ``signal SIGKILL``."""
+def exit_text(code: int) -> str:
+    """Return the text for a return code: ``exit code 3`` or ``signal SIGKILL``."""
     if code >= 0:
         return f"exit code {code}"
     try:

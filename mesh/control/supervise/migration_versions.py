@@ -1,7 +1,8 @@
-"""Migrations as they were when ``mesh up --reload`` began, and as they are now.
+"""Migration versions of ``mesh up --reload``: differences between the files at the start and the files now.
 
-A save migrates nothing: a version file is saved many times before it is finished, and a version that has run does not
-run again. What a restart would run, and what it could not, is said. Version files are read and never run here.
+A save migrates no database: a version file is saved many times before it is finished, and a version that has run does
+not run again. The lines say which versions a restart would run, and which ones it would refuse. This module reads
+version files and never runs them.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from pathlib import Path
 
 from mesh.config.manifest import Manifest
 
-__all__ = ["Versions", "is_version"]
+__all__ = ["MigrationVersions", "is_version"]
 
-_BEFORE, _NAME = "down_revision", "revision"
-"""The two assignments that make a line of versions (Alembic's documentation, "Create a Migration Script")."""
+_PARENT, _NAME = "down_revision", "revision"
+"""Assignments that make a sequence of versions (Alembic's documentation, "Create a Migration Script")."""
 _RESTART = "a restart of `mesh up`"
 
 
-class Versions:
-    """The version files of each service that has a database.
+class MigrationVersions:
+    """Version files of each service that has a database.
 
     Args:
         manifest: The deployment, before any of its databases is migrated.
@@ -31,12 +32,12 @@ class Versions:
         self._folders = {name: _folder(manifest, name) for name, entry in manifest.services.items() if entry.database}
         self._applied = {name: _read(folder) for name, folder in self._folders.items()}
 
-    def hold(self, path: Path) -> bool:
+    def contains(self, path: Path) -> bool:
         """Whether a file is, or was, a version of one of these services."""
         return path.parent in self._folders.values() and is_version(path)
 
-    def news(self) -> dict[str, tuple[str, ...]]:
-        """Return for each service the lines that say how its versions differ from those that were applied."""
+    def differences(self) -> dict[str, tuple[str, ...]]:
+        """Return for each service one line for each difference between its versions and those that were applied."""
         return {
             name: tuple(f"{name}: {line}" for line in _differences(self._applied[name], _read(folder)))
             for name, folder in self._folders.items()
@@ -44,12 +45,12 @@ class Versions:
 
 
 def is_version(path: Path) -> bool:
-    """Whether Alembic takes a file of a folder of versions for one."""
+    """Whether Alembic reads a file of a folder of versions as a version."""
     return path.suffix == ".py" and path.name != "__init__.py" and not path.name.startswith(".#")
 
 
 def _folder(manifest: Manifest, name: str) -> Path:
-    """Return where the versions of a service are, whether the folder is there or not."""
+    """Return the folder of the versions of a service; it need not exist."""
     entry = manifest.services[name]
     if entry.migrations:
         return Path(os.path.normpath(manifest.root / entry.migrations))
@@ -64,7 +65,7 @@ def _read(folder: Path) -> dict[str, bytes]:
         if is_version(path):
             try:
                 found[path.name] = path.read_bytes()
-            except OSError:  # between two steps of an editor
+            except OSError:  # an editor is replacing the file
                 continue
     return found
 
@@ -82,9 +83,9 @@ def _differences(applied: Mapping[str, bytes], now: Mapping[str, bytes]) -> Iter
 
 
 def _faults(files: Mapping[str, bytes]) -> Iterator[str]:
-    """Yield what keeps these files from being one line of versions, as far as their text says it."""
+    """Yield the reasons why these files are not one sequence of versions, as far as their text shows it."""
     names: dict[str, str] = {}
-    before: set[str] = set()
+    all_parents: set[str] = set()
     for file, source in files.items():
         try:
             values = _assigned(ast.parse(source, file))
@@ -92,7 +93,7 @@ def _faults(files: Mapping[str, bytes]) -> Iterator[str]:
             place = f"{file}:{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else file
             yield f"{place}: {getattr(error, 'msg', error)}"
             return
-        name, parents = values.get(_NAME), values.get(_BEFORE)
+        name, parents = values.get(_NAME), values.get(_PARENT)
         if not isinstance(name, str):
             yield f"{file} says no `{_NAME}`"
             return
@@ -100,16 +101,17 @@ def _faults(files: Mapping[str, bytes]) -> Iterator[str]:
             yield f"{names[name]} and {file} are both {name!r}"
             return
         names[name] = file
-        before |= set(parents if isinstance(parents, tuple | list) else [parents] if isinstance(parents, str) else [])
-    for name in sorted(before - set(names)):
-        yield f"there is no {name!r}, which one names as its {_BEFORE}"
-    newest = sorted(set(names) - before)
+        listed = parents if isinstance(parents, tuple | list) else [parents] if isinstance(parents, str) else []
+        all_parents |= set(listed)
+    for name in sorted(all_parents - set(names)):
+        yield f"there is no {name!r}, which one names as its {_PARENT}"
+    newest = sorted(set(names) - all_parents)
     if len(newest) > 1:
-        yield f"{', '.join(newest)} are all the newest; one has to be the {_BEFORE} of another"
+        yield f"{', '.join(newest)} are all the newest; one has to be the {_PARENT} of another"
 
 
 def _assigned(module: ast.Module) -> dict[str, object]:
-    """Return the constants that a module assigns to names at its top."""
+    """Return the constants that a module assigns to names at its top level."""
     found: dict[str, object] = {}
     for statement in module.body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]

@@ -1,7 +1,8 @@
-"""Runs the components of a mesh on this machine: in order, until told to stop, and down again in reverse.
+"""Supervisor of the components of a mesh on one machine: starts them in order, stops them in reverse order.
 
-Signals only queue; the loop acts on them. Each component has a keeper of its own, so one that hangs stalls nobody. It
-knows nothing of gRPC, contracts or configuration: a component is a command line and a listening socket.
+Signals are queued, and the event loop acts on them. Each component has a ``Child`` of its own, so a component that
+hangs delays no other one. The supervisor knows nothing of gRPC, contracts or configuration. To it, a component is a
+command line and a listening socket.
 """
 
 from __future__ import annotations
@@ -12,55 +13,59 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from mesh.contract import graph
-from mesh.control.supervise.child import Component, Keeper, StartError
-from mesh.control.supervise.log_output import Console
-from mesh.control.supervise.restart_policy import LONGEST
+from mesh.control.supervise.child import Child, ComponentSpec, StartError
+from mesh.control.supervise.log_output import LogOutput
+from mesh.control.supervise.restart_policy import MAX_RESTART_DELAY
 
-__all__ = ["PATIENCE", "Supervisor"]
+__all__ = ["START_TIMEOUT", "Supervisor"]
 
-PATIENCE = 60.0
+START_TIMEOUT = 60.0
 """Seconds that the start of one component may take."""
-PROGRESS = 5.0
-"""Seconds after which, again and again, a start says what it is waiting for."""
+PROGRESS_INTERVAL = 5.0
+"""Seconds between two lines about a start that has not ended."""
 
 
 class Supervisor:
     """Runs components.
 
     Args:
-        components: In any order; their ``needs`` must not run in a circle.
-        console: Where their lines and the supervisor's go.
-        environment: All of their environment.
-        patience: Seconds that the start of one may take.
-        longest: Seconds that what died waits at most for its next start.
+        components: In any order; their ``needs`` must have no cycle.
+        output: Shows their lines and the supervisor's.
+        environment: All environment variables of the components.
+        start_timeout: Seconds that the start of one component may take.
+        max_restart_delay: Seconds that a restart is delayed at most.
+
+    Attributes:
+        children: The components by name.
     """
 
     def __init__(
         self,
-        components: Iterable[Component],
-        console: Console,
+        components: Iterable[ComponentSpec],
+        output: LogOutput,
         environment: Mapping[str, str],
         *,
-        patience: float = PATIENCE,
-        longest: float = LONGEST,
+        start_timeout: float = START_TIMEOUT,
+        max_restart_delay: float = MAX_RESTART_DELAY,
     ) -> None:
         components = list(components)
-        self.keepers = {
-            component.name: Keeper(component, console, environment, patience, longest) for component in components
+        self.children = {
+            component.name: Child(component, output, environment, start_timeout, max_restart_delay)
+            for component in components
         }
-        self._layers = graph.order({component.name: component.needs for component in components})
-        self._console = console
+        self._start_order = graph.order({component.name: component.needs for component in components})
+        self._output = output
 
     async def run(
         self,
-        ready: Callable[[Mapping[str, Keeper]], None],
-        beside: Callable[[Mapping[str, Keeper]], Coroutine[Any, Any, None]] | None = None,
+        on_ready: Callable[[Mapping[str, Child]], None],
+        background: Callable[[Mapping[str, Child]], Coroutine[Any, Any, None]] | None = None,
     ) -> int:
-        """Start everything, keep it running until SIGTERM, SIGINT or SIGHUP, stop everything.
+        """Start all components, keep them running until SIGTERM, SIGINT or SIGHUP, and stop them.
 
         Args:
-            ready: Called once, when all components are ready.
-            beside: Runs from then on, until the stop begins.
+            on_ready: Called once, when all components are ready.
+            background: Runs from then on, until the shutdown begins.
 
         Returns:
             The exit code: 0, or 1 when a component could not start.
@@ -73,31 +78,31 @@ class Supervisor:
         for number in stops:
             loop.add_signal_handler(number, signals.put_nowait, number)
         try:
-            code = await self._run(ready, beside, signals)
+            code = await self._run(on_ready, background, signals)
         finally:
             await self._stop(signals)
             for number in stops:
                 loop.remove_signal_handler(number)
         if code == 0:
-            self._console.say("stopped")
+            self._output.supervisor_line("stopped")
         return code
 
     async def _run(
         self,
-        ready: Callable[[Mapping[str, Keeper]], None],
-        beside: Callable[[Mapping[str, Keeper]], Coroutine[Any, Any, None]] | None,
+        on_ready: Callable[[Mapping[str, Child]], None],
+        background: Callable[[Mapping[str, Child]], Coroutine[Any, Any, None]] | None,
         signals: asyncio.Queue[signal.Signals],
     ) -> int:
         starting = asyncio.create_task(self._start())
-        told = asyncio.create_task(signals.get())
-        await asyncio.wait([starting, told], return_when=asyncio.FIRST_COMPLETED)
+        first_signal = asyncio.create_task(signals.get())
+        await asyncio.wait([starting, first_signal], return_when=asyncio.FIRST_COMPLETED)
         failures: list[str] = []
         if starting.done():
             failures = starting.result()
             if not failures:
-                ready(self.keepers)
-                running = None if beside is None else asyncio.create_task(beside(self.keepers))
-                await told
+                on_ready(self.children)
+                running = None if background is None else asyncio.create_task(background(self.children))
+                await first_signal
                 if running is not None:
                     running.cancel()
                     await asyncio.wait([running])
@@ -105,28 +110,31 @@ class Supervisor:
             starting.cancel()
             await asyncio.wait([starting])
         if failures:
-            told.cancel()
+            first_signal.cancel()
             for failure in failures:
-                self._console.say(failure)
-            self._console.say("the mesh did not start")
+                self._output.supervisor_line(failure)
+            self._output.supervisor_line("the mesh did not start")
         else:
-            self._console.say(f"{told.result().name}: stopping; a second one kills")
+            self._output.supervisor_line(f"{first_signal.result().name}: stopping; a second signal kills")
         return 1 if failures else 0
 
     async def _start(self) -> list[str]:
-        """Start every component, each to go once what it needs is ready; return why it cannot be, or nothing."""
-        started = {name: asyncio.Event() for name in self.keepers}
+        """Start every component; return the reasons of those that cannot start.
 
-        async def one(keeper: Keeper) -> None:
-            await keeper.start([started[need] for need in keeper.component.needs])
-            started[keeper.component.name].set()
+        All processes start at the same time. Each gets the start signal once its dependencies are ready.
+        """
+        started = {name: asyncio.Event() for name in self.children}
+
+        async def one(child: Child) -> None:
+            await child.start([started[need] for need in child.component.needs])
+            started[child.component.name].set()
 
         progress = asyncio.create_task(self._progress(started))
         failures: list[str] = []
         try:
             async with asyncio.TaskGroup() as group:
-                for keeper in self.keepers.values():
-                    group.create_task(one(keeper))
+                for child in self.children.values():
+                    group.create_task(one(child))
         except* StartError as errors:
             failures = [str(error) for error in errors.exceptions]
         finally:
@@ -136,23 +144,23 @@ class Supervisor:
     async def _progress(self, started: Mapping[str, asyncio.Event]) -> None:
         waited = 0.0
         while True:
-            await asyncio.sleep(PROGRESS)
-            waited += PROGRESS
+            await asyncio.sleep(PROGRESS_INTERVAL)
+            waited += PROGRESS_INTERVAL
             missing = ", ".join(name for name, event in started.items() if not event.is_set())
-            self._console.say(f"still starting after {waited:g} s: {missing}")
+            self._output.supervisor_line(f"still starting after {waited:g} s: {missing}")
 
     async def _stop(self, signals: asyncio.Queue[signal.Signals]) -> None:
-        """Stop in reverse order; a second signal kills what is left."""
+        """Stop in reverse order; a second signal kills the rest."""
         stopping = asyncio.create_task(self._drain())
-        again = asyncio.create_task(signals.get())
-        await asyncio.wait([stopping, again], return_when=asyncio.FIRST_COMPLETED)
+        second_signal = asyncio.create_task(signals.get())
+        await asyncio.wait([stopping, second_signal], return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
-            self._console.say("killing what is left")
-            for keeper in self.keepers.values():
-                keeper.kill()
-        again.cancel()
+            self._output.supervisor_line("killing what is left")
+            for child in self.children.values():
+                child.kill()
+        second_signal.cancel()
         await stopping
 
     async def _drain(self) -> None:
-        for layer in reversed(self._layers):
-            await asyncio.gather(*(self.keepers[name].stop() for name in layer))
+        for names in reversed(self._start_order):
+            await asyncio.gather(*(self.children[name].stop() for name in names))

@@ -1,4 +1,4 @@
-"""Trace store of ``mesh up``, when there is no collector."""
+"""Trace store of ``mesh up``, which runs when the environment names no collector."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from mesh.rpc.server.listener import Listener
 from mesh.telemetry import otel_environment
 
-__all__ = ["ENDPOINTS", "EXPORTER", "Traces", "collector"]
+__all__ = ["ENDPOINTS", "EXPORTER", "TraceCollector", "external_collector"]
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""Environment variables with the URL of a collector, the first that is set wins."""
 EXPORTER = "OTEL_TRACES_EXPORTER"
+"""Environment variable with the names of the exporters of traces."""
 
 
-def collector(environ: Mapping[str, str] | None = None) -> str:
-    """Return where the standard ``OTEL_*`` variables send traces, or "" if they say nothing of it."""
+def external_collector(environ: Mapping[str, str] | None = None) -> str:
+    """Return the destination that the standard ``OTEL_*`` variables name for traces, or "" if they name none."""
     found = os.environ if environ is None else environ
     names = otel_environment.exporters(found, "traces")
     if names is None:
@@ -26,11 +28,11 @@ def collector(environ: Mapping[str, str] | None = None) -> str:
     return f"{', '.join(names) or 'no exporter'} ({EXPORTER})"
 
 
-class Traces:
-    """The store, served on a free port of this machine by this process."""
+class TraceCollector:
+    """Trace store with its OTLP receiver, on a free port of the loopback interface, in this process."""
 
     def __init__(self) -> None:
-        # The receiver loads OpenTelemetry's protobuf classes: only a mesh without a collector pays for that.
+        # The receiver loads OpenTelemetry's protobuf classes. A mesh with a collector does not pay for that.
         from mesh.telemetry.otlp_receiver import Receiver  # noqa: PLC0415 - see above
         from mesh.telemetry.trace_store import Store  # noqa: PLC0415 - see above
 
@@ -41,5 +43,5 @@ class Traces:
         return f"http://{await self._listener.start()}"
 
     async def stop(self) -> None:
-        """Stop; the traces are gone."""
+        """Stop; the traces are lost."""
         await self._listener.stop()

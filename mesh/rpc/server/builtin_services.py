@@ -1,46 +1,24 @@
-"""Methods of the built-in services, health and reflection, from their generated descriptors.
+"""Built-in services of a gRPC server: health and reflection.
 
-The methods are PUBLIC and pass no authentication, because probes and stock clients call them without a token.
+They are called without a token and served when the concurrency limit is reached, because probes and the first requests
+of stock clients must work then too. Therefore only the layers ``recover`` and ``deadline`` are around their handlers.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from mesh.call import Handler, chain
+from mesh.contract.model import Method
+from mesh.layers.deadline import deadline
+from mesh.layers.recover import recover
+from mesh.rpc.server.health_service import Health
+from mesh.rpc.server.reflection_service import Reflection
 
-from google.protobuf import message_factory
-from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.message import DecodeError
-
-from mesh.contract.model import Access, Method
-from mesh.errors import InvalidArgument
-
-__all__ = ["decode", "methods_of"]
+__all__ = ["builtin_handlers"]
 
 
-def methods_of(service: ServiceDescriptor) -> dict[str, Method]:
-    """Return the methods of a service by their short names."""
+def builtin_handlers(health: Health, reflection: Reflection) -> dict[str, tuple[Method, Handler]]:
+    """Return path → (method, handler) of both services."""
     return {
-        method.name: Method(
-            name=method.name,
-            service=service.full_name,
-            path=f"/{service.full_name}/{method.name}",
-            input=message_factory.GetMessageClass(method.input_type),
-            output=message_factory.GetMessageClass(method.output_type),
-            client_streaming=method.client_streaming,
-            server_streaming=method.server_streaming,
-            access=Access.PUBLIC,
-        )
-        for method in service.methods
+        path: (method, chain(recover, deadline, handler))
+        for path, (method, handler) in {**health.handlers(), **reflection.handlers()}.items()
     }
-
-
-def decode(method: Method, data: bytes) -> Any:
-    """Return the request message of a method.
-
-    Raises:
-        InvalidArgument: The bytes are not such a message.
-    """
-    try:
-        return method.input.FromString(data)
-    except DecodeError:
-        raise InvalidArgument(f"the request is not a {method.input.DESCRIPTOR.full_name} message") from None

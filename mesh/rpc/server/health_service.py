@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2 as pb
 from mesh.call import Call, Handler
 from mesh.contract.model import Method
 from mesh.errors import NotFound, Unavailable
-from mesh.rpc.server.builtin_services import decode, methods_of
+from mesh.rpc.server.builtin_methods import decode, methods_of
 
 __all__ = ["Health"]
 

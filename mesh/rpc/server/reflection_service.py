@@ -27,7 +27,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 from mesh.call import Call, Handler
 from mesh.contract.model import Method
 from mesh.errors import InvalidArgument, NotFound, StatusError
-from mesh.rpc.server.builtin_services import decode, methods_of
+from mesh.rpc.server.builtin_methods import decode, methods_of
 
 __all__ = ["Reflection"]
 

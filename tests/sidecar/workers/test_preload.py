@@ -1,4 +1,4 @@
-"""What is preloaded: found by importing a module in a process of its own, kept until something changes."""
+"""Preload plan: found by importing a module in a process of its own, stored until something changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The broker that ``mesh up`` runs when the mesh needs one and mesh.toml names none."""
+"""Local broker: the nats-server that ``mesh up`` runs when the mesh needs a broker and mesh.toml names none."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control.component.service_events import needs_broker
 from mesh.control.supervise import exec_with_parent, listening_sockets
-from mesh.control.supervise.child import Component
+from mesh.control.supervise.child import ComponentSpec
 from mesh.events.broker import nats_server
 from mesh.faults import Fault, Faults
 
-__all__ = ["BROKER", "OwnBroker", "needed", "own_broker"]
+__all__ = ["BROKER", "LocalBroker", "local_broker", "needed"]
 
 BROKER = "broker"
-"""Its name among the components."""
+"""Component name of the broker."""
 
 
 @dataclass(frozen=True, slots=True)
-class OwnBroker:
-    """A broker to be run.
+class LocalBroker:
+    """A broker for ``mesh up`` to run.
 
     Attributes:
-        component: What runs it; all others need it, so it starts first and stops last.
+        component: Its specification. All other components need it, so it starts first and stops last.
         address: ``host:port`` where it listens, the same after each restart.
-        storage: The folder of what it keeps.
+        storage: The folder of its stored messages.
     """
 
-    component: Component
+    component: ComponentSpec
     address: str
     storage: str
 
     @property
     def url(self) -> str:
-        """Where the components reach it."""
+        """URL at which the components reach it."""
         return f"nats://{self.address}"
 
 
 def needed(manifest: Manifest, contract: Contract) -> bool:
-    """Whether `mesh up` has to run a broker: something needs one, and none is named."""
+    """Whether ``mesh up`` has to run a broker: a service needs one, and mesh.toml names none."""
     return not manifest.broker and any(needs_broker(manifest, contract, name) for name in manifest.services)
 
 
-def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
-    """Return the broker to be run, or None when there is one already, or none is needed.
+def local_broker(manifest: Manifest, contract: Contract) -> LocalBroker | None:
+    """Return the broker to run, or None when ``needed`` says that there is none to run.
 
     Raises:
         Faults: Its address is taken, its folder cannot be written, or there is no nats-server.
@@ -53,9 +53,8 @@ def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
     if not needed(manifest, contract):
         return None
     place = f"{manifest.file.name} [events] listen"
-    with listening_sockets.bind(
-        place, manifest.events.listen
-    ) as bound:  # nats-server takes no socket of ours, only a number
+    # nats-server cannot inherit a listening socket. It gets the port number of one that is bound and closed.
+    with listening_sockets.bind(place, manifest.events.listen) as bound:
         address = addresses.name_of(bound)
     host, port = addresses.split(address)
     storage = manifest.state / "nats"
@@ -66,12 +65,12 @@ def own_broker(manifest: Manifest, contract: Contract) -> OwnBroker | None:
     except OSError as error:
         raise Faults([Fault(str(storage), f"cannot be written: {error.strerror}")]) from None
     reachable = addresses.reachable(address)
-    component = Component(
+    component = ComponentSpec(
         name=BROKER,
         command=exec_with_parent.command(str(storage / "lock"), words),
         listener=None,
         probe=lambda: nats_server.ready(*addresses.split(reachable)),
-        shown=nats_server.shown,
-        broken=nats_server.broken,
+        format_line=nats_server.shown,
+        needs_restart=nats_server.broken,
     )
-    return OwnBroker(component, reachable, str(storage))
+    return LocalBroker(component, reachable, str(storage))

@@ -1,4 +1,4 @@
-"""A table as text, for the commands to print. Pure."""
+"""Text tables for the output of commands. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows under a head, columns aligned; a cell of several lines stretches over as many."""
+    """Return rows below a head, with aligned columns; a cell of several lines makes its row as high."""
     cells = [[cell.splitlines() or [""] for cell in row] for row in [head, *rows]]
     widths = [max(len(line) for row in cells for line in row[at]) for at in range(len(head))]
     lines = []
