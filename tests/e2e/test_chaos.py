@@ -65,7 +65,7 @@ def test_functions_that_end_in_every_way_lose_and_double_nothing(tmp_path: Path)
         "endings.v1.Sink/OnMade", "endings.v1.Sink/OnRow", "endings.v1.Steps/OnMade",
     ], said  # fmt: skip
     log = (folder / "mesh.log").read_text(errors="replace")
-    assert "try 1 of event" in log
+    assert "attempt 1 of event" in log
     assert "was never retrieved" not in log
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import socket
+from collections.abc import Callable
 from time import monotonic  # the clock of the event loops
 from typing import Any, cast
 
@@ -116,7 +117,7 @@ class Listener:
         drain: float,
         max_body: int | None = None,
         max_head: int = 2**20,
-        expire: Any = None,
+        expire: Callable[[], None] | None = None,
     ) -> None:
         self.listen = listen
         self._app = app

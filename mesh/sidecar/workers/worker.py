@@ -183,7 +183,7 @@ class Worker:
     def _started(self, calls: Iterable[PendingCall]) -> list[str]:
         return [pending.path for pending in calls if self.process.watermark.reached(pending.id)]
 
-    def memory(self) -> int:
+    def resident_bytes(self) -> int:
         """Return its resident size, bytes; 0 if it is unknown."""
         try:
             return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_SIZE

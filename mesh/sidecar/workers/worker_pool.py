@@ -366,9 +366,9 @@ class WorkerPool:
         pid: dict[str, int | list[str]] = {"mesh.worker.pid": worker.pid}
         slowest = [f"{module} {seconds * 1000:.1f} ms" for module, seconds in loaded.imports]
         for name, begin, end, attributes in (
-            ("fork", began, loaded.began, pid),
-            ("load", loaded.began, loaded.loaded, {**pid, "mesh.worker.slowest_imports": slowest}),
-            ("connect", loaded.loaded, worker.ready_ns, pid),
+            ("fork", began, loaded.began_ns, pid),
+            ("load", loaded.began_ns, loaded.loaded_ns, {**pid, "mesh.worker.slowest_imports": slowest}),
+            ("connect", loaded.loaded_ns, worker.ready_ns, pid),
         ):
             start = max(begin, began)  # the call may have waited for a worker that was loading already
             span = self._tracer.start_span(name, start_time=start, attributes=attributes)
