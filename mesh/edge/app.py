@@ -46,7 +46,7 @@ DISCONNECT_WATCH_DELAY = 0.02
 
 
 class EdgeApp:
-    """Translates HTTP/JSON to calls of the contract's methods.
+    """ASGI application that translates HTTP/JSON to calls of the contract's methods.
 
     Args:
         contract: The contract. Methods with HTTP routes are reachable.
@@ -198,7 +198,7 @@ class EdgeApp:
             await response.send_message(call, target, response_format, message, method.success_status)
 
     def _find(self, call: HttpCall, verb: str) -> tuple[Transcoder, tuple[str, ...]] | None:
-        """Return the route of the path for an HTTP method that is no Lambda function's; None if there is none.
+        """Return the transcoder for a path and an HTTP method; None if there is none, or a Lambda function instead.
 
         Raises:
             InvalidArgument: The path is malformed.

@@ -14,7 +14,7 @@ __all__ = ["DisconnectWatcher"]
 
 
 class DisconnectWatcher:
-    """Cancels the task that answers a call when its client disconnects.
+    """Watcher of one request: cancels the task that answers it when the client disconnects.
 
     It reads ASGI events, so it starts only when the request body has been read: it discards the rest of the request.
     For HTTP/2, h2corn also cancels the task itself.

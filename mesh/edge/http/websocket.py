@@ -121,7 +121,7 @@ class WebSocketCall(HttpCall):
 
 
 class WebSockets:
-    """Answers WebSockets.
+    """WebSocket endpoint of streaming methods.
 
     Args:
         handler: Makes the gRPC call.
@@ -137,10 +137,10 @@ class WebSockets:
         self._max_message = max_message
 
     async def __call__(self, call: WebSocketCall) -> None:
-        """Answer one.
+        """Answer one WebSocket.
 
         Raises:
-            StatusError: The upgrade is refused, or the call has failed. A failure call was reported on the socket.
+            StatusError: The upgrade is refused, or the call has failed. A failure after the upgrade was reported on it.
         """
         transcoder, values = self._route(call)
         method = call.method = transcoder.method

@@ -62,7 +62,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 class Gateway:
-    """Answers the requests of one route with a Lambda function.
+    """Route to a Lambda function: makes its event, reads its result.
 
     Args:
         method: The function's method ``Invoke``.

@@ -1,8 +1,8 @@
 """Results of Lambda functions as HTTP responses. Pure.
 
-An object with ``statusCode`` is a response. Anything else is the JSON body of a response with status 200: API Gateway
-does so in format 2.0, and in 1.0 nobody misses its error. A text without a status is the body as it is, so that it can
-be JSON. If the event is the body (non-proxy integration), a text is JSON too, in quotes.
+An object with ``statusCode`` is a response. Anything else is the JSON body of a response with status 200. API Gateway
+does so in format 2.0 only; here it holds for 1.0 too. A text without a status is the body as it is, so that it can be
+JSON. If the event is the body (non-proxy integration), a text is JSON too, in quotes.
 
 Source: API Gateway developer guide, "Output format of a Lambda function for proxy integration" and "Lambda function
 response format".
@@ -89,7 +89,7 @@ def _body(result: dict[str, Any]) -> bytes:
     try:
         return b64decode(body, validate=True)
     except (binascii.Error, ValueError):
-        raise MalformedResult("body is not base64, and isBase64Encoded says so") from None
+        raise MalformedResult("body is not base64, although isBase64Encoded is true") from None
 
 
 def _headers(result: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
