@@ -5,9 +5,9 @@ edge calls so. A ``Value`` of forty fields is forty messages, and its numbers ar
 as between API Gateway and Lambda.
 
 A result is written as by Lambda's Python runtime, which uses simplejson: a ``Decimal`` with all its digits, named
-tuples and other objects with ``_asdict()`` as JSON objects, bytes as text. A result that is bytes is JSON already. There are
-two differences. NaN and infinity, which some versions of the runtime write, are refused, because they are not JSON.
-And there are no spaces.
+tuples and other objects with ``_asdict()`` as JSON objects, bytes as text. A result that is bytes is JSON already.
+There are two differences. NaN and infinity, which some versions of the runtime write, are refused, because they are not
+JSON. And there are no spaces.
 
 Source: github.com/aws/aws-lambda-python-runtime-interface-client, ``awslambdaric/lambda_runtime_marshaller.py``.
 """
