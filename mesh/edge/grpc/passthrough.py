@@ -272,9 +272,7 @@ def _names_grpc(content_type: bytes) -> bool:
 
 def _unsupported(call: HttpCall, text: str) -> StatusError:
     """Return 415 with ``Accept-Post`` (RFC 9110, 15.5.16; W3C Linked Data Platform, 7.1)."""
-    types = grpc_web.TYPES
-    if call.http_version == _HTTP_2:
-        types = types.union(native.decode() for native in framing.TYPES)
+    types = grpc_web.TYPES | framing.TYPES if call.http_version == _HTTP_2 else grpc_web.TYPES
     call.headers.append((b"accept-post", ", ".join(sorted(types)).encode()))
     return refusals.unsupported_media(call, text)
 

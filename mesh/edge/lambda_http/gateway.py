@@ -3,7 +3,7 @@
 The event of a route is that of a REST API or of an HTTP API in format 1.0, or of an HTTP API or of a function URL in
 format 2.0. REST APIs hand on paths and path parameters as they were sent. HTTP APIs decode them. Function URLs decode
 ``requestContext.http.path`` only. Header names are in lower case, as in HTTP/2 and HTTP APIs. A handler finds
-``Authorization`` all the same (``mesh.lambdas.handler_events.Headers``). The event has no user: the sidecar of the
+``Authorization`` all the same (``mesh.lambdas.handler_events.EventHeaders``). The event has no user: the sidecar of the
 function adds the one that it has verified. Text is passed on as it is, everything else as base64. docs/lambda.md has
 the cases.
 
@@ -31,7 +31,7 @@ from mesh.edge.lambda_http.result import Headers, MalformedResult, parse_result
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.headers import GATEWAY_FORWARDED
 from mesh.lambdas import json_text, json_value, lambda_error
-from mesh.lambdas.lambda_context import ACCOUNT, identifier
+from mesh.lambdas.lambda_context import ACCOUNT, new_request_id
 from mesh.media_types import JSON, media_type
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Gateway:
         try:
             message = await invoke(call, request, json_text.MARK)
         except StatusError as error:
-            if error.code in (Code.INTERNAL, Code.UNKNOWN) or lambda_error.is_functions(error):
+            if error.code in (Code.INTERNAL, Code.UNKNOWN) or lambda_error.is_function_failure(error):
                 raise _bad_gateway(call) from error
             raise
         try:
@@ -196,7 +196,7 @@ class Gateway:
         now = time.time()
         host = call.authority
         agent = headers["user-agent"][-1] if "user-agent" in headers else None
-        request_id = identifier()
+        request_id = new_request_id()
         return {
             "version": "1.0",
             "resource": self._resource,
@@ -254,7 +254,7 @@ class Gateway:
                     "sourceIp": call.address,
                     "userAgent": headers.get("user-agent", ""),
                 },
-                "requestId": identifier(),
+                "requestId": new_request_id(),
                 "time": _clf(int(now)),
                 "timeEpoch": int(now * 1000),
             },
