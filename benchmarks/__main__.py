@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME …]``: runs benchmarks in turn and keeps their tables in benchmarks/results."""
+"""``python -m benchmarks [NAME …]``: runs benchmarks in turn and writes their tables to benchmarks/results."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ RUNS = {
 
 
 def main() -> None:
-    """Run what the command line names."""
+    """Run the benchmarks that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(RUNS)}; all if none")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of which the medians are taken (5)")
-    parser.add_argument("--million", action="store_true", help="events: with a million of them kept, instead (minutes)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of interleaved rounds; medians are reported (5)")
+    parser.add_argument(
+        "--million", action="store_true", help="events: measure with a million retained events instead (minutes)"
+    )
     options = parser.parse_args()
     unknown = sorted(set(options.names) - RUNS.keys())
     if unknown:

@@ -1,8 +1,8 @@
-"""A large HttpBody down and up through a running mesh: throughput, and the most memory that each process ever held.
+"""A large HttpBody, downloaded and uploaded through a running mesh: throughput and peak memory of each process.
 
     python benchmarks/bodies.py [--megabytes 1024]
 
-The functions give and take 64 KiB a message; the client is a socket that does nothing else. Linux (/proc).
+The functions send and receive 64 KiB a message. The client is a bare socket. Needs Linux (/proc).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ async def upload(requests, context):
 
 
 def main() -> None:
-    """Run both ways."""
+    """Run download and upload."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=1024)
     pieces = parser.parse_args().megabytes * 2**20 // PIECE
@@ -83,9 +83,9 @@ def main() -> None:
                 host, port = _edge(mesh)
                 report(mesh.pid, "at rest")
                 for name, run in (("download", download), ("upload", upload)):
-                    begun = time.monotonic()
+                    started_at = time.monotonic()
                     run(host, port, pieces)
-                    seconds = time.monotonic() - begun
+                    seconds = time.monotonic() - started_at
                     size = pieces * PIECE / 2**20
                     report(mesh.pid, f"{name} of {size:.0f} MB at {size / seconds:.0f} MB/s")
             finally:
@@ -102,37 +102,37 @@ def _edge(mesh: subprocess.Popen[str]) -> tuple[str, int]:
 
 
 def download(host: str, port: int, pieces: int) -> None:
-    """Read as fast as it comes."""
+    """Download as fast as possible."""
     with socket.create_connection((host, port)) as client:
         client.sendall(f"GET /files/{pieces} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
         size = 0
         while got := client.recv(2**20):
             size += len(got)
         if size < pieces * PIECE:
-            raise SystemExit(f"only {size} bytes came")
+            raise SystemExit(f"only {size} bytes were received")
 
 
 def upload(host: str, port: int, pieces: int) -> None:
-    """Write as fast as it goes."""
+    """Upload as fast as possible."""
     data = bytes(PIECE)
     with socket.create_connection((host, port)) as client:
         head = f"POST /files HTTP/1.1\r\nhost: x\r\ncontent-type: a/b\r\ncontent-length: {pieces * PIECE}\r\n\r\n"
         client.sendall(head.encode())
         for _ in range(pieces):
             client.sendall(data)
-        answer = client.recv(2**16)
-        if f'"{pieces * PIECE}"'.encode() not in answer:
-            raise SystemExit(f"it answered {answer!r}")
+        response = client.recv(2**16)
+        if f'"{pieces * PIECE}"'.encode() not in response:
+            raise SystemExit(f"unexpected response {response!r}")
 
 
 def report(parent: int, what: str) -> None:
-    """Print the most memory that each process of the mesh has held so far."""
+    """Print the peak memory of each process of the mesh so far."""
     print(what)
     for status in sorted(Path("/proc").glob("[0-9]*/status")):
         try:
             text = status.read_text()
             words = (status.parent / "cmdline").read_bytes().decode().split("\0")
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         if f"PPid:\t{parent}\n" in text:
             most = re.search(r"VmHWM:\s+(\d+) kB", text)

@@ -1,9 +1,9 @@
-"""CPU per unary call and latency of our channel and of grpc.aio, against one server process, interleaved.
+"""CPU and latency of a unary call with the mesh's channel and with grpc.aio, to one server process, interleaved.
 
     python -m benchmarks channel [--rounds 5]
 
-The server answers from a loop around libnghttp2, so that it is not what is measured.
-The client's CPU is ``time.process_time`` of this process divided by the calls; the server is another process.
+The server is a small loop around libnghttp2 in another process, so that it does not limit the client. The client's CPU
+is ``time.process_time`` of this process, divided by the number of calls.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ async def measure(address: str, calls: int, rounds: int) -> str:
 
 
 async def loaded(call: Callable[[], Awaitable[Any]], calls: int) -> tuple[float, float]:
-    """CPU per call and calls per second, so many at once."""
+    """Return CPU time per call in µs and calls per second, with ``CONCURRENCY`` calls at once."""
     left = iter(range(calls))
 
     async def work() -> None:
@@ -97,7 +97,7 @@ async def loaded(call: Callable[[], Awaitable[Any]], calls: int) -> tuple[float,
 
 
 async def alone(call: Callable[[], Awaitable[Any]], calls: int) -> tuple[float, float]:
-    """Latency, one call after the other."""
+    """Return p50 and p99 of the latency in µs, one call after the other."""
     times = []
     for _ in range(calls):
         began = time.perf_counter()

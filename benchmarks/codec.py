@@ -1,4 +1,4 @@
-"""The JSON codec against ``google.protobuf.json_format``, a five-field message each way.
+"""The JSON codec compared with ``google.protobuf.json_format``: a five-field message, parsed and printed.
 
 python -m benchmarks codec [--rounds 5]
 """

@@ -1,9 +1,10 @@
-"""From zero workers to the function's answer: the sample services and a trivial function, and what others take.
+"""Cold start: time from zero workers to the function's response, of the sample services and a trivial function.
 
     python -m benchmarks cold [--rounds 5]
 
-Each round ends every worker, then makes one call on an open connection. Beside it: a fresh interpreter that imports
-what the service does, and ``functions-framework`` (pip) started for one request, as a platform does without a worker.
+Each round waits until every worker has ended, then makes one call on an open connection. For comparison: a fresh
+interpreter that imports the same modules, and ``functions-framework`` (pip) started for one request, as a platform
+without workers does.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import grpc
 from benchmarks import load
 
 CALLS = 20
-"""Cold calls of each service a round; the last worker takes about a second to leave."""
-OURS = "from zero to the answer"
+"""Cold calls of each service in a round; the last worker takes about a second to end."""
+OURS = "from zero to the response"
 MODULES = {
     "users": "users",
     "registration": "services.registration.functions",
@@ -60,7 +61,7 @@ def run(rounds: int) -> None:
     for service, module in MODULES.items():
         found[service, "a fresh interpreter imports it"] = [_fresh(module) for _ in range(4 * rounds)]
     if _has("functions_framework"):
-        found["users", "functions-framework starts and answers"] = [_framework() for _ in range(2 * rounds)]
+        found["users", "functions-framework starts and responds"] = [_framework() for _ in range(2 * rounds)]
     lines = ["| service | what | p50 ms | p99 ms | least ms | of ours |", "| --- | --- | ---: | ---: | ---: | ---: |"]
     for (service, what), times in found.items():
         times.sort()
@@ -73,19 +74,19 @@ def run(rounds: int) -> None:
 
 
 def _register(channel: Any) -> None:
-    """A trivial function."""
+    """Call a trivial function."""
     messages, stubs = import_module("bench.v1.bench_pb2"), import_module("bench.v1.bench_pb2_grpc")
     stubs.UsersStub(channel).Register(messages.RegisterRequest(name="alice"), timeout=20)
 
 
 def _keys(channel: Any) -> None:
-    """A function that reads the database."""
+    """Call a function that reads the database."""
     messages, stubs = import_module("login.v1.login_pb2"), import_module("login.v1.login_pb2_grpc")
     stubs.LoginStub(channel).GetKeys(messages.GetKeysRequest(), timeout=20)
 
 
 def _refused(channel: Any) -> None:
-    """A function that finds a fault in its request."""
+    """Call a function that refuses the request."""
     messages = import_module("registration.v1.registration_pb2")
     stub = import_module("registration.v1.registration_pb2_grpc").RegistrationStub(channel)
     try:
@@ -99,7 +100,7 @@ def _cold(sidecar: int, address: str, call: Callable[[Any], None], rounds: int) 
     times = []
     with grpc.insecure_channel(address) as channel:
         for _ in range(CALLS * rounds):
-            call(channel)  # one that is warm, so that nothing is measured but the worker
+            call(channel)  # a warm call, so that only the start of the worker is measured
             _zero(sidecar)
             began = time.perf_counter()
             call(channel)
@@ -108,7 +109,7 @@ def _cold(sidecar: int, address: str, call: Callable[[Any], None], rounds: int) 
 
 
 def _sidecar(pids: list[int], name: str) -> int:
-    """Return the sidecar of a service, of all processes of a mesh."""
+    """Return the process id of a service's sidecar."""
     for pid in pids:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         if "sidecar" in words and name in words:
@@ -117,7 +118,7 @@ def _sidecar(pids: list[int], name: str) -> int:
 
 
 def _zero(sidecar: int) -> None:
-    """Return when no worker is left, and what the fork server has forked ahead has settled."""
+    """Return when no worker is left, and the process that the fork server forked ahead has settled."""
     while any(load.title(pid) == "mesh-worker" for pid in load.family(sidecar)):
         time.sleep(0.02)
     time.sleep(0.1)
@@ -139,8 +140,8 @@ def _framework() -> float:
         sys.executable, "-m", "functions_framework", "--target", "hello", "--source", str(TRIVIAL), "--port", str(port)
     ):
         while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(url) as answer:
-                answer.read()
+            with contextlib.suppress(OSError), urllib.request.urlopen(url) as response:
+                response.read()
                 return time.perf_counter() - began
             time.sleep(0.002)
 

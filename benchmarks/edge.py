@@ -1,8 +1,8 @@
-"""JSON over HTTP → function → JSON, through edge and sidecar, against transcoders and what a team would write by hand.
+"""JSON over HTTP → function → JSON, through edge and sidecar, compared with transcoders and hand-written FastAPI.
 
     python -m benchmarks edge [--rounds 5]
 
-Ours traces and exports every request, authenticates and limits, in edge and sidecar. Envoy and plain FastAPI do not.
+Edge and sidecar trace and export every request, authenticate it and apply limits. Envoy and plain FastAPI do not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.load import Contender
 
 OURS = "edge + sidecar, traced and exported"
 SHARE = 0.7
-"""Of what the slowest contender can take: the load at which latencies are compared."""
+"""Load at which latencies are compared, as a share of the slowest contender's throughput."""
 BODY = b'{"name":"alice","email":"alice@example.com","password":"pppppppppppppppppppp","age":30,"tags":["a"]}'
 PEERS = Path(__file__).parent / "peers"
 

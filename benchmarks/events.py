@@ -1,10 +1,10 @@
-"""From a published event to the function: our reader, FastStream's and nats-py's, on one nats-server, interleaved.
+"""Time from a published event to the function: our reader, FastStream's and nats-py's on one nats-server, interleaved.
 
     python -m benchmarks events [--rounds 5] [--million]
 
 All read the same stream settings of the same server (``sync_interval: always``), through durable consumers with
-explicit acknowledgement, and do the same work. Whoever publishes is the same too: this process. Ours does what it does
-in production besides: order within a key, pinned partitions, the whole chain of a call, a linked trace of each.
+explicit acknowledgement, and do the same work. This process publishes for all of them. Our reader runs its production
+set-up besides: ordering within a key, pinned partitions, the whole chain of a call, a linked trace of each.
 """
 
 from __future__ import annotations
@@ -46,21 +46,22 @@ PEERS = {
 }
 KEYS = 1000
 RATE, PACED = 100, 300
-"""Events a second, and events, of which the latency is taken."""
+"""Events a second, and number of events, for the latency."""
 MANY = 10_000
-"""Events of a burst that shows the throughput."""
+"""Events of a burst, for the throughput."""
 ROWS = 20_000
+"""Rows of the outbox that the relay empties."""
 MILLION = 1_000_000
 
 
 @dataclass
 class Reader:
-    """Who is called.
+    """A reader under load.
 
     Attributes:
-        name: For the table.
-        subject: Where its events go, for a key.
-        called: When it was.
+        name: Name in the table.
+        subject: Subject of its events for a key.
+        called: Times of its calls.
         pid: Its process.
     """
 
@@ -159,7 +160,7 @@ class _Writer:
 
 
 class _Numbers:
-    """Gives every event of the run a number of its own."""
+    """Counter that gives every event of the run its own number."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -173,7 +174,7 @@ class _Numbers:
 
 
 def _message(reader: Reader, number: int) -> Outgoing:
-    """Return an event as our services publish it; FastStream looks for the trace under ``traceparent``."""
+    """Return an event as our services publish it; FastStream reads the trace from ``traceparent``."""
     from notes.v1 import notes_pb2 as pb
 
     key = f"k{number % KEYS}"
@@ -190,7 +191,7 @@ def _message(reader: Reader, number: int) -> Outgoing:
 
 
 async def _called(link: NatsConnection, reader: Reader, numbers: _Numbers, count: int) -> list[float]:
-    """Publish events in batches, as fast as the server takes them; return when each was called for, in order."""
+    """Publish events in batches, as fast as the server stores them; return the times of their calls, in order."""
     first = numbers.take(count)
     made = [_message(reader, number) for number in range(first, first + count)]
     for at in range(0, count, BATCH):
@@ -200,7 +201,7 @@ async def _called(link: NatsConnection, reader: Reader, numbers: _Numbers, count
 
 
 async def _paced(link: NatsConnection, reader: Reader, numbers: _Numbers) -> list[float]:
-    """Publish at a steady rate; return the seconds from before each publication to its call, sorted."""
+    """Publish at a steady rate; return the seconds from each publication to its call, sorted."""
     first = numbers.take(PACED)
     made = [_message(reader, number) for number in range(first, first + PACED)]
     sent: list[float] = []
@@ -216,11 +217,11 @@ async def _paced(link: NatsConnection, reader: Reader, numbers: _Numbers) -> lis
 
 
 async def _all(tally: Tally, first: int, count: int) -> list[float]:
-    """Wait until all of them have happened; return when."""
+    """Wait until all of them have happened, and return their times."""
     until = time.monotonic() + 60 + count / 500
     while 0.0 in (found := tally.times(first, count)):
         if time.monotonic() > until:
-            sys.exit(f"{found.count(0.0)} of {count} events did not come; see {load.SCRATCH}")
+            sys.exit(f"{found.count(0.0)} of {count} events did not arrive; see {load.SCRATCH}")
         await asyncio.sleep(0.05)
     return found
 
@@ -238,11 +239,11 @@ async def _round(link: NatsConnection, reader: Reader, numbers: _Numbers, *, kee
         )
 
 
-# -- what only we have --
+# -- our own features --
 
 
 async def _ours(writer: _Writer, reader: Reader, numbers: _Numbers, nats: int) -> list[str]:
-    """From a committed transaction to the function, and ``context.publish``."""
+    """Measure the time from a committed transaction to the function, and ``context.publish``."""
     from google.protobuf.empty_pb2 import Empty
     from notes.v1 import notes_pb2 as pb
 
@@ -285,7 +286,7 @@ async def _ours(writer: _Writer, reader: Reader, numbers: _Numbers, nats: int) -
 
 
 async def _relays(rounds: int) -> list[str]:
-    """The relay alone: rows of an outbox that was filled before."""
+    """Measure the relay alone, on an outbox that was filled before."""
     lines = []
     with ExitStack() as running:
         url, _ = running.enter_context(_nats("relay"))
@@ -322,7 +323,7 @@ def _postgresql(running: ExitStack) -> str:
 
 
 async def _million() -> str:
-    """Start-up and memory of a reader and of nats-server, with an empty stream and with a million events kept."""
+    """Measure start-up and memory of a reader and of nats-server, with an empty stream and with a million events."""
     rows = []
     for kept in (0, MILLION):
         with ExitStack() as running:
@@ -345,7 +346,7 @@ async def _million() -> str:
                     OURS, lambda key: subjects.event_subject("notes.v1.Noted", key, key), Tally(str(tally)), 0
                 )
                 numbers = _Numbers()
-                with _mesh("million", environ) as (_, pids):  # reads all that will be kept
+                with _mesh("million", environ) as (_, pids):  # reads all events that will be retained
                     for _ in range(kept // 100_000):
                         await _called(link, reader, numbers, 100_000)
                     await _called(link, reader, numbers, 1)
@@ -378,7 +379,7 @@ def _memory(pid: int) -> float:
 
 @contextmanager
 def _nats(name: str) -> Iterator[tuple[str, int]]:
-    """Run the nats-server of ``mesh up``, as it runs it; gives its URL and its process."""
+    """Run nats-server as ``mesh up`` does; yields its URL and its process id."""
     folder, port = load.SCRATCH / f"nats-{name}", load.free_port()
     shutil.rmtree(folder, ignore_errors=True)
     with load.process(*nats_server.command(folder, "127.0.0.1", port)) as started:
@@ -387,9 +388,11 @@ def _nats(name: str) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _mesh(name: str, environ: dict[str, str]) -> Iterator[tuple[dict[str, str], dict[str, int]]]:
-    """Run the mesh of this benchmark; gives the addresses, and the process of each service."""
+def _mesh(
+    name: str, environ: dict[str, str], python: str = sys.executable
+) -> Iterator[tuple[dict[str, str], dict[str, int]]]:
+    """Run the mesh of this benchmark; yields the addresses and the process id of each service."""
     environ = {**environ, "MESH_STUBS": str(STUBS)}
-    with load.our_mesh(name, environ, MESH / "mesh.toml") as (addresses, _, pids):
+    with load.our_mesh(name, environ, MESH / "mesh.toml", python) as (addresses, _, pids):
         commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0") for pid in pids}
         yield addresses, {name: next(pid for pid, words in commands.items() if name in words) for name in addresses}

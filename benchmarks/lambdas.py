@@ -1,12 +1,12 @@
-"""A Lambda function over HTTP, JSON in and out, against functions-framework and serverless-offline.
+"""A Lambda function over HTTP, JSON in and out, compared with functions-framework and serverless-offline.
 
     python -m benchmarks lambdas [--rounds 5]
 
-Ours goes through edge and sidecar, makes API Gateway's event, and traces and exports every request. The peers do less:
-functions-framework answers in the process that the client is connected to, traces nothing and makes no event, the
-function gets Flask's request. It runs as it does in production, gunicorn with threads, one process and two. With
-tracing off ours still has the second process and the event. serverless-offline takes the very same handler; it is made
-for development.
+A request to the mesh goes through edge and sidecar, becomes API Gateway's event, and is traced and exported. The peers
+do less. functions-framework responds from the process that the client is connected to, traces nothing and makes no
+event: the function gets Flask's request. It runs as in production, on gunicorn with threads, with one process and with
+two. With tracing off the mesh still has the second process and the event. serverless-offline runs the very same
+handler; it is made for development.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.load import Contender, Load
 
 OURS = "edge + sidecar, traced and exported"
 SHARE = 0.5
-"""Of what the slowest contender but serverless-offline can take: the load at which latencies are compared."""
+"""Load at which latencies are compared, as a share of the slowest contender's throughput but serverless-offline's."""
 CONNECTIONS = 64
 SECONDS = 3
 BODY = b'{"name":"alice"}'
@@ -54,7 +54,7 @@ def run(rounds: int) -> None:
         found = load.rounds(contenders, load.wrk(HELLO / "hello.lua", CONNECTIONS, SECONDS), rounds)
         pace = max(50, int(min(statistics.median(found[one.name].rate) for one in fast) * SHARE / 50) * 50)
         paced = load.rounds(fast, load.paced(pace, BODY, seconds=SECONDS), rounds)
-        memory = "\n".join(f"| {one.name} | {len(one.pids)} | {_memory(one.pids):.0f} |" for one in contenders)
+        memory = "\n".join(f"| {one.name} | {len(one.pids)} | {load.memory(one.pids):.0f} |" for one in contenders)
     load.report(
         "lambdas",
         f"{__doc__.splitlines()[0]}\n\n{load.table(found, OURS)}\n\n"
@@ -83,7 +83,7 @@ def _framework(running: ExitStack, processes: int) -> Contender:
 
 
 def _offline(running: ExitStack) -> Contender | None:
-    """Run serverless-offline, installed from npm when it is not there; None, and why is said, where it cannot be."""
+    """Run serverless-offline, after installing it from npm if needed; None, with a line on stderr, where that fails."""
     if shutil.which("npm") is None:
         print("serverless-offline is left out: npm is missing", file=sys.stderr)
         return None
@@ -109,18 +109,12 @@ def _offline(running: ExitStack) -> Contender | None:
 
 
 def _warm(contenders: list[Contender]) -> None:
-    """Have every contender answer, start what it starts under load, and note its processes."""
+    """Check every contender's response, let it start its processes under load, and record them."""
     for one in contenders:
-        asked = urllib.request.Request(one.url, BODY, {"content-type": "application/json"})  # noqa: S310 - loopback
-        with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310 - loopback
-            assert answer.read() == b'{"message": "Hello, alice!"}', one.name
+        request = urllib.request.Request(one.url, BODY, {"content-type": "application/json"})  # noqa: S310 - loopback
+        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - loopback
+            assert response.read() == b'{"message": "Hello, alice!"}', one.name
     warm: Load = load.wrk(HELLO / "hello.lua", CONNECTIONS, 1)
     for one in contenders:
         warm(one)
-        one.pids = [pid for begun in one.pids for pid in load.family(begun)]
-
-
-def _memory(pids: list[int]) -> float:
-    """Return the proportional set size of some processes, MiB."""
-    lines = (line for pid in pids for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines())
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+        one.pids = [pid for root in one.pids for pid in load.family(root)]

@@ -1,10 +1,10 @@
-"""What each layer around a function costs the sidecar: µs of its loop for a unary call, without a network.
+"""Cost of each layer around a function in the sidecar: µs of its loop for a unary call, without a network.
 
     python -m benchmarks layers [--rounds 5]
 
-The chain grows by a layer at a time, in the order in which a call leaves it; the last rows are the gRPC server itself
-and the export of what was traced. All lengths take turns, each for a few calls, so noise strikes them alike; of the
-many turns the lower quartile counts.
+The chain grows by one layer at a time, innermost first. The last rows are the gRPC server itself and the export of the
+spans. All lengths take turns, each for a few calls, so that noise affects them alike. The lower quartile of the turns
+counts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 SERVICE = "bench.v1.Users"
 PATH = f"/{SERVICE}/Register"
 TURNS, CALLS = 150, 64
-"""Turns of a round, and calls that are under way at once in each."""
+"""Turns of a round, and calls in progress at once in each turn."""
 
 One = Callable[[], Awaitable[None]]
 
@@ -70,7 +70,7 @@ async def _measure(rounds: int, endpoint: str) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in ways}
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)  # as in a component that runs
+    gc.set_threshold(50_000, 20, 50)  # as in a running component
     for turn in range(rounds + 1):
         taken: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(TURNS):
@@ -84,14 +84,14 @@ async def _measure(rounds: int, endpoint: str) -> dict[str, list[float]]:
 
 
 async def _turn(one: One) -> float:
-    """Return the µs of this thread that a call takes."""
+    """Return the CPU time of this thread for one call, in µs."""
     began = time.thread_time()
     await asyncio.gather(*(asyncio.ensure_future(one()) for _ in range(CALLS)))
     return (time.thread_time() - began) / CALLS * 1e6
 
 
 def _ways(endpoint: str) -> dict[str, One]:
-    """Return what is measured, by its name in the table; on the running loop."""
+    """Return the measured calls by their names in the table; on the running loop."""
     import users
 
     os.environ |= {"OTEL_METRICS_EXPORTER": "none", "OTEL_TRACES_EXPORTER": "none", "MESH_STUBS": str(load.STUBS)}
@@ -143,7 +143,7 @@ def _request(method: Method, token: bytes) -> _Request:
 
 
 class _Call(Call):
-    """A call that came over no network."""
+    """A call that arrived over no network."""
 
     __slots__ = ("message",)
     message: bytes
@@ -152,7 +152,7 @@ class _Call(Call):
         return self.message
 
     async def send(self, message: bytes) -> None:
-        """The answer is not looked at."""
+        """Drop the response."""
 
 
 def _plain(request: _Request, handler: Handler) -> One:
@@ -173,7 +173,7 @@ def _served(request: _Request, handler: Handler) -> One:
         return event
 
     async def send(_: Any) -> None:
-        """The answer is not looked at."""
+        """Drop the response."""
 
     async def one() -> None:
         await app({"type": "http", "method": "POST", "path": PATH, "headers": list(request.pairs)}, receive, send)

@@ -1,7 +1,8 @@
-"""What every benchmark needs: servers in processes of their own, load from another, rounds that take turns.
+"""Load harness: runs servers in processes of their own, loads them from another, in interleaved rounds.
 
-Machines are noisy: contenders are loaded one after the other within each round, and medians over the rounds are
-compared. Load comes from ``h2load`` (gRPC) and ``wrk`` (HTTP), Debian's packages nghttp2-client and wrk.
+Machines are noisy. The contenders are therefore loaded one after the other within each round, and medians over the
+rounds are compared. The load generators are ``h2load`` (gRPC) and ``wrk`` (HTTP) of Debian's packages nghttp2-client
+and wrk.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PACKAGES = ROOT / ".venv" / "lib"
 
 @dataclass
 class Figures:
-    """What one contender was measured at, a value for each round."""
+    """Measurements of one contender, one value for each round."""
 
     rate: list[float] = field(default_factory=list)
     p50: list[float] = field(default_factory=list)
@@ -40,7 +41,7 @@ class Figures:
     memory: list[float] = field(default_factory=list)
 
     def add(self, rate: float, p50: float, p99: float, cpu: float, memory: float) -> None:
-        """Note one round: requests/s, ms, ms, CPU µs a request and MiB over all processes of the contender."""
+        """Add one round: requests/s, ms, ms, CPU µs a request and MiB over all processes of the contender."""
         self.rate.append(rate)
         self.p50.append(p50)
         self.p99.append(p99)
@@ -53,8 +54,8 @@ class Contender:
     """A server under load.
 
     Attributes:
-        name: For the table.
-        url: What is loaded.
+        name: Name in the table.
+        url: The URL under load.
         pids: Its processes, children included.
     """
 
@@ -64,11 +65,11 @@ class Contender:
 
 
 Load = Callable[[Contender], tuple[float, float, float]]
-"""Loads a contender for some seconds: requests/s, p50 ms, p99 ms."""
+"""Loads a contender for some seconds and returns requests/s, p50 ms and p99 ms."""
 
 
 def need(*tools: str) -> None:
-    """End with a line that says what to install if a tool is missing."""
+    """Exit with a line that names the packages to install if a tool is missing."""
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         sys.exit(f"this benchmark needs {', '.join(missing)} (Debian: apt-get install nghttp2-client wrk)")
@@ -85,7 +86,7 @@ def free_port() -> int:
 def process(
     *command: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a server; its first line of output is read by the caller."""
+    """Run a server; the caller reads its first line of output."""
     SCRATCH.mkdir(exist_ok=True)
     with (SCRATCH / f"{Path(command[0]).name}-{time.time_ns()}.log").open("w") as log:
         started = subprocess.Popen(
@@ -103,7 +104,7 @@ def process(
 
 
 def wait_for(port: int, seconds: float = 20) -> None:
-    """Return when something listens."""
+    """Return when a server listens on the port."""
     until = time.monotonic() + seconds
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -115,7 +116,7 @@ def wait_for(port: int, seconds: float = 20) -> None:
 
 @contextlib.contextmanager
 def sink() -> Iterator[str]:
-    """Run a collector that takes every span and keeps none; gives its OTLP/HTTP endpoint."""
+    """Run a collector that drops every span; yields its OTLP/HTTP endpoint."""
     port = free_port()
     with process(sys.executable, "-m", "h2corn", "sink:app", "-b", f"127.0.0.1:{port}", "--no-access-log"):
         wait_for(port)
@@ -124,12 +125,12 @@ def sink() -> Iterator[str]:
 
 @contextlib.contextmanager
 def our_mesh(
-    name: str, environ: Mapping[str, str], file: Path = HERE / "mesh" / "mesh.toml"
+    name: str, environ: Mapping[str, str], file: Path = HERE / "mesh" / "mesh.toml", python: str = sys.executable
 ) -> Iterator[tuple[dict[str, str], str, list[int]]]:
-    """Run a mesh, the benchmark's own if no other is named; gives addresses, edge URL, sidecar and edge processes."""
+    """Run a mesh, by default the benchmarks' own; yields addresses, edge URL, and process ids of sidecars and edge."""
     state = SCRATCH / f"state-{name}"
     shutil.rmtree(state, ignore_errors=True)
-    command = (sys.executable, "-m", "mesh", "up", "--file", str(file))
+    command = (python, "-P", "-m", "mesh", "up", "--file", str(file))
     with process(*command, environ={"MESH_STATE": str(state), "MESH_STUBS": str(STUBS), **environ}) as up:
         until = time.monotonic() + 120
         while True:
@@ -144,18 +145,18 @@ def our_mesh(
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process started."""
+    """Return the child processes of a process."""
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return [int(line) for line in found.stdout.split()]
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all that it started, and they."""
+    """Return a process and its descendants."""
     return [pid, *(one for child in children(pid) for one in family(child))]
 
 
 def title(pid: int) -> str:
-    """Return what a process calls itself, "" if it is gone."""
+    """Return the name that a process has set, "" if it has ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text().strip()
     return ""
@@ -172,19 +173,19 @@ def cpu_seconds(pids: Sequence[int]) -> float:
 
 
 def cpu_nanoseconds(pid: int) -> int:
-    """Return the CPU time of a process's first thread so far, as exactly as the scheduler knows it."""
+    """Return the CPU time of a process's first thread so far, in the scheduler's resolution."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
 
 
 def footprint(pid: int) -> tuple[float, float]:
-    """Return the memory of a process, MiB: with its part of what it shares (PSS), and its own alone (USS)."""
+    """Return the memory of a process in MiB: with its share of shared pages (PSS), and without shared pages (USS)."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     found = {name: int(size) / 1024 for name, size in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
     return found["Pss"], found["Private_Clean"] + found["Private_Dirty"]
 
 
 def memory(pids: Sequence[int]) -> float:
-    """Return the memory of some processes, MiB; what several of them share counts once (PSS)."""
+    """Return the memory of some processes in MiB; pages that they share count once (PSS)."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -204,7 +205,7 @@ def grpc_body(message: bytes) -> Path:
 def h2load(
     body: Path, headers: Sequence[str] = (), seconds: int = 4, connections: int = 8, streams: int = 32
 ) -> Callable[[Contender], tuple[float, float, float]]:
-    """Return a load of gRPC calls, ``streams`` at once on each connection; gives requests/s, p50 and p99 ms."""
+    """Return a load of gRPC calls, ``streams`` at once on each connection."""
     log = SCRATCH / "h2load.log"
 
     def load(contender: Contender) -> tuple[float, float, float]:
@@ -227,7 +228,7 @@ def h2load(
 
 
 def wrk(script: Path, connections: int = 64, seconds: int = 4) -> Load:
-    """Return a load of HTTP requests on kept-alive connections; gives requests/s, p50 ms, p99 ms."""
+    """Return a load of HTTP requests on keep-alive connections."""
 
     def load(contender: Contender) -> tuple[float, float, float]:
         done = subprocess.run(
@@ -243,7 +244,7 @@ def wrk(script: Path, connections: int = 64, seconds: int = 4) -> Load:
 
 
 def paced(rate: int, body: bytes, connections: int = 16, seconds: int = 4) -> Load:
-    """Return a load of ``rate`` HTTP requests/s, whatever a contender could take; gives requests/s, p50 and p99 ms."""
+    """Return a load of ``rate`` HTTP requests/s, the same for every contender."""
     SCRATCH.mkdir(exist_ok=True)
     data, log = SCRATCH / "request.json", SCRATCH / "paced.log"
     data.write_bytes(body)
@@ -271,9 +272,9 @@ def _ms(text: str, percentile: str) -> float:
 
 
 def rounds(contenders: Sequence[Contender], load: Load, count: int) -> dict[str, Figures]:
-    """Load each contender in turn, ``count`` times over; the first round only warms up.
+    """Load each contender in turn, ``count`` times after a round that only warms up.
 
-    Every other round goes backwards: who comes after whom makes a difference of some percent.
+    Every other round runs in reverse, because the order of contenders makes a difference of some percent.
     """
     found = {contender.name: Figures() for contender in contenders}
     for turn in range(count + 1):
@@ -310,14 +311,14 @@ def _cell(value: float) -> str:
 
 
 def machine() -> str:
-    """Return what the figures were measured on."""
+    """Return the machine that the figures were measured on."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     name = model[1] if model else platform.machine()
     return f"{os.cpu_count()} cores of {name}, {platform.system()}, Python {platform.python_version()}"
 
 
 def report(name: str, text: str) -> None:
-    """Print a result and keep it."""
+    """Print a result and write it to benchmarks/results."""
     body = f"# {name}\n\n{time.strftime('%Y-%m-%d')}, {machine()}.\n\n{text}\n"
     results = HERE / "results"
     results.mkdir(exist_ok=True)

@@ -1,9 +1,9 @@
-"""What the edge costs a native gRPC call: calls a second straight to a sidecar and through the edge, interleaved.
+"""Cost of the edge for a native gRPC call: calls a second directly to a sidecar and through the edge, interleaved.
 
     python benchmarks/passthrough.py [--calls 5000] [--rounds 5]
 
-Edge and sidecar are processes of ``mesh up`` with everything that is on by default (tracing, identity, limits); the
-load is our own channel in this process, ``CONCURRENCY`` calls at once.
+Edge and sidecar are processes of ``mesh up`` with everything that is on by default (tracing, identity, limits). This
+process makes the calls with the mesh's own channel, ``CONCURRENCY`` at once.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ async def rate(channel: Channel, calls: int, request: bytes) -> float:
             left -= 1
             await call(request)
 
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
-    return calls / (time.perf_counter() - begun)
+    return calls / (time.perf_counter() - started_at)
 
 
 def cpu(parent: int) -> dict[str, float]:
-    """Return the seconds of CPU that the components of the mesh have used (Linux)."""
+    """Return the CPU seconds of the mesh's components so far (Linux)."""
     used = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             line = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         if int(fields[1]) == parent:
             kind = "edge" if b"edge" in line else "sidecar" if b"sidecar" in line else "other"

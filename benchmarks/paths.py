@@ -1,4 +1,4 @@
-"""What finding the route of a path costs, at 10, 1,000 and 10,000 routes.
+"""Cost of finding the route of a path, at 10, 1,000 and 10,000 routes.
 
 python -m benchmarks paths [--rounds 5]
 """
@@ -37,7 +37,7 @@ def run(rounds: int) -> None:
 
 
 def _router(count: int) -> Router[int]:
-    """Return a router of as many routes as an API of collections has: a list, an item, and what belongs to an item."""
+    """Return a router with routes as in an API of collections: a list, an item, and a part of an item."""
     routes = []
     for number in range(count):
         base = f"/v{number % 3}/collection{number // 3}"

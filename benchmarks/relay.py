@@ -1,8 +1,8 @@
-"""The relay of an outbox that was filled before, in a process of its own.
+"""Throughput of the outbox relay in a process of its own, on an outbox that was filled before.
 
     python -m benchmarks.relay DATABASE NATS-URL ROWS
 
-Prints rows/s, and the CPU microseconds of a row in this process, as JSON.
+Prints rows/s and the CPU time of a row in this process, in microseconds, as JSON.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _row(number: int) -> dict[str, object]:
 
 
 async def run(url: str, nats: str, rows: int) -> None:
-    """Fill, empty, print."""
+    """Fill the outbox, relay it, and print the figures."""
     sqlite = url.startswith("sqlite")
     database = Database(url, migrations=None, name="relay", after=[outbox.create])
     await database.start()

@@ -1,9 +1,9 @@
-"""A unary call into a sidecar with its whole chain, against what grpcio gives without one.
+"""A unary call into a sidecar with its whole chain, compared with grpcio servers without one.
 
     python -m benchmarks sidecar [--rounds 5]
 
-Ours runs everything that it runs in production: tracing of every call and its export, recover, deadline,
-authentication, authorization, concurrency limit, metrics. The bare peers run nothing of that.
+The sidecar runs everything that it runs in production: tracing of every call and its export, recover, deadline,
+authentication, authorization, concurrency limit, metrics. The bare peers run none of that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A collector that takes every span and keeps none."""
+"""Span collector that accepts every span and drops it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _END = {"type": "http.response.body", "body": b""}
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Read the body, answer 200."""
+    """Read the body and respond with 200."""
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):

@@ -1,9 +1,9 @@
-"""A function in the sidecar's loop, in its threads and in worker processes; the whole inbound chain around each.
+"""A function in the sidecar's loop, in its threads and in worker processes, each with the whole inbound chain.
 
     python -m benchmarks workers [--rounds 5]
 
-The worker's own process needs a core: on two cores, which the load shares, this is the hardest place for it. A second
-table has a function that computes for some 5 ms, a third what a worker costs while nobody calls.
+A worker process needs a core, so two cores that the load shares are its hardest case. A second table has a function
+that computes for about 5 ms, a third the memory and CPU of idle processes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ HEAVY = {
     "one worker": {"MODULE": "heavy", "WORKERS": "{ min = 1, max = 1, concurrency = 2 }"},
     "two workers": {"MODULE": "heavy", "WORKERS": "{ min = 2, max = 2, concurrency = 2 }"},
 }
-IDLE = 10
-"""Seconds for which an idle worker's CPU time is counted."""
+IDLE_SECONDS = 10
+"""Seconds for which the CPU time of an idle worker is measured."""
 
 
 def run(rounds: int) -> None:
@@ -41,7 +41,7 @@ def run(rounds: int) -> None:
     text = [
         f"A trivial function:\n\n{load.table(_loaded(PLACES, rounds, 8, 32), OURS)}",
         f"A function that computes for some 5 ms, 8 calls at once:\n\n{_scaling(_loaded(HEAVY, rounds, 2, 4))}",
-        f"What there is while nobody calls, at one worker and at none:\n\n{_idle()}",
+        f"Idle processes, at one worker and at none:\n\n{_idle()}",
     ]
     load.report("workers", "\n\n".join([__doc__.splitlines()[0], *text]))
 
@@ -70,7 +70,7 @@ def _scaling(found: Mapping[str, Figures]) -> str:
 
 
 def _idle() -> str:
-    """Return the memory and the CPU time of what there is at one worker and at none."""
+    """Return memory and CPU time of the processes at one worker and at none."""
     lines = ["| process | PSS MiB | its own MiB | CPU ms a minute |", "| --- | ---: | ---: | ---: |"]
     for settings in ("{ min = 1, max = 1 }", "{ min = 0, max = 1, idle = '20ms' }"):
         with load.our_mesh("idle-workers", {"MESH_SERVICES_USERS_WORKERS": settings}) as (_, _, pids):
@@ -78,9 +78,9 @@ def _idle() -> str:
             found = [pid for one in pids for pid in load.family(one)]
             processes = {pid: load.title(pid) for pid in found if load.title(pid).startswith("mesh-")}
             before = {pid: load.cpu_nanoseconds(pid) for pid in processes}
-            time.sleep(IDLE)
+            time.sleep(IDLE_SECONDS)
             for pid, name in processes.items():
                 shared, own = load.footprint(pid)
-                used = (load.cpu_nanoseconds(pid) - before[pid]) / 1e6 * 60 / IDLE
+                used = (load.cpu_nanoseconds(pid) - before[pid]) / 1e6 * 60 / IDLE_SECONDS
                 lines.append(f"| {name} | {shared:.1f} | {own:.1f} | {used:.1f} |")
     return "\n".join(lines)

@@ -54,36 +54,34 @@ ALLOWED = {
         "_scripts: Exception": "inside of ``contain``, which ``Database.start`` puts around it",
     },
     "mesh/database/leader_lock.py": {
-        "PostgresSole._beat: Exception": "the mesh's own statement",
-        "PostgresSole.acquire: Exception": "the mesh's own statement",
-        "PostgresSole.release: Exception": "gives up a connection",
+        "PostgresLeaderLock._heartbeat: Exception": "the mesh's own statement",
+        "PostgresLeaderLock.acquire: Exception": "the mesh's own statement",
+        "PostgresLeaderLock.release: Exception": "gives up a connection",
     },
     "mesh/database/transaction.py": {
-        "OwnTransaction.commit: BaseException": "raises it again, as a status where it is one",
-        "OwnTransaction.execute: BaseException": "raises it again, as a status where it is one",
+        "DatabaseTransaction.commit: BaseException": "raises it again, as a status where it is one",
+        "DatabaseTransaction.execute: BaseException": "raises it again, as a status where it is one",
     },
     "mesh/layers/deadline.py": {
         "_limited: CancelledError": "checks its own timeout",
         "_limited: Exception": "outside of ``boundary``, which is around each function",
     },
-    "mesh/edge/http/response.py": {
-        "Items.stop: CancelledError": "awaits the task that it has just cancelled",
-    },
     "mesh/edge/app.py": {
         "EdgeApp._answer: CancelledError": "the edge runs no user code: it is the server's, or the stop's",
         "EdgeApp._answer: Exception": "outside of ``recover``; no user code",
-        "_send: CancelledError": "asks whether the client has gone",
+        "_unless_disconnected: CancelledError": "asks whether the client has disconnected",
     },
-    "mesh/edge/call.py": {
-        "HttpCall.read: CancelledError": "checks its own timeout",
+    "mesh/edge/calls.py": {
+        "HttpCall.read_body: CancelledError": "checks its own timeout",
     },
     "mesh/edge/http/websocket.py": {
-        "_Session.run: CancelledError": "asks whether the edge stops",
-        "_Session.run: Exception": "the edge runs no user code; ``recover`` is around it",
+        "_WebSocketSession.run: CancelledError": "asks whether the edge stops",
+        "_WebSocketSession.run: Exception": "the edge runs no user code; ``recover`` is around it",
     },
     "mesh/edge/http/streaming.py": {
-        "Streams._make: CancelledError": "asks whether the answer is complete, or the edge stops",
-        "Streams._make: Exception": "the edge runs no user code; ``recover`` is around it",
+        "MessageStream.stop: CancelledError": "awaits the task that it has just cancelled",
+        "Streams._invoke: CancelledError": "asks whether the response is complete, or the edge stops",
+        "Streams._invoke: Exception": "the edge runs no user code; ``recover`` is around it",
     },
     "mesh/events/consume/delivery_call.py": {
         "once: Exception": "outside of ``boundary``, which is around each function",
@@ -113,7 +111,7 @@ ALLOWED = {
     "mesh/lambdas/handlers.py": {
         "LambdaFunctions._run.awaited: Exception": "inside of it is ``contain``",
         "LambdaFunctions._run.call: BaseException": "in a thread, where no cancellation of the mesh comes",
-        "_within: CancelledError": "checks its own timeout",
+        "_run_until: CancelledError": "checks its own timeout",
     },
     "mesh/lambdas/json_text.py": {
         "marshal: BaseException": "objects of the handler are written, without a turn of the loop",

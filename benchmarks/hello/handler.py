@@ -1,4 +1,4 @@
-"""The Lambda function that the benchmark loads: as its author wrote it for AWS."""
+"""Lambda function under load, as its author wrote it for AWS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def lambda_handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
-    """Greet whom the JSON body names."""
+    """Greet the name in the JSON body."""
     name = json.loads(event["body"])["name"]
     return {
         "statusCode": 200,

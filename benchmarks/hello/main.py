@@ -1,4 +1,4 @@
-"""A peer: the same function as functions-framework has it, a Flask request in and a response out."""
+"""Peer: the same function for functions-framework, with a Flask request and response."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ import functions_framework
 
 @functions_framework.http
 def hello(request: Any) -> Any:
-    """Greet whom the JSON body names."""
+    """Greet the name in the JSON body."""
     name = json.loads(request.get_data())["name"]
     return json.dumps({"message": f"Hello, {name}!"}), 200, {"Content-Type": "application/json"}

@@ -1,4 +1,4 @@
-"""A function that computes for some five milliseconds and never waits."""
+"""A function that computes for about five milliseconds and never awaits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from bench.v1 import bench_pb2 as pb
 from mesh import Context
 
 STEPS = 100_000
-"""About 5 ms of the interpreter."""
+"""Steps of the loop, about 5 ms of CPU time."""
 
 
-async def register(request: pb.RegisterRequest, context: Context) -> pb.User:  # noqa: ARG001 - its shape
-    """Answer when the work is done."""
+async def register(request: pb.RegisterRequest, context: Context) -> pb.User:  # noqa: ARG001 - the signature of functions
+    """Return a user after the work."""
     total = 0
     for step in range(STEPS):
         total += step

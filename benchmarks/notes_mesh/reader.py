@@ -13,7 +13,7 @@ from mesh import Context
 CALLED = Tally(os.environ["TALLY_READER"])
 
 
-async def on_noted(request: pb.Noted, context: Context) -> Empty:  # noqa: ARG001 - its shape
-    """Say when."""
+async def on_noted(request: pb.Noted, context: Context) -> Empty:  # noqa: ARG001 - the signature of functions
+    """Record the time."""
     CALLED.note(request.number)
     return Empty()

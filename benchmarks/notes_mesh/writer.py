@@ -1,4 +1,4 @@
-"""Publishes, in a transaction and by itself."""
+"""Functions that publish events, with and without a transaction."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tally import Tally
 from mesh import Context
 
 COMMITTED = Tally(os.environ["TALLY_WRITER"])
-FAR = 1 << 30
-"""Above all numbers that anyone counts."""
+UNCOUNTED = 1 << 30
+"""Number of events that no tally records."""
 
 
 async def write(request: pb.Noted, context: Context) -> Empty:
-    """Publish in a transaction, and say when it has committed."""
+    """Publish in a transaction, and record the time of the commit."""
     async with context.transaction() as tx:
         await tx.publish(request)
     COMMITTED.note(request.number)
@@ -26,12 +26,12 @@ async def write(request: pb.Noted, context: Context) -> Empty:
 
 
 async def publish(request: pb.Burst, context: Context) -> pb.Took:
-    """Publish by themselves as many as asked for, so many at once."""
+    """Publish ``count`` events without a transaction, ``at_once`` at a time."""
     left = iter(range(request.count))
 
     async def some() -> None:
         for number in left:
-            await context.publish(pb.Noted(key=f"k{number % 1000}", number=FAR, payload=b"p" * 100))
+            await context.publish(pb.Noted(key=f"k{number % 1000}", number=UNCOUNTED, payload=b"p" * 100))
 
     began = time.perf_counter()
     await asyncio.gather(*[some() for _ in range(request.at_once)])

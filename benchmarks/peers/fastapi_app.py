@@ -1,6 +1,6 @@
-"""What a Python team would write by hand for HTTP: FastAPI that calls the grpcio servicer. Run by uvicorn.
+"""Peer: hand-written FastAPI that calls the grpcio servicer, as a Python team would write it. Run by uvicorn.
 
-``UPSTREAM`` is the servicer's address; with ``INSTRUMENTED`` set, OpenTelemetry's own instrumentations trace both.
+``UPSTREAM`` is the servicer's address. With ``INSTRUMENTED`` set, OpenTelemetry's instrumentations trace both.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ if os.environ.get("INSTRUMENTED"):
 
 @app.post("/v1/users")
 async def register(body: Register) -> User:
-    """Translate, call, translate."""
+    """Translate the request, call the servicer, translate the response."""
     request = pb.RegisterRequest(**body.model_dump())
     user = await state["stub"].Register(request, timeout=10)
     return User(id=user.id, name=user.name, email=user.email, createdAt=str(user.created_at), roles=list(user.roles))

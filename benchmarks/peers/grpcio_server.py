@@ -1,8 +1,8 @@
-"""What a Python team would write by hand: a grpcio servicer, as grpcio's documentation shows it.
+"""Peer: a grpcio servicer as grpcio's documentation shows it.
 
     python grpcio_server.py (asyncio | uvloop | otel | sync)
 
-Prints the address that it listens on. ``otel`` is ``uvloop`` with OpenTelemetry's own gRPC instrumentation, exporting
+Prints the address that it listens on. ``otel`` is ``uvloop`` with OpenTelemetry's gRPC instrumentation, which exports
 to ``OTEL_EXPORTER_OTLP_ENDPOINT``.
 """
 
@@ -18,8 +18,8 @@ from bench.v1 import bench_pb2 as pb
 from bench.v1 import bench_pb2_grpc as rpc
 
 
-def answer(request: pb.RegisterRequest) -> pb.User:
-    """Do the function's work."""
+def user_of(request: pb.RegisterRequest) -> pb.User:
+    """Return the response, as the function under load does."""
     return pb.User(id="u-1", name=request.name, email=request.email, created_at=1700000000, roles=["user"])
 
 
@@ -27,16 +27,16 @@ class Users(rpc.UsersServicer):
     """The asynchronous servicer."""
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.User:  # noqa: ARG002, N802
-        """Answer at once."""
-        return answer(request)
+        """Return a user at once."""
+        return user_of(request)
 
 
 class SyncUsers(rpc.UsersServicer):
-    """The servicer of a thread pool."""
+    """The servicer for a thread pool."""
 
     def Register(self, request: pb.RegisterRequest, context: Any) -> pb.User:  # noqa: ARG002, N802
-        """Answer at once."""
-        return answer(request)
+        """Return a user at once."""
+        return user_of(request)
 
 
 async def serve(*, instrumented: bool) -> None:
@@ -72,7 +72,7 @@ def serve_sync() -> None:
 
 
 def main() -> None:
-    """Run the kind that the command line names."""
+    """Run the kind of server that the command line names."""
     kind = sys.argv[1]
     if kind == "sync":
         serve_sync()

@@ -1,4 +1,4 @@
-"""What a Python team would write by hand to be called for events: FastStream, or nats-py alone.
+"""Peer: consumers of events as a Python team would write them, with FastStream or with nats-py alone.
 
     python nats_consumers.py (faststream-push | faststream-pull | bare) NATS-URL SUBJECT TALLY
 
@@ -40,7 +40,7 @@ async def faststream(kind: str, url: str, subject: str, called: Tally) -> None:
     async def decode(message: NatsMessage) -> pb.Noted:
         return pb.Noted.FromString(message.body)
 
-    # As its documentation has it; a larger batch is waited for until it is full.
+    # As in its documentation; a larger batch would be waited for until it is full.
     pull: dict[str, Any] = {"pull_sub": PullSub(batch_size=10)} if kind == "faststream-pull" else {}
 
     @broker.subscriber(subject, stream=JStream(STREAM, declare=False), durable=kind, decoder=decode, **pull)
@@ -57,9 +57,9 @@ async def faststream(kind: str, url: str, subject: str, called: Tally) -> None:
 
 
 async def bare(url: str, subject: str, called: Tally) -> None:
-    """Serve until killed: two pulls on their way, as JetStream's documentation advises.
+    """Serve until killed, with two pulls in progress as JetStream's documentation advises.
 
-    nats-py's own ``fetch`` of many waits until it has them all, which costs a slow stream its latency.
+    nats-py's own ``fetch`` of several messages waits until it has them all, which adds latency to a slow stream.
     """
     client = await nats.connect(url)
     js = client.jetstream()
@@ -90,7 +90,7 @@ async def bare(url: str, subject: str, called: Tally) -> None:
 
 
 def main() -> None:
-    """Run the kind that the command line names."""
+    """Run the kind of consumer that the command line names."""
     kind, url, subject, tally = sys.argv[1:]
     called = Tally(tally)
     uvloop.run(bare(url, subject, called) if kind == "bare" else faststream(kind, url, subject, called))

@@ -1,22 +1,25 @@
-"""Who is calling, and may they.
+"""Authentication and authorization of calls: users and calling services.
 
-Two questions, two proofs, both checked again at every door: the *user* for whom a call is made (a JWT under
-``authorization``, verified with the issuer's published keys) and the *service* that makes it (a token of a minute under
-``mesh-identity``, signed with the key that ``mesh up`` made for that service). A door that trusted what another door
-said would be open to anyone who reaches it directly.
+Decisions:
 
-Service identity is one method (``Peers.caller``), so that a certificate can answer it instead of a token.
+- *Two identities.* The *user* for whom a call is made has a JWT in ``authorization``, verified with the issuer's
+  published keys. The *service* that makes the call has a token in ``mesh-identity``. It is valid for a minute, and
+  signed with the key that ``mesh up`` made for the service.
+- *Every listener verifies both.* A sidecar that trusted the edge's check would be open to anyone who reaches it
+  directly.
+- *The contract authorizes.* A method says its access and roles, and a service declares the services that it calls.
+
+Refused: symmetric keys, unsigned tokens, and a service's call that the contract does not declare.
 """
 
-from mesh.auth.identity_layers import Declarations, Peers, authenticate, authorize, identify
+from mesh.auth.identity_layers import CallDeclarations, authenticate, authorize, identify
 from mesh.auth.service_tokens import EDGE, PeerVerifier, Signer
 from mesh.auth.user_tokens import TokenVerifier, fetch_url
 
 __all__ = [
     "EDGE",
-    "Declarations",
+    "CallDeclarations",
     "PeerVerifier",
-    "Peers",
     "Signer",
     "TokenVerifier",
     "authenticate",

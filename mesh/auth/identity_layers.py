@@ -1,11 +1,11 @@
-"""The layers of identity: ``authenticate`` and ``authorize`` on the way in, ``identify`` on the way out."""
+"""Layers of identity: ``authenticate`` and ``authorize`` for calls received, ``identify`` for calls made."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from mesh.auth.service_tokens import EDGE, HEADER, Signer
+from mesh.auth.service_tokens import EDGE, HEADER, PeerVerifier, Signer
 from mesh.call import current
 from mesh.contract.model import Access, Contract, Method
 from mesh.errors import PermissionDenied, Unauthenticated
@@ -14,28 +14,17 @@ if TYPE_CHECKING:
     from mesh.auth.user_tokens import TokenVerifier
     from mesh.call import Call, Handler, Layer
 
-__all__ = ["Declarations", "Peers", "authenticate", "authorize", "identify"]
+__all__ = ["CallDeclarations", "authenticate", "authorize", "identify"]
 
 AUTHORIZATION = b"authorization"
 
 
-class Peers(Protocol):
-    """Tells which service makes a call, by whatever proof it carries: a token (``PeerVerifier``) or a certificate."""
-
-    def caller(self, call: Call) -> str | None:
-        """Return the verified name of the calling service, or None when the call comes from outside.
-
-        Raises:
-            Unauthenticated: There is a proof, and it is not valid.
-        """
-
-
-class Declarations:
-    """Which service may call which: what the contract declares in ``calls``.
+class CallDeclarations:
+    """Declared calls between services, from ``calls`` in the contract.
 
     Args:
         contract: The contract.
-        serves: The name of each service in mesh.toml → full names of the services of the contract that it serves.
+        serves: Name of each service in mesh.toml → full names of the gRPC services that it hosts.
     """
 
     __slots__ = ("_allowed", "_serves")
@@ -56,7 +45,7 @@ class Declarations:
         """Check that the service ``caller`` declares that it calls ``service``.
 
         Raises:
-            PermissionDenied: It does not; the message says what to declare where.
+            PermissionDenied: It does not. The message says where to declare it.
         """
         allowed = self._allowed.get(caller)
         if allowed is not None and service in allowed:
@@ -69,17 +58,17 @@ class Declarations:
         )
 
 
-def authenticate(tokens: TokenVerifier | None, peers: Peers | None) -> Layer:
-    """Return the layer that sets ``call.identity`` and ``call.caller`` from what the call proves.
+def authenticate(tokens: TokenVerifier | None, peers: PeerVerifier | None) -> Layer:
+    """Return the layer that verifies the tokens of a call and sets ``call.identity`` and ``call.caller``.
 
-    A user token that is not valid refuses the call, unless the method is PUBLIC: there the caller is as anonymous as
-    without one, because a client whose token has expired sends it along with Refresh and Login too. At the edge, where
-    the method is not known yet, ``call.auth_error`` keeps the refusal for whoever finds that a user is needed. The
-    proof of a service is never passed over.
+    A call with an invalid user token is refused, unless the method is PUBLIC. Then the caller is anonymous, because a
+    client sends an expired token with Refresh and Login too. At the edge the method is not known yet, so
+    ``call.auth_error`` keeps the error for the layer that finds that a user is needed. An invalid token of a service is
+    always refused.
 
     Args:
-        tokens: Verifies user tokens; None: no token is accepted.
-        peers: Verifies services; None at the edge, where no service calls and the header means nothing.
+        tokens: Verifier of user tokens, or None if no user token is accepted.
+        peers: Verifier of service tokens. None at the edge, which services do not call, and which ignores the header.
     """
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
@@ -109,13 +98,13 @@ def authenticate(tokens: TokenVerifier | None, peers: Peers | None) -> Layer:
 
 
 def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
-    """Return the layer that lets a call pass only if ``call.method.access`` and ``roles`` allow its caller.
+    """Return the layer that refuses a call unless ``call.method.access`` and ``roles`` allow its caller.
 
     Args:
-        contract: The contract; its ``calls`` say which service may call which.
-        serves: As for ``Declarations``.
+        contract: The contract, with the declared calls between services.
+        serves: As for ``CallDeclarations``.
     """
-    declarations = Declarations(contract, serves)
+    declarations = CallDeclarations(contract, serves)
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
         method: Method = call.method
@@ -133,11 +122,11 @@ def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
 
 
 def _check_user(call: Call, method: Method, *, by_service: bool) -> None:
-    """Check the user of an AUTHENTICATED call; a service that declares the call needs none, unless a role is asked for.
+    """Check the user of an AUTHENTICATED call. A declared call of a service needs a user only if the method has roles.
 
     Raises:
         Unauthenticated: There is no user.
-        PermissionDenied: The user holds none of the roles.
+        PermissionDenied: The user has none of the roles.
     """
     identity = call.identity
     if identity is None:
@@ -149,16 +138,16 @@ def _check_user(call: Call, method: Method, *, by_service: bool) -> None:
         raise PermissionDenied(f"{method.path} is only for users with the role {wanted}")
 
 
-def identify(signer: Signer, declarations: Declarations | None = None) -> Layer:
-    """Return the outbound layer that says which service calls, and for which user.
+def identify(signer: Signer, declarations: CallDeclarations | None = None) -> Layer:
+    """Return the outbound layer that adds the tokens of this service and of the user.
 
-    The user is the one of the call that is being answered now (``mesh.call.current``); ``authorization`` that the call
-    carries already stays as it is.
+    The user is that of the call in progress (``mesh.call.current``). An ``authorization`` that the call already has is
+    not replaced.
 
     Args:
-        signer: Signs as this service.
-        declarations: If given, a call that this service does not declare is refused before it reaches the network.
-            None for what the mesh itself calls: the edge, and the fetch of keys.
+        signer: Signer of this service's tokens.
+        declarations: The declared calls. An undeclared call is refused before it reaches the network. None for calls of
+            the mesh itself: those of the edge, and the fetch of keys.
     """
     service = signer.service
 

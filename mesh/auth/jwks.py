@@ -1,4 +1,4 @@
-"""The public keys of a token issuer (a JWK set, RFC 7517): fetched, kept, and fetched again when they must be."""
+"""Cache of a token issuer's public keys (a JWK set, RFC 7517), which it fetches and refreshes."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ __all__ = ["KeySet"]
 
 log = logging.getLogger("mesh.auth")
 
-FRESH = 300.0
-"""Seconds after which the set is fetched again: a key that the issuer withdrew is refused after this time."""
-STALE = 3600.0
-"""Seconds for which a set that cannot be fetched again is used all the same: the issuer may restart."""
-PATIENCE = 0.2
-"""Seconds that a call waits for a fetch when the key at hand still serves: an issuer that hangs must stall nobody."""
-PAUSE = 5.0
-"""Seconds between two fetches, whoever asks: tokens with made-up key ids must not hammer the issuer."""
+REFRESH_INTERVAL = 300.0
+"""Seconds after which the set is fetched again. A key that the issuer has withdrawn is refused from then on."""
+MAX_STALE_AGE = 3600.0
+"""Seconds for which the last set is used while the issuer cannot be reached, for example during its restart."""
+REFRESH_TIMEOUT = 0.2
+"""Seconds that a call waits for a refresh while its key is still usable. A hanging issuer must not block calls."""
+RETRY_DELAY = 5.0
+"""Seconds between two fetches. Tokens with made-up key ids must not overload the issuer."""
 _ASYMMETRIC = frozenset({"OKP", "EC", "RSA"})
-"""Key types that can be public. A symmetric key in a published set would let every reader sign."""
+"""Key types with a public key. A symmetric key in a published set would let every reader sign."""
 
 
 class KeySet:
-    """Keys by ``kid``.
+    """Public keys by ``kid``.
 
     Args:
-        fetch: Returns the set as JSON; may raise anything when it cannot.
-        clock: A monotonic time, seconds.
+        fetch: Returns the set as JSON. It may raise any exception.
+        clock: Monotonic clock, seconds.
     """
 
-    __slots__ = ("_clock", "_failed", "_fetch", "_fetched_at", "_keys", "_pending", "_tried_at")
+    __slots__ = ("_attempted_at", "_clock", "_failed", "_fetch", "_fetched_at", "_keys", "_pending")
 
     def __init__(self, fetch: Callable[[], Awaitable[bytes]], clock: Callable[[], float]) -> None:
         self._fetch = fetch
         self._clock = clock
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched_at = float("-inf")
-        self._tried_at = float("-inf")
+        self._attempted_at = float("-inf")
         self._failed = False
         self._pending: asyncio.Task[None] | None = None
 
     async def find(self, kid: str | None) -> jwt.PyJWK | None:
-        """Return the key with this id (None: the only key of the set), or None when the issuer has no such key.
+        """Return the key with this id (None: the only key of the set), or None if the issuer has no such key.
 
         Raises:
             Unavailable: The keys cannot be fetched.
         """
         key = self._find(kid)
         age = self._clock() - self._fetched_at
-        if key is None or age > FRESH:
-            await self._refresh(None if key is None or age > STALE else PATIENCE)
+        if key is None or age > REFRESH_INTERVAL:
+            await self._refresh(None if key is None or age > MAX_STALE_AGE else REFRESH_TIMEOUT)
             key = self._find(kid)
-        usable = self._clock() - self._fetched_at <= STALE
+        usable = self._clock() - self._fetched_at <= MAX_STALE_AGE
         if self._failed and (key is None or not usable):
-            raise Unavailable("the keys that user tokens are verified with cannot be fetched", retry_after=PAUSE)
+            raise Unavailable("the keys that user tokens are verified with cannot be fetched", retry_after=RETRY_DELAY)
         return key
 
     def _find(self, kid: str | None) -> jwt.PyJWK | None:
@@ -69,21 +69,21 @@ class KeySet:
             return next(iter(self._keys.values()))
         return self._keys.get(kid)
 
-    async def _refresh(self, patience: float | None) -> None:
-        """Fetch the set; with ``patience`` (seconds), go on without it when that takes longer."""
+    async def _refresh(self, max_wait: float | None) -> None:
+        """Fetch the set. Return after ``max_wait`` seconds even if the fetch is still in progress."""
         if self._pending is None:
-            if self._clock() - self._tried_at < PAUSE:
+            if self._clock() - self._attempted_at < RETRY_DELAY:
                 return
-            # Its own context: the fetch is nobody's call, so it must not carry the user whose token waits for it.
+            # A context of its own: the fetch must not carry the user whose token waits for it.
             self._pending = asyncio.get_running_loop().create_task(self._load(), context=contextvars.Context())
-        # One fetch for all who wait; a caller that goes away does not take it along.
-        await asyncio.wait([self._pending], timeout=patience)
+        # All callers share one fetch. The cancellation of a caller does not cancel it.
+        await asyncio.wait([self._pending], timeout=max_wait)
 
     async def _load(self) -> None:
-        self._tried_at = self._clock()
+        self._attempted_at = self._clock()
         try:
             self._keys = _parse(await self._fetch())
-        except Exception as error:  # noqa: BLE001 - a fetch may fail in any way; all mean "no keys now"
+        except Exception as error:  # noqa: BLE001 - a fetch may fail in any way; the effect is the same
             self._failed = True
             log.warning("the keys that user tokens are verified with cannot be fetched: %s", error)
         else:
@@ -94,10 +94,10 @@ class KeySet:
 
 
 def _parse(text: bytes) -> dict[str | None, jwt.PyJWK]:
-    """Return the usable keys of a set; keys of unknown kinds are passed over (RFC 7517, section 5).
+    """Return the usable keys of a set. Keys of unknown kinds are ignored (RFC 7517, section 5).
 
     Raises:
-        ValueError: It is no JWK set.
+        ValueError: The text is not a JWK set.
     """
     parsed: Any = orjson.loads(text)
     entries = parsed.get("keys") if isinstance(parsed, dict) else None

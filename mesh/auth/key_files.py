@@ -1,7 +1,8 @@
-"""One Ed25519 key pair per service, as files: ``NAME.key`` (PEM, private, mode 0600) and ``NAME.pub`` (PEM, public).
+"""Key files of service identity: an Ed25519 pair for each service.
 
-``mesh up`` makes them; in containers the folder is mounted, and a service then holds its own ``.key`` and everyone's
-``.pub``. Nothing here ever replaces a key: whoever deletes one makes a new identity.
+The files are ``NAME.key`` (PEM, private, mode 0600) and ``NAME.pub`` (PEM, public). ``mesh up`` creates them. In
+containers the folder is mounted, and a service has its own ``.key`` and the ``.pub`` of all. No function here replaces
+an existing private key. Deleting a key file gives the service a new identity.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ __all__ = ["ensure", "load", "load_public", "share"]
 
 
 def ensure(folder: Path, names: Iterable[str]) -> None:
-    """Make the key pairs that are missing; safe when several processes do it at once.
+    """Create the missing key pairs. Several processes may do so at once.
 
-    A name whose ``.pub`` is there without its ``.key`` is left alone: its key is held elsewhere.
+    A name with a ``.pub`` and without a ``.key`` is skipped, since its private key is elsewhere.
 
     Args:
-        folder: Made (mode 0700) if it is missing.
-        names: Services, and ``edge``.
+        folder: Folder of the files. It is created (mode 0700) if it is missing.
+        names: Names of services, and ``edge``.
 
     Raises:
-        Faults: The folder cannot be written, or a key that is there cannot be read.
+        Faults: The folder cannot be written, or an existing key cannot be read.
     """
     missing = [name for name in names if not (folder / f"{name}.pub").is_file()]
     if not missing:
@@ -41,17 +42,17 @@ def ensure(folder: Path, names: Iterable[str]) -> None:
             private = folder / f"{name}.key"
             if not private.exists():
                 _create(private, _private_pem(Ed25519PrivateKey.generate()), 0o600)
-            # Whoever was first: the public key belongs to the private key that is there now.
+            # Of several processes one was first. The public key must fit the private key that exists now.
             _create(folder / f"{name}.pub", _public_pem(load(folder, name).public_key()), 0o644)
     except OSError as error:
         raise Faults([Fault(str(folder), f"the identity keys cannot be made: {_reason(error)}")]) from None
 
 
 def share(folders: Mapping[str, Path]) -> None:
-    """Give everyone the public keys of all; a copy that no longer is its owner's key is made anew.
+    """Copy all public keys into each folder. An outdated copy is replaced.
 
     Args:
-        folders: Name → the folder that holds its pair, as ``ensure`` made it.
+        folders: Name → folder with its key pair, as created by ``ensure``.
 
     Raises:
         Faults: A folder cannot be read or written.
@@ -112,7 +113,7 @@ def load_public(folder: Path) -> dict[str, Ed25519PublicKey]:
 
 
 def _create(path: Path, content: bytes, mode: int) -> None:
-    """Write a file that nobody ever sees half, and leave it alone if another process has made it meanwhile."""
+    """Create a file atomically. Keep a file that another process has created meanwhile."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     fresh = Path(name)
     try:

@@ -1,7 +1,8 @@
-"""Service identity: a token of a minute, signed with the calling service's own key, for the service that is called.
+"""Service tokens: proof of the calling service, valid for a minute and for one called service.
 
-The token is a JWT (EdDSA): ``iss`` is ``mesh``, ``sub`` and ``kid`` are the calling service's name in mesh.toml,
-``aud`` is the full name of the called service, so that whoever receives one cannot use it elsewhere.
+The token is a JWT (EdDSA), signed with the calling service's own key. ``iss`` is ``mesh``. ``sub`` and ``kid`` are the
+calling service's name in mesh.toml. ``aud`` is the full name of the called service, so a receiver cannot use the token
+for calls of another service.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from mesh.auth import key_files
-from mesh.auth.verified_cache import Cache
+from mesh.auth.verified_cache import VerifiedCache
 from mesh.errors import Unauthenticated
 
 if TYPE_CHECKING:
@@ -24,22 +25,22 @@ if TYPE_CHECKING:
 __all__ = ["EDGE", "HEADER", "PeerVerifier", "Signer"]
 
 EDGE = "edge"
-"""The peer that only passes users on: it is known, but calls nothing on its own account."""
+"""Name of the edge as a caller. It forwards calls of users, and makes none of its own."""
 HEADER = b"mesh-identity"
 
 ISSUER = "mesh"
-LIFE = 60
-"""Seconds."""
-LEEWAY = 30
-"""Seconds by which the clocks of two machines may differ."""
-REREAD = 1.0
-"""Seconds between two looks into the folder for a key that is not known."""
-CACHED = 4096
-"""Tokens; each pair of services makes one in half a minute."""
+MAX_TOKEN_AGE = 60
+"""Seconds from the signature to the expiry of a token."""
+LEEWAY_SECONDS = 30
+"""Largest tolerated difference between the clocks of two machines."""
+REREAD_INTERVAL = 1.0
+"""Seconds between two reads of the folder for an unknown key."""
+MAX_CACHED_TOKENS = 4096
+"""Verified tokens in the cache. Each pair of services makes one in half a minute."""
 
 
 class Signer:
-    """Proves which service makes a call.
+    """Signer of a calling service's tokens.
 
     Args:
         service: The service's name in mesh.toml, or ``edge``.
@@ -56,14 +57,14 @@ class Signer:
         self._tokens: dict[str, tuple[bytes, float]] = {}
 
     def token(self, audience: str) -> bytes:
-        """Return a token for calls of ``audience`` (a service's full name), made anew after half its life."""
+        """Return a token for calls of ``audience`` (a gRPC service's full name). It is renewed at half its life."""
         now = self._clock()
         held = self._tokens.get(audience)
-        # A clock that went back makes it one of the future, which nobody takes.
-        if held is not None and 0 <= now - held[1] < LIFE / 2:
+        # After the clock went back, the token is from the future, and would be refused.
+        if held is not None and 0 <= now - held[1] < MAX_TOKEN_AGE / 2:
             return held[0]
         claims = {
-            "iss": ISSUER, "sub": self.service, "aud": audience, "iat": int(now), "exp": int(now) + LIFE,
+            "iss": ISSUER, "sub": self.service, "aud": audience, "iat": int(now), "exp": int(now) + MAX_TOKEN_AGE,
         }  # fmt: skip
         token = jwt.encode(claims, self._key, algorithm="EdDSA", headers={"kid": self.service}).encode()
         self._tokens[audience] = token, now
@@ -71,10 +72,10 @@ class Signer:
 
 
 class PeerVerifier:
-    """Tells which service makes a call, from its token.
+    """Verifier of service tokens.
 
     Args:
-        folder: Where the public keys are (``mesh.auth.key_files``).
+        folder: Folder of the public keys (``mesh.auth.key_files``).
         clock: The time, seconds since the epoch.
 
     Raises:
@@ -88,10 +89,10 @@ class PeerVerifier:
         self._clock = clock
         self._keys = key_files.load_public(folder)
         self._read_at = clock()
-        self._verified: Cache[tuple[str, str]] = Cache(CACHED)
+        self._verified: VerifiedCache[tuple[str, str]] = VerifiedCache(MAX_CACHED_TOKENS)
 
     def caller(self, call: Call) -> str | None:
-        """Return the verified name of the service that makes the call, or None when it shows no token.
+        """Return the verified name of the calling service, or None if the call has no service token.
 
         Raises:
             Unauthenticated: The token is not valid, or is for another service.
@@ -112,7 +113,7 @@ class PeerVerifier:
             if key is None:
                 raise Unauthenticated("the mesh-identity token is signed with a key that is not known here")
             claims: dict[str, Any] = jwt.decode(
-                token, key, algorithms=["EdDSA"], issuer=ISSUER, leeway=LEEWAY,
+                token, key, algorithms=["EdDSA"], issuer=ISSUER, leeway=LEEWAY_SECONDS,
                 options={"require": ["iss", "sub", "aud", "exp"], "verify_aud": False},
             )  # fmt: skip
         except jwt.ExpiredSignatureError:
@@ -122,12 +123,12 @@ class PeerVerifier:
         if claims["sub"] != service or not isinstance(claims["aud"], str):
             raise Unauthenticated("the mesh-identity token is not valid")
         verified = service, claims["aud"]
-        self._verified.put(token, verified, int(claims["exp"]) + LEEWAY)
+        self._verified.put(token, verified, int(claims["exp"]) + LEEWAY_SECONDS)
         return verified
 
     def _key(self, service: str) -> Ed25519PublicKey | None:
         now = self._clock()
-        if service not in self._keys and not 0 <= now - self._read_at < REREAD:
+        if service not in self._keys and not 0 <= now - self._read_at < REREAD_INTERVAL:
             self._read_at = now
             self._keys = key_files.load_public(self._folder)
         return self._keys.get(service)

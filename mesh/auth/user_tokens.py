@@ -1,7 +1,7 @@
-"""User tokens: JWTs verified here, with the issuer's published keys, by the rules of RFC 8725.
+"""Verifier of user tokens: JWTs, checked with the issuer's published keys by the rules of RFC 8725.
 
-The algorithm is the key's own, never what the token asks for; a token must say who issued it, for whom, about whom and
-until when.
+The algorithm is that of the key, never that of the token's header. A token must have an issuer, an audience, a subject
+and an expiry.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from typing import Any
 import jwt
 
 from mesh.auth.jwks import KeySet
-from mesh.auth.verified_cache import Cache
+from mesh.auth.verified_cache import VerifiedCache
 from mesh.call import Identity
 from mesh.errors import Unauthenticated
 
 __all__ = ["TokenVerifier", "fetch_url"]
 
-CACHED = 16_384
-"""Tokens, about 2 KB each."""
-MAX_TOKEN = 16_384
-"""Bytes."""
+MAX_CACHED_TOKENS = 16_384
+"""Verified tokens in the cache, about 2 KB each."""
+MAX_TOKEN_SIZE = 16_384
+"""Bytes of a token."""
 FETCH_TIMEOUT = 5.0
-"""Seconds."""
-LATEST = 253_402_300_799
-"""Seconds since the epoch: the end of the year 9999, the last that a date has."""
-_TIMES = ("exp", "nbf", "iat")
-"""Claims that are a NumericDate (RFC 7519, 2); ``jwt.decode`` has seen that they are numbers."""
-MAX_KEYS = 1 << 20
+"""Seconds for the fetch of a JWK set."""
+MAX_TIME_SECONDS = 253_402_300_799
+"""Largest time of a claim, in seconds since the epoch: the end of the year 9999, the last of ``datetime``."""
+_TIME_CLAIMS = ("exp", "nbf", "iat")
+"""Claims of the type NumericDate (RFC 7519, 2). ``jwt.decode`` has checked that they are numbers."""
+MAX_KEY_SET_SIZE = 1 << 20
 """Bytes of a JWK set."""
 
 
 class TokenVerifier:
-    """Verifies ``authorization: Bearer TOKEN``.
+    """Verifier of ``authorization: Bearer TOKEN``.
 
     Args:
         fetch: Returns the issuer's JWK set as JSON (``fetch_url``, or a call of a method of the mesh).
         issuer: The ``iss`` that a token must have.
         audience: The ``aud`` that a token must have.
         roles: The claim that lists the user's roles.
-        leeway: Seconds by which clocks may differ.
+        leeway: Largest tolerated difference between clocks, seconds.
         clock: The time, seconds since the epoch.
-        monotonic: The time for what is measured, seconds.
+        monotonic: Monotonic clock, seconds.
     """
 
     __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_leeway", "_roles", "_verified")
@@ -68,28 +68,28 @@ class TokenVerifier:
         self._roles = roles
         self._leeway = leeway
         self._clock = clock
-        self._verified: Cache[Identity] = Cache(CACHED)
+        self._verified: VerifiedCache[Identity] = VerifiedCache(MAX_CACHED_TOKENS)
 
     def known(self, credentials: bytes) -> Identity | None:
-        """Return whose these credentials are if they were verified before and have not expired: a dictionary lookup."""
+        """Return the user of credentials from the cache, or None if they are unknown or have expired."""
         return self._verified.get(credentials, self._clock())
 
     async def verify(self, credentials: bytes) -> Identity:
-        """Return whose credentials these are.
+        """Verify credentials and return their user.
 
         Args:
             credentials: The value of ``authorization``.
 
         Raises:
-            Unauthenticated: They are no bearer token, or it is not valid; the message says why.
+            Unauthenticated: They are not a valid bearer token. The message has the reason.
             Unavailable: The issuer's keys cannot be fetched.
         """
         scheme, _, token = credentials.partition(b" ")
         token = token.strip()
         if scheme.lower() != b"bearer" or not token:
             raise Unauthenticated("expected `authorization: Bearer TOKEN`")
-        if len(token) > MAX_TOKEN:
-            raise Unauthenticated(f"the token is longer than {MAX_TOKEN} bytes")
+        if len(token) > MAX_TOKEN_SIZE:
+            raise Unauthenticated(f"the token is longer than {MAX_TOKEN_SIZE} bytes")
         try:
             header = jwt.get_unverified_header(token)
         except jwt.InvalidTokenError:
@@ -122,13 +122,13 @@ class TokenVerifier:
             raise Unauthenticated("the token's signature does not match") from None
         except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
             raise Unauthenticated("the token is malformed") from None
-        for name in _TIMES:
-            if not -LATEST <= int(claims.get(name, 0)) <= LATEST:  # numbers of any length stand in JSON
+        for name in _TIME_CLAIMS:
+            if not -MAX_TIME_SECONDS <= int(claims.get(name, 0)) <= MAX_TIME_SECONDS:  # JSON numbers have any length
                 raise Unauthenticated(f"the token's claim {name!r} is no time: expected seconds since 1970")
         return claims
 
     def _roles_of(self, claims: dict[str, Any]) -> frozenset[str]:
-        """Return the roles: a list, or a text with spaces between them (as ``scope`` of RFC 8693)."""
+        """Return the roles. The claim is a list, or text with spaces between the roles (like ``scope`` in RFC 8693)."""
         value = claims.get(self._roles)
         if isinstance(value, str):
             value = value.split()
@@ -136,10 +136,10 @@ class TokenVerifier:
 
 
 def fetch_url(url: str) -> Callable[[], Awaitable[bytes]]:
-    """Return a function that fetches ``url`` (http or https), off the loop, in bounded time and size.
+    """Return a function that fetches ``url`` (http or https) in a thread, with limits on time and size.
 
     Raises:
-        ValueError: The URL is of another kind.
+        ValueError: The URL has another scheme.
     """
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"expected an http or https URL, got {url!r}")
@@ -147,9 +147,9 @@ def fetch_url(url: str) -> Callable[[], Awaitable[bytes]]:
     def get() -> bytes:
         request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310 - checked above
         with urllib.request.urlopen(request, timeout=FETCH_TIMEOUT) as response:  # noqa: S310 - checked above
-            body: bytes = response.read(MAX_KEYS + 1)
-        if len(body) > MAX_KEYS:
-            raise ValueError(f"{url} answers with more than {MAX_KEYS} bytes")
+            body: bytes = response.read(MAX_KEY_SET_SIZE + 1)
+        if len(body) > MAX_KEY_SET_SIZE:
+            raise ValueError(f"{url} answers with more than {MAX_KEY_SET_SIZE} bytes")
         return body
 
     async def fetch() -> bytes:

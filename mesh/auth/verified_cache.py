@@ -1,20 +1,20 @@
-"""What was verified, by its text, until it expires: so that a call costs a dictionary lookup, not a signature."""
+"""Cache of verified tokens until they expire, so that a call costs a dictionary lookup and not a signature check."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
-__all__ = ["Cache"]
+__all__ = ["VerifiedCache"]
 
 T = TypeVar("T")
 
 
-class Cache(Generic[T]):
-    """Text → value until a time; bounded, the least recently used goes first.
+class VerifiedCache(Generic[T]):
+    """Bounded cache of text → value with an expiry. The least recently used element is evicted first.
 
     Args:
-        size: How many it holds at most.
+        size: Largest number of elements.
     """
 
     __slots__ = ("_entries", "_size")
@@ -27,7 +27,7 @@ class Cache(Generic[T]):
         return len(self._entries)
 
     def get(self, text: bytes, now: float) -> T | None:
-        """Return what was put under ``text``, or None when there is nothing or its time has passed."""
+        """Return the value of ``text``, or None if there is none or it has expired."""
         entry = self._entries.get(text)
         if entry is None:
             return None
@@ -38,7 +38,7 @@ class Cache(Generic[T]):
         return entry[0]
 
     def put(self, text: bytes, value: T, until: float) -> None:
-        """Keep ``value`` until ``until`` (same clock as ``now``)."""
+        """Store ``value`` until ``until`` (same clock as ``now``)."""
         self._entries[text] = (value, until)
         if len(self._entries) > self._size:
             self._entries.popitem(last=False)

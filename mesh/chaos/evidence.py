@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from mesh.chaos.ledger import CallOutcome, EffectCount, Observations, ObservedDeadLetter
 from mesh.chaos.requests import words_in
 from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, ScheduleTrigger
-from mesh.database.engine import create, read
+from mesh.database.engine import create, parse_url
 from mesh.events import subjects
 from mesh.events.broker import history, streams
 from mesh.events.consume.consumers import consumers_of
@@ -79,7 +79,7 @@ async def run_query(url: str, query: Query[_T], *, autocommit: bool = False) -> 
         sqlalchemy.exc.SQLAlchemyError: The database cannot be used.
         OSError: The database cannot be reached.
     """
-    engine = create(read(url), _DATABASE_TIMEOUT, poolclass=NullPool)
+    engine = create(parse_url(url), _DATABASE_TIMEOUT, poolclass=NullPool)
     if autocommit:
         engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     async with engine.begin() as connection:

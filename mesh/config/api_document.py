@@ -1,8 +1,9 @@
-"""HTTP routes of a Lambda function, and API documents that say them: Swagger 2.0, OpenAPI 3. Pure.
+"""HTTP routes of a Lambda function from API documents: Swagger 2.0 and OpenAPI 3. Pure.
 
-Paths are API Gateway's: a segment is a literal, ``{name}``, or as the last one ``{name+}``, which takes the rest of the
-path, at least one segment. ``x-amazon-apigateway-any-method`` is every HTTP method, ``$default`` every request that no
-other route takes. Operations that API Gateway answers or forwards without a function (``mock``, ``http``) are left out.
+Paths have API Gateway's syntax. A segment is a literal, ``{name}``, or at the end ``{name+}``, which matches the
+rest of the path, at least one segment. ``x-amazon-apigateway-any-method`` matches every HTTP method, ``$default`` every
+request without another route. Operations that API Gateway answers or forwards without a function (``mock``, ``http``)
+are ignored.
 
 Sources: https://swagger.io/specification/v2/, https://spec.openapis.org/oas/v3.1.1.html (Server Object), API Gateway
 developer guide ("Create routes for HTTP APIs", "x-amazon-apigateway-any-method", "x-amazon-apigateway-integration",
@@ -18,47 +19,47 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 __all__ = [
-    "ANY", "BODY", "DEFAULT", "HTTP_1", "HTTP_2", "REST", "UNSAID", "URL", "VERBS", "DocumentError", "HttpRoute",
+    "ANY", "BODY", "DEFAULT", "HTTP_1", "HTTP_2", "NO_OVERRIDES", "REST", "URL", "VERBS", "DocumentError", "HttpRoute",
     "Overrides", "of_openapi", "resource_of",
 ]  # fmt: skip
 
 ANY = "*"
 """Every HTTP method."""
 DEFAULT = "$default"
-"""The resource of an HTTP API's catch-all route."""
+"""Resource of the catch-all route of an HTTP API."""
 
 REST, HTTP_1, HTTP_2, URL, BODY = "rest", "http-1.0", "http-2.0", "url", "body"
-"""The event of a route: that of a REST API (format 1.0), of an HTTP API in format 1.0 or 2.0, of a function URL (format
-2.0), or the JSON body itself with the parameters of path and query."""
+"""Event format of a route: REST API (format 1.0), HTTP API in format 1.0 or 2.0, function URL (format 2.0), or the JSON
+body itself with the parameters of path and query."""
 
 VERBS = frozenset(("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"))
 _ANY_METHOD = "x-amazon-apigateway-any-method"
 _INTEGRATION = "x-amazon-apigateway-integration"
-_ELSEWHERE = frozenset(("mock", "http", "http_proxy"))
+_INTEGRATIONS_WITHOUT_FUNCTION = frozenset(("mock", "http", "http_proxy"))
 _VERSIONS = {"1": HTTP_1, "1.0": HTTP_1, "2": HTTP_2, "2.0": HTTP_2}
-"""``payloadFormatVersion``; a converter from YAML makes a number of 2.0."""
-_AS_IT_IS = frozenset(("", "None", "$input.json('$')", '$input.json("$")', "$input.body"))
-"""Mapping templates without effect."""
+"""``payloadFormatVersion`` → event format. A converter from YAML may write 2.0 as a number."""
+_IDENTITY_TEMPLATES = frozenset(("", "None", "$input.json('$')", '$input.json("$")', "$input.body"))
+"""Mapping templates that change nothing."""
 _NAME = re.compile(r"\{([A-Za-z0-9._:-]+)(\+?)\}\Z")
 _SAFE = "-._~!$&'()+,;=@"
-"""What a literal of a path template may hold unescaped (``mesh.contract.path_template``)."""
+"""Characters that a literal of a path template may contain unescaped (``mesh.contract.path_template``)."""
 
 
 class DocumentError(ValueError):
-    """The document does not say routes; each argument is a text that begins with where."""
+    """The document defines no valid routes. Each argument is a text that begins with the place of the error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What mesh.toml says before a document does.
+    """Settings of mesh.toml that take precedence over a document.
 
     Attributes:
-        integration: ``"proxy"`` or ``"event"``; None: as the document says.
-        payload: ``"1.0"`` or ``"2.0"``; None: as the document says.
-        access: Who may call the function is said.
-        cors: The edge answers web pages of other origins.
-        schedule: A schedule of the mesh invokes the function.
-        subscribes: Events of the mesh invoke it.
+        integration: ``"proxy"`` or ``"event"``; None: the document decides.
+        payload: ``"1.0"`` or ``"2.0"``; None: the document decides.
+        access: Whether mesh.toml sets the access level.
+        cors: Whether the edge has CORS origins.
+        schedule: Whether mesh.toml sets a schedule.
+        subscribes: Whether mesh.toml sets subscriptions.
     """
 
     integration: Literal["proxy", "event"] | None = None
@@ -68,30 +69,30 @@ class Overrides:
     schedule: bool = False
     subscribes: bool = False
 
-    def event(self, said: str) -> str:
-        """Return the event of a route whose document says ``said``."""
+    def event(self, documented: str) -> str:
+        """Return the event format of a route with the format ``documented`` in the document."""
         if self.integration == "event":
             return BODY
-        if said == BODY and self.integration == "proxy":
-            said = REST
-        if said in (BODY, URL) or self.payload is None:
-            return said
-        return HTTP_2 if self.payload == "2.0" else HTTP_1 if said == HTTP_2 else said
+        if documented == BODY and self.integration == "proxy":
+            documented = REST
+        if documented in (BODY, URL) or self.payload is None:
+            return documented
+        return HTTP_2 if self.payload == "2.0" else HTTP_1 if documented == HTTP_2 else documented
 
 
-UNSAID = Overrides()
-"""mesh.toml says nothing."""
+NO_OVERRIDES = Overrides()
+"""mesh.toml overrides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRoute:
-    """One route.
+    """HTTP route of a Lambda function.
 
     Attributes:
         verb: HTTP method in upper case, or ``ANY``.
-        resource: API Gateway's path, ``/users/{user-id}``, or ``DEFAULT``; what the event says as ``resource``.
-        base: What stands before it in the URL, ``""`` or ``/prod``.
-        event: What the handler gets: ``REST``, ``HTTP_1``, ``HTTP_2``, ``URL`` or ``BODY``.
+        resource: API Gateway's path, ``/users/{user-id}``, or ``DEFAULT``. It is the ``resource`` of the event.
+        base: Prefix of the path in the URL, ``""`` or ``/prod``.
+        event: Event format for the handler: ``REST``, ``HTTP_1``, ``HTTP_2``, ``URL`` or ``BODY``.
     """
 
     verb: str
@@ -101,13 +102,13 @@ class HttpRoute:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its path parameters, in order."""
+        """Names of the path parameters, in order."""
         found = (_NAME.match(segment) for segment in self.resource.split("/"))
         return tuple(match[1] for match in found if match)
 
     @property
     def template(self) -> str:
-        """The path as ``google.api.http`` writes it; its variables are words made of the names."""
+        """Path template of ``google.api.http``. Its variables are identifiers derived from the parameter names."""
         if self.resource == DEFAULT:
             return f"{quote(self.base, safe=_SAFE + '/')}/**"
         parts: list[str] = []
@@ -126,17 +127,17 @@ class HttpRoute:
         return "/" + "/".join(parts)
 
 
-def of_openapi(document: Any, overrides: Overrides = UNSAID) -> tuple[HttpRoute, ...]:
+def of_openapi(document: Any, overrides: Overrides = NO_OVERRIDES) -> tuple[HttpRoute, ...]:
     """Return the routes of a Swagger 2.0 or OpenAPI 3 document.
 
-    The URL of a route is the document's base (``basePath``, or the path of the first of ``servers``) and its path. Its
-    event follows from its integration: ``payloadFormatVersion`` is for HTTP APIs only, ``aws`` without mapping
-    templates hands the body on as it is. An operation without ``payloadFormatVersion`` beside others that have one is
-    of the same API, and gets theirs.
+    The URL of a route is the base of the document (``basePath``, or the path of the first of ``servers``) and the path.
+    The integration determines the event format. ``payloadFormatVersion`` exists for HTTP APIs only. ``aws`` without
+    mapping templates passes the body unchanged. An operation without ``payloadFormatVersion`` gets the one of the other
+    operations, because all belong to the same API.
 
     Raises:
-        DocumentError: It is no such document, has no path that reaches a function, or needs mapping templates
-            (Velocity), which are not run here.
+        DocumentError: The text is no such document, has no operation with a function, or needs mapping templates
+            (Velocity), which the mesh does not run.
     """
     if not isinstance(document, dict) or not ({"swagger", "openapi"} & document.keys()):
         raise DocumentError('expected a Swagger 2.0 or OpenAPI 3 document: an object with "swagger" or "openapi"')
@@ -161,39 +162,41 @@ def of_openapi(document: Any, overrides: Overrides = UNSAID) -> tuple[HttpRoute,
 
 
 def _version(integration: dict[str, Any], place: str) -> str | None:
-    """Return the event that ``payloadFormatVersion`` says, or None."""
-    said = integration.get("payloadFormatVersion")
-    if said is None:
+    """Return the event format of ``payloadFormatVersion``, or None."""
+    version = integration.get("payloadFormatVersion")
+    if version is None:
         return None
-    if str(said) not in _VERSIONS:
-        raise DocumentError(f"{place}: payloadFormatVersion is 1.0 or 2.0, not {said!r}")
-    return _VERSIONS[str(said)]
+    if str(version) not in _VERSIONS:
+        raise DocumentError(f"{place}: payloadFormatVersion is 1.0 or 2.0, not {version!r}")
+    return _VERSIONS[str(version)]
 
 
 def _event(place: str, integration: dict[str, Any], versions: set[str], overrides: Overrides) -> str:
-    """Return the event of an operation; ``versions`` are those of the document's operations."""
+    """Return the event format of an operation. ``versions`` are those of all operations of the document."""
     if _type(integration) == "aws":
         if _mapped(integration) and overrides.integration is None:
             raise DocumentError(
-                f"{place}: mapping templates are not run here; take them out, and the JSON body with the parameters of "
-                'path and query is the event; or say integration = "proxy" in mesh.toml for API Gateway\'s event'
+                f"{place}: the mesh does not run mapping templates; remove them to get the JSON body with the "
+                'parameters of path and query as the event, or set integration = "proxy" in mesh.toml'
             )
         return BODY
     own = _version(integration, place)
     if own is None and len(versions) > 1 and overrides.payload is None:
-        raise DocumentError(f"{place}: others have payloadFormatVersion 1.0 and 2.0, so say which this one has")
+        raise DocumentError(f"{place}: other operations have payloadFormatVersion 1.0 and 2.0; set it here too")
     return own or next(iter(versions))
 
 
 def _mapped(integration: Any) -> bool:
-    """Whether requests or responses of an integration are changed by a template that does more than to hand them on."""
+    """Whether a mapping template changes requests or responses of an integration."""
     requests, responses = integration.get("requestTemplates"), integration.get("responses")
-    said = [requests, *(one.get("responseTemplates") for one in _values(responses) if isinstance(one, dict))]
-    return any(re.sub(r"\s", "", str(text)) not in _AS_IT_IS for templates in said for text in _values(templates))
+    templates = [requests, *(one.get("responseTemplates") for one in _values(responses) if isinstance(one, dict))]
+    return any(
+        re.sub(r"\s", "", str(text)) not in _IDENTITY_TEMPLATES for mapping in templates for text in _values(mapping)
+    )
 
 
-def _values(said: Any) -> list[Any]:
-    return list(said.values()) if isinstance(said, dict) else []
+def _values(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else []
 
 
 def _type(integration: dict[str, Any]) -> str:
@@ -210,7 +213,7 @@ def _base(document: dict[str, Any]) -> str:
     if not isinstance(path, str) or "{" in path:
         raise DocumentError(f"{where}: expected a path such as /v1, got {path!r}")
     path = path.strip("/")
-    return f"/{path}" if path and path != DEFAULT else ""  # the stage $default is served at the root
+    return f"/{path}" if path and path != DEFAULT else ""  # API Gateway serves the stage $default at the root
 
 
 def _url_path(server: dict[str, Any]) -> str:
@@ -226,7 +229,7 @@ def _url_path(server: dict[str, Any]) -> str:
 def _path_item(
     path: str, item: Any, base: str, document: dict[str, Any]
 ) -> Iterator[tuple[HttpRoute, str, dict[str, Any]]]:
-    """Yield the routes of a path, each with the key of its operation and its integration."""
+    """Yield each route of a path with the key of its operation and its integration."""
     if not isinstance(item, dict):
         raise DocumentError(f"paths {path}: expected an object of operations")
     resource = DEFAULT if path.strip("/") == DEFAULT else resource_of(path, f"paths {path}")
@@ -236,9 +239,9 @@ def _path_item(
             continue  # `parameters`, `summary` and extensions
         if not isinstance(operation, dict):
             raise DocumentError(f"paths {path} {key}: expected an operation, an object, not {operation!r}")
-        integration = _referred(operation.get(_INTEGRATION), document)
+        integration = _resolved(operation.get(_INTEGRATION), document)
         integration = integration if isinstance(integration, dict) else {}
-        if _elsewhere(integration):
+        if _without_function(integration):
             continue
         route = HttpRoute(verb, resource, base)
         for owner, where in ((item, f"paths {path}"), (operation, f"paths {path} {key}")):
@@ -246,44 +249,44 @@ def _path_item(
         yield route, key, integration
 
 
-def _elsewhere(integration: dict[str, Any]) -> bool:
+def _without_function(integration: dict[str, Any]) -> bool:
     """Whether API Gateway answers or forwards an operation without a function."""
     kind, uri = _type(integration), str(integration.get("uri", ""))
     other = uri.startswith("arn:") and ":apigateway:" in uri and ":lambda:" not in uri
-    return kind in _ELSEWHERE or "integrationSubtype" in integration or (kind == "aws" and other)
+    return kind in _INTEGRATIONS_WITHOUT_FUNCTION or "integrationSubtype" in integration or (kind == "aws" and other)
 
 
 def _check_parameters(parameters: Any, route: HttpRoute, where: str, document: dict[str, Any]) -> None:
-    """Refuse a parameter that is said to be in the path and is not: its handler would wait for it in vain."""
-    for said in parameters if isinstance(parameters, list) else ():
-        parameter = _referred(said, document)
+    """Refuse a path parameter that the path does not have, because the handler would never get it."""
+    for value in parameters if isinstance(parameters, list) else ():
+        parameter = _resolved(value, document)
         if not isinstance(parameter, dict) or parameter.get("in") != "path":
             continue
         name = str(parameter.get("name", "")).removesuffix("+")
         if name not in route.names:
             there = ", ".join(route.names) or "none"
-            raise DocumentError(f"{where}: parameter {name!r} is said to be in the path, which has: {there}")
+            raise DocumentError(f"{where}: parameter {name!r} is declared in the path, which has: {there}")
 
 
-def _referred(said: Any, document: Any) -> Any:
-    """Return what a ``$ref`` within the document names, or what was said."""
-    reference = said.get("$ref") if isinstance(said, dict) else None
+def _resolved(value: Any, document: Any) -> Any:
+    """Return the target of a ``$ref`` within the document, or the value itself."""
+    reference = value.get("$ref") if isinstance(value, dict) else None
     if not isinstance(reference, str) or not reference.startswith("#/"):
-        return said
+        return value
     for part in reference[2:].split("/"):
         document = document.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(document, dict) else None
     return document
 
 
 def resource_of(path: str, place: str) -> str:
-    """Return a path without a slash at its end, checked segment by segment.
+    """Return a checked path without a slash at its end.
 
     Args:
-        path: As the document says it.
-        place: Where it stands in the document.
+        path: The path in the document.
+        place: Place of the path in the document.
 
     Raises:
-        DocumentError: It is no path of API Gateway.
+        DocumentError: The text is no path of API Gateway.
     """
     if not path.startswith("/"):
         raise DocumentError(f"{place}: a path begins with '/'")
@@ -296,7 +299,7 @@ def resource_of(path: str, place: str) -> str:
         if match is None and "*" in segment:
             raise DocumentError(f"{place}: '*' is no wildcard in a path; write {{proxy+}} for the rest of it")
         if match and match[2] and index != len(segments) - 1:
-            raise DocumentError(f"{place}: {segment} takes the rest of the path, so it must be the last segment")
+            raise DocumentError(f"{place}: {segment} matches the rest of the path, so it must be the last segment")
         if match and segment in segments[:index]:
-            raise DocumentError(f"{place}: {segment} is there twice")
+            raise DocumentError(f"{place}: {segment} occurs twice")
     return path

@@ -1,4 +1,4 @@
-"""What ``[edge]`` of mesh.toml says about who may come in: typed, and checked so that no rule is half right."""
+"""Tables of ``[edge]``: CORS and rate limits, and the checks of headers and proxies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from mesh.config.values import Duration, Rate
 from mesh.faults import Fault
-from mesh.headers import NOT_FORWARDED, PROPAGATED
+from mesh.headers import MESH_PREFIXES, NOT_FORWARDED, PROPAGATED
 
 __all__ = ["CorsConfig", "RateLimitConfig", "cors_faults", "metadata_faults", "proxy_faults"]
 
@@ -20,13 +20,13 @@ _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
 
 
 class CorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[edge.cors]``: which web pages may read the edge's answers.
+    """``[edge.cors]``: web pages that may read responses of the edge.
 
     Attributes:
         origins: Exact origins (``https://app.example``), or ``["*"]`` for every page.
-        credentials: Whether browsers may send cookies and the like.
-        expose: Response headers that a page may read besides those that it always may.
-        max_age: How long a browser may remember a preflight.
+        credentials: Whether browsers may send credentials, such as cookies.
+        expose: Further response headers that a page may read.
+        max_age: Time for which a browser may cache a preflight response.
     """
 
     origins: tuple[str, ...]
@@ -36,11 +36,11 @@ class CorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class RateLimitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[edge.rate_limit]``: how often one caller may ask; beyond that 429.
+    """``[edge.rate_limit]``: rate limits of one client; 429 beyond them.
 
     Attributes:
-        per_client: For each client address.
-        per_identity: For each verified user.
+        per_client: Rate limit for each client address.
+        per_identity: Rate limit for each verified user.
     """
 
     per_client: Rate | None = None
@@ -72,15 +72,15 @@ def metadata_faults(names: Iterable[str], place: str) -> Iterator[Fault]:
         if not re.fullmatch(r"[0-9a-z_.\-]+", name):
             yield Fault(place, f"expected the name of a header in lower case, got {name!r}")
         elif name.encode() in NOT_FORWARDED:
-            yield Fault(place, f"{name!r} belongs to the connection and never goes on")
+            yield Fault(place, f"{name!r} belongs to the connection and cannot be forwarded")
         elif name.encode() in PROPAGATED:
             yield Fault(place, f"{name!r} is forwarded by the mesh itself; leave it out")
-        elif name.startswith(("grpc-", "mesh-")):
-            yield Fault(place, f"{name!r} is the mesh's own: what a client sends under it must not go on")
+        elif name.encode().startswith(MESH_PREFIXES):
+            yield Fault(place, f"{name!r} is reserved for the mesh and cannot be forwarded from clients")
 
 
 def proxy_faults(networks: Iterable[str], place: str) -> Iterator[Fault]:
-    """Check that each is an address or a network."""
+    """Check that each text is an address or a network."""
     for network in networks:
         try:
             ip_network(network)

@@ -1,7 +1,7 @@
-"""Values of the environment put in their places in the tables of mesh.toml. Pure: ``mesh.config.manifest`` reads both.
+"""Environment overrides: sets values of the tables of mesh.toml from environment variables. Pure.
 
-``EDGE_MAX_BODY`` names ``edge.max_body``: a key may hold ``_`` itself, so what a name means is looked up in the types
-of the tables. A name that fits none is refused.
+``EDGE_MAX_BODY`` names ``edge.max_body``. A key may contain ``_`` itself, so the types of the tables decide which key a
+variable names. A variable that names no key is a fault.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from mesh.faults import Fault, Faults
 __all__ = ["override"]
 
 _TOML = re.compile(r"""\{|\[\s*['"\[\]]""")
-"""The beginning of what is meant as TOML, a table or an array, right or not."""
+"""Start of a text that is meant as a TOML table or array, valid or not."""
 
 
 def override(
     tables: dict[str, Any],
     kind: type[msgspec.Struct],
-    entry: type[msgspec.Struct],
+    service: type[msgspec.Struct],
     overrides: Mapping[str, str],
     prefix: str,
 ) -> None:
-    """Set in the tables what the variables say.
+    """Set the values of the variables in the tables.
 
     Args:
-        tables: What mesh.toml says; changed.
-        kind: The type of the whole file.
-        entry: The type of a table ``[services.NAME]``.
-        overrides: Variable → text; every name begins with ``prefix``.
+        tables: Tables of mesh.toml, which are changed.
+        kind: Type of the whole file.
+        service: Type of a table ``[services.NAME]``.
+        overrides: Variable → text. Every name begins with ``prefix``.
         prefix: ``MESH_``.
 
     Raises:
-        Faults: Variables that name no value.
+        Faults: A variable names no key.
     """
     faults = []
     for name, value in sorted(overrides.items()):
         try:
-            _set(tables, kind, entry, name.removeprefix(prefix), value)
+            _set(tables, kind, service, name.removeprefix(prefix), value)
         except KeyError as error:
             known = ", ".join(sorted(tables.get("services", {}))) or "none"
             faults.append(Fault(f"environment variable {name}", f"{error.args[0]} (services: {known})"))
@@ -53,7 +53,7 @@ def override(
 
 
 def _set(
-    table: dict[str, Any], kind: type[msgspec.Struct], entry: type[msgspec.Struct], words: str, value: str
+    table: dict[str, Any], kind: type[msgspec.Struct], service: type[msgspec.Struct], words: str, value: str
 ) -> None:
     """Set the key that ``words`` (``EDGE_LISTEN``) names in ``table``, whose type is ``kind``."""
     for field in msgspec.structs.fields(kind):
@@ -69,7 +69,7 @@ def _set(
             for name in sorted(services, key=len, reverse=True):
                 prefix = f"{name.upper().replace('-', '_')}_"
                 if rest.startswith(prefix):
-                    _set(services[name], entry, entry, rest.removeprefix(prefix), value)
+                    _set(services[name], service, service, rest.removeprefix(prefix), value)
                     return
             raise KeyError(f"there is no such service in mesh.toml: {rest}")
         if field.name == "settings":
@@ -79,14 +79,14 @@ def _set(
         if inner is not None:
             inside = table.setdefault(field.name, {})
             if not isinstance(inside, dict):
-                raise KeyError(f"{field.name!r} is no table in mesh.toml; make it one, or override it whole")
-            _set(inside, inner, entry, rest, value)
+                raise KeyError(f"{field.name!r} is no table in mesh.toml; write a table, or override the whole value")
+            _set(inside, inner, service, rest, value)
             return
     raise KeyError(f"there is no value {words.lower()!r} in mesh.toml")
 
 
 def _struct(kind: Any) -> type[msgspec.Struct] | None:
-    """Return the table that a field of this type holds, alone or as one of several, or None."""
+    """Return the table type among the types of a field, or None."""
     for one in get_args(kind) or (kind,):
         if isinstance(one, type) and issubclass(one, msgspec.Struct):
             return one
@@ -94,9 +94,9 @@ def _struct(kind: Any) -> type[msgspec.Struct] | None:
 
 
 def _value(text: str, kind: Any) -> Any:
-    """Return the text as the type needs it: text for text, else a TOML value; ``a,b`` is a list.
+    """Return the value of a variable: the text for a text type, else its TOML value; ``a,b`` is a list.
 
-    A text that begins with ``[`` is a list of addresses (``[::1]:9101,[::1]:9102``) where it is no array of TOML.
+    A text that begins with ``[`` and is no TOML array is a list of addresses (``[::1]:9101,[::1]:9102``).
     """
     if kind in (str, Duration, TimeLimit, Rate | None):
         return text

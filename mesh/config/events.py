@@ -1,4 +1,4 @@
-"""What ``broker`` and ``[events]`` of mesh.toml say about the event broker: typed, and checked."""
+"""Table ``[events]`` and key ``broker`` of mesh.toml: connection to the event broker, and its retention."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ _DAY = 86400
 
 
 class EventsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[events]``: how the broker is reached, and how much it keeps.
+    """``[events]``: connection to the event broker, and its retention.
 
     Attributes:
-        listen: ``host:port`` of the broker that ``mesh up`` runs when ``broker`` names none; port 0 picks a free one.
-        user: Who this mesh is there; or in the URL.
-        password: And its proof.
-        token: Instead of user and password.
-        credentials: A ``.creds`` file (JWT and seed), relative to mesh.toml.
-        nkey: A file with an NKEY seed, relative to mesh.toml.
-        ca: Whom to trust (PEM), relative to mesh.toml; ``""``: the system's authorities.
-        certificate: This mesh's own certificate (PEM), when the broker asks for one.
-        private_key: And its key (PEM).
-        retention: How long events and changes are kept; ``"0s"``: for ever.
-        dead_retention: How long dead letters are kept; ``"0s"``: for ever.
-        max_bytes: The most that each stream holds; a full one refuses, and outboxes hold. 0: as much as there is room.
-        replicas: Servers of the broker's cluster that hold each message.
-        max_deliveries: Calls of a function for one event, after which it is a dead letter.
-        max_hops: Deliveries in a row, each for an event that the one before published; beyond that a dead letter.
+        listen: ``host:port`` of the broker that ``mesh up`` runs if ``broker`` names none; port 0 selects a free port.
+        user: User name at the broker; may be in the URL instead.
+        password: Password of the user.
+        token: Token, in place of user and password.
+        credentials: ``.creds`` file (JWT and seed), relative to mesh.toml.
+        nkey: File with an NKEY seed, relative to mesh.toml.
+        ca: Trusted certificate authorities (PEM), relative to mesh.toml; ``""``: those of the system.
+        certificate: Client certificate (PEM), if the broker requires one.
+        private_key: Key of the client certificate (PEM).
+        retention: Retention of events and changes; ``"0s"``: for ever.
+        dead_retention: Retention of dead letters; ``"0s"``: for ever.
+        max_bytes: Size limit of each stream. A full stream refuses events, and outboxes keep them. 0: no limit.
+        replicas: Servers of the broker's cluster that store each message.
+        max_deliveries: Attempts to deliver an event, after which it becomes a dead letter.
+        max_hops: Length of a chain of deliveries, each of an event published in the one before. A longer chain ends in
+            a dead letter.
     """
 
     listen: str = "127.0.0.1:0"
@@ -54,7 +55,7 @@ class EventsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 def broker_faults(broker: str, place: str) -> Iterator[Fault]:
-    """Check the URLs of ``broker``; the fault never shows a password."""
+    """Check the URLs of ``broker``. A fault never shows a password."""
     for url in broker.split(",") if broker else ():
         try:
             parts = urlsplit(url.strip())
@@ -66,11 +67,11 @@ def broker_faults(broker: str, place: str) -> Iterator[Fault]:
 
 
 def events_faults(events: EventsConfig, place: str) -> Iterator[Fault]:
-    """Check that the values can be meant together."""
-    proofs = {"user": events.user, "token": events.token, "credentials": events.credentials, "nkey": events.nkey}
-    said = [name for name, value in proofs.items() if value]
-    if len(said) > 1:
-        yield Fault(f"{place} {said[1]}", f"{' and '.join(said)}: the broker takes one proof of who this is")
+    """Check the combination of values."""
+    methods = {"user": events.user, "token": events.token, "credentials": events.credentials, "nkey": events.nkey}
+    given = [name for name, value in methods.items() if value]
+    if len(given) > 1:
+        yield Fault(f"{place} {given[1]}", f"{' and '.join(given)}: the broker accepts one authentication method")
     if bool(events.user) != bool(events.password):
         yield Fault(f"{place} user", "user and password belong together")
     if bool(events.certificate) != bool(events.private_key):

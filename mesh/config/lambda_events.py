@@ -1,8 +1,9 @@
-"""Function configurations with a list of events, as serverless.yml and SAM write them, → routes. Pure.
+"""HTTP routes of a Lambda function from the event lists of serverless.yml and SAM. Pure.
 
 ``http`` (SAM: ``Api``) is a REST API, ``httpApi`` (``HttpApi``) an HTTP API, ``url`` (``FunctionUrlConfig``) a function
-URL. What else a list may hold is done by mesh.toml (``schedule``, ``subscribes``, ``access``, ``[edge] cors``) or not
-at all, so it is refused until mesh.toml says it: a trigger that is passed over is a function that never runs.
+URL. mesh.toml has its own keys for the other events (``schedule``, ``subscribes``, ``access``, ``[edge] cors``), or the
+mesh does not support them. Such an event is a fault until mesh.toml has the key, because a function with an ignored
+trigger would never run.
 
 Sources: Serverless Framework 3, "AWS Lambda Events", "HTTP API", "API Gateway" and their JSON schemas; AWS SAM
 specification, "EventSource", "HttpApi", "Api", "FunctionUrlConfig".
@@ -21,8 +22,8 @@ from mesh.config.api_document import (
     DEFAULT,
     HTTP_1,
     HTTP_2,
+    NO_OVERRIDES,
     REST,
-    UNSAID,
     URL,
     VERBS,
     DocumentError,
@@ -34,15 +35,15 @@ from mesh.config.api_document import (
 __all__ = ["handler_of", "of_events"]
 
 _SAM = {"Api": "http", "HttpApi": "httpApi"}
-"""SAM's types of HTTP events, by serverless.yml's names."""
+"""HTTP event type of SAM → name in serverless.yml."""
 _SCHEDULES = frozenset(("schedule", "Schedule", "ScheduleV2"))
 _MESSAGES = frozenset((
     "activemq", "cloudwatchEvent", "cloudwatchLog", "eventBridge", "iot", "kafka", "msk", "rabbitmq", "s3", "sns",
     "sqs", "stream", "CloudWatchEvent", "CloudWatchLogs", "DocumentDB", "DynamoDB", "EventBridgeRule", "IoTRule",
     "Kinesis", "MQ", "MSK", "S3", "SNS", "SQS", "SelfManagedKafka",
 ))  # fmt: skip
-"""Sources whose place an event of the mesh may take."""
-_NEITHER = frozenset((
+"""Event sources that an event of the mesh can replace."""
+_UNSUPPORTED = frozenset((
     "alb", "alexaSkill", "alexaSmartHome", "cloudFront", "cognitoUserPool", "iotFleetProvisioning", "websocket",
     "AlexaSkill", "Cognito",
 ))  # fmt: skip
@@ -50,25 +51,25 @@ _RATE = re.compile(r"rate\((\d+) (minute|hour|day)s?\)\Z")
 _UNITS = {"minute": (1, "m"), "hour": (1, "h"), "day": (24, "h")}
 
 
-def of_events(document: Any, overrides: Overrides = UNSAID) -> tuple[HttpRoute, ...]:
+def of_events(document: Any, overrides: Overrides = NO_OVERRIDES) -> tuple[HttpRoute, ...]:
     """Return the routes of a function configuration.
 
     Args:
         document: ``{"config": {…}, "events": [{"http": {"method": "get", "path": "/hello"}}]}``; a function of a
             serverless.yml; or an ``AWS::Serverless::Function``, whole or its ``Properties``.
-        overrides: What mesh.toml says.
+        overrides: Settings of mesh.toml.
 
     Raises:
-        DocumentError: It is none of these, has an entry that nothing here does, or no entry.
+        DocumentError: The document is none of these, has no event, or has an unsupported event.
     """
     function = _function(document)
     events = function.get("events", function.get("Events"))
-    url = _said(function, "url") or function.get("FunctionUrlConfig")
+    url = _value(function, "url") or function.get("FunctionUrlConfig")
     if events is None and url:
         events = []
     if not isinstance(events, (list, dict)):
         raise DocumentError('expected an object with "events": [{"http": {"method": …, "path": …}}]')
-    general = _said(function, "httpApi")
+    general = _value(function, "httpApi")
     payload = general.get("payload") if isinstance(general, dict) else None
     routes: list[HttpRoute] = [HttpRoute(ANY, DEFAULT, event=overrides.event(URL))] if url else []
     faults: list[str] = []
@@ -80,27 +81,27 @@ def of_events(document: Any, overrides: Overrides = UNSAID) -> tuple[HttpRoute, 
     if isinstance(url, dict):
         guarded = {**url, "AuthType": url.get("AuthType") not in (None, "NONE")}
         for key in ("authorizer", "AuthType", "cors", "Cors"):
-            faults += _elsewhere_said(f"url.{key}", key, overrides) if guarded.get(key) else []
+            faults += _setting_faults(f"url.{key}", key, overrides) if guarded.get(key) else []
     if faults:
         raise DocumentError(*faults)
     if not events and not url:
-        raise DocumentError('events: there is none of the kind {"http": {"method": …, "path": …}}')
+        raise DocumentError('events: expected at least one such as {"http": {"method": …, "path": …}}')
     return tuple(routes)
 
 
 def handler_of(document: Any) -> tuple[str, str]:
-    """Return the handler of a function configuration, and the folder of its code (``CodeUri``); ``""`` if not said."""
+    """Return the handler of a function configuration and the folder of its code (``CodeUri``), or ``""`` for each."""
     function = _function(document)
-    handler = _said(function, "handler") or function.get("Handler") or ""
+    handler = _value(function, "handler") or function.get("Handler") or ""
     folder = function.get("CodeUri") or ""
     return (handler if isinstance(handler, str) else ""), (folder if isinstance(folder, str) else "")
 
 
 def _function(document: Any) -> dict[str, Any]:
-    """Return the function's own object.
+    """Return the object of the function.
 
     Raises:
-        DocumentError: It is a file of several functions, or no object.
+        DocumentError: The document has several functions, or is no object.
     """
     if isinstance(document, dict) and document.get("Type") == "AWS::Serverless::Function":
         document = document.get("Properties")
@@ -109,18 +110,20 @@ def _function(document: Any) -> dict[str, Any]:
     for key, kind in (("functions", "serverless.yml"), ("Resources", "SAM template")):
         if isinstance(document.get(key), dict):
             names = ", ".join(map(str, document[key]))
-            raise DocumentError(f"{key}: this is a whole {kind} ({names}); give each entry the object of its function")
+            raise DocumentError(
+                f"{key}: this is a whole {kind} ({names}); give each service the object of its function"
+            )
     return document
 
 
-def _said(function: dict[str, Any], key: str) -> Any:
-    """Return a value of a function, which stands in ``config`` or beside it."""
+def _value(function: dict[str, Any], key: str) -> Any:
+    """Return a value of a function from ``config`` or from the function itself."""
     config = function.get("config")
     return config[key] if isinstance(config, dict) and key in config else function.get(key)
 
 
 def _entries(events: list[Any] | dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield place, kind and rule of each entry: those of a list (serverless.yml), or of an object (SAM)."""
+    """Yield place, kind and rule of each event in a list (serverless.yml) or an object (SAM)."""
     if isinstance(events, dict):
         for name, event in events.items():
             kind = event.get("Type") if isinstance(event, dict) else None
@@ -150,27 +153,27 @@ def _routes(place: str, kind: str, rule: Any, payload: Any, overrides: Overrides
         if overrides.schedule:
             return []
         hint = _schedule(rule)
-        raise DocumentError(f"{place}: schedules stand in mesh.toml: say schedule = {hint} there")
+        raise DocumentError(f"{place}: schedules belong in mesh.toml: set schedule = {hint} there")
     if kind in _MESSAGES:
         if overrides.subscribes:
             return []
         raise DocumentError(
-            f"{place}: a function here is invoked by HTTP, schedules and events of the mesh, not by {kind}; take it "
-            "out, or say subscribes = [events] in mesh.toml for what comes in its place"
+            f"{place}: HTTP, schedules and events of the mesh invoke a function, {kind} does not; remove it, "
+            "or set subscribes = [events] in mesh.toml as its replacement"
         )
-    if kind in _NEITHER:
-        raise DocumentError(f"{place}: nothing here invokes a function by {kind}; take it out")
-    known = ["http", "httpApi", *sorted(_SCHEDULES | _MESSAGES | _NEITHER)]
+    if kind in _UNSUPPORTED:
+        raise DocumentError(f"{place}: the mesh does not support {kind}; remove it")
+    known = ["http", "httpApi", *sorted(_SCHEDULES | _MESSAGES | _UNSUPPORTED)]
     close = difflib.get_close_matches(kind, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "; HTTP events are http (REST API) and httpApi (HTTP API)"
-    raise DocumentError(f"{place}: there is no such kind of event{hint}")
+    raise DocumentError(f"{place}: unknown kind of event{hint}")
 
 
 def _schedule(rule: Any) -> str:
-    """Return the value of ``schedule`` for a rule, as far as it can be told."""
-    said = rule.get("rate", rule.get("Schedule", rule.get("ScheduleExpression"))) if isinstance(rule, dict) else rule
-    said = said[0] if isinstance(said, list) and said else said
-    match = _RATE.match(str(said))
+    """Return the value of ``schedule`` for a rule, or an example if it cannot be derived."""
+    value = rule.get("rate", rule.get("Schedule", rule.get("ScheduleExpression"))) if isinstance(rule, dict) else rule
+    value = value[0] if isinstance(value, list) and value else value
+    match = _RATE.match(str(value))
     if match is None:
         return '"a cron line" or "@every 1h"'
     factor, unit = _UNITS[match[2]]
@@ -178,32 +181,32 @@ def _schedule(rule: Any) -> str:
 
 
 def _http(place: str, kind: str, rule: Any, payload: Any, overrides: Overrides) -> list[HttpRoute]:
-    said = _rule(place, rule)
-    method, path = said.get("method", said.get("Method")), said.get("path", said.get("Path"))
+    value = _rule(place, rule)
+    method, path = value.get("method", value.get("Method")), value.get("path", value.get("Path"))
     event = REST if kind == "http" else HTTP_2
     if kind == "httpApi":
-        version = str(said.get("PayloadFormatVersion", payload or "2.0"))
+        version = str(value.get("PayloadFormatVersion", payload or "2.0"))
         if version not in ("1.0", "2.0", "1", "2"):
             raise DocumentError(f"{place}: the payload format is 1.0 or 2.0, not {version!r}")
         event = HTTP_1 if version.startswith("1") else HTTP_2
     else:
-        integration = str(said.get("integration") or "aws_proxy").lower().replace("-", "_")
+        integration = str(value.get("integration") or "aws_proxy").lower().replace("-", "_")
         if integration in ("http", "http_proxy", "mock"):
-            return []  # API Gateway answers or forwards it without a function
+            return []  # API Gateway handles the request without a function
         if integration in ("lambda", "aws"):
             if overrides.integration is None:
                 raise DocumentError(
-                    f"{place}.integration: {said['integration']!r} needs mapping templates, which are not run here; "
+                    f"{place}.integration: {value['integration']!r} needs mapping templates, which are not run here; "
                     'say integration = "event" (the JSON body is the event) or "proxy" (API Gateway\'s) in mesh.toml'
                 )
             event = BODY
-        if said.get("async"):
-            raise DocumentError(f"{place}.async: the caller waits for the function here; take it out")
+        if value.get("async"):
+            raise DocumentError(f"{place}.async: the caller always waits for the function; remove it")
     faults = [
         text
         for key in ("authorizer", "private", "cors", "Auth")
-        if said.get(key)
-        for text in _elsewhere_said(f"{place}.{key}", key, overrides)
+        if value.get(key)
+        for text in _setting_faults(f"{place}.{key}", key, overrides)
     ]
     if faults:
         raise DocumentError(*faults)
@@ -212,7 +215,7 @@ def _http(place: str, kind: str, rule: Any, payload: Any, overrides: Overrides) 
 
 
 def _rule(place: str, rule: Any) -> dict[str, Any]:
-    """Return a rule as an object: ``"GET /hello"`` is its method and path, ``"*"`` its path."""
+    """Return a rule as an object. ``"GET /hello"`` has method and path, ``"*"`` a path only."""
     if isinstance(rule, dict):
         return rule
     if not isinstance(rule, str):
@@ -229,7 +232,7 @@ def _rule(place: str, rule: Any) -> dict[str, Any]:
 
 
 def _route(place: str, kind: str, method: Any, path: Any) -> tuple[str, str]:
-    """Return the HTTP method and the resource of a rule; every path of an HTTP API is ``DEFAULT``."""
+    """Return HTTP method and resource of a rule. The resource for every path of an HTTP API is ``DEFAULT``."""
     verb = str(method or "any").upper()
     verb = ANY if verb == "ANY" else verb
     if verb != ANY and verb not in VERBS:
@@ -250,10 +253,10 @@ def _route(place: str, kind: str, method: Any, path: Any) -> tuple[str, str]:
     return verb, resource_of(path, f"{place}.path")
 
 
-def _elsewhere_said(place: str, key: str, overrides: Overrides) -> list[str]:
-    """Return a fault for what mesh.toml says instead of the document, unless it does."""
+def _setting_faults(place: str, key: str, overrides: Overrides) -> list[str]:
+    """Return a fault for a setting that belongs in mesh.toml and is missing there."""
     if key.lower() == "cors":
-        text = f'{place}: the edge answers web pages of other origins: say [edge] cors = ["https://…"] in mesh.toml'
+        text = f'{place}: CORS belongs in mesh.toml: set [edge] cors = ["https://…"] there'
         return [] if overrides.cors else [text]
-    text = f'{place}: who may call stands in mesh.toml: say access = "authenticated" or "public" there'
+    text = f'{place}: access belongs in mesh.toml: set access = "authenticated" or "public" there'
     return [] if overrides.access else [text]

@@ -1,6 +1,7 @@
-"""What mesh.toml says of a Lambda function: its keys, and the frozen ``Function`` that they mean.
+"""Lambda functions of mesh.toml: their keys, and the frozen ``LambdaFunction`` with its routes.
 
-The documents that the keys name are read here, when the manifest is; ``mesh.config.api_document`` understands them.
+This module reads the documents that the keys name, together with the manifest. ``mesh.config.api_document`` and
+``mesh.config.lambda_events`` parse them.
 """
 
 from __future__ import annotations
@@ -24,37 +25,36 @@ from mesh.faults import Fault, Faults
 __all__ = ["PACKAGE", "LambdaConfig", "LambdaFunction", "read", "stray"]
 
 PACKAGE = "functions.v1"
-"""The package of the services that are made for functions."""
+"""Proto package of the services that the mesh generates for Lambda functions."""
 
 _HANDLER = re.compile(r"(?P<module>[\w-]+(?:\.[\w-]+)*):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
-"""A module is imported by its name as a text, so a folder may be called ``get-user``, as on AWS."""
-_OF_AWS = re.compile(r"(?:\./)?(?P<file>[\w-]+(?:[./][\w-]+)*)\.(?P<name>[A-Za-z_]\w*)\Z")
+"""Modules are imported by name, so a folder may have a name such as ``get-user``, as on AWS."""
+_AWS_HANDLER = re.compile(r"(?:\./)?(?P<file>[\w-]+(?:[./][\w-]+)*)\.(?P<name>[A-Za-z_]\w*)\Z")
 """``folder/file.function`` or ``folder.file.function``."""
 _VARIABLE = re.compile(r"[A-Za-z_]\w*\Z")
-_LONGEST = 900.0
-"""Seconds: what AWS allows a function to take."""
+_MAX_TIMEOUT = 900.0
+"""Seconds, as on AWS."""
 
 
 class LambdaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The keys of ``[services.NAME]`` that make it a Lambda function.
+    """Keys of ``[services.NAME]`` for a Lambda function.
 
     Attributes:
-        lambda_: ``lambda``: the handler, ``module:function``, or ``folder/file.function`` as on AWS, relative to
-            mesh.toml; with ``events``, the handler of the configuration will do.
-        openapi: A Swagger 2.0 or OpenAPI 3 document (JSON), relative to mesh.toml: the routes that reach it.
-        events: A function configuration (JSON), relative to mesh.toml: ``{"config": {"handler": …}, "events": [{"http":
+        lambda_: ``lambda``: the handler as ``module:function``, or ``folder/file.function`` as on AWS, relative to
+            mesh.toml. With ``events`` it is optional, if the configuration names a handler.
+        openapi: Swagger 2.0 or OpenAPI 3 document (JSON) with the routes, relative to mesh.toml.
+        events: Function configuration (JSON), relative to mesh.toml: ``{"config": {"handler": …}, "events": [{"http":
             {"method": …, "path": …}}]}``.
-        integration: ``"proxy"``: the handler gets API Gateway's event; ``"event"``: the JSON body with the parameters
-            of path and query is the event; if nothing is said, what the document says of each route, or ``"proxy"``.
-        payload: The format of API Gateway's event; if nothing is said, what the document says of each route: 1.0 for a
-            REST API, for an HTTP API its own.
-        access: Who may call it; ``"public"`` if nothing is said.
-        roles: If not empty, a user must hold one of them.
-        timeout: The longest that one invocation may take.
-        memory: What its context and its environment say that it has.
-        environment: Environment variables that are set before its module is imported.
-        schedule: When it is invoked by itself, as in the contract's ``on.schedule``.
-        subscribes: Full names of the events that invoke it.
+        integration: ``"proxy"``: the handler gets API Gateway's event. ``"event"``: the event is the JSON body with the
+            parameters of path and query. Default: that of the document for each route, or ``"proxy"``.
+        payload: Format of API Gateway's event. Default: that of the document for each route. A REST API has 1.0.
+        access: Access level; ``"public"`` by default.
+        roles: If not empty, a user must have one of them.
+        timeout: Timeout of an invocation.
+        memory: Memory size that the context and the environment report.
+        environment: Environment variables, set before the module is imported.
+        schedule: Schedule of invocations, as in the contract's ``on.schedule``.
+        subscribes: Full names of the events that invoke the function.
     """
 
     lambda_: str = msgspec.field(default="", name="lambda")
@@ -73,23 +73,23 @@ class LambdaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 @dataclass(frozen=True, slots=True)
 class LambdaFunction:
-    """One Lambda function.
+    """Deployed Lambda function.
 
     Attributes:
-        name: Its entry in mesh.toml.
-        module: The Python module of the handler.
-        handler: The handler's name in it.
-        routes: HTTP routes, each with the event that it gives.
+        name: Name of the service in mesh.toml.
+        module: Python module of the handler.
+        handler: Name of the handler in the module.
+        routes: HTTP routes with their event formats.
         access: ``"public"``, ``"authenticated"`` or ``"internal"``.
-        roles: If not empty, a user must hold one of them.
-        timeout: Seconds.
-        memory: Megabytes.
+        roles: If not empty, a user must have one of them.
+        timeout: Timeout of an invocation, seconds.
+        memory: Reported memory size, megabytes.
         environment: Environment variables.
-        schedule: When it is invoked by itself, or ``""``.
-        subscribes: Full names of the events that invoke it.
-        region: The AWS region that it believes to be in.
-        document: The file that its routes stand in, or None.
-        largest: Bytes of its largest event and of its largest result.
+        schedule: Schedule of invocations, or ``""``.
+        subscribes: Full names of the events that invoke the function.
+        region: Reported AWS region.
+        document: File with the routes, or None.
+        max_message_bytes: Size limit of an event and of a result.
     """
 
     name: str
@@ -105,7 +105,7 @@ class LambdaFunction:
     subscribes: tuple[str, ...] = ()
     region: str = "us-east-1"
     document: Path | None = None
-    largest: int = 4 * 2**20
+    max_message_bytes: int = 4 * 2**20
 
     @property
     def title(self) -> str:
@@ -114,39 +114,48 @@ class LambdaFunction:
 
     @property
     def service(self) -> str:
-        """The full name of its service in the contract."""
+        """Full name of the generated service in the contract."""
         return f"{PACKAGE}.{self.title}"
 
     @property
     def proto(self) -> str:
-        """The name of its file in the contract: ``functions/v1/sign_up.proto``."""
+        """Name of the generated file in the contract: ``functions/v1/sign_up.proto``."""
         return f"{PACKAGE.replace('.', '/')}/{self.name.replace('-', '_')}.proto"
 
 
 def stray(keys: LambdaConfig, table: str) -> Iterator[Fault]:
-    """Yield a fault for each key that means nothing in an entry that is no Lambda function."""
+    """Yield a fault for each key of Lambda functions in a service that is none."""
     for field in msgspec.structs.fields(LambdaConfig):
         default = {} if field.name == "environment" else field.default
         if getattr(keys, field.name) != default:
-            yield Fault(f"{table} {field.encode_name}", 'this is for Lambda functions: say lambda = "module:handler"')
+            yield Fault(
+                f"{table} {field.encode_name}", 'this key is for Lambda functions: set lambda = "module:handler"'
+            )
 
 
 def read(
-    keys: LambdaConfig, name: str, root: Path, table: str, environ: Mapping[str, str], *, largest: int, cors: bool
+    keys: LambdaConfig,
+    name: str,
+    root: Path,
+    table: str,
+    environ: Mapping[str, str],
+    *,
+    max_message_bytes: int,
+    cors: bool,
 ) -> LambdaFunction:
-    """Return the function that an entry says.
+    """Return the Lambda function of a service.
 
     Args:
-        keys: Its keys.
-        name: Its name.
-        root: The folder of mesh.toml.
-        table: ``mesh.toml [services.hello]``.
+        keys: Keys of the service.
+        name: Name of the service.
+        root: Folder of mesh.toml.
+        table: ``mesh.toml [services.hello]``, for faults.
         environ: The environment, for the AWS region.
-        largest: Bytes of its largest result.
-        cors: The edge answers web pages of other origins.
+        max_message_bytes: Size limit of a result.
+        cors: Whether the edge has CORS origins.
 
     Raises:
-        Faults: A document cannot be read or understood; values that cannot be meant together.
+        Faults: A document cannot be read or parsed, or values exclude each other.
     """
     faults = list(_faults(keys, table))
     routes: tuple[HttpRoute, ...] = ()
@@ -189,18 +198,18 @@ def read(
         schedule=keys.schedule,
         subscribes=keys.subscribes,
         region=_region({**environ, **keys.environment}),
-        document=Path(os.path.normpath(root / said)) if (said := keys.openapi or keys.events) else None,
-        largest=largest,
+        document=Path(os.path.normpath(root / file)) if (file := keys.openapi or keys.events) else None,
+        max_message_bytes=max_message_bytes,
     )
 
 
 def _faults(keys: LambdaConfig, table: str) -> Iterator[Fault]:
     if keys.openapi and keys.events:
-        yield Fault(f"{table} events", "the routes stand in openapi already; say one of them")
-    if not 0 < keys.timeout <= _LONGEST:
-        yield Fault(f"{table} timeout", f"must be more than 0 and at most {_LONGEST:g}s, not {keys.timeout:g}s")
+        yield Fault(f"{table} events", "openapi has the routes already; set one of the two")
+    if not 0 < keys.timeout <= _MAX_TIMEOUT:
+        yield Fault(f"{table} timeout", f"must be more than 0 and at most {_MAX_TIMEOUT:g}s, not {keys.timeout:g}s")
     if keys.access == "internal" and (keys.openapi or keys.events):
-        yield Fault(f"{table} access", "an internal function is never reached through the edge; leave its routes out")
+        yield Fault(f"{table} access", "the edge never routes to an internal function; remove its routes")
     if keys.roles and keys.access != "authenticated":
         yield Fault(f"{table} roles", 'roles narrow access = "authenticated"')
     if keys.schedule:
@@ -218,7 +227,7 @@ def _region(environ: Mapping[str, str]) -> str:
 
 
 def _megabytes(size: int) -> int:
-    """Return the number that its author wrote: ``"256MB"`` and ``"256MiB"`` are both AWS's 256."""
+    """Return megabytes as written: ``"256MB"`` and ``"256MiB"`` are both AWS's 256."""
     return size // 10**6 if size % 10**6 == 0 else size // 2**20
 
 
@@ -238,7 +247,7 @@ def _document(
 
 
 def _of_document(document: Any, file: Path, root: Path) -> str:
-    """Return the handler of a function configuration; AWS's form is relative to the document's folder, ``CodeUri``."""
+    """Return the handler of a function configuration. A handler in AWS's form is relative to ``CodeUri``."""
     handler, code = handler_of(document)
     try:
         folder = Path(os.path.normpath(file.parent.resolve() / code)).relative_to(root).parts
@@ -248,13 +257,13 @@ def _of_document(document: Any, file: Path, root: Path) -> str:
 
 
 def _dotted(handler: str, folder: tuple[str, ...]) -> str:
-    """Return a handler in AWS's form as ``module:handler``, any other as it is.
+    """Return a handler of AWS's form as ``module:handler``, and any other text unchanged.
 
     Args:
         handler: ``src/app.handler`` or ``src.app.handler``.
-        folder: What it is relative to, from the folder of mesh.toml.
+        folder: Folder of the handler, relative to the folder of mesh.toml.
     """
-    match = _OF_AWS.match(handler)
+    match = _AWS_HANDLER.match(handler)
     if match is None:
         return handler
     return f"{'.'.join((*folder, *match['file'].split('/')))}:{match['name']}"

@@ -1,8 +1,7 @@
-"""mesh.toml and the environment → a frozen ``Manifest``. The only module that reads either.
+"""Manifest: the tables of mesh.toml as frozen values, with the overrides of the environment.
 
-Any value can be overridden by the environment: ``services.login.database`` is ``MESH_SERVICES_LOGIN_DATABASE``. A value
-is read as TOML where its type needs it (``true``, ``["a", "b"]``), lists also as ``a,b``. The standard ``OTEL_*``
-variables are OpenTelemetry's own and are read by it.
+``MESH_SERVICES_LOGIN_DATABASE`` overrides ``services.login.database``. The text of a variable is parsed as TOML if the
+type needs it (``true``, ``["a", "b"]``); a list may also be ``a,b``. OpenTelemetry reads its own ``OTEL_*`` variables.
 """
 
 from __future__ import annotations
@@ -34,29 +33,29 @@ __all__ = [
 ]  # fmt: skip
 
 PREFIX = "MESH_"
-PRIVATE = "MESH_INTERNAL_"
-"""Variables that ``mesh up`` sets for the processes that it starts; they are not values of mesh.toml."""
+INTERNAL_PREFIX = "MESH_INTERNAL_"
+"""Prefix of variables that ``mesh up`` sets for its child processes. They are no values of mesh.toml."""
 _FILES = ("credentials", "nkey", "ca", "certificate", "private_key")
-"""Keys of ``[events]`` that name files."""
+"""Keys of ``[events]`` whose values are paths of files."""
 
 
 TableT = TypeVar("TableT", bound=msgspec.Struct)
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of mesh.toml: typed, frozen, and no key that means nothing."""
+    """Table of mesh.toml that refuses unknown keys."""
 
 
 class AuthConfig(_Table, frozen=True):
-    """``[auth]``: how user tokens (JWT) are verified. Absent: no token is accepted.
+    """``[auth]``: verification of user tokens (JWT). Without the table no token is accepted.
 
     Attributes:
-        issuer: The ``iss`` that a token must have.
-        audience: The ``aud`` that a token must have.
-        jwks: Where the public keys are: a URL, or a method of the mesh (``login.v1.Login/GetKeys``) that takes nothing
-            and answers a JWK set (RFC 7517).
-        roles: The claim that lists the user's roles.
-        leeway: How far clocks may differ.
+        issuer: Required ``iss`` of a token.
+        audience: Required ``aud`` of a token.
+        jwks: Source of the public keys: a URL, or a method of the mesh (``login.v1.Login/GetKeys``) with an empty
+            request that returns a JWK set (RFC 7517).
+        roles: Claim that lists the user's roles.
+        leeway: Tolerated clock difference.
     """
 
     issuer: str
@@ -67,22 +66,22 @@ class AuthConfig(_Table, frozen=True):
 
 
 class EdgeConfig(_Table, frozen=True):
-    """``[edge]``: the HTTP door. Absent: there is none.
+    """``[edge]``: the HTTP listener. Without the table the mesh has no edge.
 
     Attributes:
-        listen: ``host:port``; port 0 picks a free one.
-        max_body: Largest request body.
-        timeout: The longest that a request may take when its method says nothing, and that the body of any may take.
-        concurrency: Requests in flight.
-        queue: Requests that may wait for a place; beyond that 429.
-        drain: How long a stop waits for what is in flight.
-        max_uri: Longest path with its query; beyond that 414.
-        max_headers: Largest header section; beyond that 431.
-        cors: The origins whose pages may read the answers, or a table that says more; empty: none.
-        metadata: Request headers, in lower case, that go on to functions as metadata.
-        trusted_proxies: Addresses and networks of the proxies whose ``Forwarded`` and ``X-Forwarded-*`` are believed.
-        ignore_unknown_fields: Pass over JSON fields that a message does not have, instead of 400.
-        rate_limit: How often one caller may ask.
+        listen: ``host:port``; port 0 selects a free port.
+        max_body: Size limit of a request body.
+        timeout: Timeout of a request whose method declares none, and of the body of every request.
+        concurrency: Requests in progress at most.
+        queue: Requests that may wait for a permit; 429 beyond that.
+        drain: Time that a shutdown waits for requests in progress.
+        max_uri: Size limit of the path with its query; 414 beyond that.
+        max_headers: Size limit of the header section; 431 beyond that.
+        cors: Origins whose pages may read responses, or the table with all options; empty: none.
+        metadata: Request headers, in lower case, that functions get as metadata.
+        trusted_proxies: Addresses and networks of trusted proxies, whose ``Forwarded`` and ``X-Forwarded-*`` count.
+        ignore_unknown_fields: Ignore unknown JSON fields instead of refusing them with 400.
+        rate_limit: Rate limits of one client.
     """
 
     listen: str = "127.0.0.1:8080"
@@ -101,31 +100,32 @@ class EdgeConfig(_Table, frozen=True):
 
     @property
     def cors_rules(self) -> CorsConfig:
-        """The table that ``cors`` stands for."""
+        """``cors`` as a table."""
         return self.cors if isinstance(self.cors, CorsConfig) else CorsConfig(origins=self.cors)
 
 
 class ServiceConfig(LambdaConfig, frozen=True):
-    """``[services.NAME]``: where and how big a service runs.
+    """``[services.NAME]``: placement and size of a service.
 
     Attributes:
-        module: The Python module that holds its functions.
-        serves: Full names of the services of the contract that it serves.
-        listen: ``host:port`` of its sidecar; port 0 picks a free one.
-        address: Where others reach it, if not at ``listen``: one or more ``host:port``; a name may stand for several
-            addresses and is resolved again as time passes.
-        database: Its URL (``sqlite:///…`` relative to mesh.toml, ``postgresql://…``; docs/databases.md), or ``""``.
-        migrations: Folder of Alembic versions, relative to mesh.toml; ``""``: ``migrations`` beside the module, if it
-            is there.
-        concurrency: Calls in flight.
-        queue: Calls that may wait for a place; beyond that RESOURCE_EXHAUSTED.
-        max_message: Largest message accepted.
-        drain: How long a stop waits for what is in flight.
-        workers: The processes that its functions run in; absent: the sidecar's own.
-        settings: Values for the service's own code (``context.settings``).
+        module: Python module of its functions.
+        serves: Full names of the gRPC services that it hosts.
+        listen: ``host:port`` of its sidecar; port 0 selects a free port.
+        address: Addresses for its clients, if not ``listen``: one or more ``host:port``. A name may resolve to several
+            addresses and is resolved again from time to time.
+        database: URL of its database (``sqlite:///…`` relative to mesh.toml, ``postgresql://…``; docs/databases.md), or
+            ``""``.
+        migrations: Folder of Alembic versions, relative to mesh.toml; ``""``: the folder ``migrations`` beside the
+            module, if it exists.
+        concurrency: Calls in progress at most.
+        queue: Calls that may wait for a permit; RESOURCE_EXHAUSTED beyond that.
+        max_message: Size limit of a message.
+        drain: Time that a shutdown waits for calls in progress.
+        workers: Processes that run its functions; absent: the sidecar's own process runs them.
+        settings: Values for the code of the service (``context.settings``).
 
-    The other keys, of ``mesh.config.lambda_function.LambdaConfig``, make it a Lambda function; ``module`` and
-    ``serves`` follow from them.
+    The keys of ``mesh.config.lambda_function.LambdaConfig`` declare a Lambda function. They determine ``module`` and
+    ``serves``.
     """
 
     module: str = ""
@@ -139,16 +139,16 @@ class ServiceConfig(LambdaConfig, frozen=True):
     max_message: Size = Size(4 * 2**20)
     drain: Duration = Duration(10)
     workers: WorkersConfig | None = None
-    settings: dict[str, Any] = {}  # noqa: RUF012 - msgspec gives each its own
+    settings: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies it for each instance
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where others reach it."""
+        """Addresses for its clients."""
         return self.address or (reachable(self.listen),)
 
 
 class _ManifestFile(_Table, frozen=True):
-    """The whole of mesh.toml."""
+    """Top level of mesh.toml."""
 
     protos: tuple[str, ...] = ("protos",)
     stubs: str = "gen"
@@ -162,19 +162,19 @@ class _ManifestFile(_Table, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is deployed: everything that mesh.toml and the environment say.
+    """Complete configuration of a mesh, from mesh.toml and the environment.
 
     Attributes:
-        file: The file it was read from.
+        file: Path of mesh.toml.
         protos: Import roots, absolute.
-        stubs: The folder of the generated stubs, absolute.
-        state: The folder of databases, keys and logs, absolute.
-        channel: The implementation of outbound calls: ``"ngh2"`` or ``"grpcio"``.
-        broker: URLs of the event broker, with commas between them; ``""``: ``mesh up`` runs one.
-        auth: How user tokens are verified, or None.
+        stubs: Folder of the generated stubs, absolute.
+        state: Folder of databases, keys and logs, absolute.
+        channel: Implementation of outbound calls: ``"ngh2"`` or ``"grpcio"``.
+        broker: URLs of the event broker, separated by commas; ``""``: ``mesh up`` runs a broker.
+        auth: Verification of user tokens, or None.
         edge: The edge, or None.
-        events: How the broker is reached, its files absolute, and how much it keeps.
-        services: By name.
+        events: Connection to the broker, with absolute paths, and its retention.
+        services: Services by name.
         lambdas: The Lambda functions among them, by name.
     """
 
@@ -192,12 +192,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def root(self) -> Path:
-        """The folder that relative paths of the manifest are relative to."""
+        """Folder that paths in mesh.toml are relative to."""
         return self.file.parent
 
     def host_of(self, service: str) -> str | None:
-        """Return the name of the entry that serves a service of the contract, or None."""
-        return next((name for name, entry in self.services.items() if service in entry.serves), None)
+        """Return the name of the service of mesh.toml that hosts a gRPC service, or None."""
+        return next((name for name, config in self.services.items() if service in config.serves), None)
 
 
 def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
@@ -205,22 +205,24 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
 
     Args:
         file: Path of mesh.toml.
-        environ: The environment; None for the process's own.
+        environ: The environment; None: that of the process.
 
     Raises:
-        Faults: The file is missing, is not TOML, has an unknown key, a wrong type or a value that cannot be right.
+        Faults: The file is missing or not TOML, or has an unknown key, a wrong type or an invalid value.
     """
     place = file.name
     try:
         tables: Any = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        hint = "; say where it is with --file" if isinstance(error, FileNotFoundError) else ""
+        hint = "; name its path with --file" if isinstance(error, FileNotFoundError) else ""
         raise Faults([Fault(str(file), f"{(error.strerror or str(error)).lower()}{hint}")]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Faults([Fault(place, f"not TOML: {error}")]) from None
     environ = os.environ if environ is None else environ
     overrides = {
-        name: value for name, value in environ.items() if name.startswith(PREFIX) and not name.startswith(PRIVATE)
+        name: value
+        for name, value in environ.items()
+        if name.startswith(PREFIX) and not name.startswith(INTERNAL_PREFIX)
     }
     override(tables, _ManifestFile, ServiceConfig, overrides, PREFIX)
     parsed = _convert(tables, _ManifestFile, place, "", overrides)
@@ -232,22 +234,22 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
     for name, table in parsed.services.items():
         where = f"{place} [services.{name}]"
         try:
-            entry = _convert(table, ServiceConfig, place, f"services.{name}", overrides)
-            if entry.lambda_ or entry.events:
+            config = _convert(table, ServiceConfig, place, f"services.{name}", overrides)
+            if config.lambda_ or config.events:
                 function = lambdas[name] = read(
-                    entry, name, root, where, environ, largest=int(entry.max_message), cors=cors
+                    config, name, root, where, environ, max_message_bytes=int(config.max_message), cors=cors
                 )
-                entry = msgspec.structs.replace(entry, module=function.module, serves=(function.service,))
+                config = msgspec.structs.replace(config, module=function.module, serves=(function.service,))
         except Faults as found:
             faults.extend(found.faults)
         else:
-            services[name] = entry
-            faults.extend(_service_faults(entry, where))
-            faults.extend(() if name in lambdas else stray(entry, where))
+            services[name] = config
+            faults.extend(_service_faults(config, where))
+            faults.extend(() if name in lambdas else stray(config, where))
     if faults:
         raise Faults([_blamed(fault, place, overrides) for fault in faults])
     services = {name: _located(service, root) for name, service in services.items()}
-    # Lambda functions need no contract, so the default folder need not be there for them.
+    # Lambda functions need no contract, so the default folder may be missing.
     bare = bool(lambdas) and len(lambdas) == len(services) and "protos" not in tables and not (root / "protos").is_dir()
     return Manifest(
         file=file.resolve(),
@@ -265,20 +267,20 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
 
 
 def _blamed(fault: Fault, place: str, overrides: Mapping[str, str]) -> Fault:
-    """Return the fault with the environment variable as its place, if the value came from there."""
+    """Return the fault with the environment variable as its place, if the value came from one."""
     variable = PREFIX + re.sub(r"\W+", "_", fault.place.removeprefix(place)).strip("_").upper()
     return Fault(f"environment variable {variable}", fault.text) if variable in overrides else fault
 
 
 def _located(service: ServiceConfig, root: Path) -> ServiceConfig:
-    """Return the service with the files that its database's URL names made absolute."""
+    """Return the service with absolute paths in the URL of its database."""
     if not service.database:
         return service
     return msgspec.structs.replace(service, database=located(service.database, root))
 
 
 def _absolute(events: EventsConfig, root: Path) -> EventsConfig:
-    """Return the table with its files made absolute."""
+    """Return the table with absolute paths."""
     files = {name: getattr(events, name) for name in _FILES}
     return msgspec.structs.replace(
         events, **{name: str((root / file).resolve()) for name, file in files.items() if file}
@@ -286,7 +288,7 @@ def _absolute(events: EventsConfig, root: Path) -> EventsConfig:
 
 
 def _convert(table: Any, kind: type[TableT], place: str, prefix: str, overrides: Mapping[str, str]) -> TableT:
-    """Return the table as its type; ``prefix`` is where it stands in the file (``services.login``)."""
+    """Return the table as its type. ``prefix`` is its path in the file (``services.login``)."""
 
     def hook(kind: type, value: object) -> object:
         return kind.parse(value)  # type: ignore[attr-defined]
@@ -325,11 +327,11 @@ def _where(place: str, keys: str) -> str:
 
 
 def _choices(key: str) -> str:
-    """Return what a key of ``[services.NAME]`` with few values may be."""
+    """Return the allowed values of an enumerated key of ``[services.NAME]``, as the end of a sentence."""
     kinds = [field.type for field in msgspec.structs.fields(ServiceConfig) if field.encode_name == key]
-    said = [value for kind in kinds for one in get_args(kind) for value in get_args(one) or (one,)]
+    choices = [value for kind in kinds for one in get_args(kind) for value in get_args(one) or (one,)]
     return "".join(
-        f"{'; expected' if value is said[0] else ' or'} {value!r}" for value in said if isinstance(value, str)
+        f"{'; expected' if value is choices[0] else ' or'} {value!r}" for value in choices if isinstance(value, str)
     )
 
 
@@ -365,7 +367,9 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
     for name in file.services:
         other = variables.setdefault(name.replace("-", "_"), name)
         if other != name:
-            yield Fault(f"{place} [services.{name}]", f"its variables would be those of {other!r}; use another name")
+            yield Fault(
+                f"{place} [services.{name}]", f"its environment variables would be those of {other!r}; use another name"
+            )
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name in ("broker", "edge"):
             yield Fault(
                 f"{place} [services.{name}]",
@@ -393,24 +397,24 @@ def _service_faults(service: ServiceConfig, table: str) -> Iterator[Fault]:
         yield from workers_faults(service.workers, f"{table} workers")
 
 
-def _bound_faults(entry: EdgeConfig | ServiceConfig, table: str, *sizes: str) -> Iterator[Fault]:
-    """Check the bounds that would refuse everything."""
+def _bound_faults(config: EdgeConfig | ServiceConfig, table: str, *sizes: str) -> Iterator[Fault]:
+    """Check the limits that would refuse every call."""
     for name, least in (("concurrency", 1), ("queue", 0), *((name, 1) for name in sizes)):
-        value = int(getattr(entry, name))
+        value = int(getattr(config, name))
         if value < least:
             yield Fault(f"{table} {name}", f"must be at least {least}, not {value}")
 
 
 def _path_faults(place: str, text: str) -> Iterator[Fault]:
-    """Check that a file can have the name here: Python encodes names as the locale says."""
+    """Check that the file system encoding, which the locale decides, can encode a path."""
     try:
         name = os.fsencode(text)
     except UnicodeEncodeError as error:
         lacking, encoding = error.object[error.start], sys.getfilesystemencoding()
-        yield Fault(place, f"this locale's names of files are {encoding}, which has no {lacking!r}; set PYTHONUTF8=1")
+        yield Fault(place, f"the locale encodes file names in {encoding}, which lacks {lacking!r}; set PYTHONUTF8=1")
     else:
         if b"\0" in name:
-            yield Fault(place, f"no path holds a NUL, as {text!r} does")
+            yield Fault(place, f"a path cannot contain NUL, as {text!r} does")
 
 
 def _address_faults(place: str, text: str) -> Iterator[Fault]:
@@ -421,13 +425,13 @@ def _address_faults(place: str, text: str) -> Iterator[Fault]:
 
 
 def _target_faults(place: str, text: str) -> Iterator[Fault]:
-    """Check an address that others connect to."""
+    """Check an address that clients connect to."""
     faults = list(_address_faults(place, text))
     yield from faults
     if faults:
         return
     host, port = split(text)
     if host == ANY:
-        yield Fault(place, f"{text!r} can be listened at and not be connected to; name a host")
+        yield Fault(place, f"{text!r} is an address to listen at, not to connect to; name a host")
     elif not port:
-        yield Fault(place, f"{text!r} can be listened at and not be connected to; name the port")
+        yield Fault(place, f"{text!r} is an address to listen at, not to connect to; name the port")

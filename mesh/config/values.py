@@ -1,4 +1,4 @@
-"""Values that mesh.toml writes as text: durations, limits, sizes, rates. Each refuses what is none, and says how."""
+"""Value types of mesh.toml: durations, time limits, sizes and rates, parsed from text."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import re
 __all__ = ["Duration", "Rate", "Size", "TimeLimit"]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-LONGEST = 100 * 365 * 86400.0
-"""Seconds; brokers and timers count nanoseconds in 64 bits."""
+MAX_DURATION_SECONDS = 100 * 365 * 86400.0
+"""Brokers and timers count nanoseconds in 64 bits."""
 _SIZES = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
 }  # fmt: skip
 
 
 class Duration(float):
-    """Seconds; written ``"250ms"``, ``"60s"``, ``"5m"``, ``"1h"`` or ``"7d"``."""
+    """Duration in seconds, written ``"250ms"``, ``"60s"``, ``"5m"``, ``"1h"`` or ``"7d"``."""
 
     __slots__ = ()
 
@@ -25,19 +25,19 @@ class Duration(float):
         """Parse the text.
 
         Raises:
-            ValueError: It is no duration.
+            ValueError: The text is no duration.
         """
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text, re.ASCII) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f'expected a duration such as "250ms", "60s" or "5m", got {text!r}')
         seconds = float(match[1]) * _UNITS[match[2]]
-        if seconds > LONGEST:
+        if seconds > MAX_DURATION_SECONDS:
             raise ValueError(f"expected a duration of at most 100 years, got {match[0][:40]!r}")
         return cls(seconds)
 
 
 class TimeLimit(Duration):
-    """The longest that something may take: a duration that is longer than nothing, or ``"none"``."""
+    """Timeout: a positive duration, or ``"none"``."""
 
     __slots__ = ()
 
@@ -46,7 +46,7 @@ class TimeLimit(Duration):
         """Parse the text.
 
         Raises:
-            ValueError: It is neither.
+            ValueError: The text is neither a positive duration nor ``"none"``.
         """
         if text == "none":
             return cls(math.inf)
@@ -55,17 +55,17 @@ class TimeLimit(Duration):
         except ValueError as error:
             raise ValueError(str(error).replace(", got", ', or "none", got', 1)) from None
         if not limit:
-            raise ValueError(f'{text!r} would end everything at once; for no limit write "none"')
+            raise ValueError(f'{text!r} would end every call at once; for no limit write "none"')
         return cls(limit)
 
     @property
     def seconds(self) -> float | None:
-        """The limit, seconds; None without one."""
+        """The timeout in seconds; None: no timeout."""
         return None if math.isinf(self) else float(self)
 
 
 class Size(int):
-    """Bytes; written ``4096``, ``"256MB"`` or ``"4MiB"``."""
+    """Size in bytes, written ``4096``, ``"256MB"`` or ``"4MiB"``."""
 
     __slots__ = ()
 
@@ -74,7 +74,7 @@ class Size(int):
         """Parse the text.
 
         Raises:
-            ValueError: It is no size.
+            ValueError: The text is no size.
         """
         if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
             return cls(text)
@@ -85,10 +85,10 @@ class Size(int):
 
 
 class Rate(float):
-    """Requests a second, with ``burst``; written ``"100/s"``, ``"600/m"``, ``"50/h"`` or ``"100/s burst 500"``.
+    """Rate in requests per second, written ``"100/s"``, ``"600/m"``, ``"50/h"`` or ``"100/s burst 500"``.
 
     Attributes:
-        burst: Requests that may come at once; the count of the rate when nothing is said.
+        burst: Requests that may come at once; by default the count of the rate.
     """
 
     __slots__ = ("burst",)
@@ -100,7 +100,7 @@ class Rate(float):
         """Parse the text.
 
         Raises:
-            ValueError: It is no rate.
+            ValueError: The text is no rate.
         """
         match = re.fullmatch(r"(\d{1,9})/(s|m|h)(?: burst (\d{1,9}))?", text) if isinstance(text, str) else None
         if match is None or not int(match[1]) or not int(match[3] or 1):

@@ -1,4 +1,4 @@
-"""What ``workers`` of mesh.toml says about the processes that run a service's functions: typed, and checked."""
+"""Table ``workers`` of a service: the processes that run its functions."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from mesh.faults import Fault
 
 __all__ = ["WorkersConfig", "workers_faults"]
 
-SMALLEST = 64 * 2**20
-"""Bytes: an interpreter with a service's imports already takes most of that."""
+MIN_MEMORY_BYTES = 64 * 2**20
+"""An interpreter with the imports of a service already needs most of that."""
 
 
 class WorkersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``workers`` of ``[services.NAME]``: its functions run in processes of their own, as many as there is work for.
+    """``workers`` of ``[services.NAME]``: worker processes of the service, scaled by demand.
 
     Attributes:
-        min: Workers that stay when there is nothing to do.
+        min: Workers at least, also without calls.
         max: Workers at most.
-        concurrency: Calls that one worker answers at once.
-        idle: How long there must have been no call before the last worker leaves.
-        memory: Resident memory of one worker; one that takes more is replaced, and its calls fail.
-        max_requests: Calls after which a worker is replaced, once those that it still answers have ended; 0: never.
-        timeout: The longest that a call may take when its method says nothing.
+        concurrency: Calls in progress at most in one worker.
+        idle: Time without calls after which the last worker ends.
+        memory: Limit of a worker's resident memory. A worker above it is replaced, and its calls fail.
+        max_requests: Calls after which a worker is replaced. Its calls in progress finish first. 0: never.
+        timeout: Timeout of a call whose method declares none.
     """
 
     min: int = 0
@@ -38,7 +38,7 @@ class WorkersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 def workers_faults(workers: WorkersConfig, place: str) -> Iterator[Fault]:
-    """Check that the numbers can be meant together."""
+    """Check the values and their combination."""
     if workers.min < 0:
         yield Fault(f"{place}.min", f"must be at least 0, not {workers.min}")
     if workers.max < 1:
@@ -50,7 +50,7 @@ def workers_faults(workers: WorkersConfig, place: str) -> Iterator[Fault]:
         yield Fault(f"{place}.min", f"is {workers.min}, more than max, which is {workers.max}")
     if workers.concurrency < 1:
         yield Fault(f"{place}.concurrency", f"must be at least 1, not {workers.concurrency}")
-    if workers.memory < SMALLEST:
+    if workers.memory < MIN_MEMORY_BYTES:
         yield Fault(
             f"{place}.memory",
             f"{int(workers.memory)} bytes are less than a worker needs before its first call; give it 64MiB or more",

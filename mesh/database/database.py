@@ -1,4 +1,4 @@
-"""``Database``: one engine and what it is opened, migrated and closed with."""
+"""Database of a service: start, migrations, transactions, shutdown."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sqlalchemy.pool import NullPool
 from mesh.boundary import contain
 from mesh.database import engine, migrations
 from mesh.database.failures import DatabaseError, reason, status
-from mesh.database.leader_lock import FileSole, PostgresSole, Sole
-from mesh.database.sqlite_transaction import Execute, Plain
-from mesh.database.sqlite_write_lock import Writer
-from mesh.database.transaction import Outbox, OwnTransaction, SqliteTransaction
+from mesh.database.leader_lock import FileLeaderLock, LeaderLock, PostgresLeaderLock
+from mesh.database.sqlite_transaction import SqliteConnection, StatementExecutor
+from mesh.database.sqlite_write_lock import SqliteWriteLock
+from mesh.database.transaction import DatabaseTransaction, SqliteTransaction, TransactionOutbox
 from mesh.errors import Unavailable
 from mesh.text import text_of
 
@@ -28,34 +28,34 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from mesh.database.migrations import Prepare
+    from mesh.database.migrations import PrepareStep
     from mesh.database_url import DatabaseUrl
 
-__all__ = ["Database", "DatabaseError", "Outbox"]
+__all__ = ["Database", "DatabaseError", "TransactionOutbox"]
 
 log = logging.getLogger("mesh.database")
 
-CONNECTIONS, EXTRA = 10, 10
-"""Connections kept, and more of them under load, for each process."""
-WAIT = 5.0
-"""Seconds to wait for a connection, for a server to accept one, and for another process's lock on a SQLite file."""
+POOL_SIZE, MAX_OVERFLOW = 10, 10
+"""Connections that each process keeps, and further ones under load."""
+WAIT_TIMEOUT = 5.0
+"""Seconds to wait for a pooled connection, for a server to accept one, and for another process's lock on SQLite."""
 _UNTRACED = trace.NoOpTracer()
-RECYCLE = 1800
-"""Seconds after which a connection is made anew: proxies and firewalls forget idle ones."""
+CONNECTION_MAX_AGE = 1800
+"""Seconds after which a connection is replaced. Proxies and firewalls drop idle ones."""
 
 
 class Database:
-    """A service's own database.
+    """The database of a service.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST:PORT/NAME``, with libpq's parameters
             (``mesh.database_url``).
         migrations: Folder of Alembic version files, or None.
-        migrate: Run them at the start; else the database is opened at the version that it is at.
+        migrate: Whether ``start`` runs them. Else the database is opened at its present version.
         name: The service's name, for errors and logs.
-        before: What the mesh itself does in it at every start, before the migrations and in their transaction.
-        after: And after them.
-        outbox: Where events go, or None when the service publishes none.
+        before: Steps of the mesh at every start, before the migrations and in their transaction.
+        after: Steps of the mesh after the migrations, in the same transaction.
+        outbox: The outbox of the service's events, or None if it publishes none.
 
     Raises:
         DatabaseError: The URL cannot be used.
@@ -68,34 +68,34 @@ class Database:
         migrations: Path | None,
         name: str,
         migrate: bool = True,
-        before: Sequence[Prepare] = (),
-        after: Sequence[Prepare] = (),
-        outbox: Outbox | None = None,
+        before: Sequence[PrepareStep] = (),
+        after: Sequence[PrepareStep] = (),
+        outbox: TransactionOutbox | None = None,
     ) -> None:
         self._name = name
         self._migrations, self._migrate = migrations, migrate
         self._before, self._after = before, after
         self._outbox = outbox
-        self._url = engine.read(url)
+        self._url = engine.parse_url(url)
         self._file = self._url.file
         self._tracer = trace.get_tracer("mesh.database")
         self._attributes = _attributes(self._url)
-        self._writer = Writer(WAIT)
-        self._plain = None if self._file is None else Plain(self._file, self._writer, WAIT)
+        self._write_lock = SqliteWriteLock(WAIT_TIMEOUT)
+        self._internal = None if self._file is None else SqliteConnection(self._file, self._write_lock, WAIT_TIMEOUT)
         self._engine: AsyncEngine | None = None
 
     def __str__(self) -> str:
         return str(self._url)
 
     async def start(self) -> None:
-        """Bring the database to its newest version and open it; safe when several replicas start at once.
+        """Migrate the database to its newest version and open it. Several replicas may do so at once.
 
         Raises:
-            DatabaseError: It cannot be used; one line that says why, without the password.
+            DatabaseError: The database cannot be used. The message is one line: the reason, without the password.
         """
         try:
             engine.check_files(self._url)
-            make = partial(self._create, once=True)
+            make = partial(self._create, pooled=False)
             upgrade = partial(
                 migrations.upgrade, make, self._migrations, self._file, self._before, self._after, migrate=self._migrate
             )
@@ -103,22 +103,22 @@ class Database:
         except DatabaseError as error:
             raise DatabaseError(f"database of {self._name} ({self}): {error}") from error
         except Exception as error:
-            place = migrations.place(error, self._migrations)
+            location = migrations.error_location(error, self._migrations)
             driver = isinstance(error, exc.SQLAlchemyError | OSError) or getattr(error, "sqlstate", None) is not None
             why = reason(error) if driver else f"{type(error).__name__}: {text_of(error)}"
-            failed = "a migration failed: " if place or not driver else ""
-            raise DatabaseError(f"database of {self._name} ({self}): {failed}{why}{place}") from error
+            failed = "a migration failed: " if location or not driver else ""
+            raise DatabaseError(f"database of {self._name} ({self}): {failed}{why}{location}") from error
         self.open()
 
     def open(self) -> None:
-        """Open it as it is: another process of the same component has brought it to its newest version.
+        """Open the database without migrations, after another process of the same component has run them.
 
-        There is no connection before the first transaction, so a process that has opened it may be forked.
+        No connection is made before the first transaction, so the process may be forked afterwards.
         """
-        self._engine = self._create(once=False)
+        self._engine = self._create(pooled=True)
 
-    def warm(self) -> None:
-        """Do what SQLAlchemy does at the first use of each kind of statement: for a process that is to be forked."""
+    def precompile_statements(self) -> None:
+        """Compile one statement of each kind, so that forked processes need not do SQLAlchemy's work of a first use."""
         if self._engine is not None:
             table = Table("warm", MetaData(), Column("id", Integer, primary_key=True), Column("text", String))
             for statement in (
@@ -134,34 +134,36 @@ class Database:
         if self._engine is not None:
             await self._engine.dispose()
             self._engine = None
-            if self._plain is not None:
-                self._plain.close()
+            if self._internal is not None:
+                self._internal.close()
 
-    def sole(self, name: str) -> Sole:
-        """Return the right to do something alone over all replicas of the service."""
+    def leader_lock(self, name: str) -> LeaderLock:
+        """Return the leader lock ``name`` of the service's replicas."""
         if self._file is not None:
-            return FileSole(self._file.with_name(f"{self._file.name}.{name}"))
-        return PostgresSole(partial(self._create, once=True), name)
+            return FileLeaderLock(self._file.with_name(f"{self._file.name}.{name}"))
+        return PostgresLeaderLock(partial(self._create, pooled=False), name)
 
-    def transaction(self) -> AbstractAsyncContextManager[OwnTransaction]:
-        """Begin a transaction: commits at the end of the block, rolls back on any error and on cancellation.
+    def transaction(self) -> AbstractAsyncContextManager[DatabaseTransaction]:
+        """Begin a transaction. It commits at the end of the block, and rolls back on any error and on cancellation.
 
         Raises:
-            Unavailable: The database cannot be reached, or its lock was not had in time.
-            Aborted: Another transaction changed the same data; the whole block may be tried again.
+            Unavailable: The database cannot be reached, or its lock was not acquired in time.
+            Aborted: Another transaction changed the same data. The block may be retried.
         """
         return self._transaction(self._tracer, self._outbox)
 
-    def housekeeping(self) -> AbstractAsyncContextManager[Execute]:
-        """Begin a transaction of the mesh's own, of text statements: without spans, and it wakes no relay.
+    def housekeeping(self) -> AbstractAsyncContextManager[StatementExecutor]:
+        """Begin an internal transaction of the mesh, with text statements only. It has no spans and wakes no relay.
 
         Raises:
             StatusError: As for ``transaction``.
         """
-        return self._transaction(_UNTRACED, None) if self._plain is None else self._plain.transaction()
+        return self._transaction(_UNTRACED, None) if self._internal is None else self._internal.transaction()
 
     @asynccontextmanager
-    async def _transaction(self, tracer: Tracer, outbox: Outbox | None) -> AsyncIterator[OwnTransaction]:
+    async def _transaction(
+        self, tracer: Tracer, outbox: TransactionOutbox | None
+    ) -> AsyncIterator[DatabaseTransaction]:
         if self._engine is None:
             raise Unavailable(f"the database of {self._name} is not open")
         connection = self._engine.connect()
@@ -170,33 +172,38 @@ class Database:
         except Exception as error:
             raise _translated(error) from error
         if self._file is None:
-            transaction = OwnTransaction(connection, tracer, self._attributes, outbox)
+            transaction = DatabaseTransaction(connection, tracer, self._attributes, outbox)
         else:
-            transaction = SqliteTransaction(connection, tracer, self._attributes, outbox, self._writer)
+            transaction = SqliteTransaction(connection, tracer, self._attributes, outbox, self._write_lock)
         try:
             yield transaction
             await transaction.commit()
         finally:
             await transaction.close()
 
-    def _create(self, *, once: bool) -> AsyncEngine:
+    def _create(self, *, pooled: bool) -> AsyncEngine:
         pool: dict[str, Any] = (
             {"poolclass": NullPool}
-            if once
-            else {"pool_size": CONNECTIONS, "max_overflow": EXTRA, "pool_timeout": WAIT, "pool_recycle": RECYCLE}
+            if not pooled
+            else {
+                "pool_size": POOL_SIZE,
+                "max_overflow": MAX_OVERFLOW,
+                "pool_timeout": WAIT_TIMEOUT,
+                "pool_recycle": CONNECTION_MAX_AGE,
+            }
         )
-        made = engine.create(self._url, WAIT, **pool)
+        created = engine.create(self._url, WAIT_TIMEOUT, **pool)
         if self._file is not None:
-            event.listen(made.sync_engine, "connect", _prepare_sqlite)
-        return made
+            event.listen(created.sync_engine, "connect", _prepare_sqlite)
+        return created
 
 
 def _attributes(url: DatabaseUrl) -> dict[str, Any]:
-    """Return what is the same for every span (OpenTelemetry semantic conventions for database client spans)."""
+    """Return the attributes of every span (OpenTelemetry semantic conventions for database client spans)."""
     if url.file is not None:
         return {"db.system.name": "sqlite", "db.namespace": url.file.name}
     found: dict[str, Any] = {"db.system.name": "postgresql", "db.namespace": url.database or ""}
-    if len(url.hosts) == 1:  # of several, a connection is to one of them
+    if len(url.hosts) == 1:  # with several hosts, it is unknown which one a connection has
         [(host, port)] = url.hosts
         found |= {**({"server.address": host} if host else {}), **({"server.port": port} if port else {})}
     return found
@@ -208,7 +215,7 @@ def _translated(error: Exception) -> Exception:
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # BEGIN is ours: sqlite3's own comes too late and never takes the write lock
+    connection.isolation_level = None  # we send BEGIN: sqlite3's own comes too late and never takes the write lock
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA synchronous=FULL")

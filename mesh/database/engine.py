@@ -1,8 +1,8 @@
-"""SQLAlchemy's engine for the URL of a database.
+"""SQLAlchemy engine for a database URL.
 
-SQLAlchemy would hand the parameters of a PostgreSQL URL to asyncpg as arguments, which is not what libpq means by them.
-So connections are made here: asyncpg reads what it knows from a URL of its own (the TLS parameters, above all), and the
-rest is done for it: the system's authorities, keepalives, and hosts that are tried in turn.
+SQLAlchemy would pass the parameters of a PostgreSQL URL to asyncpg as arguments, where they do not have libpq's
+meaning. So this module makes the connections. asyncpg reads the parameters that it knows (those of TLS above all) from
+a URL of its own. The system's certificate authorities, keepalives, and one attempt for each host are done here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from urllib.parse import quote, urlencode
 from sqlalchemy import URL, event, exc
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from mesh.database.failures import DatabaseError, lost
+from mesh.database.failures import DatabaseError, invalidates_connection
 from mesh.database_url import DatabaseUrl, UrlError, file_faults, parse
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["check_files", "create", "read"]
+__all__ = ["check_files", "create", "parse_url"]
 
 _KEEPALIVES = {
     "keepalives_idle": (socket.IPPROTO_TCP, "TCP_KEEPIDLE"),
@@ -31,14 +31,14 @@ _KEEPALIVES = {
     "keepalives_count": (socket.IPPROTO_TCP, "TCP_KEEPCNT"),
     "tcp_user_timeout": (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT"),
 }
-"""libpq's parameters (PostgreSQL manual, 34.1.2) → options of the socket; 0 leaves what the system has."""
+"""libpq's parameters (PostgreSQL manual, 34.1.2) → socket options. 0 keeps the system's value."""
 
 
-def read(url: str) -> DatabaseUrl:
-    """Return what a URL says.
+def parse_url(url: str) -> DatabaseUrl:
+    """Return a parsed database URL.
 
     Raises:
-        DatabaseError: It cannot be used.
+        DatabaseError: The URL cannot be used.
     """
     try:
         return parse(url)
@@ -50,63 +50,63 @@ def check_files(url: DatabaseUrl) -> None:
     """Check that the files that a URL names can be read.
 
     Raises:
-        DatabaseError: One cannot.
+        DatabaseError: One of them cannot be read.
     """
     faults = list(file_faults(url, os.environ))
     if faults:
         raise DatabaseError("; ".join(faults))
 
 
-def create(url: DatabaseUrl, wait: float, **pool: Any) -> AsyncEngine:
+def create(url: DatabaseUrl, timeout: float, **pool: Any) -> AsyncEngine:
     """Return an engine.
 
     Args:
-        url: Of the database.
-        wait: Seconds to wait for a server to accept a connection (``connect_timeout`` overrides it), or for another
+        url: The database's URL.
+        timeout: Seconds to wait for a server to accept a connection (``connect_timeout`` overrides it), or for another
             process's lock on a SQLite file.
         pool: SQLAlchemy's arguments for the pool.
     """
     if url.file is not None:
-        file = URL.create("sqlite+aiosqlite", database=str(url.file))  # parsed by nobody, whatever the name holds
-        return create_async_engine(file, connect_args={"timeout": wait}, **pool)
-    arguments = _arguments(url, wait)
+        file = URL.create("sqlite+aiosqlite", database=str(url.file))  # not parsed, so any name is fine
+        return create_async_engine(file, connect_args={"timeout": timeout}, **pool)
+    arguments = _arguments(url, timeout)
 
     async def connect() -> Any:
         return await _connect(url, arguments)
 
-    # These two are SQLAlchemy's; its URL is empty, so that none of ours reaches its parser.
+    # These two are SQLAlchemy's arguments. Its URL is empty, so that no parameter reaches its parser.
     own: dict[str, Any] = {"async_creator_fn": connect}
     if "prepared_statement_cache_size" in url.numbers:
         own["prepared_statement_cache_size"] = url.numbers["prepared_statement_cache_size"]
     engine = create_async_engine("postgresql+asyncpg://", connect_args=own, **pool)
     event.listen(engine.sync_engine, "checkout", _check_open)
-    event.listen(engine.sync_engine, "handle_error", _give_up)
+    event.listen(engine.sync_engine, "handle_error", _invalidate_connection)
     return engine
 
 
-def _arguments(url: DatabaseUrl, wait: float) -> dict[str, Any]:
-    """Return asyncpg's arguments, but those that differ between hosts."""
+def _arguments(url: DatabaseUrl, timeout: float) -> dict[str, Any]:
+    """Return asyncpg's arguments, except for those that differ between hosts."""
     numbers = url.numbers
-    made: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "user": url.user,
         "password": url.password,
         "database": url.database,
-        "timeout": numbers.get("connect_timeout", wait) or None,  # libpq: 0 waits for ever
+        "timeout": numbers.get("connect_timeout", timeout) or None,  # libpq: 0 means no timeout
         "server_settings": dict(url.settings),
     }
     if url.driver:
-        made["dsn"] = f"postgresql://?{urlencode(url.driver, quote_via=quote)}"
+        arguments["dsn"] = f"postgresql://?{urlencode(url.driver, quote_via=quote)}"
     if "statement_cache_size" in numbers:
-        made["statement_cache_size"] = numbers["statement_cache_size"]
-    return made
+        arguments["statement_cache_size"] = numbers["statement_cache_size"]
+    return arguments
 
 
 async def _connect(url: DatabaseUrl, arguments: dict[str, Any]) -> Any:
-    """Return a connection to the first host that is there and is what it must be.
+    """Return a connection to the first host that accepts one and fits ``target_session_attrs``.
 
-    asyncpg tries several hosts within one timeout, which a first host that does not answer would use up alone.
+    asyncpg has one timeout for all hosts. A first host that does not respond would use all of it.
     """
-    import asyncpg  # noqa: PLC0415 - only who has a PostgreSQL loads it
+    import asyncpg  # noqa: PLC0415 - loaded only for PostgreSQL
 
     if url.system_roots:
         arguments = {**arguments, "ssl": _system_roots(url)}
@@ -114,15 +114,17 @@ async def _connect(url: DatabaseUrl, arguments: dict[str, Any]) -> Any:
     for target in ("standby", "any") if url.target == "prefer-standby" else (url.target,):
         for host, port in url.hosts or (("", None),):
             try:
-                made = await asyncpg.connect(host=host or None, port=port, target_session_attrs=target, **arguments)
+                connection = await asyncpg.connect(
+                    host=host or None, port=port, target_session_attrs=target, **arguments
+                )
             except (
                 OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched
             ) as error:  # fmt: skip
                 failure = error
             else:
-                _keep_alive(made, url)
-                return made
-    assert failure is not None  # noqa: S101 - there is always a host
+                _keep_alive(connection, url)
+                return connection
+    assert failure is not None  # noqa: S101 - at least one host was tried
     raise failure
 
 
@@ -139,23 +141,23 @@ def _system_roots(url: DatabaseUrl) -> ssl.SSLContext:
 
 
 def _keep_alive(connection: Any, url: DatabaseUrl) -> None:
-    """Have the system notice that the server's machine is gone, as libpq does by default."""
-    held = connection._transport.get_extra_info("socket")  # noqa: SLF001 - asyncpg has no other way to it
-    if held is None or held.family not in (socket.AF_INET, socket.AF_INET6) or url.numbers.get("keepalives") == 0:
+    """Turn on TCP keepalives, which notice a dead server machine. libpq does so by default."""
+    sock = connection._transport.get_extra_info("socket")  # noqa: SLF001 - asyncpg has no public way
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6) or url.numbers.get("keepalives") == 0:
         return
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, (level, option) in _KEEPALIVES.items():
         value = url.numbers.get(name)
         if value and hasattr(socket, option):
-            held.setsockopt(level, getattr(socket, option), value)
+            sock.setsockopt(level, getattr(socket, option), value)
 
 
 def _check_open(connection: Any, *_: Any) -> None:
-    if connection.driver_connection.is_closed():  # the server ended it meanwhile: the pool makes another one
+    if connection.driver_connection.is_closed():  # the server closed it meanwhile; the pool makes a new one
         raise exc.DisconnectionError
 
 
-def _give_up(context: ExceptionContext) -> None:
-    """Have the pool drop its connections when the error says that they are of no use any more."""
-    if lost(context.original_exception):
+def _invalidate_connection(context: ExceptionContext) -> None:
+    """Make the pool drop its connections after an error that invalidates them."""
+    if invalidates_connection(context.original_exception):
         context.is_disconnect = True

@@ -1,8 +1,8 @@
-"""Failures of a database: their status for a call, and one line for whoever starts the service.
+"""Database failures: the status that a call ends with, and a reason on one line for the operator.
 
-A failure that says "not now, and nothing happened" is ``Aborted`` (another try works at once) or ``Unavailable`` (it
-works when the database does); callers and deliveries may try both again. A failure that is about the data or a bug has
-no status here. Sources: PostgreSQL manual, appendix A (SQLSTATEs); https://www.sqlite.org/rescode.html.
+A transient failure without any effect is ``Aborted`` (a retry works at once) or ``Unavailable`` (a retry works when the
+database does). Callers and deliveries may retry both. Failures about the data, and bugs, have no status here. Sources:
+PostgreSQL manual, appendix A (SQLSTATEs); https://www.sqlite.org/rescode.html.
 """
 
 from __future__ import annotations
@@ -16,44 +16,49 @@ from sqlalchemy import exc
 
 from mesh.errors import Aborted, InvalidArgument, StatusError, Unavailable
 
-__all__ = ["DatabaseError", "lost", "reason", "status"]
+__all__ = ["DatabaseError", "invalidates_connection", "reason", "status"]
 
-RETRY_AFTER = 1.0
-"""Seconds."""
+RETRY_DELAY = 1.0
+"""Seconds after which clients should retry (``retry_after``)."""
 
-_CHANGED = "another call changed the same data; try again"
+_CONFLICT = "another call changed the same data; try again"
 _MIGRATED = "the tables were changed while the service runs; try again"
-_AWAY = "the database cannot be reached"
+_UNREACHABLE = "the database cannot be reached"
 _UNWRITABLE = "the database cannot be written"
 _READ_ONLY = "the database takes no writes at the moment"
-_LATE = "the database took too long"
+_TIMED_OUT = "the database took too long"
 
 _ABORTED = {
-    "40001": _CHANGED,  # serialization failure
-    "40P01": _CHANGED,  # deadlock
-    "55P03": _CHANGED,  # lock not available: NOWAIT, lock_timeout
-    "72000": _CHANGED,  # snapshot too old
+    "40001": _CONFLICT,  # serialization failure
+    "40P01": _CONFLICT,  # deadlock
+    "55P03": _CONFLICT,  # lock not available: NOWAIT, lock_timeout
+    "72000": _CONFLICT,  # snapshot too old
 }
 _UNAVAILABLE = {
     "25006": _READ_ONLY,  # read-only transaction: a primary that became a standby
-    "25P03": _LATE,  # idle_in_transaction_session_timeout
-    "25P04": _LATE,  # transaction_timeout
-    "57014": _LATE,  # statement_timeout, or cancelled by an administrator
+    "25P03": _TIMED_OUT,  # idle_in_transaction_session_timeout
+    "25P04": _TIMED_OUT,  # transaction_timeout
+    "57014": _TIMED_OUT,  # statement_timeout, or cancelled by an administrator
     "53100": _UNWRITABLE,
-    "26000": _AWAY,  # a prepared statement that the server behind a pooler does not have
-    "42P05": _AWAY,  # or that it has already
+    "26000": _UNREACHABLE,  # a prepared statement that the server behind a pooler does not have
+    "42P05": _UNREACHABLE,  # or that it has already
 }
-_CLASSES = {"08": _AWAY, "57P": _AWAY, "53": "the database is overloaded", "58": "the database cannot be used"}
+_CLASSES = {
+    "08": _UNREACHABLE,
+    "57P": _UNREACHABLE,
+    "53": "the database is overloaded",
+    "58": "the database cannot be used",
+}
 """First characters of SQLSTATEs: connection exception, operator intervention, insufficient resources, system error."""
-_DROPPED = ("25006", "26000", "42P05")
-"""SQLSTATEs after which a connection is of no use, although the server keeps it open."""
+_UNUSABLE_AFTER = ("25006", "26000", "42P05")
+"""SQLSTATEs after which a connection is unusable although the server keeps it open."""
 _STALE = ("InvalidCachedStatementError", "OutdatedSchemaCacheError")
-"""asyncpg's errors for what it remembers of a table or a type that was changed meanwhile; their 0A000 means more."""
-_NO_TYPE = "cache lookup failed for type"
-"""Of an XX000, for a prepared statement with a parameter of a type that is gone; PostgreSQL does not translate it."""
+"""asyncpg's errors for outdated caches of a changed table or type. Their SQLSTATE 0A000 has other meanings too."""
+_TYPE_GONE = "cache lookup failed for type"
+"""Text of an XX000 for a prepared statement with a parameter of a dropped type. PostgreSQL does not translate it."""
 _NUL = "22021"
-"""Character not in repertoire: PostgreSQL's text cannot hold U+0000, and a protobuf string can."""
-_WORDS = {
+"""Character not in repertoire. PostgreSQL's text cannot hold U+0000, but a protobuf string can."""
+_REASONS = {
     "28P01": "the password is wrong",
     "28000": "the user may not log in",
     "3D000": "there is no such database on the server",
@@ -66,7 +71,7 @@ _SQLITE = {
     sqlite3.SQLITE_BUSY: "the database is locked by another process",
     sqlite3.SQLITE_LOCKED: "the database is locked by another process",
     sqlite3.SQLITE_PROTOCOL: "the database is locked by another process",  # too many began in the WAL at once
-    sqlite3.SQLITE_INTERRUPT: _LATE,
+    sqlite3.SQLITE_INTERRUPT: _TIMED_OUT,
     sqlite3.SQLITE_FULL: _UNWRITABLE,
     sqlite3.SQLITE_IOERR: _UNWRITABLE,
     sqlite3.SQLITE_CANTOPEN: _UNWRITABLE,
@@ -82,15 +87,15 @@ _NETWORK: dict[type[BaseException], str] = {
 
 
 class DatabaseError(Exception):
-    """The database cannot be used; ``str()`` is one line that says which one and why."""
+    """The database cannot be used. The message is one line that names it and the reason."""
 
 
 def status(error: BaseException) -> StatusError | None:
-    """Return the status of a call that failed so, or None when the error is about the data or a bug."""
+    """Return the status of a call that ends with this error, or None if the error is about the data or a bug."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, exc.TimeoutError):
-            return Unavailable("the database is busy: no connection came free in time", retry_after=RETRY_AFTER)
+            return Unavailable("the database is busy: no connection came free in time", retry_after=RETRY_DELAY)
         if isinstance(cause, sqlite3.Error):
             return _of_sqlite(getattr(cause, "sqlite_errorcode", 0))
         if _stale(cause):
@@ -99,30 +104,30 @@ def status(error: BaseException) -> StatusError | None:
         if found is not None:
             return found
     if any(isinstance(one, OSError) or getattr(one, "connection_invalidated", False) for one in causes):
-        return Unavailable(_AWAY, retry_after=RETRY_AFTER)
+        return Unavailable(_UNREACHABLE, retry_after=RETRY_DELAY)
     return None
 
 
-def lost(error: BaseException) -> bool:
-    """Return whether a connection is to be given up after this error although the server keeps it open.
+def invalidates_connection(error: BaseException) -> bool:
+    """Whether a connection must be dropped after this error although the server keeps it open.
 
-    What it remembers is out of date, or the server has become one that takes no writes.
+    Either its caches are outdated, or the server has become one that takes no writes.
     """
-    return any(_stale(cause) or getattr(cause, "sqlstate", None) in _DROPPED for cause in _causes(error))
+    return any(_stale(cause) or getattr(cause, "sqlstate", None) in _UNUSABLE_AFTER for cause in _causes(error))
 
 
 def _stale(error: BaseException) -> bool:
-    return type(error).__name__ in _STALE or (getattr(error, "sqlstate", None) == "XX000" and _NO_TYPE in str(error))
+    return type(error).__name__ in _STALE or (getattr(error, "sqlstate", None) == "XX000" and _TYPE_GONE in str(error))
 
 
 def _of_sqlite(code: int) -> StatusError | None:
     """Return the status of an (extended) result code of SQLite."""
     if code == sqlite3.SQLITE_BUSY_SNAPSHOT:
-        return Aborted(_CHANGED)
+        return Aborted(_CONFLICT)
     if code & 0xFF == sqlite3.SQLITE_SCHEMA:
         return Aborted(_MIGRATED)
     text = _SQLITE.get(code & 0xFF)
-    return Unavailable(text, retry_after=RETRY_AFTER) if text else None
+    return Unavailable(text, retry_after=RETRY_DELAY) if text else None
 
 
 def _of_state(state: object) -> StatusError | None:
@@ -134,11 +139,11 @@ def _of_state(state: object) -> StatusError | None:
     if state == _NUL:
         return InvalidArgument("text must not hold the character U+0000")
     text = _UNAVAILABLE.get(state) or next((text for at, text in _CLASSES.items() if state.startswith(at)), "")
-    return Unavailable(text, retry_after=RETRY_AFTER) if text else None
+    return Unavailable(text, retry_after=RETRY_DELAY) if text else None
 
 
 def reason(error: BaseException) -> str:
-    """Return why a database cannot be used, in the words of whoever must mend it."""
+    """Return the reason why a database cannot be used, for the operator."""
     causes = list(_causes(error))
     known = next((text for cause in causes if (text := _known(cause))), "")
     if known:
@@ -157,10 +162,12 @@ def reason(error: BaseException) -> str:
 def _known(error: BaseException) -> str:
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
-        return _WORDS.get(state) or _line(error)
+        return _REASONS.get(state) or _line(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not accepted: {error.verify_message.rstrip('.')}"
-    if isinstance(error, FileNotFoundError) and error.filename is None:  # asyncio names no socket, ssl no file
+    if (
+        isinstance(error, FileNotFoundError) and error.filename is None
+    ):  # asyncio does not name the socket, nor ssl the file
         return "there is no such socket (or file of certificates)"
     if type(error).__name__ == "TargetServerAttributeNotMatched":
         return "no host is what target_session_attrs asks for"
@@ -168,7 +175,7 @@ def _known(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and what it came from: SQLAlchemy's ``orig``, then the causes."""
+    """Yield the error and its causes: SQLAlchemy's ``orig`` first, then ``__cause__``."""
     at: BaseException | None = error
     seen: set[int] = set()
     while at is not None and id(at) not in seen:

@@ -1,7 +1,7 @@
-"""Alembic versions of a service, run when it starts, by one process at a time.
+"""Alembic migrations of a service, run at its start by one process at a time.
 
-A folder of version files is all there is: no alembic.ini, no env.py. The upgrade is one transaction on both databases,
-so that a process that is killed inside it leaves nothing behind.
+They need a folder of version files only, without alembic.ini and env.py. The upgrade is one transaction on both kinds
+of databases, so a process that is killed during it leaves no trace.
 """
 
 from __future__ import annotations
@@ -32,69 +32,69 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Prepare", "place", "upgrade"]
+__all__ = ["PrepareStep", "error_location", "upgrade"]
 
-Prepare: TypeAlias = "Callable[[Connection], object]"
-"""Makes what the mesh itself needs in the database, if it is not there."""
+PrepareStep: TypeAlias = "Callable[[Connection], object]"
+"""Creates objects that the mesh needs in the database, unless they exist."""
 
 log = logging.getLogger("mesh.database")
 
-_LOCK = 0x6D657368
-"""Key of the PostgreSQL advisory lock; advisory locks are the database's own, so one number serves all services."""
-_PROXIES = threading.Lock()
-"""``alembic.op`` is one global object: two databases of one process migrate one after the other."""
+_ADVISORY_LOCK_KEY = 0x6D657368
+"""Key of the PostgreSQL advisory lock. Such locks belong to one database, so all services can use the same key."""
+_ALEMBIC_LOCK = threading.Lock()
+"""``alembic.op`` is a global object, so the databases of one process are migrated one after the other."""
 
 
 def upgrade(
     engine: Callable[[], AsyncEngine],
     folder: Path | None,
     file: Path | None,
-    before: Sequence[Prepare] = (),
-    after: Sequence[Prepare] = (),
+    before: Sequence[PrepareStep] = (),
+    after: Sequence[PrepareStep] = (),
     *,
     migrate: bool = True,
 ) -> None:
-    """Open the database and bring it to the newest version; blocks, so it runs in a thread with a loop of its own.
+    """Migrate a database to the newest version. It blocks, and runs in a thread with an event loop of its own.
 
     Args:
-        engine: Makes an engine that lives for this upgrade.
-        folder: The version files, or None when there is nothing to migrate.
+        engine: Creates an engine for this upgrade.
+        folder: Folder of the version files, or None if there are no migrations.
         file: The file of a SQLite database, or None.
-        before: What the mesh itself does there at every start, before the versions and in their transaction.
-        after: And after them.
-        migrate: Run the versions; else the folder is not read, and what ``before`` and ``after`` do is all.
+        before: Steps of the mesh at every start, before the migrations and in their transaction.
+        after: Steps of the mesh after the migrations, in the same transaction.
+        migrate: Whether the migrations are run. Else the folder is not read, and only ``before`` and ``after`` run.
 
     Raises:
-        DatabaseError: The version files cannot be used, or the database is at a version that they do not know.
-        Exception: Whatever the driver raises when the database cannot be used.
+        DatabaseError: The version files are wrong, or the database is at a version that they do not have.
+        Exception: The driver's error, if the database cannot be used.
     """
     scripts = _scripts(folder) if folder is not None and migrate else None
-    unread = None if migrate else folder
-    with _PROXIES, _file_lock(file):
-        asyncio.run(_upgrade(engine(), scripts, before, after, unread, sqlite=file is not None))
+    skipped_folder = None if migrate else folder
+    with _ALEMBIC_LOCK, _file_lock(file):
+        asyncio.run(_upgrade(engine(), scripts, before, after, skipped_folder, sqlite=file is not None))
 
 
 async def _upgrade(
     engine: AsyncEngine,
     scripts: ScriptDirectory | None,
-    before: Sequence[Prepare],
-    after: Sequence[Prepare],
-    unread: Path | None,
+    before: Sequence[PrepareStep],
+    after: Sequence[PrepareStep],
+    skipped_folder: Path | None,
     *,
     sqlite: bool,
 ) -> None:
     try:
         async with engine.connect() as connection:
-            if sqlite:  # kept in the file; only here, where nobody else is switching
+            if sqlite:  # stored in the file; set only here, under the file lock
                 await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                 await connection.commit()
-            if scripts is None and unread is None and not before and not after:
+            if scripts is None and skipped_folder is None and not before and not after:
                 await connection.execute(text("SELECT 1"))
                 return
             if sqlite:
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
-                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK_KEY})
             for step in before:
                 await connection.run_sync(step)
             old = new = None
@@ -102,8 +102,10 @@ async def _upgrade(
                 old, new = await connection.run_sync(_run, scripts)
             for step in after:
                 await connection.run_sync(step)
-            if unread is not None and not await connection.run_sync(_versions):
-                log.warning("the database is at no version: %s is run by the next start of the mesh alone", unread)
+            if skipped_folder is not None and not await connection.run_sync(_versions):
+                log.warning(
+                    "the database is at no version: %s is run by the next start of the mesh alone", skipped_folder
+                )
             await connection.commit()
             if old != new:
                 log.info("the database was at version %s and is at %s now", old or "none", new)
@@ -112,12 +114,12 @@ async def _upgrade(
 
 
 def _versions(connection: Connection) -> tuple[str, ...]:
-    """Return the versions that a database says it is at; none when it was never migrated."""
+    """Return the versions of a database. There are none if it was never migrated."""
     return MigrationContext.configure(connection).get_current_heads()
 
 
 def _run(connection: Connection, scripts: ScriptDirectory) -> tuple[str | None, str | None]:
-    """Upgrade to the newest version; return the version before and after."""
+    """Upgrade to the newest version. Return the versions before and after."""
 
     def steps(revision: Any, _: Any) -> Any:
         return scripts._upgrade_revs("head", revision)  # noqa: SLF001 - what alembic.command.upgrade does
@@ -139,29 +141,29 @@ def _scripts(folder: Path) -> ScriptDirectory:
     try:
         scripts = ScriptDirectory(str(folder), version_locations=[str(folder)])
         heads = scripts.get_heads()
-    except KeyError as error:  # Alembic looks it up; before that it warns
+    except KeyError as error:  # from Alembic's lookup, after a warning
         raise DatabaseError(
             f"migrations in {folder}: there is no {error}, which one names as its down_revision"
         ) from error
     except Exception as error:
-        text = f"{type(error).__name__}: {error}{place(error, folder)}"
+        text = f"{type(error).__name__}: {error}{error_location(error, folder)}"
         raise DatabaseError(f"migrations in {folder} cannot be read: {text}") from error
     if len(heads) != 1:
         found = f"{len(heads)} newest versions ({', '.join(sorted(heads))})" if heads else "no version"
         raise DatabaseError(f"migrations in {folder}: expected a line of versions with one newest, found {found}")
     for version in scripts.walk_revisions():
         upgrade = getattr(version.module, "upgrade", None)
-        if not callable(upgrade) or iscoroutinefunction(upgrade):  # Alembic would make a coroutine and await it nowhere
+        if not callable(upgrade) or iscoroutinefunction(upgrade):  # Alembic would never await the coroutine
             raise DatabaseError(f"migrations: {version.path} needs def upgrade(), a plain function without arguments")
     return scripts
 
 
-def place(error: BaseException, folder: Path | None) -> str:
-    """Return the line of a version file that an error came from, as in `` (v2.py:12)``; ``""`` if it came from none.
+def error_location(error: BaseException, folder: Path | None) -> str:
+    """Return the line of a version file that raised an error, such as `` (v2.py:12)``, or ``""`` if none did.
 
     Args:
-        error: Of an upgrade.
-        folder: The version files.
+        error: Error of an upgrade.
+        folder: Folder of the version files.
     """
     at: BaseException | None = error
     while at is not None and folder is not None:
@@ -175,7 +177,7 @@ def place(error: BaseException, folder: Path | None) -> str:
 
 @contextmanager
 def _file_lock(file: Path | None) -> Iterator[None]:
-    """Hold a lock beside the SQLite file: switching to WAL fails, rather than waits, when two do it at once."""
+    """Hold a lock beside the SQLite file, since two simultaneous switches to WAL fail instead of waiting."""
     if file is None:
         yield
         return

@@ -1,7 +1,7 @@
-"""The mesh's own transactions on a SQLite file: text statements, each with one change of threads.
+"""Internal transactions of the mesh on a SQLite file: text statements, each with one change of threads.
 
-Through SQLAlchemy and aiosqlite a transaction of one statement changes threads eight times, which costs more than the
-statement does; and an outbox is read and cleared after every commit. Functions never see this.
+With SQLAlchemy and aiosqlite, a transaction of one statement changes threads eight times, which costs more than the
+statement. That matters because an outbox is read and cleared after every commit. Functions do not use this.
 """
 
 from __future__ import annotations
@@ -17,68 +17,68 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mesh.database.failures import status
-from mesh.database.sqlite_write_lock import Writer
+from mesh.database.sqlite_write_lock import SqliteWriteLock
 
 if TYPE_CHECKING:
     from sqlalchemy import TextClause
     from sqlalchemy.sql.selectable import TextualSelect
 
-__all__ = ["Execute", "Plain", "PlainTransaction"]
+__all__ = ["InternalTransaction", "SqliteConnection", "StatementExecutor"]
 
 T = TypeVar("T")
 
 
-class Execute(Protocol):
-    """What a transaction of the mesh's own can do, on either kind of database."""
+class StatementExecutor(Protocol):
+    """Interface of an internal transaction on both kinds of databases."""
 
     async def execute(self, statement: TextClause | TextualSelect, parameters: Any = None) -> Any:
         """Execute a text statement and return its rows."""
 
 
-class Plain:
-    """One connection to a SQLite file, in a thread of its own.
+class SqliteConnection:
+    """Connection to a SQLite file, in a thread of its own, for internal transactions.
 
     Args:
         file: The file.
-        writer: Held by whoever writes in this process.
-        wait: Seconds to wait for a lock.
+        write_lock: The write lock of this process.
+        timeout: Seconds to wait for a lock.
     """
 
-    def __init__(self, file: Path, writer: Writer, wait: float) -> None:
+    def __init__(self, file: Path, write_lock: SqliteWriteLock, timeout: float) -> None:
         self._file = file
-        self.writer = writer
-        self._wait = wait
-        self._turn = asyncio.Lock()  # one transaction at a time: they share the connection, and what drops it
+        self.write_lock = write_lock
+        self._timeout = timeout
+        self._transaction_lock = asyncio.Lock()  # one transaction at a time, since they share the connection
         self._thread = ThreadPoolExecutor(1, "mesh-outbox")
         self._connection: sqlite3.Connection | None = None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[PlainTransaction]:
-        """Begin a transaction: commits at the end of the block, rolls back on any error and on cancellation.
+    async def transaction(self) -> AsyncIterator[InternalTransaction]:
+        """Begin a transaction. It commits at the end of the block, and rolls back on any error and on cancellation.
 
         Raises:
-            Unavailable: The file cannot be used, or its lock was not had in time.
+            Unavailable: The file cannot be used, or its lock was not acquired in time.
             Aborted: Another transaction changed the same data.
         """
-        transaction = PlainTransaction(self)
-        async with self._turn:
+        transaction = InternalTransaction(self)
+        async with self._transaction_lock:
             try:
                 yield transaction
                 if transaction.writing:
                     await self.run(self._commit)
             except BaseException:
-                # In the one thread this comes after whatever still runs there, also when nobody waits for it.
+                # The single thread runs this after a statement that still runs, even if nobody awaits it.
                 self._thread.submit(self._drop)
                 raise
             finally:
                 if transaction.writing:
-                    self.writer.release()
+                    self.write_lock.release()
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Run in the thread.
+        """Run a function in the thread.
 
         Raises:
-            StatusError: What SQLite says to it.
+            StatusError: SQLite's error, as a status.
         """
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -89,19 +89,19 @@ class Plain:
             raise translated from error
 
     def close(self) -> None:
-        """Close the connection, when what runs has ended."""
+        """Close the connection after the statements that still run."""
         if self._connection is not None:
             self._thread.submit(self._drop)
         self._thread.shutdown(wait=False)
 
     # -- in the thread --
 
-    def execute(self, begin: bool, statement: str, parameters: Mapping[str, Any]) -> list[Any]:  # noqa: FBT001 - by position: run_in_executor
+    def execute(self, begin: bool, statement: str, parameters: Mapping[str, Any]) -> list[Any]:  # noqa: FBT001 - positional for run_in_executor
         """Execute one statement and return its rows."""
         connection = self._connection
         if connection is None:
-            connection = self._connection = sqlite3.connect(self._file, self._wait, isolation_level=None)
-            # By hand anything can be written as text; one row must not keep the others from being read.
+            connection = self._connection = sqlite3.connect(self._file, self._timeout, isolation_level=None)
+            # Rows written by hand can hold any bytes as text. One such row must not keep the others from being read.
             connection.text_factory = _text
             connection.execute("PRAGMA synchronous=FULL")
         if begin:
@@ -109,45 +109,45 @@ class Plain:
         return connection.execute(statement, parameters).fetchall()
 
     def _commit(self) -> None:
-        assert self._connection is not None  # noqa: S101 - it has written
+        assert self._connection is not None  # noqa: S101 - ``execute`` has opened it
         self._connection.execute("COMMIT")
 
     def _drop(self) -> None:
-        """Close the connection, which rolls back; the next statement makes another."""
+        """Close the connection, which rolls back. The next statement opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
 
-class PlainTransaction:
-    """What is executed in it commits together; what reads before anything was written stands by itself.
+class InternalTransaction:
+    """Internal transaction on a SQLite file. It begins with the first write; reads before that are on their own.
 
     Attributes:
-        writing: Something was, or was about to be, written.
+        writing: Whether a write was started.
     """
 
-    __slots__ = ("_plain", "writing")
+    __slots__ = ("_sqlite", "writing")
 
-    def __init__(self, plain: Plain) -> None:
-        self._plain = plain
+    def __init__(self, plain: SqliteConnection) -> None:
+        self._sqlite = plain
         self.writing = False
 
     async def execute(self, statement: TextClause | TextualSelect, parameters: Any = None) -> list[Any]:
-        """Execute a text statement and return its rows; one that reads has ``columns()``.
+        """Execute a text statement and return its rows. A statement that reads needs ``columns()``.
 
         Raises:
-            StatusError: As for ``Plain.transaction``.
+            StatusError: As for ``SqliteConnection.transaction``.
         """
         begin = not (self.writing or getattr(statement, "is_select", False))
         if begin:
-            await self._plain.writer.acquire()
+            await self._sqlite.write_lock.acquire()
             self.writing = True
-        return await self._plain.run(self._plain.execute, begin, _sql(statement), parameters or {})
+        return await self._sqlite.run(self._sqlite.execute, begin, _sql(statement), parameters or {})
 
 
-def _text(held: bytes) -> str:
-    return held.decode(errors="replace")
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""The right to write to a SQLite file, within one process: writers queue instead of polling for SQLite's lock."""
+"""Write lock of one process on a SQLite file: writers queue instead of polling for SQLite's lock."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import asyncio
 
 from mesh.errors import Unavailable
 
-__all__ = ["Writer"]
+__all__ = ["SqliteWriteLock"]
 
 
-class Writer:
-    """Held by whoever writes.
+class SqliteWriteLock:
+    """Write lock with a timeout.
 
     Args:
-        wait: Seconds to wait for it.
+        timeout: Seconds to wait for it.
     """
 
-    def __init__(self, wait: float) -> None:
-        self._wait = wait
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
         self._lock = asyncio.Lock()
 
     async def acquire(self) -> None:
-        """Wait until nobody else writes.
+        """Acquire the lock.
 
         Raises:
-            Unavailable: Somebody did for too long.
+            Unavailable: Another transaction held it for too long.
         """
         try:
-            async with asyncio.timeout(self._wait):
+            async with asyncio.timeout(self._timeout):
                 await self._lock.acquire()
         except TimeoutError:
             raise Unavailable("the database is busy: another transaction holds it", retry_after=1.0) from None
 
     def release(self) -> None:
-        """Let the next one write."""
+        """Release the lock to the next writer."""
         self._lock.release()

@@ -1,9 +1,9 @@
-"""Transactions of a service's own database, and a span for each statement.
+"""Transactions of a service's database, with a span for each statement.
 
-A statement may be cancelled at any moment: calls have deadlines. PostgreSQL is told, and the connection is given up. A
-SQLite connection that is closed while something still refers to one of its statements keeps its locks, until the
-garbage collector comes by, which in an idle process is never. There a statement ends, interrupted if need be, before
-anything else is done with its connection, and whatever was not committed is rolled back by name.
+A statement may be cancelled at any moment, since calls have deadlines. With PostgreSQL, the server is told, and the
+connection is dropped. A SQLite connection that is closed while an object still refers to one of its statements keeps
+its locks until the next garbage collection, which never comes in an idle process. So with SQLite the statement ends
+first, interrupted if needed, and an uncommitted transaction is rolled back explicitly.
 Source: https://www.sqlite.org/c3ref/close.html (connections that become "zombies").
 """
 
@@ -30,59 +30,67 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mesh.context import Transaction
-    from mesh.database.sqlite_write_lock import Writer
+    from mesh.database.sqlite_write_lock import SqliteWriteLock
 
-__all__ = ["Outbox", "OwnTransaction", "SqliteTransaction"]
+__all__ = ["DatabaseTransaction", "SqliteTransaction", "TransactionOutbox"]
 
 _CANCELLED, _FAILED = "was cancelled", "failed"
-_BACK = re.compile(r"\s*ROLLBACK\s+(TRANSACTION\s+|WORK\s+)?TO\b", re.IGNORECASE)
-"""What goes back to a savepoint, and makes good again what failed since."""
+_ROLLBACK_TO = re.compile(r"\s*ROLLBACK\s+(TRANSACTION\s+|WORK\s+)?TO\b", re.IGNORECASE)
+"""Rollback to a savepoint, which repairs a transaction after a failed statement."""
 _SELECT, _LOCKING = re.compile(r"\s*SELECT\b", re.IGNORECASE), re.compile(r"\b(FOR|INTO)\b", re.IGNORECASE)
 _LEAVES = (TableClause, ColumnClause, BindParameter)
-"""Parts of a statement that hold no others."""
-_AGAIN = 0.05
-"""Seconds between two interruptions of a statement that may not have begun at the one before."""
+"""Parts of a statement without children."""
+_INTERRUPT_INTERVAL = 0.05
+"""Seconds between two interruptions of a statement. The first may come before the statement has begun."""
 
 
-class Outbox(Protocol):
-    """Where a transaction's events go (``mesh.events.publish.outbox``)."""
+class TransactionOutbox(Protocol):
+    """Outbox of a transaction's events, as the database uses it (``mesh.events.publish.outbox``)."""
 
     async def put(self, tx: Transaction, event: Message) -> None:
         """Write an event in the transaction."""
 
     async def enter(self, tx: Transaction) -> Any:
-        """Do what belongs before a transaction's first write; returns what ``leave`` needs."""
+        """Prepare a transaction before its first write. Return a value for ``leave``."""
 
     async def leave(self, tx: Transaction, mark: Any) -> None:
-        """Do what belongs before the commit of a transaction that has written."""
+        """Finish a transaction that has written, before its commit."""
 
     def committed(self) -> None:
-        """Take note that a transaction which may have written events has committed."""
+        """Note that a transaction which may have written events has committed."""
 
 
-class OwnTransaction:
+class DatabaseTransaction:
     """``mesh.context.Transaction`` on one connection.
 
     Args:
-        connection: Started, and nobody else's meanwhile.
-        tracer: Of the spans.
-        attributes: What is the same for every span.
-        outbox: Where events go, or None.
+        connection: A started connection. Nobody else uses it meanwhile.
+        tracer: Tracer of the spans.
+        attributes: Attributes of every span.
+        outbox: The outbox of the events, or None.
     """
 
     __slots__ = (
-        "_attributes", "_changes", "_connection", "_entered", "_mark", "_outbox", "_over", "_published", "_tracer",
+        "_attributes",
+        "_changes",
+        "_connection",
+        "_entered",
+        "_failure",
+        "_mark",
+        "_outbox",
+        "_published",
+        "_tracer",
     )  # fmt: skip
 
     def __init__(
-        self, connection: AsyncConnection, tracer: Tracer, attributes: dict[str, Any], outbox: Outbox | None
+        self, connection: AsyncConnection, tracer: Tracer, attributes: dict[str, Any], outbox: TransactionOutbox | None
     ) -> None:
         self._connection = connection
         self._outbox = outbox
         self._published = False
         self._entered = False
         self._mark: Any = None
-        self._over = ""
+        self._failure = ""
         self._changes = False
         self._tracer = tracer
         self._attributes = attributes
@@ -91,13 +99,13 @@ class OwnTransaction:
         """Execute an SQLAlchemy statement and return its (buffered) result.
 
         Raises:
-            Unavailable: The database cannot be reached, or its lock was not had in time.
-            Aborted: Another transaction changed the same data; or a statement before this one was cancelled, or failed
-                and was not undone by ``ROLLBACK TO SAVEPOINT``.
-            sqlalchemy.exc.IntegrityError: A constraint was violated; the transaction is over.
+            Unavailable: The database cannot be reached, or its lock was not acquired in time.
+            Aborted: Another transaction changed the same data. Or an earlier statement was cancelled, or failed and was
+                not undone by ``ROLLBACK TO SAVEPOINT``.
+            sqlalchemy.exc.IntegrityError: A constraint was violated. The transaction has failed.
         """
         self._check(statement)
-        reads = only_reads(statement)
+        reads = is_read_only(statement)
         self._changes = self._changes or not reads
         if self._outbox is not None and not self._entered and not reads:
             self._entered = True
@@ -106,7 +114,7 @@ class OwnTransaction:
         try:
             result = await self._run(statement, parameters, reads=reads)
         except BaseException as error:
-            self._over = _CANCELLED if isinstance(error, asyncio.CancelledError) else self._over or _FAILED
+            self._failure = _CANCELLED if isinstance(error, asyncio.CancelledError) else self._failure or _FAILED
             _describe(span, getattr(error, "statement", None), error)
             translated = status(error)
             if translated is None:
@@ -119,11 +127,11 @@ class OwnTransaction:
             span.end()
 
     async def publish(self, event: Message) -> None:
-        """Publish an event that commits with the transaction, or not at all.
+        """Publish an event if the transaction commits.
 
         Raises:
             FailedPrecondition: The service publishes no events.
-            StatusError: As for ``execute``, and what the outbox has against the event.
+            StatusError: As for ``execute``, and the outbox's reasons to refuse the event.
         """
         if self._outbox is None:
             raise FailedPrecondition(
@@ -134,16 +142,16 @@ class OwnTransaction:
         self._published = True
 
     async def commit(self) -> None:
-        """Commit what was done.
+        """Commit the transaction.
 
         Raises:
-            Unavailable: The connection was lost; whether it was committed is not known.
+            Unavailable: The connection was lost. It is unknown whether the transaction was committed.
             Aborted: Another transaction changed the same data, or a statement was cancelled or has failed.
-            sqlalchemy.exc.IntegrityError: A deferred constraint was violated; nothing is committed.
+            sqlalchemy.exc.IntegrityError: A deferred constraint was violated. Nothing is committed.
         """
         if self._changes:
             self._check()
-        if self._over or not self._connection.in_transaction():
+        if self._failure or not self._connection.in_transaction():
             return
         if self._outbox is not None and self._entered:
             await self._outbox.leave(self, self._mark)
@@ -164,19 +172,19 @@ class OwnTransaction:
             span.end()
 
     async def close(self) -> None:
-        """Give the connection back, rolling back what is not committed; cancellation does not keep it from that."""
+        """Roll back an uncommitted transaction and release the connection, even if the caller is cancelled."""
         await asyncio.shield(asyncio.ensure_future(self._end()))
 
     def _check(self, statement: Any = None) -> None:
-        """Refuse what would be done on its own, or be undone in silence, after a statement that did not succeed.
+        """Refuse statements and the commit after a statement that did not succeed.
 
-        PostgreSQL answers a COMMIT then by rolling back, without an error; SQLite rolls back by itself for some errors,
-        and goes on without a transaction.
+        Else they would run outside of a transaction, or be rolled back without an error: PostgreSQL rolls back at such
+        a COMMIT and reports success. SQLite rolls back by itself after some errors, and goes on without a transaction.
         """
-        if self._over == _FAILED and isinstance(statement, TextClause) and _BACK.match(statement.text):
-            self._over = ""
-        if self._over:
-            raise Aborted(f"a statement of this transaction {self._over}, which ended all of it")
+        if self._failure == _FAILED and isinstance(statement, TextClause) and _ROLLBACK_TO.match(statement.text):
+            self._failure = ""
+        if self._failure:
+            raise Aborted(f"a statement of this transaction {self._failure}, which ended all of it")
 
     def _run(self, statement: Any, parameters: Any, *, reads: bool) -> Awaitable[Any]:  # noqa: ARG002 - see below
         return self._connection.execute(statement, parameters)
@@ -188,59 +196,59 @@ class OwnTransaction:
         await self._connection.close()
 
     def _may_have_published(self) -> bool:
-        return self._published  # of what triggers write, PostgreSQL tells by itself
+        return self._published  # PostgreSQL itself notifies of events that triggers write
 
 
-class SqliteTransaction(OwnTransaction):
-    """The same on a SQLite file, which has one writer at a time.
+class SqliteTransaction(DatabaseTransaction):
+    """Transaction on a SQLite file, which has one writer at a time.
 
     Args:
-        connection: As for ``OwnTransaction``, and so are those that follow.
+        connection: As for ``DatabaseTransaction``, like the following three.
         tracer: See there.
         attributes: See there.
         outbox: See there.
-        writer: Held by whoever writes in this process.
+        write_lock: The write lock of this process.
     """
 
-    __slots__ = ("_driver", "_running", "_writer", "_writing")
+    __slots__ = ("_driver", "_running", "_write_lock", "_writing")
 
     def __init__(
         self,
         connection: AsyncConnection,
         tracer: Tracer,
         attributes: dict[str, Any],
-        outbox: Outbox | None,
-        writer: Writer,
+        outbox: TransactionOutbox | None,
+        write_lock: SqliteWriteLock,
     ) -> None:
         super().__init__(connection, tracer, attributes, outbox)
-        self._writer = writer
+        self._write_lock = write_lock
         self._writing = False
         self._driver: Any = None
         self._running: asyncio.Future[Any] | None = None
 
     async def _run(self, statement: Any, parameters: Any, *, reads: bool) -> Any:
         await self._begin(reads=reads)
-        return await self._whole(self._connection.execute(statement, parameters))
+        return await self._run_to_completion(self._connection.execute(statement, parameters))
 
     async def _commit(self) -> None:
-        await self._whole(self._connection.commit())
-        self._driver = None  # nothing is open any more
+        await self._run_to_completion(self._connection.commit())
+        self._driver = None  # no transaction is open
 
     def _may_have_published(self) -> bool:
         return self._published or self._writing  # a trigger may have written events too
 
     async def _begin(self, *, reads: bool) -> None:
-        """Begin when the first statement says what kind of transaction it is."""
+        """Begin with the first statement, as a reading or a writing transaction."""
         if not reads and not self._writing:
-            await self._writer.acquire()
+            await self._write_lock.acquire()
             self._writing = True
         if self._driver is None:
-            # To the driver itself: SQLAlchemy would change threads for the cursor, the statement and the cursor's end.
+            # Directly on the driver: SQLAlchemy would change threads for cursor, statement and the cursor's end.
             self._driver = (await self._connection.get_raw_connection()).driver_connection
             await self._driver.execute("BEGIN" if reads else "BEGIN IMMEDIATE")
 
-    async def _whole(self, work: Awaitable[Any]) -> Any:
-        """Let it end whether or not somebody waits for it."""
+    async def _run_to_completion(self, work: Awaitable[Any]) -> Any:
+        """Let the work end even if its caller is cancelled."""
         self._running = asyncio.ensure_future(work)
         return await asyncio.shield(self._running)
 
@@ -249,33 +257,33 @@ class SqliteTransaction(OwnTransaction):
         try:
             if running is not None:
                 while not running.done():
-                    if self._over == _CANCELLED:
+                    if self._failure == _CANCELLED:
                         await self._driver.interrupt()
-                    await asyncio.wait([running], timeout=_AGAIN)
+                    await asyncio.wait([running], timeout=_INTERRUPT_INTERVAL)
                 if not running.cancelled():
-                    running.exception()  # whoever waited for it has seen it, or does not want to
+                    running.exception()  # mark it as retrieved; a caller that still waits gets it
             try:
                 if self._driver is not None:
-                    with contextlib.suppress(ValueError, sqlite3.Error):  # it is closed already, or closing says more
+                    with contextlib.suppress(ValueError, sqlite3.Error):  # closed already; else ``close`` reports it
                         await self._driver.rollback()
             finally:
                 await self._connection.close()
         finally:
             if self._writing:
-                self._writer.release()
+                self._write_lock.release()
 
 
-def only_reads(statement: Any) -> bool:
-    """Return whether it is a SELECT that locks nothing and holds no INSERT, UPDATE or DELETE.
+def is_read_only(statement: Any) -> bool:
+    """Whether a statement is a SELECT that locks nothing and contains no INSERT, UPDATE or DELETE.
 
-    Text may be anything: it reads only when ``columns()`` makes a SELECT of it, and it begins as one.
+    Text can be any statement. It counts as reading only if ``columns()`` makes it a SELECT and it begins as one.
     """
     if isinstance(statement, TextualSelect):
         text = cast("TextClause", statement.element).text
         return _SELECT.match(text) is not None and _LOCKING.search(text) is None
     if not isinstance(statement, SelectBase):
         return False
-    # SQLAlchemy's own visitor looks at every column of every table too, which takes about twice as long.
+    # SQLAlchemy's own visitor also visits every column of every table, which takes about twice as long.
     parts: list[Any] = [statement]
     while parts:
         part = parts.pop()
@@ -286,7 +294,7 @@ def only_reads(statement: Any) -> bool:
 
 
 def _describe(span: Span, statement: str | None, error: BaseException | None) -> None:
-    """Say what the span was: statements hold placeholders, never values."""
+    """Set the span's name and attributes. Statements have placeholders, never values."""
     if not span.is_recording():
         return
     if statement:

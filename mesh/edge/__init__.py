@@ -1,22 +1,26 @@
-"""HTTP in, gRPC out.
+"""HTTP edge: each HTTP request becomes one gRPC call to a sidecar.
 
-A request passes ``trace → recover → concurrency_limit → authenticate → transcode``, with the layers that mesh.toml asks
-for between them (``mesh.edge.layers.stack``), and becomes one gRPC call. The routes are compiled when the edge starts:
-a trie of path templates, and for each how path, query and body become a message.
+A request passes ``trace → recover → concurrency limit → authenticate → route``, with the optional layers of ``[edge]``
+between them (``mesh.edge.layers.stack``). Routes are compiled when the edge starts: into a trie of path templates, and
+for each route into functions that make a message from path, query and body.
 
-Decisions: only what the contract gives a route is reachable; ``INTERNAL`` methods never are. Of the request headers
-only those of an explicit list become metadata of the call (the user's ``authorization`` is forwarded by the outbound
-layer that knows identities), and of a function's response metadata only a named few become HTTP headers.
+Decisions:
 
-A streaming method answers as a JSON array, lines or Server-Sent Events, or over a WebSocket; nothing of a stream is
-held here but the message on its way. A failure before the first message is an HTTP status, so a response begins no
-earlier, unless the stream stays silent. A stream has the timeout of its method, or none: the edge's default is for one
-answer.
-docs/streams.md tells it to users.
+- Only methods with a route are reachable over HTTP, because the contract decides what is public. ``INTERNAL`` methods
+  never are.
+- Only request headers of an allowlist become metadata of the call. ``authorization`` is passed on by the outbound layer
+  that knows identities.
+- A function sets a few named response headers and those that begin with ``x-``. It sets none of the mesh's own
+  (``mesh.headers``).
+- A stream is a JSON array, lines, Server-Sent Events or a WebSocket (docs/streams.md). The edge holds only the message
+  on its way, so a slow client slows the function down. A failure before the first message is an HTTP status.
+  Therefore the response starts with the first message, unless the stream stays silent.
+- A stream has the timeout of its method or none. The edge's default timeout is for unary calls.
+- Protocols are packages that do not import each other: ``http`` (transcoding), ``grpc``, ``openapi``, ``lambda_http``.
 """
 
 from mesh.edge.app import EdgeApp
 from mesh.edge.component import Edge
-from mesh.edge.layers.stack import Door
+from mesh.edge.layers.stack import OptionalLayers
 
-__all__ = ["Door", "Edge", "EdgeApp"]
+__all__ = ["Edge", "EdgeApp", "OptionalLayers"]

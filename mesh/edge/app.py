@@ -1,29 +1,29 @@
-"""The edge as an ASGI application: an HTTP request in, a gRPC call out, for methods with a route."""
+"""ASGI application of the edge: one gRPC call for each HTTP request to a method with a route."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterator, MutableMapping
-from time import monotonic  # what the loops' own clocks are
+from collections.abc import Awaitable, Iterator
+from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, Any
 
+from mesh.asgi import Receive, Scope, Send
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.contract.path_template import Template
 from mesh.edge import refusals
-from mesh.edge.call import GONE, HttpCall, Receive, Send, UpstreamCall
+from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, UpstreamCall
 from mesh.edge.field_behavior import Behaviors
 from mesh.edge.grpc.passthrough import GrpcCall, Passthrough
-from mesh.edge.http import request_body, response, status_response
-from mesh.edge.http.disconnect import Watch
-from mesh.edge.http.negotiation import Form
+from mesh.edge.http import request_body, response
+from mesh.edge.http.disconnect import DisconnectWatcher
 from mesh.edge.http.router import BadPath, Router
 from mesh.edge.http.streaming import Streams
 from mesh.edge.http.transcoder import Transcoder
-from mesh.edge.http.websocket import SocketCall, Sockets
+from mesh.edge.http.websocket import WebSocketCall, WebSockets
 from mesh.edge.lambda_http.gateway import Gateway
-from mesh.edge.layers.stack import OPEN, Door
+from mesh.edge.layers.stack import NO_LAYERS, OptionalLayers
 from mesh.edge.openapi.pages import BuiltinPages
 from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unavailable
 from mesh.layers.deadline import deadline
@@ -39,29 +39,29 @@ __all__ = ["EdgeApp"]
 log = logging.getLogger("mesh.edge")
 
 HEALTH = "/healthz"
-"""Answered before the chain: 200 while the edge serves, 503 once it drains."""
+"""Path of the health check: 200 while the edge serves, 503 while it drains. No layer sees the request."""
 
-WATCH_AFTER = 0.02
-"""Seconds that a call takes before the edge starts to watch for its client going away."""
+DISCONNECT_WATCH_DELAY = 0.02
+"""Seconds after which the edge starts to watch for a disconnect of the client. Most calls end earlier."""
 
 
 class EdgeApp:
-    """Translates HTTP/JSON to calls of the contract's methods.
+    """ASGI application that translates HTTP/JSON to calls of the contract's methods.
 
     Args:
-        contract: What is reachable: the methods with HTTP routes.
+        contract: The contract. Methods with HTTP routes are reachable.
         handler: Makes the gRPC call: the outbound chain that ends at the sidecars.
         trace: The outermost layer.
         authenticate: Sets ``call.identity``.
-        concurrency_limit: Bounds the requests in flight.
+        concurrency_limit: Limits the requests in progress.
         max_body: Largest request body, bytes; of a stream: largest message in it.
-        timeout: Seconds that a request may take when its method says nothing, and that a body may take; None: no limit.
-            A stream has none in either case.
-        door: The layers that the deployment asks for.
+        timeout: Seconds that a request may take if its method has no timeout, and that a body may take; None: no limit.
+            Streams have no such limit.
+        layers: Optional layers of the deployment.
 
     Attributes:
-        draining: Whether ``/healthz`` says that the edge is going away.
-        grpc: What answers gRPC and gRPC-Web.
+        draining: Whether ``/healthz`` reports that the edge is shutting down.
+        grpc: The application for gRPC and gRPC-Web.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class EdgeApp:
         concurrency_limit: ConcurrencyLimit,
         max_body: int,
         timeout: float | None,
-        door: Door = OPEN,
+        layers: OptionalLayers = NO_LAYERS,
     ) -> None:
         self.draining = False
-        self._handler = chain(*_present(deadline, door.passing, handler))
-        self._pages = BuiltinPages(contract)
+        self._handler = chain(*_present(deadline, layers.header_forwarding, handler))
+        self._pages = BuiltinPages(contract).handlers
         self._max_body = max_body
         self._timeout = timeout
-        self._open: set[HttpCall] = set()
+        self._in_progress: set[HttpCall] = set()
         self._streams = Streams(self._handler, max_message=max_body, timeout=timeout)
-        self._sockets = Sockets(self._handler, self._find, _check_access, max_message=max_body)
+        self._web_sockets = WebSockets(self._handler, self._find, _check_access, max_message=max_body)
         codecs = Codecs(
-            ignore_unknown_fields=door.ignore_unknown_fields, always_print=Behaviors(contract.pool).required
+            ignore_unknown_fields=layers.ignore_unknown_fields, always_print=Behaviors(contract.pool).required
         )
         self._router = Router(
             [
@@ -93,31 +93,28 @@ class EdgeApp:
                 for method in contract.methods.values()
                 if method.access is not Access.INTERNAL
                 for route in method.routes
-                for entry in _entries(method, route, codecs, cors=door.cors is not None)
+                for entry in _entries(method, route, codecs, cors=layers.cors is not None)
             ],
             full_first=lambda target: isinstance(target, Gateway) and target.full_first,
         )
         self._chain = chain(
             *_present(
-                door.forwarded,
+                layers.forwarded,
                 trace,
                 recover,
-                door.cors,
-                door.bounds,
-                door.per_client,
+                layers.cors,
+                layers.size_limits,
+                layers.client_rate_limit,
                 concurrency_limit,
                 authenticate,
-                door.per_identity,
+                layers.user_rate_limit,
                 self._dispatch,
             )
         )
         self.grpc = Passthrough(contract, handler=self._chain, outbound=handler, max_message=max_body, timeout=timeout)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI 3).
-
-        What stands before the chain (no trace, no concurrency limit, no authentication) answers here.
-        """
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI 3)."""
         if scope["type"] == "http" and self.grpc.takes(scope):
             await self.grpc(scope, receive, send)
         elif scope["type"] == "http":
@@ -127,88 +124,81 @@ class EdgeApp:
                 return
             await self._answer(call)
         elif scope["type"] == "websocket":
-            await self._answer(SocketCall(scope, receive, send))
-
-    def _dispatch(self, call: Call) -> Awaitable[None]:
-        """Answer a request that has passed the chain: whoever takes it first, else it is a route of the contract."""
-        if isinstance(call, GrpcCall):
-            return self.grpc.answer(call)
-        assert isinstance(call, HttpCall)  # noqa: S101 - every call of this chain is one
-        if isinstance(call, SocketCall):
-            return self._sockets(call)
-        page = self._pages.get(call.path)
-        if page is not None:
-            return page(call)
-        self.grpc.check(call)
-        return self._transcode(call)
+            await self._answer(WebSocketCall(scope, receive, send))
 
     def expire(self) -> None:
-        """End what is still in flight when the drain time is over: as UNAVAILABLE, streams in their own form."""
-        for call in self._open:
+        """End the requests in progress when the drain time is over: as UNAVAILABLE, streams in their own form."""
+        for call in self._in_progress:
             call.expire()
         self.grpc.app.expire()
 
+    async def _health(self, call: HttpCall) -> None:
+        status, body = (503, b'{"status":"draining"}') if self.draining else (200, b'{"status":"serving"}')
+        headers = [*response.JSON_HEADERS, (b"cache-control", b"no-store")]
+        await _unless_disconnected(call, response.send(call, status, headers, body))
+
     async def _answer(self, call: HttpCall) -> None:
-        self._open.add(call)
+        """Answer a request through the chain; an error of the chain is the response."""
+        self._in_progress.add(call)
         try:
             await self._chain(call)
         except StatusError as error:
-            failed = error
+            failure = error
         except asyncio.CancelledError:
-            if call.lapsed():
-                failed = Unavailable(refusals.STOPPING)
+            if call.take_expiry():
+                failure = Unavailable(refusals.STOPPING)
                 call.status = 0
-            elif call.status == GONE:
+            elif call.status == CLIENT_CLOSED_REQUEST:
                 return
             else:
                 raise
         except Exception:  # a bug of a layer outside ``recover``
             log.exception("the edge failed")
-            failed = Internal("internal error")
+            failure = Internal("internal error")
             call.status = 0
         else:
             return
         finally:
-            self._open.discard(call)
-        if not call.answered:
-            await _send(call, *status_response.failure(call, failed))
+            self._in_progress.discard(call)
+        if not call.response_started:
+            await _unless_disconnected(call, response.send_error(call, failure))
 
-    async def _health(self, call: HttpCall) -> None:
-        status, body = (503, b'{"status":"draining"}') if self.draining else (200, b'{"status":"serving"}')
-        headers = [*status_response.JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-        await _send(call, status, headers, body)
+    def _dispatch(self, call: Call) -> Awaitable[None]:
+        """Answer a request that has passed the layers: gRPC, WebSocket, a page of the edge, else a route."""
+        if isinstance(call, GrpcCall):
+            return self.grpc.answer(call)
+        assert isinstance(call, HttpCall)  # noqa: S101 - every call of this chain is one
+        if isinstance(call, WebSocketCall):
+            return self._web_sockets(call)
+        page = self._pages.get(call.path)
+        if page is not None:
+            return page(call)
+        self.grpc.check(call)
+        return self._answer_route(call)
 
-    async def _transcode(self, call: HttpCall) -> None:
-        """Route the request, check that the caller may, and translate it there and back."""
+    async def _answer_route(self, call: HttpCall) -> None:
+        """Route the request, check the caller's access, and answer by the kind of the route."""
         found = self._route(call)
         if found is None:
-            return await call.answer(204, [*call.headers], b"")
-        transcoder, values = found
-        method = transcoder.method
-        call.method = method
-        call.route = transcoder.template
+            await response.send(call, 204, [], b"")
+            return
+        target, values = found
+        method = call.method = target.method
+        call.route = target.template
         _check_access(call)
-        if isinstance(transcoder, Gateway):
-            return await transcoder.answer(call, values, self._call, limit=self._max_body, seconds=self._timeout)
-        wanted = response.style(call, transcoder)
-        if method.client_streaming or method.server_streaming:
-            return await self._streams(call, transcoder, values, wanted)
-        data, form, kind = b"", Form.JSON, b""
-        if transcoder.has_body:
-            data, form = await request_body.read(call, transcoder, self._max_body, self._timeout)
-            kind = call.metadata.wire(b"content-type") or b""
-        request = transcoder.request(values, call.query, data, form, kind)
-        upstream = await self._call(call, request)
-        if upstream.response is None:
-            raise Internal("the service answered without a message")
-        if method.success_status in status_response.EMPTY:
-            await call.answer(*status_response.success(call, method.success_status, b""))
+        if isinstance(target, Gateway):
+            result = await target.answer(call, values, self._invoke, limit=self._max_body, body_timeout=self._timeout)
+            await response.send(call, *result)
+        elif method.client_streaming or method.server_streaming:
+            await self._streams(call, target, values)
         else:
-            await response.reply(call, transcoder, wanted, upstream.response, status=method.success_status)
-        return None
+            response_format = response.negotiate(call, target)
+            request = await request_body.read_request(call, target, values, self._max_body, self._timeout)
+            message = await self._invoke(call, request)
+            await response.send_message(call, target, response_format, message, method.success_status)
 
     def _find(self, call: HttpCall, verb: str) -> tuple[Transcoder, tuple[str, ...]] | None:
-        """Return where the path leads under an HTTP method; None if nowhere.
+        """Return the transcoder for a path and an HTTP method; None if there is none, or a Lambda function instead.
 
         Raises:
             InvalidArgument: The path is malformed.
@@ -220,13 +210,13 @@ class EdgeApp:
         return found if isinstance(found, tuple) and not isinstance(found[0], Gateway) else None  # type: ignore[return-value]
 
     def _route(self, call: HttpCall) -> tuple[Transcoder | Gateway, tuple[str, ...]] | None:
-        """Return where the request leads; None if it only asks what is allowed (OPTIONS).
+        """Return the route of the request; None for OPTIONS without a route of its own, whose ``allow`` is set.
 
         Raises:
-            StatusError: Nowhere: 400, 404 or 405.
+            StatusError: There is none: 400, 404 or 405.
         """
         verb, path = call.verb, call.path
-        if path == "*":  # of the whole server (RFC 9110, 9.3.7); the listener passes it with OPTIONS only
+        if path == "*":  # the server itself (RFC 9110, 9.3.7); the listener accepts it with OPTIONS only
             return None
         try:
             found = self._router.find(path, verb)
@@ -247,8 +237,13 @@ class EdgeApp:
             return None
         raise refusals.wrong_verb(call, allowed)
 
-    async def _call(self, call: HttpCall, request: bytes, *metadata: tuple[bytes, bytes]) -> UpstreamCall:
-        """Make the gRPC call; a client that goes away meanwhile cancels it."""
+    async def _invoke(self, call: HttpCall, request: bytes, *metadata: tuple[bytes, bytes]) -> bytes:
+        """Make the gRPC call and return the response message. A disconnect of the client cancels the call.
+
+        Raises:
+            StatusError: The call has failed.
+            Internal: The service sent no response message.
+        """
         now = monotonic()
         limit = call.method.time_limit(self._timeout)
         upstream = UpstreamCall(call.method, request, None if limit is None else now + limit)
@@ -256,34 +251,37 @@ class EdgeApp:
         upstream.task = call.task
         for pair in metadata:
             upstream.metadata.append(*pair)
-        watch = Watch(call)
-        # Of HTTP/1.1 the server does not say that a client has gone: there would be nothing to see (``HttpCall.gone``).
-        slot = timer_wheel(call.task).add(now + WATCH_AFTER, watch) if call.http_version != "1.1" else None
+        watcher = slot = None
+        if call.http_version != "1.1":  # over HTTP/1.1 the server reports no disconnect (``wait_for_disconnect``)
+            watcher = DisconnectWatcher(call)
+            slot = timer_wheel(call.task).add(now + DISCONNECT_WATCH_DELAY, watcher)
         token = current.set(call)
         try:
             await self._handler(upstream)
         except StatusError as error:
-            said = refusals.sized(call, error)
-            if said is error:
+            translated = refusals.translate_oversize(call, error)
+            if translated is error:
                 raise
-            raise said from error
+            raise translated from error
         except asyncio.CancelledError:
-            call.status = GONE  # whoever cancels it, nobody waits for the answer any more
+            call.status = CLIENT_CLOSED_REQUEST  # whoever cancels the call, no client waits for the response
             raise
         finally:
             current.reset(token)
-            if slot is not None:
-                slot.discard(watch)
-                watch.stop()
+            if slot is not None and watcher is not None:
+                slot.discard(watcher)
+                watcher.stop()
             if upstream.headers:
-                call.headers += status_response.forwarded(upstream.headers)
-        return upstream
+                response.forward_headers(call, upstream)
+        if upstream.response is None:
+            raise Internal("the service sent no response message")
+        return upstream.response
 
 
 def _entries(
     method: Method, route: Route, codecs: Codecs, *, cors: bool
 ) -> Iterator[tuple[str, Template, Transcoder | Gateway]]:
-    """Yield what the router knows of a route: HTTP method, path template, and what answers."""
+    """Yield the router's entries for a route: HTTP method, path template, target."""
     if method.gateway is None:
         yield route.verb, route.template, Transcoder(method, route, codecs)
         return
@@ -293,7 +291,7 @@ def _entries(
 
 
 def _present(*parts: Any) -> Iterator[Any]:
-    """Leave out the layers that the deployment does not ask for."""
+    """Leave out the layers that the deployment does not have."""
     return (part for part in parts if part is not None)
 
 
@@ -308,9 +306,10 @@ def _check_access(call: HttpCall) -> None:
         raise PermissionDenied(f"this is only for users with the role {' or '.join(sorted(method.roles))}")
 
 
-async def _send(call: HttpCall, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+async def _unless_disconnected(call: HttpCall, sending: Awaitable[None]) -> None:
+    """Await the sending of a response outside of the chain. A disconnect of the client is no error there."""
     try:
-        await call.answer(status, headers, body)
+        await sending
     except asyncio.CancelledError:
-        if call.status != GONE:
+        if call.status != CLIENT_CLOSED_REQUEST:
             raise

@@ -1,4 +1,4 @@
-"""The edge as a component: the application and the listener that it stands on, started and stopped together."""
+"""Edge component: the ASGI application and its listener, started and stopped together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.edge.app import EdgeApp
-from mesh.edge.layers.stack import OPEN, Door
+from mesh.edge.layers.stack import NO_LAYERS, OptionalLayers
 
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 __all__ = ["Edge"]
 
 
-class Listening(Protocol):
-    """What the edge needs of a listener (``mesh.rpc.server.listener.Listener``)."""
+class EdgeListener(Protocol):
+    """The listener that the edge needs (``mesh.rpc.server.listener.Listener``)."""
 
     async def start(self) -> str:
-        """Listen; returns the bound ``host:port``."""
+        """Listen. Return the bound ``host:port``."""
 
     async def stop(self) -> None:
-        """Stop accepting and finish what is in flight."""
+        """Stop accepting and finish the requests in progress."""
 
 
 class Edge:
-    """The HTTP door of a mesh.
+    """HTTP entry point of a mesh.
 
     Args:
-        contract: What is reachable.
-        handler: The outbound chain that reaches the sidecars.
+        contract: The contract. Methods with HTTP routes are reachable.
+        handler: The outbound chain that ends at the sidecars.
         trace: The outermost layer.
         authenticate: Sets ``call.identity``.
-        concurrency_limit: Bounds the requests in flight.
+        concurrency_limit: Limits the requests in progress.
         max_body: Largest request body, bytes.
-        timeout: Seconds that a request may take when its method says nothing; None: as long as it likes.
-        door: The layers that the deployment asks for.
+        timeout: Seconds that a request may take if its method has no timeout; None: no limit.
+        layers: Optional layers of the deployment.
         listen: Makes the listener of the application.
 
     Attributes:
@@ -54,8 +54,8 @@ class Edge:
         concurrency_limit: ConcurrencyLimit,
         max_body: int,
         timeout: float | None,
-        listen: Callable[[EdgeApp], Listening],
-        door: Door = OPEN,
+        listen: Callable[[EdgeApp], EdgeListener],
+        layers: OptionalLayers = NO_LAYERS,
     ) -> None:
         self.app = EdgeApp(
             contract,
@@ -65,19 +65,19 @@ class Edge:
             concurrency_limit=concurrency_limit,
             max_body=max_body,
             timeout=timeout,
-            door=door,
+            layers=layers,
         )
         self._listener = listen(self.app)
 
     async def start(self) -> str:
-        """Serve; returns the bound ``host:port``."""
+        """Start serving. Return the bound ``host:port``."""
         address = await self._listener.start()
         self.app.draining = False
         self.app.grpc.health.serving()
         return address
 
     async def stop(self) -> None:
-        """Report that it drains, stop accepting, finish what is in flight."""
+        """Report the drain, stop accepting, finish the requests in progress."""
         self.app.draining = True
         self.app.grpc.health.drain()
         await self._listener.stop()

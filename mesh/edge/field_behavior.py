@@ -1,4 +1,4 @@
-"""``google.api.field_behavior``: what the contract says of a field beyond its type. Pure.
+"""``google.api.field_behavior``: behaviours of a field beyond its type. Pure.
 
 Source: google/api/field_behavior.proto, AIP-203.
 """
@@ -15,10 +15,10 @@ __all__ = ["Behaviors"]
 
 
 class Behaviors:
-    """Reads the option with the contract's own classes, as it is an extension there.
+    """Reader of the option. It uses the contract's own classes, because the option is an extension in them.
 
     Args:
-        pool: The pool of the contract.
+        pool: Descriptor pool of the contract.
     """
 
     def __init__(self, pool: DescriptorPool) -> None:

@@ -1,10 +1,10 @@
-"""Fields of a request that text in a URL sets: path variables and query parameters of one route. Pure.
+"""URL parameters of a route: fields of the request that path variables and query parameters set. Pure.
 
-The edge reads a query by what is here, and the OpenAPI document lists what is here, so neither knows a name that the
-other does not. Every field comes from one place: the path, else the body, else the query.
+The edge reads a query by these rules, and the OpenAPI document lists the parameters by them, so the two agree on every
+name. Every field is set from one source: the path, else the body, else the query.
 
-A parameter's name is the names of the fields on the way to it, joined by dots: JSON names or those of the .proto file.
-A JSON name can have dots itself. Of two possible readings the one with the longest name is taken, and a JSON name
+The name of a parameter is the names of the fields on the way to it, joined by dots: JSON names or those of the .proto
+file. A JSON name can contain dots. Of two possible readings the one with the longest name is used, and a JSON name
 before one of the .proto file.
 
 Sources: google/api/http.proto ("Rules for HTTP mapping"), AIP-127.
@@ -33,7 +33,7 @@ SYSTEM = frozenset(
         "$prettyPrint", "$quotaUser", "$req", "$trace", "$unique", "$userProject", "$.xgafv",
     )
 )  # fmt: skip
-"""The system parameters; those that the edge has no use for are passed over."""
+"""Google's system parameters. Those that the edge does not support are ignored."""
 
 WHOLE = frozenset(
     (
@@ -44,24 +44,24 @@ WHOLE = frozenset(
         "google.protobuf.Value",
     )
 )
-"""Messages whose JSON is not an object of their fields: no field of theirs is a query parameter."""
+"""Messages whose JSON is no object of their fields. Their fields are no query parameters."""
 
-_KNOWN = 256
-"""Query parameter names that one route remembers; a recursive message has no end of them."""
-_DEEP = 100
-"""Names in one field path; protobuf reads no message that is nested deeper."""
-_DEEPEST_OFFERED = 6
-"""Levels of nested fields that are offered as query parameters; deeper ones can be sent all the same."""
+_MAX_CACHED_NAMES = 256
+"""Query parameter names that one route caches. A recursive message has unlimited names."""
+_MAX_DEPTH = 100
+"""Names in one field path. Protobuf parses no message that is nested deeper."""
+_MAX_OFFERED_DEPTH = 6
+"""Levels of nested fields that the document lists as query parameters. Deeper ones can be sent too."""
 
 
 class Parameter:
-    """One leaf field that text can set.
+    """Leaf field that text can set.
 
     Attributes:
         name: Its path by proto names.
         parents: Names of the messages on the way to it.
-        choices: The oneofs that it and the messages on the way are members of: the names on the way to the message that
-            has the oneof, the oneof, the member.
+        choices: The oneofs of which it or a message on the way is a member, each as: names on the way to the message
+            with the oneof, name of the oneof, name of the member.
     """
 
     __slots__ = ("choices", "field", "name", "parents", "setter")
@@ -69,7 +69,7 @@ class Parameter:
     def __init__(self, fields: Sequence[FieldDescriptor]) -> None:
         names = tuple(field.name for field in fields)
         setter = text_setter(fields[-1])
-        assert setter is not None  # noqa: S101 - who makes one has seen to it
+        assert setter is not None  # noqa: S101 - the caller has checked it
         self.name = ".".join(names)
         self.parents = names[:-1]
         self.field = fields[-1]
@@ -84,14 +84,14 @@ class Parameter:
         """Set the field, or add an element to it.
 
         Raises:
-            BadValue: The text does not fit.
+            BadValue: The text is no value of the field.
         """
         for parent in self.parents:
             message = getattr(message, parent)
         self.setter(message, text)
 
     def rival(self, message: Any) -> tuple[str, str] | None:
-        """Return a oneof of which another member than this field is set, and that member; None if there is none."""
+        """Return a oneof of which another member is set, and that member; None if there is none."""
         for parents, oneof, member in self.choices:
             at = message
             for parent in parents:
@@ -110,7 +110,7 @@ class Parameters:
         route: One of its routes.
 
     Attributes:
-        variables: Those of the path template, in their order.
+        variables: Parameters of the path template, in their order.
     """
 
     def __init__(self, method: Method, route: Route) -> None:
@@ -121,24 +121,24 @@ class Parameters:
         self._chosen = {
             (parents, oneof): member for variable in self.variables for parents, oneof, member in variable.choices
         }
-        self._known: dict[str, Parameter] = {}
+        self._cache: dict[str, Parameter] = {}
         self._names = _Names()
 
     def find(self, name: str) -> Parameter:
-        """Return the parameter that a query calls so.
+        """Return the query parameter of a name.
 
         Raises:
-            InvalidArgument: There is none, or its field comes from another place.
+            InvalidArgument: There is none, or path or body set its field.
         """
-        known = self._known.get(name)
-        if known is not None:
-            return known
+        cached = self._cache.get(name)
+        if cached is not None:
+            return cached
         where = f"query parameter {name!r}"
         fields = self._names.resolve(self._descriptor, name)
         if name in SYSTEM or (fields is None and name.startswith("$")):
             raise invalid(name, f"is {'' if name in SYSTEM else 'not '}a system parameter", where)
         if self._body == "*":
-            raise invalid(name, "is not accepted: the whole request stands in the body", where)
+            raise invalid(name, "is not accepted: the body is the whole request", where)
         if fields is None:
             raise invalid(name, "is not a field of the request that a query can set", where)
         parameter = Parameter(fields)
@@ -150,15 +150,15 @@ class Parameters:
             other = self._chosen.get((parents, oneof), member)
             if other != member:
                 raise invalid(name, f"only one of {oneof!r} can be set, and {other!r} is part of the path", where)
-        if len(self._known) < _KNOWN:
-            self._known[name] = parameter
+        if len(self._cache) < _MAX_CACHED_NAMES:
+            self._cache[name] = parameter
         return parameter
 
     def offered(self) -> Iterator[tuple[str, tuple[FieldDescriptor, ...]]]:
-        """Yield every query parameter that always makes sense: its name, by JSON names if it can be, and its fields.
+        """Yield the query parameters that the document lists: the name, by JSON names if possible, and the fields.
 
-        A member of a oneof of which the body is another member can be sent only without a body, so it is not offered. A
-        recursive type is not entered again.
+        A member of a oneof of which the body is another member is left out: it can be sent only without a body. A
+        recursive type is not entered a second time.
         """
         if self._body == "*":
             return
@@ -182,15 +182,15 @@ class Parameters:
 
 
 class _Names:
-    """Finds fields by what a query calls them; keeps what it has found out about message types."""
+    """Index of fields by their names in a query, cached for each message type."""
 
     def __init__(self) -> None:
         self._types: dict[Descriptor, tuple[dict[str, FieldDescriptor], int]] = {}
 
     def resolve(self, descriptor: Descriptor, name: str) -> tuple[FieldDescriptor, ...] | None:
-        """Return the fields on the way to a leaf that text can set; None if there is no such way."""
+        """Return the fields on the way to a leaf that text can set; None if there is none."""
         parts = name.split(".")
-        return self._walk(descriptor, parts, 0, set()) if len(parts) <= _DEEP else None
+        return self._walk(descriptor, parts, 0, set()) if len(parts) <= _MAX_DEPTH else None
 
     def _walk(
         self, descriptor: Descriptor, parts: list[str], start: int, failed: set[tuple[Descriptor, int]]
@@ -213,7 +213,7 @@ class _Names:
         return None
 
     def _type(self, descriptor: Descriptor) -> tuple[dict[str, FieldDescriptor], int]:
-        """Return the fields of a message by their names, and how many parts the longest name has."""
+        """Return the fields of a message by their names, and the number of parts of the longest name."""
         found = self._types.get(descriptor)
         if found is None:
             names = json_names(descriptor)
@@ -226,13 +226,13 @@ class _Names:
 
 
 def invalid(field: str, text: str, where: str) -> InvalidArgument:
-    """Return the refusal of a value: which field, what is wrong, where it stands."""
+    """Return the error of a value, with the field, the fault and its place in the request."""
     return InvalidArgument(f"{where}: {text}", violations={field: text})
 
 
 def _by_proto_names(descriptor: Any, path: Sequence[str]) -> list[FieldDescriptor]:
     fields = []
-    for name in path:  # the contract was checked: a path names fields that text can set
+    for name in path:  # the loader has checked that path variables name fields that text can set
         fields.append(descriptor.fields_by_name[name])
         descriptor = fields[-1].message_type
     return fields
@@ -244,24 +244,24 @@ def _json_name(field: FieldDescriptor) -> str:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether two field paths are the same, or one lies in the message that the other names."""
+    """Whether two field paths are equal, or one is inside the message of the other."""
     return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
 
 
 def _leaves(
     descriptor: Any, above: tuple[FieldDescriptor, ...] = (), types: tuple[str, ...] = ()
 ) -> Iterator[tuple[FieldDescriptor, ...]]:
-    """Yield the way to every field that text can set."""
+    """Yield the path of fields to every field that text can set."""
     types = (*types, descriptor.full_name)
     for field in descriptor.fields:
-        way = (*above, field)
+        path = (*above, field)
         if text_setter(field) is not None:
-            yield way
+            yield path
         elif (
             not field.is_repeated
             and field.message_type is not None
             and field.message_type.full_name not in types
             and field.message_type.full_name not in WHOLE
-            and len(way) < _DEEPEST_OFFERED
+            and len(path) < _MAX_OFFERED_DEPTH
         ):
-            yield from _leaves(field.message_type, way, types)
+            yield from _leaves(field.message_type, path, types)

@@ -1,4 +1,4 @@
-"""What the edge refuses by itself, with the HTTP statuses that no gRPC code stands for."""
+"""Errors that the edge raises itself, with HTTP statuses that no gRPC code has."""
 
 from __future__ import annotations
 
@@ -10,56 +10,36 @@ from mesh.errors import Code, StatusError
 from mesh.message_size import Side, oversized
 
 if TYPE_CHECKING:
-    from mesh.edge.call import HttpCall
+    from mesh.edge.calls import HttpCall
 
 log = logging.getLogger("mesh.edge")
 
-__all__ = [
-    "STOPPING",
-    "not_found",
-    "refuse",
-    "sized",
-    "too_large",
-    "too_slow",
-    "unacceptable",
-    "unsupported_media",
-    "wrong_verb",
-]
+__all__ = ["STOPPING", "not_found", "translate_oversize", "unacceptable", "unsupported_media", "wrong_verb"]
 
 STOPPING = "the edge is stopping; try again"
 
 
-def refuse(call: HttpCall, status: int, code: Code, message: str) -> StatusError:
-    """Return the refusal with an HTTP status of its own."""
-    call.status = status
-    return StatusError.of(code, message)
-
-
 def not_found(call: HttpCall) -> StatusError:
-    """404: no route has this path."""
-    return refuse(call, 404, Code.NOT_FOUND, f"there is nothing at {call.path[:200]}")
+    """Return 404: no route has this path."""
+    return call.http_error(404, Code.NOT_FOUND, f"no route has the path {call.path[:200]}")
 
 
 def wrong_verb(call: HttpCall, allowed: Iterable[str]) -> StatusError:
-    """405 with ``Allow`` (RFC 9110, 15.5.6)."""
+    """Return 405 with ``Allow`` (RFC 9110, 15.5.6)."""
     text = ", ".join(allowed)
     call.headers.append((b"allow", text.encode()))
-    return refuse(call, 405, Code.UNIMPLEMENTED, f"{call.path[:200]} takes {text}, not {call.verb}")
+    return call.http_error(405, Code.UNIMPLEMENTED, f"{call.path[:200]} takes {text}, not {call.verb}")
 
 
-def too_large(call: HttpCall, limit: int, what: str = "the request body") -> StatusError:
-    """413."""
-    return refuse(call, 413, Code.OUT_OF_RANGE, f"{what} is larger than {limit} bytes")
+def translate_oversize(call: HttpCall, error: StatusError) -> StatusError:
+    """Return the error of an outbound call whose message is too large: 413 for a request, 500 for a response.
 
-
-def sized(call: HttpCall, error: StatusError) -> StatusError:
-    """Return the status of an onward call as HTTP has it: 413 for a request that is too large, 500 for a response.
-
-    RESOURCE_EXHAUSTED is 429, which asks the client to send the same request again; neither may be.
+    Its RESOURCE_EXHAUSTED would be 429, which invites the client to send the same request again. Other errors are
+    returned unchanged.
     """
     match oversized(error):
         case Side.REQUEST:
-            if not call.answered:
+            if not call.response_started:
                 call.status = 413
             return StatusError.of(Code.OUT_OF_RANGE, error.message, error.details).at(error.where)
         case Side.RESPONSE:
@@ -68,16 +48,11 @@ def sized(call: HttpCall, error: StatusError) -> StatusError:
     return error
 
 
-def too_slow(call: HttpCall) -> StatusError:
-    """408."""
-    return refuse(call, 408, Code.DEADLINE_EXCEEDED, "the request body did not come in time")
-
-
-def unsupported_media(call: HttpCall, what: str) -> StatusError:
-    """415."""
-    return refuse(call, 415, Code.INVALID_ARGUMENT, what)
+def unsupported_media(call: HttpCall, message: str) -> StatusError:
+    """Return 415."""
+    return call.http_error(415, Code.INVALID_ARGUMENT, message)
 
 
 def unacceptable(call: HttpCall, offered: Iterable[str]) -> StatusError:
-    """406."""
-    return refuse(call, 406, Code.INVALID_ARGUMENT, f"`accept` must allow {' or '.join(offered)}")
+    """Return 406."""
+    return call.http_error(406, Code.INVALID_ARGUMENT, f"`accept` must allow {' or '.join(offered)}")

@@ -1,14 +1,18 @@
-"""Hosts the functions of one service.
+"""Sidecar: hosts the functions of one service.
 
-One chain, one list, for every method:
-``trace → recover → deadline → authenticate → authorize → concurrency_limit → run → function``.
-What stands before ``concurrency_limit`` costs no place in it; what stands after ``recover`` may raise anything. Health
-and reflection pass only ``recover → deadline``. In place of the functions there may be a pool of worker processes
-(``mesh.sidecar.workers``), and nothing else changes.
+Decisions:
 
-A delivery (an event, a change, a tick) passes
-``trace → recover → deadline → linked → concurrency_limit → run → once → function``: it comes from this process, so
-there is nobody to authenticate, and the contract's trigger is the permission.
+- **One visible chain for every method**, outermost layer first:
+  ``trace → recover → deadline → authenticate → authorize → concurrency_limit → run → function``. A call that a layer
+  before ``concurrency_limit`` refuses takes no permit. Layers after ``recover`` may raise any exception. Health and
+  reflection pass only ``recover → deadline``.
+- **A delivery passes the same chain without authentication** (an event, a change, a tick):
+  ``trace → recover → deadline → linked → concurrency_limit → run → once → function``. It comes from this process, so
+  there is no caller to authenticate, and the contract's trigger is the permission.
+- **Worker processes replace the functions only.** A pool (``mesh.sidecar.workers``) takes their place; the rest of the
+  chain stays as it is.
+
+Refused: a sidecar does not know which service it hosts. All that differs between services is in its arguments.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,7 +26,7 @@ __all__ = ["ServiceContext", "Sidecar"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the server when a sidecar is made; worker processes do without."""
+    """Import the server at the first use of ``Sidecar``, because worker processes need only ``ServiceContext``."""
     if name != "Sidecar":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from mesh.sidecar.sidecar import Sidecar  # noqa: PLC0415 - see above

@@ -1,4 +1,4 @@
-"""What the sidecar gives to all functions of one service: the ``mesh.context.Service`` behind every ``Context``."""
+"""Service context: the ``mesh.context.Service`` behind every ``Context``, one for all functions of a service."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
     from mesh.context import Transaction
 
-__all__ = ["Database", "Publisher", "ServiceContext"]
+__all__ = ["EventPublisher", "ServiceContext", "TransactionSource"]
 
 StubT = TypeVar("StubT")
 
 
-class Database(Protocol):
-    """The service's database, as far as functions need it (``mesh.database.Database``)."""
+class TransactionSource(Protocol):
+    """The part of the service's database that functions use (``mesh.database.Database``)."""
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Begin a transaction."""
 
 
-class Publisher(Protocol):
-    """Where events go that belong to no transaction (``mesh.events.publish.publisher.Publisher``)."""
+class EventPublisher(Protocol):
+    """Publishes events that belong to no transaction (``mesh.events.publish.publisher.Publisher``)."""
 
     async def publish(self, message: Message) -> None:
-        """Publish an event; returns when the broker has it durably."""
+        """Publish an event; returns when the broker has stored it durably."""
 
 
 class ServiceContext:
-    """One service of the mesh, as its functions see it.
+    """One service, as its functions see it.
 
     Args:
         name: Its name in mesh.toml.
@@ -46,7 +46,7 @@ class ServiceContext:
         blocking: The channel for ``def`` functions, shaped like ``grpc.Channel``.
         database: Its database, or None.
         settings: ``[services.NAME.settings]``.
-        publisher: Where its events go, or None when it publishes none.
+        publisher: Publishes its events; None for a service without events.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class ServiceContext:
         *,
         channel: Any,
         blocking: Any,
-        database: Database | None = None,
+        database: TransactionSource | None = None,
         settings: Mapping[str, Any] = MappingProxyType({}),
-        publisher: Publisher | None = None,
+        publisher: EventPublisher | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -68,12 +68,12 @@ class ServiceContext:
         self._blocking = blocking
         self._stubs: dict[type, Any] = {}
         self._blocking_stubs: dict[type, Any] = {}
-        self._loop = asyncio._get_running_loop()  # noqa: SLF001 - None where nothing is hosted
+        self._loop = asyncio._get_running_loop()  # noqa: SLF001 - None if no event loop runs here
 
     def stub(self, stub_class: type[StubT]) -> StubT:
-        """Return the shared stub: one to await on the service's event loop, one that blocks anywhere else.
+        """Return the shared stub: an awaitable one on the service's event loop, a blocking one anywhere else.
 
-        A ``def`` function may run an event loop of its own (``asyncio.run``); calls block that as any other function.
+        A ``def`` function may run an event loop of its own (``asyncio.run``). There the stub blocks too.
         """
         running = asyncio._get_running_loop()  # noqa: SLF001 - get_running_loop without the exception
         if running is None or (self._loop is not None and running is not self._loop):
@@ -89,7 +89,7 @@ class ServiceContext:
         """Begin a transaction on the service's database.
 
         Raises:
-            FailedPrecondition: It has none.
+            FailedPrecondition: The service has no database.
         """
         if self._database is None:
             raise FailedPrecondition(
@@ -98,17 +98,17 @@ class ServiceContext:
         call = current.get()
         if call is None or call.delivery is None:
             return self._database.transaction()
-        from mesh.events.consume.inbox import guarded  # noqa: PLC0415 - SQLAlchemy, which only who has a database loads
+        from mesh.events.consume.inbox import guarded  # noqa: PLC0415 - imports SQLAlchemy, for services with a database only
 
         return guarded(self._database.transaction())
 
     async def publish(self, event: Message) -> None:
-        """Publish an event; returns when the broker has it durably.
+        """Publish an event; returns when the broker has stored it durably.
 
         Raises:
             FailedPrecondition: The contract does not let this service publish it.
-            InvalidArgument: It is too large.
-            Unavailable: The broker is away, or did not answer; then it may have the event all the same.
+            InvalidArgument: The event is too large.
+            Unavailable: The broker cannot be reached, or did not respond; then it may have the event all the same.
             ResourceExhausted: The broker is full.
         """
         if self._publisher is None:

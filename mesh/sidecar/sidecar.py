@@ -1,13 +1,14 @@
-"""The sidecar: hosts the functions of one service of mesh.toml and answers gRPC for them."""
+"""Sidecar server: hosts the functions of one service and serves gRPC for them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from opentelemetry.trace import get_tracer
 
+from mesh.asgi import Receive, Scope, Send
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.events.consume.delivery_call import linked, once
 from mesh.layers.deadline import deadline
@@ -16,7 +17,6 @@ from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.caller_disconnect import CallerDisconnectWatcher
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
-from mesh.rpc.server.inbound_call import Receive, Send
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.rpc.server.reflection_service import Reflection
 from mesh.text import text_of
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Sidecar"]
 
 
-class Hosted(Protocol):
-    """What answers the calls: ``mesh.function.Functions``, or a pool of workers that have them."""
+class FunctionHost(Protocol):
+    """Handlers of a service's methods: ``mesh.function.Functions``, or a pool of workers."""
 
     @property
     def startup(self) -> Callable[[ServiceContext], Awaitable[None]] | None:
@@ -52,29 +52,29 @@ class Sidecar:
     Args:
         contract: The contract.
         serves: Full names of the services of the contract that it hosts.
-        functions: Their functions, or the workers that have them.
-        service: What functions see of their service; also what the module's hooks get.
+        functions: Their functions, or the workers that host them.
+        service: The service as functions see it; also the argument of the module's hooks.
         trace: The layer that records spans and metrics.
-        authenticate: The layer that finds out who calls.
-        authorize: The layer that decides whether they may.
-        concurrency_limit: The layer that bounds the calls in flight.
+        authenticate: The layer that verifies the caller and the user.
+        authorize: The layer that decides whether they may call the method.
+        concurrency_limit: The layer that bounds the calls in progress.
         listen: ``host:port``; port 0 picks a free one.
         fd: A listening socket to adopt instead.
         max_message: Largest request message, bytes.
-        drain: Seconds that ``stop`` waits for what is in flight.
-        threads: Where ``def`` functions run; None: in threads.
+        drain: Seconds that ``stop`` waits for calls in progress.
+        threads: Where ``def`` functions run; None: in threads of its own.
 
     Attributes:
         app: The gRPC server behind the listener.
-        health: What it reports of itself.
-        deliveries: What answers the deliveries of each method that has a trigger (``mesh.events.consume.delivery``).
+        health: Its health service.
+        deliveries: Path → handler of deliveries, for each method that has a trigger (``mesh.events.consume.delivery``).
     """
 
     def __init__(
         self,
         contract: Contract,
         serves: Sequence[str],
-        functions: Hosted,
+        functions: FunctionHost,
         service: ServiceContext,
         *,
         trace: Layer,
@@ -126,19 +126,19 @@ class Sidecar:
         return address
 
     async def stop(self, *others: Awaitable[object]) -> None:
-        """Report NOT_SERVING, stop accepting, finish what is in flight, run the module's ``shutdown``.
+        """Report NOT_SERVING, stop accepting, finish the calls in progress, run the module's ``shutdown``.
 
         Args:
-            others: What else ends before ``shutdown``, at the same time as the calls: deliveries.
+            others: Awaited before ``shutdown``, at the same time as the calls: the ends of deliveries.
         """
         self.health.drain()
         await asyncio.gather(self._listener.stop(), *others)
         await self._shutdown()
 
-    async def asgi(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serve under another ASGI server, which listens in place of ``start`` and ``stop`` (docs/servers.md).
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve calls under another ASGI server, which replaces ``start`` and ``stop`` (docs/servers.md).
 
-        Calls only: deliveries are begun by whoever made the sidecar (``mesh.control.component.assembly``), not here.
+        ``mesh.control.component.assembly`` starts the deliveries, not this method.
         """
         if scope["type"] != "lifespan":
             await self._watched(scope, receive, send)
@@ -146,7 +146,7 @@ class Sidecar:
         await receive()
         try:
             await self._startup()
-        except Exception as error:  # noqa: BLE001 - the server ends, and says why
+        except Exception as error:  # noqa: BLE001 - the server ends and logs the message
             await send({"type": "lifespan.startup.failed", "message": f"startup failed: {text_of(error)}"})
             return
         self.health.serving()
@@ -162,7 +162,7 @@ class Sidecar:
 
     async def _startup(self) -> None:
         if self._functions.startup is not None:
-            with get_tracer("mesh.sidecar").start_as_current_span("startup"):  # what the hook does is one trace
+            with get_tracer("mesh.sidecar").start_as_current_span("startup"):  # the spans of the hook form one trace
                 await self._functions.startup(self._service)
 
     async def _shutdown(self) -> None:
@@ -174,7 +174,7 @@ class Sidecar:
 
 
 async def run(call: Call, next: Handler) -> None:
-    """The runner: say which call it is to everything that runs for it."""
+    """Set the current call for everything that runs for it."""
     token = current.set(call)
     try:
         await next(call)

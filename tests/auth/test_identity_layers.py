@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pool, empty_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from test_user_tokens import KEY, Issuer, jwk, token, verifier
 
-from mesh.auth import Declarations, PeerVerifier, Signer, authenticate, authorize, identify, key_files
+from mesh.auth import CallDeclarations, PeerVerifier, Signer, authenticate, authorize, identify, key_files
 from mesh.call import Call, Identity, Metadata, chain, current
 from mesh.contract.model import Access, Contract, GrpcService, Method
 from mesh.errors import PermissionDenied, StatusError, Unauthenticated
@@ -166,7 +166,9 @@ async def test_without_auth_in_the_manifest_no_token_is_accepted():
 async def test_an_onward_call_says_who_calls_and_for_whom(tmp_path: Path, mesh_contract: Contract):
     key_files.ensure(tmp_path, ["registration"])
     outbound = chain(
-        identify(Signer("registration", key_files.load(tmp_path, "registration")), Declarations(mesh_contract, SERVES)),
+        identify(
+            Signer("registration", key_files.load(tmp_path, "registration")), CallDeclarations(mesh_contract, SERVES)
+        ),
         nothing,
     )
     answered = Call(method("reg.Reg", "Get", Access.PUBLIC), Metadata.from_wire([(b"authorization", b"Bearer user")]))
@@ -198,7 +200,7 @@ async def test_an_undeclared_call_does_not_leave(tmp_path: Path, mesh_contract: 
     async def network(call: Call) -> None:
         sent.append(call)
 
-    layer = identify(Signer("audit", key_files.load(tmp_path, "audit")), Declarations(mesh_contract, SERVES))
+    layer = identify(Signer("audit", key_files.load(tmp_path, "audit")), CallDeclarations(mesh_contract, SERVES))
     with pytest.raises(PermissionDenied, match=r"audit calls log\.Log without declaring it"):
         await chain(layer, network)(Call(PUBLIC, Metadata()))
     assert not sent

@@ -62,7 +62,8 @@ def test_each_holds_its_own_private_key_and_everyones_public_ones(tmp_path: Path
 def test_several_processes_make_one_pair(tmp_path: Path):
     folder = tmp_path / "identity"
     code = (
-        "import sys; from pathlib import Path; from mesh.auth import keys; keys.ensure(Path(sys.argv[1]), ['a', 'b'])"
+        "import sys; from pathlib import Path; from mesh.auth import key_files; "
+        "key_files.ensure(Path(sys.argv[1]), ['a', 'b'])"
     )
     running = [subprocess.Popen([sys.executable, "-c", code, str(folder)]) for _ in range(4)]
     assert [process.wait() for process in running] == [0] * 4

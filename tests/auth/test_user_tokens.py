@@ -17,7 +17,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.api_jws import PyJWS
 
 from mesh.auth import TokenVerifier, fetch_url, jwks
-from mesh.auth.verified_cache import Cache
+from mesh.auth.verified_cache import VerifiedCache
 from mesh.call import current
 from mesh.errors import Unauthenticated, Unavailable
 
@@ -292,7 +292,7 @@ async def test_keys_are_fetched_from_a_url():
 
 
 def test_the_cache_forgets_the_least_recently_used():
-    cache: Cache[int] = Cache(2)
+    cache: VerifiedCache[int] = VerifiedCache(2)
     cache.put(b"a", 1, 10)
     cache.put(b"b", 2, 10)
     assert cache.get(b"a", 0) == 1
@@ -303,12 +303,12 @@ def test_the_cache_forgets_the_least_recently_used():
 
 
 async def test_an_issuer_that_hangs_stalls_nobody_whose_key_is_known(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jwks, "PATIENCE", 0.01)
+    monkeypatch.setattr(jwks, "REFRESH_TIMEOUT", 0.01)
     issuer, clock = Issuer(jwk(KEY)), Clock()
     tokens = verifier(issuer, clock=clock, monotonic=clock)
     await tokens.verify(token())
     issuer.release.clear()
-    clock.now += jwks.FRESH + 1
+    clock.now += jwks.REFRESH_INTERVAL + 1
     text = token(exp=int(clock.now) + 60)
     async with asyncio.timeout(2):
         assert (await tokens.verify(text)).subject == "u1"

@@ -14,8 +14,8 @@ from mesh.config.api_document import (  # fmt: skip
     DEFAULT,
     HTTP_1,
     HTTP_2,
+    NO_OVERRIDES,
     REST,
-    UNSAID,
     DocumentError,
     HttpRoute,
     Overrides,
@@ -107,14 +107,14 @@ def test_every_resource_has_a_template_with_its_parameters(parts: list[str]) -> 
             {"swagger": "2.0", "paths": {"/a/*": {"get": {}}}},
             "paths /a/*: '*' is no wildcard in a path; write {proxy+}",
         ),
-        ({"swagger": "2.0", "paths": {"/{a+}/b": {"get": {}}}}, "{a+} takes the rest of the path"),
-        ({"swagger": "2.0", "paths": {"/{a}/{a}": {"get": {}}}}, "{a} is there twice"),
+        ({"swagger": "2.0", "paths": {"/{a+}/b": {"get": {}}}}, "{a+} matches the rest of the path"),
+        ({"swagger": "2.0", "paths": {"/{a}/{a}": {"get": {}}}}, "{a} occurs twice"),
         ({"swagger": "2.0", "basePath": 7, "paths": ONE}, "basePath: expected a path such as /v1, got 7"),
         ({"openapi": "3", "servers": [{"url": "https://x/{stage}"}], "paths": ONE}, "servers[0].url: expected a path"),
         ({"swagger": "2.0", "paths": {"/a": {"get": None}}}, "paths /a get: expected an operation"),
         (
             {"swagger": "2.0", "paths": {"/a/{id}": {"get": {"parameters": [{"name": "user", "in": "path"}]}}}},
-            "paths /a/{id} get: parameter 'user' is said to be in the path, which has: id",
+            "paths /a/{id} get: parameter 'user' is declared in the path, which has: id",
         ),
         (
             {
@@ -122,7 +122,7 @@ def test_every_resource_has_a_template_with_its_parameters(parts: list[str]) -> 
                 "paths": {"/a": {"get": {}, "parameters": [{"$ref": "#/components/parameters/u~1v"}]}},
                 "components": {"parameters": {"u/v": {"name": "id", "in": "path"}}},
             },
-            "paths /a: parameter 'id' is said to be in the path, which has: none",
+            "paths /a: parameter 'id' is declared in the path, which has: none",
         ),
     ],
 )
@@ -181,7 +181,7 @@ def integrated(kind: str, **more: Any) -> Any:
     return {"post": {"x-amazon-apigateway-integration": {"type": kind, **more}}}
 
 
-def events_of(paths: Any, overrides: Overrides = UNSAID) -> list[str]:
+def events_of(paths: Any, overrides: Overrides = NO_OVERRIDES) -> list[str]:
     return [route.event for route in of_openapi({"openapi": "3.0.1", "paths": paths}, overrides)]
 
 
@@ -259,11 +259,11 @@ MAPPED = {"application/json": '{"id": "$input.params(\'id\')"}'}
     [
         (
             {"/a": integrated("aws", requestTemplates=MAPPED)},
-            "paths /a post: mapping templates are not run here; take them out",
+            "paths /a post: the mesh does not run mapping templates; remove them",
         ),
         (
             {"/a": integrated("aws", responses={"4..": {"responseTemplates": {"application/json": "$util.x"}}})},
-            "paths /a post: mapping templates are not run here",
+            "paths /a post: the mesh does not run mapping templates",
         ),
         (
             {"/a": integrated("aws_proxy", payloadFormatVersion="3.0")},
@@ -275,7 +275,7 @@ MAPPED = {"application/json": '{"id": "$input.params(\'id\')"}'}
                 "/b": integrated("aws_proxy", payloadFormatVersion="1.0"),
                 "/c": {"get": {}},
             },
-            "paths /c get: others have payloadFormatVersion 1.0 and 2.0, so say which this one has",
+            "paths /c get: other operations have payloadFormatVersion 1.0 and 2.0; set it here too",
         ),
     ],
 )

@@ -118,7 +118,9 @@ def test_mesh_toml_says_the_integration_before_the_document_does(tmp_path: Path)
     toml = '[services.a]\nlambda = "m:h"\nopenapi = "a.json"'
     with pytest.raises(Faults) as caught:
         read(tmp_path, toml, {"a.json": document})
-    assert f"[services.a] openapi: {tmp_path}/a.json: paths /a get: mapping templates are not run" in str(caught.value)
+    assert f"[services.a] openapi: {tmp_path}/a.json: paths /a get: the mesh does not run mapping templates" in str(
+        caught.value
+    )
     for said, event in (("proxy", REST), ("event", BODY)):
         assert read(tmp_path, f'{toml}\nintegration = "{said}"').lambdas["a"].routes[0].event == event
     del mapped["requestTemplates"]
@@ -128,15 +130,15 @@ def test_mesh_toml_says_the_integration_before_the_document_does(tmp_path: Path)
 @pytest.mark.parametrize(
     ("entries", "keys", "faults"),
     [
-        ([{"schedule": "rate(1 hour)"}], "", ["events[1].schedule: schedules stand in mesh.toml"]),
+        ([{"schedule": "rate(1 hour)"}], "", ["events[1].schedule: schedules belong in mesh.toml"]),
         ([{"schedule": "rate(1 hour)"}], 'schedule = "@hourly"', []),
         ([{"sqs": "q"}, {"s3": "b"}], "", ["events[1].sqs: ", "events[2].s3: "]),
         ([{"sqs": "q"}], 'subscribes = ["shop.v1.Sold"]', []),
-        ([{"httpApi": {"path": "*", "authorizer": "aws_iam"}}], "", ["events[1].httpApi.authorizer: who may call"]),
+        ([{"httpApi": {"path": "*", "authorizer": "aws_iam"}}], "", ["events[1].httpApi.authorizer: access belongs"]),
         ([{"httpApi": {"path": "*", "authorizer": "aws_iam"}}], 'access = "public"', []),
-        ([{"http": {"path": "b", "cors": True}}], "", ["events[1].http.cors: the edge answers"]),
+        ([{"http": {"path": "b", "cors": True}}], "", ["events[1].http.cors: CORS belongs"]),
         ([{"http": {"path": "b", "cors": True}}], '[edge]\ncors = ["https://a.example"]', []),
-        ([{"websocket": "$connect"}], "", ["events[1].websocket: nothing here"]),
+        ([{"websocket": "$connect"}], "", ["events[1].websocket: the mesh does not"]),
     ],
 )
 def test_what_a_list_of_events_asks_for_is_said_in_mesh_toml_or_refused(
@@ -166,20 +168,20 @@ TWO = {
     [
         ('lambda = "handler"', {}, "[services.a] lambda: expected module:handler, such as services.hello"),
         ('lambda = "../app.main"', {}, "or folder/file.handler as on AWS, got '../app.main'"),
-        ('openapi = "a.json"', {}, '[services.a] openapi: this is for Lambda functions: say lambda = "module:handler"'),
-        ('module = "m"\nserves = ["x"]\ntimeout = "9s"', {}, "[services.a] timeout: this is for Lambda functions"),
+        ('openapi = "a.json"', {}, "[services.a] openapi: this key is for Lambda functions: set lambda"),
+        ('module = "m"\nserves = ["x"]\ntimeout = "9s"', {}, "[services.a] timeout: this key is for Lambda functions"),
         ('events = "a.json"', {"a.json": EVENTS}, "[services.a] lambda: expected module:handler"),
         ('lambda = "m:h"\nopenapi = "a.json"', {}, "a.json: no such file or directory"),
         ('lambda = "m:h"\nopenapi = "a.yaml"', {"a.yaml": "openapi: 3.0.1"}, "a.yaml: not JSON: "),
         ('lambda = "m:h"\nopenapi = "a.yaml"', {"a.yaml": "openapi: 3.0.1"}, "convert it from YAML"),
         ('lambda = "m:h"\nopenapi = "a.json"', {"a.json": {}}, "a.json: expected a Swagger 2.0 or OpenAPI 3"),
-        ('lambda = "m:h"\nopenapi = "a.json"\nevents = "b.json"', {"a.json": API}, "the routes stand in openapi"),
+        ('lambda = "m:h"\nopenapi = "a.json"\nevents = "b.json"', {"a.json": API}, "openapi has the routes already"),
         ('lambda = "m:h"\ntimeout = "0s"', {}, "timeout: must be more than 0 and at most 900s, not 0s"),
         ('lambda = "m:h"\ntimeout = "1h"', {}, "at most 900s, not 3600s"),
         ('lambda = "m:h"\nschedule = "rate(5 minutes)"', {}, "[services.a] schedule: 'rate(5 minutes)' is AWS's"),
         ('lambda = "m:h"\nschedule = "@every 1.5s"', {}, "an interval is whole seconds; write 1s or 2s"),
         ('lambda = "m:h"\nroles = ["x"]', {}, 'roles narrow access = "authenticated"'),
-        ('lambda = "m:h"\naccess = "internal"\nevents = "b.json"', {"b.json": EVENTS}, "never reached through"),
+        ('lambda = "m:h"\naccess = "internal"\nevents = "b.json"', {"b.json": EVENTS}, "never routes to an internal"),
         ('lambda = "m:h"\nenvironment = { "a b" = "x" }', {}, "'a b' is no name of an environment variable"),
         ('lambda = "m:h"\nintegration = "http"', {}, "invalid enum value 'http'; expected 'proxy' or 'event'"),
         ('lambda = "m:h"\npayload = "3.0"', {}, "payload: invalid enum value '3.0'; expected '1.0' or '2.0'"),

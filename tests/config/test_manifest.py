@@ -201,16 +201,16 @@ class TestWorkers:
         (BASE + "listen = 'here'", {}, "mesh.toml [services.log-in] listen: expected host:port, got 'here'"),
         (BASE + "listen = 'h:99999'", {}, "expected host:port, got 'h:99999'"),
         (BASE + "listen = ':80'", {}, "expected host:port, got ':80'; every interface is \"*:80\""),
-        (BASE + "address = ['*:80']", {}, "address: '*:80' can be listened at and not be connected to; name a host"),
-        (BASE + "address = ['a:0']", {}, "address: 'a:0' can be listened at and not be connected to; name the port"),
+        (BASE + "address = ['*:80']", {}, "address: '*:80' is an address to listen at, not to connect to; name a host"),
+        (BASE + "address = ['a:0']", {}, "address: 'a:0' is an address to listen at, not to connect to; name the port"),
         (BASE, {"MESH_SERVICES_LOG_IN_ADDRESS": "fd00::5"}, "an IPv6 address stands in brackets"),
         (BASE, {"MESH_PROTOS": '["a", b]'}, "environment variable MESH_PROTOS: expected array, got str"),
         (
             "[services.a-b]\nmodule = 'x'\nserves = ['x']\n[services.a_b]\nmodule = 'x'\nserves = ['y']",
             {},
-            "mesh.toml [services.a_b]: its variables would be those of 'a-b'; use another name",
+            "mesh.toml [services.a_b]: its environment variables would be those of 'a-b'; use another name",
         ),
-        ('state = "a\\u0000b"', {}, "mesh.toml state: no path holds a NUL, as 'a\\x00b' does"),
+        ('state = "a\\u0000b"', {}, "mesh.toml state: a path cannot contain NUL, as 'a\\x00b' does"),
         (
             BASE + 'database = "sqlite:///a\\u0000b"',
             {},
@@ -254,8 +254,8 @@ class TestWorkers:
         ("[edge.cors]\norigins = ['*']\nexpose = ['X-A']", {}, "expected the name of a header in lower case"),
         ("[edge]\nmetadata = ['X-Tenant']", {}, "the name of a header in lower case, got 'X-Tenant'"),
         ("[edge]\nmetadata = ['te']", {}, "[edge] metadata: 'te' belongs to the connection"),
-        ("[edge]\nmetadata = ['grpc-timeout']", {}, "'grpc-timeout' is the mesh's own"),
-        ("[edge]\nmetadata = ['mesh-identity']", {}, "'mesh-identity' is the mesh's own"),
+        ("[edge]\nmetadata = ['grpc-timeout']", {}, "'grpc-timeout' is reserved for the mesh"),
+        ("[edge]\nmetadata = ['mesh-identity']", {}, "'mesh-identity' is reserved for the mesh"),
         ("[edge]\nmetadata = ['authorization']", {}, "'authorization' is forwarded by the mesh itself"),
         ("[edge]\nmetadata = [':path']", {}, "the name of a header in lower case, got ':path'"),
         ("[edge]\ntrusted_proxies = ['10.0.0.0/99']", {}, "[edge] trusted_proxies: expected an address or a network"),
@@ -271,13 +271,13 @@ class TestWorkers:
         (
             "[edge]\ntimeout = '0s'",
             {},
-            "[edge] timeout: '0s' would end everything at once; for no limit write \"none\"",
+            "[edge] timeout: '0s' would end every call at once; for no limit write \"none\"",
         ),
         ("[edge]\ntimeout = '-1s'", {}, 'expected a duration such as "250ms", "60s" or "5m", or "none", got \'-1s\''),
         ("[edge]\ntimeout = 0", {}, 'or "none", got 0'),
         ("[edge]\ntimeout = '40000d'", {}, "expected a duration of at most 100 years, or \"none\", got '40000d'"),
         ("[edge]\ntimeout = 'None'", {}, "or \"none\", got 'None'"),
-        ("[edge]", {"MESH_EDGE_TIMEOUT": "0ms"}, "environment variable MESH_EDGE_TIMEOUT: '0ms' would end everything"),
+        ("[edge]", {"MESH_EDGE_TIMEOUT": "0ms"}, "environment variable MESH_EDGE_TIMEOUT: '0ms' would end every call"),
         (BASE + "drain = '-1s'", {}, 'expected a duration such as "250ms", "60s" or "5m", got \'-1s\''),
         (BASE + "drain = '36501d'", {}, "drain: expected a duration of at most 100 years, got '36501d'"),
         (BASE + f"drain = '{'9' * 400}d'", {}, "expected a duration of at most 100 years, got '999"),
@@ -314,7 +314,7 @@ def test_faults_of_several_services_come_together(tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(Faults, match="no such file or directory; say where it is with --file"):
+    with pytest.raises(Faults, match="no such file or directory; name its path with --file"):
         load(tmp_path / "mesh.toml", {})
 
 
@@ -351,7 +351,7 @@ def test_no_fault_of_a_database_shows_its_password(tmp_path: Path, nul: str) -> 
         ("broker = 'http://a'", "mesh.toml broker: expected nats://HOST:PORT or tls://HOST:PORT"),
         ("broker = 'nats://user:secret@'", "mesh.toml broker: expected nats://HOST:PORT"),
         ("[events]\nuser = 'a'", "mesh.toml [events] user: user and password belong together"),
-        ("[events]\ntoken = 'a'\nnkey = 'b'", "mesh.toml [events] nkey: token and nkey: the broker takes one proof"),
+        ("[events]\ntoken = 'a'\nnkey = 'b'", "mesh.toml [events] nkey: token and nkey: the broker accepts one"),
         ("[events]\nreplicas = 2", "mesh.toml [events] replicas: must be 1, 3 or 5, not 2"),
         ("[events]\nlisten = 'x'", "mesh.toml [events] listen: expected host:port, got 'x'"),
         ("[events]\nmax_byte = 5", "did you mean 'max_bytes'?"),

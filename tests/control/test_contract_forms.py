@@ -219,8 +219,8 @@ REFUSED = {
             "protos/b/b.proto": 'syntax = "proto3";\n',
         },
         {},
-        "protos/a/v1/a.proto:3: the import 'protos/b/b.proto' is in no import root; write import 'b/b.proto', as names begin "
-        "below the import root",
+        "protos/a/v1/a.proto:3: the import 'protos/b/b.proto' is in no import root; write import 'b/b.proto': the name is "
+        "relative to the import root",
     ),
     "a file under two names": (
         {

@@ -39,7 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from mesh.database import Database, DatabaseError
-from mesh.database.transaction import only_reads
+from mesh.database.transaction import is_read_only
 from mesh.database_url import parse, sqlite_url
 from mesh.errors import Aborted, FailedPrecondition, Unavailable
 
@@ -98,7 +98,7 @@ async def locked(
     tmp_path: Path, migrations: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Database, sqlite3.Connection]]:
     """A SQLite database that waits briefly, and another connection that holds its write lock."""
-    monkeypatch.setattr("mesh.database.database.WAIT", 0.1)
+    monkeypatch.setattr("mesh.database.database.WAIT_TIMEOUT", 0.1)
     file = tmp_path / "x.db"
     database = Database(f"sqlite:///{file}", migrations=migrations, name="x")
     await database.start()
@@ -314,7 +314,7 @@ async def test_nothing_is_done_outside_a_transaction(locked: tuple[Database, sql
     ids=str,
 )
 def test_what_only_reads(statement: Executable, reads: bool):  # noqa: FBT001 - pytest gives it by name
-    assert only_reads(statement) is reads
+    assert is_read_only(statement) is reads
 
 
 async def test_a_violated_constraint_is_the_functions_to_understand(database: Database):
@@ -435,7 +435,7 @@ async def test_versions_are_left_alone_when_a_start_shall_not_migrate(
     [
         ("ValueError('no such luck')", "ValueError: no such luck"),
         ("SystemExit('no such luck')", "EscapedError: SystemExit was raised, which is no Exception: no such luck"),
-        ("__import__('asyncio').CancelledError", "OwnCancellationError: it was cancelled, and not by the mesh"),
+        ("__import__('asyncio').CancelledError", "OwnCancellationError: cancelled, but not by the mesh"),
         ("op.execute('nonsense')", ".*nonsense.*"),
     ],
 )

@@ -82,7 +82,7 @@ async def test_services_that_share_a_database_have_a_schema_each(new_postgres: C
             await tx.execute(text("INSERT INTO items VALUES (1)"))
         async with second.transaction() as tx:
             assert (await tx.execute(text("SELECT count(*) FROM items"))).scalar_one() == 0
-        mine, yours, again = first.sole("relay"), second.sole("relay"), first.sole("relay")
+        mine, yours, again = first.leader_lock("relay"), second.leader_lock("relay"), first.leader_lock("relay")
         async with asyncio.timeout(20):
             await mine.acquire()
             await yours.acquire()

@@ -20,9 +20,9 @@ from mesh.auth import TokenVerifier, authenticate
 from mesh.call import Call, Handler, Identity
 from mesh.config.manifest import EdgeConfig
 from mesh.contract.model import Contract
-from mesh.edge import Door, Edge
-from mesh.edge.call import UpstreamCall
-from mesh.edge.layers.stack import OPEN
+from mesh.edge import Edge, OptionalLayers
+from mesh.edge.calls import UpstreamCall
+from mesh.edge.layers.stack import NO_LAYERS
 from mesh.errors import Code as StatusCode
 from mesh.errors import (
     FailedPrecondition,
@@ -211,7 +211,9 @@ class Reply:
 
 
 @asynccontextmanager
-async def open_edge(contract: Contract, door: Door = OPEN, listen: Any = Served) -> AsyncIterator[Running]:
+async def open_edge(
+    contract: Contract, layers: OptionalLayers = NO_LAYERS, listen: Any = Served
+) -> AsyncIterator[Running]:
     """An edge in front of the library; bodies up to 10,000 bytes, 5 s a request, 4 at once and none waiting."""
     seen: list[Any] = []
     ended = asyncio.Event()
@@ -229,7 +231,7 @@ async def open_edge(contract: Contract, door: Door = OPEN, listen: Any = Served)
     edge = Edge(
         contract, handler=library, trace=trace, authenticate=authenticate(Tokens(), None),
         concurrency_limit=concurrency_limit,
-        max_body=10_000, timeout=5.0, listen=listen, door=door,
+        max_body=10_000, timeout=5.0, listen=listen, layers=layers,
     )  # fmt: skip
     address = await edge.start()
     try:
@@ -266,7 +268,7 @@ def opened(contract: Contract) -> Callable[..., AbstractAsyncContextManager[Runn
     """Opens an edge whose ``[edge]`` table has the given keys, on the listener that a user has."""
 
     def of(**table: Any) -> AbstractAsyncContextManager[Running]:
-        door = Door.of(convert(table, EdgeConfig, dec_hook=lambda kind, value: kind.parse(value)))
-        return open_edge(contract, door, lambda app: Listener(app, "127.0.0.1:0", grpc=False, drain=5))
+        layers = OptionalLayers.of(convert(table, EdgeConfig, dec_hook=lambda kind, value: kind.parse(value)))
+        return open_edge(contract, layers, lambda app: Listener(app, "127.0.0.1:0", grpc=False, drain=5))
 
     return of

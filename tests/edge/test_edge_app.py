@@ -11,7 +11,7 @@ import struct
 import pytest
 
 from mesh.contract.model import Access
-from mesh.edge.call import HttpCall
+from mesh.edge.calls import HttpCall
 from mesh.errors import Code, http_status
 
 BEARER = "Bearer "

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.call import Metadata
-from mesh.edge.call import Origin
+from mesh.edge.calls import Origin
 from mesh.edge.layers.forwarded import host_of, origin_of
 
 TRUSTED = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
@@ -97,7 +97,7 @@ async def test_the_call_knows_its_client(opened):
         (call,) = edge.seen
         assert (call.client, call.address, call.scheme) == ("1.2.3.4", "1.2.3.4", "https")
         assert call.authority == "shop.example"
-        assert call.connected == "127.0.0.1"
+        assert call.peer_address == "127.0.0.1"
 
 
 async def test_nobody_is_believed_who_is_not_named(opened):

@@ -13,7 +13,7 @@ import uvloop
 from msgspec import convert
 
 from mesh.config.manifest import EdgeConfig
-from mesh.edge import Door
+from mesh.edge import OptionalLayers
 from mesh.edge.app import EdgeApp
 from mesh.layers.concurrency import ConcurrencyLimit
 
@@ -96,7 +96,7 @@ def app(contract):
     return EdgeApp(
         contract, handler=answer, trace=through, authenticate=through,
         concurrency_limit=ConcurrencyLimit(10, 10), max_body=20_000, timeout=5,
-        door=Door.of(table),
+        layers=OptionalLayers.of(table),
     )  # fmt: skip
 
 

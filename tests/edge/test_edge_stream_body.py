@@ -213,7 +213,7 @@ def test_gunzip_in_any_pieces(data, sizes):
         if at >= len(packed):
             break
         for piece in unpacker.feed(packed[at : at + size]):
-            assert len(piece) <= content_coding.PIECE
+            assert len(piece) <= content_coding.PIECE_SIZE
             out.append(piece)
         at += size
     unpacker.end()

@@ -102,4 +102,4 @@ def test_accept(accept, chosen):
 @given(st.binary(max_size=80))
 def test_no_header_breaks_it(value):
     negotiation.choose(value, (Form.JSON, Form.LINES, Form.EVENTS))
-    negotiation.coding(value, ("zstd", "gzip"))
+    negotiation.content_coding(value, ("zstd", "gzip"))

@@ -22,7 +22,7 @@ from mesh.config import manifest
 from mesh.config.manifest import EdgeConfig
 from mesh.contract import loader, protoc
 from mesh.contract.model import Contract
-from mesh.edge import Door, EdgeApp
+from mesh.edge import EdgeApp, OptionalLayers
 from mesh.errors import FailedPrecondition, NotFound
 from mesh.lambdas import json_value
 from mesh.lambdas.service_descriptor import extend
@@ -72,9 +72,9 @@ async def open_layer(call: Call, next: Handler) -> None:
 
 def app_of(contract: Contract, handler: Handler, **table: Any) -> EdgeApp:
     table = {"cors": [PAGE], "rate_limit": {"per_client": "1/h burst 100"}, **table}
-    door = Door.of(convert(table, EdgeConfig, dec_hook=lambda kind, value: kind.parse(value)))
+    layers = OptionalLayers.of(convert(table, EdgeConfig, dec_hook=lambda kind, value: kind.parse(value)))
     return EdgeApp(
-        contract, handler=handler, trace=trace, authenticate=open_layer, max_body=10_000, timeout=5, door=door,
+        contract, handler=handler, trace=trace, authenticate=open_layer, max_body=10_000, timeout=5, layers=layers,
         concurrency_limit=ConcurrencyLimit(10, 10),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.edge.layers.rate_limit import Buckets, client_limit
+from mesh.edge.layers.rate_limit import Buckets, client_rate_limit
 
 BEARER = "Bearer "
 
@@ -60,7 +60,7 @@ def test_no_window_lets_more_through_than_burst_and_rate(rate, burst, gaps):
 
 
 def test_keys_do_not_touch_each_other_and_are_bounded():
-    buckets = Buckets(1, 1, most=3)
+    buckets = Buckets(1, 1, max_buckets=3)
     for key in "abc":
         assert buckets.take(key, 0.0) == 0
     assert buckets.take("a", 0.0) > 0  # "a" asked last, so "b" is the one to forget
@@ -83,7 +83,7 @@ async def test_a_client_that_asks_too_often_is_429(opened):
         assert reply.headers["ratelimit"] == f'"client";r=0;t={reply.headers["retry-after"]}'
         assert reply.headers["access-control-allow-origin"] == "*"
         assert reply.json["code"] == 8
-        assert reply.json["message"] == "this client asks too often; try again later"
+        assert reply.json["message"] == "this client sends too many requests; try again later"
         assert reply.json["details"][0]["@type"] == "type.googleapis.com/google.rpc.RetryInfo"
         assert (await edge.request("GET", "/healthz")).status == 200
         assert len(edge.library.calls) == 2
@@ -110,7 +110,7 @@ async def test_a_user_that_asks_too_often_is_429_from_anywhere(opened):
 
 async def test_time_gives_it_back():
     now = 0.0
-    layer = client_limit(0.5, 1, lambda: now)
+    layer = client_rate_limit(0.5, 1, lambda: now)
     passed = []
 
     class Request:
@@ -123,7 +123,7 @@ async def test_time_gives_it_back():
         passed.append(call)
 
     await layer(Request(), next)
-    with pytest.raises(Exception, match="too often") as caught:
+    with pytest.raises(Exception, match="too many requests") as caught:
         await layer(Request(), next)
     assert caught.value.details[0].retry_delay.seconds == 2
     now = 2.0

@@ -157,7 +157,7 @@ def test_what_the_path_binds_is_no_query_parameter(transcode):
 
 
 def test_a_whole_body_leaves_no_query(transcode):
-    with pytest.raises(InvalidArgument, match=r"'title'.*whole request stands in the body"):
+    with pytest.raises(InvalidArgument, match=r"'title'.*the body is the whole request"):
         transcode("CreateBook").request((), b"title=a", b"{}")
     assert request(transcode("CreateBook"), query="$alt=json", body=b'{"title":"a"}') == {"title": "a"}
 

@@ -1,4 +1,4 @@
-"""What a function gets of its service."""
+"""Service context: stubs, transactions and events as functions see them."""
 
 from __future__ import annotations
 

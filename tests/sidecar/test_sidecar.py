@@ -1,4 +1,4 @@
-"""The sidecar as a whole: its chain, its hooks, its stop."""
+"""The sidecar server: its chain, its hooks, its shutdown."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ async def test_what_cannot_start_is_shut_down_again(contract: Contract, module: 
 
 
 async def test_a_drain_under_load_loses_no_call(contract: Contract) -> None:
-    """Every call that reached a function was answered; every other was refused as UNAVAILABLE."""
+    """Every call that reached a function gets its response; every other one is refused as UNAVAILABLE."""
     began: list[str] = []
     answered: list[str] = []
     refused: list[grpc.StatusCode] = []

@@ -20,7 +20,7 @@ from google.protobuf import json_format
 from mesh import telemetry
 from mesh.auth import (
     EDGE,
-    Declarations,
+    CallDeclarations,
     PeerVerifier,
     Signer,
     TokenVerifier,
@@ -35,7 +35,7 @@ from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE
-from mesh.edge import Door, Edge
+from mesh.edge import Edge, OptionalLayers
 from mesh.edge.grpc.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
@@ -112,7 +112,7 @@ class _SharedParts:
         self.identity = manifest.state / "identity"
         self.signer = Signer(name, key_files.load(self.identity, name))
         self.outbound = Outbound(manifest)
-        declared = None if name == EDGE else Declarations(contract, self.serves)
+        declared = None if name == EDGE else CallDeclarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))
         own = Channel(self._chain(identify(self.signer)), contract)
         self.tokens = _tokens(manifest, contract, own)
@@ -368,7 +368,7 @@ class EdgeComponent:
             concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
-            door=Door.of(table),
+            layers=OptionalLayers.of(table),
             # The listener has no limit of a body: the edge refuses with a reason, and streams may be endless.
             listen=lambda app: Listener(
                 app,

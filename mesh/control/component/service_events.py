@@ -26,7 +26,7 @@ from mesh.faults import Fault, Faults
 if TYPE_CHECKING:
     from mesh.call import Handler
     from mesh.database import Database
-    from mesh.database.migrations import Prepare
+    from mesh.database.migrations import PrepareStep
     from mesh.events.publish.outbox import Outbox
     from mesh.events.publish.relay import Relay
 
@@ -127,7 +127,7 @@ class ServiceEvents:
             self.outbox = outbox.Outbox(publications, sqlite=self._sqlite)
 
     @property
-    def database_steps(self) -> Sequence[Prepare]:
+    def database_steps(self) -> Sequence[PrepareStep]:
         """Steps that run in the service's database after its migrations: outbox, inbox, capture triggers."""
         if self.outbox is None:
             return ()

@@ -1,6 +1,6 @@
-"""Content codings: answers in gzip or zstd when asked for, request bodies out of gzip within a limit.
+"""Content codings: gzip and zstd of responses, gzip of request bodies.
 
-It refuses to write what would not shrink, and to unpack more than it was allowed.
+Bodies that would not shrink are not compressed. A request body is decompressed within a limit.
 Sources: RFC 9110, 8.4.1; RFC 1952; RFC 8878.
 """
 
@@ -18,123 +18,111 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["CODINGS", "Gunzip", "Packer", "pack", "packer", "shrinks"]
+__all__ = ["CODINGS", "MIN_SIZE", "PIECE_SIZE", "Compressor", "Gunzip", "compress", "compressor"]
 
 CODINGS = ("zstd", "gzip")
-"""What answers can be written in; the first is the best."""
+"""Content codings of responses, the best first."""
 
-FROM = 1024
-"""Bytes from which on an answer is worth it."""
+MIN_SIZE = 1024
+"""Bytes of the smallest response that is compressed."""
 
-PIECE = 64 * 2**10
-"""Bytes that are unpacked at once."""
+PIECE_SIZE = 64 * 2**10
+"""Bytes that are decompressed at once."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 _GZIP_LEVEL = 5
 _ZSTD_LEVEL = 3
 _ZSTD_STREAM = (1, 17)
-"""Level and log2 of the window for streams: each that is open holds its packer, of 120 KB with these. With the level
-and window that whole answers have it would be some megabytes."""
-
-_TEXT = frozenset(
-    (
-        "application/javascript", "application/json", "application/protobuf", "application/wasm",
-        "application/x-ndjson", "application/x-protobuf", "application/xml", "application/yaml", "image/svg+xml",
-    )
-)  # fmt: skip
+"""Level and log2 of the window for streams. Each open stream holds its compressor, of 120 KB with these. With the level
+and window of complete responses it would be some megabytes."""
 
 
-class Packer(Protocol):
-    """Packs a stream; what is put in comes out at once."""
+class Compressor(Protocol):
+    """Compressor of a stream that flushes after each piece."""
 
     def put(self, data: bytes) -> bytes:
-        """Return the bytes that let the reader have all of ``data``."""
+        """Return the bytes from which the reader can decompress all of ``data``."""
 
     def end(self) -> bytes:
         """Return the last bytes."""
 
 
-class _Gzip:
+class _GzipCompressor:
     def __init__(self) -> None:
-        self._packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP)
+        self._compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP)
 
     def put(self, data: bytes) -> bytes:
-        return self._packer.compress(data) + self._packer.flush(zlib.Z_SYNC_FLUSH)
+        return self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
 
     def end(self) -> bytes:
-        return self._packer.flush(zlib.Z_FINISH)
+        return self._compressor.flush(zlib.Z_FINISH)
 
 
-class _Zstd:
+class _ZstdCompressor:
     def __init__(self) -> None:
         parameter: Any = zstd.CompressionParameter
         level, window = _ZSTD_STREAM
         options = {parameter.compression_level: level, parameter.window_log: window}
-        self._packer = zstd.ZstdCompressor(options=options)
+        self._compressor = zstd.ZstdCompressor(options=options)
 
     def put(self, data: bytes) -> bytes:
-        packed: bytes = self._packer.compress(data, mode=zstd.ZstdCompressor.FLUSH_BLOCK)
-        return packed
+        compressed: bytes = self._compressor.compress(data, mode=zstd.ZstdCompressor.FLUSH_BLOCK)
+        return compressed
 
     def end(self) -> bytes:
-        packed: bytes = self._packer.flush(zstd.ZstdCompressor.FLUSH_FRAME)
-        return packed
+        compressed: bytes = self._compressor.flush(zstd.ZstdCompressor.FLUSH_FRAME)
+        return compressed
 
 
-def packer(coding: str) -> Packer:
-    """Return a packer for a stream.
+def compressor(coding: str) -> Compressor:
+    """Return a compressor for a stream.
 
     Args:
         coding: One of ``CODINGS``.
     """
-    return _Gzip() if coding == "gzip" else _Zstd()
+    return _GzipCompressor() if coding == "gzip" else _ZstdCompressor()
 
 
-def pack(coding: str, data: bytes) -> bytes:
-    """Return a whole body packed."""
+def compress(coding: str, data: bytes) -> bytes:
+    """Return a complete body compressed."""
     if coding == "gzip":
         return zlib.compress(data, _GZIP_LEVEL, _GZIP)
-    packed: bytes = zstd.compress(data, _ZSTD_LEVEL)
-    return packed
-
-
-def shrinks(kind: str) -> bool:
-    """Whether a media type (without parameters) is one whose bytes are not packed already."""
-    return kind.startswith("text/") or kind in _TEXT or kind.endswith(("+json", "+xml"))
+    compressed: bytes = zstd.compress(data, _ZSTD_LEVEL)
+    return compressed
 
 
 class Gunzip:
-    """Unpacks a gzip stream that comes in pieces, a bounded piece at a time."""
+    """Decompressor of a gzip stream that comes in pieces. It returns bounded pieces."""
 
-    __slots__ = ("_begun", "_unpacker")
+    __slots__ = ("_decompressor", "_started")
 
     def __init__(self) -> None:
-        self._unpacker = zlib.decompressobj(_GZIP)
-        self._begun = False
+        self._decompressor = zlib.decompressobj(_GZIP)
+        self._started = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what these bytes unpack to, at most ``PIECE`` bytes at once.
+        """Yield the decompressed bytes, at most ``PIECE_SIZE`` at once.
 
         Raises:
-            InvalidArgument: It is not gzip.
+            InvalidArgument: The data is not gzip.
         """
         while data:
-            if self._unpacker.eof:  # a further member (RFC 1952, 2.2)
-                self._unpacker = zlib.decompressobj(_GZIP)
-            self._begun = True
+            if self._decompressor.eof:  # a further member (RFC 1952, 2.2)
+                self._decompressor = zlib.decompressobj(_GZIP)
+            self._started = True
             try:
-                piece = self._unpacker.decompress(data, PIECE)
+                piece = self._decompressor.decompress(data, PIECE_SIZE)
             except zlib.error:
                 raise InvalidArgument("the body says `content-encoding: gzip`, and is not valid gzip") from None
-            data = self._unpacker.unconsumed_tail or self._unpacker.unused_data
+            data = self._decompressor.unconsumed_tail or self._decompressor.unused_data
             if piece:
                 yield piece
 
     def end(self) -> None:
-        """Check that nothing is missing.
+        """Check that the stream is complete.
 
         Raises:
             InvalidArgument: It is cut off.
         """
-        if self._begun and not self._unpacker.eof:
+        if self._started and not self._decompressor.eof:
             raise InvalidArgument("the gzip body is cut off")

@@ -1,4 +1,4 @@
-"""Notices that the client of a call has gone, and cancels what answers it."""
+"""Client-disconnect watcher: cancels the task that answers the request."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 from mesh.boundary import cancel_task
 
 if TYPE_CHECKING:
-    from mesh.edge.call import HttpCall
+    from mesh.edge.calls import HttpCall
 
-__all__ = ["Watch"]
+__all__ = ["DisconnectWatcher"]
 
 
-class Watch:
-    """Cancels the task that answers a call when its client goes away.
+class DisconnectWatcher:
+    """Watcher of one request: cancels the task that answers it when the client disconnects.
 
-    As ASGI tells it; h2corn also cancels the task by itself, for HTTP/2. It takes what the client still sends, so it is
-    for when the request has been read.
+    It reads ASGI events, so it starts only when the request body has been read: it discards the rest of the request.
+    For HTTP/2, h2corn also cancels the task itself.
+
+    ``mesh.rpc.server.caller_disconnect`` is for gRPC under other servers than h2corn. It polls all open calls and keeps
+    the events that it reads for the application.
     """
 
     __slots__ = ("_answering", "_call", "_task")
@@ -28,19 +31,19 @@ class Watch:
         self._task: asyncio.Task[None] | None = None
 
     def expire(self) -> None:
-        """Begin, as the call takes its time (``mesh.layers.timer_wheel.Expirable``)."""
+        """Start when a call takes long (``mesh.layers.timer_wheel.Expirable``)."""
         self.start()
 
     def start(self) -> None:
-        """Begin."""
+        """Start watching."""
         self._task = asyncio.get_running_loop().create_task(self._watch())
 
     def stop(self) -> None:
-        """End."""
+        """Stop watching."""
         if self._task is not None:
             self._task.cancel()
 
     async def _watch(self) -> None:
-        await self._call.gone()
+        await self._call.wait_for_disconnect()
         if self._answering is not None:
             cancel_task(self._answering)

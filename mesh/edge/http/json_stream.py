@@ -1,7 +1,7 @@
-"""A request body that is a stream of JSON messages → the text of each, while the body comes in. Pure.
+"""Incremental parser for streams of JSON messages in a request body. Pure.
 
-Two forms: a message a line (NDJSON), and messages one after the other or as one array. It holds no more than one
-message, and finds where it ends; whether it is valid JSON is seen by whoever parses it.
+There are two forms: one message a line (NDJSON), and messages one after the other or in one array. A parser holds one
+message at most and finds its end. Whether it is valid JSON is checked where it is parsed.
 Sources: https://github.com/ndjson/ndjson-spec; RFC 8259.
 """
 
@@ -23,7 +23,7 @@ class TooLarge(Exception):
 
 
 class Lines:
-    """NDJSON: blank lines are passed over; the last needs no line feed.
+    """NDJSON parser. Blank lines are ignored. The last line needs no line feed.
 
     Args:
         limit: Largest message, bytes.
@@ -40,19 +40,19 @@ class Lines:
         """Return the messages that these bytes complete.
 
         Raises:
-            TooLarge: One is.
+            TooLarge: A message is larger than the limit.
         """
         first, *rest = data.split(b"\n")
         if not rest:
             self._hold(first)
             return []
         self._hold(first)
-        whole = [b"".join(self._parts), *rest[:-1]]
+        complete = [b"".join(self._parts), *rest[:-1]]
         self._parts, self._size = [], 0
-        if any(len(line) > self._limit for line in whole):
+        if any(len(line) > self._limit for line in complete):
             raise TooLarge
         self._hold(rest[-1])
-        return [line for line in map(_strip, whole) if line]
+        return [line for line in map(_strip, complete) if line]
 
     def end(self) -> list[bytes]:
         """Return the message that the end of the body completes."""
@@ -72,40 +72,42 @@ def _strip(line: bytes) -> bytes:
 
 
 class Values:
-    """JSON objects or arrays one after the other, or an array of messages.
+    """Parser for JSON objects or arrays one after the other, or for an array of messages.
 
     Args:
         limit: Largest message, bytes.
     """
 
-    __slots__ = ("_at", "_begun", "_buffer", "_depth", "_is_array", "_limit", "_over", "_several", "_start", "_string")
+    __slots__ = (
+        "_at", "_buffer", "_depth", "_is_array", "_limit", "_over", "_several", "_start", "_started", "_string",
+    )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._buffer = bytearray()
-        self._at = 0  # how far it was looked through
-        self._start = 0  # where the message begins
+        self._at = 0  # end of what was scanned
+        self._start = 0  # beginning of the message
         self._depth = 0
         self._string = False
-        self._begun = False
+        self._started = False
         self._is_array = False
-        self._several = False  # a comma has come
+        self._several = False  # whether the array has a comma
         self._over = False
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the messages that these bytes complete.
 
         Raises:
-            TooLarge: One is.
+            TooLarge: A message is larger than the limit.
             InvalidArgument: Something follows the array, or an element is empty.
         """
         self._buffer += data
-        if not self._begun:
+        if not self._started:
             text = self._buffer.lstrip(_BLANK)
             if not text:
                 self._buffer.clear()
                 return []
-            self._begun = True
+            self._started = True
             self._is_array = text[:1] == b"["
             self._buffer = text[1:] if self._is_array else text
         found: list[bytes] = []
@@ -123,7 +125,7 @@ class Values:
         return found
 
     def _step(self, found: list[bytes]) -> bool:
-        """Go to the next character that matters; False if there is none."""
+        """Go to the next structural character. Return False if there is none."""
         buffer = self._buffer
         match = (_IN_STRING if self._string else _OUTSIDE).search(buffer, self._at)
         if match is None:
@@ -147,7 +149,7 @@ class Values:
     def _in_string(self, sign: bytes) -> bool:
         if sign == b'"':
             self._string = False
-        elif self._at == len(self._buffer):  # what it escapes is still to come
+        elif self._at == len(self._buffer):  # the escaped character is in the next piece
             self._at -= 1
             return False
         else:

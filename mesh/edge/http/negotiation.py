@@ -1,4 +1,4 @@
-"""What form an answer has: ``Accept``, ``Accept-Encoding`` and system parameters (``$alt``, ``$prettyPrint``). Pure.
+"""Content negotiation: ``Accept``, ``Accept-Encoding`` and system parameters (``$alt``, ``$prettyPrint``). Pure.
 
 Sources: RFC 9110, 12.4.2 (quality values), 12.5.1 and 12.5.3; https://cloud.google.com/apis/docs/system-parameters.
 """
@@ -11,66 +11,50 @@ from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from mesh.errors import InvalidArgument
+from mesh.media_types import EVENT_STREAM, JSON, NDJSON, PROTOBUF
 
-__all__ = [
-    "EVENTS",
-    "JSON",
-    "LINES",
-    "NOTHING",
-    "PROTOBUF",
-    "Form",
-    "Wish",
-    "choose",
-    "coding",
-    "form_of",
-    "wish",
-]
-
-JSON = "application/json"
-LINES = "application/x-ndjson"
-EVENTS = "text/event-stream"
-PROTOBUF = "application/x-protobuf"
+__all__ = ["NO_PARAMETERS", "Form", "SystemParameters", "choose", "content_coding", "form_of", "system_parameters"]
 
 
 class Form(Enum):
-    """How messages are written."""
+    """Format in which messages are written."""
 
     JSON = JSON
     """JSON; a stream is one array."""
-    LINES = LINES
+    LINES = NDJSON
     """JSON, one message a line."""
-    EVENTS = EVENTS
+    EVENTS = EVENT_STREAM
     """Server-Sent Events, each with the JSON of one message."""
     PROTOBUF = PROTOBUF
     """The serialized message."""
     MEDIA = "media"
-    """The bytes of a ``google.api.HttpBody``, of the type that it names."""
+    """The bytes of a ``google.api.HttpBody``, with the media type that it names."""
 
 
-_NAMES = {
+_MEDIA_TYPES = {
     JSON: Form.JSON,
-    LINES: Form.LINES,
+    NDJSON: Form.LINES,
     "application/ndjson": Form.LINES,
     "application/jsonl": Form.LINES,
     "application/x-jsonlines": Form.LINES,
-    EVENTS: Form.EVENTS,
+    EVENT_STREAM: Form.EVENTS,
     PROTOBUF: Form.PROTOBUF,
     "application/protobuf": Form.PROTOBUF,
 }
-"""Every media type that stands for a form."""
+"""Every media type that names a form, aliases included."""
 
 _ALTS = {"json": Form.JSON, "proto": Form.PROTOBUF, "media": Form.MEDIA, "sse": Form.EVENTS}
 
-KNOWN = 512
-"""Header values whose meaning is remembered."""
+CACHED_VALUES = 512
+"""Header values and queries whose meaning is cached."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What the system parameters ask for.
+class SystemParameters:
+    """The system parameters of a query.
 
     Attributes:
-        form: ``$alt``; None if it is not there.
+        form: ``$alt``; None if it is absent.
         numbers: ``enum-encoding=int``: enums as numbers.
         pretty: ``$prettyPrint``: JSON over several lines.
     """
@@ -80,77 +64,76 @@ class Wish:
     pretty: bool = False
 
 
-NOTHING = Wish()
-"""The wish of a request without system parameters."""
+NO_PARAMETERS = SystemParameters()
 
 
-def wish(query: bytes) -> Wish:
-    """Return what the system parameters of a raw query ask for.
+def system_parameters(query: bytes) -> SystemParameters:
+    """Return the system parameters of a raw query.
 
     Raises:
         InvalidArgument: The value of one is unknown.
     """
-    return _wish(query) if b"$" in query or b"%24" in query else NOTHING
+    return _parse(query) if b"$" in query or b"%24" in query else NO_PARAMETERS
 
 
-@lru_cache(KNOWN)
-def _wish(query: bytes) -> Wish:
+@lru_cache(CACHED_VALUES)
+def _parse(query: bytes) -> SystemParameters:
     form, numbers, pretty = None, False, False
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name == "$alt":
             alt, _, rest = value.replace(" ", "").lower().partition(";")
             form = _ALTS.get(alt)
             if form is None or rest not in ("", "enum-encoding=int", "enum-encoding=string"):
-                raise _wrong(name, "is one of json, json;enum-encoding=int, proto, media, sse")
+                raise _invalid(name, "is one of json, json;enum-encoding=int, proto, media, sse")
             numbers = rest == "enum-encoding=int"
         elif name == "$prettyPrint":
             if value.lower() not in ("", "true", "false", "1", "0"):
-                raise _wrong(name, "is true or false")
+                raise _invalid(name, "is true or false")
             pretty = value.lower() not in ("false", "0")
-    return Wish(form, numbers, pretty)
+    return SystemParameters(form, numbers, pretty)
 
 
-def _wrong(name: str, text: str) -> InvalidArgument:
+def _invalid(name: str, text: str) -> InvalidArgument:
     return InvalidArgument(f"query parameter {name!r}: {text}", violations={name: text})
 
 
-def form_of(kind: str) -> Form | None:
-    """Return the form of a media type, or None."""
-    return _NAMES.get(kind)
+def form_of(media_type: str) -> Form | None:
+    """Return the form that a media type names, or None."""
+    return _MEDIA_TYPES.get(media_type)
 
 
 def choose(accept: bytes, offered: tuple[Form, ...]) -> tuple[Form, str] | None:
-    """Return the form that the client likes best, with the name by which it asked for it; None if it takes none.
+    """Return the form that the client prefers and the media type by which it named it; None if it accepts none.
 
     Args:
-        accept: Its ``Accept``; empty for none: anything.
-        offered: What there is, the default first. Equal wishes are decided by this order.
+        accept: The ``Accept`` header; empty if there is none, which accepts anything.
+        offered: The forms that the route has, the default first. Equal qualities are decided by this order.
     """
     if not accept or accept == b"*/*":
         return offered[0], offered[0].value
     return _choose(accept, offered)
 
 
-@lru_cache(KNOWN)
+@lru_cache(CACHED_VALUES)
 def _choose(accept: bytes, offered: tuple[Form, ...]) -> tuple[Form, str] | None:
     ranges = _ranges(accept)
     best: tuple[Form, str] | None = None
-    most = 0.0
+    best_quality = 0.0
     for form in offered:
-        for name, meaning in _NAMES.items():
+        for name, meaning in _MEDIA_TYPES.items():
             if meaning is not form:
                 continue
-            # An alias is only for those who ask for it.
+            # An alias is used only if the client names it.
             if name != form.value and name not in ranges:
                 continue
             quality = _quality(ranges, name)
-            if quality > most:
-                best, most = (form, name), quality
+            if quality > best_quality:
+                best, best_quality = (form, name), quality
     return best
 
 
 def _quality(ranges: dict[str, float], name: str) -> float:
-    """Return the quality of a media type: of the most specific range that holds it."""
+    """Return the quality of a media type: that of the most specific range that contains it."""
     for at in (name, name.partition("/")[0] + "/*", "*/*"):
         if at in ranges:
             return ranges[at]
@@ -158,7 +141,7 @@ def _quality(ranges: dict[str, float], name: str) -> float:
 
 
 def _ranges(value: bytes) -> dict[str, float]:
-    """Return what is listed, with its quality; parameters other than ``q`` are passed over, nonsense as well."""
+    """Return the listed values with their qualities. Malformed elements and parameters other than ``q`` are ignored."""
     found: dict[str, float] = {}
     for part in value.decode("latin-1").lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
@@ -175,18 +158,18 @@ def _ranges(value: bytes) -> dict[str, float]:
     return found
 
 
-def coding(accept: bytes | None, offered: tuple[str, ...]) -> str:
+def content_coding(accept: bytes | None, offered: tuple[str, ...]) -> str:
     """Return the content coding for an ``Accept-Encoding``; ``""`` for none (RFC 9110, 12.5.3).
 
     Args:
-        accept: The header; None for none: nothing was asked for.
-        offered: What there is, the best first.
+        accept: The header; None if there is none, which accepts no coding.
+        offered: The codings of the edge, the best first.
     """
-    return _coding(accept, offered) if accept else ""
+    return _content_coding(accept, offered) if accept else ""
 
 
-@lru_cache(KNOWN)
-def _coding(accept: bytes, offered: tuple[str, ...]) -> str:
+@lru_cache(CACHED_VALUES)
+def _content_coding(accept: bytes, offered: tuple[str, ...]) -> str:
     ranges = _ranges(accept)
     rest = ranges.get("*", 0.0)
     qualities = {name: ranges.get(name, rest) for name in offered}

@@ -1,12 +1,12 @@
-"""Which route an HTTP path belongs to, in time that does not grow with the number of routes. Pure.
+"""Router: finds the route of an HTTP path, in time that does not grow with the number of routes. Pure.
 
-A static path is one dictionary look-up. Every other template is a way through a trie whose nodes are path segments: at
-each, a literal is tried before ``*`` and ``*`` before ``**``, going back when what follows does not match. So the most
-specific template wins, whatever the order of declaration. A template's custom verb (``:cancel``) is more specific than
-a segment that swallows it.
+A static path is one dictionary look-up. Every other template is a path through a trie whose nodes are path segments. At
+each node a literal is tried before ``*`` and ``*`` before ``**``, with backtracking if the rest does not match. So the
+most specific template wins, whatever the order of declaration. A template's custom verb (``:cancel``) is more specific
+than a segment that contains it.
 
-Decoding (google/api/http.proto, "Path template syntax"): literals are compared decoded; a variable of one segment is
-decoded wholly, one that may span several all but ``%2F``.
+Decoding (google/api/http.proto, "Path template syntax"): literals are compared decoded. A variable of one segment is
+decoded completely, one that can span several segments is decoded except for ``%2F``.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ ANY_VERB = "*"
 
 
 class BadPath(ValueError):
-    """The path has a malformed percent escape, or one that is not UTF-8."""
+    """A path with a malformed percent escape, or with one that is not UTF-8."""
 
 
 class _Node(Generic[TargetT]):
-    """One segment of the trie; ``ends`` is by custom verb, then by HTTP method."""
+    """Node of the trie: one segment. ``ends`` maps custom verb, then HTTP method, to target and template."""
 
     __slots__ = ("any", "ends", "literals", "rest")
 
@@ -44,7 +44,7 @@ class _Node(Generic[TargetT]):
 
 
 class Router(Generic[TargetT]):
-    """Path templates with what each HTTP method of them leads to.
+    """Targets of path templates and HTTP methods.
 
     Args:
         routes: (HTTP method or ``"*"``, template, target). Equal shapes must differ in the method.
@@ -82,20 +82,20 @@ class Router(Generic[TargetT]):
         if not template.variables and ANY not in template.segments and REST not in template.segments:
             path = "/" + "/".join(segment[1:] for segment in template.segments)
             path += f":{template.verb}" if template.verb is not None else ""
-            # What must be escaped in a path, or reads as a verb or as more segments, is left to the trie.
+            # Paths with escapes, and text that reads as a verb or as more segments, are left to the trie.
             if re.fullmatch(r"[A-Za-z0-9\-._~/]+(?::[A-Za-z0-9\-._~]+)?", path) and (template.verb or ":" not in path):
                 self._static[path] = ends
 
     def find(self, path: str, verb: str) -> tuple[TargetT, tuple[str, ...]] | frozenset[str]:
-        """Return what a request leads to.
+        """Return the target of a request.
 
         Args:
             path: The raw path, percent escapes and all, without the query.
             verb: The HTTP method in upper case.
 
         Returns:
-            The target and the decoded texts of its template's variables in their order; or, when no template of the
-            path takes this HTTP method, the methods that the path does take: none if the path is unknown.
+            The target and the decoded texts of its template's variables in their order. If no template of the path has
+            this HTTP method: the methods that the path has, none if the path is unknown.
 
         Raises:
             BadPath: A percent escape is malformed.
@@ -139,8 +139,8 @@ class Router(Generic[TargetT]):
         self, raw: list[str], plain: list[str], custom: str | None
     ) -> Iterator[tuple[dict[str, tuple[TargetT, Template]], list[str]]]:
         count = len(plain)
-        # An explicit stack: what is to be tried next is on top. A node is reached by one way of segments only, so the
-        # work is bounded by the number of nodes on matching ways.
+        # An explicit stack with the next candidate on top. A node is reached by one sequence of segments only, so the
+        # work is limited by the number of matching nodes.
         stack: list[tuple[_Node[TargetT], int]] = [(self._root, 0)]
         while stack:
             node, index = stack.pop()
@@ -148,7 +148,7 @@ class Router(Generic[TargetT]):
                 ends = node.ends.get(custom)
                 if ends is not None:
                     yield ends, raw
-                if node.rest is not None:  # "**" matches no segment at all too
+                if node.rest is not None:  # "**" also matches no segment
                     ends = node.rest.ends.get(custom)
                     if ends is not None:
                         yield ends, raw
@@ -176,7 +176,7 @@ def _values(raw: list[str], template: Template) -> tuple[str, ...]:
 
 
 def _value(raw: list[str], template: Template, variable: Variable) -> str:
-    """Return the text of a variable: of all its segments, in the path's own order."""
+    """Return the text of a variable: that of all its segments, in the order of the path."""
     if not variable.multi:
         return _decode(raw[variable.start])
     open_end = template.segments[variable.stop - 1] == REST

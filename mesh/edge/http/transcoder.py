@@ -1,6 +1,6 @@
-"""One HTTP route ⇄ one gRPC method: path, query and body → request message; response message → JSON.
+"""Transcoder of one HTTP route: path, query and body → request message; response message → JSON.
 
-Compiled for each route when the edge starts; which fields a path and a query set is in ``mesh.edge.parameters``.
+It is compiled for each route when the edge starts. ``mesh.edge.parameters`` decides which fields path and query set.
 Sources: google/api/http.proto ("Rules for HTTP mapping"), AIP-127, https://protobuf.dev/programming-guides/json/.
 """
 
@@ -29,14 +29,14 @@ __all__ = ["Transcoder"]
 HTTP_BODY = "google.api.HttpBody"
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_NAMED = 10
-"""Missing fields that a refusal names."""
-_SHALLOW = 32
-"""Levels of JSON that stay within the 100 of messages that protobuf reads; ``Value`` takes up to three for one."""
+_MAX_NAMED_FIELDS = 10
+"""Missing fields that an error names."""
+_SAFE_DEPTH = 32
+"""JSON nesting that never exceeds the 100 message levels of protobuf: ``Value`` needs up to three for one."""
 
 
 class Transcoder:
-    """Translates the requests and responses of one route.
+    """Transcoder between the requests and responses of one route and messages of its method.
 
     Args:
         method: The method.
@@ -47,10 +47,10 @@ class Transcoder:
         method: The method.
         template: The route's path template as text.
         has_body: Whether the route takes a body.
-        takes_media: The body is a ``google.api.HttpBody``: any media type.
-        takes_protobuf: The body can be a serialized message.
-        gives_media: The answer is a ``google.api.HttpBody``.
-        gives_protobuf: The answer can be a serialized message.
+        takes_media: Whether the body is a ``google.api.HttpBody`` of any media type.
+        takes_protobuf: Whether the body can be a serialized message.
+        gives_media: Whether the response is a ``google.api.HttpBody``.
+        gives_protobuf: Whether the response can be a serialized message.
     """
 
     def __init__(self, method: Method, route: Route, codecs: Codecs) -> None:
@@ -68,7 +68,7 @@ class Transcoder:
             self._body_name = json_name_of(field)
             self._fill_body = codecs.field(field)[0]
             body_type = None if field.is_repeated else field.message_type
-        elif route.body or method.client_streaming:  # the frames of a WebSocket are messages whatever the route says
+        elif route.body or method.client_streaming:  # frames of a WebSocket are always messages
             self._fill_body = codecs.of(method.input).fill
             body_type = self._descriptor
         self.takes_protobuf = body_type is not None
@@ -78,12 +78,12 @@ class Transcoder:
         self._parse = parser(method.output)
         self._codecs = codecs
         self._response_body = route.response_body
-        answer_type: Any = method.output.DESCRIPTOR
+        response_type: Any = method.output.DESCRIPTOR
         if route.response_body:
-            field = answer_type.fields_by_name[route.response_body]
-            answer_type = None if field.is_repeated else field.message_type
-        self.gives_protobuf = answer_type is not None
-        self.gives_media = answer_type is not None and answer_type.full_name == HTTP_BODY
+            field = response_type.fields_by_name[route.response_body]
+            response_type = None if field.is_repeated else field.message_type
+        self.gives_protobuf = response_type is not None
+        self.gives_media = response_type is not None and response_type.full_name == HTTP_BODY
         self._dump = self._dumper(codecs)
         self._dump_numbers: Callable[[Any], Any] | None = None
 
@@ -100,24 +100,24 @@ class Transcoder:
         query: bytes,
         body: bytes,
         form: Form = Form.JSON,
-        kind: bytes = b"",
+        content_type: bytes = b"",
     ) -> bytes:
         """Return the serialized request message.
 
         Args:
-            values: Decoded texts of the path variables, in their order; None for a message of a stream after the
-                first, which has the body alone.
+            values: Decoded texts of the path variables, in their order; None for the later messages of a stream, which
+                are made of the body alone.
             query: The raw query.
             body: The body; empty for none.
-            form: How the body is written.
-            kind: Its ``content-type``, for ``Form.MEDIA``.
+            form: Form of the body.
+            content_type: ``content-type`` of the body, for ``Form.MEDIA``.
 
         Raises:
             InvalidArgument: With the field and what was expected.
         """
         message: Any = self._input()
         if form is not Form.JSON:
-            self._read_bytes(message, body, form, kind)
+            self._read_bytes(message, body, form, content_type)
         elif body and self._fill_body is not None:
             self._read_body(message, body)
         if query:
@@ -130,16 +130,18 @@ class Transcoder:
                     raise invalid(parameter.name, error.text, f"{parameter.name} in the path") from None
         try:
             data = serialize(message)
-            if (form is Form.JSON and body.count(b"{") + body.count(b"[") > _SHALLOW) or query.count(b".") > _SHALLOW:
-                parser(self._input)(data)  # a message that its receiver cannot read is the client's fault
+            if (form is Form.JSON and body.count(b"{") + body.count(b"[") > _SAFE_DEPTH) or query.count(
+                b"."
+            ) > _SAFE_DEPTH:
+                parser(self._input)(data)  # a message that the service cannot parse is the client's fault
         except (EncodeError, DecodeError):
-            raise _unsent(message) from None
+            raise _unserializable(message) from None
         return data
 
-    def _read_bytes(self, message: Any, body: bytes, form: Form, kind: bytes) -> None:
+    def _read_bytes(self, message: Any, body: bytes, form: Form, content_type: bytes) -> None:
         target = getattr(message, self._body) if self._body_name else message
         if form is Form.MEDIA:
-            target.content_type = kind.decode("latin-1")
+            target.content_type = content_type.decode("latin-1")
             target.data = body
             return
         try:
@@ -175,7 +177,7 @@ class Transcoder:
             parameter = self._parameters.find(name)
             if not parameter.field.is_repeated:
                 if parameter.name in seen:
-                    raise invalid(name, "is there twice", f"query parameter {name!r}")
+                    raise invalid(name, "is given twice", f"query parameter {name!r}")
                 seen.add(parameter.name)
             rival = parameter.rival(message) if parameter.choices else None
             if rival is not None:
@@ -189,29 +191,29 @@ class Transcoder:
     # -- responses --
 
     def response(self, data: bytes, form: Form = Form.JSON, *, numbers: bool = False, pretty: bool = False) -> bytes:
-        """Return a serialized response message as text, or for ``Form.PROTOBUF`` as the bytes of what the route gives.
+        """Return the body for a serialized response message: JSON text, or for ``Form.PROTOBUF`` a serialized message.
 
         Args:
             data: The message.
-            form: What is wanted; every form but PROTOBUF is JSON here.
+            form: The form. Every form but PROTOBUF is JSON here.
             numbers: Enums as numbers.
-            pretty: Over several lines.
+            pretty: JSON over several lines.
 
         Raises:
-            mesh.protojson.codec.JsonEncodeError: It has no JSON form.
-            google.protobuf.message.DecodeError: It is no such message.
+            mesh.protojson.codec.JsonEncodeError: The message has no JSON form.
+            google.protobuf.message.DecodeError: The bytes are no message of this type.
         """
         if form is Form.PROTOBUF:
-            return serialize(self._answer(data)) if self._response_body else data
+            return serialize(self._response_value(data)) if self._response_body else data
         dump = self._numbers() if numbers else self._dump
         return orjson.dumps(dump(self._parse(data)), option=orjson.OPT_INDENT_2 if pretty else None)
 
     def media(self, data: bytes) -> tuple[str, bytes]:
-        """Return type and bytes of the ``google.api.HttpBody`` that a response message is or holds."""
-        body = self._answer(data)
+        """Return media type and bytes of the ``google.api.HttpBody`` that a response message is or contains."""
+        body = self._response_value(data)
         return body.content_type, body.data
 
-    def _answer(self, data: bytes) -> Any:
+    def _response_value(self, data: bytes) -> Any:
         message = self._parse(data)
         return getattr(message, self._response_body) if self._response_body else message
 
@@ -222,7 +224,7 @@ class Transcoder:
 
 
 def _field_dump(field: Any, codecs: Codecs) -> Callable[[Any], Any]:
-    """Return message → JSON value of one of its fields; null for what is unset and has no empty form."""
+    """Return a function from message to JSON value of a field: null for an unset field without an empty form."""
     name = field.name
     dump = codecs.field(field)[1]
     single = field.message_type is not None and not field.is_repeated
@@ -232,13 +234,13 @@ def _field_dump(field: Any, codecs: Codecs) -> Callable[[Any], Any]:
     return lambda message: dump(getattr(message, name))
 
 
-def _unsent(message: Any) -> InvalidArgument:
-    """Return the refusal of a request that protobuf does not write, or its receiver would not read."""
-    lacking = missing(message)[:_NAMED]
-    if not lacking:
+def _unserializable(message: Any) -> InvalidArgument:
+    """Return the error of a request that protobuf does not serialize or parse."""
+    missing_fields = missing(message)[:_MAX_NAMED_FIELDS]
+    if not missing_fields:
         return InvalidArgument("the request is nested too deeply")
-    text = f"{', '.join(lacking)}: the field is required"
-    return InvalidArgument(text, violations=dict.fromkeys(lacking, "the field is required"))
+    text = f"{', '.join(missing_fields)}: the field is required"
+    return InvalidArgument(text, violations=dict.fromkeys(missing_fields, "the field is required"))
 
 
 def _text(raw: bytes) -> str:

@@ -1,10 +1,11 @@
-"""HTTP for Lambda functions: a request → the event of API Gateway, a result → the response.
+"""API Gateway for Lambda functions: a request becomes its event, the result becomes the response.
 
-The event of a route is that of a REST API or of an HTTP API in format 1.0, of an HTTP API or of a function URL in
-format 2.0. REST APIs hand paths and path parameters on as they were sent, HTTP APIs decode them, function URLs decode
-only ``requestContext.http.path``. Header names are in lower case, as HTTP/2 and HTTP APIs have them (a handler finds
-``Authorization`` all the same: ``mesh.lambdas.handler_events.Headers``); the user is not part of it: the function's own
-side puts in the one that it has verified. Text goes as it is, everything else as base64. docs/lambda.md has the cases.
+The event of a route is that of a REST API or of an HTTP API in format 1.0, or of an HTTP API or of a function URL in
+format 2.0. REST APIs hand on paths and path parameters as they were sent. HTTP APIs decode them. Function URLs decode
+``requestContext.http.path`` only. Header names are in lower case, as in HTTP/2 and HTTP APIs. A handler finds
+``Authorization`` all the same (``mesh.lambdas.handler_events.EventHeaders``). The event has no user: the sidecar of the
+function adds the one that it has verified. Text is passed on as it is, everything else as base64. docs/lambda.md has
+the cases.
 
 Sources: API Gateway developer guide, "Set up Lambda proxy integrations" and "Create AWS Lambda proxy integrations for
 HTTP APIs"; Lambda developer guide, "Invoking Lambda function URLs"; events recorded on AWS (docs/lambda.md, "Paths").
@@ -26,79 +27,80 @@ import orjson
 from mesh.config import api_document
 from mesh.config.api_document import BODY, DEFAULT, HTTP_1, HTTP_2, REST, URL
 from mesh.contract.path_template import Template, parse_slashed
-from mesh.edge import refusals
-from mesh.edge.lambda_http.result import Malformed, response
+from mesh.edge.lambda_http.result import Headers, MalformedResult, parse_result
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
-from mesh.headers import CORS_PREFIX, GATEWAY_FORWARDED
+from mesh.headers import GATEWAY_FORWARDED
 from mesh.lambdas import json_text, json_value, lambda_error
-from mesh.lambdas.lambda_context import ACCOUNT, identifier
-from mesh.media_types import media_type
+from mesh.lambdas.lambda_context import ACCOUNT, new_request_id
+from mesh.media_types import JSON, media_type
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method, Route
-    from mesh.edge.call import HttpCall, UpstreamCall
+    from mesh.edge.calls import HttpCall
 
 __all__ = ["Gateway"]
 
 log = logging.getLogger("mesh.edge")
 
-Invoke = Callable[["HttpCall", bytes, tuple[bytes, bytes]], Awaitable["UpstreamCall"]]
+Invoke = Callable[["HttpCall", bytes, tuple[bytes, bytes]], Awaitable[bytes]]
 
-_SECOND = (HTTP_2, URL)
+_FORMAT_2 = (HTTP_2, URL)
 """Events in format 2.0."""
 _DECODED = (HTTP_1, HTTP_2)
-"""Events whose paths are decoded."""
-_TEXT = frozenset(("application/json", "application/javascript", "application/xml"))
+"""Events with decoded paths."""
+_TEXT_TYPES = frozenset((JSON, "application/javascript", "application/xml"))
 _FORM = "application/x-www-form-urlencoded"
-_SPACE = b" \t\r\n"
-"""Around a JSON value (RFC 8259, section 2)."""
+_WHITESPACE = b" \t\r\n"
+"""White space around a JSON value (RFC 8259, section 2)."""
 _BAD_GATEWAY = 502
-_NOBODY = dict.fromkeys((
+_NO_IDENTITY = dict.fromkeys((
     "accessKey", "accountId", "caller", "cognitoAuthenticationProvider", "cognitoAuthenticationType",
     "cognitoIdentityId", "cognitoIdentityPoolId", "principalOrgId", "user", "userArn",
 ))  # fmt: skip
-"""What API Gateway's ``identity`` says of a caller who has none of AWS's."""
+"""``identity`` of API Gateway's event for a caller without an identity of AWS."""
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Gateway:
-    """Answers the requests of one route with a Lambda function.
+    """Route to a Lambda function: makes its event, reads its result.
 
     Args:
-        method: The function's ``Invoke``.
+        method: The function's method ``Invoke``.
         route: The route.
         cors: Whether the edge writes the CORS headers. Those of the handler are then dropped, as by an HTTP API.
 
     Attributes:
         method: The method.
         template: The route's path template as text.
-        full_first: A route that takes the rest of a path comes after all that match it in full: an HTTP API's rule.
+        full_first: Whether a route that matches the rest of a path comes after all full matches: a rule of HTTP APIs.
     """
 
     def __init__(self, method: Method, route: Route, *, cors: bool) -> None:
-        assert method.gateway is not None  # noqa: S101 - whose routes are of this kind
+        assert method.gateway is not None  # noqa: S101 - the loader has made it
         self.method = method
         self.template = route.template.text
         self._cors = cors
         at = method.routes.index(route)
         self._event_kind = method.gateway.events[at]
-        self._second = self._event_kind in _SECOND
+        self._is_format_2 = self._event_kind in _FORMAT_2
         self._decoded = self.full_first = self._event_kind in _DECODED
-        self._largest = method.gateway.max_message_bytes
+        self._max_event_size = method.gateway.max_message_bytes
         self._depth = method.gateway.base.count("/")
-        said = api_document.HttpRoute(route.verb, method.gateway.resources[at])
-        self._resource = said.resource
-        self._names = said.names
-        segments = enumerate(said.resource[1:].split("/"))
-        self._places = [(at, one[1:-1].removesuffix("+"), one.endswith("+}")) for at, one in segments if one[:1] == "{"]
+        http_route = api_document.HttpRoute(route.verb, method.gateway.resources[at])
+        self._resource = http_route.resource
+        self._names = http_route.names
+        segments = enumerate(http_route.resource[1:].split("/"))
+        self._path_parameters = [
+            (at, one[1:-1].removesuffix("+"), one.endswith("+}")) for at, one in segments if one[:1] == "{"
+        ]
         verb = "ANY" if route.verb == api_document.ANY else route.verb
-        route_key = DEFAULT if said.resource == DEFAULT else f"{verb} {said.resource}"
-        self._context: dict[str, str | None] = {  # what is the same in each event's requestContext
-            "accountId": "anonymous" if self._event_kind == URL else ACCOUNT,  # of a function URL without IAM
+        route_key = DEFAULT if http_route.resource == DEFAULT else f"{verb} {http_route.resource}"
+        self._context: dict[str, str | None] = {  # the constant part of requestContext
+            "accountId": "anonymous" if self._event_kind == URL else ACCOUNT,  # AWS's for a URL without IAM
             "apiId": method.service.rpartition(".")[2].lower(),
             "stage": method.gateway.base.rpartition("/")[2] or "$default",
         }
-        if self._second:
+        if self._is_format_2:
             self._context["routeKey"] = self._route_key = route_key
         else:
             rest = self._event_kind == REST
@@ -107,10 +109,10 @@ class Gateway:
 
     @property
     def templates(self) -> tuple[Template, ...]:
-        """The path templates that lead here.
+        """The path templates of the route.
 
-        A slash at the end of a path is no matter to API Gateway's routes, nor to those of REST APIs a second one at its
-        beginning, as a base URL that ends with a slash makes it.
+        API Gateway's routes ignore a slash at the end of a path. Those of REST APIs also ignore a second one at its
+        beginning, which a base URL that ends with a slash causes.
         """
         found = [parse_slashed(self.template)]
         if not self.template.endswith(("/", "**", "**}")):
@@ -120,45 +122,42 @@ class Gateway:
         return tuple(found)
 
     async def answer(
-        self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, seconds: float | None
-    ) -> None:
-        """Answer the request.
+        self, call: HttpCall, values: tuple[str, ...], invoke: Invoke, *, limit: int, body_timeout: float | None
+    ) -> tuple[int, Headers, bytes]:
+        """Invoke the function for a request. Return status, headers and body of the response.
 
         Args:
             call: The request.
             values: Texts of the path parameters, in their order.
             invoke: Makes the gRPC call.
             limit: Largest body, bytes.
-            seconds: How long it may take; None: as long as it likes.
+            body_timeout: Seconds that reading the body may take; None: no limit.
 
         Raises:
-            StatusError: 400 for a body that is no event, 408, 413; 502 when the function failed, without why.
+            StatusError: 400 for a body that is no event, 408, 413; 502 without a reason if the function failed.
         """
-        body = await _body(call, limit, seconds)
+        call.check_content_length(limit)
+        body = await call.read_body(limit, body_timeout)
         if self._event_kind == BODY:
             event = _body_event(call, dict(zip(self._names, values, strict=True)), body)
         else:
             event = self._event(call, body)
         request = json_value.pack(event)
-        if self._largest and len(request) > self._largest:
-            raise refusals.too_large(call, self._largest, "the event")
+        if self._max_event_size and len(request) > self._max_event_size:
+            text = f"the event is larger than {self._max_event_size} bytes"
+            raise call.http_error(413, Code.OUT_OF_RANGE, text)
         try:
-            upstream = await invoke(call, request, json_text.MARK)
+            message = await invoke(call, request, json_text.MARK)
         except StatusError as error:
-            if error.code in (Code.INTERNAL, Code.UNKNOWN) or lambda_error.is_functions(error):
+            if error.code in (Code.INTERNAL, Code.UNKNOWN) or lambda_error.is_function_failure(error):
                 raise _bad_gateway(call) from error
             raise
-        if upstream.response is None:
-            raise _bad_gateway(call)
         try:
-            said = json_value.unpack(upstream.response)
-            status, headers, body = response(said, second=self._second, bare=self._event_kind == BODY)
-        except Malformed as error:
+            result = json_value.unpack(message)
+            return parse_result(result, format_2=self._is_format_2, non_proxy=self._event_kind == BODY, cors=self._cors)
+        except MalformedResult as error:
             log.error("%s: malformed result of the function: %s", self.method.path, error)  # noqa: TRY400 - no bug here
             raise _bad_gateway(call) from error
-        if self._cors:
-            headers = [pair for pair in headers if not pair[0].startswith(CORS_PREFIX)]
-        await call.answer(status, [*headers, *call.headers], body)
 
     # -- the event --
 
@@ -167,19 +166,19 @@ class Gateway:
         if self._event_kind == REST and len(segments) > 1 and not segments[0]:
             del segments[0]
         parameters = self._parameters(segments)
-        body, packed = _text(call, data, form=self._event_kind == REST)
-        made = self._format_2(call) if self._second else self._format_1(call, "/" + "/".join(segments))
-        if not self._second or parameters:
-            made["pathParameters"] = parameters or None
-        if not self._second or body is not None:
-            made["body"] = body
-        made["isBase64Encoded"] = packed
-        return orjson.dumps(made)
+        body, is_base64 = _text(call, data, form=self._event_kind == REST)
+        event = self._format_2(call) if self._is_format_2 else self._format_1(call, "/" + "/".join(segments))
+        if not self._is_format_2 or parameters:
+            event["pathParameters"] = parameters or None
+        if not self._is_format_2 or body is not None:
+            event["body"] = body
+        event["isBase64Encoded"] = is_base64
+        return orjson.dumps(event)
 
     def _parameters(self, segments: list[str]) -> dict[str, str]:
-        """Return the path parameters of a request; of a greedy one, REST APIs leave out the slash at the end."""
+        """Return the path parameters of a request. REST APIs leave out the slash at the end of a greedy one."""
         found: dict[str, str] = {}
-        for at, name, greedy in self._places:
+        for at, name, greedy in self._path_parameters:
             text = "/".join(segments[at:]) if greedy else segments[at]
             text = text.rstrip("/") if greedy and not self._decoded else text
             found[name] = unquote(text) if self._decoded else text
@@ -188,16 +187,16 @@ class Gateway:
     def _format_1(self, call: HttpCall, own_path: str) -> dict[str, Any]:
         path = unquote(call.path) if self._decoded else call.path
         query = _query(call)
-        many: dict[str, list[str]] = {}
+        multi_query: dict[str, list[str]] = {}
         for name, text in query:
-            many.setdefault(name, []).append(text)
+            multi_query.setdefault(name, []).append(text)
         headers: dict[str, list[str]] = {}
         for name, text in _headers(call):
             headers.setdefault(name, []).append(text)
         now = time.time()
         host = call.authority
         agent = headers["user-agent"][-1] if "user-agent" in headers else None
-        request_id = identifier()
+        request_id = new_request_id()
         return {
             "version": "1.0",
             "resource": self._resource,
@@ -206,7 +205,7 @@ class Gateway:
             "headers": {name: texts[-1] for name, texts in headers.items()},
             "multiValueHeaders": headers,
             "queryStringParameters": dict(query) or None,
-            "multiValueQueryStringParameters": many or None,
+            "multiValueQueryStringParameters": multi_query or None,
             "stageVariables": None,
             "requestContext": {
                 **self._context,
@@ -214,7 +213,7 @@ class Gateway:
                 "domainPrefix": host.partition(".")[0],
                 "extendedRequestId": request_id,
                 "httpMethod": call.verb,
-                "identity": {**_NOBODY, "sourceIp": call.address, "userAgent": agent},
+                "identity": {**_NO_IDENTITY, "sourceIp": call.address, "userAgent": agent},
                 "path": path,
                 "protocol": _protocol(call),
                 "requestId": request_id,
@@ -230,7 +229,7 @@ class Gateway:
         for name, text in _headers(call):
             if name == "cookie":
                 cookies += [one for one in (part.strip() for part in text.split(";")) if one]
-            if name != "cookie" or self._event_kind == URL:  # HTTP APIs move it, function URLs copy it
+            if name != "cookie" or self._event_kind == URL:  # HTTP APIs move cookies, function URLs copy them
                 separator = "; " if name == "cookie" else ","  # RFC 9113, section 8.2.3; RFC 9110, section 5.3
                 headers[name] = f"{headers[name]}{separator}{text}" if name in headers else text
         parameters: dict[str, str] = {}
@@ -238,7 +237,7 @@ class Gateway:
             parameters[name] = f"{parameters[name]},{text}" if name in parameters else text
         now = time.time()
         host = call.authority
-        made: dict[str, Any] = {
+        event: dict[str, Any] = {
             "version": "2.0",
             "routeKey": self._route_key,
             "rawPath": path if self._decoded else call.path,
@@ -255,67 +254,58 @@ class Gateway:
                     "sourceIp": call.address,
                     "userAgent": headers.get("user-agent", ""),
                 },
-                "requestId": identifier(),
+                "requestId": new_request_id(),
                 "time": _clf(int(now)),
                 "timeEpoch": int(now * 1000),
             },
         }
         if cookies:
-            made["cookies"] = cookies
+            event["cookies"] = cookies
         if parameters:
-            made["queryStringParameters"] = parameters
-        return made
+            event["queryStringParameters"] = parameters
+        return event
 
 
 def _doubled(template: Template, at: int) -> Template:
-    """Return a template with an empty segment before the one of an index."""
+    """Return a template with an empty segment before an index."""
     variables = [replace(one, start=one.start + 1, stop=one.stop + 1) for one in template.variables]
     segments = (*template.segments[:at], "=", *template.segments[at:])
     return replace(template, segments=segments, variables=tuple(variables))
 
 
-async def _body(call: HttpCall, limit: int, seconds: float | None) -> bytes:
-    length = call.metadata.wire(b"content-length")
-    if length is not None and length.isdigit() and int(length) > limit:
-        raise refusals.too_large(call, limit)
-    try:
-        body = await call.read(limit, seconds)
-    except TimeoutError:
-        raise refusals.too_slow(call) from None
-    if body is None:
-        raise refusals.too_large(call, limit)
-    return body
-
-
 def _body_event(call: HttpCall, parameters: dict[str, str], data: bytes) -> bytes:
-    """Return the JSON body with the parameters in it: what the path says wins, and the body over the query.
+    """Return the JSON body with the parameters in it. Path parameters replace body members, those replace query ones.
 
-    The body stays the text that it is, and so its numbers keep their digits: of a name that stands twice in an object,
-    the last is read.
+    The text of the body is kept, so that its numbers keep their digits. Members are added around it: of a name that
+    stands twice in an object, readers use the last.
     """
-    body = data.strip(_SPACE) or b"{}"
+    body = data.strip(_WHITESPACE) or b"{}"
     try:
         event = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidArgument(f"the body is not valid JSON: {error}") from None
     if not isinstance(event, dict):
         return body
-    parts = (part[1:-1].strip(_SPACE) for part in (orjson.dumps(dict(_query(call))), body, orjson.dumps(parameters)))
+    parts = (
+        part[1:-1].strip(_WHITESPACE) for part in (orjson.dumps(dict(_query(call))), body, orjson.dumps(parameters))
+    )
     return b"{%s}" % b",".join(filter(None, parts))
 
 
 def _text(call: HttpCall, data: bytes, *, form: bool) -> tuple[str | None, bool]:
-    """Return the body as an event holds it, and whether that is base64.
+    """Return the body of an event, and whether it is base64.
 
     Args:
         call: The request.
         data: The body.
-        form: HTML forms are text, as REST APIs have them; HTTP APIs and function URLs do not.
+        form: Whether HTML forms are text. They are for REST APIs, not for HTTP APIs and function URLs.
     """
     if not data:
         return None, False
     kind = media_type(call.metadata.wire(b"content-type") or b"")
-    known = kind.startswith("text/") or kind in _TEXT or kind.endswith(("+json", "+xml")) or (form and kind == _FORM)
+    known = (
+        kind.startswith("text/") or kind in _TEXT_TYPES or kind.endswith(("+json", "+xml")) or (form and kind == _FORM)
+    )
     if (known or not kind) and call.metadata.wire(b"content-encoding") in (None, b"identity"):
         try:
             return data.decode(), False
@@ -325,7 +315,7 @@ def _text(call: HttpCall, data: bytes, *, form: bool) -> tuple[str | None, bool]
 
 
 def _headers(call: HttpCall) -> list[tuple[str, str]]:
-    """Return the request's headers, with those that API Gateway adds."""
+    """Return the headers of the request and those that API Gateway adds."""
     pairs = [
         (name.decode("latin-1"), text.decode("utf-8", "replace"))
         for name, text in call.metadata.pairs
@@ -353,7 +343,7 @@ def _protocol(call: HttpCall) -> str:
 
 @lru_cache(1)
 def _clf(now: int) -> str:
-    """Return a Unix time as the Common Log Format has it: ``12/Mar/2020:19:03:58 +0000``."""
+    """Return a Unix time in the Common Log Format: ``12/Mar/2020:19:03:58 +0000``."""
     at = time.gmtime(now)
     return f"{at.tm_mday:02}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year}:{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} +0000"
 

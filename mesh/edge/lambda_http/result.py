@@ -1,8 +1,8 @@
-"""What a Lambda function returned → an HTTP response. Pure.
+"""Results of Lambda functions as HTTP responses. Pure.
 
-An object with ``statusCode`` is a response; anything else is the JSON body of one with 200, which is what API Gateway
-does in format 2.0 and what nobody misses in 1.0. A text without a status is the body as it is, so that it can be JSON;
-where the event is the body (the non-proxy kind), it is JSON too, a text in quotes.
+An object with ``statusCode`` is a response. Anything else is the JSON body of a response with status 200. API Gateway
+does so in format 2.0 only; here it holds for 1.0 too. A text without a status is the body as it is, so that it can be
+JSON. If the event is the body (non-proxy integration), a text is JSON too, in quotes.
 
 Source: API Gateway developer guide, "Output format of a Lambda function for proxy integration" and "Lambda function
 response format".
@@ -18,61 +18,65 @@ from typing import Any
 
 import orjson
 
-from mesh.headers import LAMBDA_OWNED
+from mesh.headers import CORS_PREFIX, LAMBDA_OWNED
+from mesh.media_types import JSON
 
-__all__ = ["Malformed", "response"]
+__all__ = ["Headers", "MalformedResult", "parse_result"]
 
 Headers = list[tuple[bytes, bytes]]
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
-_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-"""Control characters, but not the tab (RFC 9110, 5.5)."""
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""Control characters except the tab (RFC 9110, 5.5)."""
 _STATUSES = range(200, 600)
-_BARE = (204, 304)
-_JSON = b"application/json"
+_WITHOUT_BODY = (204, 304)
+_JSON = JSON.encode()
 _PLAIN = b"text/plain; charset=utf-8"
 
 
-class Malformed(ValueError):
-    """The result is no response; the message is for the function's author."""
+class MalformedResult(ValueError):
+    """A result that is no response. The message is for the author of the function."""
 
 
-def response(said: bytes, *, second: bool, bare: bool = False) -> tuple[int, Headers, bytes]:
-    """Return status, headers and body.
+def parse_result(
+    result: bytes, *, format_2: bool, non_proxy: bool = False, cors: bool = False
+) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body of the response. Headers that only the mesh writes are left out.
 
     Args:
-        said: What the handler returned, as JSON text.
-        second: By format 2.0.
-        bare: By the non-proxy kind.
+        result: The value that the handler returned, as JSON text.
+        format_2: Whether the payload format is 2.0.
+        non_proxy: Whether the integration is non-proxy.
+        cors: Whether the edge writes the CORS headers.
 
     Raises:
-        Malformed: It says a status, headers or a body that cannot be.
+        MalformedResult: Its status, headers or body is invalid.
     """
     try:
-        result = orjson.loads(said)
+        value = orjson.loads(result)
     except orjson.JSONDecodeError as error:
-        raise Malformed(f"the result cannot be read: {error}") from None
-    if not isinstance(result, dict) or "statusCode" not in result:
-        body = result.encode() if isinstance(result, str) and not bare else said
-        return 200, [(b"content-type", _JSON), _length(body)], body
-    status = _status(result["statusCode"])
-    headers = list(_headers(result))
-    body = _body(result)
-    if status in _BARE:
+        raise MalformedResult(f"the result cannot be read: {error}") from None
+    if not isinstance(value, dict) or "statusCode" not in value:
+        body = value.encode() if isinstance(value, str) and not non_proxy else result
+        return 200, [(b"content-type", _JSON)], body
+    status = _status(value["statusCode"])
+    headers = [
+        pair
+        for pair in _headers(value)
+        if pair[0] not in LAMBDA_OWNED and not (cors and pair[0].startswith(CORS_PREFIX))
+    ]
+    body = _body(value)
+    if status in _WITHOUT_BODY:
         return status, headers, b""
     if not any(name == b"content-type" for name, _ in headers):
-        headers.append((b"content-type", _PLAIN if second else _JSON))
-    return status, [*headers, _length(body)], body
+        headers.append((b"content-type", _PLAIN if format_2 else _JSON))
+    return status, headers, body
 
 
-def _length(body: bytes) -> tuple[bytes, bytes]:
-    return b"content-length", b"%d" % len(body)
-
-
-def _status(said: Any) -> int:
-    number = int(said) if isinstance(said, str) and re.fullmatch(r"[0-9]{3}", said) else said
+def _status(value: Any) -> int:
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{3}", value) else value
     if type(number) is not int or number not in _STATUSES:
-        raise Malformed(f"statusCode must be a number from 200 to 599, not {said!r}")
+        raise MalformedResult(f"statusCode must be a number from 200 to 599, not {value!r}")
     return number
 
 
@@ -81,30 +85,30 @@ def _body(result: dict[str, Any]) -> bytes:
     if body is None:
         return b""
     if not isinstance(body, str):
-        raise Malformed(f"body must be a string, not {type(body).__name__}; write json.dumps(...)")
+        raise MalformedResult(f"body must be a string, not {type(body).__name__}; write json.dumps(...)")
     if result.get("isBase64Encoded") is not True:
         return body.encode()
     try:
         return b64decode(body, validate=True)
     except (binascii.Error, ValueError):
-        raise Malformed("body is not base64, and isBase64Encoded says so") from None
+        raise MalformedResult("body is not base64, although isBase64Encoded is true") from None
 
 
 def _headers(result: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the headers; of a name that stands in both tables, those of ``multiValueHeaders``."""
-    many = _table(result, "multiValueHeaders")
-    listed = {name.lower() for name in many}
+    """Yield the headers. For a name in both tables, ``multiValueHeaders`` is used."""
+    multi_value = _table(result, "multiValueHeaders")
+    listed = {name.lower() for name in multi_value}
     for name, text in _table(result, "headers").items():
         if name.lower() not in listed:
             yield from _pair(name, text)
-    for name, texts in many.items():
+    for name, texts in multi_value.items():
         if not isinstance(texts, list):
-            raise Malformed(f"multiValueHeaders {name!r} must be a list, not {type(texts).__name__}")
+            raise MalformedResult(f"multiValueHeaders {name!r} must be a list, not {type(texts).__name__}")
         for text in texts:
             yield from _pair(name, text)
     cookies = result.get("cookies") or []
     if not isinstance(cookies, list):
-        raise Malformed("cookies must be a list")
+        raise MalformedResult("cookies must be a list")
     for cookie in cookies:
         yield from _pair("set-cookie", cookie)
 
@@ -114,19 +118,17 @@ def _table(result: dict[str, Any], name: str) -> dict[str, Any]:
     if table is None:
         return {}
     if not isinstance(table, dict):
-        raise Malformed(f"{name} must be an object, not {type(table).__name__}")
+        raise MalformedResult(f"{name} must be an object, not {type(table).__name__}")
     return table
 
 
-def _pair(name: str, said: Any) -> Iterator[tuple[bytes, bytes]]:
-    if isinstance(said, bool):
-        text = "true" if said else "false"
-    elif isinstance(said, str | int | float):
-        text = str(said)
+def _pair(name: str, value: Any) -> Iterator[tuple[bytes, bytes]]:
+    if isinstance(value, bool):
+        text = "true" if value else "false"
+    elif isinstance(value, str | int | float):
+        text = str(value)
     else:
-        raise Malformed(f"header {name!r} must be a text, not {type(said).__name__}")
-    if not _NAME.match(name) or _UNFIT.search(text):
-        raise Malformed(f"header {name!r} has a name or a value that no header can have")
-    key = name.lower().encode()
-    if key not in LAMBDA_OWNED:
-        yield key, text.strip().encode()
+        raise MalformedResult(f"header {name!r} must be a text, not {type(value).__name__}")
+    if not _NAME.match(name) or _CONTROL.search(text):
+        raise MalformedResult(f"header {name!r} has a name or a value that no header can have")
+    yield name.lower().encode(), text.strip().encode()

@@ -1,7 +1,7 @@
-"""Which web pages may read the answers (the Fetch standard's CORS protocol), refusals included.
+"""CORS layer (Fetch standard): lets pages of other origins read responses, errors included.
 
-It only ever grants what a page may read. What may be *done* is for authentication: a request of another origin is
-answered all the same, without the grant.
+The layer only grants reading. A request of another origin is executed all the same, without the grant: whether it may
+be is decided by authentication.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mesh.headers import EXPOSED
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler, Layer
-    from mesh.edge.call import HttpCall
+    from mesh.edge.calls import HttpCall
 
 __all__ = ["cors"]
 
@@ -27,16 +27,16 @@ _VARY_PREFLIGHT = (b"vary", b"access-control-request-method, access-control-requ
 
 
 def cors(origins: Iterable[str], *, credentials: bool, expose: Iterable[str], max_age: float) -> Layer:
-    """Return the layer that answers preflights and adds the grant to every other answer.
+    """Return the layer that answers preflights and adds the grant to every other response.
 
     Args:
-        origins: Exact origins, or ``*`` alone for every one.
-        credentials: Whether pages may use cookies; never with ``*`` (the manifest is checked).
+        origins: Exact origins, or ``*`` alone for every origin.
+        credentials: Whether pages may send cookies. The manifest refuses it together with ``*``.
         expose: Response headers that pages may read besides ``mesh.headers.EXPOSED``.
-        max_age: Seconds that a browser may remember a preflight.
+        max_age: Seconds that a browser may cache a preflight.
     """
     allowed = frozenset(origin.encode() for origin in origins)
-    anyone = b"*" in allowed
+    any_origin = b"*" in allowed
     exposed = (b"access-control-expose-headers", b", ".join((*EXPOSED, *(name.encode() for name in expose))))
     age = (b"access-control-max-age", b"%d" % max_age)
 
@@ -44,12 +44,12 @@ def cors(origins: Iterable[str], *, credentials: bool, expose: Iterable[str], ma
         request = cast("HttpCall", call)
         metadata, headers = call.metadata, call.headers
         origin = metadata.wire(b"origin")
-        if not anyone and (origin is not None or request.verb in _CACHED):
-            headers.append(_VARY)  # also without an origin: a cache must not give this answer to a page
-        if origin is None or not (anyone or origin in allowed):
+        if not any_origin and (origin is not None or request.verb in _CACHED):
+            headers.append(_VARY)  # also without an origin: a cache must not give this response to a page
+        if origin is None or not (any_origin or origin in allowed):
             await next(call)
             return
-        headers.append((b"access-control-allow-origin", b"*" if anyone else origin))
+        headers.append((b"access-control-allow-origin", b"*" if any_origin else origin))
         if credentials:
             headers.append((b"access-control-allow-credentials", b"true"))
         verb = metadata.wire(b"access-control-request-method") if request.verb == "OPTIONS" else None

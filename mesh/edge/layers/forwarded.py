@@ -1,9 +1,10 @@
-"""Who the client is when named proxies stand between, as ``Forwarded`` (RFC 7239) and ``X-Forwarded-*`` say.
+"""Origin of requests that came through trusted proxies: ``Forwarded`` (RFC 7239) and ``X-Forwarded-*``.
 
-The list of addresses is read from the right: each proxy adds the one that it was reached from, so the first that is no
-trusted proxy is the client, and everything left of it was said by the client and is worth nothing. Scheme and host are
-those that the same proxy added. An element that is malformed ends the reading at the proxy that sent it. A proxy writes
-one dialect and may pass on what a client wrote in the other: when both are there and differ, neither is believed.
+The list of addresses is read from the right, because each proxy appends the address that it was reached from. The first
+address that is no trusted proxy is the client. Everything left of it was written by the client and is ignored. Scheme
+and host are those that the same proxy appended. A malformed element ends the reading at the proxy that sent it. A proxy
+writes one of the two headers and may pass on the other as the client wrote it. If both are present and differ, neither
+is trusted.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, cast
 
-from mesh.edge.call import Origin
+from mesh.edge.calls import Origin
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler, Layer, Metadata
-    from mesh.edge.call import HttpCall
+    from mesh.edge.calls import HttpCall
 
 __all__ = ["forwarded", "host_of", "origin_of"]
 
@@ -29,12 +30,12 @@ _ELEMENTS = re.compile(rf"(?:{_QUOTED}|[^,\"])+")
 _PAIRS = re.compile(rf"(?:{_QUOTED}|[^;\"])+")
 _HOST = re.compile(r"[0-9A-Za-z._~\-\[\]:%]+\Z")
 _SCHEMES = frozenset({"http", "https"})
-_MOST = 64
-"""Elements that are looked at."""
+_MAX_ELEMENTS = 64
+"""Elements that are read."""
 
 
 def host_of(node: str) -> IPv4Address | IPv6Address | None:
-    """Return the address of ``1.2.3.4``, ``1.2.3.4:80``, ``::1``, ``[::1]`` or ``[::1]:80``; None if it is none.
+    """Return the address of ``1.2.3.4``, ``1.2.3.4:80``, ``::1``, ``[::1]`` or ``[::1]:80``; None for other text.
 
     An IPv4 address mapped into IPv6 is the IPv4 address.
     """
@@ -52,12 +53,12 @@ def host_of(node: str) -> IPv4Address | IPv6Address | None:
 
 
 def origin_of(peer: str, metadata: Metadata, trusted: Networks) -> Origin | None:
-    """Return where the request came from, or None when its peer is no trusted proxy.
+    """Return the origin of a request, or None if its peer is no trusted proxy.
 
     Args:
         peer: The address of the connection's other end.
         metadata: The request headers.
-        trusted: The proxies that are believed.
+        trusted: The trusted proxies.
     """
     address = host_of(peer)
     if address is None or not _in(address, trusted):
@@ -79,7 +80,7 @@ def _in(address: IPv4Address | IPv6Address, networks: Networks) -> bool:
 def _walk(peer: str, elements: Sequence[dict[str, str]], trusted: Networks) -> Origin:
     """Go from the nearest proxy outwards to the first address that is not trusted."""
     origin = Origin(peer)
-    for element in reversed(elements[-_MOST:]):
+    for element in reversed(elements[-_MAX_ELEMENTS:]):
         address = host_of(element.get("for", ""))
         if address is None:
             return origin
@@ -95,7 +96,7 @@ def _walk(peer: str, elements: Sequence[dict[str, str]], trusted: Networks) -> O
 
 
 def _joined(metadata: Metadata, name: str) -> str | None:
-    """Return all values of a header as one list, or None if it is not there."""
+    """Return all values of a header as one list, or None if it is absent."""
     values = metadata.getall(name)
     return ",".join(map(str, values)) if values else None
 
@@ -130,14 +131,14 @@ def _x_forwarded(metadata: Metadata) -> list[dict[str, str]] | None:
         if len(values) == len(elements):
             for element, value in zip(elements, values, strict=True):
                 element[key] = value
-        else:  # one that each proxy overwrites: the nearest proxy's, whatever the client is
+        else:  # each proxy overwrites it: the value of the nearest proxy, whatever the client is
             for element in elements:
                 element[key] = values[-1]
     return elements
 
 
 def forwarded(proxies: Iterable[str]) -> Layer:
-    """Return the layer, outside of all others, that sets the call's ``origin`` when a trusted proxy names it.
+    """Return the outermost layer: it sets the ``origin`` of calls that came through a trusted proxy.
 
     Args:
         proxies: Addresses and networks of trusted proxies.
@@ -146,7 +147,7 @@ def forwarded(proxies: Iterable[str]) -> Layer:
 
     async def layer(call: Call, next: Handler) -> None:
         request = cast("HttpCall", call)
-        request.origin = origin_of(request.connected, call.metadata, trusted)
+        request.origin = origin_of(request.peer_address, call.metadata, trusted)
         await next(call)
 
     return layer

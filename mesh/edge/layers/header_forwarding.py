@@ -1,4 +1,4 @@
-"""Request headers that become metadata of the calls that answer the request: those of an explicit list, no others."""
+"""Header forwarding: an allowlist of request headers becomes metadata of the calls that answer the request."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from mesh.errors import InvalidArgument
 if TYPE_CHECKING:
     from mesh.call import Call, Handler, Layer
 
-__all__ = ["passing"]
+__all__ = ["forward_headers"]
 
 
-def passing(names: Iterable[str]) -> Layer:
-    """Return the outbound layer that adds the named headers of the request that is being answered.
+def forward_headers(names: Iterable[str]) -> Layer:
+    """Return the outbound layer that adds the named headers of the current request.
 
     Args:
-        names: In lower case; the manifest has checked that none belongs to the connection or to the mesh.
+        names: In lower case. The manifest refuses names that belong to the connection or to the mesh.
     """
-    wanted = frozenset(name.encode() for name in names)
+    forwarded = frozenset(name.encode() for name in names)
 
     async def layer(call: Call, next: Handler) -> None:
         request = current.get()
         if request is not None:
             for name, value in request.metadata.pairs:
-                if name in wanted:
+                if name in forwarded:
                     if not (value.isascii() and value.decode("ascii").isprintable()):  # PROTOCOL-HTTP2.md, ASCII-Value
                         raise InvalidArgument(f"the header `{name.decode()}` may hold only printable ASCII")
                     call.metadata.append(name, value)

@@ -1,4 +1,4 @@
-"""The layers that ``[edge]`` of mesh.toml asks for, each absent when it asks for nothing."""
+"""Optional layers of the edge, enabled by ``[edge]`` of mesh.toml."""
 
 from __future__ import annotations
 
@@ -7,57 +7,56 @@ from typing import TYPE_CHECKING
 
 from mesh.edge.layers.cors import cors
 from mesh.edge.layers.forwarded import forwarded
-from mesh.edge.layers.header_forwarding import passing
-from mesh.edge.layers.rate_limit import client_limit, identity_limit
-from mesh.edge.layers.size_limits import bounds
+from mesh.edge.layers.header_forwarding import forward_headers
+from mesh.edge.layers.rate_limit import client_rate_limit, user_rate_limit
+from mesh.edge.layers.size_limits import size_limits
 
 if TYPE_CHECKING:
     from mesh.call import Layer
     from mesh.config.manifest import EdgeConfig
 
-__all__ = ["OPEN", "Door"]
+__all__ = ["NO_LAYERS", "OptionalLayers"]
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """What stands in the edge's chains besides what always does.
+class OptionalLayers:
+    """Optional layers of the edge; None for each that is not enabled.
 
     Attributes:
-        forwarded: Learns from trusted proxies who the client is.
-        cors: Lets pages of other origins read the answers.
-        bounds: Refuses paths and headers that are too large.
-        per_client: Limits how often one address asks.
-        per_identity: Limits how often one user asks.
-        passing: Gives request headers to the onward call.
-        ignore_unknown_fields: JSON fields that a message does not have are passed over.
+        forwarded: Sets the origin of a request that came through trusted proxies.
+        cors: Lets pages of other origins read responses.
+        size_limits: Limits URI and headers.
+        client_rate_limit: Limits the requests of each client address.
+        user_rate_limit: Limits the requests of each verified user.
+        header_forwarding: Forwards request headers as metadata of outbound calls.
+        ignore_unknown_fields: Whether JSON fields that a message does not have are ignored.
     """
 
     forwarded: Layer | None = None
     cors: Layer | None = None
-    bounds: Layer | None = None
-    per_client: Layer | None = None
-    per_identity: Layer | None = None
-    passing: Layer | None = None
+    size_limits: Layer | None = None
+    client_rate_limit: Layer | None = None
+    user_rate_limit: Layer | None = None
+    header_forwarding: Layer | None = None
     ignore_unknown_fields: bool = False
 
     @classmethod
-    def of(cls, table: EdgeConfig) -> Door:
-        """Return what the table asks for."""
-        rules, limit = table.cors_rules, table.rate_limit
+    def of(cls, config: EdgeConfig) -> OptionalLayers:
+        """Return the layers that the configuration enables."""
+        rules, limit = config.cors_rules, config.rate_limit
+        client, user = limit.per_client, limit.per_identity
         return cls(
-            forwarded=forwarded(table.trusted_proxies) if table.trusted_proxies else None,
+            forwarded=forwarded(config.trusted_proxies) if config.trusted_proxies else None,
             cors=cors(rules.origins, credentials=rules.credentials, expose=rules.expose, max_age=float(rules.max_age))
             if rules.origins
             else None,
-            bounds=bounds(int(table.max_uri), int(table.max_headers)),
-            per_client=client_limit(float(limit.per_client), limit.per_client.burst) if limit.per_client else None,
-            per_identity=identity_limit(float(limit.per_identity), limit.per_identity.burst)
-            if limit.per_identity
-            else None,
-            passing=passing(table.metadata) if table.metadata else None,
-            ignore_unknown_fields=table.ignore_unknown_fields,
+            size_limits=size_limits(int(config.max_uri), int(config.max_headers)),
+            client_rate_limit=client_rate_limit(float(client), client.burst) if client else None,
+            user_rate_limit=user_rate_limit(float(user), user.burst) if user else None,
+            header_forwarding=forward_headers(config.metadata) if config.metadata else None,
+            ignore_unknown_fields=config.ignore_unknown_fields,
         )
 
 
-OPEN = Door()
-"""Nothing is asked for."""
+NO_LAYERS = OptionalLayers()
+"""No optional layer is enabled."""

@@ -1,7 +1,7 @@
 """OpenAPI 3.1 document of the routes that the edge offers, made from the contract. Pure.
 
 It describes the edge as it is: routes, parameters and bodies as ``mesh.edge.http.transcoder`` reads them, JSON as
-``mesh.protojson.codec`` writes it, errors as ``mesh.edge.http.status_response`` writes them.
+``mesh.protojson.codec`` writes it, errors as ``mesh.edge.http.response`` writes them.
 
 Source: https://spec.openapis.org/oas/v3.1.1.html
 """

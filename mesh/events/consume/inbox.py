@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from mesh.call import current
-from mesh.database.transaction import only_reads
+from mesh.database.transaction import is_read_only
 from mesh.errors import FailedPrecondition
 from mesh.events.consume.delivery_call import AlreadyProcessedError, Delivered
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from mesh.context import Transaction
-    from mesh.database import Execute
+    from mesh.database import StatementExecutor
 
 __all__ = ["KEPT_SECONDS", "TABLE", "guarded", "prepare", "prune"]
 
@@ -50,7 +50,7 @@ def prepare(connection: Connection) -> None:
     connection.execute(text(_CREATE))
 
 
-async def prune(tx: Execute, now: float) -> None:
+async def prune(tx: StatementExecutor, now: float) -> None:
     """Remove rows that are older than ``KEPT_SECONDS``; ``now`` is in seconds since the epoch."""
     await tx.execute(_PRUNE, {"before": now - KEPT_SECONDS})
 
@@ -89,7 +89,7 @@ class _InboxTransaction:
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
         """Execute an SQLAlchemy statement and return its (buffered) result (see ``Transaction.execute``)."""
-        if not only_reads(statement):
+        if not is_read_only(statement):
             await self._insert_row()
         return await self._tx.execute(statement, parameters)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import CallbackOptions, Observation
 
-    from mesh.database import Database, Sole
+    from mesh.database import Database, LeaderLock
 
 __all__ = ["Encode", "MakeDeadLetters", "Relay", "as_stored"]
 
@@ -101,7 +101,7 @@ class Relay:
         self._encode = encode
         self._make_dead_letters = make_dead_letters
         self._sqlite = sqlite
-        self._sole: Sole = database.sole(NAME)
+        self._leader_lock: LeaderLock = database.leader_lock(NAME)
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._logged = ""
@@ -117,12 +117,12 @@ class Relay:
 
     def tell(self) -> None:
         """Wake the relay that holds the lock: there may be rows."""
-        self._sole.tell()
+        self._leader_lock.notify()
 
     async def stop(self) -> None:
         """Publish the remaining rows if the broker is reachable, and stop; other rows stay in the outbox."""
         self._stopping.set()
-        self._sole.news.set()
+        self._leader_lock.wakeup.set()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=STOP_TIMEOUT)
             self._task.cancel()
@@ -132,23 +132,25 @@ class Relay:
     async def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                if await _first(self._sole.acquire(), self._stopping.wait()) == 0:
+                if await _first(self._leader_lock.acquire(), self._stopping.wait()) == 0:
                     await self._hold()
             except Exception:  # a relay that stopped silently would hold all events of the service
                 log.exception("the relay failed and starts again")
                 await _first(self._stopping.wait(), asyncio.sleep(MAX_RETRY_DELAY))
             finally:
                 self.waiting, self._counted = None, -POLL_INTERVAL
-                await self._sole.release()
+                await self._leader_lock.release()
 
     async def _hold(self) -> None:
         """Empty the outbox repeatedly, until the lock is lost or the service stops."""
-        sole, failures = self._sole, 0
+        leader_lock, failures = self._leader_lock, 0
         if self._broker.connection is None:  # at a start both connect, and the broker may be second
-            await _first(self._stopping.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(MAX_RETRY_DELAY))
-        while not sole.lost.is_set():
+            await _first(
+                self._stopping.wait(), leader_lock.lost.wait(), self._broker.ready(), asyncio.sleep(MAX_RETRY_DELAY)
+            )
+        while not leader_lock.lost.is_set():
             last = self._stopping.is_set()  # one last round, for rows of the last calls
-            sole.news.clear()
+            leader_lock.wakeup.clear()
             error = await self._round()
             self._log_state("" if error is None else str(error))
             if last:
@@ -157,14 +159,14 @@ class Relay:
                 failures = 0
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_INTERVAL):
-                        await sole.news.wait()  # a lost lock and the shutdown set it too
+                        await leader_lock.wakeup.wait()  # a lost lock and the shutdown set it too
                 continue
             delay = min(MIN_RETRY_DELAY * 2.0 ** min(failures, 16), MAX_RETRY_DELAY) * random.uniform(0.5, 1.0)  # noqa: S311
             failures += 1
-            await _first(self._stopping.wait(), sole.lost.wait(), asyncio.sleep(delay))
+            await _first(self._stopping.wait(), leader_lock.lost.wait(), asyncio.sleep(delay))
             if self._broker.connection is None:
                 await _first(
-                    self._stopping.wait(), sole.lost.wait(), self._broker.ready(), asyncio.sleep(MAX_RETRY_DELAY)
+                    self._stopping.wait(), leader_lock.lost.wait(), self._broker.ready(), asyncio.sleep(MAX_RETRY_DELAY)
                 )
 
     async def _round(self) -> StatusError | None:
@@ -193,7 +195,7 @@ class Relay:
         """
         sent: list[Row] = []
         error: StatusError | None = None
-        while not self._sole.lost.is_set():
+        while not self._leader_lock.lost.is_set():
             async with self._database.housekeeping() as tx:
                 if sent:
                     await outbox.delete(tx, sent, sqlite=self._sqlite)

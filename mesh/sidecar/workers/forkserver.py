@@ -1,4 +1,4 @@
-"""Fork server: a clean process that has imported what workers need, and forks one for each command of the sidecar.
+"""Fork server: a clean process with the imports of workers, which forks a worker for each command of the sidecar.
 
 It is a program of its own (``python -m mesh.sidecar.workers.forkserver FD``), so that nothing of the sidecar (threads,
 event loop, connections) is copied into a worker. It runs no event loop, starts no thread and never uses gRPC's core. It
@@ -210,9 +210,9 @@ class _ForkServer:
             outbox = Outbox(publications, sqlite=url.startswith("sqlite:"))
         self._database = Database(url, migrations=None, name=self._setup.name, outbox=outbox)
         if outbox is not None:
-            outbox.tell = self._database.sole(NAME).tell  # the relay is in the sidecar
+            outbox.tell = self._database.leader_lock(NAME).notify  # the relay is in the sidecar
         self._database.open()
-        self._database.warm()
+        self._database.precompile_statements()
 
     def _fork(self, number: int, descriptors: list[int]) -> None:
         try:

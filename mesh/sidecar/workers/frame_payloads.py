@@ -42,10 +42,10 @@ class _OutgoingDeliveryHead(_OutgoingCallHead, array_like=True, gc=False, frozen
     """Head of a delivery, for encoding.
 
     Attributes:
-        delivered: Consumer, event, hops, as in ``mesh.events.consume.delivery_call.Delivered``.
+        delivery: Consumer, event, hops, as in ``mesh.events.consume.delivery_call.Delivered``.
     """
 
-    delivered: tuple[str, str, int]
+    delivery: tuple[str, str, int]
 
 
 class CallHead(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -56,7 +56,7 @@ class CallHead(msgspec.Struct, array_like=True, gc=False, frozen=True):
     caller: str | None
     identity: msgspec.Raw
     metadata: msgspec.Raw
-    delivered: tuple[str, str, int] | None = None
+    delivery: tuple[str, str, int] | None = None
 
 
 class OnwardHead(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -109,13 +109,13 @@ class LoadTimes(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Body of a READY frame; times are Unix time in nanoseconds.
 
     Attributes:
-        began: When the worker was given its connection, whether it was forked for it or ahead.
-        loaded: When its functions were loaded.
+        began_ns: When the worker was given its connection, whether it was forked for it or ahead.
+        loaded_ns: When its functions were loaded.
         imports: The slowest imports in between: module, seconds.
     """
 
-    began: int
-    loaded: int
+    began_ns: int
+    loaded_ns: int
     imports: list[tuple[str, float]]
 
 
@@ -131,11 +131,11 @@ def decoder(kind: Any) -> Any:
 def call_head(call: Call) -> bytes:
     """Return the head of a call, or of a delivery, for the worker that serves it."""
     span, state = worker_spans.current_span()
-    identity, delivered = call.identity, call.delivery
+    identity, delivery = call.identity, call.delivery
     user = None if identity is None else (identity.subject, list(identity.roles), dict(identity.claims))
-    if delivered is not None:  # nobody calls, so there is no user
-        delivery = (delivered.consumer, delivered.event, delivered.hops)
-        return encode(_OutgoingDeliveryHead(span, state, call.caller, user, call.metadata.pairs, delivery))
+    if delivery is not None:  # a delivery has no user
+        source = (delivery.consumer, delivery.event, delivery.hops)
+        return encode(_OutgoingDeliveryHead(span, state, call.caller, user, call.metadata.pairs, source))
     try:
         return encode(_OutgoingCallHead(span, state, call.caller, user, call.metadata.pairs))
     except (OverflowError, UnicodeEncodeError):  # claims may hold values that only JSON can represent

@@ -87,7 +87,7 @@ class _LoadedModule:
 
     @property
     def fault(self) -> str:
-        """Why the module itself cannot be preloaded; or ""."""
+        """Reason why the module itself cannot be preloaded; or ""."""
         threads, sockets = (after - inner for after, inner in zip(self.left, self.inner_left, strict=True))
         return "it starts threads" if threads > 0 else "it opens sockets" if sockets > 0 else ""
 

@@ -139,7 +139,7 @@ class WorkerLifecycle:
         self._end_if_idle(worker)
 
     def replace(self, worker: Worker, reason: str) -> None:
-        """Retire a worker for a reason that its callers are told; it is killed after ``EXIT_TIMEOUT``."""
+        """Retire a worker and kill it after ``EXIT_TIMEOUT``; ``reason`` is reported to its callers."""
         if worker.end_reason or worker.state is WorkerState.ENDED:
             return
         log.warning("worker %d is replaced: %s", worker.pid, reason)
@@ -150,7 +150,7 @@ class WorkerLifecycle:
         self._end_if_idle(worker)
 
     def kill(self, worker: Worker, reason: str) -> None:
-        """Kill a worker at once, for a reason that its callers are told."""
+        """Kill a worker at once; ``reason`` is reported to its callers."""
         if worker.state is WorkerState.ENDED:
             return
         log.warning("worker %d is killed: %s", worker.pid, reason)
@@ -180,7 +180,7 @@ class WorkerLifecycle:
         limit = int(self._spec.memory)
         for worker in list(self.alive):
             worker.check_progress()
-            size = worker.memory()
+            size = worker.resident_bytes()
             if size <= limit:
                 continue
             reason = f"it uses {_megabytes(size)} of memory; workers.memory is {_megabytes(limit)}"
@@ -318,7 +318,7 @@ class WorkerLifecycle:
     def _check_ping(self, worker: Worker, call: int, ping: int) -> None:
         if not worker.has_answered(ping) and call in worker.connection.pending_calls:
             self._on_death(worker.started_methods())
-            self.kill(worker, "a function blocked its event loop, and its call was over")
+            self.kill(worker, "a function blocked the event loop after its call had ended")
 
     def _check_cancelled(self, worker: Worker, call: int) -> None:
         """Replace the worker if a call that was cancelled a while ago still runs."""

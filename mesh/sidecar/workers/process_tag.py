@@ -2,7 +2,7 @@
 
 Linux tells the environment of a process (``/proc/PID/environ``). For a program it is the environment that it was
 started with. For a process that was only forked it is the memory where its parent's environment was. So a worker writes
-its tag to the place of the variable in memory, and the sidecar starts the fork server with a value of that length. A
+its tag over the value of the variable in memory, and the sidecar starts the fork server with a value of that length. A
 process that a worker starts with an environment of its own making has no tag, and its worker is unknown.
 """
 

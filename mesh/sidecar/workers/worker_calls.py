@@ -35,10 +35,10 @@ class ConnectionLostError(ConnectionError):
     """The other end is gone.
 
     Attributes:
-        call: Id of the call, whose outcome is unknown; -1 if it was not sent.
+        call: Id of the call, whose outcome is unknown; None if it was not sent.
     """
 
-    def __init__(self, call: int) -> None:
+    def __init__(self, call: int | None) -> None:
         super().__init__()
         self.call = call
 
@@ -50,18 +50,18 @@ class PendingCall:
         id: Its id.
         path: Its method.
         cancelled: Whether its caller has given up.
-        events: Frames from the other end that nobody has read yet: kind, body. Kind 0 with an exception, or None when
+        received: Frames from the other end that were not read yet: kind, body. Kind 0 with an exception, or None when
             the connection was lost, ends the call.
-        waiter: Done when ``events`` has grown; None if nobody waits.
+        waiter: Done when ``received`` has grown; None if no task waits.
     """
 
-    __slots__ = ("_taken", "cancelled", "credit", "credit_waiter", "events", "id", "path", "waiter")
+    __slots__ = ("_taken", "cancelled", "credit", "credit_waiter", "id", "path", "received", "waiter")
 
     def __init__(self, number: int, path: str) -> None:
         self.id = number
         self.path = path
         self.cancelled = False
-        self.events: deque[tuple[int, Any]] = deque()
+        self.received: deque[tuple[int, Any]] = deque()
         self.credit = WINDOW_BYTES
         self.credit_waiter: asyncio.Future[None] | None = None
         self.waiter: asyncio.Future[None] | None = None
@@ -69,7 +69,7 @@ class PendingCall:
 
     def put(self, kind: int, body: Any) -> None:
         """Add a frame of the other end."""
-        self.events.append((kind, body))
+        self.received.append((kind, body))
         wake(self.waiter)
 
     def consumed(self, size: int) -> int:

@@ -245,7 +245,7 @@ class WorkerConnection(asyncio.Protocol):
             StatusError: The status of the call.
         """
         if self.lost.done():
-            raise ConnectionLostError(-1)
+            raise ConnectionLostError(None)
         number = self._next_id
         self._next_id = number + 2
         pending = self.pending_calls[number] = PendingCall(number, call.method.path)
@@ -260,7 +260,7 @@ class WorkerConnection(asyncio.Protocol):
         finally:
             if number in self.pending_calls:
                 pending.cancelled = True
-                pending.events.clear()
+                pending.received.clear()
                 self.write(frames.frame(FrameKind.CANCEL, number))
                 self.on_call_cancelled(number)
             if forwarding is not None:
@@ -268,12 +268,12 @@ class WorkerConnection(asyncio.Protocol):
                 await asyncio.wait([forwarding])
 
     async def _receive_responses(self, call: Call, pending: PendingCall) -> None:
-        events = pending.events
+        received = pending.received
         while True:
-            while not events:
+            while not received:
                 pending.waiter = waiter = self.loop.create_future()
                 await waiter
-            kind, body = events.popleft()
+            kind, body = received.popleft()
             if kind == 5:  # noqa: PLR2004 - STATUS
                 status = frames.parse_status(body)
                 if status.extra or status.code:

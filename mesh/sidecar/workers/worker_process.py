@@ -107,7 +107,7 @@ def run(
         _end(1)
 
     if host.main is not None and setup.function is None:
-        host.own = OwnLoop()  # as the threads of functions have one; on AWS the main thread has none
+        host.own_loop = OwnLoop()  # as the threads of functions have one; on AWS the main thread has none
 
     def serve() -> bool:
         return loop.run_until_complete(host.serve())
@@ -142,7 +142,7 @@ class WorkerCall(ServedCall):
         self._metadata: Metadata | None = None
         self._user: Identity | None = None
         self.caller = head.caller
-        self.delivery = None if head.delivered is None else Delivered(*head.delivered)
+        self.delivery = None if head.delivery is None else Delivered(*head.delivery)
         self.span = worker_spans.RemoteServerSpan(head.span, head.state) if head.span else None
 
     @property
@@ -184,12 +184,12 @@ class _WorkerProcess:
         self._connection: WorkerConnection
         self._drain: asyncio.Event
         self._service: ServiceContext
-        self._began = 0
+        self._began_ns = 0
         self._functions: Functions | LambdaFunctions | None = None
         self._load_error: Exception | None = None
         self._loaded: LoadTimes | None = None
         self.main: MainThread | None = None
-        self.own: OwnLoop | None = None
+        self.own_loop: OwnLoop | None = None
 
     async def prepare(self, assignment: socket.socket) -> bool:
         """Set up what needs no functions, and wait for the connection; False if the fork server is gone."""
@@ -211,7 +211,7 @@ class _WorkerProcess:
         sock = await self._assigned_socket(assignment)
         if sock is None:
             return False
-        self._began = time_ns()
+        self._began_ns = time_ns()
         await loop.create_connection(lambda: connection, sock=sock)
         return True
 
@@ -227,7 +227,7 @@ class _WorkerProcess:
                 self._functions = functions_of(setup.module, setup.function, served)
             except Exception as error:  # noqa: BLE001 - raised in ``start``
                 self._load_error = error
-        self._loaded = LoadTimes(self._began, time_ns(), timer.slowest())
+        self._loaded = LoadTimes(self._began_ns, time_ns(), timer.slowest())
 
     async def start(self) -> bool:
         """Load the functions, unless ``load`` has, and run ``startup``; False if they cannot be used."""
@@ -247,7 +247,7 @@ class _WorkerProcess:
             what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else text_of(error)
             await self._failed([(self._setup.module, f"startup failed: {type(error).__name__}: {what}")])
             return False
-        ignoring()  # again: the module may have given signals their default
+        ignoring()  # again, because the module may have restored the default of signals
         gc.freeze()  # the collector was off since the fork, so all objects are long-lived ones that were just loaded
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
@@ -273,10 +273,10 @@ class _WorkerProcess:
         return (SingleCallMainThread if single else OverrunWatcher)(self.main, self._report_overrun)
 
     def _restore(self) -> None:
-        """Restore in the main thread what a function has taken."""
+        """Restore the signal handlers and the event loop of the main thread, which a function may have replaced."""
         ignoring()
-        if self.own is not None:
-            self.own.keep()
+        if self.own_loop is not None:
+            self.own_loop.keep()
 
     async def serve(self) -> bool:
         """Report READY and serve calls until the sidecar drains this worker; False if the sidecar is gone."""

@@ -25,8 +25,7 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
         preload: Modules to import before the first fork.
         settings: ``[services.NAME.settings]``.
         database: URL of its database, or "".
-        events: Whether the service publishes or receives events. If so, what it publishes goes to its outbox, or
-            through the sidecar.
+        events: Whether the service publishes or receives events. Its events go to its outbox, or through the sidecar.
         concurrency: Calls that one worker serves at once.
         bytecode: Folder for the compiled modules of the project; "" leaves it to Python. Where the environment forbids
             to write bytecode, as images do, each worker would compile the project again.

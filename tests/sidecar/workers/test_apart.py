@@ -1,4 +1,4 @@
-"""A method that ends its worker costs the others nothing, not even calls that cannot be repeated."""
+"""Separation of methods that kill workers: other methods lose no call, not even those that cannot be retried."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ALIVE = pb.EchoRequest(text="alive", count=3, sleep_ms=30)
 
 
 async def streamed(stub: Any, request: pb.EchoRequest = ALIVE) -> list[int]:
-    """The answers of a stream: begun once, it cannot be given to another worker."""
+    """Return the responses of a stream, which cannot be moved to another worker once it has started."""
     return [answer.index async for answer in stub.ServerStream(request, timeout=20)]
 
 
 async def prove(stub: Any) -> None:
-    """Let the stream be known as one that answers."""
+    """Make the streaming method a proven one."""
     await asyncio.gather(*(streamed(stub, pb.EchoRequest(text="alive", count=1)) for _ in range(5)))
 
 
@@ -50,7 +50,7 @@ async def test_one_that_blocks_its_worker_is_known_by_that(contract: Contract) -
     async with running(contract, max=2, concurrency=8) as (stub, pool):
         assert (await refused(ask(stub, "loop", timeout=0.2)))[0] == "DEADLINE_EXCEEDED"
         async with asyncio.timeout(20):
-            while pool._health.health.get(UNARY) is not MethodHealth.SUSPECT:  # noqa: ASYNC110 - nobody says when a worker was given up
+            while pool._health.health.get(UNARY) is not MethodHealth.SUSPECT:  # noqa: ASYNC110 - blame has no event
                 await asyncio.sleep(0.02)
         stuck = asyncio.ensure_future(refused(ask(stub, "loop", timeout=1)))
         assert await streamed(stub) == [0, 1, 2], "in a worker of its own"
@@ -81,10 +81,10 @@ async def test_many_suspects_and_others_all_get_their_turn(contract: Contract) -
 
 
 async def test_callers_that_give_up_as_they_lose_their_place_break_nothing(contract: Contract) -> None:
-    """A full queue refuses its longest method's newest call in the turn in which that one is cancelled."""
+    """A full queue displaces a waiting call in the turn of the event loop in which that call is cancelled."""
     async with running(contract, max=1, concurrency=1, queue=4) as (stub, pool):
         inside = asyncio.ensure_future(ask(stub, "sleep 60", timeout=100))
-        while not pool._queue.running:  # noqa: ASYNC110 - the queue tells nobody; so below
+        while not pool._queue.running:  # noqa: ASYNC110 - the queue has no event; also below
             await asyncio.sleep(0)
         for _ in range(20):
             waiting = [asyncio.ensure_future(ask(stub, "", timeout=20)) for _ in range(4)]

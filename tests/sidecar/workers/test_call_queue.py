@@ -1,4 +1,4 @@
-"""Who goes next, and who is refused."""
+"""Call queue: the next call, and the refused call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METHODS = ("/a", "/b", "/c")
 
 
 class Played(RuleBasedStateMachine):
-    """Any order of calls coming, going, giving up and ending, beside plain lists that say what should be."""
+    """Any order of calls that arrive, run, end and are cancelled, compared with plain lists."""
 
     queue: CallQueue[int]
 
@@ -59,7 +59,7 @@ class Played(RuleBasedStateMachine):
             lost = self.queue.push(method, self.next)
             victim = next(waiting for waiting in self.waiting.values() if lost in waiting)
             assert len(victim) == longest
-            assert victim.pop() == lost, "the newest gives up its place"
+            assert victim.pop() == lost, "the newest call is displaced"
         self.waiting[method].append(self.next)
 
     @rule()
@@ -101,7 +101,7 @@ TestPlayed.settings = settings(max_examples=60, stateful_step_count=50)
 
 
 def test_a_flood_does_not_starve_a_quiet_method() -> None:
-    """One method keeps the queue full; another, which asks for less than its share, is never refused and all served."""
+    """One method keeps the queue full; another, with less than its share of calls, is never refused and all served."""
     queue: CallQueue[tuple[str, int]] = CallQueue(limit=20, permits=16)
     running: list[str] = []
     asked = 0
@@ -132,7 +132,7 @@ def test_slow_calls_share_places_and_not_turns() -> None:
     first = [queue.pop()[0] for _ in range(8)]
     assert first.count("/slow") == 4
     queue.leave("/fast")
-    assert queue.pop()[0] == "/fast", "the place of a fast call goes to the next fast call"
+    assert queue.pop()[0] == "/fast", "the permit of a fast call goes to the next fast call"
 
 
 def test_calls_that_hang_leave_places_to_others() -> None:

@@ -1,4 +1,4 @@
-"""The codec of the frames: what is written is read again, however it was cut; what is no frame is refused."""
+"""Frame codec: frames survive any cutting into pieces; other bytes are refused."""
 
 from __future__ import annotations
 

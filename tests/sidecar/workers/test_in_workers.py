@@ -1,6 +1,6 @@
-"""Functions in worker processes do what they do elsewhere: the suite ``behaviour``.
+"""Functions in worker processes behave as elsewhere: the suite ``behaviour``.
 
-One worker has all of it; and ``def`` functions are run once more by some that answer one call each, in the main thread.
+One worker runs all of it. Workers that serve one call at a time run the ``def`` functions again, in the main thread.
 """
 
 from __future__ import annotations

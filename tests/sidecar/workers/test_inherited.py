@@ -1,4 +1,4 @@
-"""Context variables that the import and ``startup`` have set, in the loop, in threads and in workers alike."""
+"""Context variables set by the import and ``startup``: the same in the event loop, in threads and in workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a function has of the mesh is the same in the sidecar's process and in a worker: one suite for both."""
+"""Context, stubs, traces and logs of functions in the sidecar's process and in a worker: one suite for both."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from mesh.telemetry.worker_metrics import MeasurementRecorder
 
 ADA = Identity("ada", frozenset({"admin", "user"}), {"sub": "ada", "nested": {"list": [1, 2.5, None]}})
 ODD = Identity("bea", frozenset(), {"large": 2**70, "half": "\ud800"})
-"""Of a token whose claims are JSON, and nothing that msgpack has."""
+"""Identity whose claims are valid in JSON and not in msgpack."""
 
 
 class Inside:
-    """A running service, what it has recorded, and the service that it calls."""
+    """A running service, its telemetry, and the onward calls that it has made."""
 
     def __init__(self, stub: Any, telemetry: Telemetry, collector: HttpCollector, onward: list[Call]) -> None:
         self.stub = stub
@@ -45,7 +45,7 @@ class Inside:
         self._collector = collector
 
     def collected(self) -> list[Any]:
-        """What the collector has of them."""
+        """Return the spans that the collector has."""
         return self._collector.all()
 
     async def spans(self) -> dict[str, Any]:
@@ -204,7 +204,7 @@ async def test_what_a_worker_measures_is_recorded_here(contract: Contract) -> No
         stub = conformance_pb2_grpc.EchoStub(client)
         for _ in range(3):
             await stub.Unary(pb.EchoRequest(), metadata=[("x-key", "value")])
-        data = reader.get_metrics_data()  # it came before the answer
+        data = reader.get_metrics_data()  # it came before the response
     assert data is not None
     [metric] = data.resource_metrics[0].scope_metrics[0].metrics
     [point] = metric.data.data_points

@@ -1,4 +1,4 @@
-"""Whoever is killed, no process is left behind."""
+"""Orphans: no process is left behind, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_killed_sidecar_takes_all_with_it(*, whole: bool) -> None:
         pids = [int(pid) for pid in host.stdout.readline().split()]
         assert len(pids) == 3
         if not whole:
-            os.kill(pids[0], signal.SIGSTOP)  # it can do nothing about it
+            os.kill(pids[0], signal.SIGSTOP)  # so that it cannot clean up
         host.kill()
         if not whole:
             os.kill(pids[0], signal.SIGKILL)

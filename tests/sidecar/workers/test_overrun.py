@@ -1,4 +1,4 @@
-"""Workers that answer one call at a time: their main thread is for ``def`` functions, the event loop has another."""
+"""Workers that serve one call at a time: ``def`` functions run in the main thread, the event loop in another one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def running(contract: Contract, module: str, **spec: Any) -> AsyncIterator
 
 
 async def until(found: Any) -> None:
-    """Return when it is so: for what other processes do, and tell nobody."""
+    """Wait for something that other processes do without an event."""
     async with asyncio.timeout(20):
         while not found():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.01)
@@ -54,7 +54,7 @@ async def test_a_call_that_is_given_up_keeps_its_place_until_its_function_has_en
         call.cancel()
         await until(lambda: any(one.cancelled for one in worker.connection.pending_calls.values()))
         assert worker.free_permits == 0
-        await stub.Idempotent(pb.EchoRequest())  # waits for the function, and is not beside it
+        await stub.Idempotent(pb.EchoRequest())  # waits for the function, and does not run beside it
         assert pool.lifecycle.ready == [worker]
         assert worker.end_reason == ""
 

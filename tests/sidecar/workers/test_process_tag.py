@@ -1,4 +1,4 @@
-"""The tag of a worker: who bears it, and who has to end for it."""
+"""Process tag: the processes that have it, and those that are killed for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from mesh.sidecar.workers import process_tag
 
-MARKED = """
+TAGGED = """
 import os, subprocess, sys, time
 from mesh.sidecar.workers import process_tag
 
@@ -22,7 +22,7 @@ made = [
     for env in (None, dict(os.environ), {})
 ]
 for one in made:
-    one.stdout.readline()  # it runs, and is no copy of this process any more
+    one.stdout.readline()  # exec has replaced the copy of this process
 forked = os.fork()
 if not forked:
     time.sleep(60)
@@ -36,7 +36,7 @@ for one in made:
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_who_bears_it() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MARKED], env={**os.environ, process_tag.VARIABLE: process_tag.FORK_SERVER_TAG},
+        [sys.executable, "-c", TAGGED], env={**os.environ, process_tag.VARIABLE: process_tag.FORK_SERVER_TAG},
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout.splitlines() == [process_tag.FORK_SERVER_TAG, "'12.3' '12.3' '12.3' '12.3' ''"]

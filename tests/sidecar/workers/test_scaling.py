@@ -1,4 +1,4 @@
-"""How many workers: what must hold for every load, and a few loads worked by hand."""
+"""Scaling: properties for every load, and a few loads computed by hand."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_more_demand_never_means_fewer_workers(
 
 @given(STEPS, SPECS, st.integers(0, 300), st.lists(st.floats(0, 1), min_size=2, max_size=60))
 def test_constant_demand_does_not_flap(steps: Steps, spec: WorkersConfig, calls: int, pauses: list[float]) -> None:
-    """Whatever was before: once the past has left the window, the number stays; until then it rises, then falls."""
+    """The number stays once the past has left the window; until then it rises, then falls."""
     demand, now = played([*steps, (0.1, calls)])
     wanted = []
     moment = now
@@ -109,7 +109,7 @@ def test_constant_demand_does_not_flap(steps: Steps, spec: WorkersConfig, calls:
 
 @given(STEPS, SPECS)
 def test_what_was_started_stays_for_the_window(steps: Steps, spec: WorkersConfig) -> None:
-    """Whatever the load does: nobody who was wanted is sent away before the window has passed since then."""
+    """A worker that was needed stays until the window has passed, whatever the load does."""
     window = STABLE_SECONDS if all(calls for _, calls in steps) else min(STABLE_SECONDS, spec.idle)
     demand = DemandRecorder(0.0)
     now = 0.0
@@ -131,7 +131,7 @@ def rose(wanted: list[tuple[float, int]], moment: float) -> bool:
 
 @given(STEPS, SPECS, st.floats(0, 10))
 def test_time_only_moves_forward(steps: Steps, spec: WorkersConfig, back: float) -> None:
-    """A clock that is read earlier than before changes nothing that was."""
+    """A time before the last one changes no sample."""
     demand, now = played([*steps, (0.3, 5)])
     expected = demand.samples(now)
     demand.change(5, now - back)
@@ -141,7 +141,7 @@ def test_time_only_moves_forward(steps: Steps, spec: WorkersConfig, back: float)
 
 @given(STEPS)
 def test_the_samples_hold_the_whole_demand(steps: Steps) -> None:
-    """No moment is missing or counted twice, and the means are those of the steps, as far as they are kept."""
+    """No time is missing or counted twice, and the means are those of the steps, as far as they are kept."""
     demand, now = played(steps)
     samples = demand.samples(now)
     assert all(before.end == after.begin for before, after in pairwise(samples[:-1]))

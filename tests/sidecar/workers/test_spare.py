@@ -1,4 +1,4 @@
-"""What is forked ahead: a process without code of the project, which the first call after silence need not wait for."""
+"""The spare: a process forked ahead without code of the project, for the first call after silence."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from apps.trouble import *
 with (Path(__file__).parent / "loaded").open("a") as file:
     print(os.getpid(), file=file)
 """
-TOUCHED = """
+PREFAULTED = """
 import ctypes, os, resource, sys
 from mesh.sidecar.workers import prefault
 from mesh.sidecar.workers.watermark import shared_file
@@ -48,7 +48,7 @@ file = shared_file()
 def write():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for page in range(PAGES):
-        memory[2 * page * PAGE + 1] = 1  # every second page, so nothing is copied by chance
+        memory[2 * page * PAGE + 1] = 1  # every second page, so that the kernel copies no page with its neighbour
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def forked(work):
@@ -77,7 +77,7 @@ print(forked(first), forked(second))
 async def running(
     contract: Contract, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Stub, WorkerPool]]:
-    """A pool at zero, whose module writes down who loads it."""
+    """Host a pool at zero workers; its module records the process that loads it."""
     (folder / "noted.py").write_text(MODULE)
     monkeypatch.syspath_prepend(folder)
     pool = pool_of(contract, "noted", max=2, idle=0.05)
@@ -87,7 +87,7 @@ async def running(
 
 
 def pids(pool: WorkerPool) -> list[int]:
-    """What the fork server has forked and not yet reaped."""
+    """Return the pids that the fork server has forked and not yet reaped."""
     server = pool.spawner.pid
     return [int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
 
@@ -124,7 +124,7 @@ async def test_a_spare_that_has_ended_is_not_missed(
 ) -> None:
     async with running(contract, tmp_path, monkeypatch) as (stub, pool):
         (spare,) = pids(pool)
-        os.kill(spare, signal.SIGSTOP)  # so that it can neither answer nor end by itself
+        os.kill(spare, signal.SIGSTOP)  # so that it can neither respond nor end by itself
         os.kill(spare, signal.SIGKILL)
         await until(lambda: not alive(spare))
         answer: pb.EchoResponse = await stub.Unary(pb.EchoRequest(text=""), timeout=20)
@@ -169,7 +169,7 @@ async def test_new_code_is_not_older_than_the_call(
 
 
 def test_pages_that_one_has_written_to_are_copied_ahead_for_the_next() -> None:
-    done = subprocess.run([sys.executable, "-c", TOUCHED], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", PREFAULTED], capture_output=True, text=True, check=True, timeout=60)
     first, second = map(int, done.stdout.split())
     assert first >= 512
     assert second < 100

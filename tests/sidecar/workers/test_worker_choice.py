@@ -1,4 +1,4 @@
-"""Which worker takes a call: rules that hold whatever the workers have."""
+"""Worker choice: rules for any state of the workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROVEN, NEW, SUSPECT = MethodHealth
 
 @dataclass
 class Fake:
-    """What is looked at of a worker."""
+    """A worker as ``choose`` sees it."""
 
     busy: int
     free_permits: int
@@ -69,9 +69,9 @@ def test_nobody_is_ever_beside_a_suspect(
     workers: list[Fake],
     health: MethodHealth,
     most: int,
-    mix: bool,  # noqa: FBT001 - drawn
+    mixed: bool,  # noqa: FBT001 - drawn
 ) -> None:
-    found = choose(workers, health, max_workers=max(most, len(workers)), mixed=mix)
+    found = choose(workers, health, max_workers=max(most, len(workers)), mixed=mixed)
     if found is not None:
         assert found.free_permits > 0
         assert not found.busy or found.health is health or SUSPECT not in (health, found.health)
@@ -79,7 +79,7 @@ def test_nobody_is_ever_beside_a_suspect(
 
 @given(WORKERS, st.integers(2, 8))
 def test_others_wait_only_when_suspects_have_the_room(workers: list[Fake], most: int) -> None:
-    """After a while, a call that is no suspect's takes any free_permits that suspects do not hold."""
+    """Once methods may mix, a call of no suspect takes any permit that suspects leave free."""
     for health in (PROVEN, NEW):
         free = [one for one in workers if one.free_permits and not (one.busy and one.health is SUSPECT)]
         assert (choose(workers, health, max_workers=max(most, len(workers)), mixed=True) is not None) == bool(free)

@@ -1,4 +1,4 @@
-"""One end of a link against frames that are written here: what a real other end says only now and then."""
+"""One end of a worker connection against hand-written frames, in orders that a real other end produces rarely."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ METHOD = Method("Do", "a.B", "/a.B/Do", Empty, Empty)
 
 
 class End:
-    """The other end of a link: writes bytes, reads frames."""
+    """The other end of the connection: writes bytes, reads frames."""
 
-    def __init__(self, sock: socket.socket, link: WorkerConnection) -> None:
-        self.connection = link
+    def __init__(self, sock: socket.socket, connection: WorkerConnection) -> None:
+        self.connection = connection
         self._sock = sock
         self._reader = frames.FrameReader()
 
     async def write(self, *pieces: bytes) -> None:
-        """Write all of it in one piece: the link reads it in one go."""
+        """Write all frames in one piece, so that the connection reads them at once."""
         await asyncio.get_running_loop().sock_sendall(self._sock, b"".join(pieces))
 
     async def status(self) -> tuple[int, frames.StatusBody]:
-        """Return the next frame, which is to be a STATUS: of which call, what."""
+        """Return the call id and the body of the next frame, which must be a STATUS."""
         async with asyncio.timeout(5):
             while not (found := self._reader.feed(await asyncio.get_running_loop().sock_recv(self._sock, 65536))):
                 pass
@@ -49,24 +49,24 @@ class End:
 
 
 @asynccontextmanager
-async def linked(handler: Handler) -> AsyncIterator[End]:
-    """A link whose calls ``handler`` answers."""
+async def connected(handler: Handler) -> AsyncIterator[End]:
+    """Yield the other end of a connection whose calls ``handler`` serves."""
     here, there = socket.socketpair()
     here.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-    link = WorkerConnection(
-        1, lambda link, number, opened: (ServedCall(link, number, METHOD, opened), handler), lambda *_: None
+    connection = WorkerConnection(
+        1, lambda connection, number, opened: (ServedCall(connection, number, METHOD, opened), handler), lambda *_: None
     )
-    transport, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=there)
+    transport, _ = await asyncio.get_running_loop().create_connection(lambda: connection, sock=there)
     try:
-        yield End(here, link)
+        yield End(here, connection)
     finally:
         transport.abort()
-        await link.lost
+        await connection.lost
         here.close()
 
 
-def open_(call: int) -> bytes:
-    return frames.open_frame(call, 0, frames.NO_DEADLINE, b"", b"", True)  # noqa: FBT003 - by position, as the link does
+def opened(call: int) -> bytes:
+    return frames.open_frame(call, 0, frames.NO_DEADLINE, b"", b"", True)  # noqa: FBT003 - by position, as the connection does
 
 
 async def test_a_call_that_is_cancelled_has_a_status_whether_or_not_it_has_begun() -> None:
@@ -77,10 +77,10 @@ async def test_a_call_that_is_cancelled_has_a_status_whether_or_not_it_has_begun
         begun.set()
         await asyncio.Event().wait()
 
-    async with linked(forever) as end:
-        await end.write(open_(0))
+    async with connected(forever) as end:
+        await end.write(opened(0))
         await begun.wait()
-        await end.write(open_(2), frames.frame(FrameKind.CANCEL, 2))
+        await end.write(opened(2), frames.frame(FrameKind.CANCEL, 2))
         number, status = await end.status()
         assert (number, status.code, list(end.connection.served_calls)) == (2, 1, [0])
         await end.write(frames.frame(FrameKind.CANCEL, 0))
@@ -89,7 +89,7 @@ async def test_a_call_that_is_cancelled_has_a_status_whether_or_not_it_has_begun
 
 
 async def test_a_call_given_up_before_its_worker_looked_costs_nobody_anything(contract: Contract) -> None:
-    """The worker is held up; what waits in its socket then is a call and the end of it."""
+    """The worker is stopped; its socket then holds a call and its cancellation."""
     pool = pool_of(contract, "apps.trouble", min=1, max=1, concurrency=10)
     async with working(contract, pool) as address, grpc.aio.insecure_channel(address) as channel:
         stub = conformance_pb2_grpc.EchoStub(channel)
@@ -100,7 +100,7 @@ async def test_a_call_given_up_before_its_worker_looked_costs_nobody_anything(co
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.Unary(pb.EchoRequest(), timeout=0.1)
             async with asyncio.timeout(5):
-                while not all(exchange.cancelled for exchange in worker.connection.pending_calls.values()):  # noqa: ASYNC110 - as below
+                while not all(pending.cancelled for pending in worker.connection.pending_calls.values()):  # noqa: ASYNC110 - as below
                     await asyncio.sleep(0.01)
         finally:
             os.kill(worker.pid, signal.SIGCONT)

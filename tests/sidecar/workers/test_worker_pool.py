@@ -1,4 +1,4 @@
-"""What a function can do to its worker, and what that costs: its own calls, and nothing else."""
+"""Worker pool: what a function does to its worker costs its own calls, and no others."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def refused(call: Any) -> tuple[str, str]:
 
 
 async def until(found: Callable[[], bool], seconds: float = 15) -> None:
-    """Return when it is so: for what other processes do, and tell nobody."""
+    """Wait for something that other processes do without an event."""
     async with asyncio.timeout(seconds):
         while not found():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.01)
@@ -79,7 +79,7 @@ async def test_a_worker_that_ends_fails_its_own_calls_and_is_replaced(contract: 
 
 
 async def test_a_call_that_had_not_begun_goes_to_another_worker(contract: Contract, tmp_path: Path) -> None:
-    """The worker's loop is blocked when the call comes to it; then the worker dies."""
+    """The worker's event loop is blocked when the call comes to it; then the worker dies."""
     async with running(contract, min=1, max=1, concurrency=10) as (stub, pool):
         loop = asyncio.ensure_future(refused(ask(stub, "loop", timeout=60)))
         await until(lambda: pool.lifecycle.ready[0].busy == 1)
@@ -108,13 +108,13 @@ async def test_an_endless_loop_is_killed_and_the_others_are_told(contract: Contr
         assert code == "DEADLINE_EXCEEDED"
         code, said = await refused(other)
         assert code == "UNAVAILABLE"
-        assert said.endswith("a function blocked its event loop, and its call was over")
+        assert said.endswith("a function blocked the event loop after its call had ended")
         await until(lambda: not alive(pid))  # its connection closes a moment before it has ended
         assert (await ask(stub, "")).text
 
 
 async def test_a_loop_that_turns_is_not_ended_for_a_later_question(contract: Contract) -> None:
-    """A call cleans up for 1.5 of its 2 s; all the while others are cancelled, so there is always a fresh question."""
+    """A call cleans up for 1.5 of its 2 s, while other calls are cancelled, so that there is always a recent ping."""
     async with running(contract, min=1, max=1, concurrency=500) as (stub, pool):
         pid = (await ask(stub, "")).text
         (worker,) = pool.lifecycle.ready
@@ -141,7 +141,7 @@ async def test_a_function_that_goes_on_is_ended_with_its_worker(contract: Contra
         else:
             code, _ = await refused(ask(stub, "ignore", timeout=0.2))
         assert code == "DEADLINE_EXCEEDED"
-        assert (await ask(stub, "")).text == str(pid)  # it still answers
+        assert (await ask(stub, "")).text == str(pid)  # it still serves calls
         await until(lambda: bool(pool.lifecycle.ready) and pool.lifecycle.ready[0].pid not in (0, pid))
         await until(lambda: not alive(pid), 20)
         assert (await ask(stub, "")).text != str(pid)
@@ -151,7 +151,7 @@ async def test_a_worker_that_takes_too_much_memory_is_replaced(contract: Contrac
     limit = 200 * 10**6
     async with running(contract, min=1, max=1, memory=limit) as (stub, pool):
         pid = pool.lifecycle.ready[0].pid
-        with contextlib.suppress(grpc.aio.AioRpcError):  # the worker may be gone before it has answered
+        with contextlib.suppress(grpc.aio.AioRpcError):  # the worker may be killed before it has responded
             await ask(stub, f"leak {limit}")
         await until(lambda: not alive(pid))
         assert (await ask(stub, "")).text != str(pid)
@@ -174,7 +174,7 @@ async def test_what_a_worker_started_lives_and_ends_with_it(contract: Contract, 
         os.kill(other.pid, signal.SIGKILL)
         await until(
             lambda: other not in pool.lifecycle.ready and len(pool.lifecycle.ready) == 2
-        )  # what is forked next comes later
+        )  # what the next worker starts comes later
         assert all(map(alive, [pid, *started]))
         os.kill(pid, signal.SIGKILL)
         await until(lambda: not any(map(alive, started)))
@@ -215,7 +215,7 @@ os.fork = refused
 
 @pytest.fixture
 def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Switches: the fork server that preloads the module ``refused`` cannot fork, and can again."""
+    """Return a switch: a fork server that preloads the module ``refused`` cannot fork, or can again."""
     (tmp_path / "refused.py").write_text(FORKS)
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "full"
@@ -223,7 +223,7 @@ def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def bounded(pid: int, free: int) -> tuple[int, int]:
-    """Leave a process so many descriptors that it has not taken; returns the limits that it had."""
+    """Leave a process ``free`` unused descriptors; return its earlier limits."""
     taken = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
     limit = 0
     while free or limit in taken:
@@ -257,7 +257,7 @@ async def test_a_fork_that_fails_costs_no_other_worker_anything(
             resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
         assert (await inside).text == first
         assert (await waiting).text
-        await until(lambda: len(pool.lifecycle.ready) == 2)  # the next try
+        await until(lambda: len(pool.lifecycle.ready) == 2)  # the next attempt
         assert pool.spawner.pid == server
 
 
@@ -266,7 +266,7 @@ async def test_the_fork_server_goes_on_without_a_process_ahead(contract: Contrac
         server = pool.spawner.pid
         full()
         await until(lambda: not pool.lifecycle.alive)
-        said = await refused(ask(stub, ""))  # the one that was forked ahead is not there
+        said = await refused(ask(stub, ""))  # there is no spare
         assert said == ("UNAVAILABLE", "no worker of this service can be started now")
         full()
         await until(lambda: not pool.lifecycle.restart_delay)
@@ -318,19 +318,19 @@ async def test_a_worker_that_goes_as_a_call_gives_its_place_back_is_let_go(contr
         await until(lambda: worker.busy == 1)
         waiting = asyncio.ensure_future(pool._wait(f"/{ECHO}/Unary"))
         await until(lambda: pool._queue.waiting == 1)
-        given = pool.lifecycle._on_capacity
+        dispatch = pool.lifecycle._on_capacity
 
-        def room() -> None:
-            given()
-            if worker.reserved:  # it has just been given to the one that waits, who goes before it has taken it
+        def cancel_after_dispatch() -> None:
+            dispatch()
+            if worker.reserved:  # it has just been given to the waiting call, which is cancelled before it takes it
                 pool.lifecycle.retire(worker)
                 waiting.cancel()
 
-        pool.lifecycle._on_capacity = room
+        pool.lifecycle._on_capacity = cancel_after_dispatch
         assert (await inside).text == str(worker.pid)
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        pool.lifecycle._on_capacity = given
+        pool.lifecycle._on_capacity = dispatch
         async with asyncio.timeout(8):  # it is not killed before 10 s
             assert (await worker.process.ended).code == 0
 
@@ -356,7 +356,7 @@ async def unary(request, context):
 
 @pytest.fixture
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Writes the module ``rewritten``."""
+    """Return a function that writes the module ``rewritten``."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
@@ -402,13 +402,13 @@ with open({gate!r}) as file:  # until somebody writes to it
 
 @pytest.fixture
 def gate(tmp_path: Path) -> str:
-    """A pipe; code that ends with ``HELD`` is loaded once ``passed`` has let it through."""
+    """Return a named pipe; code that ends with ``HELD`` waits for it until the result of ``held`` is closed."""
     os.mkfifo(tmp_path / "gate")
     return str(tmp_path / "gate")
 
 
 async def held(gate: str) -> int:
-    """Return, once a worker has read its code and waits in it, what lets it through when it is closed."""
+    """Wait until a worker waits in its code; return the descriptor that lets it go on when it is closed."""
     found: list[int] = []
 
     def opened() -> bool:
@@ -421,7 +421,7 @@ async def held(gate: str) -> int:
 
 
 async def served(stub: Stub, pool: WorkerPool) -> set[str]:
-    """Return what workers answer; there is a call for each place of each."""
+    """Return the responses of all workers, with one call for each permit."""
     await until(lambda: not pool.lifecycle.starting)
     places = sum(worker.free_permits for worker in pool.lifecycle.ready)
     return {answer.text for answer in await asyncio.gather(*(stub.Unary(pb.EchoRequest()) for _ in range(places)))}

@@ -1,0 +1,349 @@
+"""Calls of one HTTP request: the inbound ``HttpCall`` and the outbound gRPC call to a sidecar."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import monotonic  # the clock of the event loops
+from typing import TYPE_CHECKING, NoReturn
+
+from mesh.asgi import AsgiEvent, Receive, Scope, Send, discard_body
+from mesh.boundary import cancel_task, record_cancellation, uncancel_task
+from mesh.call import Call, Metadata
+from mesh.errors import Code, Internal, StatusError
+from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
+
+if TYPE_CHECKING:
+    from mesh.contract.model import Method
+
+__all__ = ["CLIENT_CLOSED_REQUEST", "HttpCall", "Origin", "StreamCall", "UpstreamCall"]
+
+CLIENT_CLOSED_REQUEST = 499
+"""Status of a call whose client disconnected before the response. It is recorded in traces and never sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Origin of a request, as trusted proxies report it.
+
+    Attributes:
+        client: The client's address without a port.
+        scheme: ``http`` or ``https``, or ``""`` if no proxy reports it.
+        host: The authority that the client named, or ``""`` if no proxy reports it.
+    """
+
+    client: str
+    scheme: str = ""
+    host: str = ""
+
+
+class HttpCall(Call):
+    """An HTTP request, as the layers of the edge see it.
+
+    ``metadata`` are the request headers. ``headers`` are the response headers that layers and functions add; an error
+    response has them too.
+
+    Attributes:
+        verb: The request method, in upper case.
+        path: The raw path with its percent escapes, without the query.
+        query: The raw query.
+        method: The contract's method; None until the request is routed.
+        route: The template of the route; None until the request is routed.
+        origin: Origin of the request if it came through a trusted proxy, else None. Set by the forwarded layer.
+        status: The HTTP status of the response; 0 while there is none. Set before an error is raised whose HTTP status
+            does not follow from its code.
+        response_started: Whether the head of the response was sent.
+        expired: Whether the call was cancelled because the edge stops.
+    """
+
+    __slots__ = (
+        "_complete", "_receive", "_scope", "_send", "_unread", "expired", "origin", "path", "query",
+        "response_started", "route", "status", "verb",
+    )  # fmt: skip
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(None, Metadata.from_wire(scope["headers"]))
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self.task = asyncio.current_task()
+        self.verb: str = scope.get("method", "GET")  # a WebSocket has none; over HTTP/1.1 its request is GET
+        self.path = scope["raw_path"].decode("latin-1")
+        self.query: bytes = scope["query_string"]
+        self.origin: Origin | None = None
+        self.route: str | None = None
+        self.status = 0
+        self.response_started = False
+        self.expired = False
+        self._complete = False
+        has_body = self.metadata.wire(b"content-length") not in (None, b"0") or self.metadata.wire(b"transfer-encoding")
+        # An HTTP/2 request without a length is not discarded: its client may keep the stream open for the response.
+        self._unread = bool(has_body)
+
+    @property
+    def http_version(self) -> str:
+        """``1.1`` or ``2``."""
+        return str(self._scope["http_version"])
+
+    @property
+    def scheme(self) -> str:
+        """``http`` or ``https``, as the client used it."""
+        return (self.origin.scheme if self.origin is not None else "") or str(self._scope["scheme"])
+
+    @property
+    def authority(self) -> str:
+        """``host`` or ``host:port``, as the client named it."""
+        if self.origin is not None and self.origin.host:
+            return self.origin.host
+        return (self.metadata.wire(b"host") or self.metadata.wire(b":authority") or b"").decode("latin-1")
+
+    @property
+    def client(self) -> str:
+        """The client's address: ``host:port``, ``[IPv6]:port``, without a port behind a proxy, or ``""`` if unknown."""
+        if self.origin is not None:
+            return self.origin.client
+        client = self._scope.get("client")
+        if not client:
+            return ""
+        host, port = client
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def peer_address(self) -> str:
+        """The address of the connection's other end, without the port; ``""`` if unknown."""
+        client = self._scope.get("client")
+        return str(client[0]) if client else ""
+
+    @property
+    def address(self) -> str:
+        """The client's address without the port; ``""`` if unknown."""
+        return self.origin.client if self.origin is not None else self.peer_address
+
+    def http_error(self, status: int, code: Code, message: str) -> StatusError:
+        """Return an error to raise whose HTTP status does not follow from its code."""
+        self.status = status
+        return StatusError.of(code, message)
+
+    # -- request body --
+
+    def check_content_length(self, limit: int) -> None:
+        """Refuse a request that declares a body larger than ``limit`` bytes, before the body is read.
+
+        Raises:
+            StatusError: 413.
+        """
+        length = self.metadata.wire(b"content-length")
+        if length is not None and length.isdigit() and int(length) > limit:
+            raise self.body_too_large(limit)
+
+    async def read_body(self, limit: int, body_timeout: float | None) -> bytes:
+        """Return the complete request body.
+
+        Args:
+            limit: Largest body, bytes.
+            body_timeout: Seconds that reading may take; None: no limit.
+
+        Raises:
+            StatusError: 408 after the timeout, 413 for a larger body.
+            asyncio.CancelledError: The client disconnected before the body was complete.
+        """
+        parts: list[bytes] = []
+        size = 0
+        assert self.task is not None  # noqa: S101 - a request is answered in a task
+        expiry = TaskTimeout(self.task)
+        slot = None if body_timeout is None else timer_wheel(self.task).add(monotonic() + body_timeout, expiry)
+        try:
+            while size <= limit:
+                message = await self._receive_body()
+                body = message.get("body", b"")
+                parts.append(body)
+                size += len(body)
+                if not message.get("more_body", False):
+                    if size > limit:
+                        break
+                    return b"".join(parts)
+        except asyncio.CancelledError:
+            if expiry.sole_cause:
+                text = "the request body did not come in time"
+                raise self.http_error(408, Code.DEADLINE_EXCEEDED, text) from None
+            raise
+        finally:
+            if slot is not None:
+                slot.discard(expiry)
+            expiry.uncancel()
+        raise self.body_too_large(limit)
+
+    def body_too_large(self, limit: int) -> StatusError:
+        """Return 413."""
+        return self.http_error(413, Code.OUT_OF_RANGE, f"the request body is larger than {limit} bytes")
+
+    async def read_chunk(self) -> bytes | None:
+        """Return the next piece of the request body, or None after the last.
+
+        Raises:
+            asyncio.CancelledError: The client disconnected before the body was complete.
+        """
+        if self._complete:
+            return None
+        message = await self._receive_body()
+        self._complete = not message.get("more_body", False)
+        body: bytes = message.get("body", b"")
+        return body
+
+    async def _receive_body(self) -> AsgiEvent:
+        message = await self._receive()
+        if message["type"] != "http.request":
+            self.abandon()
+        if not message.get("more_body", False):
+            self._unread = False
+        return message
+
+    # -- end of the client or of the edge --
+
+    def abandon(self) -> NoReturn:
+        """End the call of a client that has disconnected. The task that answers it is cancelled from any task.
+
+        Raises:
+            asyncio.CancelledError: Always.
+        """
+        self.status = CLIENT_CLOSED_REQUEST
+        if self.task is not None:
+            (record_cancellation if self.task is asyncio.current_task() else cancel_task)(self.task)
+        raise asyncio.CancelledError("the client went away")
+
+    async def caller_disconnected(self) -> bool:
+        """Return True: no user code runs in the edge, so the server or the edge itself has cancelled the task."""
+        return True
+
+    def expire(self) -> None:
+        """Cancel the task that answers the call, because the edge stops."""
+        if self.task is not None:
+            self.expired = True
+            cancel_task(self.task)
+
+    def take_expiry(self) -> bool:
+        """Undo a cancellation by ``expire``. Return whether the call can now be answered."""
+        return self.expired and self.task is not None and uncancel_task(self.task) == 0
+
+    async def wait_for_disconnect(self) -> None:
+        """Return when the client has disconnected. The rest of the request is discarded.
+
+        h2corn reports it for HTTP/2 only. An HTTP/1.1 client that disconnects is noticed when a response is written.
+        """
+        while (await self._receive())["type"] == "http.request":
+            pass
+
+    # -- response --
+
+    async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a complete response; for HEAD without the body."""
+        self.status = status
+        self.response_started = True
+        if self._unread:
+            await discard_body(self._receive_body)
+        try:
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": b"" if self.verb == "HEAD" else body})
+        except OSError:  # ASGI: the client has disconnected
+            self.abandon()
+
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the head of a response whose body follows in pieces; for HEAD it is the complete response."""
+        self.status = status
+        self.response_started = True
+        head = self.verb == "HEAD"
+        await self._put({"type": "http.response.start", "status": status, "headers": headers})
+        await self._put({"type": "http.response.body", "body": b"", "more_body": not head})
+
+    async def write(self, data: bytes, *, end: bool = False) -> None:
+        """Send a piece of the body. Waits while the client does not read."""
+        await self._put({"type": "http.response.body", "body": data, "more_body": not end})
+
+    async def _put(self, event: AsgiEvent) -> None:
+        try:
+            await self._send(event)
+        except OSError:  # ASGI: the client has disconnected
+            self.abandon()
+
+
+class _SidecarCall(Call):
+    """Base of the outbound calls that the edge makes in the task of the request."""
+
+    __slots__ = ()
+
+    async def caller_disconnected(self) -> bool:
+        """Return True, as for the request in whose task the call is made."""
+        return True
+
+
+class UpstreamCall(_SidecarCall):
+    """A unary gRPC call: holds the request, keeps the response.
+
+    Attributes:
+        response: The response message, or None.
+    """
+
+    __slots__ = ("_request", "response")
+
+    def __init__(self, method: Method, request: bytes, deadline: float | None) -> None:
+        super().__init__(method, Metadata(), deadline)
+        self._request: bytes | None = request
+        self.response: bytes | None = None
+
+    async def receive_one(self) -> bytes:
+        """Return the request."""
+        return self._request or b""
+
+    async def receive(self) -> bytes | None:
+        """Return the request once, then None."""
+        request, self._request = self._request, None
+        return request
+
+    async def send(self, message: bytes) -> None:
+        """Keep the response.
+
+        Raises:
+            Internal: The method has already sent one.
+        """
+        if self.response is not None:
+            raise Internal("a unary method sent two responses")
+        self.response = message
+
+    async def send_headers(self) -> None:
+        """Do nothing: the headers are sent with the response."""
+        self.headers_sent = True
+
+
+class StreamCall(_SidecarCall):
+    """A streaming gRPC call. Each message is passed on as fast as both sides take it.
+
+    Args:
+        method: The method.
+        deadline: Absolute deadline in loop time, seconds; None: no deadline.
+        source: Returns the next request message, or None after the last.
+
+    Attributes:
+        sink: Takes a response message and returns when it can take the next. Set before the call is made.
+    """
+
+    __slots__ = ("_source", "sink")
+
+    sink: Callable[[bytes], Awaitable[None]]
+
+    def __init__(self, method: Method, deadline: float | None, source: Callable[[], Awaitable[bytes | None]]) -> None:
+        super().__init__(method, Metadata(), deadline)
+        self._source = source
+
+    async def receive(self) -> bytes | None:
+        """Return the next request message, or None after the last."""
+        return await self._source()
+
+    async def send(self, message: bytes) -> None:
+        """Pass a response message on."""
+        self.headers_sent = True
+        await self.sink(message)
+
+    async def send_headers(self) -> None:
+        """Do nothing: the headers are sent with the first message, because a failure before it is an HTTP status."""
+        self.headers_sent = True
