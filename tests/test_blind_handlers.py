@@ -111,7 +111,7 @@ ALLOWED = {
     "mesh/lambdas/handlers.py": {
         "LambdaFunctions._run.awaited: Exception": "inside of it is ``contain``",
         "LambdaFunctions._run.call: BaseException": "in a thread, where no cancellation of the mesh comes",
-        "_within: CancelledError": "checks its own timeout",
+        "_run_until: CancelledError": "checks its own timeout",
     },
     "mesh/lambdas/json_text.py": {
         "marshal: BaseException": "objects of the handler are written, without a turn of the loop",

@@ -1,7 +1,8 @@
-"""An event as it travels: CloudEvents 1.0 in binary mode, attributes in headers, the message as protobuf in the body.
+"""Events on the wire: CloudEvents 1.0 in binary mode, attributes in headers and the protobuf message in the body.
 
 Sources: CloudEvents 1.0.2; its NATS protocol binding (``ce-`` headers, values percent-encoded as in the HTTP binding,
-3.1.3.2); its distributed tracing extension (``traceparent``, ``tracestate``). One header is ours: ``mesh-hops``.
+3.1.3.2); its distributed tracing extension (``traceparent``, ``tracestate``). The header ``mesh-hops`` is the mesh's
+own.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ __all__ = ["CONTENT_TYPE", "HOPS", "MESSAGE_ID", "Event", "MalformedEventError",
 
 CONTENT_TYPE = "application/protobuf"
 MESSAGE_ID = "Nats-Msg-Id"
-"""The header by which JetStream knows a message that it has already."""
+"""Header with the id by which JetStream drops duplicates."""
 HOPS = "mesh-hops"
-"""The header that counts how many deliveries in a row led to the event."""
+"""Header with the number of consecutive deliveries that led to the event."""
 
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _UNSAFE = re.compile(r"[^\x21\x23\x24\x26-\x7e]")
-"""What a header's value cannot hold as it is: space, ``"``, ``%`` and all beyond printable ASCII."""
+"""Characters that are percent-encoded in a header's value: space, ``"``, ``%`` and all but printable ASCII."""
 
 
 class MalformedEventError(ValueError):
-    """A message on an event's subject is none; the text says which attribute is missing or wrong."""
+    """A message on an event's subject is no event; the text names the missing or wrong attribute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +40,15 @@ class Event:
     """One event.
 
     Attributes:
-        id: Unique for ever; what is published twice has it twice.
+        id: Its unique id; the same for each copy of an event.
         type: Full name of its message.
-        source: The service that published it, as mesh.toml calls it.
-        key: The value that keeps it in order, or "".
-        time: When it was published.
-        data: The message, serialised.
+        source: The service of mesh.toml that published it.
+        key: The value that orders it, or "".
+        time: Time of its publication.
+        data: The serialised message.
         traceparent: The span that published it (W3C Trace Context), or "".
-        tracestate: What goes with it, or "".
-        hops: Deliveries in a row that led to it: 0 when no event caused it.
+        tracestate: The state of that span, or "".
+        hops: Consecutive deliveries that led to it; 0 when no event caused it.
     """
 
     id: str
@@ -62,7 +63,7 @@ class Event:
 
     @property
     def subject(self) -> str:
-        """Where it is published."""
+        """The subject that it is published on."""
         return event_subject(self.type, self.key, self.id)
 
     def to_headers(self) -> dict[str, str]:
@@ -91,7 +92,7 @@ class Event:
         """Return the event of a message.
 
         Args:
-            headers: The message's headers; names in any case, as other publishers write them.
+            headers: The message's headers; names in any case, since other publishers may write them so.
             data: Its body.
 
         Raises:
@@ -122,7 +123,7 @@ class Event:
 
 
 def new_id() -> str:
-    """Return the id of a new event: a UUID of version 7 (RFC 9562), which says where in the stream to look."""
+    """Return the id of a new event: a UUID of version 7 (RFC 9562), whose time helps to find it in the stream."""
     random = secrets.randbits(74)
     milliseconds = time.time_ns() // 1_000_000 & (1 << 48) - 1
     high = milliseconds << 16 | 7 << 12 | random >> 62
@@ -130,7 +131,7 @@ def new_id() -> str:
 
 
 def made_at(id: str) -> datetime | None:  # noqa: A002 - as in Event
-    """Return when an id was made, by its maker's clock; None when it does not say."""
+    """Return the time at which an id was made, by its maker's clock; None for an id without a time."""
     try:
         found = UUID(id)
     except ValueError:
@@ -139,7 +140,7 @@ def made_at(id: str) -> datetime | None:  # noqa: A002 - as in Event
 
 
 def _time(text: str | None) -> datetime:
-    """Return the moment that an RFC 3339 text names; the attribute is optional, and the epoch stands for none."""
+    """Return the time of an RFC 3339 text; the epoch if the attribute, which is optional, is missing."""
     if text is None:
         return datetime.fromtimestamp(0, UTC)
     try:

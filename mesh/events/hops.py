@@ -1,7 +1,7 @@
-"""How many deliveries in a row led to the call being answered: what bounds a cycle of events.
+"""Hop count: number of consecutive deliveries that led to a call, which limits cycles of events.
 
-The count travels with the calls that a delivery makes, so a cycle that goes through other services' methods is seen
-too. A caller from outside is not believed.
+The count travels with the calls that a delivery makes, so a cycle through methods of other services is counted too. A
+count from an unverified caller is ignored.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ __all__ = ["carry", "hops"]
 
 _KEY = HOPS.encode()
 _DIGITS = 6
-"""More than any event has; Python refuses to read thousands."""
+"""Maximum digits of a count. No event has as many; Python refuses to parse thousands of digits."""
 
 
 def hops(call: Call | None) -> int:
-    """Return the count of a call: of what is published while it is answered, one more than the event's behind it."""
+    """Return the count for events that are published during a call: one more than that of its event, or 0."""
     if call is None:
         return 0
     if call.delivery is not None:
         return int(call.delivery.hops) + 1
-    told = call.metadata.wire(_KEY) if call.caller is not None else None
-    return int(told) if told is not None and len(told) <= _DIGITS and told.isdigit() else 0
+    count = call.metadata.wire(_KEY) if call.caller is not None else None
+    return int(count) if count is not None and len(count) <= _DIGITS and count.isdigit() else 0
 
 
 async def carry(call: Call, next: Handler) -> None:
-    """The layer that tells the count to whom an onward call goes."""
+    """Layer that adds the count to the metadata of an outbound call."""
     count = hops(current.get())
     if count:
         call.metadata.append(_KEY, str(count).encode())

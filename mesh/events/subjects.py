@@ -1,8 +1,8 @@
-"""Subjects: what events, changes, schedules and dead letters are called on the broker. Pure.
+"""Subjects of events, changes, schedules and dead letters on the broker. Pure.
 
-A subject is tokens with dots between them; a token holds no dot, no space and no wildcard (NATS, "Subject-Based
-Messaging"). Names of messages and services have only letters, digits, ``_`` and dots, so their dots become ``-``; keys
-and tables can be anything and are escaped.
+A subject consists of tokens with dots between them. A token has no dot, no space and no wildcard (NATS, "Subject-Based
+Messaging"). Names of messages and services have only letters, digits, ``_`` and dots, so their dots become ``-``. Keys
+and tables can be any text and are escaped.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = [
 EVENTS, CHANGES, SCHEDULES, TICKS, DEAD, TRIES = "events", "changes", "schedules", "ticks", "dead", "tries"
 """First tokens."""
 PARTITIONS = 8
-"""Into how many parts the keys of a type are divided; never to be changed (see the room's decisions)."""
+"""Number of partitions of the keys of a type; never to be changed (see the decisions of ``mesh.events``)."""
 
 _NO_KEY = "_"
-_LONGEST = 256
-"""Characters of an escaped key; the server reads no line above 4,096 bytes, and a subject stands in many."""
+_MAX_TOKEN = 256
+"""Maximum characters of an escaped key. The server reads no line above 4,096 bytes, and many lines hold a subject."""
 
 
 def partition(key: str) -> int:
@@ -49,20 +49,20 @@ def partition(key: str) -> int:
 
 
 def escape(text: str) -> str:
-    """Return a text as one token: percent-encoded UTF-8, ``_`` for an empty one, a digest for one that is too long.
+    """Return a text as one token: percent-encoded UTF-8, ``_`` for an empty one, a digest for a text that is too long.
 
-    The digest (``~`` and 64 hexadecimal digits) cannot be turned back; messages carry the key itself (``ce-subject``).
+    The digest (``~`` and 64 hexadecimal digits) cannot be reversed. Messages have the key itself (``ce-subject``).
     """
     if not text:
         return _NO_KEY
     if text == _NO_KEY:
         return "%5F"
     token = quote(text, safe="").replace(".", "%2E").replace("~", "%7E")
-    return token if len(token) <= _LONGEST else f"~{hashlib.sha256(text.encode()).hexdigest()}"
+    return token if len(token) <= _MAX_TOKEN else f"~{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def unescape(token: str) -> str:
-    """Return the text of a token that ``escape`` made; of a digest, the digest."""
+    """Return the text of an escaped token; for a digest, the digest."""
     return "" if token == _NO_KEY else unquote(token)
 
 
@@ -71,53 +71,53 @@ def token_of(name: str) -> str:
     return name.replace(".", "-")
 
 
-def event_subject(type: str, key: str, id: str) -> str:  # noqa: A002 - what CloudEvents calls them
-    """Return where an event is published.
+def event_subject(type: str, key: str, id: str) -> str:  # noqa: A002 - CloudEvents' words
+    """Return the subject of an event.
 
     Args:
         type: Full name of the message.
         key: The value that keeps it in order, or "".
-        id: Of the event; it spreads events without a key over the partitions.
+        id: The id of the event, which spreads events without a key over the partitions.
     """
     return f"{EVENTS}.{token_of(type)}.{partition(key or id)}.{escape(key)}"
 
 
 def event_filter(type: str, part: int | None = None) -> str:  # noqa: A002 - as above
-    """Return what a consumer of a type, or of one partition of it, subscribes to."""
+    """Return the subscription of a type of events, or of one partition of it."""
     return f"{EVENTS}.{token_of(type)}.{'*' if part is None else part}.*"
 
 
 def key_filter(type: str, key: str) -> str:  # noqa: A002 - as above
-    """Return where all events of a key are; ``type`` may be "": of any message."""
+    """Return the subscription of all events of a key; ``type`` may be "" for any type."""
     return f"{EVENTS}.{token_of(type) or '*'}.{partition(key)}.{escape(key)}"
 
 
 def change_subject(service: str, table: str, key: str) -> str:
-    """Return where a change of a row is published.
+    """Return the subject of a change of a row.
 
     Args:
-        service: The service that owns the table, as mesh.toml calls it.
+        service: The service of mesh.toml that owns the table.
         table: The table.
-        key: The row's primary key as text; rows of one key stay in order.
+        key: The row's primary key as text. Changes of one key stay in order.
     """
     return f"{CHANGES}.{escape(service)}.{escape(table)}.{partition(key)}.{escape(key)}"
 
 
 def change_filter(service: str, table: str, part: int | None = None) -> str:
-    """Return what a consumer of a table's changes, or of one partition of them, subscribes to."""
+    """Return the subscription of a table's changes, or of one partition of them."""
     return f"{CHANGES}.{escape(service)}.{escape(table)}.{'*' if part is None else part}.*"
 
 
 def schedule_subject(service: str, method: str) -> str:
-    """Return where the schedule of a method is kept; ``service`` is the contract's full name."""
+    """Return the subject that stores the schedule of a method; ``service`` is the contract's full name."""
     return f"{SCHEDULES}.{token_of(service)}.{method}"
 
 
 def tick_subject(service: str, method: str) -> str:
-    """Return where the ticks of a method's schedule go."""
+    """Return the subject of the ticks of a method's schedule."""
     return f"{TICKS}.{token_of(service)}.{method}"
 
 
 def dead_subject(service: str, method: str) -> str:
-    """Return where the dead letters of a method are kept."""
+    """Return the subject of the dead letters of a method."""
     return f"{DEAD}.{token_of(service)}.{method}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from opentelemetry.trace import get_tracer
 
+from mesh.asgi import Receive, Scope, Send
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.events.consume.delivery_call import linked, once
 from mesh.layers.deadline import deadline
@@ -16,7 +17,6 @@ from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.caller_disconnect import CallerDisconnectWatcher
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
-from mesh.rpc.server.inbound_call import Receive, Send
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.rpc.server.reflection_service import Reflection
 from mesh.text import text_of
@@ -135,7 +135,7 @@ class Sidecar:
         await asyncio.gather(self._listener.stop(), *others)
         await self._shutdown()
 
-    async def asgi(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve calls under another ASGI server, which replaces ``start`` and ``stop`` (docs/servers.md).
 
         ``mesh.control.component.assembly`` starts the deliveries, not this method.

@@ -27,12 +27,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from mesh.media_types import JSON, PROTOBUF
 from mesh.telemetry.trace_store import Store
 
 __all__ = ["Receiver"]
 
 Message = MutableMapping[str, Any]
-_PROTOBUF = "application/x-protobuf"
 _GZIP = 16 + zlib.MAX_WBITS
 """Window bits that make zlib expect a gzip header."""
 MAX_BODY_SIZE = 16 * 2**20
@@ -72,15 +72,15 @@ class Receiver:
             return
         if scope["type"] != "http":
             raise ValueError(f"the trace receiver speaks HTTP, not {scope['type']}")
-        kind = "application/json"
+        kind = JSON
         try:
             if scope["path"] == "/v1/traces":
-                kind, body = _PROTOBUF, await self._export(scope, receive)
+                kind, body = PROTOBUF, await self._export(scope, receive)
             else:
                 body = orjson.dumps(await self._show(scope))
             status = 200
         except _RefusedError as refused:
-            kind, status, body = "application/json", refused.status, orjson.dumps({"message": str(refused)})
+            kind, status, body = JSON, refused.status, orjson.dumps({"message": str(refused)})
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -90,8 +90,8 @@ class Receiver:
             raise _RefusedError(405, "spans are sent with POST")
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().decode("latin-1")
-        if kind != _PROTOBUF:
-            raise _RefusedError(415, f"send {_PROTOBUF}; set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
+        if kind != PROTOBUF:
+            raise _RefusedError(415, f"send {PROTOBUF}; set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
         body = _decompressed(await _body(receive), headers.get(b"content-encoding", b"identity").decode("latin-1"))
         try:
             request = ExportTraceServiceRequest.FromString(body)

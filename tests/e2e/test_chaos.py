@@ -65,7 +65,7 @@ def test_functions_that_end_in_every_way_lose_and_double_nothing(tmp_path: Path)
         "endings.v1.Sink/OnMade", "endings.v1.Sink/OnRow", "endings.v1.Steps/OnMade",
     ], said  # fmt: skip
     log = (folder / "mesh.log").read_text(errors="replace")
-    assert "try 1 of event" in log
+    assert "attempt 1 of event" in log
     assert "was never retrieved" not in log
 
 
@@ -83,7 +83,8 @@ def test_a_database_of_somebody_is_not_touched() -> None:
     done = chaos(MESH_SERVICES_LOGIN_DATABASE="postgresql://somebody@db/login")
     assert done.returncode == 1
     assert (
-        "[services.login] database: its data is not touched here; with --postgresql it gets a database" in done.stderr
+        "[services.login] database: its data is never touched; with --postgresql the service gets a database"
+        in done.stderr
     )
 
 

@@ -57,7 +57,7 @@ async def test_every_end_is_a_try_and_the_next_event_of_the_key_comes(
         code = "INTERNAL" if how in BUGS else "CANCELLED"
         assert (how, letters[event.id].code, letters[event.id].attempts) == (how, code, 3)
         lines = [line.getMessage() for line in caplog.records if event.id in line.getMessage()]
-        assert [f"try {number} of event {event.id} ended with {code}" in " ".join(lines) for number in (1, 2)] == [
+        assert [f"attempt {number} of event {event.id} ended with {code}" in " ".join(lines) for number in (1, 2)] == [
             True, True,
         ]  # fmt: skip
     assert "secret" not in "".join(letter.error for letter in letters.values())

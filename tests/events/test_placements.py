@@ -74,7 +74,7 @@ async def recorder(
         await client.jetstream().delete_stream(stream.config.name)
     await client.close()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(relay, "LOOK", 600.0)
+        patched.setattr(relay, "POLL_INTERVAL", 600.0)
         async with placed(contract, place, own_nats, url, folder) as running:
             yield running
 
@@ -188,7 +188,7 @@ async def test_publications_and_deliveries_are_linked(
 ) -> None:
     made, collector = telemetry
     url = f"sqlite:///{tmp_path}/r.db"
-    parts = {"trace": made.inbound, "outbound": made.outbound, "spans": made.relayed}
+    parts = {"trace": made.inbound, "outbound": made.outbound, "spans": made.export_worker_span}
     publication = "publish delivery.v1.Noted"
     first, second = "delivery.v1.Recorder/OnHappened", "delivery.v1.Recorder/OnNoted"
     async with placed(contract, place, nats_url, url, meeting, **parts) as recorder:
@@ -219,7 +219,7 @@ async def test_a_function_in_a_thread(
     """What it calls carries its trace and its hops, and its log lines say the trace."""
     made, collector = telemetry
     url = f"sqlite:///{tmp_path}/r.db"
-    parts = {"trace": made.inbound, "outbound": made.outbound, "spans": made.relayed}
+    parts = {"trace": made.inbound, "outbound": made.outbound, "spans": made.export_worker_span}
     handler = logging.StreamHandler()  # a worker has its own
     handler.setFormatter(JsonFormatter("recorder"))
     logging.getLogger("services.recorder").addHandler(handler)

@@ -23,7 +23,7 @@ OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_leng
 
 
 def pytest_asyncio_loop_factories(item):
-    """The channel runs on both loops; uvloop's transports differ, and the mesh runs on it."""
+    """Run the tests on asyncio's loop and on uvloop, which the mesh uses and whose transports differ."""
     loops = {"asyncio": asyncio.new_event_loop}
     if item.path.name.startswith("test_channel"):
         loops = {"uvloop": uvloop.new_event_loop}
@@ -63,7 +63,7 @@ async def serve(rpc):
 
 @pytest.fixture(params=["ngh2", "grpcio"])
 def transport(request):
-    """Both implementations of outbound calls."""
+    """Name of the transport: both implementations of outbound calls."""
     return request.param
 
 
@@ -86,7 +86,7 @@ async def dial(transport, contract, rpc):
 
 @pytest.fixture(params=["grpcio", "sidecar"])
 async def echo(request, serve, contract):
-    """A server: grpcio's, and our own with the same answers."""
+    """A server: grpcio's, and our own with the same responses."""
     if request.param == "grpcio":
         yield await serve()
         return
@@ -141,7 +141,7 @@ async def channel():
 
 @pytest.fixture
 def unused_port():
-    """A port that refuses connections: bound, so that nobody else gets it, and not listening."""
+    """A port that refuses connections. It is bound, so that no other process gets it, and does not listen."""
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,4 +1,4 @@
-"""conformance.v1.Echo on a stock grpcio server: the peer that the channel must agree with."""
+"""conformance.v1.Echo on a stock grpcio server, the reference for the channel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Echo(rpc.EchoServicer):
-    """Answers as the contract's comments say, and notes what became of each call."""
+    """Responds as the contract's comments say, and records the end of each call."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -114,7 +114,7 @@ class Echo(rpc.EchoServicer):
 
 
 class _Active:
-    """Counts the calls that run."""
+    """Counter of the calls in progress."""
 
     def __init__(self, echo: Echo) -> None:
         self.echo = echo

@@ -1,4 +1,4 @@
-"""A server on raw HTTP/2 (libnghttp2's server role) that misbehaves as a test tells it to."""
+"""Raw HTTP/2 server (libnghttp2's server role) that misbehaves as a test tells it to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIGURATION = ngh2.Configuration(stream_reset_rate_limit=(2**32, 2**32))  # th
 
 
 def silence(peer: Peer, stream_id: int) -> None:
-    """Answer nothing."""
+    """Send no response."""
 
 
 def framed(message: bytes, flag: int = 0) -> bytes:
@@ -28,12 +28,12 @@ class Peer(asyncio.Protocol):
     """One accepted connection.
 
     Attributes:
-        number: 1 for the first that the server accepted.
-        h2: The protocol; ``flush`` after using it.
+        number: Number of the connection, from 1.
+        h2: The protocol; call ``flush`` after a use.
         requests: Headers by stream id.
-        bodies: What came of each body.
+        bodies: Bytes received, by stream id.
         resets: Error codes by stream id.
-        events: All events, as they came.
+        events: All events in order.
     """
 
     def __init__(self, server: FaultServer) -> None:
@@ -57,7 +57,7 @@ class Peer(asyncio.Protocol):
         self.server.changed.set()
 
     def begin(self, settings: dict[int, int]) -> None:
-        """Send SETTINGS and handle what has come so far; a server without settings is told when."""
+        """Send SETTINGS and handle the bytes received so far; a test calls it for a server without settings."""
         self.begun = True
         self.h2.initiate_connection(settings)
         self.flush()
@@ -104,7 +104,7 @@ class Peer(asyncio.Protocol):
 
 
 class FaultServer:
-    """Accepts connections and answers each finished request with ``answer(peer, stream_id)``."""
+    """Server that responds to each complete request with ``answer(peer, stream_id)``."""
 
     def __init__(self, answer: Callable[[Peer, int], None], settings: dict[int, int] | None) -> None:
         self.answer = answer
@@ -130,7 +130,7 @@ class FaultServer:
         await self.until(lambda: not self.peers)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return when the condition holds; it is looked at whenever something has come."""
+        """Return when the condition holds; it is checked whenever data arrive."""
         while not condition():
             self.changed.clear()
             await self.changed.wait()

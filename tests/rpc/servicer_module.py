@@ -1,4 +1,4 @@
-"""The stock servicer's answers as functions of the mesh: the same peer behind our own server."""
+"""The stock servicer's methods as functions of the mesh: the same peer behind our own server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mesh.rpc.status import unpack_details
 
 
 class ServicerContext:
-    """As much of ``grpc.aio.ServicerContext`` as the servicer uses, on a ``Context``."""
+    """The part of ``grpc.aio.ServicerContext`` that the servicer uses, on a ``Context``."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -50,7 +50,7 @@ class ServicerContext:
 
 
 def module_of(servicer: Echo) -> str:
-    """Make a module of functions that the servicer answers; returns its name."""
+    """Make a module with the servicer's methods as functions, and return its name."""
     module = ModuleType(f"echo_functions_{id(servicer)}")
 
     def single(answer: Any) -> Any:

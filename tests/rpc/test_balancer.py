@@ -1,4 +1,4 @@
-"""Picks and waits, with chance as an argument; addresses and what they resolve to."""
+"""Load balancing and backoff with randomness as an argument; resolution of addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One suite for both transports: what a stock stub sees of a stock server through our channel."""
+"""Stock stubs and stock servers over our channel: one suite for both transports."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ async def test_unimplemented(stub, rpc, echo, dial):
 
 async def test_deadline_of_the_call(stub, echo, rpc):
     timeout = 0.1
-    while not echo.servicer.calls:  # it may pass before the server has seen the call
+    while not echo.servicer.calls:  # the deadline may pass before the server has received the call
         timeout *= 2
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Unary(rpc.pb.EchoRequest(sleep_ms=20_000), timeout=timeout)
@@ -300,7 +300,7 @@ async def test_a_stream_that_is_dropped_is_cancelled(stub, echo, rpc):
 async def test_an_error_in_the_request_iterator_reaches_the_caller(stub, echo, rpc):
     async def broken():
         yield rpc.pb.EchoRequest()
-        await echo.servicer.arrived.wait()  # a call that is reset before it began is never seen by its function
+        await echo.servicer.arrived.wait()  # the function is not called if the call is reset before it starts
         raise LookupError("in the caller's own code")
 
     with pytest.raises(LookupError):
@@ -480,7 +480,7 @@ async def test_one_of_two_servers_goes_away(serve, dial, rpc):
     stub = dial(first.address, second.address)
     await asyncio.gather(*[stub.Unary(rpc.pb.EchoRequest(), wait_for_ready=True, timeout=10) for _ in range(50)])
     await first.server.stop(None)
-    await stub.Idempotent(rpc.pb.EchoRequest(), timeout=10)  # however this client learns of it
+    await stub.Idempotent(rpc.pb.EchoRequest(), timeout=10)  # in whatever way this client detects it
     before = second.servicer.calls
     for _ in range(50):
         await stub.Unary(rpc.pb.EchoRequest(), timeout=10)
@@ -577,7 +577,7 @@ async def test_the_wait_for_a_server_that_restarts_ends(serve, dial, rpc, monkey
 
 
 class Foreign(Call):
-    """A call that did not come from a stub: it has the interface, and nothing else."""
+    """A call that no stub made: it has the interface of ``Call`` and nothing else."""
 
     def __init__(self, method, *messages):
         super().__init__(method, Metadata([("x-echo-a", "1")]))
@@ -616,7 +616,7 @@ async def test_closing_fails_what_runs(stub, echo, rpc):
 
 
 async def test_outer_spaces_that_a_server_sets_do_not_fail_grpcio(transport, serve, dial, rpc):
-    """Outer spaces of values pass grpcio and not libnghttp2, which ends the stream: RFC 9113, 8.2.1."""
+    """grpcio accepts outer spaces in values; libnghttp2 ends the stream (RFC 9113, 8.2.1)."""
     server = await serve()
     server.servicer.trailing = [("x-a", " b "), ("x-b-bin", b"\0")]
     call = dial(server.address).Unary(rpc.pb.EchoRequest())

@@ -1,4 +1,4 @@
-"""Answers that no gRPC server should give, and the status that each is for the caller; both channels, over raw HTTP/2.
+"""Malformed responses and the status that the caller gets for each; both transports, over raw HTTP/2.
 
 In the spirit of Connect's conformance suite ("unexpected responses"). Sources: PROTOCOL-HTTP2.md, statuscodes.md,
 compression.md and http-grpc-status-mapping.md in https://github.com/grpc/grpc/tree/master/doc.
@@ -48,7 +48,7 @@ async def method(transport):
 
 
 async def ask(made, kind, seconds=10):
-    """Return the messages that came, and the status that the call ended with."""
+    """Return the messages that were received, and the status of the call."""
     messages = []
     request = duration_pb2.Duration()
     call = made(iter([request]) if kind.startswith("stream") else request, timeout=seconds)
@@ -68,7 +68,7 @@ async def ask(made, kind, seconds=10):
 
 
 def saying(headers, body, trailers):
-    """Return what answers each request in this way; without trailers the stream ends with the body."""
+    """Return a callback that responds to each request like this; without trailers the stream ends with the body."""
 
     def answer(peer, stream_id):
         peer.h2.send_response(stream_id, headers)
@@ -80,7 +80,7 @@ def saying(headers, body, trailers):
 
 
 def only(*headers):
-    """Return what answers each request with headers alone."""
+    """Return a callback that responds to each request with headers alone."""
     return lambda peer, stream_id: peer.h2.send_response(stream_id, list(headers), end_stream=True)
 
 
@@ -147,7 +147,7 @@ CORE = {
     "no status, and one in the headers": "UNKNOWN",
     "a status that is no number": "INTERNAL",
 }
-"""Where grpcio's core differs: it passes over what is malformed at the end of a stream, for example."""
+"""Statuses of grpcio's core where they differ: it ignores malformed data at the end of a stream, for example."""
 
 
 @pytest.mark.parametrize("kind", ["unary_unary", "stream_stream"])
@@ -183,7 +183,7 @@ async def test_no_response_and_a_failure_is_the_failure(faulty, method, kind):
 
 @pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
 async def test_an_answer_that_is_refused_before_the_requests_end(faulty, method, kind):
-    """grpcio's core, in threads of its own, has ended the call before the channel hears of it, and sends no more."""
+    """grpcio's core runs in threads of its own. It ends the call before the channel notices, and sends no more."""
 
     async def requests():
         yield duration_pb2.Duration()
@@ -206,7 +206,7 @@ async def test_an_answer_that_is_refused_before_the_requests_end(faulty, method,
 
 @pytest.mark.parametrize("kind", ["unary_stream", "stream_stream"])
 async def test_what_came_before_a_message_that_is_none(faulty, method, kind):
-    """It is the caller's; then the call has failed, and the server is told so."""
+    """The caller gets it; then the call fails, and the stream is reset."""
     server = await faulty(saying(HEADERS, ONE + framed(b"\xff\xff"), OK))
     assert (await ask(method(server.address, kind), kind))[:2] == (1, "INTERNAL")
 
@@ -273,7 +273,7 @@ RESETS = {
     ErrorCode.ENHANCE_YOUR_CALM: "RESOURCE_EXHAUSTED",
     ErrorCode.INADEQUATE_SECURITY: "PERMISSION_DENIED",
 }
-"""PROTOCOL-HTTP2.md, Errors. REFUSED_STREAM is tried again: tests/rpc/test_channel_faults.py."""
+"""PROTOCOL-HTTP2.md, Errors. REFUSED_STREAM is retried: tests/rpc/test_channel_faults.py."""
 
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
@@ -285,7 +285,7 @@ async def test_resets_before_the_deadline(faulty, method, kind, code):
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
 async def test_a_reset_as_the_deadline_passes(faulty, method, kind):
-    """A server (grpc-go's) cancels the stream at the deadline that it was told, before the client's own timer fires."""
+    """A server (grpc-go's) resets the stream at its own deadline, before the client's timer fires."""
     server = await faulty()
 
     async def cancel():
@@ -307,7 +307,7 @@ async def test_a_reset_as_the_deadline_passes(faulty, method, kind):
 
 
 async def test_a_reset_after_a_complete_answer_is_no_failure(faulty, method):
-    """RFC 9113, 8.1: a server that has answered may stop the request with NO_ERROR."""
+    """RFC 9113, 8.1: a server that has responded may stop the request with NO_ERROR."""
 
     def answer(peer, stream_id):
         peer.respond(stream_id, SECOND)

@@ -1,4 +1,4 @@
-"""Stubs that block, called from threads as ``def`` functions call them."""
+"""Blocking stubs, called from threads as ``def`` functions call them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_a_call_ends_with_the_one_that_the_function_answers(contract, rpc,
     stub = rpc.grpc.EchoStub(BlockingChannel(Channel(behind, contract), loop))
 
     def function(_):
-        for _ in range(2):  # what it waits for, and what it asks for next
+        for _ in range(2):  # the call in progress, and the next one
             try:
                 answer = getattr(stub, method)(rpc.pb.EchoRequest())
                 if method == "ServerStream":

@@ -1,4 +1,4 @@
-"""Our channel against servers that misbehave, and what it leaves behind."""
+"""The channel with misbehaving servers, and leaks."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ async def test_settings_change_the_limit_of_streams(faulty, channel):
     calls = [asyncio.ensure_future(unary(made)) for _ in range(3)]
     await server.until(lambda: bool(server.peers) and len(server.peers[-1].ended) == 1)
     [peer] = server.peers
-    calls[1].cancel()  # one that waits for its place
+    calls[1].cancel()  # a call that waits for a stream
     peer.h2.update_settings({Setting.MAX_CONCURRENT_STREAMS: 2})
     peer.flush()
     await server.until(lambda: len(peer.ended) == 2)
@@ -265,7 +265,7 @@ async def test_a_writer_waits_while_the_server_does_not_read(faulty, channel):
     before = -1
     while before != written:
         before = written
-        await asyncio.sleep(0.1)  # nothing happens: there is no event to wait for
+        await asyncio.sleep(0.1)  # that nothing happens has no event
     assert written < 1_000_000
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -323,7 +323,7 @@ async def test_a_name_is_resolved_again_as_time_passes(faulty, channel, monkeypa
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
 async def test_calls_wait_for_a_server_that_restarts(faulty, channel, monkeypatch, host):
-    """At its old address or at another one: what was never sent can wait, whatever the method is."""
+    """At its old address or at another one. A call that was never sent can wait, whatever its method is."""
     first = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"first"))
     leads_to = ["127.0.0.1"]
     refused = asyncio.Event()
@@ -338,7 +338,7 @@ async def test_calls_wait_for_a_server_that_restarts(faulty, channel, monkeypatc
     monkeypatch.setattr("mesh.rpc.client.connection_pool.RESOLVE_MIN_INTERVAL", 0.05)
     made = channel(f"service.test:{first.port}")
     assert await unary(made) == b"first"
-    leads_to.clear()  # as the name of a container that does not run
+    leads_to.clear()  # like the name of a container that does not run
     await first.stop()
     waiting = [asyncio.ensure_future(unary(made)) for _ in range(20)]
     await refused.wait()
@@ -359,7 +359,7 @@ async def test_patience_ends(faulty, channel, monkeypatch):
     assert "connection refused" in error.debug_error_string()
     begin = asyncio.get_running_loop().time()
     assert (await failure(unary(made))).code().name == "UNAVAILABLE"
-    assert asyncio.get_running_loop().time() - begin < 0.2  # nobody waits for what has been away for long
+    assert asyncio.get_running_loop().time() - begin < 0.2  # calls do not wait for a server that was lost long ago
 
 
 async def test_tls(faulty, channel, tmp_path):
@@ -407,7 +407,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 async def test_nothing_leaks(faulty, channel, monkeypatch):
     """Thousands of calls that end in every way leave no stream, task, future or window behind."""
-    monkeypatch.setattr(reset_limiter, "MAX_BURST", 10**6)  # else one connection follows the other
+    monkeypatch.setattr(reset_limiter, "MAX_BURST", 10**6)  # otherwise one connection replaces the other
 
     def answer(peer, stream_id):
         match stream_id // 2 % 5:
@@ -440,34 +440,34 @@ async def test_nothing_leaks(faulty, channel, monkeypatch):
     await round_(400)
     [connection] = pool_of(made).ready
     await _emptied(connection)
-    await _without_lanes(made)
+    await _without_stream_connections(made)
     before = await _alive()
     await round_(4000)
     assert pool_of(made).ready == [connection]
     await _emptied(connection)
     assert not connection._writers
     assert not pool_of(made)._waiters
-    await _without_lanes(made)
+    await _without_stream_connections(made)
     assert await _alive() == before
 
 
-async def _without_lanes(channel) -> None:
+async def _without_stream_connections(channel) -> None:
     """Close the connections that wait for the next stream."""
     stream_connections = channel.target._handler.stream_connections
     await stream_connections.close()
     async with asyncio.timeout(5):
-        while stream_connections._open:  # noqa: ASYNC110 - nobody is told
+        while stream_connections._open:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.01)
 
 
 async def _emptied(connection) -> None:
-    async with asyncio.timeout(5):  # the server is given a moment to end what has expired
-        while connection.streams:  # noqa: ASYNC110 - nobody is told
+    async with asyncio.timeout(5):  # the server has a moment to end expired calls
+        while connection.streams:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.01)
 
 
 async def _alive() -> dict[str, int]:
-    for _ in range(3):  # what a callback or a finalizer still holds goes in the next turn
+    for _ in range(3):  # references of callbacks and finalizers are gone in the next turn
         await asyncio.sleep(0)
         gc.collect()
     kinds = (Stream, Connection, asyncio.Future, asyncio.Task)

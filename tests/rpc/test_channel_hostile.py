@@ -1,4 +1,4 @@
-"""What a caller, a function or a server can do to others on the same connection: nothing."""
+"""Isolation of calls on one connection from hostile callers, functions and servers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def _once(stub, request):
 
 
 async def test_a_call_that_is_cancelled_as_it_gets_its_place(faulty, channel):
-    """The place in the queue is gone then: the call ends as cancelled all the same."""
+    """Its place in the queue is gone then; the call ends as cancelled all the same."""
     server = await faulty(lambda peer, stream_id: None, {Setting.MAX_CONCURRENT_STREAMS: 1})  # noqa: ARG005
     pool = ConnectionPool([server.address])
     call = Call(None, Metadata())
@@ -70,7 +70,7 @@ async def test_a_deadline_that_passes_as_the_call_gets_its_place(faulty):
 
 
 async def test_one_answer_is_all_that_a_unary_call_keeps(faulty, channel):
-    """A server that streams where one answer is expected fills no memory."""
+    """A server that streams where one response is expected fills no memory."""
     sent = 0
 
     def answer(peer, stream_id):
@@ -140,14 +140,14 @@ async def test_calls_that_end_early_hurt_no_other_call(contract, rpc, dial, how)
             assert {type(error) for error in ended if not isinstance(error, kind)} == set()
             assert (await stub.Unary(rpc.pb.EchoRequest(text="new"))).text == "new"
         assert {answer.text for answer in await asyncio.gather(*healthy)} == {"on"}
-        await _until(lambda: len(stub.target._handler.pool._connections) == 1)  # the retired ones have closed
+        await _until(lambda: len(stub.target._handler.pool._connections) == 1)  # the replaced connections have closed
         [connection] = stub.target._handler.pool._connections
         assert not connection.draining
 
 
 async def _until(condition):
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what ends a connection tells nobody
+        while not condition():  # noqa: ASYNC110 - the end of a connection has no event
             await asyncio.sleep(0.01)
 
 
@@ -173,14 +173,14 @@ async def test_a_server_with_the_same_deadline_ends_the_call_itself(faulty, chan
 
 
 async def test_a_call_that_is_collected_in_a_thread_is_cancelled_on_the_loop(faulty, channel):
-    """The collector runs where it runs; the loop's own things are touched on the loop only."""
+    """The garbage collector may run in any thread; the loop's objects may be used on the loop only."""
     server = await faulty(lambda peer, stream_id: None)  # noqa: ARG005
     made = channel(server.address)
     calls = [made.unary_stream(PATH)(b"", timeout=30)]
     task = calls[0].core.task
     await _until(lambda: bool(server.peers) and bool(server.peers[-1].ended))
     peer = server.peers[-1]
-    asyncio.get_running_loop().set_debug(True)  # it then refuses what comes from another thread
+    asyncio.get_running_loop().set_debug(True)  # the loop then refuses calls from another thread
     await asyncio.to_thread(calls.clear)
     async with asyncio.timeout(2):
         await asyncio.wait([task])

@@ -1,4 +1,4 @@
-"""The question of a container's health check, to servers of every kind."""
+"""The health check of containers, with servers of every kind."""
 
 from __future__ import annotations
 
@@ -56,6 +56,13 @@ async def test_a_message_in_percent_encoding():
         assert await ask(address) == "UNAVAILABLE: 100 % used, lösch was"
 
 
+async def test_a_status_of_thousands_of_digits(faulty):
+    """Python raises ValueError for an integer of more than 4,300 digits."""
+    headers = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"1" * 5000)]
+    server = await faulty(lambda peer, stream_id: peer.h2.send_response(stream_id, headers, end_stream=True))
+    assert await ask(server.address) == f"UNKNOWN: the response has no valid grpc-status ({'1' * 20!r})"
+
+
 async def test_a_server_without_health():
     async with stock(lambda _: None) as address:
         assert await ask(address) == "UNIMPLEMENTED: Method not found!"
@@ -92,7 +99,7 @@ async def test_a_server_that_says_nothing():
 
 
 def test_the_command_starts_light():
-    """A container runs it every few seconds: what costs most to import is not imported."""
+    """A container runs it every few seconds, so it must not import the most expensive modules."""
     code = (
         "import sys; from mesh import cli; cli.main(['health', '127.0.0.1:1']);"
         "print(*{'asyncio', 'google.protobuf', 'grpc', 'msgspec', 'mesh.errors'} & set(sys.modules), sep=',')"

@@ -85,7 +85,7 @@ def test_pushback():
 
 
 class Outgoing(Call):
-    """A call with a request of some messages, that keeps what it is answered."""
+    """A call with some request messages, which records its responses."""
 
     def __init__(self, method, *messages, deadline=None):
         super().__init__(method, Metadata(), deadline)
@@ -104,7 +104,7 @@ class Outgoing(Call):
 
 
 class Script:
-    """A handler that fails as often as it is told to."""
+    """A handler that fails with the given failures, then succeeds."""
 
     def __init__(self, *failures, before=None):
         self.failures = list(failures)

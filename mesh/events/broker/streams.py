@@ -1,7 +1,7 @@
-"""The streams of a mesh, made and kept current by whichever replica comes first.
+"""Streams of a mesh, made and updated by the first replica that connects.
 
-A stream that exists already with other settings is updated; what the server refuses to change is said, with its reason,
-and never made by deleting what is kept.
+A stream that exists with other settings is updated. A change that the server refuses is reported with the server's
+reason. A stream is never deleted to make it anew.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ __all__ = ["CHANGES", "DEAD", "EVENTS", "SCHEDULES", "TRIES", "Retention", "Stre
 
 EVENTS, CHANGES, SCHEDULES, DEAD, TRIES = "EVENTS", "CHANGES", "SCHEDULES", "DEAD", "TRIES"
 """Names of the streams."""
-DUPLICATES = 120.0
-"""Seconds for which JetStream remembers message ids: what a relay sends again after a crash is dropped there."""
+DUPLICATE_WINDOW_SECONDS = 120.0
+"""Seconds for which JetStream remembers message ids, to drop the copies that a relay publishes again after a crash."""
 
 
 class StreamError(Exception):
-    """A stream cannot be made or changed; the text says which one and why."""
+    """A stream cannot be made or updated; the text names it and the reason."""
 
 
-REMEMBERED = 86400.0
-"""Seconds for which the tries of an event are remembered (``mesh.events.consume.attempts``)."""
+ATTEMPTS_AGE = 86400.0
+"""Seconds for which attempt records are kept (``mesh.events.consume.attempts``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How much the streams keep.
+    """Retention of the streams.
 
     Attributes:
-        age: Seconds that events and changes are kept; 0: for ever.
-        dead: Seconds that dead letters are kept; 0: for ever.
-        size: Bytes that each stream may hold; 0: as much as the broker has room for.
-        replicas: Servers of the broker's cluster that hold each message.
+        age: Seconds that events and changes are kept; 0: without limit.
+        dead: Seconds that dead letters are kept; 0: without limit.
+        size: Maximum bytes of each stream; 0: as many as the broker has space for.
+        replicas: Number of servers of the broker's cluster that store each message.
     """
 
     age: float = 7 * 86400.0
@@ -53,7 +53,7 @@ class Retention:
 
 
 def configs(retention: Retention) -> list[StreamConfig]:
-    """Return what every stream should be."""
+    """Return the settings of every stream."""
 
     def stream(name: str, *first: str, age: float, **others: Any) -> StreamConfig:
         settings = {"discard": DiscardPolicy.NEW, "max_bytes": retention.size or -1, **others}
@@ -66,29 +66,29 @@ def configs(retention: Retention) -> list[StreamConfig]:
             num_replicas=retention.replicas,
             allow_direct=True,
             allow_atomic=True,
-            duplicate_window=min(DUPLICATES, age or DUPLICATES),
+            duplicate_window=min(DUPLICATE_WINDOW_SECONDS, age or DUPLICATE_WINDOW_SECONDS),
             **settings,
         )
 
     return [
         stream(EVENTS, subjects.EVENTS, age=retention.age),
         stream(CHANGES, subjects.CHANGES, age=retention.age),
-        # Neither age nor size: a schedule that the stream forgot would never fire again. Ticks have their own age.
-        # "message scheduling cannot use discard new", says the server.
+        # No limit of age or size: a schedule that the stream dropped would never fire again. Ticks have their own age.
+        # The server refuses "discard new" here: "message scheduling cannot use discard new".
         stream(
             SCHEDULES, subjects.SCHEDULES, subjects.TICKS, age=0.0, max_bytes=-1, discard=DiscardPolicy.OLD,
             allow_msg_schedules=True, allow_msg_ttl=True, allow_rollup_hdrs=True,
         ),
         stream(DEAD, subjects.DEAD, age=retention.dead),
-        stream(TRIES, subjects.TRIES, age=REMEMBERED, max_msgs_per_subject=1, discard=DiscardPolicy.OLD),
+        stream(TRIES, subjects.TRIES, age=ATTEMPTS_AGE, max_msgs_per_subject=1, discard=DiscardPolicy.OLD),
     ]  # fmt: skip
 
 
 async def ensure(js: JetStreamContext, retention: Retention) -> None:
-    """Make every stream, or bring it to what it should be; any number of replicas may do it at once.
+    """Make every stream, or update its settings; any number of replicas may do it concurrently.
 
     Raises:
-        StreamError: The server refuses one; with its reason.
+        StreamError: The server refuses one; the text has its reason.
         nats.errors.Error: The server is away.
     """
     for wanted in configs(retention):
@@ -97,7 +97,7 @@ async def ensure(js: JetStreamContext, retention: Retention) -> None:
             try:
                 found = (await js.stream_info(name)).config
             except NotFoundError:
-                await js.add_stream(wanted)  # the same again, by another replica, is no error
+                await js.add_stream(wanted)  # a second one with the same settings, by another replica, is no error
                 continue
             if list(_differences(found, wanted)):
                 await js.update_stream(wanted)
@@ -106,7 +106,7 @@ async def ensure(js: JetStreamContext, retention: Retention) -> None:
 
 
 def _differences(found: StreamConfig, wanted: StreamConfig) -> Iterator[str]:
-    """Yield what of ``wanted`` the stream is not; what is not ours to say stays as the server made it."""
+    """Yield the settings of ``wanted`` that the stream does not have; others stay as the server made them."""
     is_, should = found.as_dict(), wanted.as_dict()
     for name, value in should.items():
         if is_.get(name) != value:

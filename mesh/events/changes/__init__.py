@@ -1,1 +1,1 @@
-"""Change capture: triggers on declared tables, and the events of their rows."""
+"""Change capture: triggers on declared tables, and the events of their rows (decisions: ``capture``)."""

@@ -1,4 +1,4 @@
-"""A table whose changes are captured, as both databases describe it."""
+"""Captured table: its columns, keys and unique constraints as the database describes them, and SQL quoting."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from mesh.database import DatabaseError
 __all__ = ["ChangeError", "Column", "Form", "Table", "literal", "name"]
 
 Form: TypeAlias = "str | list[Form] | Mapping[str, Form] | None"
-"""Where a value holds bytes that JSON has as hexadecimal: ``"b"`` is such a value, a list of one form is an array of
-such values, an object has the forms of a composite type's parts; None holds none."""
+"""Places of bytes in a value, which JSON has as hexadecimal: ``"b"`` is such a value, a list of one form an array of
+such
+values, an object has the forms of a composite type's parts; None: no bytes."""
 
 
 class ChangeError(DatabaseError):
-    """The changes of a table cannot be captured; one line that says which table and why."""
+    """The changes of a table cannot be captured; one line that names the table and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column.
+    """Column of a captured table.
 
     Attributes:
         name: Its name.
-        type: Its declared type, as the database says it.
+        type: Its declared type, as the database writes it.
         key: Its place in the primary key, from 1; 0 if it is not part of it.
-        form: Where its values hold bytes (PostgreSQL).
-        generated: Its value is computed: when it is read (PostgreSQL), or in either way (SQLite).
+        form: The places of bytes in its values (PostgreSQL).
+        generated: Its value is computed: a virtual column (PostgreSQL), or a virtual or stored one (SQLite).
     """
 
     name: str
@@ -40,12 +41,12 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table.
+    """Captured table.
 
     Attributes:
         name: Its name.
         columns: In order of declaration.
-        unique: The sets of columns, each with its collation, that no two rows have alike, beside the primary key.
+        unique: The unique constraints besides the primary key: columns, each with its collation.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Table:
         """The columns of the primary key, in its order.
 
         Raises:
-            ChangeError: There is none.
+            ChangeError: The table has none.
         """
         found = sorted((column for column in self.columns if column.key), key=lambda column: column.key)
         if not found:
@@ -66,10 +67,10 @@ class Table:
 
 
 def name(text: str) -> str:
-    """Return a name as SQL writes it."""
+    """Return a name as a quoted SQL identifier."""
     return '"' + text.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """Return a string as standard SQL writes it (both databases take a backslash as it is)."""
+    """Return a text as a SQL string literal (both databases take a backslash literally)."""
     return "'" + text.replace("'", "''") + "'"

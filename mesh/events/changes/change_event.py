@@ -1,8 +1,9 @@
-"""A row of the outbox that a table's trigger wrote → the event with the ``meshapi.v1.Change``. Pure.
+"""Change events: outbox rows of a table's trigger as events with a ``meshapi.v1.Change``. Pure.
 
-How a column's value becomes a value of ``google.protobuf.Struct`` (docs/events.md has the table): numbers that a double
-holds as they are written are numbers, all others their decimal text; bytes are base64; JSON columns are what they hold,
-or their text when they nest too deep; what JSON has no type for (times, UUIDs, …) is the text that the database writes.
+A column's value becomes a value of ``google.protobuf.Struct`` (table in docs/events.md). Numbers that a double
+represents exactly as written are numbers, others their decimal text. Bytes are base64. JSON columns are their content,
+or their text when they nest too deep. Types that JSON does not have (times, UUIDs, …) are the text that the database
+writes.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["TYPE", "Change", "encoder"]
 
 TYPE = "meshapi.v1.Change"
-_DEEPEST = 16
-"""Levels of a JSON column; each takes up to three of a protobuf message, which may have 100."""
+_MAX_DEPTH = 16
+"""Maximum levels of a JSON column. Each takes up to three levels of a protobuf message, which may have 100."""
 _EXACT = 2**53
-"""Above it a double does not hold every integer."""
+"""Largest integer below which a double represents every integer."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def encoder(contract: Contract) -> Encode:
-    """Return what makes the message of a row of the outbox, whoever wrote it."""
+    """Return the function that makes the message of an outbox row, of a trigger or of ``tx.publish``."""
 
     def encode(row: Row) -> Outgoing:
         if row.headers.startswith("{"):
@@ -58,15 +59,15 @@ class Change:
     """One change of a row.
 
     Args:
-        kind: The class of ``meshapi.v1.Change``, of the contract.
-        id: Of the outbox row: the event's id.
-        subject: Of the outbox row: ``changes.<service>.<table>``.
-        data: Of the outbox row.
-        hops: Deliveries in a row that led to it.
+        kind: The contract's class of ``meshapi.v1.Change``.
+        id: The id of the outbox row, which becomes the event's.
+        subject: The subject of the outbox row: ``changes.<service>.<table>``.
+        data: The data of the outbox row.
+        hops: Consecutive deliveries that led to the change.
 
     Attributes:
-        event: The event to be published.
-        subject: Where.
+        event: The event.
+        subject: The subject that it is published on.
     """
 
     __slots__ = ("event", "subject")
@@ -112,21 +113,21 @@ def _decimal(text: str) -> float | str:
 def _image(row: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
     if row["form"] == "sqlite":
         return {name: _unwrapped(value) for name, value in columns.items()}
-    # Rows of a trigger that an earlier release made name columns of bytea only.
+    # A trigger of an earlier release names columns of bytea only.
     forms = row["forms"] if "forms" in row else dict.fromkeys(row["bytes"], "b")
     return {name: _bounded(_formed(value, forms.get(name))) for name, value in columns.items()}
 
 
 def _formed(value: Any, form: Any) -> Any:
-    """Return a value with its bytes as base64, wherever the form says they are (``changes_table.Form``).
+    """Return a value with its bytes as base64, at the places of the form (``captured_table.Form``).
 
-    A value that is not as the form says is of a column whose type was changed since, and stays as it is.
+    A value that does not match the form is of a column whose type was changed since. It stays as it is.
     """
     match form, value:
         case "b", str():
             return _of_hex(value)
         case [inner], list():
-            # An array of several dimensions is one type: all its levels have the form of the first.
+            # An array of several dimensions is one type: all its levels share the form of the first.
             return [
                 _formed(one, form if isinstance(one, list) and not isinstance(inner, list) else inner) for one in value
             ]
@@ -136,7 +137,7 @@ def _formed(value: Any, form: Any) -> Any:
 
 
 def _unwrapped(value: Any) -> Any:
-    """Return what ``changes_sqlite`` wrapped."""
+    """Return a value that ``sqlite_triggers`` wrapped."""
     if not isinstance(value, dict):
         return value
     ((kind, held),) = value.items()
@@ -156,7 +157,7 @@ def _unwrapped(value: Any) -> Any:
 
 
 def _of_hex(text: str) -> str:
-    """Return bytea in hex format as base64; what is none any more, as it is."""
+    """Return bytea in hex format as base64; other text unchanged."""
     if text.startswith("\\x"):
         with contextlib.suppress(ValueError):
             return base64.b64encode(bytes.fromhex(text[2:])).decode()
@@ -164,20 +165,20 @@ def _of_hex(text: str) -> str:
 
 
 def _bounded(value: Any, depth: int = 0) -> Any:
-    """Return the value, or its JSON text when it is nested too deep."""
+    """Return the value, or its JSON text when it nests too deep."""
     return json.dumps(value, ensure_ascii=False) if _deep(value, depth) else value
 
 
 def _deep(value: Any, depth: int) -> bool:
     if isinstance(value, dict):
         value = list(value.values())
-    return isinstance(value, list) and (depth >= _DEEPEST or any(_deep(item, depth + 1) for item in value))
+    return isinstance(value, list) and (depth >= _MAX_DEPTH or any(_deep(item, depth + 1) for item in value))
 
 
 def _fill(struct: Any, values: Mapping[str, Any]) -> None:
-    struct.SetInParent()  # a row without columns is a row
+    struct.SetInParent()  # an image without columns is set too
     for name, value in values.items():
-        _set(struct.fields[_sound(name)], value)
+        _set(struct.fields[_valid_utf8(name)], value)
 
 
 def _set(field: Any, value: Any) -> None:
@@ -190,7 +191,7 @@ def _set(field: Any, value: Any) -> None:
         case float():
             field.number_value = value
         case str():
-            field.string_value = _sound(value)
+            field.string_value = _valid_utf8(value)
         case dict():
             _fill(field.struct_value, value)
         case _:
@@ -200,13 +201,13 @@ def _set(field: Any, value: Any) -> None:
 
 
 def _text(key: list[Any]) -> str:
-    """Return the key as it stands in the subject: the value of one column as text, of several as a JSON array."""
+    """Return the key of the subject: the value of one column as text, of several columns as a JSON array."""
     plain = [int(part) if isinstance(part, float) and part.is_integer() else part for part in key]
     if len(plain) == 1 and isinstance(plain[0], str):
-        return _sound(plain[0])
-    return _sound(json.dumps(plain[0] if len(plain) == 1 else plain, ensure_ascii=False, separators=(",", ":")))
+        return _valid_utf8(plain[0])
+    return _valid_utf8(json.dumps(plain[0] if len(plain) == 1 else plain, ensure_ascii=False, separators=(",", ":")))
 
 
-def _sound(text: str) -> str:
-    """Return the text as UTF-8 can hold it: JSON may name half of a surrogate pair."""
+def _valid_utf8(text: str) -> str:
+    """Return the text as valid UTF-8: JSON may contain half of a surrogate pair."""
     return text.encode(errors="replace").decode()

@@ -1,14 +1,15 @@
-"""Capturing changes on PostgreSQL: one trigger function for all tables, which names no column.
+"""Change capture on PostgreSQL: one trigger function for all tables, which names no column.
 
-``row_to_json`` and not ``to_jsonb``: a ``json`` value may hold an escaped NUL, which ``jsonb`` refuses, and a refusal
-would fail the write. The function runs as its owner, so that roles that may write the table but not the outbox are
-captured too, and with settings of its own, so that no session's time zone or float digits show in what is captured.
+The function uses ``row_to_json`` and not ``to_jsonb``: a ``json`` value may hold an escaped NUL, which ``jsonb``
+refuses, and the refusal would fail the write. It runs as its owner, so changes by roles that may write the table but
+not the outbox are captured too. It has settings of its own, so that a session's time zone or float digits do not change
+what is captured.
 
-``row_to_json`` writes all but ``bytea`` in its final form, at whatever depth. Where there is ``bytea``, in a column, a
-domain, an array or a composite type, is found out when the trigger is made, and goes with each change (``forms``).
+``row_to_json`` writes every type but ``bytea`` in its final form, at any depth. The places of ``bytea``, in a column, a
+domain, an array or a composite type, are found when the trigger is made, and each change carries them (``forms``).
 
-Virtual generated columns (PostgreSQL 18) are NULL in the rows that a trigger gets. A table that has one pays for a
-statement of its own for each row, which computes them from the expressions that the catalog has at that time.
+Virtual generated columns (PostgreSQL 18) are NULL in the rows that a trigger gets. For a table with such a column, each
+row costs one more statement, which computes the values from the expressions that the catalog has at that time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["function", "install", "triggers"]
 
 PREFIX = "mesh_change_"
-"""Of the names of our functions and triggers; nothing else may have it. What follows is a digest of the definition."""
+"""Prefix of the mesh's functions and triggers; nothing else may have it. A digest of the definition follows it."""
 
 _BYTEA = 17
 """The type's OID, which is the same on every server."""
@@ -44,9 +45,9 @@ format(
     string_agg(
         CASE WHEN attgenerated <> 'v' OR attnum = ANY (failed) THEN ''
         ELSE '(' || pg_get_expr(adbin, adrelid) || ') AS ' END || quote_ident(attname), ', ' ORDER BY attnum))"""
-"""The statement that computes the virtual columns of a row, but those that failed, which are null in it."""
+"""Statement that computes the virtual columns of a row. Columns whose expression failed are null in it."""
 
-# A row is called "mesh row", since a column of the same name would be taken for it.
+# The alias of a row is "mesh row": a column with the name of the alias would be taken for it.
 _FUNCTION = """\
 CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -156,7 +157,7 @@ END $mesh$"""
 
 
 def install(connection: Connection, service: str, tables: Sequence[str]) -> None:
-    """Make the triggers of these tables, and no others; see ``changes.install``."""
+    """Make the triggers of these tables and remove all others (see ``capture.install``)."""
     schema = connection.exec_driver_sql("SELECT current_schema()").scalar_one()
     made, text = function(schema)
     wanted = {
@@ -165,7 +166,7 @@ def install(connection: Connection, service: str, tables: Sequence[str]) -> None
         for title, statement in triggers(made, service, _table(connection, table)).items()
     }
     there = {
-        (row.relname, row.tgname): row.enabled  # somebody may have disabled one by hand
+        (row.relname, row.tgname): row.enabled  # a trigger may have been disabled by hand
         for row in connection.exec_driver_sql(
             "SELECT relname, tgname, tgenabled <> 'D' AS enabled FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid "
             "WHERE tgname LIKE 'mesh\\_change\\_%' AND tgparentid = 0 AND NOT tgisinternal "
@@ -190,7 +191,7 @@ def install(connection: Connection, service: str, tables: Sequence[str]) -> None
 
 
 def function(schema: str) -> tuple[str, str]:
-    """Return the name of the trigger function, and the statement that makes it in the schema."""
+    """Return the name of the trigger function and its CREATE statement for the schema."""
     text = _FUNCTION.format(
         outbox=f"{name(schema)}.mesh_outbox",
         unreadable=_UNREADABLE,
@@ -203,7 +204,7 @@ def function(schema: str) -> tuple[str, str]:
 
 
 def triggers(function: str, service: str, table: Table) -> dict[str, str]:
-    """Return the statements that make the triggers of a table, by the triggers' names.
+    """Return the CREATE statements of a table's triggers, by the triggers' names.
 
     Args:
         function: The name of the trigger function.
@@ -214,7 +215,7 @@ def triggers(function: str, service: str, table: Table) -> dict[str, str]:
         ChangeError: The table has no primary key.
     """
     forms = {column.name: column.form for column in table.columns if column.form is not None}
-    # The relay may still be that of a replica of an earlier release, which looks for "bytes".
+    # A relay of an earlier release may still run, which reads "bytes".
     raw = [title for title, form in forms.items() if form == "b"]
     head = json.dumps({"form": "postgresql", "key": table.key, "bytes": raw, "forms": forms}).removesuffix("}")
     subject = f"{CHANGES}.{escape(service)}.{escape(table.name)}"
@@ -257,11 +258,11 @@ def _table(connection: Connection, table: str) -> Table:
 
 
 def _form(connection: Connection, type_: int, known: dict[int, Form]) -> Form:
-    """Return where in the values of a type there is ``bytea``; ``known`` is of the types that were looked at."""
+    """Return the places of ``bytea`` in the values of a type; ``known`` holds the types that were examined."""
     if type_ == _BYTEA:
         return "b"
     if type_ not in known:
-        known[type_] = None  # no type can hold itself, and if one could it would end here
+        known[type_] = None  # ends the recursion if a type could contain itself
         [row] = connection.exec_driver_sql(
             "SELECT typtype::text, typbasetype, typrelid, CASE typcategory WHEN 'A' THEN typelem ELSE 0 END AS element "
             "FROM pg_type WHERE oid = $1",

@@ -1,14 +1,14 @@
-"""Capturing changes on SQLite: triggers that name each column.
+"""Change capture on SQLite: triggers that name each column.
 
-JSON has fewer types than SQLite, so values that it would bend are wrapped: ``{"b": "6869"}`` a blob, ``{"r": "0.1"}`` a
-real with all its digits, ``{"t": 1}`` an integer of a boolean column, ``{"j": "…"}`` the text of a JSON column.
+JSON has fewer types than SQLite, so some values are wrapped: ``{"b": "6869"}`` is a blob, ``{"r": "0.1"}`` a real with
+all its digits, ``{"t": 1}`` an integer of a boolean column, ``{"j": "…"}`` the text of a JSON column.
 
-A row that ``INSERT OR REPLACE`` or ``UPDATE OR REPLACE`` puts out of the way fires no trigger of its own (unless the
-connection has ``recursive_triggers`` on). So rows that a new one meets are set aside before it is written; those that
-are gone afterwards were replaced.
+A row that ``INSERT OR REPLACE`` or ``UPDATE OR REPLACE`` replaces fires no trigger of its own (unless the connection
+has ``recursive_triggers`` on). So rows that conflict with a new one are copied before it is written; those that are
+missing afterwards were replaced.
 """
 
-# ruff: noqa: S608 - there is nothing to bind in a trigger: names and literals, all of them quoted
+# ruff: noqa: S608 - a trigger cannot bind parameters; all names and literals are quoted
 from __future__ import annotations
 
 import json
@@ -24,47 +24,51 @@ if TYPE_CHECKING:
 __all__ = ["install", "remove", "triggers"]
 
 PREFIX = "mesh_change_"
-"""Of the names of our triggers; no other trigger may have it."""
-ASIDE = "mesh_replaced_"
-"""Of the names of the tables where rows are set aside: the key and the image."""
+"""Prefix of the mesh's triggers; no other trigger may have it."""
+REPLACED_PREFIX = "mesh_replaced_"
+"""Prefix of the tables that hold copies of conflicting rows: the key and the image."""
 _NOW = "(CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000)"
-"""Microseconds since the epoch; SQLite's clock has milliseconds."""
+"""SQL expression of the microseconds since the epoch; SQLite's clock has milliseconds."""
 
 
 def install(connection: Connection, service: str, tables: Sequence[str]) -> None:
-    """Make the triggers of these tables, and no others; see ``changes.install``."""
+    """Make the triggers of these tables and remove all others (see ``capture.install``)."""
     found = [_table(connection, table) for table in tables]
-    wanted = {title: text for table in found for title, text in {**aside(table), **triggers(service, table)}.items()}
+    wanted = {
+        title: text for table in found for title, text in {**copies_table(table), **triggers(service, table)}.items()
+    }
     remove(connection, wanted)
-    there = _there(connection)
+    existing = _existing(connection)
     for title, text in wanted.items():
-        if title not in there:
+        if title not in existing:
             connection.exec_driver_sql(text)
 
 
 def remove(connection: Connection, keep: Mapping[str, str]) -> None:
-    """Remove our triggers and tables, but those that are as ``keep`` has them: name → statement."""
-    for title, text in _there(connection).items():
+    """Remove the mesh's triggers and tables that differ from ``keep``: name → statement."""
+    for title, text in _existing(connection).items():
         if keep.get(title) != text:
-            connection.exec_driver_sql(f"DROP {'TABLE' if title.startswith(ASIDE) else 'TRIGGER'} {name(title)}")
+            connection.exec_driver_sql(
+                f"DROP {'TABLE' if title.startswith(REPLACED_PREFIX) else 'TRIGGER'} {name(title)}"
+            )
 
 
-def aside(table: Table) -> dict[str, str]:
-    """Return the statement that makes the table where rows are set aside, by its name."""
-    title = ASIDE + table.name
+def copies_table(table: Table) -> dict[str, str]:
+    """Return the CREATE statement of the table for copies of conflicting rows, by its name."""
+    title = REPLACED_PREFIX + table.name
     columns = ", ".join(f"k{at}" for at in range(len(table.key)))
     return {title: f"CREATE TABLE {name(title)} ({columns}, image)"}
 
 
 def triggers(service: str, table: Table) -> dict[str, str]:
-    """Return the statements that make the triggers of a table, by the triggers' names.
+    """Return the CREATE statements of a table's triggers, by the triggers' names.
 
     Raises:
         ChangeError: The table has no primary key.
     """
-    # IS NOT, because a part of a key may be NULL; BINARY, because the key of a change is text and not a collation.
+    # IS NOT, because a part of a key may be NULL; BINARY, because the key of a change is compared as text.
     moved = " OR ".join(f"OLD.{name(part)} COLLATE BINARY IS NOT NEW.{name(part)}" for part in table.key)
-    kept = name(ASIDE + table.name)
+    kept = name(REPLACED_PREFIX + table.name)
     again, gone = _same(table.key, "NEW", kept), _gone(table)
 
     def row(operation: str, where: str, *, aside: bool = False) -> str:
@@ -72,7 +76,7 @@ def triggers(service: str, table: Table) -> dict[str, str]:
         return _row(service, table, operation, before=before, where=f"FROM {kept} {where}" if aside else where)
 
     bodies = {
-        "meet": ("BEFORE INSERT", _set_aside(table, "")),
+        "meet": ("BEFORE INSERT", _copy_conflicts(table, "")),
         "insert": (
             "AFTER INSERT",
             row("DELETE", f"WHERE NOT ({again}) AND {gone}", aside=True),
@@ -80,8 +84,8 @@ def triggers(service: str, table: Table) -> dict[str, str]:
             row("INSERT", f"WHERE NOT EXISTS (SELECT 1 FROM {kept} WHERE {again})"),
             f"DELETE FROM {kept};",
         ),
-        "shift": (f"BEFORE UPDATE{_of(table)}", _set_aside(table, "OLD")),
-        "update": (  # one trigger: of several it is not said which comes first
+        "shift": (f"BEFORE UPDATE{_of(table)}", _copy_conflicts(table, "OLD")),
+        "update": (  # one trigger: the order of several is undefined
             "AFTER UPDATE",
             row("DELETE", f"WHERE ({moved}) AND {again} OR NOT ({again}) AND {gone}", aside=True),
             row("UPDATE", f"WHERE NOT ({moved})"),
@@ -100,7 +104,7 @@ def triggers(service: str, table: Table) -> dict[str, str]:
 
 
 def _of(table: Table) -> str:
-    """Return the clause for an UPDATE of columns by which rows can meet; none if one of them follows others."""
+    """Return the OF clause with the columns that can cause a conflict; none if one of them is generated."""
     meeting = {*table.key, *(part for some in table.unique for part, _ in some)}
     if any(column.generated and column.name in meeting for column in table.columns):
         return ""
@@ -108,19 +112,19 @@ def _of(table: Table) -> str:
 
 
 def _same(key: Sequence[str], row: str, kept: str) -> str:
-    """Return the condition that a row that was set aside has the key of a row."""
+    """Return the condition that a copied row has the key of a row."""
     return " AND ".join(f"{kept}.k{at} IS {row}.{name(part)}" for at, part in enumerate(key))
 
 
 def _gone(table: Table) -> str:
-    """Return the condition that a row that was set aside is in the table no more."""
-    same = _same(table.key, "t", name(ASIDE + table.name))
+    """Return the condition that a copied row is no longer in the table."""
+    same = _same(table.key, "t", name(REPLACED_PREFIX + table.name))
     return f"NOT EXISTS (SELECT 1 FROM {name(table.name)} AS t WHERE {same})"
 
 
-def _set_aside(table: Table, but: str) -> str:
-    """Return the statements that set aside the rows that NEW meets, but not the row ``but``."""
-    kept = name(ASIDE + table.name)
+def _copy_conflicts(table: Table, but: str) -> str:
+    """Return the statements that copy the rows that conflict with NEW, except the row ``but``."""
+    kept = name(REPLACED_PREFIX + table.name)
     alike = [[f"t.{name(part)} = NEW.{name(part)}" for part in table.key]]
     alike += [[f"t.{name(part)} = NEW.{name(part)} COLLATE {name(by)}" for part, by in some] for some in table.unique]
     meets = " OR ".join(f"({' AND '.join(some)})" for some in alike)
@@ -133,14 +137,14 @@ def _set_aside(table: Table, but: str) -> str:
 
 
 def _row(service: str, table: Table, operation: str, *, before: str = "", where: str = "") -> str:
-    """Return the statement that writes a change into the outbox.
+    """Return the statement that inserts a change into the outbox.
 
     Args:
         service: The service that owns the table.
         table: The table.
-        operation: Of the change.
-        before: The expression for the image before, if it is not that of OLD.
-        where: When, or for which rows, it is written.
+        operation: The operation of the change.
+        before: The expression of the image before, if it is not that of OLD.
+        where: The condition for the insert, or the rows.
     """
     head = json.dumps({"form": "sqlite", "operation": operation, "key": table.key}).removesuffix("}")
     parts = [literal(f'{head}, "time": '), _NOW]
@@ -155,7 +159,7 @@ def _row(service: str, table: Table, operation: str, *, before: str = "", where:
 
 
 def _image(row: str, columns: Sequence[Column]) -> str:
-    """Return the expression for a row as a JSON object."""
+    """Return the expression of a row as a JSON object."""
     parts: list[str] = []
     for at, column in enumerate(columns):
         parts += [
@@ -167,7 +171,7 @@ def _image(row: str, columns: Sequence[Column]) -> str:
 
 def _value(value: str, column: Column) -> str:
     declared = column.type.upper()
-    text = f"json_quote({value} || '')"  # without '' it takes what a generated column's JSON function made for JSON
+    text = f"json_quote({value} || '')"  # without '' it takes the result of a generated column's JSON function for JSON
     if "JSON" in declared:
         text = f"""'{{"j":' || {text} || '}}'"""
     whole = f"""'{{"t":' || {value} || '}}'""" if declared.startswith("BOOL") else value
@@ -179,17 +183,17 @@ def _value(value: str, column: Column) -> str:
 
 
 def _joined(parts: Sequence[str]) -> str:
-    """Return the concatenation, as deep as a balanced tree: SQLite takes no expression deeper than 1,000."""
+    """Return the concatenation as a balanced tree: SQLite takes no expression deeper than 1,000."""
     if len(parts) == 1:
         return parts[0]
     middle = len(parts) // 2
     return f"({_joined(parts[:middle])} || {_joined(parts[middle:])})"
 
 
-def _there(connection: Connection) -> dict[str, str]:
-    """Return our triggers, then our tables: name → statement."""
+def _existing(connection: Connection) -> dict[str, str]:
+    """Return the mesh's triggers, then its tables: name → statement."""
     rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type IN ('trigger', 'table')").all()
-    return {title: text for prefix in (PREFIX, ASIDE) for title, text in rows if title.startswith(prefix)}
+    return {title: text for prefix in (PREFIX, REPLACED_PREFIX) for title, text in rows if title.startswith(prefix)}
 
 
 def _table(connection: Connection, table: str) -> Table:
@@ -212,7 +216,7 @@ def _columns(connection: Connection, table: str) -> Iterator[Column]:
 
 
 def _unique(connection: Connection, table: str) -> Iterator[tuple[tuple[str, str], ...]]:
-    # A partial index keeps fewer rows apart than this says: some rows are set aside that are not replaced. No harm.
+    # A partial index constrains fewer rows than this assumes: some copied rows are not replaced, which does no harm.
     indexes = connection.exec_driver_sql(
         'SELECT name, origin FROM pragma_index_list(?) WHERE "unique" ORDER BY name', (table,)
     )
@@ -223,5 +227,5 @@ def _unique(connection: Connection, table: str) -> Iterator[tuple[tuple[str, str
         parts = tuple((part, by) for part, by in columns)
         if any(part is None for part, _ in parts):  # an expression has no name
             continue
-        if origin != "pk" or any(by != "BINARY" for _, by in parts):  # else the key itself says it
+        if origin != "pk" or any(by != "BINARY" for _, by in parts):  # otherwise the key covers it
             yield parts

@@ -1,11 +1,12 @@
-"""The outbox: a table of the service's own database, where events wait that commit with the service's rows.
+"""Outbox: table of the service's own database with the events that commit together with the service's rows.
 
-The mesh makes it when the service starts, after the service's migrations; no version of Alembic's knows of it.
+The mesh creates it when the service starts, after the service's migrations. No Alembic version contains it.
 
-The order of a key is the order of commits. On SQLite there is one writer, so ``sequence`` says it. On PostgreSQL a
-transaction draws its numbers when it publishes and not when it commits; so it holds an advisory lock on each key that
-it publishes to its end, and the next one draws a number for that key only after that commit. Keys do not wait for each
-other, and a transaction that commits late with an early number is not overlooked: what was sent is deleted row by row.
+The order of a key is the order of commits. On SQLite there is one writer, so ``sequence`` gives the order. On
+PostgreSQL a transaction draws its numbers when it publishes and not when it commits. So it holds an advisory lock on
+each key that it publishes until its end, and the next transaction draws a number for that key only after that commit.
+Keys do not wait for each other. A transaction that commits late with an early number is not overlooked, because
+published rows are deleted one by one.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["NAME", "Outbox", "Row", "create", "delete", "insert", "read", "refuse", "waiting"]
 
 NAME = "mesh_outbox"
-"""Of the table; and of the right to empty it, and PostgreSQL's channel that tells of new rows."""
-MOST, LARGEST = 1000, 8 * 2**20
-"""Rows, and bytes of data, that are read at once."""
+"""Name of the table, of the lock for emptying it, and of PostgreSQL's channel that notifies of new rows."""
+MAX_ROWS, MAX_SIZE = 1000, 8 * 2**20
+"""Maximum rows, and bytes of data, of one read."""
 
 _SQLITE = """
 CREATE TABLE IF NOT EXISTS mesh_outbox (
@@ -63,13 +64,13 @@ _INSERT_LOCKED = text(
     "SELECT CAST(:id AS TEXT), CAST(:subject AS TEXT), CAST(:headers AS TEXT), CAST(:data AS BYTEA), "
     "CAST(:created AS BIGINT) FROM own"
 )
-# `columns()` makes it a reading statement, for which no SQLite writer has to wait.
+# `columns()` marks it as a statement that only reads, for which no SQLite writer has to wait.
 _READ = text(f"""
 SELECT sequence, id, subject, headers, data FROM (
     SELECT *, sum(length(data)) OVER (ORDER BY sequence) - length(data) AS ahead FROM (
-        SELECT * FROM mesh_outbox WHERE refused IS NULL ORDER BY sequence LIMIT {MOST}
+        SELECT * FROM mesh_outbox WHERE refused IS NULL ORDER BY sequence LIMIT {MAX_ROWS}
     ) AS first
-) AS bounded WHERE ahead < {LARGEST} ORDER BY sequence""").columns()  # noqa: S608 - numbers of our own
+) AS bounded WHERE ahead < {MAX_SIZE} ORDER BY sequence""").columns()  # noqa: S608 - constants
 _DELETE = {
     True: text("DELETE FROM mesh_outbox WHERE sequence IN (SELECT value FROM json_each(:list))"),
     False: text("DELETE FROM mesh_outbox WHERE sequence IN (SELECT json_array_elements_text(:list ::json)::bigint)"),
@@ -84,14 +85,14 @@ _WAITING = text(
 
 
 class Row(NamedTuple):
-    """One event that waits.
+    """One row: an event that waits.
 
     Attributes:
-        sequence: Its place.
-        id: Of the event.
-        subject: Where it goes.
-        headers: Of its message, as JSON; for a row that a table's trigger wrote, the hops of the call, or ``""``.
-        data: Its body.
+        sequence: Its place in the order.
+        id: The id of the event.
+        subject: The subject of the event.
+        headers: The headers of its message as JSON; for a row of a table's trigger, the hops of the call, or ``""``.
+        data: The body of its message.
     """
 
     sequence: int
@@ -102,12 +103,12 @@ class Row(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """What an outbox holds.
+    """Counts of an outbox.
 
     Attributes:
-        rows: How many wait.
-        age: Seconds since the oldest of them was written; 0 when there is none, or the clock has gone back.
-        refused: How many others are set aside, since no broker will ever take them.
+        rows: Number of rows that wait.
+        age: Seconds since the oldest of them was inserted; 0 when there is none, or the clock was set back.
+        refused: Number of other rows, which are set aside because no broker takes them.
     """
 
     rows: int
@@ -116,37 +117,37 @@ class Waiting(NamedTuple):
 
 
 class Outbox:
-    """What ``tx.publish`` writes to (``mesh.database.Outbox``).
+    """Outbox of one service, which ``tx.publish`` writes to (``mesh.database.Outbox``).
 
     Args:
-        publications: What the service may publish.
+        publications: The events that the service may publish.
         sqlite: The database is SQLite, not PostgreSQL.
 
     Attributes:
-        tell: Called after each commit that may have written rows.
+        tell: Called after each commit that may have inserted rows.
     """
 
     def __init__(self, publications: Publications, *, sqlite: bool) -> None:
-        self.tell: Callable[[], None] = _nobody
+        self.tell: Callable[[], None] = _no_relay
         self._publications = publications
         self._sqlite = sqlite
 
     async def put(self, tx: Transaction, event: Message) -> None:
-        """Write an event in a transaction.
+        """Insert an event in a transaction.
 
         Raises:
             FailedPrecondition: The contract does not let this service publish it.
-            InvalidArgument: It is too large.
+            InvalidArgument: The event is too large.
             StatusError: As for ``tx.execute``.
         """
         with self._publications.span(event) as span:
             await insert(tx, self._publications.event(event, span), sqlite=self._sqlite)
 
     async def enter(self, tx: Transaction) -> int | None:
-        """Have the rows that a table's trigger writes in this transaction carry the hops of the call, if there are any.
+        """Prepare that rows of a table's trigger in this transaction get the hops of the call, if it has any.
 
-        PostgreSQL's triggers read them from a setting of the transaction. SQLite has none, but one writer at a time:
-        what is behind the last row is this transaction's.
+        PostgreSQL's triggers read them from a setting of the transaction. SQLite has no such setting, but one writer at
+        a time: every row behind the last one will be of this transaction.
         """
         count = hops(current.get()) if self._publications.captures else 0
         if not count:
@@ -157,7 +158,7 @@ class Outbox:
         return int((await tx.execute(_LAST)).scalar_one())
 
     async def leave(self, tx: Transaction, mark: int | None) -> None:
-        """Write the hops beside the rows behind ``mark`` (SQLite)."""
+        """Set the hops of the trigger's rows behind ``mark`` (SQLite)."""
         if mark is not None:
             await tx.execute(_MARK, {"hops": str(hops(current.get())), "last": mark})
 
@@ -167,7 +168,7 @@ class Outbox:
 
 
 def create(connection: Connection) -> None:
-    """Make the table, if it is not there; in a transaction that one replica has at a time."""
+    """Create the table if it does not exist; in a transaction that one replica has at a time."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(_SQLITE)
         return
@@ -180,7 +181,7 @@ def create(connection: Connection) -> None:
 
 
 async def insert(tx: Transaction, event: Event, *, sqlite: bool) -> None:
-    """Write an event; on PostgreSQL, hold its key to the end of the transaction."""
+    """Insert an event; on PostgreSQL, lock its key to the end of the transaction."""
     values: dict[str, Any] = {
         "id": event.id,
         "subject": event.subject,
@@ -200,23 +201,23 @@ async def read(tx: StatementExecutor) -> list[Row]:
 
 
 async def delete(tx: StatementExecutor, rows: Sequence[Row], *, sqlite: bool) -> None:
-    """Delete rows that were sent."""
+    """Delete published rows."""
     await tx.execute(_DELETE[sqlite], {"list": orjson.dumps([row.sequence for row in rows]).decode()})
 
 
 async def refuse(tx: StatementExecutor, row: Row, reason: str) -> None:
-    """Set a row aside, with the reason why it can never be sent."""
+    """Set a row aside, with the reason why it cannot be published."""
     await tx.execute(_REFUSE, {"sequence": row.sequence, "reason": reason})
 
 
 async def waiting(tx: StatementExecutor) -> Waiting:
-    """Return what the outbox holds."""
+    """Return the counts of the outbox."""
     [(rows, oldest, refused)] = await tx.execute(_WAITING)
     return Waiting(rows, max(0.0, time.time() - oldest / 1e6) if rows else 0.0, refused)
 
 
 def _typed(row: Row) -> Row:
-    """Return a row with the types of its columns: SQLite keeps bytes, text and numbers wherever somebody wrote them."""
+    """Return a row with the declared types: SQLite stores bytes, text and numbers in any column."""
     texts = (row.id, row.subject, row.headers)
     if type(row.data) is bytes and all(type(one) is str for one in texts):
         return row
@@ -230,5 +231,5 @@ def _lock(event: Event) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def _nobody() -> None:
-    """Nobody waits yet."""
+def _no_relay() -> None:
+    """Wake no relay: none has started yet."""

@@ -1,4 +1,4 @@
-"""What a service may publish: a message of a declared type → the event. No event leaves that the contract denies."""
+"""Publisher: makes events of messages and publishes them, if the contract lets the service publish their type."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
     from mesh.contract.model import Contract
 
-__all__ = ["LARGEST", "LONGEST_KEY", "Publications", "Publisher", "key_of"]
+__all__ = ["MAX_EVENT_SIZE", "MAX_KEY_SIZE", "Publications", "Publisher", "key_of"]
 
-LARGEST = 900_000
-"""Bytes of an event; a broker that nobody configured takes messages of 1 MiB, headers and key included."""
-LONGEST_KEY = 1024
-"""Bytes of an event's key in UTF-8; percent-encoded in a header it may be three times as long."""
+MAX_EVENT_SIZE = 900_000
+"""Maximum bytes of an event. A broker with default settings takes messages of 1 MiB, headers and key included."""
+MAX_KEY_SIZE = 1024
+"""Maximum bytes of an event's key in UTF-8. Percent-encoded in a header it may be three times as long."""
 
 
 class Publications:
-    """The events of one service.
+    """Events that one service may publish.
 
     Args:
         contract: The contract.
@@ -38,7 +38,7 @@ class Publications:
         source: Its name in mesh.toml.
 
     Attributes:
-        captures: Methods are called for changes of its tables.
+        captures: Changes of its tables trigger methods.
     """
 
     def __init__(self, contract: Contract, serves: Sequence[str], source: str) -> None:
@@ -51,7 +51,7 @@ class Publications:
         self._tracer = trace.get_tracer("mesh.events")
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there is one."""
         return bool(self._keys)
 
     def span(self, message: Message) -> Any:
@@ -69,24 +69,24 @@ class Publications:
         )
 
     def event(self, message: Message, span: Span) -> Event:
-        """Return the event of a message, published now by the call being answered.
+        """Return the event of a message that the current call publishes now.
 
         Args:
             message: The message.
-            span: Of its publication: what deliveries are linked to.
+            span: The span of its publication, to which deliveries are linked.
 
         Raises:
             FailedPrecondition: The contract does not let this service publish it.
-            InvalidArgument: It, or its key, is too large.
+            InvalidArgument: The message, or its key, is too large.
         """
         name = descriptor_of(message).full_name
         field = self._keys.get(name)
         if field is None:
             raise FailedPrecondition(self._denied(name))
         data = serialize(message)
-        if len(data) > LARGEST:
+        if len(data) > MAX_EVENT_SIZE:
             raise InvalidArgument(
-                f"{name} was not published: it has {len(data)} bytes, an event at most {LARGEST}; "
+                f"{name} was not published: it has {len(data)} bytes, an event at most {MAX_EVENT_SIZE}; "
                 "store what is large and publish where it is"
             )
         key = key_of(message, field)
@@ -113,18 +113,18 @@ class Publications:
 
 
 class _Broker(Protocol):
-    """Where events go: ``mesh.events.broker.broker.Broker``, or the way to it from a worker."""
+    """Broker of a publisher: ``mesh.events.broker.broker.Broker``, or the connection to it from a worker."""
 
     async def publish(self, event: Event) -> None:
         """Publish an event; returns when the broker has it on its disk."""
 
 
 class Publisher:
-    """What ``context.publish`` is: events that belong to no transaction.
+    """Publisher of events that belong to no transaction: ``context.publish``.
 
     Args:
-        publications: What the service may publish.
-        broker: Where it goes.
+        publications: The events that the service may publish.
+        broker: The broker.
     """
 
     def __init__(self, publications: Publications, broker: _Broker) -> None:
@@ -136,8 +136,8 @@ class Publisher:
 
         Raises:
             FailedPrecondition: The contract does not let this service publish it.
-            InvalidArgument: It is too large.
-            Unavailable: The broker is away, or did not answer; then it may have the event all the same.
+            InvalidArgument: The event is too large.
+            Unavailable: The broker is away, or did not respond; then it may have the event nevertheless.
             ResourceExhausted: The broker is full.
         """
         with self._publications.span(message) as span:
@@ -148,16 +148,16 @@ def key_of(message: Message, field: str) -> str:
     """Return the key of an event: its field's value as text, or "" when the contract names no field.
 
     Raises:
-        InvalidArgument: It is too long.
+        InvalidArgument: The key is too long.
     """
     if not field:
         return ""
     key = _text(getattr(message, field))
     length = len(key.encode())
-    if length > LONGEST_KEY:
+    if length > MAX_KEY_SIZE:
         name = descriptor_of(message).full_name
         raise InvalidArgument(
-            f"{name} was not published: its key, {field}, has {length} bytes, a key at most {LONGEST_KEY}"
+            f"{name} was not published: its key, {field}, has {length} bytes, a key at most {MAX_KEY_SIZE}"
         )
     return key
 

@@ -109,13 +109,13 @@ class LoadTimes(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Body of a READY frame; times are Unix time in nanoseconds.
 
     Attributes:
-        began: When the worker was given its connection, whether it was forked for it or ahead.
-        loaded: When its functions were loaded.
+        began_ns: When the worker was given its connection, whether it was forked for it or ahead.
+        loaded_ns: When its functions were loaded.
         imports: The slowest imports in between: module, seconds.
     """
 
-    began: int
-    loaded: int
+    began_ns: int
+    loaded_ns: int
     imports: list[tuple[str, float]]
 
 

@@ -125,16 +125,18 @@ def open_frame(
         message = b""
     else:
         flags |= INLINE
-    size = _OPEN.size + len(head) + len(message)
-    return _OPEN_FRAME.pack(size, 1, call, method, flags, deadline, len(head)) + head + message
+    head_size = len(head)
+    size = _OPEN.size + head_size + len(message)
+    return _OPEN_FRAME.pack(size, 1, call, method, flags, deadline, head_size) + head + message
 
 
 def status_frame(call: int, code: int, extra: bytes, message: bytes | None) -> bytes:
     """Return a STATUS frame."""
-    size = _STATUS.size + len(extra)
+    extra_size = len(extra)
+    size = _STATUS.size + extra_size
     if message is None:
-        return _STATUS_FRAME.pack(size, 5, call, code, 0, len(extra)) + extra
-    return _STATUS_FRAME.pack(size + len(message), 5, call, code, INLINE, len(extra)) + extra + message
+        return _STATUS_FRAME.pack(size, 5, call, code, 0, extra_size) + extra
+    return _STATUS_FRAME.pack(size + len(message), 5, call, code, INLINE, extra_size) + extra + message
 
 
 def credit_frame(call: int, size: int) -> bytes:

@@ -180,7 +180,7 @@ class WorkerLifecycle:
         limit = int(self._spec.memory)
         for worker in list(self.alive):
             worker.check_progress()
-            size = worker.memory()
+            size = worker.resident_bytes()
             if size <= limit:
                 continue
             reason = f"it uses {_megabytes(size)} of memory; workers.memory is {_megabytes(limit)}"
@@ -318,7 +318,7 @@ class WorkerLifecycle:
     def _check_ping(self, worker: Worker, call: int, ping: int) -> None:
         if not worker.has_answered(ping) and call in worker.connection.pending_calls:
             self._on_death(worker.started_methods())
-            self.kill(worker, "a function blocked its event loop, and its call was over")
+            self.kill(worker, "a function blocked the event loop after its call had ended")
 
     def _check_cancelled(self, worker: Worker, call: int) -> None:
         """Replace the worker if a call that was cancelled a while ago still runs."""

@@ -174,7 +174,7 @@ class Worker:
         """Return the methods of the calls whose functions have started and not ended."""
         return self._started(self.connection.pending_calls.values())
 
-    def lost_with_others(self, call: int) -> bool:
+    def lost_with_others(self, call: int | None) -> bool:
         """Whether a lost call may not be the cause: another one had started too, or the sidecar ended the worker."""
         return self.end_reason != "" or any(
             pending.id != call and self.process.watermark.reached(pending.id) for pending in self.connection.lost_calls
@@ -183,7 +183,7 @@ class Worker:
     def _started(self, calls: Iterable[PendingCall]) -> list[str]:
         return [pending.path for pending in calls if self.process.watermark.reached(pending.id)]
 
-    def memory(self) -> int:
+    def resident_bytes(self) -> int:
         """Return its resident size, bytes; 0 if it is unknown."""
         try:
             return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_SIZE

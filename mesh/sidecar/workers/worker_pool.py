@@ -183,11 +183,12 @@ class WorkerPool:
             try:
                 await worker.connection.forward(call, index, head, message)
             except ConnectionLostError as lost:
-                if lost.call < 0:  # it was not sent, so the connection does not report its end
+                unsent = lost.call is None
+                if unsent:  # the connection does not report the end of such a call
                     self._call_ended(path)
                 attempts -= 1
-                unstarted = lost.call < 0 or not worker.process.watermark.reached(lost.call)
-                replayable = lost.call < 0 or (message is not None and not call.headers_sent)
+                unstarted = lost.call is None or not worker.process.watermark.reached(lost.call)
+                replayable = unsent or (message is not None and not call.headers_sent)
                 retryable = unstarted or (method.idempotent and attempts > 0 and not self._health.retry_is_futile(path))
                 if delivery is not None:
                     delivery.started = not unstarted
@@ -366,9 +367,9 @@ class WorkerPool:
         pid: dict[str, int | list[str]] = {"mesh.worker.pid": worker.pid}
         slowest = [f"{module} {seconds * 1000:.1f} ms" for module, seconds in loaded.imports]
         for name, begin, end, attributes in (
-            ("fork", began, loaded.began, pid),
-            ("load", loaded.began, loaded.loaded, {**pid, "mesh.worker.slowest_imports": slowest}),
-            ("connect", loaded.loaded, worker.ready_ns, pid),
+            ("fork", began, loaded.began_ns, pid),
+            ("load", loaded.began_ns, loaded.loaded_ns, {**pid, "mesh.worker.slowest_imports": slowest}),
+            ("connect", loaded.loaded_ns, worker.ready_ns, pid),
         ):
             start = max(begin, began)  # the call may have waited for a worker that was loading already
             span = self._tracer.start_span(name, start_time=start, attributes=attributes)

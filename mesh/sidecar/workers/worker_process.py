@@ -184,7 +184,7 @@ class _WorkerProcess:
         self._connection: WorkerConnection
         self._drain: asyncio.Event
         self._service: ServiceContext
-        self._began = 0
+        self._began_ns = 0
         self._functions: Functions | LambdaFunctions | None = None
         self._load_error: Exception | None = None
         self._loaded: LoadTimes | None = None
@@ -211,7 +211,7 @@ class _WorkerProcess:
         sock = await self._assigned_socket(assignment)
         if sock is None:
             return False
-        self._began = time_ns()
+        self._began_ns = time_ns()
         await loop.create_connection(lambda: connection, sock=sock)
         return True
 
@@ -227,7 +227,7 @@ class _WorkerProcess:
                 self._functions = functions_of(setup.module, setup.function, served)
             except Exception as error:  # noqa: BLE001 - raised in ``start``
                 self._load_error = error
-        self._loaded = LoadTimes(self._began, time_ns(), timer.slowest())
+        self._loaded = LoadTimes(self._began_ns, time_ns(), timer.slowest())
 
     async def start(self) -> bool:
         """Load the functions, unless ``load`` has, and run ``startup``; False if they cannot be used."""

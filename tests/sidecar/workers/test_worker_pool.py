@@ -108,7 +108,7 @@ async def test_an_endless_loop_is_killed_and_the_others_are_told(contract: Contr
         assert code == "DEADLINE_EXCEEDED"
         code, said = await refused(other)
         assert code == "UNAVAILABLE"
-        assert said.endswith("a function blocked its event loop, and its call was over")
+        assert said.endswith("a function blocked the event loop after its call had ended")
         await until(lambda: not alive(pid))  # its connection closes a moment before it has ended
         assert (await ask(stub, "")).text
 
