@@ -82,7 +82,7 @@ class Gateway:
         self._cors = cors
         at = method.routes.index(route)
         self._event_kind = method.gateway.events[at]
-        self._second = self._event_kind in _FORMAT_2
+        self._is_format_2 = self._event_kind in _FORMAT_2
         self._decoded = self.full_first = self._event_kind in _DECODED
         self._max_event_size = method.gateway.max_message_bytes
         self._depth = method.gateway.base.count("/")
@@ -100,7 +100,7 @@ class Gateway:
             "apiId": method.service.rpartition(".")[2].lower(),
             "stage": method.gateway.base.rpartition("/")[2] or "$default",
         }
-        if self._second:
+        if self._is_format_2:
             self._context["routeKey"] = self._route_key = route_key
         else:
             rest = self._event_kind == REST
@@ -154,7 +154,7 @@ class Gateway:
             raise
         try:
             result = json_value.unpack(message)
-            return parse_result(result, second=self._second, bare=self._event_kind == BODY, cors=self._cors)
+            return parse_result(result, format_2=self._is_format_2, non_proxy=self._event_kind == BODY, cors=self._cors)
         except MalformedResult as error:
             log.error("%s: malformed result of the function: %s", self.method.path, error)  # noqa: TRY400 - no bug here
             raise _bad_gateway(call) from error
@@ -166,14 +166,14 @@ class Gateway:
         if self._event_kind == REST and len(segments) > 1 and not segments[0]:
             del segments[0]
         parameters = self._parameters(segments)
-        body, packed = _text(call, data, form=self._event_kind == REST)
-        made = self._format_2(call) if self._second else self._format_1(call, "/" + "/".join(segments))
-        if not self._second or parameters:
-            made["pathParameters"] = parameters or None
-        if not self._second or body is not None:
-            made["body"] = body
-        made["isBase64Encoded"] = packed
-        return orjson.dumps(made)
+        body, is_base64 = _text(call, data, form=self._event_kind == REST)
+        event = self._format_2(call) if self._is_format_2 else self._format_1(call, "/" + "/".join(segments))
+        if not self._is_format_2 or parameters:
+            event["pathParameters"] = parameters or None
+        if not self._is_format_2 or body is not None:
+            event["body"] = body
+        event["isBase64Encoded"] = is_base64
+        return orjson.dumps(event)
 
     def _parameters(self, segments: list[str]) -> dict[str, str]:
         """Return the path parameters of a request. REST APIs leave out the slash at the end of a greedy one."""
@@ -187,9 +187,9 @@ class Gateway:
     def _format_1(self, call: HttpCall, own_path: str) -> dict[str, Any]:
         path = unquote(call.path) if self._decoded else call.path
         query = _query(call)
-        many: dict[str, list[str]] = {}
+        multi_query: dict[str, list[str]] = {}
         for name, text in query:
-            many.setdefault(name, []).append(text)
+            multi_query.setdefault(name, []).append(text)
         headers: dict[str, list[str]] = {}
         for name, text in _headers(call):
             headers.setdefault(name, []).append(text)
@@ -205,7 +205,7 @@ class Gateway:
             "headers": {name: texts[-1] for name, texts in headers.items()},
             "multiValueHeaders": headers,
             "queryStringParameters": dict(query) or None,
-            "multiValueQueryStringParameters": many or None,
+            "multiValueQueryStringParameters": multi_query or None,
             "stageVariables": None,
             "requestContext": {
                 **self._context,
@@ -237,7 +237,7 @@ class Gateway:
             parameters[name] = f"{parameters[name]},{text}" if name in parameters else text
         now = time.time()
         host = call.authority
-        made: dict[str, Any] = {
+        event: dict[str, Any] = {
             "version": "2.0",
             "routeKey": self._route_key,
             "rawPath": path if self._decoded else call.path,
@@ -260,10 +260,10 @@ class Gateway:
             },
         }
         if cookies:
-            made["cookies"] = cookies
+            event["cookies"] = cookies
         if parameters:
-            made["queryStringParameters"] = parameters
-        return made
+            event["queryStringParameters"] = parameters
+        return event
 
 
 def _doubled(template: Template, at: int) -> Template:
