@@ -200,10 +200,10 @@ class TestWorkers:
         (BASE + "drain = '5'", {}, 'expected a duration such as "250ms", "60s" or "5m", got \'5\''),
         (BASE + "listen = 'here'", {}, "mesh.toml [services.log-in] listen: expected host:port, got 'here'"),
         (BASE + "listen = 'h:99999'", {}, "expected host:port, got 'h:99999'"),
-        (BASE + "listen = ':80'", {}, "expected host:port, got ':80'; every interface is \"*:80\""),
+        (BASE + "listen = ':80'", {}, "expected host:port, got ':80'; for all interfaces write \"*:80\""),
         (BASE + "address = ['*:80']", {}, "address: '*:80' is an address to listen at, not to connect to; name a host"),
         (BASE + "address = ['a:0']", {}, "address: 'a:0' is an address to listen at, not to connect to; name the port"),
-        (BASE, {"MESH_SERVICES_LOG_IN_ADDRESS": "fd00::5"}, "an IPv6 address stands in brackets"),
+        (BASE, {"MESH_SERVICES_LOG_IN_ADDRESS": "fd00::5"}, "write an IPv6 address in brackets"),
         (BASE, {"MESH_PROTOS": '["a", b]'}, "environment variable MESH_PROTOS: expected array, got str"),
         (
             "[services.a-b]\nmodule = 'x'\nserves = ['x']\n[services.a_b]\nmodule = 'x'\nserves = ['y']",
