@@ -15,8 +15,8 @@ activated.
 A change of name or address is committed here first, with ``UserUpdated``. Then login is called with a version that
 increases with each change, so a late call changes nothing. Login refuses a name that another user has. The rows here
 decide who owns a name, so the credential of the other user is updated and login is called once more. A deletion is
-committed here with ``UserDeleted``, and then login is called. In both cases the call takes effect at once, and the event
-makes the effect certain: it is delivered also when this process dies before the call.
+committed here with ``UserDeleted``, and then login is called. In both cases the call takes effect at once, and the
+event makes the effect certain: it is delivered also when this process dies before the call.
 """
 
 from __future__ import annotations
