@@ -83,9 +83,9 @@ def main() -> None:
                 host, port = _edge(mesh)
                 report(mesh.pid, "at rest")
                 for name, run in (("download", download), ("upload", upload)):
-                    begun = time.monotonic()
+                    started_at = time.monotonic()
                     run(host, port, pieces)
-                    seconds = time.monotonic() - begun
+                    seconds = time.monotonic() - started_at
                     size = pieces * PIECE / 2**20
                     report(mesh.pid, f"{name} of {size:.0f} MB at {size / seconds:.0f} MB/s")
             finally:

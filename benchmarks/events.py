@@ -388,9 +388,11 @@ def _nats(name: str) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _mesh(name: str, environ: dict[str, str]) -> Iterator[tuple[dict[str, str], dict[str, int]]]:
+def _mesh(
+    name: str, environ: dict[str, str], python: str = sys.executable
+) -> Iterator[tuple[dict[str, str], dict[str, int]]]:
     """Run the mesh of this benchmark; yields the addresses and the process id of each service."""
     environ = {**environ, "MESH_STUBS": str(STUBS)}
-    with load.our_mesh(name, environ, MESH / "mesh.toml") as (addresses, _, pids):
+    with load.our_mesh(name, environ, MESH / "mesh.toml", python) as (addresses, _, pids):
         commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0") for pid in pids}
         yield addresses, {name: next(pid for pid, words in commands.items() if name in words) for name in addresses}

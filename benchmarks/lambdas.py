@@ -117,4 +117,4 @@ def _warm(contenders: list[Contender]) -> None:
     warm: Load = load.wrk(HELLO / "hello.lua", CONNECTIONS, 1)
     for one in contenders:
         warm(one)
-        one.pids = [pid for begun in one.pids for pid in load.family(begun)]
+        one.pids = [pid for root in one.pids for pid in load.family(root)]

@@ -125,12 +125,12 @@ def sink() -> Iterator[str]:
 
 @contextlib.contextmanager
 def our_mesh(
-    name: str, environ: Mapping[str, str], file: Path = HERE / "mesh" / "mesh.toml"
+    name: str, environ: Mapping[str, str], file: Path = HERE / "mesh" / "mesh.toml", python: str = sys.executable
 ) -> Iterator[tuple[dict[str, str], str, list[int]]]:
     """Run a mesh, by default the benchmarks' own; yields addresses, edge URL, and process ids of sidecars and edge."""
     state = SCRATCH / f"state-{name}"
     shutil.rmtree(state, ignore_errors=True)
-    command = (sys.executable, "-m", "mesh", "up", "--file", str(file))
+    command = (python, "-P", "-m", "mesh", "up", "--file", str(file))
     with process(*command, environ={"MESH_STATE": str(state), "MESH_STUBS": str(STUBS), **environ}) as up:
         until = time.monotonic() + 120
         while True:

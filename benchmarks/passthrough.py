@@ -57,9 +57,9 @@ async def rate(channel: Channel, calls: int, request: bytes) -> float:
             left -= 1
             await call(request)
 
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
-    return calls / (time.perf_counter() - begun)
+    return calls / (time.perf_counter() - started_at)
 
 
 def cpu(parent: int) -> dict[str, float]:

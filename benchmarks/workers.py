@@ -41,7 +41,7 @@ def run(rounds: int) -> None:
     text = [
         f"A trivial function:\n\n{load.table(_loaded(PLACES, rounds, 8, 32), OURS)}",
         f"A function that computes for some 5 ms, 8 calls at once:\n\n{_scaling(_loaded(HEAVY, rounds, 2, 4))}",
-        f"What there is while nobody calls, at one worker and at none:\n\n{_idle()}",
+        f"Idle processes, at one worker and at none:\n\n{_idle()}",
     ]
     load.report("workers", "\n\n".join([__doc__.splitlines()[0], *text]))
 

@@ -1,4 +1,4 @@
-"""The command ``mesh``. Each subcommand imports what it needs when it runs, so that ``--help`` needs nothing."""
+"""Command line of ``mesh``. A command imports its modules when it runs, so ``--help`` loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh.chaos import arguments as chaos_command
 from mesh.control.commands import events_arguments
 from mesh.faults import Fault, Faults
 from mesh.telemetry import otel_environment
-from mesh.text import ready_output
+from mesh.text import prepare_output
 
 if TYPE_CHECKING:
     from mesh.config.manifest import Manifest
@@ -27,30 +27,31 @@ FILE = "mesh.toml"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 FAILED = 1
-"""Exit code: something is wrong with the project, or with what was asked for."""
+"""Exit code for faults of the project or of the arguments."""
+_FD = "descriptor of a listening socket to serve instead of `listen`"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, 1 (faults), 2 (wrong usage), 64 + code (a call's status)."""
-    _hear_of_children()
-    ready_output()
+    """Run a command; return the exit code: 0, 1 (faults), 2 (wrong usage), 64 + N (gRPC status N of `mesh call`)."""
+    _restore_sigchld()
+    prepare_output()
     try:
         try:
             return _run(arguments)
         finally:
-            sys.stdout.flush()  # here, and not when the interpreter ends, a failure can be said
+            sys.stdout.flush()  # a failure at the end of the interpreter could not be reported
     except BrokenPipeError:  # `mesh graph | head`
-        _let_go()
+        _discard_output()
         return FAILED
     except OSError as error:
         if error.errno in (*_FULL, *_DENIED) and error.filename is not None:
             place = os.fsdecode(error.filename)
-        elif error.errno in _FULL:  # Python does not say which
-            _let_go()
+        elif error.errno in _FULL:  # the error names no file
+            _discard_output()
             place = "standard output, or a file of the mesh, cannot be written"
         else:
             raise
-        _complain(f"{place}: {os.strerror(error.errno)}")
+        _print_error(f"{place}: {os.strerror(error.errno)}")
         return FAILED
 
 
@@ -62,51 +63,49 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         code: int = options.run(options)
     except Faults as faults:
-        _complain(str(faults))
+        _print_error(str(faults))
         return FAILED
     except KeyboardInterrupt:
         return 130
     return code
 
 
-def _hear_of_children() -> None:
-    """Undo what a parent that ignores SIGCHLD hands on: the exit codes of children would be lost (POSIX, ``wait``)."""
+def _restore_sigchld() -> None:
+    """Undo an ignored SIGCHLD that a parent hands on: exit codes of children would be lost (POSIX, ``wait``)."""
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _let_go() -> None:
-    """Lead standard output nowhere: what it still holds would fail again when the interpreter ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _discard_output() -> None:
+    """Redirect standard output to /dev/null: its buffer would fail again at the end of the interpreter."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _warn() -> None:
-    """Say which of OpenTelemetry's variables are ignored; a component logs it itself."""
+def _warn_of_ignored_variables() -> None:
+    """Print a warning for each variable of OpenTelemetry that is ignored. A component logs them itself."""
     for text in otel_environment.take_warnings():
-        _complain(f"warning: {text}")
+        _print_error(f"warning: {text}")
 
 
 # -- the commands --
 
 
 def _file(options: argparse.Namespace) -> Path:
-    """Return the manifest: the one that was named, or the nearest one above the current folder."""
+    """Return the path of the manifest: that of ``--file``, or the nearest one, here or above."""
     if options.file is not None:
-        named = Path(options.file)
-        return named / FILE if named.is_dir() else named
+        path = Path(options.file)
+        return path / FILE if path.is_dir() else path
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / FILE).is_file():
             return folder / FILE
-    raise Faults(
-        [Fault(FILE, f"not found in {here} or above; say where it is with --file, or make one: mesh new NAME")]
-    )
+    raise Faults([Fault(FILE, f"not found in {here} or above; name it with --file, or make one: mesh new NAME")])
 
 
 def _load(options: argparse.Namespace) -> tuple[Manifest, Contract]:
@@ -130,7 +129,7 @@ def _generate(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from mesh.control import deployment
 
-    _warn()
+    _warn_of_ignored_variables()
     manifest, contract = _load(options)
     faults = deployment.all_faults(manifest, contract)
     if faults:
@@ -146,7 +145,7 @@ def _check(options: argparse.Namespace) -> int:
 def _up(options: argparse.Namespace) -> int:
     from mesh.control.commands import up
 
-    _warn()
+    _warn_of_ignored_variables()
     return up.run(
         _file(options), raw=options.logs == "json", reload=options.reload, max_restart_delay=options.restart_within
     )
@@ -246,10 +245,14 @@ def _events(options: argparse.Namespace) -> int:
     return events_arguments.run(options, _file(options))
 
 
-# -- their words --
+# -- the parser --
+
+AddCommand: TypeAlias = Callable[..., argparse.ArgumentParser]
+"""Adds a command: name, function that runs it, summary, text, and the group if it is not ``mesh`` itself."""
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser. The commands are added in the order in which ``mesh --help`` lists them."""
     parser = argparse.ArgumentParser(
         prog="mesh",
         description="Write gRPC microservices as plain Python functions: a contract, a function, one command.",
@@ -261,81 +264,95 @@ def _parser() -> argparse.ArgumentParser:
     def command(
         name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str, group: Any = commands
     ) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = group.add_parser(
+        added: argparse.ArgumentParser = group.add_parser(
             name,
             help=summary,
             description=f"{summary[:1].upper()}{summary[1:]}.\n\n{text.strip()}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        made.add_argument(
+        added.add_argument(
             "-f", "--file", metavar="FILE", help="mesh.toml, or its folder (default: the nearest one, here or above)"
         )
-        made.set_defaults(run=run, usage=made.error)
-        return made
+        added.set_defaults(run=run, usage=added.error)
+        return added
 
-    made = command("up", _up, "start the whole mesh on this machine", _UP)
-    made.add_argument(
-        "--logs", choices=("text", "json"), default="text", help="how log lines are shown (default: text)"
-    )
-    made.add_argument("--reload", action="store_true", help="run the new code when files change, without losing a call")
-    made.add_argument(
-        "--restart-within", type=float, default=15.0, metavar="SECONDS",
-        help="the longest wait before what died again and again is started once more (default: 15)",
-    )  # fmt: skip
-    made = command("call", _call, "call any method of a running service", _CALL)
-    made.add_argument("words", nargs="+", metavar="[ADDRESS] SERVICE/METHOD", help="what to call, and where")
-    made.add_argument("-d", "--data", default="", help="the request as JSON; @FILE or @- (standard input) reads it")
-    made.add_argument(
-        "-H", "--header", action="append", default=[], metavar="KEY:VALUE", help="request metadata; can be repeated"
-    )
-    made.add_argument("--token", help="the user's access token: sent as 'authorization: Bearer TOKEN'")
-    made.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="the deadline (default: 30)")
-    made.add_argument("-v", "--verbose", action="store_true", help="show the response's headers, trailers and status")
+    _add_up(command)
+    _add_call(command)
     command("trace", _trace, "list the last traces, or show one as a tree", _TRACE).add_argument(
-        "id", nargs="?", metavar="ID", help="the trace id, or how it begins"
+        "id", nargs="?", metavar="ID", help="the trace id, or its first digits"
     )
     command("graph", _graph, "show the services in the order of their dependencies", _GRAPH).add_argument(
         "--format", choices=("text", "mermaid", "dot", "json"), default="text", help="default: text"
     )
     command("check", _check, "find every fault of contract, mesh.toml and functions", _CHECK)
     command("generate", _generate, "make the Python stubs of the contract", _GENERATE).add_argument(
-        "--force", action="store_true", help="even if they are current"
+        "--force", action="store_true", help="make them even if they are current"
     )
     command("new", _new, "add a service: contract, function, test", _NEW).add_argument("name", metavar="NAME")
-    made = command("sidecar", _sidecar, "run one service in the foreground", _SIDECAR)
-    made.add_argument("name", metavar="NAME", help="the service's table in mesh.toml")
-    made.add_argument("--fd", type=int, help="a listening socket to serve instead of `listen`")
-    made.add_argument("--no-migrations", action="store_true", help="open the database as it is")
-    command("edge", _edge, "run the edge in the foreground", _EDGE).add_argument(
-        "--fd", type=int, help="a listening socket to serve instead of `listen`"
-    )
-    made = command("health", _health, "ask whether something is serving", _HEALTH)
-    made.add_argument("address", nargs="?", metavar="ADDRESS", help="host:port (gRPC), http://host:port, or a name")
-    made.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="default: 3")
+    _add_sidecar(command)
+    command("edge", _edge, "run the edge in the foreground", _EDGE).add_argument("--fd", type=int, help=_FD)
+    _add_health(command)
     command("keys", _keys, "make the services' identity keys that are missing", _KEYS).add_argument(
-        "--each", metavar="FOLDER", help="one folder for each service, and for the edge, below this one"
+        "--each", metavar="FOLDER", help="make one folder for each service and for the edge below this one"
     )
     events_arguments.add(command, commands, _events)
     chaos_command.add(command, _chaos)
-    formats = commands.add_parser("export", help="write what the contract says for other tools").add_subparsers(
+    _add_export(command, commands)
+    return parser
+
+
+def _add_up(command: AddCommand) -> None:
+    up = command("up", _up, "start the whole mesh on this machine", _UP)
+    up.add_argument("--logs", choices=("text", "json"), default="text", help="format of log lines (default: text)")
+    up.add_argument("--reload", action="store_true", help="run new code when files change, without losing a call")
+    up.add_argument(
+        "--restart-within", type=float, default=15.0, metavar="SECONDS",
+        help="longest delay before a component that died is started again (default: 15)",
+    )  # fmt: skip
+
+
+def _add_call(command: AddCommand) -> None:
+    call = command("call", _call, "call any method of a running service", _CALL)
+    call.add_argument("words", nargs="+", metavar="[ADDRESS] SERVICE/METHOD", help="the method, and its address")
+    call.add_argument("-d", "--data", default="", help="the request as JSON; @FILE or @- (standard input) reads it")
+    call.add_argument(
+        "-H", "--header", action="append", default=[], metavar="KEY:VALUE", help="request metadata; can be repeated"
+    )
+    call.add_argument("--token", help="the user's access token, sent as 'authorization: Bearer TOKEN'")
+    call.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: 30")
+    call.add_argument("-v", "--verbose", action="store_true", help="show the response's headers, trailers and status")
+
+
+def _add_sidecar(command: AddCommand) -> None:
+    sidecar = command("sidecar", _sidecar, "run one service in the foreground", _SIDECAR)
+    sidecar.add_argument("name", metavar="NAME", help="the service's name in mesh.toml")
+    sidecar.add_argument("--fd", type=int, help=_FD)
+    sidecar.add_argument("--no-migrations", action="store_true", help="open the database without migrating it")
+
+
+def _add_health(command: AddCommand) -> None:
+    health = command("health", _health, "check whether a component is serving", _HEALTH)
+    health.add_argument("address", nargs="?", metavar="ADDRESS", help="host:port (gRPC), http://host:port, or a name")
+    health.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="default: 3")
+
+
+def _add_export(command: AddCommand, commands: Any) -> None:
+    formats = commands.add_parser("export", help="write the contract as a document for other tools").add_subparsers(
         title="formats", metavar="FORMAT", required=True
     )
-    made = command("openapi", _export_openapi, "write the OpenAPI 3.1 document of the edge", _EXPORT_OPENAPI, formats)
-    made.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
-    made.add_argument("--title", default="Mesh", help="what the API is called (default: Mesh)")
-    made.add_argument(
-        "--api-version", default="", metavar="TEXT", help="its version (default: a digest of the contract)"
+    openapi = command(
+        "openapi", _export_openapi, "write the OpenAPI 3.1 document of the edge", _EXPORT_OPENAPI, formats
     )
-    made.add_argument("--server", action="append", default=[], metavar="URL", help="where it is; can be repeated")
-    made = command(
+    asyncapi = command(
         "asyncapi", _export_asyncapi, "write the AsyncAPI 3.0 document of the events", _EXPORT_ASYNC, formats
     )
-    made.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
-    made.add_argument("--title", default="Mesh", help="what the API is called (default: Mesh)")
-    made.add_argument(
-        "--api-version", default="", metavar="TEXT", help="its version (default: a digest of the contract)"
-    )
-    return parser
+    for document in (openapi, asyncapi):
+        document.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
+        document.add_argument("--title", default="Mesh", help="title of the API (default: Mesh)")
+        document.add_argument(
+            "--api-version", default="", metavar="TEXT", help="version of the API (default: a digest of the contract)"
+        )
+    openapi.add_argument("--server", action="append", default=[], metavar="URL", help="its URL; can be repeated")
 
 
 class _Version(argparse.Action):
@@ -347,11 +364,11 @@ class _Version(argparse.Action):
 
 
 _UP = """
-Starts every service of mesh.toml in the order of the contract's `calls`, then the edge; prints what listens where;
-starts again what crashes; Ctrl-C stops everything in reverse order, a second Ctrl-C kills.
+Starts every service of mesh.toml in the order of the contract's `calls`, then the edge. Prints their addresses, and
+restarts a component that dies. Ctrl-C stops everything in reverse order; a second Ctrl-C kills.
 
-With --reload, changed functions and contracts take effect while the mesh runs. No call is lost; what cannot be loaded
-leaves the old code running, and is said.
+With --reload, changed functions and contracts take effect while the mesh runs, without losing a call. Code that cannot
+be loaded is reported, and the old code keeps running.
 
   mesh up
   mesh up --reload
@@ -359,9 +376,9 @@ leaves the old code running, and is said.
   MESH_SERVICES_LOGIN_DATABASE=postgresql://me@localhost/login mesh up
 """
 _CALL = """
-The method is found by reflection: no stubs are needed. Short names will do where they are clear. Without an address,
-the service is looked up in mesh.toml and the mesh that runs. Requests and responses are JSON; of a stream, one
-document after the other. An error is printed with its details, and the exit code is 64 + its gRPC code.
+The method is found by reflection, without stubs. A name may be shortened while it is unique. Without an address, the
+service is looked up in mesh.toml and in the running mesh. Requests and responses are JSON, those of a stream one after
+the other. An error is printed with its details, and the exit code is 64 plus its gRPC code.
 
   mesh call login.v1.Login/Login -d '{"login": "ada", "password": "..."}'
   mesh call Registration/GetUser -d '{"id": "me"}' --token "$TOKEN"
@@ -370,14 +387,14 @@ document after the other. An error is printed with its details, and the exit cod
   mesh call Chat/Talk -d @-                                  requests from standard input, as they come
 """
 _TRACE = """
-`mesh up` keeps the last traces when no collector is configured (OTEL_EXPORTER_OTLP_ENDPOINT). Every HTTP response names
-its trace.
+`mesh up` keeps the last traces when no collector is configured (OTEL_EXPORTER_OTLP_ENDPOINT). The header x-trace-id of
+an HTTP response is its trace id.
 
   mesh trace
   mesh trace 4bf92f35
 """
 _GRAPH = """
-What each service serves, calls and publishes, what triggers its methods, and circles of events.
+Shows what each service serves, calls and publishes, the triggers of its methods, and cycles of events.
 
   mesh graph
   mesh graph --format mermaid >> docs/graph.md
@@ -385,40 +402,41 @@ What each service serves, calls and publishes, what triggers its methods, and ci
   mesh graph --format json
 """
 _CHECK = """
-Loads the contract, mesh.toml and every module, and prints one line for each fault with its place.
+Loads the contract, mesh.toml and every module, and prints each fault with its place.
 
   mesh check
   mesh check --file other/mesh.toml
 """
 _GENERATE = """
-Messages, gRPC stubs and type stubs (.pyi) of every .proto file below `protos` go to the folder `stubs` of mesh.toml.
-Other commands do this by themselves when a .proto file has changed.
+Writes messages, gRPC stubs and type stubs (.pyi) of every .proto file below `protos` to the folder `stubs` of
+mesh.toml. Other commands do this by themselves when a .proto file has changed.
 
   mesh generate
   mesh generate --force
 """
 _NEW = """
-In a project: adds protos/NAME/v1/NAME.proto, services/NAME/functions.py, tests/test_NAME.py and the table
-[services.NAME] of mesh.toml. In a folder without one: makes the project as well. Nothing that exists is overwritten.
+Adds protos/NAME/v1/NAME.proto, services/NAME/functions.py, tests/test_NAME.py and the table [services.NAME] of
+mesh.toml. In a folder without a project it makes the project too. Existing files are not overwritten.
 
   mesh new hello
   mesh up
   curl localhost:8080/v1/hello/Ada
 """
 _SIDECAR = """
-What a container runs: one service, until SIGTERM.
+Runs one service until SIGTERM, as in a container.
 
   mesh sidecar login
   MESH_SERVICES_LOGIN_LISTEN=0.0.0.0:9102 mesh sidecar login
 """
 _EDGE = """
-What a container runs: the HTTP door, until SIGTERM.
+Runs the edge, which serves HTTP, until SIGTERM, as in a container.
 
   mesh edge
   MESH_EDGE_LISTEN=0.0.0.0:8080 mesh edge
 """
 _HEALTH = """
-Exit code 0 if it is serving, 1 if not. A service is asked by the gRPC health protocol, the edge by GET /healthz.
+Exit code 0 if it is serving, 1 if not. A service is checked by the gRPC health protocol, the edge by GET /healthz.
+Without an address, all components of mesh.toml are checked.
 
   mesh health 127.0.0.1:9101
   mesh health http://127.0.0.1:8080
@@ -426,22 +444,23 @@ Exit code 0 if it is serving, 1 if not. A service is asked by the gRPC health pr
   mesh health edge
 """
 _EXPORT_OPENAPI = """
-Every route of the contract with its parameters, bodies, errors and who may call it, and the comments of the .proto
-files as descriptions. The edge serves the same at /openapi.json, and shows it at /docs.
+The document has every HTTP route with its parameters, bodies, errors and access rule. Comments of the .proto files
+are the descriptions. The edge serves the same document at /openapi.json and shows it at /docs.
 
   mesh export openapi --out openapi.json
   mesh export openapi --title "Accounts" --api-version 1.4 --server https://api.example.com
 """
 _EXPORT_ASYNC = """
-Every event of the contract with its channel on the broker, its headers and fields, who publishes it and which methods
-are called for it.
+The document has every event with its channel on the broker, its headers and fields, its publishers and the methods
+that receive it.
 
   mesh export asyncapi --out asyncapi.json
   mesh export asyncapi --title "Accounts" --api-version 1.4
 """
 _KEYS = """
-Each service proves who it is with a key of its own, in the folder `identity` of the state folder. `mesh up` makes them;
-for containers, make them once and mount to each its own folder: it holds one private key and everyone's public keys.
+Each service proves its identity with a key of its own, in the folder `identity` of the state folder. `mesh up` makes
+the keys. For containers, make them once with --each, and mount to each container its own folder. It has one private
+key and all public keys.
 
   mesh keys
   mesh keys --each .mesh/keys

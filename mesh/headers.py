@@ -1,7 +1,7 @@
 """Header names that have one owner: the connection, gRPC, or the mesh. Pure.
 
 Every list of header names in the mesh stands here, so that no two of them differ by accident. Names are in lower case,
-as HTTP/2 has them. A set that differs from another for a reason is derived from it, and says the reason.
+as HTTP/2 has them. A set that differs from another for a reason is derived from it, with the reason.
 
 Sources: RFC 9110 (6.5.1 trailers, 7.6.1 hop-by-hop); RFC 9113, 8.2.2; PROTOCOL-HTTP2.md in
 https://github.com/grpc/grpc/tree/master/doc; W3C Trace Context; the Fetch standard (CORS).
@@ -13,12 +13,13 @@ from collections.abc import Iterable
 
 __all__ = [
     "CLIENT_CLAIMS",
+    "CLIENT_ONLY",
     "CORS_PREFIX",
     "EXPOSED",
     "GATEWAY_FORWARDED",
     "HOP_BY_HOP",
     "LAMBDA_OWNED",
-    "NOT_FORWARDED",
+    "MESH_PREFIXES",
     "PROPAGATED",
     "REQUEST_PREFIXES",
     "RESERVED",
@@ -29,9 +30,9 @@ __all__ = [
     "TRANSPORT",
     "UNTRAILED",
     "Headers",
-    "is_forwarded",
     "is_owned",
     "is_reserved",
+    "is_settable",
     "without_owned",
 ]
 
@@ -62,8 +63,8 @@ TRANSPORT = RESERVED | {
     b"user-agent", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-status", b"grpc-message",
     b"grpc-message-type", b"grpc-status-details-bin",
 }  # fmt: skip
-"""Headers that a gRPC channel writes itself and passes on from nobody. Other ``grpc-`` names pass: another server's
-``grpc-server-stats-bin`` is metadata."""
+"""Headers that a gRPC channel writes itself and never passes on. Other ``grpc-`` names are metadata, such as
+``grpc-server-stats-bin`` of another server."""
 
 _GRPC_PREFIXES = (b":", b"grpc-")
 
@@ -75,8 +76,11 @@ def is_reserved(name: bytes) -> bool:
 
 # -- requests --
 
-REQUEST_PREFIXES = (b":", b"grpc-", b"mesh-", b"proxy-")
-"""Prefixes of request headers that the edge passes on from no client: gRPC and the mesh write their own."""
+MESH_PREFIXES = (b"grpc-", b"mesh-")
+"""Prefixes of the request headers that gRPC and the mesh write. The edge passes none on from a client."""
+
+REQUEST_PREFIXES = (b":", b"proxy-", *MESH_PREFIXES)
+"""``MESH_PREFIXES``, and the prefixes of request headers that belong to one connection."""
 
 PROPAGATED = frozenset({b"authorization", b"baggage", b"traceparent", b"tracestate"})
 """Request headers that the mesh passes on under rules of its own."""
@@ -85,12 +89,12 @@ CLIENT_CLAIMS = frozenset({
     b"authorization", b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port",
     b"x-forwarded-proto", b"x-real-ip",
 })  # fmt: skip
-"""Request headers in which a client says who and where it is. The edge establishes that itself."""
+"""Request headers in which a client names its identity and address. The edge establishes both itself."""
 
 GATEWAY_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto"})
 """The part of ``CLIENT_CLAIMS`` that API Gateway writes itself. It hands the others to a Lambda handler as sent."""
 
-NOT_FORWARDED = RESERVED | {b"proxy-authenticate", b"proxy-authorization", b"user-agent"}
+CLIENT_ONLY = RESERVED | {b"proxy-authenticate", b"proxy-authorization", b"user-agent"}
 """Request headers that ``[edge] metadata`` must not name: they mean nothing behind the edge."""
 
 # -- responses --
@@ -105,7 +109,7 @@ SERVER = frozenset({b"date", b"server"})
 """Response headers that the HTTP server writes."""
 
 _EVERY_RESPONSE = frozenset({b"date", b"ratelimit", b"ratelimit-policy", TRACE_ID, TRACERESPONSE})
-"""Response headers that the edge or its server can write whoever writes the body."""
+"""Response headers that the edge or its server can write to every response, also to that of a Lambda handler."""
 
 RESPONSE_OWNED = RESERVED | SERVER | _EVERY_RESPONSE | {
     b"accept-post", b"allow", b"www-authenticate", b"x-accel-buffering", b"x-content-type-options",
@@ -118,7 +122,7 @@ LAMBDA_OWNED = HOP_BY_HOP | _EVERY_RESPONSE | {b"content-length"}
 Its result is a whole HTTP response, as behind API Gateway. So it writes the headers that describe the body or explain
 a refusal: ``content-type``, ``content-encoding``, ``allow``, ``www-authenticate``, ``x-content-type-options``."""
 
-_FORWARDED = frozenset({
+_SETTABLE = frozenset({
     b"cache-control", b"content-disposition", b"content-language", b"content-location", b"deprecation", b"etag",
     b"expires", b"last-modified", b"link", b"location", b"retry-after", b"set-cookie", b"sunset", b"vary",
 })  # fmt: skip
@@ -137,9 +141,9 @@ def is_owned(name: bytes) -> bool:
     return name in RESPONSE_OWNED or name.startswith(_OWNED_PREFIXES)
 
 
-def is_forwarded(name: bytes) -> bool:
-    """Whether response metadata of a function becomes a header of the HTTP response."""
-    return name in _FORWARDED or (name.startswith(b"x-") and not name.endswith(b"-bin") and name not in RESPONSE_OWNED)
+def is_settable(name: bytes) -> bool:
+    """Whether a function may set a header of the HTTP response. Its other response metadata stays inside the mesh."""
+    return name in _SETTABLE or (name.startswith(b"x-") and not name.endswith(b"-bin") and name not in RESPONSE_OWNED)
 
 
 def without_owned(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -17,7 +17,12 @@ from mesh import cli, errors
 from mesh.config import manifest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *(ROOT / "docs").glob("*.md"),
+    ]
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -51,6 +56,15 @@ def test_every_command_that_is_named_exists(capsys: pytest.CaptureFixture[str]) 
             cli.main([name, "--help"])
         assert ended.value.code == 0, name
     capsys.readouterr()
+
+
+def test_every_path_that_is_named_exists() -> None:
+    for path in DOCUMENTS:
+        if path.name == "CHANGELOG.md":  # it names what was
+            continue
+        text = path.read_text(encoding="utf-8")
+        named = set(re.findall(r"`((?:mesh|tests|benchmarks)/[\w./-]*)`", text))
+        assert {name for name in named if not (ROOT / name).exists()} == set(), path.name
 
 
 def test_every_target_that_is_named_exists() -> None:

@@ -1,15 +1,16 @@
-"""``mesh chaos``: runs a mesh of its own, calls it, kills what it can, and counts what became of every call.
+"""Fault injection (``mesh chaos``): calls a mesh, kills its processes, and compares expected with found effects.
 
-``arrangement`` gives the mesh ports, state, databases and a broker of its own; ``trial`` is one run; ``plan`` says what
-is struck when, ``strike`` and ``postgresql`` do it; ``calls`` are made meanwhile; ``count`` reads databases and broker,
-and ``ledger`` compares.
+``rig`` gives the mesh ports, state, databases and a broker of its own. ``experiment`` is one run. ``plan`` decides the
+faults, ``kills`` and ``postgresql_server`` inject them, ``requests`` makes the calls. ``evidence`` reads databases and
+broker, ``ledger`` compares, ``recovery`` measures.
 
-Decided here:
+- **It never touches a mesh that runs**, nor its data. Ports, state, databases and broker belong to the run.
+- **It trusts no component.** The client counts the calls, a trigger in the database the commits, the broker's storage
+  the events, and rows the effects.
+- **Most faults wait until the mesh works**, that is until a call that was started after the last fault has been
+  accepted. A fault in a mesh that does not work yet can lose nothing. One fault in four comes at any time, so starts
+  are hit too. The rate of faults therefore depends on the machine; the recovery time is measured on the way.
+- **All chance follows from one seed.** The plan can be repeated, but which call a fault meets depends on the machine.
 
-- **It never touches a mesh that runs**, nor its data.
-- **The framework's word is not taken**: the client counts calls, a trigger in the database commits, the broker's disk
-  events, rows effects.
-- **A strike is worth something only to a mesh that works.** Most wait until a call that was begun after the last one
-  has been accepted; the others come at any time, so starts are struck too. How fast strikes follow each other is so
-  the machine's to say, and how long the mesh took to work again is measured on the way.
+It refuses to run against a PostgreSQL database of mesh.toml, and against a mesh in which nothing can be counted.
 """

@@ -1,9 +1,9 @@
-"""Counts, for the ledger of ``mesh chaos``, what is in the databases and on the broker.
+"""Evidence for the ledger of ``mesh chaos``: reads the databases and the broker.
 
-What a service commits is seen by a trigger on its outbox, which writes the event's id into a table of this module's, in
-the service's own transaction. What a method has done is seen in its inbox, which has a row for each event that had an
-effect, and in every table of the service that has a column ``event_id``. What cannot be counted so are the methods of a
-service without a database, and those that whoever runs it names because they do not always write.
+A trigger on the outbox of a service counts its commits. It writes the id of each event into a table of this module, in
+the service's own transaction. The inbox counts the effects of a method: it has a row for each event that had an effect.
+Every table of the service with a column ``event_id`` is counted too. The methods of a service without a database cannot
+be counted, nor the methods that ``--uncounted`` names because they do not always write.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, assert_never
 from sqlalchemy import inspect
 from sqlalchemy.pool import NullPool
 
-from mesh.chaos.ledger import Dead, Effect, Facts, Fate
+from mesh.chaos.ledger import CallOutcome, EffectCount, Observations, ObservedDeadLetter
 from mesh.chaos.requests import words_in
 from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, ScheduleTrigger
 from mesh.database.engine import create, parse_url
@@ -33,82 +33,84 @@ if TYPE_CHECKING:
     from mesh.events.broker.nats_connection import NatsConnection
 
 __all__ = [
-    "Question",
+    "Query",
     "collect",
     "effects_of",
-    "lag",
-    "look",
-    "not_as_accepted",
+    "install_commit_log",
+    "is_unfinished",
+    "outbox_size",
     "rows_of",
-    "waiting",
+    "run_query",
+    "undelivered",
     "without_database",
-    "witness",
 ]
 
-WITNESS = "chaos_committed"
+COMMIT_LOG = "chaos_committed"
 EVENT_ID = "event_id"
-"""The column by which a table says which event each of its rows is of."""
-_WAIT = 30.0
-"""Seconds that a lock, or a server, is waited for."""
+"""Name of a column with the id of the event for which a row was written."""
+_DATABASE_TIMEOUT = 30.0
+"""Seconds to wait for a lock or for a server."""
 _SQLITE = (
-    f"CREATE TABLE IF NOT EXISTS {WITNESS} (id TEXT NOT NULL)",
-    f"CREATE TRIGGER IF NOT EXISTS {WITNESS} AFTER INSERT ON {OUTBOX} BEGIN INSERT INTO {WITNESS} VALUES (NEW.id); END",  # noqa: S608 - constants
+    f"CREATE TABLE IF NOT EXISTS {COMMIT_LOG} (id TEXT NOT NULL)",
+    f"""CREATE TRIGGER IF NOT EXISTS {COMMIT_LOG} AFTER INSERT ON {OUTBOX}
+    BEGIN INSERT INTO {COMMIT_LOG} VALUES (NEW.id); END""",  # noqa: S608 - constants
 )
 _POSTGRESQL = (
-    f"CREATE TABLE {WITNESS} (id TEXT NOT NULL)",
-    # The triggers of captured tables write to the outbox too, and with a search path of their own.
-    f"""CREATE FUNCTION {WITNESS}() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS
-    $chaos$ BEGIN INSERT INTO {WITNESS} VALUES (NEW.id); RETURN NULL; END $chaos$""",  # noqa: S608 - constants
-    f"CREATE TRIGGER {WITNESS} AFTER INSERT ON {OUTBOX} FOR EACH ROW EXECUTE FUNCTION {WITNESS}()",
+    f"CREATE TABLE {COMMIT_LOG} (id TEXT NOT NULL)",
+    # The triggers of captured tables write to the outbox with another search path.
+    f"""CREATE FUNCTION {COMMIT_LOG}() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS
+    $chaos$ BEGIN INSERT INTO {COMMIT_LOG} VALUES (NEW.id); RETURN NULL; END $chaos$""",  # noqa: S608 - constants
+    f"CREATE TRIGGER {COMMIT_LOG} AFTER INSERT ON {OUTBOX} FOR EACH ROW EXECUTE FUNCTION {COMMIT_LOG}()",
 )
 
 _T = TypeVar("_T")
-Question: TypeAlias = "Callable[[Connection], _T]"
+Query: TypeAlias = "Callable[[Connection], _T]"
 
 
-async def look(url: str, question: Question[_T], *, alone: bool = False) -> _T:
-    """Ask a database something, on a connection of its own; what it changes is committed.
+async def run_query(url: str, query: Query[_T], *, autocommit: bool = False) -> _T:
+    """Run a query on a new connection to a database, and commit.
 
     Args:
-        url: Of the database, as in mesh.toml.
-        question: What is asked.
-        alone: In no transaction.
+        url: URL of the database, as in mesh.toml.
+        query: Function that gets the connection.
+        autocommit: Run it outside a transaction.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: It cannot be used.
-        OSError: It cannot be reached.
+        sqlalchemy.exc.SQLAlchemyError: The database cannot be used.
+        OSError: The database cannot be reached.
     """
-    engine = create(parse_url(url), _WAIT, poolclass=NullPool)
-    if alone:
+    engine = create(parse_url(url), _DATABASE_TIMEOUT, poolclass=NullPool)
+    if autocommit:
         engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     async with engine.begin() as connection:
-        return await connection.run_sync(question)
+        return await connection.run_sync(query)
 
 
-def witness(connection: Connection) -> None:
-    """Begin to note what is committed to the outbox of a database; its service runs."""
+def install_commit_log(connection: Connection) -> None:
+    """Install the trigger that counts the commits to the outbox of a database; its service is running."""
     if inspect(connection).has_table(OUTBOX):
         for statement in _SQLITE if connection.dialect.name == "sqlite" else _POSTGRESQL:
             connection.exec_driver_sql(statement)
 
 
-def waiting(connection: Connection) -> int:
-    """Return how many events wait in the outbox of a database."""
+def outbox_size(connection: Connection) -> int:
+    """Return the number of events that wait in the outbox of a database."""
     if not inspect(connection).has_table(OUTBOX):
         return 0
     return int(connection.exec_driver_sql(f"SELECT count(*) FROM {OUTBOX} WHERE refused IS NULL").scalar_one())  # noqa: S608 - a constant
 
 
-async def lag(connection: NatsConnection, contract: Contract) -> int:
-    """Return how many events wait for methods, or are being delivered.
+async def undelivered(connection: NatsConnection, contract: Contract) -> int:
+    """Return the number of events that wait for a delivery or are being delivered.
 
     Raises:
-        nats.errors.Error: The broker is away.
+        nats.errors.Error: The broker cannot be reached.
     """
     total = 0
     for consumer in consumers_of(contract.services.values()):
         info = await connection.request(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
-        total += info.get("num_pending", 1) + info.get("num_ack_pending", 0)  # one that is not made yet has work to do
+        # A consumer that does not exist yet counts as 1.
+        total += info.get("num_pending", 1) + info.get("num_ack_pending", 0)
     return total
 
 
@@ -117,22 +119,22 @@ async def collect(
     contract: Contract,
     hosts: Mapping[str, Collection[str]],
     databases: Mapping[str, str],
-    calls: Mapping[str, Fate],
+    calls: Mapping[str, CallOutcome],
     event: str,
     uncounted: Collection[str] = (),
     doomed: Callable[[str], bool] | None = None,
-) -> Facts:
-    """Count everything.
+) -> Observations:
+    """Return the observations of all databases and of the broker.
 
     Args:
-        connection: The broker.
+        connection: The connection to the broker.
         contract: The contract.
-        hosts: Service of mesh.toml → the services of the contract that it serves.
+        hosts: Service of mesh.toml → the gRPC services that it serves.
         databases: Service of mesh.toml → URL of its database.
-        calls: What was called.
-        event: What a call publishes.
+        calls: Word of each call → its outcome.
+        event: Full name of the event that a call publishes.
         uncounted: Methods (``package.Service/Method``) whose effects are not counted.
-        doomed: Whether the event with a word has to be a dead letter; None: no such thing is known.
+        doomed: Whether the event with a word must become a dead letter; None: unknown.
     """
     messages = [
         one for stream in (streams.EVENTS, streams.CHANGES) async for one in history.read(connection, stream, ">")
@@ -141,14 +143,14 @@ async def collect(
     words = Counter(word for one in messages if one.subject.startswith(own) for word in words_in(one.data))
     ids = [(one.subject, one.headers.get("ce-id", "")) for one in messages]
     dead = []
-    async for letter in history.read(connection, streams.DEAD, ">"):
-        told = read_dead_letter(letter.headers)
-        why = f"{told.code} {told.error}".strip() or told.reason
-        dead.append(Dead(told.method.lstrip("/"), letter.headers.get("ce-id", ""), why))
+    async for message in history.read(connection, streams.DEAD, ">"):
+        dead_letter = read_dead_letter(message.headers)
+        reason = f"{dead_letter.code} {dead_letter.error}".strip() or dead_letter.reason
+        dead.append(ObservedDeadLetter(dead_letter.method.lstrip("/"), message.headers.get("ce-id", ""), reason))
     committed: dict[str, list[str]] = {}
     stored: dict[str, Counter[str]] = {}
     begun: dict[str, Counter[str]] = {}
-    effects: list[Effect] = []
+    effects: list[EffectCount] = []
     for name, served in hosts.items():
         methods = [method for service in served for method in contract.services[service].methods.values()]
         if name not in databases:
@@ -163,16 +165,16 @@ async def collect(
             publishes: bool = publishes,  # noqa: FBT001 - bound, not passed
         ) -> None:
             tables = sorted(inspect(connection).get_table_names())
-            if WITNESS in tables:
-                committed[name] = [row[0] for row in connection.exec_driver_sql(f"SELECT id FROM {WITNESS}")]  # noqa: S608 - a constant
+            if COMMIT_LOG in tables:
+                committed[name] = [row[0] for row in connection.exec_driver_sql(f"SELECT id FROM {COMMIT_LOG}")]  # noqa: S608 - a constant
             if publishes:
                 for table, rows, unfinished in rows_of(connection, tables, calls):
                     stored[f"{name}.{table}"], begun[f"{name}.{table}"] = rows, unfinished
             effects.extend(effects_of(connection, tables, name, methods, ids, uncounted))
 
-        await look(databases[name], count)
+        await run_query(databases[name], count)
     mortal = {one.headers.get("ce-id", "") for one in messages if doomed and any(map(doomed, words_in(one.data)))}
-    return Facts(
+    return Observations(
         calls=calls, event=event, words=words, published=Counter(id_ for _, id_ in ids), committed=committed,
         stored=stored, begun=begun, effects=effects, dead=dead,
         doomed=_doomed(contract, ids, mortal) if doomed else {},
@@ -180,7 +182,7 @@ async def collect(
 
 
 def _doomed(contract: Contract, ids: list[tuple[str, str]], mortal: Collection[str]) -> dict[str, Counter[str]]:
-    """Return method → which of these events call it."""
+    """Return the ids of the events that must become dead letters, for each method that has triggers."""
     triggered = [method for method in contract.methods.values() if method.triggers]
     return {
         method.path.lstrip("/"): Counter(id_ for id_ in _taken(method, ids) if id_ in mortal) for method in triggered
@@ -188,34 +190,35 @@ def _doomed(contract: Contract, ids: list[tuple[str, str]], mortal: Collection[s
 
 
 def rows_of(
-    connection: Connection, tables: list[str], calls: Mapping[str, Fate]
+    connection: Connection, tables: list[str], calls: Mapping[str, CallOutcome]
 ) -> Iterator[tuple[str, Counter[str], Counter[str]]]:
-    """Yield the service's tables that hold words of calls as whole values: how many rows hold each, and begun ones.
+    """Yield the tables that hold words of calls as values: name, rows of each word, unfinished rows of each word.
 
     Args:
         connection: The database.
         tables: Its tables.
-        calls: Word of each call → what became of it.
+        calls: Word of each call → its outcome.
     """
     for table in tables:
-        if table.startswith(("mesh_", WITNESS)):
+        if table.startswith(("mesh_", COMMIT_LOG)):
             continue
         rows: list[tuple[str, Sequence[Any]]] = []
         for row in connection.exec_driver_sql(f'SELECT * FROM "{table}"'):  # noqa: S608 - a name from the schema
             rows += [(word, row) for word in {one for one in row if isinstance(one, str) and one in calls}]
         if rows:
-            accepted = [row for word, row in rows if calls[word] is Fate.ACCEPTED]
+            accepted = [row for word, row in rows if calls[word] is CallOutcome.ACCEPTED]
             begun = Counter(
-                word for word, row in rows if calls[word] is Fate.UNKNOWN and not_as_accepted(row, accepted)
+                word for word, row in rows if calls[word] is CallOutcome.UNKNOWN and is_unfinished(row, accepted)
             )
             yield table, Counter(word for word, _ in rows) - begun, begun
 
 
-def not_as_accepted(row: Sequence[Any], accepted: Sequence[Sequence[Any]]) -> bool:
-    """Return whether a row says of itself that its call was not carried through.
+def is_unfinished(row: Sequence[Any], accepted: Sequence[Sequence[Any]]) -> bool:
+    """Whether a row is marked as unfinished by its service.
 
-    A service that works in several transactions marks what it has only begun. All that is known here of such a mark is
-    that no row of an accepted call has it: these agree on another value, or all have one where the row has NULL.
+    A service that works in several transactions marks rows of calls that it has not finished. The mark is unknown here,
+    but no row of an accepted call has it: those rows agree on another value, or all have a value where this row has
+    NULL.
     """
     return any(
         (len(accepted) > 1 and all(one == column[0] for one in column) and value != column[0])
@@ -231,15 +234,15 @@ def effects_of(
     methods: list[Method],
     ids: list[tuple[str, str]],
     uncounted: Collection[str] = (),
-) -> Iterator[Effect]:
-    """Yield what was done for events in a database.
+) -> Iterator[EffectCount]:
+    """Yield the effects of events in a database.
 
     Args:
         connection: The database.
         tables: Its tables.
         name: Its service.
         methods: The methods of that service.
-        ids: Subject and id of each event that the broker has.
+        ids: Subject and id of each event on the broker.
         uncounted: Methods whose inbox is not counted.
     """
     taken = {method.path.lstrip("/"): Counter(_taken(method, ids)) for method in methods if method.triggers}
@@ -251,25 +254,25 @@ def effects_of(
         if expected:
             found = Counter({id_: times for id_, times in done.get(method, Counter()).items() if id_ in expected})
             why = "--uncounted names it" if method in uncounted else ""
-            yield Effect(f"published → {method}", expected, found, frozenset({method}), why)
+            yield EffectCount(f"published → {method}", expected, found, frozenset({method}), why)
     everything: Counter[str] = sum(taken.values(), Counter())
     for table in tables:
         if EVENT_ID in {column["name"] for column in inspect(connection).get_columns(table)}:
             rows = Counter(row[0] for row in connection.exec_driver_sql(f'SELECT {EVENT_ID} FROM "{table}"'))  # noqa: S608 - as above
-            yield Effect(f"recorded in {name}.{table}", everything, rows, frozenset(taken))
+            yield EffectCount(f"recorded in {name}.{table}", everything, rows, frozenset(taken))
 
 
-def without_database(name: str, methods: list[Method], ids: list[tuple[str, str]]) -> Iterator[Effect]:
-    """Yield the methods of a service without a database that are called for events, as what cannot be counted."""
+def without_database(name: str, methods: list[Method], ids: list[tuple[str, str]]) -> Iterator[EffectCount]:
+    """Yield the event methods of a service without a database, marked as not countable."""
     for method in methods:
         expected, path = Counter(_taken(method, ids)), method.path.lstrip("/")
         if expected:
-            why = f"{name} has no database, so nothing that lasts says what was done"
-            yield Effect(f"published → {path}", expected, Counter(), frozenset({path}), why)
+            why = f"{name} has no database that could show the effects"
+            yield EffectCount(f"published → {path}", expected, Counter(), frozenset({path}), why)
 
 
 def _taken(method: Method, ids: list[tuple[str, str]]) -> Iterator[str]:
-    """Yield the ids of the events that call a method, each once: what the broker has twice has its effect once."""
+    """Yield the ids of the events that call a method, each once: an event that is stored twice has one effect."""
     firsts: list[str] = []
     for trigger in method.triggers:
         match trigger:

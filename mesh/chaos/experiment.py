@@ -1,4 +1,4 @@
-"""One run of ``mesh chaos``: the mesh is started, called and struck; then everything is counted."""
+"""Experiment of ``mesh chaos``: starts the mesh, calls it, injects faults, and compares the counts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 
 from mesh.chaos import evidence, ledger, plan, recovery, requests
-from mesh.chaos.kills import Herd, Outage
-from mesh.chaos.ledger import Fate
-from mesh.chaos.requests import Drive
+from mesh.chaos.kills import FaultInjector, Outage
+from mesh.chaos.ledger import CallOutcome
+from mesh.chaos.requests import Workload
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control import run_state, topology
@@ -28,75 +28,76 @@ from mesh.control.supervise import exec_with_parent
 from mesh.events.broker.broker import Broker
 from mesh.faults import Fault, Faults
 
-__all__ = ["Bounds", "Trial", "endings"]
+__all__ = ["Experiment", "ExperimentLimits", "unexpected_exits"]
 
-START = 90.0
+START_TIMEOUT = 90.0
 """Seconds that the mesh may take to start."""
-STOP = 60.0
-QUIET = 2
-"""Looks in a row, a second apart, that find nothing waiting."""
-PAUSE = 0.1
-"""Seconds before a client calls again after a call that was not answered."""
-SETTLED = 15.0
-"""Seconds that a strike waits for the mesh to work again after the one before."""
-SAID = 10.0
-"""Seconds between two lines of progress that nobody watches; at a terminal, one line changes every second."""
+STOP_TIMEOUT = 60.0
+"""Seconds that the mesh may take to stop."""
+QUIET_CHECKS = 2
+"""Checks in a row, a second apart, that must find no waiting event."""
+FAILURE_DELAY = 0.1
+"""Seconds before the next call of a client whose call was not accepted."""
+RECOVERY_TIMEOUT = 15.0
+"""Seconds that a fault waits for the recovery of the mesh after the fault before."""
+PROGRESS_INTERVAL = 10.0
+"""Seconds between two lines of progress in a file. In a terminal, one line changes every second."""
 _ENDED = re.compile(r"(\S+) died with (?!signal SIGKILL)(.*?);")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """How much of it.
+class ExperimentLimits:
+    """Limits of an experiment.
 
     Attributes:
-        duration: Seconds that it is struck.
-        patience: Seconds that outboxes and consumers may take afterwards.
-        rate: Strikes a second, at most.
-        kills: After how many killed processes it ends earlier; 0: not by their number.
-        clients: Calls at once.
+        duration: Seconds of fault injection.
+        recovery_timeout: Seconds that the mesh may take afterwards to work and to deliver all events.
+        rate: Faults a second, at most.
+        kills: Number of killed processes after which it ends earlier; 0: no such limit.
+        clients: Concurrent calls.
     """
 
     duration: float
-    patience: float
+    recovery_timeout: float
     rate: float
     kills: int
     clients: int
 
 
 @dataclass(eq=False)
-class Trial:
-    """One run.
+class Experiment:
+    """One run of ``mesh chaos``.
 
     Attributes:
-        manifest: The mesh, with addresses, state and databases that are this run's alone.
+        manifest: The mesh, with addresses, state and databases of this run only.
         contract: Its contract.
-        drive: What is called.
-        targets: What may be struck.
+        workload: The calls to make.
+        targets: The possible targets of faults.
         databases: Service → URL of its database.
-        outages: Target that is a database → what takes it away.
-        seed: Of all chance.
-        bounds: How much of it.
+        outages: Target that is a database → function that makes it unavailable.
+        seed: Seed of the words and of the fault plan.
+        limits: The limits.
         uncounted: Methods (``package.Service/Method``) whose effects are not counted.
-        doomed: Whether the event with a word has to be a dead letter of each method; None: no such thing is known.
+        doomed: Whether the event with a word must become a dead letter of each method; None: unknown.
     """
 
     manifest: Manifest
     contract: Contract
-    drive: Drive
+    workload: Workload
     targets: list[str]
     databases: Mapping[str, str]
     outages: Mapping[str, Outage]
     seed: int
-    bounds: Bounds
+    limits: ExperimentLimits
     uncounted: Collection[str] = ()
     doomed: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
-        self._calls: dict[str, Fate] = {}
-        self._accepted: list[tuple[float, float]] = []  # when it was begun, when answered
-        self._latest = 0.0  # of the accepted calls, the one that was begun last
-        self._news = asyncio.Event()
-        self._over = asyncio.Event()
+        self._calls: dict[str, CallOutcome] = {}
+        self._accepted: list[tuple[float, float]] = []  # time of the call's start and of its response
+        self._latest_start = 0.0  # latest start of an accepted call
+        self._call_accepted = asyncio.Event()
+        self._clients_stop = asyncio.Event()
         self._edge = ""
         self._broker = ""
         self._began = time.monotonic()
@@ -110,18 +111,18 @@ class Trial:
         return self._folder / "mesh.log"
 
     async def run(self) -> int:
-        """Do it, and print the ledger.
+        """Run the experiment and print the ledger.
 
         Returns:
-            0 when nothing was lost or doubled, the mesh worked again after the last strike, nothing of it ended by
-            itself, and it stopped when it was told to; else 1.
+            0 when nothing was lost or doubled, the mesh worked after the last fault, no process ended by itself, and
+            the mesh stopped at SIGINT; else 1.
 
         Raises:
             Faults: The mesh, or a database, did not start.
         """
         print(
-            f"{self.drive.method.path.lstrip('/')} through the edge; {self.drive.event} is counted; "
-            f"struck are {', '.join(self.targets)}; seed {self.seed}",
+            f"calls: {self.workload.method.path.lstrip('/')} through the edge; event: {self.workload.event}; "
+            f"targets: {', '.join(self.targets)}; seed: {self.seed}",
             flush=True,
         )
         up = (sys.executable, "-P", "-m", "mesh", "up", "--file", str(self.manifest.file), "--restart-within", "0.5")
@@ -132,12 +133,12 @@ class Trial:
             )  # fmt: skip
         code, troubles = 1, list[str]()
         try:
-            herd = await self._ready(process)
-            works = await self._drill(process, herd)
-            code = await self._reckon(herd, works=works)
+            injector = await self._ready(process)
+            works = await self._inject_while_calling(process, injector)
+            code = await self._print_results(injector, works=works)
         finally:
             stopped = await _stop(process)
-            troubles = endings(self._log.read_text(errors="replace"), process.returncode or 0, stopped=stopped)
+            troubles = unexpected_exits(self._log.read_text(errors="replace"), process.returncode or 0, stopped=stopped)
             code = code or int(bool(troubles))
             if code:
                 (self._folder / "failed").touch()
@@ -146,144 +147,144 @@ class Trial:
             print(f"databases and log stay in {self._folder}")
         return code
 
-    async def _ready(self, process: asyncio.subprocess.Process) -> Herd:
-        until = time.monotonic() + START
+    async def _ready(self, process: asyncio.subprocess.Process) -> FaultInjector:
+        until = time.monotonic() + START_TIMEOUT
         while time.monotonic() < until and process.returncode is None:
             running = run_state.running(self.manifest.state)
             if running is not None and running.edge:
                 self._edge, self._broker = running.edge, running.broker
                 for url in self.databases.values():
-                    await evidence.look(url, evidence.witness)
-                return Herd(running.pid, self.targets, self.outages, self._log)
-            await asyncio.sleep(0.05)  # the file is the only thing to watch
+                    await evidence.run_query(url, evidence.install_commit_log)
+                return FaultInjector(running.pid, self.targets, self.outages, self._log)
+            await asyncio.sleep(0.05)  # the state file cannot be awaited
         last = self._log.read_text(errors="replace").strip().splitlines()[-5:]
         raise Faults([Fault("mesh up", f"did not start; it said:\n{chr(10).join(last)}")])
 
-    # -- while it lasts --
+    # -- calls and faults --
 
-    async def _drill(self, process: asyncio.subprocess.Process, herd: Herd) -> bool:
-        """Call and strike; return whether the mesh works after the last strike."""
+    async def _inject_while_calling(self, process: asyncio.subprocess.Process, injector: FaultInjector) -> bool:
+        """Make calls and inject faults; return whether the mesh works after the last fault."""
         self._began = time.monotonic()
         ended = asyncio.create_task(process.wait())
-        striking = asyncio.create_task(self._strike(herd))
-        clients = [asyncio.create_task(self._call(at)) for at in range(self.bounds.clients)]
-        beside = [asyncio.create_task(self._progress(herd)), ended, striking]
+        injecting = asyncio.create_task(self._inject(injector))
+        clients = [asyncio.create_task(self._call(number)) for number in range(self.limits.clients)]
+        others = [asyncio.create_task(self._progress(injector)), ended, injecting]
         try:
-            await asyncio.wait([ended, striking], timeout=self.bounds.duration, return_when=asyncio.FIRST_COMPLETED)
-            if striking.done():
-                striking.result()
-            striking.cancel()
-            await herd.end()
-            works = await self._works(time.monotonic(), self.bounds.patience)
-            self._over.set()
+            await asyncio.wait([ended, injecting], timeout=self.limits.duration, return_when=asyncio.FIRST_COMPLETED)
+            if injecting.done():
+                injecting.result()
+            injecting.cancel()
+            await injector.end()
+            works = await self._wait_until_works(time.monotonic(), self.limits.recovery_timeout)
+            self._clients_stop.set()
             await asyncio.gather(*clients)
         finally:
-            for task in (*beside, *clients):
+            for task in (*others, *clients):
                 task.cancel()
-            await asyncio.gather(*beside, *clients, return_exceptions=True)
+            await asyncio.gather(*others, *clients, return_exceptions=True)
         if process.returncode is not None:
             raise Faults([Fault("mesh up", f"ended with exit code {process.returncode}")])
         return works
 
     async def _call(self, client: int) -> None:
-        """Be one client: one call after the other, each with its own word, none of them twice."""
+        """Make calls one after the other, each with a word of its own. No call is retried."""
         number = client
-        while not self._over.is_set():
+        while not self._clients_stop.is_set():
             word = requests.word(self.seed, number)
-            number += self.bounds.clients
-            begun, found = time.monotonic(), Fate.UNKNOWN
+            number += self.limits.clients
+            start, found = time.monotonic(), CallOutcome.UNKNOWN
             try:
-                found = ledger.fate(await requests.ask(self._edge, self.drive, word))
+                found = ledger.outcome(await requests.send(self._edge, self.workload, word))
             finally:
                 self._calls[word] = found
-            if found is Fate.ACCEPTED:
-                self._accepted.append((begun, time.monotonic()))
-                self._latest = max(self._latest, begun)
-                self._news.set()
+            if found is CallOutcome.ACCEPTED:
+                self._accepted.append((start, time.monotonic()))
+                self._latest_start = max(self._latest_start, start)
+                self._call_accepted.set()
             else:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(FAILURE_DELAY)
 
-    async def _works(self, since: float, within: float) -> bool:
-        """Wait until a call that was begun since then has been accepted; False if that does not come."""
+    async def _wait_until_works(self, since: float, timeout: float) -> bool:  # noqa: ASYNC109 - a timeout is no error
+        """Wait until a call that was started since a time has been accepted; return False after the timeout."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                while self._latest < since:
-                    self._news.clear()
-                    await self._news.wait()
-        return self._latest >= since
+            async with asyncio.timeout(timeout):
+                while self._latest_start < since:
+                    self._call_accepted.clear()
+                    await self._call_accepted.wait()
+        return self._latest_start >= since
 
-    async def _strike(self, herd: Herd) -> None:
+    async def _inject(self, injector: FaultInjector) -> None:
         due = last = time.monotonic()
-        for strike in plan.strikes(self.seed, self.bounds.rate, self.targets):
-            due += strike.after
+        for injection in plan.injections(self.seed, self.limits.rate, self.targets):
+            due += injection.delay
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            if not strike.early:
-                await self._works(last, SETTLED)
-            if await herd.strike(strike) is not None:
-                last = herd.struck[-1][0]
-                if self.bounds.kills and plan.kills(herd.struck) >= self.bounds.kills:
+            if not injection.immediate:
+                await self._wait_until_works(last, RECOVERY_TIMEOUT)
+            if await injector.inject(injection) is not None:
+                last = injector.injected[-1][0]
+                if self.limits.kills and plan.killed_processes(injector.injected) >= self.limits.kills:
                     return
 
-    async def _progress(self, herd: Herd) -> None:
+    async def _progress(self, injector: FaultInjector) -> None:
         while True:
-            await asyncio.sleep(1 if sys.stderr.isatty() else SAID)
-            self._say(herd)
+            await asyncio.sleep(1 if sys.stderr.isatty() else PROGRESS_INTERVAL)
+            self._say(injector)
 
-    def _say(self, herd: Herd, more: str = "") -> None:
-        fates = Counter(self._calls.values())
-        counts = "  ".join(f"{fate.value} {fates[fate]:,}" for fate in Fate)
-        struck = f"killed {plan.kills(herd.struck):,}  struck {len(herd.struck):,}"
-        line = f"{time.monotonic() - self._began:6.0f} s  {struck}  {counts}{more}"
-        watched = sys.stderr.isatty()
-        print(f"\r{line:<120}" if watched else line, end="" if watched else "\n", file=sys.stderr, flush=True)
+    def _say(self, injector: FaultInjector, more: str = "") -> None:
+        outcomes = Counter(self._calls.values())
+        counts = "  ".join(f"{outcome.value} {outcomes[outcome]:,}" for outcome in CallOutcome)
+        faults = f"faults {len(injector.injected):,}  killed {plan.killed_processes(injector.injected):,}"
+        line = f"{time.monotonic() - self._began:6.0f} s  {faults}  {counts}{more}"
+        terminal = sys.stderr.isatty()
+        print(f"\r{line:<120}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
-    # -- afterwards --
+    # -- results --
 
-    async def _reckon(self, herd: Herd, *, works: bool) -> int:
-        """Wait until all is delivered, count, and print; returns the exit code."""
-        self._say(herd)
+    async def _print_results(self, injector: FaultInjector, *, works: bool) -> int:
+        """Wait until all events are delivered, count, and print; return the exit code."""
+        self._say(injector)
         async with self._connected() as broker:
-            quiet = await self._settle(broker, herd)
-            made = await self._count_all(broker)
+            quiet = await self._wait_until_quiet(broker, injector)
+            found = await self._count_all(broker)
         if sys.stderr.isatty():
             print(file=sys.stderr)
-        print(f"\n{recovery.show(herd.struck, recovery.recoveries(herd.struck, self._accepted))}")
-        print(f"\n{ledger.show(made)}")
-        patience = f"{self.bounds.patience:g} s"
+        print(f"\n{recovery.show(injector.injected, recovery.recoveries(injector.injected, self._accepted))}")
+        print(f"\n{ledger.show(found)}")
+        timeout = f"{self.limits.recovery_timeout:g} s"
         if not quiet:
-            print(f"what waits had not gone within {patience}; it counts as lost where it is missing")
+            print(f"events still waited after {timeout}; those that are missing count as lost")
         if not works:
-            print(f"no call was accepted within {patience} after the last strike; look into the log of the mesh")
-        return 0 if works and quiet and not made.lost and not made.doubled else 1
+            print(f"no call was accepted within {timeout} after the last fault; see the log of the mesh")
+        return 0 if works and quiet and not found.lost and not found.doubled else 1
 
-    async def _settle(self, broker: Broker, herd: Herd) -> bool:
-        """Wait until nothing waits any more; False if that does not come."""
-        until, quiet = time.monotonic() + self.bounds.patience, 0
-        while quiet < QUIET and time.monotonic() < until:
-            outboxes = sum([await evidence.look(url, evidence.waiting) for url in self.databases.values()])
-            lag = await evidence.lag(await broker.ready(), self.contract)
+    async def _wait_until_quiet(self, broker: Broker, injector: FaultInjector) -> bool:
+        """Wait until outboxes are empty and all events are delivered; return False after the timeout."""
+        until, quiet = time.monotonic() + self.limits.recovery_timeout, 0
+        while quiet < QUIET_CHECKS and time.monotonic() < until:
+            outboxes = sum([await evidence.run_query(url, evidence.outbox_size) for url in self.databases.values()])
+            lag = await evidence.undelivered(await broker.ready(), self.contract)
             quiet = 0 if outboxes or lag else quiet + 1
-            self._say(herd, f"  in outboxes {outboxes:,}  to be delivered {lag:,}")
-            if quiet < QUIET:
+            self._say(injector, f"  in outboxes {outboxes:,}  undelivered {lag:,}")
+            if quiet < QUIET_CHECKS:
                 await asyncio.sleep(1)
-        return quiet == QUIET
+        return quiet == QUIET_CHECKS
 
     async def _count_all(self, broker: Broker) -> ledger.Ledger:
         hosts = {
             name: [one.name for one in topology.served(self.manifest, self.contract, name)]
             for name in self.manifest.services
         }
-        facts = await evidence.collect(
+        observations = await evidence.collect(
             await broker.ready(),
             self.contract,
             hosts,
             self.databases,
             self._calls,
-            self.drive.event,
+            self.workload.event,
             self.uncounted,
             self.doomed,
         )
-        return ledger.ledger(facts)
+        return ledger.ledger(observations)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Broker]:
@@ -291,36 +292,36 @@ class Trial:
         broker = Broker(service_events.broker_settings(named, "mesh chaos"), "mesh-chaos")
         broker.start()
         try:
-            await asyncio.wait_for(broker.ready(), START)
+            await asyncio.wait_for(broker.ready(), START_TIMEOUT)
             yield broker
         finally:
             await broker.stop()
 
 
-def endings(log: str, code: int, *, stopped: bool) -> list[str]:
-    """Return what ended as it should not have, a sentence each.
+def unexpected_exits(log: str, code: int, *, stopped: bool) -> list[str]:
+    """Return a sentence for each process that ended by itself or did not stop.
 
     Args:
-        log: What ``mesh up`` has said.
+        log: Output of ``mesh up``.
         code: Its exit code.
-        stopped: It ended when it was told to.
+        stopped: Whether it stopped at SIGINT.
     """
     found = [
-        f"{name} ended by itself {times} times, with {how}"
-        for (name, how), times in Counter(_ENDED.findall(log)).items()
+        f"{name} ended by itself {times} times, with {end}"
+        for (name, end), times in Counter(_ENDED.findall(log)).items()
     ]
     if not stopped:
-        return [*found, f"the mesh did not stop within {STOP:g} s and was killed"]
+        return [*found, f"the mesh did not stop within {STOP_TIMEOUT:g} s and was killed"]
     return [*found, f"mesh up ended with exit code {code}"] if code else found
 
 
 async def _stop(process: asyncio.subprocess.Process) -> bool:
-    """Tell the mesh to stop; return whether it did."""
+    """Stop the mesh (SIGINT); return whether it ended in time."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
         try:
-            await asyncio.wait_for(process.wait(), STOP)
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT)
         except TimeoutError:
             process.kill()
             await process.wait()

@@ -1,4 +1,4 @@
-"""What ``mesh chaos`` does to the processes and databases of its mesh: kill -9, and a SQLite file that is held."""
+"""Fault injector of ``mesh chaos``: kills processes (SIGKILL) and locks SQLite files."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from mesh.chaos.plan import BROKER, EDGE, WORKERS, Strike, pick
+from mesh.chaos.plan import BROKER, EDGE, WORKERS, Injection, pick
 
-__all__ = ["Herd", "Outage", "hold", "victims"]
+__all__ = ["FaultInjector", "Outage", "lock_database", "processes_by_target"]
 
 _READY = re.compile(r"is ready again, pid (\d+)")
 _FORK_SERVER = "mesh.sidecar.workers.forkserver"
 
 Outage: TypeAlias = Callable[[float, float], Awaitable[None]]
-"""Takes a database away: for how many seconds, and in which way (``Strike.way``)."""
+"""Function that makes a database unavailable, for some seconds and in one of several kinds (``Injection.variant``)."""
 
 
-def victims(up: int, listing: str) -> dict[str, list[int]]:
-    """Return the processes of a mesh: target → process ids.
+def processes_by_target(up: int, listing: str) -> dict[str, list[int]]:
+    """Return the process ids of each target of a mesh.
 
     Args:
         up: Process id of its ``mesh up``.
-        listing: Lines of process id, parent's id and command line.
+        listing: Lines of process id, parent's process id and command line.
     """
     processes: dict[int, tuple[int, list[str]]] = {}
     for line in listing.splitlines():
@@ -59,80 +59,81 @@ def victims(up: int, listing: str) -> dict[str, list[int]]:
     return found
 
 
-class Herd:
-    """The processes and databases of one mesh.
+class FaultInjector:
+    """Injects faults into the processes and databases of one mesh.
 
     Args:
         up: Process id of its ``mesh up``.
-        targets: What may be struck.
-        databases: Target → what makes a strike at it.
+        targets: The possible targets.
+        databases: Target → function that makes it unavailable.
         log: Output of its ``mesh up``, which names each process that is ready again.
 
     Attributes:
-        struck: When, by ``time.monotonic``, and what.
+        injected: Time (``time.monotonic``) and target of each fault.
     """
 
     def __init__(self, up: int, targets: list[str], databases: Mapping[str, Outage], log: Path) -> None:
-        self.struck: list[tuple[float, str]] = []
+        self.injected: list[tuple[float, str]] = []
         self._up = up
         self._targets = targets
         self._databases = databases
         self._log = log
         self._first: set[int] = set()
-        self._seen: dict[int, float] = {}
-        self._held: dict[str, float] = {}
-        self._holding: set[asyncio.Task[None]] = set()
+        self._first_seen: dict[int, float] = {}
+        self._last_outage: dict[str, float] = {}
+        self._outages: set[asyncio.Task[None]] = set()
 
-    async def strike(self, strike: Strike) -> str | None:
-        """Strike; return what was struck, or None when nothing has lived long enough.
+    async def inject(self, injection: Injection) -> str | None:
+        """Inject a fault; return its target, or None when no target has lived long enough.
 
         Raises:
             Faults: A database does not start again.
         """
         now = time.monotonic()
-        found = victims(self._up, await _listing())
+        found = processes_by_target(self._up, await _listing())
         ready = {int(pid) for pid in _READY.findall(self._log.read_text(errors="replace"))}
-        if not self._first:  # all were ready when it began
+        if not self._first:  # all processes were ready when the experiment began
             self._first = {pid for pids in found.values() for pid in pids}
-            self._seen = dict.fromkeys(self._first, 0.0)
-        if not strike.early:
+            self._first_seen = dict.fromkeys(self._first, 0.0)
+        if not injection.immediate:
             up = ready | self._first
             found = {name: [pid for pid in pids if pid in up or WORKERS in name] for name, pids in found.items()}
             found = {name: pids for name, pids in found.items() if pids}
         here = [pid for pids in found.values() for pid in pids]
-        self._seen |= {pid: self._seen.get(pid, now) for pid in here}
+        self._first_seen |= {pid: self._first_seen.get(pid, now) for pid in here}
         ages = {
-            name: now - min(self._seen[pid] for pid in pids) for name, pids in found.items() if name in self._targets
+            name: now - min(self._first_seen[pid] for pid in pids)
+            for name, pids in found.items()
+            if name in self._targets
         }
-        # A database that has just been let go lets others through first.
-        ages |= {name: now - self._held.get(name, 0.0) for name in self._databases if name in self._targets}
-        name = pick(strike, ages)
+        # The age of a database is the time since its last outage, so other writers get the lock in between.
+        ages |= {name: now - self._last_outage.get(name, 0.0) for name in self._databases if name in self._targets}
+        name = pick(injection, ages)
         if name is None:
             return None
         if name in self._databases:
-            self._held[name] = math.inf
-            holding = asyncio.create_task(self._hold(name, strike))
-            self._holding.add(holding)
+            self._last_outage[name] = math.inf
+            self._outages.add(asyncio.create_task(self._outage(name, injection)))
         else:
-            pid = found[name][int(strike.way * len(found[name]))]
+            pid = found[name][int(injection.variant * len(found[name]))]
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 return None
-        self.struck.append((time.monotonic(), name))
+        self.injected.append((time.monotonic(), name))
         return name
 
-    async def _hold(self, name: str, strike: Strike) -> None:
-        await self._databases[name](strike.lasts, strike.way)
-        self._held[name] = time.monotonic()
+    async def _outage(self, name: str, injection: Injection) -> None:
+        await self._databases[name](injection.duration, injection.variant)
+        self._last_outage[name] = time.monotonic()
 
     async def end(self) -> None:
-        """Wait until no database is held, or away.
+        """Wait until every database is available.
 
         Raises:
-            Faults: One does not start again.
+            Faults: A database does not start again.
         """
-        await asyncio.gather(*self._holding)
+        await asyncio.gather(*self._outages)
 
 
 async def _listing() -> str:
@@ -143,10 +144,10 @@ async def _listing() -> str:
     return out.decode(errors="replace")
 
 
-async def hold(file: Path, seconds: float) -> None:
-    """Keep everybody from writing to a SQLite file."""
+async def lock_database(file: Path, seconds: float) -> None:
+    """Hold the write lock of a SQLite file for some seconds."""
     connection = await asyncio.to_thread(_locked, file)
-    if connection is None:  # it was busy for seconds: others hold it well enough
+    if connection is None:  # other writers have held the lock for seconds
         return
     try:
         await asyncio.sleep(seconds)

@@ -1,7 +1,7 @@
-"""The ledger of ``mesh chaos``: what was asked for, stored, published and done → what was lost, what was doubled. Pure.
+"""Ledger of ``mesh chaos``: compares expected with found calls, rows, events and effects. Pure.
 
-Each line compares what should be there with what is. Nothing is taken from a service's word: calls were counted by the
-client, commits by a trigger in the service's database, events on the broker's disk, effects in the databases.
+Each line counts what was lost and what was doubled. No count comes from a service: the client counts calls, a trigger
+in the database commits, the broker's storage events, and the databases effects.
 """
 
 from __future__ import annotations
@@ -13,51 +13,62 @@ from enum import Enum
 
 from mesh.control.text_table import table
 
-__all__ = ["Dead", "Effect", "Facts", "Fate", "Ledger", "Line", "compare", "fate", "ledger", "show"]
+__all__ = [
+    "CallOutcome",
+    "EffectCount",
+    "Ledger",
+    "Line",
+    "Observations",
+    "ObservedDeadLetter",
+    "compare",
+    "ledger",
+    "outcome",
+    "show",
+]
 
 _UNSURE = frozenset({408, 409, 425, 429, 499})
-"""HTTP statuses of refusals that may have come after something was done."""
+"""HTTP statuses of refusals that may have been sent after the function ran."""
 
 
-class Fate(Enum):
-    """What became of a call, as its client knows it."""
+class CallOutcome(Enum):
+    """Outcome of a call, as its client knows it."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
-    """Nothing may have happened."""
+    """The call must have had no effect."""
     UNKNOWN = "unknown"
-    """It failed, or was never answered: it may have happened, wholly or not at all."""
+    """The call failed or got no response: it had its whole effect or none."""
 
 
-def fate(status: int | None) -> Fate:
-    """Return what an HTTP status says; None: there was no answer."""
+def outcome(status: int | None) -> CallOutcome:
+    """Return the outcome of a call by its HTTP status; None: there was no response."""
     if status is None or status >= 500 or status in _UNSURE:  # noqa: PLR2004 - server errors
-        return Fate.UNKNOWN
-    return Fate.ACCEPTED if status < 300 else Fate.REFUSED  # noqa: PLR2004 - success
+        return CallOutcome.UNKNOWN
+    return CallOutcome.ACCEPTED if status < 300 else CallOutcome.REFUSED  # noqa: PLR2004 - success
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
-    """A dead letter: the method it was for, the event's id, and why."""
+class ObservedDeadLetter:
+    """A dead letter on the broker: its method, the id of its event, and its reason."""
 
     method: str
     event: str
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
-    """Where the effects of events are counted.
+class EffectCount:
+    """Count of the effects of events in one place.
 
     Attributes:
-        where: Its name in the ledger.
-        expected: Ids of events, as often as each should be found.
-        found: Ids, as often as each is.
-        methods: The methods whose dead letters explain what is missing: each one copy of its event.
-        uncounted: Why it cannot be counted; "": it is counted.
+        place: Its name in the ledger.
+        expected: Ids of events, each as often as it should be found.
+        found: Ids of events, each as often as it was found.
+        methods: The methods whose dead letters explain missing effects; each explains one of its event.
+        uncounted: Reason why it cannot be counted; "": it is counted.
     """
 
-    where: str
+    place: str
     expected: Counter[str]
     found: Counter[str]
     methods: frozenset[str]
@@ -65,31 +76,31 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What was counted.
+class Observations:
+    """Observations after an experiment.
 
     Attributes:
-        calls: Word of each call → what became of it.
+        calls: Word of each call → its outcome.
         event: The event that an accepted call publishes.
-        words: The word of each of these events on the broker.
+        words: Words of these events on the broker.
         published: Ids of all events and changes on the broker.
-        committed: Service → ids that its transactions have committed.
-        stored: Table → words of calls in it, once for each row.
-        begun: Table → words of calls of which it has a row that says that it is not done.
-        effects: Of the methods that are called for events and changes.
-        dead: Dead letters.
-        doomed: Method → ids of the events that have to be dead letters of it, and no others; empty: it is not known.
+        committed: Service → ids of events that its transactions have committed.
+        stored: Table → words of calls, once for each row.
+        begun: Table → words of calls with a row that is marked as unfinished.
+        effects: Effects of the methods that are called for events and changes.
+        dead: The dead letters.
+        doomed: Method → ids of the only events that must become its dead letters; empty: unknown.
     """
 
-    calls: Mapping[str, Fate]
+    calls: Mapping[str, CallOutcome]
     event: str
     words: Counter[str]
     published: Counter[str]
     committed: Mapping[str, Sequence[str]]
     stored: Mapping[str, Counter[str]] = field(default_factory=dict)
     begun: Mapping[str, Counter[str]] = field(default_factory=dict)
-    effects: Sequence[Effect] = ()
-    dead: Sequence[Dead] = ()
+    effects: Sequence[EffectCount] = ()
+    dead: Sequence[ObservedDeadLetter] = ()
     doomed: Mapping[str, Counter[str]] = field(default_factory=dict)
 
 
@@ -98,16 +109,16 @@ class Line:
     """One comparison.
 
     Attributes:
-        what: What is compared.
-        expected: How many there should be.
-        found: How many there are.
-        lost: How many are missing without an explanation.
-        doubled: How many are there that should not be.
-        dead: How many are missing because they are dead letters.
+        label: Name of the comparison.
+        expected: Expected number.
+        found: Found number.
+        lost: Number of the missing without an explanation.
+        doubled: Number of the found beyond the expected.
+        dead: Number of the missing that are dead letters.
         examples: Some of the lost and doubled.
     """
 
-    what: str
+    label: str
     expected: int
     found: int
     lost: int
@@ -118,7 +129,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """All lines, why letters died (reason → how many), what cannot be counted (what → why), and what was only begun."""
+    """Result of an experiment.
+
+    Attributes:
+        lines: The comparisons.
+        deaths: Method and reason → number of dead letters.
+        uncounted: Place → reason why it cannot be counted.
+        begun: Table → number of rows that are marked as unfinished.
+    """
 
     lines: tuple[Line, ...]
     deaths: Mapping[str, int]
@@ -127,84 +145,91 @@ class Ledger:
 
     @property
     def lost(self) -> int:
-        """What is missing, over all lines."""
+        """Number of the missing, over all lines."""
         return sum(line.lost for line in self.lines)
 
     @property
     def doubled(self) -> int:
-        """What is there too often, over all lines."""
+        """Number of the doubled, over all lines."""
         return sum(line.doubled for line in self.lines)
 
 
-def compare(what: str, expected: Counter[str], found: Counter[str], dead: Iterable[str] = ()) -> Line:
-    """Compare; each of ``dead`` explains one copy that is missing."""
-    missing, more = expected - found, found - expected
-    buried = missing & Counter(dead)
-    lost = missing - buried
+def compare(label: str, expected: Counter[str], found: Counter[str], dead: Iterable[str] = ()) -> Line:
+    """Return a comparison; each of ``dead`` explains one that is missing."""
+    missing, doubled = expected - found, found - expected
+    explained = missing & Counter(dead)
+    lost = missing - explained
     return Line(
-        what,
+        label,
         expected.total(),
         found.total(),
         lost.total(),
-        more.total(),
-        buried.total(),
-        tuple([f"lost {name}" for name in sorted(lost)][:3] + [f"doubled {name}" for name in sorted(more)][:3]),
+        doubled.total(),
+        explained.total(),
+        tuple([f"lost {name}" for name in sorted(lost)][:3] + [f"doubled {name}" for name in sorted(doubled)][:3]),
     )
 
 
-def ledger(facts: Facts) -> Ledger:
-    """Return the ledger: every accepted call stored, published and done once; every other wholly, or not at all."""
-    by_fate = {fate: {word for word, one in facts.calls.items() if one is fate} for fate in Fate}
+def ledger(observations: Observations) -> Ledger:
+    """Return the ledger of observations.
 
-    def of(fate: Fate, words: Counter[str]) -> Counter[str]:
-        return Counter({word: count for word, count in words.items() if word in by_fate[fate]})
+    An accepted call must be stored, be published and have its effects once; an unknown one wholly or not at all.
+    """
+    by_outcome = {
+        outcome: {word for word, one in observations.calls.items() if one is outcome} for outcome in CallOutcome
+    }
 
-    accepted, unknown = Counter(by_fate[Fate.ACCEPTED]), of(Fate.UNKNOWN, facts.words)
+    def of(outcome: CallOutcome, words: Counter[str]) -> Counter[str]:
+        return Counter({word: count for word, count in words.items() if word in by_outcome[outcome]})
+
+    accepted, unknown = Counter(by_outcome[CallOutcome.ACCEPTED]), of(CallOutcome.UNKNOWN, observations.words)
     lines = [
-        compare(f"accepted calls → {facts.event}", accepted, of(Fate.ACCEPTED, facts.words)),
+        compare(f"accepted calls → {observations.event}", accepted, of(CallOutcome.ACCEPTED, observations.words)),
         compare("unknown calls → at most one each", Counter(set(unknown)), unknown),
-        compare("refused calls → none", Counter(), of(Fate.REFUSED, facts.words)),
+        compare("refused calls → none", Counter(), of(CallOutcome.REFUSED, observations.words)),
     ]
-    if not facts.stored:
+    if not observations.stored:
         lines.append(compare("accepted calls → stored", accepted, Counter()))
-    for name, rows in sorted(facts.stored.items()):
+    for name, rows in sorted(observations.stored.items()):
         lines += [
-            compare(f"accepted calls → stored in {name}", accepted, of(Fate.ACCEPTED, rows)),
-            compare(f"unknown calls, stored in {name} → published", of(Fate.UNKNOWN, rows), unknown),
-            compare(f"refused calls → none stored in {name}", Counter(), of(Fate.REFUSED, rows)),
+            compare(f"accepted calls → stored in {name}", accepted, of(CallOutcome.ACCEPTED, rows)),
+            compare(f"unknown calls, stored in {name} → published", of(CallOutcome.UNKNOWN, rows), unknown),
+            compare(f"refused calls → none stored in {name}", Counter(), of(CallOutcome.REFUSED, rows)),
         ]
-    for name, ids in sorted(facts.committed.items()):
+    for name, ids in sorted(observations.committed.items()):
         mine = set(ids)
-        there = Counter({id_: count for id_, count in facts.published.items() if id_ in mine})
-        lines.append(compare(f"committed by {name} → published", Counter(ids), there))
-    letters = {(dead.method, dead.event) for dead in facts.dead}
+        published = Counter({id_: count for id_, count in observations.published.items() if id_ in mine})
+        lines.append(compare(f"committed by {name} → published", Counter(ids), published))
+    dead = {(one.method, one.event) for one in observations.dead}
     lines += [
-        compare(one.where, one.expected, one.found, [event for method, event in letters if method in one.methods])
-        for one in facts.effects
+        compare(one.place, one.expected, one.found, [event for method, event in dead if method in one.methods])
+        for one in observations.effects
         if not one.uncounted
     ]
-    for name, expected in facts.doomed.items():
-        died = Counter(event for method, event in letters if method == name)
+    for name, expected in observations.doomed.items():
+        died = Counter(event for method, event in dead if method == name)
         lines.append(compare(f"doomed → dead letters of {name}", expected, died))
-    deaths = Counter(f"{one.method}: {one.why}" for one in facts.dead)
-    uncounted = {one.where: one.uncounted for one in facts.effects if one.uncounted}
-    return Ledger(tuple(lines), deaths, uncounted, {name: rows.total() for name, rows in facts.begun.items() if rows})
+    deaths = Counter(f"{one.method}: {one.reason}" for one in observations.dead)
+    uncounted = {one.place: one.uncounted for one in observations.effects if one.uncounted}
+    return Ledger(
+        tuple(lines), deaths, uncounted, {name: rows.total() for name, rows in observations.begun.items() if rows}
+    )
 
 
 def show(found: Ledger) -> str:
     """Return the ledger as text."""
     rows = [
-        (line.what, *(f"{number:,}" for number in (line.expected, line.found, line.lost, line.doubled, line.dead)))
+        (line.label, *(f"{number:,}" for number in (line.expected, line.found, line.lost, line.doubled, line.dead)))
         for line in found.lines
     ]
     text = table(("", "expected", "found", "lost", "doubled", "dead"), rows)
-    examples = [f"{line.what}: {', '.join(line.examples)}" for line in found.lines if line.examples]
-    deaths = [f"{count:,} dead letters of {why}" for why, count in sorted(found.deaths.items())]
-    unknown = [f"not counted: {where}: {why}" for where, why in found.uncounted.items()]
+    examples = [f"{line.label}: {', '.join(line.examples)}" for line in found.lines if line.examples]
+    deaths = [f"{count:,} dead letters of {cause}" for cause, count in sorted(found.deaths.items())]
+    uncounted = [f"not counted: {place}: {reason}" for place, reason in found.uncounted.items()]
     begun = [
-        f"begun, and not done: {count:,} rows of unknown calls in {name}, which are not as those of accepted calls"
+        f"unfinished: {count:,} rows of unknown calls in {name}, which differ from those of accepted calls"
         for name, count in found.begun.items()
     ]
     return "\n".join(
-        [text, "", *examples, *deaths, *begun, *unknown, f"lost {found.lost:,}, doubled {found.doubled:,}"]
+        [text, "", *examples, *deaths, *begun, *uncounted, f"lost {found.lost:,}, doubled {found.doubled:,}"]
     )

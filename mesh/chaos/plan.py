@@ -1,4 +1,4 @@
-"""What ``mesh chaos`` strikes, when, in which order of preference: all of it from a seed. Pure."""
+"""Fault plan of ``mesh chaos``: targets, times and variants of the faults, derived from a seed. Pure."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ __all__ = [
     "KINDS",
     "POSTGRESQL",
     "WORKERS",
-    "Strike",
-    "kills",
-    "lasting",
+    "Injection",
+    "injections",
+    "is_outage",
+    "killed_processes",
     "pick",
-    "strikes",
     "targets",
 ]
 
 EDGE, BROKER, POSTGRESQL = "edge", "broker", "postgresql"
 WORKERS, DATABASE = "workers", "database"
-"""Of a service: ``login workers``, ``login database`` (a SQLite file)."""
+"""Suffixes of the targets of a service: ``login workers``, ``login database`` (a SQLite file)."""
 KINDS = (EDGE, "services", WORKERS, BROKER, "databases")
-"""What can be asked for besides the names of services."""
+"""Kinds of targets that ``--kill`` takes besides the names of services."""
 
-_YOUNGEST, _OLDEST = 0.1, 2.0
-"""Seconds that a victim has lived at least: most have done something."""
-_EARLY = 0.25
-"""Share of the strikes that come at any time; were it all of them, a slow machine would never get to work."""
-_BRIEF, _LONG = 0.2, 4.0
-"""Seconds that a database is held, or away."""
+_MIN_AGES_SECONDS = (0.1, 2.0)
+"""Range of the age that a target must have, in seconds: most targets have done something by then."""
+_IMMEDIATE_SHARE = 0.25
+"""Share of the faults that come at any time. With a share of 1 a slow machine would never accept a call."""
+_OUTAGE_SECONDS = (0.2, 4.0)
+"""Range of the duration of a database's outage, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
-    """One blow.
+class Injection:
+    """One fault to inject.
 
     Attributes:
-        after: Seconds since the one before.
-        order: The targets, the preferred first.
-        age: Seconds that the victim must have lived.
-        lasts: Seconds that it lasts, if it is a database that is struck.
-        early: It does not wait for the mesh to work again, and may meet a component that is not ready yet.
-        way: Between 0 and 1: in which of several ways, or which of several processes.
+        delay: Seconds since the fault before.
+        preference: The targets, the preferred one first.
+        min_age: Seconds that the target must have lived.
+        duration: Seconds of the outage, if the target is a database.
+        immediate: Whether it does not wait for the recovery of the mesh; it may then hit a component that still starts.
+        variant: Number between 0 and 1 that chooses one of several processes or kinds of outage.
     """
 
-    after: float
-    order: tuple[str, ...]
-    age: float
-    lasts: float
-    early: bool
-    way: float
+    delay: float
+    preference: tuple[str, ...]
+    min_age: float
+    duration: float
+    immediate: bool
+    variant: float
 
 
 def targets(
@@ -65,18 +65,18 @@ def targets(
     only: Sequence[str],
     postgresql: bool = False,
 ) -> list[str]:
-    """Return what may be struck.
+    """Return the possible targets.
 
     Args:
         services: All services of mesh.toml.
-        edge: There is an edge.
+        edge: Whether there is an edge.
         workers: The services that run their functions in workers.
-        databases: Those whose database can be held.
-        only: Kinds and names of services; empty: everything.
-        postgresql: There is a PostgreSQL that can be stopped.
+        databases: The services whose SQLite file can be locked.
+        only: Kinds of targets and names of services; empty: all targets.
+        postgresql: Whether there is a PostgreSQL that can be stopped.
 
     Raises:
-        ValueError: A word is neither a kind nor a service; or nothing is left.
+        ValueError: A word is neither a kind nor a service, or no target is left.
     """
     unknown = [word for word in only if word not in KINDS and word not in services]
     if unknown:
@@ -96,50 +96,51 @@ def targets(
     return found
 
 
-def strikes(seed: int, rate: float, targets: Sequence[str]) -> Iterator[Strike]:
-    """Yield strikes for ever, the same for the same seed.
+def injections(seed: int, rate: float, targets: Sequence[str]) -> Iterator[Injection]:
+    """Yield faults for ever, the same ones for the same seed.
 
     Args:
         seed: Any number.
-        rate: Strikes a second, on average.
-        targets: What may be struck; each is preferred equally often.
+        rate: Faults a second, on average.
+        targets: The possible targets; each is preferred equally often.
     """
-    chance = random.Random(seed)  # noqa: S311 - it shall be repeatable
+    chance = random.Random(seed)  # noqa: S311 - the plan must be repeatable
     while True:
         for first in chance.sample(targets, len(targets)):
             others = [name for name in targets if name != first]
-            yield Strike(
-                after=chance.uniform(0.5, 1.5) / rate,
-                order=(first, *chance.sample(others, len(others))),
-                age=chance.uniform(_YOUNGEST, _OLDEST),
-                lasts=chance.uniform(_BRIEF, _LONG),
-                early=chance.random() < _EARLY,
-                way=chance.random(),
+            yield Injection(
+                delay=chance.uniform(0.5, 1.5) / rate,
+                preference=(first, *chance.sample(others, len(others))),
+                min_age=chance.uniform(*_MIN_AGES_SECONDS),
+                duration=chance.uniform(*_OUTAGE_SECONDS),
+                immediate=chance.random() < _IMMEDIATE_SHARE,
+                variant=chance.random(),
             )
 
 
-def kills(struck: Sequence[tuple[float, str]]) -> int:
-    """Return how many of the strikes ended a process; a SQLite file is only held.
+def killed_processes(injected: Sequence[tuple[float, str]]) -> int:
+    """Return the number of faults that ended a process; a SQLite file is only locked.
 
     Args:
-        struck: When, and what.
+        injected: Time and target of each fault.
     """
-    return sum(1 for _, target in struck if not target.endswith(f" {DATABASE}"))
+    return sum(1 for _, target in injected if not target.endswith(f" {DATABASE}"))
 
 
-def lasting(target: str) -> bool:
-    """Return whether a strike at it lasts: a database is held, or stopped and started again."""
+def is_outage(target: str) -> bool:
+    """Whether a fault at a target has a duration: a database is locked, or stopped and started again."""
     return target == POSTGRESQL or target.endswith(f" {DATABASE}")
 
 
-def pick(strike: Strike, ages: Mapping[str, float]) -> str | None:
-    """Return what is struck: of what has lived long enough the most preferred; None if nothing has.
+def pick(injection: Injection, ages: Mapping[str, float]) -> str | None:
+    """Return the most preferred target that has lived long enough, or None.
 
-    A database is struck only when it is preferred to all others: as a substitute it would be held nearly always.
+    A database is chosen only as the first preference. As a substitute it would be locked nearly always.
 
     Args:
-        strike: The strike.
-        ages: Target → seconds that it has lived; what is not there cannot be struck.
+        injection: The fault.
+        ages: Target → seconds that it has lived; a target that does not exist is missing.
     """
-    order = [name for name in strike.order if name == strike.order[0] or not lasting(name)]
-    return next((name for name in order if ages.get(name, -1.0) >= strike.age), None)
+    first = injection.preference[0]
+    order = [name for name in injection.preference if name == first or not is_outage(name)]
+    return next((name for name in order if ages.get(name, -1.0) >= injection.min_age), None)

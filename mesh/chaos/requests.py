@@ -1,7 +1,7 @@
-"""The calls that ``mesh chaos`` makes: which method, with what, and one HTTP request at a time through the edge.
+"""Workload of ``mesh chaos``: chooses the method to call, and sends one HTTP request after another through the edge.
 
-Each call carries a word that no other has. The event that it publishes carries it too, so what was asked for and what
-happened can be compared without knowing the service.
+Each request has a word that no other request has. The event that it publishes has the word too, so calls and their
+effects can be compared without knowledge of the service.
 """
 
 from __future__ import annotations
@@ -21,30 +21,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-__all__ = ["WORD", "Drive", "UncountableError", "ask", "choose", "request", "sample", "word", "words_in"]
+__all__ = [
+    "PLACEHOLDER",
+    "UncountableError",
+    "Workload",
+    "choose_workload",
+    "request",
+    "sample",
+    "send",
+    "word",
+    "words_in",
+]
 
-WORD = "{word}"
-"""What stands in the data in place of the word."""
-PATIENCE = 15.0
-"""Seconds for one answer."""
+PLACEHOLDER = "{word}"
+"""Placeholder of the word in the data of a request."""
+RESPONSE_TIMEOUT = 15.0
+"""Seconds to wait for one response."""
 _FORM = re.compile(rb"chaos[0-9a-f]+n[0-9]{7}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*")  # RFC 9110, section 5
 _VARIABLE = re.compile(r"\{([A-Za-z0-9_.]+)(?:=[^}]*)?\}")
 
 
 class UncountableError(Exception):
-    """There is nothing in this mesh that could be driven and counted; the text says what is missing."""
+    """No call of this mesh can be made and counted; the text names what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drive:
-    """What is called.
+class Workload:
+    """The calls to make.
 
     Attributes:
         method: The method.
         data: Its request as JSON, with ``{word}`` in it.
         event: Full name of the event that a successful call publishes.
-        headers: Lines of the request's head, for what the edge wants to know of its caller.
+        headers: ``name: value`` of each further header, such as ``authorization``.
     """
 
     method: Method
@@ -63,22 +73,22 @@ def words_in(data: bytes) -> set[str]:
     return {found.decode() for found in _FORM.findall(data)}
 
 
-def choose(
+def choose_workload(
     contract: Contract, publishers: Iterable[str], call: str, data: str, event: str, headers: Iterable[str] = ()
-) -> Drive:
-    """Return what is to be called.
+) -> Workload:
+    """Return the calls to make.
 
     Args:
         contract: The contract.
-        publishers: Full names of the services whose transactions can be counted.
-        call: ``Service/Method``; "": the first method that will do.
-        data: Its request; "": the word in each text field.
-        event: What it publishes; "": the first that its service declares.
-        headers: ``name:value`` each, of every request.
+        publishers: Full names of the gRPC services whose transactions can be counted.
+        call: ``Service/Method``; "": the first method that fits.
+        data: Its request as JSON; "": the word in each text field.
+        event: The event that it publishes; "": the first that its service declares.
+        headers: ``name:value`` of each header of every request.
 
     Raises:
-        Faults: A header is none.
-        UncountableError: Nothing will do.
+        Faults: A header is not valid.
+        UncountableError: No method fits.
     """
     headers = tuple(headers)
     if wrong := next((one for one in headers if not _HEADER.fullmatch(one)), None):
@@ -86,23 +96,25 @@ def choose(
     names = [name for name in publishers if contract.services[name].publishes]
     if not names:
         raise UncountableError(
-            "nothing can be counted: that needs a service with a `database` in mesh.toml that `publishes` events"
+            "nothing can be counted: this needs a service with a `database` in mesh.toml that `publishes` events"
         )
     method = _named(contract, names, call, headers) if call else _first(contract, names)
     template = data or json.dumps(sample(method.input.DESCRIPTOR))
-    if WORD not in template:
-        raise UncountableError(f"the data of {method.path} must hold {WORD} in a text field: say it with --data")
+    if PLACEHOLDER not in template:
+        raise UncountableError(
+            f"the data of {method.path} must have {PLACEHOLDER} in a text field: give it with --data"
+        )
     try:
-        whole = isinstance(json.loads(template), dict)
+        is_object = isinstance(json.loads(template), dict)
     except ValueError as error:
         raise UncountableError(f"--data is no JSON: {error}") from None
-    if not whole:
+    if not is_object:
         raise UncountableError("--data is no JSON object")
     declared = contract.services[method.service].publishes
     chosen = [name for name in declared if event in ("", name, name.rpartition(".")[2])]
     if not chosen:
         raise UncountableError(f"--event {event}: {method.service} publishes {', '.join(declared)}")
-    return Drive(method, template, chosen[0], headers)
+    return Workload(method, template, chosen[0], headers)
 
 
 def _named(contract: Contract, names: list[str], call: str, headers: tuple[str, ...]) -> Method:
@@ -114,7 +126,7 @@ def _named(contract: Contract, names: list[str], call: str, headers: tuple[str, 
     if method is None or method.kind != "unary_unary" or not method.routes:
         raise UncountableError(f"--call {call}: it must be a unary method with an HTTP route")
     if method.access is not Access.PUBLIC and not any(one.lower().startswith("authorization:") for one in headers):
-        raise UncountableError(f"--call {call}: it is not PUBLIC: say who calls with -H 'authorization: Bearer TOKEN'")
+        raise UncountableError(f"--call {call}: it is not PUBLIC: give a token with -H 'authorization: Bearer TOKEN'")
     return method
 
 
@@ -123,9 +135,7 @@ def _first(contract: Contract, names: list[str]) -> Method:
         for method in contract.services[name].methods.values():
             if _fits(method):
                 return method
-    raise UncountableError(
-        f"no PUBLIC unary method of {', '.join(names)} has a POST route: say what to call with --call"
-    )
+    raise UncountableError(f"no PUBLIC unary method of {', '.join(names)} has a POST route: name a method with --call")
 
 
 def _fits(method: Method) -> bool:
@@ -134,22 +144,22 @@ def _fits(method: Method) -> bool:
 
 
 def sample(message: Any) -> dict[str, str]:
-    """Return a request with the word in each text field; in a field that is called so, as an e-mail address.
+    """Return a request with the word in each text field, as an e-mail address in fields with ``email`` in their name.
 
     Args:
-        message: The descriptor of its type.
+        message: The descriptor of the request's type.
     """
     return {
-        field.name: f"{WORD}@example.com" if "email" in field.name else WORD
+        field.name: f"{PLACEHOLDER}@example.com" if "email" in field.name else PLACEHOLDER
         for field in message.fields
         if field.type == field.TYPE_STRING and not field.is_repeated and field.containing_oneof is None
     }
 
 
-def request(drive: Drive, with_word: str) -> tuple[str, str, bytes | None]:
-    """Return verb, path with query, and body of one call."""
-    route = drive.method.routes[0]
-    data: dict[str, Any] = json.loads(drive.data.replace(WORD, with_word))
+def request(workload: Workload, with_word: str) -> tuple[str, str, bytes | None]:
+    """Return verb, path with query, and body of one request."""
+    route = workload.method.routes[0]
+    data: dict[str, Any] = json.loads(workload.data.replace(PLACEHOLDER, with_word))
 
     def variable(found: re.Match[str]) -> str:
         return quote(str(data.pop(found[1], "")), safe="/" if "=" in found[0] else "")
@@ -164,17 +174,17 @@ def request(drive: Drive, with_word: str) -> tuple[str, str, bytes | None]:
     return route.verb, path + query, None if body is None else json.dumps(body).encode()
 
 
-async def ask(edge: str, drive: Drive, with_word: str) -> int | None:
-    """Make one call on a connection of its own; return the HTTP status, or None when no answer came."""
-    verb, path, body = request(drive, with_word)
-    where = urlsplit(edge)
-    head = f"{verb} {path} HTTP/1.1\r\nhost: {where.netloc}\r\nconnection: close\r\n"
-    head += "".join(f"{line}\r\n" for line in drive.headers)
+async def send(edge: str, workload: Workload, with_word: str) -> int | None:
+    """Send one request on a new connection; return the HTTP status, or None when no response came."""
+    verb, path, body = request(workload, with_word)
+    url = urlsplit(edge)
+    head = f"{verb} {path} HTTP/1.1\r\nhost: {url.netloc}\r\nconnection: close\r\n"
+    head += "".join(f"{line}\r\n" for line in workload.headers)
     if body is not None:
         head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
     try:
-        async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        async with asyncio.timeout(RESPONSE_TIMEOUT):
+            reader, writer = await asyncio.open_connection(url.hostname, url.port)
             try:
                 writer.write(head.encode() + b"\r\n" + (body or b""))
                 await writer.drain()

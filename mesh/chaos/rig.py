@@ -1,4 +1,4 @@
-"""What ``mesh chaos`` runs: a mesh with ports, state, databases and a broker of its own, and what is called in it."""
+"""Test rig of ``mesh chaos``: makes a mesh with ports, state, databases and a broker of its own for an experiment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mesh import database_url
 from mesh.chaos import endings, kills, plan, requests
 from mesh.chaos.endings.choice import doomed
-from mesh.chaos.experiment import Bounds, Trial
+from mesh.chaos.experiment import Experiment, ExperimentLimits
 from mesh.chaos.postgresql_server import STOPS, Postgresql
 from mesh.chaos.requests import UncountableError
 from mesh.config import manifest as manifests
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
     from mesh.chaos.kills import Outage
     from mesh.contract.model import Contract
 
-__all__ = ["UNCOUNTABLE", "Wishes", "run"]
+__all__ = ["UNCOUNTABLE", "Options", "run"]
 
 UNCOUNTABLE = 2
 """Exit code: nothing in this mesh can be counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What was asked for.
+class Options:
+    """Options of the command.
 
     Attributes:
-        duration: How long it is struck, as ``"60s"``.
-        kills: After how many killed processes it ends earlier; 0: not by their number.
-        rate: Strikes a second, at most.
-        seed: Of all chance; None: a new one, which is printed.
-        only: Kinds of targets, or services; empty: everything.
-        call: The method; "": found by the contract.
+        duration: Time of fault injection, as ``"60s"``.
+        kills: Number of killed processes after which it ends earlier; 0: no such limit.
+        rate: Faults a second, at most.
+        seed: Seed of the faults and of the words; None: a new one, which is printed.
+        only: Kinds of targets and names of services; empty: all targets.
+        call: The method; "": chosen by the contract.
         data: Its request; "": made by the contract.
-        headers: ``name:value`` each, of every request.
-        event: What it publishes; "": the first that its service declares.
-        clients: Calls at once.
+        headers: ``name:value`` of each header of every request.
+        event: The event that it publishes; "": the first that its service declares.
+        clients: Concurrent calls.
         workers: Run the functions of every service in workers.
         endings: Run the mesh of ``mesh.chaos.endings`` in place of that of mesh.toml.
         postgresql: Give every service that has a database one in a PostgreSQL.
-        keep: Where state, databases and log stay; "": a temporary folder, which stays only after a failure.
-        patience: How long is waited for outboxes and consumers, as ``"120s"``.
+        keep: Folder of state, databases and log; "": a temporary folder, which is kept after a failure only.
+        patience: Time for recovery and deliveries at the end, as ``"120s"``.
         uncounted: Methods that do not write for each of their events, so their effects cannot be counted.
     """
 
@@ -77,54 +77,54 @@ class Wishes:
     uncounted: tuple[str, ...]
 
 
-def run(file: Path | None, wishes: Wishes) -> int:
-    """Run a mesh through it and print the ledger.
+def run(file: Path | None, options: Options) -> int:
+    """Run an experiment with a mesh and print the ledger.
 
     Args:
-        file: mesh.toml; None for the mesh of ``wishes.endings``.
-        wishes: What was asked for.
+        file: mesh.toml; None for the mesh of ``options.endings``.
+        options: The options.
 
     Returns:
-        0 when nothing was lost or doubled and nothing failed, 1 when something was, 2 when nothing can be counted.
+        0 when nothing was lost or doubled and nothing failed, else 1; 2 when nothing can be counted.
 
     Raises:
-        Faults: Of the mesh, or of what was asked for.
+        Faults: The mesh or the options have faults.
     """
-    bounds = Bounds(
-        duration=_seconds("--duration", wishes.duration),
-        patience=_seconds("--patience", wishes.patience),
-        rate=wishes.rate,
-        kills=wishes.kills,
-        clients=wishes.clients,
+    limits = ExperimentLimits(
+        duration=_seconds("--duration", options.duration),
+        recovery_timeout=_seconds("--patience", options.patience),
+        rate=options.rate,
+        kills=options.kills,
+        clients=options.clients,
     )
-    if wishes.rate <= 0 or wishes.clients < 1 or wishes.kills < 0:
+    if options.rate <= 0 or options.clients < 1 or options.kills < 0:
         text = "expected a rate above 0, at least one client, and no negative number of kills"
         raise Faults([Fault("--rate, --clients, --kills", text)])
-    with _folder(wishes.keep) as folder:
+    with _folder(options.keep) as folder:
         if file is None:
             file = _project_of_endings(folder)
         found = manifests.load(file)
-        server = Postgresql(folder / "postgresql") if wishes.postgresql else None
-        environment = _environment(found, folder, server, workers=wishes.workers)
+        server = Postgresql(folder / "postgresql") if options.postgresql else None
+        environment = _environment(found, folder, server, workers=options.workers)
         os.environ.update(environment)  # for `load`, as for every process of the mesh
         manifest, contract = project.load(file)
         try:
-            trial = _trial(manifest, contract, wishes, bounds, server)
+            experiment = _experiment(manifest, contract, options, limits, server)
         except UncountableError as error:
             print(f"{file}: {error}", file=sys.stderr)
             return UNCOUNTABLE
         try:
-            return asyncio.run(_run(trial, manifest, server))
+            return asyncio.run(_run(experiment, manifest, server))
         except OSError as error:
             raise Faults([Fault("mesh chaos", str(error))]) from None
 
 
-async def _run(trial: Trial, manifest: Manifest, server: Postgresql | None) -> int:
+async def _run(experiment: Experiment, manifest: Manifest, server: Postgresql | None) -> int:
     if server is None:
-        return await trial.run()
+        return await experiment.run()
     try:
         await server.start([name for name, entry in manifest.services.items() if entry.database])
-        return await trial.run()
+        return await experiment.run()
     finally:
         await server.close()
 
@@ -142,7 +142,7 @@ def _folder(keep: str) -> Iterator[Path]:
     if keep:
         folder = Path(keep).resolve()
         if folder.exists() and any(folder.iterdir()):
-            raise Faults([Fault(f"--keep {keep}", "is not empty: what is there already would be counted too")])
+            raise Faults([Fault(f"--keep {keep}", "is not empty: its data would be counted too")])
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
         return
@@ -155,7 +155,7 @@ def _folder(keep: str) -> Iterator[Path]:
 
 
 def _project_of_endings(folder: Path) -> Path:
-    """Copy the project whose functions end in every way; returns its mesh.toml."""
+    """Copy the built-in project of ``mesh.chaos.endings``; return its mesh.toml."""
     origin, made = Path(endings.__file__).parent, folder / "project"
     shutil.copytree(origin / "protos", made / "protos")
     for name in ("source", "sink", "steps"):
@@ -164,10 +164,10 @@ def _project_of_endings(folder: Path) -> Path:
 
 
 def _environment(found: Manifest, folder: Path, server: Postgresql | None, *, workers: bool) -> dict[str, str]:
-    """Return the variables that give the mesh ports, state, databases and a broker of its own.
+    """Return the environment variables that give the mesh ports, state, databases and a broker of its own.
 
     Raises:
-        Faults: A service has a PostgreSQL database, and none is made here.
+        Faults: mesh.toml names a PostgreSQL database, and ``--postgresql`` is not given.
     """
     words = {"MESH_STATE": str(folder / "state"), "MESH_BROKER": "", "MESH_EVENTS_LISTEN": "127.0.0.1:0"}
     if found.edge is not None:
@@ -181,7 +181,7 @@ def _environment(found: Manifest, folder: Path, server: Postgresql | None, *, wo
         elif entry.database and database_url.parse(entry.database).file is not None:
             words[f"{prefix}_DATABASE"] = database_url.sqlite_url(folder / f"{name}.db")
         elif entry.database:
-            text = "its data is not touched here; with --postgresql it gets a database in a PostgreSQL made for this"
+            text = "its data is never touched; with --postgresql the service gets a database in a PostgreSQL of its own"
             faults.append(Fault(f"{found.file.name} [services.{name}] database", text))
         if workers and entry.workers is None and name not in found.lambdas:
             words[f"{prefix}_WORKERS"] = "{ min = 1, max = 2 }"
@@ -190,18 +190,22 @@ def _environment(found: Manifest, folder: Path, server: Postgresql | None, *, wo
     return words
 
 
-def _trial(manifest: Manifest, contract: Contract, wishes: Wishes, bounds: Bounds, server: Postgresql | None) -> Trial:
-    """Return what is to be done.
+def _experiment(
+    manifest: Manifest, contract: Contract, options: Options, limits: ExperimentLimits, server: Postgresql | None
+) -> Experiment:
+    """Return the experiment.
 
     Raises:
-        UncountableError: There is nothing to count.
-        Faults: What shall be struck is not there.
+        UncountableError: Nothing can be counted.
+        Faults: A target does not exist.
     """
     if manifest.edge is None:
         raise UncountableError("it has no [edge], and calls are made through the edge")
     databases = {name: entry.database for name, entry in manifest.services.items() if entry.database}
     publishers = [service for name in databases for service in manifest.services[name].serves]
-    drive = requests.choose(contract, publishers, wishes.call, wishes.data, wishes.event, wishes.headers)
+    workload = requests.choose_workload(
+        contract, publishers, options.call, options.data, options.event, options.headers
+    )
     outages: dict[str, Outage] = {}
     if server is not None:
         outages[plan.POSTGRESQL] = lambda seconds, way: server.pause(seconds, STOPS[int(way * len(STOPS))])
@@ -216,15 +220,15 @@ def _trial(manifest: Manifest, contract: Contract, wishes: Wishes, bounds: Bound
             workers=[name for name, entry in manifest.services.items() if entry.workers is not None],
             databases=[] if server is not None else list(databases),
             postgresql=server is not None,
-            only=wishes.only,
+            only=options.only,
         )
     except ValueError as error:
         raise Faults([Fault("--kill", str(error))]) from None
-    seed = secrets.randbelow(2**24) if wishes.seed is None else wishes.seed
+    seed = secrets.randbelow(2**24) if options.seed is None else options.seed
     called = {method.path.lstrip("/") for method in contract.methods.values() if method.triggers}
-    return Trial(
-        manifest, contract, drive, targets, databases, outages, seed, bounds,
-        uncounted={_named(name, called) for name in wishes.uncounted}, doomed=doomed if wishes.endings else None,
+    return Experiment(
+        manifest, contract, workload, targets, databases, outages, seed, limits,
+        uncounted={_named(name, called) for name in options.uncounted}, doomed=doomed if options.endings else None,
     )  # fmt: skip
 
 
@@ -237,4 +241,4 @@ def _named(name: str, called: set[str]) -> str:
 
 
 def _held(file: Path) -> Outage:
-    return lambda seconds, _: kills.hold(file, seconds)
+    return lambda seconds, _: kills.lock_database(file, seconds)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterator, MutableMapping
+from collections.abc import Awaitable, Iterator
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, Any
 
+from mesh.asgi import Receive, Scope, Send
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.contract.path_template import Template
 from mesh.edge import refusals
-from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, Receive, Send, UpstreamCall
+from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, UpstreamCall
 from mesh.edge.field_behavior import Behaviors
 from mesh.edge.grpc.passthrough import GrpcCall, Passthrough
 from mesh.edge.http import request_body, response
@@ -45,7 +46,7 @@ DISCONNECT_WATCH_DELAY = 0.02
 
 
 class EdgeApp:
-    """Translates HTTP/JSON to calls of the contract's methods.
+    """ASGI application that translates HTTP/JSON to calls of the contract's methods.
 
     Args:
         contract: The contract. Methods with HTTP routes are reachable.
@@ -77,7 +78,7 @@ class EdgeApp:
     ) -> None:
         self.draining = False
         self._handler = chain(*_present(deadline, layers.header_forwarding, handler))
-        self._pages = BuiltinPages(contract)
+        self._pages = BuiltinPages(contract).handlers
         self._max_body = max_body
         self._timeout = timeout
         self._in_progress: set[HttpCall] = set()
@@ -112,7 +113,7 @@ class EdgeApp:
         )
         self.grpc = Passthrough(contract, handler=self._chain, outbound=handler, max_message=max_body, timeout=timeout)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3)."""
         if scope["type"] == "http" and self.grpc.takes(scope):
             await self.grpc(scope, receive, send)
@@ -197,7 +198,7 @@ class EdgeApp:
             await response.send_message(call, target, response_format, message, method.success_status)
 
     def _find(self, call: HttpCall, verb: str) -> tuple[Transcoder, tuple[str, ...]] | None:
-        """Return the route of the path for an HTTP method that is no Lambda function's; None if there is none.
+        """Return the transcoder for a path and an HTTP method; None if there is none, or a Lambda function instead.
 
         Raises:
             InvalidArgument: The path is malformed.
@@ -270,7 +271,8 @@ class EdgeApp:
             if slot is not None and watcher is not None:
                 slot.discard(watcher)
                 watcher.stop()
-            response.forward_headers(call, upstream)
+            if upstream.headers:
+                response.forward_headers(call, upstream)
         if upstream.response is None:
             raise Internal("the service sent no response message")
         return upstream.response

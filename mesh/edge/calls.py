@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic  # the clock of the event loops
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from mesh.asgi import AsgiEvent, Receive, Scope, Send, discard_body
 from mesh.boundary import cancel_task, record_cancellation, uncancel_task
 from mesh.call import Call, Metadata
 from mesh.errors import Code, Internal, StatusError
@@ -16,21 +17,10 @@ from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
 if TYPE_CHECKING:
     from mesh.contract.model import Method
 
-__all__ = ["CLIENT_CLOSED_REQUEST", "HttpCall", "Origin", "Receive", "Send", "StreamCall", "UpstreamCall"]
+__all__ = ["CLIENT_CLOSED_REQUEST", "HttpCall", "Origin", "StreamCall", "UpstreamCall"]
 
 CLIENT_CLOSED_REQUEST = 499
 """Status of a call whose client disconnected before the response. It is recorded in traces and never sent."""
-
-DISCARD_BYTES = 64 * 2**20
-"""Bytes of an unread request body that are read and discarded before the response.
-
-An HTTP/1.1 client that is still sending would meet a reset connection instead of the response (RFC 9112, 9.6). Some
-HTTP/2 clients (curl 7.88) lose the response to the RST_STREAM(NO_ERROR) that follows it (RFC 9113, 8.1)."""
-DISCARD_TIMEOUT = 2.0
-"""Seconds that discarding may take."""
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +62,7 @@ class HttpCall(Call):
         "response_started", "route", "status", "verb",
     )  # fmt: skip
 
-    def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(None, Metadata.from_wire(scope["headers"]))
         self._scope = scope
         self._receive = receive
@@ -201,23 +191,13 @@ class HttpCall(Call):
         body: bytes = message.get("body", b"")
         return body
 
-    async def _receive_body(self) -> MutableMapping[str, Any]:
+    async def _receive_body(self) -> AsgiEvent:
         message = await self._receive()
         if message["type"] != "http.request":
             self.abandon()
         if not message.get("more_body", False):
             self._unread = False
         return message
-
-    async def _discard_body(self) -> None:
-        """Read and discard the rest of a request body that nobody reads."""
-        size = 0
-        try:
-            async with asyncio.timeout(DISCARD_TIMEOUT):
-                while self._unread and size < DISCARD_BYTES:
-                    size += len((await self._receive_body()).get("body", b""))
-        except TimeoutError:
-            pass  # the client gets the response, perhaps followed by a reset
 
     # -- end of the client or of the edge --
 
@@ -261,7 +241,7 @@ class HttpCall(Call):
         self.status = status
         self.response_started = True
         if self._unread:
-            await self._discard_body()
+            await discard_body(self._receive_body)
         try:
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
             await self._send({"type": "http.response.body", "body": b"" if self.verb == "HEAD" else body})
@@ -280,7 +260,7 @@ class HttpCall(Call):
         """Send a piece of the body. Waits while the client does not read."""
         await self._put({"type": "http.response.body", "body": data, "more_body": not end})
 
-    async def _put(self, event: MutableMapping[str, Any]) -> None:
+    async def _put(self, event: AsgiEvent) -> None:
         try:
             await self._send(event)
         except OSError:  # ASGI: the client has disconnected

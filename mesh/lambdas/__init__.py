@@ -1,20 +1,22 @@
-"""AWS Lambda functions, unchanged: hosted without a proto, reached by gRPC and by API Gateway's events.
+"""AWS Lambda functions, hosted unchanged: without a .proto file, called by gRPC and through API Gateway events.
 
-Decision record. A Lambda function becomes a service of the contract (``functions.v1.NAME``, made from mesh.toml by
-``descriptor``), so everything that knows methods knows it: authorization, deadlines, gates, traces, workers, the graph,
-reflection, the edge. Its one method ``Invoke`` takes and answers ``google.protobuf.Value``, the event and the result as
-JSON values. HTTP is the edge's business (``mesh.edge.lambda_http.gateway`` makes API Gateway's event and reads the
-result); this room knows no HTTP.
+Decisions:
 
-    ``config``      what mesh.toml says of a function → ``Function``
-    ``document``    API documents → the routes that reach it
-    ``eventlist``   functions of serverless.yml and SAM → the same
-    ``descriptor``  ``Function`` → a file of the contract
-    ``value``       JSON values ⇄ ``google.protobuf.Value``
-    ``event``       what other triggers than HTTP hand to a handler; the verified user in API Gateway's events
-    ``context``     the handler's second argument
-    ``failure``     Lambda's error shape as a status
-    ``functions``   the handlers of one function
+- *A Lambda function is a service of the contract* (``functions.v1.NAME``), which ``service_descriptor`` builds from
+  mesh.toml. So authorization, deadlines, concurrency limits, traces, workers, the graph, reflection and the edge treat
+  it like any other service. Its method ``Invoke`` has ``google.protobuf.Value`` as request and response: the event and
+  the result as JSON values.
+- *HTTP belongs to the edge.* ``mesh.edge.lambda_http.gateway`` builds API Gateway's event and reads the result. This
+  package knows no HTTP.
+- *A failure is a status* with Lambda's error object in its details (``lambda_error``), because a gRPC call fails so.
 
-Nothing is imported here: ``mesh.config.manifest`` reads ``config`` and stands below the rest.
+Refused: Lambda's runtime API, X-Ray, and mapping templates of API Gateway.
+
+    ``service_descriptor``  a ``LambdaFunction`` of mesh.toml → a file of the contract
+    ``handlers``            the gRPC handlers of one function
+    ``handler_events``      events of schedules and publications; the verified user in API Gateway events
+    ``lambda_context``      the handler's second argument
+    ``lambda_error``        Lambda's error object as a status
+    ``json_value``          JSON values ⇄ ``google.protobuf.Value``
+    ``json_text``           events and results as JSON text in a ``Value``
 """

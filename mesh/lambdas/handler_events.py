@@ -1,6 +1,6 @@
-"""Events that a handler gets: the verified user in API Gateway's events, and those of triggers other than HTTP.
+"""Handler events: the verified user in API Gateway events, and EventBridge events of schedules and publications.
 
-A schedule and a published event come in the shape of EventBridge: ``detail-type`` says what, ``detail`` holds it.
+A schedule and a published event have the form of EventBridge: ``detail-type`` is the kind, ``detail`` the content.
 
 Sources: https://docs.aws.amazon.com/eventbridge/latest/ref/overiew-event-structure.html; API Gateway developer guide,
 "Working with AWS Lambda proxy integrations for HTTP APIs" (``requestContext.authorizer``).
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mesh.lambdas.lambda_context import ACCOUNT, identifier
+from mesh.lambdas.lambda_context import ACCOUNT, new_request_id
 
 if TYPE_CHECKING:
     from mesh.call import Identity, Metadata
 
-__all__ = ["Headers", "Origin", "origin", "published", "received", "scheduled"]
+__all__ = ["EventHeaders", "EventOrigin", "event_origin", "published_event", "scheduled_event", "with_verified_user"]
 
 
-class Headers(dict[str, Any]):
-    """The headers of an event, in lower case; looked up in any case.
+class EventHeaders(dict[str, Any]):
+    """Headers of an event: keys in lower case, lookups in any case.
 
-    REST APIs hand on the case that the client wrote, HTTP/2 knows lower case only: a handler that asks for
-    ``Authorization`` and one that asks for ``authorization`` both find it.
+    REST APIs pass on the client's case, and HTTP/2 has lower case only. So a handler finds a header as
+    ``Authorization`` and as ``authorization``.
     """
 
     def __missing__(self, key: object) -> Any:
@@ -38,28 +38,28 @@ class Headers(dict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a header, or ``default``."""
-        return self[key] if key in self else default  # noqa: SIM401 - this is it
+        return self[key] if key in self else default  # noqa: SIM401 - this method is ``dict.get``
 
 
-def received(event: Any, identity: Identity | None, *, trusted: bool) -> Any:
-    """Return the event with what a handler may believe of the user.
+def with_verified_user(event: Any, identity: Identity | None, *, trusted: bool) -> Any:
+    """Return the event with the verified user in ``requestContext.authorizer``.
 
-    ``requestContext.authorizer`` is the user that was verified here, whatever the caller wrote there: who could reach
-    the function directly could otherwise be anyone. A service of the mesh may say it.
+    The user in the caller's event is replaced or removed. Else a caller that reaches the function directly could
+    pretend to be anyone. Only a service of the mesh may set it.
 
     Args:
-        event: The event as it came; changed.
+        event: The event of the request. It is changed in place.
         identity: The verified user, or None.
-        trusted: The caller is a service of the mesh.
+        trusted: Whether the caller is a service of the mesh.
     """
     context = event.get("requestContext") if type(event) is dict else None
     if type(context) is not dict:
         return event
-    second = event.get("version") == "2.0"
-    if not second:
+    version_2 = event.get("version") == "2.0"
+    if not version_2:
         for name in ("headers", "multiValueHeaders"):
             if type(event.get(name)) is dict:
-                event[name] = Headers(event[name])
+                event[name] = EventHeaders(event[name])
     if identity is None:
         if not trusted:
             context.pop("authorizer", None)
@@ -67,12 +67,12 @@ def received(event: Any, identity: Identity | None, *, trusted: bool) -> Any:
     claims = dict(_claims(identity.claims))
     scopes = claims["scope"].split() if "scope" in claims else None
     known = {"claims": claims, "scopes": scopes}
-    context["authorizer"] = {"jwt": known} if second else {**known, "principalId": identity.subject}
+    context["authorizer"] = {"jwt": known} if version_2 else {**known, "principalId": identity.subject}
     return event
 
 
 def _claims(claims: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the claims as API Gateway gives them: as text, a list in brackets."""
+    """Yield the claims in API Gateway's form: as text, lists in brackets."""
     for name, value in claims.items():
         yield name, f"[{' '.join(map(_text, value))}]" if isinstance(value, list) else _text(value)
 
@@ -82,13 +82,13 @@ def _text(value: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Which event it is, and from where.
+class EventOrigin:
+    """Id, time and region of an event.
 
     Attributes:
-        id: The event's id, the same each time that it is delivered.
-        time: When it happened (RFC 3339, whole seconds, UTC).
-        region: The AWS region that the function believes to be in.
+        id: The event's id, the same for each delivery.
+        time: Time of the event (RFC 3339, whole seconds, UTC).
+        region: The function's configured AWS region.
     """
 
     id: str
@@ -96,44 +96,46 @@ class Origin:
     region: str
 
 
-def origin(metadata: Metadata, region: str) -> Origin:
-    """Return the origin that a delivery's metadata says (``ce-id``, ``ce-time``: CloudEvents).
+def event_origin(metadata: Metadata, region: str) -> EventOrigin:
+    """Return the origin from a delivery's metadata (``ce-id``, ``ce-time``: CloudEvents).
 
-    A call by hand comes without; it is an event of its own, and happens now.
+    A call without them is an event with a new id and the present time.
     """
-    said = metadata.wire(b"ce-time") or b""
+    time_header = metadata.wire(b"ce-time") or b""
     try:
-        time = datetime.fromisoformat(said.decode("latin-1")).astimezone(UTC)
+        time = datetime.fromisoformat(time_header.decode("latin-1")).astimezone(UTC)
     except ValueError:
         time = datetime.now(UTC)
-    return Origin(
-        (metadata.wire(b"ce-id") or b"").decode("latin-1") or identifier(), f"{time:%Y-%m-%dT%H:%M:%SZ}", region
+    return EventOrigin(
+        (metadata.wire(b"ce-id") or b"").decode("latin-1") or new_request_id(), f"{time:%Y-%m-%dT%H:%M:%SZ}", region
     )
 
 
-def scheduled(rule: str, due: str, origin: Origin) -> dict[str, Any]:
-    """Return the event of a schedule.
+def scheduled_event(rule: str, due: str, origin: EventOrigin) -> dict[str, Any]:
+    """Return the EventBridge event of a schedule.
 
     Args:
-        rule: What names the schedule.
-        due: When it was due (RFC 3339), or ``""``.
-        origin: Which event it is.
+        rule: Name of the schedule.
+        due: Scheduled time (RFC 3339), or ``""``.
+        origin: Id, time and region.
     """
-    return _bridge("Scheduled Event", "aws.events", due or origin.time, {}, [rule], origin)
+    return _eventbridge_event("Scheduled Event", "aws.events", due or origin.time, {}, [rule], origin)
 
 
-def published(name: str, detail: Any, origin: Origin) -> dict[str, Any]:
-    """Return the event of a published event.
+def published_event(name: str, detail: Any, origin: EventOrigin) -> dict[str, Any]:
+    """Return the EventBridge event of a published event.
 
     Args:
         name: Full name of its message.
         detail: The message as JSON.
-        origin: Which event it is.
+        origin: Id, time and region.
     """
-    return _bridge(name, name.rpartition(".")[0], origin.time, detail, [], origin)
+    return _eventbridge_event(name, name.rpartition(".")[0], origin.time, detail, [], origin)
 
 
-def _bridge(kind: str, source: str, time: str, detail: Any, resources: list[str], origin: Origin) -> dict[str, Any]:
+def _eventbridge_event(
+    kind: str, source: str, time: str, detail: Any, resources: list[str], origin: EventOrigin
+) -> dict[str, Any]:
     return {
         "version": "0",
         "id": origin.id,

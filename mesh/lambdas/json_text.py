@@ -1,13 +1,13 @@
-"""Events and results as JSON text: a ``google.protobuf.Value`` with a ``string_value`` that holds it.
+"""Events and results as JSON text in the ``string_value`` of a ``google.protobuf.Value``.
 
-What ``Invoke`` takes and answers is a ``Value``. A call with the metadata ``x-mesh-json: 1`` sends the event as JSON
-text in one and gets the result so, which is what the edge does: a ``Value`` of forty fields is forty messages, and a
-number in it a double; as text it is JSON on the whole way, as between API Gateway and Lambda.
+Request and response of ``Invoke`` are a ``Value``. With the metadata ``x-mesh-json: 1`` both are JSON text in one. The
+edge calls so. A ``Value`` of forty fields is forty messages, and its numbers are doubles. Text stays JSON all the way,
+as between API Gateway and Lambda.
 
-A result is written as Lambda's Python runtime writes it, which is with simplejson: a ``Decimal`` with all its digits,
-named tuples and whatever else has ``_asdict()`` as objects, bytes as the text that they hold; a result of bytes is JSON
-already. Two things are otherwise: NaN and infinity, which some versions of the runtime write, are refused, because they
-are no JSON; and there are no spaces.
+A result is written as by Lambda's Python runtime, which uses simplejson: a ``Decimal`` with all its digits, named
+tuples and other objects with ``_asdict()`` as JSON objects, bytes as text. A result that is bytes is JSON already.
+There are two differences. NaN and infinity, which some versions of the runtime write, are refused, because they are not
+JSON. And there are no spaces.
 
 Source: github.com/aws/aws-lambda-python-runtime-interface-client, ``awslambdaric/lambda_runtime_marshaller.py``.
 """
@@ -24,29 +24,29 @@ from simplejson import JSONEncoder
 from simplejson.raw_json import RawJSON
 
 from mesh.errors import InvalidArgument
-from mesh.lambdas.json_value import CannotMarshal, unfit, unpack
+from mesh.lambdas.json_value import CannotMarshal, marshal_error, unpack
 
-__all__ = ["MARK", "event_of", "marshal"]
+__all__ = ["MARK", "marshal", "parse_event"]
 
 MARK = (b"x-mesh-json", b"1")
-"""The metadata of a call whose event and result are text, as it is on the wire."""
+"""Metadata, as on the wire, of a call whose event and result are JSON text."""
 
 _ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
-_LONG = b"0" * 19
-"""As long is an integer that may not fit into 64 bits."""
+_LONG_INTEGER = b"0" * 19
+"""Digits of an integer that may exceed 64 bits."""
 
 
-def event_of(data: bytes) -> Any:
-    """Return the event of a request, with all digits of its integers.
+def parse_event(data: bytes) -> Any:
+    """Return the event of a request, with exact integers.
 
     Raises:
-        google.protobuf.message.DecodeError: It is no ``Value``.
-        InvalidArgument: It does not hold JSON.
+        google.protobuf.message.DecodeError: The data is not a ``Value``.
+        InvalidArgument: Its text is not JSON.
     """
     text = unpack(data)
     try:
-        event = orjson.loads(text)  # which makes a double of a longer integer
-        return json.loads(text) if _LONG in text.translate(_ZEROS) else event
+        event = orjson.loads(text)  # turns longer integers into doubles
+        return json.loads(text) if _LONG_INTEGER in text.translate(_ZEROS) else event
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"the event is not JSON: {error}; x-mesh-json says that its text is") from None
 
@@ -55,7 +55,7 @@ def marshal(result: Any) -> bytes:
     """Return a result as JSON text.
 
     Raises:
-        CannotMarshal: It has no JSON form.
+        CannotMarshal: The result has no JSON form.
     """
     try:
         if isinstance(result, bytes):
@@ -65,8 +65,8 @@ def marshal(result: Any) -> bytes:
         return text.encode()
     except orjson.JSONDecodeError:
         raise CannotMarshal("bytes that are no JSON") from None
-    except BaseException as error:  # noqa: BLE001 - what the handler's own objects raise while they are written
-        raise unfit(error) from None
+    except BaseException as error:  # noqa: BLE001 - raised by objects of the handler during encoding
+        raise marshal_error(error) from None
 
 
 def _default(value: Any) -> Any:
@@ -77,5 +77,5 @@ def _default(value: Any) -> Any:
 
 _encode = JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default,
-    use_decimal=False,  # which takes a Decimal as a key, too
+    use_decimal=False,  # with True a Decimal could be a key
 ).encode  # fmt: skip

@@ -1,11 +1,11 @@
-"""JSON values ⇄ ``google.protobuf.Value``: what ``mesh.lambdas.json_text`` reads and writes as text.
+"""Codec for ``google.protobuf.Value``: JSON values ⇄ bytes. ``mesh.lambdas.json_text`` is its variant for JSON text.
 
-Written and read byte by byte, because protobuf's maps have no order and JSON objects are expected to keep theirs. What
-this reads is what most writers write; anything else that is a ``Value`` is left to protobuf (fields twice, unknown
-fields, nesting beyond ``_DEEPEST``).
+It encodes and decodes byte by byte, because protobuf's maps are unordered, and JSON objects are expected to keep their
+order. The decoder handles the usual encoding. All other valid encodings are left to protobuf: repeated fields, unknown
+fields, nesting beyond ``_MAX_DEPTH``.
 
-Numbers are doubles on the way (google/protobuf/struct.proto): an integer is exact up to 2**53, and what comes out whole
-comes out as ``int``, because an event says ``1`` far more often than ``1.0``. A number beyond all doubles is refused.
+Numbers are doubles (google/protobuf/struct.proto), so an integer is exact up to 2**53. A number without a fraction is
+decoded as ``int``, because ``1`` is far more usual in events than ``1.0``. A number beyond all doubles is refused.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from google.protobuf.struct_pb2 import Value
 
 from mesh.text import text_of
 
-__all__ = ["CannotMarshal", "decode", "encode", "pack", "unfit", "unpack"]
+__all__ = ["CannotMarshal", "decode", "encode", "marshal_error", "pack", "unpack"]
 
-_WHOLE = 2.0**53
-_DEEPEST = 32
-"""Levels: one takes up to three messages, and protobuf reads no message that is nested more than 100 deep."""
+_MAX_EXACT_INTEGER = 2.0**53
+_MAX_DEPTH = 32
+"""Levels. One takes up to three messages, and protobuf reads at most 100 nested messages."""
 
 # Tags of google.protobuf.Value: field number << 3 | wire type.
 _NULL, _NUMBER, _STRING, _BOOL, _OBJECT, _LIST = 0x08, 0x11, 0x1A, 0x20, 0x2A, 0x32
-# Of Struct.fields and ListValue.values, and of the entries of a map.
-_ITEM, _KEY, _ONE = 0x0A, 0x0A, 0x12
+# Tags of Struct.fields and ListValue.values, and of key and value in a map.
+_ITEM, _KEY, _VALUE = 0x0A, 0x0A, 0x12
 
 _DOUBLE = Struct("<d")
-_SHORT = tuple(bytes((length,)) for length in range(128))
-_TEXTS = tuple(bytes((_STRING, length)) for length in range(128))
+_SHORT_LENGTHS = tuple(bytes((length,)) for length in range(128))
+_SHORT_TEXT_PREFIXES = tuple(bytes((_STRING, length)) for length in range(128))
 _CONSTANTS = {None: b"\x08\x00", True: b"\x20\x01", False: b"\x20\x00"}
-_BRIEF = 62
-"""Bytes: two of these and three more have a length of one byte."""
-_KNOWN_KEYS = 1024
-_keys: dict[str, bytes] = {}
-"""Keys as they stand in an entry; events say the same ones over and over."""
+_SHORT_TEXT_SIZE = 62
+"""Bytes. Two texts below this size and three bytes more still have a length of one byte."""
+_MAX_CACHED_KEYS = 1024
+_encoded_keys: dict[str, bytes] = {}
+"""Cache of encoded keys. Most keys of events repeat."""
 
 
 class CannotMarshal(ValueError):
@@ -46,11 +46,11 @@ class CannotMarshal(ValueError):
 
 
 class _UnusualError(Exception):
-    """Not as most writers write it."""
+    """A valid encoding that is left to protobuf."""
 
 
-def unfit(error: BaseException) -> CannotMarshal:
-    """Return what an error of writing means; it may be of the handler's own objects."""
+def marshal_error(error: BaseException) -> CannotMarshal:
+    """Return the ``CannotMarshal`` for an exception during encoding."""
     if isinstance(error, UnicodeEncodeError):
         return CannotMarshal("a text with lone surrogates")
     if isinstance(error, RecursionError):
@@ -59,44 +59,44 @@ def unfit(error: BaseException) -> CannotMarshal:
 
 
 def encode(value: Any) -> bytes:
-    """Return the serialized ``Value`` of a handler's result; of bytes, that of the JSON that they hold.
+    """Return the serialized ``Value`` of a handler's result. A result that is bytes is read as JSON.
 
     Raises:
-        CannotMarshal: It has no JSON form.
+        CannotMarshal: The result has no JSON form.
     """
     try:
-        return _write(_held(value) if isinstance(value, bytes) else value, 0)
-    except BaseException as error:  # noqa: BLE001 - what the handler's own objects raise while they are written
-        raise unfit(error) from None
+        return _write(_parse_bytes(value) if isinstance(value, bytes) else value, 0)
+    except BaseException as error:  # noqa: BLE001 - raised by objects of the handler during encoding
+        raise marshal_error(error) from None
 
 
 def decode(data: bytes) -> Any:
     """Return the object of a serialized ``Value``.
 
     Raises:
-        google.protobuf.message.DecodeError: It is none.
+        google.protobuf.message.DecodeError: The data is not a ``Value``.
     """
     try:
         return _read(data, 0, len(data), 0)
     except (_UnusualError, IndexError, UnicodeDecodeError):
-        return _of_message(Value.FromString(data))
+        return _from_message(Value.FromString(data))
 
 
 def pack(text: bytes) -> bytes:
-    """Return the serialized ``Value`` that holds a text.
+    """Return the serialized ``Value`` of a text.
 
     Args:
-        text: In UTF-8.
+        text: The text in UTF-8.
     """
     size = len(text)
-    return (_TEXTS[size] if size < 128 else b"\x1a" + _varint(size)) + text  # noqa: PLR2004 - one byte of a varint
+    return (_SHORT_TEXT_PREFIXES[size] if size < 128 else b"\x1a" + _varint(size)) + text  # noqa: PLR2004 - one byte of a varint
 
 
 def unpack(data: bytes) -> bytes:
-    """Return the text that a serialized ``Value`` holds, in UTF-8; nothing if it holds another kind of value.
+    """Return the text of a serialized ``Value``, in UTF-8. It is empty for another kind of value.
 
     Raises:
-        google.protobuf.message.DecodeError: It is none.
+        google.protobuf.message.DecodeError: The data is not a ``Value``.
     """
     try:
         if data[0] == _STRING:
@@ -108,10 +108,10 @@ def unpack(data: bytes) -> bytes:
     return Value.FromString(data).string_value.encode()
 
 
-# -- writing --
+# -- encoding --
 
 
-def _held(result: bytes) -> Any:
+def _parse_bytes(result: bytes) -> Any:
     try:
         return json.loads(result.decode())
     except ValueError:
@@ -134,13 +134,13 @@ def _write(value: Any, depth: int) -> bytes:
 
 
 def _write_other(value: Any, depth: int) -> bytes:
-    """Write what is none of JSON's own types, in the order in which simplejson asks what it is."""
+    """Encode a value of another type than JSON's. The order of the checks is simplejson's."""
     if isinstance(value, str):
         return pack(str.__str__(value).encode())
     if isinstance(value, bytes):
         return pack(value.decode().encode())
-    if callable(told := getattr(value, "_asdict", None)):
-        value = told()
+    if callable(as_dict := getattr(value, "_asdict", None)):
+        value = as_dict()
         if not isinstance(value, dict):
             raise CannotMarshal(f"_asdict() must return a dict, not {type(value).__name__}")
     if isinstance(value, list | tuple):
@@ -153,35 +153,37 @@ def _write_other(value: Any, depth: int) -> bytes:
 
 
 def _list(value: list[Any] | tuple[Any, ...], depth: int) -> bytes:
-    _deeper(depth)
-    return b"\x32" + _sized(b"".join([b"\x0a" + _sized(_write(one, depth + 1)) for one in value]))
+    _check_depth(depth)
+    return b"\x32" + _length_prefixed(b"".join([b"\x0a" + _length_prefixed(_write(one, depth + 1)) for one in value]))
 
 
 def _object(value: dict[Any, Any], depth: int) -> bytes:
-    _deeper(depth)
+    _check_depth(depth)
     parts = []
+    limit = _SHORT_TEXT_SIZE
     for key, one in value.items():
-        entry = _keys.get(key) if type(key) is str else _key(_text_of(key))
+        entry = _encoded_keys.get(key) if type(key) is str else _key(_key_text(key))
         if entry is None:
             entry = _key(key)
-        if type(one) is str and len(one) < _BRIEF and len(text := one.encode()) < _BRIEF and len(entry) < _BRIEF:
-            size = len(text)  # what most of an event is, without a call for each
-            parts.append(b"\x0a" + _SHORT[len(entry) + size + 3] + entry + _SHORT[size + 2] + _TEXTS[size] + text)
+        if type(one) is str and len(one) < limit and len(text := one.encode()) < limit and len(entry) < limit:
+            size = len(text)  # the usual field, without a function call
+            entry_size, value_size = _SHORT_LENGTHS[len(entry) + size + 3], _SHORT_LENGTHS[size + 2]
+            parts.append(b"\x0a" + entry_size + entry + value_size + _SHORT_TEXT_PREFIXES[size] + text)
         else:
-            parts.append(b"\x0a" + _sized(entry + _sized(_write(one, depth + 1))))
-    return b"\x2a" + _sized(b"".join(parts))
+            parts.append(b"\x0a" + _length_prefixed(entry + _length_prefixed(_write(one, depth + 1))))
+    return b"\x2a" + _length_prefixed(b"".join(parts))
 
 
 def _key(key: str) -> bytes:
-    """Return the key of an entry and the tag of its value."""
-    made = b"\x0a" + _sized(key.encode()) + b"\x12"
-    if len(_keys) < _KNOWN_KEYS and len(key) < 128:  # noqa: PLR2004 - what comes from callers must not fill it
-        _keys[key] = made
-    return made
+    """Return the encoded key of a field, with the tag of its value."""
+    result = b"\x0a" + _length_prefixed(key.encode()) + b"\x12"
+    if len(_encoded_keys) < _MAX_CACHED_KEYS and len(key) < 128:  # noqa: PLR2004 - long keys of callers must not fill it
+        _encoded_keys[key] = result
+    return result
 
 
-def _text_of(key: Any) -> str:
-    """Return the key as JSON writes it."""
+def _key_text(key: Any) -> str:
+    """Return a key as JSON text."""
     if isinstance(key, str):
         return str.__str__(key)
     if isinstance(key, bytes):
@@ -191,9 +193,9 @@ def _text_of(key: Any) -> str:
     raise CannotMarshal(f"keys must be str, int, float, bool or None, not {type(key).__name__}")
 
 
-def _sized(data: bytes) -> bytes:
+def _length_prefixed(data: bytes) -> bytes:
     size = len(data)
-    return (_SHORT[size] if size < 128 else _varint(size)) + data  # noqa: PLR2004 - one byte of a varint
+    return (_SHORT_LENGTHS[size] if size < 128 else _varint(size)) + data  # noqa: PLR2004 - one byte of a varint
 
 
 def _varint(number: int) -> bytes:
@@ -205,9 +207,9 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _deeper(depth: int) -> None:
-    if depth >= _DEEPEST:
-        raise CannotMarshal(f"more than {_DEEPEST} levels, or an object that holds itself")
+def _check_depth(depth: int) -> None:
+    if depth >= _MAX_DEPTH:
+        raise CannotMarshal(f"more than {_MAX_DEPTH} levels, or an object that holds itself")
 
 
 def _number(value: float | Decimal) -> float:
@@ -220,20 +222,20 @@ def _number(value: float | Decimal) -> float:
     return number
 
 
-# -- reading --
+# -- decoding --
 
 
 def _read(data: bytes, at: int, end: int, depth: int) -> Any:
-    """Return the value of the message between two places."""
+    """Return the value of the message between two positions."""
     if at == end:
         return None
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         raise _UnusualError
     tag = data[at]
     if tag == _NUMBER:
         if at + 9 != end or end > len(data):
             raise _UnusualError
-        return _whole(_DOUBLE.unpack_from(data, at + 1)[0])
+        return _int_if_exact(_DOUBLE.unpack_from(data, at + 1)[0])
     if tag in (_BOOL, _NULL):
         if at + 2 != end or data[at + 1] > 1:
             raise _UnusualError
@@ -249,7 +251,7 @@ def _read(data: bytes, at: int, end: int, depth: int) -> Any:
 
 
 def _read_object(data: bytes, at: int, end: int, depth: int) -> dict[str, Any]:
-    made = {}
+    result = {}
     while at < end:
         if data[at] != _ITEM:
             raise _UnusualError
@@ -266,7 +268,7 @@ def _read_object(data: bytes, at: int, end: int, depth: int) -> dict[str, Any]:
             size, at = _size(data, at - 1)
         key = data[at : at + size].decode()
         at += size
-        if at >= stop or data[at] != _ONE:
+        if at >= stop or data[at] != _VALUE:
             raise _UnusualError
         size = data[at + 1]
         at += 2
@@ -274,29 +276,29 @@ def _read_object(data: bytes, at: int, end: int, depth: int) -> dict[str, Any]:
             size, at = _size(data, at - 1)
         if at + size != stop:
             raise _UnusualError
-        if size > 1 and data[at] == _STRING and data[at + 1] == size - 2 < 0x80:  # noqa: PLR2004 - what most of an event is
-            made[key] = data[at + 2 : stop].decode()
+        if size > 1 and data[at] == _STRING and data[at + 1] == size - 2 < 0x80:  # noqa: PLR2004 - the usual field
+            result[key] = data[at + 2 : stop].decode()
         else:
-            made[key] = _read(data, at, stop, depth)
+            result[key] = _read(data, at, stop, depth)
         at = stop
-    return made
+    return result
 
 
 def _read_list(data: bytes, at: int, end: int, depth: int) -> list[Any]:
-    made = []
+    result = []
     while at < end:
         if data[at] != _ITEM:
             raise _UnusualError
         size, at = _size(data, at + 1)
         if at + size > end:
             raise _UnusualError
-        made.append(_read(data, at, at + size, depth))
+        result.append(_read(data, at, at + size, depth))
         at += size
-    return made
+    return result
 
 
 def _size(data: bytes, at: int) -> tuple[int, int]:
-    """Return the length at a place, and the place after it."""
+    """Return the length at a position, and the position after it."""
     byte = data[at]
     if byte < 0x80:  # noqa: PLR2004 - the only byte
         return byte, at + 1
@@ -310,16 +312,16 @@ def _size(data: bytes, at: int) -> tuple[int, int]:
     raise _UnusualError
 
 
-def _whole(number: float) -> float:
-    return int(number) if -_WHOLE <= number <= _WHOLE and number.is_integer() else number
+def _int_if_exact(number: float) -> float:
+    return int(number) if -_MAX_EXACT_INTEGER <= number <= _MAX_EXACT_INTEGER and number.is_integer() else number
 
 
-def _of_message(message: Any) -> Any:
+def _from_message(message: Any) -> Any:
     kind = message.WhichOneof("kind")
     if kind == "struct_value":
-        return {key: _of_message(value) for key, value in message.struct_value.fields.items()}
+        return {key: _from_message(value) for key, value in message.struct_value.fields.items()}
     if kind == "list_value":
-        return [_of_message(value) for value in message.list_value.values]
+        return [_from_message(value) for value in message.list_value.values]
     if kind == "number_value":
-        return _whole(message.number_value)
+        return _int_if_exact(message.number_value)
     return None if kind in (None, "null_value") else getattr(message, kind)

@@ -1,4 +1,4 @@
-"""The handler's second argument, as AWS documents it for Python.
+"""Lambda context: the handler's second argument, and the execution environment that its invocations share.
 
 Source: https://docs.aws.amazon.com/lambda/latest/dg/python-context.html
 """
@@ -25,104 +25,104 @@ __all__ = [
     "ACCOUNT",
     "VERSION",
     "ClientContext",
-    "Identity",
-    "Instance",
+    "CognitoIdentity",
+    "ExecutionEnvironment",
     "LambdaContext",
-    "identifier",
-    "requested",
+    "current_request_id",
+    "new_request_id",
     "tag_logs",
 ]
 
 ACCOUNT = "000000000000"
-"""The AWS account, wherever a handler is told one."""
+"""AWS account id in ARNs and events."""
 VERSION = "$LATEST"
 CLIENT_CONTEXT = b"x-amz-client-context"
-"""Metadata of a direct invocation: base64 of a JSON object, as the header of that name on AWS."""
+"""Metadata of a direct invocation: a base64-encoded JSON object, as in the header of that name on AWS."""
 
 _VERSION_0 = ~(0xF << 76 | 0x3 << 62)
 _VERSION_4 = 0x4 << 76 | 0x2 << 62
-"""Version and variant of a random UUID (RFC 9562, section 5.4)."""
+"""Version and variant bits of a random UUID (RFC 9562, section 5.4)."""
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def identifier() -> str:
-    """Return the id of an invocation or of a request: a random UUID, which is no secret and costs no system call."""
+def new_request_id() -> str:
+    """Return the id of an invocation or a request: a random UUID. It is not secret, and needs no system call."""
     text = f"{getrandbits(128) & _VERSION_0 | _VERSION_4:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-requested: ContextVar[str] = ContextVar("aws_request_id", default="")
-"""The id of the invocation that runs."""
+current_request_id: ContextVar[str] = ContextVar("aws_request_id", default="")
+"""Id of the invocation in progress."""
 
 
-class _Tag(logging.Filter):
-    """Gives each record of an invocation ``aws_request_id``, as the filter of Lambda's own runtime does."""
+class _RequestIdFilter(logging.Filter):
+    """Log filter that adds ``aws_request_id`` to the records of an invocation, as in Lambda's runtime."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        request_id = requested.get()
+        request_id = current_request_id.get()
         if request_id:
             record.aws_request_id = request_id
         return True
 
 
-_TAG = _Tag()
+_REQUEST_ID_FILTER = _RequestIdFilter()
 
 
 def tag_logs() -> None:
-    """Have the handlers of the root logger say which invocation a line belongs to."""
+    """Add the filter to the handlers of the root logger."""
     for handler in logging.getLogger().handlers:
-        handler.addFilter(_TAG)
+        handler.addFilter(_REQUEST_ID_FILTER)
 
 
-class Identity:
-    """The Amazon Cognito identity that authorized the request: none, here; the user is in the event's authorizer."""
+class CognitoIdentity:
+    """Amazon Cognito identity, always empty. The user is in the event's authorizer."""
 
     cognito_identity_id: str | None = None
     cognito_identity_pool_id: str | None = None
 
 
-class Client:
-    """The application that a client context names."""
+class ClientApplication:
+    """Application of a client context."""
 
-    def __init__(self, said: Mapping[str, Any]) -> None:
-        self.installation_id = said.get("installation_id")
-        self.app_title = said.get("app_title")
-        self.app_version_name = said.get("app_version_name")
-        self.app_version_code = said.get("app_version_code")
-        self.app_package_name = said.get("app_package_name")
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.installation_id = values.get("installation_id")
+        self.app_title = values.get("app_title")
+        self.app_version_name = values.get("app_version_name")
+        self.app_version_code = values.get("app_version_code")
+        self.app_package_name = values.get("app_package_name")
 
 
 class ClientContext:
-    """What a client sends beside the event.
+    """Client context of a direct invocation.
 
     Attributes:
         client: The application, or None.
-        custom: Values of the application's own, or None.
-        env: What the AWS SDK says of the device, or None.
+        custom: Values of the application, or None.
+        env: Values of the device from the AWS SDK, or None.
     """
 
-    def __init__(self, said: Mapping[str, Any]) -> None:
-        client = said.get("client")
-        self.client = Client(client) if isinstance(client, dict) else None
-        self.custom = said.get("custom")
-        self.env = said.get("env")
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        client = values.get("client")
+        self.client = ClientApplication(client) if isinstance(client, dict) else None
+        self.custom = values.get("custom")
+        self.env = values.get("env")
 
     @classmethod
     def of(cls, text: bytes) -> ClientContext | None:
-        """Return what the metadata says; None for what is no client context."""
+        """Return the client context of the metadata, or None if the value is invalid."""
         try:
-            said = json.loads(b64decode(text))
+            values = json.loads(b64decode(text))
         except ValueError:
             return None
-        return cls(said) if isinstance(said, dict) else None
+        return cls(values) if isinstance(values, dict) else None
 
 
-class Instance:
-    """One execution environment of a function: what all its invocations share.
+class ExecutionEnvironment:
+    """Execution environment of a function: values that all its invocations share.
 
     Args:
         function: The function.
-        root: The folder of its code.
+        root: Folder of its code.
     """
 
     def __init__(self, function: LambdaFunction, root: str) -> None:
@@ -133,7 +133,7 @@ class Instance:
         self.log_group = f"/aws/lambda/{function.name}"
         self.log_stream = f"{datetime.now(UTC):%Y/%m/%d}/[{VERSION}]{uuid4().hex}"
         self.arn = f"arn:aws:lambda:{region}:{ACCOUNT}:function:{function.name}"
-        self.environment = {
+        self.variables = {
             "AWS_DEFAULT_REGION": region,
             "AWS_EXECUTION_ENV": f"AWS_Lambda_python{_PYTHON}",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": self.memory,
@@ -150,41 +150,47 @@ class Instance:
 
 
 class LambdaContext:
-    """One invocation, as the handler sees it.
+    """Context of one invocation.
 
     Attributes:
         aws_request_id: The invocation's id.
         function_name: The function's name.
         function_version: Its version.
-        memory_limit_in_mb: Megabytes, as text: so it is on AWS.
-        invoked_function_arn: Its name in AWS's form.
-        log_group_name: Where AWS would keep its log.
-        log_stream_name: The part of it that is this execution environment's.
-        identity: Amazon Cognito's; its values are None.
-        client_context: What a client sent beside the event, or None.
+        memory_limit_in_mb: Megabytes, as text like on AWS.
+        invoked_function_arn: Its ARN.
+        log_group_name: Its log group, by AWS's naming.
+        log_stream_name: The log stream of this execution environment.
+        identity: The Amazon Cognito identity; its values are None.
+        client_context: The client context, or None.
     """
 
     __slots__ = (
-        "_until", "aws_request_id", "client_context", "function_name", "function_version", "identity",
+        "_deadline", "aws_request_id", "client_context", "function_name", "function_version", "identity",
         "invoked_function_arn", "log_group_name", "log_stream_name", "memory_limit_in_mb", "tenant_id",
     )  # fmt: skip
 
-    def __init__(self, instance: Instance, request_id: str, until: float, client_context: ClientContext | None) -> None:
+    def __init__(
+        self,
+        environment: ExecutionEnvironment,
+        request_id: str,
+        deadline: float,
+        client_context: ClientContext | None,
+    ) -> None:
         self.aws_request_id = request_id
-        self.function_name = instance.name
+        self.function_name = environment.name
         self.function_version = VERSION
-        self.memory_limit_in_mb = instance.memory
-        self.invoked_function_arn = instance.arn
-        self.log_group_name = instance.log_group
-        self.log_stream_name = instance.log_stream
-        self.identity = Identity()
+        self.memory_limit_in_mb = environment.memory
+        self.invoked_function_arn = environment.arn
+        self.log_group_name = environment.log_group
+        self.log_stream_name = environment.log_stream
+        self.identity = CognitoIdentity()
         self.client_context = client_context
         self.tenant_id: str | None = None
-        self._until = until
+        self._deadline = deadline
 
     def get_remaining_time_in_millis(self) -> int:
-        """Return the milliseconds that are left until the invocation times out, not below 0."""
-        return max(0, int((self._until - time.monotonic()) * 1000))
+        """Return the milliseconds until the invocation times out, at least 0."""
+        return max(0, int((self._deadline - time.monotonic()) * 1000))
 
     def log(self, message: object) -> None:
         """Write to the log, as ``print`` does."""

@@ -1,7 +1,7 @@
-"""A ``Function`` → a file of the contract: its service, as protoc would have compiled it. Pure.
+"""Descriptor builder: the .proto file of a Lambda function's service, as protoc would compile it. Pure.
 
-``Invoke(google.protobuf.Value) returns (google.protobuf.Value)`` with an HTTP rule for each route; a method for its
-schedule and for each event that it subscribes to, whose request types the triggers prescribe.
+The service has ``Invoke(google.protobuf.Value) returns (google.protobuf.Value)`` with an HTTP rule for each route. It
+has a method for the schedule and one for each subscribed event. Their request types follow from the triggers.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["INVOKE", "TICK", "extend", "on_event"]
 
 INVOKE = "Invoke"
 TICK = "meshapi.v1.Tick"
-"""What the method of a schedule takes, and no other: an event may have any name."""
+"""Request type of the schedule's method. No event has this type, so it tells a schedule from an event."""
 
 _ON_SCHEDULE = "OnSchedule"
-_MARGIN = 1.0
-"""Seconds that a call may take longer than the function: its time-out is then answered by the function's own host."""
+_TIMEOUT_MARGIN_SECONDS = 1.0
+"""Seconds that a call may take beyond the function's timeout, so that the sidecar responds to the timeout itself."""
 _OPTIONS = "meshapi/v1/annotations.proto"
 _ACCESS = {"public": 1, "authenticated": 2, "internal": 3}
 _SERVICE, _METHOD = FileDescriptorProto.SERVICE_FIELD_NUMBER, 2
@@ -40,41 +40,43 @@ def extend(files: FileDescriptorSet, functions: Iterable[LambdaFunction]) -> Fil
     """Return the compiled contract with a file for each function.
 
     Args:
-        files: What protoc made; ``meshapi`` is always part of it.
+        files: Output of protoc. It always contains ``meshapi``.
         functions: The functions of mesh.toml.
 
     Raises:
-        Faults: A function's service is there already, or it subscribes to a message that is not, or
-            to two that would be one method.
+        Faults: A function's service exists already, or it subscribes to a message that does not exist, or to two
+            messages whose methods would have the same name.
     """
     functions = list(functions)
     if not functions:
         return files
-    made = FileDescriptorSet()
-    made.CopyFrom(files)
-    known = {file.name for file in made.file}
+    extended = FileDescriptorSet()
+    extended.CopyFrom(files)
+    known = {file.name for file in extended.file}
     for module in (descriptor_pb2, http_pb2, annotations_pb2, struct_pb2, empty_pb2):
         if module.DESCRIPTOR.name not in known:
-            module.DESCRIPTOR.CopyToProto(made.file.add())
-    pool = build_pool(made)
+            module.DESCRIPTOR.CopyToProto(extended.file.add())
+    pool = build_pool(extended)
     faults: list[Fault] = []
     for function in functions:
         try:
-            file = _File(function, pool).made()
+            file = _ServiceFileBuilder(function, pool).build()
             pool.Add(file)
-            made.file.append(file)
+            extended.file.append(file)
         except Faults as found:
             faults += found.faults
-        except TypeError:  # what the pool says of a name that is taken
-            text = f"the contract has {function.service} already, by another entry or a .proto file; rename the entry"
+        except TypeError:  # the pool's error for a name that is taken
+            text = (
+                f"the contract has {function.service} already: another service or a .proto file has it; rename this one"
+            )
             faults.append(Fault(f"[services.{function.name}]", text))
     if faults:
         raise Faults(faults)
-    return made
+    return extended
 
 
-class _File:
-    """Makes the file of one function."""
+class _ServiceFileBuilder:
+    """Builds the file of one function."""
 
     def __init__(self, function: LambdaFunction, pool: descriptor_pool.DescriptorPool) -> None:
         self._function = function
@@ -92,7 +94,7 @@ class _File:
         )  # fmt: skip
         self._service = self._file.service.add(name=function.title)
 
-    def made(self) -> FileDescriptorProto:
+    def build(self) -> FileDescriptorProto:
         function = self._function
         self._check()
         self._comment(f" The Lambda function {function.module}:{function.handler}.\n")
@@ -107,17 +109,17 @@ class _File:
         return self._file
 
     def _check(self) -> None:
-        """Refuse what would be two methods of one name."""
+        """Refuse two methods with the same name."""
         named = {_ON_SCHEDULE: "the schedule"} if self._function.schedule else {}
         for event in self._function.subscribes:
-            name, said = on_event(event), repr(event)
+            name, label = on_event(event), repr(event)
             if name not in named:
-                named[name] = said
+                named[name] = label
                 continue
-            text = f"{said} stands twice; once is enough"
-            if named[name] != said:
+            text = f"{label} stands twice; once is enough"
+            if named[name] != label:
                 text = (
-                    f"{named[name]} and {said} would both be {name}; "
+                    f"{named[name]} and {label} would both be {name}; "
                     "give one of them a [services.NAME] of its own, with the same lambda"
                 )
             raise Faults([Fault(f"[services.{self._function.name}] subscribes", text)])
@@ -134,20 +136,20 @@ class _File:
         options.Extensions[self._extension].on.add().event.SetInParent()
         self._method(on_event(event), event, "google.protobuf.Empty", options)
 
-    def _method(self, name: str, takes: str, gives: str, options: Any) -> None:
-        method = self._service.method.add(name=name, input_type=f".{takes}", output_type=f".{gives}")
+    def _method(self, name: str, input_type: str, output_type: str, options: Any) -> None:
+        method = self._service.method.add(name=name, input_type=f".{input_type}", output_type=f".{output_type}")
         method.options.MergeFromString(options.SerializeToString())
 
     def _invoke(self) -> Any:
         function, options = self._function, self._options()
-        said = options.Extensions[self._extension]
-        said.timeout.FromNanoseconds(int((function.timeout + _MARGIN) * 1e9))
-        said.access = _ACCESS[function.access]
-        said.roles.extend(function.roles)
-        said.gateway.events.extend(route.event for route in function.routes)
-        said.gateway.base = function.routes[0].base if function.routes else ""
-        said.gateway.largest = function.max_message_bytes
-        said.gateway.resources.extend(route.resource for route in function.routes)
+        method_options = options.Extensions[self._extension]
+        method_options.timeout.FromNanoseconds(int((function.timeout + _TIMEOUT_MARGIN_SECONDS) * 1e9))
+        method_options.access = _ACCESS[function.access]
+        method_options.roles.extend(function.roles)
+        method_options.gateway.events.extend(route.event for route in function.routes)
+        method_options.gateway.base = function.routes[0].base if function.routes else ""
+        method_options.gateway.largest = function.max_message_bytes
+        method_options.gateway.resources.extend(route.resource for route in function.routes)
         rules = list(self._rules())
         if rules:
             rule = rules[0]
@@ -166,5 +168,5 @@ class _File:
             yield rule
 
     def _comment(self, text: str, *path: int) -> None:
-        """Say it of the service, or of what ``path`` names in it, where the OpenAPI document finds it."""
+        """Set the comment of the service, or of its element at ``path``, for the OpenAPI document."""
         self._file.source_code_info.location.add(path=[_SERVICE, 0, *path], span=[0, 0, 0], leading_comments=text)

@@ -13,6 +13,7 @@ import struct
 import zlib
 
 from mesh.errors import Internal, Unimplemented
+from mesh.media_types import media_type
 from mesh.message_size import Side, too_large
 
 __all__ = [
@@ -36,8 +37,9 @@ PREFIX = struct.Struct(">BI")
 """Prefix of each message: one byte flag (1: compressed), then the length of the message."""
 
 TYPE = b"application/grpc"
-TYPES = frozenset({TYPE, b"application/grpc+proto"})
-"""``content-type`` of gRPC with protobuf messages."""
+"""``content-type`` that we send."""
+TYPES = frozenset({"application/grpc", "application/grpc+proto"})
+"""Media types of gRPC with protobuf messages."""
 
 ENCODINGS = frozenset({b"identity", b"gzip"})
 """Values of ``grpc-encoding`` that are understood."""
@@ -75,7 +77,7 @@ def single_message(data: bytes, limit: int) -> bytes | None:
 
 def is_grpc(content_type: bytes) -> bool:
     """Whether a ``content-type`` is gRPC with protobuf messages: as such, with ``+proto``, or with parameters."""
-    return content_type == TYPE or content_type.partition(b";")[0].strip().lower() in TYPES
+    return content_type == TYPE or media_type(content_type) in TYPES
 
 
 def unknown_encoding(encoding: bytes) -> str:

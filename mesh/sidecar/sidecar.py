@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from opentelemetry.trace import get_tracer
 
+from mesh.asgi import Receive, Scope, Send
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.events.consume.delivery_call import linked, once
 from mesh.layers.deadline import deadline
@@ -16,11 +17,10 @@ from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.caller_disconnect import CallerDisconnectWatcher
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
-from mesh.rpc.server.inbound_call import Receive, Send
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.rpc.server.reflection_service import Reflection
 from mesh.text import text_of
-from mesh.threads import THREADS, Runs, Threads
+from mesh.threads import MAX_THREADS, FunctionRunner, ThreadPool
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
@@ -42,7 +42,7 @@ class FunctionHost(Protocol):
     def shutdown(self) -> Callable[[ServiceContext], Awaitable[None]] | None:
         """Awaited after the last call."""
 
-    def handlers(self, service: ServiceContext, threads: Runs) -> Mapping[str, tuple[Method, Handler]]:
+    def handlers(self, service: ServiceContext, threads: FunctionRunner) -> Mapping[str, tuple[Method, Handler]]:
         """Return path → (method, handler) for every method."""
 
 
@@ -85,11 +85,11 @@ class Sidecar:
         fd: int | None = None,
         max_message: int = 4 * 2**20,
         drain: float = 10.0,
-        threads: Threads | MainThread | None = None,
+        threads: ThreadPool | MainThread | None = None,
     ) -> None:
         self._functions = functions
         self._service = service
-        self._threads = Threads(THREADS) if threads is None else threads
+        self._threads = ThreadPool(MAX_THREADS) if threads is None else threads
         self.health = Health(serves)
 
         def answered_by(function: Handler) -> Handler:
@@ -135,7 +135,7 @@ class Sidecar:
         await asyncio.gather(self._listener.stop(), *others)
         await self._shutdown()
 
-    async def asgi(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve calls under another ASGI server, which replaces ``start`` and ``stop`` (docs/servers.md).
 
         ``mesh.control.component.assembly`` starts the deliveries, not this method.

@@ -70,8 +70,8 @@ async def test_a_parameter_does_what_it_says(new_postgres: Callable[[], str], qu
 async def test_services_that_share_a_database_have_a_schema_each(new_postgres: Callable[[], str], tmp_path: Path):
     """Tables, versions and the right to empty the outbox: none is the other's."""
     url = new_postgres()
-    await evidence.look(url, lambda one: one.exec_driver_sql("CREATE SCHEMA one"))
-    await evidence.look(url, lambda one: one.exec_driver_sql("CREATE SCHEMA two"))
+    await evidence.run_query(url, lambda one: one.exec_driver_sql("CREATE SCHEMA one"))
+    await evidence.run_query(url, lambda one: one.exec_driver_sql("CREATE SCHEMA two"))
     (tmp_path / "v1.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\nrevision = '1'\ndown_revision = None\n"
         "def upgrade():\n    op.create_table('items', sa.Column('id', sa.Integer, primary_key=True))\n"
@@ -113,7 +113,7 @@ async def test_a_password_with_every_special_character(running: Any, new_postgre
         running.psql("SELECT pg_reload_conf()")
         right = f"postgresql://{role}:p%40%2F%3A%3F%23%25%26%2B%20%C3%BC@/{name}?{url.partition('?')[2]}"
         assert await answer(right, "SELECT current_user::text") == role
-        assert await evidence.look(right, lambda one: one.exec_driver_sql("SELECT 1").scalar_one()) == 1
+        assert await evidence.run_query(right, lambda one: one.exec_driver_sql("SELECT 1").scalar_one()) == 1
         with pytest.raises(DatabaseError, match="the password is wrong") as caught:
             await answer(right.replace("%C3%BC", "s3cret"), "SELECT 1")
         assert "s3cret" not in str(caught.value)
@@ -292,7 +292,7 @@ async def test_a_server_that_is_not_trusted_is_refused(secure: tuple[Front, Ask]
     for mode in ("require", "verify-ca", "verify-full"):
         with pytest.raises(DatabaseError, match="the server's certificate is not accepted"):
             await ask(f"sslmode={mode}&sslrootcert={other}")
-    with pytest.raises(DatabaseError, match=r"needs the certificate of an authority: sslrootcert=FILE"):
+    with pytest.raises(DatabaseError, match=r"needs certificate authorities: sslrootcert=FILE"):
         await ask("sslmode=verify-full")
     with pytest.raises(DatabaseError, match=r"sslrootcert: .*none\.pem: no such file"):
         await ask(f"sslmode=verify-full&sslrootcert={tmp_path}/none.pem")

@@ -83,7 +83,8 @@ def test_a_database_of_somebody_is_not_touched() -> None:
     done = chaos(MESH_SERVICES_LOGIN_DATABASE="postgresql://somebody@db/login")
     assert done.returncode == 1
     assert (
-        "[services.login] database: its data is not touched here; with --postgresql it gets a database" in done.stderr
+        "[services.login] database: its data is never touched; with --postgresql the service gets a database"
+        in done.stderr
     )
 
 

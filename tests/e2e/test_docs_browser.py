@@ -81,7 +81,7 @@ def test_search(docs: Docs) -> None:
 def test_it_shows_what_the_contract_says(docs: Docs) -> None:
     docs.open("Registration_Register")
     text = docs.all("main")[0].text
-    for said in ("Registers a user", "ALREADY_EXISTS names the field", "8 to 128 characters", "required", "409"):
+    for said in ("Creates an account", "ALREADY_EXISTS names the field", "8 to 128 characters", "required", "409"):
         assert said in text
 
 

@@ -97,7 +97,7 @@ async def test_the_call_knows_its_client(opened):
         (call,) = edge.seen
         assert (call.client, call.address, call.scheme) == ("1.2.3.4", "1.2.3.4", "https")
         assert call.authority == "shop.example"
-        assert call.connected == "127.0.0.1"
+        assert call.peer_address == "127.0.0.1"
 
 
 async def test_nobody_is_believed_who_is_not_named(opened):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gzip
 import json
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from raw_h2 import raw_client
-from streaming import LIMIT, Running, codes, edge, head, read_chunk, read_head
+from streaming import LIMIT, SERVICE, Running, codes, edge, head, read_chunk, read_head
 
 from mesh.edge.http import streaming
 
@@ -395,3 +396,14 @@ async def test_a_stop_ends_a_stream_in_its_own_form(running):
     assert json.loads(body)[1]["error"]["code"] == 14
     assert running.seen.cancelled.is_set()
     writer.close()
+
+
+async def test_a_method_that_streams_requests_has_its_success_status(contract: Any) -> None:
+    service = contract.services[SERVICE]
+    gather = dataclasses.replace(service.methods["Gather"], success_status=201)
+    changed = dataclasses.replace(service, methods={**service.methods, "Gather": gather})
+    async with edge(
+        dataclasses.replace(contract, services={**contract.services, SERVICE: changed}), "process"
+    ) as found:
+        reply = await found.ask("POST", "/s/rooms/a/gather", b"{}", content_type="application/json")
+        assert (reply.status, json.loads(reply.body)["items"]) == (201, 1)

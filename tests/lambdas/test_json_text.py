@@ -72,20 +72,20 @@ def test_what_lambda_writes(result: Any, text: str) -> None:
     assert json_text.marshal(result).decode() == text
 
 
-def event_of(text: str) -> Any:
-    return json_text.event_of(json_value.pack(text.encode()))
+def parse_event(text: str) -> Any:
+    return json_text.parse_event(json_value.pack(text.encode()))
 
 
 @example([2**63, 2**64 - 1, 2**64, -(2**63) - 1, {"n": 10**30}, "1" * 19])
 @given(st.recursive(st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_an_event_has_exact_integers(event: Any) -> None:
-    assert event_of(json.dumps(event, ensure_ascii=False)) == event
+    assert parse_event(json.dumps(event, ensure_ascii=False)) == event
 
 
 @pytest.mark.parametrize("text", [f"[{2**64}, NaN]", f'[{2**64}, "\\ud800"]', f"[{2**64}, 1e999]", f'{{"a": {2**64}'])
 def test_a_long_integer_excuses_nothing(text: str) -> None:
     with pytest.raises(InvalidArgument, match="the event is not JSON"):
-        event_of(text)
+        parse_event(text)
 
 
 @given(st.text())

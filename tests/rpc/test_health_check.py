@@ -56,6 +56,13 @@ async def test_a_message_in_percent_encoding():
         assert await ask(address) == "UNAVAILABLE: 100 % used, lösch was"
 
 
+async def test_a_status_of_thousands_of_digits(faulty):
+    """Python raises ValueError for an integer of more than 4,300 digits."""
+    headers = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"1" * 5000)]
+    server = await faulty(lambda peer, stream_id: peer.h2.send_response(stream_id, headers, end_stream=True))
+    assert await ask(server.address) == f"UNKNOWN: the response has no valid grpc-status ({'1' * 20!r})"
+
+
 async def test_a_server_without_health():
     async with stock(lambda _: None) as address:
         assert await ask(address) == "UNIMPLEMENTED: Method not found!"

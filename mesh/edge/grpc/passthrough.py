@@ -7,10 +7,11 @@ the caller, the trace or the origin of the request is removed here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from time import monotonic  # the clock of the event loops
 from typing import Any
 
+from mesh.asgi import Receive, Scope, Send
 from mesh.auth import authorize
 from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
@@ -25,7 +26,7 @@ from mesh.rpc.server import grpc_web
 from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.grpc_app import UNKNOWN_METHOD, GrpcApp
 from mesh.rpc.server.health_service import Health
-from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall, Receive, Send
+from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall
 from mesh.rpc.server.reflection_service import Reflection
 from mesh.telemetry import propagation
 
@@ -50,7 +51,7 @@ class GrpcCall(HttpCall):
 
     def __init__(
         self,
-        scope: MutableMapping[str, Any],
+        scope: Scope,
         receive: Receive,
         send: Send,
         inbound: InboundCall,
@@ -96,7 +97,7 @@ class Passthrough:
         self._authorize_and_forward = chain(authorize(contract, {}), self._default_deadline, deadline, self._forward)
         self._dropped = CLIENT_CLAIMS | propagation.header_names()
 
-    def takes(self, scope: MutableMapping[str, Any]) -> bool:
+    def takes(self, scope: Scope) -> bool:
         """Whether a request is a gRPC or gRPC-Web call."""
         for name, value in scope["headers"]:
             if name == b"content-type":
@@ -144,7 +145,7 @@ class Passthrough:
             raise refusals.wrong_verb(call, ["POST"])
         return frozenset({"POST"})
 
-    def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> Awaitable[None]:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request for which ``takes`` is true."""
         if CONTENT_TYPE in scope["headers"]:  # fast path: the spelling of nearly every gRPC client
             return self.app(scope, receive, send)
@@ -197,9 +198,7 @@ class _EdgeGrpcApp(GrpcApp):
         super().__init__({**methods, **builtin}, max_message=max_message)
         self._chain = handler
 
-    def admit(
-        self, scope: MutableMapping[str, Any], metadata: Metadata, receive: Receive, send: Send
-    ) -> tuple[InboundCall, Handler]:
+    def admit(self, scope: Scope, metadata: Metadata, receive: Receive, send: Send) -> tuple[InboundCall, Handler]:
         """Return the call of a request, and its handler; that of a refused call raises the refusal."""
         path = scope["raw_path"].decode("latin-1")  # gRPC paths have no percent escapes
         method, handler = self._methods.get(path, (UNKNOWN_METHOD, self._chain))
@@ -243,12 +242,6 @@ class _ForwardedCall(Call):
         except Internal as error:  # malformed, which is the client's fault at the edge
             raise InvalidArgument(error.message) from None
 
-    async def receive_one(self) -> bytes:
-        try:
-            return await self._inbound.receive_one()
-        except Internal as error:
-            raise InvalidArgument(error.message) from None
-
     def send(self, message: bytes) -> Coroutine[Any, Any, None]:
         if not self.headers_sent:
             self._forward_headers()
@@ -279,9 +272,7 @@ def _names_grpc(content_type: bytes) -> bool:
 
 def _unsupported(call: HttpCall, text: str) -> StatusError:
     """Return 415 with ``Accept-Post`` (RFC 9110, 15.5.16; W3C Linked Data Platform, 7.1)."""
-    types = grpc_web.TYPES
-    if call.http_version == _HTTP_2:
-        types = types.union(native.decode() for native in framing.TYPES)
+    types = grpc_web.TYPES | framing.TYPES if call.http_version == _HTTP_2 else grpc_web.TYPES
     call.headers.append((b"accept-post", ", ".join(sorted(types)).encode()))
     return refusals.unsupported_media(call, text)
 

@@ -1,7 +1,7 @@
 """JSON over HTTP: routing, transcoding, content negotiation, streams and WebSockets.
 
-``router`` finds the route, ``request_body`` and ``transcoder`` make the request message, ``response`` and ``streaming``
-write what comes back. ``websocket`` does both over frames.
+``router`` finds the route. ``request_body`` and ``transcoder`` make the request message. ``response`` and ``streaming``
+write the response. ``websocket`` does both over frames.
 
 Decisions:
 

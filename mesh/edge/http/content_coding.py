@@ -38,7 +38,7 @@ and window of complete responses it would be some megabytes."""
 
 
 class Compressor(Protocol):
-    """Compresses a stream and flushes after each piece."""
+    """Compressor of a stream that flushes after each piece."""
 
     def put(self, data: bytes) -> bytes:
         """Return the bytes from which the reader can decompress all of ``data``."""
@@ -92,7 +92,7 @@ def compress(coding: str, data: bytes) -> bytes:
 
 
 class Gunzip:
-    """Decompresses a gzip stream that comes in pieces, a bounded piece at a time."""
+    """Decompressor of a gzip stream that comes in pieces. It returns bounded pieces."""
 
     __slots__ = ("_decompressor", "_started")
 

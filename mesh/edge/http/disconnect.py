@@ -14,10 +14,13 @@ __all__ = ["DisconnectWatcher"]
 
 
 class DisconnectWatcher:
-    """Cancels the task that answers a call when its client disconnects.
+    """Watcher of one request: cancels the task that answers it when the client disconnects.
 
     It reads ASGI events, so it starts only when the request body has been read: it discards the rest of the request.
     For HTTP/2, h2corn also cancels the task itself.
+
+    ``mesh.rpc.server.caller_disconnect`` is for gRPC under other servers than h2corn. It polls all open calls and keeps
+    the events that it reads for the application.
     """
 
     __slots__ = ("_answering", "_call", "_task")

@@ -53,7 +53,7 @@ ERROR_FLUSH_TIMEOUT = 10.0
 
 
 class Streams:
-    """Answers requests whose method streams.
+    """HTTP endpoint of streaming methods.
 
     Args:
         handler: Makes the gRPC call.
@@ -70,7 +70,7 @@ class Streams:
         """Answer one request.
 
         Raises:
-            StatusError: The call has failed. If its response had started, the client was told in the stream.
+            StatusError: The call has failed. If its response had started, the failure was reported in the stream.
         """
         response_format = response.negotiate(call, transcoder)
         method = transcoder.method
@@ -178,7 +178,7 @@ class MessageStream:
 
     Attributes:
         started: Whether the head was sent.
-        head_answered: Whether a HEAD request was answered. The task of the call was then cancelled, because nobody
+        head_answered: Whether a HEAD request was answered. The task of the call was then cancelled, because no client
             reads the messages.
     """
 

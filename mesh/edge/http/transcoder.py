@@ -36,7 +36,7 @@ _SAFE_DEPTH = 32
 
 
 class Transcoder:
-    """Translates the requests and responses of one route.
+    """Transcoder between the requests and responses of one route and messages of its method.
 
     Args:
         method: The method.

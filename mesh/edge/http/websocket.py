@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
+from mesh.asgi import Receive, Scope, Send
 from mesh.boundary import cancel_task
 from mesh.call import Call, current
 from mesh.edge import refusals
-from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, Receive, Send, StreamCall
+from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, StreamCall
 from mesh.edge.http import negotiation
 from mesh.edge.http.negotiation import Form
 from mesh.edge.http.status_json import status_json
@@ -59,7 +60,7 @@ class WebSocketCall(HttpCall):
 
     __slots__ = ("_connected", "_protocol", "_responds")
 
-    def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
         self._connected = False
         self._responds = "websocket.http.response" in (scope.get("extensions") or {})
@@ -120,7 +121,7 @@ class WebSocketCall(HttpCall):
 
 
 class WebSockets:
-    """Answers WebSockets.
+    """WebSocket endpoint of streaming methods.
 
     Args:
         handler: Makes the gRPC call.
@@ -136,10 +137,10 @@ class WebSockets:
         self._max_message = max_message
 
     async def __call__(self, call: WebSocketCall) -> None:
-        """Answer one.
+        """Answer one WebSocket.
 
         Raises:
-            StatusError: The upgrade is refused, or the call has failed. A failure call was reported on the socket.
+            StatusError: The upgrade is refused, or the call has failed. A failure after the upgrade was reported on it.
         """
         transcoder, values = self._route(call)
         method = call.method = transcoder.method

@@ -3,7 +3,7 @@
 The event of a route is that of a REST API or of an HTTP API in format 1.0, or of an HTTP API or of a function URL in
 format 2.0. REST APIs hand on paths and path parameters as they were sent. HTTP APIs decode them. Function URLs decode
 ``requestContext.http.path`` only. Header names are in lower case, as in HTTP/2 and HTTP APIs. A handler finds
-``Authorization`` all the same (``mesh.lambdas.handler_events.Headers``). The event has no user: the sidecar of the
+``Authorization`` all the same (``mesh.lambdas.handler_events.EventHeaders``). The event has no user: the sidecar of the
 function adds the one that it has verified. Text is passed on as it is, everything else as base64. docs/lambda.md has
 the cases.
 
@@ -31,7 +31,7 @@ from mesh.edge.lambda_http.result import Headers, MalformedResult, parse_result
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
 from mesh.headers import GATEWAY_FORWARDED
 from mesh.lambdas import json_text, json_value, lambda_error
-from mesh.lambdas.lambda_context import ACCOUNT, identifier
+from mesh.lambdas.lambda_context import ACCOUNT, new_request_id
 from mesh.media_types import JSON, media_type
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 class Gateway:
-    """Answers the requests of one route with a Lambda function.
+    """Route to a Lambda function: makes its event, reads its result.
 
     Args:
         method: The function's method ``Invoke``.
@@ -82,7 +82,7 @@ class Gateway:
         self._cors = cors
         at = method.routes.index(route)
         self._event_kind = method.gateway.events[at]
-        self._second = self._event_kind in _FORMAT_2
+        self._is_format_2 = self._event_kind in _FORMAT_2
         self._decoded = self.full_first = self._event_kind in _DECODED
         self._max_event_size = method.gateway.max_message_bytes
         self._depth = method.gateway.base.count("/")
@@ -100,7 +100,7 @@ class Gateway:
             "apiId": method.service.rpartition(".")[2].lower(),
             "stage": method.gateway.base.rpartition("/")[2] or "$default",
         }
-        if self._second:
+        if self._is_format_2:
             self._context["routeKey"] = self._route_key = route_key
         else:
             rest = self._event_kind == REST
@@ -149,12 +149,12 @@ class Gateway:
         try:
             message = await invoke(call, request, json_text.MARK)
         except StatusError as error:
-            if error.code in (Code.INTERNAL, Code.UNKNOWN) or lambda_error.is_functions(error):
+            if error.code in (Code.INTERNAL, Code.UNKNOWN) or lambda_error.is_function_failure(error):
                 raise _bad_gateway(call) from error
             raise
         try:
             result = json_value.unpack(message)
-            return parse_result(result, second=self._second, bare=self._event_kind == BODY, cors=self._cors)
+            return parse_result(result, format_2=self._is_format_2, non_proxy=self._event_kind == BODY, cors=self._cors)
         except MalformedResult as error:
             log.error("%s: malformed result of the function: %s", self.method.path, error)  # noqa: TRY400 - no bug here
             raise _bad_gateway(call) from error
@@ -166,14 +166,14 @@ class Gateway:
         if self._event_kind == REST and len(segments) > 1 and not segments[0]:
             del segments[0]
         parameters = self._parameters(segments)
-        body, packed = _text(call, data, form=self._event_kind == REST)
-        made = self._format_2(call) if self._second else self._format_1(call, "/" + "/".join(segments))
-        if not self._second or parameters:
-            made["pathParameters"] = parameters or None
-        if not self._second or body is not None:
-            made["body"] = body
-        made["isBase64Encoded"] = packed
-        return orjson.dumps(made)
+        body, is_base64 = _text(call, data, form=self._event_kind == REST)
+        event = self._format_2(call) if self._is_format_2 else self._format_1(call, "/" + "/".join(segments))
+        if not self._is_format_2 or parameters:
+            event["pathParameters"] = parameters or None
+        if not self._is_format_2 or body is not None:
+            event["body"] = body
+        event["isBase64Encoded"] = is_base64
+        return orjson.dumps(event)
 
     def _parameters(self, segments: list[str]) -> dict[str, str]:
         """Return the path parameters of a request. REST APIs leave out the slash at the end of a greedy one."""
@@ -187,16 +187,16 @@ class Gateway:
     def _format_1(self, call: HttpCall, own_path: str) -> dict[str, Any]:
         path = unquote(call.path) if self._decoded else call.path
         query = _query(call)
-        many: dict[str, list[str]] = {}
+        multi_query: dict[str, list[str]] = {}
         for name, text in query:
-            many.setdefault(name, []).append(text)
+            multi_query.setdefault(name, []).append(text)
         headers: dict[str, list[str]] = {}
         for name, text in _headers(call):
             headers.setdefault(name, []).append(text)
         now = time.time()
         host = call.authority
         agent = headers["user-agent"][-1] if "user-agent" in headers else None
-        request_id = identifier()
+        request_id = new_request_id()
         return {
             "version": "1.0",
             "resource": self._resource,
@@ -205,7 +205,7 @@ class Gateway:
             "headers": {name: texts[-1] for name, texts in headers.items()},
             "multiValueHeaders": headers,
             "queryStringParameters": dict(query) or None,
-            "multiValueQueryStringParameters": many or None,
+            "multiValueQueryStringParameters": multi_query or None,
             "stageVariables": None,
             "requestContext": {
                 **self._context,
@@ -237,7 +237,7 @@ class Gateway:
             parameters[name] = f"{parameters[name]},{text}" if name in parameters else text
         now = time.time()
         host = call.authority
-        made: dict[str, Any] = {
+        event: dict[str, Any] = {
             "version": "2.0",
             "routeKey": self._route_key,
             "rawPath": path if self._decoded else call.path,
@@ -254,16 +254,16 @@ class Gateway:
                     "sourceIp": call.address,
                     "userAgent": headers.get("user-agent", ""),
                 },
-                "requestId": identifier(),
+                "requestId": new_request_id(),
                 "time": _clf(int(now)),
                 "timeEpoch": int(now * 1000),
             },
         }
         if cookies:
-            made["cookies"] = cookies
+            event["cookies"] = cookies
         if parameters:
-            made["queryStringParameters"] = parameters
-        return made
+            event["queryStringParameters"] = parameters
+        return event
 
 
 def _doubled(template: Template, at: int) -> Template:

@@ -1,8 +1,8 @@
 """Results of Lambda functions as HTTP responses. Pure.
 
-An object with ``statusCode`` is a response. Anything else is the JSON body of a response with status 200: API Gateway
-does so in format 2.0, and in 1.0 nobody misses its error. A text without a status is the body as it is, so that it can
-be JSON. If the event is the body (non-proxy integration), a text is JSON too, in quotes.
+An object with ``statusCode`` is a response. Anything else is the JSON body of a response with status 200. API Gateway
+does so in format 2.0 only; here it holds for 1.0 too. A text without a status is the body as it is, so that it can be
+JSON. If the event is the body (non-proxy integration), a text is JSON too, in quotes.
 
 Source: API Gateway developer guide, "Output format of a Lambda function for proxy integration" and "Lambda function
 response format".
@@ -38,13 +38,15 @@ class MalformedResult(ValueError):
     """A result that is no response. The message is for the author of the function."""
 
 
-def parse_result(result: bytes, *, second: bool, bare: bool = False, cors: bool = False) -> tuple[int, Headers, bytes]:
+def parse_result(
+    result: bytes, *, format_2: bool, non_proxy: bool = False, cors: bool = False
+) -> tuple[int, Headers, bytes]:
     """Return status, headers and body of the response. Headers that only the mesh writes are left out.
 
     Args:
         result: The value that the handler returned, as JSON text.
-        second: Payload format 2.0.
-        bare: Non-proxy integration.
+        format_2: Whether the payload format is 2.0.
+        non_proxy: Whether the integration is non-proxy.
         cors: Whether the edge writes the CORS headers.
 
     Raises:
@@ -55,7 +57,7 @@ def parse_result(result: bytes, *, second: bool, bare: bool = False, cors: bool 
     except orjson.JSONDecodeError as error:
         raise MalformedResult(f"the result cannot be read: {error}") from None
     if not isinstance(value, dict) or "statusCode" not in value:
-        body = value.encode() if isinstance(value, str) and not bare else result
+        body = value.encode() if isinstance(value, str) and not non_proxy else result
         return 200, [(b"content-type", _JSON)], body
     status = _status(value["statusCode"])
     headers = [
@@ -67,7 +69,7 @@ def parse_result(result: bytes, *, second: bool, bare: bool = False, cors: bool 
     if status in _WITHOUT_BODY:
         return status, headers, b""
     if not any(name == b"content-type" for name, _ in headers):
-        headers.append((b"content-type", _PLAIN if second else _JSON))
+        headers.append((b"content-type", _PLAIN if format_2 else _JSON))
     return status, headers, body
 
 
@@ -89,17 +91,17 @@ def _body(result: dict[str, Any]) -> bytes:
     try:
         return b64decode(body, validate=True)
     except (binascii.Error, ValueError):
-        raise MalformedResult("body is not base64, and isBase64Encoded says so") from None
+        raise MalformedResult("body is not base64, although isBase64Encoded is true") from None
 
 
 def _headers(result: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
     """Yield the headers. For a name in both tables, ``multiValueHeaders`` is used."""
-    many = _table(result, "multiValueHeaders")
-    listed = {name.lower() for name in many}
+    multi_value = _table(result, "multiValueHeaders")
+    listed = {name.lower() for name in multi_value}
     for name, text in _table(result, "headers").items():
         if name.lower() not in listed:
             yield from _pair(name, text)
-    for name, texts in many.items():
+    for name, texts in multi_value.items():
         if not isinstance(texts, list):
             raise MalformedResult(f"multiValueHeaders {name!r} must be a list, not {type(texts).__name__}")
         for text in texts:

@@ -17,14 +17,12 @@ from mesh.edge.openapi import comments, responses
 from mesh.edge.openapi.paths import PathTemplate
 from mesh.edge.openapi.schemas import Schema, Schemas
 from mesh.edge.parameters import Parameters
+from mesh.media_types import EVENT_STREAM, JSON, NDJSON, PROTOBUF
 
 __all__ = ["BEARER", "Operations"]
 
 BEARER = "bearer"
 """Name of the security scheme."""
-
-JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
-PROTOBUF = "application/x-protobuf"
 
 _HTTP_BODY = "google.api.HttpBody"
 _ANY_CONTENT: dict[str, Any] = {"content": {"*/*": {"schema": {}}}}
@@ -204,7 +202,7 @@ class Operations:
             made["content"] = {
                 JSON: {"schema": {"type": "array", "items": {"anyOf": [schema, _STREAM_ERROR]}}},
                 NDJSON: {"schema": _lines({"anyOf": [schema, _STREAM_ERROR]})},
-                EVENTS: {"schema": _events({"anyOf": [schema, _STATUS]})},
+                EVENT_STREAM: {"schema": _events({"anyOf": [schema, _STATUS]})},
             }
         else:
             made["content"] = _content(schema, message)
@@ -292,7 +290,7 @@ def _events(item: Schema) -> Schema:
     return {
         "type": "string",
         "description": "One event for each item; its `data` is the item as JSON.",
-        "contentMediaType": EVENTS,
+        "contentMediaType": EVENT_STREAM,
         "contentSchema": item,
     }
 

@@ -18,6 +18,7 @@ import orjson
 from mesh.contract.model import Contract
 from mesh.edge import refusals
 from mesh.edge.openapi.document import document
+from mesh.media_types import JSON
 
 if TYPE_CHECKING:
     from mesh.edge.calls import HttpCall
@@ -69,22 +70,21 @@ class BuiltinPages:
 
     Args:
         contract: The contract that the document describes.
+
+    Attributes:
+        handlers: Path → handler.
     """
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         self._document: asyncio.Task[_PageBody] | None = None
-        self._pages: dict[str, PageHandler] = {OPENAPI: self._openapi, DOCS: self._static("index.html")}
-        self._pages[f"{DOCS}/"] = _redirect
+        self.handlers: dict[str, PageHandler] = {OPENAPI: self._openapi, DOCS: self._static("index.html")}
+        self.handlers[f"{DOCS}/"] = _redirect
         for file in STATIC.iterdir():
-            self._pages[f"{DOCS}/{file.name}"] = self._static(file.name)
+            self.handlers[f"{DOCS}/{file.name}"] = self._static(file.name)
         for method in contract.methods.values():
             for route in method.routes:
-                self._pages.pop(route.template.text, None)
-
-    def get(self, path: str) -> PageHandler | None:
-        """Return the handler of a path, or None if no page has this path."""
-        return self._pages.get(path)
+                self.handlers.pop(route.template.text, None)
 
     async def _openapi(self, call: HttpCall) -> None:
         if self._document is None:  # made once and in a thread: it takes a while for a large contract
@@ -92,7 +92,7 @@ class BuiltinPages:
         await _respond(call, await asyncio.shield(self._document))
 
     def _make_document(self) -> _PageBody:
-        return _PageBody.of("application/json", orjson.dumps(document(self._contract)))
+        return _PageBody.of(JSON, orjson.dumps(document(self._contract)))
 
     def _static(self, name: str) -> PageHandler:
         path = STATIC / name

@@ -14,6 +14,7 @@ from google.protobuf.descriptor import Descriptor
 from google.rpc import error_details_pb2
 
 from mesh.headers import TRACE_ID
+from mesh.media_types import JSON
 
 __all__ = ["DETAILS", "STATUS", "TRACE", "components", "error_responses", "headers", "status_schema"]
 
@@ -83,7 +84,7 @@ def headers(*names: str) -> dict[str, Any]:
 
 def components() -> dict[str, Any]:
     """Return the targets of the references: the sections ``responses`` and ``headers`` of the components."""
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{STATUS}"}}}
+    content = {JSON: {"schema": {"$ref": f"#/components/schemas/{STATUS}"}}}
     return {
         "responses": {
             name: {"description": text, "headers": headers(TRACE, *header_names), "content": content}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
 
-from mesh.context_variables import copy_of
+from mesh.context_variables import isolated_copy
 from mesh.errors import Cancelled
 from mesh.rpc.client.streaming_call import EOF
 from mesh.threads import wait
@@ -77,7 +77,7 @@ class _BlockingMultiCallable:
             RuntimeError: This is the thread of the channel's event loop.
         """
         if self._multi.method.server_streaming:
-            return self._begin(request, arguments)
+            return self._start(request, arguments)
         return self.with_call(request, **arguments)[0]
 
     def with_call(self, request: Any = None, **arguments: Any) -> tuple[Any, BlockingCall]:
@@ -87,17 +87,17 @@ class _BlockingMultiCallable:
             CallError: The call has failed.
             RuntimeError: This is the thread of the channel's event loop.
         """
-        call = self._begin(request, arguments)
+        call = self._start(request, arguments)
         return call.result(), call
 
-    def _begin(self, request: Any, arguments: dict[str, Any]) -> BlockingCall:
-        async def begin() -> BlockingCall:  # made on the loop, so that it is cancelled if this thread no longer waits
+    def _start(self, request: Any, arguments: dict[str, Any]) -> BlockingCall:
+        async def start() -> BlockingCall:  # made on the loop, so that it is cancelled if this thread no longer waits
             source = request
             if self._multi.method.client_streaming:
                 source = _from_thread(iter(request))
             return BlockingCall(self._loop, self._multi(source, **arguments))
 
-        return _wait(self._loop, begin())
+        return _wait(self._loop, start())
 
 
 class BlockingCall:
@@ -113,7 +113,7 @@ class BlockingCall:
         return self
 
     def __next__(self) -> Any:
-        message = self._until(self._call.read())
+        message = self._run(self._call.read())
         if message is EOF:
             raise StopIteration
         return message
@@ -121,12 +121,12 @@ class BlockingCall:
     def result(self) -> Any:
         """Return the one response."""
 
-        async def outcome() -> Any:
+        async def response() -> Any:
             return await self._call
 
-        return self._until(outcome())
+        return self._run(response())
 
-    def _until(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
             return _wait(self._loop, coroutine)
         except Cancelled:  # the call that the function answers has ended
@@ -140,23 +140,23 @@ class BlockingCall:
 
     def initial_metadata(self) -> grpc.aio.Metadata:
         """Wait for the response headers and return them."""
-        found: grpc.aio.Metadata = self._until(self._call.initial_metadata())
-        return found
+        metadata: grpc.aio.Metadata = self._run(self._call.initial_metadata())
+        return metadata
 
     def trailing_metadata(self) -> grpc.aio.Metadata:
         """Wait for the end of the call and return the trailers."""
-        found: grpc.aio.Metadata = self._until(self._call.trailing_metadata())
-        return found
+        metadata: grpc.aio.Metadata = self._run(self._call.trailing_metadata())
+        return metadata
 
     def code(self) -> grpc.StatusCode:
         """Wait for the end of the call and return the status code."""
-        found: grpc.StatusCode = self._until(self._call.code())
-        return found
+        code: grpc.StatusCode = self._run(self._call.code())
+        return code
 
     def details(self) -> str:
         """Wait for the end of the call and return the status message."""
-        found: str = self._until(self._call.details())
-        return found
+        details: str = self._run(self._call.details())
+        return details
 
     def __del__(self) -> None:
         if not self._call.done():
@@ -173,8 +173,8 @@ def _wait(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) ->
     if asyncio._get_running_loop() is loop:  # noqa: SLF001 - get_running_loop without the exception
         coroutine.close()
         raise RuntimeError("a blocking stub would stop the event loop it is used on: await the async one here")
-    found: T = wait(coroutine, loop)
-    return found
+    result: T = wait(coroutine, loop)
+    return result
 
 
 async def _from_thread(requests: Iterator[Any]) -> AsyncIterator[Any]:
@@ -187,7 +187,7 @@ async def _from_thread(requests: Iterator[Any]) -> AsyncIterator[Any]:
         except BaseException as error:  # noqa: BLE001 - raised in the loop; a future does not accept every exception
             return end, error
 
-    loop, context = asyncio.get_running_loop(), copy_of(copy_context())
+    loop, context = asyncio.get_running_loop(), isolated_copy(copy_context())
     while True:
         request, error = await loop.run_in_executor(None, context.run, take)
         if error is not None:

@@ -135,10 +135,10 @@ class ConnectionPool:
             if self._closed:
                 raise Unavailable("the channel to the service is closed").at(str(self))
             if not (first and self._waiters):
-                found = balancer.pick(self.ready, random.randrange)
-                if found is not None:
+                connection = balancer.pick(self.ready, random.randrange)
+                if connection is not None:
                     self._wake()  # another stream may be free for the next one
-                    return found
+                    return connection
             self._connect_idle()
             if not wait_for_ready and self._unreachable():
                 raise Unavailable("the service cannot be reached now; try again later").at(self._failure_text())
@@ -311,21 +311,21 @@ class ConnectionPool:
             self._resolve()
 
     async def _resolve_all(self) -> None:
-        found, self._resolve_error = await resolver.resolve(self.addresses)
+        resolved, self._resolve_error = await resolver.resolve(self.addresses)
         loop = asyncio.get_running_loop()
         self._resolving = None
         self._resolved_at = loop.time()
         if not self._resolve_error:
-            for removed in self._endpoints.keys() - found:
+            for removed in self._endpoints.keys() - resolved:
                 state = self._endpoints.pop(removed)
                 state.stop()
                 if state.connection is not None:
                     state.connection.drain()
-        for endpoint in sorted(found - self._endpoints.keys()):
+        for endpoint in sorted(resolved - self._endpoints.keys()):
             state = self._endpoints[endpoint] = _EndpointState(endpoint)
             self._connect(state)
         if not self._all_static:
-            interval = RESOLVE_INTERVAL if found else BACKOFF_MAX_DELAY
+            interval = RESOLVE_INTERVAL if resolved else BACKOFF_MAX_DELAY
             if self._reconnect_timer is not None:
                 interval = RESOLVE_MIN_INTERVAL
             self._resolve_timer = loop.call_later(interval, self._resolve)

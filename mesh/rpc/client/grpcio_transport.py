@@ -1,8 +1,8 @@
 """grpcio transport: a handler that calls servers through ``grpc.aio`` channels, with messages as bytes.
 
 There is one grpcio channel for each address. grpcio resolves, connects and balances within it; this module picks among
-the channels. As with ``connection_pool``, a call that finds its servers lost after they have responded before waits for
-a while, where grpcio would fail it.
+the channels. When all servers are lost after they have responded, calls wait for ``RECONNECT_TIMEOUT`` as they do in
+``connection_pool``; grpcio would fail them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mesh.errors import Code, StatusError, Unavailable
 from mesh.message_size import Side, too_large
 from mesh.rpc import status
 from mesh.rpc.client import resolver
-from mesh.rpc.client.connection_pool import RECONNECT_TIMEOUT
+from mesh.rpc.client.connection_pool import BACKOFF_BASE_DELAY, BACKOFF_MAX_DELAY, RECONNECT_TIMEOUT
 from mesh.rpc.client.http2_stream import wrong_response_count
 from mesh.rpc.client.streaming_call import EOF
 
@@ -95,9 +95,9 @@ class GrpcioTransport:
             ("grpc.max_receive_message_length", max_message),
             ("grpc.max_send_message_length", -1),
             ("grpc.primary_user_agent", agent.decode()),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 5000),
+            ("grpc.initial_reconnect_backoff_ms", int(BACKOFF_BASE_DELAY * 1000)),
+            ("grpc.min_reconnect_backoff_ms", int(BACKOFF_BASE_DELAY * 1000)),
+            ("grpc.max_reconnect_backoff_ms", int(BACKOFF_MAX_DELAY * 1000)),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ]
@@ -113,7 +113,7 @@ class GrpcioTransport:
         Raises:
             StatusError: The server's status, or the failure to reach it.
         """
-        call.check_deadline()  # grpcio takes a timeout of 0 for none
+        call.check_deadline()  # grpcio treats a timeout of 0 as none
         method = call.method
         chosen = self._pick()
         if (

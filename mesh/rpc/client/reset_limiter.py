@@ -20,7 +20,7 @@ MAX_PARTIAL_RESETS = 128
 beginning of a DATA frame that such a reset cuts in two, so the connection's window stays short by these bytes
 (at most 16 KiB each)."""
 RESET_DELAY = 0.25
-"""Seconds after a deadline in which the server can end the call itself; it was told the same deadline."""
+"""Seconds after a deadline in which the server can end the call itself; it has the same deadline."""
 
 
 class ResetLimiter:

@@ -13,20 +13,16 @@ import ssl
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Unavailable
+from mesh.rpc.client.connection_pool import CLOSE_TIMEOUT, CONNECT_TIMEOUT, ConnectionPool
 from mesh.rpc.client.http2_connection import Connection, connect
 
 if TYPE_CHECKING:
     from mesh.call import Call
-    from mesh.rpc.client.connection_pool import ConnectionPool
 
 __all__ = ["StreamConnections"]
 
 MAX_IDLE = 32
 """Idle connections that are kept for the next streaming calls."""
-CONNECT_TIMEOUT = 20.0
-"""Seconds to connect, as in the pool."""
-CLOSE_TIMEOUT = 1.0
-"""Seconds that closing waits for the last bytes to be sent, as in the pool."""
 
 
 class StreamConnections:

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import MutableMapping
 from typing import Any
 
+from mesh.asgi import AsgiEvent, Receive, Scope, Send
 from mesh.boundary import cancel_task
-from mesh.rpc.server.inbound_call import Receive, Send
 
 __all__ = ["CallerDisconnectWatcher"]
 
@@ -38,7 +37,7 @@ class CallerDisconnectWatcher:
         self._requests: set[_PolledRequest] = set()
         self._polling: asyncio.Task[None] | None = None
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -72,11 +71,11 @@ class _PolledRequest:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._task = asyncio.current_task()
-        self._events: deque[MutableMapping[str, Any]] = deque()
+        self._events: deque[AsgiEvent] = deque()
         self._application_reads = False
         self._polling: asyncio.Task[None] | None = None
 
-    async def receive(self) -> MutableMapping[str, Any]:
+    async def receive(self) -> AsgiEvent:
         """ASGI ``receive`` for the application."""
         while not self._events:
             if self._polling is not None:

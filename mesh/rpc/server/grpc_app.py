@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
+from mesh.asgi import Receive, Scope, Send
 from mesh.boundary import as_exception
 from mesh.call import Call, Handler, Layer, Metadata, chain
 from mesh.contract.model import Method
@@ -21,7 +22,7 @@ from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
 from mesh.headers import Headers
 from mesh.layers.recover import status_of
 from mesh.rpc import framing
-from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall, Receive, Send
+from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall
 from mesh.rpc.status import write_status
 
 __all__ = ["TRAILERS_EXTENSION", "UNKNOWN_METHOD", "GrpcApp"]
@@ -72,7 +73,7 @@ class GrpcApp:
         self._closing = False
         self.calls: set[InboundCall] = set()
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope."""
         if scope["type"] != "http":
             await _reject_scope(scope, receive, send)
@@ -116,7 +117,7 @@ class GrpcApp:
         finally:
             self.calls.discard(call)
 
-    def _reject(self, scope: MutableMapping[str, Any], content_type: bytes) -> tuple[int, Headers] | None:
+    def _reject(self, scope: Scope, content_type: bytes) -> tuple[int, Headers] | None:
         """Return HTTP status and headers that reject a request which is not gRPC; None for a gRPC request."""
         if scope["method"] != "POST":
             return 405, [(b"allow", b"POST")]
@@ -127,9 +128,7 @@ class GrpcApp:
             return 200, [CONTENT_TYPE, *write_status(self.malformed(_TE_TRAILERS_MISSING))]
         return None
 
-    def admit(
-        self, scope: MutableMapping[str, Any], metadata: Metadata, receive: Receive, send: Send
-    ) -> tuple[InboundCall, Handler]:
+    def admit(self, scope: Scope, metadata: Metadata, receive: Receive, send: Send) -> tuple[InboundCall, Handler]:
         """Return the call of a request, and its handler.
 
         Raises:
@@ -183,7 +182,7 @@ async def _send_headers_only(send: Send, status: int, pairs: Headers) -> None:
         await send(_BODY_END)
 
 
-async def _reject_scope(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+async def _reject_scope(scope: Scope, receive: Receive, send: Send) -> None:
     """Close a WebSocket; refuse the lifespan protocol, because the host of the application starts and stops it."""
     if scope["type"] != "websocket":
         raise ValueError(f"a gRPC server has no ASGI {scope['type']!r} scope")

@@ -9,20 +9,19 @@ Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md.
 
 from __future__ import annotations
 
-import asyncio
 import binascii
-import contextlib
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from mesh.asgi import AsgiEvent, Receive, Scope, Send, discard_body
 from mesh.errors import InvalidArgument
 from mesh.headers import Headers
 from mesh.media_types import media_type
 from mesh.rpc.framing import PREFIX
 from mesh.rpc.server.grpc_app import TRAILERS_EXTENSION
-from mesh.rpc.server.inbound_call import CONTENT_TYPE, Receive, Send
+from mesh.rpc.server.inbound_call import CONTENT_TYPE
 
 __all__ = ["TYPES", "Base64Decoder", "is_grpc_web", "original_scope", "serve", "trailer_frame"]
 
@@ -44,11 +43,6 @@ _BROWSER_HEADERS = frozenset({
     b"x-user-agent",
 })  # fmt: skip
 """Headers that a browser sends on its own account, beside ``sec-*``; a function does not see them as metadata."""
-
-DISCARD_SIZE = 64 * 2**20
-"""Bytes of a refused body that are read and discarded at most; ``mesh.edge.calls`` does the same and says why."""
-DISCARD_TIMEOUT = 2.0
-"""Seconds that reading them may take."""
 
 
 def is_grpc_web(content_type: bytes) -> bool:
@@ -97,7 +91,7 @@ class Base64Decoder:
         return decoded[0] if len(decoded) == 1 else b"".join(decoded)
 
 
-async def serve(app: Any, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+async def serve(app: Any, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve a request by a gRPC application; translate it if its media type is gRPC-Web's.
 
     Args:
@@ -122,9 +116,9 @@ async def serve(app: Any, scope: MutableMapping[str, Any], receive: Receive, sen
     await app(translated, translation.receive, translation.send)
 
 
-def original_scope(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def original_scope(scope: Scope) -> AsgiEvent:
     """Return the scope of the request as the client sent it, given the scope that ``serve`` passed on."""
-    original: MutableMapping[str, Any] = scope.get(_ORIGINAL_SCOPE, scope)
+    original: AsgiEvent = scope.get(_ORIGINAL_SCOPE, scope)
     return original
 
 
@@ -138,7 +132,7 @@ class _Translation:
 
     def __init__(
         self,
-        scope: MutableMapping[str, Any],
+        scope: Scope,
         receive: Receive,
         send: Send,
         request_media: str,
@@ -156,7 +150,7 @@ class _Translation:
         self._trailers = False
         self._last_message = b""
 
-    async def receive(self) -> MutableMapping[str, Any]:
+    async def receive(self) -> AsgiEvent:
         """Return the next piece of the request in gRPC's binary form."""
         event = await self._receive()
         if event["type"] != "http.request":
@@ -170,7 +164,7 @@ class _Translation:
         body = self._decoder.feed(event.get("body", b""), end=not more)
         return {"type": "http.request", "body": body, "more_body": more}
 
-    async def send(self, event: MutableMapping[str, Any]) -> None:
+    async def send(self, event: AsgiEvent) -> None:
         """Send a piece of the response. Trailers become the last frame; the headers of Trailers-Only stay headers."""
         match event["type"]:
             case "http.response.start":
@@ -200,14 +194,7 @@ class _Translation:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _discard_request(self) -> None:
-        """Read and discard the rest of the request, within the limits."""
-        if not self._unread:
-            return
-        size = 0
-        with contextlib.suppress(TimeoutError):  # the client gets the response, and perhaps a reset after it
-            async with asyncio.timeout(DISCARD_TIMEOUT):
-                while self._unread and size < DISCARD_SIZE:
-                    event = await self._receive()
-                    self._unread = event["type"] == "http.request" and event.get("more_body", False)
-                    size += len(event.get("body", b""))
-        self._unread = False
+        """Read and discard the rest of the request before the end of the response is sent."""
+        if self._unread:
+            self._unread = False
+            await discard_body(self._receive)

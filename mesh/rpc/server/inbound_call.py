@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mesh.asgi import AsgiEvent, Receive, Send
 from mesh.boundary import cancel_task, record_cancellation
 from mesh.call import Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
@@ -23,10 +23,7 @@ from mesh.rpc.status import OK, write_status
 if TYPE_CHECKING:
     from mesh.contract.model import Method
 
-__all__ = ["CONTENT_TYPE", "InboundCall", "Receive", "Send"]
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+__all__ = ["CONTENT_TYPE", "InboundCall"]
 
 CONTENT_TYPE = (b"content-type", framing.TYPE)
 _GZIP = (b"grpc-encoding", b"gzip")
@@ -110,7 +107,7 @@ class InboundCall(Call):
             self._disconnected = event["type"] != "http.request"
         return self._disconnected
 
-    async def _read(self) -> MutableMapping[str, Any]:
+    async def _read(self) -> AsgiEvent:
         return await self._receive()
 
     async def receive(self) -> bytes | None:

@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import socket
+from collections.abc import Callable
 from time import monotonic  # the clock of the event loops
 from typing import Any, cast
 
@@ -54,7 +55,7 @@ CONNECTION_WINDOW_SIZE = 2**24
 """Bytes that a peer may send on one connection before they are read: the bound of the memory that one peer takes."""
 
 DEFAULT_MAX_BODY_SIZE = 4 * 2**20
-"""Bytes of the largest request body unless the listener's ``max_body`` says otherwise."""
+"""Bytes of the largest request body, unless ``max_body`` of the listener is given."""
 _HEAD_LIMITS = (
     "limit_request_head_size", "limit_request_line", "limit_request_field_size", "h2_max_header_list_size",
     "h2_max_header_block_size",
@@ -69,20 +70,20 @@ RESTART_DELAY = 1.0
 PROBE_TIMEOUT = 1.0
 """Seconds that a stop waits for its probe connection at most: once until it is accepted, once until it is closed."""
 
-_LOGGER = logging.getLogger(__name__)
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""Connection preface of an HTTP/2 client with empty SETTINGS (RFC 9113, 3.4)."""
-
 IDLE_TIMEOUT = 3600.0
 """Seconds after which a connection without calls is closed (with GOAWAY), where only HTTP/2 is spoken. gRPC channels
 are idle for long; the timeout only removes connections whose peer has vanished."""
-
 
 HTTP1_IDLE_TIMEOUT = 75.0
 """Seconds after which an idle connection is closed where HTTP/1.1 is spoken. It is longer than clients and proxies keep
 idle connections (commonly 60 s), so that the client closes first; else it may send a request into a connection that is
 being closed. h2corn takes the smaller of this and of the time that a request's head may take, so both have this value.
 """
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""Connection preface of an HTTP/2 client with empty SETTINGS (RFC 9113, 3.4)."""
+
+log = logging.getLogger(__name__)
 
 
 class ListenError(Exception):
@@ -116,7 +117,7 @@ class Listener:
         drain: float,
         max_body: int | None = None,
         max_head: int = 2**20,
-        expire: Any = None,
+        expire: Callable[[], None] | None = None,
     ) -> None:
         self.listen = listen
         self._app = app
@@ -127,11 +128,12 @@ class Listener:
         self._last_response = -LINGER_DELAY
         self._started = False
         self._stopping = False
+        grpc_only = grpc and max_body is None
         self._options: dict[str, Any] = {
             "grpc": grpc,
             "access_log": False,
             "lifespan": "off",
-            "date_header": not grpc or max_body is not None,
+            "date_header": not grpc_only,
             "max_concurrent_streams": MAX_STREAMS,
             "h2_initial_stream_window_size": STREAM_WINDOW_SIZE,
             "h2_initial_connection_window_size": CONNECTION_WINDOW_SIZE,
@@ -139,7 +141,7 @@ class Listener:
             "timeout_graceful_shutdown": drain + CANCELLATION_TIMEOUT,
             "limit_request_fields": 0,  # the application counts them: h2corn sends 431, which is not a gRPC status
         }
-        if grpc and max_body is None:
+        if grpc_only:
             self._options |= {"http1": False, "timeout_keep_alive": IDLE_TIMEOUT, "h2_timeout_response_stall": 0.0}
         else:
             # A request stream may be silent for long. The application has timeouts for the bodies that it reads whole.
@@ -208,7 +210,7 @@ class Listener:
                 if not self._started:
                     raise
                 if not self._stopping:
-                    _LOGGER.error("%s: the server ended (%s); it is started anew", self.listen, error)  # noqa: TRY400
+                    log.error("%s: the server ended (%s); it is started anew", self.listen, error)  # noqa: TRY400
                     await asyncio.sleep(RESTART_DELAY)
             if self._stopping:
                 return

@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class _PlanFile(msgspec.Struct, frozen=True):
     plan: PreloadPlan
 
 
-def find(module: str, *, root: Path, stubs: Path, keep: Path, path: Sequence[str] | None = None) -> PreloadPlan:
+def find(module: str, *, root: Path, stubs: Path, keep: Path) -> PreloadPlan:
     """Return the plan for a service: the stored one, if it is current, or that of a new probe.
 
     A probe takes as long as the import of the module.
@@ -51,12 +51,11 @@ def find(module: str, *, root: Path, stubs: Path, keep: Path, path: Sequence[str
         root: The project: the folder of mesh.toml.
         stubs: The folder of the generated stubs.
         keep: The file that the plan is stored in.
-        path: ``sys.path`` of the workers; None: that of this process.
 
     Returns:
         The plan. If the module cannot be imported at all, the plan is empty and ``failed`` gives the reason.
     """
-    request = ProbeRequest(module, tuple(sys.path if path is None else path), str(root), str(stubs))
+    request = ProbeRequest(module, tuple(sys.path), str(root), str(stubs))
     fingerprint = _fingerprint(request)
     with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
         stored = from_json(keep.read_bytes(), _PlanFile)

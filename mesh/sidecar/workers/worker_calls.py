@@ -35,10 +35,10 @@ class ConnectionLostError(ConnectionError):
     """The other end is gone.
 
     Attributes:
-        call: Id of the call, whose outcome is unknown; -1 if it was not sent.
+        call: Id of the call, whose outcome is unknown; None if it was not sent.
     """
 
-    def __init__(self, call: int) -> None:
+    def __init__(self, call: int | None) -> None:
         super().__init__()
         self.call = call
 

@@ -245,7 +245,7 @@ class WorkerConnection(asyncio.Protocol):
             StatusError: The status of the call.
         """
         if self.lost.done():
-            raise ConnectionLostError(-1)
+            raise ConnectionLostError(None)
         number = self._next_id
         self._next_id = number + 2
         pending = self.pending_calls[number] = PendingCall(number, call.method.path)

@@ -183,11 +183,12 @@ class WorkerPool:
             try:
                 await worker.connection.forward(call, index, head, message)
             except ConnectionLostError as lost:
-                if lost.call < 0:  # it was not sent, so the connection does not report its end
+                unsent = lost.call is None
+                if unsent:  # the connection does not report the end of such a call
                     self._call_ended(path)
                 attempts -= 1
-                unstarted = lost.call < 0 or not worker.process.watermark.reached(lost.call)
-                replayable = lost.call < 0 or (message is not None and not call.headers_sent)
+                unstarted = lost.call is None or not worker.process.watermark.reached(lost.call)
+                replayable = unsent or (message is not None and not call.headers_sent)
                 retryable = unstarted or (method.idempotent and attempts > 0 and not self._health.retry_is_futile(path))
                 if delivery is not None:
                     delivery.started = not unstarted

@@ -41,8 +41,9 @@ class Project:
         file.write_text(text)
 
     def find(self) -> PreloadPlan:
-        path = [str(self.stubs), str(self.root), str(self.libraries), *sys.path]
-        return find("shop.functions", root=self.root, stubs=self.stubs, keep=self.keep, path=path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "path", [str(self.stubs), str(self.root), str(self.libraries), *sys.path])
+            return find("shop.functions", root=self.root, stubs=self.stubs, keep=self.keep)
 
 
 def test_libraries_and_stubs_but_not_the_projects_own_code(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ async def every_second(request: meshapi.Tick, context: Context) -> Empty:
 
 async def _record(method: str, word: str, context: Context) -> Empty:
     event = str(context.metadata["ce-id"])
-    way = choice.of_try(context, method, event, word)
+    way = choice.of_attempt(context, method, event, word)
     if way is not None and not way.late:
         await ways.end_anywhere(way.name)
     async with context.transaction() as tx:

@@ -31,7 +31,7 @@ def join(requests: Iterator[pb.MakeRequest], context: Context) -> pb.Made:
 
 def on_made(request: pb.Made, context: Context) -> Empty:
     """End as the word says."""
-    way = choice.of_try(context, "OnMade", str(context.metadata["ce-id"]), request.word)
+    way = choice.of_attempt(context, "OnMade", str(context.metadata["ce-id"]), request.word)
     if way is not None:
         ways.end(way.name)
     return Empty()

@@ -1,4 +1,4 @@
-"""What was delivered."""
+"""Delivered events."""
 
 import sqlalchemy as sa
 from alembic import op

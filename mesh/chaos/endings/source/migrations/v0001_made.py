@@ -1,4 +1,4 @@
-"""What was made."""
+"""Created rows."""
 
 import sqlalchemy as sa
 from alembic import op
