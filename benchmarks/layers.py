@@ -36,7 +36,7 @@ from mesh.rpc import framing
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.sidecar.service_context import ServiceContext
 from mesh.sidecar.sidecar import run as runner
-from mesh.threads import Threads
+from mesh.threads import ThreadPool
 
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer
@@ -101,7 +101,7 @@ def _ways(endpoint: str) -> dict[str, One]:
     _, contract = project.load(load.HERE / "mesh" / "mesh.toml")
     service = ServiceContext("users", channel=None, blocking=None)
     functions = Functions(users.__name__, [contract.services[SERVICE]])
-    method, function = functions.handlers(service, Threads(1))[PATH]
+    method, function = functions.handlers(service, ThreadPool(1))[PATH]
 
     folder = load.SCRATCH / "identity"
     key_files.ensure(folder, ["edge"])

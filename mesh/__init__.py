@@ -1,7 +1,10 @@
 """function-mesh: a proto contract, plain Python functions, one command.
 
-These names are what a function needs. Everything else is found in the room it belongs to. They are imported when they
-are first asked for: commands that need none of them (``mesh health``, every few seconds in a container) start sooner.
+The names of ``__all__`` are the API for functions. ``mesh.testing`` is the API for their tests. Everything else is
+internal.
+
+Names are imported at their first use (PEP 562). Commands that need none of them start sooner: ``mesh health`` runs
+every few seconds in a container.
 """
 
 from importlib import import_module
@@ -57,7 +60,7 @@ __all__ = [
     "Unknown",
 ]
 
-_HOMES = {
+_MODULES = {
     "Context": "mesh.context", "Identity": "mesh.call", "Metadata": "mesh.call", "Service": "mesh.context",
     "Transaction": "mesh.context",
 }  # fmt: skip
@@ -67,5 +70,5 @@ def __getattr__(name: str) -> Any:
     """Import a public name (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(_HOMES.get(name, "mesh.errors")), name)
+    globals()[name] = value = getattr(import_module(_MODULES.get(name, "mesh.errors")), name)
     return value

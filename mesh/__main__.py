@@ -1,4 +1,4 @@
-"""``python -m mesh`` is ``mesh``."""
+"""Entry point of ``python -m mesh``, the same as the command ``mesh``."""
 
 import sys
 

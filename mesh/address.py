@@ -1,4 +1,4 @@
-"""Addresses, ``host:port`` and ``[IPv6]:port``: read, written and bound in one place.
+"""Addresses of the forms ``host:port`` and ``[IPv6]:port``: parser, formatter and listening sockets.
 
 Sources: RFC 3986, 3.2.2 (brackets); RFC 4007, 11 (zones, ``fe80::1%eth0``); RFC 6874 (a zone means nothing to others).
 """
@@ -10,20 +10,20 @@ import socket
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 
-__all__ = ["ANY", "authority", "bind", "join", "name_of", "reachable", "split"]
+__all__ = ["ANY", "authority", "bind", "bound_address", "join", "reachable", "split"]
 
 ANY = "*"
-"""The host that stands for every interface, of IPv4 and of IPv6 where there is one."""
+"""Host for all interfaces, of IPv4 and, if the system has it, of IPv6."""
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\]\s]+)\]|(?P<host>[^:\[\]/\s]+)):(?P<port>[0-9]{1,5})\Z")
 _MAX_PORT = 65535
 
 
 def split(address: str) -> tuple[str, int]:
-    """Return host and port of ``host:port`` or ``[IPv6]:port``; the host without brackets, with its zone.
+    """Return host and port of an address. The host has no brackets and keeps its zone.
 
     Raises:
-        ValueError: It is neither; the text says what would be right.
+        ValueError: The text is no address. The message has the correction.
     """
     match = _ADDRESS.match(address)
     if match is None:
@@ -39,14 +39,14 @@ def split(address: str) -> tuple[str, int]:
 
 
 def _hint(address: str) -> str:
-    """Return what is probably meant."""
+    """Return the probable correction, as the end of a sentence."""
     host, _, port = address.rpartition(":")
     if not host and port.isdigit():
-        return f'; every interface is "{ANY}:{port}"'
+        return f'; for all interfaces write "{ANY}:{port}"'
     if _is_ipv6(host):
-        return f'; an IPv6 address stands in brackets: "[{host}]:{port}"'
+        return f'; write an IPv6 address in brackets: "[{host}]:{port}"'
     if _is_ipv6(address):
-        return f'; an IPv6 address stands in brackets, before the port: "[{address}]:8080"'
+        return f'; write an IPv6 address in brackets, with a port: "[{address}]:8080"'
     return ""
 
 
@@ -65,20 +65,20 @@ def _punycode(host: str) -> str:
 
 
 def join(host: str, port: int) -> str:
-    """Return the address; an IPv6 host is put in brackets."""
+    """Return the address of host and port, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def authority(address: str) -> str:
-    """Return the address as a request names it (``:authority``): without the zone, which only this machine knows."""
+    """Return the address as ``:authority`` of a request, without the zone, which only this machine knows."""
     return re.sub(r"%[^\]]*\]", "]", address)
 
 
 def reachable(address: str) -> str:
-    """Return the address at which others on this machine reach a listener: loopback in place of every interface."""
+    """Return the address for clients on this machine: loopback if the listener is on all interfaces."""
     host, port = split(address)
     if host in (ANY, "0.0.0.0") or (_is_any(host) and socket.has_dualstack_ipv6()):  # noqa: S104 - compared
-        return join("127.0.0.1", port)  # a machine may have IPv6 sockets and no ::1
+        return join("127.0.0.1", port)  # a system may have IPv6 sockets and no ::1
     return join("::1", port) if _is_any(host) else address
 
 
@@ -87,30 +87,30 @@ def _is_any(host: str) -> bool:
 
 
 def _is_mapped(host: str) -> bool:
-    """Return whether it is an IPv4 address written as IPv6 (RFC 4291, 2.5.5.2): a socket of IPv6 alone has none."""
+    """Whether a host is an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2), which needs a dual-stack socket."""
     return ":" in host and IPv6Address(host).ipv4_mapped is not None
 
 
 def bind(address: str, backlog: int) -> socket.socket:
-    """Return a socket that listens at ``address``; port 0 picks a free one.
+    """Return a socket that listens at ``address``. Port 0 selects a free port.
 
-    ``*`` and ``[::]`` are every interface, of IPv4 too.
+    ``*`` and ``[::]`` stand for all interfaces, also of IPv4.
 
     Raises:
-        ValueError: It is no address.
-        OSError: It is taken, is not of this machine, or may not be used.
+        ValueError: The text is no address.
+        OSError: The address is in use, belongs to another machine, or is not permitted.
     """
     host, port = split(address)
     if host == ANY:
-        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - what was asked for
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - the user asked for it
     family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     dual = family == socket.AF_INET6 and (_is_any(host) or _is_mapped(host)) and socket.has_dualstack_ipv6()
-    # create_server sets SO_REUSEADDR: connections of the last run linger for a minute and must not block the next.
+    # create_server sets SO_REUSEADDR, because connections of the last run linger for a minute in TIME_WAIT.
     return socket.create_server(found, family=family, backlog=backlog, dualstack_ipv6=dual)
 
 
-def name_of(listener: socket.socket) -> str:
-    """Return the address at which the socket listens."""
+def bound_address(listener: socket.socket) -> str:
+    """Return the address of a listening socket."""
     host, port, *scope = listener.getsockname()
     zone = scope[-1] if scope else 0
     if zone and "%" not in host:

@@ -15,7 +15,7 @@ from mesh.chaos import arguments as chaos_command
 from mesh.control.commands import events_arguments
 from mesh.faults import Fault, Faults
 from mesh.telemetry import otel_environment
-from mesh.text import ready_output
+from mesh.text import prepare_output
 
 if TYPE_CHECKING:
     from mesh.config.manifest import Manifest
@@ -34,7 +34,7 @@ _FD = "descriptor of a listening socket to serve instead of `listen`"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code: 0, 1 (faults), 2 (wrong usage), 64 + N (gRPC status N of `mesh call`)."""
     _restore_sigchld()
-    ready_output()
+    prepare_output()
     try:
         try:
             return _run(arguments)

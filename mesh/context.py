@@ -1,4 +1,4 @@
-"""What a function sees of the mesh: ``context``, its second argument."""
+"""Context of a function call: the API of the mesh for functions."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ StubT = TypeVar("StubT")
 
 
 class Transaction(Protocol):
-    """A transaction on the service's own database, as ``async with context.transaction() as tx`` gives it."""
+    """Transaction on the service's own database, from ``async with context.transaction() as tx``."""
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
         """Execute an SQLAlchemy statement and return its (buffered) result.
 
         Raises:
-            Unavailable: The database cannot be reached, or its lock was not had in time.
-            Aborted: Another transaction changed the same data; or a statement before this one was cancelled, or failed.
-            sqlalchemy.exc.IntegrityError: A constraint was violated; the transaction is over.
+            Unavailable: The database cannot be reached, or its lock was not acquired in time.
+            Aborted: Another transaction changed the same data, or an earlier statement failed or was cancelled.
+            sqlalchemy.exc.IntegrityError: A constraint was violated. The transaction has ended.
         """
 
     async def publish(self, event: Message) -> None:
-        """Publish an event that commits with the transaction, or not at all.
+        """Publish an event that is committed with the transaction.
 
         Raises:
-            FailedPrecondition: The service does not declare that it publishes this.
+            FailedPrecondition: The contract does not declare that the service publishes this event.
             StatusError: As for ``execute``.
         """
 
 
 class Service(Protocol):
-    """What the sidecar gives to all functions of one service; ``Context`` is this plus one call."""
+    """Service context: the API of the mesh outside of a call, as in ``startup``."""
 
     name: str
     settings: Mapping[str, Any]
@@ -63,14 +63,14 @@ class Service(Protocol):
         """Begin a transaction on the service's database."""
 
     async def publish(self, event: Message) -> None:
-        """Publish an event; returns when the broker has it durably."""
+        """Publish an event. Returns when the broker has stored it durably."""
 
 
 class Context:
-    """One call, as the function sees it.
+    """Context of one call: identity, deadline, metadata, stubs, transactions and events.
 
     Attributes:
-        call: The call behind it; a function rarely needs it.
+        call: The call itself. Functions rarely need it.
     """
 
     __slots__ = ("_service", "call")
@@ -81,62 +81,62 @@ class Context:
 
     @property
     def service(self) -> str:
-        """The name of the service in mesh.toml."""
+        """Name of the service in mesh.toml."""
         return self._service.name
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """``[services.NAME.settings]`` of mesh.toml: what the service's own code is configured with."""
+        """Settings of the service's code, ``[services.NAME.settings]`` of mesh.toml."""
         return self._service.settings
 
     @property
     def method(self) -> str:
-        """The full path of the method, ``/package.Service/Method``."""
+        """Full path of the method, ``/package.Service/Method``."""
         return str(self.call.method.path)
 
     @property
     def identity(self) -> Identity | None:
-        """The user for whom the call is made, verified here; None for anonymous calls and for services on their own."""
+        """Verified user of the call; None for anonymous calls and for services that call without a user."""
         return self.call.identity
 
     @property
     def caller(self) -> str | None:
-        """The service of the mesh that made the call, verified here; None for a call from outside."""
+        """Verified service of the mesh that made the call; None for a call from outside."""
         return self.call.caller
 
     @property
     def deadline(self) -> float | None:
-        """When the answer is worthless, in ``loop.time()`` seconds; None if never."""
+        """Absolute deadline in loop time, seconds; None: no deadline."""
         return self.call.deadline
 
     def remaining(self) -> float | None:
-        """Return the seconds left until the deadline, or None without one."""
+        """Return the seconds until the deadline, 0 if it has passed, or None without a deadline."""
         return self.call.remaining()
 
     @property
     def metadata(self) -> Metadata:
-        """The caller's metadata: a mapping; bytes for ``-bin`` keys; ``getall`` for repeated ones."""
+        """Metadata of the caller: a mapping with bytes for ``-bin`` keys and ``getall`` for repeated keys."""
         return self.call.metadata
 
     @property
     def log(self) -> logging.Logger:
-        """The service's logger; records carry the trace and span id."""
+        """Logger of the service. Its records have the trace and span id."""
         return self._service.log
 
     def stub(self, stub_class: type[StubT]) -> StubT:
         """Return a stub of another service.
 
-        The stub is the generated one, unchanged, on the mesh's channel: its calls carry the trace, the time left, the
-        user and this service's identity. In a ``def`` function (which runs in a thread) its methods block and return
-        their result; in an ``async def`` function they are awaited.
+        The stub is the generated one on the mesh's channel. Its calls propagate the trace, the deadline, the user and
+        this service's identity. In an ``async def`` function its methods are awaited. In a ``def`` function, which runs
+        in a thread, they block and return the result.
 
         Raises:
-            grpc.aio.AioRpcError: From the stub's calls, when they fail.
+            grpc.aio.AioRpcError: A call of the stub failed.
         """
         return self._service.stub(stub_class)
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        """Begin a transaction on the service's own database: commits at the end of the block, rolls back on any error.
+        """Begin a transaction on the service's database. It commits at the end of the block and rolls back on an error.
 
         Raises:
             FailedPrecondition: mesh.toml gives this service no database.
@@ -145,25 +145,25 @@ class Context:
         return self._service.transaction()
 
     async def publish(self, event: Message) -> None:
-        """Publish an event by itself; returns when the broker has it durably."""
+        """Publish an event without a transaction. Returns when the broker has stored it durably."""
         await self._service.publish(event)
 
     def set_header(self, key: str, value: str | bytes) -> None:
-        """Add response metadata that goes before the first message.
+        """Add response metadata that is sent before the first message.
 
         Raises:
             ValueError: The key or the value cannot be sent (see ``mesh.call.encode_pair``), the key is the
-                transport's own (``grpc-status``, ``content-type``, …), or there is no room for more: 7168 bytes in all,
+                transport's own (``grpc-status``, ``content-type``, …), or all pairs exceed the size limit: 7168 bytes,
                 where each pair counts 32 more than its key and value.
             TypeError: The key is not text, or the value neither text nor bytes.
-            FailedPrecondition: The headers have gone already.
+            FailedPrecondition: The response headers were already sent.
         """
         if self.call.headers_sent:
-            raise FailedPrecondition("the response headers have gone: set them before the first message")
+            raise FailedPrecondition("the response headers were already sent: set them before the first message")
         _add(self.call.headers, key, value, frozenset())
 
     def set_trailer(self, key: str, value: str | bytes) -> None:
-        """Add response metadata that goes after the last message.
+        """Add response metadata that is sent after the last message.
 
         Raises:
             ValueError: As for ``set_header``; or the key is a field that HTTP does not allow after a message
@@ -173,21 +173,21 @@ class Context:
         _add(self.call.trailers, key, value, UNTRAILED)
 
 
-_STATUS_ROOM = 1024
-"""Bytes of trailers that are kept for the status."""
-_MOST = MAX_METADATA_SIZE - _STATUS_ROOM
+_STATUS_SIZE = 1024
+"""Bytes of trailers that are reserved for the status."""
+_MAX_SIZE = MAX_METADATA_SIZE - _STATUS_SIZE
 
 
-def _add(pairs: list[tuple[bytes, bytes]], key: str, value: str | bytes, unfit: frozenset[bytes]) -> None:
+def _add(pairs: list[tuple[bytes, bytes]], key: str, value: str | bytes, forbidden: frozenset[bytes]) -> None:
     pair = encode_pair(key, value)
     name = pair[0]
     if is_reserved(name) or name in SERVER:
         raise ValueError(f"metadata key {key!r} belongs to the transport; choose another name")
-    if name in unfit:
+    if name in forbidden:
         raise ValueError(f"metadata key {key!r} is no trailer in HTTP (RFC 9110, 6.5.1); set it with set_header")
-    if field_bytes((*pairs, pair)) > _MOST:
+    if field_bytes((*pairs, pair)) > _MAX_SIZE:
         raise ValueError(
-            f"metadata {key!r} finds no room: all of it together may be {_MOST} bytes, counting "
+            f"metadata {key!r} exceeds the size limit: all pairs together may have {_MAX_SIZE} bytes, with "
             f"{FIELD_OVERHEAD_BYTES} more for each pair; send it in a message"
         )
     pairs.append(pair)

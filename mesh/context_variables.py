@@ -1,11 +1,11 @@
-"""Inherited context variables: what a module's import and its ``startup`` have set, for every call of its functions.
+"""Inherited context variables: values set by a module's import and its ``startup``, for each call of its functions.
 
-The task of a call is made by a server, a worker's connection or a delivery, and begins with the context of whoever
-made that. So each call sets the variables by itself, before its function begins. What a function changes stays its
-own: the task, or the copy that a thread works in, ends with the call.
+A server, a worker's connection or a delivery creates the task of a call, and the task starts with the context of its
+creator. So each call sets the variables itself before its function starts. Changes by a function stay in its call,
+because the task, or the copy of the context in a thread, ends with the call.
 
-The current decimal context is a variable as well, with a value that changes in place
-(``decimal.getcontext().prec = 5``); a call gets a copy of it.
+The current decimal context is a context variable too, and its value changes in place (``decimal.getcontext().prec =
+5``). Each call gets a copy of it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import decimal
     from types import CoroutineType
 
-__all__ = ["Inherited", "copy_of"]
+__all__ = ["InheritedContext", "isolated_copy"]
 
 
-class Inherited:
-    """The context variables that the calls of one module inherit."""
+class InheritedContext:
+    """Context variables that the calls of one module inherit."""
 
     __slots__ = ("_decimal", "_values")
 
@@ -36,32 +36,32 @@ class Inherited:
         self._values: tuple[tuple[ContextVar[Any], Any], ...] = ()
         self._decimal: decimal.Context | None = None
 
-    def keep(self, context: Context | None = None) -> None:
-        """Keep the values of a context, or of the running one."""
-        found = copy_context() if context is None else context
-        left = _own()
+    def capture(self, context: Context | None = None) -> None:
+        """Capture the values of a context, by default the current one."""
+        source = copy_context() if context is None else context
+        excluded = _call_variables()
         self._decimal = None
         if "decimal" in sys.modules:
             variable = _decimal_variable()
-            self._decimal = found[variable].copy() if variable in found else None
-            left |= {variable}
-        self._values = tuple((variable, value) for variable, value in found.items() if variable not in left)
+            self._decimal = source[variable].copy() if variable in source else None
+            excluded |= {variable}
+        self._values = tuple((variable, value) for variable, value in source.items() if variable not in excluded)
 
-    def enter(self) -> None:
-        """Give the running context these values."""
+    def apply(self) -> None:
+        """Set the captured values in the current context."""
         for variable, value in self._values:
             variable.set(value)
         if self._decimal is not None:
             sys.modules["decimal"].setcontext(self._decimal.copy())
 
     def __call__(self, call: Call, next: Callable[[Any], CoroutineType[Any, Any, None]]) -> Awaitable[None]:
-        """Give them to the call: the innermost layer."""
-        self.enter()
+        """Set the captured values for a call: the innermost layer."""
+        self.apply()
         return next(call)
 
 
-def copy_of(context: Context) -> Context:
-    """Return a copy in which nothing is changed for the original, the current decimal context included."""
+def isolated_copy(context: Context) -> Context:
+    """Return a copy of a context that shares no state with it, not even the current decimal context."""
     copy = context.copy()
     if "decimal" in sys.modules:
         variable = _decimal_variable()
@@ -71,8 +71,8 @@ def copy_of(context: Context) -> Context:
 
 
 @cache
-def _own() -> frozenset[ContextVar[Any]]:
-    """Return the variables that belong to the call that is answered: OpenTelemetry's current context among them."""
+def _call_variables() -> frozenset[ContextVar[Any]]:
+    """Return the variables that belong to the current call, among them OpenTelemetry's current context."""
     empty = Context()
     empty.run(otel.attach, otel.Context())
     return frozenset({current, *empty})
@@ -80,7 +80,7 @@ def _own() -> frozenset[ContextVar[Any]]:
 
 @cache
 def _decimal_variable() -> ContextVar[Any]:
-    """Return the variable of the current decimal context, which the module does not name."""
+    """Return the variable of the current decimal context, which the module ``decimal`` does not export."""
     empty = Context()
     empty.run(sys.modules["decimal"].getcontext)
     (variable,) = empty

@@ -1,7 +1,7 @@
-"""The status codes of gRPC, one exception each, and the one table from code to HTTP status.
+"""gRPC status codes: one exception for each code, and the table from code to HTTP status.
 
-A function raises these; every other part of the mesh moves them. What is not a ``StatusError`` is a bug, and its text
-stays inside (see ``mesh.layers.recover``).
+Functions raise these exceptions. Any other exception is a bug, and callers do not get its text (see
+``mesh.layers.recover``).
 
 Sources: https://grpc.io/docs/guides/status-codes/ and google/rpc/code.proto (the HTTP mapping).
 """
@@ -42,42 +42,42 @@ __all__ = [
 
 
 class Code(IntEnum):
-    """The canonical status codes (google/rpc/code.proto)."""
+    """Canonical status codes (google/rpc/code.proto)."""
 
     OK = 0
     """The call succeeded."""
     CANCELLED = 1
-    """The caller went away."""
+    """The caller cancelled the call or disconnected."""
     UNKNOWN = 2
-    """A peer failed without saying how."""
+    """A peer failed without a known status."""
     INVALID_ARGUMENT = 3
-    """The request is wrong whatever the state of the system."""
+    """The request is invalid in every state of the system."""
     DEADLINE_EXCEEDED = 4
-    """Time ran out; the effect may have happened."""
+    """The deadline passed. The call may have had its effect."""
     NOT_FOUND = 5
-    """What was asked for does not exist."""
+    """The requested resource does not exist."""
     ALREADY_EXISTS = 6
-    """What was to be created exists."""
+    """The resource to create exists already."""
     PERMISSION_DENIED = 7
-    """The caller is known and may not do this."""
+    """The caller is known and has no permission."""
     RESOURCE_EXHAUSTED = 8
-    """A limit was reached: in-flight calls, message size, quota."""
+    """A limit was reached: concurrency, message size, quota."""
     FAILED_PRECONDITION = 9
-    """The state of the system forbids it; trying again does not help until that changes."""
+    """The state of the system does not allow the call. A retry does not help until the state changes."""
     ABORTED = 10
-    """A conflict with a concurrent call; the whole sequence may be tried again."""
+    """A conflict with a concurrent call. The caller may retry the whole sequence."""
     OUT_OF_RANGE = 11
-    """Past the end."""
+    """A value is outside of the valid range, such as past the end of a file."""
     UNIMPLEMENTED = 12
-    """No such method here."""
+    """The server does not have the method."""
     INTERNAL = 13
-    """A bug; the text stays inside."""
+    """A bug. The caller does not get its text."""
     UNAVAILABLE = 14
-    """Not now; safe to try again for methods that declare retry safety."""
+    """The service is unavailable for now. Methods that declare retry safety may be retried."""
     DATA_LOSS = 15
-    """Data is gone or corrupt beyond repair."""
+    """Data is lost or corrupt beyond repair."""
     UNAUTHENTICATED = 16
-    """The caller is not known: no credentials, or invalid ones."""
+    """The caller is unknown: it sent no credentials or invalid ones."""
 
 
 _HTTP: dict[int, int] = {
@@ -102,22 +102,21 @@ _HTTP: dict[int, int] = {
 
 
 def http_status(code: int) -> int:
-    """Return the HTTP status for a gRPC code (google/rpc/code.proto); 500 for a code that is not canonical."""
+    """Return the HTTP status of a gRPC code (google/rpc/code.proto), or 500 for an unknown code."""
     return _HTTP.get(code, 500)
 
 
 class StatusError(Exception):
-    """A call ended with a status other than OK.
+    """Status of a call other than OK.
 
     Args:
-        message: For the caller: what was wrong, and what would be right.
-        details: Messages that make the status rich (``google.rpc.BadRequest``, ``RetryInfo``, …); they travel in
+        message: Text for the caller: the error and its correction.
+        details: Details of the status (``google.rpc.BadRequest``, ``RetryInfo``, …), sent in
             ``grpc-status-details-bin``.
-        code: Only for the base class; each subclass has its own.
+        code: Status code, for the base class only. Each subclass has its own.
 
     Attributes:
-        where: What failed where, addresses and all, when the transport and not the peer says so: for logs and spans.
-            It is never sent; ``str()`` has it.
+        where: Address and cause of a transport failure, for logs and spans. It is part of ``str()`` and is never sent.
     """
 
     code: Code = Code.UNKNOWN
@@ -126,7 +125,7 @@ class StatusError(Exception):
     details: tuple[Message, ...]
 
     def __init__(self, message: str = "", *, details: Sequence[Message] = (), code: int | None = None) -> None:
-        message = utf8(message)  # it may quote what a caller sent; it must not be what keeps the status from going out
+        message = utf8(message)  # the text may quote a request, and must not prevent the status from being sent
         super().__init__(message)
         self.message = message
         self.details = tuple(details)
@@ -138,13 +137,13 @@ class StatusError(Exception):
         return f"{text} ({self.where})" if self.where else text
 
     def at(self, where: str) -> Self:
-        """Say where, and return the error."""
+        """Set ``where`` and return the error."""
         self.where = where
         return self
 
     @staticmethod
     def of(code: int, message: str = "", details: Sequence[Message] = ()) -> StatusError:
-        """Return the exception of the class that belongs to ``code``; ``Unknown`` for a code that is not canonical."""
+        """Return an exception of the class for ``code``, or ``Unknown`` for an unknown code."""
         cls: Any = _CLASSES.get(code, Unknown)
         error: StatusError = cls.__new__(cls)
         StatusError.__init__(error, message, details=details)
@@ -155,23 +154,23 @@ _CODES = frozenset(int(code) for code in Code)
 
 
 class Cancelled(StatusError):
-    """The caller went away."""
+    """The caller cancelled the call or disconnected."""
 
     code = Code.CANCELLED
 
 
 class Unknown(StatusError):
-    """A peer failed without saying how."""
+    """A peer failed without a known status."""
 
     code = Code.UNKNOWN
 
 
 class InvalidArgument(StatusError):
-    """The request is wrong, whatever the state of the system.
+    """The request is invalid in every state of the system.
 
     Args:
-        message: What is wrong with the request as a whole.
-        violations: Field path → what would be right; becomes a ``google.rpc.BadRequest`` detail.
+        message: Error of the request as a whole.
+        violations: Field path → correct form; becomes a ``google.rpc.BadRequest`` detail.
         details: Further details.
     """
 
@@ -190,25 +189,25 @@ class InvalidArgument(StatusError):
 
 
 class DeadlineExceeded(StatusError):
-    """Time ran out; the effect may have happened all the same."""
+    """The deadline passed. The call may have had its effect."""
 
     code = Code.DEADLINE_EXCEEDED
 
 
 class NotFound(StatusError):
-    """What was asked for does not exist."""
+    """The requested resource does not exist."""
 
     code = Code.NOT_FOUND
 
 
 class AlreadyExists(StatusError):
-    """What was to be created exists."""
+    """The resource to create exists already."""
 
     code = Code.ALREADY_EXISTS
 
 
 class PermissionDenied(StatusError):
-    """The caller is known and may not do this."""
+    """The caller is known and has no permission."""
 
     code = Code.PERMISSION_DENIED
 
@@ -217,9 +216,9 @@ class ResourceExhausted(StatusError):
     """A limit was reached.
 
     Args:
-        message: Which limit.
-        retry_after: Seconds after which another try has a chance; becomes a ``google.rpc.RetryInfo`` detail and the
-            HTTP ``Retry-After`` header.
+        message: Name of the limit.
+        retry_after: Seconds after which a retry may succeed; becomes a ``google.rpc.RetryInfo`` detail and the HTTP
+            header ``Retry-After``.
         details: Further details.
     """
 
@@ -232,41 +231,41 @@ class ResourceExhausted(StatusError):
 
 
 class FailedPrecondition(StatusError):
-    """The state of the system forbids it; trying again does not help until that changes."""
+    """The state of the system does not allow the call. A retry does not help until the state changes."""
 
     code = Code.FAILED_PRECONDITION
 
 
 class Aborted(StatusError):
-    """A conflict with a concurrent call; the whole sequence may be tried again."""
+    """A conflict with a concurrent call. The caller may retry the whole sequence."""
 
     code = Code.ABORTED
 
 
 class OutOfRange(StatusError):
-    """Past the end."""
+    """A value is outside of the valid range, such as past the end of a file."""
 
     code = Code.OUT_OF_RANGE
 
 
 class Unimplemented(StatusError):
-    """No such method here."""
+    """The server does not have the method."""
 
     code = Code.UNIMPLEMENTED
 
 
 class Internal(StatusError):
-    """A bug. Its text should say nothing of the inside."""
+    """A bug. Its text should reveal nothing of the implementation."""
 
     code = Code.INTERNAL
 
 
 class Unavailable(StatusError):
-    """Not now; another try may succeed.
+    """The service is unavailable for now. A retry may succeed.
 
     Args:
-        message: What is not available.
-        retry_after: Seconds after which another try has a chance (see ``ResourceExhausted``).
+        message: Name of the unavailable resource.
+        retry_after: Seconds after which a retry may succeed (see ``ResourceExhausted``).
         details: Further details.
     """
 
@@ -279,13 +278,13 @@ class Unavailable(StatusError):
 
 
 class DataLoss(StatusError):
-    """Data is gone or corrupt beyond repair."""
+    """Data is lost or corrupt beyond repair."""
 
     code = Code.DATA_LOSS
 
 
 class Unauthenticated(StatusError):
-    """The caller is not known: no credentials, or invalid ones."""
+    """The caller is unknown: it sent no credentials or invalid ones."""
 
     code = Code.UNAUTHENTICATED
 
@@ -314,10 +313,10 @@ _CLASSES: dict[int, type[StatusError]] = {
 
 
 class RemoteError:
-    """Marks an exception that reports how *another* call ended: the one a stub raises when its call fails.
+    """Base of exceptions that report the status of an outbound call, as a stub raises them.
 
-    It is not this call's status. A function that lets it pass has said nothing to its own caller, so only what is true
-    for both calls passes on (see ``mesh.layers.recover``). Raisers set ``status``.
+    It is not the status of the current call. If a function does not catch it, the caller gets only a code that holds
+    for both calls (see ``mesh.layers.recover``). Subclasses set ``status``.
     """
 
     status: StatusError

@@ -1,4 +1,4 @@
-"""Faults of a contract or a manifest: what is wrong, where, and what would be right, all of them at once."""
+"""Faults of a contract or a manifest: each has its place, the error and the correction."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ class Fault:
     """One fault.
 
     Attributes:
-        place: Where it stands: ``protos/login/v1/login.proto:12``, ``mesh.toml [services.login]``, an environment
-            variable.
-        text: What is wrong and what would be right, one line.
+        place: ``protos/login/v1/login.proto:12``, ``mesh.toml [services.login]`` or an environment variable.
+        text: Error and correction, one line.
     """
 
     place: str
@@ -24,7 +23,7 @@ class Fault:
 
 
 class Faults(Exception):
-    """The contract or the manifest cannot be used. ``str()`` is one line for each fault."""
+    """Contract or manifest is invalid. ``str()`` has one line for each fault."""
 
     faults: tuple[Fault, ...]
 

@@ -1,7 +1,7 @@
-"""Processes that functions fork (``os.fork``, ``multiprocessing``): signals are theirs, not the mesh's.
+"""Signal reset in processes that functions fork (``os.fork``, ``multiprocessing``).
 
-A fork inherits signal handlers and the wakeup descriptor. Without this, a SIGTERM for the child would be ignored by it,
-or be read by its parent as one for the sidecar. Programs that are started by exec(2) inherit neither.
+A fork inherits signal handlers and the wakeup descriptor. Without the reset it would ignore a SIGTERM, or its parent
+would read the signal as one for the sidecar. Programs started by exec(2) inherit neither.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import os
 import signal
 from collections.abc import Iterable
 
-__all__ = ["STOPS", "give_back"]
+__all__ = ["STOP_SIGNALS", "reset_signals_at_fork"]
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that mean the sidecar, whichever of its processes they come to."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that stop the sidecar, whichever of its processes receives them."""
 
 
-def give_back(numbers: Iterable[int] = STOPS) -> None:
-    """Have the forks of this process begin with the defaults of signals, where a function has set no handler.
+def reset_signals_at_fork(numbers: Iterable[int] = STOP_SIGNALS) -> None:
+    """Reset signals to their defaults in forks of this process, unless a function has set a handler.
 
     Args:
-        numbers: The signals whose present handlers are the mesh's.
+        numbers: Signals whose current handlers are the mesh's.
     """
     ours = {number: signal.getsignal(number) for number in numbers}
 

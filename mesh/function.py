@@ -1,7 +1,7 @@
-"""Functions: found by name in a module, checked against the contract when the process starts, made handlers.
+"""Functions of a module: looked up by name, checked against the contract at the start, and wrapped as handlers.
 
-Method ``GetUser`` is ``get_user(request, context)``. No decorator, no base class, no registry. What is wrong with the
-module is said before the first call: a missing function, a wrong shape, an import that fails.
+Method ``GetUser`` is ``get_user(request, context)``. There is no decorator, no base class and no registry. A missing
+function, a wrong signature or a failed import is a fault before the first call.
 
     ============== ========================= ==================================================
     method         first argument            function
@@ -12,12 +12,12 @@ module is said before the first call: a missing function, a wrong shape, an impo
     both           an iterator of requests   ``async def`` or ``def`` that yields responses
     ============== ========================= ==================================================
 
-``async def`` runs on the event loop, and its requests are an async iterator; ``def`` runs in a thread
-(``mesh.threads``), and its requests are a plain iterator.
+``async def`` runs on the event loop and gets requests as an async iterator. ``def`` runs in a thread (``mesh.threads``)
+and gets requests as a plain iterator.
 
 A module may have ``async def startup(service)``, awaited before the first call is accepted, and ``async def
-shutdown(service)``, awaited after the last has ended; ``service`` is ``mesh.context.Service``. A method called
-``Startup`` or ``Shutdown`` takes the name for itself.
+shutdown(service)``, awaited after the last call has ended. ``service`` is ``mesh.context.Service``. If the contract has
+a method ``Startup`` or ``Shutdown``, the function of that name belongs to the method.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from google.protobuf.message import DecodeError, Message
 from mesh.boundary import boundary, contain, wrap_escaped
 from mesh.call import Call, Handler, chain
 from mesh.context import Context
-from mesh.context_variables import Inherited
+from mesh.context_variables import InheritedContext
 from mesh.contract import shadowed_stubs
 from mesh.contract.model import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
 from mesh.message_methods import descriptor_of, parser, serialize
 from mesh.text import text_of
-from mesh.threads import Runs
+from mesh.threads import FunctionRunner
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
@@ -64,7 +64,7 @@ Hook = Callable[["ServiceContext"], Any]
 
 
 def function_name(method: str) -> str:
-    """Return the name of a method's function: ``GetUser`` → ``get_user``; a Python keyword gets a final ``_``."""
+    """Return the function name of a method: ``GetUser`` → ``get_user``. A Python keyword gets a final ``_``."""
     return _escaped(_WORDS.sub("_", method).lower())
 
 
@@ -73,34 +73,34 @@ def _escaped(name: str) -> str:
 
 
 def _names(service: GrpcService) -> dict[str, str]:
-    """Return the name of each method's function: two that would share one (``GetURL``, ``GetUrl``) keep their own."""
+    """Return method name → function name. Methods with equal results (``GetURL``, ``GetUrl``) keep their own names."""
     count = Counter(map(function_name, service.methods))
     names = {method: function_name(method) for method in service.methods}
     return {method: name if count[name] == 1 else _escaped(method) for method, name in names.items()}
 
 
 class Functions:
-    """The functions of one module for the services that it serves.
+    """Functions of one module for its services.
 
     Args:
-        module: Name of the module; it is imported here.
-        services: The services of the contract that it serves.
+        module: Name of the module, which is imported.
+        services: Services of the contract that the module implements.
 
     Attributes:
-        startup: The module's hook of that name, or None.
-        shutdown: The module's hook of that name, or None.
+        startup: Hook ``startup`` of the module, or None.
+        shutdown: Hook ``shutdown`` of the module, or None.
 
     Raises:
-        Faults: The module cannot be imported; a function is missing or has the wrong shape. All faults at once.
+        Faults: The module cannot be imported, or functions are missing or have a wrong signature. All faults at once.
     """
 
     startup: Hook | None
     shutdown: Hook | None
 
     def __init__(self, module: str, services: Sequence[GrpcService]) -> None:
-        self._inherited = Inherited()
+        self._inherited = InheritedContext()
         self._module = load_module(module)
-        self._inherited.keep()
+        self._inherited.capture()
         self._file = getattr(self._module, "__file__", None) or module
         self._functions: list[tuple[Method, Callable[..., Any]]] = []
         faults: list[Fault] = []
@@ -114,8 +114,8 @@ class Functions:
                     faults.append(
                         Fault(
                             module,
-                            f"{_title(other)} and {_title(method)} both want the function {name!r}; "
-                            "serve them from two modules",
+                            f"{_title(other)} and {_title(method)} both need the function {name!r}; "
+                            "implement them in two modules",
                         )
                     )
                     continue
@@ -135,20 +135,20 @@ class Functions:
                 )
         if faults:
             raise Faults(faults)
-        self.startup = _hook(hooks["startup"], self._inherited, keep=True)
+        self.startup = _hook(hooks["startup"], self._inherited, capture=True)
         self.shutdown = _hook(hooks["shutdown"], self._inherited)
 
     @property
-    def plain(self) -> bool:
-        """Whether one of them is a ``def`` function, which no event loop can call."""
+    def has_blocking(self) -> bool:
+        """Whether a function is a ``def`` function, which blocks its thread."""
         return any(_kind(function) in ("generator", "value") for _, function in self._functions)
 
-    def handlers(self, service: ServiceContext, threads: Runs) -> dict[str, tuple[Method, Handler]]:
+    def handlers(self, service: ServiceContext, threads: FunctionRunner) -> dict[str, tuple[Method, Handler]]:
         """Return path → (method, handler) for every method.
 
         Args:
-            service: What functions see of their service.
-            threads: Where ``def`` functions run.
+            service: Service context of the functions.
+            threads: Executor of ``def`` functions.
         """
         return {
             method.path: (method, chain(boundary, self._inherited, _handler(method, function, service, threads)))
@@ -156,7 +156,7 @@ class Functions:
         }
 
     def _fault(self, name: str, function: Any, method: Method) -> Fault | None:
-        """Return what is wrong with the function of a method, or None."""
+        """Return the fault of a method's function, or None."""
         where = f" ({method.place})" if method.place else ""
         if function is None:
             return Fault(
@@ -186,7 +186,7 @@ class Functions:
         return None
 
     def _place(self, thing: Any) -> str:
-        """Return file and line; for a fault only, because it reads and parses the source."""
+        """Return file and line of a function, for a fault. Reads and parses the source."""
         try:
             _, line = inspect.getsourcelines(inspect.unwrap(thing))
             return f"{inspect.getsourcefile(inspect.unwrap(thing))}:{line}"
@@ -198,7 +198,7 @@ def load_module(name: str) -> ModuleType:
     """Import a module of functions.
 
     Raises:
-        Faults: It cannot be imported; the place is the line of its own that failed.
+        Faults: The module cannot be imported. The place is the line of the user's code that failed.
     """
     try:
         return importlib.import_module(name)
@@ -211,21 +211,21 @@ def load_module(name: str) -> ModuleType:
 
 
 def module_spec(name: str) -> ModuleSpec | None:
-    """Return where a module is, None if there is none; the packages that it is in are imported for that.
+    """Return the import spec of a module, or None. Imports its parent packages.
 
     Raises:
-        Faults: One of these cannot be imported.
+        Faults: A parent package cannot be imported.
     """
     try:
         return importlib.util.find_spec(name)
-    except (ModuleNotFoundError, ValueError):  # as ``load_module`` will say
+    except (ModuleNotFoundError, ValueError):  # ``load_module`` reports it
         return None
     except BaseException as error:  # noqa: BLE001 - also a module that ends the process
         raise Faults([_import_fault(name, error)]) from (error if isinstance(error, Exception) else wrap_escaped(error))
 
 
 def _import_fault(name: str, error: BaseException) -> Fault:
-    """Return the fault with the line of the user's own code: the innermost one outside of Python's and the mesh's."""
+    """Return the fault at the innermost line of the user's code, outside of Python, packages and the mesh."""
     text = f"{type(error).__name__}: {text_of(error)}{shadowed_stubs.explain(error)}"
     if isinstance(error, SyntaxError) and error.filename:
         return Fault(f"{error.filename}:{error.lineno}", f"{type(error).__name__}: {error.msg}")
@@ -263,7 +263,7 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
 
 
 def _kind(function: Callable[..., Any]) -> str:
-    """Return what calling it gives: ``coroutine``, ``async generator``, ``generator`` or ``value``."""
+    """Return the kind of its result: ``coroutine``, ``async generator``, ``generator`` or ``value``."""
     for one in (function, getattr(function, "__call__", None), inspect.unwrap(function)):  # noqa: B004
         if inspect.iscoroutinefunction(one):
             return "coroutine"
@@ -274,66 +274,66 @@ def _kind(function: Callable[..., Any]) -> str:
     return "value"
 
 
-def _hook(hook: Hook | None, inherited: Inherited, *, keep: bool = False) -> Hook | None:
+def _hook(hook: Hook | None, inherited: InheritedContext, *, capture: bool = False) -> Hook | None:
     if hook is None:
         return None
 
     @functools.wraps(hook)
     async def contained_hook(service: ServiceContext) -> None:
-        inherited.enter()
+        inherited.apply()
         await contain(hook(service))
-        if keep:
-            inherited.keep()
+        if capture:
+            inherited.capture()
 
     return contained_hook
 
 
-# -- adapters: made once for each method; what they close over is all they need in a call --
+# -- adapters, made once for each method --
 
 
-def _handler(method: Method, function: Callable[..., Any], service: ServiceContext, threads: Runs) -> Handler:
+def _handler(method: Method, function: Callable[..., Any], service: ServiceContext, threads: FunctionRunner) -> Handler:
     decode = _decoder(method)
     encode = _encoder(method, function)
     kind = _kind(function)
 
     async def unary(call: Call) -> None:
-        argument: Any = Requests(call, decode) if method.client_streaming else decode(await call.receive_one())
+        argument: Any = RequestStream(call, decode) if method.client_streaming else decode(await call.receive_one())
         await call.send(encode(await function(argument, Context(call, service))))
 
     async def stream(call: Call) -> None:
-        argument: Any = Requests(call, decode) if method.client_streaming else decode(await call.receive_one())
-        async with aclosing(function(argument, Context(call, service))) as replies:
-            async for reply in replies:
-                await call.send(encode(reply))
+        argument: Any = RequestStream(call, decode) if method.client_streaming else decode(await call.receive_one())
+        async with aclosing(function(argument, Context(call, service))) as responses:
+            async for response in responses:
+                await call.send(encode(response))
 
     async def threaded(call: Call) -> None:
         request = decode(await call.receive_one())
-        reply = await threads.run(lambda _: encode(function(request, Context(call, service))))
-        await call.send(reply)
+        response = await threads.run(lambda _: encode(function(request, Context(call, service))))
+        await call.send(response)
 
     async def threaded_stream(call: Call) -> None:
         request = None if method.client_streaming else decode(await call.receive_one())
 
-        def answer(block: Callable[[Any], Any]) -> None:
-            argument = BlockingRequests(call, decode, block) if method.client_streaming else request
+        def respond(block: Callable[[Any], Any]) -> None:
+            argument = BlockingRequestStream(call, decode, block) if method.client_streaming else request
             result = function(argument, Context(call, service))
             if not method.server_streaming:
                 block(call.send(encode(result)))
                 return
             try:
-                for reply in result:
-                    block(call.send(encode(reply)))
+                for response in result:
+                    block(call.send(encode(response)))
             finally:
                 result.close()
 
-        await threads.run(answer)
+        await threads.run(respond)
 
     plain = threaded_stream if method.client_streaming or method.server_streaming else threaded
     return {"coroutine": unary, "async generator": stream}.get(kind, plain)
 
 
-class Requests:
-    """The requests of a streaming method, as an async iterator of messages."""
+class RequestStream:
+    """Async iterator over the requests of a streaming method."""
 
     __slots__ = ("_call", "_decode")
 
@@ -351,8 +351,8 @@ class Requests:
         return self._decode(data)
 
 
-class BlockingRequests:
-    """The same, as an iterator for a thread. One that has raised is not at its end, which a generator would be."""
+class BlockingRequestStream:
+    """Iterator over the requests for a thread. Unlike a generator, it is not exhausted after an exception."""
 
     __slots__ = ("_block", "_call", "_decode")
 
@@ -379,7 +379,7 @@ def _decoder(method: Method) -> Callable[[bytes], Message]:
         try:
             return parse(data)
         except DecodeError:
-            # Bad input, so INVALID_ARGUMENT; stock servers say INTERNAL, which would read as a bug of the function.
+            # Bad input is INVALID_ARGUMENT. Stock servers return INTERNAL, which would look like a bug of the function.
             raise InvalidArgument(f"the request is not a {name} message") from None
 
     return decode
@@ -389,14 +389,14 @@ def _encoder(method: Method, function: Callable[..., Any]) -> Callable[[Any], by
     output = generated_class(method.output)
     name = output.DESCRIPTOR.full_name
 
-    def encode(reply: Any) -> bytes:
-        if type(reply) is output or (isinstance(reply, Message) and descriptor_of(reply).full_name == name):
-            return serialize(reply)
+    def encode(response: Any) -> bytes:
+        if type(response) is output or (isinstance(response, Message) and descriptor_of(response).full_name == name):
+            return serialize(response)
         verb = "yielded" if method.server_streaming else "returned"
-        what = "None" if reply is None else type(reply).__name__
-        if isinstance(reply, Message):
-            what = descriptor_of(reply).full_name
-        raise TypeError(f"{_name(function)} {verb} {what}, and {_title(method)} answers with {name}")
+        found = "None" if response is None else type(response).__name__
+        if isinstance(response, Message):
+            found = descriptor_of(response).full_name
+        raise TypeError(f"{_name(function)} {verb} {found}, and {_title(method)} answers with {name}")
 
     return encode
 

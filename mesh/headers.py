@@ -13,13 +13,13 @@ from collections.abc import Iterable
 
 __all__ = [
     "CLIENT_CLAIMS",
+    "CLIENT_ONLY",
     "CORS_PREFIX",
     "EXPOSED",
     "GATEWAY_FORWARDED",
     "HOP_BY_HOP",
     "LAMBDA_OWNED",
     "MESH_PREFIXES",
-    "NOT_FORWARDED",
     "PROPAGATED",
     "REQUEST_PREFIXES",
     "RESERVED",
@@ -30,9 +30,9 @@ __all__ = [
     "TRANSPORT",
     "UNTRAILED",
     "Headers",
-    "is_forwarded",
     "is_owned",
     "is_reserved",
+    "is_settable",
     "without_owned",
 ]
 
@@ -94,7 +94,7 @@ CLIENT_CLAIMS = frozenset({
 GATEWAY_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto"})
 """The part of ``CLIENT_CLAIMS`` that API Gateway writes itself. It hands the others to a Lambda handler as sent."""
 
-NOT_FORWARDED = RESERVED | {b"proxy-authenticate", b"proxy-authorization", b"user-agent"}
+CLIENT_ONLY = RESERVED | {b"proxy-authenticate", b"proxy-authorization", b"user-agent"}
 """Request headers that ``[edge] metadata`` must not name: they mean nothing behind the edge."""
 
 # -- responses --
@@ -122,7 +122,7 @@ LAMBDA_OWNED = HOP_BY_HOP | _EVERY_RESPONSE | {b"content-length"}
 Its result is a whole HTTP response, as behind API Gateway. So it writes the headers that describe the body or explain
 a refusal: ``content-type``, ``content-encoding``, ``allow``, ``www-authenticate``, ``x-content-type-options``."""
 
-_FORWARDED = frozenset({
+_SETTABLE = frozenset({
     b"cache-control", b"content-disposition", b"content-language", b"content-location", b"deprecation", b"etag",
     b"expires", b"last-modified", b"link", b"location", b"retry-after", b"set-cookie", b"sunset", b"vary",
 })  # fmt: skip
@@ -141,9 +141,9 @@ def is_owned(name: bytes) -> bool:
     return name in RESPONSE_OWNED or name.startswith(_OWNED_PREFIXES)
 
 
-def is_forwarded(name: bytes) -> bool:
-    """Whether response metadata of a function becomes a header of the HTTP response."""
-    return name in _FORWARDED or (name.startswith(b"x-") and not name.endswith(b"-bin") and name not in RESPONSE_OWNED)
+def is_settable(name: bytes) -> bool:
+    """Whether a function may set a header of the HTTP response. Its other response metadata stays inside the mesh."""
+    return name in _SETTABLE or (name.startswith(b"x-") and not name.endswith(b"-bin") and name not in RESPONSE_OWNED)
 
 
 def without_owned(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -1,7 +1,7 @@
-"""Methods of protobuf messages as functions, for code that meets messages of any contract.
+"""Methods of protobuf messages as functions, safe for messages of every contract.
 
-A field may have the name of a method (``ListFields``, ``WhichOneof``), and then ``message.ListFields`` is the field's
-value. These functions are the methods of the class that every generated message class inherits from.
+A field may have the name of a method (``ListFields``, ``WhichOneof``), and ``message.ListFields`` is then the value of
+the field. These functions are methods of the base class of all generated message classes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = [
 ]  # fmt: skip
 
 _base: Any = next(one for one in Empty.__mro__ if "ListFields" in vars(one))
-"""protobuf's own class below the generated ones."""
+"""Base class of the generated message classes."""
 
 clear: Callable[[Any], None] = _base.Clear
 has_field: Callable[[Any, str], bool] = _base.HasField
 list_fields: Callable[[Any], list[tuple[Any, Any]]] = _base.ListFields
 missing: Callable[[Any], list[str]] = _base.FindInitializationErrors
-"""Return the ``required`` fields that are not set, as paths of the names in the .proto file."""
+"""Return the paths of unset ``required`` fields, with the names of the .proto file."""
 merge: Callable[[Any, bytes], int] = _base.MergeFromString
 serialize: Callable[..., bytes] = _base.SerializeToString
 serialize_partial: Callable[[Any], bytes] = _base.SerializePartialToString
@@ -35,7 +35,7 @@ extensions: Callable[[Any], Any] = vars(_base)["Extensions"].__get__
 
 
 def parser(message: type[Message]) -> Callable[[bytes], Any]:
-    """Return ``FromString`` of a message class, whatever its nested types are called."""
+    """Return ``FromString`` of a message class, even if a nested type has that name."""
     parse: Callable[[bytes], Any] = vars(_base)["FromString"].__get__(None, message)
     return parse
 

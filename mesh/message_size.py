@@ -1,10 +1,9 @@
-"""Message size limit: the status of a message beyond ``max_message``, in either direction.
+"""Message size limit: the status of a request or response above ``max_message``.
 
-The status is RESOURCE_EXHAUSTED, as of every gRPC implementation (grpc/doc/statuscodes.md), so that stock clients know
-it. That code also means "try again later", which is wrong here: the same message is as large the next time, and a
-function whose answer is too large has run. So the status carries a ``google.rpc.ErrorInfo`` that says which message it
-was. It survives every hop, and whoever translates the status (the edge to HTTP, ``recover`` for a calling function)
-asks ``oversized``.
+The status is RESOURCE_EXHAUSTED, as in every gRPC implementation (grpc/doc/statuscodes.md), so stock clients know it.
+The code also means "try again later", which is wrong here: the same message stays too large, and a function with a
+response that is too large has run. So the status has a ``google.rpc.ErrorInfo`` that names the message. It survives
+every hop. Code that translates the status (the edge to HTTP, ``recover`` for a calling function) calls ``oversized``.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from mesh.errors import ResourceExhausted, StatusError
 __all__ = ["DOMAIN", "Side", "oversized", "too_large"]
 
 DOMAIN = "meshapi.v1"
-"""``google.rpc.ErrorInfo.domain`` of the mesh's own reasons."""
+"""``google.rpc.ErrorInfo.domain`` of the reasons that the mesh defines."""
 
 
 class Side(Enum):
-    """Which message of a call; the value is the ``google.rpc.ErrorInfo.reason``."""
+    """Request or response of a call. The value is the ``google.rpc.ErrorInfo.reason``."""
 
     REQUEST = "REQUEST_TOO_LARGE"
     RESPONSE = "RESPONSE_TOO_LARGE"
@@ -32,9 +31,9 @@ def too_large(side: Side, limit: int, size: int | None = None) -> ResourceExhaus
     """Return the status of a message that is too large.
 
     Args:
-        side: Which message.
-        limit: The largest that is allowed, bytes.
-        size: Its size, bytes; None for a compressed message that was not unpacked to its end.
+        side: Request or response.
+        limit: Size limit, bytes.
+        size: Size of the message, bytes; None for a compressed message that was not decompressed to its end.
     """
     what = side.name.lower()
     text = (
@@ -47,7 +46,7 @@ def too_large(side: Side, limit: int, size: int | None = None) -> ResourceExhaus
 
 
 def oversized(error: StatusError) -> Side | None:
-    """Return which message of the call was too large, None if that is not why it failed."""
+    """Return the message of the call that was too large, or None for a failure with another reason."""
     for detail in error.details:
         if isinstance(detail, error_details_pb2.ErrorInfo) and detail.domain == DOMAIN:
             return next((side for side in Side if side.value == detail.reason), None)

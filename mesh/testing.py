@@ -1,7 +1,6 @@
-"""For the tests of a service: its stubs importable, and a ``Context`` to call its functions with.
+"""Helpers for tests of services: importable stubs, and a ``Context`` for calls of functions.
 
-A function is a plain function, so its test calls it. What needs the mesh around it (a stub, a database, events) is
-tested against a running mesh.
+A test calls a function directly. Stubs, transactions and events need a running mesh.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ StubT = TypeVar("StubT")
 
 
 def project(file: Path) -> None:
-    """Make the stubs and modules of a project importable, generating what is not current.
+    """Make the stubs and modules of a project importable. Generates stubs that are out of date.
 
     Args:
-        file: Its mesh.toml.
+        file: The mesh.toml of the project.
 
     Raises:
-        Faults: Of the manifest or the contract.
+        Faults: The manifest or the contract is invalid.
     """
     load(file)
 
@@ -43,22 +42,22 @@ def context(
     metadata: Iterable[tuple[str, str | bytes]] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> Context:
-    """Return the context of a call that no network has seen.
+    """Return the context of a call without a network.
 
     Args:
-        identity: The user, as ``context.identity``.
-        caller: The calling service, as ``context.caller``.
-        metadata: The caller's metadata.
+        identity: The user, ``context.identity``.
+        caller: The calling service, ``context.caller``.
+        metadata: The caller's metadata, ``context.metadata``.
         settings: ``context.settings``.
     """
     call = Call(None, Metadata(metadata))
     call.identity = identity
     call.caller = caller
-    return Context(call, _Alone(settings or {}))
+    return Context(call, _TestService(settings or {}))
 
 
-class _Alone:
-    """A service with nothing around it."""
+class _TestService:
+    """Service without a mesh."""
 
     name = "test"
     log = logging.getLogger("test")

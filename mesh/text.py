@@ -1,7 +1,7 @@
-"""Text on its way out of the process: what a wire or a terminal cannot carry is replaced, so that it ends nothing.
+"""Text output: replaces characters that a protocol or a terminal cannot encode, so that no write fails.
 
-A Python string may hold half a surrogate pair, which JSON from outside and names of files can bring; no protocol of
-ours can carry it. Standard output may take ASCII only (``PYTHONIOENCODING``, the locale), and be closed.
+A Python string may contain a lone surrogate, from JSON or from a file name, and UTF-8 cannot encode it. Standard output
+may accept ASCII only (``PYTHONIOENCODING``, the locale), and it may be closed.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import os
 import sys
 from typing import Any, TextIO
 
-__all__ = ["carries", "json_for", "ready_output", "text_of", "utf8"]
+__all__ = ["can_encode", "json_for", "prepare_output", "text_of", "utf8"]
 
-_PLAIN = {"│": "|", "─": "-", "├": "|", "└": "`", "✗": "x", "→": "->", "…": "..."}
-"""What stands for the signs that the mesh itself writes, where the encoding lacks them."""
-_ERRORS = "mesh.plain"
+_REPLACEMENTS = {"│": "|", "─": "-", "├": "|", "└": "`", "✗": "x", "→": "->", "…": "..."}
+"""Replacements of characters that the mesh itself prints."""
+_ERROR_HANDLER = "mesh.plain"
 
 
 def utf8(text: str) -> str:
-    """Return the text, itself if UTF-8 can carry it; else with ``?`` for each half of a surrogate pair."""
+    """Return the text with ``?`` in place of each lone surrogate."""
     if text.isascii():
         return text
     try:
@@ -31,14 +31,14 @@ def utf8(text: str) -> str:
     return text
 
 
-def ready_output(encoding: str | None = None) -> None:
-    """Make standard output and error take any text: ``?`` stands for what the encoding lacks.
+def prepare_output(encoding: str | None = None) -> None:
+    """Make standard output and error accept any text, with ``?`` in place of characters that the encoding lacks.
 
-    Those that were closed when the process began lead nowhere; without that, the next file or connection would have
-    their numbers, and what is printed would go there.
+    Streams that were closed at the start of the process are opened on the null device. Otherwise the next file or
+    connection would get their descriptor numbers, and printed text would go there.
 
     Args:
-        encoding: Of both from now on, where whoever reads them is known; None for what the environment says.
+        encoding: Encoding of both streams; None: that of the environment.
     """
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004 - standard error
         os.set_inheritable(spare, True)  # noqa: FBT003 - the standard library's own signature
@@ -47,7 +47,7 @@ def ready_output(encoding: str | None = None) -> None:
     sys.stderr = sys.stderr or _opened(2)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding=encoding, errors=_ERRORS)
+            stream.reconfigure(encoding=encoding, errors=_ERROR_HANDLER)
 
 
 def _opened(number: int) -> TextIO:
@@ -55,17 +55,17 @@ def _opened(number: int) -> TextIO:
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
-    """Return what is written in place of what cannot be encoded, and where to go on (``codecs.register_error``)."""
+    """Error handler of ``codecs.register_error``: return the replacement and the position to continue at."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(_PLAIN.get(char, "?") for char in error.object[error.start : error.end]), error.end
+    return "".join(_REPLACEMENTS.get(char, "?") for char in error.object[error.start : error.end]), error.end
 
 
-codecs.register_error(_ERRORS, _replaced)
+codecs.register_error(_ERROR_HANDLER, _replaced)
 
 
-def carries(stream: TextIO, text: str) -> bool:
-    """Whether the stream can carry the text whole."""
+def can_encode(stream: TextIO, text: str) -> bool:
+    """Whether the encoding of the stream has all characters of the text."""
     try:
         text.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -74,13 +74,13 @@ def carries(stream: TextIO, text: str) -> bool:
 
 
 def json_for(stream: TextIO, value: Any, *, indent: int | None = None) -> str:
-    """Return the value as JSON that the stream can carry whole: readable in UTF-8, with escapes elsewhere."""
+    """Return the value as JSON for a stream: with its characters if the encoding has them, otherwise with escapes."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return text if carries(stream, text) else json.dumps(value, indent=indent)
+    return text if can_encode(stream, text) else json.dumps(value, indent=indent)
 
 
 def text_of(thing: object) -> str:
-    """Return a thing's text, whatever its ``__str__`` raises."""
+    """Return ``str(thing)``, or a placeholder if ``__str__`` raises."""
     try:
         return utf8(str(thing))
     except BaseException:  # noqa: BLE001 - a broken __str__ must not break the call that reports it

@@ -1,12 +1,12 @@
-"""Threads for ``def`` functions: bounded, with the call's context variables, and a way back to the event loop.
+"""Thread pool for ``def`` functions: bounded, with the call's context variables, and with access to the event loop.
 
-As few as the functions need. A thread that has answered takes the next call by itself, so functions that take
-microseconds are run one after the other by one thread, which is woken once for many, instead of by many that fight for
-the interpreter. Functions that wait get a thread each: at once when they usually do, and else as soon as the first of
-them has not returned within ``BRISK``.
+The pool uses as few threads as the functions need. A thread takes the next call by itself. So one thread, woken once
+for many calls, runs functions of microseconds one after the other, and threads do not compete for the interpreter.
+Functions that block get a thread each: at once if they usually block, otherwise after the running one has taken
+``HANDOFF_DELAY``.
 
-A thread cannot be stopped from outside. When its call ends early (deadline, caller gone) the call is answered at once
-and the thread finds out at its next message: whatever it waits for, or asks for next, raises ``Cancelled``.
+A thread cannot be stopped from outside. If a call ends early (deadline, disconnect), its caller gets the status at
+once. The thread learns it at its next message: its current or next wait raises ``Cancelled``.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from time import monotonic
 from typing import Any, Protocol
 
 from mesh.boundary import wrap_escaped
-from mesh.context_variables import copy_of
+from mesh.context_variables import isolated_copy
 from mesh.errors import Cancelled
 
-__all__ = ["BRISK", "THREADS", "Block", "Job", "OwnLoop", "Runs", "Threads", "wait"]
+__all__ = ["HANDOFF_DELAY", "MAX_THREADS", "Block", "FunctionRunner", "Job", "ThreadEventLoop", "ThreadPool", "wait"]
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 
-THREADS = 32
-"""``def`` functions that run at once in one process; they mostly wait, and more threads than this only fight for the
-interpreter."""
-BRISK = 0.005
-"""Seconds that a function may take before those behind it get other threads: a thread may have to wait for the
-interpreter as long as that (``sys.getswitchinterval``)."""
-_LATEST = 8
-"""Calls that say how long the functions usually take."""
+MAX_THREADS = 32
+"""``def`` functions that run at the same time in one process. They mostly wait, and more threads would only compete for
+the interpreter."""
+HANDOFF_DELAY = 0.005
+"""Seconds that a function may take before queued calls get other threads. A thread may wait that long for the
+interpreter (``sys.getswitchinterval``)."""
+_AVERAGED_CALLS = 8
+"""Calls in the moving average of the run time."""
 
 
 def wait(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
-    """Run a coroutine on a loop, with this thread's context variables, and return its result.
+    """Run a coroutine on an event loop with the context variables of this thread, and return its result.
 
-    In a thread of ``Threads`` it goes on no longer than the call that the thread answers.
+    In a thread of a ``ThreadPool`` the coroutine is cancelled when the call of the thread ends.
 
     Raises:
-        Cancelled: That call has ended.
+        Cancelled: The call has ended.
         asyncio.CancelledError: The coroutine was cancelled for another reason.
     """
-    job = _here.job
+    job = _thread_state.job
     if job is not None:
         return job.wait(coroutine, loop)
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)
@@ -61,55 +61,55 @@ def wait(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -
         raise
 
 
-class _Here(threading.local):
-    """Of each thread: the job that it does, if it is one of ``Threads``."""
+class _ThreadState(threading.local):
+    """Job that the current thread runs, or None outside of a pool."""
 
     job: Job | None = None
 
 
-_here = _Here()
+_thread_state = _ThreadState()
 
 
-class Runs(Protocol):
-    """Where ``def`` functions run: threads (``Threads``), or the main thread (``mesh.main_thread``)."""
+class FunctionRunner(Protocol):
+    """Executor of ``def`` functions: ``ThreadPool``, or the main thread (``mesh.main_thread``)."""
 
     async def run(self, work: Callable[[Block], Any], context: Context | None = None) -> Any:
-        """Return ``work(block)``; ``block(coroutine)`` waits there for what the event loop does.
+        """Run ``work(block)`` and return its result. ``block(coroutine)`` runs a coroutine on the event loop.
 
         Args:
             work: The function.
-            context: The context that it begins with; None: the caller's.
+            context: Context variables of the function; None: those of the caller.
         """
 
 
-class Threads:
-    """A bounded pool of threads, for calls of one event loop.
+class ThreadPool:
+    """Bounded thread pool for the calls of one event loop.
 
     Args:
-        limit: Threads at most; they are started as they are needed. Calls beyond that wait their turn.
+        limit: ThreadPool at most, started on demand. Further calls are queued.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._waiting: deque[Job] = deque()
         self._done: deque[Job] = deque()
-        self._runners: list[_Runner] = []
-        self._idle: list[_Runner] = []
+        self._runners: list[_PoolThread] = []
+        self._idle: list[_PoolThread] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._told = False
-        self._usual = 0.0
+        self._delivery_scheduled = False
+        self._average_seconds = 0.0
 
     async def run(self, work: Callable[[Block], Any], context: Context | None = None) -> Any:
-        """Return ``work(block)``, run in a thread; ``block(coroutine)`` waits there for what the event loop does.
+        """Run ``work(block)`` in a thread and return its result. ``block(coroutine)`` runs on the event loop.
 
         Args:
             work: The function.
-            context: The context variables that it begins with, of which it gets a copy; None: the caller's.
+            context: Context variables to copy for the function; None: those of the caller.
 
         Raises:
-            RuntimeError: The pool has been stopped, or the machine gives no thread.
+            RuntimeError: The pool was stopped, or the system can start no thread.
         """
-        job = Job(asyncio.get_running_loop(), work, None if context is None else copy_of(context))
+        job = Job(asyncio.get_running_loop(), work, None if context is None else isolated_copy(context))
         self.take(job)
         try:
             return await job.future
@@ -117,28 +117,28 @@ class Threads:
             job.end()
 
     def take(self, job: Job) -> None:
-        """Have a thread do a job.
+        """Queue a job for the threads.
 
         Raises:
-            RuntimeError: The pool has been stopped, or the machine gives no thread.
+            RuntimeError: The pool was stopped, or the system can start no thread.
         """
         if not self._limit:
-            raise RuntimeError("the threads have been stopped")
+            raise RuntimeError("the thread pool was stopped")
         self._waiting.append(job)
         try:
-            self._attend(job.loop)
-        except RuntimeError:  # the machine gives no thread
-            with contextlib.suppress(ValueError):  # but one that there is may have taken it
+            self._dispatch(job.loop)
+        except RuntimeError:  # the system can start no thread
+            with contextlib.suppress(ValueError):  # unless a running thread has taken the job
                 self._waiting.remove(job)
                 raise
 
     def stop(self) -> None:
-        """Take no more work; threads that still run are left to end by themselves."""
+        """Refuse further jobs. Running functions are not interrupted."""
         if self._timer is not None:
             self._timer.cancel()
         self._limit = 0
         while self._waiting:
-            self._waiting.popleft().refuse()
+            self._waiting.popleft().reject()
         for runner in self._runners:
             runner.stopped = True
         while self._idle:
@@ -146,26 +146,26 @@ class Threads:
 
     # -- in the loop's thread --
 
-    def _attend(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake a thread for what waits, or see to it later, if one is likely to take it soon."""
+    def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake a thread for the queue, or schedule a check if a running thread will probably take the job soon."""
         now = monotonic()
-        if self._usual < BRISK:
+        if self._average_seconds < HANDOFF_DELAY:
             for runner in self._runners:
-                if now - runner.since < BRISK:
+                if now - runner.since < HANDOFF_DELAY:
                     if self._timer is None:
-                        self._timer = loop.call_later(BRISK, self._held_up, loop)
+                        self._timer = loop.call_later(HANDOFF_DELAY, self._check_progress, loop)
                     return
         self._wake(now)
 
-    def _held_up(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _check_progress(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         if self._waiting:
             now = monotonic()
-            if all(now - runner.since >= BRISK for runner in self._runners):
+            if all(now - runner.since >= HANDOFF_DELAY for runner in self._runners):
                 for _ in range(len(self._waiting)):
                     self._wake(now)
             else:
-                self._timer = loop.call_later(BRISK, self._held_up, loop)
+                self._timer = loop.call_later(HANDOFF_DELAY, self._check_progress, loop)
 
     def _wake(self, now: float) -> None:
         if self._idle:
@@ -173,61 +173,61 @@ class Threads:
             runner.since = now
             runner.wake.release()
         elif len(self._runners) < self._limit:
-            runner = _Runner(now)
+            runner = _PoolThread(now)
             threading.Thread(target=self._run, args=(runner,), name="function", daemon=True).start()
             self._runners.append(runner)
 
     def _deliver(self) -> None:
-        self._told = False
+        self._delivery_scheduled = False
         while self._done:
-            self._done.popleft().settle()
+            self._done.popleft().resolve()
 
     # -- in a thread --
 
-    def _run(self, runner: _Runner) -> None:
-        own = OwnLoop()
+    def _run(self, runner: _PoolThread) -> None:
+        own = ThreadEventLoop()
         try:
             self._work(runner, own)
         finally:
             own.close()
 
-    def _work(self, runner: _Runner, own: OwnLoop) -> None:
+    def _work(self, runner: _PoolThread, own: ThreadEventLoop) -> None:
         waiting, done = self._waiting, self._done
         while not runner.stopped:
             try:
                 job = waiting.popleft()
             except IndexError:
-                self._rest(runner)
+                self._wait_for_work(runner)
                 continue
             began = runner.since = monotonic()
-            job.do()
-            own.keep()
-            self._usual += (monotonic() - began - self._usual) / _LATEST
+            job.run()
+            own.restore()
+            self._average_seconds += (monotonic() - began - self._average_seconds) / _AVERAGED_CALLS
             done.append(job)
-            if not self._told:
-                self._told = True
-                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            if not self._delivery_scheduled:
+                self._delivery_scheduled = True
+                with contextlib.suppress(RuntimeError):  # the event loop is closed
                     job.loop.call_soon_threadsafe(self._deliver)
 
-    def _rest(self, runner: _Runner) -> None:
-        """Wait until there is work, or none will come."""
+    def _wait_for_work(self, runner: _PoolThread) -> None:
+        """Wait for a job or for the end of the pool."""
         runner.since = 0.0
         self._idle.append(runner)
-        if self._waiting or runner.stopped:  # since it was looked for
+        if self._waiting or runner.stopped:  # since the last look at the queue
             try:
                 self._idle.remove(runner)
-            except ValueError:  # the loop has seen to it
+            except ValueError:  # the loop has already woken this thread
                 pass
             else:
                 return
         runner.wake.acquire()
 
 
-class OwnLoop:
-    """The event loop of a thread, for functions that ask for one outside of a coroutine; made there.
+class ThreadEventLoop:
+    """Event loop of a thread, for functions that call ``asyncio.get_event_loop()`` outside of a coroutine.
 
-    ``asyncio.get_event_loop()`` makes none but in the main thread, and from Python 3.14 on not there either. A function
-    that runs another one (``asyncio.run``) leaves its thread without any, and one may close it.
+    ``asyncio.get_event_loop()`` creates a loop in the main thread only, and from Python 3.14 on nowhere. A function
+    that uses ``asyncio.run`` leaves its thread without a loop, and a function may close the loop.
     """
 
     __slots__ = ("_loop",)
@@ -236,18 +236,18 @@ class OwnLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._set()
 
-    def keep(self) -> None:
-        """Have the thread have it again, after each function."""
+    def restore(self) -> None:
+        """Restore the event loop of the thread after a function."""
         try:
             if asyncio.get_event_loop() is self._loop and not self._loop.is_closed():
                 return
-        except Exception:  # noqa: BLE001, S110 - it has none, or a policy of a function's gives none
+        except Exception:  # noqa: BLE001, S110 - no loop is set, or a policy of a function raises
             pass
         with contextlib.suppress(Exception):  # as above
             self._set()
 
     def close(self) -> None:
-        """Close it."""
+        """Close the event loop."""
         if self._loop is not None:
             self._loop.close()
 
@@ -255,18 +255,18 @@ class OwnLoop:
         if self._loop is None or self._loop.is_closed():
             try:
                 self._loop = asyncio.new_event_loop()
-            except OSError:  # no descriptor is left; most functions ask for none
+            except OSError:  # no file descriptor is left; most functions need no loop
                 return
         asyncio.set_event_loop(self._loop)
 
 
-class _Runner:
-    """One thread.
+class _PoolThread:
+    """State of one thread of the pool.
 
     Attributes:
-        since: When it took its call, or was woken for one; 0 while it rests.
-        wake: Held while there is nothing to do.
-        stopped: It is to end.
+        since: Time at which it took its job or was woken for one; 0 while it is idle.
+        wake: Lock that is held while the thread is idle.
+        stopped: Whether the thread has to end.
     """
 
     __slots__ = ("since", "stopped", "wake")
@@ -279,20 +279,20 @@ class _Runner:
 
 
 class Job:
-    """The work of one call, and its way from the thread to the loop, until the call ends.
+    """Function of one call that runs in a thread, with its result for the event loop.
 
     Args:
-        loop: The event loop of the call.
+        loop: Event loop of the call.
         work: The function.
-        context: The context that it runs in; None: a copy of the caller's.
+        context: Context to run in; None: a copy of the caller's.
 
     Attributes:
-        loop: The event loop of the call.
-        future: Done with what the work comes to.
-        elsewhere: It was taken from who should have done it.
+        loop: Event loop of the call.
+        future: Result of the function.
+        taken_back: Whether the job was taken back from the main thread's queue.
     """
 
-    __slots__ = ("_context", "_ended", "_error", "_result", "_waiting", "_work", "elsewhere", "future", "loop")
+    __slots__ = ("_context", "_ended", "_error", "_result", "_waiting", "_work", "future", "loop", "taken_back")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, work: Callable[[Block], Any], context: Context | None = None
@@ -301,80 +301,80 @@ class Job:
         self.future: asyncio.Future[Any] = loop.create_future()
         self._work = work
         self._context = copy_context() if context is None else context
-        self.elsewhere = False
+        self.taken_back = False
         self._ended = False
         self._waiting: concurrent.futures.Future[Any] | None = None
         self._result: Any = None
         self._error: BaseException | None = None
 
-    def do(self) -> None:
-        """Do it, in the thread; one that nobody waits for any more is not begun."""
+    def run(self) -> None:
+        """Run the function in this thread, unless the call has ended."""
         if self._ended:
             return
-        _here.job = self
+        _thread_state.job = self
         try:
             self._result = self._context.run(self._work, self._block)
-        except BaseException as error:  # noqa: BLE001 - it is the caller's
+        except BaseException as error:  # noqa: BLE001 - raised for the caller
             self._error = error
         finally:
-            _here.job = None
+            _thread_state.job = None
 
-    def apart(self) -> Job:
-        """Have the work run in a copy of its context, which is another thread's; returns the job."""
-        self._context = copy_of(self._context)
+    def copy_context(self) -> Job:
+        """Replace the context, which belongs to another thread, by a copy. Return the job."""
+        self._context = isolated_copy(self._context)
         return self
 
-    def interrupt(self, error: BaseException) -> None:
-        """Note what ended it from outside of the function, unless it has an end."""
+    def fail(self, error: BaseException) -> None:
+        """Set an error from outside of the function, unless the job has a result."""
         if self._error is None and self._result is None:
             self._error = error
 
-    def settle(self) -> None:
-        """Tell who waits for it, in the loop."""
+    def resolve(self) -> None:
+        """Set the result of the future, in the event loop."""
         error, self._error = self._error, None
         if self.future.done():
             return
         if error is None:
             self.future.set_result(self._result)
-        elif isinstance(error, StopIteration):  # which no future takes, and no coroutine raises (PEP 479)
+        elif isinstance(error, StopIteration):  # no future accepts it and no coroutine raises it (PEP 479)
             raised = RuntimeError("the function raised StopIteration")
             raised.__cause__ = error
             self.future.set_exception(raised)
         elif isinstance(error, Exception):
             self.future.set_exception(error)
-        else:  # a GeneratorExit, for one, would close every coroutine that waits, instead of being raised there
+        else:  # a GeneratorExit would close each awaiting coroutine instead of being raised in it
             self.future.set_exception(wrap_escaped(error))
 
     def _block(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.wait(coroutine, self.loop)
 
     def wait(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
-        """Wait in the thread for a coroutine (see ``wait``)."""
+        """Run a coroutine on an event loop from the thread (see ``wait``)."""
         if self._ended:
             coroutine.close()
             raise Cancelled("the call has ended")
         waiting = None
         try:
             self._waiting = waiting = asyncio.run_coroutine_threadsafe(coroutine, loop)
-            if self._ended:  # since it was asked
+            if self._ended:  # since the check above
                 waiting.cancel()
             return waiting.result()
         except concurrent.futures.CancelledError:
             if self._ended:
                 raise Cancelled("the call has ended") from None
             raise asyncio.CancelledError from None
-        except BaseException:  # also what a signal handler raises in the main thread; the function may outlive it
+        except BaseException:  # also from a signal handler in the main thread; the function may go on after it
             if waiting is not None:
                 waiting.cancel()
             raise
 
-    def refuse(self) -> None:
-        """End it before it has begun: there are no threads any more."""
+    def reject(self) -> None:
+        """Fail a queued job because the pool was stopped."""
         if not self.future.done():
-            self.future.set_exception(RuntimeError("the threads have been stopped"))
+            self.future.set_exception(RuntimeError("the thread pool was stopped"))
 
     def end(self) -> None:
-        """Note that nobody waits for it any more."""
+        """Mark the call as ended, and cancel the coroutine that the thread waits for."""
         self._ended = True
         if self._waiting is not None:
             self._waiting.cancel()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.address import authority, bind, join, name_of, reachable, split
+from mesh.address import authority, bind, bound_address, join, reachable, split
 
 HOSTS = st.one_of(
     st.ip_addresses(v=4).map(str),
@@ -42,9 +42,9 @@ def test_any_other_text_is_refused_or_is_one_host(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "right"),
     [
-        (":8080", 'every interface is "*:8080"'),
-        ("::1:8080", 'an IPv6 address stands in brackets: "[::1]:8080"'),
-        ("fd00::5", 'before the port: "[fd00::5]:8080"'),
+        (":8080", 'for all interfaces write "*:8080"'),
+        ("::1:8080", 'write an IPv6 address in brackets: "[::1]:8080"'),
+        ("fd00::5", 'with a port: "[fd00::5]:8080"'),
         ("[127.0.0.1]:80", "'127.0.0.1' is no IPv6 address"),
         ("h:65536", "a port is at most 65535"),
         ("müller.example:80", "write the name in ASCII: 'xn--mller-kva.example'"),
@@ -74,7 +74,7 @@ def test_others_reach_any_address_on_loopback(bound: str, reached: str) -> None:
 @pytest.mark.parametrize("listen", ["*:0", "[::]:0"])
 def test_every_interface_is_that_of_both_protocols(listen: str) -> None:
     with bind(listen, 1) as listener:
-        port = split(name_of(listener))[1]
+        port = split(bound_address(listener))[1]
         families = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
         for _, host in families if socket.has_dualstack_ipv6() else families[:1]:
             with socket.create_connection((host, port), 5):
@@ -86,7 +86,7 @@ def test_one_address_is_that_alone(listen: str) -> None:
     if "[" in listen and not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6 here")
     with bind(listen, 1) as listener:
-        host, port = split(name_of(listener))
+        host, port = split(bound_address(listener))
         assert IPv6Address(host).is_loopback if ":" in host else IPv4Address(host).is_loopback
         with socket.create_connection((host, port), 5):
             pass
@@ -95,7 +95,7 @@ def test_one_address_is_that_alone(listen: str) -> None:
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
 def test_an_ipv4_address_may_be_written_as_ipv6() -> None:
     with bind("[::ffff:127.0.0.1]:0", 1) as listener:
-        socket.create_connection(("127.0.0.1", split(name_of(listener))[1]), 5).close()
+        socket.create_connection(("127.0.0.1", split(bound_address(listener))[1]), 5).close()
 
 
 def test_a_link_local_listener_names_its_zone() -> None:
@@ -103,7 +103,7 @@ def test_a_link_local_listener_names_its_zone() -> None:
     if zoned is None:
         pytest.skip("no link-local address here")
     with bind(join(zoned, 0), 1) as listener:
-        host, port = split(name_of(listener))
+        host, port = split(bound_address(listener))
         assert host == zoned
         with socket.create_connection((host, port), 5):
             pass

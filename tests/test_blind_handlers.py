@@ -120,11 +120,11 @@ ALLOWED = {
         "encode: BaseException": "objects of the handler are written, without a turn of the loop",
     },
     "mesh/main_thread.py": {
-        "MainThread._finish: Exception": "restores the process's signals after a function, which has ended",
+        "MainThread._complete: Exception": "restores the process's signals after a function, which has ended",
         "MainThread._serve: BaseException": "a signal handler of a function raised, which ends the function that runs",
-        "MainThread.beside.loop: BaseException": "raised in the main thread",
-        "MainThread.beside: BaseException": "a signal handler of a function raised between two turns",
-        "MainThread.do.done: BaseException": "raised where the work was asked for",
+        "MainThread.run_with_loop.loop: BaseException": "raised in the main thread",
+        "MainThread.run_with_loop: BaseException": "a signal handler of a function raised between two turns",
+        "MainThread.call.done: BaseException": "raised where the work was asked for",
     },
     "mesh/layers/recover.py": {
         "recover: BaseException": "``as_exception`` says what passes",
@@ -222,9 +222,9 @@ ALLOWED = {
         "text_of: BaseException": "a broken ``__str__``",
     },
     "mesh/threads.py": {
-        "Job.do: BaseException": "``settle`` raises it in the loop, contained",
+        "Job.run: BaseException": "``resolve`` raises it in the loop, contained",
         "Job.wait: CancelledError": "asks whether the call has ended",
-        "OwnLoop.keep: Exception": "an event loop policy of a function's; it gets no loop then",
+        "ThreadEventLoop.restore: Exception": "an event loop policy of a function's; it gets no loop then",
         "wait: CancelledError": "raises it as asyncio's",
     },
 }

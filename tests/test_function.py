@@ -125,7 +125,7 @@ def test_two_methods_cannot_share_a_function(contract: Contract) -> None:
     echo = contract.services[ECHO]
     one = echo.methods["Unary"]
     twin = Method("Unary", "other.v1.Other", "/other.v1.Other/Unary", one.input, one.output, access=Access.PUBLIC)
-    with pytest.raises(Faults, match=r"conformance\.v1\.Echo/Unary and other\.v1\.Other/Unary both want the function"):
+    with pytest.raises(Faults, match=r"conformance\.v1\.Echo/Unary and other\.v1\.Other/Unary both need the function"):
         Functions("apps.echo", [echo, GrpcService("other.v1.Other", {"Unary": twin})])
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from mesh import main_thread as module
 from mesh.main_thread import MainThread
-from mesh.threads import Block, Threads
+from mesh.threads import Block, ThreadPool
 
 variable: ContextVar[str] = ContextVar("variable", default="none")
 
@@ -34,11 +34,11 @@ def in_main() -> bool:
 
 def beside(
     body: Callable[[MainThread], Coroutine[Any, Any, Any]],
-    others: Threads | None = None,
+    others: ThreadPool | None = None,
     main: MainThread | None = None,
 ) -> Any:
     """Run the coroutine on an event loop in a thread, and what it gives to the main thread here."""
-    main = main or MainThread(others, kept=lambda: None)
+    main = main or MainThread(others, restore_signals=lambda: None)
 
     async def stopped() -> Any:
         try:
@@ -50,7 +50,7 @@ def beside(
     def left(_: Any) -> NoReturn:
         raise AssertionError("a function does not leave the main thread")
 
-    return main.beside(lambda: asyncio.run(stopped()), left)
+    return main.run_with_loop(lambda: asyncio.run(stopped()), left)
 
 
 @pytest.mark.parametrize("seconds", [0, 0.01])
@@ -62,16 +62,16 @@ def test_calls_that_do_not_overlap_run_in_the_main_thread(seconds: float) -> Non
     async def body(main: MainThread) -> list[bool]:
         return [await main.run(of(work)) for _ in range(100)]
 
-    assert beside(body, Threads(4)) == [True] * 100
+    assert beside(body, ThreadPool(4)) == [True] * 100
 
 
 def test_quick_ones_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BRISK", 60.0)  # whatever else the machine does
+    monkeypatch.setattr(module, "HANDOFF_DELAY", 60.0)  # whatever else the machine does
 
     async def body(main: MainThread) -> list[bool]:
         return await asyncio.gather(*(main.run(of(in_main)) for _ in range(50)))
 
-    assert beside(body, Threads(4)) == [True] * 50
+    assert beside(body, ThreadPool(4)) == [True] * 50
 
 
 def test_those_behind_a_slow_one_get_threads() -> None:
@@ -86,7 +86,7 @@ def test_those_behind_a_slow_one_get_threads() -> None:
         assert await slow
         return quick
 
-    assert beside(body, Threads(4)) == [False] * 10
+    assert beside(body, ThreadPool(4)) == [False] * 10
 
 
 def test_without_threads_all_wait_their_turn() -> None:
@@ -119,7 +119,7 @@ def test_a_call_that_ended_while_it_waited_is_not_begun() -> None:
         release.set()
         await busy
         await main.run(of(int))
-        await main.free()
+        await main.wait_idle()
         assert not main.busy
 
     beside(body)
@@ -140,7 +140,7 @@ def test_a_function_waits_for_the_loop_and_ends_with_its_call() -> None:
     async def body(main: MainThread) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(main.run(work), 0.2)
-        await main.free()
+        await main.wait_idle()
 
     beside(body)
     assert ends == ["Cancelled"]
@@ -168,7 +168,7 @@ def test_the_context_is_the_one_given_here_and_a_copy_of_it_in_a_thread() -> Non
         return found
 
     assert (
-        beside(body, Threads(4))
+        beside(body, ThreadPool(4))
         == ["of the caller"] * 2 + ["given"] + ["given and changed"] + ["given and changed and changed"] * 2
     )
 
@@ -202,7 +202,7 @@ async def body(main):
 logging.disable()
 signal.signal(signal.SIGALRM, ring)
 main = MainThread(None)
-assert main.beside(lambda: asyncio.run(body(main)), exit) == list(range(600))
+assert main.run_with_loop(lambda: asyncio.run(body(main)), exit) == list(range(600))
 """
 
 
@@ -241,7 +241,7 @@ def test_what_a_function_waits_for_ends_with_the_wait() -> None:
 
         running = asyncio.ensure_future(main.run(work))
         await begun.wait()
-        while main._begun is None or main._begun._waiting is None:  # noqa: ASYNC110 - a line of the other thread
+        while main._started is None or main._started._waiting is None:  # noqa: ASYNC110 - a line of the other thread
             await asyncio.sleep(0.001)
         os.kill(os.getpid(), signal.SIGUSR1)
         return str(await running)
@@ -266,17 +266,17 @@ def test_a_call_that_is_taken_back_as_the_main_thread_looks_for_it(caplog: pytes
     async def body(main: MainThread) -> bool:
         return bool(await main.run(of(in_main)))
 
-    main = MainThread(None, kept=lambda: None)
-    main._given = Fleeting()
+    main = MainThread(None, restore_signals=lambda: None)
+    main._queue = Fleeting()
     assert beside(body, main=main)
     assert caplog.text == ""
 
 
 def test_what_the_loop_raises_is_raised() -> None:
     async def body(main: MainThread) -> None:
-        assert main.do(in_main)
+        assert main.call(in_main)
         with pytest.raises(ZeroDivisionError):
-            main.do(lambda: 1 / 0)
+            main.call(lambda: 1 / 0)
         await main.run(of(int))
         raise LookupError("of the loop")
 
@@ -289,8 +289,8 @@ def test_signals_that_end_a_process_are_ignored_again_where_a_function_gave_them
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        module.ignoring()
-        assert signal.getsignal(signal.SIGINT) is module.ignore
+        module.ignore_stop_signals()
+        assert signal.getsignal(signal.SIGINT) is module.ignore_signal
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         for number, handler in before.items():

@@ -22,8 +22,8 @@ ENCODINGS = st.sampled_from(["ascii", "latin-1", "utf-8", "cp1252", "koi8-r"])
 
 
 def printed(*lines: str, **environment: str) -> bytes:
-    """Return what a process prints after ``ready_output``."""
-    script = "import sys\nfrom mesh.text import ready_output\nready_output()\n" + "\n".join(lines)
+    """Return what a process prints after ``prepare_output``."""
+    script = "import sys\nfrom mesh.text import prepare_output\nprepare_output()\n" + "\n".join(lines)
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True
     )
@@ -39,7 +39,7 @@ def test_what_a_terminal_lacks_is_replaced() -> None:
 def test_an_output_that_was_closed_leads_nowhere(tmp_path: Path) -> None:
     file = tmp_path / "file"
     script = (
-        "import sys\nfrom mesh.text import ready_output\nready_output()\n"
+        "import sys\nfrom mesh.text import prepare_output\nprepare_output()\n"
         f"file = open({str(file)!r}, 'w')\nprint('lost', flush=True)\nprint('lost', file=sys.stderr, flush=True)\n"
     )
     closed = 'exec "$0" -c "$1" <&- >&- 2>&-'

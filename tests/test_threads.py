@@ -15,14 +15,14 @@ import pytest_asyncio
 
 from mesh import threads as module
 from mesh.boundary import EscapedError
-from mesh.threads import Block, Threads
+from mesh.threads import Block, ThreadPool
 
 LIMIT = 8
 
 
 @pytest_asyncio.fixture
-async def threads() -> AsyncIterator[Threads]:
-    made = Threads(LIMIT)
+async def threads() -> AsyncIterator[ThreadPool]:
+    made = ThreadPool(LIMIT)
     yield made
     made.stop()
 
@@ -31,13 +31,13 @@ def of(work: Callable[[], Any]) -> Callable[[Block], Any]:
     return lambda _: work()
 
 
-async def test_quick_functions_are_run_by_one_thread(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BRISK", 60.0)  # whatever else the machine does
+async def test_quick_functions_are_run_by_one_thread(threads: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HANDOFF_DELAY", 60.0)  # whatever else the machine does
     used = [await asyncio.gather(*(threads.run(of(threading.get_ident)) for _ in range(50))) for _ in range(5)]
     assert len({ident for round_ in used for ident in round_}) == 1
 
 
-async def test_functions_that_wait_run_side_by_side_up_to_the_limit(threads: Threads) -> None:
+async def test_functions_that_wait_run_side_by_side_up_to_the_limit(threads: ThreadPool) -> None:
     together = threading.Barrier(LIMIT, timeout=20)
     running, most, lock = 0, 0, threading.Lock()
 
@@ -57,7 +57,7 @@ async def test_functions_that_wait_run_side_by_side_up_to_the_limit(threads: Thr
     assert most == LIMIT
 
 
-async def test_a_quick_function_does_not_wait_for_a_slow_one(threads: Threads) -> None:
+async def test_a_quick_function_does_not_wait_for_a_slow_one(threads: ThreadPool) -> None:
     release = threading.Event()
     await threads.run(of(int))
     slow = asyncio.ensure_future(threads.run(of(lambda: release.wait(20))))
@@ -68,10 +68,10 @@ async def test_a_quick_function_does_not_wait_for_a_slow_one(threads: Threads) -
 
 
 async def test_functions_that_usually_wait_get_threads_at_once(
-    threads: Threads, monkeypatch: pytest.MonkeyPatch
+    threads: ThreadPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BRISK", 0.5)
-    monkeypatch.setattr(module, "_LATEST", 1)
+    monkeypatch.setattr(module, "HANDOFF_DELAY", 0.5)
+    monkeypatch.setattr(module, "_AVERAGED_CALLS", 1)
     await threads.run(of(lambda: time.sleep(0.6)))  # what the pool learns from
     together = threading.Barrier(LIMIT, timeout=20)
     began = time.monotonic()
@@ -79,7 +79,7 @@ async def test_functions_that_usually_wait_get_threads_at_once(
     assert time.monotonic() - began < 0.5
 
 
-async def test_no_call_is_lost_between_resting_and_waking(threads: Threads) -> None:
+async def test_no_call_is_lost_between_resting_and_waking(threads: ThreadPool) -> None:
     async def client(number: int) -> list[int]:
         return [await threads.run(of(lambda: number)) for _ in range(200)]
 
@@ -94,7 +94,7 @@ def throw(kind: type[BaseException]) -> None:
     raise kind
 
 
-async def test_what_the_function_raises_is_raised(threads: Threads) -> None:
+async def test_what_the_function_raises_is_raised(threads: ThreadPool) -> None:
     with pytest.raises(ZeroDivisionError):
         await threads.run(of(lambda: 1 / 0))
     with pytest.raises(RuntimeError, match="the function raised StopIteration") as caught:  # which no future takes
@@ -107,7 +107,7 @@ async def test_what_the_function_raises_is_raised(threads: Threads) -> None:
     assert await threads.run(of(lambda: "well")) == "well"
 
 
-async def test_the_context_variables_are_the_callers(threads: Threads) -> None:
+async def test_the_context_variables_are_the_callers(threads: ThreadPool) -> None:
     variable: ContextVar[str] = ContextVar("variable")
     variable.set("outer")
 
@@ -120,7 +120,7 @@ async def test_the_context_variables_are_the_callers(threads: Threads) -> None:
     assert variable.get() == "outer"
 
 
-async def test_a_call_that_ended_while_it_waited_is_not_begun(threads: Threads) -> None:
+async def test_a_call_that_ended_while_it_waited_is_not_begun(threads: ThreadPool) -> None:
     release, begun = threading.Event(), []
     busy = [asyncio.ensure_future(threads.run(of(lambda: release.wait(20)))) for _ in range(LIMIT)]
     late = asyncio.ensure_future(threads.run(of(lambda: begun.append("late"))))
@@ -135,7 +135,7 @@ async def test_a_call_that_ended_while_it_waited_is_not_begun(threads: Threads) 
 
 
 async def test_work_for_which_there_is_no_thread_is_not_done_later(
-    threads: Threads, monkeypatch: pytest.MonkeyPatch
+    threads: ThreadPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
 
@@ -152,7 +152,7 @@ async def test_work_for_which_there_is_no_thread_is_not_done_later(
 
 
 async def test_stop_ends_the_threads_and_those_who_wait() -> None:
-    pool = Threads(1)
+    pool = ThreadPool(1)
     release, inside = threading.Event(), threading.Event()
     runner: list[threading.Thread] = []
 
@@ -178,7 +178,7 @@ async def test_stop_ends_the_threads_and_those_who_wait() -> None:
 
 
 async def test_a_thread_that_rests_ends_with_the_pool() -> None:
-    pool = Threads(1)
+    pool = ThreadPool(1)
     thread: threading.Thread = await pool.run(of(threading.current_thread))
     pool.stop()
     await asyncio.to_thread(thread.join, 20)
@@ -198,7 +198,7 @@ LEAVING: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_thread_has_its_event_loop_whatever_the_function_before_has_done(how: str) -> None:
-    pool = Threads(1)
+    pool = ThreadPool(1)
     for _ in range(2):
         await pool.run(of(LEAVING[how]))
         assert (

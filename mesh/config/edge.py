@@ -10,7 +10,7 @@ import msgspec
 
 from mesh.config.values import Duration, Rate
 from mesh.faults import Fault
-from mesh.headers import MESH_PREFIXES, NOT_FORWARDED, PROPAGATED
+from mesh.headers import CLIENT_ONLY, MESH_PREFIXES, PROPAGATED
 
 __all__ = ["CorsConfig", "RateLimitConfig", "cors_faults", "metadata_faults", "proxy_faults"]
 
@@ -71,7 +71,7 @@ def metadata_faults(names: Iterable[str], place: str) -> Iterator[Fault]:
     for name in names:
         if not re.fullmatch(r"[0-9a-z_.\-]+", name):
             yield Fault(place, f"expected the name of a header in lower case, got {name!r}")
-        elif name.encode() in NOT_FORWARDED:
+        elif name.encode() in CLIENT_ONLY:
             yield Fault(place, f"{name!r} belongs to the connection and cannot be forwarded")
         elif name.encode() in PROPAGATED:
             yield Fault(place, f"{name!r} is forwarded by the mesh itself; leave it out")

@@ -27,7 +27,7 @@ from opentelemetry import trace
 
 from mesh.boundary import EscapedError, boundary, contain, wrap_escaped
 from mesh.call import chain, current
-from mesh.context_variables import Inherited
+from mesh.context_variables import InheritedContext
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
 from mesh.function import Functions, Hook, load_module, module_spec
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from mesh.config.lambda_function import LambdaFunction
     from mesh.context import Service as ServiceContext
     from mesh.contract.model import GrpcService, Method
-    from mesh.threads import Block, Runs
+    from mesh.threads import Block, FunctionRunner
 
 __all__ = ["LambdaFunctions", "functions_of", "install"]
 
@@ -117,11 +117,11 @@ class LambdaFunctions:
         )
 
     @property
-    def plain(self) -> bool:
+    def has_blocking(self) -> bool:
         """Whether the handler is a ``def`` function, which runs in a thread."""
         return not self._async
 
-    def handlers(self, service: ServiceContext, threads: Runs) -> dict[str, tuple[Method, Handler]]:
+    def handlers(self, service: ServiceContext, threads: FunctionRunner) -> dict[str, tuple[Method, Handler]]:
         """Return path → (method, handler) for every method.
 
         Args:
@@ -195,11 +195,11 @@ class LambdaFunctions:
 
         return read
 
-    def _run(self, threads: Runs) -> _Run:
+    def _run(self, threads: FunctionRunner) -> _Run:
         """Return the function that calls the handler. It returns (result, None) or (None, exception)."""
         handler = self._handler
-        inherited = Inherited()
-        inherited.keep(self._context)
+        inherited = InheritedContext()
+        inherited.capture(self._context)
 
         def call(event: Any, context: LambdaContext) -> _Outcome:
             try:
@@ -208,23 +208,23 @@ class LambdaFunctions:
                 return None, _trim_traceback(error)
 
         async def threaded(event: Any, context: LambdaContext) -> _Outcome:
-            answered, traced = current.get(), otel.get_current()
+            call_in_progress, trace_context = current.get(), otel.get_current()
 
             def work(_: Block) -> _Outcome:
-                token, asked = current.set(answered), current_request_id.set(context.aws_request_id)
-                attached = otel.attach(traced)
+                call_token, id_token = current.set(call_in_progress), current_request_id.set(context.aws_request_id)
+                attached = otel.attach(trace_context)
                 try:
                     return call(event, context)
                 finally:
                     otel.detach(attached)
-                    current_request_id.reset(asked)
-                    current.reset(token)
+                    current_request_id.reset(id_token)
+                    current.reset(call_token)
 
             found: _Outcome = await threads.run(work, self._context)
             return found
 
         async def awaited(event: Any, context: LambdaContext) -> _Outcome:
-            inherited.enter()
+            inherited.apply()
             try:
                 return await contain(handler(event, context)), None
             except EscapedError as error:

@@ -20,7 +20,7 @@ from mesh.rpc.server.health_service import Health
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.rpc.server.reflection_service import Reflection
 from mesh.text import text_of
-from mesh.threads import THREADS, Runs, Threads
+from mesh.threads import MAX_THREADS, FunctionRunner, ThreadPool
 
 if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
@@ -42,7 +42,7 @@ class FunctionHost(Protocol):
     def shutdown(self) -> Callable[[ServiceContext], Awaitable[None]] | None:
         """Awaited after the last call."""
 
-    def handlers(self, service: ServiceContext, threads: Runs) -> Mapping[str, tuple[Method, Handler]]:
+    def handlers(self, service: ServiceContext, threads: FunctionRunner) -> Mapping[str, tuple[Method, Handler]]:
         """Return path → (method, handler) for every method."""
 
 
@@ -85,11 +85,11 @@ class Sidecar:
         fd: int | None = None,
         max_message: int = 4 * 2**20,
         drain: float = 10.0,
-        threads: Threads | MainThread | None = None,
+        threads: ThreadPool | MainThread | None = None,
     ) -> None:
         self._functions = functions
         self._service = service
-        self._threads = Threads(THREADS) if threads is None else threads
+        self._threads = ThreadPool(MAX_THREADS) if threads is None else threads
         self.health = Health(serves)
 
         def answered_by(function: Handler) -> Handler:

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import orjson
 from opentelemetry import trace
 
-from mesh.text import carries, text_of
+from mesh.text import can_encode, text_of
 
 __all__ = ["JsonFormatter", "install"]
 
@@ -67,7 +67,7 @@ class JsonFormatter(logging.Formatter):
             if key not in _RECORD_ATTRIBUTES:
                 fields[f"{key}_" if key in _KEYS else key] = value
         line = _json(fields)
-        if line.isascii() or self._stream is None or carries(self._stream, line):
+        if line.isascii() or self._stream is None or can_encode(self._stream, line):
             return line
         return json.dumps(orjson.loads(line))
 

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -27,12 +27,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from mesh.asgi import Receive, Scope, Send
 from mesh.media_types import JSON, PROTOBUF
 from mesh.telemetry.trace_store import Store
 
 __all__ = ["Receiver"]
 
-Message = MutableMapping[str, Any]
 _GZIP = 16 + zlib.MAX_WBITS
 """Window bits that make zlib expect a gzip header."""
 MAX_BODY_SIZE = 16 * 2**20
@@ -62,9 +62,9 @@ class Receiver:
 
     async def __call__(
         self,
-        scope: Message,
-        receive: Callable[[], Awaitable[Message]],
-        send: Callable[[Message], Awaitable[None]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         """Answer one request. The lifespan protocol is acknowledged."""
         if scope["type"] == "lifespan":
@@ -85,7 +85,7 @@ class Receiver:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _export(self, scope: Message, receive: Callable[[], Awaitable[Message]]) -> bytes:
+    async def _export(self, scope: Scope, receive: Receive) -> bytes:
         if scope["method"] != "POST":
             raise _RefusedError(405, "spans are sent with POST")
         headers = dict(scope["headers"])
@@ -105,7 +105,7 @@ class Receiver:
             response.partial_success.error_message = "trace ids have 16 bytes and span ids 8"
         return response.SerializeToString()
 
-    async def _show(self, scope: Message) -> Any:
+    async def _show(self, scope: Scope) -> Any:
         path: str = scope["path"]
         if path != "/traces" and not path.startswith("/traces/"):
             raise _RefusedError(404, "known are POST /v1/traces, GET /traces and GET /traces/{id}")
@@ -139,7 +139,7 @@ def _number(query: Mapping[str, list[str]], name: str, default: int) -> int:
     return int(text)
 
 
-async def _lifespan(receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
+async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})
@@ -147,7 +147,7 @@ async def _lifespan(receive: Callable[[], Awaitable[Message]], send: Callable[[M
             return
 
 
-async def _body(receive: Callable[[], Awaitable[Message]]) -> bytes:
+async def _body(receive: Receive) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:

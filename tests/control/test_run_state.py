@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.address import name_of
+from mesh.address import bound_address
 from mesh.control import run_state
 from mesh.control.supervise import listening_sockets
 from mesh.control.text_table import table
@@ -32,7 +32,7 @@ def test_what_a_killed_one_left_is_not_taken_for_running(tmp_path: Path) -> None
 
 def test_a_taken_address_is_a_fault_with_its_place() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = name_of(taken)
+        address = bound_address(taken)
         with pytest.raises(Faults) as caught:
             listening_sockets.bind("mesh.toml [services.a] listen", address)
     assert str(caught.value).startswith(f"mesh.toml [services.a] listen: {address} is taken by another program")

@@ -19,7 +19,7 @@ from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.target import Target
 from mesh.rpc.server.listener import Listener
 from mesh.sidecar import ServiceContext, Sidecar
-from mesh.threads import Threads
+from mesh.threads import ThreadPool
 
 SERVICE = "stream.v1.Streams"
 LIMIT = 100_000
@@ -157,7 +157,7 @@ async def _handler(contract: Contract, behind: str) -> AsyncIterator[Handler]:
     functions = Functions("apps.streams", [contract.services[SERVICE]])
     service = ServiceContext("streams", channel=None, blocking=None)
     if behind == "process":
-        handlers = functions.handlers(service, Threads(4))
+        handlers = functions.handlers(service, ThreadPool(4))
 
         async def handler(call: Call) -> None:
             await handlers[call.method.path][1](call)

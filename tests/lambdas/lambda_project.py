@@ -26,7 +26,7 @@ from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.layers.deadline import deadline
 from mesh.rpc.server.listener import Listener
 from mesh.sidecar import ServiceContext, Sidecar
-from mesh.threads import Threads
+from mesh.threads import ThreadPool
 
 ROOT = Path(__file__).parent.parent.parent
 TEST_STUBS = ROOT / ".mesh" / "test-stubs"
@@ -114,7 +114,7 @@ class Client:
 async def edged(project: Project) -> AsyncIterator[Client]:
     """An edge in front of the function; bodies up to 10,000 bytes."""
     client = Client()
-    threads = Threads(8)
+    threads = ThreadPool(8)
     service = ServiceContext("hello", channel=None, blocking=None)
     handlers = project.functions().handlers(service, threads)
 

@@ -15,7 +15,7 @@ from mesh.errors import Cancelled
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.target import Target
-from mesh.threads import Threads
+from mesh.threads import ThreadPool
 
 variable: ContextVar[str] = ContextVar("variable", default="lost")
 
@@ -123,7 +123,7 @@ async def test_a_call_ends_with_the_one_that_the_function_answers(contract, rpc,
             except Cancelled as error:
                 loop.call_soon_threadsafe(told.put_nowait, error)
 
-    threads = Threads(1)
+    threads = ThreadPool(1)
     try:
         answering = asyncio.ensure_future(threads.run(function))
         await asyncio.wait_for(begun.wait(), 20)

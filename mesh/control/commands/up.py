@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mesh import database_url
-from mesh.address import name_of, reachable
+from mesh.address import bound_address, reachable
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control import deployment, identity_keys, project, run_state, topology
@@ -102,7 +102,7 @@ async def _run(
     versions: MigrationVersions | None,
     max_restart_delay: float,
 ) -> int:
-    addresses = {name: name_of(listener) for name, listener in listeners.items()}
+    addresses = {name: bound_address(listener) for name, listener in listeners.items()}
     environment = {**os.environ, **_addresses(manifest, addresses)}
     store = None if trace_collector.external_collector() else trace_collector.TraceCollector()
     traces_url = ""

@@ -195,7 +195,7 @@ class SidecarComponent:
             None if entry.workers is None else _pool(manifest, contract, entry.workers, common, self._events, name)
         )
         load = partial(functions_of, entry.module, manifest.lambdas.get(name), served)
-        functions = self._pool or (load() if main is None else main.do(load))
+        functions = self._pool or (load() if main is None else main.call(load))
         self._database = self._open(manifest, entry, name, migrate=migrate)
         channel = Channel(common.onward, contract)
         service = ServiceContext(

@@ -27,8 +27,8 @@ from mesh.control.project import load
 from mesh.control.readiness import STOP_MARGIN_SECONDS, ParentConnection
 from mesh.errors import RemoteError
 from mesh.faults import Fault, Faults
-from mesh.forks import give_back
-from mesh.text import ready_output, text_of
+from mesh.forks import reset_signals_at_fork
+from mesh.text import prepare_output, text_of
 
 if TYPE_CHECKING:
     from mesh.main_thread import MainThread
@@ -85,7 +85,7 @@ def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -
     _raise_descriptors()
     parent = ParentConnection.inherited()
     if parent.present:
-        ready_output("utf-8")  # `mesh up` reads it; the encoding of the user's terminal does not matter
+        prepare_output("utf-8")  # `mesh up` reads it; the encoding of the user's terminal does not matter
     try:
         manifest, contract = load(file)
         _check_exists(manifest, name)
@@ -106,16 +106,16 @@ def _run_beside_lambda(
     import uvloop  # noqa: PLC0415 - as above
 
     from mesh.main_thread import MainThread  # noqa: PLC0415 - only here
-    from mesh.threads import THREADS, Threads  # noqa: PLC0415 - as above
+    from mesh.threads import MAX_THREADS, ThreadPool  # noqa: PLC0415 - as above
 
     signals = SignalReceiver(_STOP_SIGNALS if _at_terminal() else (*_STOP_SIGNALS, signal.SIGHUP))
-    main = MainThread(Threads(THREADS), signals.keep)
+    main = MainThread(ThreadPool(MAX_THREADS), signals.keep)
 
     def sidecar() -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run_sidecar(manifest, contract, name, fd, parent, main, signals, migrate=migrate))
 
-    return main.beside(sidecar, _exit)
+    return main.run_with_loop(sidecar, _exit)
 
 
 def _exit(code: int) -> NoReturn:
@@ -213,7 +213,7 @@ async def serve(
 
     on_signal = loop.add_signal_handler if signals is None else signals.add
     _add_handlers(on_signal, stop, _STOP_SIGNALS)
-    give_back(_STOP_SIGNALS)
+    reset_signals_at_fork(_STOP_SIGNALS)
 
     def on_start() -> None:
         loop.call_soon_threadsafe(start_allowed.set)

@@ -55,7 +55,7 @@ def local_broker(manifest: Manifest, contract: Contract) -> LocalBroker | None:
     place = f"{manifest.file.name} [events] listen"
     # nats-server cannot inherit a listening socket. It gets the port number of one that is bound and closed.
     with listening_sockets.bind(place, manifest.events.listen) as bound:
-        address = addresses.name_of(bound)
+        address = addresses.bound_address(bound)
     host, port = addresses.split(address)
     storage = manifest.state / "nats"
     try:

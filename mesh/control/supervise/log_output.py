@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TextIO
 
-from mesh.text import carries
+from mesh.text import can_encode
 
 __all__ = ["SUPERVISOR", "LogOutput", "render"]
 
@@ -65,7 +65,7 @@ class LogOutput:
 
     def _escaped(self, line: str) -> str:
         """Return a line of JSON with escapes for characters that the stream cannot encode."""
-        if not carries(self._stream, line):
+        if not can_encode(self._stream, line):
             with suppress(ValueError):
                 return json.dumps(json.loads(line))
         return line

@@ -22,7 +22,7 @@ from mesh.edge.http import content_coding, negotiation
 from mesh.edge.http.negotiation import Form
 from mesh.edge.http.status_json import status_json
 from mesh.errors import Internal, InvalidArgument, http_status
-from mesh.headers import is_forwarded
+from mesh.headers import is_settable
 from mesh.media_types import JSON, OCTET_STREAM, is_compressible
 from mesh.message_methods import descriptor_of
 
@@ -127,7 +127,7 @@ def negotiate(call: HttpCall, transcoder: Transcoder) -> ResponseFormat:
 
 def forward_headers(call: HttpCall, upstream: Call) -> None:
     """Add the response metadata of a function to the response, without what a function may not set."""
-    call.headers += [pair for pair in upstream.headers if is_forwarded(pair[0])]
+    call.headers += [pair for pair in upstream.headers if is_settable(pair[0])]
 
 
 def head(call: HttpCall, media_type: str, form: Form, size: int | None = None) -> tuple[Headers, str]:

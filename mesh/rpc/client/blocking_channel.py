@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
 
-from mesh.context_variables import copy_of
+from mesh.context_variables import isolated_copy
 from mesh.errors import Cancelled
 from mesh.rpc.client.streaming_call import EOF
 from mesh.threads import wait
@@ -187,7 +187,7 @@ async def _from_thread(requests: Iterator[Any]) -> AsyncIterator[Any]:
         except BaseException as error:  # noqa: BLE001 - raised in the loop; a future does not accept every exception
             return end, error
 
-    loop, context = asyncio.get_running_loop(), copy_of(copy_context())
+    loop, context = asyncio.get_running_loop(), isolated_copy(copy_context())
     while True:
         request, error = await loop.run_in_executor(None, context.run, take)
         if error is not None:

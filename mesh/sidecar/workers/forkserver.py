@@ -37,8 +37,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from mesh.contract import loader
 from mesh.events.publish.publisher import Publications
-from mesh.forks import STOPS, give_back
-from mesh.main_thread import ignore
+from mesh.forks import STOP_SIGNALS, reset_signals_at_fork
+from mesh.main_thread import ignore_signal
 from mesh.sidecar.workers import frames, prefault, process_tag, worker_process
 from mesh.sidecar.workers.frame_payloads import encode
 from mesh.sidecar.workers.spawner_messages import (
@@ -52,7 +52,7 @@ from mesh.sidecar.workers.spawner_messages import (
 from mesh.sidecar.workers.watermark import shared_file
 from mesh.sidecar.workers.worker_setup import WorkerSetup
 from mesh.telemetry import logs
-from mesh.text import ready_output, text_of
+from mesh.text import prepare_output, text_of
 
 if TYPE_CHECKING:
     from mesh.database import Database
@@ -75,7 +75,7 @@ def main() -> None:
     parent = os.getppid()
     setup: WorkerSetup = pickle.loads(_read(control))  # noqa: S301 - written by the sidecar that started this process
     sys.path[:] = setup.path
-    ready_output(setup.encoding or None)
+    prepare_output(setup.encoding or None)
     server = _ForkServer(control, setup)
     _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     _prctl(_ADOPT_ORPHANS, 1)
@@ -155,10 +155,10 @@ class _ForkServer:
         for end in (self._wake, self._woken):
             end.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, ignore)
+        signal.signal(signal.SIGCHLD, ignore_signal)
         # Ctrl-C, and supervisors that signal a whole group, mean the sidecar. It ends this process when it has drained.
-        for number in STOPS:
-            signal.signal(number, ignore)
+        for number in STOP_SIGNALS:
+            signal.signal(number, ignore_signal)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -273,7 +273,7 @@ class _ForkServer:
             _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            give_back()
+            reset_signals_at_fork()
             for end in (self._control, self._wake, self._woken):
                 end.close()
             with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ from typing import Any
 from mesh.call import current
 from mesh.main_thread import MainThread
 from mesh.sidecar.workers.worker_calls import OVERRUN_TIMEOUT, ServedCall
-from mesh.threads import Block, Runs
+from mesh.threads import Block, FunctionRunner
 
 __all__ = ["OverrunWatcher", "SingleCallMainThread"]
 
@@ -26,12 +26,12 @@ class OverrunWatcher:
         report: Called with the method of a function that overruns.
     """
 
-    def __init__(self, threads: Runs, report: Callable[[str], None]) -> None:
+    def __init__(self, threads: FunctionRunner, report: Callable[[str], None]) -> None:
         self._threads = threads
         self._report = report
 
     async def run(self, work: Callable[[Block], Any], context: Context | None = None) -> Any:
-        """Return ``work(block)`` (see ``Runs``)."""
+        """Return ``work(block)`` (see ``FunctionRunner``)."""
         running = False
 
         def watched(block: Block) -> Any:
@@ -67,14 +67,14 @@ class SingleCallMainThread:
         self._report = report
 
     async def run(self, work: Callable[[Block], Any], context: Context | None = None) -> Any:
-        """Return ``work(block)`` (see ``Runs``)."""
+        """Return ``work(block)`` (see ``FunctionRunner``)."""
         try:
             return await self._main.run(work, context)
         except asyncio.CancelledError:
             call = current.get()
             if self._main.busy:
                 if isinstance(call, ServedCall) and call.cancelled:
-                    await self._main.free()
+                    await self._main.wait_idle()
                 else:
                     self._report(_current_path())
             raise

@@ -34,7 +34,7 @@ from mesh.events.publish.publisher import Publications, Publisher
 from mesh.faults import Faults
 from mesh.lambdas.handlers import functions_of
 from mesh.layers.recover import recover
-from mesh.main_thread import MainThread, ignoring
+from mesh.main_thread import MainThread, ignore_stop_signals
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.sidecar.service_context import ServiceContext
@@ -51,7 +51,7 @@ from mesh.telemetry import worker_spans
 from mesh.telemetry.exceptions import bug_behind
 from mesh.telemetry.propagation import Propagation
 from mesh.text import text_of, utf8
-from mesh.threads import THREADS, OwnLoop, Runs, Threads
+from mesh.threads import MAX_THREADS, FunctionRunner, ThreadEventLoop, ThreadPool
 from mesh.trace_context import BAGGAGE
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def run(
         _end(1)
 
     if host.main is not None and setup.function is None:
-        host.own_loop = OwnLoop()  # as the threads of functions have one; on AWS the main thread has none
+        host.own_loop = ThreadEventLoop()  # as the threads of functions have one; on AWS the main thread has none
 
     def serve() -> bool:
         return loop.run_until_complete(host.serve())
@@ -115,7 +115,7 @@ def run(
     def leave(drained: bool) -> NoReturn:  # noqa: FBT001 - the result of serve
         _end(0 if not drained or loop.run_until_complete(host.leave()) else 1)
 
-    leave(serve() if host.main is None else host.main.beside(serve, leave))
+    leave(serve() if host.main is None else host.main.run_with_loop(serve, leave))
 
 
 def _end(code: int) -> NoReturn:
@@ -189,7 +189,7 @@ class _WorkerProcess:
         self._load_error: Exception | None = None
         self._loaded: LoadTimes | None = None
         self.main: MainThread | None = None
-        self.own_loop: OwnLoop | None = None
+        self.own_loop: ThreadEventLoop | None = None
 
     async def prepare(self, assignment: socket.socket) -> bool:
         """Set up what needs no functions, and wait for the connection; False if the fork server is gone."""
@@ -247,7 +247,7 @@ class _WorkerProcess:
             what = f"a call failed: {error.status}" if isinstance(error, RemoteError) else text_of(error)
             await self._failed([(self._setup.module, f"startup failed: {type(error).__name__}: {what}")])
             return False
-        ignoring()  # again, because the module may have restored the default of signals
+        ignore_stop_signals()  # again, because the module may have restored the default of signals
         gc.freeze()  # the collector was off since the fork, so all objects are long-lived ones that were just loaded
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
@@ -260,23 +260,23 @@ class _WorkerProcess:
             raise self._load_error
         return self._functions
 
-    def _runner(self, functions: Functions | LambdaFunctions) -> Runs:
+    def _runner(self, functions: Functions | LambdaFunctions) -> FunctionRunner:
         """Return where ``def`` functions run: in threads, or in the main thread.
 
         Lambda handlers run in the main thread, and so do functions in a worker that serves one call at a time.
         """
         single = self._setup.concurrency == 1
-        if functions.plain and (single or self._setup.function is not None):
-            self.main = MainThread(None if single else Threads(THREADS), self._restore)
+        if functions.has_blocking and (single or self._setup.function is not None):
+            self.main = MainThread(None if single else ThreadPool(MAX_THREADS), self._restore)
         if self.main is None:
-            return OverrunWatcher(Threads(THREADS), self._report_overrun)
+            return OverrunWatcher(ThreadPool(MAX_THREADS), self._report_overrun)
         return (SingleCallMainThread if single else OverrunWatcher)(self.main, self._report_overrun)
 
     def _restore(self) -> None:
         """Restore the signal handlers and the event loop of the main thread, which a function may have replaced."""
-        ignoring()
+        ignore_stop_signals()
         if self.own_loop is not None:
-            self.own_loop.keep()
+            self.own_loop.restore()
 
     async def serve(self) -> bool:
         """Report READY and serve calls until the sidecar drains this worker; False if the sidecar is gone."""
