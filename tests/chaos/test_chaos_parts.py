@@ -226,7 +226,7 @@ OUTBOX = "CREATE TABLE mesh_outbox (id TEXT, refused TEXT)"
 
 
 def on(*statements: str):
-    """Make a query of SQL statements; the answer are the rows of the last."""
+    """Make a query of SQL statements; it returns the rows of the last one."""
 
     def query(connection: Connection):
         for statement in statements:
