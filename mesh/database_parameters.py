@@ -1,4 +1,4 @@
-"""Parameters of PostgreSQL URLs: those that the mesh takes, and what would be right in the place of others. Pure.
+"""Parameters of PostgreSQL URLs: the supported ones, and corrections for all others. Pure.
 
 The names are libpq's (PostgreSQL manual, 34.1.2).
 """
@@ -44,7 +44,7 @@ _WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
     "sslcompression": ("0",),
     "sslsni": ("1",),
 }
-"""Parameters of libpq by the values that ask for what is done anyway (lower case)."""
+"""libpq parameter → values that equal the behaviour of the mesh, in lower case."""
 _REFUSED: Mapping[str, str] = {
     "channel_binding": "the driver (asyncpg) has no channel binding; sslmode=verify-full&sslrootcert=system proves "
     "the server's identity: write that instead of channel_binding=require",
@@ -90,17 +90,17 @@ _FOREIGN: Mapping[str, str] = {
     "pool_max_conns": _POOL,
     "pool_min_conns": _POOL,
 }
-"""Parameters of other drivers, in lower case → what would be right (JDBC, Prisma, SQLAlchemy, pgx)."""
+"""Parameter of another driver (JDBC, Prisma, SQLAlchemy, pgx), in lower case → correction."""
 _SERVER = (
     "search_path", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "timezone", "datestyle",
     "transaction_timeout", "default_transaction_isolation", "default_transaction_read_only", "role", "work_mem", "jit",
 )  # fmt: skip
-"""Settings of the server that some drivers take as parameters."""
+"""Server settings that some drivers accept as parameters."""
 
 
 def faults(given: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is wrong with the parameters."""
-    # What stands behind a raw '&' in a password looks like a parameter.
+    """Yield the faults of the parameters."""
+    # A raw '&' in a password makes the rest of it look like a parameter.
     secret = "password" in given or "sslpassword" in given
     for name, value in given.items():
         yield from _parameter(name, value, secret=secret)
@@ -141,7 +141,7 @@ def _unknown(name: str, *, secret: bool) -> str:
 
 
 def settings(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of the server that a connection begins with."""
+    """Return the server settings that a new connection sends."""
     name = given.get("application_name") or given.get("fallback_application_name")
     options = given.get("options")
     return {**({"application_name": name} if name else {}), **({"options": options} if options else {})}

@@ -1,15 +1,14 @@
-"""URL of a service's database, as mesh.toml and providers write it, read and checked without a driver.
+"""Database URLs: parser and checks of SQLite and PostgreSQL URLs, without a driver.
 
 ``postgresql://`` follows libpq's connection URIs (PostgreSQL manual, 34.1.1.2 and 34.1.2), since providers, poolers and
 ``psql`` write these. Decisions:
 
-- *Every parameter is known.* One that the mesh honours is translated, one whose value asks for what is done anyway is
-  dropped, and any other is a fault that says what would be right. A parameter that is passed over in silence can be
-  the one that asked for encryption.
-- *A fault never repeats a user's text*, because a password with a raw ``/`` or ``@`` in it can end up in every part of
-  a URL. Names of parameters and values that are not secret are the exceptions.
-- *Text is decoded as libpq does*: ``%20`` is a space and ``+`` is a plus.
-- *Only* ``file_faults`` *looks at the disk*, since a file may be on the machine of one service only.
+- *No parameter is ignored.* The mesh translates a supported one and drops one whose value equals its own behaviour. Any
+  other is a fault with the correction, because an ignored parameter may be the one that requires encryption.
+- *A fault never repeats text of the URL*, because a password with a raw ``/`` or ``@`` can end up in every part of it.
+  Names of parameters and values that are no secrets are the exceptions.
+- *Escapes are decoded as in libpq*: ``%20`` is a space and ``+`` is a plus.
+- *Only* ``file_faults`` *reads the disk*, since a file may exist on the machine of one service only.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ _SQLITE, _POSTGRESQL = (
 
 
 class UrlError(ValueError):
-    """A URL that cannot be used.
+    """A database URL is invalid.
 
     Attributes:
-        faults: What is wrong with it, a line each, without the URL and without a password.
+        faults: One line for each fault, without the URL and without a password.
     """
 
     def __init__(self, *faults: str) -> None:
@@ -52,21 +51,20 @@ class UrlError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """A URL that was read.
+    """Parsed database URL.
 
     Attributes:
-        file: The file of a SQLite database; None for PostgreSQL, which all the others belong to.
-        hosts: Names, addresses or folders of sockets, each with its port or None, in the order in which they are tried.
-            Empty when the URL names none: the driver then looks at the sockets of this machine; so it does for a host
-            that is ``""`` beside its port.
-        user: Who logs in, or None for what the driver takes by itself (``PGUSER``, the user of the process).
-        password: And its proof, or None (``PGPASSWORD``, a password file).
-        database: The database, or None when a service file names it.
-        driver: Parameters that asyncpg reads from a URL by libpq's names.
-        settings: Settings of the server that are sent at the start of a connection.
-        numbers: Parameters that are numbers, by name.
-        target: What a server must be (``target_session_attrs``).
-        system_roots: TLS trusts the authorities of the system (``sslrootcert=system``).
+        file: File of a SQLite database; None for PostgreSQL. The other attributes are for PostgreSQL.
+        hosts: Names, addresses or socket folders, each with its port or None, in the order of connection attempts.
+            Without hosts the driver uses the sockets of this machine, as it does for a host ``""``.
+        user: User name, or None: the driver's default (``PGUSER``, the user of the process).
+        password: Password, or None: the driver's default (``PGPASSWORD``, a password file).
+        database: Name of the database, or None if a service file has it.
+        driver: Parameters that asyncpg reads from a URL by their libpq names.
+        settings: Server settings that a new connection sends.
+        numbers: Numeric parameters by name.
+        target: Required role of the server (``target_session_attrs``).
+        system_roots: Whether TLS trusts the authorities of the system (``sslrootcert=system``).
     """
 
     file: Path | None = None
@@ -82,7 +80,7 @@ class DatabaseUrl:
 
     @property
     def where(self) -> str:
-        """The database without user, password and parameters."""
+        """URL without user, password and parameters."""
         if self.file is not None:
             return f"sqlite:///{self.file}"
         sockets = any(host.startswith("/") for host, _ in self.hosts)
@@ -98,15 +96,15 @@ class DatabaseUrl:
 
 
 def parse(url: str) -> DatabaseUrl:
-    """Return what a URL says.
+    """Return the parsed URL.
 
     Args:
-        url: As in mesh.toml.
+        url: URL as in mesh.toml.
 
     Raises:
-        UrlError: It cannot be used.
+        UrlError: The URL is invalid.
     """
-    scheme, colon, rest = url.strip().partition(":")  # what holds a secret ends with a line's end now and then
+    scheme, colon, rest = url.strip().partition(":")  # secrets from files often end with a newline
     scheme = scheme.lower()
     if colon and scheme in _SQLITE:
         return DatabaseUrl(file=_sqlite(rest))
@@ -114,17 +112,17 @@ def parse(url: str) -> DatabaseUrl:
         known = {"sqlite": "sqlite:///", "postgresql": "postgresql://", "postgres": "postgresql://"}
         base = re.split(r"[+3]", scheme)[0]
         if colon and base in known and base != scheme:
-            raise UrlError(f"the mesh brings its own driver: it begins with {known[base]}, not with {scheme}://")
+            raise UrlError(f"the mesh has its own driver: begin the URL with {known[base]}, not with {scheme}://")
         raise UrlError(EXPECTED)
     return _postgresql(rest[2:])
 
 
 def located(url: str, root: Path) -> str:
-    """Return a URL with its scheme as the mesh writes it and its files made absolute; one with faults as it is.
+    """Return a URL with a normalized scheme and absolute paths. An invalid URL is returned unchanged.
 
     Args:
-        url: As in mesh.toml.
-        root: The folder that its files are relative to.
+        url: URL as in mesh.toml.
+        root: Folder that paths in the URL are relative to.
     """
     try:
         parsed = parse(url)
@@ -146,12 +144,12 @@ def located(url: str, root: Path) -> str:
 
 
 def sqlite_url(file: Path) -> str:
-    """Return the URL of a SQLite file; what begins an escape or the parameters of a URL is escaped in its name."""
+    """Return the URL of a SQLite file, with ``%`` and ``?`` of its path escaped."""
     return "sqlite:///" + str(file).replace("%", "%25").replace("?", "%3F")
 
 
 def database_faults(url: str, place: str) -> Iterator[Fault]:
-    """Check a URL; the faults never show a password."""
+    """Yield the faults of a URL. They never show a password."""
     try:
         parse(url)
     except UrlError as error:
@@ -159,11 +157,11 @@ def database_faults(url: str, place: str) -> Iterator[Fault]:
 
 
 def file_faults(url: DatabaseUrl, environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is wrong with the files that a URL names; looks at the disk.
+    """Yield the faults of the files that a URL names. Reads the disk.
 
     Args:
-        url: With absolute files.
-        environment: The environment, in which the driver looks for what a URL does not say.
+        url: URL with absolute paths.
+        environment: The environment, from which the driver takes defaults.
     """
     driver = url.driver
     unreadable = list(_unreadable(driver))
@@ -180,8 +178,8 @@ def file_faults(url: DatabaseUrl, environment: Mapping[str, str]) -> Iterator[st
     mode = driver.get("sslmode", "")
     if mode.startswith("verify-") and not roots and not (Path.home() / ".postgresql" / "root.crt").exists():
         yield (
-            f"sslmode={mode} needs the certificate of an authority: sslrootcert=FILE, or sslrootcert=system for those "
-            "that this machine trusts"
+            f"sslmode={mode} needs certificate authorities: sslrootcert=FILE, or sslrootcert=system for those "
+            "of this machine"
         )
 
 
@@ -214,43 +212,43 @@ def _unusable(driver: Mapping[str, str]) -> Iterator[str]:
 
 
 def _sqlite(rest: str) -> Path:
-    """Return the file, of what stands behind ``sqlite:``."""
+    """Return the file of the text after ``sqlite:``."""
     path, mark, _ = rest.partition("?")
     if not path.startswith("///"):
         if path.strip("/") in ("", ":memory:"):
             raise UrlError(_IN_MEMORY)
-        raise UrlError("a path stands behind three slashes, sqlite:///PATH, and an absolute one behind four")
+        raise UrlError("write a relative path after three slashes, sqlite:///PATH, and an absolute one after four")
     path = path[3:]
     if path in ("", ":memory:"):
         raise UrlError(_IN_MEMORY)
     if mark:
         raise UrlError(
-            "a SQLite URL takes no parameters: the mesh sets the journal, the locks and the timeouts itself; leave out "
-            "what stands behind '?'"
+            "a SQLite URL has no parameters: the mesh sets the journal, the locks and the timeouts itself; remove '?' "
+            "and the text after it"
         )
     if path.startswith("~"):
         raise UrlError("'~' is not a folder here: write the path in full, sqlite:////home/…")
     file = Path(_decoded(path))
     if path.endswith("/") or file.name in ("", ".."):
-        raise UrlError("it names a folder: add the name of a file")
+        raise UrlError("the path is a folder: add the name of a file")
     return file
 
 
-_IN_MEMORY = "a database in memory would be another one for each connection: name a file, sqlite:///PATH"
+_IN_MEMORY = "each connection would have its own database in memory: name a file, sqlite:///PATH"
 
 
 def _decoded(text: str) -> str:
     """Return a text with its escapes decoded.
 
     Raises:
-        UrlError: They are no UTF-8, or hold what ends a text for the server and for the system.
+        UrlError: The escapes are no UTF-8, or decode to NUL, which ends a text for the server and for the system.
     """
     try:
         found = unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise UrlError(f"the bytes behind '%' are no UTF-8; {_ENCODE}") from None
+        raise UrlError(f"the bytes after '%' are no UTF-8; {_ENCODE}") from None
     if "\0" in found:
-        raise UrlError("it holds the character U+0000 (%00), which neither a path nor a password can have")
+        raise UrlError("a path or a password cannot contain the character U+0000 (%00)")
     return found
 
 
@@ -258,15 +256,15 @@ def _decoded(text: str) -> str:
 
 
 def _postgresql(rest: str) -> DatabaseUrl:
-    """Return what a URL says, of what stands behind ``postgresql://``."""
+    """Return the parsed URL of the text after ``postgresql://``."""
     head, _, query = _split_query(rest)
     authority, _, path = head.partition("/")
     userinfo, at, hostspec = authority.rpartition("@")
     name, _, secret = userinfo.partition(":")
     if "@" in path:
-        raise UrlError(f"the name of the database holds an '@': {_ENCODE}")
+        raise UrlError(f"the name of the database contains '@': {_ENCODE}")
     given, several = _given(query)
-    # A host that is none may be a part of the password, and so may be what stands behind it: nothing more is said then.
+    # An invalid host may be a part of the password, and so may the text after it. So no further fault is reported.
     hosts = _hosts(",".join(several) or hostspec, given.get("port", ""), decode=not several)
     faults = list(parameters.faults(given))
     database = _decoded(path) or given.get("dbname") or given.get("database") or None
@@ -292,10 +290,10 @@ def _postgresql(rest: str) -> DatabaseUrl:
 
 
 def _given(query: str) -> tuple[dict[str, str], list[str]]:
-    """Return the parameters, and the hosts among them, of which there may be several.
+    """Return the parameters and the hosts, which may occur several times.
 
     Raises:
-        UrlError: One has no value.
+        UrlError: A parameter has no value.
     """
     given: dict[str, str] = {}
     hosts: list[str] = []
@@ -303,12 +301,10 @@ def _given(query: str) -> tuple[dict[str, str], list[str]]:
         name, equals, value = part.partition("=")
         name, value = _decoded(name), _decoded(value)
         if not equals:
-            raise UrlError(
-                "a parameter is written NAME=VALUE, and one of them has no value; in a value '&' is written %26"
-            )
+            raise UrlError("a parameter has no value: write NAME=VALUE; in a value '&' is written %26")
         if name == "host":
             hosts.append(value)
-        elif name == "ssl":  # JDBC's word, which libpq takes too
+        elif name == "ssl":  # JDBC's name, which libpq accepts too
             given["sslmode"] = {"true": "require", "false": "disable"}.get(value.lower(), value)
         else:
             given[name] = value
@@ -316,7 +312,7 @@ def _given(query: str) -> tuple[dict[str, str], list[str]]:
 
 
 def _split_query(rest: str) -> tuple[str, str, str]:
-    """Split before the parameters: at the first ``?`` behind the password, which may hold one."""
+    """Split the text at the first ``?`` after the password, which may contain one."""
     slash = rest.find("/")
     at = rest.rfind("@", 0, len(rest) if slash < 0 else slash)
     head, mark, query = rest[at + 1 :].partition("?")
@@ -327,12 +323,12 @@ def _hosts(text: str, port: str, *, decode: bool = False) -> tuple[tuple[str, in
     """Return hosts and ports of ``h1:p1,h2:p2``, or of ``h1,h2`` and ``p1,p2``.
 
     Raises:
-        UrlError: A port is none, or they are not as many as the hosts.
+        UrlError: A port is invalid, or the number of ports is not that of the hosts.
     """
     parts = text.split(",")
     found = [_host(part, decode=decode) for part in parts]
     if len(parts) > 1 and not all(host for host, _ in found):
-        raise UrlError("between two commas stands a host")
+        raise UrlError("a host is missing between two commas")
     ports = [_port(one) for one in port.split(",")] if port else []
     if len(ports) > 1 and len(ports) != len(found):
         raise UrlError(f"{len(ports)} ports for {len(found)} hosts: name one port, or one for each host")
@@ -349,7 +345,7 @@ def _host(text: str, *, decode: bool) -> tuple[str, int | None]:
     if text.startswith("/") or (not decode and _is_ipv6(text)):
         return text, None
     if text.count(":") > 1:
-        raise UrlError(f"an IPv6 address stands in brackets, [::1]:5432; and {_ENCODE}")
+        raise UrlError(f"write an IPv6 address in brackets, [::1]:5432; and {_ENCODE}")
     host, _, port = text.partition(":")
     return _decoded(host) if decode else host, _port(port)
 

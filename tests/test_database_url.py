@@ -1,4 +1,4 @@
-"""Database URLs as people and providers write them: what they say, or the fault that says what would be right."""
+"""Database URLs of users and providers: the parsed value, or the fault with its correction."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_how_tls_is_asked_for(query: str, mode: str, *, system: bool):
         ("currentSchema=shop", "'currentSchema' .* write options=-csearch_path%3DSCHEMA"),
         ("connection_limit=1", "each process keeps up to 20 connections"),
         ("search_path=shop", "search_path is a setting of the server: write options=-csearch_path%3DVALUE"),
-        ("sslmode", "a parameter is written NAME=VALUE, and one of them has no value"),
+        ("sslmode", "a parameter has no value: write NAME=VALUE"),
     ],
 )
 def test_a_parameter_that_cannot_be_honoured_is_named(query: str, fault: str):
@@ -122,33 +122,36 @@ def test_all_faults_are_named_at_once():
     ("url", "fault"),
     [
         ("postgresql://u:pass/word@h/db", "in a user or a password '/' is written %2F"),
-        ("postgresql://u:12/word@h/db", "the name of the database holds an '@': in a user or a password"),
+        ("postgresql://u:12/word@h/db", "the name of the database contains '@': in a user or a password"),
         ("postgresql://h:0/db", "a port is a number from 1 to 65535"),
         ("postgresql://h:99999/db", "a port is a number from 1 to 65535"),
-        ("postgresql://::1/db", r"an IPv6 address stands in brackets, \[::1\]:5432"),
-        ("postgresql://h1,,h2/db", "between two commas stands a host"),
+        ("postgresql://::1/db", r"write an IPv6 address in brackets, \[::1\]:5432"),
+        ("postgresql://h1,,h2/db", "a host is missing between two commas"),
         ("postgresql://h1,h2/db?port=1,2,3", "3 ports for 2 hosts"),
-        ("postgresql+psycopg2://h/db", "the mesh brings its own driver: it begins with postgresql://, not with"),
-        ("sqlite3:///x.db", "the mesh brings its own driver: it begins with sqlite:///, not with sqlite3://"),
+        ("postgresql+psycopg2://h/db", "the mesh has its own driver: begin the URL with postgresql://, not with"),
+        ("sqlite3:///x.db", "the mesh has its own driver: begin the URL with sqlite:///, not with sqlite3://"),
         ("mysql://h/db", "expected sqlite:///PATH or postgresql://"),
         ("data.db", "expected sqlite:///PATH or postgresql://"),
         ("", "expected sqlite:///PATH or postgresql://"),
         ("postgresql:h/db", "expected sqlite:///PATH or postgresql://"),
-        ("sqlite://data.db", "a path stands behind three slashes, sqlite:///PATH, and an absolute one behind four"),
-        ("sqlite:data.db", "a path stands behind three slashes"),
-        ("sqlite:/abs/data.db", "a path stands behind three slashes"),
-        ("sqlite://", "a database in memory would be another one for each connection"),
-        ("sqlite:///:memory:", "a database in memory"),
-        ("sqlite:///data.db?mode=ro", "a SQLite URL takes no parameters"),
+        (
+            "sqlite://data.db",
+            "write a relative path after three slashes, sqlite:///PATH, and an absolute one after four",
+        ),
+        ("sqlite:data.db", "write a relative path after three slashes"),
+        ("sqlite:/abs/data.db", "write a relative path after three slashes"),
+        ("sqlite://", "each connection would have its own database in memory"),
+        ("sqlite:///:memory:", "its own database in memory"),
+        ("sqlite:///data.db?mode=ro", "a SQLite URL has no parameters"),
         ("sqlite:///~/data.db", "'~' is not a folder here"),
-        ("sqlite:///data/", "it names a folder: add the name of a file"),
-        ("sqlite:///da%00ta.db", "it holds the character U\\+0000"),
-        ("postgresql://u%00:word@h/db", "it holds the character U\\+0000 .%00."),
-        ("postgresql://u:word%00@h/db", "it holds the character U\\+0000"),
-        ("postgresql://u:word%FF@h/db", "the bytes behind '%' are no UTF-8; in a user or a password"),
-        ("postgresql://u@h/db?application_name=%C3", "the bytes behind '%' are no UTF-8"),
-        ("sqlite:///.", "it names a folder: add the name of a file"),
-        ("sqlite:///data/..", "it names a folder: add the name of a file"),
+        ("sqlite:///data/", "the path is a folder: add the name of a file"),
+        ("sqlite:///da%00ta.db", "a path or a password cannot contain the character U\\+0000"),
+        ("postgresql://u%00:word@h/db", "a path or a password cannot contain the character U\\+0000 .%00."),
+        ("postgresql://u:word%00@h/db", "a path or a password cannot contain the character U\\+0000"),
+        ("postgresql://u:word%FF@h/db", "the bytes after '%' are no UTF-8; in a user or a password"),
+        ("postgresql://u@h/db?application_name=%C3", "the bytes after '%' are no UTF-8"),
+        ("sqlite:///.", "the path is a folder: add the name of a file"),
+        ("sqlite:///data/..", "the path is a folder: add the name of a file"),
     ],
 )
 def test_a_url_that_cannot_be_used_says_what_would_be_right(url: str, fault: str):

@@ -157,9 +157,9 @@ def identify(signer: Signer, declarations: CallDeclarations | None = None) -> La
             declarations.check(service, audience)
         metadata = call.metadata
         if metadata.wire(AUTHORIZATION) is None:
-            answered = current.get()
-            if answered is not None and answered.identity is not None:
-                credentials = answered.metadata.wire(AUTHORIZATION)
+            received = current.get()
+            if received is not None and received.identity is not None:
+                credentials = received.metadata.wire(AUTHORIZATION)
                 if credentials is not None:
                     metadata.append(AUTHORIZATION, credentials)
         metadata.append(HEADER, signer.token(audience))

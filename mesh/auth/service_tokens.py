@@ -59,10 +59,10 @@ class Signer:
     def token(self, audience: str) -> bytes:
         """Return a token for calls of ``audience`` (a gRPC service's full name). It is renewed at half its life."""
         now = self._clock()
-        held = self._tokens.get(audience)
+        cached = self._tokens.get(audience)
         # After the clock went back, the token is from the future, and would be refused.
-        if held is not None and 0 <= now - held[1] < MAX_TOKEN_AGE / 2:
-            return held[0]
+        if cached is not None and 0 <= now - cached[1] < MAX_TOKEN_AGE / 2:
+            return cached[0]
         claims = {
             "iss": ISSUER, "sub": self.service, "aud": audience, "iat": int(now), "exp": int(now) + MAX_TOKEN_AGE,
         }  # fmt: skip

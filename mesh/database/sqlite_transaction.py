@@ -129,8 +129,8 @@ class InternalTransaction:
 
     __slots__ = ("_sqlite", "writing")
 
-    def __init__(self, plain: SqliteConnection) -> None:
-        self._sqlite = plain
+    def __init__(self, sqlite: SqliteConnection) -> None:
+        self._sqlite = sqlite
         self.writing = False
 
     async def execute(self, statement: TextClause | TextualSelect, parameters: Any = None) -> list[Any]:

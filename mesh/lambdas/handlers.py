@@ -208,17 +208,17 @@ class LambdaFunctions:
                 return None, _trim_traceback(error)
 
         async def threaded(event: Any, context: LambdaContext) -> _Outcome:
-            answered, traced = current.get(), otel.get_current()
+            call_in_progress, trace_context = current.get(), otel.get_current()
 
             def work(_: Block) -> _Outcome:
-                token, asked = current.set(answered), current_request_id.set(context.aws_request_id)
-                attached = otel.attach(traced)
+                call_token, id_token = current.set(call_in_progress), current_request_id.set(context.aws_request_id)
+                attached = otel.attach(trace_context)
                 try:
                     return call(event, context)
                 finally:
                     otel.detach(attached)
-                    current_request_id.reset(asked)
-                    current.reset(token)
+                    current_request_id.reset(id_token)
+                    current.reset(call_token)
 
             found: _Outcome = await threads.run(work, self._context)
             return found

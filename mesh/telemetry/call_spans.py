@@ -22,7 +22,7 @@ from mesh.call import Call, Handler, Layer, Metadata
 from mesh.errors import Code, RemoteError, StatusError, http_status
 from mesh.headers import TRACE_ID, TRACERESPONSE
 from mesh.telemetry.exceptions import SERVER_FAULTS, bug_behind, summary_of
-from mesh.telemetry.metrics import MOST_SERIES, DurationSeries, Instrument
+from mesh.telemetry.metrics import MAX_SERIES, DurationSeries, Instrument
 from mesh.telemetry.propagation import Propagation, parent_of
 from mesh.telemetry.recorder import Recorder
 from mesh.telemetry.span import Constant, Span
@@ -109,7 +109,7 @@ class _MethodSeriesByPath(dict[str, _MethodSeries]):
 
     def __missing__(self, path: str) -> _MethodSeries:
         # Paths come from contracts. The bound matters only if a server passes paths that callers made up.
-        if len(self) >= MOST_SERIES:
+        if len(self) >= MAX_SERIES:
             path = _OTHER
         known = self.get(path)
         if known is None:
@@ -267,7 +267,7 @@ def _http_attributes(request: TracedRequest, verb: str) -> dict[str, Any]:
     return attributes
 
 
-@lru_cache(MOST_SERIES)
+@lru_cache(MAX_SERIES)
 def _host_and_port(text: str) -> tuple[str, int]:
     """Return host and port of ``host``, ``host:port``, ``[v6]:port`` or bare IPv6. The port is 0 if there is none."""
     host, colon, port = text.rpartition(":")

@@ -67,7 +67,6 @@ class Telemetry:
         meter_provider: Creates the instruments of functions.
         record_measurement: Records a measurement of another process of this component
             (``mesh.telemetry.worker_metrics``).
-        enabled: False with ``OTEL_SDK_DISABLED=true``.
     """
 
     def __init__(
@@ -82,7 +81,6 @@ class Telemetry:
     ) -> None:
         self.tracer_provider = tracer_provider
         self.meter_provider = meter_provider
-        self.enabled = enabled
         self._queues = queues
         self._metrics = metrics
         self._closed = False
@@ -145,7 +143,7 @@ class Telemetry:
         closing = [threading.Thread(target=queue.close, args=(share,), daemon=True) for queue in self._queues]
         for thread in closing:
             thread.start()
-        wait = timeout if self._metrics.answered else min(timeout, UNREACHABLE_TIMEOUT)
+        wait = timeout if self._metrics.last_export_succeeded else min(timeout, UNREACHABLE_TIMEOUT)
         run_bounded(lambda: self.meter_provider.shutdown(timeout_millis=wait * 800), wait)
         for thread in closing:
             thread.join(max(0.0, end - monotonic()))
@@ -157,7 +155,6 @@ def configure(
     *,
     version: str,
     default_endpoint: str | None = None,
-    resource: Mapping[str, Any] | None = None,
 ) -> Telemetry:
     """Configure OpenTelemetry for this process from the standard ``OTEL_*`` variables.
 
@@ -167,7 +164,6 @@ def configure(
         version: Version of the mesh. It becomes ``service.version`` and the version of the instrumentation scope.
         default_endpoint: Base URL of an OTLP/HTTP receiver (``http://127.0.0.1:4318``). It gets the spans if the
             environment names no collector.
-        resource: Further resource attributes.
     """
     environ = os.environ
     otel_environment.normalize(environ)
@@ -177,7 +173,7 @@ def configure(
     level = environ.get("OTEL_LOG_LEVEL")
     if level is not None:
         logging.getLogger("opentelemetry").setLevel(otel_environment.LEVELS[level])
-    merged = _resource(component, version, resource or {}, environ)
+    merged = _resource(component, version, environ)
     exporter_log = _capture_exporter_logs()
     metrics = Metrics(version)
     queues: list[ExporterQueue] = []
@@ -207,8 +203,8 @@ def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(found)
 
 
-def _resource(component: str, version: str, more: Mapping[str, Any], environ: Mapping[str, str]) -> Resource:
-    own = {SERVICE_NAME: component, "service.version": version, **more}
+def _resource(component: str, version: str, environ: Mapping[str, str]) -> Resource:
+    own = {SERVICE_NAME: component, "service.version": version}
     # The environment wins over the values of the mesh. Resource.create alone would do the opposite.
     set_names = {pair.partition("=")[0].strip() for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")}
     if environ.get("OTEL_SERVICE_NAME"):

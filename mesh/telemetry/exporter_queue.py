@@ -57,7 +57,7 @@ class ExporterQueue(SpanProcessor):
         delay: Default for ``OTEL_BSP_SCHEDULE_DELAY``, milliseconds.
 
     Attributes:
-        answered: The collector took the last batch.
+        last_export_succeeded: The collector took the last batch.
         processed: Numbers of spans: handed to the exporter (``""``), or dropped before, by reason: ``queue_full``,
             ``already_shutdown``, ``unreadable`` (see ``refuse``).
         exports: Numbers of spans that the exporter took (``""``) and did not take (``export_failed``).
@@ -70,7 +70,7 @@ class ExporterQueue(SpanProcessor):
         environ: Mapping[str, str],
         delay: float,
     ) -> None:
-        self.answered = False
+        self.last_export_succeeded = False
         self.processed = {"": 0, "queue_full": 0, "already_shutdown": 0, "unreadable": 0}
         self.exports = {"": 0, "export_failed": 0}
         self._exporter = exporter
@@ -141,7 +141,7 @@ class ExporterQueue(SpanProcessor):
 
         A collector that did not take the last batch gets ``UNREACHABLE_TIMEOUT`` seconds.
         """
-        timeout = timeout if self.answered else min(timeout, UNREACHABLE_TIMEOUT)
+        timeout = timeout if self.last_export_succeeded else min(timeout, UNREACHABLE_TIMEOUT)
         deadline = monotonic() + timeout
         self._closing = True
         self._wake.set()
@@ -190,7 +190,7 @@ class ExporterQueue(SpanProcessor):
             done, lost = self._send(batch)
         except Exception as error:  # noqa: BLE001 - a failing exporter must not end the thread
             self._exporter_log.last = f"{type(error).__name__}: {error}"
-        self.answered = done
+        self.last_export_succeeded = done
         failed = lost if done else len(batch)
         self.exports[""] += len(batch) - failed
         self.exports["export_failed"] += failed

@@ -42,7 +42,7 @@ log = logging.getLogger("mesh.telemetry")
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Upper bounds of the buckets, seconds, as the conventions advise."""
-MOST_SERIES = 2000
+MAX_SERIES = 2000
 """Attribute sets of one instrument. Further sets are counted together, as in the SDK (``otel.metric.overflow``)."""
 
 
@@ -103,14 +103,14 @@ class Instrument:
         """Return the series of ``key``. ``attributes`` is called once, for a new series."""
         found = self._series.get(key)
         if found is None:
-            if len(self._series) >= MOST_SERIES:
+            if len(self._series) >= MAX_SERIES:
                 key, attributes = "overflow", lambda: self._overflow
             found = self._series.setdefault(key, DurationSeries(attributes()))
         return found
 
     def gauge(self, key: Any, attributes: Mapping[str, Any]) -> Gauge:
         """Return the gauge of ``key``."""
-        if key not in self._gauges and len(self._gauges) >= MOST_SERIES:
+        if key not in self._gauges and len(self._gauges) >= MAX_SERIES:
             key, attributes = "overflow", self._overflow
         return self._gauges.setdefault(key, Gauge(attributes))
 
@@ -148,13 +148,13 @@ class Metrics:
     """All instruments of a component.
 
     Attributes:
-        answered: The collector took the last export.
+        last_export_succeeded: The collector took the last export.
     """
 
-    __slots__ = ("answered", "client", "http", "scope", "server")
+    __slots__ = ("client", "http", "last_export_succeeded", "scope", "server")
 
     def __init__(self, version: str) -> None:
-        self.answered = False
+        self.last_export_succeeded = False
         self.scope = InstrumentationScope("mesh", version)
         self.server = Instrument("rpc.server.call.duration", "Duration of calls answered")
         self.client = Instrument("rpc.client.call.duration", "Duration of calls made")
@@ -231,8 +231,8 @@ class CombinedExporter(MetricExporter):
         """Export both together."""
         both = self._metrics.added(metrics_data, self._temporality)
         result = self._exporter.export(both, timeout_millis, **kwargs)
-        self._metrics.answered = result is MetricExportResult.SUCCESS
-        if not self._metrics.answered and monotonic() - self._reported_at >= REPORT_INTERVAL:
+        self._metrics.last_export_succeeded = result is MetricExportResult.SUCCESS
+        if not self._metrics.last_export_succeeded and monotonic() - self._reported_at >= REPORT_INTERVAL:
             self._reported_at = monotonic()
             log.warning("metrics could not be exported; the exporter says: %s", self._exporter_log.last)
         return result

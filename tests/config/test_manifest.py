@@ -214,7 +214,7 @@ class TestWorkers:
         (
             BASE + 'database = "sqlite:///a\\u0000b"',
             {},
-            "mesh.toml [services.log-in] database: it holds the character U+0000",
+            "mesh.toml [services.log-in] database: a path or a password cannot contain the character U+0000",
         ),
         ("[edge]\nmetadata = ['user-agent']", {}, "[edge] metadata: 'user-agent' belongs to the connection"),
         (BASE + "concurrency = 0", {}, "concurrency: must be at least 1, not 0"),
@@ -234,7 +234,7 @@ class TestWorkers:
         (BASE + "workers = { idle = 60 }", {}, "workers.idle: expected a duration such as"),
         (BASE, {"MESH_SERVICES_LOG_IN_WORKERS_MAX": "0"}, "variable MESH_SERVICES_LOG_IN_WORKERS_MAX: must be at le"),
         (BASE + "database = 'mysql://x'", {}, "database: expected sqlite:///PATH or postgresql://"),
-        (BASE + "database = 'sqlite://x.db'", {}, "database: a path stands behind three slashes"),
+        (BASE + "database = 'sqlite://x.db'", {}, "database: write a relative path after three slashes"),
         (
             BASE,
             {"MESH_SERVICES_LOG_IN_DATABASE": "postgresql://u:p@db/login?sslmod=require"},
@@ -341,7 +341,7 @@ credentials = "mesh.creds"
 def test_no_fault_of_a_database_shows_its_password(tmp_path: Path, nul: str) -> None:
     with pytest.raises(Faults) as caught:
         read(tmp_path, BASE + f'database = "postgresql://u:secret{nul}@h/db"')
-    assert "database: it holds the character U+0000" in str(caught.value)
+    assert "database: a path or a password cannot contain the character U+0000" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
@@ -370,5 +370,5 @@ def test_a_nul_in_a_url_is_refused_without_its_password(tmp_path):
     file.write_text(BASE + 'database = "postgresql://u:hunter2@h/a%00b"')
     with pytest.raises(Faults) as caught:
         load(file, {})
-    assert "database: it holds the character U+0000" in str(caught.value)
+    assert "database: a path or a password cannot contain the character U+0000" in str(caught.value)
     assert "hunter2" not in str(caught.value)

@@ -559,7 +559,7 @@ async def test_a_lost_connection_is_unavailable_and_the_next_call_works(
     [
         ("", "the database's URL: expected sqlite:///PATH or postgresql://"),
         ("mysql://x/y", "the database's URL: expected sqlite:///PATH"),
-        ("sqlite:///:memory:", "a database in memory would be another one for each connection"),
+        ("sqlite:///:memory:", "each connection would have its own database in memory"),
         ("postgresql://localhost:secret/x", "a port is a number from 1 to 65535"),
         (
             "postgresql://u:secret@127.0.0.1:1/x",

@@ -292,7 +292,7 @@ async def test_a_server_that_is_not_trusted_is_refused(secure: tuple[Front, Ask]
     for mode in ("require", "verify-ca", "verify-full"):
         with pytest.raises(DatabaseError, match="the server's certificate is not accepted"):
             await ask(f"sslmode={mode}&sslrootcert={other}")
-    with pytest.raises(DatabaseError, match=r"needs the certificate of an authority: sslrootcert=FILE"):
+    with pytest.raises(DatabaseError, match=r"needs certificate authorities: sslrootcert=FILE"):
         await ask("sslmode=verify-full")
     with pytest.raises(DatabaseError, match=r"sslrootcert: .*none\.pem: no such file"):
         await ask(f"sslmode=verify-full&sslrootcert={tmp_path}/none.pem")

@@ -19,7 +19,7 @@ from telemetry_parts import FakeMethod, HttpCollector, Request, attributes, call
 from mesh.call import Call
 from mesh.errors import NotFound, Unavailable
 from mesh.telemetry import Telemetry, configuration, otel_environment
-from mesh.telemetry.metrics import BOUNDS, MOST_SERIES, DurationSeries, Instrument
+from mesh.telemetry.metrics import BOUNDS, MAX_SERIES, DurationSeries, Instrument
 
 Start = Callable[..., Telemetry]
 
@@ -216,11 +216,11 @@ def list_of(item: Any) -> Any:
 
 def test_series_are_bounded() -> None:
     instrument = Instrument("ours", "")
-    for at in range(MOST_SERIES + 10):
+    for at in range(MAX_SERIES + 10):
         instrument.series(at, lambda at=at: {"at": at}).record(1)  # type: ignore[misc]
     metric = instrument.collect(AggregationTemporality.CUMULATIVE)
     assert metric is not None
-    assert len(metric.data.data_points) == MOST_SERIES + 1
+    assert len(metric.data.data_points) == MAX_SERIES + 1
     [overflow] = [point for point in metric.data.data_points if "otel.metric.overflow" in (point.attributes or {})]
     assert overflow.count == 10
 

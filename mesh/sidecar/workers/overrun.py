@@ -31,7 +31,7 @@ class OverrunWatcher:
         self._report = report
 
     async def run(self, work: Callable[[Block], Any], context: Context | None = None) -> Any:
-        """Return ``work(block)`` (see ``mesh.threads.FunctionRunner``)."""
+        """Return ``work(block)`` (see ``FunctionRunner``)."""
         running = False
 
         def watched(block: Block) -> Any:
@@ -67,7 +67,7 @@ class SingleCallMainThread:
         self._report = report
 
     async def run(self, work: Callable[[Block], Any], context: Context | None = None) -> Any:
-        """Return ``work(block)`` (see ``mesh.threads.FunctionRunner``)."""
+        """Return ``work(block)`` (see ``FunctionRunner``)."""
         try:
             return await self._main.run(work, context)
         except asyncio.CancelledError:
