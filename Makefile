@@ -1,9 +1,9 @@
-# Everything that is done to this project by hand. `make help` lists it.
-# Only Python and make are needed; what `make install` brings is locked with hashes in requirements-dev.lock.
+# Commands of this project; `make help` lists them.
+# It needs Python and make. requirements-dev.lock has the packages of `make install`, with hashes.
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The first Python on the path that is new enough; `make install PYTHON=/path/to/python3.12` chooses another.
+# Default: the first Python on the path that is new enough. `make install PYTHON=/path/to/python3.12` chooses another one.
 PYTHON ?=
 JOBS ?= auto
 ARGS ?=
@@ -23,7 +23,7 @@ up: install ## start the mesh
 test: install ## run the whole suite (ARGS="-k name" narrows it)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-check: install ## lint, types, rooms, generated code, contract
+check: install ## lint, types, import rules, generated code, contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -35,7 +35,7 @@ bench: install ## run the benchmarks beside their peers (needs h2load and wrk)
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-bench.lock
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lock: ## resolve the dependencies anew (needs uv on the path)
+lock: ## resolve the dependencies again (needs uv on the path)
 	uv pip compile pyproject.toml $(LOCK) --output-file requirements.lock
 	uv pip compile pyproject.toml --group dev --constraint requirements.lock $(LOCK) --output-file requirements-dev.lock
 	uv pip compile --group build $(LOCK) --output-file requirements-build.lock
@@ -43,7 +43,7 @@ lock: ## resolve the dependencies anew (needs uv on the path)
 
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --quiet
 
-clean: ## remove what was generated (not the data in .mesh)
+clean: ## remove generated files (not the data in .mesh)
 	rm -rf $(VENV) gen dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .mesh/test-stubs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mesh import trace_context
+
 __all__ = [
     "CLIENT_CLAIMS",
     "CLIENT_ONLY",
@@ -82,7 +84,7 @@ MESH_PREFIXES = (b"grpc-", b"mesh-")
 REQUEST_PREFIXES = (b":", b"proxy-", *MESH_PREFIXES)
 """``MESH_PREFIXES``, and the prefixes of request headers that belong to one connection."""
 
-PROPAGATED = frozenset({b"authorization", b"baggage", b"traceparent", b"tracestate"})
+PROPAGATED = frozenset({b"authorization"}) | trace_context.REQUEST_HEADERS
 """Request headers that the mesh passes on under rules of its own."""
 
 CLIENT_CLAIMS = frozenset({

@@ -1,11 +1,11 @@
 """W3C trace context: names, limits, parser and writer of ``traceparent``; the span that a header names.
 
-Requests carry ``traceparent``, ``tracestate`` and ``baggage``; responses carry ``traceresponse``. An event carries the
-first two as attributes. Everything here is pure. ``mesh.telemetry.propagation`` moves the context of a call between
-headers and OpenTelemetry.
+Requests carry ``traceparent``, ``tracestate`` and ``baggage``. Responses carry ``traceresponse``, whose value has the
+form of a ``traceparent`` (``mesh.headers``). An event carries the first two as attributes. Everything here is pure.
+``mesh.telemetry.propagation`` moves the context of a call between headers and OpenTelemetry.
 
-OpenTelemetry's API is imported by the functions that need it: the manifest's checks read the names only, and the import
-takes them about 15 ms.
+OpenTelemetry's API is imported by the functions that need it: the checks of the manifest need the names only, and the
+import takes about 15 ms.
 
 Source: W3C Trace Context Level 2 (https://www.w3.org/TR/trace-context-2/), W3C Baggage (https://www.w3.org/TR/baggage/).
 """
@@ -27,7 +27,7 @@ __all__ = [
 TRACEPARENT = b"traceparent"
 TRACESTATE = b"tracestate"
 BAGGAGE = b"baggage"
-REQUEST_HEADERS = frozenset({"baggage", "traceparent", "tracestate"})
+REQUEST_HEADERS = frozenset({TRACEPARENT, TRACESTATE, BAGGAGE})
 
 SAMPLED = 0x01
 """Bit of trace-flags: the caller records the trace."""

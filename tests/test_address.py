@@ -1,4 +1,4 @@
-"""Addresses: what is read is what is written, and a listener is reached at its name."""
+"""Addresses: parser and formatter agree, and a listener accepts connections at its address."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Where ``mesh`` may catch blindly: a rule that keeps what ends a function and is no ``Exception`` from being missed.
+"""Blind exception handlers in ``mesh``: each has an entry in ``ALLOWED`` with its reason.
 
-``except Exception`` around users' code misses a ``SystemExit`` and the panic of a Rust extension; a handler of
-``CancelledError`` that takes every one for the caller's that has gone misses those of the function's own. Both are
-known in one module (``mesh.boundary``). So each other place that catches so stands here with the reason why it may:
+``except Exception`` around user code misses a ``SystemExit`` and the panic of a Rust extension. A handler of
+``CancelledError`` that takes each one for a disconnect misses the cancellations of the function itself. Only
+``mesh.boundary`` handles both. Every other handler of these kinds needs a reason:
 
-- ``except Exception`` and ``suppress(Exception)``, because no user code runs in it, or only inside of ``contain``;
-- ``except BaseException`` that does not raise it again, because nothing may pass there;
-- a handler of ``CancelledError`` that does not raise it again, because it knows who asked.
+- ``except Exception`` and ``suppress(Exception)``: no user code runs in it, or only inside of ``contain``;
+- ``except BaseException`` without a bare ``raise``: nothing may pass;
+- a handler of ``CancelledError`` without a bare ``raise``: it knows the origin of the cancellation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The boundary around users' code: whose a cancellation is, and that nothing but an ``Exception`` leaves."""
+"""Exception boundary: the origin of cancellations, and only an ``Exception`` leaves it."""
 
 from __future__ import annotations
 

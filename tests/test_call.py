@@ -1,4 +1,4 @@
-"""Metadata as the function sees it and as the wire carries it."""
+"""Metadata: the mapping for functions, and the encoded pairs."""
 
 from __future__ import annotations
 

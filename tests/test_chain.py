@@ -1,4 +1,4 @@
-"""chain, deadline, recover and concurrency limit: what every call passes."""
+"""Chain, deadline, recover and concurrency limit."""
 
 from __future__ import annotations
 

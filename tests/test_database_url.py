@@ -1,4 +1,4 @@
-"""Database URLs as people and providers write them: what they say, or the fault that says what would be right."""
+"""Database URLs of users and providers: the parsed value, or the fault with its correction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How functions are found, and what is said when they are not."""
+"""Functions: lookup by name, and the faults of a module."""
 
 from __future__ import annotations
 

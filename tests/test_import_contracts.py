@@ -71,6 +71,13 @@ def test_a_wall_holds(project: Path, module: str, imports: str) -> None:
     assert imports in done.stdout
 
 
+def test_a_new_module_has_to_be_placed(project: Path) -> None:
+    (project / "mesh" / "unplaced.py").touch()
+    done = lint(project)
+    assert done.returncode == 1
+    assert "- mesh.unplaced" in done.stdout
+
+
 def test_it_is_kept_today(project: Path) -> None:
     done = lint(project)
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""The main thread for functions: one at a time, none lost, whatever a signal handler raises."""
+"""Main thread as executor: one function at a time, and no job is lost to an exception of a signal handler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text on its way out: on terminals that take ASCII only, on outputs that are closed or full, and half characters."""
+"""Text output: terminals with ASCII only, closed or full streams, and lone surrogates."""
 
 from __future__ import annotations
 

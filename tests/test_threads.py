@@ -1,4 +1,4 @@
-"""Threads for ``def`` functions: as few as they need, never fewer, and none left behind."""
+"""Thread pool for ``def`` functions: as few threads as the functions need, and none left after the end."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ async def collect(
         dead.append(ObservedDeadLetter(dead_letter.method.lstrip("/"), message.headers.get("ce-id", ""), reason))
     committed: dict[str, list[str]] = {}
     stored: dict[str, Counter[str]] = {}
-    begun: dict[str, Counter[str]] = {}
+    unfinished: dict[str, Counter[str]] = {}
     effects: list[EffectCount] = []
     for name, served in hosts.items():
         methods = [method for service in served for method in contract.services[service].methods.values()]
@@ -168,15 +168,15 @@ async def collect(
             if COMMIT_LOG in tables:
                 committed[name] = [row[0] for row in connection.exec_driver_sql(f"SELECT id FROM {COMMIT_LOG}")]  # noqa: S608 - a constant
             if publishes:
-                for table, rows, unfinished in rows_of(connection, tables, calls):
-                    stored[f"{name}.{table}"], begun[f"{name}.{table}"] = rows, unfinished
+                for table, rows, marked in rows_of(connection, tables, calls):
+                    stored[f"{name}.{table}"], unfinished[f"{name}.{table}"] = rows, marked
             effects.extend(effects_of(connection, tables, name, methods, ids, uncounted))
 
         await run_query(databases[name], count)
     mortal = {one.headers.get("ce-id", "") for one in messages if doomed and any(map(doomed, words_in(one.data)))}
     return Observations(
         calls=calls, event=event, words=words, published=Counter(id_ for _, id_ in ids), committed=committed,
-        stored=stored, begun=begun, effects=effects, dead=dead,
+        stored=stored, unfinished=unfinished, effects=effects, dead=dead,
         doomed=_doomed(contract, ids, mortal) if doomed else {},
     )  # fmt: skip
 
@@ -207,10 +207,10 @@ def rows_of(
             rows += [(word, row) for word in {one for one in row if isinstance(one, str) and one in calls}]
         if rows:
             accepted = [row for word, row in rows if calls[word] is CallOutcome.ACCEPTED]
-            begun = Counter(
+            unfinished = Counter(
                 word for word, row in rows if calls[word] is CallOutcome.UNKNOWN and is_unfinished(row, accepted)
             )
-            yield table, Counter(word for word, _ in rows) - begun, begun
+            yield table, Counter(word for word, _ in rows) - unfinished, unfinished
 
 
 def is_unfinished(row: Sequence[Any], accepted: Sequence[Sequence[Any]]) -> bool:

@@ -86,7 +86,7 @@ class Observations:
         published: Ids of all events and changes on the broker.
         committed: Service → ids of events that its transactions have committed.
         stored: Table → words of calls, once for each row.
-        begun: Table → words of calls with a row that is marked as unfinished.
+        unfinished: Table → words of calls with a row that is marked as unfinished.
         effects: Effects of the methods that are called for events and changes.
         dead: The dead letters.
         doomed: Method → ids of the only events that must become its dead letters; empty: unknown.
@@ -98,7 +98,7 @@ class Observations:
     published: Counter[str]
     committed: Mapping[str, Sequence[str]]
     stored: Mapping[str, Counter[str]] = field(default_factory=dict)
-    begun: Mapping[str, Counter[str]] = field(default_factory=dict)
+    unfinished: Mapping[str, Counter[str]] = field(default_factory=dict)
     effects: Sequence[EffectCount] = ()
     dead: Sequence[ObservedDeadLetter] = ()
     doomed: Mapping[str, Counter[str]] = field(default_factory=dict)
@@ -135,13 +135,13 @@ class Ledger:
         lines: The comparisons.
         deaths: Method and reason → number of dead letters.
         uncounted: Place → reason why it cannot be counted.
-        begun: Table → number of rows that are marked as unfinished.
+        unfinished: Table → number of rows that are marked as unfinished.
     """
 
     lines: tuple[Line, ...]
     deaths: Mapping[str, int]
     uncounted: Mapping[str, str] = field(default_factory=dict)
-    begun: Mapping[str, int] = field(default_factory=dict)
+    unfinished: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def lost(self) -> int:
@@ -212,7 +212,7 @@ def ledger(observations: Observations) -> Ledger:
     deaths = Counter(f"{one.method}: {one.reason}" for one in observations.dead)
     uncounted = {one.place: one.uncounted for one in observations.effects if one.uncounted}
     return Ledger(
-        tuple(lines), deaths, uncounted, {name: rows.total() for name, rows in observations.begun.items() if rows}
+        tuple(lines), deaths, uncounted, {name: rows.total() for name, rows in observations.unfinished.items() if rows}
     )
 
 
@@ -226,10 +226,10 @@ def show(found: Ledger) -> str:
     examples = [f"{line.label}: {', '.join(line.examples)}" for line in found.lines if line.examples]
     deaths = [f"{count:,} dead letters of {cause}" for cause, count in sorted(found.deaths.items())]
     uncounted = [f"not counted: {place}: {reason}" for place, reason in found.uncounted.items()]
-    begun = [
+    unfinished = [
         f"unfinished: {count:,} rows of unknown calls in {name}, which differ from those of accepted calls"
-        for name, count in found.begun.items()
+        for name, count in found.unfinished.items()
     ]
     return "\n".join(
-        [text, "", *examples, *deaths, *begun, *uncounted, f"lost {found.lost:,}, doubled {found.doubled:,}"]
+        [text, "", *examples, *deaths, *unfinished, *uncounted, f"lost {found.lost:,}, doubled {found.doubled:,}"]
     )

@@ -86,8 +86,8 @@ class Schedule:
         texts = []
         for values, (_, low, high, _) in zip(self.fields, _FIELDS, strict=True):
             highest = high if high != _SUNDAY else high - 1
-            whole = len(values) == highest - low + 1
-            texts.append("*" if whole else ",".join(str(value) for value in sorted(values)))
+            unrestricted = len(values) == highest - low + 1
+            texts.append("*" if unrestricted else ",".join(str(value) for value in sorted(values)))
         # A restricted field that lists every value still decides how the two day fields combine.
         for place, restricted in zip((3, 5), self.days, strict=True):
             if restricted and texts[place] == "*":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["ConcurrencyLimit", "queue_full"]
 
 RETRY_AFTER_SECONDS = 1.0
-"""Delay that a refused caller is told to wait."""
+"""Delay in the ``Retry-After`` of a refused call."""
 
 
 class ConcurrencyLimit:

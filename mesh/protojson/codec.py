@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 
 from mesh.message_methods import extensions, set_in_parent, which_oneof
 from mesh.protojson.any import any_of, wrapper
-from mesh.protojson.fastpath import fast_fill, suits, texts_first
+from mesh.protojson.fastpath import extend_strings, fast_fill, is_fast
 from mesh.protojson.names import extension_named, json_names
 from mesh.protojson.printer import field_dump, is_map, message_dump, type_name
 from mesh.protojson.scalars import BadValue, JsonError, UnknownEnumName, decoder, describe, exact, key_decoder
@@ -152,7 +152,7 @@ def _compile(codec: Codec, descriptor: Descriptor, codecs: Codecs) -> None:
         codec.fill, codec.dump = any_of(descriptor.file.pool, codecs)
         codec.wrapped = True
     else:
-        small = suits(descriptor)
+        small = is_fast(descriptor)
         codec.fill = _message_fill(descriptor, codecs)
         codec.dump = message_dump(descriptor, codecs, small=small)
         if small:
@@ -296,7 +296,7 @@ def _store_repeated(field: FieldDescriptor, codecs: Codecs) -> Fill:
             error.path.append(f"[{index}]")
             raise
 
-    return texts_first(get, store) if field.type == FieldDescriptor.TYPE_STRING else store
+    return extend_strings(get, store) if field.type == FieldDescriptor.TYPE_STRING else store
 
 
 def _store_map(field: FieldDescriptor, codecs: Codecs) -> Fill:

@@ -20,7 +20,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from mesh.message_methods import clear, has_field
 from mesh.protojson.scalars import exact
 
-__all__ = ["fast_dump", "fast_fill", "suits", "texts_first", "whole"]
+__all__ = ["extend_strings", "fast_dump", "fast_fill", "is_fast", "to_list"]
 
 Fill = Callable[[Any, Any], None]
 Dump = Callable[[Any], Any]
@@ -32,7 +32,7 @@ _REAL = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
 _WIDE_INTEGERS = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 
 
-def suits(message: Descriptor) -> bool:
+def is_fast(message: Descriptor) -> bool:
     """Whether code can be generated for a message type and is faster than the general codec."""
     few = len(message.fields) <= _MAX_FIELDS and not message.is_extendable
     return few and not any(iskeyword(field.name) for field in message.fields)
@@ -119,14 +119,14 @@ def fast_dump(
     return dump
 
 
-whole: Callable[[Any], list[Any]] = itemgetter(slice(None))
+to_list: Callable[[Any], list[Any]] = itemgetter(slice(None))
 """Repeated field → list, in half of the time of ``list``."""
 
 
-def texts_first(get: Callable[[Any], Any], store: Fill) -> Fill:
+def extend_strings(get: Callable[[Any], Any], store: Fill) -> Fill:
     """Return a setter that appends a list of strings at once and gives every other value to ``store``."""
 
-    def all_at_once(message: Any, value: Any) -> None:
+    def fill(message: Any, value: Any) -> None:
         target = get(message)
         count = len(target)
         try:
@@ -137,7 +137,7 @@ def texts_first(get: Callable[[Any], Any], store: Fill) -> Fill:
             del target[count:]
         store(message, value)
 
-    return all_at_once
+    return fill
 
 
 def _compiled(lines: list[str], names: dict[str, Any], name: str) -> Any:

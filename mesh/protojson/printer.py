@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from mesh.message_methods import has_field, list_fields
-from mesh.protojson.fastpath import fast_dump, whole
+from mesh.protojson.fastpath import fast_dump, to_list
 from mesh.protojson.names import json_name_of, json_names
 from mesh.protojson.scalars import encoder
 
@@ -111,7 +111,7 @@ def _field_encoder(field: FieldDescriptor, codecs: Codecs) -> Dump | None:
         return _element_encoder(field, codecs)
     if not is_map(field):
         encode = _element_encoder(field, codecs)
-        return whole if encode is None else lambda values: [encode(value) for value in values]
+        return to_list if encode is None else lambda values: [encode(value) for value in values]
     entry: Any = field.message_type.fields_by_name  # type: ignore[union-attr]
     is_bool = entry["key"].type == FieldDescriptor.TYPE_BOOL
     key: Callable[[Any], str] = (lambda value: "true" if value else "false") if is_bool else str

@@ -70,8 +70,7 @@ class Propagation:
 
     def __init__(self) -> None:
         self._propagator = propagate.get_global_textmap()
-        fields = self._propagator.fields
-        self._w3c_only = REQUEST_HEADERS - {"baggage"} <= fields <= REQUEST_HEADERS
+        self._w3c_only = {TRACEPARENT, TRACESTATE} <= header_names() <= REQUEST_HEADERS
 
     def extract(self, metadata: Metadata) -> tuple[ParentSpan | None, Context]:
         """Return the caller's span, or None if it names no valid one, and the rest of its context (baggage)."""

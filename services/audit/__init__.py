@@ -1,1 +1,1 @@
-"""What has happened to user accounts, recorded for good."""
+"""Audit log of user accounts."""

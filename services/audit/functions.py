@@ -1,7 +1,7 @@
 """Functions of audit.v1.Audit.
 
-That each event is recorded once is not decided here: the mesh delivers until it has been recorded, and a transaction of
-a delivery that was committed before has no effect.
+This module does not check that each event is recorded once. The mesh delivers an event until it has been recorded, and
+the transaction of a redelivery has no effect after one that was committed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from services.audit.tables import counter, records
 PAGE, LARGEST_PAGE = 50, 500
 LAST = 2**63 - 1
 """The largest sequence number that the database holds."""
-LOOK = 1.0
-"""Seconds between looks at what other replicas have recorded."""
+POLL_INTERVAL = 1.0
+"""Seconds between reads of records that other replicas have written."""
 
 CHANGE = meshapi.Change.DESCRIPTOR.full_name
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _watchers: set[asyncio.Future[None]] = set()
-"""Who waits in this process for the next record."""
+"""Calls of this process that wait for the next record."""
 
 
 # -- for admins --
@@ -60,12 +60,12 @@ async def list_records(request: pb.ListRecordsRequest, context: Context) -> pb.L
 
 
 async def watch_records(request: pb.WatchRecordsRequest, context: Context) -> AsyncIterator[pb.Record]:
-    """Send each record that is made, beginning after one that was seen or with the next one."""
+    """Stream records, from a given one on or from the next one on."""
     after = request.after if request.after > 0 else await _last(context)
     loop = asyncio.get_running_loop()
     while True:
-        heard = loop.create_future()
-        _watchers.add(heard)  # before looking: what is recorded meanwhile is not missed
+        recorded = loop.create_future()
+        _watchers.add(recorded)  # before the read, so that no record is missed
         try:
             last = await _last(context)
             while after < last:
@@ -76,31 +76,31 @@ async def watch_records(request: pb.WatchRecordsRequest, context: Context) -> As
                 for row in rows:
                     yield _record(row)
                 after = until
-            await asyncio.wait([heard], timeout=LOOK)
+            await asyncio.wait([recorded], timeout=POLL_INTERVAL)
         finally:
-            _watchers.discard(heard)
+            _watchers.discard(recorded)
 
 
-# -- when something has happened --
+# -- for events and changes --
 
 
 async def on_user_registered(event: events.UserRegistered, context: Context) -> Empty:
-    """Record it."""
+    """Record the event."""
     return await _keep(context, event, event.user_id)
 
 
 async def on_user_updated(event: events.UserUpdated, context: Context) -> Empty:
-    """Record it."""
+    """Record the event."""
     return await _keep(context, event, event.user_id)
 
 
 async def on_user_deleted(event: events.UserDeleted, context: Context) -> Empty:
-    """Record it."""
+    """Record the event."""
     return await _keep(context, event, event.user_id)
 
 
 async def on_user_row(change: meshapi.Change, context: Context) -> Empty:
-    """Record it."""
+    """Record the event."""
     return await _keep(context, change, change.key.fields["id"].string_value)
 
 

@@ -1,4 +1,4 @@
-"""The tables of audit. Times are microseconds since the epoch."""
+"""Tables of audit. Times are microseconds since the epoch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["counter", "records"]
 
 metadata = MetaData()
 
-# One row: how many records there are. Whoever records holds it to the end of the transaction, so that records appear in
-# the order of their numbers, and a reader who has seen one has seen all before it.
+# One row with the number of records. A writer locks it to the end of its transaction. Records therefore become visible
+# in the order of their numbers, and a reader who has seen one record has seen all before it.
 counter = Table(
     "counter",
     metadata,

@@ -1,1 +1,1 @@
-"""An AWS Lambda function, as its author wrote it for AWS."""
+"""Sample of an AWS Lambda function, written for AWS."""

@@ -1,4 +1,4 @@
-"""Says hello: any API Gateway event in, a JSON response out. It knows nothing of the mesh."""
+"""Lambda handler that greets: any API Gateway event in, a JSON response out. It knows nothing of the mesh."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 greeted = 0
-"""Lives as long as the execution environment does."""
+"""Number of greetings of this execution environment."""
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Greet whom the path names, or the world."""
-    global greeted  # noqa: PLW0603 - what Lambda functions do
+    """Greet the name in the path, or the world."""
+    global greeted  # noqa: PLW0603 - Lambda functions keep state in globals
     greeted += 1
     name = (event.get("pathParameters") or {}).get("name", "world")
     body = {"message": f"Hello, {name}!", "greeted": greeted, "request_id": context.aws_request_id}

@@ -1,11 +1,11 @@
 """Functions of login.v1.Login.
 
-Login knows no accounts, only credentials: a user id, what its user logs in with, and a password hash. Registration
-decides which names belong to whom and tells login (see services/registration/accounts.py for how the two stay in
-step); login only refuses what would give one name to two users, and says who holds it.
+Login stores no accounts, only credentials: a user id, its login names, and a password hash. Registration owns the names
+and calls login (services/registration/accounts.py describes how the two stay consistent). Login refuses a name that
+another user has, and returns the id of that user.
 
-A credential lets its user in once ``UserRegistered`` has come. That takes some milliseconds after Register has
-answered, so a Login that comes before it waits: whoever registers can log in, and registration waits for nobody.
+A credential is active after the event ``UserRegistered``, which takes some milliseconds after the response of Register.
+A Login call that comes earlier waits. Users can therefore log in right after Register, and registration does not wait.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from services.login import passwords, settings, signing
 from services.login.tables import credentials, handles, refresh_tokens, sessions
 
 LONGEST_NAME = 320
-"""Characters of what a user logs in with: the longest e-mail address."""
-TRIES = 5
-"""Of a transaction that met another one at the same credential."""
-PAUSES = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.4, 0.5, 0.5, 1.0, 1.0, 1.0)
-"""Seconds between looks at a credential that is not active yet: its event may come to another replica."""
+"""Characters of a login name: the longest e-mail address."""
+MAX_ATTEMPTS = 5
+"""Attempts of a transaction that conflicts with another one at the same credential."""
+ACTIVE_POLL_DELAYS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.4, 0.5, 0.5, 1.0, 1.0, 1.0)
+"""Seconds between reads of a credential that is not active yet: another replica may receive its event."""
 
 
 async def startup(service: Service) -> None:
@@ -80,7 +80,7 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
     now, rules = _now(), settings.read(context.settings)
     key = await signing.current_key(context, rules, now)
     async with context.transaction() as tx:
-        # The credential as it is now: it may have been deleted while the password was being compared.
+        # Read the credential again: it may have been deleted during the comparison of the password.
         row = (
             await tx.execute(select(credentials).where(credentials.c.user_id == found.user_id).with_for_update())
         ).one()
@@ -108,11 +108,11 @@ async def _registered(context: Context, user_id: str) -> None:
     """Wait until the credential is active.
 
     Raises:
-        Unavailable: It is not yet.
+        Unavailable: It is not active in time.
         Unauthenticated: It has ended.
     """
-    for pause in PAUSES:
-        await asyncio.sleep(pause)
+    for delay in ACTIVE_POLL_DELAYS:
+        await asyncio.sleep(delay)
         async with context.transaction() as tx:
             row = (await tx.execute(select(credentials).where(credentials.c.user_id == user_id))).one()
         if row.ended:
@@ -123,7 +123,7 @@ async def _registered(context: Context, user_id: str) -> None:
 
 
 async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
-    """Exchange a refresh token for new tokens; used twice, it ends its session."""
+    """Exchange a refresh token for new tokens; a second use of the token ends its session."""
     if not request.refresh_token:
         text = "must not be empty"
         raise InvalidArgument(f"refresh_token {text}", violations={"refresh_token": text})
@@ -132,10 +132,11 @@ async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
     digest = _digest(request.refresh_token)
     refused = Unauthenticated("the refresh token is not valid; log in again")
     async with context.transaction() as tx:
-        # The session before its token, as the end of a session takes its tokens with it: in two orders they deadlock.
+        # Lock the session before its token. The end of a session deletes its tokens in this order too; two different
+        # orders would deadlock.
         of = select(refresh_tokens.c.session_id).where(refresh_tokens.c.hash == digest).scalar_subquery()
         await tx.execute(select(sessions.c.id).where(sessions.c.id == of).with_for_update())
-        # One statement decides who uses the token, however many come with it at once.
+        # One statement uses the token, so one of several concurrent calls wins.
         used = (
             await tx.execute(
                 update(refresh_tokens)
@@ -164,13 +165,13 @@ async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
         if session is not None:
             roles = (await tx.execute(select(credentials.c.roles).where(credentials.c.user_id == session))).scalar_one()
             refresh_token = await _new_refresh_token(tx, used)
-            # A token that was used so long ago says no more than one that never was; a session may last for years.
+            # A session may last for years. Tokens that were used long ago are deleted; a second use is then unknown.
             await tx.execute(
                 delete(refresh_tokens).where(
                     refresh_tokens.c.session_id == used, refresh_tokens.c.used_at < now - rules.refresh
                 )
             )
-    if session is None:  # after the commit: the end of the session stands
+    if session is None:  # raised after the commit, which ends the session
         raise refused
     return pb.Tokens(
         access_token=signing.access_token(key, rules, now, user_id=session, roles=roles, session_id=used),
@@ -199,21 +200,23 @@ async def get_keys(request: pb.GetKeysRequest, context: Context) -> pb.KeySet:  
 
 
 class _Held(Exception):
-    """Others hold the names: roll back, and say who."""
+    """Other users have the names: rolls the transaction back, with the ids of these users."""
 
 
 async def set_credential(request: pb.SetCredentialRequest, context: Context) -> pb.CredentialResponse:
-    """Set a user's password, names and roles, in the place of other credentials."""
+    """Set a user's password, login names and roles, and end the credentials that it replaces."""
     passwords.check(request.password)
     if not request.user_id or not request.names:
         raise InvalidArgument("user_id and names must not be empty")
     fresh = await passwords.hashed(request.password)
     values = {"password_hash": fresh, "roles": list(request.roles), "version": request.version}
-    for _ in range(TRIES):
+    for _ in range(MAX_ATTEMPTS):
         try:
             async with context.transaction() as tx:
                 alive = False
-                for user_id in sorted({*request.replaces, request.user_id}):  # one order, so that nobody deadlocks
+                for user_id in sorted(
+                    {*request.replaces, request.user_id}
+                ):  # sorted, so that concurrent calls do not deadlock
                     if user_id in request.replaces:
                         await _end(tx, user_id)
                     else:
@@ -222,7 +225,7 @@ async def set_credential(request: pb.SetCredentialRequest, context: Context) -> 
                     return pb.CredentialResponse(ended=True)
                 await _name(tx, request.user_id, request.names)
         except (IntegrityError, Aborted):
-            continue  # another call made or changed the same row meanwhile: now it is seen
+            continue  # another call made or changed the same row; the next attempt reads it
         except _Held as held:
             return pb.CredentialResponse(held_by=held.args)
         return pb.CredentialResponse()
@@ -230,12 +233,12 @@ async def set_credential(request: pb.SetCredentialRequest, context: Context) -> 
 
 
 async def rename_credential(request: pb.RenameCredentialRequest, context: Context) -> pb.CredentialResponse:
-    """Change what a user logs in with."""
+    """Change the login names of a user."""
     return await _rename(context, request.user_id, request.names, request.version)
 
 
 async def _rename(context: Context, user_id: str, names: Sequence[str], version: int) -> pb.CredentialResponse:
-    for _ in range(TRIES):
+    for _ in range(MAX_ATTEMPTS):
         try:
             async with context.transaction() as tx:
                 row = await _locked(tx, user_id)
@@ -255,12 +258,12 @@ async def _rename(context: Context, user_id: str, names: Sequence[str], version:
 
 
 async def delete_credentials(request: pb.DeleteCredentialsRequest, context: Context) -> Empty:
-    """Delete credentials and their sessions, for good."""
+    """End credentials and delete their sessions."""
     return await _delete(context, request.user_ids)
 
 
 async def _delete(context: Context, user_ids: Sequence[str]) -> Empty:
-    for _ in range(TRIES):
+    for _ in range(MAX_ATTEMPTS):
         try:
             async with context.transaction() as tx:
                 for user_id in sorted(set(user_ids)):  # the order of set_credential
@@ -271,7 +274,7 @@ async def _delete(context: Context, user_ids: Sequence[str]) -> Empty:
     raise Aborted("other calls change the same credential; try again")
 
 
-# -- when something has happened --
+# -- for events and schedules --
 
 
 async def on_user_registered(event: events.UserRegistered, context: Context) -> Empty:
@@ -280,26 +283,26 @@ async def on_user_registered(event: events.UserRegistered, context: Context) -> 
         row = await _locked(tx, event.user_id)
         if row is None:
             raise FailedPrecondition(f"user {event.user_id} has registered without a credential")
-        # One that has ended stays so: the user was deleted meanwhile.
+        # An ended credential stays ended: its user was deleted meanwhile.
         await tx.execute(update(credentials).where(credentials.c.user_id == event.user_id).values(active=True))
     return Empty()
 
 
 async def on_user_updated(event: events.UserUpdated, context: Context) -> Empty:
-    """Change what the user logs in with, if nobody has done so."""
-    answer = await _rename(context, event.user_id, [event.name, event.email], event.version)
-    if answer.held_by:  # by somebody who has given it up: the event that says so is on its way
-        raise Unavailable(f"a name of user {event.user_id} still belongs to {', '.join(answer.held_by)}")
+    """Change the login names of the user, if RenameCredential has not done so."""
+    response = await _rename(context, event.user_id, [event.name, event.email], event.version)
+    if response.held_by:  # the other user has given the name up, and the event of that change is on its way
+        raise Unavailable(f"a name of user {event.user_id} still belongs to {', '.join(response.held_by)}")
     return Empty()
 
 
 async def on_user_deleted(event: events.UserDeleted, context: Context) -> Empty:
-    """Delete the user's credential and sessions, for good."""
+    """End the user's credential and delete its sessions."""
     return await _delete(context, [event.user_id])
 
 
 async def purge_sessions(tick: meshapi.Tick, context: Context) -> Empty:
-    """Delete the sessions that had expired when the schedule said so."""
+    """Delete the sessions that had expired at the scheduled time."""
     async with context.transaction() as tx:
         gone = await tx.execute(delete(sessions).where(sessions.c.expires_at <= tick.time.seconds))
     context.log.info("%d sessions had expired", gone.rowcount)
@@ -323,7 +326,7 @@ async def _put(tx: Transaction, user_id: str, values: Mapping[str, Any]) -> bool
 
 
 async def _end(tx: Transaction, user_id: str) -> None:
-    """Turn a credential into a tombstone, also one that has not come yet."""
+    """Turn a credential into a tombstone, also one that does not exist yet."""
     tombstone = {"password_hash": "", "roles": [], "active": False, "ended": True}
     if await _locked(tx, user_id) is None:
         await tx.execute(insert(credentials).values(user_id=user_id, version=0, **tombstone))
@@ -334,10 +337,10 @@ async def _end(tx: Transaction, user_id: str) -> None:
 
 
 async def _name(tx: Transaction, user_id: str, names: Sequence[str]) -> None:
-    """Give the names, and no others, to the user.
+    """Set the login names of the user.
 
     Raises:
-        _Held: Other users hold some of them.
+        _Held: Other users have some of them.
     """
     keys = sorted({_fold(name) for name in names})
     holders = (

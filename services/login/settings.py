@@ -1,4 +1,4 @@
-"""``[services.login.settings]`` of mesh.toml, checked."""
+"""Settings of login: ``[services.login.settings]`` of mesh.toml, checked."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["Settings", "read"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How long things live.
+    """Issuer, audience and lifetimes.
 
     Attributes:
         issuer: ``iss`` of access tokens.
         audience: ``aud`` of access tokens.
-        access: Life of an access token, seconds.
-        refresh: Life of a refresh token, seconds; each use of one begins it anew.
-        key: Age at which a signing key is followed by the next, seconds.
+        access: Lifetime of an access token, seconds.
+        refresh: Lifetime of a refresh token, seconds; each exchange begins it anew.
+        key: Age at which the next signing key replaces a signing key, seconds.
     """
 
     issuer: str
@@ -29,10 +29,10 @@ class Settings:
 
 
 def read(settings: Mapping[str, Any]) -> Settings:
-    """Return the settings; what is not said has its default.
+    """Return the settings, with defaults for missing ones.
 
     Raises:
-        ValueError: A value cannot be right; the message names it.
+        ValueError: A value is not valid; the message names it.
     """
     return Settings(
         issuer=str(settings.get("issuer", "login")),

@@ -1,8 +1,8 @@
-"""Access tokens and the keys that sign them.
+"""Access tokens and their signing keys.
 
-Keys live in the database, so every replica signs with the same one. The newest signs; the one before stays published
-until the last token that it signed has expired. The generation is the primary key: of two replicas that make the next
-key at once, one wins and the other uses it.
+Keys are rows of the database, so every replica signs with the same key. The newest key signs. The key before it stays
+published until the last token that it signed has expired. The generation is the primary key: when two replicas make the
+next key at once, one wins and the other uses its key.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from services.login.tables import signing_keys
 
 __all__ = ["access_token", "current_key", "published"]
 
-GRACE = 300
-"""Seconds beyond a token's life for which its key stays published: clocks and caches of others."""
+PUBLISH_MARGIN_SECONDS = 300
+"""Seconds beyond a token's lifetime for which its key stays published, because of clocks and caches of others."""
 
 
 async def current_key(mesh: Context | Service, settings: Settings, now: int) -> Any:
-    """Return the row of the key that signs now, made if there is none or the last one is too old."""
+    """Return the row of the signing key; make a key if there is none or the last one is too old."""
     while True:
         async with mesh.transaction() as tx:
             newest = (
@@ -43,7 +43,7 @@ async def current_key(mesh: Context | Service, settings: Settings, now: int) -> 
         )
         try:
             async with mesh.transaction() as tx:
-                # What came before the key that is followed now has signed nothing for a key's age.
+                # Keys before the last one have signed nothing for the lifetime of a key.
                 await tx.execute(delete(signing_keys).where(signing_keys.c.generation < generation - 1))
                 await tx.execute(
                     insert(signing_keys).values(
@@ -51,7 +51,7 @@ async def current_key(mesh: Context | Service, settings: Settings, now: int) -> 
                     )
                 )
         except IntegrityError:
-            continue  # another replica made it
+            continue  # another replica has made it
 
 
 def access_token(key: Any, settings: Settings, now: int, *, user_id: str, roles: list[str], session_id: str) -> str:
@@ -70,7 +70,7 @@ async def published(mesh: Context, settings: Settings, now: int) -> pb.KeySet:
     keys = []
     retired_at = None
     for row in rows:
-        if retired_at is None or now - retired_at < settings.access + GRACE:
+        if retired_at is None or now - retired_at < settings.access + PUBLISH_MARGIN_SECONDS:
             keys.append(_public(row))
         retired_at = row.created_at
     return pb.KeySet(keys=keys)

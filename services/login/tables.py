@@ -1,4 +1,4 @@
-"""The tables of login. Times are whole seconds since the epoch."""
+"""Tables of login. Times are whole seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ credentials = Table(
     Column("password_hash", String, nullable=False),
     Column("roles", JSON, nullable=False),
     Column("version", BigInteger, nullable=False),
-    # Its user has registered; before, it lets nobody in.
+    # True once its user has registered; nobody can log in before.
     Column("active", Boolean, nullable=False),
     # An ended credential stays as a tombstone, so that a late SetCredential for it is refused.
     Column("ended", Boolean, nullable=False),
@@ -40,7 +40,7 @@ sessions = Table(
 refresh_tokens = Table(
     "refresh_tokens",
     metadata,
-    Column("hash", String, primary_key=True),  # SHA-256 of the token: the database alone lets nobody in
+    Column("hash", String, primary_key=True),  # SHA-256 of the token, so nobody can log in with a copy of the database
     Column("session_id", String, ForeignKey(sessions.c.id, ondelete="CASCADE"), nullable=False, index=True),
     Column("used_at", BigInteger),
 )

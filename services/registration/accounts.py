@@ -1,21 +1,22 @@
-"""Accounts in two services: rows here, credentials in login, kept in step without a common transaction.
+"""Accounts in two services: rows here, credentials in login, kept consistent without a common transaction.
 
-An account is made in three steps, and a process may die between any two:
+An account is made in three steps, and a process may die between any two of them:
 
-1. *Reserve*: a row in state ``pending`` with an id that nobody had before. It holds the name and the address.
-2. *Credential*: login stores the password under that id, and lets nobody in with it yet.
-3. *Activate*: the row becomes ``active``, if it is still there and pending, and ``UserRegistered`` is published in the
-   same transaction. Login activates the credential when the event comes.
+1. *Reserve*: inserts a row in state ``pending`` with a new id. The row reserves the name and the address.
+2. *Credential*: login stores the password under that id. Nobody can log in with it yet.
+3. *Activate*: the row becomes ``active``, if it still exists and is pending, and ``UserRegistered`` is published in the
+   same transaction. Login activates the credential when it receives the event.
 
-Nothing pending blocks anyone. Who registers the same name or address again takes the reservation over: the old row
-goes, and a new one, with a new id, lists the ids that it supersedes. Login turns those into tombstones with the new
-credential, so an attempt that was only slow can neither set the password of the new account nor be activated.
+A pending row blocks nobody. A later registration of the same name or address takes the reservation over. It deletes the
+old row and inserts a new one, with a new id and the ids that it supersedes. With the new credential, login turns the
+superseded ids into tombstones. A slow earlier attempt can then neither set the password of the new account nor be
+activated.
 
-A change of name or address is committed here first, with ``UserUpdated``, and then told to login, under a version that
-grows, so that late news changes nothing. Login refuses a name that another user holds. Since the rows here say who owns
-what, the holder's credential is then brought up to date and login is asked once more. A deletion is committed here,
-with ``UserDeleted``, and then told to login. In both, the call is what makes it true at once, and the event what makes
-it true for certain: it comes also when this process dies before the call.
+A change of name or address is committed here first, with ``UserUpdated``. Then login is called with a version that
+increases with each change, so a late call changes nothing. Login refuses a name that another user has. The rows here
+decide who owns a name, so the credential of the other user is updated and login is called once more. A deletion is
+committed here with ``UserDeleted``, and then login is called. In both cases the call takes effect at once, and the
+event makes the effect certain: it is delivered also when this process dies before the call.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ async def create(mesh: Mesh, *, name: str, email: str, password: str, roles: Seq
     """Make an account and return its row.
 
     Raises:
-        AlreadyExists: The name or the address is another's; the message says which.
-        Aborted: Another attempt for the same account came between.
+        AlreadyExists: The name or the address belongs to another account; the message names the field.
+        Aborted: A concurrent attempt for the same account has won.
     """
     row = await _reserve(mesh, name, email, list(roles))
 
@@ -62,7 +63,7 @@ async def create(mesh: Mesh, *, name: str, email: str, password: str, roles: Seq
             )
         )
 
-    active = await _activate(mesh, row.id) if await _tell(mesh, set_credential) else None
+    active = await _activate(mesh, row.id) if await _update_login(mesh, set_credential) else None
     if active is None:
         raise await _taken(mesh, row.id, name, email)
     return active
@@ -114,7 +115,7 @@ async def change(mesh: Mesh, user_id: str, fields: dict[str, str]) -> Any:
     async def rename() -> Any:
         return await login.RenameCredential(_renaming(row))
 
-    if not await _tell(mesh, rename):
+    if not await _update_login(mesh, rename):
         raise Aborted("the account is being deleted")
     return row
 
@@ -154,7 +155,7 @@ async def _reserve(mesh: Mesh, name: str, email: str, roles: list[str]) -> Any:
 
 
 async def _activate(mesh: Mesh, user_id: str) -> Any:
-    """Return the active row, or None when it is gone: another attempt took it over."""
+    """Return the active row, or None when another attempt has taken it over."""
     async with mesh.transaction() as tx:
         row = (
             await tx.execute(
@@ -172,7 +173,7 @@ async def _activate(mesh: Mesh, user_id: str) -> Any:
 
 
 async def _rivals(tx: Transaction, user_id: str, name: str, email: str) -> Sequence[Any]:
-    """Return the rows of others that hold the name or the address, locked."""
+    """Return the rows of other accounts with the name or the address, locked."""
     found: Sequence[Any] = (
         await tx.execute(
             select(users)
@@ -185,10 +186,10 @@ async def _rivals(tx: Transaction, user_id: str, name: str, email: str) -> Seque
 
 
 async def _drop_pending(tx: Transaction, rows: Iterable[Any], name_key: str | None) -> list[str]:
-    """Delete pending rows that stand in the way and return their ids, with those that they superseded themselves.
+    """Delete pending rows; return their ids and the ids that they superseded.
 
     Raises:
-        AlreadyExists: One of the rows is an account.
+        AlreadyExists: One of the rows is active.
     """
     dropped: list[str] = []
     for row in rows:
@@ -201,7 +202,7 @@ async def _drop_pending(tx: Transaction, rows: Iterable[Any], name_key: str | No
 
 
 async def _taken(mesh: Mesh, user_id: str, name: str, email: str) -> StatusError:
-    """Return why the name or the address could not be had."""
+    """Return the error for a name or an address that could not be reserved."""
     async with mesh.transaction() as tx:
         rows = await _rivals(tx, user_id, name, email)
     if not rows:
@@ -214,29 +215,29 @@ def _exists(row: Any, name_key: str | None) -> AlreadyExists:
     return AlreadyExists(f"{field}: this {words} belongs to another account")
 
 
-async def _tell(mesh: Mesh, tell: Callable[[], Awaitable[Any]]) -> bool:
-    """Tell login; when others hold a name there that they no longer have here, bring them up to date and tell it again.
+async def _update_login(mesh: Mesh, update_credential: Callable[[], Awaitable[Any]]) -> bool:
+    """Call login; if other users have a name there that they no longer have here, update them and call it again.
 
     Returns:
-        Whether login took it; if not, the credential has ended.
+        Whether login accepted the change; False: the credential has ended.
 
     Raises:
-        Aborted: Others hold a name again: another call came between.
+        Aborted: Other users have a name again, because of a concurrent call.
     """
-    answer = await tell()
-    if answer.held_by:
+    response = await update_credential()
+    if response.held_by:
         login = mesh.stub(LoginStub)
-        for holder in answer.held_by:
+        for holder in response.held_by:
             async with mesh.transaction() as tx:
                 row = (await tx.execute(select(users).where(users.c.id == holder))).one_or_none()
             if row is None:
                 await login.DeleteCredentials(login_pb2.DeleteCredentialsRequest(user_ids=[holder]))
             else:
                 await login.RenameCredential(_renaming(row))
-        answer = await tell()
-        if answer.held_by:
+        response = await update_credential()
+        if response.held_by:
             raise Aborted("another call changed the same account; try again")
-    return not answer.ended
+    return not response.ended
 
 
 def _renaming(row: Any) -> login_pb2.RenameCredentialRequest:

@@ -1,6 +1,6 @@
 """Functions of registration.v1.Registration.
 
-Who may do what is decided here; how an account is kept in step with its credential in login, in ``accounts``.
+This module checks permissions. ``accounts`` keeps an account consistent with its credential in login.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from services.registration.tables import ACTIVE, users
 
 ADMIN = "admin"
 PAGE, LARGEST_PAGE = 50, 500
-TRIES = 5
-"""Of making the first admin, when replicas do it at once."""
+MAX_ATTEMPTS = 5
+"""Attempts to make the first admin, when several replicas do it at once."""
 
 
 async def startup(service: Service) -> None:
-    """Make the first admin, if the settings name one; safe when replicas start at once.
+    """Make the first admin, if the settings name one. Replicas may start at the same time.
 
     Raises:
-        ValueError: The settings cannot be right.
+        ValueError: The settings are not valid.
     """
     wanted = {field: str(service.settings.get(f"admin_{field}") or "") for field in ("name", "email", "password")}
     if not wanted["password"]:
@@ -44,7 +44,7 @@ async def startup(service: Service) -> None:
     except InvalidArgument as error:
         raise ValueError(error.message) from None
     problem = ""
-    for _ in range(TRIES):
+    for _ in range(MAX_ATTEMPTS):
         async with service.transaction() as tx:
             row = (
                 await tx.execute(
@@ -59,7 +59,7 @@ async def startup(service: Service) -> None:
             await accounts.create(service, **wanted, roles=[ADMIN])
         except (AlreadyExists, Aborted) as error:  # perhaps another replica is making it
             problem = error.message
-            await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - to part the replicas
+            await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - to separate the replicas
         else:
             service.log.info("the first admin is %s", wanted["name"])
             return
@@ -119,12 +119,13 @@ async def delete_user(request: pb.DeleteUserRequest, context: Context) -> Empty:
 
 
 def _allowed(user_id: str, context: Context) -> str:
-    """Return the id of the account that is meant, if the caller may have it.
+    """Return the id of the requested account, if the caller may access it.
 
-    A service of the mesh that calls for itself (the contract lets it in only if it declares so) may have any.
+    A service of the mesh that calls without a user may access any account. The contract requires it to declare the
+    call.
 
     Raises:
-        PermissionDenied: It is another's. Whether it exists is not said.
+        PermissionDenied: The account belongs to another user. The message does not reveal whether it exists.
     """
     identity = context.identity
     if not user_id:

@@ -1,4 +1,4 @@
-"""What a name, an e-mail address and a password may be. Pure."""
+"""Validation rules of names, e-mail addresses and passwords. Pure."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["checked", "fold"]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{2,31}")
 _LONGEST_EMAIL = 320
-"""Characters: 64 before the @ and 255 after it. To find faults in megabytes takes seconds."""
+"""Characters: 64 before the @ and 255 after it. A check of megabytes would take seconds."""
 _SHORTEST, _LONGEST = 8, 128
-"""Characters of a password; login.v1 says the same in its contract."""
+"""Limits of a password's length, in characters; the contract login.v1 has the same."""
 
 
 def checked(fields: Mapping[str, str], prefix: str = "") -> dict[str, str]:
-    """Return the fields (name, email, password) in the form in which they are kept.
+    """Return the fields (name, email, password) in their stored form.
 
     Args:
         fields: Field → value.
-        prefix: What stands before the field's name in a violation (``user.``).
+        prefix: Prefix of the field's name in a violation (``user.``).
 
     Raises:
-        InvalidArgument: With one violation for each field that is wrong.
+        InvalidArgument: Fields are not valid; it has one violation for each of them.
     """
     found, violations = {}, {}
     for field, value in fields.items():
@@ -43,7 +43,7 @@ def checked(fields: Mapping[str, str], prefix: str = "") -> dict[str, str]:
 
 
 def fold(text: str) -> str:
-    """Return the form in which names and addresses are compared: without regard to case."""
+    """Return the form of a name or address for comparisons without regard to case."""
     return unicodedata.normalize("NFC", text.casefold())
 
 

@@ -1,4 +1,4 @@
-"""The table of registration. Times are microseconds since the epoch."""
+"""Table of registration. Times are microseconds since the epoch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ users = Table(
     Column("email", String, nullable=False),
     Column("email_key", String, nullable=False, unique=True),
     Column("roles", JSON, nullable=False),
-    Column("version", BigInteger, nullable=False),  # grows with each change of name or e-mail
-    Column("superseded", JSON, nullable=False),  # ids of the pending attempts that this row took the place of
+    Column("version", BigInteger, nullable=False),  # increases with each change of name or e-mail
+    Column("superseded", JSON, nullable=False),  # ids of the pending attempts that this row has replaced
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
 )

@@ -226,7 +226,7 @@ OUTBOX = "CREATE TABLE mesh_outbox (id TEXT, refused TEXT)"
 
 
 def on(*statements: str):
-    """Make a query of SQL statements; the answer are the rows of the last."""
+    """Make a query of SQL statements; it returns the rows of the last one."""
 
     def query(connection: Connection):
         for statement in statements:
@@ -316,8 +316,8 @@ async def test_a_row_without_its_event_is_noticed(new_database: Callable[[], str
     ):
         await evidence.run_query(url, on(statement))
     stored = await evidence.run_query(url, lambda one: list(evidence.rows_of(one, ["users"], outcomes)))
-    ((_, rows, begun),) = stored
-    assert not begun
+    ((_, rows, unfinished),) = stored
+    assert not unfinished
     found = ledger(
         Observations(
             calls=outcomes, event=EVENT, words=Counter(words[:1]), published=Counter(["a1"]), committed={},
@@ -351,7 +351,7 @@ def test_nothing_is_only_begun_when_nothing_was_accepted() -> None:
 
 
 def test_what_was_only_begun_is_said() -> None:
-    found = replace(observations(), begun={"shop.sales": Counter("u"), "shop.others": Counter()})
+    found = replace(observations(), unfinished={"shop.sales": Counter("u"), "shop.others": Counter()})
     assert totals(ledger(found)) == (0, 0)
     assert "unfinished: 1 rows of unknown calls in shop.sales" in show(ledger(found))
     assert "shop.others" not in show(ledger(found))

@@ -1,4 +1,4 @@
-"""The time that a schedule named, against one that looks at every minute, where clocks are set back and forward."""
+"""Scheduled times against a search of every minute, across changes of the clocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of fault that a contract can have, and where it is said to stand."""
+"""Contract loader: every kind of fault with its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiler runs wherever the project is."""
+"""protoc runs in every folder of a project."""
 
 from __future__ import annotations
 

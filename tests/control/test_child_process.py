@@ -1,4 +1,4 @@
-"""How a child process ended, in words that are true."""
+"""Return code of a child process, as text and as it is observed."""
 
 from __future__ import annotations
 

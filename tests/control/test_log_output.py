@@ -1,4 +1,4 @@
-"""What ``mesh up`` shows of the lines of a component."""
+"""Output of ``mesh up``: the lines of a component."""
 
 from __future__ import annotations
 

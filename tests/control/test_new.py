@@ -1,4 +1,4 @@
-"""What ``mesh new`` makes runs: the project is started and asked as its README says."""
+"""Project of ``mesh new``: it is started and called as its README describes."""
 
 from __future__ import annotations
 

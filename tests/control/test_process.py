@@ -1,4 +1,4 @@
-"""What the process of a component is given before anything runs in it."""
+"""Process of a component: its environment, its start and its end."""
 
 from __future__ import annotations
 

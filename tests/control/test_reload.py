@@ -1,4 +1,4 @@
-"""What a change of files means; what a child does about it."""
+"""Reload: the effect of changed files, and the replacement of a child process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sidecar does with events beside delivering and publishing them."""
+"""Events of a sidecar beside deliveries and publishing: the pruning of the inbox."""
 
 from __future__ import annotations
 

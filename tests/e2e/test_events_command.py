@@ -137,7 +137,7 @@ def test_look_redrive_and_replay(running: Mesh, tmp_path: Path, mesh: Callable[.
     assert "expected a number of 1 or more" in mesh("events", "list", "--limit", "0", code=2)
     assert '"number": 2' in mesh("events", "show", id_)
     assert "INVALID_ARGUMENT: nobody can read this" in mesh("events", "dead")
-    assert "say which" in mesh("events", "dead", "redrive", code=1)
+    assert "select dead letters" in mesh("events", "dead", "redrive", code=1)
     assert "known are" in mesh("events", "dead", "discard", "--method", "Happened", code=1)
     assert "99: there is no such dead letter" in mesh("events", "dead", "discard", "1", "99", code=1)
     assert "nobody can read this" in mesh("events", "dead")

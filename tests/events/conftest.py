@@ -1,4 +1,4 @@
-"""A real nats-server: one for the tests of a process, emptied after each, and others of a test's own."""
+"""Fixtures of real nats-servers: one for each test process, emptied after each test, and servers of single tests."""
 
 from __future__ import annotations
 

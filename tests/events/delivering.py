@@ -1,4 +1,4 @@
-"""Delivers to test functions in a real sidecar, from a real nats-server."""
+"""Replica that delivers from a real nats-server to test functions in a real sidecar."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def delivering(
     drain: float = 5.0,
     trace: Layer = open_layer,
 ) -> AsyncIterator[Replica]:
-    """Host the functions (by name; those that are missing do nothing) and deliver to them."""
+    """Host the functions (by name; missing ones do nothing) and deliver to them."""
 
     async def nothing(request: Any, context: Any) -> Empty:
         return Empty()
@@ -104,7 +104,7 @@ async def publish(broker: Broker, *events: Event) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what no event tells of."""
+    """Wait for a condition that notifies nobody."""
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - state of several parts
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A subscriber in a process of its own, which number 0 ends at once (SIGKILL); it says what it was called for.
+"""Subscriber in a process of its own: event number 0 kills it (SIGKILL); it prints the events of its calls.
 
 python ended.py BROKER
 """

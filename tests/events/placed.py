@@ -1,4 +1,4 @@
-"""One replica of ``delivery.v1.Recorder`` with all that a sidecar has of events; its functions are where they shall."""
+"""Replica of ``delivery.v1.Recorder`` with broker, outbox, relay and delivery, for each placement of its functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the publish side share: the service ``events.v1.Shop`` with a database, an outbox and a relay."""
+"""Service ``events.v1.Shop`` with a database, an outbox and a relay, for tests of publishing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A subscriber in a process of its own, to be killed: writes every event that it is called for into a database.
+"""Subscriber in a process of its own, to be killed: inserts every delivered event into a database.
 
 python subscriber.py BROKER DATABASE
 """

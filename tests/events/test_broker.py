@@ -1,4 +1,4 @@
-"""The broker's connection on a real server: storing, refusing, going away and coming back."""
+"""Broker client with a real server: storing, refusals, loss of the connection and reconnection."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_one_that_is_too_large_harms_no_other(nats_url: str) -> None:
 
 @pytest.mark.parametrize("number", [1, 5, 20])
 async def test_headers_count(nats_url: str, number: int) -> None:
-    """What is as large as the broker takes is stored; one byte more is refused and ends no connection."""
+    """A message of the maximum size is stored; one byte more is refused and ends no connection."""
     async with connected(nats_url) as broker:
         link = await broker.ready()
         plain = outgoing(event())

@@ -1,4 +1,4 @@
-"""The broker behind TLS, which also wants to know who this is by a certificate."""
+"""Broker with TLS that requests a client certificate."""
 
 from __future__ import annotations
 

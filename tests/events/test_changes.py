@@ -1,4 +1,4 @@
-"""Triggers of real databases: what they capture, in which order, and what they leave alone."""
+"""Triggers of real databases: captured changes, their order, and tables that stay untouched."""
 
 # ruff: noqa: S608 - the statements are the tests' own
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Owner:
             return (await tx.execute(text("SELECT id, subject, data FROM mesh_outbox ORDER BY sequence"))).all()
 
     async def taken(self) -> list[change_event.Change]:
-        """What was captured, taken out of the outbox as the relay does."""
+        """Return the captured changes, and delete them from the outbox as the relay does."""
         found = [change_event.Change(self.kind, row.id, row.subject, row.data) for row in await self.rows()]
         async with self.database.transaction() as tx:
             await tx.execute(text("DELETE FROM mesh_outbox"))
@@ -380,7 +380,7 @@ class TestSqlite:
 
     @pytest.mark.parametrize("kind", ["STORED", "VIRTUAL"])
     async def test_rows_meet_by_a_generated_column(self, shop: Owner, kind: str):
-        """What is updated is another column."""
+        """The UPDATE sets another column."""
         await shop.hand(f"CREATE TABLE t (k INTEGER PRIMARY KEY, a TEXT, low TEXT AS (lower(a)) {kind})")
         await shop.hand("CREATE UNIQUE INDEX one ON t (low)")
         await shop.start("t")

@@ -1,4 +1,4 @@
-"""CloudEvents in binary mode: there and back."""
+"""CloudEvents in binary mode: encoding and decoding."""
 
 from __future__ import annotations
 

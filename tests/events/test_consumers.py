@@ -1,4 +1,4 @@
-"""Consumers on a real nats-server: what becomes of those that nobody reads any more."""
+"""Consumers on a real nats-server: removal of those that nobody reads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mesh.contract.model import Contract
 from mesh.events.broker.nats_connection import NatsConnection
 from mesh.events.consume.consumers import Consumer, consumers_of, ensure
 
-KEPT = 1.5
-"""Seconds that events are kept, as far as these consumers know."""
+KEPT_SECONDS = 1.5
+"""Seconds that events are kept, in the settings of these consumers."""
 
 
 def read_by(contract: Contract, key: str) -> Consumer:
@@ -31,8 +31,8 @@ async def test_one_that_nobody_reads_is_removed_and_one_that_is_read_is_not(cont
     async with broker_at(nats_url) as broker:
         link = await broker.ready()
         for consumer in (idle, busy):
-            await ensure(link, consumer, KEPT)
-            await ensure(link, consumer, KEPT)  # what is as it should be is left alone
+            await ensure(link, consumer, KEPT_SECONDS)
+            await ensure(link, consumer, KEPT_SECONDS)  # a current consumer is not changed
         pull = json.dumps({"batch": 1, "expires": int(30e9), "group": "one"}).encode()
         inbox = link.client.new_inbox()
         await link.client.subscribe(inbox)
@@ -43,12 +43,12 @@ async def test_one_that_nobody_reads_is_removed_and_one_that_is_read_is_not(cont
 
         await until(removed)
         assert await there(link, busy)
-        await ensure(link, idle, KEPT)
+        await ensure(link, idle, KEPT_SECONDS)
         assert await there(link, idle)
 
 
 def test_a_schedule_keeps_its_place(contract: Contract) -> None:
     clock = consumers_of([contract.services["delivery.v1.Clock"]])
     assert clock
-    assert all("inactive_threshold" not in one.config(KEPT) for one in clock)
+    assert all("inactive_threshold" not in one.config(KEPT_SECONDS) for one in clock)
     assert "inactive_threshold" not in read_by(contract, "a").config(0.0)

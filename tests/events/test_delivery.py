@@ -40,7 +40,7 @@ QUICK = DeliverySettings(limits=RetryLimits(attempts=3, first_delay=0.05, max_de
 
 
 class Seen:
-    """What a function was called with."""
+    """Records the requests of a function."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, list[int]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Deliveries to functions that end in every way that is no plain exception: tried, logged, and in nobody's way."""
+"""Deliveries to functions that end in every way but a plain exception: retried, logged, and blocking no other key."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_a_function_that_makes_an_error_of_its_end_is_given_back_all_the_s
         done.set()
         return Empty()
 
-    once = DeliverySettings(limits=RetryLimits(attempts=1))  # were it a try, it would be a dead letter now
+    once = DeliverySettings(limits=RetryLimits(attempts=1))  # an attempt would make it a dead letter
     async with delivering(contract, nats_url, {"on_happened": at_first}, settings=once, drain=0.0) as replica:
         await publish(replica.broker, happened("k"))
         await begun.wait()

@@ -1,4 +1,4 @@
-"""A stop of delivery while the broker hangs."""
+"""Shutdown of delivery while the broker hangs."""
 
 from __future__ import annotations
 

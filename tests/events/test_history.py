@@ -1,4 +1,4 @@
-"""Looking into a stream of a real nats-server: from its end, by subject and by time, without reading all of it."""
+"""Reads of a stream of a real nats-server: from its end, by subject and by time, without reading all of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def link(nats_url: str) -> AsyncIterator[NatsConnection]:
 
 
 class Questions:
-    """Counts what is asked for, on the connection."""
+    """Counts the requested messages on a connection."""
 
     def __init__(self, link: NatsConnection, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0

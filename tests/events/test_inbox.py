@@ -1,4 +1,4 @@
-"""An event that is delivered twice has its effect once, on both databases, over replicas and kills."""
+"""Inbox: an event that is delivered twice has its effect once, on both databases, over replicas and kills."""
 
 from __future__ import annotations
 

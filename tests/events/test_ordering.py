@@ -1,4 +1,4 @@
-"""The order of a key against a model: replicas that come, go and are killed, a broker that forgets and sends again."""
+"""Order of a key against a model: replicas that start, stop and are killed, a broker that loses state and repeats."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def ask(self) -> None:
-        """The broker says how much is pending; what happens meanwhile makes the answer old."""
+        """The broker reports the number of pending events; later changes make the response obsolete."""
         if self.pinned is not None:
             floor = min(self.pending, default=self.next) - 1
             self.asked[self.pinned] = str(self.pin), len(self.pending), floor, self.partitions[self.pinned].changes
@@ -248,11 +248,11 @@ TestOrdering.settings = settings(max_examples=150, stateful_step_count=60, deadl
 
 
 class Lossy(Model):
-    """And a broker that loses its disk."""
+    """Model with a broker that loses its disk."""
 
     @rule(name=st.sampled_from(REPLICAS), count=st.integers(1, 4))
     def work(self, name: int, count: int) -> None:
-        """So that there is something to lose: by rules one by one a replica seldom comes to run anything."""
+        """Have a replica run something that can be lost, which single rules seldom reach."""
         self.publish(KEYS[0], count)
         self.pin_to(name)
         self.deliver(_First(), 9)

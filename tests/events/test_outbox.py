@@ -1,4 +1,4 @@
-"""The outbox and its relay, on both databases and a real broker."""
+"""Outbox and relay, on both databases and a real broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An outbox of 100,000 rows, as a broker that was away for a night leaves behind."""
+"""Outbox of 100,000 rows, as after a night without the broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a delivery, who has a partition, and what a dead letter says: pure, so every case is tried."""
+"""Decisions about deliveries, partition assignment and headers of dead letters: pure, so every case is tested."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_who_is_silent_is_forgotten() -> None:
 
 def test_a_dead_letter_is_the_event_and_the_reason() -> None:
     letter = DeadLetter(
-        reason="3 tries", code="INTERNAL", error="two\r\nlines", attempts=3, trace="ab" * 16, consumer="a-b-0",
+        reason="3 attempts", code="INTERNAL", error="two\r\nlines", attempts=3, trace="ab" * 16, consumer="a-b-0",
         method="/a.B/C", subject="events.a.0.k", stream="EVENTS", sequence=9,
         time=datetime(2026, 11, 22, 1, 2, 3, 456000, UTC),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Events are the same wherever a function runs: one suite for the event loop, a thread and a worker process."""
+"""Events in every placement of a function: one suite for the event loop, a thread and a worker process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.fixture(scope="module", params=["loop", "process"])
 def place(request: pytest.FixtureRequest) -> str:
-    """Where ``async def`` functions run; only those have transactions."""
+    """Placement of ``async def`` functions; only those have transactions."""
     return str(request.param)
 
 
@@ -216,7 +216,7 @@ async def test_a_function_in_a_thread(
     telemetry: tuple[Telemetry, HttpCollector],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """What it calls carries its trace and its hops, and its log lines say the trace."""
+    """Its outbound calls have its trace and its hops, and its log lines its trace id."""
     made, collector = telemetry
     url = f"sqlite:///{tmp_path}/r.db"
     parts = {"trace": made.inbound, "outbound": made.outbound, "spans": made.export_worker_span}

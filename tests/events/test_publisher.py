@@ -1,4 +1,4 @@
-"""What a service may publish, and what its events say."""
+"""Publications of a service: allowed types, sizes and attributes of events."""
 
 from __future__ import annotations
 

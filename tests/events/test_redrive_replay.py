@@ -1,4 +1,4 @@
-"""Dead letters, redrive and replay of what JetStream stores with headers of its own: batches and ticks."""
+"""Dead letters, redrive and replay of messages that JetStream stores with its own headers: batches and ticks."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def test_a_tick_dies_and_stands_for_the_same_time_when_it_is_delivered_onc
 async def test_an_event_too_large_for_a_letter_dies_and_is_delivered_once_more(
     contract: Contract, nats_url: str
 ) -> None:
-    """Of another publisher: our own leave room."""
+    """The event is of another publisher, since the mesh's own events are smaller."""
     function = Function()
     async with delivering(contract, nats_url, {"on_happened": function}) as replica:
         link = await replica.broker.ready()

@@ -1,4 +1,4 @@
-"""Schedules on a real nats-server: what is kept there, who is called, and what becomes of what was missed."""
+"""Schedules on a real nats-server: stored schedules, calls, and missed ticks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEPT = "schedules.delivery-v1-Clock.EverySecond"
 
 
 class Clock:
-    """What the functions of a schedule were called with."""
+    """Records the ticks of the functions of a schedule."""
 
     def __init__(self) -> None:
         self.times: list[datetime] = []

@@ -1,4 +1,4 @@
-"""Subjects: one token for anything, and back."""
+"""Subjects: escaping of any text as one token, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON mapping by tables: what is read, what is refused with which words, what is printed."""
+"""Tables of the JSON mapping: accepted values, refused values with their errors, printed values."""
 
 from __future__ import annotations
 

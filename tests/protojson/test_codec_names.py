@@ -1,4 +1,4 @@
-"""Names that a contract may use: of Python's methods, of extensions, and JSON names that two fields have."""
+"""Names in a contract: names of Python methods, extensions, and JSON names of two fields."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_the_generated_code_does_what_the_general_does(contract, name, value):
     message = contract.message(name)
     fast = Codecs().of(message)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mesh.protojson.codec.suits", lambda _fields: False)
+        patch.setattr("mesh.protojson.codec.is_fast", lambda _fields: False)
         slow = Codecs().of(message)
 
     def outcome(codec):

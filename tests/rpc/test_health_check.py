@@ -63,6 +63,13 @@ async def test_a_status_of_thousands_of_digits(faulty):
     assert await ask(server.address) == f"UNKNOWN: the response has no valid grpc-status ({'1' * 20!r})"
 
 
+async def test_a_status_of_several_zeros(faulty):
+    """grpc-go and grpcio read "00" as OK."""
+    headers = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"00")]
+    server = await faulty(lambda peer, stream_id: peer.h2.send_response(stream_id, headers, end_stream=True))
+    assert await ask(server.address) == "UNKNOWN"
+
+
 async def test_a_server_without_health():
     async with stock(lambda _: None) as address:
         assert await ask(address) == "UNIMPLEMENTED: Method not found!"

@@ -356,7 +356,7 @@ async def test_nobody_logs_in_before_registration_is_complete(sample: Sample, mo
     await sample.login.call("SetCredential", request)  # again, by a call that came late: it stays active
     await sample.log_in("ada")
     await sample.login.call("SetCredential", pb.SetCredentialRequest(user_id="u2", **GRACE))
-    monkeypatch.setattr(functions, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(functions, "ACTIVE_POLL_DELAYS", (0.01, 0.01))
     with pytest.raises(Unavailable, match="not complete yet"):
         await sample.log_in("grace")
 

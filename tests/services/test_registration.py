@@ -197,7 +197,7 @@ async def test_an_attempt_that_was_taken_over_is_ended(sample: Sample, monkeypat
     sample.registration.after["SetCredential"] = sleep
     first = asyncio.create_task(sample.register("ada", "ada@example.com", "first password"))
     await asleep.wait()
-    monkeypatch.setattr(login_functions, "PAUSES", ())
+    monkeypatch.setattr(login_functions, "ACTIVE_POLL_DELAYS", ())
     with pytest.raises(Unavailable):  # the credential is there, but nobody has registered
         await sample.log_in("ada", "first password")
     await sample.register("other", "ADA@example.com", "second password")
@@ -262,7 +262,7 @@ async def test_a_process_killed_between_the_writes_blocks_no_retry(
     try:
         assert await states(sample) == [("ada", "pending")]
         if retry == "log in":  # Register has not answered: there is no account yet
-            monkeypatch.setattr(login_functions, "PAUSES", ())
+            monkeypatch.setattr(login_functions, "ACTIVE_POLL_DELAYS", ())
             with pytest.raises(Unavailable, match="not complete yet"):
                 await sample.log_in("ada", "first password")
             return

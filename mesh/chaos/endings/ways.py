@@ -1,4 +1,4 @@
-"""Every way in which a function may end and that is no plain exception, by name. The test suites try them too."""
+"""Ways in which a function may end that are no plain exception, by name. The test suites use them too."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["BUGS", "CANCELLATIONS", "GOOD", "Panic", "end", "end_anywhere", "end
 
 
 class Panic(BaseException):
-    """Stands for what Rust extensions raise (PyO3's ``PanicException``), and for ``gevent.Timeout``."""
+    """Stands for exceptions of Rust extensions (PyO3's ``PanicException``) and for ``gevent.Timeout``."""
 
 
 class UnprintableError(Exception):
-    """Its text cannot be had."""
+    """An exception whose text raises another exception."""
 
     def __str__(self) -> str:
         raise Panic("no text either")
@@ -60,7 +60,7 @@ BUGS: dict[str, Callable[[], None]] = {
     "stop async iteration": _raising(StopAsyncIteration),
     "cancelled future of a thread": _wait_for_a_cancelled_future,
 }
-"""INTERNAL for whoever called. ``concurrent.futures.CancelledError`` is an ordinary exception."""
+"""Ways that give INTERNAL to the caller. ``concurrent.futures.CancelledError`` is an ordinary exception."""
 
 
 async def _cancelled_task() -> None:
@@ -103,15 +103,15 @@ CANCELLATIONS: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
     "is cancelled by a task": _is_cancelled_by_a_task,
     "raises a cancellation": _raises_one,
 }
-"""CANCELLED for whoever called."""
+"""Ways that give CANCELLED to the caller."""
 
 
 GOOD = ("cancels itself at last", "swallows its own")
-"""OK for whoever called: a function that answers has answered."""
+"""Ways that give OK to the caller: the function has returned its response."""
 
 
 def end(how: str) -> None:
-    """End so, if it is the name of a bug; in a thread, of a cancellation too."""
+    """End in a way of ``BUGS``; in a thread, of ``CANCELLATIONS`` too. Other names do nothing."""
     if how in BUGS:
         BUGS[how]()
     if how in CANCELLATIONS:
@@ -119,7 +119,7 @@ def end(how: str) -> None:
 
 
 def end_at_last(how: str) -> None:
-    """End so, in what a generator does as it is closed, if that is when it is to end."""
+    """End in a way whose name begins with ``at last``, while a generator is closed."""
     if how == "at last: raises a cancellation":
         raise asyncio.CancelledError
     if how.startswith("at last: "):
@@ -127,7 +127,7 @@ def end_at_last(how: str) -> None:
 
 
 async def end_on_the_loop(how: str) -> None:
-    """End so, if it is the name of a cancellation; and what goes well all the same."""
+    """End in a way of ``CANCELLATIONS`` or of ``GOOD``. Other names do nothing."""
     if how in CANCELLATIONS:
         await CANCELLATIONS[how]()
     if how == "cancels itself at last":
@@ -141,6 +141,6 @@ async def end_on_the_loop(how: str) -> None:
 
 
 async def end_anywhere(how: str) -> None:
-    """End so, on the loop, whatever it is the name of; "" and every other name end well."""
+    """End in a way of any kind on the event loop. "" and other names do nothing."""
     await end_on_the_loop(how)
     end(how)

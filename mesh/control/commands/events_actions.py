@@ -1,4 +1,4 @@
-"""``mesh events``: what was published, what died, and calling functions for it again."""
+"""``mesh events``: lists, publishes and replays events; lists, redrives and discards dead letters."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
 __all__ = ["dead", "discard", "list_", "publish", "redrive", "replay", "show", "tail"]
 
 _CODECS = Codecs()
-CONNECT = 5.0
-"""Seconds to wait for the broker."""
-EVERY, MANY = 500, 20_000
-"""Events between two lines of progress: of what is done with each, and of what is only looked at."""
-SLACK = timedelta(seconds=2)
-"""By how much the clock of who made an event may be ahead of the broker's, to find it at once."""
-ALL = f"{subjects.EVENTS}.*.*.*"
+CONNECT_TIMEOUT = 5.0
+"""Seconds to wait for the connection to the broker."""
+DONE_PER_LINE, SCANNED_PER_LINE = 500, 20_000
+"""Events between two lines of progress: of events that are processed, and of events that are only read."""
+CLOCK_DIFFERENCE = timedelta(seconds=2)
+"""Difference by which a publisher's clock may be ahead of the broker's, for a quick search by the time in the id."""
+ALL_EVENTS = f"{subjects.EVENTS}.*.*.*"
 
 
 @dataclass(frozen=True, slots=True)
-class _Session:
-    """A mesh and its broker."""
+class _BrokerSession:
+    """A contract, and the connection to the broker of its mesh."""
 
     contract: Contract
     broker: Broker
@@ -64,9 +64,9 @@ class _Session:
 
 
 def list_(file: Path, *, type: str, key: str, since: str, limit: int) -> int:  # noqa: A002 - CloudEvents' word
-    """Print the events of a time, the latest ``limit`` of them."""
+    """Print the latest ``limit`` events since a time."""
 
-    async def run(session: _Session) -> int:
+    async def run(session: _BrokerSession) -> int:
         found = await history.latest(
             session.connection, streams.EVENTS, _filter(session, type, key), limit,
             last=await _last(session), since=_since(since),
@@ -78,13 +78,13 @@ def list_(file: Path, *, type: str, key: str, since: str, limit: int) -> int:  #
         )
         return 0
 
-    return _with(file, run)
+    return _run_with_broker(file, run)
 
 
 def tail(file: Path, *, type: str, key: str) -> int:  # noqa: A002 - as above
     """Print events as they are published, until Ctrl-C."""
 
-    async def run(session: _Session) -> int:
+    async def run(session: _BrokerSession) -> int:
         woken = asyncio.Event()
 
         async def wake(_: object) -> None:
@@ -97,7 +97,7 @@ def tail(file: Path, *, type: str, key: str) -> int:  # noqa: A002 - as above
             async for event in history.read(connection, streams.EVENTS, filter_, after=after):
                 after = event.sequence
                 print("  ".join(_row(event)), _json(session.contract, event), flush=True)
-            # A message is heard of before it is stored; and a batch when none of it is there yet.
+            # The subscription gets a message before it is stored, and the first one of a batch before any is stored.
             woken.clear()
             try:
                 await asyncio.wait_for(woken.wait(), 1.0)
@@ -106,29 +106,29 @@ def tail(file: Path, *, type: str, key: str) -> int:  # noqa: A002 - as above
                 continue
         raise Faults([Fault("broker", "the connection ended")])
 
-    return _with(file, run)
+    return _run_with_broker(file, run)
 
 
 def show(file: Path, which: str, *, type: str, key: str) -> int:  # noqa: A002 - as above
-    """Print one event whole: its attributes and its message as JSON."""
+    """Print one event with its attributes and its message as JSON."""
 
-    async def run(session: _Session) -> int:
-        event = await _one(session, which, _filter(session, type, key))
+    async def run(session: _BrokerSession) -> int:
+        event = await _find(session, which, _filter(session, type, key))
         if event is None:
-            raise Faults([Fault(which, "there is no such event; `mesh events list` shows what there is")])
+            raise Faults([Fault(which, "there is no such event; `mesh events list` lists the events")])
         print(f"place    {event.sequence}\nsubject  {event.subject}\nstored   {event.time.isoformat()}")
         for name, value in sorted(event.headers.items()):
             print(f"{name}: {value}")
         print(_json(session.contract, event, indent=2))
         return 0
 
-    return _with(file, run)
+    return _run_with_broker(file, run)
 
 
 def publish(file: Path, type: str, data: str) -> int:  # noqa: A002 - as above
     """Publish an event by hand."""
 
-    async def run(session: _Session) -> int:
+    async def run(session: _BrokerSession) -> int:
         name = _type(session, type)
         declared = session.contract.events[name]
         try:
@@ -143,76 +143,77 @@ def publish(file: Path, type: str, data: str) -> int:  # noqa: A002 - as above
         print(event.id)
         return 0
 
-    return _with(file, run)
+    return _run_with_broker(file, run)
 
 
 def dead(file: Path, *, method: str) -> int:
     """Print the dead letters."""
 
-    async def run(session: _Session) -> int:
+    async def run(session: _BrokerSession) -> int:
         rows = []
-        async for letter in _letters(session, method):
-            told = read_dead_letter(letter.headers)
-            died = _clock(told.time)
-            why = f"{told.code}: {told.error}" if told.code else told.reason
-            rows.append((str(letter.sequence), died, told.method.lstrip("/"), str(told.attempts), told.trace[:8], why))
-        print(table(("letter", "died", "method", "tries", "trace", "why"), rows) if rows else "no dead letters")
+        async for dead_letter in _dead_letters(session, method):
+            one = read_dead_letter(dead_letter.headers)
+            reason = f"{one.code}: {one.error}" if one.code else one.reason
+            number, died = str(dead_letter.sequence), _local_time(one.time)
+            rows.append((number, died, one.method.lstrip("/"), str(one.attempts), one.trace[:8], reason))
+        print(table(("number", "died", "method", "attempts", "trace", "reason"), rows) if rows else "no dead letters")
         return 0
 
-    return _with(file, run)
+    return _run_with_broker(file, run)
 
 
 def redrive(file: Path, numbers: list[int], *, method: str, every: bool) -> int:
-    """Deliver dead letters to their methods again, and remove them."""
+    """Redeliver dead letters to their methods, and remove them."""
 
-    async def run(session: _Session) -> int:
+    async def run(session: _BrokerSession) -> int:
         done, left = 0, 0
-        async for letter in _chosen(session, numbers, method, every=every):
-            whole = await redrive_replay.with_event(session.connection, letter)
-            message = None if whole is None else redrive_replay.redriven(whole, session.consumers)
+        async for dead_letter in _selected(session, numbers, method, every=every):
+            complete = await redrive_replay.with_event(session.connection, dead_letter)
+            message = None if complete is None else redrive_replay.redriven(complete, session.consumers)
             if message is None:
                 left += 1
-                why = "the contract has its trigger no more" if whole else redrive_replay.missing_reason(letter)
-                print(f"letter {letter.sequence}: {why}", file=sys.stderr)
+                no_trigger = "its trigger is no longer in the contract"
+                reason = no_trigger if complete else redrive_replay.missing_reason(dead_letter)
+                print(f"dead letter {dead_letter.sequence}: {reason}", file=sys.stderr)
                 continue
             await session.broker.store(message)
-            await history.delete(session.connection, streams.DEAD, letter.sequence)
+            await history.delete(session.connection, streams.DEAD, dead_letter.sequence)
             done += 1
-            _progress("redriven", done, letter.left)
+            _progress("redriven", done, dead_letter.left)
         print(f"redriven {done}, left {left}")
         return 1 if left else 0
 
-    return _with(file, run)
+    return _run_with_broker(file, run)
 
 
 def discard(file: Path, numbers: list[int], *, method: str, every: bool) -> int:
-    """Remove dead letters for good."""
+    """Remove dead letters."""
 
-    async def run(session: _Session) -> int:
+    async def run(session: _BrokerSession) -> int:
         done = 0
-        async for letter in _chosen(session, numbers, method, every=every):
-            await history.delete(session.connection, streams.DEAD, letter.sequence)
+        async for dead_letter in _selected(session, numbers, method, every=every):
+            await history.delete(session.connection, streams.DEAD, dead_letter.sequence)
             done += 1
-            _progress("discarded", done, letter.left)
+            _progress("discarded", done, dead_letter.left)
         print(f"discarded {done}")
         return 0
 
-    return _with(file, run)
+    return _run_with_broker(file, run)
 
 
 def replay(file: Path, method: str, *, since: str) -> int:
-    """Call a method again for the events and changes of a time."""
+    """Deliver the events and changes since a time to a method again."""
 
-    async def run(session: _Session) -> int:
+    async def run(session: _BrokerSession) -> int:
         published = [one for one in session.consumers.values() if one.ordered]
-        mine = [one for one in published if _is(one.group, method)]
+        mine = [one for one in published if _names(one.group, method)]
         if not mine:
             known = sorted({one.group for one in published})
             text = f"no event or change calls it; known are {', '.join(known) or 'none'}"
             raise Faults([Fault(method, text)])
         run_, done, began = uuid4().hex[:8], 0, _since(since)
-        wholes = {(one.stream, re.sub(r"\.\d+\.\*$", ".*.*", one.filters[0])) for one in mine}
-        for stream, filter_ in sorted(wholes):
+        all_partitions = {(one.stream, re.sub(r"\.\d+\.\*$", ".*.*", one.filters[0])) for one in mine}
+        for stream, filter_ in sorted(all_partitions):
             async for event in history.read(session.connection, stream, filter_, since=began):
                 consumer = redrive_replay.consumer_for(mine, event.subject)
                 if consumer is not None:
@@ -222,13 +223,13 @@ def replay(file: Path, method: str, *, since: str) -> int:
         print(f"replayed {done} as {run_}")
         return 0
 
-    return _with(file, run)
+    return _run_with_broker(file, run)
 
 
 # -- parts --
 
 
-def _with(file: Path, run: Callable[[_Session], Awaitable[int]]) -> int:
+def _run_with_broker(file: Path, run: Callable[[_BrokerSession], Awaitable[int]]) -> int:
     manifest, contract = project.load(file)
 
     async def inside() -> int:
@@ -242,11 +243,11 @@ def _with(file: Path, run: Callable[[_Session], Awaitable[int]]) -> int:
 
 
 @asynccontextmanager
-async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_Session]:
+async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_BrokerSession]:
     """Connect to the broker of mesh.toml, or to that of the running mesh.
 
     Raises:
-        Faults: There is none, or it does not answer.
+        Faults: There is no broker, or it cannot be reached.
     """
     mesh = run_state.running(manifest.state)
     url = manifest.broker or (mesh.broker if mesh is not None else "")
@@ -258,20 +259,20 @@ async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_Ses
     broker.start()
     try:
         try:
-            connection = await asyncio.wait_for(broker.ready(), CONNECT)
+            connection = await asyncio.wait_for(broker.ready(), CONNECT_TIMEOUT)
         except TimeoutError:
-            raise Faults([Fault("broker", f"it does not answer within {CONNECT:g} s")]) from None
+            raise Faults([Fault("broker", f"it did not accept a connection within {CONNECT_TIMEOUT:g} s")]) from None
         consumers = {one.name: one for one in consumers_of(contract.services.values())}
-        yield _Session(contract, broker, connection, consumers)
+        yield _BrokerSession(contract, broker, connection, consumers)
     finally:
         await broker.stop()
 
 
-def _type(session: _Session, text: str) -> str:
-    """Return the full name of an event that is named in full or by its last part.
+def _type(session: _BrokerSession, text: str) -> str:
+    """Return the full name of an event, given in full or by its last part.
 
     Raises:
-        Faults: There is none, or several.
+        Faults: No event matches, or several do.
     """
     known = sorted(session.contract.events)
     found = [name for name in known if text in (name, name.rpartition(".")[2])]
@@ -280,18 +281,18 @@ def _type(session: _Session, text: str) -> str:
     return found[0]
 
 
-def _filter(session: _Session, type: str, key: str) -> str:  # noqa: A002 - as above
+def _filter(session: _BrokerSession, type: str, key: str) -> str:  # noqa: A002 - as above
     name = _type(session, type) if type else ""
     if key:
         return subjects.key_filter(name, key)
-    return subjects.event_filter(name) if name else ALL
+    return subjects.event_filter(name) if name else ALL_EVENTS
 
 
-async def _last(session: _Session) -> int:
+async def _last(session: _BrokerSession) -> int:
     return await history.last_sequence(session.connection, streams.EVENTS)
 
 
-async def _one(session: _Session, which: str, filter_: str) -> StreamMessage | None:
+async def _find(session: _BrokerSession, which: str, filter_: str) -> StreamMessage | None:
     """Return an event by its place or its id, or None."""
     connection = session.connection
     if which.isdecimal():
@@ -301,31 +302,31 @@ async def _one(session: _Session, which: str, filter_: str) -> StreamMessage | N
         ):
             return event
         return None
-    looked = 0
+    scanned = 0
     made = made_at(which)
-    if made is not None:  # it was stored then or, if it waited in an outbox, later
-        async for event in history.read(connection, streams.EVENTS, filter_, since=made - SLACK):
+    if made is not None:  # it was stored at that time, or later if it waited in an outbox
+        async for event in history.read(connection, streams.EVENTS, filter_, since=made - CLOCK_DIFFERENCE):
             if event.headers.get("ce-id") == which:
                 return event
-            looked += 1
-            _progress("looked at", looked, event.left, MANY)
-    looked = 0
+            scanned += 1
+            _progress("scanned", scanned, event.left, SCANNED_PER_LINE)
+    scanned = 0
     last = await _last(session)
     async for part in history.backwards(connection, streams.EVENTS, filter_, last=last):
         for event in part:
             if event.headers.get("ce-id") == which:
                 return event
-        before, looked = looked, looked + len(part)
-        if looked // MANY > before // MANY:
-            print(f"looked at {looked:,}, the newest first", file=sys.stderr, flush=True)
+        before, scanned = scanned, scanned + len(part)
+        if scanned // SCANNED_PER_LINE > before // SCANNED_PER_LINE:
+            print(f"scanned {scanned:,}, the newest first", file=sys.stderr, flush=True)
     return None
 
 
 def _since(text: str) -> datetime | None:
-    """Return when something begins: a duration ago, or a time.
+    """Return the time of ``--since``, which is a duration before now or a time.
 
     Raises:
-        Faults: It is neither.
+        Faults: The text is neither.
     """
     if not text:
         return None
@@ -338,50 +339,50 @@ def _since(text: str) -> datetime | None:
     return time if time.tzinfo is not None else time.astimezone()
 
 
-async def _letters(session: _Session, method: str) -> AsyncIterator[StreamMessage]:
+async def _dead_letters(session: _BrokerSession, method: str) -> AsyncIterator[StreamMessage]:
     filter_ = f"{subjects.DEAD}.*.{method.rpartition('/')[2] or '*'}"
-    async for letter in history.read(session.connection, streams.DEAD, filter_):
-        if not method or _is(read_dead_letter(letter.headers).method.lstrip("/"), method):
-            yield letter
+    async for dead_letter in history.read(session.connection, streams.DEAD, filter_):
+        if not method or _names(read_dead_letter(dead_letter.headers).method.lstrip("/"), method):
+            yield dead_letter
 
 
-async def _chosen(session: _Session, numbers: list[int], method: str, *, every: bool) -> AsyncIterator[StreamMessage]:
-    """Yield the letters that were asked for.
+async def _selected(
+    session: _BrokerSession, numbers: list[int], method: str, *, every: bool
+) -> AsyncIterator[StreamMessage]:
+    """Yield the selected dead letters.
 
     Raises:
-        Faults: Nothing was, or a number or the method is none; nothing is done then.
+        Faults: No selection was given, or a number or the method does not exist. Nothing is done then.
     """
     if not (numbers or method or every):
-        raise Faults([Fault("mesh events dead", "say which: their numbers, --method METHOD, or --all")])
-    # All at first: what is redriven may die again, at the end of the same stream; and with a wrong number, none.
-    letters = [one async for one in _letters(session, method)]
-    missing = set(numbers) - {one.sequence for one in letters}
+        raise Faults([Fault("mesh events dead", "select dead letters: their numbers, --method METHOD, or --all")])
+    # Read all of them first: a redriven event may become a dead letter again, at the end of the same stream. And with a
+    # wrong number, nothing must be done.
+    dead_letters = [one async for one in _dead_letters(session, method)]
+    missing = set(numbers) - {one.sequence for one in dead_letters}
     if missing:
         text = f"there is no such dead letter{f' of {method}' if method else ''}; `mesh events dead` lists them"
         raise Faults([Fault(str(number), text) for number in sorted(missing)])
-    if method and not letters and not any(_is(one.group, method) for one in session.consumers.values()):
+    if method and not dead_letters and not any(_names(one.group, method) for one in session.consumers.values()):
         known = sorted({one.group for one in session.consumers.values()})
         raise Faults([Fault(method, f"no event, change or schedule calls it; known are {', '.join(known) or 'none'}")])
-    for letter in letters:
-        if not numbers or letter.sequence in numbers:
-            yield letter
+    for dead_letter in dead_letters:
+        if not numbers or dead_letter.sequence in numbers:
+            yield dead_letter
 
 
-def _is(method: str, text: str) -> bool:
-    """Return whether a text names a method: in full, or without what stands before a dot or the slash."""
+def _names(method: str, text: str) -> bool:
+    """Whether a text names a method, in full or by its part after a dot or the slash."""
     text = text.lstrip("/")
     return method == text or method.endswith((f".{text}", f"/{text}"))
 
 
 def _row(event: StreamMessage) -> tuple[str, ...]:
-    told = event.headers
-    return (
-        str(event.sequence), _clock(event.time), told.get("ce-type", ""), told.get("ce-subject", ""),
-        told.get("ce-source", ""), told.get("ce-id", ""),
-    )  # fmt: skip
+    attributes = (event.headers.get(f"ce-{name}", "") for name in ("type", "subject", "source", "id"))
+    return (str(event.sequence), _local_time(event.time), *attributes)
 
 
-def _clock(time: datetime) -> str:
+def _local_time(time: datetime) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -391,7 +392,7 @@ def _json(contract: Contract, event: StreamMessage, indent: int | None = None) -
         return f"({len(event.data)} bytes of a type that the contract does not have)"
     try:
         message: Any = parser(declared.message)(event.data)
-    except Exception:  # noqa: BLE001 - another publisher's bytes
+    except Exception:  # noqa: BLE001 - bytes of another publisher
         return f"({len(event.data)} bytes that are no {declared.name})"
     try:
         return json_for(sys.stdout, _CODECS.of(declared.message).dump(message), indent=indent)
@@ -399,6 +400,6 @@ def _json(contract: Contract, event: StreamMessage, indent: int | None = None) -
         return f"({len(event.data)} bytes: {error})"
 
 
-def _progress(what: str, done: int, left: int, every: int = EVERY) -> None:
-    if done % every == 0:
-        print(f"{what} {done:,}, about {left:,} to go", file=sys.stderr, flush=True)
+def _progress(label: str, done: int, left: int, per_line: int = DONE_PER_LINE) -> None:
+    if done % per_line == 0:
+        print(f"{label} {done:,}, about {left:,} to go", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The words of ``mesh events``: what can be asked, and which function answers. Loads nothing heavy for ``--help``."""
+"""Arguments of ``mesh events``, and the function of each command. The module loads nothing heavy, for ``--help``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, TypeAlias
 
 __all__ = ["add", "run"]
 
-Act: TypeAlias = Callable[[argparse.Namespace], int]
+RunCommand: TypeAlias = Callable[[argparse.Namespace], int]
 
 
 def run(options: argparse.Namespace, file: Path) -> int:
-    """Do what was asked, with the mesh of a mesh.toml; returns the exit code."""
-    from mesh.control.commands import events_actions  # noqa: PLC0415 - protobuf, nats: only who runs them
+    """Run the command with the mesh of a mesh.toml; return the exit code."""
+    from mesh.control.commands import events_actions  # noqa: PLC0415 - protobuf and nats are heavy
 
-    answers: dict[str, Callable[[], int]] = {
+    actions: dict[str, Callable[[], int]] = {
         "list": lambda: events_actions.list_(
             file, type=options.type, key=options.key, since=options.since, limit=options.limit
         ),
@@ -25,20 +25,20 @@ def run(options: argparse.Namespace, file: Path) -> int:
         "publish": lambda: events_actions.publish(file, options.type, options.data),
         "replay": lambda: events_actions.replay(file, options.method, since=options.since),
         "dead": lambda: events_actions.dead(file, method=options.method),
-        "redrive": lambda: events_actions.redrive(file, options.letters, method=options.method, every=options.all),
-        "discard": lambda: events_actions.discard(file, options.letters, method=options.method, every=options.all),
+        "redrive": lambda: events_actions.redrive(file, options.numbers, method=options.method, every=options.all),
+        "discard": lambda: events_actions.discard(file, options.numbers, method=options.method, every=options.all),
     }
-    what = options.what
-    return answers[options.do if what == "dead" and options.do != "list" else what]()
+    name = options.command
+    return actions[options.action if name == "dead" and options.action != "list" else name]()
 
 
-def add(command: Callable[..., argparse.ArgumentParser], commands: Any, act: Act) -> None:
+def add(command: Callable[..., argparse.ArgumentParser], commands: Any, run_command: RunCommand) -> None:
     """Add the commands.
 
     Args:
-        command: Makes a parser: name, what it runs, summary, text, group.
+        command: Makes a parser of a name, a function to run, a summary, a text and a group.
         commands: The commands of ``mesh``.
-        act: What they run.
+        run_command: The function that they run.
     """
     group = commands.add_parser(
         "events",
@@ -48,34 +48,38 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, act: Act
     ).add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def made(name: str, summary: str, text: str) -> argparse.ArgumentParser:
-        parser = command(name, act, summary, text, group)
-        parser.set_defaults(what=name)
+        parser = command(name, run_command, summary, text, group)
+        parser.set_defaults(command=name)
         return parser
 
     def typed(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--type", default="", metavar="EVENT", help="only events of this message")
-        parser.add_argument("--key", default="", metavar="KEY", help="only events of this key")
+        parser.add_argument("--key", default="", metavar="KEY", help="only events with this key")
 
-    ago = "a duration ago (2h) or a time (2026-11-22T10:00)"
+    ago = "a duration before now (2h) or a time (2026-11-22T10:00)"
     parser = made("list", "list the latest events", _EVENTS)
     typed(parser)
     parser.add_argument("--since", default="", metavar="WHEN", help=ago)
-    parser.add_argument("--limit", type=_positive, default=50, metavar="NUMBER", help="at most so many (default: 50)")
+    parser.add_argument(
+        "--limit", type=_positive, default=50, metavar="NUMBER", help="maximum number of events (default: 50)"
+    )
     typed(made("tail", "print events as they are published", _EVENTS))
-    parser = made("show", "print one event whole", _EVENTS)
-    parser.add_argument("event", metavar="PLACE|ID", help="which one")
+    parser = made("show", "print one event with its attributes", _EVENTS)
+    parser.add_argument("event", metavar="PLACE|ID", help="its place in the list, or its id")
     typed(parser)
     parser = made("publish", "publish an event by hand", _EVENTS)
-    parser.add_argument("type", metavar="EVENT", help="the message, in full or by its last name")
+    parser.add_argument("type", metavar="EVENT", help="the message, by its full name or the last part of it")
     parser.add_argument("-d", "--data", default="", help="the message as JSON; @FILE or @- (standard input) reads it")
-    parser = made("replay", "call a method again for past events", _REPLAY)
-    parser.add_argument("method", metavar="METHOD", help="whose trigger is an event or a change")
-    parser.add_argument("--since", default="", metavar="WHEN", help=f"{ago}; default: all that is kept")
+    parser = made("replay", "deliver past events to a method again", _REPLAY)
+    parser.add_argument("method", metavar="METHOD", help="a method with an event or a change as its trigger")
+    parser.add_argument("--since", default="", metavar="WHEN", help=f"{ago}; default: all stored events")
     parser = made("dead", "list, redrive or discard dead letters", _DEAD)
-    parser.add_argument("do", nargs="?", choices=("list", "redrive", "discard"), default="list", help="default: list")
-    parser.add_argument("letters", nargs="*", type=int, default=[], metavar="LETTER", help="their numbers")
-    parser.add_argument("--method", default="", metavar="METHOD", help="only those of this method")
-    parser.add_argument("--all", action="store_true", help="all of them")
+    parser.add_argument(
+        "action", nargs="?", choices=("list", "redrive", "discard"), default="list", help="default: list"
+    )
+    parser.add_argument("numbers", nargs="*", type=int, default=[], metavar="NUMBER", help="numbers of dead letters")
+    parser.add_argument("--method", default="", metavar="METHOD", help="dead letters of this method")
+    parser.add_argument("--all", action="store_true", help="all dead letters")
 
 
 def _positive(text: str) -> int:
@@ -86,8 +90,8 @@ def _positive(text: str) -> int:
 
 
 _EVENTS = """
-Events are named by their message, in full or by its last name. The broker is that of mesh.toml, or that of the mesh
-which runs.
+An event is named by its message, in full or by the last part of the name. The broker is that of mesh.toml, or that of
+the running mesh.
 
   mesh events list --type UserRegistered --since 2h
   mesh events tail --key 4f1c2b
@@ -95,14 +99,14 @@ which runs.
   mesh events publish UserRegistered -d '{"userId": "u1"}'
 """
 _REPLAY = """
-The method is called again for every event, or change, that its trigger matches and that is still kept; nobody else is.
-Each has its effect again, in order with what is new of its key.
+Delivers every stored event or change that matches the method's trigger to this method again, and to no other one. Each
+event has its effect again, in order with new events of its key.
 
   mesh events replay login.v1.Login/OnUserRegistered --since 24h
 """
 _DEAD = """
-A dead letter is an event that a method failed for: for good, or too often. Redriven, it is delivered to that method
-again; discarded, it is gone.
+A dead letter is an event that a method could not process: with an error that no retry can mend, or after too many
+attempts. A redriven dead letter is delivered to its method again. A discarded one is deleted.
 
   mesh events dead
   mesh events dead redrive 17 18

@@ -201,7 +201,7 @@ class _FileWatcher:
     async def _follow(self, folders: list[Path], watching: asyncio.Event, *, recursive: bool) -> None:
         from watchfiles import awatch  # noqa: PLC0415 - only a reload needs it
 
-        # awatch does not tell that it has begun to watch; its first timeout shows it.
+        # awatch has no sign that it watches; its first timeout shows it.
         async for found in awatch(
             *folders,
             watch_filter=lambda _, name: self._wanted(Path(name)),

@@ -4,7 +4,8 @@ Decisions:
 
 - *The only importer of ``nats``.* The other packages see ``NatsConnection``, ``Message``, ``StreamMessage`` and
   ``BROKER_ERRORS``.
-- *A broken connection is replaced, not repaired.* nats-py's own reconnection is off: it would keep unsent publications
-  whose callers have given up. ``Broker`` opens a new connection and checks the streams each time.
+- *A broken connection is replaced, not repaired.* nats-py's own reconnection is off. Whatever waits on a broken
+connection
+  fails at once. ``Broker`` opens a new one and checks the streams each time, because the broker may have lost its disk.
 - *Knows neither publishing nor consuming.*
 """

@@ -1,4 +1,4 @@
-"""Reads of what a stream stores, without a consumer: JetStream's direct get in batches (NATS ADR-31), and single gets.
+"""Reads of stored messages without a consumer: JetStream's direct get in batches (NATS ADR-31), and single gets.
 
 The server finds a subject or a time in its index, so only the requested messages are read. It cannot read backwards
 from the end, so ``latest`` reads the end of the stream, then four times as many sequences before that, and so on.

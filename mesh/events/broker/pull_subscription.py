@@ -72,7 +72,7 @@ class PullSubscription:
         self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._receive)
 
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - the wait is part of what is done
-        """Unsubscribe and wait, at most this many seconds, until what was received before is handled."""
+        """Unsubscribe and wait, at most this many seconds, until messages received before are handled."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await asyncio.wait_for(subscription.drain(), timeout)  # type: ignore[no-untyped-call]

@@ -35,7 +35,7 @@ TYPE = "meshapi.v1.Change"
 _MAX_DEPTH = 16
 """Maximum levels of a JSON column. Each takes up to three levels of a protobuf message, which may have 100."""
 _EXACT = 2**53
-"""Largest integer below which a double represents every integer."""
+"""A double represents every integer up to this one."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 

@@ -6,7 +6,7 @@
 Decisions:
 
 - *One replica reads a partition at a time.* The broker pins each consumer to one client. ``assignment`` spreads the
-  partitions over the replicas, and a wrong guess costs time but no order.
+  partitions over the replicas; two replicas that disagree do no harm.
 - *An attempt is a call of the function that failed.* A delivery that was returned or refused is none. So the mesh
 counts
   attempts itself (``attempts``), and JetStream's ``max_deliver`` is off.

@@ -55,16 +55,18 @@ SETTLE_INTERVAL = 0.2
 HANDOVER_TIMEOUT = 2.0
 """Seconds that a shutdown asks a broker to unpin a partition. The pin of a broker that hangs ends by itself."""
 PAUSE_DELAY = 1.0
-"""Seconds before the next pull after the broker refused one; also the time for handling the last messages of a closed
-subscription, and between two cancellations."""
+"""Seconds before the next pull after the broker refused one."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds for handling messages that arrive while a subscription closes."""
 FAILURE_RETRY_DELAY = 5.0
 """Seconds before the retry of an event whose delivery failed unexpectedly."""
+CANCEL_INTERVAL = 1.0
+"""Seconds between two cancellations of a function that does not end."""
 CANCELLATIONS = 3
 """Number of times that a function that does not end is cancelled before its event is left to the broker."""
 
 Deliver = Callable[[Consumer, Message, HeldEvent], Awaitable[Decision]]
-"""Calls the function for a message and returns the decision. A dead letter is stored before it returns
-``DeadLetterDecision``."""
+"""Calls the function for a message and returns the decision. A dead letter is stored before ``GiveUp``."""
 
 
 @dataclass(slots=True)
@@ -167,7 +169,7 @@ class ConsumerReader:
             # Until the broker knows that nobody listens it could pin the partition to an open pull of this replica.
             # `_receive` returns messages that arrive meanwhile.
             with contextlib.suppress(*BROKER_ERRORS):
-                await self._subscription.close(PAUSE_DELAY)
+                await self._subscription.close(CLOSE_TIMEOUT)
         await self._act(self.partition.lose())
         if connection is not None and pinned:
             name = f"{self.consumer.stream}.{self.consumer.name}"
@@ -188,7 +190,7 @@ class ConsumerReader:
                 break
             for task in self._running.values():
                 cancel_task(task)
-            await asyncio.wait(self._running.values(), timeout=PAUSE_DELAY)
+            await asyncio.wait(self._running.values(), timeout=CANCEL_INTERVAL)
         if self._settling is not None:
             self._settling.cancel()
 

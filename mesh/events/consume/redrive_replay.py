@@ -33,7 +33,7 @@ def consumer_for(consumers: Iterable[Consumer], subject: str) -> Consumer | None
 
 
 def redriven(letter: StreamMessage, consumers: Mapping[str, Consumer]) -> Outgoing | None:
-    """Return the message that redrives a dead letter, or None if the contract has its trigger no more.
+    """Return the message that redrives a dead letter, or None if the contract no longer has its trigger.
 
     Args:
         letter: The dead letter.
@@ -57,8 +57,8 @@ async def with_event(connection: NatsConnection, letter: StreamMessage) -> Strea
     event = await history.get(connection, values.stream, values.sequence)
     if event is None or event.subject != values.subject:  # gone, or another event of a stream that was made anew
         return None
-    ours = {name: value for name, value in letter.headers.items() if name != LEFT_OUT}
-    return replace(letter, headers={**event.headers, **ours}, data=event.data)
+    reason = {name: value for name, value in letter.headers.items() if name != LEFT_OUT}
+    return replace(letter, headers={**event.headers, **reason}, data=event.data)
 
 
 def missing_reason(letter: StreamMessage) -> str:

@@ -285,7 +285,7 @@ async def _first(*awaited: Coroutine[Any, Any, object]) -> int:
 
 
 def _check(message: Outgoing) -> None:
-    """Check a message for faults that the broker would answer with an error that looks temporary.
+    """Check a message for faults that the broker would refuse with an error that looks temporary.
 
     Raises:
         ValueError: No stream has the subject, or a header is an instruction to the broker.

@@ -36,7 +36,8 @@ def check(address: str, timeout: float) -> str:
         return f"UNAVAILABLE: {error.strerror or error}"
     except (ngh2.NGH2Error, ValueError) as error:
         return f"UNAVAILABLE: it does not speak gRPC ({error})"
-    if headers.get(b"grpc-status") != b"0":
+    code = headers.get(b"grpc-status", b"")
+    if not code or code.strip(b"0"):  # "00" is OK too, as for grpcio and grpc-go
         return _error(headers)
     status = body[6] if body[5:6] == b"\x08" else 0  # field 1, a varint; a message without it is UNKNOWN
     return _STATUSES[status] if status < len(_STATUSES) else str(status)

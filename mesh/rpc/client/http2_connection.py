@@ -72,9 +72,10 @@ class Connection(asyncio.Protocol):
         loop: The event loop that it runs on.
         streams: The open streams by id.
         max_streams: Most open streams at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
-        draining: It takes no new streams.
-        has_responded: The server has sent at least one response on it.
+        draining: Whether it takes no new streams.
+        has_responded: Whether the server has sent at least one response on it.
         plain_headers: Response headers without metadata, as this server writes them. Nearly every response has them.
+        ready: Done when the server's SETTINGS have arrived; fails if the connection is lost before.
     """
 
     def __init__(self, endpoint: Endpoint, owner: ConnectionOwner) -> None:

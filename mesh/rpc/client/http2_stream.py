@@ -1,6 +1,6 @@
 """One HTTP/2 stream for one gRPC call: the response received so far, and the task that waits for more.
 
-No I/O and no HTTP/2 library. The connection feeds it; the transport (``mesh.rpc.client.transport``) reads it.
+It does no I/O and uses no HTTP/2 library. The connection feeds it; ``mesh.rpc.client.transport`` reads it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ OVERALL = ""
 
 
 class Health:
-    """Health service: NOT_SERVING for every service until ``serving``.
+    """Health service. Every service is NOT_SERVING until ``serving`` is called.
 
     Args:
         services: Full names of the services.

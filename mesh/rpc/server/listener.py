@@ -1,6 +1,6 @@
 """Listener: serves an ASGI application on one address by h2corn, embedded in the running event loop.
 
-The only module that imports h2corn. The configuration below rests on the measured behaviour of h2corn 2.0.0
+It is the only module that imports h2corn. The configuration below rests on the measured behaviour of h2corn 2.0.0
 (docs/servers.md). The listener speaks plain text: it has no parameters for TLS.
 """
 

@@ -11,8 +11,8 @@ Decisions:
   copied into a worker. The fork server preloads the framework and slow libraries, but not the service's own module. New
   code therefore needs only new forks, and module-level code runs once in each worker, as in the sidecar's process.
 - **Frames over a socket pair replace gRPC.** A unary call is one frame each way, and the frames of one turn of the
-  event loop are written at once. Onward calls of functions use the same connection, so workers hold no keys and no
-  connections to other services.
+  event loop are written at once. Calls that functions make (*onward calls*) go to the sidecar over the same connection,
+  and the sidecar makes them. So workers hold no keys and no connections to other services.
 - **The watermark is shared memory.** It tells after the death of a worker which functions had started. Calls whose
   function had not started are sent to another worker, whatever their method. Calls whose function had started fail,
   unless their method declares ``idempotency_level``.

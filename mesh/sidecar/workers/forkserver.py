@@ -125,6 +125,8 @@ class _UnassignedChild:
 
 
 class _ForkServer:
+    """The fork server of one service: its workers, its spare process, and the socket to the sidecar."""
+
     def __init__(self, control: socket.socket, setup: WorkerSetup) -> None:
         self._control = control
         self._setup = setup

@@ -1,6 +1,6 @@
 """Environment tag used to find and kill a worker's descendants.
 
-Linux tells the environment of a process (``/proc/PID/environ``). For a program it is the environment that it was
+Linux shows the environment of a process (``/proc/PID/environ``). For a program it is the environment that it was
 started with. For a process that was only forked it is the memory where its parent's environment was. So a worker writes
 its tag over the value of the variable in memory, and the sidecar starts the fork server with a value of that length. A
 process that a worker starts with an environment of its own making has no tag, and its worker is unknown.

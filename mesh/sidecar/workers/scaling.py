@@ -33,7 +33,7 @@ BURST_SECONDS = 1.0
 STABLE_SECONDS = 60.0
 """Seconds for which a number of workers that was needed is kept."""
 SURGE_FACTOR = 2.0
-"""Demand that is this many times the capacity is no coincidence of calls: it starts workers at once."""
+"""Demand of this many times the capacity starts workers at once; a few coinciding calls do not reach it."""
 SAMPLE_INTERVAL = 0.1
 """Seconds of the shortest sample, and so the precision of the end of the last call."""
 SLACK_CALLS = 0.1

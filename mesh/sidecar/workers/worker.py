@@ -175,7 +175,10 @@ class Worker:
         return self._started(self.connection.pending_calls.values())
 
     def lost_with_others(self, call: int | None) -> bool:
-        """Whether a lost call may not be the cause: another one had started too, or the sidecar ended the worker."""
+        """Whether the loss may have another cause than this call.
+
+        Another call had started too, or the sidecar ended the worker.
+        """
         return self.end_reason != "" or any(
             pending.id != call and self.process.watermark.reached(pending.id) for pending in self.connection.lost_calls
         )

@@ -173,6 +173,8 @@ class WorkerCall(ServedCall):
 
 
 class _WorkerProcess:
+    """The functions of one worker, and its connection to the sidecar."""
+
     def __init__(self, setup: WorkerSetup, contract: Contract, database: Database | None, dirty_pages: int) -> None:
         self._database = database
         self._setup = setup
