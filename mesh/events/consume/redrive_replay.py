@@ -32,38 +32,38 @@ def consumer_for(consumers: Iterable[Consumer], subject: str) -> Consumer | None
     return next((one for one in consumers if any(_matches(filter_, subject) for filter_ in one.filters)), None)
 
 
-def redriven(letter: StreamMessage, consumers: Mapping[str, Consumer]) -> Outgoing | None:
+def redriven(dead_letter: StreamMessage, consumers: Mapping[str, Consumer]) -> Outgoing | None:
     """Return the message that redrives a dead letter, or None if the contract no longer has its trigger.
 
     Args:
-        letter: The dead letter.
+        dead_letter: The dead letter.
         consumers: By name.
     """
-    values = read_dead_letter(letter.headers)
+    values = read_dead_letter(dead_letter.headers)
     consumer = consumers.get(values.consumer)
     if consumer is None:
         return None
-    headers = {**original_headers(letter.headers), MESSAGE_ID: f"redrive/{letter.sequence}"}
-    return Outgoing(_to(consumer, values.subject), headers, letter.data)
+    headers = {**original_headers(dead_letter.headers), MESSAGE_ID: f"redrive/{dead_letter.sequence}"}
+    return Outgoing(_to(consumer, values.subject), headers, dead_letter.data)
 
 
-async def with_event(connection: NatsConnection, letter: StreamMessage) -> StreamMessage | None:
+async def with_event(connection: NatsConnection, dead_letter: StreamMessage) -> StreamMessage | None:
     """Return a dead letter with its event, which may have been too large for it; None if the event is gone."""
-    if LEFT_OUT not in letter.headers:
-        return letter
-    values = read_dead_letter(letter.headers)
+    if LEFT_OUT not in dead_letter.headers:
+        return dead_letter
+    values = read_dead_letter(dead_letter.headers)
     if not values.stream:  # it was never in a stream (``mesh.events.unpublishable``)
         return None
     event = await history.get(connection, values.stream, values.sequence)
     if event is None or event.subject != values.subject:  # gone, or another event of a stream that was made anew
         return None
-    reason = {name: value for name, value in letter.headers.items() if name != LEFT_OUT}
-    return replace(letter, headers={**event.headers, **reason}, data=event.data)
+    reason = {name: value for name, value in dead_letter.headers.items() if name != LEFT_OUT}
+    return replace(dead_letter, headers={**event.headers, **reason}, data=event.data)
 
 
-def missing_reason(letter: StreamMessage) -> str:
+def missing_reason(dead_letter: StreamMessage) -> str:
     """Return the reason why a dead letter has no event that could be redriven."""
-    values = read_dead_letter(letter.headers)
+    values = read_dead_letter(dead_letter.headers)
     return "its stream no longer holds its event" if values.stream else values.reason
 
 
