@@ -197,7 +197,7 @@ class Call:
         trailers: Response metadata (encoded pairs) to be sent after the last message.
         peer: The ``host:port`` that an outbound call was sent to, as in the manifest; "" before it is sent.
         wait_for_ready: Whether an outbound call waits for a connection even if every address has just failed.
-        deadline_enforced: Whether a layer of this chain cancels the call at its deadline.
+        deadline_enforced: Whether a layer of this chain cancels the call at its deadline, so that others need not.
         compression: The encoding of an outbound call's requests (``"gzip"``), or "" for none.
         task: The task that answers the call, or None if it is not known. (Up to Python 3.11, to ask for the current
             task is a system call.)

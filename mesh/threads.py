@@ -86,7 +86,7 @@ class ThreadPool:
     """Bounded thread pool for the calls of one event loop.
 
     Args:
-        limit: ThreadPool at most, started on demand. Further calls are queued.
+        limit: Threads at most, started on demand. Further calls are queued.
     """
 
     def __init__(self, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""Codecs of message types: JSON → message, and the entry point of the package.
+"""Codecs of message types: the parser, JSON → message, joined with the printer. Entry point of the package.
 
 The proto3 JSON mapping, with its open choices made strict: unknown fields, a field given twice (under one name or under
 both of its names) and two members of one oneof are errors. A codec sets the fields of a new message. It does not merge.

@@ -200,7 +200,7 @@ class Transcoder:
             pretty: JSON over several lines.
 
         Raises:
-            mesh.protojson.codec.JsonEncodeError: The message has no JSON form.
+            mesh.protojson.wellknown.JsonEncodeError: The message has no JSON form.
             google.protobuf.message.DecodeError: The bytes are no message of this type.
         """
         if form is Form.PROTOBUF:

@@ -117,7 +117,7 @@ class Waiting(NamedTuple):
 
 
 class Outbox:
-    """Outbox of one service, which ``tx.publish`` writes to (``mesh.database.Outbox``).
+    """Outbox of one service, which ``tx.publish`` writes to (``mesh.database.TransactionOutbox``).
 
     Args:
         publications: The events that the service may publish.
