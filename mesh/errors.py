@@ -216,7 +216,7 @@ class ResourceExhausted(StatusError):
     """A limit was reached.
 
     Args:
-        message: Name of the limit.
+        message: Text for the caller: the limit that was reached.
         retry_after: Seconds after which a retry may succeed; becomes a ``google.rpc.RetryInfo`` detail and the HTTP
             header ``Retry-After``.
         details: Further details.
@@ -264,7 +264,7 @@ class Unavailable(StatusError):
     """The service is unavailable for now. A retry may succeed.
 
     Args:
-        message: Name of the unavailable resource.
+        message: Text for the caller: what is unavailable.
         retry_after: Seconds after which a retry may succeed (see ``ResourceExhausted``).
         details: Further details.
     """

@@ -46,7 +46,7 @@ def too_large(side: Side, limit: int, size: int | None = None) -> ResourceExhaus
 
 
 def oversized(error: StatusError) -> Side | None:
-    """Return the message of the call that was too large, or None for a failure with another reason."""
+    """Return the side whose message was too large, or None for a failure with another reason."""
     for detail in error.details:
         if isinstance(detail, error_details_pb2.ErrorInfo) and detail.domain == DOMAIN:
             return next((side for side in Side if side.value == detail.reason), None)

@@ -61,6 +61,8 @@ def test_a_service_imports_nothing_of_the_mesh_but_its_names_and_testing(project
         ("mesh/events/hops.py", "mesh.rpc"),
         ("mesh/contract/nosy.py", "mesh.config"),
         ("mesh/call.py", "mesh.layers"),
+        ("mesh/sidecar/nosy.py", "services.login.functions"),
+        ("mesh/auth/nosy.py", "h2corn"),
     ],
 )
 def test_a_wall_holds(project: Path, module: str, imports: str) -> None:

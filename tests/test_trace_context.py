@@ -68,7 +68,7 @@ def test_a_written_header_is_read_back_with_the_flags_that_are_defined(trace: in
         "00-" + "A" * 32 + "-" + "b" * 16 + "-01",
     ],
 )
-def test_what_names_no_parse_span_context(text: str) -> None:
+def test_an_invalid_traceparent_names_no_span(text: str) -> None:
     assert parse_span_context(text, "") is None
 
 

@@ -123,7 +123,7 @@ async def _run(experiment: Experiment, manifest: Manifest, server: Postgresql | 
     if server is None:
         return await experiment.run()
     try:
-        await server.start([name for name, entry in manifest.services.items() if entry.database])
+        await server.start([name for name, config in manifest.services.items() if config.database])
         return await experiment.run()
     finally:
         await server.close()
@@ -173,17 +173,17 @@ def _environment(found: Manifest, folder: Path, server: Postgresql | None, *, wo
     if found.edge is not None:
         words["MESH_EDGE_LISTEN"] = "127.0.0.1:0"
     faults = []
-    for name, entry in found.services.items():
+    for name, config in found.services.items():
         prefix = f"MESH_SERVICES_{name.upper().replace('-', '_')}"
         words |= {f"{prefix}_LISTEN": "127.0.0.1:0", f"{prefix}_ADDRESS": ""}
-        if entry.database and server is not None:
+        if config.database and server is not None:
             words[f"{prefix}_DATABASE"] = server.url(name)
-        elif entry.database and database_url.parse(entry.database).file is not None:
+        elif config.database and database_url.parse(config.database).file is not None:
             words[f"{prefix}_DATABASE"] = database_url.sqlite_url(folder / f"{name}.db")
-        elif entry.database:
+        elif config.database:
             text = "its data is never touched; with --postgresql the service gets a database in a PostgreSQL of its own"
             faults.append(Fault(f"{found.file.name} [services.{name}] database", text))
-        if workers and entry.workers is None and name not in found.lambdas:
+        if workers and config.workers is None and name not in found.lambdas:
             words[f"{prefix}_WORKERS"] = "{ min = 1, max = 2 }"
     if faults:
         raise Faults(faults)
@@ -201,7 +201,7 @@ def _experiment(
     """
     if manifest.edge is None:
         raise UncountableError("it has no [edge], and calls are made through the edge")
-    databases = {name: entry.database for name, entry in manifest.services.items() if entry.database}
+    databases = {name: config.database for name, config in manifest.services.items() if config.database}
     publishers = [service for name in databases for service in manifest.services[name].serves]
     workload = requests.choose_workload(
         contract, publishers, options.call, options.data, options.event, options.headers
@@ -217,7 +217,7 @@ def _experiment(
         targets = plan.targets(
             list(manifest.services),
             edge=True,
-            workers=[name for name, entry in manifest.services.items() if entry.workers is not None],
+            workers=[name for name, config in manifest.services.items() if config.workers is not None],
             databases=[] if server is not None else list(databases),
             postgresql=server is not None,
             only=options.only,

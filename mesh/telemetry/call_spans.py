@@ -131,7 +131,10 @@ def inbound(recorder: Recorder, propagation: Propagation, instrument: Instrument
 
 
 def outbound(recorder: Recorder, propagation: Propagation, instrument: Instrument) -> Layer:
-    """Return the layer for calls that a component makes. Its CLIENT span goes into the metadata."""
+    """Return the layer for calls that a component makes.
+
+    It starts a CLIENT span, a child of the current span, and writes it into the metadata.
+    """
     methods = _MethodSeriesByPath(instrument, _CLIENT_FAULTS)
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:

@@ -61,7 +61,7 @@ class Telemetry:
 
     Attributes:
         inbound: The trace layer of the sidecar's chain.
-        outbound: The trace layer of the chain of onward calls.
+        outbound: The trace layer of the chain of outbound calls.
         http: The trace layer of the edge's chain.
         tracer_provider: Creates the spans that functions start through the API.
         meter_provider: Creates the instruments of functions.

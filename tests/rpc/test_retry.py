@@ -43,6 +43,21 @@ def test_a_retry_is_only_ever_one_that_may_be(given_):
     assert wait == given_["pushback_delay"] if given_["pushback_delay"] is not None else wait < POLICY.max_delay * 1.21
 
 
+@pytest.mark.parametrize("code", Code)
+def test_only_unavailable_is_retried(code):
+    wait = decide(
+        POLICY,
+        code=code,
+        attempts=1,
+        replayable=True,
+        budget_spent=False,
+        pushback_delay=None,
+        remaining=None,
+        chance=0.5,
+    )
+    assert (wait is not None) == (code is Code.UNAVAILABLE)
+
+
 @given(st.integers(1, 3), st.floats(0, 1))
 def test_waits_grow(attempts, chance):
     def wait(number):

@@ -88,7 +88,7 @@ def address_of(manifest: Manifest, service: str) -> str:
         Faults: No service of mesh.toml serves it, or more than one matches; or it listens on a free port and the mesh
             does not run.
     """
-    hosts = {full: name for name, entry in manifest.services.items() for full in entry.serves}
+    hosts = {full: name for name, config in manifest.services.items() for full in config.serves}
     try:
         name = hosts[reflection_client.find(service, list(hosts))]
     except reflection_client.NoSuchMethod as error:

@@ -82,7 +82,7 @@ def _check(name: str, manifest: Manifest | None) -> None:
 def _values(name: str, file: Path, manifest: Manifest | None) -> dict[str, str]:
     root = file.resolve().parent
     protos = manifest.protos[0] if manifest else root / "protos"
-    used = {split(entry.listen)[1] for entry in manifest.services.values()} if manifest else set()
+    used = {split(config.listen)[1] for config in manifest.services.values()} if manifest else set()
     if manifest is not None and manifest.edge is not None:
         used.add(split(manifest.edge.listen)[1])
     return {

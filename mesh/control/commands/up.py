@@ -73,7 +73,7 @@ def run(file: Path, *, raw: bool, reload: bool = False, max_restart_delay: float
 @contextlib.contextmanager
 def _sockets(manifest: Manifest) -> Iterator[dict[str, socket.socket]]:
     """Bind the address of every component, or none: name → listening socket."""
-    wanted = {name: (f"[services.{name}]", entry.listen) for name, entry in manifest.services.items()}
+    wanted = {name: (f"[services.{name}]", config.listen) for name, config in manifest.services.items()}
     if manifest.edge is not None:
         wanted[EDGE] = ("[edge]", manifest.edge.listen)
     with ExitStack() as opened:
@@ -137,8 +137,8 @@ def _addresses(manifest: Manifest, bound: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables with the addresses of services whose ``address`` mesh.toml does not set."""
     return {
         f"MESH_SERVICES_{name.upper().replace('-', '_')}_ADDRESS": reachable(bound[name])
-        for name, entry in manifest.services.items()
-        if not entry.address
+        for name, config in manifest.services.items()
+        if not config.address
     }
 
 

@@ -186,46 +186,46 @@ class SidecarComponent:
         *,
         migrate: bool,
     ) -> None:
-        entry = manifest.services[name]
+        config = manifest.services[name]
         self._place = f"{manifest.file.name} [services.{name}]"
         common = self._common = _SharedParts(manifest, contract, name)
-        served = [contract.services[service] for service in entry.serves]
+        served = [contract.services[service] for service in config.serves]
         self._events = ServiceEvents(manifest, contract, name) if needs_broker(manifest, contract, name) else None
         self._pool = (
-            None if entry.workers is None else _pool(manifest, contract, entry.workers, common, self._events, name)
+            None if config.workers is None else _pool(manifest, contract, config.workers, common, self._events, name)
         )
-        load = partial(functions_of, entry.module, manifest.lambdas.get(name), served)
+        load = partial(functions_of, config.module, manifest.lambdas.get(name), served)
         functions = self._pool or (load() if main is None else main.call(load))
-        self._database = self._open(manifest, entry, name, migrate=migrate)
+        self._database = self._open(manifest, config, name, migrate=migrate)
         channel = Channel(common.onward, contract)
         service = ServiceContext(
             name,
             channel=channel,
             blocking=BlockingChannel(channel, asyncio.get_running_loop()),
             database=self._database,
-            settings=entry.settings,
+            settings=config.settings,
             publisher=self._events.publisher if self._events else None,
         )
         self._sidecar = Sidecar(
             contract,
-            entry.serves,
+            config.serves,
             functions,
             service,
             trace=common.telemetry.inbound,
             authenticate=authenticate(common.tokens, PeerVerifier(common.identity)),
             authorize=authorize(contract, common.serves),
-            concurrency_limit=ConcurrencyLimit(entry.concurrency, entry.queue),
-            listen=entry.listen,
+            concurrency_limit=ConcurrencyLimit(config.concurrency, config.queue),
+            listen=config.listen,
             fd=fd,
-            max_message=int(entry.max_message),
-            drain=float(entry.drain),
+            max_message=int(config.max_message),
+            drain=float(config.drain),
             threads=main,
         )
         if self._pool is not None:
             self._pool.prepare()
 
-    def _open(self, manifest: Manifest, entry: ServiceConfig, name: str, *, migrate: bool) -> Database | None:
-        if not entry.database:
+    def _open(self, manifest: Manifest, config: ServiceConfig, name: str, *, migrate: bool) -> Database | None:
+        if not config.database:
             return None
         from mesh.database import Database, DatabaseError  # noqa: PLC0415 - a third of the imports; the edge needs none
         from mesh.events.changes import capture  # noqa: PLC0415 - as above
@@ -234,8 +234,8 @@ class SidecarComponent:
         uninstall = partial(capture.install, service=name, tables=())
         try:
             return Database(
-                entry.database,
-                migrations=_migrations(manifest, entry),
+                config.database,
+                migrations=_migrations(manifest, config),
                 migrate=migrate,
                 name=name,
                 before=(capture.suspend,),
@@ -299,22 +299,22 @@ def _pool(
     name: str,
 ) -> WorkerPool:
     """Return the worker pool of a service."""
-    entry = manifest.services[name]
+    config = manifest.services[name]
     keep = manifest.state / "preload" / f"{name}.json"
     function = manifest.lambdas.get(name)
     if function is not None:
         install(function)  # the fork server and its workers inherit the environment of the Lambda function
     setup = WorkerSetup(
         name=name,
-        module=entry.module,
+        module=config.module,
         function=function,
-        serves=entry.serves,
+        serves=config.serves,
         files=contract.files.SerializeToString(),
         path=tuple(sys.path),
         services=tuple(contract.services),
-        preload=preload.find(entry.module, root=manifest.root, stubs=manifest.stubs, keep=keep).modules,
-        settings=entry.settings,
-        database=entry.database,
+        preload=preload.find(config.module, root=manifest.root, stubs=manifest.stubs, keep=keep).modules,
+        settings=config.settings,
+        database=config.database,
         events=events is not None,
         bytecode=str(manifest.state / "bytecode"),
         encoding=sys.stdout.encoding,
@@ -323,7 +323,7 @@ def _pool(
         contract,
         setup,
         workers,
-        queue=entry.queue,
+        queue=config.queue,
         onward=common.onward,
         spans=common.telemetry.export_worker_span,
         metrics=common.telemetry.record_measurement,
@@ -331,11 +331,11 @@ def _pool(
     )
 
 
-def _migrations(manifest: Manifest, entry: ServiceConfig) -> Path | None:
+def _migrations(manifest: Manifest, config: ServiceConfig) -> Path | None:
     """Return the folder of migration versions: the one of mesh.toml, or ``migrations`` beside the module, or None."""
-    if entry.migrations:
-        return manifest.root / entry.migrations
-    spec = module_spec(entry.module)
+    if config.migrations:
+        return manifest.root / config.migrations
+    spec = module_spec(config.module)
     beside = Path(spec.origin).parent / "migrations" if spec is not None and spec.origin else None
     return beside if beside is not None and beside.is_dir() else None
 

@@ -102,26 +102,26 @@ class ServiceEvents:
     """
 
     def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
-        entry = manifest.services[name]
+        config = manifest.services[name]
         self._name = name
         self._contract = contract
         self.broker = Broker(broker_settings(manifest, name), name)
-        publications = Publications(contract, entry.serves, name)
+        publications = Publications(contract, config.serves, name)
         self.publisher = Publisher(publications, self.broker)
         self.outbox: Outbox | None = None
         self._relay: Relay | None = None
-        self._sqlite = entry.database.startswith("sqlite:")
-        self._drain = float(entry.drain)
+        self._sqlite = config.database.startswith("sqlite:")
+        self._drain = float(config.drain)
         self._served = topology.served(manifest, contract, name)
         self._triggered = any(method.triggers for service in self._served for method in service.methods.values())
         self._delivery: Delivery | None = None
         self._pruning: asyncio.Task[None] | None = None
         self._delivery_settings = DeliverySettings(
             limits=RetryLimits(attempts=manifest.events.max_deliveries),
-            concurrency=entry.concurrency,
+            concurrency=config.concurrency,
             hops=manifest.events.max_hops,
         )
-        if entry.database:
+        if config.database:
             from mesh.events.publish import outbox  # noqa: PLC0415 - SQLAlchemy is a third of the imports
 
             self.outbox = outbox.Outbox(publications, sqlite=self._sqlite)

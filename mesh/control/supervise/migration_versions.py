@@ -29,7 +29,7 @@ class MigrationVersions:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        self._folders = {name: _folder(manifest, name) for name, entry in manifest.services.items() if entry.database}
+        self._folders = {name: _folder(manifest, name) for name, config in manifest.services.items() if config.database}
         self._applied = {name: _read(folder) for name, folder in self._folders.items()}
 
     def contains(self, path: Path) -> bool:
@@ -51,10 +51,10 @@ def is_version(path: Path) -> bool:
 
 def _folder(manifest: Manifest, name: str) -> Path:
     """Return the folder of the versions of a service; it need not exist."""
-    entry = manifest.services[name]
-    if entry.migrations:
-        return Path(os.path.normpath(manifest.root / entry.migrations))
-    module = manifest.root.joinpath(*entry.module.split("."))
+    config = manifest.services[name]
+    if config.migrations:
+        return Path(os.path.normpath(manifest.root / config.migrations))
+    module = manifest.root.joinpath(*config.module.split("."))
     return (module if module.is_dir() else module.parent) / "migrations"
 
 

@@ -69,7 +69,7 @@ def effect(changed: Iterable[Path], manifest: Manifest) -> ReloadEffect:
     """
     contract = False
     services: set[str] = set()
-    modules = {name: _file(manifest.root, entry.module) for name, entry in manifest.services.items()}
+    modules = {name: _file(manifest.root, config.module) for name, config in manifest.services.items()}
     documents = _documents(manifest)
     for path in changed:
         proto = path.suffix == ".proto" and any(path.is_relative_to(folder) for folder in manifest.protos)
@@ -293,7 +293,7 @@ class _Reloader:
             self._say([text], _MESH_UNCHANGED)
             return False
         self._manifest, self._contract = manifest, contract
-        drains = {name: float(entry.drain) for name, entry in manifest.services.items()}
+        drains = {name: float(config.drain) for name, config in manifest.services.items()}
         if manifest.edge is not None:
             drains[EDGE] = float(manifest.edge.drain)
         for name, drain in drains.items():
@@ -340,11 +340,11 @@ def fixed_values(manifest: Manifest) -> dict[str, object]:
         "[edge] listen": manifest.edge and manifest.edge.listen,
         "[events] listen": manifest.events.listen,
     }
-    for name, entry in manifest.services.items():
+    for name, config in manifest.services.items():
         found[f"[services.{name}]"] = True
         for key in ("listen", "database", "migrations"):
-            found[f"[services.{name}] {key}"] = getattr(entry, key)
-        found[f"[services.{name}] workers"] = entry.workers is not None
+            found[f"[services.{name}] {key}"] = getattr(config, key)
+        found[f"[services.{name}] workers"] = config.workers is not None
     return found
 
 
