@@ -113,10 +113,13 @@ SERVER = frozenset({b"date", b"server"})
 _EVERY_RESPONSE = frozenset({b"date", b"ratelimit", b"ratelimit-policy", TRACE_ID, TRACERESPONSE})
 """Response headers that the edge or its server can write to every response, also to that of a Lambda handler."""
 
-RESPONSE_OWNED = RESERVED | SERVER | _EVERY_RESPONSE | {
+RESPONSE_OWNED = TRANSPORT | SERVER | _EVERY_RESPONSE | {
     b"accept-post", b"allow", b"www-authenticate", b"x-accel-buffering", b"x-content-type-options",
 }  # fmt: skip
-"""Response headers that only the mesh writes, besides those of ``is_owned``'s prefixes."""
+"""Response headers that only the mesh writes, besides those of ``is_owned``'s prefixes.
+
+Other ``grpc-`` names are not among them: another server may address them to the client, such as
+``grpc-retry-pushback-ms`` (gRPC proposal A6)."""
 
 LAMBDA_OWNED = HOP_BY_HOP | _EVERY_RESPONSE | {b"content-length"}
 """The part of ``RESPONSE_OWNED`` that a Lambda handler cannot set.
@@ -129,7 +132,7 @@ _SETTABLE = frozenset({
     b"expires", b"last-modified", b"link", b"location", b"retry-after", b"set-cookie", b"sunset", b"vary",
 })  # fmt: skip
 
-_OWNED_PREFIXES = (b":", b"grpc-", CORS_PREFIX)
+_OWNED_PREFIXES = (b":", CORS_PREFIX)
 
 EXPOSED = (
     TRACE_ID, TRACERESPONSE, b"grpc-status", b"grpc-message", b"grpc-status-details-bin", b"location",

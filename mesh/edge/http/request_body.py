@@ -81,7 +81,7 @@ def _gunzip(call: HttpCall) -> Gunzip | None:
         return None
     call.headers.append((b"accept-encoding", b"gzip"))  # RFC 9110, 12.5.3
     raise refusals.unsupported_media(
-        call, "the body may be packed in gzip only: send `content-encoding: gzip`, or none"
+        call, "the body may be compressed with gzip only: send `content-encoding: gzip`, or none"
     )
 
 

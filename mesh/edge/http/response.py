@@ -22,7 +22,7 @@ from mesh.edge.http import content_coding, negotiation
 from mesh.edge.http.negotiation import Form
 from mesh.edge.http.status_json import status_json
 from mesh.errors import Internal, InvalidArgument, http_status
-from mesh.headers import is_settable
+from mesh.headers import Headers, is_settable
 from mesh.media_types import JSON, OCTET_STREAM, is_compressible
 from mesh.message_methods import descriptor_of
 
@@ -40,8 +40,6 @@ __all__ = [
     "JSON_HEADERS", "ResponseFormat", "content_type_of", "forward_headers", "head", "negotiate", "send", "send_error",
     "send_message",
 ]  # fmt: skip
-
-Headers = list[tuple[bytes, bytes]]
 
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 JSON_HEADERS: Headers = [(b"content-type", JSON.encode()), _NOSNIFF]

@@ -29,6 +29,7 @@ from mesh.edge.http.negotiation import Form
 from mesh.edge.http.status_json import status_json
 from mesh.edge.http.streaming import ERROR_FLUSH_TIMEOUT
 from mesh.errors import Code, Internal, InvalidArgument, StatusError, Unavailable
+from mesh.headers import Headers
 from mesh.layers.recover import status_of
 from mesh.message_size import Side, oversized
 
@@ -51,7 +52,6 @@ REASON_BYTES = 123
 
 BEARER = "bearer"
 
-Headers = list[tuple[bytes, bytes]]
 Find = Callable[[HttpCall, str], "tuple[Transcoder, tuple[str, ...]] | None"]
 
 

@@ -27,9 +27,9 @@ import orjson
 from mesh.config import api_document
 from mesh.config.api_document import BODY, DEFAULT, HTTP_1, HTTP_2, REST, URL
 from mesh.contract.path_template import Template, parse_slashed
-from mesh.edge.lambda_http.result import Headers, MalformedResult, parse_result
+from mesh.edge.lambda_http.result import MalformedResult, parse_result
 from mesh.errors import Code, Internal, InvalidArgument, StatusError
-from mesh.headers import GATEWAY_FORWARDED
+from mesh.headers import GATEWAY_FORWARDED, Headers
 from mesh.lambdas import json_text, json_value, lambda_error
 from mesh.lambdas.lambda_context import ACCOUNT, new_request_id
 from mesh.media_types import JSON, media_type

@@ -18,12 +18,10 @@ from typing import Any
 
 import orjson
 
-from mesh.headers import CORS_PREFIX, LAMBDA_OWNED
+from mesh.headers import CORS_PREFIX, LAMBDA_OWNED, Headers
 from mesh.media_types import JSON
 
-__all__ = ["Headers", "MalformedResult", "parse_result"]
-
-Headers = list[tuple[bytes, bytes]]
+__all__ = ["MalformedResult", "parse_result"]
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mesh.address import authority
 from mesh.boundary import cancel_task
 from mesh.errors import DeadlineExceeded, StatusError, Unavailable
+from mesh.headers import Headers
 from mesh.layers.timer_wheel import timer_wheel
 from mesh.message_size import Side, too_large
 from mesh.rpc import framing, status
@@ -36,7 +37,6 @@ moment after it has ended it (grpcio's server does), while many calls wait for t
 REPLAY_BUFFER_BYTES = 256 * 2**10
 """Bytes of a request stream that are kept for such another attempt until the server responds."""
 
-Headers = list[tuple[bytes, bytes]]
 
 _OK = tuple(status.OK)
 """Trailers of a call that succeeded and has no trailing metadata, as libnghttp2 returns them."""
