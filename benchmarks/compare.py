@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the medians are taken (5)")
     options = parser.parse_args()
     load.need("wrk", "h2load")
-    roots = {THIS: load.ROOT, OTHER: options.checkout}
+    roots = {OTHER: options.checkout, THIS: load.ROOT}
     protoc.generate([load.HERE / "mesh" / "protos"], load.STUBS)
     protoc.generate([events.MESH / "protos"], events.STUBS)
     texts = []

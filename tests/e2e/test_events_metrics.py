@@ -18,6 +18,7 @@ import orjson
 import pytest
 from delivery.v1 import delivery_pb2 as pb
 from mesh_process import ROOT, Mesh
+from suspend import suspend
 from telemetry_parts import HttpCollector, attributes
 
 from mesh.events.cloudevents import Event
@@ -135,7 +136,7 @@ def test_a_collector_learns_what_becomes_of_events(recorder: Recorder) -> None:
         int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()
         and f"{recorder.folder}/.mesh/nats/nats.conf".encode() in _command(entry)
     )  # fmt: skip
-    os.kill(broker, signal.SIGSTOP)
+    suspend(broker)
     try:
         recorder.publish(pb.Happened(key="a", number=5))
         recorder.mesh.until(lambda: latest("mesh.outbox.rows") == {"": 1} and latest("mesh.outbox.age")[""] > 1)

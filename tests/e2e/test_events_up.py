@@ -20,6 +20,7 @@ import pytest
 from events.v1 import events_pb2 as pb
 from events.v1 import events_pb2_grpc
 from mesh_process import ROOT, Mesh
+from suspend import suspend
 
 MANIFEST = """protos = ["protos"]
 [services.shop]
@@ -179,7 +180,7 @@ def test_what_was_acknowledged_outlives_kills_of_broker_and_sidecar(running: Mes
 def test_a_direct_publication_says_that_the_broker_is_away(running: Mesh) -> None:
     shop = stub(running)
     shop.Note(pb.Noted(text="there"), timeout=10)
-    os.kill(broker_pid(running), signal.SIGSTOP)
+    suspend(broker_pid(running))
     try:
         with pytest.raises(grpc.RpcError) as caught:
             shop.Note(pb.Noted(text="away"), timeout=3)

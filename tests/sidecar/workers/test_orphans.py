@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from suspend import suspend
 
 TESTS = Path(__file__).parent.parent.parent
 HOST = """
@@ -49,7 +50,7 @@ def test_a_killed_sidecar_takes_all_with_it(*, whole: bool) -> None:
         pids = [int(pid) for pid in host.stdout.readline().split()]
         assert len(pids) == 3
         if not whole:
-            os.kill(pids[0], signal.SIGSTOP)  # so that it cannot clean up
+            suspend(pids[0])  # so that it cannot clean up
         host.kill()
         if not whole:
             os.kill(pids[0], signal.SIGKILL)

@@ -20,6 +20,7 @@ from hosting import pool_of, working
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from suspend import suspend
 from test_worker_pool import Stub, alive, ask, until
 
 from mesh.contract.model import Contract
@@ -124,7 +125,7 @@ async def test_a_spare_that_has_ended_is_not_missed(
 ) -> None:
     async with running(contract, tmp_path, monkeypatch) as (stub, pool):
         (spare,) = pids(pool)
-        os.kill(spare, signal.SIGSTOP)  # so that it can neither respond nor end by itself
+        suspend(spare)  # so that it can neither respond nor end by itself
         os.kill(spare, signal.SIGKILL)
         await until(lambda: not alive(spare))
         answer: pb.EchoResponse = await stub.Unary(pb.EchoRequest(text=""), timeout=20)

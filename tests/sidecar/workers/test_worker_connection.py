@@ -15,6 +15,7 @@ from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 from hosting import pool_of, working
+from suspend import suspend
 
 from mesh.call import Call, Handler
 from mesh.contract.model import Contract, Method
@@ -95,7 +96,7 @@ async def test_a_call_given_up_before_its_worker_looked_costs_nobody_anything(co
         stub = conformance_pb2_grpc.EchoStub(channel)
         answer = await stub.Unary(pb.EchoRequest())
         [worker] = pool.lifecycle.ready
-        os.kill(worker.pid, signal.SIGSTOP)
+        suspend(worker.pid)
         try:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.Unary(pb.EchoRequest(), timeout=0.1)
