@@ -39,7 +39,8 @@ def by_looking(zone: str, minutes: set[int], hours: set[int], moment: datetime) 
 
 
 def test_clocks_are_set_in_these_zones() -> None:
-    assert [len(CHANGES[zone]) for zone in ZONES] == [5, 5, 5, 5, 1]
+    # Not how often: the rules of Casablanca differ between releases of the time zone database.
+    assert [zone for zone in ZONES if len(CHANGES[zone]) == 1] == ["UTC"]
 
 
 @settings(max_examples=300, deadline=None)
