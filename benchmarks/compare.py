@@ -24,6 +24,7 @@ from mesh.events import subjects
 from mesh.events.broker.broker import Broker, Settings
 
 THIS, OTHER = "this checkout", "the other"
+NAMES = ("calls", "events")
 
 
 def python_of(root: Path) -> str:
@@ -57,11 +58,11 @@ async def delivered(roots: dict[str, Path], rounds: int) -> str:
     with ExitStack() as running:
         endpoint = running.enter_context(load.sink())
         readers, links, brokers = [], [], []
-        numbers = events._Numbers()  # noqa: SLF001 - the same numbers as the other benchmark of events
+        numbers = events.Numbers()
         try:
             for name, root in roots.items():
                 kind = name.replace(" ", "-")
-                url, _ = running.enter_context(events._nats(kind))  # noqa: SLF001 - a server for each
+                url, _ = running.enter_context(events.running_nats(kind))
                 tally = {part: load.SCRATCH / f"{kind}-{part}.tally" for part in ("reader", "writer")}
                 for file in tally.values():
                     file.unlink(missing_ok=True)
@@ -74,18 +75,18 @@ async def delivered(roots: dict[str, Path], rounds: int) -> str:
                     "TALLY_READER": str(tally["reader"]),
                     "TALLY_WRITER": str(tally["writer"]),
                 }
-                _, pids = running.enter_context(events._mesh(kind, environ, python_of(root)))  # noqa: SLF001
+                _, pids = running.enter_context(events.running_mesh(kind, environ, python_of(root)))
                 broker = Broker(Settings(urls=(url,)), "benchmark")
                 broker.start()
                 brokers.append(broker)
                 links.append(await broker.ready())
                 reader = events.Reader(name, _subject, Tally(str(tally["reader"])), pids["reader"])
-                await events._called(links[-1], reader, numbers, 1)  # noqa: SLF001
+                await events.run_burst(links[-1], reader, numbers, 1)
                 readers.append(reader)
             for turn in range(rounds + 1):
                 pairs = list(zip(links, readers, strict=True))
                 for link, reader in pairs if turn % 2 else reversed(pairs):
-                    await events._round(link, reader, numbers, keep=turn > 0)  # noqa: SLF001
+                    await events.run_round(link, reader, numbers, keep=turn > 0)
                     print(f"  round {turn}/{rounds}  {reader.name}", file=sys.stderr, flush=True)
         finally:
             for broker in brokers:
@@ -103,17 +104,23 @@ def main() -> None:
         prog="python -m benchmarks.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkout", type=Path, help="the other checkout, with a .venv")
-    parser.add_argument("names", nargs="*", default=["calls", "events"], help="calls, events; both if none")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(NAMES)}; all if none")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the medians are taken (5)")
     options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(NAMES))
+    if unknown:
+        parser.error(f"no such comparison: {', '.join(unknown)}")
+    if not Path(python_of(options.checkout)).exists():
+        parser.error(f"{options.checkout} has no .venv: run `make install` there")
+    names = options.names or NAMES
     load.need("wrk", "h2load")
     roots = {OTHER: options.checkout, THIS: load.ROOT}
     protoc.generate([load.HERE / "mesh" / "protos"], load.STUBS)
     protoc.generate([events.MESH / "protos"], events.STUBS)
     texts = []
-    if "calls" in options.names:
+    if "calls" in names:
         texts.append(called(roots, options.rounds))
-    if "events" in options.names:
+    if "events" in names:
         sys.path.insert(0, str(events.STUBS))
         texts.append(uvloop.run(delivered(roots, options.rounds)))
     print("\n\n".join([f"{load.machine()}, {options.rounds} rounds.", *texts]))

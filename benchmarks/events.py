@@ -84,7 +84,7 @@ def run(rounds: int, *, million: bool = False) -> None:
 async def _measure(rounds: int) -> str:
     with ExitStack() as running:
         endpoint = running.enter_context(load.sink())
-        url, nats = running.enter_context(_nats("events"))
+        url, nats = running.enter_context(running_nats("events"))
         environ = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_METRICS_EXPORTER": "none",
@@ -98,12 +98,12 @@ async def _measure(rounds: int) -> str:
             settings.name, settings.subjects = "PEERS", ["peers.>"]
             await link.js.add_stream(settings)
             readers, writer = _readers(running, url, environ)
-            numbers = _Numbers()
+            numbers = Numbers()
             for reader in readers:
-                await _called(link, reader, numbers, 1)
+                await run_burst(link, reader, numbers, 1)
             for turn in range(rounds + 1):
                 for reader in readers:
-                    await _round(link, reader, numbers, keep=turn > 0)
+                    await run_round(link, reader, numbers, keep=turn > 0)
                     print(f"  round {turn}/{rounds}  {reader.name}", file=sys.stderr, flush=True)
             ours = await _ours(writer, readers[0], numbers, nats)
         finally:
@@ -125,7 +125,7 @@ def _readers(running: ExitStack, url: str, environ: dict[str, str]) -> tuple[lis
     for path in tallies.values():
         path.unlink(missing_ok=True)
     addresses, pids = running.enter_context(
-        _mesh(
+        running_mesh(
             "events",
             {
                 **environ,
@@ -159,13 +159,14 @@ class _Writer:
     pid: int
 
 
-class _Numbers:
+class Numbers:
     """Counter that gives every event of the run its own number."""
 
     def __init__(self) -> None:
         self._next = 0
 
     def take(self, count: int) -> int:
+        """Return the first of the next ``count`` numbers."""
         first, self._next = self._next, self._next + count
         return first
 
@@ -190,7 +191,7 @@ def _message(reader: Reader, number: int) -> Outgoing:
     return Outgoing(reader.subject(key), headers, data)
 
 
-async def _called(link: NatsConnection, reader: Reader, numbers: _Numbers, count: int) -> list[float]:
+async def run_burst(link: NatsConnection, reader: Reader, numbers: Numbers, count: int) -> list[float]:
     """Publish events in batches, as fast as the server stores them; return the times of their calls, in order."""
     first = numbers.take(count)
     made = [_message(reader, number) for number in range(first, first + count)]
@@ -200,7 +201,7 @@ async def _called(link: NatsConnection, reader: Reader, numbers: _Numbers, count
     return await _all(reader.called, first, count)
 
 
-async def _paced(link: NatsConnection, reader: Reader, numbers: _Numbers) -> list[float]:
+async def _paced(link: NatsConnection, reader: Reader, numbers: Numbers) -> list[float]:
     """Publish at a steady rate; return the seconds from each publication to its call, sorted."""
     first = numbers.take(PACED)
     made = [_message(reader, number) for number in range(first, first + PACED)]
@@ -226,10 +227,10 @@ async def _all(tally: Tally, first: int, count: int) -> list[float]:
     return found
 
 
-async def _round(link: NatsConnection, reader: Reader, numbers: _Numbers, *, keep: bool) -> None:
+async def run_round(link: NatsConnection, reader: Reader, numbers: Numbers, *, keep: bool) -> None:
     took = await _paced(link, reader, numbers)
     used = load.cpu_seconds([reader.pid])
-    called = await _called(link, reader, numbers, MANY)
+    called = await run_burst(link, reader, numbers, MANY)
     await asyncio.sleep(0.5)  # the last acknowledgements and spans are part of the work
     cpu = (load.cpu_seconds([reader.pid]) - used) / MANY * 1e6
     if keep:
@@ -242,7 +243,7 @@ async def _round(link: NatsConnection, reader: Reader, numbers: _Numbers, *, kee
 # -- our own features --
 
 
-async def _ours(writer: _Writer, reader: Reader, numbers: _Numbers, nats: int) -> list[str]:
+async def _ours(writer: _Writer, reader: Reader, numbers: Numbers, nats: int) -> list[str]:
     """Measure the time from a committed transaction to the function, and ``context.publish``."""
     from google.protobuf.empty_pb2 import Empty
     from notes.v1 import notes_pb2 as pb
@@ -289,7 +290,7 @@ async def _relays(rounds: int) -> list[str]:
     """Measure the relay alone, on an outbox that was filled before."""
     lines = []
     with ExitStack() as running:
-        url, _ = running.enter_context(_nats("relay"))
+        url, _ = running.enter_context(running_nats("relay"))
         for kind, database in {"SQLite": running.enter_context(_sqlite()), "PostgreSQL": _postgresql(running)}.items():
             found = []
             for _ in range(rounds):
@@ -327,7 +328,7 @@ async def _million() -> str:
     rows = []
     for kept in (0, MILLION):
         with ExitStack() as running:
-            url, nats = running.enter_context(_nats("million"))
+            url, nats = running.enter_context(running_nats("million"))
             tally = load.SCRATCH / "reader.tally"
             tally.unlink(missing_ok=True)
             environ = {
@@ -345,16 +346,16 @@ async def _million() -> str:
                 reader = Reader(
                     OURS, lambda key: subjects.event_subject("notes.v1.Noted", key, key), Tally(str(tally)), 0
                 )
-                numbers = _Numbers()
-                with _mesh("million", environ) as (_, pids):  # reads all events that will be retained
+                numbers = Numbers()
+                with running_mesh("million", environ) as (_, pids):  # reads all events that will be retained
                     for _ in range(kept // 100_000):
-                        await _called(link, reader, numbers, 100_000)
-                    await _called(link, reader, numbers, 1)
+                        await run_burst(link, reader, numbers, 100_000)
+                    await run_burst(link, reader, numbers, 1)
                     after = _memory(pids["reader"])
                 began = time.monotonic()
-                with _mesh("million", environ) as (_, pids):
+                with running_mesh("million", environ) as (_, pids):
                     up = time.monotonic() - began
-                    await _called(link, reader, numbers, 1)
+                    await run_burst(link, reader, numbers, 1)
                     first = time.monotonic() - began
                     rows.append((kept, up, first, _memory(pids["reader"]), after, _memory(nats)))
             finally:
@@ -378,7 +379,7 @@ def _memory(pid: int) -> float:
 
 
 @contextmanager
-def _nats(name: str) -> Iterator[tuple[str, int]]:
+def running_nats(name: str) -> Iterator[tuple[str, int]]:
     """Run nats-server as ``mesh up`` does; yields its URL and its process id."""
     folder, port = load.SCRATCH / f"nats-{name}", load.free_port()
     shutil.rmtree(folder, ignore_errors=True)
@@ -388,7 +389,7 @@ def _nats(name: str) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _mesh(
+def running_mesh(
     name: str, environ: dict[str, str], python: str = sys.executable
 ) -> Iterator[tuple[dict[str, str], dict[str, int]]]:
     """Run the mesh of this benchmark; yields the addresses and the process id of each service."""
