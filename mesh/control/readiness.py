@@ -21,6 +21,7 @@ __all__ = [
     "START_SIGNAL",
     "STOP_MARGIN_SECONDS",
     "TRACES_ENDPOINT_VARIABLE",
+    "TRACES_SECRET_VARIABLE",
     "Failed",
     "ParentConnection",
     "Ready",
@@ -33,6 +34,8 @@ FD_VARIABLE = "MESH_INTERNAL_READY_FD"
 """Environment variable with the descriptor of the child's end of the pair."""
 TRACES_ENDPOINT_VARIABLE = "MESH_INTERNAL_OTLP_ENDPOINT"
 """Environment variable with the URL of the trace store of ``mesh up``."""
+TRACES_SECRET_VARIABLE = "MESH_INTERNAL_OTLP_SECRET"  # noqa: S105 - the name of a variable
+"""Environment variable with the bearer token of that trace store."""
 STOP_MARGIN_SECONDS = 4.0
 """Seconds that a component has for its shutdown beyond its drain time, before it is killed."""
 

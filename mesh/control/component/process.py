@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from mesh import private_files
 from mesh.boundary import cancel_task
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
@@ -83,6 +84,7 @@ def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -
     import uvloop  # noqa: PLC0415 - only here
 
     _raise_descriptors()
+    private_files.disable_core_dumps()
     parent = ParentConnection.inherited()
     if parent.present:
         prepare_output("utf-8")  # `mesh up` reads it; the encoding of the user's terminal does not matter

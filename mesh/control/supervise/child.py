@@ -38,6 +38,7 @@ class ComponentSpec:
         needs_restart: Whether a line of its output says that only a restart helps.
         needs: The components that must be ready before it gets the start signal.
         drain: Seconds that it may take to finish calls in progress when it stops.
+        environment: Selects the variables that it gets from those of the supervisor.
         reloads: Whether SIGHUP makes it run new code; else a new process is needed.
     """
 
@@ -51,6 +52,7 @@ class ComponentSpec:
     probe: Callable[[], Awaitable[str]] | None = None
     format_line: Callable[[str], str | None] = str
     needs_restart: Callable[[str], bool] = lambda _: False
+    environment: Callable[[Mapping[str, str]], Mapping[str, str]] = dict
 
 
 class Child:
@@ -59,7 +61,7 @@ class Child:
     Args:
         component: The specification.
         output: Shows the lines of its processes and of the supervisor.
-        environment: All environment variables of its processes.
+        environment: All environment variables that its processes may get.
         start_timeout: Seconds that a start may take.
         max_restart_delay: Seconds that a restart is delayed at most.
 
@@ -188,7 +190,9 @@ class Child:
         command = component.command + self._restart_arguments
         command += tuple(word for fd in inherit for word in ("--fd", str(fd)))
         try:
-            process = await ChildProcess.start(command, self._environment, inherit, self._on_line)
+            process = await ChildProcess.start(
+                command, component.environment(self._environment), inherit, self._on_line
+            )
         except OSError as error:
             return f"{self.component.command[0]} cannot be started: {error.strerror}"
         self._process = process

@@ -31,7 +31,7 @@ class Supervisor:
     Args:
         components: In any order; their ``needs`` must have no cycle.
         output: Shows their lines and the supervisor's.
-        environment: All environment variables of the components.
+        environment: All environment variables that the components may get.
         start_timeout: Seconds that the start of one component may take.
         max_restart_delay: Seconds that a restart is delayed at most.
 
