@@ -137,7 +137,13 @@ async def _run(
         await reload_on_change(manifest, contract, children, output, versions=versions, since=started_at)
 
     components = _components(manifest, contract, listeners, broker, reload=versions is not None)
-    supervisor = Supervisor(components, output, environment, max_restart_delay=max_restart_delay)
+    supervisor = Supervisor(
+        components,
+        output,
+        environment,
+        max_restart_delay=max_restart_delay,
+        liveness_timeout=manifest.liveness.seconds,
+    )
     try:
         return await supervisor.run(on_ready, None if versions is None else watch_files)
     finally:
