@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["FILE_MODE", "FOLDER_MODE", "create_file", "disable_core_dumps", "make_folder", "open_to_others", "opener"]
+__all__ = ["FILE_MODE", "FOLDER_MODE", "create_file", "disable_core_dumps", "make_folder", "open_to_others", "opener", "write_new"]
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -45,6 +45,19 @@ def create_file(file: Path) -> None:
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
+
+
+def write_new(file: Path, content: bytes) -> None:
+    """Create a file with mode 0600 and this content, written to the disk.
+
+    Raises:
+        FileExistsError: There is such a file.
+        OSError: It cannot be written.
+    """
+    with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE), "wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def opener(path: str, flags: int) -> int:
