@@ -38,6 +38,8 @@ INTERNAL_PREFIX = "MESH_INTERNAL_"
 """Prefix of variables that ``mesh up`` sets for its child processes. They are no values of mesh.toml."""
 RESERVED = frozenset({"broker", "edge", "keys", "operator"})
 """Names of a mesh's own components and of its operator. A service has none of them."""
+_MIN_LIVENESS_TIMEOUT = 1.0
+"""Seconds. A shorter pause of an event loop is usual on a busy machine."""
 _FILES = ("credentials", "nkey", "ca", "certificate", "private_key")
 """Keys of ``[events]`` whose values are paths of files."""
 
@@ -159,6 +161,7 @@ class _ManifestFile(_Table, frozen=True):
     stubs: str = "gen"
     state: str = ".mesh"
     channel: str = "ngh2"
+    liveness: TimeLimit = TimeLimit(10)
     broker: str = ""
     auth: AuthConfig | None = None
     edge: EdgeConfig | None = None
@@ -178,6 +181,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         stubs: Folder of the generated stubs, absolute.
         state: Folder of databases, keys and logs, absolute.
         channel: Implementation of outbound calls: ``"ngh2"`` or ``"grpcio"``.
+        liveness: Time without a response of an event loop after which its process is restarted.
         broker: URLs of the event broker, separated by commas; ``""``: ``mesh up`` runs a broker.
         auth: Verification of user tokens, or None.
         edge: The edge, or None.
@@ -194,6 +198,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     stubs: Path
     state: Path
     channel: str
+    liveness: TimeLimit
     broker: str
     auth: AuthConfig | None
     edge: EdgeConfig | None
@@ -288,6 +293,7 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
         stubs=(root / parsed.stubs).resolve(),
         state=(root / parsed.state).resolve(),
         channel=parsed.channel,
+        liveness=parsed.liveness,
         broker=parsed.broker,
         auth=parsed.auth,
         edge=parsed.edge,
@@ -393,6 +399,8 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
     if file.channel not in ("ngh2", "grpcio"):
         yield Fault(f"{place} channel", f'expected "ngh2" or "grpcio", got {file.channel!r}')
     yield from _security_faults(file, place)
+    if file.liveness < _MIN_LIVENESS_TIMEOUT:
+        yield Fault(f"{place} liveness", f'must be at least "{_MIN_LIVENESS_TIMEOUT:g}s", or "none"')
     if file.edge is not None:
         yield from _address_faults(f"{place} [edge] listen", file.edge.listen)
         yield from _bound_faults(file.edge, f"{place} [edge]", "max_body", "max_uri", "max_headers")
