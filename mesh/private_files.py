@@ -13,7 +13,16 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["FILE_MODE", "FOLDER_MODE", "create_file", "disable_core_dumps", "make_folder", "open_to_others", "opener", "write_new"]
+__all__ = [
+    "FILE_MODE",
+    "FOLDER_MODE",
+    "create_file",
+    "disable_core_dumps",
+    "make_folder",
+    "open_to_others",
+    "opener",
+    "write_new",
+]
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -54,7 +63,7 @@ def write_new(file: Path, content: bytes) -> None:
         FileExistsError: There is such a file.
         OSError: It cannot be written.
     """
-    with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE), "wb") as opened:
+    with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE), "wb") as opened:
         opened.write(content)
         opened.flush()
         os.fsync(opened.fileno())

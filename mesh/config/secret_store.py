@@ -11,11 +11,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-
-from cryptography.fernet import Fernet, InvalidToken
+from typing import TYPE_CHECKING
 
 from mesh import private_files
 from mesh.faults import Fault, Faults
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 __all__ = ["KEY_VARIABLE", "SecretStore"]
 
@@ -53,6 +55,8 @@ class SecretStore:
         token = self._read().get(name)
         if token is None:
             return None
+        from cryptography.fernet import InvalidToken  # noqa: PLC0415 - commands without secrets start sooner
+
         try:
             return self._cipher(create=False).decrypt(token.encode()).decode()
         except InvalidToken:
@@ -85,6 +89,8 @@ class SecretStore:
         return f"the variable {KEY_VARIABLE}" if KEY_VARIABLE in self._environ else str(self._key_file)
 
     def _cipher(self, *, create: bool) -> Fernet:
+        from cryptography.fernet import Fernet  # noqa: PLC0415 - as above
+
         key = self._environ.get(KEY_VARIABLE)
         try:
             if key is None and create and not self._key_file.exists():

@@ -22,7 +22,7 @@ from mesh.config.secret_store import KEY_VARIABLE, SecretStore
 from mesh.faults import Fault, Faults
 from mesh.secret import HIDDEN, Secret
 
-__all__ = ["VARIABLE_PREFIX", "SecretSources", "is_variable", "resolve", "valid_name"]
+__all__ = ["VARIABLE_PREFIX", "SecretSources", "is_variable", "resolve", "valid_name", "variable"]
 
 VARIABLE_PREFIX = "MESH_SECRET_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -48,12 +48,15 @@ class SecretSources:
         environ: The environment.
         folder: Folder with a file for each secret.
         store: The encrypted secrets.
+
+    Attributes:
+        store: As above.
     """
 
     def __init__(self, environ: Mapping[str, str], folder: Path, store: SecretStore) -> None:
         self._environ = environ
         self._folder = folder
-        self._store = store
+        self.store = store
 
     def find(self, name: str) -> str | None:
         """Return a secret, or None if it is nowhere.
@@ -61,18 +64,27 @@ class SecretSources:
         Raises:
             Faults: A file is there and cannot be read.
         """
+        return self.locate(name)[0]
+
+    def locate(self, name: str) -> tuple[str | None, str]:
+        """Return a secret and the place where it is; (None, "") if it is nowhere.
+
+        Raises:
+            Faults: A file is there and cannot be read.
+        """
         found = self._environ.get(variable(name))
         if found is not None:
-            return found
+            return found, f"environment variable {variable(name)}"
         file = self._folder / name
         try:
             text = file.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
-            return self._store.get(name)
+            found = self.store.get(name)
+            return found, "" if found is None else "mesh secrets"
         except (OSError, UnicodeDecodeError) as error:
             reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not UTF-8"
             raise Faults([Fault(str(file), f"the secret cannot be read: {reason}")]) from None
-        return text.removesuffix("\n").removesuffix("\r")
+        return text.removesuffix("\n").removesuffix("\r"), str(file)
 
     def missing(self, name: str) -> str:
         """Return the text of the fault for a secret that is nowhere."""
@@ -92,8 +104,8 @@ def resolve(
 ) -> tuple[dict[str, frozenset[str]], list[tuple[str, str]]]:
     """Replace the secrets in the tables of mesh.toml.
 
-    A secret in ``settings`` becomes a ``Secret``, one elsewhere the text. Inside a text it is percent-encoded, because
-    such texts are URLs.
+    A secret in ``settings``, or a text with one inside, becomes a ``Secret``; elsewhere it is the text. Inside a text
+    outside of ``settings`` it is percent-encoded, because such texts are URLs.
 
     Args:
         tables: The tables, which are changed.
@@ -132,12 +144,14 @@ def resolve(
             else:
                 table[key] = _UNRESOLVED.get(path[-1], HIDDEN) if found is None else found
         else:
+            own = "settings" in path
 
-            def text(match: re.Match[str], path: tuple[str, ...] = path) -> str:
+            def text(match: re.Match[str], path: tuple[str, ...] = path, *, encode: bool = not own) -> str:
                 found = find(path, match[1], optional=False)
-                return HIDDEN if found is None else quote(found, safe="")
+                return HIDDEN if found is None else quote(found, safe="") if encode else found
 
-            table[key] = _INSIDE.sub(text, value)
+            whole = _INSIDE.sub(text, value)
+            table[key] = Secret(whole) if own else whole
     return {owner: frozenset(found) for owner, found in names.items()}, faults
 
 
