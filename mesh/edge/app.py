@@ -38,8 +38,11 @@ __all__ = ["EdgeApp"]
 
 log = logging.getLogger("mesh.edge")
 
-HEALTH = "/healthz"
-"""Path of the health check: 200 while the edge serves, 503 while it drains. No layer sees the request."""
+READINESS = "/healthz"
+"""Path of the readiness check: 200 while the edge takes work, else 503 with the reason. No layer sees the request."""
+LIVENESS = "/livez"
+"""Path of the liveness check: 200 while the event loop turns, also under overload and during the drain. No layer sees
+the request."""
 
 DISCONNECT_WATCH_DELAY = 0.02
 """Seconds after which the edge starts to watch for a disconnect of the client. Most calls end earlier."""
@@ -77,6 +80,7 @@ class EdgeApp:
         layers: OptionalLayers = NO_LAYERS,
     ) -> None:
         self.draining = False
+        self._health = {READINESS: self._readiness, LIVENESS: _liveness}
         self._handler = chain(*_present(deadline, layers.header_forwarding, handler))
         self._pages = BuiltinPages(contract).handlers
         self._max_body = max_body
@@ -119,8 +123,8 @@ class EdgeApp:
             await self.grpc(scope, receive, send)
         elif scope["type"] == "http":
             call = HttpCall(scope, receive, send)
-            if call.path == HEALTH:
-                await self._health(call)
+            if call.path in self._health:
+                await _unless_disconnected(call, self._health[call.path](call))
                 return
             await self._answer(call)
         elif scope["type"] == "websocket":
@@ -132,10 +136,8 @@ class EdgeApp:
             call.expire()
         self.grpc.app.expire()
 
-    async def _health(self, call: HttpCall) -> None:
-        status, body = (503, b'{"status":"draining"}') if self.draining else (200, b'{"status":"serving"}')
-        headers = [*response.JSON_HEADERS, (b"cache-control", b"no-store")]
-        await _unless_disconnected(call, response.send(call, status, headers, body))
+    def _readiness(self, call: HttpCall) -> Awaitable[None]:
+        return _report(call, 503, b"draining") if self.draining else _report(call, 200, b"serving")
 
     async def _answer(self, call: HttpCall) -> None:
         """Answer a request through the chain; an error of the chain is the response."""
@@ -304,6 +306,16 @@ def _check_access(call: HttpCall) -> None:
         raise call.auth_error or Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
     if method.roles and method.roles.isdisjoint(identity.roles):
         raise PermissionDenied(f"this is only for users with the role {' or '.join(sorted(method.roles))}")
+
+
+def _liveness(call: HttpCall) -> Awaitable[None]:
+    return _report(call, 200, b"alive")
+
+
+def _report(call: HttpCall, status: int, word: bytes) -> Awaitable[None]:
+    """Send the response of a health check."""
+    headers = [*response.JSON_HEADERS, (b"cache-control", b"no-store")]
+    return response.send(call, status, headers, b'{"status":"%s"}' % word)
 
 
 async def _unless_disconnected(call: HttpCall, sending: Awaitable[None]) -> None:
