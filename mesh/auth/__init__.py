@@ -4,9 +4,9 @@ Decisions:
 
 - *Two identities.* The *user* for whom a call is made has a JWT in ``authorization``, verified with the issuer's
   published keys. The *service* that makes the call is the one that its TLS certificate names.
-- *A token for hops that a proxy terminates.* ``mesh-identity`` is valid for a minute and for one method, and signed with
-  the key that ``mesh up`` made for the service. Where there is no certificate it names the caller. Where there is one,
-  both must name the same service.
+- *A token for hops that a proxy terminates.* ``mesh-identity`` is valid for a minute and for one method. It is signed
+  with the key that ``mesh up`` made for the service. Where there is no certificate it names the caller. Where there is
+  one, both must name the same service.
 - *Every listener verifies both.* A sidecar that trusted the edge's check would be open to anyone who reaches it
   directly.
 - *The contract authorizes.* A method says its access and roles, and a service declares the services that it calls.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mesh.auth.service_tokens import EDGE, HEADER, PeerVerifier, Signer
@@ -84,17 +84,11 @@ def authenticate(
         peers: Verifier of service tokens. None at the edge, which services do not call, and which ignores the header.
         certificates: Verifier of client certificates, where the listener requires them; or None.
     """
+    caller_of = None if peers is None else peers.caller if certificates is None else _certified(peers, certificates)
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
-        if peers is not None:
-            call.caller = peers.caller(call)
-        if certificates is not None:
-            certified = certificates.caller(call.certificate)
-            if call.caller is not None and call.caller != certified:
-                raise Unauthenticated(
-                    f"the client certificate is that of {certified}, the mesh-identity token that of {call.caller}"
-                )
-            call.caller = certified
+        if caller_of is not None:
+            call.caller = caller_of(call)
         credentials = call.metadata.wire(AUTHORIZATION)
         if credentials is None:
             return next(call)
@@ -116,6 +110,19 @@ def authenticate(
         await next(call)
 
     return layer
+
+
+def _certified(peers: PeerVerifier, certificates: ClientCertificates) -> Callable[[Call], str]:
+    """Return a function that verifies certificate and token of a call, and returns the caller."""
+
+    def caller_of(call: Call) -> str:
+        certified, signed = certificates.caller(call.certificate), peers.caller(call)
+        if signed is not None and signed != certified:
+            text = f"the client certificate is that of {certified}, the mesh-identity token that of {signed}"
+            raise Unauthenticated(text)
+        return certified
+
+    return caller_of
 
 
 def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
