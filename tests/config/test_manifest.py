@@ -195,7 +195,7 @@ class TestWorkers:
         ("[services.a]\nmodule = 1\nserves = ['x']", {}, "mesh.toml [services.a] module: expected str, got int"),
         ("[services.a]\nmodule = 'x'\nserves = []", {}, "mesh.toml [services.a] serves: name at least one service"),
         ("[services.A]\nmodule = 'x'\nserves = ['x']", {}, "a service's name is lower-case letters"),
-        ("[services.edge]\nmodule = 'x'\nserves = ['x']", {}, "not 'edge' or 'broker'"),
+        ("[services.edge]\nmodule = 'x'\nserves = ['x']", {}, "not 'broker' or 'edge' or 'keys' or 'operator'"),
         (BASE + "max_message = true", {}, 'expected a size such as 4096, "256MB" or "4MiB", got True'),
         (BASE + "drain = '5'", {}, 'expected a duration such as "250ms", "60s" or "5m", got \'5\''),
         (BASE + "listen = 'here'", {}, "mesh.toml [services.log-in] listen: expected host:port, got 'here'"),
