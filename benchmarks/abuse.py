@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Self
 
 from benchmarks import load
 from benchmarks.trap import MeshUnderAttack, running_mesh
@@ -90,7 +90,7 @@ class PeakMemory:
         self._stop = Event()
         self._thread = Thread(target=self._sample)
 
-    def __enter__(self) -> PeakMemory:
+    def __enter__(self) -> Self:
         for pid in self._pids.values():
             with contextlib.suppress(OSError):
                 Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
@@ -170,8 +170,7 @@ def _p99(times: list[float]) -> float:
 def show(results: list[Result]) -> str:
     """Return the results as Markdown tables."""
     lines = [
-        "| case | honest success | p50 ms | p99 ms | longest ms | edge, peak MiB | largest sidecar, peak MiB "
-        "| the attacker saw |",
+        "| case | honest success | p50 ms | p99 ms | longest ms | edge MiB | largest sidecar MiB | the attacker saw |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for one in results:
@@ -247,13 +246,15 @@ def main() -> None:
         parser.error(f"no such case: {', '.join(unknown)}; see --list")
     root = options.root.resolve()
     python = options.python or str(root / ".venv" / "bin" / "python")
-    results = list(run(root, python, options.cases or known, options.duration))
-    if options.json:
-        figures: dict[str, Any] = {
-            "commit": commit(root), "date": time.strftime("%Y-%m-%d"), "machine": load.machine(),
-            "duration": options.duration, "results": [asdict(one) for one in results],
-        }  # fmt: skip
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    results: list[Result] = []
+    for result in run(root, python, options.cases or known, options.duration):
+        results.append(result)
+        if options.json:
+            figures: dict[str, Any] = {
+                "commit": commit(root), "date": time.strftime("%Y-%m-%d"), "machine": load.machine(),
+                "duration": options.duration, "results": [asdict(one) for one in results],
+            }  # fmt: skip
+            options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     print(f"Commit {commit(root)}, {load.machine()}; {options.duration:g} s a case.\n\n{show(results)}")
 
 

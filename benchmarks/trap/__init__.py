@@ -69,7 +69,8 @@ class MeshUnderAttack:
         host, _, port = self.edge.rpartition("/")[2].rpartition(":")
         return AttackTarget(
             host=host, port=int(port), get="/.well-known/jwks.json", post="/trap/echo",
-            large=f"/trap/large?size={LARGE_SIZE}", stream="/trap/wait", hung="/trap/hang", costly="/v1/sessions", costly_bodies=self.users, rate=rate,
+            large=f"/trap/large?size={LARGE_SIZE}", stream="/trap/wait", hung="/trap/hang", costly="/v1/sessions",
+            costly_bodies=self.users, rate=rate,
         )  # fmt: skip
 
     def sidecar_target(self, name: str = "trap", post: str = "/trap.v1.Trap/Echo") -> AttackTarget:
