@@ -42,7 +42,7 @@ class MeshUnderAttack:
     """A running mesh.
 
     Attributes:
-        edge: URL of the edge.
+        edge: URL of the edge; ``broker`` is that of the broker.
         addresses: Service → ``host:port``.
         up: Process id of ``mesh up``.
         log: File of its output.
@@ -52,17 +52,18 @@ class MeshUnderAttack:
 
     edge: str
     addresses: dict[str, str]
+    broker: str
     up: int
     log: Path
     users: tuple[str, ...] = ()
     honest: tuple[HonestRequest, ...] = ()
 
-    def processes(self) -> dict[str, int]:
-        """Return the process id of each component."""
+    def processes(self, *, last: bool = False) -> dict[str, int]:
+        """Return the process id of each component; of several (workers) the first, the fork server, or the last."""
         listing = subprocess.run(
             ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         )
-        return {name: pids[0] for name, pids in processes_by_target(self.up, listing.stdout).items()}
+        return {name: pids[-1 if last else 0] for name, pids in processes_by_target(self.up, listing.stdout).items()}
 
     def edge_target(self, rate: float = 0.0) -> AttackTarget:
         """Return the edge as a target."""
@@ -130,7 +131,7 @@ def running_mesh(root: Path = ROOT, python: str = sys.executable, **environ: str
     failed = True
     try:
         state = _ready(process, folder / "state" / "up.json", log)
-        mesh = MeshUnderAttack(state["edge"], state["addresses"], process.pid, log)
+        mesh = MeshUnderAttack(state["edge"], state["addresses"], state["broker"], process.pid, log)
         prepare(mesh)
         yield mesh
         failed = False

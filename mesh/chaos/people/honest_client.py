@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -12,7 +13,7 @@ from mesh.chaos.people.attack_target import AttackTarget
 from mesh.chaos.people.http2_client import Http2Client
 from mesh.chaos.people.observed import Observed
 
-__all__ = ["HonestClient", "HonestRequest", "Served"]
+__all__ = ["HonestCall", "HonestClient", "HonestRequest", "Served"]
 
 RATE = 30.0
 """Requests a second."""
@@ -33,27 +34,56 @@ class HonestRequest:
     body: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class HonestCall:
+    """Outcome of one request.
+
+    Attributes:
+        start: Time at which it was due (``time.monotonic``).
+        took: Seconds until its outcome.
+        path: Its path.
+        status: HTTP status of the response; 0: none came.
+    """
+
+    start: float
+    took: float
+    path: str
+    status: int
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the status is one of success."""
+        return 200 <= self.status < 300  # noqa: PLR2004 - success
+
+
 @dataclass(slots=True)
 class Served:
     """Service that the honest client got.
 
     Attributes:
-        times: Seconds of each successful request.
-        failures: Outcome of the others (``"HTTP 429"``, ``"no response"``) → number.
+        calls: The outcome of each request.
     """
 
-    times: list[float] = field(default_factory=list)
-    failures: dict[str, int] = field(default_factory=dict)
+    calls: list[HonestCall] = field(default_factory=list)
 
     @property
-    def total(self) -> int:
-        """Number of requests."""
-        return len(self.times) + sum(self.failures.values())
+    def times(self) -> list[float]:
+        """Seconds of each successful request."""
+        return [one.took for one in self.calls if one.succeeded]
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Outcome of each failed request (``"GET /a: HTTP 429"``, ``"GET /a: no response"``) → number."""
+        return Counter(
+            f"{one.path}: {f'HTTP {one.status}' if one.status else 'no response'}"
+            for one in self.calls
+            if not one.succeeded
+        )
 
     @property
     def success(self) -> float:
         """Share of the requests that succeeded, in percent."""
-        return 100.0 * len(self.times) / self.total if self.total else 0.0
+        return 100.0 * len(self.times) / len(self.calls) if self.calls else 0.0
 
     def percentile(self, share: float) -> float:
         """Return a percentile of the times in milliseconds; 0 without a time."""
@@ -115,12 +145,8 @@ class HonestClient:
                     await asyncio.sleep(delay)
                     delay = min(2 * delay, MAX_RETRY_DELAY)
         except TimeoutError:
-            pass
-        if 200 <= status < 300:  # noqa: PLR2004 - success
-            self.served.times.append(monotonic() - start)
-        else:
-            outcome = f"HTTP {status}" if status else "no response"
-            self.served.failures[outcome] = self.served.failures.get(outcome, 0) + 1
+            status = 0
+        self.served.calls.append(HonestCall(start, monotonic() - start, f"{request.verb} {request.path}", status))
 
     async def _attempt(self, request: HonestRequest) -> int:
         """Return the HTTP status of one attempt; 0: no response."""
