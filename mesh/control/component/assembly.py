@@ -366,6 +366,7 @@ class EdgeComponent:
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(common.tokens, None),
             concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue),
+            stream_limit=ConcurrencyLimit(table.streams, 0),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
             layers=OptionalLayers.of(table),
