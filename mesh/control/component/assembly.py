@@ -33,8 +33,9 @@ from mesh.auth import (
 from mesh.call import Call, Handler, Layer, chain
 from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
+from mesh.control import file_rights
 from mesh.control.component.service_events import ServiceEvents, needs_broker
-from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE
+from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.edge import Edge, OptionalLayers
 from mesh.edge.grpc.passthrough import tracing
 from mesh.errors import Unimplemented
@@ -105,8 +106,13 @@ class _SharedParts:
 
     def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
         logs.install(name)
+        for text in file_rights.component_warnings(manifest, name):
+            log.warning("%s", text)
         self.telemetry = telemetry.configure(
-            name, version=version("function-mesh"), default_endpoint=os.environ.get(TRACES_ENDPOINT_VARIABLE)
+            name,
+            version=version("function-mesh"),
+            default_endpoint=os.environ.get(TRACES_ENDPOINT_VARIABLE),
+            default_secret=os.environ.get(TRACES_SECRET_VARIABLE, ""),
         )
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
