@@ -2,8 +2,8 @@
 
 A call passes the chain of every request (trace, rate limits, authentication). Behind the chain it is authorized and
 forwarded. The one request of a call is read before the call takes a permit, and the response of a unary call is sent
-after the permit was released. ``mesh.rpc`` reads and writes the wire on both sides. Metadata in which a client would name
-the caller, the trace or the origin of the request is removed here.
+after the permit was released. ``mesh.rpc`` reads and writes the wire on both sides. Metadata in which a client would
+name the caller, the trace or the origin of the request is removed here.
 """
 
 from __future__ import annotations

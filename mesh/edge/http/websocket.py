@@ -164,7 +164,11 @@ class WebSockets:
             await call.accept()
             await session.run(self._handler, upstream)
 
-        await self._limit(upstream, serve)
+        token = current.set(call)
+        try:
+            await self._limit(upstream, serve)
+        finally:
+            current.reset(token)
 
     def _route(self, call: WebSocketCall) -> tuple[Transcoder, tuple[str, ...]]:
         """Return the streaming method of the path. A WebSocket has no HTTP method of its own, so any matches."""
@@ -212,7 +216,6 @@ class _WebSocketSession:
             StatusError: It has failed.
         """
         call = self._call
-        token = current.set(call)
         failure: StatusError | None = None
         try:
             await handler(upstream)
@@ -226,7 +229,6 @@ class _WebSocketSession:
             if not isinstance(error, StatusError):
                 log.exception("%s failed", upstream.method.path)
         finally:
-            current.reset(token)
             await self._stop()
         if failure is not None:
             await self._fail(failure)
