@@ -193,7 +193,7 @@ def _call(options: argparse.Namespace) -> int:
 def _health(options: argparse.Namespace) -> int:
     from mesh.control.commands import health
 
-    return health.run(lambda: _file(options), options.address, options.timeout)
+    return health.run(lambda: _file(options), options.address, options.timeout, live=options.live)
 
 
 def _trace(options: argparse.Namespace) -> int:
@@ -333,6 +333,7 @@ def _add_sidecar(command: AddCommand) -> None:
 def _add_health(command: AddCommand) -> None:
     health = command("health", _health, "check whether a component is serving", _HEALTH)
     health.add_argument("address", nargs="?", metavar="ADDRESS", help="host:port (gRPC), http://host:port, or a name")
+    health.add_argument("--live", action="store_true", help="check liveness: whether the event loop turns")
     health.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="default: 3")
 
 
@@ -438,10 +439,14 @@ _HEALTH = """
 Exit code 0 if it is serving, 1 if not. A service is checked by the gRPC health protocol, the edge by GET /healthz.
 Without an address, all components of mesh.toml are checked.
 
+With --live, liveness is checked: whether the event loop turns, also while the component drains or has no free permit.
+It is the gRPC health service named "liveness", and GET /livez of the edge.
+
   mesh health 127.0.0.1:9101
   mesh health http://127.0.0.1:8080
   mesh health login
   mesh health edge
+  mesh health --live edge
 """
 _EXPORT_OPENAPI = """
 The document has every HTTP route with its parameters, bodies, errors and access rule. Comments of the .proto files

@@ -8,7 +8,7 @@ from mesh import address as addresses
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control.component.service_events import needs_broker
-from mesh.control.supervise import exec_with_parent, listening_sockets
+from mesh.control.supervise import child_environment, exec_with_parent, listening_sockets
 from mesh.control.supervise.child import ComponentSpec
 from mesh.events.broker import nats_server
 from mesh.faults import Fault, Faults
@@ -69,6 +69,7 @@ def local_broker(manifest: Manifest, contract: Contract) -> LocalBroker | None:
         name=BROKER,
         command=exec_with_parent.command(str(storage / "lock"), words),
         listener=None,
+        environment=child_environment.for_broker,
         probe=lambda: nats_server.ready(*addresses.split(reachable)),
         format_line=nats_server.shown,
         needs_restart=nats_server.broken,
