@@ -10,6 +10,7 @@ import contextlib
 import os
 import resource
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ __all__ = [
     "make_folder",
     "open_to_others",
     "opener",
+    "replace_file",
     "write_new",
 ]
 
@@ -67,6 +69,24 @@ def write_new(file: Path, content: bytes) -> None:
         opened.write(content)
         opened.flush()
         os.fsync(opened.fileno())
+
+
+def replace_file(file: Path, content: bytes) -> None:
+    """Write a file of mode 0600 in place of the existing one by one rename. A reader sees the old or the new content.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as fresh:
+            fresh.write(content)
+            fresh.flush()
+            os.fsync(fresh.fileno())
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink()
+        raise
 
 
 def opener(path: str, flags: int) -> int:

@@ -8,7 +8,6 @@ backed up and committed as long as the key is elsewhere.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,11 +117,9 @@ class SecretStore:
         return found
 
     def _write(self, secrets: Mapping[str, str]) -> None:
-        fresh = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         try:
             private_files.make_folder(self._file.parent)
-            private_files.write_new(fresh, json.dumps(secrets, indent=1, sort_keys=True).encode() + b"\n")
-            fresh.replace(self._file)
+            private_files.replace_file(self._file, json.dumps(secrets, indent=1, sort_keys=True).encode() + b"\n")
         except OSError as error:
             raise Faults([Fault(str(self._file), f"cannot be written: {_reason(error)}")]) from None
 
