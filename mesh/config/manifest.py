@@ -370,10 +370,11 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
             yield Fault(
                 f"{place} [services.{name}]", f"its environment variables would be those of {other!r}; use another name"
             )
-        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name in ("broker", "edge"):
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name in ("broker", "edge", "operator"):
             yield Fault(
                 f"{place} [services.{name}]",
-                "a service's name is lower-case letters, digits, '-' and '_', a letter first, not 'edge' or 'broker'",
+                "a service's name is lower-case letters, digits, '-' and '_', a letter first, not 'edge', 'broker' or "
+                "'operator'",
             )
 
 
