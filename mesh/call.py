@@ -202,11 +202,13 @@ class Call:
         task: The task that answers the call, or None if it is not known. (Up to Python 3.11, to ask for the current
             task is a system call.)
         delivery: The event that this call delivers (``mesh.events.consume.delivery_call.Delivered``), or None.
+        certificate: The certificate (PEM) of the connection's client, which the TLS handshake has verified, or None.
     """
 
     wait_for_ready: bool = False
     compression: str = ""
     delivery: Any = None
+    certificate: str | None = None
 
     __slots__ = (
         "auth_error", "caller", "deadline", "deadline_enforced", "headers", "headers_sent", "identity", "metadata",

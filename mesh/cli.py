@@ -193,7 +193,7 @@ def _call(options: argparse.Namespace) -> int:
 def _health(options: argparse.Namespace) -> int:
     from mesh.control.commands import health
 
-    return health.run(lambda: _file(options), options.address, options.timeout)
+    return health.run(lambda: _file(options), options.address, options.timeout, live=options.live)
 
 
 def _trace(options: argparse.Namespace) -> int:
@@ -216,6 +216,14 @@ def _export_asyncapi(options: argparse.Namespace) -> int:
     _, contract = _load(options)
     out = Path(options.out) if options.out is not None else None
     return export.asyncapi(contract, out, title=options.title, version=options.api_version)
+
+
+def _export_nats(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    manifest, contract = _load(options)
+    keys = Path(options.keys) if options.keys is not None else None
+    return export.nats(manifest, contract, Path(options.out) if options.out is not None else None, keys)
 
 
 def _keys(options: argparse.Namespace) -> int:
@@ -333,6 +341,7 @@ def _add_sidecar(command: AddCommand) -> None:
 def _add_health(command: AddCommand) -> None:
     health = command("health", _health, "check whether a component is serving", _HEALTH)
     health.add_argument("address", nargs="?", metavar="ADDRESS", help="host:port (gRPC), http://host:port, or a name")
+    health.add_argument("--live", action="store_true", help="check liveness: whether the event loop turns")
     health.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="default: 3")
 
 
@@ -346,6 +355,13 @@ def _add_export(command: AddCommand, commands: Any) -> None:
     asyncapi = command(
         "asyncapi", _export_asyncapi, "write the AsyncAPI 3.0 document of the events", _EXPORT_ASYNC, formats
     )
+    nats = command(
+        "nats", _export_nats, "write the users and rights for a nats-server's configuration", _EXPORT_NATS, formats
+    )
+    nats.add_argument(
+        "--keys", metavar="DIR", help="folder that `mesh keys --each` has filled; default: this mesh's keys"
+    )
+    nats.add_argument("--out", metavar="FILE", help="write to this file; default: standard output")
     for document in (openapi, asyncapi):
         document.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
         document.add_argument("--title", default="Mesh", help="title of the API (default: Mesh)")
@@ -438,10 +454,14 @@ _HEALTH = """
 Exit code 0 if it is serving, 1 if not. A service is checked by the gRPC health protocol, the edge by GET /healthz.
 Without an address, all components of mesh.toml are checked.
 
+With --live, liveness is checked: whether the event loop turns, also while the component drains or has no free permit.
+It is the gRPC health service named "liveness", and GET /livez of the edge.
+
   mesh health 127.0.0.1:9101
   mesh health http://127.0.0.1:8080
   mesh health login
   mesh health edge
+  mesh health --live edge
 """
 _EXPORT_OPENAPI = """
 The document has every HTTP route with its parameters, bodies, errors and access rule. Comments of the .proto files
@@ -449,6 +469,15 @@ are the descriptions. The edge serves the same document at /openapi.json and sho
 
   mesh export openapi --out openapi.json
   mesh export openapi --title "Accounts" --api-version 1.4 --server https://api.example.com
+"""
+_EXPORT_NATS = """
+Writes the authorization block of a nats-server's configuration: one user for each service that publishes or receives
+events, with its public NKEY and the rights that follow from the contract, and one for the operator. Missing keys are
+made. The block holds no secret; the keys stay with the services. Include it in the configuration of the server, and
+write it again when the contract has changed.
+
+  mesh export nats --out authorization.conf
+  mesh export nats --keys .mesh/keys --out .mesh/keys/broker/authorization.conf
 """
 _EXPORT_ASYNC = """
 The document has every event with its channel on the broker, its headers and fields, its publishers and the methods

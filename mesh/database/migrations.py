@@ -24,6 +24,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import text
 
+from mesh import private_files
 from mesh.database.failures import DatabaseError
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ def _file_lock(file: Path | None) -> Iterator[None]:
     if file is None:
         yield
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(f"{file.name}.lock").open("w") as lock:
+    private_files.make_folder(file.parent)
+    with open(file.with_name(f"{file.name}.lock"), "w", opener=private_files.opener) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        private_files.create_file(file)  # SQLite gives -wal and -shm the mode that the file has when they are made
         yield

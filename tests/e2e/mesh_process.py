@@ -137,7 +137,7 @@ def children(pid: int) -> dict[int, str]:
     return {int(line.split(None, 1)[0]): line.split(None, 1)[1] for line in lines if " mesh " in line}
 
 
-def sample(state: Path, **environ: str) -> Mesh:
+def sample(state: Path, *, within: Sequence[str] = (), **environ: str) -> Mesh:
     """Start the sample mesh on free ports; ``ready`` waits for it."""
     return Mesh(
         ROOT / "mesh.toml",
@@ -153,4 +153,5 @@ def sample(state: Path, **environ: str) -> Mesh:
             "MESH_SERVICES_REGISTRATION_SETTINGS_ADMIN_PASSWORD": "admin's own password",
             **environ,
         },
+        within=within,
     )

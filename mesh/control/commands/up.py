@@ -10,15 +10,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from mesh import database_url
+from mesh import database_url, private_files
 from mesh.address import bound_address, reachable
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import deployment, identity_keys, project, run_state, topology
-from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE
-from mesh.control.supervise import listening_sockets, trace_collector
+from mesh.control import deployment, file_rights, identity_keys, project, run_state, topology
+from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
+from mesh.control.supervise import child_environment, listening_sockets, trace_collector
 from mesh.control.supervise.child import Child, ComponentSpec
 from mesh.control.supervise.local_broker import BROKER, LocalBroker, local_broker
 from mesh.control.supervise.log_output import LogOutput
@@ -46,6 +47,7 @@ def run(file: Path, *, raw: bool, reload: bool = False, max_restart_delay: float
         Faults: Contract or manifest has faults, an address is taken, or the mesh runs already.
     """
     started_at = time.time()
+    private_files.disable_core_dumps()
     manifest, contract = project.load(file)
     faults = deployment.combined_faults(manifest, contract)
     if faults:
@@ -55,6 +57,8 @@ def run(file: Path, *, raw: bool, reload: bool = False, max_restart_delay: float
         identity_keys.ensure(manifest)
         broker = local_broker(manifest, contract)
         output = LogOutput(sys.stdout, [*listeners, *([BROKER] if broker else [])], raw=raw)
+        for text in file_rights.state_warnings(manifest):
+            output.supervisor_line(text)
         return asyncio.run(
             _run(
                 manifest,
@@ -108,13 +112,21 @@ async def _run(
     traces_url = ""
     if store is not None:
         traces_url = environment[TRACES_ENDPOINT_VARIABLE] = await store.start()
+        environment[TRACES_SECRET_VARIABLE] = store.secret
     if broker is not None:
         environment["MESH_BROKER"] = broker.url
     edge_url = f"http://{reachable(addresses[EDGE])}" if EDGE in addresses else ""
 
     def on_ready(children: Mapping[str, Child]) -> None:
         claim.write(
-            run_state.RunState(os.getpid(), addresses, edge_url, traces_url, broker.url if broker is not None else "")
+            run_state.RunState(
+                os.getpid(),
+                addresses,
+                edge_url,
+                traces_url,
+                "" if store is None else store.secret,
+                broker.url if broker is not None else "",
+            )
         )
         output.block(_summary(manifest, contract, children, addresses, broker, edge_url, traces_url))
 
@@ -125,7 +137,13 @@ async def _run(
         await reload_on_change(manifest, contract, children, output, versions=versions, since=started_at)
 
     components = _components(manifest, contract, listeners, broker, reload=versions is not None)
-    supervisor = Supervisor(components, output, environment, max_restart_delay=max_restart_delay)
+    supervisor = Supervisor(
+        components,
+        output,
+        environment,
+        max_restart_delay=max_restart_delay,
+        liveness_timeout=manifest.liveness.seconds,
+    )
     try:
         return await supervisor.run(on_ready, None if versions is None else watch_files)
     finally:
@@ -163,6 +181,7 @@ def _components(
             command=(*mesh, "sidecar", name, *file),
             restart_arguments=("--no-migrations",) if reload else (),
             listener=listeners[name],
+            environment=partial(child_environment.for_service, name=name, services=tuple(manifest.services)),
             needs=(*first, *needs),
             drain=manifest.services[name].drain,
             reloads=manifest.services[name].workers is not None,
@@ -172,6 +191,7 @@ def _components(
             name=EDGE,
             command=(*mesh, "edge", *file),
             listener=listeners[EDGE],
+            environment=partial(child_environment.for_edge, services=tuple(manifest.services)),
             needs=tuple(manifest.services),
             drain=manifest.edge.drain,
         )

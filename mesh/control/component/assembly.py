@@ -33,9 +33,11 @@ from mesh.auth import (
 from mesh.call import Call, Handler, Layer, chain
 from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
+from mesh.control import file_rights
 from mesh.control.component.service_events import ServiceEvents, needs_broker
-from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE
+from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.edge import Edge, OptionalLayers
+from mesh.edge.calls import share_keys
 from mesh.edge.grpc.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
@@ -105,8 +107,13 @@ class _SharedParts:
 
     def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
         logs.install(name)
+        for text in file_rights.component_warnings(manifest, name):
+            log.warning("%s", text)
         self.telemetry = telemetry.configure(
-            name, version=version("function-mesh"), default_endpoint=os.environ.get(TRACES_ENDPOINT_VARIABLE)
+            name,
+            version=version("function-mesh"),
+            default_endpoint=os.environ.get(TRACES_ENDPOINT_VARIABLE),
+            default_secret=os.environ.get(TRACES_SECRET_VARIABLE, ""),
         )
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
@@ -365,7 +372,8 @@ class EdgeComponent:
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(common.tokens, None),
-            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue),
+            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue, share_keys),
+            stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
             layers=OptionalLayers.of(table),

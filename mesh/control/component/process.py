@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import logging
 import os
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from mesh import private_files
 from mesh.boundary import cancel_task
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
@@ -82,7 +84,9 @@ def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -
     """
     import uvloop  # noqa: PLC0415 - only here
 
+    faulthandler.enable()  # SIGABRT, by which a hung process is ended, shows the stacks of all threads
     _raise_descriptors()
+    private_files.disable_core_dumps()
     parent = ParentConnection.inherited()
     if parent.present:
         prepare_output("utf-8")  # `mesh up` reads it; the encoding of the user's terminal does not matter
@@ -218,10 +222,14 @@ async def serve(
     def on_start() -> None:
         loop.call_soon_threadsafe(start_allowed.set)
 
+    def on_probe() -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: the process is about to end
+            loop.call_soon_threadsafe(parent.alive)
+
     def on_parent_exit() -> None:
         loop.call_soon_threadsafe(stop_requested.set)
 
-    parent.watch(on_start, on_parent_exit, drain + STOP_MARGIN_SECONDS)
+    parent.watch(on_start, on_probe, on_parent_exit, drain + STOP_MARGIN_SECONDS)
     try:
         component = make()
         _add_handlers(

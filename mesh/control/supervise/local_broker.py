@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
@@ -12,18 +11,17 @@ from mesh import address as addresses
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control import identity_keys
+from mesh.control.component import broker_users
 from mesh.control.component.service_events import broker_settings, needs_broker
-from mesh.control.supervise import exec_with_parent, listening_sockets
+from mesh.control.supervise import child_environment, exec_with_parent, listening_sockets
 from mesh.control.supervise.child import ComponentSpec
-from mesh.events.broker import nats_server, nkey_files
-from mesh.events.broker.authorization import User
+from mesh.events.broker import nats_server
 from mesh.events.broker.broker import Broker
 from mesh.events.broker.nats_connection import BROKER_ERRORS
 from mesh.events.broker.streams import StreamError
-from mesh.events.rights import EVERYTHING, service_rights
 from mesh.faults import Fault, Faults
 
-__all__ = ["BROKER", "LocalBroker", "configure", "local_broker", "needed", "users"]
+__all__ = ["BROKER", "LocalBroker", "configure", "local_broker", "needed"]
 
 BROKER = "broker"
 """Component name of the broker."""
@@ -54,26 +52,6 @@ def needed(manifest: Manifest, contract: Contract) -> bool:
     return not manifest.broker and any(needs_broker(manifest, contract, name) for name in manifest.services)
 
 
-def users(manifest: Manifest, contract: Contract, folder: Path) -> list[User]:
-    """Return the users of the broker: each service that needs it with its rights, and the operator.
-
-    Args:
-        manifest: The manifest.
-        contract: The contract.
-        folder: Folder of the keys.
-
-    Raises:
-        Faults: A key cannot be read.
-    """
-    rights = {
-        name: service_rights(contract, name, config.serves)
-        for name, config in manifest.services.items()
-        if needs_broker(manifest, contract, name)
-    }
-    rights[identity_keys.OPERATOR] = EVERYTHING
-    return [User(name, nkey_files.public(folder, name), one.publish, one.subscribe) for name, one in rights.items()]
-
-
 def configure(manifest: Manifest, contract: Contract) -> None:
     """Write the configuration of a running broker anew, with the rights of another contract; it reads it at SIGHUP.
 
@@ -83,7 +61,7 @@ def configure(manifest: Manifest, contract: Contract) -> None:
     folder = identity_keys.ensure(manifest)
     storage = manifest.state / "nats"
     try:
-        nats_server.configure(storage, users(manifest, contract, folder))
+        nats_server.configure(storage, broker_users.users(manifest, contract, folder))
     except OSError as error:
         raise Faults([Fault(str(storage), f"cannot be written: {error.strerror}")]) from None
 
@@ -103,7 +81,9 @@ def local_broker(manifest: Manifest, contract: Contract) -> LocalBroker | None:
     host, port = addresses.split(address)
     storage = manifest.state / "nats"
     try:
-        words = nats_server.command(storage, host, port, users(manifest, contract, identity_keys.folder_of(manifest)))
+        words = nats_server.command(
+            storage, host, port, broker_users.users(manifest, contract, identity_keys.folder_of(manifest))
+        )
     except nats_server.ServerError as error:
         raise Faults([Fault(f"{manifest.file.name} broker", str(error))]) from None
     except OSError as error:
@@ -116,6 +96,7 @@ def local_broker(manifest: Manifest, contract: Contract) -> LocalBroker | None:
         name=BROKER,
         command=exec_with_parent.command(str(storage / "lock"), words),
         listener=None,
+        environment=child_environment.for_broker,
         probe=lambda: _ready(operator, reachable),
         format_line=nats_server.shown,
         needs_restart=nats_server.broken,

@@ -343,6 +343,7 @@ def fixed_values(manifest: Manifest) -> dict[str, object]:
     """Return the values of mesh.toml, by key, that the supervisor cannot change while the mesh runs."""
     found: dict[str, object] = {
         "state": manifest.state,
+        "liveness": manifest.liveness,
         "broker": manifest.broker,
         "[edge] listen": manifest.edge and manifest.edge.listen,
         "[events] listen": manifest.events.listen,

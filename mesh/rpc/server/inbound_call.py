@@ -49,6 +49,7 @@ class InboundCall(Call):
 
     __slots__ = (
         "_deframer", "_disconnected", "_gzip", "_max_message", "_receive", "_requests_ended", "_response", "_send",
+        "certificate",
     )  # fmt: skip
 
     def __init__(self, method: Method, metadata: Metadata, receive: Receive, send: Send, max_message: int) -> None:
@@ -74,6 +75,7 @@ class InboundCall(Call):
         self._response: bytes | None = None
         self._requests_ended = False
         self._disconnected = False
+        self.certificate: str | None = None
 
     @property
     def response_missing(self) -> bool:
