@@ -1,6 +1,6 @@
 """Authorization block of nats-server's configuration: users with their public NKEYs and their rights. Pure.
 
-Strings are written as JSON with letters outside ASCII as they are, because nats-server reads no escapes of them
+Strings are written as JSON with characters outside ASCII as they are, because nats-server reads no escapes of them
 (findings/nats-config-json-strings.sh).
 
 Source: https://docs.nats.io/running-a-nats-service/configuration/securing_nats/authorization
@@ -33,16 +33,20 @@ class User:
 
 
 def block(users: Iterable[User]) -> str:
-    """Return the block. A client that is none of the users is refused."""
+    """Return the block. Other clients are refused."""
     return "\n".join(["authorization {", "  users: [", *(_user(one) for one in users), "  ]", "}", ""])
 
 
 def _user(user: User) -> str:
     lists = {"publish": user.publish, "subscribe": user.subscribe}
-    permissions = "\n".join(
-        f"        {name}: {{ allow: [{', '.join(map(_text, allowed))}] }}" for name, allowed in lists.items()
+    permissions = "".join(
+        f"      {name}: {{ allow: [\n{_lines(allowed)}      ] }}\n" for name, allowed in lists.items()
     )
-    return f"    # {user.name}\n    {{ nkey: {user.nkey}, permissions: {{\n{permissions}\n    }} }}"
+    return f"    # {user.name}\n    {{ nkey: {user.nkey}, permissions: {{\n{permissions}    }} }}"
+
+
+def _lines(subjects: Iterable[str]) -> str:
+    return "".join(f"        {_text(one)}\n" for one in subjects)
 
 
 def _text(value: str) -> str:
