@@ -109,7 +109,7 @@ def run(file: Path | None, options: Options) -> int:
         server = Postgresql(folder / "postgresql") if options.postgresql else None
         environment = _environment(found, folder, server, workers=options.workers)
         os.environ.update(environment)  # for `load`, as for every process of the mesh
-        manifest, contract = project.load(file)
+        manifest, contract = project.load(file, lambda _: True)
         try:
             experiment = _experiment(manifest, contract, options, limits, server)
         except UncountableError as error:

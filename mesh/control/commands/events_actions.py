@@ -230,7 +230,7 @@ def replay(file: Path, method: str, *, since: str) -> int:
 
 
 def _run_with_broker(file: Path, run: Callable[[_BrokerSession], Awaitable[int]]) -> int:
-    manifest, contract = project.load(file)
+    manifest, contract = project.load(file, lambda owner: not owner)
 
     async def inside() -> int:
         async with _session(manifest, contract) as session:
