@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh.chaos import arguments as chaos_command
-from mesh.control.commands import events_arguments
+from mesh.control.commands import events_arguments, keys_arguments
 from mesh.faults import Fault, Faults
 from mesh.telemetry import otel_environment
 from mesh.text import prepare_output
@@ -227,12 +227,15 @@ def _export_nats(options: argparse.Namespace) -> int:
 
 
 def _keys(options: argparse.Namespace) -> int:
-    from mesh.config import manifest
-    from mesh.control import identity_keys
+    return keys_arguments.run(options, _file(options))
 
-    found = manifest.load(_file(options))
-    print(identity_keys.ensure_each(found, Path(options.each)) if options.each else identity_keys.ensure(found))
-    return 0
+
+def _secrets(options: argparse.Namespace) -> int:
+    from mesh.control.commands import secret_actions
+
+    if options.action == "list":
+        return secret_actions.show(_file(options))
+    return (secret_actions.set_ if options.action == "set" else secret_actions.remove)(_file(options), options.name)
 
 
 def _new(options: argparse.Namespace) -> int:
@@ -300,9 +303,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_sidecar(command)
     command("edge", _edge, "run the edge in the foreground", _EDGE).add_argument("--fd", type=int, help=_FD)
     _add_health(command)
-    command("keys", _keys, "make the services' identity keys that are missing", _KEYS).add_argument(
-        "--each", metavar="FOLDER", help="make one folder for each service and for the edge below this one"
-    )
+    keys_arguments.add(command, _keys)
+    _add_secrets(command, commands)
     events_arguments.add(command, commands, _events)
     chaos_command.add(command, _chaos)
     _add_export(command, commands)
@@ -343,6 +345,21 @@ def _add_health(command: AddCommand) -> None:
     health.add_argument("address", nargs="?", metavar="ADDRESS", help="host:port (gRPC), http://host:port, or a name")
     health.add_argument("--live", action="store_true", help="check liveness: whether the event loop turns")
     health.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="default: 3")
+
+
+def _add_secrets(command: AddCommand, commands: Any) -> None:
+    group = commands.add_parser("secrets", help="set, list and remove secrets on this machine").add_subparsers(
+        title="actions", metavar="ACTION", required=True
+    )
+    for action, summary in (
+        ("set", "store a secret, encrypted, from standard input"),
+        ("list", "show where each secret is found, never its value"),
+        ("remove", "remove a stored secret"),
+    ):
+        added = command(action, _secrets, summary, _SECRETS, group)
+        added.set_defaults(action=action)
+        if action != "list":
+            added.add_argument("name", metavar="NAME", help="the secret's name")
 
 
 def _add_export(command: AddCommand, commands: Any) -> None:
@@ -486,11 +503,13 @@ that receive it.
   mesh export asyncapi --out asyncapi.json
   mesh export asyncapi --title "Accounts" --api-version 1.4
 """
-_KEYS = """
-Each service proves its identity with a key of its own, in the folder `identity` of the state folder. `mesh up` makes
-the keys. For containers, make them once with --each, and mount to each container its own folder. It has one private
-key and all public keys.
+_SECRETS = """
+mesh.toml names secrets: password = { secret = "smtp" } in settings, {secret:smtp} inside a URL. Each is looked up in
+the variable MESH_SECRET_SMTP, in the file smtp of the folder `secrets` (/run/secrets), and in the encrypted file that
+`mesh secrets set` writes to the state folder.
 
-  mesh keys
-  mesh keys --each .mesh/keys
+  mesh secrets set smtp
+  mesh secrets set smtp < password.txt
+  mesh secrets list
+  mesh secrets remove smtp
 """

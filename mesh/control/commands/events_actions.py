@@ -244,7 +244,7 @@ def make_streams(file: Path) -> int:
 
 
 def _run_with_broker(file: Path, run: Callable[[_BrokerSession], Awaitable[int]]) -> int:
-    manifest, contract = project.load(file)
+    manifest, contract = project.load(file, lambda owner: not owner)
 
     async def inside() -> int:
         async with _session(manifest, contract) as session:
