@@ -19,9 +19,9 @@ from mesh.config import secrets
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control import deployment, file_rights, identity_keys, mesh_certificates, project, run_state, topology
+from mesh.control.component.certificate_keeper import CertificateKeeper
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.control.supervise import child_environment, listening_sockets, trace_collector
-from mesh.control.supervise.certificate_keeper import CertificateKeeper
 from mesh.control.supervise.child import Child, ComponentSpec
 from mesh.control.supervise.local_broker import BROKER, LocalBroker, local_broker
 from mesh.control.supervise.log_output import LogOutput

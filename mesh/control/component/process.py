@@ -98,6 +98,10 @@ def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -
         own = name or "edge"
         manifest, contract = load(file, lambda owner: owner in ("", own))
         _check_exists(manifest, name)
+        if manifest.keys.address:
+            from mesh.control.component import component_certificates  # noqa: PLC0415 - only with a signer
+
+            component_certificates.obtain(manifest, name or "edge")
     except Faults as faults:
         return _fail(parent, str(faults))
     if name is not None and name in manifest.lambdas and manifest.services[name].workers is None:
