@@ -19,6 +19,7 @@ import msgspec
 
 from mesh.address import ANY, reachable, split
 from mesh.config import secrets
+from mesh.config.auth import AuthConfig, auth_faults
 from mesh.config.edge import CorsConfig, RateLimitConfig, cors_faults, metadata_faults, proxy_faults
 from mesh.config.environment import override
 from mesh.config.events import EventsConfig, broker_faults, events_faults
@@ -53,25 +54,6 @@ TableT = TypeVar("TableT", bound=msgspec.Struct)
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Table of mesh.toml that refuses unknown keys."""
-
-
-class AuthConfig(_Table, frozen=True):
-    """``[auth]``: verification of user tokens (JWT). Without the table no token is accepted.
-
-    Attributes:
-        issuer: Required ``iss`` of a token.
-        audience: Required ``aud`` of a token.
-        jwks: Source of the public keys: a URL, or a method of the mesh (``login.v1.Login/GetKeys``) with an empty
-            request that returns a JWK set (RFC 7517).
-        roles: Claim that lists the user's roles.
-        leeway: Tolerated clock difference.
-    """
-
-    issuer: str
-    audience: str
-    jwks: str
-    roles: str = "roles"
-    leeway: Duration = Duration(30)
 
 
 class EdgeConfig(_Table, frozen=True):
@@ -459,6 +441,8 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
 
 
 def _security_faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
+    if file.auth is not None:
+        yield from auth_faults(file.auth, f"{place} [auth]")
     yield from name_faults(file.name, f"{place} name")
     yield from tls_faults(file.tls, f"{place} [tls]")
     yield from keys_faults(file.keys, f"{place} [keys]")
