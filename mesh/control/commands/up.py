@@ -15,9 +15,11 @@ from pathlib import Path
 
 from mesh import database_url, private_files
 from mesh.address import bound_address, reachable
+from mesh.config import secrets
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import deployment, file_rights, identity_keys, project, run_state, topology
+from mesh.control import deployment, file_rights, identity_keys, mesh_certificates, project, run_state, topology
+from mesh.control.component.certificate_keeper import CertificateKeeper
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.control.supervise import child_environment, listening_sockets, trace_collector
 from mesh.control.supervise.child import Child, ComponentSpec
@@ -48,23 +50,27 @@ def run(file: Path, *, raw: bool, reload: bool = False, max_restart_delay: float
     """
     started_at = time.time()
     private_files.disable_core_dumps()
-    manifest, contract = project.load(file)
+    manifest, contract = project.load(file, lambda _: True)
     faults = deployment.combined_faults(manifest, contract)
     if faults:
         raise Faults(faults)
     versions = MigrationVersions(manifest) if reload else None
     with run_state.claim(manifest.state) as claim, _sockets(manifest) as listeners:
         identity_keys.ensure(manifest)
+        keeper = CertificateKeeper(manifest) if mesh_certificates.signs_here(manifest) else None
         broker = local_broker(manifest, contract)
         output = LogOutput(sys.stdout, [*listeners, *([BROKER] if broker else [])], raw=raw)
         for text in file_rights.state_warnings(manifest):
             output.supervisor_line(text)
+        if plain := manifest.plain_text():
+            output.supervisor_line(f'tls = "off": calls of {", ".join(plain)} are plain text on the network')
         return asyncio.run(
             _run(
                 manifest,
                 contract,
                 listeners,
                 broker,
+                keeper,
                 output,
                 claim,
                 started_at=started_at,
@@ -99,6 +105,7 @@ async def _run(
     contract: Contract,
     listeners: Mapping[str, socket.socket],
     broker: LocalBroker | None,
+    keeper: CertificateKeeper | None,
     output: LogOutput,
     claim: run_state.Claim,
     *,
@@ -144,9 +151,12 @@ async def _run(
         max_restart_delay=max_restart_delay,
         liveness_timeout=manifest.liveness.seconds,
     )
+    renewing = None if keeper is None else asyncio.create_task(keeper.run(output.supervisor_line))
     try:
         return await supervisor.run(on_ready, None if versions is None else watch_files)
     finally:
+        if renewing is not None:
+            renewing.cancel()
         if store is not None:
             await store.stop()
 
@@ -175,13 +185,16 @@ def _components(
     # -P: a folder `mesh` in the current directory must not hide the package.
     mesh = (sys.executable, "-P", "-m", "mesh")
     file = ("--file", str(manifest.file))
+    services = tuple(manifest.services)
     for name, needs in topology.dependencies(manifest, contract).items():
         yield ComponentSpec(
             name=name,
             command=(*mesh, "sidecar", name, *file),
             restart_arguments=("--no-migrations",) if reload else (),
             listener=listeners[name],
-            environment=partial(child_environment.for_service, name=name, services=tuple(manifest.services)),
+            environment=partial(
+                child_environment.for_service, name=name, services=services, secrets=_secret_variables(manifest, name)
+            ),
             needs=(*first, *needs),
             drain=manifest.services[name].drain,
             reloads=manifest.services[name].workers is not None,
@@ -191,10 +204,18 @@ def _components(
             name=EDGE,
             command=(*mesh, "edge", *file),
             listener=listeners[EDGE],
-            environment=partial(child_environment.for_edge, services=tuple(manifest.services)),
+            environment=partial(
+                child_environment.for_edge, services=services, secrets=_secret_variables(manifest, EDGE)
+            ),
             needs=tuple(manifest.services),
             drain=manifest.edge.drain,
         )
+
+
+def _secret_variables(manifest: Manifest, component: str) -> frozenset[str]:
+    """Return the environment variables of the secrets that a component uses."""
+    names = manifest.secret_names
+    return frozenset(map(secrets.variable, names.get("", frozenset()) | names.get(component, frozenset())))
 
 
 # -- the table that is shown when the mesh is ready --

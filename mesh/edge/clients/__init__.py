@@ -12,6 +12,6 @@ Count and bytes are shared fairly, and only when they are used up: the client th
 (``budget``). Streams that have nothing to send or to say are left alone: the time runs only while the edge has
 something for the client that it does not read, or has a part of a message.
 
-The model for the rate is Kestrel's ``MinRequestBodyDataRate`` (240 bytes/s after a grace period), that for the order Envoy's overload manager, which
-resets the streams that hold most memory.
+The model for the rate is Kestrel's ``MinRequestBodyDataRate`` (240 bytes/s after a grace period), that for the order
+Envoy's overload manager, which resets the streams that hold most memory.
 """
