@@ -13,7 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -77,6 +77,8 @@ class EdgeConfig(_Table, frozen=True):
         trusted_proxies: Addresses and networks of trusted proxies, whose ``Forwarded`` and ``X-Forwarded-*`` count.
         ignore_unknown_fields: Ignore unknown JSON fields instead of refusing them with 400.
         rate_limit: Rate limits of one client.
+        client_trace: Meaning of a client's ``traceparent``: ``"link"`` begins a trace with a link to the client's,
+            ``"trust"`` continues it with its sampled flag, ``"restart"`` ignores it.
     """
 
     listen: str = "127.0.0.1:8080"
@@ -96,6 +98,7 @@ class EdgeConfig(_Table, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     ignore_unknown_fields: bool = False
     rate_limit: RateLimitConfig = RateLimitConfig()
+    client_trace: Literal["link", "trust", "restart"] = "link"
 
     @property
     def cors_rules(self) -> CorsConfig:
