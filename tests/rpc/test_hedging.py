@@ -14,8 +14,9 @@ from mesh.call import chain
 from mesh.contract.model import Hedge
 from mesh.errors import NotFound, Unavailable
 from mesh.headers import ATTEMPTS, NO_RETRY, PUSHBACK
-from mesh.rpc.client.attempt import BUDGET_TOKENS
+from mesh.rpc.client.attempt import BUDGET_TOKENS, RetryBudget
 from mesh.rpc.client.channel import Channel
+from mesh.rpc.client.hedging import hedged
 from mesh.rpc.client.retry import retry
 from mesh.rpc.client.target import Target
 
@@ -118,25 +119,29 @@ async def test_pushback(method, value, attempts):
 
 
 async def test_hedges_count_against_the_budget(method):
-    layer = retry(FAST)
+    budget = RetryBudget()
+    budget.tokens = BUDGET_TOKENS / 2 + 2
+    policy = Hedge(0.0001, 2)
     hedges = 0
-    for _ in range(int(BUDGET_TOKENS)):
+    while not budget.spent:
         slow = Slow(hang=1)
-        running = asyncio.ensure_future(chain(layer, slow)(Outgoing(hedging(method, 0.0001, 2), b"request")))
-        if not await asyncio.wait([running], timeout=0.05):
-            pytest.fail("not reached")
-        if not running.done():  # the budget is spent
-            running.cancel()
-            break
+        await hedged(Outgoing(method, b"request"), slow, policy, budget)
         hedges += len(slow.attempts) - 1
-    assert BUDGET_TOKENS * 0.45 < hedges < BUDGET_TOKENS * 0.65
+    assert hedges == 3  # each takes a token, and its success gives back a tenth
+    slow = Slow(hang=1)
+    running = asyncio.ensure_future(hedged(Outgoing(method, b"request"), slow, policy, budget))
+    await asyncio.sleep(0.05)  # that nothing happens has no event
+    assert len(slow.attempts) == 1
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 async def test_a_hedge_goes_to_another_address(serve, contract, rpc, transport, method):
     servers = [await serve(), await serve()]
     target = Target([server.address for server in servers], transport=transport)
-    hedged = SimpleNamespace(method=lambda path: replace(contract.method(path), hedge=Hedge(0.02, 2)))
-    stub = rpc.grpc.EchoStub(Channel(chain(retry(FAST), target), hedged))
+    hedging_contract = SimpleNamespace(method=lambda path: replace(contract.method(path), hedge=Hedge(0.02, 2)))
+    stub = rpc.grpc.EchoStub(Channel(chain(retry(FAST), target), hedging_contract))
     try:
         async with asyncio.timeout(30):
             while not all(server.servicer.calls for server in servers):
