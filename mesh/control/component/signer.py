@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mesh.auth import key_files
 from mesh.certificates import Credentials
@@ -61,9 +60,10 @@ class SignerComponent:
         names = [name for name in mesh_certificates.names(manifest) if name != SIGNER]
         app = SignerApp(store, names, keys, self._issue)
         self._listener = Listener(
-            app, manifest.keys.listen, grpc=False, drain=DRAIN_SECONDS, max_body=MAX_BODY_SIZE, tls=self._files()
+            app, manifest.keys.listen, grpc=False, drain=DRAIN_SECONDS, max_body=4 * MAX_BODY_SIZE, tls=self._files()
         )
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background: list[asyncio.Future[None]] = []
+        self._renewing: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
         """Serve; return the bound ``host:port``.
@@ -75,8 +75,10 @@ class SignerComponent:
             address = await self._listener.start()
         except ListenError as error:
             raise Faults([Fault(self._place, str(error))]) from None
-        self._run(self._keeper.run(lambda text: log.warning("%s", text)))
-        self._run(self._credentials.watch())
+        self._background = [
+            asyncio.ensure_future(self._keeper.run(lambda text: log.warning("%s", text))),
+            asyncio.ensure_future(self._credentials.watch()),
+        ]
         return address
 
     def reload(self) -> None:
@@ -85,8 +87,10 @@ class SignerComponent:
 
     async def stop(self) -> None:
         """Finish the requests in progress, and stop."""
-        for task in self._tasks:
+        for task in self._background:
             task.cancel()
+        if self._renewing is not None:
+            await self._renewing
         await self._listener.stop()
 
     def _issue(self, name: str, public_key: EllipticCurvePublicKey, replaced: int | None) -> IssuedCredentials:
@@ -104,15 +108,12 @@ class SignerComponent:
         return CertificateFiles(self._credentials.files.certificate, self._credentials.files.private_key)
 
     def _on_renewal(self) -> None:
-        self._run(self._renew_listener())
+        self._renewing = asyncio.ensure_future(self._renew_listener(self._renewing))
 
-    async def _renew_listener(self) -> None:
+    async def _renew_listener(self, earlier: asyncio.Task[None] | None) -> None:
+        if earlier is not None:
+            await earlier
         try:
             await self._listener.renew(self._files())
         except ListenError as error:
             log.error("%s", error)  # noqa: TRY400 - the text says all
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

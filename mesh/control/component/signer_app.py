@@ -40,7 +40,7 @@ KEYS_INTERVAL = 1.0
 """Seconds between two reads of the identity keys."""
 
 
-class _RefusedError(Exception):
+class _RequestRefusedError(Exception):
     """A response with an error status."""
 
     def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
@@ -84,7 +84,7 @@ class SignerApp:
         headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
         try:
             status, body = 200, await self._respond(scope, receive)
-        except _RefusedError as refused:
+        except _RequestRefusedError as refused:
             status, body = refused.status, json.dumps({"message": str(refused)}).encode()
             if refused.retry_after is not None:
                 headers.append((b"retry-after", str(max(1, round(refused.retry_after))).encode()))
@@ -104,9 +104,11 @@ class SignerApp:
         }
         path = scope["path"]
         if path not in methods:
-            raise _RefusedError(404, f"known are POST {CERTIFICATES_PATH}, GET {AUTHORITY_PATH}, /healthz and /livez")
+            raise _RequestRefusedError(
+                404, f"known are POST {CERTIFICATES_PATH}, GET {AUTHORITY_PATH}, /healthz and /livez"
+            )
         if scope["method"] not in methods[path]:
-            raise _RefusedError(405, f"{path} is called with {methods[path][0]}")
+            raise _RequestRefusedError(405, f"{path} is called with {methods[path][0]}")
         if path == "/livez":
             return b"{}"
         if path == CERTIFICATES_PATH:
@@ -120,9 +122,9 @@ class SignerApp:
             request = self._verifier.verify(body)
         except CertificateError as error:
             log.warning("a request for a certificate was refused: %s", error)
-            raise _RefusedError(403, str(error)) from None
+            raise _RequestRefusedError(403, str(error)) from None
         if request.name not in self._names:
-            raise _RefusedError(403, f"{request.name} is no component of this mesh: it is not in mesh.toml")
+            raise _RequestRefusedError(403, f"{request.name} is no component of this mesh: it is not in mesh.toml")
         self._limit(request.name)
         issued = await asyncio.to_thread(self._issue, request.name, request.public_key, request.replaced)
         leaf = x509.load_pem_x509_certificate(issued.leaf)
@@ -136,7 +138,7 @@ class SignerApp:
         left = min(float(BURST), left + (now - at) / ISSUE_INTERVAL)
         if left < 1:
             wait = (1 - left) * ISSUE_INTERVAL
-            raise _RefusedError(429, f"{name} requests too many certificates; retry in {wait:.0f} s", wait)
+            raise _RequestRefusedError(429, f"{name} requests too many certificates; retry in {wait:.0f} s", wait)
         self._buckets[name] = left - 1, now
 
     def _known_keys(self) -> Mapping[str, Ed25519PublicKey]:
@@ -153,11 +155,11 @@ async def _body(receive: Receive) -> bytes:
             while True:
                 event = await receive()
                 if event["type"] != "http.request":
-                    raise _RefusedError(400, "the request ended before its body was complete")
+                    raise _RequestRefusedError(400, "the request ended before its body was complete")
                 body += bytes(event.get("body", b""))
                 if len(body) > MAX_BODY_SIZE:
-                    raise _RefusedError(413, f"a request has at most {MAX_BODY_SIZE} bytes")
+                    raise _RequestRefusedError(413, f"a request has at most {MAX_BODY_SIZE} bytes")
                 if not event.get("more_body", False):
                     return body
     except TimeoutError:
-        raise _RefusedError(408, f"the body took longer than {BODY_TIMEOUT:g} s") from None
+        raise _RequestRefusedError(408, f"the body took longer than {BODY_TIMEOUT:g} s") from None

@@ -76,7 +76,7 @@ class SignerConnection:
         finally:
             connection.close()
         if response.status != http.client.OK:
-            raise CertificateError(f"{self._address}: the signer refused: {_message(content)}")
+            raise CertificateError(f"{self._address}: the signer refused: {_message(content) or response.status}")
         return content
 
     def _context(self) -> ssl.SSLContext:
