@@ -105,7 +105,7 @@ def _ways(endpoint: str) -> dict[str, One]:
 
     folder = load.SCRATCH / "identity"
     key_files.ensure(folder, ["edge"])
-    token = Signer("edge", key_files.load(folder, "edge")).token(SERVICE)
+    token = Signer("edge", key_files.load(folder, "edge")).token(PATH)
     request = _request(method, token)
     layers: list[tuple[str, Layer]] = [
         ("runner", runner),

@@ -204,12 +204,14 @@ class Call:
         tried: What earlier attempts of an outbound call were sent to, which a later one avoids: a set that the attempts
             share; None if there is one attempt only.
         delivery: The event that this call delivers (``mesh.events.consume.delivery_call.Delivered``), or None.
+        certificate: The certificate (PEM) of the connection's client, which the TLS handshake has verified, or None.
     """
 
     wait_for_ready: bool = False
     compression: str = ""
     delivery: Any = None
     tried: set[Any] | None = None
+    certificate: str | None = None
 
     __slots__ = (
         "auth_error", "caller", "deadline", "deadline_enforced", "headers", "headers_sent", "identity", "metadata",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -116,9 +117,13 @@ class RawClient(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def raw_client(address: str) -> AsyncIterator[RawClient]:
+async def raw_client(
+    address: str, tls: ssl.SSLContext | None = None, name: str | None = None
+) -> AsyncIterator[RawClient]:
     host, _, port = address.rpartition(":")
-    transport, client = await asyncio.get_running_loop().create_connection(RawClient, host, int(port))
+    transport, client = await asyncio.get_running_loop().create_connection(
+        RawClient, host, int(port), ssl=tls, server_hostname=name
+    )
     try:
         yield client
     finally:

@@ -89,13 +89,15 @@ def test_the_table_of_keys_is_complete_and_has_the_defaults() -> None:
         "[edge] ": manifest.EdgeConfig,
         "[auth] ": manifest.AuthConfig,
         "[events] ": manifest.EventsConfig,
+        "[keys] ": manifest.KeysConfig,
+        "[tls] ": manifest.TlsFiles,
         "[services.NAME] ": manifest.ServiceConfig,
         "workers.": manifest.WorkersConfig,
     }
     expected = {}
     for prefix, kind in kinds.items():
         for field in msgspec.structs.fields(kind):
-            if prefix or field.name not in ("edge", "auth", "events", "services"):
+            if prefix or field.name not in ("edge", "auth", "events", "keys", "services"):
                 expected[f"`{prefix}{field.encode_name}`"] = field
     assert set(said) == set(expected)
     for key, field in expected.items():

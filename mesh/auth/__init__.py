@@ -3,8 +3,10 @@
 Decisions:
 
 - *Two identities.* The *user* for whom a call is made has a JWT in ``authorization``, verified with the issuer's
-  published keys. The *service* that makes the call has a token in ``mesh-identity``. It is valid for a minute, and
-  signed with the key that ``mesh up`` made for the service.
+  published keys. The *service* that makes the call is the one that its TLS certificate names.
+- *A token for hops that a proxy terminates.* ``mesh-identity`` is valid for a minute and for one method. It is signed
+  with the key that ``mesh up`` made for the service. Where there is no certificate it names the caller. Where there is
+  one, both must name the same service.
 - *Every listener verifies both.* A sidecar that trusted the edge's check would be open to anyone who reaches it
   directly.
 - *The contract authorizes.* A method says its access and roles, and a service declares the services that it calls.
@@ -12,13 +14,16 @@ Decisions:
 Refused: symmetric keys, unsigned tokens, and a service's call that the contract does not declare.
 """
 
-from mesh.auth.identity_layers import CallDeclarations, authenticate, authorize, identify
+from mesh.auth.client_certificates import ClientCertificates
+from mesh.auth.identity_layers import NO_SERVICES, CallDeclarations, authenticate, authorize, identify
 from mesh.auth.service_tokens import EDGE, PeerVerifier, Signer
 from mesh.auth.user_tokens import TokenVerifier, fetch_url
 
 __all__ = [
     "EDGE",
+    "NO_SERVICES",
     "CallDeclarations",
+    "ClientCertificates",
     "PeerVerifier",
     "Signer",
     "TokenVerifier",

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mesh.auth.service_tokens import EDGE, HEADER, PeerVerifier, Signer
 from mesh.call import current
+from mesh.certificates.spiffe import OPERATOR
 from mesh.contract.model import Access, Contract, Method
 from mesh.errors import PermissionDenied, Unauthenticated
 
 if TYPE_CHECKING:
+    from mesh.auth.client_certificates import ClientCertificates
     from mesh.auth.user_tokens import TokenVerifier
     from mesh.call import Call, Handler, Layer
 
 __all__ = ["CallDeclarations", "authenticate", "authorize", "identify"]
 
 AUTHORIZATION = b"authorization"
+NO_SERVICES = frozenset({EDGE, OPERATOR})
+"""Callers that make calls for others: the edge for users, the operator's command line for a person. They open no
+INTERNAL method."""
 
 
 class CallDeclarations:
@@ -58,22 +63,32 @@ class CallDeclarations:
         )
 
 
-def authenticate(tokens: TokenVerifier | None, peers: PeerVerifier | None) -> Layer:
-    """Return the layer that verifies the tokens of a call and sets ``call.identity`` and ``call.caller``.
+def authenticate(
+    tokens: TokenVerifier | None, peers: PeerVerifier | None, certificates: ClientCertificates | None = None
+) -> Layer:
+    """Return the layer that verifies user, service token and certificate of a call.
+
+    It sets ``call.identity`` and ``call.caller``.
 
     A call with an invalid user token is refused, unless the method is PUBLIC. Then the caller is anonymous, because a
     client sends an expired token with Refresh and Login too. At the edge the method is not known yet, so
     ``call.auth_error`` keeps the error for the layer that finds that a user is needed. An invalid token of a service is
     always refused.
 
+    With ``certificates`` the caller is the service that the certificate of the connection names. A token may come with
+    it and must name the same service. Without ``certificates`` the token alone names the caller, also when a proxy
+    terminates TLS.
+
     Args:
         tokens: Verifier of user tokens, or None if no user token is accepted.
         peers: Verifier of service tokens. None at the edge, which services do not call, and which ignores the header.
+        certificates: Verifier of client certificates, where the listener requires them; or None.
     """
+    caller_of = None if peers is None else peers.caller if certificates is None else _certified(peers, certificates)
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
-        if peers is not None:
-            call.caller = peers.caller(call)
+        if caller_of is not None:
+            call.caller = caller_of(call)
         credentials = call.metadata.wire(AUTHORIZATION)
         if credentials is None:
             return next(call)
@@ -97,6 +112,19 @@ def authenticate(tokens: TokenVerifier | None, peers: PeerVerifier | None) -> La
     return layer
 
 
+def _certified(peers: PeerVerifier, certificates: ClientCertificates) -> Callable[[Call], str]:
+    """Return a function that verifies certificate and token of a call, and returns the caller."""
+
+    def caller_of(call: Call) -> str:
+        certified, signed = certificates.caller(call.certificate), peers.caller(call)
+        if signed is not None and signed != certified:
+            text = f"the client certificate is that of {certified}, the mesh-identity token that of {signed}"
+            raise Unauthenticated(text)
+        return certified
+
+    return caller_of
+
+
 def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
     """Return the layer that refuses a call unless ``call.method.access`` and ``roles`` allow its caller.
 
@@ -110,12 +138,13 @@ def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
         method: Method = call.method
         if method.access is not Access.PUBLIC:
             caller = call.caller
-            if caller is not None and caller != EDGE:
+            by_service = caller is not None and caller not in NO_SERVICES
+            if caller is not None and by_service:
                 declarations.check(caller, method.service)
             elif method.access is Access.INTERNAL:
                 raise PermissionDenied(f"{method.path} is only for services of the mesh")
             if method.access is Access.AUTHENTICATED:
-                _check_user(call, method, by_service=caller is not None and caller != EDGE)
+                _check_user(call, method, by_service=by_service)
         return next(call)
 
     return layer
@@ -152,9 +181,9 @@ def identify(signer: Signer, declarations: CallDeclarations | None = None) -> La
     service = signer.service
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
-        audience: str = call.method.service
+        method: Method = call.method
         if declarations is not None:
-            declarations.check(service, audience)
+            declarations.check(service, method.service)
         metadata = call.metadata
         if metadata.wire(AUTHORIZATION) is None:
             received = current.get()
@@ -162,7 +191,7 @@ def identify(signer: Signer, declarations: CallDeclarations | None = None) -> La
                 credentials = received.metadata.wire(AUTHORIZATION)
                 if credentials is not None:
                     metadata.append(AUTHORIZATION, credentials)
-        metadata.append(HEADER, signer.token(audience))
+        metadata.append(HEADER, signer.token(method.path))
         return next(call)
 
     return layer

@@ -1,8 +1,9 @@
-"""Service tokens: proof of the calling service, valid for a minute and for one called service.
+"""Service tokens: proof of the calling service, valid for a minute and for one called method.
 
 The token is a JWT (EdDSA), signed with the calling service's own key. ``iss`` is ``mesh``. ``sub`` and ``kid`` are the
-calling service's name in mesh.toml. ``aud`` is the full name of the called service, so a receiver cannot use the token
-for calls of another service.
+calling service's name in mesh.toml. ``aud`` is the path of the called method (``/login.v1.Login/SetCredential``), so
+whoever sees the token can use it for no other method. A verifier refuses a token that its signer made valid for longer
+than ``MAX_TOKEN_AGE``.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ LEEWAY_SECONDS = 30
 """Largest tolerated difference between the clocks of two machines."""
 REREAD_INTERVAL = 1.0
 """Seconds between two reads of the folder for an unknown key."""
-MAX_CACHED_TOKENS = 4096
-"""Verified tokens in the cache. Each pair of services makes one in half a minute."""
+MAX_CACHED_TOKENS = 16_384
+"""Verified tokens in the cache, about 1 KB each. A caller makes one for each method in half a minute."""
 
 
 class Signer:
@@ -57,7 +58,7 @@ class Signer:
         self._tokens: dict[str, tuple[bytes, float]] = {}
 
     def token(self, audience: str) -> bytes:
-        """Return a token for calls of ``audience`` (a gRPC service's full name). It is renewed at half its life."""
+        """Return a token for calls of ``audience`` (a method's path). It is renewed at half its life."""
         now = self._clock()
         cached = self._tokens.get(audience)
         # After the clock went back, the token is from the future, and would be refused.
@@ -95,15 +96,15 @@ class PeerVerifier:
         """Return the verified name of the calling service, or None if the call has no service token.
 
         Raises:
-            Unauthenticated: The token is not valid, or is for another service.
+            Unauthenticated: The token is not valid, or is for another method.
         """
         token = call.metadata.wire(HEADER)
         if token is None:
             return None
         known = self._verified.get(token, self._clock())
         service, audience = known if known is not None else self._verify(token)
-        if audience != call.method.service:
-            raise Unauthenticated(f"the mesh-identity token is for {audience}, not for {call.method.service}")
+        if audience != call.method.path:
+            raise Unauthenticated(f"the mesh-identity token is for {audience}, not for {call.method.path}")
         return service
 
     def _verify(self, token: bytes) -> tuple[str, str]:
@@ -114,16 +115,20 @@ class PeerVerifier:
                 raise Unauthenticated("the mesh-identity token is signed with a key that is not known here")
             claims: dict[str, Any] = jwt.decode(
                 token, key, algorithms=["EdDSA"], issuer=ISSUER, leeway=LEEWAY_SECONDS,
-                options={"require": ["iss", "sub", "aud", "exp"], "verify_aud": False},
+                options={"require": ["iss", "sub", "aud", "iat", "exp"], "verify_aud": False},
             )  # fmt: skip
+            expires = int(claims["exp"])
+            lifetime = expires - int(claims["iat"])
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("the mesh-identity token has expired") from None
         except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
             raise Unauthenticated("the mesh-identity token is not valid") from None
         if claims["sub"] != service or not isinstance(claims["aud"], str):
             raise Unauthenticated("the mesh-identity token is not valid")
+        if lifetime > MAX_TOKEN_AGE:
+            raise Unauthenticated(f"the mesh-identity token is valid for more than {MAX_TOKEN_AGE} s")
         verified = service, claims["aud"]
-        self._verified.put(token, verified, int(claims["exp"]) + LEEWAY_SECONDS)
+        self._verified.put(token, verified, expires + LEEWAY_SECONDS)
         return verified
 
     def _key(self, service: str) -> Ed25519PublicKey | None:

@@ -1,4 +1,4 @@
-"""Cache of verified tokens until they expire, so that a call costs a dictionary lookup and not a signature check."""
+"""Cache of verified tokens and certificates until they expire, so that a call costs a lookup and not a check."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class VerifiedCache(Generic[T]):
     __slots__ = ("_entries", "_size")
 
     def __init__(self, size: int) -> None:
-        self._entries: OrderedDict[bytes, tuple[T, float]] = OrderedDict()
+        self._entries: OrderedDict[bytes | str, tuple[T, float]] = OrderedDict()
         self._size = size
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, text: bytes, now: float) -> T | None:
+    def get(self, text: bytes | str, now: float) -> T | None:
         """Return the value of ``text``, or None if there is none or it has expired."""
         entry = self._entries.get(text)
         if entry is None:
@@ -37,7 +37,7 @@ class VerifiedCache(Generic[T]):
         self._entries.move_to_end(text)
         return entry[0]
 
-    def put(self, text: bytes, value: T, until: float) -> None:
+    def put(self, text: bytes | str, value: T, until: float) -> None:
         """Store ``value`` until ``until`` (same clock as ``now``)."""
         self._entries[text] = (value, until)
         if len(self._entries) > self._size:

@@ -11,30 +11,39 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import msgspec
 
 from mesh.address import ANY, reachable, split
-from mesh.config.edge import CorsConfig, RateLimitConfig, cors_faults, metadata_faults, proxy_faults
+from mesh.config import secrets
+from mesh.config.edge import CorsConfig, RateLimitConfig, client_faults, cors_faults, metadata_faults, proxy_faults
 from mesh.config.environment import override
 from mesh.config.events import EventsConfig, broker_faults, events_faults
 from mesh.config.lambda_function import LambdaConfig, LambdaFunction, read, stray
+from mesh.config.secret_store import SecretStore
+from mesh.config.tls import KeysConfig, TlsFiles, TlsMode, keys_faults, local, name_faults, secured, tls_faults
 from mesh.config.values import Duration, Rate, Size, TimeLimit
 from mesh.config.workers import WorkersConfig, workers_faults
 from mesh.database_url import database_faults, located, parse
 from mesh.faults import Fault, Faults
 
 __all__ = [
-    "AuthConfig", "CorsConfig", "Duration", "EdgeConfig", "EventsConfig", "Manifest", "Rate", "RateLimitConfig",
-    "ServiceConfig", "Size", "WorkersConfig", "load",
+    "AuthConfig", "CorsConfig", "Duration", "EdgeConfig", "EventsConfig", "KeysConfig", "Manifest", "Rate",
+    "RateLimitConfig", "ServiceConfig", "Size", "TlsFiles", "WorkersConfig", "load",
 ]  # fmt: skip
 
 PREFIX = "MESH_"
 INTERNAL_PREFIX = "MESH_INTERNAL_"
 """Prefix of variables that ``mesh up`` sets for its child processes. They are no values of mesh.toml."""
+RESERVED = frozenset({"broker", "edge", "keys", "operator"})
+"""Names of a mesh's own components and of its operator. A service has none of them."""
+_MIN_LIVENESS_TIMEOUT = 1.0
+"""Seconds. A shorter pause of an event loop is usual on a busy machine."""
+SECRETS_FOLDER = "/run/secrets"
+"""Folder with a file for each secret, where Docker and Kubernetes mount them."""
 _FILES = ("credentials", "nkey", "ca", "certificate", "private_key")
 """Keys of ``[events]`` whose values are paths of files."""
 
@@ -71,9 +80,13 @@ class EdgeConfig(_Table, frozen=True):
     Attributes:
         listen: ``host:port``; port 0 selects a free port.
         max_body: Size limit of a request body.
-        timeout: Timeout of a request whose method declares none, and of the body of every request.
-        concurrency: Requests in progress at most.
-        queue: Requests that may wait for a permit; 429 beyond that.
+        timeout: Timeout of a unary call whose method declares none, and of the body of every request.
+        concurrency: Unary calls to the services in progress at most.
+        queue: Calls that may wait for a permit; 429 beyond that.
+        streams: Open streams at most: streaming methods over HTTP, WebSocket and gRPC; 429 beyond that.
+        uploads: Requests whose bodies are still coming in, at most; 429 beyond that.
+        buffers: Size limit of the request bodies and responses that are held for all clients; 429 beyond that.
+        stall: Time for which a client may send nothing of a request, or read nothing of a response; then it is dropped.
         drain: Time that a shutdown waits for requests in progress.
         max_uri: Size limit of the path with its query; 414 beyond that.
         max_headers: Size limit of the header section; 431 beyond that.
@@ -89,6 +102,10 @@ class EdgeConfig(_Table, frozen=True):
     timeout: TimeLimit = TimeLimit(30)
     concurrency: int = 1000
     queue: int = 1000
+    streams: int = 1000
+    uploads: int = 1000
+    buffers: Size = Size(64 * 2**20)
+    stall: Duration = Duration(10)
     drain: Duration = Duration(10)
     max_uri: Size = Size(8 * 2**10)
     max_headers: Size = Size(32 * 2**10)
@@ -150,14 +167,19 @@ class ServiceConfig(LambdaConfig, frozen=True):
 class _ManifestFile(_Table, frozen=True):
     """Top level of mesh.toml."""
 
+    name: str = "mesh"
+    tls: TlsMode | TlsFiles = "auto"
     protos: tuple[str, ...] = ("protos",)
     stubs: str = "gen"
     state: str = ".mesh"
     channel: str = "ngh2"
+    liveness: TimeLimit = TimeLimit(10)
+    secrets: str = SECRETS_FOLDER
     broker: str = ""
     auth: AuthConfig | None = None
     edge: EdgeConfig | None = None
     events: EventsConfig = EventsConfig()
+    keys: KeysConfig = KeysConfig()
     services: dict[str, dict[str, Any]] = {}
 
 
@@ -166,29 +188,41 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         file: Path of mesh.toml.
+        name: Name of the mesh: the trust domain of its certificates (``spiffe://NAME/SERVICE``).
+        tls: Encryption between services: ``"auto"``, ``"on"``, ``"off"``, or own files with absolute paths.
         protos: Import roots, absolute.
         stubs: Folder of the generated stubs, absolute.
         state: Folder of databases, keys and logs, absolute.
         channel: Implementation of outbound calls: ``"ngh2"`` or ``"grpcio"``.
+        liveness: Time without a response of an event loop after which its process is restarted.
         broker: URLs of the event broker, separated by commas; ``""``: ``mesh up`` runs a broker.
         auth: Verification of user tokens, or None.
         edge: The edge, or None.
         events: Connection to the broker, with absolute paths, and its retention.
+        keys: Signer of certificates.
         services: Services by name.
         lambdas: The Lambda functions among them, by name.
+        secret_names: Names of the secrets of each owner: a service, ``edge``, or "" for the rest.
+        secret_sources: Where secrets are looked up.
     """
 
     file: Path
+    name: str
+    tls: TlsMode | TlsFiles
     protos: tuple[Path, ...]
     stubs: Path
     state: Path
     channel: str
+    liveness: TimeLimit
     broker: str
     auth: AuthConfig | None
     edge: EdgeConfig | None
     events: EventsConfig
+    keys: KeysConfig
     services: dict[str, ServiceConfig]
     lambdas: dict[str, LambdaFunction] = {}
+    secret_names: dict[str, frozenset[str]] = {}
+    secret_sources: secrets.SecretSources
 
     @property
     def root(self) -> Path:
@@ -199,13 +233,39 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Return the name of the service of mesh.toml that hosts a gRPC service, or None."""
         return next((name for name, config in self.services.items() if service in config.serves), None)
 
+    def secures(self, service: str) -> bool:
+        """Return whether a service of mesh.toml is reached by TLS.
 
-def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
+        ``tls = "auto"`` encrypts a service unless its ``listen`` and all addresses for its clients are of the loopback
+        interface.
+        """
+        config = self.services[service]
+        return secured(self.tls, (config.listen, *config.addresses))
+
+    def plain_text(self) -> list[str]:
+        """Return the services that are reached without TLS beyond this machine, since ``tls`` is ``"off"``."""
+        if self.tls != "off":
+            return []
+        return [
+            name for name, config in self.services.items() if not all(map(local, (config.listen, *config.addresses)))
+        ]
+
+
+def no_secrets(owner: str) -> bool:  # noqa: ARG001 - see ``load``
+    """Return False: a command that needs no secrets looks up none."""
+    return False
+
+
+def load(
+    file: Path, environ: Mapping[str, str] | None = None, *, secrets_of: Callable[[str], bool] = no_secrets
+) -> Manifest:
     """Read mesh.toml and the environment.
 
     Args:
         file: Path of mesh.toml.
         environ: The environment; None: that of the process.
+        secrets_of: Whether to look up the secrets of an owner (``mesh.config.secrets.resolve``). A secret that is not
+            looked up has a valid value in its place.
 
     Raises:
         Faults: The file is missing or not TOML, or has an unknown key, a wrong type or an invalid value.
@@ -222,12 +282,17 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
     overrides = {
         name: value
         for name, value in environ.items()
-        if name.startswith(PREFIX) and not name.startswith(INTERNAL_PREFIX)
+        if name.startswith(PREFIX) and not name.startswith(INTERNAL_PREFIX) and not secrets.is_variable(name)
     }
     override(tables, _ManifestFile, ServiceConfig, overrides, PREFIX)
+    root = file.resolve().parent
+    folder, state = tables.get("secrets", SECRETS_FOLDER), tables.get("state", ".mesh")  # not checked yet
+    sources = secrets.SecretSources(environ, root / str(folder), SecretStore(root / str(state), environ))
+    secret_names, unresolved = secrets.resolve(tables, sources, secrets_of)
+    if unresolved:
+        raise Faults([_blamed(Fault(_where(place, keys), text), place, overrides) for keys, text in unresolved])
     parsed = _convert(tables, _ManifestFile, place, "", overrides)
     faults = list(_faults(parsed, place))
-    root = file.resolve().parent
     services: dict[str, ServiceConfig] = {}
     lambdas: dict[str, LambdaFunction] = {}
     cors = parsed.edge is not None and bool(parsed.edge.cors_rules.origins)
@@ -253,16 +318,22 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
     bare = bool(lambdas) and len(lambdas) == len(services) and "protos" not in tables and not (root / "protos").is_dir()
     return Manifest(
         file=file.resolve(),
+        name=parsed.name,
+        tls=_absolute_tls(parsed.tls, root),
         protos=() if bare else tuple((root / path).resolve() for path in parsed.protos),
         stubs=(root / parsed.stubs).resolve(),
         state=(root / parsed.state).resolve(),
         channel=parsed.channel,
+        liveness=parsed.liveness,
         broker=parsed.broker,
         auth=parsed.auth,
         edge=parsed.edge,
         events=_absolute(parsed.events, root),
+        keys=parsed.keys,
         services=services,
         lambdas=lambdas,
+        secret_names=secret_names,
+        secret_sources=sources,
     )
 
 
@@ -284,6 +355,15 @@ def _absolute(events: EventsConfig, root: Path) -> EventsConfig:
     files = {name: getattr(events, name) for name in _FILES}
     return msgspec.structs.replace(
         events, **{name: str((root / file).resolve()) for name, file in files.items() if file}
+    )
+
+
+def _absolute_tls(tls: TlsMode | TlsFiles, root: Path) -> TlsMode | TlsFiles:
+    """Return ``tls`` with absolute paths."""
+    if not isinstance(tls, TlsFiles):
+        return tls
+    return msgspec.structs.replace(
+        tls, **{name: str((root / getattr(tls, name)).resolve()) for name in TlsFiles.__struct_fields__}
     )
 
 
@@ -327,8 +407,10 @@ def _where(place: str, keys: str) -> str:
 
 
 def _choices(key: str) -> str:
-    """Return the allowed values of an enumerated key of ``[services.NAME]``, as the end of a sentence."""
-    kinds = [field.type for field in msgspec.structs.fields(ServiceConfig) if field.encode_name == key]
+    """Return the allowed values of an enumerated key, as the end of a sentence."""
+    tables: tuple[type[msgspec.Struct], ...] = (ServiceConfig, _ManifestFile)
+    fields = [field for table in tables for field in msgspec.structs.fields(table)]
+    kinds = [field.type for field in fields if field.encode_name == key]
     choices = [value for kind in kinds for one in get_args(kind) for value in get_args(one) or (one,)]
     return "".join(
         f"{'; expected' if value is choices[0] else ' or'} {value!r}" for value in choices if isinstance(value, str)
@@ -338,7 +420,7 @@ def _choices(key: str) -> str:
 def _near(key: str, path: str) -> str:
     kinds: dict[str, type[msgspec.Struct]] = {
         "": _ManifestFile, "auth": AuthConfig, "edge": EdgeConfig, "edge.cors": CorsConfig, "edge.rate_limit":
-        RateLimitConfig, "events": EventsConfig,
+        RateLimitConfig, "events": EventsConfig, "keys": KeysConfig, "tls": TlsFiles,
     }  # fmt: skip
     inner = WorkersConfig if path.endswith(".workers") else ServiceConfig
     known = (kinds.get(path) or inner).__struct_encode_fields__
@@ -349,13 +431,20 @@ def _near(key: str, path: str) -> str:
 def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
     if file.channel not in ("ngh2", "grpcio"):
         yield Fault(f"{place} channel", f'expected "ngh2" or "grpcio", got {file.channel!r}')
+    yield from _security_faults(file, place)
+    if file.liveness < _MIN_LIVENESS_TIMEOUT:
+        yield Fault(f"{place} liveness", f'must be at least "{_MIN_LIVENESS_TIMEOUT:g}s", or "none"')
     if file.edge is not None:
         yield from _address_faults(f"{place} [edge] listen", file.edge.listen)
-        yield from _bound_faults(file.edge, f"{place} [edge]", "max_body", "max_uri", "max_headers")
+        yield from _bound_faults(
+            file.edge, f"{place} [edge]", "max_body", "max_uri", "max_headers", "streams", "uploads"
+        )
+        yield from client_faults(file.edge, f"{place} [edge]")
         yield from cors_faults(file.edge.cors_rules, f"{place} [edge] cors")
         yield from metadata_faults(file.edge.metadata, f"{place} [edge] metadata")
         yield from proxy_faults(file.edge.trusted_proxies, f"{place} [edge] trusted_proxies")
-    for key, paths in (("protos", file.protos), ("stubs", (file.stubs,)), ("state", (file.state,))):
+    folders = {"protos": file.protos, "stubs": (file.stubs,), "state": (file.state,), "secrets": (file.secrets,)}
+    for key, paths in folders.items():
         for path in paths:
             yield from _path_faults(f"{place} {key}", path)
     for key in _FILES:
@@ -370,11 +459,24 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
             yield Fault(
                 f"{place} [services.{name}]", f"its environment variables would be those of {other!r}; use another name"
             )
-        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name in ("broker", "edge"):
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name in RESERVED:
             yield Fault(
                 f"{place} [services.{name}]",
-                "a service's name is lower-case letters, digits, '-' and '_', a letter first, not 'edge' or 'broker'",
+                "a service's name is lower-case letters, digits, '-' and '_', a letter first, "
+                f"not {' or '.join(map(repr, sorted(RESERVED)))}",
             )
+
+
+def _security_faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
+    yield from name_faults(file.name, f"{place} name")
+    yield from tls_faults(file.tls, f"{place} [tls]")
+    yield from keys_faults(file.keys, f"{place} [keys]")
+    yield from _address_faults(f"{place} [keys] listen", file.keys.listen)
+    if file.keys.address:
+        yield from _target_faults(f"{place} [keys] address", file.keys.address)
+    if isinstance(file.tls, TlsFiles):
+        for key in TlsFiles.__struct_fields__:
+            yield from _path_faults(f"{place} [tls] {key}", getattr(file.tls, key))
 
 
 def _service_faults(service: ServiceConfig, table: str) -> Iterator[Fault]:

@@ -55,7 +55,7 @@ class TimeLimit(Duration):
         except ValueError as error:
             raise ValueError(str(error).replace(", got", ', or "none", got', 1)) from None
         if not limit:
-            raise ValueError(f'{text!r} would end every call at once; for no limit write "none"')
+            raise ValueError(f'{text!r} is over at once; for no limit write "none"')
         return cls(limit)
 
     @property

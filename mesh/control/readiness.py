@@ -1,9 +1,12 @@
-"""Readiness protocol between ``mesh up`` and a component: start signal, readiness report, end of the parent.
+"""Protocol between ``mesh up`` and a component: start signal, readiness report, liveness probes, end of the parent.
 
 The two processes share a socket pair. The parent writes ``START_SIGNAL`` once the dependencies of the component are
 ready. A component loads its code before that, so all components load at the same time. The child writes one JSON line,
 ``{"ready": "127.0.0.1:9101"}`` or ``{"failed": "reason"}``. The socket then stays open. Its end tells the child that
 the parent has ended, also by SIGKILL.
+
+The parent also writes ``PROBE``. The child's event loop answers ``{"alive": true}`` on its next turn, with ``debugger``
+true if one is attached. The probe passes no listener and no limit, so load cannot hide that the loop turns.
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ from dataclasses import dataclass
 
 __all__ = [
     "FD_VARIABLE",
+    "PROBE",
     "START_SIGNAL",
     "STOP_MARGIN_SECONDS",
     "TRACES_ENDPOINT_VARIABLE",
+    "TRACES_SECRET_VARIABLE",
+    "Alive",
     "Failed",
     "ParentConnection",
     "Ready",
@@ -29,10 +35,14 @@ __all__ = [
 
 START_SIGNAL = b"go\n"
 """Start signal that the parent writes."""
+PROBE = b"probe\n"
+"""Liveness probe that the parent writes."""
 FD_VARIABLE = "MESH_INTERNAL_READY_FD"
 """Environment variable with the descriptor of the child's end of the pair."""
 TRACES_ENDPOINT_VARIABLE = "MESH_INTERNAL_OTLP_ENDPOINT"
 """Environment variable with the URL of the trace store of ``mesh up``."""
+TRACES_SECRET_VARIABLE = "MESH_INTERNAL_OTLP_SECRET"  # noqa: S105 - the name of a variable
+"""Environment variable with the bearer token of that trace store."""
 STOP_MARGIN_SECONDS = 4.0
 """Seconds that a component has for its shutdown beyond its drain time, before it is killed."""
 
@@ -51,7 +61,14 @@ class Failed:
     reason: str
 
 
-def parse(line: bytes) -> Ready | Failed:
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """Answer of an event loop to a liveness probe; ``debugger``: whether one is attached to the process."""
+
+    debugger: bool
+
+
+def parse(line: bytes) -> Ready | Failed | Alive:
     """Return the report in a line; a line that is no report is ``Failed`` with that reason."""
     try:
         report = json.loads(line)
@@ -62,6 +79,8 @@ def parse(line: bytes) -> Ready | Failed:
             return Ready(address)
         case {"failed": str(reason)}:
             return Failed(reason)
+        case {"alive": True, "debugger": bool(debugger)}:
+            return Alive(debugger)
     return Failed(f"it reported {line[:200]!r}, which is neither ready nor failed")
 
 
@@ -98,29 +117,47 @@ class ParentConnection:
         """Report why the component cannot start."""
         self._report({"failed": reason})
 
-    def watch(self, on_start: Callable[[], None], on_parent_exit: Callable[[], None], exit_delay: float) -> None:
+    def alive(self, *, debugger: bool) -> None:
+        """Answer a liveness probe.
+
+        Args:
+            debugger: Whether a debugger is attached to this process.
+        """
+        self._report({"alive": True, "debugger": debugger})
+
+    def watch(
+        self,
+        on_start: Callable[[], None],
+        on_probe: Callable[[], None],
+        on_parent_exit: Callable[[], None],
+        exit_delay: float,
+    ) -> None:
         """Read from the parent in a thread of its own.
 
         A function that blocks the event loop would otherwise keep an orphaned process alive.
 
         Args:
             on_start: Called at the start signal; at once when there is no parent.
+            on_probe: Called at each liveness probe; makes the event loop call ``alive``.
             on_parent_exit: Called once the parent has ended.
             exit_delay: Seconds after ``on_parent_exit`` until this process ends in any case.
         """
         if self._sock is None:
             on_start()
         else:
-            arguments = (self._sock, on_start, on_parent_exit, exit_delay)
+            arguments = (self._sock, {START_SIGNAL: on_start, PROBE: on_probe}, on_parent_exit, exit_delay)
             threading.Thread(target=self._read, args=arguments, name="parent", daemon=True).start()
 
     @staticmethod
     def _read(
-        sock: socket.socket, on_start: Callable[[], None], on_parent_exit: Callable[[], None], exit_delay: float
+        sock: socket.socket,
+        actions: Mapping[bytes, Callable[[], None]],
+        on_parent_exit: Callable[[], None],
+        exit_delay: float,
     ) -> None:
         try:
-            while sock.recv(64):
-                on_start()
+            for line in sock.makefile("rb"):
+                actions[line]()
         except OSError:  # a reset also means that the parent has ended
             pass
         try:
@@ -129,7 +166,7 @@ class ParentConnection:
             time.sleep(exit_delay)
             os._exit(1)
 
-    def _report(self, report: dict[str, str]) -> None:
+    def _report(self, report: Mapping[str, str | bool]) -> None:
         if self._sock is not None:
             try:
                 self._sock.sendall(json.dumps(report).encode() + b"\n")

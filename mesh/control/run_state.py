@@ -11,10 +11,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
+from mesh import private_files
 from mesh.faults import Fault, Faults
 
 __all__ = ["Claim", "RunState", "claim", "running"]
@@ -31,6 +32,7 @@ class RunState:
         addresses: Service, or ``edge`` → ``host:port``.
         edge: URL of the edge, or "".
         traces: URL of the trace store, or "" when a collector gets the traces.
+        traces_secret: Bearer token of the trace store.
         broker: URL of the broker that this ``mesh up`` runs, or "".
     """
 
@@ -38,6 +40,7 @@ class RunState:
     addresses: dict[str, str]
     edge: str = ""
     traces: str = ""
+    traces_secret: str = field(default="", repr=False)
     broker: str = ""
 
 
@@ -48,8 +51,8 @@ def claim(state: Path) -> Iterator[Claim]:
     Raises:
         Faults: Another ``mesh up`` holds it.
     """
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / _NAME).open("a+") as file:
+    private_files.make_folder(state)
+    with open(state / _NAME, "a+", opener=private_files.opener) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -8,6 +8,7 @@ a URL of its own. The system's certificate authorities, keepalives, and one atte
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ _KEEPALIVES = {
     "tcp_user_timeout": (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT"),
 }
 """libpq's parameters (PostgreSQL manual, 34.1.2) → socket options. 0 keeps the system's value."""
+
+_ARGUMENT = re.compile(r"(invalid input for query argument \$\d+).*", re.DOTALL)
+"""asyncpg's text about an argument that does not fit its type, and after it the value."""
 
 
 def parse_url(url: str) -> DatabaseUrl:
@@ -65,10 +69,12 @@ def create(url: DatabaseUrl, timeout: float, **pool: Any) -> AsyncEngine:
         timeout: Seconds to wait for a server to accept a connection (``connect_timeout`` overrides it), or for another
             process's lock on a SQLite file.
         pool: SQLAlchemy's arguments for the pool.
+
+    Errors and log lines of SQLAlchemy show no parameters of statements: they are values of rows, passwords among them.
     """
     if url.file is not None:
         file = URL.create("sqlite+aiosqlite", database=str(url.file))  # not parsed, so any name is fine
-        return create_async_engine(file, connect_args={"timeout": timeout}, **pool)
+        return create_async_engine(file, connect_args={"timeout": timeout}, hide_parameters=True, **pool)
     arguments = _arguments(url, timeout)
 
     async def connect() -> Any:
@@ -78,9 +84,10 @@ def create(url: DatabaseUrl, timeout: float, **pool: Any) -> AsyncEngine:
     own: dict[str, Any] = {"async_creator_fn": connect}
     if "prepared_statement_cache_size" in url.numbers:
         own["prepared_statement_cache_size"] = url.numbers["prepared_statement_cache_size"]
-    engine = create_async_engine("postgresql+asyncpg://", connect_args=own, **pool)
+    engine = create_async_engine("postgresql+asyncpg://", connect_args=own, hide_parameters=True, **pool)
     event.listen(engine.sync_engine, "checkout", _check_open)
     event.listen(engine.sync_engine, "handle_error", _invalidate_connection)
+    event.listen(engine.sync_engine, "handle_error", _hide_values)
     return engine
 
 
@@ -155,6 +162,20 @@ def _keep_alive(connection: Any, url: DatabaseUrl) -> None:
 def _check_open(connection: Any, *_: Any) -> None:
     if connection.driver_connection.is_closed():  # the server closed it meanwhile; the pool makes a new one
         raise exc.DisconnectionError
+
+
+def _hide_values(context: ExceptionContext) -> None:
+    """Remove the values of rows from the texts of an error, which reach logs and traces.
+
+    ``hide_parameters`` of SQLAlchemy does not reach them: PostgreSQL's DETAIL (``Key (email)=(…) already exists``), and
+    the argument that asyncpg could not encode.
+    """
+    cause = context.original_exception.__cause__
+    if getattr(cause, "detail", None):
+        cause.detail = None  # type: ignore[union-attr]
+    for error in (context.sqlalchemy_exception, context.original_exception, cause):
+        if error is not None and error.args and isinstance(error.args[0], str) and _ARGUMENT.search(error.args[0]):
+            error.args = (_ARGUMENT.sub(r"\1", error.args[0]), *error.args[1:])
 
 
 def _invalidate_connection(context: ExceptionContext) -> None:

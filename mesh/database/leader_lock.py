@@ -18,6 +18,8 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import exc
 
+from mesh import private_files
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -71,7 +73,7 @@ class FileLeaderLock:
 
     async def acquire(self) -> None:
         """Wait for the lock on the file."""
-        file = self._lock.open("w")
+        file = os.fdopen(private_files.opener(str(self._lock), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC), "w")
         try:
             while True:
                 try:

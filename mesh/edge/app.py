@@ -14,6 +14,8 @@ from mesh.contract.model import Access, Contract, Method, Route
 from mesh.contract.path_template import Template
 from mesh.edge import refusals
 from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, UpstreamCall
+from mesh.edge.clients.client_stream import CLIENT_STREAM, ClientStream
+from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.field_behavior import Behaviors
 from mesh.edge.grpc.passthrough import GrpcCall, Passthrough
 from mesh.edge.http import request_body, response
@@ -38,8 +40,14 @@ __all__ = ["EdgeApp"]
 
 log = logging.getLogger("mesh.edge")
 
-HEALTH = "/healthz"
-"""Path of the health check: 200 while the edge serves, 503 while it drains. No layer sees the request."""
+READINESS = "/healthz"
+"""Path of the readiness check: 200 while the edge takes work, else 503 with the reason. No layer sees the request."""
+LIVENESS = "/livez"
+"""Path of the liveness check: 200 while the event loop turns, also under overload and during the drain. No layer sees
+the request."""
+
+OVERLOAD_DELAY = 5.0
+"""Seconds without a granted permit, while calls wait for one, after which the edge counts as overloaded."""
 
 DISCONNECT_WATCH_DELAY = 0.02
 """Seconds after which the edge starts to watch for a disconnect of the client. Most calls end earlier."""
@@ -53,10 +61,13 @@ class EdgeApp:
         handler: Makes the gRPC call: the outbound chain that ends at the sidecars.
         trace: The outermost layer.
         authenticate: Sets ``call.identity``.
-        concurrency_limit: Limits the requests in progress.
+        concurrency_limit: Limits the unary calls to the sidecars. Its permit is held for the call only: neither while
+            the request is read nor while the response is written.
+        stream_limit: Limits the open streams, which are no such calls: streaming methods over HTTP, WebSocket and gRPC.
         max_body: Largest request body, bytes; of a stream: largest message in it.
         timeout: Seconds that a request may take if its method has no timeout, and that a body may take; None: no limit.
             Streams have no such limit.
+        clients: Limits on what clients make the edge wait for; None: the defaults.
         layers: Optional layers of the deployment.
 
     Attributes:
@@ -72,18 +83,31 @@ class EdgeApp:
         trace: Layer,
         authenticate: Layer,
         concurrency_limit: ConcurrencyLimit,
+        stream_limit: Layer,
         max_body: int,
         timeout: float | None,
+        clients: ClientLimits | None = None,
         layers: OptionalLayers = NO_LAYERS,
     ) -> None:
         self.draining = False
-        self._handler = chain(*_present(deadline, layers.header_forwarding, handler))
+        self._clients = clients or ClientLimits()
+        self._health = {READINESS: self._readiness, LIVENESS: _liveness}
+        self._concurrency_limit = concurrency_limit
+        self._blocked_since = 0.0
+
+        def granted(call: Call) -> Awaitable[None]:
+            self._blocked_since = 0.0
+            return handler(call)
+
+        unary = chain(self._note_offer, concurrency_limit, granted)
+        self._handler = chain(*_present(deadline, layers.header_forwarding, unary))
+        open_stream = chain(*_present(deadline, layers.header_forwarding, handler))
         self._pages = BuiltinPages(contract).handlers
         self._max_body = max_body
         self._timeout = timeout
         self._in_progress: set[HttpCall] = set()
-        self._streams = Streams(self._handler, max_message=max_body, timeout=timeout)
-        self._web_sockets = WebSockets(self._handler, self._find, _check_access, max_message=max_body)
+        self._streams = Streams(chain(stream_limit, open_stream), max_message=max_body, timeout=timeout)
+        self._web_sockets = WebSockets(stream_limit, open_stream, self._find, _check_access, max_message=max_body)
         codecs = Codecs(
             ignore_unknown_fields=layers.ignore_unknown_fields, always_print=Behaviors(contract.pool).required
         )
@@ -105,26 +129,36 @@ class EdgeApp:
                 layers.cors,
                 layers.size_limits,
                 layers.client_rate_limit,
-                concurrency_limit,
                 authenticate,
                 layers.user_rate_limit,
                 self._dispatch,
             )
         )
-        self.grpc = Passthrough(contract, handler=self._chain, outbound=handler, max_message=max_body, timeout=timeout)
+        self.grpc = Passthrough(
+            contract,
+            handler=self._chain,
+            unary=unary,
+            streams=chain(stream_limit, handler),
+            max_message=max_body,
+            timeout=timeout,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3)."""
-        if scope["type"] == "http" and self.grpc.takes(scope):
-            await self.grpc(scope, receive, send)
-        elif scope["type"] == "http":
-            call = HttpCall(scope, receive, send)
-            if call.path == HEALTH:
-                await self._health(call)
-                return
-            await self._answer(call)
-        elif scope["type"] == "websocket":
-            await self._answer(WebSocketCall(scope, receive, send))
+        stream = scope[CLIENT_STREAM] = ClientStream(self._clients, scope, receive, send)
+        try:
+            if scope["type"] == "http" and self.grpc.takes(scope):
+                await self.grpc(scope, stream.receive, stream.send)
+            elif scope["type"] == "http":
+                call = HttpCall(scope, stream.receive, stream.send)
+                if call.path in self._health:
+                    await _unless_disconnected(call, self._health[call.path](call))
+                else:
+                    await self._answer(call)
+            elif scope["type"] == "websocket":
+                await self._answer(WebSocketCall(scope, stream.receive, stream.send))
+        finally:
+            stream.close()
 
     def expire(self) -> None:
         """End the requests in progress when the drain time is over: as UNAVAILABLE, streams in their own form."""
@@ -132,10 +166,22 @@ class EdgeApp:
             call.expire()
         self.grpc.app.expire()
 
-    async def _health(self, call: HttpCall) -> None:
-        status, body = (503, b'{"status":"draining"}') if self.draining else (200, b'{"status":"serving"}')
-        headers = [*response.JSON_HEADERS, (b"cache-control", b"no-store")]
-        await _unless_disconnected(call, response.send(call, status, headers, body))
+    def _note_offer(self, call: Call, next: Handler) -> Awaitable[None]:
+        """Note since when calls ask for a permit and none has got one."""
+        if not self._blocked_since:
+            self._blocked_since = monotonic()
+        return next(call)
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether the edge can serve nobody: all permits are held, and none was granted for ``OVERLOAD_DELAY``."""
+        limit, since = self._concurrency_limit, self._blocked_since
+        return bool(since) and limit.in_flight >= limit.limit and monotonic() - since >= OVERLOAD_DELAY
+
+    def _readiness(self, call: HttpCall) -> Awaitable[None]:
+        if self.draining:
+            return _report(call, 503, b"draining")
+        return _report(call, 503, b"overloaded") if self.overloaded else _report(call, 200, b"serving")
 
     async def _answer(self, call: HttpCall) -> None:
         """Answer a request through the chain; an error of the chain is the response."""
@@ -193,9 +239,11 @@ class EdgeApp:
             await self._streams(call, target, values)
         else:
             response_format = response.negotiate(call, target)
-            request = await request_body.read_request(call, target, values, self._max_body, self._timeout)
-            message = await self._invoke(call, request)
-            await response.send_message(call, target, response_format, message, method.success_status)
+            # Neither message stays in a variable here: each may be large, and its client slow.
+            message = self._invoke(
+                call, await request_body.read_request(call, target, values, self._max_body, self._timeout)
+            )
+            await response.send_message(call, target, response_format, await message, method.success_status)
 
     def _find(self, call: HttpCall, verb: str) -> tuple[Transcoder, tuple[str, ...]] | None:
         """Return the transcoder for a path and an HTTP method; None if there is none, or a Lambda function instead.
@@ -304,6 +352,16 @@ def _check_access(call: HttpCall) -> None:
         raise call.auth_error or Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
     if method.roles and method.roles.isdisjoint(identity.roles):
         raise PermissionDenied(f"this is only for users with the role {' or '.join(sorted(method.roles))}")
+
+
+def _liveness(call: HttpCall) -> Awaitable[None]:
+    return _report(call, 200, b"alive")
+
+
+def _report(call: HttpCall, status: int, word: bytes) -> Awaitable[None]:
+    """Send the response of a health check."""
+    headers = [*response.JSON_HEADERS, (b"cache-control", b"no-store")]
+    return response.send(call, status, headers, b'{"status":"%s"}' % word)
 
 
 async def _unless_disconnected(call: HttpCall, sending: Awaitable[None]) -> None:

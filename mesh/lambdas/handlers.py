@@ -59,8 +59,8 @@ __all__ = ["LambdaFunctions", "functions_of", "install"]
 
 _FRAMEWORK_FILES = frozenset({__file__, contain.__code__.co_filename})
 """Files of the frames above the handler's."""
-_EDGE = "edge"
-"""Caller of all calls from outside the mesh (``mesh.auth.EDGE``)."""
+_OUTSIDE = frozenset({"edge", "operator"})
+"""Callers that make calls from outside the mesh (``mesh.auth.NO_SERVICES``)."""
 
 
 def functions_of(
@@ -142,7 +142,7 @@ class LambdaFunctions:
 
         async def answer(call: Call) -> None:
             data = await call.receive_one()
-            outside = call.caller == _EDGE
+            outside = call.caller in _OUTSIDE
             trusted = call.caller is not None and not outside
             as_text = invoked and call.metadata.wire(json_text.MARK[0]) == json_text.MARK[1]
             event = from_text(data) if as_text else read(data, call.metadata)

@@ -5,6 +5,8 @@ Decisions:
 - A layer is ``async def layer(call, next)`` (``mesh.call.Layer``) and has no other shape. Unary calls and streams pass
   the same code.
 - The concurrency limit refuses with RESOURCE_EXHAUSTED as soon as its queue is full. No queue is unbounded.
+- Its permits are shared fairly between connections, clients, users and targets (``fair_queue``). The shares bind only
+  near the limit, and the assembler of a chain names them by a function from a call to their keys.
 - ``recover`` logs a bug with its traceback and returns INTERNAL without its text.
 - Timeouts run on one timer wheel for each event loop, because a loop timer for each call costs 2 to 3 µs.
 

@@ -155,6 +155,7 @@ def configure(
     *,
     version: str,
     default_endpoint: str | None = None,
+    default_secret: str = "",
 ) -> Telemetry:
     """Configure OpenTelemetry for this process from the standard ``OTEL_*`` variables.
 
@@ -164,6 +165,7 @@ def configure(
         version: Version of the mesh. It becomes ``service.version`` and the version of the instrumentation scope.
         default_endpoint: Base URL of an OTLP/HTTP receiver (``http://127.0.0.1:4318``). It gets the spans if the
             environment names no collector.
+        default_secret: Bearer token of that receiver.
     """
     environ = os.environ
     otel_environment.normalize(environ)
@@ -180,7 +182,7 @@ def configure(
     tracers = TracerProvider(resource=merged, shutdown_on_exit=False)
     if not disabled:
         local = default_endpoint if otel_environment.exporters(environ, "traces") is None else None
-        for exporter in _span_exporters(environ, local):
+        for exporter in _span_exporters(environ, local, default_secret):
             queue = ExporterQueue(exporter, exporter_log, environ, LOCAL_DELAY_MS if local else STANDARD_DELAY_MS)
             queues.append(queue)
             tracers.add_span_processor(queue)
@@ -236,7 +238,7 @@ def _exporter(signal: str, name: str, environ: Mapping[str, str]) -> Any:
     return create_exporter(cls, environ, values)
 
 
-def _span_exporters(environ: Mapping[str, str], local: str | None) -> Iterator[SpanExporter]:
+def _span_exporters(environ: Mapping[str, str], local: str | None, secret: str) -> Iterator[SpanExporter]:
     if local is None:
         yield from _exporters("traces", environ)
         return
@@ -244,7 +246,8 @@ def _span_exporters(environ: Mapping[str, str], local: str | None) -> Iterator[S
     session = RepeatingSession()
     session.trust_env = False  # the receiver is on this machine: no proxy of the environment
     timeout = otel_environment.timeout(environ, "traces")
-    yield found.load()(endpoint=f"{local.rstrip('/')}/v1/traces", session=session, timeout=timeout)
+    headers = {"authorization": f"Bearer {secret}"}
+    yield found.load()(endpoint=f"{local.rstrip('/')}/v1/traces", headers=headers, session=session, timeout=timeout)
 
 
 def _readers(environ: Mapping[str, str], metrics: Metrics, exporter_log: ExporterLog) -> list[MetricReader]:

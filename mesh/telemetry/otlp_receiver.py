@@ -7,7 +7,8 @@
 Both GETs take ``?wait=SECONDS``, since components export a moment after their spans have ended. A client that comes
 right after a response waits that long, and for a single trace only until it is complete.
 
-For loopback only. It has no authentication, and it takes no other signal.
+For loopback only. Every request needs the secret of the run as a bearer token (RFC 6750), because spans hold the data
+of users and any process of the machine can connect. It takes no other signal.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import time
 import zlib
 from collections.abc import Mapping
+from hmac import compare_digest
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -38,6 +40,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 MAX_BODY_SIZE = 16 * 2**20
 """Bytes of a request, before and after decompression."""
 MAX_WAIT_SECONDS = 10.0
+_UNAUTHORIZED = 401
 _MAX_DIGITS = 9
 
 
@@ -54,10 +57,12 @@ class Receiver:
 
     Args:
         store: The store of the spans.
+        secret: Bearer token that a request must have; "" takes any request.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, secret: str = "") -> None:
         self._store = store
+        self._expected = f"Bearer {secret}".encode() if secret else b""
         self._stored = asyncio.Event()
 
     async def __call__(
@@ -74,6 +79,7 @@ class Receiver:
             raise ValueError(f"the trace receiver speaks HTTP, not {scope['type']}")
         kind = JSON
         try:
+            self._authenticate(scope)
             if scope["path"] == "/v1/traces":
                 kind, body = PROTOBUF, await self._export(scope, receive)
             else:
@@ -82,8 +88,15 @@ class Receiver:
         except _RefusedError as refused:
             kind, status, body = JSON, refused.status, orjson.dumps({"message": str(refused)})
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        if status == _UNAUTHORIZED:
+            headers.append((b"www-authenticate", b"Bearer"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    def _authenticate(self, scope: Scope) -> None:
+        found = dict(scope["headers"]).get(b"authorization", b"")
+        if self._expected and not compare_digest(found, self._expected):
+            raise _RefusedError(_UNAUTHORIZED, "the trace store needs the secret of this `mesh up`: use `mesh trace`")
 
     async def _export(self, scope: Scope, receive: Receive) -> bytes:
         if scope["method"] != "POST":

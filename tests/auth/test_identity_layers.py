@@ -80,6 +80,9 @@ ONLY_MESH = "PERMISSION_DENIED: /log.Log/Internal is only for services of the me
         (INTERNAL, None, None, ONLY_MESH),
         (INTERNAL, None, Identity("u2", frozenset({"admin"})), ONLY_MESH),
         (INTERNAL, "edge", Identity("u2", frozenset({"admin"})), ONLY_MESH),
+        (INTERNAL, "operator", Identity("u2", frozenset({"admin"})), ONLY_MESH),
+        (AUTHENTICATED, "operator", None, "UNAUTHENTICATED: /log.Log/Authenticated needs a user"),
+        (AUTHENTICATED, "operator", USER, "ok"),
         (INTERNAL, "audit", None, UNDECLARED),
         (INTERNAL, "stranger", None, "PERMISSION_DENIED: stranger calls log.Log, but is no service of this mesh"),
     ],
@@ -96,7 +99,7 @@ async def test_who_calls_is_set_from_what_is_proved(tmp_path: Path):
     key_files.ensure(tmp_path, ["registration"])
     issuer = Issuer(jwk(KEY))
     layer = authenticate(verifier(issuer), PeerVerifier(tmp_path))
-    peer = Signer("registration", key_files.load(tmp_path, "registration")).token("log.Log")
+    peer = Signer("registration", key_files.load(tmp_path, "registration")).token(AUTHENTICATED.path)
     for _ in range(2):
         call = Call(AUTHENTICATED, Metadata.from_wire([(b"authorization", token()), (b"mesh-identity", peer)]))
         assert await passes(chain(layer, nothing), call) == "ok"

@@ -1,4 +1,4 @@
-"""Service identity: who signs is who calls, for a minute, for one service."""
+"""Service tokens: the signer is the caller, for a minute, for one method."""
 
 from __future__ import annotations
 
@@ -27,15 +27,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def call(token: bytes | None, service: str = "login.v1.Login") -> Call:
+METHOD = "/login.v1.Login/SetCredential"
+
+
+def call(token: bytes | None, path: str = METHOD) -> Call:
     pairs = [] if token is None else [(b"mesh-identity", token)]
-    return Call(SimpleNamespace(service=service), Metadata.from_wire(pairs))
+    return Call(SimpleNamespace(path=path), Metadata.from_wire(pairs))
 
 
 def signed(folder: Path, name: str = "registration", **claims: object) -> bytes:
     import time
 
-    full = {"iss": "mesh", "sub": name, "aud": "login.v1.Login", "exp": int(time.time()) + 60, **claims}
+    now = int(time.time())
+    full = {"iss": "mesh", "sub": name, "aud": METHOD, "iat": now, "exp": now + 60, **claims}
     full = {key: value for key, value in full.items() if value is not None}
     return jwt.encode(full, key_files.load(folder, name), algorithm="EdDSA", headers={"kid": name}).encode()
 
@@ -43,7 +47,7 @@ def signed(folder: Path, name: str = "registration", **claims: object) -> bytes:
 def test_the_signer_is_the_caller(folder: Path):
     signer = Signer("registration", key_files.load(folder, "registration"))
     verifier = PeerVerifier(folder)
-    token = signer.token("login.v1.Login")
+    token = signer.token(METHOD)
     assert verifier.caller(call(token)) == "registration"
     assert verifier.caller(call(token)) == "registration"  # from the cache
     assert verifier.caller(call(None)) is None
@@ -71,12 +75,14 @@ def test_a_clock_that_goes_back_makes_a_token_anew(folder: Path):
     assert signer.token("a.A") is token
 
 
-def test_a_token_for_one_service_is_none_for_another(folder: Path):
+def test_a_token_for_one_method_is_none_for_another(folder: Path):
     verifier = PeerVerifier(folder)
-    token = Signer("registration", key_files.load(folder, "registration")).token("login.v1.Login")
+    token = Signer("registration", key_files.load(folder, "registration")).token(METHOD)
     for _ in range(2):
-        with pytest.raises(Unauthenticated, match=r"is for login\.v1\.Login, not for other\.v1\.Other"):
-            verifier.caller(call(token, "other.v1.Other"))
+        with pytest.raises(
+            Unauthenticated, match=r"is for /login\.v1\.Login/SetCredential, not for /login\.v1\.Login/Login"
+        ):
+            verifier.caller(call(token, "/login.v1.Login/Login"))
         assert verifier.caller(call(token)) == "registration"
 
 
@@ -86,9 +92,9 @@ def test_a_cached_token_expires_all_the_same(folder: Path):
     clock = Clock()
     clock.now = time.time()
     verifier = PeerVerifier(folder, clock)
-    token = Signer("registration", key_files.load(folder, "registration"), clock).token("login.v1.Login")
+    token = Signer("registration", key_files.load(folder, "registration"), clock).token(METHOD)
     assert verifier.caller(call(token)) == "registration"
-    old = signed(folder, exp=int(time.time()) - 31)
+    old = signed(folder, iat=int(time.time()) - 91, exp=int(time.time()) - 31)
     clock.now += 60 + 31
     with pytest.raises(Unauthenticated, match="has expired"):
         verifier.caller(call(old))
@@ -97,16 +103,25 @@ def test_a_cached_token_expires_all_the_same(folder: Path):
 
 @pytest.mark.parametrize(
     "claims",
-    [{"sub": "login"}, {"iss": "other"}, {"exp": None}, {"aud": None}, {"sub": None}, {"aud": ["login.v1.Login"]}],
-)
+    [
+        {"sub": "login"}, {"iss": "other"}, {"exp": None}, {"iat": None}, {"aud": None}, {"sub": None},
+        {"aud": [METHOD]}, {"iat": "soon"}, {"iat": [1]},
+    ],
+)  # fmt: skip
 def test_wrong_claims_are_refused(folder: Path, claims: dict[str, object]):
     with pytest.raises(Unauthenticated, match="the mesh-identity token is not valid"):
         PeerVerifier(folder).caller(call(signed(folder, **claims)))
 
 
+@pytest.mark.parametrize("claims", [{"exp": 4_000_000_000}, {"iat": 1}])
+def test_a_long_lived_token_is_refused(folder: Path, claims: dict[str, object]):
+    with pytest.raises(Unauthenticated, match="the mesh-identity token is valid for more than 60 s"):
+        PeerVerifier(folder).caller(call(signed(folder, **claims)))
+
+
 def test_only_the_own_key_signs(folder: Path):
     forged = jwt.encode(
-        {"iss": "mesh", "sub": "registration", "aud": "login.v1.Login", "exp": 4_000_000_000},
+        {"iss": "mesh", "sub": "registration", "aud": METHOD, "iat": 1, "exp": 61},
         key_files.load(folder, "login"),
         algorithm="EdDSA",
         headers={"kid": "registration"},

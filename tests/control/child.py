@@ -7,12 +7,15 @@ child.py NAME BEHAVIOUR [--again] --fd N, with BEHAVIOUR one of
     exit      ends before it is ready
     mute      never reports
     deaf      ignores SIGTERM
+    hung      answers no liveness probe
+    debugged  answers the first liveness probe only, with a debugger attached
     once      the first start is ok, all later ones end at once
 What happens to it is written as lines to the file in $EVENTS.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
@@ -43,12 +46,22 @@ def stop(*_: object) -> None:
 
 again = behaviour == "once" and f"start {name}\n" in (events.read_text() if events.exists() else "")
 event("start")
+faulthandler.enable()
 if "--again" in sys.argv:
     event("again")
 parent = ParentConnection.inherited()
 signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "deaf" else stop)
 cleared = threading.Event()
-parent.watch(cleared.set, lambda: event("orphan"), 0.0)
+limits = {"hung": 0, "debugged": 1}
+answers = iter(range(limits.get(behaviour, sys.maxsize)))
+
+
+def answer() -> None:
+    if next(answers, None) is not None:
+        parent.alive(debugger=behaviour == "debugged")
+
+
+parent.watch(cleared.set, answer, lambda: event("orphan"), 0.0)
 if behaviour == "broken":
     parent.failed(f"{name} has a fault")
     sys.exit(1)

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from suspend import suspend
 
-from mesh.address import split
+from mesh.address import bound_address, split
 from mesh.control.supervise import child, listening_sockets, restart_policy
 from mesh.control.supervise.child import ComponentSpec
 from mesh.control.supervise.log_output import LogOutput
@@ -22,11 +24,12 @@ CHILD = Path(__file__).with_name("child.py")
 class Run:
     """A supervisor at work, with what it and its children said."""
 
-    def __init__(self, folder: Path, start_timeout: float = 20.0) -> None:
+    def __init__(self, folder: Path, start_timeout: float = 20.0, liveness_timeout: float | None = None) -> None:
         self.events_file = folder / "events"
         self.out = io.StringIO()
         self.components: list[ComponentSpec] = []
         self.start_timeout = start_timeout
+        self.liveness_timeout = liveness_timeout
         self.ready = asyncio.Event()
         self.task: asyncio.Task[int] | None = None
 
@@ -44,7 +47,13 @@ class Run:
     def start(self) -> asyncio.Task[int]:
         console = LogOutput(self.out, [component.name for component in self.components])
         environment = {**os.environ, "EVENTS": str(self.events_file)}
-        self.supervisor = Supervisor(iter(self.components), console, environment, start_timeout=self.start_timeout)
+        self.supervisor = Supervisor(
+            iter(self.components),
+            console,
+            environment,
+            start_timeout=self.start_timeout,
+            liveness_timeout=self.liveness_timeout,
+        )
         self.task = asyncio.create_task(self.supervisor.run(lambda _: self.ready.set()))
         return self.task
 
@@ -199,6 +208,62 @@ async def test_a_component_that_keeps_dying_is_tried_again_with_backoff(run: Run
     other = run.supervisor.children["other"].address
     assert other is not None
     assert await ask(other) > 0
+
+
+async def test_a_stopped_component_is_aborted_with_its_stacks_and_restarted(run: Run) -> None:
+    run.liveness_timeout = 1.0
+    run.add("one")
+    run.add("two")
+    await run.until_ready()
+    one = run.supervisor.children["one"]
+    assert one.pid is not None
+    assert one.address is not None
+    suspend(one.pid)
+    await until(lambda: "one is ready again" in run.out.getvalue())
+    assert "one has not responded for 1 s: it is aborted, with its stacks:" in run.said
+    assert "one hung for 1 s and was ended with signal SIGABRT; it starts again in 0.1 s" in run.said
+    assert any("child.py" in line and "in <module>" in line for line in run.said), "the stack of the main thread"
+    assert await ask(one.address) == one.pid
+    assert run.events.count("start two") == 1, "a component that answers goes on"
+
+
+async def test_a_component_that_answers_no_probe_is_restarted_each_time(run: Run) -> None:
+    run.liveness_timeout = 1.0
+    run.add("one", "hung")
+    await run.until_ready()
+    await until(lambda: "(2 failures in a row)" in run.out.getvalue())
+
+
+async def test_a_component_under_a_debugger_is_left_alone(run: Run) -> None:
+    run.liveness_timeout = 1.0
+    run.add("one", "debugged")
+    await run.until_ready()
+    pid = run.supervisor.children["one"].pid
+    await until(lambda: "one does not respond; a debugger is attached, so it is left alone" in run.said)
+    assert run.supervisor.children["one"].pid == pid
+    assert run.events.count("start one") == 1
+
+
+async def test_a_broker_that_accepts_and_says_nothing_is_restarted(run: Run) -> None:
+    async def probe() -> str:
+        reader, writer = await asyncio.open_connection(*split(address))
+        try:
+            assert await reader.read()
+        finally:
+            writer.close()
+        return address
+
+    run.liveness_timeout = 1.0
+    component = run.add("broker", "mute")
+    assert component.listener is not None
+    address = bound_address(component.listener)
+    run.components[0] = replace(component, probe=probe)
+    await run.until_ready()
+    pid = run.supervisor.children["broker"].pid
+    assert pid is not None
+    suspend(pid)
+    await until(lambda: "broker is ready again" in run.out.getvalue())
+    assert run.supervisor.children["broker"].pid != pid
 
 
 async def test_a_component_that_ignores_sigterm_is_killed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,11 @@ class Mesh:
                 env={**inherited, "MESH_STATE": str(state), **environ},
             )  # fmt: skip
 
+    @property
+    def operator(self) -> str:
+        """The file with which an operator authenticates at the broker."""
+        return str(self.state / "identity" / "operator.nkey")
+
     def ready(self) -> Mesh:
         """Wait until it says where it listens."""
         until = time.monotonic() + START
@@ -132,7 +137,7 @@ def children(pid: int) -> dict[int, str]:
     return {int(line.split(None, 1)[0]): line.split(None, 1)[1] for line in lines if " mesh " in line}
 
 
-def sample(state: Path, **environ: str) -> Mesh:
+def sample(state: Path, *, within: Sequence[str] = (), **environ: str) -> Mesh:
     """Start the sample mesh on free ports; ``ready`` waits for it."""
     return Mesh(
         ROOT / "mesh.toml",
@@ -148,4 +153,5 @@ def sample(state: Path, **environ: str) -> Mesh:
             "MESH_SERVICES_REGISTRATION_SETTINGS_ADMIN_PASSWORD": "admin's own password",
             **environ,
         },
+        within=within,
     )

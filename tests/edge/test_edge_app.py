@@ -293,6 +293,8 @@ async def test_health(running):
     assert running.seen == []
     running.edge.app.draining = True
     assert (await running.request("GET", "/healthz")).status == 503
+    reply = await running.request("GET", "/livez")
+    assert (reply.status, reply.json) == (200, {"status": "alive"})
 
 
 async def test_many_requests_on_one_connection(running):

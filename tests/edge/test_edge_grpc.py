@@ -258,7 +258,7 @@ async def test_what_a_client_says_of_itself_goes_no_further(contract, tmp_path):
         assert (await client.answer(stream)).status == 0
         (metadata,) = edge.received
         assert [value for name, value in metadata.pairs if name == b"mesh-identity"] == [
-            signer.token("conformance.v1.Echo")
+            signer.token("/conformance.v1.Echo/Unary")
         ]
         assert metadata["authorization"] == "Bearer ada"  # kept by ``identify``, because it is valid
         assert metadata["x-mine"] == "kept"

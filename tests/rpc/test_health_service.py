@@ -32,7 +32,19 @@ async def test_check_and_list_pass_neither_gate_nor_authentication(contract: Con
             await stub.Check(pb.HealthCheckRequest(service="nobody.v1.Nobody"))
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         statuses = (await stub.List(pb.HealthListRequest())).statuses
-        assert {name: status.status for name, status in statuses.items()} == {"": Status.SERVING, ECHO: Status.SERVING}
+        assert {name: status.status for name, status in statuses.items()} == dict.fromkeys(
+            ("", ECHO, "liveness"), Status.SERVING
+        )
+    await sidecar.stop()
+
+
+async def test_liveness_is_served_also_during_the_drain(contract: Contract) -> None:
+    sidecar = sidecar_of(contract)
+    async with grpc.aio.insecure_channel(await sidecar.start()) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        sidecar.health.drain()
+        assert (await stub.Check(pb.HealthCheckRequest(service=ECHO))).status == Status.NOT_SERVING
+        assert (await stub.Check(pb.HealthCheckRequest(service="liveness"))).status == Status.SERVING
     await sidecar.stop()
 
 

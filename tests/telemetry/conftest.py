@@ -33,11 +33,13 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Telemetry]]
             monkeypatch.delenv(name)
     started: list[Telemetry] = []
 
-    def begin(component: str = "registration", default_endpoint: str | None = None, **environ: str) -> Telemetry:
+    def begin(
+        component: str = "registration", default_endpoint: str | None = None, secret: str = "", **environ: str
+    ) -> Telemetry:
         environ.setdefault("OTEL_METRICS_EXPORTER", "none")
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        started.append(configure(component, version="1.2.3", default_endpoint=default_endpoint))
+        started.append(configure(component, version="1.2.3", default_endpoint=default_endpoint, default_secret=secret))
         return started[-1]
 
     yield begin

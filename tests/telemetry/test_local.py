@@ -22,14 +22,14 @@ from mesh.telemetry.trace_store import Store
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 async def test_from_a_call_to_its_tree(start: Callable[..., Telemetry], compression: str) -> None:
-    app = Receiver(Store())
+    app = Receiver(Store(), "secret of the run")
     server = h2corn.Server(app, h2corn.Config(bind=("127.0.0.1:0",), access_log=False, lifespan="off"))
     serving = asyncio.create_task(server.serve())
     await server.wait_started()
     url = f"http://{server.addresses[0]}"
     proxy = {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "", "no_proxy": ""}
-    edge = start("edge", default_endpoint=url, OTEL_EXPORTER_OTLP_COMPRESSION=compression, **proxy)
-    registration = start("registration", default_endpoint=url)
+    edge = start("edge", url, "secret of the run", OTEL_EXPORTER_OTLP_COMPRESSION=compression, **proxy)
+    registration = start("registration", url, "secret of the run")
 
     async def function(call: Call) -> None:
         await asyncio.sleep(0)
@@ -47,7 +47,10 @@ async def test_from_a_call_to_its_tree(start: Callable[..., Telemetry], compress
 
     def get() -> Any:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(f"{url}/traces/{trace_id[:12]}", timeout=5) as answer:
+        request = urllib.request.Request(  # noqa: S310 - loopback
+            f"{url}/traces/{trace_id[:12]}", headers={"authorization": "Bearer secret of the run"}
+        )
+        with direct.open(request, timeout=5) as answer:
             return json.load(answer)
 
     lines = trace_tree.render(await asyncio.to_thread(get), 120).splitlines()

@@ -281,3 +281,21 @@ def test_linked_traces_are_found_from_both_sides() -> None:
     assert delivery is not None
     assert (publisher["from"], [one["trace_id"] for one in publisher["to"]]) == ([], [delivery["trace_id"]])
     assert ([one["trace_id"] for one in delivery["from"]], delivery["to"]) == ([publisher["trace_id"]], [])
+
+
+async def test_without_the_secret_of_the_run_nothing_is_taken_or_shown() -> None:
+    app = Receiver(Store(), "right")
+    body = request(span(0xAB, 1)).SerializeToString()
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "right"},
+        {"authorization": "Basic right"},
+    ):
+        refused = await post(app, body, **headers)
+        assert (refused.status, refused.headers[b"www-authenticate"]) == (401, b"Bearer")
+        refused = await ask(app, "GET", "/traces", **headers)
+        assert refused.status == 401
+        assert refused.json == {"message": "the trace store needs the secret of this `mesh up`: use `mesh trace`"}
+    assert (await post(app, body, authorization="Bearer right")).status == 200
+    assert len((await ask(app, "GET", "/traces", authorization="Bearer right")).json["traces"]) == 1

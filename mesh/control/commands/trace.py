@@ -40,11 +40,11 @@ def show(file: Path, trace_id: str | None) -> int:
     if not mesh.traces:
         raise Faults([Fault(f"{EXPORTER} or {ENDPOINTS[-1]}", "is set: the traces are in that collector, not here")])
     if trace_id is None:
-        print(_list(_get(f"{mesh.traces}/traces?wait={LIST_WAIT_SECONDS}", "")["traces"]))
+        print(_list(_get(mesh, f"/traces?wait={LIST_WAIT_SECONDS}", "")["traces"]))
         return 0
     from mesh.telemetry import trace_tree  # noqa: PLC0415 - only a single trace needs it
 
-    found = _get(f"{mesh.traces}/traces/{quote(trace_id, safe='')}?wait={TRACE_WAIT_SECONDS}", trace_id)
+    found = _get(mesh, f"/traces/{quote(trace_id, safe='')}?wait={TRACE_WAIT_SECONDS}", trace_id)
     print(trace_tree.render(found, shutil.get_terminal_size((100, 24)).columns))
     return 0
 
@@ -65,11 +65,13 @@ def _list(traces: list[dict[str, Any]]) -> str:
     return table(("trace", "start", "took", "spans", "", "service", "what"), rows) if rows else "no traces yet"
 
 
-def _get(url: str, trace_id: str) -> Any:
+def _get(mesh: run_state.RunState, path: str, trace_id: str) -> Any:
+    url = mesh.traces + path
+    request = urllib.request.Request(url, headers={"authorization": f"Bearer {mesh.traces_secret}"})  # noqa: S310 - of `mesh up`
     # A proxy of the environment must not be used: the store is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=_HTTP_TIMEOUT) as response:
+        with opener.open(request, timeout=_HTTP_TIMEOUT) as response:
             return cast("Any", json.load(response))
     except urllib.error.HTTPError as error:
         with error:

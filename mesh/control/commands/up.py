@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from mesh import database_url
+from mesh import database_url, private_files
 from mesh.address import bound_address, reachable
+from mesh.config import secrets
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import deployment, identity_keys, project, run_state, topology
-from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE
-from mesh.control.supervise import listening_sockets, trace_collector
+from mesh.control import deployment, file_rights, identity_keys, mesh_certificates, project, run_state, topology
+from mesh.control.component.certificate_keeper import CertificateKeeper
+from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
+from mesh.control.supervise import child_environment, listening_sockets, trace_collector
 from mesh.control.supervise.child import Child, ComponentSpec
 from mesh.control.supervise.local_broker import BROKER, LocalBroker, local_broker
 from mesh.control.supervise.log_output import LogOutput
@@ -46,21 +49,28 @@ def run(file: Path, *, raw: bool, reload: bool = False, max_restart_delay: float
         Faults: Contract or manifest has faults, an address is taken, or the mesh runs already.
     """
     started_at = time.time()
-    manifest, contract = project.load(file)
+    private_files.disable_core_dumps()
+    manifest, contract = project.load(file, lambda _: True)
     faults = deployment.combined_faults(manifest, contract)
     if faults:
         raise Faults(faults)
     versions = MigrationVersions(manifest) if reload else None
     with run_state.claim(manifest.state) as claim, _sockets(manifest) as listeners:
         identity_keys.ensure(manifest)
+        keeper = CertificateKeeper(manifest) if mesh_certificates.signs_here(manifest) else None
         broker = local_broker(manifest, contract)
         output = LogOutput(sys.stdout, [*listeners, *([BROKER] if broker else [])], raw=raw)
+        for text in file_rights.state_warnings(manifest):
+            output.supervisor_line(text)
+        if plain := manifest.plain_text():
+            output.supervisor_line(f'tls = "off": calls of {", ".join(plain)} are plain text on the network')
         return asyncio.run(
             _run(
                 manifest,
                 contract,
                 listeners,
                 broker,
+                keeper,
                 output,
                 claim,
                 started_at=started_at,
@@ -95,6 +105,7 @@ async def _run(
     contract: Contract,
     listeners: Mapping[str, socket.socket],
     broker: LocalBroker | None,
+    keeper: CertificateKeeper | None,
     output: LogOutput,
     claim: run_state.Claim,
     *,
@@ -108,13 +119,21 @@ async def _run(
     traces_url = ""
     if store is not None:
         traces_url = environment[TRACES_ENDPOINT_VARIABLE] = await store.start()
+        environment[TRACES_SECRET_VARIABLE] = store.secret
     if broker is not None:
         environment["MESH_BROKER"] = broker.url
     edge_url = f"http://{reachable(addresses[EDGE])}" if EDGE in addresses else ""
 
     def on_ready(children: Mapping[str, Child]) -> None:
         claim.write(
-            run_state.RunState(os.getpid(), addresses, edge_url, traces_url, broker.url if broker is not None else "")
+            run_state.RunState(
+                os.getpid(),
+                addresses,
+                edge_url,
+                traces_url,
+                "" if store is None else store.secret,
+                broker.url if broker is not None else "",
+            )
         )
         output.block(_summary(manifest, contract, children, addresses, broker, edge_url, traces_url))
 
@@ -125,10 +144,19 @@ async def _run(
         await reload_on_change(manifest, contract, children, output, versions=versions, since=started_at)
 
     components = _components(manifest, contract, listeners, broker, reload=versions is not None)
-    supervisor = Supervisor(components, output, environment, max_restart_delay=max_restart_delay)
+    supervisor = Supervisor(
+        components,
+        output,
+        environment,
+        max_restart_delay=max_restart_delay,
+        liveness_timeout=manifest.liveness.seconds,
+    )
+    renewing = None if keeper is None else asyncio.create_task(keeper.run(output.supervisor_line))
     try:
         return await supervisor.run(on_ready, None if versions is None else watch_files)
     finally:
+        if renewing is not None:
+            renewing.cancel()
         if store is not None:
             await store.stop()
 
@@ -157,12 +185,16 @@ def _components(
     # -P: a folder `mesh` in the current directory must not hide the package.
     mesh = (sys.executable, "-P", "-m", "mesh")
     file = ("--file", str(manifest.file))
+    services = tuple(manifest.services)
     for name, needs in topology.dependencies(manifest, contract).items():
         yield ComponentSpec(
             name=name,
             command=(*mesh, "sidecar", name, *file),
             restart_arguments=("--no-migrations",) if reload else (),
             listener=listeners[name],
+            environment=partial(
+                child_environment.for_service, name=name, services=services, secrets=_secret_variables(manifest, name)
+            ),
             needs=(*first, *needs),
             drain=manifest.services[name].drain,
             reloads=manifest.services[name].workers is not None,
@@ -172,9 +204,18 @@ def _components(
             name=EDGE,
             command=(*mesh, "edge", *file),
             listener=listeners[EDGE],
+            environment=partial(
+                child_environment.for_edge, services=services, secrets=_secret_variables(manifest, EDGE)
+            ),
             needs=tuple(manifest.services),
             drain=manifest.edge.drain,
         )
+
+
+def _secret_variables(manifest: Manifest, component: str) -> frozenset[str]:
+    """Return the environment variables of the secrets that a component uses."""
+    names = manifest.secret_names
+    return frozenset(map(secrets.variable, names.get("", frozenset()) | names.get(component, frozenset())))
 
 
 # -- the table that is shown when the mesh is ready --

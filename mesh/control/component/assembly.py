@@ -33,9 +33,13 @@ from mesh.auth import (
 from mesh.call import Call, Handler, Layer, chain
 from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
+from mesh.control import file_rights
+from mesh.control.component import component_certificates
 from mesh.control.component.service_events import ServiceEvents, needs_broker
-from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE
+from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.edge import Edge, OptionalLayers
+from mesh.edge.calls import share_keys
+from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.grpc.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
@@ -107,12 +111,23 @@ class _SharedParts:
 
     def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
         logs.install(name)
+        for text in file_rights.component_warnings(manifest, name):
+            log.warning("%s", text)
         self.telemetry = telemetry.configure(
-            name, version=version("function-mesh"), default_endpoint=os.environ.get(TRACES_ENDPOINT_VARIABLE)
+            name,
+            version=version("function-mesh"),
+            default_endpoint=os.environ.get(TRACES_ENDPOINT_VARIABLE),
+            default_secret=os.environ.get(TRACES_SECRET_VARIABLE, ""),
         )
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
         self.signer = Signer(name, key_files.load(self.identity, name))
+        self.credentials = component_certificates.load(manifest, name)
+        self._renewing = (
+            None
+            if self.credentials is None
+            else asyncio.ensure_future(component_certificates.keep_current(self.credentials, manifest))
+        )
         self.outbound = Outbound(manifest)
         declared = None if name == EDGE else CallDeclarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))
@@ -123,6 +138,8 @@ class _SharedParts:
         return chain(self.telemetry.outbound, identified, carry, retry(), self.outbound)
 
     async def stop(self) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
         await self.outbound.close()
         await self.telemetry.shutdown()
 
@@ -367,9 +384,11 @@ class EdgeComponent:
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(common.tokens, None),
-            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue),
+            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue, share_keys),
+            stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
+            clients=ClientLimits.of(table),
             layers=OptionalLayers.of(table),
             # The listener has no limit of a body: the edge refuses with a reason, and streams may be endless.
             listen=lambda app: Listener(

@@ -10,14 +10,19 @@ import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from mesh.control.liveness import SilenceTimer
 from mesh.control.readiness import STOP_MARGIN_SECONDS, Failed, Ready
 from mesh.control.supervise import restart_policy
 from mesh.control.supervise.child_process import ChildProcess, exit_text
 from mesh.control.supervise.log_output import LogOutput
 
 __all__ = ["Child", "ComponentSpec", "StartError"]
+
+ABORT_TIMEOUT = 2.0
+"""Seconds that a hung process gets to write its stacks, before it is killed."""
 
 
 class StartError(Exception):
@@ -33,11 +38,12 @@ class ComponentSpec:
         command: Program and arguments; ``--fd N`` is added, where N is the descriptor of the listening socket.
         restart_arguments: Added to the command of every process after the first one that was ready.
         listener: The socket that it serves, or None for a program that listens by itself.
-        probe: For a program that sends no readiness report: waits until it accepts, and returns its address.
+        probe: For a program without the readiness protocol: waits until it accepts, and returns its address.
         format_line: Returns the line to show for a line of its output, or None for a line that is not shown.
         needs_restart: Whether a line of its output says that only a restart helps.
         needs: The components that must be ready before it gets the start signal.
         drain: Seconds that it may take to finish calls in progress when it stops.
+        environment: Selects the variables that it gets from those of the supervisor.
         reloads: Whether SIGHUP makes it run new code; else a new process is needed.
     """
 
@@ -51,6 +57,7 @@ class ComponentSpec:
     probe: Callable[[], Awaitable[str]] | None = None
     format_line: Callable[[str], str | None] = str
     needs_restart: Callable[[str], bool] = lambda _: False
+    environment: Callable[[Mapping[str, str]], Mapping[str, str]] = dict
 
 
 class Child:
@@ -59,9 +66,10 @@ class Child:
     Args:
         component: The specification.
         output: Shows the lines of its processes and of the supervisor.
-        environment: All environment variables of its processes.
+        environment: All environment variables that its processes may get.
         start_timeout: Seconds that a start may take.
         max_restart_delay: Seconds that a restart is delayed at most.
+        liveness_timeout: Seconds without a response to liveness probes after which it is restarted; None: never.
 
     Attributes:
         component: The specification; a reload may replace it.
@@ -75,6 +83,7 @@ class Child:
         environment: Mapping[str, str],
         start_timeout: float,
         max_restart_delay: float = restart_policy.MAX_RESTART_DELAY,
+        liveness_timeout: float | None = None,
     ) -> None:
         self.component = component
         self.address: str | None = None
@@ -82,6 +91,7 @@ class Child:
         self._environment = environment
         self._start_timeout = start_timeout
         self._max_restart_delay = max_restart_delay
+        self._liveness_timeout = liveness_timeout
         self._process: ChildProcess | None = None
         self._restart_arguments: tuple[str, ...] = ()
         self._ready_at: float | None = None
@@ -188,7 +198,9 @@ class Child:
         command = component.command + self._restart_arguments
         command += tuple(word for fd in inherit for word in ("--fd", str(fd)))
         try:
-            process = await ChildProcess.start(command, self._environment, inherit, self._on_line)
+            process = await ChildProcess.start(
+                command, component.environment(self._environment), inherit, self._on_line
+            )
         except OSError as error:
             return f"{self.component.command[0]} cannot be started: {error.strerror}"
         self._process = process
@@ -230,7 +242,7 @@ class Child:
         while True:
             if reason is None:
                 assert self._process is not None  # noqa: S101 - a launch that gave no reason left a process
-                reason = f"died with {exit_text(await asyncio.shield(self._process.ended))}"
+                reason = await self._end_reason(self._process)
             else:
                 await self._kill_process()
             now = asyncio.get_running_loop().time()
@@ -244,3 +256,32 @@ class Child:
             reason = await self._launch()
             if reason is None:
                 self._output.supervisor_line(f"{name} is ready again, pid {self.pid}")
+
+    async def _end_reason(self, process: ChildProcess) -> str:
+        """Wait until a process has died, or end it because it hangs; return the reason of its end."""
+        if self._liveness_timeout is None:
+            return f"died with {exit_text(await asyncio.shield(process.ended))}"
+        loop = asyncio.get_running_loop()
+        silence = SilenceTimer(self._liveness_timeout, loop.time())
+        name, hangs = self.component.name, False
+        while not process.ended.done():
+            hung_before, hangs = hangs, silence.check(loop.time(), answered=process.answered)
+            if hangs and not (process.debugger or _traced(process.pid)):
+                timeout = f"{self._liveness_timeout:g} s"
+                self._output.supervisor_line(f"{name} has not responded for {timeout}: it is aborted, with its stacks:")
+                await process.abort(ABORT_TIMEOUT)
+                return f"hung for {timeout} and was ended with {exit_text(process.ended.result())}"
+            if hangs and not hung_before:
+                self._output.supervisor_line(f"{name} does not respond; a debugger is attached, so it is left alone")
+            process.send_liveness_probe(self.component.probe)
+            await asyncio.wait([process.ended], timeout=silence.interval)
+        return f"died with {exit_text(process.ended.result())}"
+
+
+def _traced(pid: int) -> bool:
+    """Whether a debugger such as gdb or strace is attached to a process (proc(5), ``TracerPid``); Linux only."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in status.splitlines())

@@ -1,4 +1,4 @@
-"""One child process: its output line by line, its readiness report, its end. It decides nothing."""
+"""One child process: its output line by line, its readiness report, liveness probes, its end. It decides nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from mesh.control.readiness import FD_VARIABLE, START_SIGNAL, Failed, Ready, parse
+from mesh.control.readiness import FD_VARIABLE, PROBE, START_SIGNAL, Alive, Failed, Ready, parse
 
 __all__ = ["ChildProcess", "exit_text"]
 
@@ -29,6 +29,8 @@ class ChildProcess:
         pid: Its process id.
         report: Done when it has reported; never done when it ends without a report.
         ended: Done when it has ended; the result is the return code (negative: the signal).
+        answered: Whether it has answered the last liveness probe.
+        debugger: Whether a debugger was attached to it at its last response.
     """
 
     def __init__(self, child: asyncio.subprocess.Process, report_socket: socket.socket, output: int) -> None:
@@ -38,6 +40,8 @@ class ChildProcess:
         self._child = child
         self._report_socket = report_socket
         self._received = b""
+        self.answered = True
+        self.debugger = False
         self._output = output
         self._output_closed = loop.create_future()
         loop.add_reader(report_socket, self._receive_report)
@@ -103,6 +107,34 @@ class ChildProcess:
         if not self.report.done():
             self.report.set_result(Ready(address))
 
+    def send_liveness_probe(self, accepts: Callable[[], Awaitable[str]] | None) -> None:
+        """Probe its liveness, unless the last probe is not answered yet.
+
+        Args:
+            accepts: For a program without the readiness protocol: waits until it accepts a connection.
+        """
+        if not self.answered:
+            return
+        self.answered = False
+        if accepts is None:
+            with contextlib.suppress(OSError):  # it has ended
+                self._report_socket.send(PROBE)
+        else:
+            probing = asyncio.ensure_future(self._await_connection(accepts))
+            self.ended.add_done_callback(lambda _: probing.cancel())
+
+    async def _await_connection(self, accepts: Callable[[], Awaitable[str]]) -> None:
+        await accepts()
+        self.answered = True
+
+    async def abort(self, kill_delay: float) -> None:
+        """End it by SIGABRT, which writes its stacks to its output, and after ``kill_delay`` seconds by SIGKILL."""
+        self._signal(signal.SIGABRT)
+        self._signal(signal.SIGCONT)  # a stopped process handles no other signal
+        await asyncio.wait([self.ended], timeout=kill_delay)
+        self.kill()
+        await asyncio.shield(self.ended)
+
     def terminate(self) -> None:
         """Ask it to stop (SIGTERM)."""
         self._signal(signal.SIGTERM)
@@ -154,10 +186,14 @@ class ChildProcess:
             return
         except OSError:
             data = b""
-        self._received += data
-        first, found, _ = self._received.partition(b"\n")
-        if found and not self.report.done():
-            self.report.set_result(parse(first))
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            match parse(line):
+                case Alive(debugger):
+                    self.answered, self.debugger = True, debugger
+                case report:
+                    if not self.report.done():
+                        self.report.set_result(report)
         if not data:
             asyncio.get_running_loop().remove_reader(self._report_socket)
 

@@ -31,9 +31,10 @@ class Supervisor:
     Args:
         components: In any order; their ``needs`` must have no cycle.
         output: Shows their lines and the supervisor's.
-        environment: All environment variables of the components.
+        environment: All environment variables that the components may get.
         start_timeout: Seconds that the start of one component may take.
         max_restart_delay: Seconds that a restart is delayed at most.
+        liveness_timeout: Seconds without a response to liveness probes after which one is restarted; None: never.
 
     Attributes:
         children: The components by name.
@@ -47,10 +48,11 @@ class Supervisor:
         *,
         start_timeout: float = START_TIMEOUT,
         max_restart_delay: float = MAX_RESTART_DELAY,
+        liveness_timeout: float | None = None,
     ) -> None:
         components = list(components)
         self.children = {
-            component.name: Child(component, output, environment, start_timeout, max_restart_delay)
+            component.name: Child(component, output, environment, start_timeout, max_restart_delay, liveness_timeout)
             for component in components
         }
         self._start_order = graph.order({component.name: component.needs for component in components})

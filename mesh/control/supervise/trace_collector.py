@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 
 from mesh.rpc.server.listener import Listener
@@ -29,14 +30,19 @@ def external_collector(environ: Mapping[str, str] | None = None) -> str:
 
 
 class TraceCollector:
-    """Trace store with its OTLP receiver, on a free port of the loopback interface, in this process."""
+    """Trace store with its OTLP receiver, on a free port of the loopback interface, in this process.
+
+    Attributes:
+        secret: Bearer token of its clients, made for this run.
+    """
 
     def __init__(self) -> None:
         # The receiver loads OpenTelemetry's protobuf classes. A mesh with a collector does not pay for that.
         from mesh.telemetry.otlp_receiver import Receiver  # noqa: PLC0415 - see above
         from mesh.telemetry.trace_store import Store  # noqa: PLC0415 - see above
 
-        self._listener = Listener(Receiver(Store()), "127.0.0.1:0", grpc=False, drain=1.0)
+        self.secret = secrets.token_urlsafe()
+        self._listener = Listener(Receiver(Store(), self.secret), "127.0.0.1:0", grpc=False, drain=1.0)
 
     async def start(self) -> str:
         """Start; return its URL."""

@@ -1,8 +1,9 @@
 """gRPC and gRPC-Web at the edge: forwards calls to the sidecars without decoding their messages.
 
-A call passes the chain of every request (trace, concurrency limit, authentication, limits). Behind the chain it is
-authorized and forwarded. ``mesh.rpc`` reads and writes the wire on both sides. Metadata in which a client would name
-the caller, the trace or the origin of the request is removed here.
+A call passes the chain of every request (trace, rate limits, authentication). Behind the chain it is authorized and
+forwarded. The one request of a call is read before the call takes a permit, and the response of a unary call is sent
+after the permit was released. ``mesh.rpc`` reads and writes the wire on both sides. Metadata in which a client would
+name the caller, the trace or the origin of the request is removed here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.edge import refusals
 from mesh.edge.calls import HttpCall
+from mesh.edge.clients.client_stream import LARGE_SIZE
 from mesh.edge.grpc import exposed
 from mesh.errors import Internal, InvalidArgument, StatusError, Unimplemented
 from mesh.headers import CLIENT_CLAIMS, REQUEST_PREFIXES, without_owned
@@ -58,6 +60,8 @@ class GrpcCall(HttpCall):
         refusal: StatusError | None,
     ) -> None:
         super().__init__(scope, receive, send)
+        if inbound.method.client_streaming:
+            self.expect_messages()
         self.inbound = inbound
         self.refusal = refusal
         self.method = inbound.method
@@ -72,9 +76,10 @@ class Passthrough:
     Args:
         contract: The contract whose services are exposed.
         handler: The chain that every request passes; it ends in ``answer``.
-        outbound: The outbound chain to the sidecars.
+        unary: The outbound chain of unary calls to the sidecars.
+        streams: That of streaming calls.
         max_message: Largest request message, bytes.
-        timeout: Seconds that a unary call may take when neither its method nor its caller sets a limit; None: no limit.
+        timeout: Seconds that a unary call may take when its method sets no limit; None: no limit.
 
     Attributes:
         app: The gRPC server.
@@ -82,7 +87,14 @@ class Passthrough:
     """
 
     def __init__(
-        self, contract: Contract, *, handler: Handler, outbound: Handler, max_message: int, timeout: float | None
+        self,
+        contract: Contract,
+        *,
+        handler: Handler,
+        unary: Handler,
+        streams: Handler,
+        max_message: int,
+        timeout: float | None,
     ) -> None:
         services = exposed.services(contract)
         self.health = Health(services)
@@ -93,8 +105,9 @@ class Passthrough:
             if method.access is not Access.INTERNAL:
                 self._routes[path] = method.routes
         self._timeout = timeout
-        self._outbound = outbound
-        self._authorize_and_forward = chain(authorize(contract, {}), self._default_deadline, deadline, self._forward)
+        self._unary = unary
+        self._streams = streams
+        self._authorize_and_forward = chain(authorize(contract, {}), self._cap_deadline, deadline, self._forward)
         self._dropped = CLIENT_CLAIMS | propagation.header_names()
 
     def takes(self, scope: Scope) -> bool:
@@ -161,13 +174,15 @@ class Passthrough:
             raise call.refusal
         return self._authorize_and_forward(call)
 
-    def _default_deadline(self, call: Call, next: Handler) -> Awaitable[None]:
-        """Set the deadline of a unary call whose caller set none; a stream may stay open."""
+    def _cap_deadline(self, call: Call, next: Handler) -> Awaitable[None]:
+        """Cap the deadline of a unary call, also of one that its caller has set; a stream may stay open."""
         method = call.method
-        if call.deadline is None and not (method.client_streaming or method.server_streaming):
+        if not (method.client_streaming or method.server_streaming):
             limit = method.time_limit(self._timeout)
             if limit is not None:
-                call.deadline = monotonic() + limit
+                latest = monotonic() + limit
+                if call.deadline is None or call.deadline > latest:
+                    call.deadline = latest
         return next(call)
 
     async def _forward(self, call: Call) -> None:
@@ -176,9 +191,12 @@ class Passthrough:
         pairs = call.inbound.metadata.pairs
         metadata = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(REQUEST_PREFIXES)]
         forwarded = _ForwardedCall(call, Metadata.from_wire(metadata))
+        method = call.method
+        if not method.client_streaming:
+            await forwarded.read_request()
         token = current.set(call)
         try:
-            await self._outbound(forwarded)
+            await (self._streams if method.client_streaming or method.server_streaming else self._unary)(forwarded)
         finally:
             current.reset(token)
             forwarded.end()
@@ -229,23 +247,54 @@ class _ForwardedCall(Call):
     The client gets the sidecar's response metadata without the headers that only the mesh may write.
     """
 
-    __slots__ = ("_call", "_inbound")
+    __slots__ = ("_call", "_inbound", "_request")
 
     def __init__(self, call: GrpcCall, metadata: Metadata) -> None:
         super().__init__(call.method, metadata, call.deadline)
         self._call = call
         self._inbound = call.inbound
+        self._request: bytes | None = None
+
+    async def read_request(self) -> None:
+        """Read the one request of a method that does not stream its requests.
+
+        Raises:
+            StatusError: It is malformed, too large or missing, or the client sends several.
+        """
+        self._request = await super().receive_one()
+
+    async def receive_one(self) -> bytes:
+        request, self._request = self._request, None
+        assert request is not None  # noqa: S101 - read before the call is forwarded, and asked for once
+        return request
 
     async def receive(self) -> bytes | None:
+        request, self._request = self._request, None
+        if request is not None:
+            return request
         try:
-            return await self._inbound.receive()
+            message = await self._inbound.receive()
         except Internal as error:  # malformed, which is the client's fault at the edge
             raise InvalidArgument(error.message) from None
+        if self.method.client_streaming:
+            self._call.release_request(incomplete=self._inbound.incomplete)
+        return message
 
     def send(self, message: bytes) -> Coroutine[Any, Any, None]:
         if not self.headers_sent:
             self._forward_headers()
-        return self._inbound.send(message)
+        return self._inbound.send(message) if len(message) <= LARGE_SIZE else self._send_large(message)
+
+    async def _send_large(self, message: bytes) -> None:
+        """Send a large message, counted until the client has read it; that of a unary call until the call ends."""
+        if self.method.server_streaming:
+            self._call.hold_response(len(message))
+            await self._inbound.send(message)
+            self._call.release_response()
+        else:
+            self._call.release_request()
+            self._call.hold_response(len(message))
+            await self._inbound.send(message)
 
     def send_headers(self) -> Coroutine[Any, Any, None]:
         if not self.headers_sent:

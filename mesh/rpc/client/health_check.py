@@ -16,20 +16,19 @@ from mesh.address import authority, split
 __all__ = ["check"]
 
 _STATUSES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
-_REQUEST = bytes(5)
-"""An empty message with its length prefix: it asks for the server as a whole."""
 _READ_SIZE = 65536
 
 
-def check(address: str, timeout: float) -> str:
+def check(address: str, timeout: float, service: str = "") -> str:
     """Return ``"SERVING"``, another health status, or the error as ``CODE: message``.
 
     Args:
         address: ``host:port``.
         timeout: Seconds for the whole check.
+        service: The service to ask for; ``""``: the server as a whole.
     """
     try:
-        headers, body = _request(address, timeout)
+        headers, body = _request(address, timeout, service.encode())
     except TimeoutError:
         return f"DEADLINE_EXCEEDED: no response within {timeout:g} s"
     except OSError as error:
@@ -43,7 +42,7 @@ def check(address: str, timeout: float) -> str:
     return _STATUSES[status] if status < len(_STATUSES) else str(status)
 
 
-def _request(address: str, timeout: float) -> tuple[dict[bytes, bytes], bytes]:
+def _request(address: str, timeout: float, service: bytes) -> tuple[dict[bytes, bytes], bytes]:
     """Return headers and trailers, and the body.
 
     Raises:
@@ -59,7 +58,8 @@ def _request(address: str, timeout: float) -> tuple[dict[bytes, bytes], bytes]:
         (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/grpc.health.v1.Health/Check"),
         (b":authority", authority(address).encode()), (b"te", b"trailers"), (b"content-type", b"application/grpc"),
     ])  # fmt: skip
-    h2.send_data(stream, _REQUEST, end_stream=True)
+    message = bytes([0x0A, len(service)]) + service if service else b""  # field 1, a string
+    h2.send_data(stream, len(message).to_bytes(5, "big") + message, end_stream=True)
     headers: dict[bytes, bytes] = {}
     body = b""
     with socket.create_connection((host, port), timeout) as connection:

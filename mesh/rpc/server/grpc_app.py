@@ -18,7 +18,7 @@ from mesh.asgi import Receive, Scope, Send
 from mesh.boundary import as_exception
 from mesh.call import Call, Handler, Layer, Metadata, chain
 from mesh.contract.model import Method
-from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
+from mesh.errors import Internal, StatusError, Unauthenticated, Unavailable, Unimplemented
 from mesh.headers import Headers
 from mesh.layers.recover import status_of
 from mesh.rpc import framing
@@ -34,8 +34,10 @@ UNKNOWN_METHOD = Method("_OTHER", "", "/_OTHER", Empty, Empty, client_streaming=
 callers can make up any number of paths."""
 TRAILERS_EXTENSION = "http.response.trailers"
 """ASGI extension. A server offers it for requests with ``te: trailers``, which gRPC requires (PROTOCOL-HTTP2.md)."""
-_DEFAULT_EXTENSIONS = frozenset({TRAILERS_EXTENSION})
+_DEFAULT_EXTENSIONS: dict[str, Any] = {TRAILERS_EXTENSION: {}}
 """Extensions that are assumed of a server whose scope names none."""
+_TLS_1_3 = 0x0304
+"""Version of TLS between services; clients of the edge may have 1.2."""
 _TE_TRAILERS_MISSING = (
     "malformed request: the header `te: trailers` is missing, so the response cannot carry a status; "
     "a proxy on the way may have removed it"
@@ -132,11 +134,15 @@ class GrpcApp:
         """Return the call of a request, and its handler.
 
         Raises:
-            StatusError: The timeout or the encoding of the request is malformed or unknown, or there are too many
-                header fields.
+            StatusError: The timeout or the encoding of the request is malformed or unknown, there are too many header
+                fields, or the connection has an old version of TLS.
         """
         method, handler = self._methods.get(scope["path"]) or self._unknown(scope["path"])
-        return InboundCall(method, metadata, receive, send, self._max_message), handler
+        call = InboundCall(method, metadata, receive, send, self._max_message)
+        tls = scope.get("extensions", _DEFAULT_EXTENSIONS).get("tls")
+        if tls is not None:
+            call.certificate = _client_certificate(tls)
+        return call, handler
 
     def _unknown(self, path: str) -> tuple[Method, Handler]:
         """Return ``UNKNOWN_METHOD`` and a handler that refuses the call; the trace layer records the refusal."""
@@ -166,6 +172,18 @@ class GrpcApp:
         self._closing = True
         for call in self.calls:
             call.cancel()
+
+
+def _client_certificate(tls: Mapping[str, Any]) -> str | None:
+    """Return the client's leaf certificate (PEM) from ASGI's ``tls`` extension, or None if the client has none.
+
+    Raises:
+        Unauthenticated: The version of TLS is below 1.3.
+    """
+    if tls["tls_version"] < _TLS_1_3:
+        raise Unauthenticated("services of the mesh speak TLS 1.3; allow it in the client")
+    certificates = tls["client_cert_chain"]
+    return certificates[0] if certificates else None
 
 
 def _unimplemented(path: str, methods: Mapping[str, Any]) -> StatusError:

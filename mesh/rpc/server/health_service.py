@@ -21,10 +21,13 @@ __all__ = ["Health"]
 
 OVERALL = ""
 """The service name that stands for the whole component."""
+LIVENESS = "liveness"
+"""The service name that stands for the event loop: SERVING whenever it answers, also while the component drains. It is
+the name in Kubernetes' example of a gRPC liveness probe."""
 
 
 class Health:
-    """Health service. Every service is NOT_SERVING until ``serving`` is called.
+    """Health service. Every service is NOT_SERVING until ``serving`` is called, except ``LIVENESS``.
 
     Args:
         services: Full names of the services.
@@ -32,6 +35,7 @@ class Health:
 
     def __init__(self, services: Iterable[str]) -> None:
         self._statuses: dict[str, int] = dict.fromkeys([OVERALL, *services], pb.HealthCheckResponse.NOT_SERVING)
+        self._statuses[LIVENESS] = pb.HealthCheckResponse.SERVING
         self._changed = asyncio.Event()
         self._ended = False
 
@@ -45,7 +49,7 @@ class Health:
         self._set(pb.HealthCheckResponse.NOT_SERVING)
 
     def _set(self, status: int) -> None:
-        self._statuses = dict.fromkeys(self._statuses, status)
+        self._statuses = dict.fromkeys(self._statuses, status) | {LIVENESS: pb.HealthCheckResponse.SERVING}
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

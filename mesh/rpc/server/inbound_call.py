@@ -49,6 +49,7 @@ class InboundCall(Call):
 
     __slots__ = (
         "_deframer", "_disconnected", "_gzip", "_max_message", "_receive", "_requests_ended", "_response", "_send",
+        "certificate",
     )  # fmt: skip
 
     def __init__(self, method: Method, metadata: Metadata, receive: Receive, send: Send, max_message: int) -> None:
@@ -74,11 +75,17 @@ class InboundCall(Call):
         self._response: bytes | None = None
         self._requests_ended = False
         self._disconnected = False
+        self.certificate: str | None = None
 
     @property
     def response_missing(self) -> bool:
         """Whether the one response of a method without a response stream has not been sent yet."""
         return self._response is None and not self.method.server_streaming
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a part of the next request message has come in."""
+        return self._deframer is not None and bool(self._deframer.pending)
 
     def cancel(self) -> None:
         """Cancel the handler."""

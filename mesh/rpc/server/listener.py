@@ -1,7 +1,14 @@
 """Listener: serves an ASGI application on one address by h2corn, embedded in the running event loop.
 
 It is the only module that imports h2corn. The configuration below rests on the measured behaviour of h2corn 2.0.0
-(docs/servers.md). The listener speaks plain text: it has no parameters for TLS.
+(docs/servers.md).
+
+With ``CertificateFiles`` it speaks TLS 1.2 and 1.3 (rustls) and nothing else. ALPN offers ``h2``, and ``http/1.1``
+where HTTP/1.1 is spoken. h2corn reads certificates only when a server starts, so ``renew`` starts a second server on
+the same socket and retires the first: its connections get GOAWAY and finish their requests. Both accept meanwhile.
+HTTP/2 loses no call that way, because a client sends a call again that GOAWAY excludes (RFC 9113, 6.8). HTTP/1.1
+connections in use are told to close by a response before. h2corn closes those unanswered whose first request has not
+arrived when the first server stops, a few in a storm of new connections.
 """
 
 from __future__ import annotations
@@ -12,7 +19,11 @@ import logging
 import os
 import resource
 import socket
+import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from time import monotonic  # the clock of the event loops
 from typing import Any, cast
 
@@ -21,7 +32,7 @@ import h2corn._lib
 
 from mesh.address import bind
 
-__all__ = ["ListenError", "Listener"]
+__all__ = ["CertificateFiles", "ListenError", "Listener"]
 
 
 def _no_banner(*_: object) -> None:
@@ -70,6 +81,14 @@ RESTART_DELAY = 1.0
 PROBE_TIMEOUT = 1.0
 """Seconds that a stop waits for its probe connection at most: once until it is accepted, once until it is closed."""
 
+RETIRE_DELAY = 1.0
+"""Seconds for which a server that ``renew`` replaces goes on, so that clients of HTTP/1.1 learn from a response to
+close."""
+
+RETIRED_TIMEOUT = 3600.0
+"""Seconds that requests of a retired server may last after ``renew``. A certificate that is renewed at half of its life
+of 24 hours is valid for longer than that."""
+
 IDLE_TIMEOUT = 3600.0
 """Seconds after which a connection without calls is closed (with GOAWAY), where only HTTP/2 is spoken. gRPC channels
 are idle for long; the timeout only removes connections whose peer has vanished."""
@@ -86,8 +105,29 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 
 log = logging.getLogger(__name__)
 
 
+_CONNECTION_CLOSE = (b"connection", b"close")
+_HTTP1 = "1.1"
+_H2CORN_TASK = "h2corn.request"
+"""Name that h2corn gives to the task of a request."""
+
+
 class ListenError(Exception):
-    """The address cannot be listened on; ``str()`` names the address and the reason."""
+    """The address cannot be listened on, or the TLS files cannot be used; ``str()`` names them and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """PEM files of a listener.
+
+    Attributes:
+        certificate: The certificate and the intermediate certificates behind it.
+        private_key: Its private key, without a password.
+        client_ca: Authorities of the certificates that clients must have. None: no client certificate is requested.
+    """
+
+    certificate: Path
+    private_key: Path
+    client_ca: Path | None = None
 
 
 class Listener:
@@ -105,6 +145,7 @@ class Listener:
         max_head: Bytes of the largest request line and headers, where HTTP/1.1 is spoken.
         expire: Called when the drain time is over and calls are still in progress, to end them by a status of the
             application. A call that has not ended ``CANCELLATION_TIMEOUT`` later loses its connection.
+        tls: Certificates; None: plain text.
     """
 
     def __init__(
@@ -118,6 +159,7 @@ class Listener:
         max_body: int | None = None,
         max_head: int = 2**20,
         expire: Callable[[], None] | None = None,
+        tls: CertificateFiles | None = None,
     ) -> None:
         self.listen = listen
         self._app = app
@@ -125,9 +167,7 @@ class Listener:
         self._drain = drain
         self._expire = expire
         self._linger_delay = min(LINGER_DELAY, drain)
-        self._last_response = -LINGER_DELAY
-        self._started = False
-        self._stopping = False
+        self._tls = tls
         grpc_only = grpc and max_body is None
         self._options: dict[str, Any] = {
             "grpc": grpc,
@@ -138,7 +178,7 @@ class Listener:
             "h2_initial_stream_window_size": STREAM_WINDOW_SIZE,
             "h2_initial_connection_window_size": CONNECTION_WINDOW_SIZE,
             "limit_connections": _max_connections(),
-            "timeout_graceful_shutdown": drain + CANCELLATION_TIMEOUT,
+            "timeout_graceful_shutdown": drain + CANCELLATION_TIMEOUT if tls is None else RETIRED_TIMEOUT,
             "limit_request_fields": 0,  # the application counts them: h2corn sends 431, which is not a gRPC status
         }
         if grpc_only:
@@ -150,78 +190,102 @@ class Listener:
             self._options |= {"timeout_keep_alive": HTTP1_IDLE_TIMEOUT, "timeout_request_header": HTTP1_IDLE_TIMEOUT}
             self._options |= dict.fromkeys(_HEAD_LIMITS, max_head)
         self._socket: socket.socket | None = None
-        self._server: h2corn.Server | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._server: _Server | None = None
+        self._retired: set[_Server] = set()
+        self._renewing = asyncio.Lock()
 
     async def start(self) -> str:
         """Start to listen and return the bound ``host:port``.
 
         Raises:
-            ListenError: The address is taken, not of this machine, or not allowed.
+            ListenError: The address is taken, not of this machine, or not allowed; or the TLS files cannot be used.
         """
-        fd = self._fd
-        if fd is None:
+        if self._fd is None:
             self._socket = _bind(self.listen)
-            fd = self._socket.fileno()
-        self._server = self._new_server(fd)
-        self._task = asyncio.create_task(self._run(self._server, fd))
         try:
-            await self._server.wait_started()
-            self._started = True
-        except (OSError, ValueError) as error:
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+            self._server = await self._start_server(self._tls)
+        except ListenError:
             self._close()
-            raise ListenError(f"cannot listen on {self.listen}: {error}") from None
-        return self._server.addresses[0]
+            raise
+        return self._server.address
+
+    async def renew(self, tls: CertificateFiles) -> None:
+        """Present other certificates, or the same files with new content, to new connections.
+
+        Open connections get GOAWAY (HTTP/1.1: ``connection: close``) and have ``RETIRED_TIMEOUT`` to finish.
+
+        Raises:
+            ListenError: The files cannot be used. The listener goes on with the certificates that it has.
+        """
+        async with self._renewing:
+            server = self._server
+            if server is None:
+                return
+            self._server = await self._start_server(tls)
+            self._tls = tls
+            self._retired.add(server)
+            server.task.add_done_callback(lambda _: self._retired.discard(server))
+            server.retiring = True
+            await asyncio.sleep(RETIRE_DELAY)
+            await server.linger()
+            server.shutdown()
 
     async def stop(self) -> None:
         """Stop accepting, send GOAWAY on every connection, wait for calls in progress, end those that remain.
 
         An adopted socket goes on listening, because another process may hold it too.
         """
-        task, self._task = self._task, None
-        if task is None or self._server is None:
+        async with self._renewing:
+            server, self._server = self._server, None
+        if server is None:
             return
-        self._stopping = True
-        remaining = self._last_response + self._linger_delay - monotonic()
-        if remaining > 0:  # responses from now on wait in ``_serve``; this wait is for those just before now
-            await asyncio.sleep(remaining)
-        await self._stop_accepting(self._server)
-        done, _ = await asyncio.wait({task}, timeout=self._drain)
-        if not done and self._expire is not None:
+        await server.linger()
+        await self._stop_accepting(server)
+        servers = {server, *self._retired}
+        tasks = {each.task for each in servers}
+        _, pending = await asyncio.wait(tasks, timeout=self._drain)
+        if pending and self._expire is not None:
             self._expire()
-        # h2corn waits for calls that ignore cancellation for the same time once more; the listener does not.
-        await asyncio.wait({task}, timeout=CANCELLATION_TIMEOUT + CLOSE_TIMEOUT)
-        if not task.done():
-            task.cancel()
-        elif not task.cancelled() and not isinstance(task.exception(), RuntimeError):  # raised by h2corn for such calls
-            task.result()
+        if pending:  # h2corn waits for calls that ignore cancellation once more; the listener does not
+            _, pending = await asyncio.wait(tasks, timeout=CANCELLATION_TIMEOUT)
+        if pending:
+            for each in servers:
+                each.cancel_calls()
+            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
+        for task in tasks:
+            if not task.done():
+                task.cancel()
+            elif not task.cancelled() and not isinstance(task.exception(), RuntimeError):  # raised for such calls
+                task.result()
 
-    def _new_server(self, fd: int) -> h2corn.Server:
-        return h2corn.Server(self._serve, h2corn.Config(bind=(f"fd://{fd}",), **self._options))
+    async def _start_server(self, tls: CertificateFiles | None) -> _Server:
+        """Return a server on the listening socket that has started.
 
-    async def _run(self, server: h2corn.Server, fd: int) -> None:
-        """Serve until the stop; start a new server when h2corn ends with all its connections because accept failed."""
-        while True:
-            try:
-                await server.serve()
-            except OSError as error:
-                if not self._started:
-                    raise
-                if not self._stopping:
-                    log.error("%s: the server ended (%s); it is started anew", self.listen, error)  # noqa: TRY400
-                    await asyncio.sleep(RESTART_DELAY)
-            if self._stopping:
-                return
-            server = self._server = self._new_server(fd)
+        Raises:
+            ListenError: It cannot start.
+        """
+        fd = self._socket.fileno() if self._socket is not None else self._fd
+        options = self._options
+        if tls is not None:
+            options = options | {"certfile": tls.certificate, "keyfile": tls.private_key}
+            if tls.client_ca is not None:
+                options = options | {"ca_certs": tls.client_ca, "cert_reqs": "required"}
+        config = h2corn.Config(bind=(f"fd://{fd}",), **options)
+        server = _Server(self.listen, self._app, config, self._linger_delay)
+        try:
+            await server.wait_started()
+        except (OSError, ValueError) as error:
+            what = self.listen if tls is None else f"{self.listen} with {tls.certificate} and {tls.private_key}"
+            raise ListenError(f"cannot listen on {what}: {error}") from None
+        return server
 
-    async def _stop_accepting(self, server: h2corn.Server) -> None:
+    async def _stop_accepting(self, server: _Server) -> None:
         """Make h2corn stop accepting, and refuse new connections from then on.
 
         h2corn keeps the socket open until the drain is over, so callers would connect and get no response. The socket
         is therefore shut down here, but only after h2corn has stopped accepting: else its accept fails, and with it all
         calls in progress. A probe connection without calls shows the moment: h2corn closes it when it accepts no more.
+        Where the probe has no certificate that the listener accepts, the stop waits for ``PROBE_TIMEOUT`` instead.
         """
         if self._socket is None:
             server.shutdown()
@@ -230,7 +294,8 @@ class Listener:
         with contextlib.suppress(OSError):  # TimeoutError is one; without the probe the stop only takes longer
             async with asyncio.timeout(PROBE_TIMEOUT):
                 address = self._socket.getsockname()[:2]
-                await asyncio.get_running_loop().create_connection(lambda: probe, *address)
+                tls = None if self._tls is None else _probe_context(self._tls)
+                await asyncio.get_running_loop().create_connection(lambda: probe, *address, ssl=tls)
                 await probe.accepted.wait()
         server.shutdown()
         with contextlib.suppress(TimeoutError):
@@ -241,9 +306,96 @@ class Listener:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._close()
 
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class _Server:
+    """One h2corn server on the listening socket. A listener has one, and for each renewal of its certificates another.
+
+    Args:
+        listen: The address, for log lines.
+        app: The ASGI application.
+        config: The configuration.
+        linger_delay: Seconds that a connection stays open after its last response while the server stops.
+
+    Attributes:
+        task: Ends when the server has stopped and its last connection is closed.
+        retiring: Whether it tells clients of HTTP/1.1 to close their connections, because it will stop.
+    """
+
+    def __init__(self, listen: str, app: Any, config: h2corn.Config, linger_delay: float) -> None:
+        self.retiring = False
+        self._stopping = False
+        self._listen = listen
+        self._app = app
+        self._config = config
+        self._linger_delay = linger_delay
+        self._last_response = -linger_delay
+        self._started = False
+        self._server = h2corn.Server(self._serve, config)
+        self.task = asyncio.create_task(self._run())
+
+    @property
+    def address(self) -> str:
+        """The bound ``host:port``."""
+        return self._server.addresses[0]
+
+    async def wait_started(self) -> None:
+        """Return when the server accepts connections.
+
+        Raises:
+            OSError: It cannot use the socket or the TLS files.
+            ValueError: The same, detected by h2corn's checks.
+        """
+        try:
+            await self._server.wait_started()
+        except BaseException:
+            await asyncio.gather(self.task, return_exceptions=True)
+            raise
+        self._started = True
+
+    async def linger(self) -> None:
+        """Let connections stay open after each response from now on, and wait until the last one is that old."""
+        self.retiring = self._stopping = True
+        remaining = self._last_response + self._linger_delay - monotonic()
+        if remaining > 0:  # responses from now on wait in ``_serve``; this wait is for those just before now
+            await asyncio.sleep(remaining)
+
+    def shutdown(self) -> None:
+        """Stop accepting, and send GOAWAY on every connection."""
+        self._server.shutdown()
+
+    def cancel_calls(self) -> None:
+        """Cancel the tasks of the calls in progress."""
+        for task in asyncio.all_tasks():
+            frame = getattr(task.get_coro(), "cr_frame", None)
+            if task.get_name() == _H2CORN_TASK and frame is not None and frame.f_locals.get("self") is self:
+                task.cancel()
+
+    async def _run(self) -> None:
+        """Serve until the stop; start a new server when h2corn ends with all its connections because accept failed."""
+        while True:
+            try:
+                await self._server.serve()
+            except OSError as error:
+                if not self._started:
+                    raise
+                if not self._stopping:
+                    log.error("%s: the server ended (%s); it is started anew", self._listen, error)  # noqa: TRY400
+                    await asyncio.sleep(RESTART_DELAY)
+            if self._stopping:
+                return
+            self._server = h2corn.Server(self._serve, self._config)
+
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         try:
-            await self._app(scope, receive, send)
+            if scope["type"] == "http" and scope["http_version"] == _HTTP1:
+                await self._app(scope, receive, partial(self._send_http1, send))
+            else:
+                await self._app(scope, receive, send)
         except asyncio.CancelledError:
             await asyncio.sleep(DISCONNECT_DELAY)  # ended earlier by h2corn's own cancellation
             raise
@@ -251,10 +403,11 @@ class Listener:
         if self._stopping:
             await asyncio.sleep(self._linger_delay)  # h2corn holds the connection while the request's task runs
 
-    def _close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+    def _send_http1(self, send: Any, event: Any) -> Any:
+        """Send an event of a response, which tells the client to close the connection if the server retires."""
+        if self.retiring and event["type"] == "http.response.start":
+            event = {**event, "headers": [*event.get("headers", ()), _CONNECTION_CLOSE]}
+        return send(event)
 
 
 class _ProbeConnection(asyncio.Protocol):
@@ -285,6 +438,21 @@ class _ProbeConnection(asyncio.Protocol):
         """Close the connection if it was opened."""
         if self._transport is not None:
             self._transport.close()
+
+
+def _probe_context(files: CertificateFiles) -> ssl.SSLContext:
+    """Return the TLS context of the probe, which sends nothing and trusts the listener because it is its own.
+
+    Raises:
+        OSError: The files cannot be used any more.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    if files.client_ca is not None:
+        context.load_cert_chain(files.certificate, files.private_key)
+    return context
 
 
 def _max_connections() -> int:
