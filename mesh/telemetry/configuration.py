@@ -168,7 +168,7 @@ def configure(
         default_endpoint: Base URL of an OTLP/HTTP receiver (``http://127.0.0.1:4318``). It gets the spans if the
             environment names no collector.
         default_secret: Bearer token of that receiver.
-        callers: What the trace context of callers means.
+        callers: Meaning of the trace context of callers.
     """
     environ = os.environ
     otel_environment.normalize(environ)

@@ -67,7 +67,7 @@ _SETTER = _WireSetter()
 
 
 class CallerTrace(Enum):
-    """What the trace context of a caller means.
+    """Meaning of the trace context of a caller.
 
     The sampled flag of a caller who is not trusted must not decide which calls are traced, and its trace id must not
     put spans into traces of others (W3C Trace Context, 4.3 and 6: restarting a trace at a trust boundary).
@@ -85,7 +85,7 @@ class Propagation:
     """Propagates the context of calls with the propagators that ``OTEL_PROPAGATORS`` names.
 
     Args:
-        callers: What the trace context of callers means.
+        callers: Meaning of the trace context of callers.
 
     Attributes:
         links: Whether ``caller_span`` is to be linked.
