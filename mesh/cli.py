@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh.chaos import arguments as chaos_command
-from mesh.control.commands import events_arguments
+from mesh.control.commands import events_arguments, keys_arguments
 from mesh.faults import Fault, Faults
 from mesh.telemetry import otel_environment
 from mesh.text import prepare_output
@@ -219,12 +219,7 @@ def _export_asyncapi(options: argparse.Namespace) -> int:
 
 
 def _keys(options: argparse.Namespace) -> int:
-    from mesh.config import manifest
-    from mesh.control import identity_keys
-
-    found = manifest.load(_file(options))
-    print(identity_keys.ensure_each(found, Path(options.each)) if options.each else identity_keys.ensure(found))
-    return 0
+    return keys_arguments.run(options, _file(options))
 
 
 def _new(options: argparse.Namespace) -> int:
@@ -292,9 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sidecar(command)
     command("edge", _edge, "run the edge in the foreground", _EDGE).add_argument("--fd", type=int, help=_FD)
     _add_health(command)
-    command("keys", _keys, "make the services' identity keys that are missing", _KEYS).add_argument(
-        "--each", metavar="FOLDER", help="make one folder for each service and for the edge below this one"
-    )
+    keys_arguments.add(command, _keys)
     events_arguments.add(command, commands, _events)
     chaos_command.add(command, _chaos)
     _add_export(command, commands)
@@ -461,12 +454,4 @@ that receive it.
 
   mesh export asyncapi --out asyncapi.json
   mesh export asyncapi --title "Accounts" --api-version 1.4
-"""
-_KEYS = """
-Each service proves its identity with a key of its own, in the folder `identity` of the state folder. `mesh up` makes
-the keys. For containers, make them once with --each, and mount to each container its own folder. It has one private
-key and all public keys.
-
-  mesh keys
-  mesh keys --each .mesh/keys
 """

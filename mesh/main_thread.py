@@ -29,8 +29,9 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
+from mesh.errors import ResourceExhausted
 from mesh.forks import STOP_SIGNALS
-from mesh.threads import HANDOFF_DELAY, Block, Job, ThreadPool
+from mesh.threads import HANDOFF_DELAY, Block, Job, ThreadPool, ThreadUsage
 
 __all__ = ["MainThread", "ignore_signal", "ignore_stop_signals"]
 
@@ -102,6 +103,13 @@ class MainThread:
             return await job.future
         finally:
             job.end()
+
+    @property
+    def usage(self) -> ThreadUsage:
+        """Use of the threads, the main thread included, for metrics. It may be read in any thread."""
+        others = ThreadUsage(0, 0, 0) if self._overflow is None else self._overflow.usage
+        outstanding = len(self._outstanding)
+        return ThreadUsage(others.busy + bool(outstanding), others.queued + max(0, outstanding - 1), others.abandoned)
 
     async def wait_idle(self) -> None:
         """Wait until no function runs here."""
@@ -261,7 +269,7 @@ class MainThread:
         for job in self._take_back():
             try:
                 self._overflow.take(job.copy_context())
-            except RuntimeError as error:  # the system can start no thread
+            except (RuntimeError, ResourceExhausted) as error:  # the system, or the pool, starts no thread
                 job.fail(error)
                 job.resolve()
 

@@ -10,10 +10,20 @@ import contextlib
 import os
 import resource
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["FILE_MODE", "FOLDER_MODE", "create_file", "disable_core_dumps", "make_folder", "open_to_others", "opener"]
+__all__ = [
+    "FILE_MODE",
+    "FOLDER_MODE",
+    "create_file",
+    "disable_core_dumps",
+    "make_folder",
+    "open_to_others",
+    "opener",
+    "replace_file",
+]
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -45,6 +55,24 @@ def create_file(file: Path) -> None:
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
+
+
+def replace_file(file: Path, content: bytes) -> None:
+    """Write a file of mode 0600 in place of the existing one by one rename. A reader sees the old or the new content.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as fresh:
+            fresh.write(content)
+            fresh.flush()
+            os.fsync(fresh.fileno())
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink()
+        raise
 
 
 def opener(path: str, flags: int) -> int:

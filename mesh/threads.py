@@ -7,6 +7,9 @@ Functions that block get a thread each: at once if they usually block, otherwise
 
 A thread cannot be stopped from outside. If a call ends early (deadline, disconnect), its caller gets the status at
 once. The thread learns it at its next message: its current or next wait raises ``Cancelled``.
+
+A function that goes on after the end of its call is abandoned. Its thread is replaced by a further one, so that it
+takes none from other methods. A method with too many abandoned functions gets no more threads until some have ended.
 """
 
 from __future__ import annotations
@@ -14,18 +17,26 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mesh.boundary import wrap_escaped
+from mesh.call import current
 from mesh.context_variables import isolated_copy
-from mesh.errors import Cancelled
+from mesh.errors import Cancelled, ResourceExhausted
+from mesh.stacks import log_with_stack, stack_text, thread_frame
 
-__all__ = ["HANDOFF_DELAY", "MAX_THREADS", "Block", "FunctionRunner", "Job", "ThreadEventLoop", "ThreadPool", "wait"]
+__all__ = [
+    "HANDOFF_DELAY", "MAX_THREADS", "Block", "FunctionRunner", "Job", "ThreadEventLoop", "ThreadPool", "ThreadUsage",
+    "wait",
+]  # fmt: skip
+
+log = logging.getLogger("mesh.functions")
 
 Block = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -37,6 +48,16 @@ HANDOFF_DELAY = 0.005
 interpreter (``sys.getswitchinterval``)."""
 _AVERAGED_CALLS = 8
 """Calls in the moving average of the run time."""
+ABANDONED_DELAY = 1.0
+"""Seconds that a function may go on after the end of its call, before it counts as abandoned."""
+_METHOD_SHARE = 4
+"""Part of the threads (a quarter) that the abandoned functions of one method may take before it gets no more."""
+_MAX_REPLACED = 3
+"""Abandoned threads that are replaced by further ones at most, as a multiple of the limit."""
+FULL_CHECK_INTERVAL = 0.5
+"""Seconds between two checks while all threads are busy and calls wait."""
+REPORT_INTERVAL = 30.0
+"""Seconds between two log records of the same kind."""
 
 
 def wait(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
@@ -82,6 +103,20 @@ class FunctionRunner(Protocol):
         """
 
 
+class ThreadUsage(NamedTuple):
+    """Use of the threads of a pool.
+
+    Attributes:
+        busy: Threads that run a function, abandoned ones included.
+        queued: Calls that wait for a thread.
+        abandoned: Threads whose function goes on although its call has ended.
+    """
+
+    busy: int
+    queued: int
+    abandoned: int
+
+
 class ThreadPool:
     """Bounded thread pool for the calls of one event loop.
 
@@ -98,6 +133,14 @@ class ThreadPool:
         self._timer: asyncio.TimerHandle | None = None
         self._delivery_scheduled = False
         self._average_seconds = 0.0
+        self._full_timer: asyncio.TimerHandle | None = None
+        self._reported: dict[str, float] = {}
+
+    @property
+    def usage(self) -> ThreadUsage:
+        """Use of the threads, for metrics. It may be read in any thread."""
+        busy = sum(runner.job is not None for runner in tuple(self._runners))
+        return ThreadUsage(busy, len(self._waiting), self._abandoned().total())
 
     async def run(self, work: Callable[[Block], Any], context: Context | None = None) -> Any:
         """Run ``work(block)`` in a thread and return its result. ``block(coroutine)`` runs on the event loop.
@@ -121,9 +164,12 @@ class ThreadPool:
 
         Raises:
             RuntimeError: The pool was stopped, or the system can start no thread.
+            ResourceExhausted: Too many functions of its method go on although their calls have ended.
         """
         if not self._limit:
             raise RuntimeError("the thread pool was stopped")
+        if (len(self._runners) - len(self._idle)) * _METHOD_SHARE >= self._limit:
+            self._check_abandoned(job.method)
         self._waiting.append(job)
         try:
             self._dispatch(job.loop)
@@ -134,8 +180,9 @@ class ThreadPool:
 
     def stop(self) -> None:
         """Refuse further jobs. Running functions are not interrupted."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._full_timer):
+            if timer is not None:
+                timer.cancel()
         self._limit = 0
         while self._waiting:
             self._waiting.popleft().reject()
@@ -155,7 +202,7 @@ class ThreadPool:
                     if self._timer is None:
                         self._timer = loop.call_later(HANDOFF_DELAY, self._check_progress, loop)
                     return
-        self._wake(now)
+        self._wake(now, loop)
 
     def _check_progress(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
@@ -163,19 +210,71 @@ class ThreadPool:
             now = monotonic()
             if all(now - runner.since >= HANDOFF_DELAY for runner in self._runners):
                 for _ in range(len(self._waiting)):
-                    self._wake(now)
+                    self._wake(now, loop)
             else:
                 self._timer = loop.call_later(HANDOFF_DELAY, self._check_progress, loop)
 
-    def _wake(self, now: float) -> None:
+    def _wake(self, now: float, loop: asyncio.AbstractEventLoop) -> None:
         if self._idle:
             runner = self._idle.pop()
             runner.since = now
             runner.wake.release()
-        elif len(self._runners) < self._limit:
+        elif len(self._runners) < self._limit or len(self._runners) < self._limit + self._replaceable():
             runner = _PoolThread(now)
             threading.Thread(target=self._run, args=(runner,), name="function", daemon=True).start()
             self._runners.append(runner)
+        elif self._full_timer is None:
+            self._full_timer = loop.call_later(FULL_CHECK_INTERVAL, self._check_full, loop)
+
+    def _check_full(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Replace abandoned threads while calls wait, and report the methods that hold the threads."""
+        self._full_timer = None
+        if not self._waiting or not self._limit:
+            return
+        now = monotonic()
+        for _ in range(len(self._waiting)):
+            self._wake(now, loop)
+        if self._full_timer is None:
+            return
+        jobs = [runner.job for runner in self._runners if runner.job is not None]
+        methods = Counter(job.method or "no call" for job in jobs)
+        busy = ", ".join(f"{count} of {method}" for method, count in methods.most_common())
+        self._report("full", f"all threads for functions are busy, and {len(self._waiting)} calls wait: {busy}")
+
+    def _replaceable(self) -> int:
+        """Return the number of threads beyond the limit that may replace abandoned ones."""
+        return min(self._abandoned().total(), _MAX_REPLACED * self._limit)
+
+    def _abandoned(self) -> Counter[str]:
+        """Return the number of abandoned functions of each method."""
+        latest = monotonic() - ABANDONED_DELAY
+        jobs = [runner.job for runner in tuple(self._runners)]
+        return Counter(job.method for job in jobs if job is not None and 0.0 < job.ended_at < latest)
+
+    def _check_abandoned(self, method: str) -> None:
+        """Refuse a call of a method of which too many functions are abandoned.
+
+        Raises:
+            ResourceExhausted: There are too many.
+        """
+        count = self._abandoned()[method]
+        if count * _METHOD_SHARE >= self._limit:
+            text = f"{count} earlier calls of {method or 'this kind'} have ended, and their functions go on"
+            self._report(method, f"{text}: further calls are refused until some have ended", method)
+            raise ResourceExhausted(f"{text}; a thread cannot be stopped, so no more are started until some have ended")
+
+    def _report(self, kind: str, message: str, method: str | None = None) -> None:
+        """Log a warning with one stack for each method, or of one method, unless the same kind was logged recently."""
+        now = monotonic()
+        if now - self._reported.get(kind, -REPORT_INTERVAL) < REPORT_INTERVAL:
+            return
+        self._reported[kind] = now
+        stacks: dict[str, str] = {}
+        for runner in sorted(self._runners, key=lambda runner: runner.since):
+            job, frame = runner.job, thread_frame(runner.ident)
+            if job is not None and frame is not None and method in (None, job.method) and job.method not in stacks:
+                stacks[job.method] = f"{job.method or 'no call'}, for {now - runner.since:.1f} s:\n{stack_text(frame)}"
+        log_with_stack(log, message, "\n".join(stacks.values()))
 
     def _deliver(self) -> None:
         self._delivery_scheduled = False
@@ -185,6 +284,7 @@ class ThreadPool:
     # -- in a thread --
 
     def _run(self, runner: _PoolThread) -> None:
+        runner.ident = threading.get_ident()
         own = ThreadEventLoop()
         try:
             self._work(runner, own)
@@ -200,7 +300,9 @@ class ThreadPool:
                 self._wait_for_work(runner)
                 continue
             began = runner.since = monotonic()
+            runner.job = job
             job.run()
+            runner.job = None
             own.restore()
             self._average_seconds += (monotonic() - began - self._average_seconds) / _AVERAGED_CALLS
             done.append(job)
@@ -208,6 +310,9 @@ class ThreadPool:
                 self._delivery_scheduled = True
                 with contextlib.suppress(RuntimeError):  # the event loop is closed
                     job.loop.call_soon_threadsafe(self._deliver)
+            if job.ended_at and len(self._runners) > self._limit:  # it was replaced by another thread
+                self._runners.remove(runner)
+                return
 
     def _wait_for_work(self, runner: _PoolThread) -> None:
         """Wait for a job or for the end of the pool."""
@@ -264,14 +369,18 @@ class _PoolThread:
     """State of one thread of the pool.
 
     Attributes:
+        ident: Its identifier (``threading.get_ident``); 0 before it runs.
+        job: The job that it runs, or None.
         since: Time at which it took its job or was woken for one; 0 while it is idle.
         wake: Lock that is held while the thread is idle.
         stopped: Whether the thread has to end.
     """
 
-    __slots__ = ("since", "stopped", "wake")
+    __slots__ = ("ident", "job", "since", "stopped", "wake")
 
     def __init__(self, since: float) -> None:
+        self.ident = 0
+        self.job: Job | None = None
         self.since = since
         self.wake = threading.Lock()
         self.wake.acquire()
@@ -290,9 +399,10 @@ class Job:
         loop: Event loop of the call.
         future: Result of the function.
         taken_back: Whether the job was taken back from the main thread's queue.
+        ended_at: Time at which the call ended (``time.monotonic``); 0 before.
     """
 
-    __slots__ = ("_context", "_ended", "_error", "_result", "_waiting", "_work", "future", "loop", "taken_back")
+    __slots__ = ("_context", "_error", "_result", "_waiting", "_work", "ended_at", "future", "loop", "taken_back")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, work: Callable[[Block], Any], context: Context | None = None
@@ -302,14 +412,20 @@ class Job:
         self._work = work
         self._context = copy_context() if context is None else context
         self.taken_back = False
-        self._ended = False
+        self.ended_at = 0.0
         self._waiting: concurrent.futures.Future[Any] | None = None
         self._result: Any = None
         self._error: BaseException | None = None
 
+    @property
+    def method(self) -> str:
+        """Path of the method whose function it is; ``""`` outside of a call."""
+        call = self._context.get(current)
+        return "" if call is None or call.method is None else str(call.method.path)
+
     def run(self) -> None:
         """Run the function in this thread, unless the call has ended."""
-        if self._ended:
+        if self.ended_at:
             return
         _thread_state.job = self
         try:
@@ -350,17 +466,17 @@ class Job:
 
     def wait(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
         """Run a coroutine on an event loop from the thread (see ``wait``)."""
-        if self._ended:
+        if self.ended_at:
             coroutine.close()
             raise Cancelled("the call has ended")
         waiting = None
         try:
             self._waiting = waiting = asyncio.run_coroutine_threadsafe(coroutine, loop)
-            if self._ended:  # since the check above
+            if self.ended_at:  # since the check above
                 waiting.cancel()
             return waiting.result()
         except concurrent.futures.CancelledError:
-            if self._ended:
+            if self.ended_at:
                 raise Cancelled("the call has ended") from None
             raise asyncio.CancelledError from None
         except BaseException:  # also from a signal handler in the main thread; the function may go on after it
@@ -375,6 +491,6 @@ class Job:
 
     def end(self) -> None:
         """Mark the call as ended, and cancel the coroutine that the thread waits for."""
-        self._ended = True
+        self.ended_at = monotonic()
         if self._waiting is not None:
             self._waiting.cancel()

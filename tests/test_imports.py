@@ -24,7 +24,14 @@ def imports(file: Path) -> Iterator[str]:
     ("library", "allowed"),
     [
         ("opentelemetry.sdk", "mesh/telemetry/"),
-        ("ngh2", ("mesh/rpc/client/http2_connection.py", "mesh/rpc/client/health_check.py")),
+        (
+            "ngh2",
+            (
+                "mesh/rpc/client/http2_connection.py",
+                "mesh/rpc/client/health_check.py",
+                "mesh/chaos/people/http2_client.py",
+            ),
+        ),
         ("h2corn", "mesh/rpc/server/listener.py"),
         ("grpc", "mesh/rpc/"),
         ("nats", "mesh/events/broker/"),

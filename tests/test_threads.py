@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf.empty_pb2 import Empty
 
 from mesh import threads as module
 from mesh.boundary import EscapedError
+from mesh.call import Call, Metadata, current
+from mesh.contract.model import Method
+from mesh.errors import ResourceExhausted
 from mesh.threads import Block, ThreadPool
 
 LIMIT = 8
@@ -183,6 +187,104 @@ async def test_a_thread_that_rests_ends_with_the_pool() -> None:
     pool.stop()
     await asyncio.to_thread(thread.join, 20)
     assert not thread.is_alive()
+
+
+class Held:
+    """Functions of one method that go on until they are released, whatever becomes of their calls."""
+
+    def __init__(self, threads: ThreadPool, path: str) -> None:
+        self.started = 0
+        self.release = threading.Event()
+        self._threads = threads
+        self._method = Method(path.rpartition("/")[2], "test.v1.Test", path, Empty, Empty)
+
+    def call(self) -> asyncio.Task[Any]:
+        """Start a call."""
+
+        def hold() -> bool:
+            self.started += 1
+            return self.release.wait(30)
+
+        return asyncio.ensure_future(self.run(hold))
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        current.set(Call(self._method, Metadata()))
+        return await self._threads.run(of(work))
+
+    async def abandon(self, count: int) -> None:
+        """Start calls, and cancel them once their functions run."""
+        calls = [self.call() for _ in range(count)]
+        async with asyncio.timeout(20):
+            while self.started < count:  # noqa: ASYNC110 - a thread counts
+                await asyncio.sleep(0.001)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_functions_that_ignore_the_end_of_their_calls_take_no_thread_from_other_methods(
+    threads: ThreadPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "ABANDONED_DELAY", 0.0)
+    monkeypatch.setattr(module, "FULL_CHECK_INTERVAL", 0.01)
+    deaf, other = Held(threads, "/test.v1.Test/Deaf"), Held(threads, "/test.v1.Test/Other")
+    await deaf.abandon(LIMIT)
+    assert threads.usage == (LIMIT, 0, LIMIT)
+    assert await asyncio.wait_for(other.run(lambda: "goes on"), 20) == "goes on"
+    with pytest.raises(ResourceExhausted, match=r"8 earlier calls of /test.v1.Test/Deaf have ended, and"):
+        await deaf.run(int)
+    (record,) = caplog.records
+    assert "further calls are refused until some have ended" in record.message
+    assert "in hold" in (record.stack_info or ""), "the stack of an abandoned function"
+    deaf.release.set()
+    async with asyncio.timeout(20):
+        while threads.usage.abandoned:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.001)
+    assert await deaf.run(lambda: "again") == "again"
+    assert len(threads._runners) <= LIMIT, "the replaced threads have ended"
+
+
+async def test_functions_that_end_soon_after_their_calls_are_not_abandoned(threads: ThreadPool) -> None:
+    slow = Held(threads, "/test.v1.Test/Slow")
+    await slow.abandon(LIMIT)
+    assert threads.usage == (LIMIT, 0, 0)
+    waiting = slow.call()
+    slow.release.set()
+    assert await asyncio.wait_for(waiting, 20) is True
+
+
+async def test_the_replaced_threads_have_a_limit(threads: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ABANDONED_DELAY", 0.0)
+    monkeypatch.setattr(module, "FULL_CHECK_INTERVAL", 0.01)
+    methods = [Held(threads, f"/test.v1.Test/Deaf{index}") for index in range(4)]
+    for method in methods:
+        await method.abandon(LIMIT)
+    last = asyncio.ensure_future(Held(threads, "/test.v1.Test/Last").run(int))
+    await asyncio.sleep(0.1)
+    assert len(threads._runners) == 4 * LIMIT
+    assert not last.done()
+    for method in methods:
+        method.release.set()
+    assert await asyncio.wait_for(last, 20) == 0
+
+
+async def test_a_full_pool_is_reported_with_the_methods_that_hold_it(
+    threads: ThreadPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "FULL_CHECK_INTERVAL", 0.01)
+    slow = Held(threads, "/test.v1.Test/Slow")
+    calls = [slow.call() for _ in range(LIMIT + 2)]
+    async with asyncio.timeout(20):
+        while not caplog.records:  # noqa: ASYNC110 - the report is the event
+            await asyncio.sleep(0.001)
+    assert threads.usage == (LIMIT, 2, 0)
+    slow.release.set()
+    await asyncio.gather(*calls)
+    (record,) = caplog.records
+    assert record.message == "all threads for functions are busy, and 2 calls wait: 8 of /test.v1.Test/Slow"
+    assert "/test.v1.Test/Slow, for " in (record.stack_info or "")
+    assert "in hold" in (record.stack_info or "")
+    assert threads.usage == (0, 0, 0)
 
 
 async def _nothing() -> None:

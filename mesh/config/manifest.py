@@ -76,9 +76,10 @@ class EdgeConfig(_Table, frozen=True):
     Attributes:
         listen: ``host:port``; port 0 selects a free port.
         max_body: Size limit of a request body.
-        timeout: Timeout of a request whose method declares none, and of the body of every request.
-        concurrency: Requests in progress at most.
-        queue: Requests that may wait for a permit; 429 beyond that.
+        timeout: Timeout of a unary call whose method declares none, and of the body of every request.
+        concurrency: Unary calls to the services in progress at most.
+        queue: Calls that may wait for a permit; 429 beyond that.
+        streams: Open streams at most: streaming methods over HTTP, WebSocket and gRPC; 429 beyond that.
         drain: Time that a shutdown waits for requests in progress.
         max_uri: Size limit of the path with its query; 414 beyond that.
         max_headers: Size limit of the header section; 431 beyond that.
@@ -94,6 +95,7 @@ class EdgeConfig(_Table, frozen=True):
     timeout: TimeLimit = TimeLimit(30)
     concurrency: int = 1000
     queue: int = 1000
+    streams: int = 1000
     drain: Duration = Duration(10)
     max_uri: Size = Size(8 * 2**10)
     max_headers: Size = Size(32 * 2**10)
@@ -403,7 +405,7 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
         yield Fault(f"{place} liveness", f'must be at least "{_MIN_LIVENESS_TIMEOUT:g}s", or "none"')
     if file.edge is not None:
         yield from _address_faults(f"{place} [edge] listen", file.edge.listen)
-        yield from _bound_faults(file.edge, f"{place} [edge]", "max_body", "max_uri", "max_headers")
+        yield from _bound_faults(file.edge, f"{place} [edge]", "max_body", "max_uri", "max_headers", "streams")
         yield from cors_faults(file.edge.cors_rules, f"{place} [edge] cors")
         yield from metadata_faults(file.edge.metadata, f"{place} [edge] metadata")
         yield from proxy_faults(file.edge.trusted_proxies, f"{place} [edge] trusted_proxies")

@@ -44,6 +44,9 @@ LIVENESS = "/livez"
 """Path of the liveness check: 200 while the event loop turns, also under overload and during the drain. No layer sees
 the request."""
 
+OVERLOAD_DELAY = 5.0
+"""Seconds without a granted permit, while calls wait for one, after which the edge counts as overloaded."""
+
 DISCONNECT_WATCH_DELAY = 0.02
 """Seconds after which the edge starts to watch for a disconnect of the client. Most calls end earlier."""
 
@@ -56,7 +59,9 @@ class EdgeApp:
         handler: Makes the gRPC call: the outbound chain that ends at the sidecars.
         trace: The outermost layer.
         authenticate: Sets ``call.identity``.
-        concurrency_limit: Limits the requests in progress.
+        concurrency_limit: Limits the unary calls to the sidecars. Its permit is held for the call only: neither while
+            the request is read nor while the response is written.
+        stream_limit: Limits the open streams, which are no such calls: streaming methods over HTTP, WebSocket and gRPC.
         max_body: Largest request body, bytes; of a stream: largest message in it.
         timeout: Seconds that a request may take if its method has no timeout, and that a body may take; None: no limit.
             Streams have no such limit.
@@ -75,19 +80,29 @@ class EdgeApp:
         trace: Layer,
         authenticate: Layer,
         concurrency_limit: ConcurrencyLimit,
+        stream_limit: Layer,
         max_body: int,
         timeout: float | None,
         layers: OptionalLayers = NO_LAYERS,
     ) -> None:
         self.draining = False
         self._health = {READINESS: self._readiness, LIVENESS: _liveness}
-        self._handler = chain(*_present(deadline, layers.header_forwarding, handler))
+        self._concurrency_limit = concurrency_limit
+        self._blocked_since = 0.0
+
+        def granted(call: Call) -> Awaitable[None]:
+            self._blocked_since = 0.0
+            return handler(call)
+
+        unary = chain(self._note_offer, concurrency_limit, granted)
+        self._handler = chain(*_present(deadline, layers.header_forwarding, unary))
+        open_stream = chain(*_present(deadline, layers.header_forwarding, handler))
         self._pages = BuiltinPages(contract).handlers
         self._max_body = max_body
         self._timeout = timeout
         self._in_progress: set[HttpCall] = set()
-        self._streams = Streams(self._handler, max_message=max_body, timeout=timeout)
-        self._web_sockets = WebSockets(self._handler, self._find, _check_access, max_message=max_body)
+        self._streams = Streams(chain(stream_limit, open_stream), max_message=max_body, timeout=timeout)
+        self._web_sockets = WebSockets(stream_limit, open_stream, self._find, _check_access, max_message=max_body)
         codecs = Codecs(
             ignore_unknown_fields=layers.ignore_unknown_fields, always_print=Behaviors(contract.pool).required
         )
@@ -109,13 +124,19 @@ class EdgeApp:
                 layers.cors,
                 layers.size_limits,
                 layers.client_rate_limit,
-                concurrency_limit,
                 authenticate,
                 layers.user_rate_limit,
                 self._dispatch,
             )
         )
-        self.grpc = Passthrough(contract, handler=self._chain, outbound=handler, max_message=max_body, timeout=timeout)
+        self.grpc = Passthrough(
+            contract,
+            handler=self._chain,
+            unary=unary,
+            streams=chain(stream_limit, handler),
+            max_message=max_body,
+            timeout=timeout,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3)."""
@@ -136,8 +157,22 @@ class EdgeApp:
             call.expire()
         self.grpc.app.expire()
 
+    def _note_offer(self, call: Call, next: Handler) -> Awaitable[None]:
+        """Note since when calls ask for a permit and none has got one."""
+        if not self._blocked_since:
+            self._blocked_since = monotonic()
+        return next(call)
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether the edge can serve nobody: all permits are held, and none was granted for ``OVERLOAD_DELAY``."""
+        limit, since = self._concurrency_limit, self._blocked_since
+        return bool(since) and limit.in_flight >= limit.limit and monotonic() - since >= OVERLOAD_DELAY
+
     def _readiness(self, call: HttpCall) -> Awaitable[None]:
-        return _report(call, 503, b"draining") if self.draining else _report(call, 200, b"serving")
+        if self.draining:
+            return _report(call, 503, b"draining")
+        return _report(call, 503, b"overloaded") if self.overloaded else _report(call, 200, b"serving")
 
     async def _answer(self, call: HttpCall) -> None:
         """Answer a request through the chain; an error of the chain is the response."""

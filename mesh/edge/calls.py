@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address, IPv6Network
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, NoReturn
 
 from mesh.asgi import AsgiEvent, Receive, Scope, Send, discard_body
 from mesh.boundary import cancel_task, record_cancellation, uncancel_task
-from mesh.call import Call, Metadata
+from mesh.call import Call, Metadata, current
 from mesh.errors import Code, Internal, StatusError
 from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method
 
-__all__ = ["CLIENT_CLOSED_REQUEST", "HttpCall", "Origin", "StreamCall", "UpstreamCall"]
+__all__ = ["CLIENT_CLOSED_REQUEST", "HttpCall", "Origin", "StreamCall", "UpstreamCall", "share_keys"]
 
 CLIENT_CLOSED_REQUEST = 499
 """Status of a call whose client disconnected before the response. It is recorded in traces and never sent."""
+
+_SITE_PREFIX = 64
+"""Bits of an IPv6 address that identify a client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,21 @@ class HttpCall(Call):
     def address(self) -> str:
         """The client's address without the port; ``""`` if unknown."""
         return self.origin.client if self.origin is not None else self.peer_address
+
+    @property
+    def network(self) -> str:
+        """The client's address as limits count it: IPv4 as it is, of IPv6 the /64 network; ``""`` if unknown.
+
+        A site gets an IPv6 network of this size and uses any address in it (RFC 6177).
+        """
+        address = self.address
+        return address if ":" not in address else _network_of(address)
+
+    @property
+    def connection(self) -> tuple[str, int] | None:
+        """Address and port of the connection's other end, which identify the connection; None if unknown."""
+        client: tuple[str, int] | None = self._scope.get("client")
+        return client
 
     def http_error(self, status: int, code: Code, message: str) -> StatusError:
         """Return an error to raise whose HTTP status does not follow from its code."""
@@ -265,6 +285,27 @@ class HttpCall(Call):
             await self._send(event)
         except OSError:  # ASGI: the client has disconnected
             self.abandon()
+
+
+def share_keys(call: Call) -> tuple[Hashable | None, ...]:
+    """Return the keys of the shares of an outbound call: connection, client, user, target service.
+
+    Args:
+        call: The outbound call. The request that it is made for is the current call.
+    """
+    request = current.get()
+    assert isinstance(request, HttpCall)  # noqa: S101 - set by everything that makes outbound calls
+    identity = request.identity
+    return request.connection, request.network, None if identity is None else identity.subject, call.method.service
+
+
+@lru_cache(maxsize=4096)
+def _network_of(address: str) -> str:
+    try:
+        parsed = IPv6Address(address)
+    except ValueError:  # of a proxy; it counts as it is
+        return address
+    return str(parsed.ipv4_mapped or IPv6Network((int(parsed), _SITE_PREFIX), strict=False))
 
 
 class _SidecarCall(Call):

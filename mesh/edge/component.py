@@ -34,7 +34,8 @@ class Edge:
         handler: The outbound chain that ends at the sidecars.
         trace: The outermost layer.
         authenticate: Sets ``call.identity``.
-        concurrency_limit: Limits the requests in progress.
+        concurrency_limit: Limits the unary calls to the sidecars.
+        stream_limit: Limits the open streams.
         max_body: Largest request body, bytes.
         timeout: Seconds that a request may take if its method has no timeout; None: no limit.
         layers: Optional layers of the deployment.
@@ -52,6 +53,7 @@ class Edge:
         trace: Layer,
         authenticate: Layer,
         concurrency_limit: ConcurrencyLimit,
+        stream_limit: Layer,
         max_body: int,
         timeout: float | None,
         listen: Callable[[EdgeApp], EdgeListener],
@@ -63,6 +65,7 @@ class Edge:
             trace=trace,
             authenticate=authenticate,
             concurrency_limit=concurrency_limit,
+            stream_limit=stream_limit,
             max_body=max_body,
             timeout=timeout,
             layers=layers,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from opentelemetry import metrics
 from opentelemetry.trace import get_tracer
 
 from mesh.asgi import Receive, Scope, Send
@@ -93,6 +95,7 @@ class Sidecar:
         self._service = service
         self._threads = ThreadPool(MAX_THREADS) if threads is None else threads
         self.health = Health(serves)
+        self._measure_threads()
 
         def answered_by(function: Handler) -> Handler:
             return chain(trace, recover, deadline, authenticate, authorize, concurrency_limit, run, function)
@@ -169,6 +172,20 @@ class Sidecar:
             await send({"type": "lifespan.shutdown.failed", "message": f"shutdown failed: {text_of(error)}"})
             return
         await send({"type": "lifespan.shutdown.complete"})
+
+    def _measure_threads(self) -> None:
+        meter = metrics.get_meter("mesh.sidecar")
+        for field, description in (
+            ("busy", "Threads that run a function."),
+            ("queued", "Calls that wait for a thread."),
+            ("abandoned", "Threads whose function goes on although its call has ended."),
+        ):
+            unit = "{call}" if field == "queued" else "{thread}"
+            observe = partial(self._observe_threads, field)
+            meter.create_observable_gauge(f"mesh.threads.{field}", [observe], unit, description)
+
+    def _observe_threads(self, field: str, _: metrics.CallbackOptions) -> list[metrics.Observation]:
+        return [metrics.Observation(getattr(self._threads.usage, field))]
 
     async def _startup(self) -> None:
         if self._functions.startup is not None:

@@ -230,7 +230,7 @@ async def open_edge(
     concurrency_limit = ConcurrencyLimit(4, 0)
     edge = Edge(
         contract, handler=library, trace=trace, authenticate=authenticate(Tokens(), None),
-        concurrency_limit=concurrency_limit,
+        concurrency_limit=concurrency_limit, stream_limit=ConcurrencyLimit(4, 0),
         max_body=10_000, timeout=5.0, listen=listen, layers=layers,
     )  # fmt: skip
     address = await edge.start()

@@ -143,7 +143,7 @@ async def edge(contract: Contract, behind: str, **options: Any) -> AsyncIterator
         door = Edge(
             contract, handler=handler, trace=trace, authenticate=authenticate,
             concurrency_limit=ConcurrencyLimit(100, 0),
-            max_body=LIMIT, timeout=5.0, listen=listen, **options,
+            max_body=LIMIT, timeout=5.0, listen=listen, **{"stream_limit": ConcurrencyLimit(100, 0), **options},
         )  # fmt: skip
         running = Running(door, await door.start(), seen, ended, calls)
         try:

@@ -64,6 +64,7 @@ def app(contract):
         trace=through,
         authenticate=through,
         concurrency_limit=ConcurrencyLimit(10, 10),
+        stream_limit=ConcurrencyLimit(10, 0),
         max_body=5000,
         timeout=5,
     )

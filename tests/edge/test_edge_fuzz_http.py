@@ -95,7 +95,8 @@ def app(contract):
     )  # fmt: skip
     return EdgeApp(
         contract, handler=answer, trace=through, authenticate=through,
-        concurrency_limit=ConcurrencyLimit(10, 10), max_body=20_000, timeout=5,
+        concurrency_limit=ConcurrencyLimit(10, 10),
+        stream_limit=ConcurrencyLimit(10, 0), max_body=20_000, timeout=5,
         layers=OptionalLayers.of(table),
     )  # fmt: skip
 

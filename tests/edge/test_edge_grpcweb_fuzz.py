@@ -66,6 +66,7 @@ def app(contract):
         trace=through,
         authenticate=through,
         concurrency_limit=ConcurrencyLimit(10, 10),
+        stream_limit=ConcurrencyLimit(10, 0),
         max_body=MAX,
         timeout=5,
     )

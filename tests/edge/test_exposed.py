@@ -103,6 +103,7 @@ async def test_an_edge_of_only_internal_methods_can_be_made(mixed):
         trace=refuse,
         authenticate=refuse,
         concurrency_limit=ConcurrencyLimit(1, 1),
+        stream_limit=ConcurrencyLimit(1, 0),
         max_body=1,
         timeout=1,
     )

@@ -76,6 +76,7 @@ def app_of(contract: Contract, handler: Handler, **table: Any) -> EdgeApp:
     return EdgeApp(
         contract, handler=handler, trace=trace, authenticate=open_layer, max_body=10_000, timeout=5, layers=layers,
         concurrency_limit=ConcurrencyLimit(10, 10),
+        stream_limit=ConcurrencyLimit(10, 0),
     )  # fmt: skip
 
 
@@ -197,6 +198,7 @@ async def test_trailers_alone_grant_no_page_anything(contract: Contract) -> None
         trace=open_layer,
         authenticate=open_layer,
         concurrency_limit=ConcurrencyLimit(10, 10),
+        stream_limit=ConcurrencyLimit(10, 0),
         max_body=10_000,
         timeout=5,
     )

@@ -114,7 +114,7 @@ async def test_time_gives_it_back():
     passed = []
 
     class Request:
-        address = "1.1.1.1"
+        network = "1.1.1.1"
 
         def __init__(self):
             self.headers = []

@@ -136,7 +136,7 @@ async def edged(project: Project) -> AsyncIterator[Client]:
 
     edge = Edge(
         project.contract, handler=upstream, trace=trace, authenticate=authenticate,
-        concurrency_limit=ConcurrencyLimit(20, 20),
+        concurrency_limit=ConcurrencyLimit(20, 20), stream_limit=ConcurrencyLimit(20, 0),
         max_body=10_000, timeout=10.0, listen=lambda app: Listener(app, "127.0.0.1:0", grpc=False, drain=5),
     )  # fmt: skip
     client.address = await edge.start()

@@ -17,9 +17,10 @@ from mesh import database_url, private_files
 from mesh.address import bound_address, reachable
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import deployment, file_rights, identity_keys, project, run_state, topology
+from mesh.control import deployment, file_rights, identity_keys, mesh_certificates, project, run_state, topology
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.control.supervise import child_environment, listening_sockets, trace_collector
+from mesh.control.supervise.certificate_keeper import CertificateKeeper
 from mesh.control.supervise.child import Child, ComponentSpec
 from mesh.control.supervise.local_broker import BROKER, LocalBroker, local_broker
 from mesh.control.supervise.log_output import LogOutput
@@ -55,16 +56,20 @@ def run(file: Path, *, raw: bool, reload: bool = False, max_restart_delay: float
     versions = MigrationVersions(manifest) if reload else None
     with run_state.claim(manifest.state) as claim, _sockets(manifest) as listeners:
         identity_keys.ensure(manifest)
+        keeper = CertificateKeeper(manifest) if mesh_certificates.signs_here(manifest) else None
         broker = local_broker(manifest, contract)
         output = LogOutput(sys.stdout, [*listeners, *([BROKER] if broker else [])], raw=raw)
         for text in file_rights.state_warnings(manifest):
             output.supervisor_line(text)
+        if plain := manifest.plain_text():
+            output.supervisor_line(f'tls = "off": calls of {", ".join(plain)} are plain text on the network')
         return asyncio.run(
             _run(
                 manifest,
                 contract,
                 listeners,
                 broker,
+                keeper,
                 output,
                 claim,
                 started_at=started_at,
@@ -99,6 +104,7 @@ async def _run(
     contract: Contract,
     listeners: Mapping[str, socket.socket],
     broker: LocalBroker | None,
+    keeper: CertificateKeeper | None,
     output: LogOutput,
     claim: run_state.Claim,
     *,
@@ -144,9 +150,12 @@ async def _run(
         max_restart_delay=max_restart_delay,
         liveness_timeout=manifest.liveness.seconds,
     )
+    renewing = None if keeper is None else asyncio.create_task(keeper.run(output.supervisor_line))
     try:
         return await supervisor.run(on_ready, None if versions is None else watch_files)
     finally:
+        if renewing is not None:
+            renewing.cancel()
         if store is not None:
             await store.stop()
 

@@ -37,6 +37,7 @@ from mesh.control import file_rights
 from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.edge import Edge, OptionalLayers
+from mesh.edge.calls import share_keys
 from mesh.edge.grpc.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
@@ -371,7 +372,8 @@ class EdgeComponent:
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(common.tokens, None),
-            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue),
+            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue, share_keys),
+            stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
             layers=OptionalLayers.of(table),

@@ -335,6 +335,9 @@ class _Reloader:
 def fixed_values(manifest: Manifest) -> dict[str, object]:
     """Return the values of mesh.toml, by key, that the supervisor cannot change while the mesh runs."""
     found: dict[str, object] = {
+        "name": manifest.name,
+        "tls": manifest.tls,
+        "[keys]": manifest.keys,
         "state": manifest.state,
         "liveness": manifest.liveness,
         "broker": manifest.broker,

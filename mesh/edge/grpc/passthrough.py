@@ -1,8 +1,9 @@
 """gRPC and gRPC-Web at the edge: forwards calls to the sidecars without decoding their messages.
 
-A call passes the chain of every request (trace, concurrency limit, authentication, limits). Behind the chain it is
-authorized and forwarded. ``mesh.rpc`` reads and writes the wire on both sides. Metadata in which a client would name
-the caller, the trace or the origin of the request is removed here.
+A call passes the chain of every request (trace, rate limits, authentication). Behind the chain it is authorized and
+forwarded. The one request of a call is read before the call takes a permit, and the response of a unary call is sent
+after the permit was released. ``mesh.rpc`` reads and writes the wire on both sides. Metadata in which a client would
+name the caller, the trace or the origin of the request is removed here.
 """
 
 from __future__ import annotations
@@ -72,9 +73,10 @@ class Passthrough:
     Args:
         contract: The contract whose services are exposed.
         handler: The chain that every request passes; it ends in ``answer``.
-        outbound: The outbound chain to the sidecars.
+        unary: The outbound chain of unary calls to the sidecars.
+        streams: That of streaming calls.
         max_message: Largest request message, bytes.
-        timeout: Seconds that a unary call may take when neither its method nor its caller sets a limit; None: no limit.
+        timeout: Seconds that a unary call may take when its method sets no limit; None: no limit.
 
     Attributes:
         app: The gRPC server.
@@ -82,7 +84,14 @@ class Passthrough:
     """
 
     def __init__(
-        self, contract: Contract, *, handler: Handler, outbound: Handler, max_message: int, timeout: float | None
+        self,
+        contract: Contract,
+        *,
+        handler: Handler,
+        unary: Handler,
+        streams: Handler,
+        max_message: int,
+        timeout: float | None,
     ) -> None:
         services = exposed.services(contract)
         self.health = Health(services)
@@ -93,8 +102,9 @@ class Passthrough:
             if method.access is not Access.INTERNAL:
                 self._routes[path] = method.routes
         self._timeout = timeout
-        self._outbound = outbound
-        self._authorize_and_forward = chain(authorize(contract, {}), self._default_deadline, deadline, self._forward)
+        self._unary = unary
+        self._streams = streams
+        self._authorize_and_forward = chain(authorize(contract, {}), self._cap_deadline, deadline, self._forward)
         self._dropped = CLIENT_CLAIMS | propagation.header_names()
 
     def takes(self, scope: Scope) -> bool:
@@ -161,13 +171,15 @@ class Passthrough:
             raise call.refusal
         return self._authorize_and_forward(call)
 
-    def _default_deadline(self, call: Call, next: Handler) -> Awaitable[None]:
-        """Set the deadline of a unary call whose caller set none; a stream may stay open."""
+    def _cap_deadline(self, call: Call, next: Handler) -> Awaitable[None]:
+        """Cap the deadline of a unary call, also of one that its caller has set; a stream may stay open."""
         method = call.method
-        if call.deadline is None and not (method.client_streaming or method.server_streaming):
+        if not (method.client_streaming or method.server_streaming):
             limit = method.time_limit(self._timeout)
             if limit is not None:
-                call.deadline = monotonic() + limit
+                latest = monotonic() + limit
+                if call.deadline is None or call.deadline > latest:
+                    call.deadline = latest
         return next(call)
 
     async def _forward(self, call: Call) -> None:
@@ -176,9 +188,12 @@ class Passthrough:
         pairs = call.inbound.metadata.pairs
         metadata = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(REQUEST_PREFIXES)]
         forwarded = _ForwardedCall(call, Metadata.from_wire(metadata))
+        method = call.method
+        if not method.client_streaming:
+            await forwarded.read_request()
         token = current.set(call)
         try:
-            await self._outbound(forwarded)
+            await (self._streams if method.client_streaming or method.server_streaming else self._unary)(forwarded)
         finally:
             current.reset(token)
             forwarded.end()
@@ -229,14 +244,31 @@ class _ForwardedCall(Call):
     The client gets the sidecar's response metadata without the headers that only the mesh may write.
     """
 
-    __slots__ = ("_call", "_inbound")
+    __slots__ = ("_call", "_inbound", "_request")
 
     def __init__(self, call: GrpcCall, metadata: Metadata) -> None:
         super().__init__(call.method, metadata, call.deadline)
         self._call = call
         self._inbound = call.inbound
+        self._request: bytes | None = None
+
+    async def read_request(self) -> None:
+        """Read the one request of a method that does not stream its requests.
+
+        Raises:
+            StatusError: It is malformed, too large or missing, or the client sends several.
+        """
+        self._request = await super().receive_one()
+
+    async def receive_one(self) -> bytes:
+        request, self._request = self._request, None
+        assert request is not None  # noqa: S101 - read before the call is forwarded, and asked for once
+        return request
 
     async def receive(self) -> bytes | None:
+        request, self._request = self._request, None
+        if request is not None:
+            return request
         try:
             return await self._inbound.receive()
         except Internal as error:  # malformed, which is the client's fault at the edge

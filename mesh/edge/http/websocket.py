@@ -34,7 +34,7 @@ from mesh.layers.recover import status_of
 from mesh.message_size import Side, oversized
 
 if TYPE_CHECKING:
-    from mesh.call import Handler
+    from mesh.call import Handler, Layer
     from mesh.edge.http.transcoder import Transcoder
 
 __all__ = ["WebSocketCall", "WebSockets"]
@@ -124,13 +124,17 @@ class WebSockets:
     """WebSocket endpoint of streaming methods.
 
     Args:
+        limit: Limits the open streams. It refuses a WebSocket before the upgrade.
         handler: Makes the gRPC call.
         find: Returns the route of a path for an HTTP method; None if there is none.
         check: Raises if the caller has no access to ``call.method``.
         max_message: Largest frame, bytes.
     """
 
-    def __init__(self, handler: Handler, find: Find, check: Callable[[HttpCall], None], *, max_message: int) -> None:
+    def __init__(
+        self, limit: Layer, handler: Handler, find: Find, check: Callable[[HttpCall], None], *, max_message: int
+    ) -> None:
+        self._limit = limit
         self._handler = handler
         self._find = find
         self._check = check
@@ -155,8 +159,16 @@ class WebSockets:
         upstream = StreamCall(method, loop.time() + method.timeout if method.timeout else None, session.receive)
         upstream.identity = call.identity
         upstream.sink = session.send
-        await call.accept()
-        await session.run(self._handler, upstream)
+
+        async def serve(_: Call) -> None:
+            await call.accept()
+            await session.run(self._handler, upstream)
+
+        token = current.set(call)
+        try:
+            await self._limit(upstream, serve)
+        finally:
+            current.reset(token)
 
     def _route(self, call: WebSocketCall) -> tuple[Transcoder, tuple[str, ...]]:
         """Return the streaming method of the path. A WebSocket has no HTTP method of its own, so any matches."""
@@ -204,7 +216,6 @@ class _WebSocketSession:
             StatusError: It has failed.
         """
         call = self._call
-        token = current.set(call)
         failure: StatusError | None = None
         try:
             await handler(upstream)
@@ -218,7 +229,6 @@ class _WebSocketSession:
             if not isinstance(error, StatusError):
                 log.exception("%s failed", upstream.method.path)
         finally:
-            current.reset(token)
             await self._stop()
         if failure is not None:
             await self._fail(failure)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from ipaddress import IPv6Address, IPv6Network
 from math import ceil
 from typing import TYPE_CHECKING, cast
 
-from mesh.edge.layers.forwarded import host_of
 from mesh.errors import ResourceExhausted
 
 if TYPE_CHECKING:
@@ -24,9 +22,6 @@ __all__ = ["MAX_BUCKETS", "Buckets", "client_rate_limit", "user_rate_limit"]
 
 MAX_BUCKETS = 65_536
 """Buckets of one limit."""
-
-_SITE_PREFIX = 64
-"""Bits of an IPv6 address that identify a client. A site gets a network of this size, and uses any address in it."""
 
 
 class Buckets:
@@ -82,17 +77,7 @@ class Buckets:
 
 def client_rate_limit(rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> Layer:
     """Return the layer that limits each client address. An IPv6 client is identified by its /64 network."""
-
-    def key(request: HttpCall) -> str:
-        host = request.address
-        if ":" not in host:
-            return host
-        address = host_of(host)
-        return (
-            str(IPv6Network((int(address), _SITE_PREFIX), strict=False)) if isinstance(address, IPv6Address) else host
-        )
-
-    return _limit("client", Buckets(rate, burst), key, clock)
+    return _limit("client", Buckets(rate, burst), lambda request: request.network, clock)
 
 
 def user_rate_limit(rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> Layer:

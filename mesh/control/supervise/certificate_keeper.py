@@ -1,0 +1,75 @@
+"""Certificate keeper of ``mesh up``: renews the leaves of all components at half of their life.
+
+The supervisor is the only process that opens the authority. The components read their own files when these change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mesh.config.manifest import Manifest
+from mesh.control import mesh_certificates
+from mesh.faults import Faults
+
+__all__ = ["CHECK_INTERVAL", "CertificateKeeper"]
+
+CHECK_INTERVAL = 1.0
+"""Seconds between two looks at the clock and at the authority, which ``mesh keys rotate-root`` changes."""
+RETRY_DELAY = 15.0
+"""Seconds after which a renewal that failed is repeated."""
+
+
+class CertificateKeeper:
+    """Issues the certificates of a mesh on this machine, at once and as long as it runs.
+
+    Args:
+        manifest: The manifest.
+
+    Raises:
+        Faults: The first issue failed.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._state = mesh_certificates.authority(manifest).folder / "state.json"
+        self._due = mesh_certificates.issue(manifest)
+        self._checked_at = datetime.now(UTC)
+        self._version = _version(self._state)
+
+    async def run(self, report: Callable[[str], None]) -> None:
+        """Renew until the task is cancelled. ``report`` shows a line of the supervisor."""
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL)
+            try:
+                self.check(datetime.now(UTC))
+            except Faults as faults:
+                report(f"the certificates were not renewed; retry in {RETRY_DELAY:g} s: {faults}")
+                await asyncio.sleep(RETRY_DELAY)
+
+    def check(self, now: datetime) -> bool:
+        """Renew what is due, also after the clock was set back or another process changed the authority.
+
+        Returns:
+            Whether the leaves were looked at.
+
+        Raises:
+            Faults: The authority or the folder cannot be read or written.
+        """
+        if self._checked_at <= now < self._due and _version(self._state) == self._version:
+            self._checked_at = now
+            return False
+        self._due = mesh_certificates.issue(self._manifest, now)
+        self._checked_at = now
+        self._version = _version(self._state)
+        return True
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
