@@ -34,6 +34,7 @@ from mesh.call import Call, Handler, Layer, chain
 from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control import file_rights
+from mesh.control.component.component_tls import ComponentTls
 from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.edge import Edge, OptionalLayers
@@ -76,13 +77,19 @@ class Outbound:
 
     Args:
         manifest: The services and their addresses.
+        tls: Certificates of this component.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, tls: ComponentTls) -> None:
         self._targets: dict[str, Target] = {}
         self._all_targets: list[Target] = []
-        for service in manifest.services.values():
-            target = Target(service.addresses, transport=manifest.channel, max_message=int(service.max_message))
+        for name, service in manifest.services.items():
+            target = Target(
+                service.addresses,
+                transport=manifest.channel,
+                max_message=int(service.max_message),
+                tls=tls.to(name),
+            )
             self._all_targets.append(target)
             self._targets.update(dict.fromkeys(service.serves, target))
 
@@ -118,7 +125,8 @@ class _SharedParts:
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
         self.signer = Signer(name, key_files.load(self.identity, name))
-        self.outbound = Outbound(manifest)
+        self.tls = ComponentTls(manifest, name)
+        self.outbound = Outbound(manifest, self.tls)
         declared = None if name == EDGE else CallDeclarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))
         own = Channel(self._chain(identify(self.signer)), contract)
@@ -128,6 +136,7 @@ class _SharedParts:
         return chain(self.telemetry.outbound, identified, carry, retry(), self.outbound)
 
     async def stop(self) -> None:
+        self.tls.stop()
         await self.outbound.close()
         await self.telemetry.shutdown()
 
@@ -219,7 +228,7 @@ class SidecarComponent:
             functions,
             service,
             trace=common.telemetry.inbound,
-            authenticate=authenticate(common.tokens, PeerVerifier(common.identity)),
+            authenticate=authenticate(common.tokens, PeerVerifier(common.identity), common.tls.callers),
             authorize=authorize(contract, common.serves),
             concurrency_limit=ConcurrencyLimit(config.concurrency, config.queue),
             listen=config.listen,
@@ -227,6 +236,7 @@ class SidecarComponent:
             max_message=int(config.max_message),
             drain=float(config.drain),
             threads=main,
+            tls=common.tls.listener,
         )
         if self._pool is not None:
             self._pool.prepare()
@@ -266,6 +276,7 @@ class SidecarComponent:
             address = await self._sidecar.start()
         except ListenError as error:
             raise Faults([Fault(f"{self._place} listen", str(error))]) from None
+        self._common.tls.start(self._sidecar.renew)
         if self._events is not None:
             self._events.deliver(self._sidecar.deliveries)
         return address
@@ -396,6 +407,7 @@ class EdgeComponent:
         Raises:
             Faults: The address cannot be listened on.
         """
+        self._common.tls.start()
         try:
             return await self._edge.start()
         except ListenError as error:

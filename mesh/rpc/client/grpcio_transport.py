@@ -206,8 +206,8 @@ class GrpcioTransport:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CONNECT_TIMEOUT):
-                    while all(each.channel.get_state(try_to_connect=True) is not _READY for each in new):
-                        await asyncio.sleep(_POLL_INTERVAL)  # noqa: ASYNC110 - as above
+                    while all(each.channel.get_state(try_to_connect=True) is not _READY for each in new):  # noqa: ASYNC110
+                        await asyncio.sleep(_POLL_INTERVAL)
             if self._channels is old:
                 new, self._channels = old, new
         finally:  # those that are not used: the old ones, or all after a second renewal or the end
