@@ -1,8 +1,7 @@
 """grpcio transport: a handler that calls servers through ``grpc.aio`` channels, with messages as bytes.
 
 There is one grpcio channel for each address. grpcio resolves, connects and balances within it; this module picks among
-the channels. With TLS, a renewal makes new channels, because a channel keeps its credentials. grpcio compares DNS names
-and not URIs, so it checks the name of the service, which the mesh's authority puts into that service's leaf only.
+the channels. With TLS, a renewal makes new channels, because a channel keeps its credentials.
 When all servers are lost after they have responded, calls wait for ``RECONNECT_TIMEOUT`` as they do in
 ``connection_pool``; grpcio would fail them.
 """
@@ -34,6 +33,7 @@ from mesh.rpc.client.connection_pool import (
     CONNECT_TIMEOUT,
     RECONNECT_TIMEOUT,
 )
+from mesh.rpc.client.grpcio_credentials import grpcio_credentials, name_option
 from mesh.rpc.client.http2_stream import wrong_response_count
 from mesh.rpc.client.streaming_call import EOF
 
@@ -48,6 +48,8 @@ _READY = grpc.ChannelConnectivity.READY
 _POLL_INTERVAL = 0.02
 """Seconds between two looks at the channels while a call waits. A watch on them, as grpc.aio offers it, cannot be
 cancelled."""
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds for an attempt to connect with TLS."""
 RETIRED_TIMEOUT = 3600.0
 """Seconds that calls over channels with old certificates may last after a renewal."""
 _CORE_TEXT = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$|^Stream removed")
@@ -82,10 +84,9 @@ class _AddressChannel:
             named = ("grpc.default_authority", authority(address))
             self.channel = grpc.aio.insecure_channel(target, options=[*options, named])
         else:
-            pair, roots = tls.credentials.pair, tls.credentials.roots.encode()
-            credentials = grpc.ssl_channel_credentials(roots, private_key=pair, certificate_chain=pair)
-            named = ("grpc.ssl_target_name_override", tls.service)
-            self.channel = grpc.aio.secure_channel(target, credentials, options=[*options, named])
+            self.channel = grpc.aio.secure_channel(
+                target, grpcio_credentials(tls), options=[*options, name_option(tls)]
+            )
         self.in_flight = 0
         self.methods: dict[str, Any] = {}
 
@@ -116,7 +117,8 @@ class GrpcioTransport:
             ("grpc.max_send_message_length", -1),
             ("grpc.primary_user_agent", agent.decode()),
             ("grpc.initial_reconnect_backoff_ms", int(BACKOFF_BASE_DELAY * 1000)),
-            ("grpc.min_reconnect_backoff_ms", int(BACKOFF_BASE_DELAY * 1000)),
+            # It bounds an attempt to connect too, whatever its name says, and a TLS handshake on a busy machine is slow.
+            ("grpc.min_reconnect_backoff_ms", int((HANDSHAKE_TIMEOUT if tls else BACKOFF_BASE_DELAY) * 1000)),
             ("grpc.max_reconnect_backoff_ms", int(BACKOFF_MAX_DELAY * 1000)),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),

@@ -23,7 +23,8 @@ from mesh.errors import Unavailable
 from mesh.rpc.client.http2_stream import Stream
 from mesh.rpc.client.reset_limiter import ResetLimiter
 from mesh.rpc.client.resolver import Endpoint, split
-from mesh.rpc.client.service_tls import ServiceTls, SpeaksTlsError, is_tls_alert, reason_of
+from mesh.rpc.client.service_tls import ServiceTls
+from mesh.rpc.client.tls_errors import SpeaksTlsError, is_tls_alert, reason_of
 
 __all__ = ["Connection", "ConnectionOwner", "connect"]
 
@@ -109,7 +110,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def close_reason(self) -> str:
-        """Why the connection takes no new streams."""
+        """Reason why the connection takes no new streams."""
         return self._close_reason or "the server closed the connection"
 
     # -- streams --
