@@ -34,11 +34,13 @@ from mesh.call import Call, Handler, Layer, chain
 from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control import file_rights
+from mesh.control.component import component_certificates
 from mesh.control.component.component_tls import ComponentTls
 from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.edge import Edge, OptionalLayers
 from mesh.edge.calls import share_keys
+from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.grpc.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
@@ -125,7 +127,13 @@ class _SharedParts:
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
         self.signer = Signer(name, key_files.load(self.identity, name))
-        self.tls = ComponentTls(manifest, name)
+        self.credentials = component_certificates.load(manifest, name)
+        self._renewing = (
+            None
+            if self.credentials is None
+            else asyncio.ensure_future(component_certificates.keep_current(self.credentials, manifest))
+        )
+        self.tls = ComponentTls(manifest, name, self.credentials)
         self.outbound = Outbound(manifest, self.tls)
         declared = None if name == EDGE else CallDeclarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))
@@ -136,7 +144,8 @@ class _SharedParts:
         return chain(self.telemetry.outbound, identified, carry, retry(), self.outbound)
 
     async def stop(self) -> None:
-        self.tls.stop()
+        if self._renewing is not None:
+            self._renewing.cancel()
         await self.outbound.close()
         await self.telemetry.shutdown()
 
@@ -276,7 +285,7 @@ class SidecarComponent:
             address = await self._sidecar.start()
         except ListenError as error:
             raise Faults([Fault(f"{self._place} listen", str(error))]) from None
-        self._common.tls.start(self._sidecar.renew)
+        self._common.tls.on_renewal(self._sidecar.renew)
         if self._events is not None:
             self._events.deliver(self._sidecar.deliveries)
         return address
@@ -387,6 +396,7 @@ class EdgeComponent:
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
+            clients=ClientLimits.of(table),
             layers=OptionalLayers.of(table),
             # The listener has no limit of a body: the edge refuses with a reason, and streams may be endless.
             listen=lambda app: Listener(
@@ -407,7 +417,6 @@ class EdgeComponent:
         Raises:
             Faults: The address cannot be listened on.
         """
-        self._common.tls.start()
         try:
             return await self._edge.start()
         except ListenError as error:

@@ -1,7 +1,7 @@
-"""TLS of one component: its credentials, the calls that it makes, and the certificates of its listener.
+"""TLS of one component: of the calls that it makes, and of its gRPC listener.
 
-The credentials are read again each second. After a renewal, calls use new connections, and the listener presents the
-new certificate to new connections.
+After a renewal of the credentials, calls use new connections, and the listener presents the new certificate to new
+connections.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from mesh.auth import EDGE, ClientCertificates
-from mesh.boundary import cancel_task
 from mesh.certificates import Credentials
 from mesh.config.manifest import Manifest
-from mesh.control.mesh_certificates import credential_files
 from mesh.rpc.client.service_tls import ServiceTls
 from mesh.rpc.server.listener import CertificateFiles, ListenError
 
@@ -24,23 +22,19 @@ log = logging.getLogger("mesh.control")
 
 
 class ComponentTls:
-    """Certificates of a component in use.
+    """TLS by the credentials of a component.
 
     Args:
         manifest: The manifest: it says which services are reached by TLS.
         name: The component: a service, or ``edge``.
-
-    Raises:
-        Faults: A service is reached by TLS, and the files of the component's certificate are missing or not valid.
+        credentials: Its credentials; None if no service is reached by TLS.
     """
 
-    def __init__(self, manifest: Manifest, name: str) -> None:
+    def __init__(self, manifest: Manifest, name: str, credentials: Credentials | None) -> None:
         self._secured = frozenset(filter(manifest.secures, manifest.services))
         self._mesh = manifest.name
         self._listens = name != EDGE and name in self._secured
-        self._credentials = (
-            Credentials(manifest.name, name, credential_files(manifest, name)) if self._secured else None
-        )
+        self._credentials = credentials
         self._tasks: set[asyncio.Task[None]] = set()
 
     def to(self, service: str) -> ServiceTls | None:
@@ -62,29 +56,18 @@ class ComponentTls:
         """Verifier of the certificates of callers; None: the listener speaks plain text."""
         return ClientCertificates(self._mesh) if self.listener is not None else None
 
-    def start(self, renew: Callable[[CertificateFiles], Awaitable[None]] | None = None) -> None:
-        """Follow renewals from now on.
-
-        Args:
-            renew: Gives the listener other certificates.
-        """
-        if self._credentials is None:
-            return
-        self._run(self._credentials.watch())
+    def on_renewal(self, renew: Callable[[CertificateFiles], Awaitable[None]]) -> None:
+        """Give the listener new certificates by ``renew`` after each renewal."""
         files = self.listener
-        if renew is not None and files is not None:
-            self._credentials.subscribe(lambda: self._run(_renew(renew, files)))
+        if self._credentials is None or files is None:
+            return
 
-    def stop(self) -> None:
-        """Follow renewals no more."""
-        for task in self._tasks:
-            cancel_task(task)
+        def renewed() -> None:
+            task = asyncio.get_running_loop().create_task(_renew(renew, files))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    def _run(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        assert isinstance(task, asyncio.Task)  # noqa: S101 - of a coroutine
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._credentials.subscribe(renewed)
 
 
 async def _renew(renew: Callable[[CertificateFiles], Awaitable[None]], files: CertificateFiles) -> None:

@@ -87,15 +87,21 @@ def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -
     """
     import uvloop  # noqa: PLC0415 - only here
 
-    faulthandler.enable()  # SIGABRT, by which a hung process is ended, shows the stacks of all threads
+    with contextlib.suppress(OSError, RuntimeError):  # standard error is closed, or is no file
+        faulthandler.enable()  # SIGABRT, by which a hung process is ended, shows the stacks of all threads
     _raise_descriptors()
     private_files.disable_core_dumps()
     parent = ParentConnection.inherited()
     if parent.present:
         prepare_output("utf-8")  # `mesh up` reads it; the encoding of the user's terminal does not matter
     try:
-        manifest, contract = load(file)
+        own = name or "edge"
+        manifest, contract = load(file, lambda owner: owner in ("", own))
         _check_exists(manifest, name)
+        if manifest.keys.address:
+            from mesh.control.component import component_certificates  # noqa: PLC0415 - only with a signer
+
+            component_certificates.obtain(manifest, name or "edge")
     except Faults as faults:
         return _fail(parent, str(faults))
     if name is not None and name in manifest.lambdas and manifest.services[name].workers is None:

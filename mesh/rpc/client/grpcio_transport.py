@@ -117,7 +117,7 @@ class GrpcioTransport:
             ("grpc.max_send_message_length", -1),
             ("grpc.primary_user_agent", agent.decode()),
             ("grpc.initial_reconnect_backoff_ms", int(BACKOFF_BASE_DELAY * 1000)),
-            # It bounds an attempt to connect too, whatever its name says, and a TLS handshake on a busy machine is slow.
+            # Whatever its name says, it bounds each attempt to connect, and a handshake is slow on a busy machine.
             ("grpc.min_reconnect_backoff_ms", int((HANDSHAKE_TIMEOUT if tls else BACKOFF_BASE_DELAY) * 1000)),
             ("grpc.max_reconnect_backoff_ms", int(BACKOFF_MAX_DELAY * 1000)),
             ("grpc.use_local_subchannel_pool", 1),
