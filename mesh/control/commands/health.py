@@ -16,6 +16,8 @@ __all__ = ["run"]
 
 _OK = 200
 _SERVING = "SERVING"
+_SIGNER = "keys"
+"""Name of the signer, which is no component of a mesh that ``mesh up`` runs."""
 _LIVENESS = "liveness"
 """Service name of liveness (``mesh.rpc.server.health_service``, which imports protobuf)."""
 
@@ -26,13 +28,15 @@ def run(file: Callable[[], Path], address: str | None, timeout: float, *, live: 
     Args:
         file: Returns mesh.toml; called only when ``address`` is a name or None.
         address: ``host:port`` (gRPC health), ``http://host:port`` (``GET /healthz``), the name of a service, ``edge``,
-            or None for all components of mesh.toml.
+            ``keys`` (the signer), or None for all components of mesh.toml.
         timeout: Seconds to wait for each response.
         live: Check liveness: whether the event loop turns, also while the component drains (``GET /livez``).
 
     Returns:
         0 if every checked component is serving, else 1.
     """
+    if address == _SIGNER:
+        return _signer(file(), timeout)
     literal = address is not None and ":" in address
     found = {str(address): CheckedServer(str(address))} if literal else _targets(file(), address)
     states = {name: _check(target, timeout, live=live) for name, target in found.items()}
@@ -83,6 +87,20 @@ def _target(manifest: Manifest, name: str, address: str) -> CheckedServer:
     from mesh.control.operator_tls import operator_tls  # noqa: PLC0415 - only with TLS
 
     return CheckedServer(address, operator_tls(manifest, name))
+
+
+def _signer(file: Path, timeout: float) -> int:
+    from mesh.certificates import CertificateError  # noqa: PLC0415 - as above
+    from mesh.config.manifest import load  # noqa: PLC0415 - as above
+    from mesh.control.component.signer_client import SignerConnection  # noqa: PLC0415 - as above
+
+    try:
+        SignerConnection(load(file), timeout).round()
+    except CertificateError as error:
+        print(f"{_SIGNER}: UNAVAILABLE: {error}")
+        return 1
+    print(f"{_SIGNER}: {_SERVING}")
+    return 0
 
 
 def _check(target: CheckedServer, timeout: float, *, live: bool) -> str:
