@@ -117,7 +117,7 @@ async def echo(request, serve, contract, tmp_path):
 @pytest.fixture
 def stub(echo, dial):
     """A stub of the server."""
-    return dial(echo.address)
+    return dial(echo.address, name="echo")
 
 
 @pytest.fixture

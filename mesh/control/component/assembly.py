@@ -91,6 +91,7 @@ class Outbound:
                 transport=manifest.channel,
                 max_message=int(service.max_message),
                 tls=tls.to(name),
+                name=name,
             )
             self._all_targets.append(target)
             self._targets.update(dict.fromkeys(service.serves, target))
