@@ -82,6 +82,9 @@ class EdgeConfig(_Table, frozen=True):
         rate_limit: Rate limits of one client.
         client_trace: Meaning of a client's ``traceparent``: ``"link"`` begins a trace with a link to the client's,
             ``"trust"`` continues it with its sampled flag, ``"restart"`` ignores it.
+        docs: Serve ``/docs`` and ``/openapi.json``.
+        reflection: Serve gRPC reflection.
+        health: Serve ``grpc.health.v1``. ``/healthz`` and ``/livez`` are served in any case.
     """
 
     listen: str = "127.0.0.1:8080"
@@ -104,6 +107,9 @@ class EdgeConfig(_Table, frozen=True):
     ignore_unknown_fields: bool = False
     rate_limit: RateLimitConfig = RateLimitConfig()
     client_trace: Literal["link", "trust", "restart"] = "link"
+    docs: bool = True
+    reflection: bool = True
+    health: bool = True
 
     @property
     def cors_rules(self) -> CorsConfig:
