@@ -83,8 +83,10 @@ class Outbound:
     def __init__(self, manifest: Manifest) -> None:
         self._targets: dict[str, Target] = {}
         self._all_targets: list[Target] = []
-        for service in manifest.services.values():
-            target = Target(service.addresses, transport=manifest.channel, max_message=int(service.max_message))
+        for name, service in manifest.services.items():
+            target = Target(
+                service.addresses, transport=manifest.channel, max_message=int(service.max_message), name=name
+            )
             self._all_targets.append(target)
             self._targets.update(dict.fromkeys(service.serves, target))
 
