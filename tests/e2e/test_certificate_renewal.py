@@ -66,10 +66,10 @@ tls = "on"
 [edge]
 listen = "127.0.0.1:0"
 [services.front]
-module = "front"
+module = "front_functions"
 serves = ["front.v1.Front"]
 [services.back]
-module = "back"
+module = "back_functions"
 serves = ["back.v1.Back"]
 """
 ROUTE = """
@@ -89,11 +89,12 @@ class Days:
             option = '\n  option (meshapi.v1.service) = { calls: "back.v1.Back" };' if name == "front" else ""
             inside = "\n    option (meshapi.v1.method) = { access: INTERNAL };"
             proto.write_text(text.replace("OPTION", option).replace("ROUTE", ROUTE if name == "front" else inside))
-        (folder / "front.py").write_text(FRONT)
-        (folder / "back.py").write_text(BACK)
+        (folder / "front_functions.py").write_text(FRONT)
+        (folder / "back_functions.py").write_text(BACK)
         (folder / "mesh.toml").write_text(MANIFEST)
         self._clock = folder / "clock"
         self._offset = timedelta()
+        self._between_calls = threading.Lock()
         self.move(timedelta())
         files = distribution("libfaketime").files or []
         library = next(file for file in files if file.name.startswith("libfaketime.so"))
@@ -108,11 +109,15 @@ class Days:
         self._caller = threading.Thread(target=self._call)
 
     def move(self, by: timedelta) -> None:
-        """Move the clock of all processes, by one rename."""
-        self._offset += by
-        fresh = self._clock.with_suffix(".new")
-        fresh.write_text(f"{self._offset.total_seconds():+.0f}s\n")
-        fresh.replace(self._clock)
+        """Move the clock of all processes, by one rename, between two calls.
+
+        The token of a call that began before would have expired when it arrives.
+        """
+        with self._between_calls:
+            self._offset += by
+            fresh = self._clock.with_suffix(".new")
+            fresh.write_text(f"{self._offset.total_seconds():+.0f}s\n")
+            fresh.replace(self._clock)
 
     def call(self) -> None:
         """Call all the time from now on."""
@@ -120,7 +125,8 @@ class Days:
 
     def _call(self) -> None:
         while not self._stopped.is_set():
-            answer = http(f"{self.mesh.edge}/say/hello")
+            with self._between_calls:
+                answer = http(f"{self.mesh.edge}/say/hello")
             self.statuses[answer.status] += 1
             if answer.status != 200:
                 self.failures.append(f"at {self._offset}: {answer}")
