@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the wheel's libfaketime is of Linux on x86-64"
 )
 
-DAYS = int(os.environ.get("CERTIFICATE_DAYS", "2"))
+DAYS = int(os.environ.get("CERTIFICATE_DAYS", "1"))
 STEP = timedelta(hours=6)
 NAMES = ("front", "back", "edge")
 PROTO = """
@@ -180,6 +180,7 @@ def days(tmp_path: Path) -> Iterator[Days]:
     assert code == 0, made.mesh.output()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_certificates_are_renewed_and_the_root_is_replaced_without_a_failed_call(days: Days) -> None:
     store = AuthorityStore(days.folder / ".mesh" / "authority", "shop")
