@@ -218,6 +218,14 @@ def _export_asyncapi(options: argparse.Namespace) -> int:
     return export.asyncapi(contract, out, title=options.title, version=options.api_version)
 
 
+def _export_nats(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    manifest, contract = _load(options)
+    keys = Path(options.keys) if options.keys is not None else None
+    return export.nats(manifest, contract, Path(options.out) if options.out is not None else None, keys)
+
+
 def _keys(options: argparse.Namespace) -> int:
     return keys_arguments.run(options, _file(options))
 
@@ -364,6 +372,13 @@ def _add_export(command: AddCommand, commands: Any) -> None:
     asyncapi = command(
         "asyncapi", _export_asyncapi, "write the AsyncAPI 3.0 document of the events", _EXPORT_ASYNC, formats
     )
+    nats = command(
+        "nats", _export_nats, "write the users and rights for a nats-server's configuration", _EXPORT_NATS, formats
+    )
+    nats.add_argument(
+        "--keys", metavar="DIR", help="folder that `mesh keys --each` has filled; default: this mesh's keys"
+    )
+    nats.add_argument("--out", metavar="FILE", help="write to this file; default: standard output")
     for document in (openapi, asyncapi):
         document.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
         document.add_argument("--title", default="Mesh", help="title of the API (default: Mesh)")
@@ -471,6 +486,15 @@ are the descriptions. The edge serves the same document at /openapi.json and sho
 
   mesh export openapi --out openapi.json
   mesh export openapi --title "Accounts" --api-version 1.4 --server https://api.example.com
+"""
+_EXPORT_NATS = """
+Writes the authorization block of a nats-server's configuration: one user for each service that publishes or receives
+events, with its public NKEY and the rights that follow from the contract, and one for the operator. Missing keys are
+made. The block holds no secret; the keys stay with the services. Include it in the configuration of the server, and
+write it again when the contract has changed.
+
+  mesh export nats --out authorization.conf
+  mesh export nats --keys .mesh/keys --out .mesh/keys/broker/authorization.conf
 """
 _EXPORT_ASYNC = """
 The document has every event with its channel on the broker, its headers and fields, its publishers and the methods

@@ -25,7 +25,7 @@ from mesh.chaos.people.campaign import MIN_SUCCESS_PERCENT, Campaign
 from mesh.chaos.requests import Workload
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import run_state, topology
+from mesh.control import identity_keys, run_state, topology
 from mesh.control.component import service_events
 from mesh.control.supervise import exec_with_parent
 from mesh.events.broker.broker import Broker
@@ -331,7 +331,7 @@ class Experiment:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Broker]:
         named = msgspec.structs.replace(self.manifest, broker=self._broker)
-        broker = Broker(service_events.broker_settings(named, "mesh chaos"), "mesh-chaos")
+        broker = Broker(service_events.broker_settings(named, identity_keys.OPERATOR), "mesh-chaos")
         broker.start()
         try:
             await asyncio.wait_for(broker.ready(), START_TIMEOUT)
