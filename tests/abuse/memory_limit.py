@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import resource
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +47,9 @@ class Cgroups:
         self.folder: Path | None = None
         self._names = names
         for parent, limit in _candidates():
-            made = parent / f"mesh-abuse-{os.getpid()}"
+            made = parent / f"mesh-abuse-{secrets.token_hex(4)}"
+            if not (parent / "cgroup.procs").exists():  # an ordinary folder, in which limits would be ordinary files
+                continue
             try:
                 made.mkdir()
                 self.folder = made
