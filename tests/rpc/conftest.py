@@ -103,7 +103,7 @@ async def echo(request, serve, contract):
 @pytest.fixture
 def stub(echo, dial):
     """A stub of the server."""
-    return dial(echo.address)
+    return dial(echo.address, name="echo")
 
 
 @pytest.fixture

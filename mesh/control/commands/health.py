@@ -11,6 +11,8 @@ __all__ = ["run"]
 
 _OK = 200
 _SERVING = "SERVING"
+_SIGNER = "keys"
+"""Name of the signer, which is no component of a mesh that ``mesh up`` runs."""
 _LIVENESS = "liveness"
 """Service name of liveness (``mesh.rpc.server.health_service``, which imports protobuf)."""
 
@@ -21,13 +23,15 @@ def run(file: Callable[[], Path], address: str | None, timeout: float, *, live: 
     Args:
         file: Returns mesh.toml; called only when ``address`` is a name or None.
         address: ``host:port`` (gRPC health), ``http://host:port`` (``GET /healthz``), the name of a service, ``edge``,
-            or None for all components of mesh.toml.
+            ``keys`` (the signer), or None for all components of mesh.toml.
         timeout: Seconds to wait for each response.
         live: Check liveness: whether the event loop turns, also while the component drains (``GET /livez``).
 
     Returns:
         0 if every checked component is serving, else 1.
     """
+    if address == _SIGNER:
+        return _signer(file(), timeout)
     literal = address is not None and ":" in address
     found = {str(address): str(address)} if literal else _addresses(file(), address)
     states = {name: _check(target, timeout, live=live) for name, target in found.items()}
@@ -55,6 +59,20 @@ def _addresses(file: Path, name: str | None) -> dict[str, str]:
     if name not in known:
         raise Faults([Fault(str(manifest.file), f"there is no {name!r} (known: {', '.join(known)})")])
     return {name: known[name]}
+
+
+def _signer(file: Path, timeout: float) -> int:
+    from mesh.certificates import CertificateError  # noqa: PLC0415 - as above
+    from mesh.config.manifest import load  # noqa: PLC0415 - as above
+    from mesh.control.component.signer_client import SignerConnection  # noqa: PLC0415 - as above
+
+    try:
+        SignerConnection(load(file), timeout).round()
+    except CertificateError as error:
+        print(f"{_SIGNER}: UNAVAILABLE: {error}")
+        return 1
+    print(f"{_SIGNER}: {_SERVING}")
+    return 0
 
 
 def _check(address: str, timeout: float, *, live: bool) -> str:

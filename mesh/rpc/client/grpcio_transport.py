@@ -3,6 +3,10 @@
 There is one grpcio channel for each address. grpcio resolves, connects and balances within it; this module picks among
 the channels. When all servers are lost after they have responded, calls wait for ``RECONNECT_TIMEOUT`` as they do in
 ``connection_pool``; grpcio would fail them.
+
+It does not eject addresses. grpcio's own outlier detection (gRPC proposal A50) counts every status but OK, so errors of
+functions would eject healthy servers. Its keepalive does not find a frozen server quickly either: grpc's servers close
+connections that send PINGs often.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import asyncio
 import random
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from time import monotonic  # the clock of asyncio's and uvloop's event loops
 from typing import TYPE_CHECKING, Any
@@ -22,7 +26,7 @@ import grpc.aio
 from mesh.address import authority, join
 from mesh.boundary import cancel_task
 from mesh.call import Metadata, decode_values
-from mesh.errors import Code, StatusError, Unavailable
+from mesh.errors import Code, DeadlineExceeded, StatusError, Unavailable
 from mesh.message_size import Side, too_large
 from mesh.rpc import status
 from mesh.rpc.client import resolver
@@ -32,6 +36,7 @@ from mesh.rpc.client.streaming_call import EOF
 
 if TYPE_CHECKING:
     from mesh.call import Call
+    from mesh.rpc.client.circuit_breaker import CircuitBreaker
 
 __all__ = ["GrpcioTransport"]
 
@@ -86,11 +91,12 @@ class GrpcioTransport:
 
     Args:
         addresses: As for ``Target``.
+        breaker: The target's circuit breaker.
         max_message: Largest message in bytes, for requests and responses.
         agent: First part of ``user-agent``; grpcio adds its own.
     """
 
-    def __init__(self, addresses: Sequence[str], *, max_message: int, agent: bytes) -> None:
+    def __init__(self, addresses: Sequence[str], breaker: CircuitBreaker, *, max_message: int, agent: bytes) -> None:
         options = [
             ("grpc.max_receive_message_length", max_message),
             ("grpc.max_send_message_length", -1),
@@ -101,6 +107,7 @@ class GrpcioTransport:
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ]
+        self._breaker = breaker
         self._channels = [_AddressChannel(address, options) for address in addresses]
         self._max_message = max_message
         self._has_responded = False  # one of the servers, since the last reconnect timeout
@@ -115,15 +122,7 @@ class GrpcioTransport:
         """
         call.check_deadline()  # grpcio treats a timeout of 0 as none
         method = call.method
-        chosen = self._pick()
-        if (
-            self._has_responded
-            and not call.wait_for_ready
-            and chosen.channel.get_state(try_to_connect=True) is not _READY
-        ):
-            call.peer = chosen.address
-            chosen = await self._wait_for_channel(call)
-        call.peer = chosen.address
+        chosen = await self._choose(call)
         arguments = {
             "timeout": call.remaining(),
             "metadata": _to_grpc(call.metadata),
@@ -144,14 +143,20 @@ class GrpcioTransport:
             try:
                 await _receive_response(call, grpc_call)
                 self._has_responded, self._lost_at = True, None
+                if self._breaker.has_failures:
+                    self._breaker.answered()
             except grpc.aio.AioRpcError as error:
                 if sender is not None and sender.done() and not sender.cancelled() and sender.exception() is not None:
                     raise sender.exception() from None  # type: ignore[misc]
-                raise self._status(call, error, chosen.address) from None
+                failure = self._status(call, error, chosen.address)
+                self._record(call, failure)
+                raise failure from None
             except asyncio.CancelledError:
                 if sender is not None and sender.done() and not sender.cancelled() and sender.exception() is not None:
                     raise sender.exception() from None  # type: ignore[misc]
                 grpc_call.cancel()
+                if call.deadline is not None and monotonic() >= call.deadline:
+                    self._breaker.failed(call, DeadlineExceeded())
                 raise
         finally:
             chosen.in_flight -= 1
@@ -164,6 +169,26 @@ class GrpcioTransport:
         self._closed = True
         for each in self._channels:
             await each.channel.close(None)
+
+    async def _choose(self, call: Call) -> _AddressChannel:
+        """Return the channel for a call; if all servers were lost, wait for one (see ``_wait_for_channel``)."""
+        chosen = self._pick(call.tried)
+        if (
+            self._has_responded
+            and not call.wait_for_ready
+            and chosen.channel.get_state(try_to_connect=True) is not _READY
+        ):
+            chosen = await self._wait_for_channel(call, chosen.address)
+        call.peer = chosen.address
+        if call.tried is not None:
+            call.tried.add(chosen)
+        return chosen
+
+    def _record(self, call: Call, error: StatusError) -> None:
+        if error.code is Code.UNAVAILABLE or (error.code is Code.DEADLINE_EXCEEDED and call.remaining() == 0.0):
+            self._breaker.failed(call, error)
+        elif self._breaker.has_failures:
+            self._breaker.answered()
 
     async def _send_requests(self, call: Call, grpc_call: Any) -> None:
         try:
@@ -189,7 +214,7 @@ class GrpcioTransport:
             raise too_large(Side.REQUEST, self._max_message, len(message))
         return message
 
-    async def _wait_for_channel(self, call: Call) -> _AddressChannel:
+    async def _wait_for_channel(self, call: Call, address: str) -> _AddressChannel:
         """Return a channel as soon as one is connected, or any after the reconnect timeout.
 
         Raises:
@@ -204,7 +229,7 @@ class GrpcioTransport:
             await asyncio.sleep(_POLL_INTERVAL)
             call.check_deadline()
             if self._closed:
-                raise Unavailable("the channel to the service is closed").at(call.peer)
+                raise Unavailable("the channel to the service is closed").at(address)
             if not self._has_responded or loop.time() - lost_at >= RECONNECT_TIMEOUT:
                 break
             chosen = self._pick()
@@ -236,8 +261,10 @@ class GrpcioTransport:
         failure = StatusError.of(code, safe, details).at(f"{address}: {text}")
         return status.deadline_exceeded(failure, call.deadline, monotonic())
 
-    def _pick(self) -> _AddressChannel:
+    def _pick(self, tried: Collection[_AddressChannel] | None = None) -> _AddressChannel:
         channels = self._channels
+        if tried:  # attempts before this one went there
+            channels = [each for each in channels if each not in tried] or channels
         if len(channels) > 1:
             states = [each.channel.get_state(try_to_connect=True) for each in channels]
             for wanted in ((_READY,), tuple(state for state in grpc.ChannelConnectivity if state is not _FAILED)):

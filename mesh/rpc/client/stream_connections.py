@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Unavailable
 from mesh.rpc.client.connection_pool import CLOSE_TIMEOUT, CONNECT_TIMEOUT, ConnectionPool
-from mesh.rpc.client.http2_connection import Connection, connect
+from mesh.rpc.client.http2_connection import SILENCE_DELAY, Connection, connect
 
 if TYPE_CHECKING:
     from mesh.call import Call
@@ -48,10 +48,12 @@ class StreamConnections:
             Unavailable: No server can be reached.
             DeadlineExceeded: The deadline passed first.
         """
-        picked = self._pool.pick() or await self._pool.acquire(call)
+        picked = self._pool.pick(call.tried) or await self._pool.acquire(call)
         for index in range(len(self._idle) - 1, -1, -1):
             if self._idle[index].address == picked.address:
                 return self._idle.pop(index)
+        # A server that does not respond accepts connections in its backlog.
+        silence = asyncio.get_running_loop().call_later(SILENCE_DELAY, self._pool.check, picked.health)
         try:
             async with asyncio.timeout_at(call.deadline) as limit, asyncio.timeout(CONNECT_TIMEOUT):
                 connection = await connect(self._pool.endpoint_of(picked), self, self._tls)
@@ -59,6 +61,9 @@ class StreamConnections:
             if isinstance(error, TimeoutError) and limit.expired():
                 raise DeadlineExceeded("the deadline passed while a stream was being connected") from None
             raise Unavailable("no connection for a stream to the service").at(str(self._pool)) from error
+        finally:
+            silence.cancel()
+        connection.health = picked.health
         self._open.add(connection)
         if self._closed:  # while it connected
             connection.close()
@@ -95,6 +100,10 @@ class StreamConnections:
         """Give the connection no more calls."""
         if connection in self._idle:
             self._idle.remove(connection)
+
+    def on_silent(self, connection: Connection) -> None:
+        """Check the health of its server, over the pool's connection."""
+        self._pool.check(connection.health)
 
     def on_lost(self, connection: Connection, reason: str) -> None:  # noqa: ARG002 - ConnectionOwner's signature
         """Forget the connection."""
