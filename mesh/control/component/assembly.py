@@ -36,6 +36,7 @@ from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control import file_rights
 from mesh.control.component import component_certificates
+from mesh.control.component.component_tls import ComponentTls
 from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.edge import Edge, OptionalLayers
@@ -80,14 +81,19 @@ class Outbound:
 
     Args:
         manifest: The services and their addresses.
+        tls: Certificates of this component.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, tls: ComponentTls) -> None:
         self._targets: dict[str, Target] = {}
         self._all_targets: list[Target] = []
         for name, service in manifest.services.items():
             target = Target(
-                service.addresses, transport=manifest.channel, max_message=int(service.max_message), name=name
+                service.addresses,
+                transport=manifest.channel,
+                max_message=int(service.max_message),
+                tls=tls.to(name),
+                name=name,
             )
             self._all_targets.append(target)
             self._targets.update(dict.fromkeys(service.serves, target))
@@ -130,7 +136,8 @@ class _SharedParts:
             if self.credentials is None
             else asyncio.ensure_future(component_certificates.keep_current(self.credentials, manifest))
         )
-        self.outbound = Outbound(manifest)
+        self.tls = ComponentTls(manifest, name, self.credentials)
+        self.outbound = Outbound(manifest, self.tls)
         declared = None if name == EDGE else CallDeclarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))
         own = Channel(self._chain(identify(self.signer)), contract)
@@ -233,7 +240,7 @@ class SidecarComponent:
             functions,
             service,
             trace=common.telemetry.inbound,
-            authenticate=authenticate(common.tokens, PeerVerifier(common.identity)),
+            authenticate=authenticate(common.tokens, PeerVerifier(common.identity), common.tls.callers),
             authorize=authorize(contract, common.serves),
             concurrency_limit=ConcurrencyLimit(config.concurrency, config.queue),
             listen=config.listen,
@@ -241,6 +248,7 @@ class SidecarComponent:
             max_message=int(config.max_message),
             drain=float(config.drain),
             threads=main,
+            tls=common.tls.listener,
         )
         if self._pool is not None:
             self._pool.prepare()
@@ -280,6 +288,7 @@ class SidecarComponent:
             address = await self._sidecar.start()
         except ListenError as error:
             raise Faults([Fault(f"{self._place} listen", str(error))]) from None
+        self._common.tls.on_renewal(self._sidecar.renew)
         if self._events is not None:
             self._events.deliver(self._sidecar.deliveries)
         return address
