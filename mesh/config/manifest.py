@@ -98,6 +98,9 @@ class EdgeConfig(_Table, frozen=True):
         trusted_proxies: Addresses and networks of trusted proxies, whose ``Forwarded`` and ``X-Forwarded-*`` count.
         ignore_unknown_fields: Ignore unknown JSON fields instead of refusing them with 400.
         rate_limit: Rate limits of one client.
+        docs: Serve ``/docs`` and ``/openapi.json``.
+        reflection: Serve gRPC reflection.
+        health: Serve ``grpc.health.v1``. ``/healthz`` and ``/livez`` are served in any case.
     """
 
     listen: str = "127.0.0.1:8080"
@@ -119,6 +122,9 @@ class EdgeConfig(_Table, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     ignore_unknown_fields: bool = False
     rate_limit: RateLimitConfig = RateLimitConfig()
+    docs: bool = True
+    reflection: bool = True
+    health: bool = True
 
     @property
     def cors_rules(self) -> CorsConfig:
