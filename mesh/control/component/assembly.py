@@ -12,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.metadata import version
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import retry
 from mesh.rpc.client.target import Target
+from mesh.rpc.server.connection_guard import PublicLimits
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.sidecar.service_context import ServiceContext
 from mesh.sidecar.sidecar import Sidecar
@@ -356,6 +358,7 @@ def _pool(
         spans=common.telemetry.export_worker_span,
         metrics=common.telemetry.record_measurement,
         publish=events.broker.publish if events is not None else None,
+        liveness_timeout=manifest.liveness.seconds,
     )
 
 
@@ -388,6 +391,7 @@ class EdgeComponent:
         assert table is not None  # noqa: S101 - `process.run` has checked that there is one
         self._place = f"{manifest.file.name} [edge] listen"
         common = self._common = _SharedParts(manifest, contract, EDGE)
+        clients = ClientLimits.of(table)
         self._edge = Edge(
             contract,
             handler=common.onward,
@@ -397,7 +401,7 @@ class EdgeComponent:
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
-            clients=ClientLimits.of(table),
+            clients=clients,
             layers=OptionalLayers.of(table),
             # The listener has no limit of a body: the edge refuses with a reason, and streams may be endless.
             listen=lambda app: Listener(
@@ -409,6 +413,14 @@ class EdgeComponent:
                 max_body=0,
                 max_head=2 * int(table.max_uri + table.max_headers) + HEAD_MARGIN_BYTES,
                 expire=app.expire,
+                public=PublicLimits(
+                    streams=table.streams_per_connection,
+                    connections=table.connections,
+                    stall=float(table.stall),
+                    max_frame=int(table.max_body) + HEAD_MARGIN_BYTES,
+                    proxies=tuple(ip_network(proxy) for proxy in table.trusted_proxies),
+                    refused=clients.count,
+                ),
             ),
         )
 
