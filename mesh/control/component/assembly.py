@@ -367,6 +367,7 @@ def _pool(
         spans=common.telemetry.export_worker_span,
         metrics=common.telemetry.record_measurement,
         publish=events.broker.publish if events is not None else None,
+        liveness_timeout=manifest.liveness.seconds,
     )
 
 
