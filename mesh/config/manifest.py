@@ -79,6 +79,7 @@ class EdgeConfig(_Table, frozen=True):
         timeout: Timeout of a unary call whose method declares none, and of the body of every request.
         concurrency: Unary calls to the services in progress at most.
         queue: Calls that may wait for a permit; 429 beyond that.
+        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
         streams: Open streams at most: streaming methods over HTTP, WebSocket and gRPC; 429 beyond that.
         drain: Time that a shutdown waits for requests in progress.
         max_uri: Size limit of the path with its query; 414 beyond that.
@@ -95,6 +96,7 @@ class EdgeConfig(_Table, frozen=True):
     timeout: TimeLimit = TimeLimit(30)
     concurrency: int = 1000
     queue: int = 1000
+    adaptive: bool = True
     streams: int = 1000
     drain: Duration = Duration(10)
     max_uri: Size = Size(8 * 2**10)
@@ -126,6 +128,7 @@ class ServiceConfig(LambdaConfig, frozen=True):
             module, if it exists.
         concurrency: Calls in progress at most.
         queue: Calls that may wait for a permit; RESOURCE_EXHAUSTED beyond that.
+        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
         max_message: Size limit of a message.
         drain: Time that a shutdown waits for calls in progress.
         workers: Processes that run its functions; absent: the sidecar's own process runs them.
@@ -143,6 +146,7 @@ class ServiceConfig(LambdaConfig, frozen=True):
     migrations: str = ""
     concurrency: int = 1000
     queue: int = 1000
+    adaptive: bool = True
     max_message: Size = Size(4 * 2**20)
     drain: Duration = Duration(10)
     workers: WorkersConfig | None = None

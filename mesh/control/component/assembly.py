@@ -51,7 +51,7 @@ from mesh.rpc.client.retry import retry
 from mesh.rpc.client.target import Target
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.sidecar.service_context import ServiceContext
-from mesh.sidecar.sidecar import Sidecar
+from mesh.sidecar.sidecar import Sidecar, caller_and_user
 from mesh.sidecar.workers import preload
 from mesh.sidecar.workers.worker_pool import WorkerPool
 from mesh.sidecar.workers.worker_setup import WorkerSetup
@@ -221,7 +221,9 @@ class SidecarComponent:
             trace=common.telemetry.inbound,
             authenticate=authenticate(common.tokens, PeerVerifier(common.identity)),
             authorize=authorize(contract, common.serves),
-            concurrency_limit=ConcurrencyLimit(config.concurrency, config.queue),
+            concurrency_limit=ConcurrencyLimit(
+                config.concurrency, config.queue, caller_and_user, adaptive=config.adaptive
+            ),
             listen=config.listen,
             fd=fd,
             max_message=int(config.max_message),
@@ -372,7 +374,7 @@ class EdgeComponent:
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(common.tokens, None),
-            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue, share_keys),
+            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue, share_keys, adaptive=table.adaptive),
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
