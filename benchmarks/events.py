@@ -383,7 +383,7 @@ def running_nats(name: str) -> Iterator[tuple[str, int]]:
     """Run nats-server as ``mesh up`` does; yields its URL and its process id."""
     folder, port = load.SCRATCH / f"nats-{name}", load.free_port()
     shutil.rmtree(folder, ignore_errors=True)
-    with load.process(*nats_server.command(folder, "127.0.0.1", port)) as started:
+    with load.process(*nats_server.command(folder, "127.0.0.1", port, ())) as started:
         load.wait_for(port)
         yield f"nats://127.0.0.1:{port}", started.pid
 

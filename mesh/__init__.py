@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Unimplemented,
         Unknown,
     )
+    from mesh.secret import Secret
 
 __all__ = [
     "Aborted",
@@ -51,6 +52,7 @@ __all__ = [
     "OutOfRange",
     "PermissionDenied",
     "ResourceExhausted",
+    "Secret",
     "Service",
     "StatusError",
     "Transaction",
@@ -62,7 +64,7 @@ __all__ = [
 
 _MODULES = {
     "Context": "mesh.context", "Identity": "mesh.call", "Metadata": "mesh.call", "Service": "mesh.context",
-    "Transaction": "mesh.context",
+    "Secret": "mesh.secret", "Transaction": "mesh.context",
 }  # fmt: skip
 
 

@@ -218,8 +218,24 @@ def _export_asyncapi(options: argparse.Namespace) -> int:
     return export.asyncapi(contract, out, title=options.title, version=options.api_version)
 
 
+def _export_nats(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    manifest, contract = _load(options)
+    keys = Path(options.keys) if options.keys is not None else None
+    return export.nats(manifest, contract, Path(options.out) if options.out is not None else None, keys)
+
+
 def _keys(options: argparse.Namespace) -> int:
     return keys_arguments.run(options, _file(options))
+
+
+def _secrets(options: argparse.Namespace) -> int:
+    from mesh.control.commands import secret_actions
+
+    if options.action == "list":
+        return secret_actions.show(_file(options))
+    return (secret_actions.set_ if options.action == "set" else secret_actions.remove)(_file(options), options.name)
 
 
 def _new(options: argparse.Namespace) -> int:
@@ -288,6 +304,7 @@ def _parser() -> argparse.ArgumentParser:
     command("edge", _edge, "run the edge in the foreground", _EDGE).add_argument("--fd", type=int, help=_FD)
     _add_health(command)
     keys_arguments.add(command, _keys)
+    _add_secrets(command, commands)
     events_arguments.add(command, commands, _events)
     chaos_command.add(command, _chaos)
     _add_export(command, commands)
@@ -330,6 +347,21 @@ def _add_health(command: AddCommand) -> None:
     health.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="default: 3")
 
 
+def _add_secrets(command: AddCommand, commands: Any) -> None:
+    group = commands.add_parser("secrets", help="set, list and remove secrets on this machine").add_subparsers(
+        title="actions", metavar="ACTION", required=True
+    )
+    for action, summary in (
+        ("set", "store a secret, encrypted, from standard input"),
+        ("list", "show where each secret is found, never its value"),
+        ("remove", "remove a stored secret"),
+    ):
+        added = command(action, _secrets, summary, _SECRETS, group)
+        added.set_defaults(action=action)
+        if action != "list":
+            added.add_argument("name", metavar="NAME", help="the secret's name")
+
+
 def _add_export(command: AddCommand, commands: Any) -> None:
     formats = commands.add_parser("export", help="write the contract as a document for other tools").add_subparsers(
         title="formats", metavar="FORMAT", required=True
@@ -340,6 +372,13 @@ def _add_export(command: AddCommand, commands: Any) -> None:
     asyncapi = command(
         "asyncapi", _export_asyncapi, "write the AsyncAPI 3.0 document of the events", _EXPORT_ASYNC, formats
     )
+    nats = command(
+        "nats", _export_nats, "write the users and rights for a nats-server's configuration", _EXPORT_NATS, formats
+    )
+    nats.add_argument(
+        "--keys", metavar="DIR", help="folder that `mesh keys --each` has filled; default: this mesh's keys"
+    )
+    nats.add_argument("--out", metavar="FILE", help="write to this file; default: standard output")
     for document in (openapi, asyncapi):
         document.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
         document.add_argument("--title", default="Mesh", help="title of the API (default: Mesh)")
@@ -448,10 +487,29 @@ are the descriptions. The edge serves the same document at /openapi.json and sho
   mesh export openapi --out openapi.json
   mesh export openapi --title "Accounts" --api-version 1.4 --server https://api.example.com
 """
+_EXPORT_NATS = """
+Writes the authorization block of a nats-server's configuration: one user for each service that publishes or receives
+events, with its public NKEY and the rights that follow from the contract, and one for the operator. Missing keys are
+made. The block holds no secret; the keys stay with the services. Include it in the configuration of the server, and
+write it again when the contract has changed.
+
+  mesh export nats --out authorization.conf
+  mesh export nats --keys .mesh/keys --out .mesh/keys/broker/authorization.conf
+"""
 _EXPORT_ASYNC = """
 The document has every event with its channel on the broker, its headers and fields, its publishers and the methods
 that receive it.
 
   mesh export asyncapi --out asyncapi.json
   mesh export asyncapi --title "Accounts" --api-version 1.4
+"""
+_SECRETS = """
+mesh.toml names secrets: password = { secret = "smtp" } in settings, {secret:smtp} inside a URL. Each is looked up in
+the variable MESH_SECRET_SMTP, in the file smtp of the folder `secrets` (/run/secrets), and in the encrypted file that
+`mesh secrets set` writes to the state folder.
+
+  mesh secrets set smtp
+  mesh secrets set smtp < password.txt
+  mesh secrets list
+  mesh secrets remove smtp
 """

@@ -23,6 +23,7 @@ __all__ = [
     "open_to_others",
     "opener",
     "replace_file",
+    "write_new",
 ]
 
 FILE_MODE = 0o600
@@ -55,6 +56,19 @@ def create_file(file: Path) -> None:
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
+
+
+def write_new(file: Path, content: bytes) -> None:
+    """Create a file with mode 0600 and this content, written to the disk.
+
+    Raises:
+        FileExistsError: There is such a file.
+        OSError: It cannot be written.
+    """
+    with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE), "wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def replace_file(file: Path, content: bytes) -> None:

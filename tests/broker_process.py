@@ -36,7 +36,7 @@ class BrokerProcess:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = nats_server.command(self._folder, "127.0.0.1", self.port)
+        command = nats_server.command(self._folder, "127.0.0.1", self.port, ())
         with Path(command[-1]).open("a") as file:
             file.write(self._extra)
         with (self._folder / "log").open("ab") as log:
@@ -50,6 +50,10 @@ class BrokerProcess:
             assert self._process.poll() is None, (self._folder / "log").read_text()
             assert time.monotonic() < deadline, (self._folder / "log").read_text()
             time.sleep(0.01)
+
+    def configuration(self) -> str:
+        """Return the text of its configuration."""
+        return (self._folder / "nats.conf").read_text()
 
     def kill(self) -> None:
         """SIGKILL, and wait for its end."""

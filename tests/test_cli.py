@@ -156,3 +156,32 @@ def test_a_header_that_cannot_be_sent_is_named(project: Path, words: tuple[str, 
     done = run(project, "call", "127.0.0.1:1", "a.v1.A/Get", *words, environment={"PYTHONIOENCODING": "utf-8"})
     assert done.returncode == 1
     assert done.stderr.decode().startswith(place)
+
+
+def test_secrets_are_set_listed_and_removed_and_never_shown(project: Path) -> None:
+    with (project / "mesh.toml").open("a") as end:
+        end.write('[services.a.settings]\nkey = { secret = "key" }\nother = { secret = "other" }\n')
+    done = run(project, "secrets", "list")
+    assert (done.returncode, [line.split() for line in done.stdout.decode().splitlines()[-2:]]) == (
+        1,
+        [["key", "a", "nowhere"], ["other", "a", "nowhere"]],
+    )
+    assert run(project, "secrets", "set", "key", input=b"correct horse\n").returncode == 0
+    assert run(project, "secrets", "set", "spare", input=b"battery").returncode == 0
+    done = run(project, "secrets", "list", environment={"MESH_SECRET_OTHER": "staple"})
+    assert [" ".join(line.split()) for line in done.stdout.decode().splitlines()[-3:]] == [
+        "key a mesh secrets",
+        "other a environment variable MESH_SECRET_OTHER",
+        "spare not used mesh secrets",
+    ]
+    assert done.returncode == 0
+    shown = done.stdout + done.stderr
+    assert not any(word in shown for word in (b"horse", b"battery", b"staple"))
+    assert run(project, "secrets", "remove", "spare").returncode == 0
+    for words, given, reason in (
+        (("remove", "spare"), b"", "no such secret was set here"),
+        (("set", "key"), b"", "expected the secret, got nothing"),
+        (("set", "a/b"), b"x", "expected letters, digits"),
+    ):
+        done = run(project, "secrets", *words, input=given)
+        assert (done.returncode, reason in done.stderr.decode()) == (1, True), done.stderr

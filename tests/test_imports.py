@@ -35,6 +35,7 @@ def imports(file: Path) -> Iterator[str]:
         ("h2corn", "mesh/rpc/server/listener.py"),
         ("grpc", "mesh/rpc/"),
         ("nats", "mesh/events/broker/"),
+        ("nkeys", "mesh/events/broker/"),
     ],
 )
 def test_a_library_stays_in_its_package(library: str, allowed: str | tuple[str, ...]) -> None:

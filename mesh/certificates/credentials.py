@@ -162,6 +162,11 @@ class Credentials:
         """Half of the leaf's life (UTC), when it should be renewed."""
         return authority.half_life(self._loaded.leaf)
 
+    @property
+    def life(self) -> timedelta:
+        """The whole life of the leaf."""
+        return self._loaded.leaf.not_valid_after_utc - self._loaded.leaf.not_valid_before_utc
+
     def seconds_to_expiry(self) -> float:
         """Return the seconds until the leaf expires; negative after that."""
         return (self.expires - self._clock()).total_seconds()
@@ -216,16 +221,19 @@ class Credentials:
         """
         while True:
             await asyncio.sleep(CHECK_INTERVAL)
-            self.reload()
-            self.warn_before_expiry()
+            self.check()
+
+    def check(self) -> None:
+        """Take new files, and warn while the leaf is about to expire."""
+        self.reload()
+        self.warn_before_expiry()
 
     def warn_before_expiry(self) -> None:
         """Log a warning when less than a quarter of the leaf's life is left, once in ``WARNING_INTERVAL``."""
         left = self.seconds_to_expiry()
-        life = (self.expires - self._loaded.leaf.not_valid_before_utc).total_seconds()
         if left <= 0:
             self._warn("expired", f"the certificate of {self.name} has expired; other services refuse its calls")
-        elif left < life / 4:
+        elif left < self.life.total_seconds() / 4:
             self._warn("expiry", f"the certificate of {self.name} expires in {_duration(left)} and was not renewed")
 
     def _warn(self, kind: str, text: str) -> None:

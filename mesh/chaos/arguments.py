@@ -21,7 +21,7 @@ def run(options: argparse.Namespace, file: Path | None) -> int:
             call=options.call, data=options.data, headers=tuple(options.header), event=options.event,
             clients=options.clients, workers=options.workers, endings=options.endings, postgresql=options.postgresql,
             keep=options.keep,
-            patience=options.patience, uncounted=tuple(options.uncounted),
+            patience=options.patience, uncounted=tuple(options.uncounted), people=options.people,
         ),
     )  # fmt: skip
 
@@ -46,6 +46,10 @@ def add(command: Callable[..., argparse.ArgumentParser], run_command: Callable[[
     made.add_argument(
         "--endings", action="store_true",
         help="run a built-in mesh, whose functions fail in every possible way, in place of yours",
+    )  # fmt: skip
+    made.add_argument(
+        "--people", action="store_true",
+        help="attack edge and sidecars meanwhile, as hostile clients do, beside an honest client that must be served",
     )  # fmt: skip
     made.add_argument(
         "--postgresql",
@@ -84,12 +88,18 @@ times and a ledger. Exit code 0: `lost 0, doubled 0`, the mesh works, and no pro
 and so on: on the loop and in threads, in calls, streams, events, changes and schedules, before and after they have
 written. One event in forty never succeeds; the ledger compares these events with the dead letters.
 
+--people runs one attack after the other while processes are killed: slow heads and bodies, unfinished uploads, readers
+that do not read, floods of streams, watches, resets, pings and connections, and more requests of the method than it can
+serve. An honest client sends ten requests a second and repeats those that fail, for up to 30 seconds. Exit code 1 if
+fewer than 99 % of them succeed.
+
 The method is the first PUBLIC one with a POST route of a service that publishes events and has a database. Each text
 field of its request holds a word that no other call has. Choose another method with --call, --data and -H.
 
   mesh chaos
   mesh chaos --duration 30m --kills 1000 --rate 4 --workers
   mesh chaos --endings --workers --duration 10m
+  mesh chaos --people --duration 5m
   mesh chaos --postgresql
   mesh chaos --kill broker,databases --seed 7
   mesh chaos --call Registration/Register -d '{"name": "{word}", "email": "{word}@a.example", "password": "{word}"}'

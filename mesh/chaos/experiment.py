@@ -13,16 +13,19 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from mesh.chaos import evidence, ledger, plan, recovery, requests
 from mesh.chaos.kills import FaultInjector, Outage
 from mesh.chaos.ledger import CallOutcome
+from mesh.chaos.people import paths
+from mesh.chaos.people.campaign import MIN_SUCCESS_PERCENT, Campaign
 from mesh.chaos.requests import Workload
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import run_state, topology
+from mesh.control import identity_keys, run_state, topology
 from mesh.control.component import service_events
 from mesh.control.supervise import exec_with_parent
 from mesh.events.broker.broker import Broker
@@ -42,6 +45,8 @@ RECOVERY_TIMEOUT = 15.0
 """Seconds that a fault waits for the recovery of the mesh after the fault before."""
 PROGRESS_INTERVAL = 10.0
 """Seconds between two lines of progress in a file. In a terminal, one line changes every second."""
+FIRST_OFFERED = 5_000_000
+"""Number of the first word of the attackers; the clients' words begin with 0."""
 _ENDED = re.compile(r"(\S+) died with (?!signal SIGKILL)(.*?);")
 
 
@@ -79,6 +84,7 @@ class Experiment:
         limits: The limits.
         uncounted: Methods (``package.Service/Method``) whose effects are not counted.
         doomed: Whether the event with a word must become a dead letter of each method; None: unknown.
+        people: Whether hostile clients attack the mesh meanwhile, beside an honest one.
     """
 
     manifest: Manifest
@@ -91,8 +97,11 @@ class Experiment:
     limits: ExperimentLimits
     uncounted: Collection[str] = ()
     doomed: Callable[[str], bool] | None = None
+    people: bool = False
 
     def __post_init__(self) -> None:
+        self._campaign: Campaign | None = None
+        self._offered: list[str] = []  # words of the costly requests of the attackers
         self._calls: dict[str, CallOutcome] = {}
         self._accepted: list[tuple[float, float]] = []  # time of the call's start and of its response
         self._latest_start = 0.0  # latest start of an accepted call
@@ -153,12 +162,26 @@ class Experiment:
             running = run_state.running(self.manifest.state)
             if running is not None and running.edge:
                 self._edge, self._broker = running.edge, running.broker
+                if self.people:
+                    self._campaign = self._new_campaign(running.addresses)
                 for url in self.databases.values():
                     await evidence.run_query(url, evidence.install_commit_log)
                 return FaultInjector(running.pid, self.targets, self.outages, self._log)
             await asyncio.sleep(0.05)  # the state file cannot be awaited
         last = self._log.read_text(errors="replace").strip().splitlines()[-5:]
         raise Faults([Fault("mesh up", f"did not start; it said:\n{chr(10).join(last)}")])
+
+    def _new_campaign(self, addresses: Mapping[str, str]) -> Campaign:
+        edge = paths.edge_target(self._edge, self.contract, self.workload)
+        sidecars = paths.sidecar_targets(addresses, self.contract, self._hosts())
+        return Campaign([edge, *sidecars], paths.honest_request(self.contract), self.seed, self._new_bodies)
+
+    def _new_bodies(self, number: int) -> tuple[str, ...]:
+        """Return the bodies of requests with words that no other request has; they count as unknown calls."""
+        first = FIRST_OFFERED + len(self._offered)
+        words = [requests.word(self.seed, first + index) for index in range(number)]
+        self._offered += words
+        return tuple((requests.request(self.workload, word)[2] or b"").decode() for word in words)
 
     # -- calls and faults --
 
@@ -167,16 +190,27 @@ class Experiment:
         self._began = time.monotonic()
         ended = asyncio.create_task(process.wait())
         injecting = asyncio.create_task(self._inject(injector))
-        clients = [asyncio.create_task(self._call(number)) for number in range(self.limits.clients)]
-        others = [asyncio.create_task(self._progress(injector)), ended, injecting]
+        numbers = range(self.limits.clients)
+        clients: list[asyncio.Task[None]] = [asyncio.create_task(self._call(number)) for number in numbers]
+        others: list[asyncio.Task[Any]] = [asyncio.create_task(self._progress(injector)), ended, injecting]
+        forever: list[asyncio.Task[None]] = []
+        if self._campaign is not None:
+            forever.append(asyncio.create_task(self._campaign.attack()))
+            clients.append(asyncio.create_task(self._campaign.serve()))
+            others += forever
         try:
-            await asyncio.wait([ended, injecting], timeout=self.limits.duration, return_when=asyncio.FIRST_COMPLETED)
-            if injecting.done():
-                injecting.result()
-            injecting.cancel()
+            await asyncio.wait(
+                [ended, injecting, *forever], timeout=self.limits.duration, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in (injecting, *forever):
+                if task.done():
+                    task.result()
+                task.cancel()
             await injector.end()
             works = await self._wait_until_works(time.monotonic(), self.limits.recovery_timeout)
             self._clients_stop.set()
+            if self._campaign is not None:
+                self._campaign.end()
             await asyncio.gather(*clients)
         finally:
             for task in (*others, *clients):
@@ -250,12 +284,17 @@ class Experiment:
             print(file=sys.stderr)
         print(f"\n{recovery.show(injector.injected, recovery.recoveries(injector.injected, self._accepted))}")
         print(f"\n{ledger.show(found)}")
+        held = self._campaign is None or self._campaign.held
+        if self._campaign is not None:
+            print(f"\n{self._campaign.show()}")
         timeout = f"{self.limits.recovery_timeout:g} s"
         if not quiet:
             print(f"events still waited after {timeout}; those that are missing count as lost")
         if not works:
             print(f"no call was accepted within {timeout} after the last fault; see the log of the mesh")
-        return 0 if works and quiet and not found.lost and not found.doubled else 1
+        if not held:
+            print(f"fewer than {MIN_SUCCESS_PERCENT:g} % of the honest requests were served")
+        return 0 if works and quiet and held and not found.lost and not found.doubled else 1
 
     async def _wait_until_quiet(self, broker: Broker, injector: FaultInjector) -> bool:
         """Wait until outboxes are empty and all events are delivered; return False after the timeout."""
@@ -270,26 +309,29 @@ class Experiment:
         return quiet == QUIET_CHECKS
 
     async def _count_all(self, broker: Broker) -> ledger.Ledger:
-        hosts = {
-            name: [one.name for one in topology.served(self.manifest, self.contract, name)]
-            for name in self.manifest.services
-        }
         observations = await evidence.collect(
             await broker.ready(),
             self.contract,
-            hosts,
+            self._hosts(),
             self.databases,
-            self._calls,
+            {**self._calls, **dict.fromkeys(self._offered, CallOutcome.UNKNOWN)},
             self.workload.event,
             self.uncounted,
             self.doomed,
         )
         return ledger.ledger(observations)
 
+    def _hosts(self) -> dict[str, list[str]]:
+        """Return the gRPC services that each service of mesh.toml serves."""
+        return {
+            name: [one.name for one in topology.served(self.manifest, self.contract, name)]
+            for name in self.manifest.services
+        }
+
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Broker]:
         named = msgspec.structs.replace(self.manifest, broker=self._broker)
-        broker = Broker(service_events.broker_settings(named, "mesh chaos"), "mesh-chaos")
+        broker = Broker(service_events.broker_settings(named, identity_keys.OPERATOR), "mesh-chaos")
         broker.start()
         try:
             await asyncio.wait_for(broker.ready(), START_TIMEOUT)

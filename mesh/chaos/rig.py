@@ -56,6 +56,7 @@ class Options:
         postgresql: Give every service that has a database one in a PostgreSQL.
         keep: Folder of state, databases and log; "": a temporary folder, which is kept after a failure only.
         patience: Time for recovery and deliveries at the end, as ``"120s"``.
+        people: Attack edge and sidecars meanwhile, beside an honest client.
         uncounted: Methods that do not write for each of their events, so their effects cannot be counted.
     """
 
@@ -74,6 +75,7 @@ class Options:
     postgresql: bool
     keep: str
     patience: str
+    people: bool
     uncounted: tuple[str, ...]
 
 
@@ -107,7 +109,7 @@ def run(file: Path | None, options: Options) -> int:
         server = Postgresql(folder / "postgresql") if options.postgresql else None
         environment = _environment(found, folder, server, workers=options.workers)
         os.environ.update(environment)  # for `load`, as for every process of the mesh
-        manifest, contract = project.load(file)
+        manifest, contract = project.load(file, lambda _: True)
         try:
             experiment = _experiment(manifest, contract, options, limits, server)
         except UncountableError as error:
@@ -229,6 +231,7 @@ def _experiment(
     return Experiment(
         manifest, contract, workload, targets, databases, outages, seed, limits,
         uncounted={_named(name, called) for name in options.uncounted}, doomed=doomed if options.endings else None,
+        people=options.people,
     )  # fmt: skip
 
 

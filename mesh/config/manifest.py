@@ -11,17 +11,19 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import msgspec
 
 from mesh.address import ANY, reachable, split
+from mesh.config import secrets
 from mesh.config.edge import CorsConfig, RateLimitConfig, cors_faults, metadata_faults, proxy_faults
 from mesh.config.environment import override
 from mesh.config.events import EventsConfig, broker_faults, events_faults
 from mesh.config.lambda_function import LambdaConfig, LambdaFunction, read, stray
+from mesh.config.secret_store import SecretStore
 from mesh.config.tls import KeysConfig, TlsFiles, TlsMode, keys_faults, local, name_faults, secured, tls_faults
 from mesh.config.values import Duration, Rate, Size, TimeLimit
 from mesh.config.workers import WorkersConfig, workers_faults
@@ -40,6 +42,8 @@ RESERVED = frozenset({"broker", "edge", "keys", "operator"})
 """Names of a mesh's own components and of its operator. A service has none of them."""
 _MIN_LIVENESS_TIMEOUT = 1.0
 """Seconds. A shorter pause of an event loop is usual on a busy machine."""
+SECRETS_FOLDER = "/run/secrets"
+"""Folder with a file for each secret, where Docker and Kubernetes mount them."""
 _FILES = ("credentials", "nkey", "ca", "certificate", "private_key")
 """Keys of ``[events]`` whose values are paths of files."""
 
@@ -168,6 +172,7 @@ class _ManifestFile(_Table, frozen=True):
     state: str = ".mesh"
     channel: str = "ngh2"
     liveness: TimeLimit = TimeLimit(10)
+    secrets: str = SECRETS_FOLDER
     broker: str = ""
     auth: AuthConfig | None = None
     edge: EdgeConfig | None = None
@@ -195,6 +200,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         keys: Signer of certificates.
         services: Services by name.
         lambdas: The Lambda functions among them, by name.
+        secret_names: Names of the secrets of each owner: a service, ``edge``, or "" for the rest.
+        secret_sources: Where secrets are looked up.
     """
 
     file: Path
@@ -212,6 +219,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     keys: KeysConfig
     services: dict[str, ServiceConfig]
     lambdas: dict[str, LambdaFunction] = {}
+    secret_names: dict[str, frozenset[str]] = {}
+    secret_sources: secrets.SecretSources
 
     @property
     def root(self) -> Path:
@@ -240,12 +249,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
+def no_secrets(owner: str) -> bool:  # noqa: ARG001 - see ``load``
+    """Return False: a command that needs no secrets looks up none."""
+    return False
+
+
+def load(
+    file: Path, environ: Mapping[str, str] | None = None, *, secrets_of: Callable[[str], bool] = no_secrets
+) -> Manifest:
     """Read mesh.toml and the environment.
 
     Args:
         file: Path of mesh.toml.
         environ: The environment; None: that of the process.
+        secrets_of: Whether to look up the secrets of an owner (``mesh.config.secrets.resolve``). A secret that is not
+            looked up has a valid value in its place.
 
     Raises:
         Faults: The file is missing or not TOML, or has an unknown key, a wrong type or an invalid value.
@@ -262,12 +280,17 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
     overrides = {
         name: value
         for name, value in environ.items()
-        if name.startswith(PREFIX) and not name.startswith(INTERNAL_PREFIX)
+        if name.startswith(PREFIX) and not name.startswith(INTERNAL_PREFIX) and not secrets.is_variable(name)
     }
     override(tables, _ManifestFile, ServiceConfig, overrides, PREFIX)
+    root = file.resolve().parent
+    folder, state = tables.get("secrets", SECRETS_FOLDER), tables.get("state", ".mesh")  # not checked yet
+    sources = secrets.SecretSources(environ, root / str(folder), SecretStore(root / str(state), environ))
+    secret_names, unresolved = secrets.resolve(tables, sources, secrets_of)
+    if unresolved:
+        raise Faults([_blamed(Fault(_where(place, keys), text), place, overrides) for keys, text in unresolved])
     parsed = _convert(tables, _ManifestFile, place, "", overrides)
     faults = list(_faults(parsed, place))
-    root = file.resolve().parent
     services: dict[str, ServiceConfig] = {}
     lambdas: dict[str, LambdaFunction] = {}
     cors = parsed.edge is not None and bool(parsed.edge.cors_rules.origins)
@@ -307,6 +330,8 @@ def load(file: Path, environ: Mapping[str, str] | None = None) -> Manifest:
         keys=parsed.keys,
         services=services,
         lambdas=lambdas,
+        secret_names=secret_names,
+        secret_sources=sources,
     )
 
 
@@ -413,7 +438,8 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
         yield from cors_faults(file.edge.cors_rules, f"{place} [edge] cors")
         yield from metadata_faults(file.edge.metadata, f"{place} [edge] metadata")
         yield from proxy_faults(file.edge.trusted_proxies, f"{place} [edge] trusted_proxies")
-    for key, paths in (("protos", file.protos), ("stubs", (file.stubs,)), ("state", (file.state,))):
+    folders = {"protos": file.protos, "stubs": (file.stubs,), "state": (file.state,), "secrets": (file.secrets,)}
+    for key, paths in folders.items():
         for path in paths:
             yield from _path_faults(f"{place} {key}", path)
     for key in _FILES:

@@ -1,4 +1,8 @@
-"""Identity keys of a mesh: one for each service of mesh.toml, and one for the edge."""
+"""Keys of a mesh, one of each kind for each service of mesh.toml, the edge and the operator.
+
+The identity key (``mesh.auth.key_files``) signs tokens and events, the NKEY (``mesh.events.broker.nkey_files``)
+authenticates at the broker. The operator is whoever runs ``mesh up``, ``mesh events`` and ``mesh chaos``.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,17 @@ from pathlib import Path
 
 from mesh.auth import key_files
 from mesh.config.manifest import Manifest
+from mesh.events.broker import nkey_files
 
-__all__ = ["ensure", "ensure_each"]
+__all__ = ["OPERATOR", "ensure", "ensure_each", "folder_of"]
+
+OPERATOR = "operator"
+"""Name of the operator's keys."""
+
+
+def folder_of(manifest: Manifest) -> Path:
+    """Return the folder of the keys that this machine has."""
+    return manifest.state / "identity"
 
 
 def ensure(manifest: Manifest) -> Path:
@@ -16,8 +29,9 @@ def ensure(manifest: Manifest) -> Path:
     Raises:
         Faults: The folder cannot be written.
     """
-    folder = manifest.state / "identity"
+    folder = folder_of(manifest)
     key_files.ensure(folder, _names(manifest))
+    nkey_files.ensure(folder, _names(manifest))
     return folder
 
 
@@ -30,9 +44,10 @@ def ensure_each(manifest: Manifest, folder: Path) -> Path:
     folders = {name: folder / name for name in _names(manifest)}
     for name, own in folders.items():
         key_files.ensure(own, [name])
+        nkey_files.ensure(own, [name])
     key_files.share(folders)
     return folder
 
 
 def _names(manifest: Manifest) -> list[str]:
-    return [*manifest.services, "edge"]
+    return [*manifest.services, "edge", OPERATOR]

@@ -30,13 +30,14 @@ class SilenceTimer:
     Args:
         timeout: Seconds without a response after which the process hangs.
         now: The time, seconds.
+        interval: Seconds between two checks; None: ``probe_interval``.
 
     Attributes:
         interval: Seconds after which the next check is due.
     """
 
-    def __init__(self, timeout: float, now: float) -> None:
-        self.interval = probe_interval(timeout)
+    def __init__(self, timeout: float, now: float, interval: float | None = None) -> None:
+        self.interval = probe_interval(timeout) if interval is None else interval
         self._timeout = timeout
         self._checked = now
         self._silent = 0.0
@@ -56,11 +57,20 @@ class SilenceTimer:
         return self._silent >= self._timeout
 
 
-def debugger_attached() -> bool:
-    """Whether a debugger of Python is attached to this process: it may stop the event loop at any time."""
+def debugger_attached(loop_thread: int) -> bool:
+    """Whether a debugger of Python is attached to this process: it may stop the event loop at any time.
+
+    Args:
+        loop_thread: Identifier of the event loop's thread (``threading.get_ident``).
+    """
     monitoring = getattr(sys, "monitoring", None)  # Python 3.12
-    return (
-        sys.gettrace() is not None
+    if (
+        sys.gettrace() is not None  # of this thread
         or "pydevd" in sys.modules  # debugpy, PyCharm
         or (monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None)
-    )
+    ):
+        return True
+    frame = sys._current_frames().get(loop_thread)  # noqa: SLF001 - the documented way
+    while frame is not None and frame.f_globals.get("__name__") != "bdb":  # breakpoint() stops in it
+        frame = frame.f_back
+    return frame is not None

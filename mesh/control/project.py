@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
     from mesh.config.manifest import Manifest
@@ -15,8 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["compile_contract", "load"]
 
 
-def load(file: Path) -> tuple[Manifest, Contract]:
+def load(file: Path, secrets_of: Callable[[str], bool] | None = None) -> tuple[Manifest, Contract]:
     """Return manifest and contract. Stubs that are not current are generated, and become importable.
+
+    Args:
+        file: mesh.toml.
+        secrets_of: Whether to look up the secrets of an owner (``mesh.config.manifest.load``); None: of nobody.
 
     Raises:
         Faults: The manifest or the contract has faults.
@@ -24,7 +30,7 @@ def load(file: Path) -> tuple[Manifest, Contract]:
     from mesh.config import manifest  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
     from mesh.contract import loader  # noqa: PLC0415 - protobuf is heavy, and --help needs none of it
 
-    found = manifest.load(file)
+    found = manifest.load(file, secrets_of=secrets_of or manifest.no_secrets)
     serves = {name for service in found.services.values() for name in service.serves}
     contract = loader.read(compile_contract(found), serves)
     for path in (str(found.root), str(found.stubs)):

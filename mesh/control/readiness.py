@@ -19,8 +19,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mesh.control.liveness import debugger_attached
-
 __all__ = [
     "FD_VARIABLE",
     "PROBE",
@@ -119,9 +117,13 @@ class ParentConnection:
         """Report why the component cannot start."""
         self._report({"failed": reason})
 
-    def alive(self) -> None:
-        """Answer a liveness probe. Call it on the event loop."""
-        self._report({"alive": True, "debugger": debugger_attached()})
+    def alive(self, *, debugger: bool) -> None:
+        """Answer a liveness probe.
+
+        Args:
+            debugger: Whether a debugger is attached to this process.
+        """
+        self._report({"alive": True, "debugger": debugger})
 
     def watch(
         self,

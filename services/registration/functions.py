@@ -14,7 +14,7 @@ from google.protobuf.empty_pb2 import Empty
 from registration.v1 import registration_pb2 as pb
 from sqlalchemy import select
 
-from mesh import Aborted, AlreadyExists, Context, InvalidArgument, PermissionDenied, Service, Unauthenticated
+from mesh import Aborted, AlreadyExists, Context, InvalidArgument, PermissionDenied, Secret, Service, Unauthenticated
 from services.registration import accounts, rules
 from services.registration.tables import ACTIVE, users
 
@@ -24,19 +24,22 @@ MAX_ATTEMPTS = 5
 """Attempts to make the first admin, when several replicas do it at once."""
 
 
+def _text(setting: object) -> str:
+    return setting.reveal() if isinstance(setting, Secret) else str(setting or "")
+
+
 async def startup(service: Service) -> None:
     """Make the first admin, if the settings name one. Replicas may start at the same time.
 
     Raises:
         ValueError: The settings are not valid.
     """
-    wanted = {field: str(service.settings.get(f"admin_{field}") or "") for field in ("name", "email", "password")}
+    wanted = {field: _text(service.settings.get(f"admin_{field}")) for field in ("name", "email", "password")}
     if not wanted["password"]:
         service.log.info(
-            "no first admin: set admin_password in [services.%s.settings], or "
-            "MESH_SERVICES_%s_SETTINGS_ADMIN_PASSWORD, to have one",
+            "no first admin: set the secret that admin_password of [services.%s.settings] names, for example "
+            "by `mesh secrets set admin_password`, to have one",
             service.name,
-            service.name.upper().replace("-", "_"),
         )
         return
     try:

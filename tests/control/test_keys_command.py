@@ -15,7 +15,7 @@ from mesh.certificates.leaf_files import current_leaf
 from mesh.certificates.rotation import SETTLE_TIME, Step
 from mesh.config import manifest
 from mesh.control import mesh_certificates
-from mesh.control.supervise.certificate_keeper import CertificateKeeper
+from mesh.control.component.certificate_keeper import CertificateKeeper
 
 TEXT = """
 name = "shop"

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import io
+import os
+import pdb  # noqa: T100 - what the test is about
 import sys
+import threading
 from types import ModuleType
 
 import pytest
@@ -39,14 +43,38 @@ def test_the_interval_is_a_few_seconds_at_most(timeout: float, interval: float) 
 
 
 def test_a_debugger_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = sys.gettrace()
+    before, here = sys.gettrace(), threading.get_ident()
     sys.settrace(None)
     try:
-        assert not debugger_attached()
+        assert not debugger_attached(here)
         sys.settrace(lambda *_: None)
-        assert debugger_attached()
+        assert debugger_attached(here)
         sys.settrace(None)
         monkeypatch.setitem(sys.modules, "pydevd", ModuleType("pydevd"))
-        assert debugger_attached()
+        assert debugger_attached(here)
     finally:
         sys.settrace(before)
+
+
+def test_breakpoint_in_another_thread_is_noticed() -> None:
+    reading, asked = os.pipe(), threading.Event()
+
+    class Terminal(io.StringIO):
+        def readline(self, _: int = -1) -> str:
+            asked.set()
+            return os.read(reading[0], 100).decode()
+
+    def function() -> None:
+        pdb.Pdb(stdin=Terminal(), stdout=io.StringIO(), nosigint=True).set_trace()
+        os.getpid()
+
+    thread = threading.Thread(target=function)
+    thread.start()
+    try:
+        assert asked.wait(20)
+        assert debugger_attached(thread.ident or 0)
+    finally:
+        os.write(reading[1], b"continue\n")
+        thread.join(20)
+        for end in reading:
+            os.close(end)

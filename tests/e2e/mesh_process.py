@@ -76,6 +76,11 @@ class Mesh:
                 env={**inherited, "MESH_STATE": str(state), **environ},
             )  # fmt: skip
 
+    @property
+    def operator(self) -> str:
+        """The file with which an operator authenticates at the broker."""
+        return str(self.state / "identity" / "operator.nkey")
+
     def ready(self) -> Mesh:
         """Wait until it says where it listens."""
         until = time.monotonic() + START

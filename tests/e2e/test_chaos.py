@@ -42,6 +42,19 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+def test_nothing_is_lost_while_people_attack_and_an_honest_client_is_served() -> None:
+    done = chaos("--people", "--kills", "3", "--duration", "25s", "--rate", "0.3", "--seed", "3", "--clients", "2")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "lost 0, doubled 0" in said
+    served, sent = re.search(r"^honest requests served: ([\d,]+) of ([\d,]+) ", said, re.MULTILINE).groups()
+    assert int(served.replace(",", "")) >= 0.99 * int(sent.replace(",", "")) > 0
+    attacks = re.findall(r"^(\S+) +\d+ +[\d,]+ +(?:connection|HTTP|gRPC|reset|GOAWAY)", said, re.MULTILINE)
+    assert attacks, said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_nothing_is_lost_with_a_postgresql_that_is_killed() -> None:
     done = chaos("--postgresql", "--kill", "databases", "--kills", "3", "--duration", "20s", "--seed", "1")
     said = done.stdout + done.stderr

@@ -129,7 +129,7 @@ class Caller:
 
 async def orders(mesh: Mesh, wanted: set[int]) -> list[int]:
     """Return the numbers of all orders in the stream, in its order, once all that are wanted are there."""
-    client = await nats.connect(mesh.running()["broker"])
+    client = await nats.connect(mesh.running()["broker"], nkeys_seed=mesh.operator)
     js = client.jetstream()
     try:
         async with asyncio.timeout(60):

@@ -66,7 +66,7 @@ def events(mesh: Mesh, count: int) -> list[Any]:
     """Return the first events of the stream, once there are so many, and check that there are no more."""
 
     async def read() -> list[Any]:
-        client = await nats.connect(mesh.running()["broker"])
+        client = await nats.connect(mesh.running()["broker"], nkeys_seed=mesh.operator)
         js = client.jetstream()
         async with asyncio.timeout(30):
             while (await js.stream_info("EVENTS")).state.messages < count:  # noqa: ASYNC110 - the broker tells nobody
@@ -144,7 +144,7 @@ class Load:
 
 async def numbers(mesh: Mesh, wanted: set[int]) -> list[int]:
     """Return the numbers of all orders in the stream, once all that are wanted are there."""
-    client = await nats.connect(mesh.running()["broker"])
+    client = await nats.connect(mesh.running()["broker"], nkeys_seed=mesh.operator)
     js = client.jetstream()
     async with asyncio.timeout(30):
         while True:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import stat
+from functools import partial
 from pathlib import Path
 
 import pytest
-from mesh_process import http, sample
+from mesh_process import children, http, sample
 
 
 @pytest.mark.timeout(180)
@@ -30,5 +32,49 @@ def test_state_is_private_under_an_open_umask(tmp_path: Path) -> None:
         assert http(f"{traces}/traces").status == 401
         assert http(f"{traces}/traces", token=mesh.running()["traces_secret"]).status == 200
         assert "other users of this machine" not in mesh.output()
+    finally:
+        assert mesh.stop() == 0
+
+
+@pytest.mark.timeout(180)
+def test_planted_secrets_reach_no_log_trace_or_file(tmp_path: Path) -> None:
+    """The password of an admin, that of a user, and the tokens of both are used in right and in wrong ways."""
+    admin, user = "planted-admin-secret", "planted-user-secret"
+    mesh = sample(
+        tmp_path / "state",
+        MESH_SERVICES_REGISTRATION_SETTINGS_ADMIN_PASSWORD="{secret:admin_password}",
+        MESH_SECRET_ADMIN_PASSWORD=admin,
+        MESH_SECRET_UNUSED="planted-unused-secret",
+    )
+    try:
+        mesh.ready()
+        planted = [admin.encode(), user.encode(), b"planted-"]
+        environments = b"".join(Path(f"/proc/{pid}/environ").read_bytes() for pid in children(mesh.process.pid))
+        assert b"planted-admin-secret" in environments
+        assert b"planted-unused-secret" not in environments
+        for name in ("Ada", "Ada"):  # the second one exists already
+            body = {"name": name, "email": "ada@example.com", "password": user}
+            assert http(f"{mesh.edge}/v1/users", "POST", body).status in (200, 409)
+        for name, password in (("admin", admin), ("Ada", user)):
+            login = partial(http, f"{mesh.edge}/v1/sessions", "POST", {"login": name, "password": password})
+            mesh.until(lambda login=login: login().status == 200)
+            answer = login()
+            planted += [token.encode() for key, token in answer.json.items() if "oken" in key and len(token) > 20]
+            assert http(f"{mesh.edge}/v1/users", token=answer.json["accessToken"]).status in (200, 403)
+            assert http(f"{mesh.edge}/v1/users", token=answer.json["accessToken"] + "x").status == 401
+            assert http(f"{mesh.edge}/v1/sessions", "POST", {"login": name, "password": f"{password}?"}).status == 401
+            assert http(f"{mesh.edge}/v1/sessions", "POST", {"login": name, "pasword": password}).status == 400
+        assert len(planted) > 4
+        running = mesh.running()
+        found = http(f"{running['traces']}/traces?limit=1000&wait=1", token=running["traces_secret"]).json["traces"]
+        assert len(found) > 8
+        shown = {"log": mesh.output().encode()}
+        for trace in found:
+            one = http(f"{running['traces']}/traces/{trace['trace_id']}", token=running["traces_secret"])
+            shown[f"trace {one.json['trace_id']} {trace['name']}"] = json.dumps(one.json).encode()
+        for path in mesh.state.rglob("*"):
+            if path.is_file() and "bytecode" not in path.parts:
+                shown[str(path)] = path.read_bytes()
+        assert [(place, secret) for place, text in shown.items() for secret in planted if secret in text] == []
     finally:
         assert mesh.stop() == 0

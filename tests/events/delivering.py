@@ -36,8 +36,8 @@ class Replica:
 
 
 @asynccontextmanager
-async def broker_at(url: str) -> AsyncIterator[Broker]:
-    broker = Broker(Settings(urls=(url,)), "test")
+async def broker_at(url: str | Settings) -> AsyncIterator[Broker]:
+    broker = Broker(Settings(urls=(url,)) if isinstance(url, str) else url, "test")
     broker.start()
     try:
         yield broker
@@ -48,9 +48,10 @@ async def broker_at(url: str) -> AsyncIterator[Broker]:
 @asynccontextmanager
 async def delivering(
     contract: Contract,
-    url: str,
+    url: str | Settings,
     functions: dict[str, Any],
     *,
+    name: str = "recorder",
     serves: str = RECORDER,
     settings: DeliverySettings | None = None,
     database: Any = None,
@@ -80,7 +81,7 @@ async def delivering(
     )
     try:
         async with broker_at(url) as broker:
-            delivery = Delivery(broker, "recorder", [service], sidecar.deliveries, settings or DeliverySettings())
+            delivery = Delivery(broker, name, [service], sidecar.deliveries, settings or DeliverySettings())
             delivery.start()
             try:
                 yield Replica(broker, delivery)

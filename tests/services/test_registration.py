@@ -447,10 +447,7 @@ async def test_the_first_admin_comes_from_the_settings(
                 assert "admin" in (await sample.identity("root", "correct horse")).roles
         finally:
             await sample.stop()
-    assert (
-        "set admin_password in [services.registration.settings], or MESH_SERVICES_REGISTRATION_SETTINGS_ADMIN_PASSWORD"
-        in caplog.text
-    )
+    assert "set the secret that admin_password of [services.registration.settings] names" in caplog.text
     wrong = Sample(*urls, **{**settings, "admin_name": "?"}, admin_password="correct horse")
     with pytest.raises(ValueError, match=r"^\[services.registration.settings\] admin_name: must have 3 to 32"):
         await wrong.start()

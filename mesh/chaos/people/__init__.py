@@ -1,8 +1,8 @@
 """Hostile and honest clients: how people, rather than crashes, put a mesh under load.
 
 ``attack_target`` names the server under attack, ``attacks`` lists the attackers, ``attack_process`` runs one of them in
-a process of its own, and ``honest_client`` measures the service that another client gets meanwhile.
-``mesh chaos --people``, ``benchmarks.abuse`` and ``tests/abuse`` share them.
+a process of its own, and ``honest_client`` measures the service that another client gets meanwhile. ``campaign`` is
+what ``mesh chaos --people`` runs; ``benchmarks.abuse`` and ``tests/abuse`` use the other modules too.
 
 - **An attacker keeps to HTTP, and to no manners.** Each frame and each head is valid. Nothing here sends a malformed
   message: the aim is load, not the parser.

@@ -29,6 +29,7 @@ class AttackTarget:
         costly: Path of a costly POST.
         costly_bodies: Bodies of its requests, used in turn.
         rate: Costly requests a second that are offered.
+        reuse: Whether a body may be sent again. Otherwise the offer ends with the bodies.
     """
 
     host: str
@@ -44,6 +45,7 @@ class AttackTarget:
     costly: str = ""
     costly_bodies: tuple[str, ...] = ()
     rate: float = 0.0
+    reuse: bool = True
 
     @property
     def authority(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -106,6 +107,7 @@ class HonestClient:
         self, target: AttackTarget, requests: Sequence[HonestRequest], *, timeout: float = 10.0, retry: bool = False
     ) -> None:
         self.served = Served()
+        self._stopped = False
         self._target = target
         self._requests = requests
         self._timeout = timeout
@@ -114,25 +116,31 @@ class HonestClient:
         self._connecting = asyncio.Lock()
         self._waiting: dict[tuple[Http2Client, int], asyncio.Future[int]] = {}
 
-    async def run(self, duration: float, rate: float = RATE) -> Served:
-        """Send requests for ``duration`` seconds, wait for their responses, and return how it was served."""
+    async def run(self, duration: float = math.inf, rate: float = RATE) -> Served:
+        """Send requests for ``duration`` seconds or until ``stop``; wait for the responses.
+
+        Returns:
+            How it was served.
+        """
         start = monotonic()
-        tasks = []
         try:
-            for number in itertools.count():
-                due = start + number / rate
-                if due >= start + duration:
-                    break
-                await asyncio.sleep(max(0.0, due - monotonic()))
-                tasks.append(asyncio.create_task(self._send(self._requests[number % len(self._requests)])))
-            await asyncio.gather(*tasks)
+            async with asyncio.TaskGroup() as group:
+                for number in itertools.count():
+                    due = start + number / rate
+                    if due >= start + duration:
+                        break
+                    await asyncio.sleep(max(0.0, due - monotonic()))
+                    if self._stopped:
+                        break
+                    group.create_task(self._send(self._requests[number % len(self._requests)]))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             if self._client is not None:
                 self._client.close()
         return self.served
+
+    def stop(self) -> None:
+        """Send no further request."""
+        self._stopped = True
 
     async def _send(self, request: HonestRequest) -> None:
         start, status, delay = monotonic(), 0, RETRY_DELAY

@@ -25,7 +25,7 @@ async def offer(target: AttackTarget, observed: Observed) -> None:
     chance = random.Random(1)  # noqa: S311 - the same load in each run
     due = monotonic()
     async with asyncio.TaskGroup() as group:
-        for number in itertools.count():
+        for number in itertools.count() if target.reuse else range(len(target.costly_bodies)):
             due += chance.expovariate(target.rate)
             await asyncio.sleep(max(0.0, due - monotonic()))
             group.create_task(send_costly(target, observed, number))

@@ -18,14 +18,16 @@ import msgspec
 from mesh.config.manifest import Manifest
 from mesh.config.values import Duration
 from mesh.contract.model import Contract
-from mesh.control import project, run_state
+from mesh.control import identity_keys, project, run_state
 from mesh.control.commands import invoke
 from mesh.control.component import service_events
 from mesh.control.text_table import table
 from mesh.errors import StatusError
 from mesh.events import subjects
 from mesh.events.broker import history, streams
-from mesh.events.broker.broker import Broker
+from mesh.events.broker.broker import Broker, Settings
+from mesh.events.broker.nats_connection import BROKER_ERRORS
+from mesh.events.broker.streams import StreamError
 from mesh.events.cloudevents import Event, made_at, new_id
 from mesh.events.consume import redrive_replay
 from mesh.events.consume.consumers import Consumer, consumers_of
@@ -35,13 +37,14 @@ from mesh.faults import Fault, Faults
 from mesh.message_methods import parser, serialize
 from mesh.protojson.codec import Codecs
 from mesh.protojson.wellknown import JsonEncodeError
+from mesh.redaction import redact
 from mesh.text import json_for
 
 if TYPE_CHECKING:
     from mesh.events.broker.history import StreamMessage
     from mesh.events.broker.nats_connection import NatsConnection
 
-__all__ = ["dead", "discard", "list_", "publish", "redrive", "replay", "show", "tail"]
+__all__ = ["dead", "discard", "list_", "make_streams", "publish", "redrive", "replay", "show", "tail"]
 
 _CODECS = Codecs()
 CONNECT_TIMEOUT = 5.0
@@ -226,11 +229,23 @@ def replay(file: Path, method: str, *, since: str) -> int:
     return _run_with_broker(file, run)
 
 
+def make_streams(file: Path) -> int:
+    """Make the streams of the broker, or change them to the settings of mesh.toml."""
+    manifest, _ = project.load(file)
+    settings = _settings(manifest)
+    try:
+        asyncio.run(Broker(settings, "mesh-events").make_streams())
+    except (StreamError, *BROKER_ERRORS) as error:
+        raise Faults([Fault("broker", str(error) or type(error).__name__)]) from None
+    print(f"the broker has the streams {', '.join(one.name or '' for one in streams.configs(settings.retention))}")
+    return 0
+
+
 # -- parts --
 
 
 def _run_with_broker(file: Path, run: Callable[[_BrokerSession], Awaitable[int]]) -> int:
-    manifest, contract = project.load(file)
+    manifest, contract = project.load(file, lambda owner: not owner)
 
     async def inside() -> int:
         async with _session(manifest, contract) as session:
@@ -249,13 +264,7 @@ async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_Bro
     Raises:
         Faults: There is no broker, or it cannot be reached.
     """
-    mesh = run_state.running(manifest.state)
-    url = manifest.broker or (mesh.broker if mesh is not None else "")
-    if not url:
-        raise Faults([Fault(str(manifest.file), "the mesh does not run, and no broker is named; start it: mesh up")])
-    broker = Broker(
-        service_events.broker_settings(msgspec.structs.replace(manifest, broker=url), "mesh events"), "mesh-events"
-    )
+    broker = Broker(_settings(manifest), "mesh-events")
     broker.start()
     try:
         try:
@@ -266,6 +275,19 @@ async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_Bro
         yield _BrokerSession(contract, broker, connection, consumers)
     finally:
         await broker.stop()
+
+
+def _settings(manifest: Manifest) -> Settings:
+    """Return the operator's connection to the broker of mesh.toml, or to that of the running mesh.
+
+    Raises:
+        Faults: There is no broker.
+    """
+    mesh = run_state.running(manifest.state)
+    url = manifest.broker or (mesh.broker if mesh is not None else "")
+    if not url:
+        raise Faults([Fault(str(manifest.file), "the mesh does not run, and no broker is named; start it: mesh up")])
+    return service_events.broker_settings(msgspec.structs.replace(manifest, broker=url), identity_keys.OPERATOR)
 
 
 def _type(session: _BrokerSession, text: str) -> str:
@@ -392,6 +414,7 @@ def _json(contract: Contract, event: StreamMessage, indent: int | None = None) -
         return f"({len(event.data)} bytes of a type that the contract does not have)"
     try:
         message: Any = parser(declared.message)(event.data)
+        redact(message)
     except Exception:  # noqa: BLE001 - bytes of another publisher
         return f"({len(event.data)} bytes that are no {declared.name})"
     try:

@@ -23,6 +23,7 @@ def run(options: argparse.Namespace, file: Path) -> int:
         "tail": lambda: events_actions.tail(file, type=options.type, key=options.key),
         "show": lambda: events_actions.show(file, options.event, type=options.type, key=options.key),
         "publish": lambda: events_actions.publish(file, options.type, options.data),
+        "streams": lambda: events_actions.make_streams(file),
         "replay": lambda: events_actions.replay(file, options.method, since=options.since),
         "dead": lambda: events_actions.dead(file, method=options.method),
         "redrive": lambda: events_actions.redrive(file, options.numbers, method=options.method, every=options.all),
@@ -73,6 +74,7 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, run_comm
     parser = made("replay", "deliver past events to a method again", _REPLAY)
     parser.add_argument("method", metavar="METHOD", help="a method with an event or a change as its trigger")
     parser.add_argument("--since", default="", metavar="WHEN", help=f"{ago}; default: all stored events")
+    made("streams", "make the streams, with the settings of mesh.toml", _STREAMS)
     parser = made("dead", "list, redrive or discard dead letters", _DEAD)
     parser.add_argument(
         "action", nargs="?", choices=("list", "redrive", "discard"), default="list", help="default: list"
@@ -103,6 +105,12 @@ Delivers every stored event or change that matches the method's trigger to this 
 event has its effect again, in order with new events of its key.
 
   mesh events replay login.v1.Login/OnUserRegistered --since 24h
+"""
+_STREAMS = """
+Makes the streams that the broker does not have, and changes those whose settings differ from [events] of mesh.toml.
+`mesh up` does so by itself. With another broker, run it when [events] has changed: services may not change a stream.
+
+  mesh events streams
 """
 _DEAD = """
 A dead letter is an event that a method could not process: with an error that no retry can mend, or after too many

@@ -1,4 +1,4 @@
-"""``mesh export``: the contract as an OpenAPI or AsyncAPI document."""
+"""``mesh export``: the contract as an OpenAPI or AsyncAPI document, and as the rights of users of a nats-server."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
+from mesh.control import identity_keys
 from mesh.control.commands import asyncapi as asyncapi_document
+from mesh.control.component import broker_users
 from mesh.edge.openapi import document as openapi_document
+from mesh.events.broker import authorization
 from mesh.faults import Fault, Faults
 from mesh.text import json_for
 
-__all__ = ["asyncapi", "openapi"]
+__all__ = ["asyncapi", "nats", "openapi"]
 
 
 def openapi(contract: Contract, out: Path | None, *, title: str, version: str, servers: Sequence[str]) -> int:
@@ -50,13 +54,39 @@ def asyncapi(contract: Contract, out: Path | None, *, title: str, version: str) 
     return _write(document, out, f"{len(document['channels'])} channels")
 
 
+def nats(manifest: Manifest, contract: Contract, out: Path | None, keys: Path | None) -> int:
+    """Write the users and rights of this mesh for a nats-server's configuration; returns the exit code.
+
+    Args:
+        manifest: The manifest.
+        contract: The contract.
+        out: The file; None: standard output.
+        keys: A folder with one folder of keys for each component; None: the keys of this machine, which are made.
+
+    Raises:
+        Faults: A key is missing or cannot be made, or the file cannot be written.
+    """
+    folders = None if keys is None else {name: keys / name for name in (*manifest.services, identity_keys.OPERATOR)}
+    users = broker_users.users(manifest, contract, identity_keys.ensure(manifest) if folders is None else folders)
+    text = authorization.block(users)
+    if out is None:
+        print(text, end="")
+        return 0
+    _write_text(text, out, f"{len(users)} users")
+    return 0
+
+
 def _write(document: Mapping[str, Any], out: Path | None, summary: str) -> int:
     if out is None:
         print(json_for(sys.stdout, document, indent=2))
         return 0
+    _write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", out, summary)
+    return 0
+
+
+def _write_text(text: str, out: Path, summary: str) -> None:
     try:
-        out.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise Faults([Fault(str(out), f"cannot be written: {error.strerror}")]) from None
     print(f"{out}: {summary}")
-    return 0

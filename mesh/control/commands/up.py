@@ -15,12 +15,13 @@ from pathlib import Path
 
 from mesh import database_url, private_files
 from mesh.address import bound_address, reachable
+from mesh.config import secrets
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control import deployment, file_rights, identity_keys, mesh_certificates, project, run_state, topology
+from mesh.control.component.certificate_keeper import CertificateKeeper
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.control.supervise import child_environment, listening_sockets, trace_collector
-from mesh.control.supervise.certificate_keeper import CertificateKeeper
 from mesh.control.supervise.child import Child, ComponentSpec
 from mesh.control.supervise.local_broker import BROKER, LocalBroker, local_broker
 from mesh.control.supervise.log_output import LogOutput
@@ -49,7 +50,7 @@ def run(file: Path, *, raw: bool, reload: bool = False, max_restart_delay: float
     """
     started_at = time.time()
     private_files.disable_core_dumps()
-    manifest, contract = project.load(file)
+    manifest, contract = project.load(file, lambda _: True)
     faults = deployment.combined_faults(manifest, contract)
     if faults:
         raise Faults(faults)
@@ -184,13 +185,16 @@ def _components(
     # -P: a folder `mesh` in the current directory must not hide the package.
     mesh = (sys.executable, "-P", "-m", "mesh")
     file = ("--file", str(manifest.file))
+    services = tuple(manifest.services)
     for name, needs in topology.dependencies(manifest, contract).items():
         yield ComponentSpec(
             name=name,
             command=(*mesh, "sidecar", name, *file),
             restart_arguments=("--no-migrations",) if reload else (),
             listener=listeners[name],
-            environment=partial(child_environment.for_service, name=name, services=tuple(manifest.services)),
+            environment=partial(
+                child_environment.for_service, name=name, services=services, secrets=_secret_variables(manifest, name)
+            ),
             needs=(*first, *needs),
             drain=manifest.services[name].drain,
             reloads=manifest.services[name].workers is not None,
@@ -200,10 +204,18 @@ def _components(
             name=EDGE,
             command=(*mesh, "edge", *file),
             listener=listeners[EDGE],
-            environment=partial(child_environment.for_edge, services=tuple(manifest.services)),
+            environment=partial(
+                child_environment.for_edge, services=services, secrets=_secret_variables(manifest, EDGE)
+            ),
             needs=tuple(manifest.services),
             drain=manifest.edge.drain,
         )
+
+
+def _secret_variables(manifest: Manifest, component: str) -> frozenset[str]:
+    """Return the environment variables of the secrets that a component uses."""
+    names = manifest.secret_names
+    return frozenset(map(secrets.variable, names.get("", frozenset()) | names.get(component, frozenset())))
 
 
 # -- the table that is shown when the mesh is ready --

@@ -34,6 +34,7 @@ from mesh.call import Call, Handler, Layer, chain
 from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control import file_rights
+from mesh.control.component import component_certificates
 from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.edge import Edge, OptionalLayers
@@ -118,6 +119,12 @@ class _SharedParts:
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
         self.signer = Signer(name, key_files.load(self.identity, name))
+        self.credentials = component_certificates.load(manifest, name)
+        self._renewing = (
+            None
+            if self.credentials is None
+            else asyncio.ensure_future(component_certificates.keep_current(self.credentials, manifest))
+        )
         self.outbound = Outbound(manifest)
         declared = None if name == EDGE else CallDeclarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))
@@ -128,6 +135,8 @@ class _SharedParts:
         return chain(self.telemetry.outbound, identified, carry, retry(), self.outbound)
 
     async def stop(self) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
         await self.outbound.close()
         await self.telemetry.shutdown()
 

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -24,7 +25,9 @@ from mesh import private_files
 from mesh.boundary import cancel_task
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
+from mesh.control.component.loop_watchdog import LoopWatchdog
 from mesh.control.component.signals import SignalReceiver
+from mesh.control.liveness import debugger_attached
 from mesh.control.project import load
 from mesh.control.readiness import STOP_MARGIN_SECONDS, ParentConnection
 from mesh.errors import RemoteError
@@ -84,15 +87,21 @@ def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -
     """
     import uvloop  # noqa: PLC0415 - only here
 
-    faulthandler.enable()  # SIGABRT, by which a hung process is ended, shows the stacks of all threads
+    with contextlib.suppress(OSError, RuntimeError):  # standard error is closed, or is no file
+        faulthandler.enable()  # SIGABRT, by which a hung process is ended, shows the stacks of all threads
     _raise_descriptors()
     private_files.disable_core_dumps()
     parent = ParentConnection.inherited()
     if parent.present:
         prepare_output("utf-8")  # `mesh up` reads it; the encoding of the user's terminal does not matter
     try:
-        manifest, contract = load(file)
+        own = name or "edge"
+        manifest, contract = load(file, lambda owner: owner in ("", own))
         _check_exists(manifest, name)
+        if manifest.keys.address:
+            from mesh.control.component import component_certificates  # noqa: PLC0415 - only with a signer
+
+            component_certificates.obtain(manifest, name or "edge")
     except Faults as faults:
         return _fail(parent, str(faults))
     if name is not None and name in manifest.lambdas and manifest.services[name].workers is None:
@@ -181,7 +190,11 @@ async def run_sidecar(
 
     drain = manifest.services[name].drain
     return await serve(
-        lambda: assembly.sidecar(manifest, contract, name, fd, main, migrate=migrate), parent, drain, signals
+        lambda: assembly.sidecar(manifest, contract, name, fd, main, migrate=migrate),
+        parent,
+        drain,
+        signals,
+        manifest.liveness.seconds,
     )
 
 
@@ -190,11 +203,18 @@ async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, paren
     from mesh.control.component import assembly  # noqa: PLC0415 - as above
 
     assert manifest.edge is not None  # noqa: S101 - checked before
-    return await serve(lambda: assembly.edge(manifest, contract, fd), parent, manifest.edge.drain)
+    edge = manifest.edge
+    return await serve(
+        lambda: assembly.edge(manifest, contract, fd), parent, edge.drain, liveness_timeout=manifest.liveness.seconds
+    )
 
 
 async def serve(
-    make: Callable[[], Component], parent: ParentConnection, drain: float, signals: SignalReceiver | None = None
+    make: Callable[[], Component],
+    parent: ParentConnection,
+    drain: float,
+    signals: SignalReceiver | None = None,
+    liveness_timeout: float | None = None,
 ) -> int:
     """Make a component, start it, report, wait for a signal, stop it.
 
@@ -203,6 +223,8 @@ async def serve(
         parent: Gets the readiness report.
         drain: Seconds that the shutdown may take.
         signals: Receives the signals, when the loop does not run in the main thread.
+        liveness_timeout: Seconds after which the process aborts itself if the loop does not turn and there is no
+            parent that would notice; None: never.
 
     Returns:
         The exit code: 0, or 1 when it could not start.
@@ -222,9 +244,14 @@ async def serve(
     def on_start() -> None:
         loop.call_soon_threadsafe(start_allowed.set)
 
+    loop_thread = threading.get_ident()
+
     def on_probe() -> None:
+        if debugger_attached(loop_thread):  # it may have stopped the event loop
+            parent.alive(debugger=True)
+            return
         with contextlib.suppress(RuntimeError):  # the event loop is closed: the process is about to end
-            loop.call_soon_threadsafe(parent.alive)
+            loop.call_soon_threadsafe(partial(parent.alive, debugger=False))
 
     def on_parent_exit() -> None:
         loop.call_soon_threadsafe(stop_requested.set)
@@ -232,6 +259,7 @@ async def serve(
     parent.watch(on_start, on_probe, on_parent_exit, drain + STOP_MARGIN_SECONDS)
     try:
         component = make()
+        LoopWatchdog(None if parent.present else liveness_timeout).start()
         _add_handlers(
             on_signal, stop, [number for number in _STOP_SIGNALS if signal.getsignal(number) in _DEFAULT_HANDLERS]
         )

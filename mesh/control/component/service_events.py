@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import topology
+from mesh.control import identity_keys, topology
 from mesh.errors import StatusError
-from mesh.events.broker.broker import Broker, Settings
+from mesh.events.broker import nkey_files
+from mesh.events.broker.broker import Broker, Settings, inbox_of
 from mesh.events.broker.streams import Retention
 from mesh.events.consume.delivery import Delivery, DeliverySettings
 from mesh.events.consume.outcome import RetryLimits
@@ -51,6 +52,12 @@ def needs_broker(manifest: Manifest, contract: Contract, name: str) -> bool:
 def broker_settings(manifest: Manifest, name: str) -> Settings:
     """Return the settings of the connection to the broker.
 
+    A component that mesh.toml gives no other credentials authenticates with its own NKEY, if there is one.
+
+    Args:
+        manifest: The manifest.
+        name: The service, or ``operator``.
+
     Raises:
         Faults: mesh.toml names no broker.
     """
@@ -65,13 +72,16 @@ def broker_settings(manifest: Manifest, name: str) -> Settings:
             ]
         )
     table = manifest.events
+    own = nkey_files.path_of(identity_keys.folder_of(manifest), name)
+    given = table.user or table.token or table.credentials or table.nkey
     return Settings(
         urls=tuple(url.strip() for url in manifest.broker.split(",")),
+        inbox=inbox_of(name),
         user=table.user,
         password=table.password,
         token=table.token,
         credentials=table.credentials,
-        nkey=table.nkey,
+        nkey=table.nkey or (str(own) if not given and own.is_file() else ""),
         ca=table.ca,
         certificate=table.certificate,
         private_key=table.private_key,

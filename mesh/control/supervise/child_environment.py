@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
+from mesh.config.secrets import VARIABLE_PREFIX
+
 __all__ = ["for_broker", "for_edge", "for_service"]
 
 _SERVICES = "MESH_SERVICES_"
@@ -24,33 +26,40 @@ _PROGRAM = re.compile(
 """Variables that programs need to run: search paths, locale, time zone, loader, runtime of Python and Go."""
 
 
-def for_service(environ: Mapping[str, str], name: str, services: Collection[str]) -> dict[str, str]:
-    """Return the environment of a service: all but the private values of other services.
+def for_service(
+    environ: Mapping[str, str], name: str, services: Collection[str], secrets: Collection[str] = ()
+) -> dict[str, str]:
+    """Return the environment of a service: all but the private values and secrets of other services.
 
     Args:
         environ: The environment of ``mesh up``, with what it adds.
         name: The service, by its name in mesh.toml.
         services: The names of all services.
+        secrets: Variables of the secrets that the service uses.
     """
     return {
         variable: value
         for variable, value in environ.items()
-        if (owner := _owner(variable, services)) is None or owner == name
+        if _owner(variable, services) in (None, name) and (not _is_secret(variable) or variable in secrets)
     }
 
 
-def for_edge(environ: Mapping[str, str], services: Collection[str]) -> dict[str, str]:
+def for_edge(environ: Mapping[str, str], services: Collection[str], secrets: Collection[str] = ()) -> dict[str, str]:
     """Return the environment of the edge: no private values of services, and no access to the broker."""
     return {
         variable: value
-        for variable, value in environ.items()
-        if _owner(variable, services) is None and not _BROKER_KEYS.match(variable)
+        for variable, value in for_service(environ, "", services, secrets).items()
+        if not _BROKER_KEYS.match(variable)
     }
 
 
 def for_broker(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the broker: what any program needs."""
     return {variable: value for variable, value in environ.items() if _PROGRAM.match(variable)}
+
+
+def _is_secret(variable: str) -> bool:
+    return variable.startswith(VARIABLE_PREFIX)
 
 
 def _owner(variable: str, services: Collection[str]) -> str | None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+
+import msgspec
 
 from mesh import address as addresses
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control.component.service_events import needs_broker
+from mesh.control import identity_keys
+from mesh.control.component import broker_users
+from mesh.control.component.service_events import broker_settings, needs_broker
 from mesh.control.supervise import child_environment, exec_with_parent, listening_sockets
 from mesh.control.supervise.child import ComponentSpec
 from mesh.events.broker import nats_server
+from mesh.events.broker.broker import Broker
+from mesh.events.broker.nats_connection import BROKER_ERRORS
+from mesh.events.broker.streams import StreamError
 from mesh.faults import Fault, Faults
 
-__all__ = ["BROKER", "LocalBroker", "local_broker", "needed"]
+__all__ = ["BROKER", "LocalBroker", "configure", "local_broker", "needed"]
 
 BROKER = "broker"
 """Component name of the broker."""
@@ -44,6 +52,20 @@ def needed(manifest: Manifest, contract: Contract) -> bool:
     return not manifest.broker and any(needs_broker(manifest, contract, name) for name in manifest.services)
 
 
+def configure(manifest: Manifest, contract: Contract) -> None:
+    """Write the configuration of a running broker anew, with the rights of another contract; it reads it at SIGHUP.
+
+    Raises:
+        Faults: A key cannot be made or read, or the file cannot be written.
+    """
+    folder = identity_keys.ensure(manifest)
+    storage = manifest.state / "nats"
+    try:
+        nats_server.configure(storage, broker_users.users(manifest, contract, folder))
+    except OSError as error:
+        raise Faults([Fault(str(storage), f"cannot be written: {error.strerror}")]) from None
+
+
 def local_broker(manifest: Manifest, contract: Contract) -> LocalBroker | None:
     """Return the broker to run, or None when ``needed`` says that there is none to run.
 
@@ -59,19 +81,35 @@ def local_broker(manifest: Manifest, contract: Contract) -> LocalBroker | None:
     host, port = addresses.split(address)
     storage = manifest.state / "nats"
     try:
-        words = nats_server.command(storage, host, port)
+        words = nats_server.command(
+            storage, host, port, broker_users.users(manifest, contract, identity_keys.folder_of(manifest))
+        )
     except nats_server.ServerError as error:
         raise Faults([Fault(f"{manifest.file.name} broker", str(error))]) from None
     except OSError as error:
         raise Faults([Fault(str(storage), f"cannot be written: {error.strerror}")]) from None
     reachable = addresses.reachable(address)
+    url = f"nats://{reachable}"
+    named = msgspec.structs.replace(manifest, broker=url)
+    operator = Broker(broker_settings(named, identity_keys.OPERATOR), "mesh-up")
     component = ComponentSpec(
         name=BROKER,
         command=exec_with_parent.command(str(storage / "lock"), words),
         listener=None,
         environment=child_environment.for_broker,
-        probe=lambda: nats_server.ready(*addresses.split(reachable)),
+        probe=lambda: _ready(operator, reachable),
         format_line=nats_server.shown,
         needs_restart=nats_server.broken,
     )
     return LocalBroker(component, reachable, str(storage))
+
+
+async def _ready(operator: Broker, address: str) -> str:
+    """Return the address of the server once it responds and has the streams as mesh.toml wants them.
+
+    Services may make a stream, and not change one. A stream that the server refuses is reported by them.
+    """
+    bound = await nats_server.ready(*addresses.split(address))
+    with contextlib.suppress(StreamError, *BROKER_ERRORS):
+        await operator.make_streams()
+    return bound

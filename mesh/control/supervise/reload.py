@@ -292,6 +292,13 @@ class _Reloader:
             text = "the first event, schedule or change needs a broker: stop the mesh and start it again with `mesh up`"
             self._say([text], _MESH_UNCHANGED)
             return False
+        if local_broker.BROKER in self._children:
+            try:
+                local_broker.configure(manifest, contract)
+            except Faults as found:
+                self._say(found.faults, _MESH_UNCHANGED)
+                return False
+            self._children[local_broker.BROKER].reload()  # the rights apply to its open connections at once
         self._manifest, self._contract = manifest, contract
         drains = {name: float(config.drain) for name, config in manifest.services.items()}
         if manifest.edge is not None:

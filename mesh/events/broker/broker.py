@@ -26,7 +26,7 @@ from mesh.events.broker.nats_connection import BATCH, NatsConnection, Outgoing, 
 from mesh.events.broker.streams import Retention, StreamError
 from mesh.events.cloudevents import Event
 
-__all__ = ["Broker", "Settings", "away"]
+__all__ = ["Broker", "Settings", "away", "inbox_of"]
 
 log = logging.getLogger("mesh.events")
 
@@ -59,6 +59,7 @@ class Settings:
         token: Token instead of both.
         credentials: Path of a ``.creds`` file.
         nkey: Path of a file with an NKEY seed.
+        inbox: Prefix of the subjects on which responses arrive.
         ca: Path of the trusted CA certificates; ``""``: the system's.
         certificate: Path of the client certificate.
         private_key: Path of its private key.
@@ -71,10 +72,16 @@ class Settings:
     token: str = field(default="", repr=False)
     credentials: str = ""
     nkey: str = ""
+    inbox: str = "_INBOX"
     ca: str = ""
     certificate: str = ""
     private_key: str = ""
     retention: Retention = field(default_factory=Retention)
+
+
+def inbox_of(name: str) -> str:
+    """Return the prefix of a component's responses. Other components may not subscribe to it."""
+    return f"_INBOX.{name}"
 
 
 def away() -> Unavailable:
@@ -131,6 +138,18 @@ class Broker:
     def start(self) -> None:
         """Start to connect, on the running loop."""
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
+
+    async def make_streams(self) -> None:
+        """Connect once, make or update the streams, and disconnect.
+
+        Raises:
+            StreamError: The server refuses a stream.
+            nats.errors.Error: The server cannot be used.
+            OSError: The server cannot be reached.
+            TimeoutError: The server does not respond.
+        """
+        async with self._connect(self._settings.urls[0]):
+            return
 
     async def stop(self) -> None:
         """Send the queued messages, and disconnect for good."""
@@ -241,12 +260,16 @@ class Broker:
             if connection is not None:
                 connection.close()
 
+        async def failed(error: Exception) -> None:
+            if connection is not None:  # else ``connect`` raises it
+                connection.server_error(error)
+
         try:
             async with asyncio.timeout(2 * CONNECT_TIMEOUT):
-                await client.connect(**self._options(url), closed_cb=closed)
+                await client.connect(**self._options(url), closed_cb=closed, error_cb=failed)
                 connection = NatsConnection(client)
                 await connection.open()
-                await streams.ensure(connection.js, self._settings.retention)
+                await streams.ensure(connection, self._settings.retention)
             if client.is_closed:
                 connection.close()
             yield connection
@@ -281,7 +304,7 @@ class Broker:
             "reconnect_time_wait": 0.05,
             "connect_timeout": CONNECT_TIMEOUT,
             "ping_interval": PING_INTERVAL,
-            "error_cb": _ignore,
+            "inbox_prefix": settings.inbox,
             **credentials,
         }
 
@@ -312,10 +335,6 @@ def _release(client: Client) -> None:
     flusher = client._flusher_task  # noqa: SLF001 - as above
     if flusher is not None and flusher.done() and not flusher.cancelled():
         flusher.exception()
-
-
-async def _ignore(_: Exception) -> None:
-    """Ignore an error: one that breaks the connection ends it, and is logged there."""
 
 
 def _shown(parts: SplitResult) -> str:

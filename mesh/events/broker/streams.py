@@ -6,25 +6,32 @@ reason. A stream is never deleted to make it anew.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, NotFoundError
 
 from mesh.events import subjects
+from mesh.events.broker.nats_connection import DeniedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nats.js import JetStreamContext
+    from mesh.events.broker.nats_connection import NatsConnection
 
 __all__ = ["CHANGES", "DEAD", "EVENTS", "SCHEDULES", "TRIES", "Retention", "StreamError", "configs", "ensure"]
+
+log = logging.getLogger("mesh.events")
 
 EVENTS, CHANGES, SCHEDULES, DEAD, TRIES = "EVENTS", "CHANGES", "SCHEDULES", "DEAD", "TRIES"
 """Names of the streams."""
 DUPLICATE_WINDOW_SECONDS = 120.0
 """Seconds for which JetStream remembers message ids, to drop the copies that a relay publishes again after a crash."""
+
+
+_NOT_FOUND = 10059
+"""JetStream's error code for a stream that does not exist."""
 
 
 class StreamError(Exception):
@@ -84,25 +91,36 @@ def configs(retention: Retention) -> list[StreamConfig]:
     ]  # fmt: skip
 
 
-async def ensure(js: JetStreamContext, retention: Retention) -> None:
+async def ensure(connection: NatsConnection, retention: Retention) -> None:
     """Make every stream, or update its settings; any number of replicas may do it concurrently.
+
+    A service with the rights of ``mesh.events.rights`` may make a stream, and not update one. It uses the stream as it
+    is, and logs the difference.
 
     Raises:
         StreamError: The server refuses one; the text has its reason.
         nats.errors.Error: The server is away.
     """
     for wanted in configs(retention):
-        name = wanted.name or ""
-        try:
-            try:
-                found = (await js.stream_info(name)).config
-            except NotFoundError:
-                await js.add_stream(wanted)  # a second one with the same settings, by another replica, is no error
-                continue
-            if list(_differences(found, wanted)):
-                await js.update_stream(wanted)
-        except APIError as error:
-            raise StreamError(f"stream {name}: {error.description or error}") from error
+        name, body = wanted.name or "", wanted.as_dict()
+        found = await connection.request(f"STREAM.INFO.{name}")
+        if found.get("error", {}).get("err_code") == _NOT_FOUND:
+            # A second one with the same settings, by another replica, is no error.
+            found = await connection.request(f"STREAM.CREATE.{name}", body)
+        elif "error" not in found:
+            other = list(_differences(StreamConfig.from_response(found["config"]), wanted))
+            if other:
+                try:
+                    found = await connection.request(f"STREAM.UPDATE.{name}", body)
+                except DeniedError:
+                    log.warning(
+                        "the stream %s has other settings than [events] of mesh.toml (%s), and this service may not "
+                        "change them; `mesh events streams` does",
+                        name, ", ".join(other),
+                    )  # fmt: skip
+        error = found.get("error")
+        if error is not None:
+            raise StreamError(f"stream {name}: {error.get('description', error)}")
 
 
 def _differences(found: StreamConfig, wanted: StreamConfig) -> Iterator[str]:

@@ -97,14 +97,6 @@ class Consumer:
             case _:
                 assert_never(trigger)
 
-    def is_temporary(self, subject: str) -> bool:
-        """Whether a message is deleted after its acknowledgement, because its stream would keep it for ever.
-
-        This holds for redriven ticks. The ticks of a schedule replace each other, and the last one records when the
-        schedule fired. Events and changes expire by age.
-        """
-        return not self.ordered and subject != self.filters[0]
-
     def config(self, kept: float = 0.0) -> dict[str, Any]:
         """Return its settings on the broker; ``kept``: seconds that the stream keeps events, 0: without limit."""
         expires = kept and self.ordered

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mesh.events.broker.broker import Broker
     from mesh.events.broker.nats_connection import NatsConnection
 
-__all__ = ["Delivery", "DeliverySettings"]
+__all__ = ["Delivery", "DeliverySettings", "replica_channel"]
 
 log = logging.getLogger("mesh.events")
 
@@ -41,6 +41,11 @@ TICK_INTERVAL = 0.5
 """Seconds between two rounds of the loop."""
 PREPARE_RETRY_DELAY = 2.0
 """Seconds before the next attempt to make consumers and schedules that the broker refused."""
+
+
+def replica_channel(name: str) -> str:
+    """Return the subject of the heartbeats of a service's replicas; ``name`` is its name in mesh.toml."""
+    return f"mesh.replicas.{token_of(name)}"
 
 
 class Delivery:
@@ -65,7 +70,7 @@ class Delivery:
         self._broker = broker
         self._services = services
         self._replicas = assignment.LiveReplicas(uuid4().hex)
-        self._channel = f"mesh.replicas.{token_of(name)}"
+        self._channel = replica_channel(name)
         self.processor = Processor(broker, handlers, settings)
         self._readers = [
             ConsumerReader(consumer, self.processor.process, self._consumer_gone) for consumer in consumers_of(services)

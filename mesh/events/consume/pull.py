@@ -331,5 +331,3 @@ class ConsumerReader:
         if self._connection is not None and message is not None:
             with contextlib.suppress(*BROKER_ERRORS):
                 await self._connection.publish(message.reply, acknowledgement)
-                if acknowledgement is wire.ACK and self.consumer.is_temporary(message.subject):
-                    await self._connection.delete_soon(self.consumer.stream, message.sequence)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["REPLAY_OF", "consumer_for", "missing_reason", "redriven", "replayed", "with_event"]
 
 REPLAY_OF = "mesh-replay-of"
+TICK_TTL = "168h"
+"""Time that a redriven tick is kept. Its stream keeps messages for ever, and the service may not delete one."""
 
 
 def consumer_for(consumers: Iterable[Consumer], subject: str) -> Consumer | None:
@@ -44,6 +46,8 @@ def redriven(dead_letter: StreamMessage, consumers: Mapping[str, Consumer]) -> O
     if consumer is None:
         return None
     headers = {**original_headers(dead_letter.headers), MESSAGE_ID: f"redrive/{dead_letter.sequence}"}
+    if not consumer.ordered:
+        headers["Nats-TTL"] = TICK_TTL
     return Outgoing(_to(consumer, values.subject), headers, dead_letter.data)
 
 

@@ -167,9 +167,21 @@ async def ensure(connection: NatsConnection, services: Iterable[GrpcService]) ->
         async for subject in _stored_subjects(connection, f"{subjects.SCHEDULES}.{subjects.token_of(service.name)}.>"):
             if subject not in should:
                 log.info("the schedule %s is no longer declared", subject)
-                await connection.request(f"STREAM.PURGE.{streams.SCHEDULES}", {"filter": subject})
+                await _remove(connection, subject)
     for one in should.values():
         await _write(connection, one)
+
+
+async def _remove(connection: NatsConnection, subject: str) -> None:
+    """Replace a schedule by a message that expires at once. A service has no right to purge the stream of others.
+
+    Raises:
+        TickError: The broker refuses it; the text has its reason.
+        nats.errors.Error: The broker is away.
+    """
+    error = await connection.publish_acknowledged(subject, {"Nats-Rollup": "sub", "Nats-TTL": "1s"})
+    if error is not None:
+        raise TickError(f"the schedule {subject}, which is no longer declared: {error.get('description', error)}")
 
 
 async def broker_time(connection: NatsConnection) -> datetime:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import pickle
@@ -17,6 +18,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from mesh.secret import Secret
 from mesh.sidecar.workers import process_tag
 from mesh.sidecar.workers.frame_payloads import decoder
 from mesh.sidecar.workers.frames import FrameReader
@@ -127,7 +129,7 @@ class Spawner:
         finally:
             theirs.close()
         loop = asyncio.get_running_loop()
-        body = pickle.dumps(setup)  # settings may hold any TOML value, such as dates
+        body = _pickled(setup)
         ours.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         self._process = process
         self._reader = FrameReader()
@@ -247,6 +249,15 @@ class Spawner:
         self._processes.clear()
         if ran and self.on_lost is not None:
             self.on_lost()
+
+
+def _pickled(setup: WorkerSetup) -> bytes:
+    """Return the setup as bytes. Settings may hold any TOML value, such as dates, and secrets, which workers need."""
+    body = io.BytesIO()
+    pickler = pickle.Pickler(body)
+    pickler.dispatch_table = {Secret: lambda secret: (Secret, (secret.reveal(),))}
+    pickler.dump(setup)
+    return body.getvalue()
 
 
 def _resolve_end(process: SpawnedProcess, end: ProcessEnd) -> None:

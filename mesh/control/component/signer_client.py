@@ -1,0 +1,119 @@
+"""Client of the signer (``mesh keys serve``): requests a leaf over TLS that the roots of the identity folder verify."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from datetime import UTC, datetime
+
+from mesh.address import split
+from mesh.auth import key_files
+from mesh.certificates import leaf_files
+from mesh.certificates.credentials import CredentialFiles
+from mesh.certificates.signing import PendingRequest, SigningResponse
+from mesh.certificates.spiffe import SIGNER, CertificateError, peer_service
+from mesh.config.manifest import Manifest
+
+__all__ = ["AUTHORITY_PATH", "CERTIFICATES_PATH", "SignerClient"]
+
+CERTIFICATES_PATH = "/v1/certificates"
+"""Path of requests for a leaf (POST)."""
+AUTHORITY_PATH = "/v1/authority"
+"""Path of the round of the authority (GET)."""
+REQUEST_TIMEOUT = 5.0
+"""Seconds that connecting, and each read, may take."""
+MAX_RESPONSE_SIZE = 2**20
+
+
+class SignerClient:
+    """Client of one component. Its methods block.
+
+    Args:
+        manifest: The manifest; ``[keys] address`` names the signer.
+        name: Name of the component.
+
+    Raises:
+        Faults: The component's identity key cannot be read.
+    """
+
+    def __init__(self, manifest: Manifest, name: str) -> None:
+        self._mesh = manifest.name
+        self._name = name
+        self._address = manifest.keys.address
+        self._folder = manifest.state / "identity"
+        self._identity = key_files.load(self._folder, name)
+
+    def round(self) -> int:
+        """Return the authority's round.
+
+        Raises:
+            CertificateError: The signer cannot be reached, or is not that of this mesh.
+        """
+        body = self._request("GET", AUTHORITY_PATH, None)
+        try:
+            return int(json.loads(body)["round"])
+        except (ValueError, KeyError, TypeError):
+            raise CertificateError(f"{self._address}: the signer sent a malformed response") from None
+
+    def renew(self) -> int:
+        """Get a new leaf, and write it with the trusted roots; return the authority's round.
+
+        Raises:
+            CertificateError: The signer cannot be reached, is not that of this mesh, or refuses the request.
+            Faults: The identity folder cannot be written.
+        """
+        now = datetime.now(UTC)
+        held = leaf_files.current_leaf(self._folder, self._name, self._mesh)
+        pending = PendingRequest(
+            self._mesh, self._name, self._identity, now, None if held is None else held.serial_number
+        )
+        response = SigningResponse.from_json(self._request("POST", CERTIFICATES_PATH, pending.body))
+        pair = pending.accept(response, now)
+        leaf_files.write_roots(self._folder, response.roots)
+        leaf_files.write(self._folder, self._name, pair)
+        return response.round
+
+    def _request(self, method: str, path: str, body: bytes | None) -> bytes:
+        host, port = split(self._address)
+        connection = http.client.HTTPSConnection(host, port, timeout=REQUEST_TIMEOUT, context=self._context())
+        try:
+            connection.connect()
+            assert isinstance(connection.sock, ssl.SSLSocket)  # noqa: S101 - HTTPSConnection makes it
+            peer_service(connection.sock.getpeercert(binary_form=True) or b"", self._mesh, expected=SIGNER)
+            connection.request(method, path, body, {"content-type": "application/json"} if body else {})
+            response = connection.getresponse()
+            content = response.read(MAX_RESPONSE_SIZE)
+        except ssl.SSLCertVerificationError as error:
+            text = f"{self._address}: the signer's certificate is not trusted: {error.verify_message}"
+            raise CertificateError(f"{text}; make roots.pem of this component current: mesh keys --each") from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise CertificateError(f"{self._address}: the signer cannot be reached: {reason}") from None
+        finally:
+            connection.close()
+        if response.status != http.client.OK:
+            raise CertificateError(f"{self._address}: the signer refused: {_message(content)}")
+        return content
+
+    def _context(self) -> ssl.SSLContext:
+        """Return a context that trusts the roots of the identity folder. The name is checked after the handshake."""
+        path = CredentialFiles.of(self._folder, self._name).roots
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        try:
+            context.load_verify_locations(cadata=path.read_text("ascii"))
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            reason = getattr(error, "strerror", None) or str(error)
+            text = f"{path}: the trusted roots cannot be read: {reason}; `mesh keys --each` makes them"
+            raise CertificateError(text) from None
+        return context
+
+
+def _message(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["message"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode("utf-8", "replace")
