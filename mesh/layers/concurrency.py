@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Hashable, Iterator
 from math import inf
 from time import monotonic  # the clock of the event loops
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mesh.errors import Code, DeadlineExceeded, ResourceExhausted, StatusError
 from mesh.layers.adaptive_limit import AdaptiveLimit
@@ -25,7 +25,6 @@ from mesh.layers.timer_wheel import timer_wheel
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
-    from mesh.contract.model import Method
 
 __all__ = ["ConcurrencyLimit", "MethodUsage", "ShareKeys", "queue_full"]
 
@@ -188,6 +187,22 @@ class ConcurrencyLimit:
             waiter.admit()
 
 
+class _Method(Protocol):
+    """The part of ``mesh.contract.model.Method`` that the limit reads."""
+
+    @property
+    def client_streaming(self) -> bool:
+        """Whether the request is a stream."""
+
+    @property
+    def server_streaming(self) -> bool:
+        """Whether the response is a stream."""
+
+    @property
+    def no_time_limit(self) -> bool:
+        """Whether calls may take as long as they need."""
+
+
 class _MethodLoad:
     """Calls of one method, as the limit sees them.
 
@@ -200,7 +215,7 @@ class _MethodLoad:
 
     __slots__ = ("_limit", "_queue", "delay", "measured", "refused", "share")
 
-    def __init__(self, queue: FairQueue[_WaitingCall], method: Method) -> None:
+    def __init__(self, queue: FairQueue[_WaitingCall], method: _Method) -> None:
         self._queue = queue
         self._limit = AdaptiveLimit()
         self.share = Share()

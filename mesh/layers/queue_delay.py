@@ -2,10 +2,10 @@
 
 A pure data structure: it holds no clock. A burst is worth queueing: the calls are served in order, and nearly all in
 time. Under a standing overload a queue only makes every call late, until callers give up and the work for them is lost.
-So the method counts as overloaded when calls have waited longer than a target for ``INTERVAL``, without an interval in
-which none did. From then on a call waits for the target at most, and the newest call goes first, because its caller is
-the most likely to be still there (adaptive LIFO and controlled delay; B. Maurer, *Fail at Scale*, ACM Queue 13(8),
-2015; K. Nichols, V. Jacobson, *Controlling Queue Delay*, ACM Queue 10(5), 2012).
+So the method counts as overloaded when calls have waited longer than a target for ``OVERLOAD_INTERVAL``, without an
+interval in which none did. From then on a call waits for the target at most, and the newest call goes first, because its
+caller is the most likely to be still there (adaptive LIFO and controlled delay; B. Maurer, *Fail at Scale*, ACM Queue
+13(8), 2015; K. Nichols, V. Jacobson, *Controlling Queue Delay*, ACM Queue 10(5), 2012).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from math import inf
 
 __all__ = ["QueueDelay"]
 
-SHORTEST_TARGET = 0.02
+MIN_TARGET_DELAY = 0.02
 """Smallest target, seconds (the one of WeChat's overload control; Zhou et al., SoCC 2018)."""
 TARGET_SHARE = 0.5
 """Target as a share of the method's latency without congestion."""
-INTERVAL = 1.0
+OVERLOAD_INTERVAL = 1.0
 """Seconds after which long waits are an overload, and after which an overload without them has ended, at least."""
 INTERVAL_CALLS = 4
 """The same, as a multiple of the method's latency without congestion."""
-LONGEST_RETRY_DELAY = 30.0
+MAX_RETRY_DELAY = 30.0
 """Seconds of the longest delay that a refused caller is told."""
-SHORTEST_RETRY_DELAY = 0.1
+MIN_RETRY_DELAY = 0.1
 """Seconds of the shortest."""
 _AVERAGED_ENDS = 32
 """Calls in the moving average of the time between two ends."""
@@ -51,12 +51,12 @@ class QueueDelay:
     @property
     def target(self) -> float:
         """Longest wait under overload, seconds."""
-        return SHORTEST_TARGET if self.base == inf else max(SHORTEST_TARGET, TARGET_SHARE * self.base)
+        return MIN_TARGET_DELAY if self.base == inf else max(MIN_TARGET_DELAY, TARGET_SHARE * self.base)
 
     @property
     def interval(self) -> float:
         """Time of long waits that is an overload, and longest wait otherwise, seconds; infinite while unknown."""
-        return max(INTERVAL, INTERVAL_CALLS * self.base)
+        return max(OVERLOAD_INTERVAL, INTERVAL_CALLS * self.base)
 
     def ended(self, now: float, *, waiting: bool) -> None:
         """Note the end of a call.
@@ -97,4 +97,4 @@ class QueueDelay:
         While no call ends at all, it is the time for which none has.
         """
         silent = now - self._ended_at if self._saturated else 0.0
-        return min(LONGEST_RETRY_DELAY, max(SHORTEST_RETRY_DELAY, self.estimate(calls), silent))
+        return min(MAX_RETRY_DELAY, max(MIN_RETRY_DELAY, self.estimate(calls), silent))

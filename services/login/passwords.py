@@ -33,7 +33,7 @@ LONGEST_RAW = 8 * LONGEST
 """Limit of characters before Unicode normalization, which takes seconds for megabytes."""
 
 _hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
-LONGEST_WAIT = 1.0
+MAX_WAIT_DELAY = 1.0
 """Seconds that a hash may wait for a core, as estimated when it is asked for."""
 
 
@@ -47,7 +47,7 @@ class HashPool:
         longest_wait: Seconds that a hash may wait.
     """
 
-    def __init__(self, threads: int, longest_wait: float = LONGEST_WAIT) -> None:
+    def __init__(self, threads: int, longest_wait: float = MAX_WAIT_DELAY) -> None:
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="argon2")
         self._count = threads
         self._longest_wait = longest_wait

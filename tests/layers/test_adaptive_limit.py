@@ -10,7 +10,7 @@ from math import inf
 import pytest
 
 from mesh.layers.adaptive_limit import AdaptiveLimit
-from mesh.layers.queue_delay import INTERVAL, LONGEST_RETRY_DELAY, SHORTEST_TARGET, QueueDelay
+from mesh.layers.queue_delay import MAX_RETRY_DELAY, MIN_TARGET_DELAY, OVERLOAD_INTERVAL, QueueDelay
 
 Latency = Callable[[float, int], float]
 
@@ -135,12 +135,12 @@ class TestQueueDelay:
         delay.base = 0.04
         delay.waited(0.9, 100.0)
         assert not delay.overloaded(100.0)
-        assert delay.bound(100.0) == INTERVAL
+        assert delay.bound(100.0) == OVERLOAD_INTERVAL
         for tenth in range(1, 30):
             delay.waited(0.05, 100 + tenth / 10)
         assert delay.overloaded(103.0)
-        assert delay.bound(103.0) == SHORTEST_TARGET
-        assert not delay.overloaded(103.0 + INTERVAL), "no call has waited long for an interval"
+        assert delay.bound(103.0) == MIN_TARGET_DELAY
+        assert not delay.overloaded(103.0 + OVERLOAD_INTERVAL), "no call has waited long for an interval"
 
     def test_short_waits_are_no_overload(self) -> None:
         delay = QueueDelay()
@@ -162,7 +162,7 @@ class TestQueueDelay:
         assert delay.retry_delay(20, 103.9) == pytest.approx(2.0)
         assert delay.retry_delay(0, 103.9) == 0.1
         assert delay.retry_delay(1, 120.0) == pytest.approx(16.1), "nothing has ended for so long"
-        assert delay.retry_delay(1, 500.0) == LONGEST_RETRY_DELAY
+        assert delay.retry_delay(1, 500.0) == MAX_RETRY_DELAY
 
     def test_quiet_times_do_not_count_as_slowness(self) -> None:
         delay = QueueDelay()
