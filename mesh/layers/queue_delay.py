@@ -3,7 +3,7 @@
 A pure data structure: it holds no clock. A burst is worth queueing: the calls are served in order, and nearly all in
 time. Under a standing overload a queue only makes every call late, until callers give up and the work for them is lost.
 So the method counts as overloaded when calls have waited longer than a target for ``OVERLOAD_INTERVAL``, without an
-interval in which none did. From then on a call waits for the target at most, and the newest call goes first, because its
+interval in which none did. From then on a call waits for the target at most. The newest call goes first, because its
 caller is the most likely to be still there (adaptive LIFO and controlled delay; B. Maurer, *Fail at Scale*, ACM Queue
 13(8), 2015; K. Nichols, V. Jacobson, *Controlling Queue Delay*, ACM Queue 10(5), 2012).
 """
