@@ -45,6 +45,7 @@ class Source:
         timeout: Seconds from the beginning of a call to its deadline.
         warm: Seconds at the beginning that are not counted.
         connections: Connections that take turns.
+        callers: Instead of the rate: this many callers, each of which calls again when its call has ended.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Source:
     timeout: float
     warm: float = 0.0
     connections: int = 16
+    callers: int = 0
 
 
 @dataclass
@@ -94,6 +96,12 @@ def open_loop(address: str, sources: Sequence[Source]) -> list[Outcome]:
     if done.returncode:
         sys.exit(f"the load generator failed:\n{done.stderr}")
     return [Outcome(**found) for found in json.loads(done.stdout)]
+
+
+def closed_loop(address: str, path: str, message: str, *, callers: int, seconds: float) -> Outcome:
+    """Load a server with callers that wait for their responses: what it can do, and how fast it is without a queue."""
+    source = Source(path, message, 1, seconds, 10, 0.2, connections=callers, callers=callers)
+    return open_loop(address, [source])[0]
 
 
 class _Connection(asyncio.Protocol):
@@ -171,13 +179,17 @@ class _Sender:
             (b":authority", address.encode()), (b"content-type", b"application/grpc"), (b"te", b"trailers"),
         ]  # fmt: skip
         self._began = 0.0
+        self._turn = 0
+        self._pending: deque[tuple[float, _Connection, int]] = deque()
         self._sent = 0
         self._took: list[float] = []
         self._refused: list[float] = []
         self._statuses: Counter[str] = Counter()
 
     def ended(self, began: float, now: float, status: str) -> None:
-        """Count a call."""
+        """Count a call. A caller of a closed loop calls again."""
+        if self._source.callers:
+            asyncio.get_running_loop().call_soon(self._call_again)
         if began < self._began + self._source.warm:
             return
         took = now - began
@@ -194,30 +206,39 @@ class _Sender:
         source, loop = self._source, asyncio.get_running_loop()
         chance = random.Random(source.path)  # noqa: S311 - the same arrivals each time
         began = due = self._began = loop.time()
-        pending: deque[tuple[float, _Connection, int]] = deque()
-        turn = 0
-        while (now := loop.time()) < began + source.seconds or pending:
+        for _ in range(source.callers):
+            self._call_again()
+        while (now := loop.time()) < began + source.seconds or self._pending:
             used = set()
-            while due <= now and due < began + source.seconds:
-                connection = self._connections[turn % len(self._connections)]
-                turn += 1
-                left = max(1, int((due + source.timeout - now) * 1e6))
-                headers = [*self._headers, (b"grpc-timeout", b"%dm" % -(-left // 1000))]
-                pending.append(
-                    (due + source.timeout + SLACK, connection, connection.call(self, headers, self._body, due))
-                )
-                self._sent += due >= began + source.warm
-                used.add(connection)
+            while due <= now and due < began + source.seconds and not source.callers:
+                used.add(self._call(due, now))
                 due += chance.expovariate(source.rate)
-            while pending and pending[0][0] <= now:
-                _, connection, stream = pending.popleft()
+            while self._pending and self._pending[0][0] <= now:
+                _, connection, stream = self._pending.popleft()
                 connection.give_up(stream)
                 used.add(connection)
             for connection in used:
                 connection.flush()
+            if source.callers and now >= began + source.seconds:
+                break
             await asyncio.sleep(TICK)
         counted = source.seconds - source.warm
         return Outcome(self._sent, sorted(self._took), dict(self._statuses), sorted(self._refused), counted)
+
+    def _call(self, due: float, now: float) -> _Connection:
+        """Begin a call that was due at a time."""
+        connection = self._connections[self._turn % len(self._connections)]
+        self._turn += 1
+        left = max(1, int((due + self._source.timeout - now) * 1000))
+        stream = connection.call(self, [*self._headers, (b"grpc-timeout", b"%dm" % left)], self._body, due)
+        self._pending.append((due + self._source.timeout + SLACK, connection, stream))
+        self._sent += due >= self._began + self._source.warm
+        return connection
+
+    def _call_again(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._began + self._source.seconds:
+            self._call(now, now).flush()
 
 
 async def _run(address: str, sources: Sequence[Mapping[str, Any]]) -> list[Outcome]:
