@@ -349,8 +349,9 @@ def _pool(
 
 
 def _limit(config: EdgeConfig | ServiceConfig, share_keys: ShareKeys, common: _SharedParts) -> ConcurrencyLimit:
-    """Return the concurrency limit of a component, with its metrics."""
-    limit = ConcurrencyLimit(config.concurrency, config.queue, share_keys, adaptive=config.adaptive)
+    """Return the concurrency limit of a component, with its metrics. Before workers it has no queue; the pool has."""
+    queue = 0 if isinstance(config, ServiceConfig) and config.workers is not None else config.queue
+    limit = ConcurrencyLimit(config.concurrency, queue, share_keys, adaptive=config.adaptive)
     limit_metrics.register(limit, common.telemetry.meter_provider.get_meter("mesh.layers"))
     return limit
 
