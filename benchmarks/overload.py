@@ -1,4 +1,4 @@
-"""Goodput under overload: the part of its capacity that a service delivers in time, beside Envoy's adaptive concurrency.
+"""Goodput under overload: the part of its capacity that a service delivers in time, beside Envoy's adaptive limit.
 
     python -m benchmarks overload [--rounds 3]
 

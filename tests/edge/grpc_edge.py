@@ -77,7 +77,8 @@ async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> Async
         edge = Edge(
             contract, handler=chain(*outbound, inside), trace=trace, authenticate=authenticate,
             concurrency_limit=concurrency_limit,
-            stream_limit=ConcurrencyLimit(options.pop("streams", 100), 0), max_body=MAX,
+            stream_limit=ConcurrencyLimit(options.pop("streams", 100), 0), clients=options.pop("clients", None),
+            max_body=MAX,
             timeout=options.pop("timeout", 10.0),
             listen=lambda app: Listener(
                 app, "127.0.0.1:0", grpc=True, drain=options.pop("drain", 0.0), max_body=MAX + 2**20,

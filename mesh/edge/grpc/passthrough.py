@@ -18,6 +18,7 @@ from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.edge import refusals
 from mesh.edge.calls import HttpCall
+from mesh.edge.clients.client_stream import LARGE_SIZE
 from mesh.edge.grpc import exposed
 from mesh.errors import Internal, InvalidArgument, StatusError, Unimplemented
 from mesh.headers import CLIENT_CLAIMS, REQUEST_PREFIXES, without_owned
@@ -59,6 +60,8 @@ class GrpcCall(HttpCall):
         refusal: StatusError | None,
     ) -> None:
         super().__init__(scope, receive, send)
+        if inbound.method.client_streaming:
+            self.expect_messages()
         self.inbound = inbound
         self.refusal = refusal
         self.method = inbound.method
@@ -270,14 +273,28 @@ class _ForwardedCall(Call):
         if request is not None:
             return request
         try:
-            return await self._inbound.receive()
+            message = await self._inbound.receive()
         except Internal as error:  # malformed, which is the client's fault at the edge
             raise InvalidArgument(error.message) from None
+        if self.method.client_streaming:
+            self._call.release_request(incomplete=self._inbound.incomplete)
+        return message
 
     def send(self, message: bytes) -> Coroutine[Any, Any, None]:
         if not self.headers_sent:
             self._forward_headers()
-        return self._inbound.send(message)
+        return self._inbound.send(message) if len(message) <= LARGE_SIZE else self._send_large(message)
+
+    async def _send_large(self, message: bytes) -> None:
+        """Send a large message, counted until the client has read it; that of a unary call until the call ends."""
+        if self.method.server_streaming:
+            self._call.hold_response(len(message))
+            await self._inbound.send(message)
+            self._call.release_response()
+        else:
+            self._call.release_request()
+            self._call.hold_response(len(message))
+            await self._inbound.send(message)
 
     def send_headers(self) -> Coroutine[Any, Any, None]:
         if not self.headers_sent:
