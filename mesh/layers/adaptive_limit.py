@@ -8,8 +8,8 @@ until then, and none again once it has bound nobody for ``FORGET_DELAY``.
 
 Latency may grow for another reason: a dependency is slow, or the requests are larger. A lower limit would only refuse
 calls then. So every cut is a trial: if the latency of the calls that began after it has not followed the number of
-calls in progress, then the latency is the method's own now. The cut is taken back, and the latency becomes the base. A
-method that waits for I/O with hundreds of calls in progress is not limited.
+calls in progress, then throughput was lost, and the latency is the method's own now. The cut is taken back, and the
+latency becomes the base. A method that waits for I/O with hundreds of calls in progress is not limited.
 
 The base may have been measured during an overload, and would then allow too much. After the first cut, and from time to
 time while the limit binds, the limit is therefore halved as a trial of the same kind, and again as long as the
@@ -30,8 +30,8 @@ __all__ = ["AdaptiveLimit"]
 
 TOLERANCE = 1.5
 """Latency of a congested window, as a multiple of the base."""
-TOLERATED_DELAY = 0.01
-"""Seconds above the base that are never congestion: a busy event loop takes as long."""
+TOLERATED_DELAY = 0.03
+"""Seconds above the base that are never congestion. A busy event loop takes as long, and does the most work then."""
 WINDOW_SECONDS, WINDOW_CALLS = 0.5, 16
 """Time and calls of a window, at least."""
 LOWEST_LIMIT = 2
@@ -42,8 +42,9 @@ CONGESTED_WINDOWS = 2
 """Congested windows with ever more calls in progress that lead to the first cut."""
 CONCLUSIVE = 0.75
 """Calls in progress, as a share of those before a cut, from which the latency can be compared with the one before."""
-FOLLOWED = 1.15
-"""Ratio of calls in progress to latency, compared with that before a cut, up to which the throughput is unchanged."""
+KEPT, UNCHANGED = 0.8, 0.87
+"""Throughput after a cut, as a share of that before, from which the cut is kept, and from which it may be lower still.
+Throughput is the calls in progress divided by the latency (Little's law)."""
 TRIAL_WINDOWS = 20
 """Congestion-free windows under the limit after which it is halved as a trial."""
 MAX_BACKOFF = 16
@@ -129,8 +130,7 @@ class AdaptiveLimit:
             self._bound_at = now
         trial, self._trial = self._trial, None
         conclusive = trial is not None and running <= CONCLUSIVE * trial.running
-        if trial is not None and conclusive and latency > trial.latency * (1 + running / trial.running) / 2:
-            # The latency has not followed the number of calls in progress, not even half of the way.
+        if trial is not None and conclusive and running * trial.latency < KEPT * trial.running * latency:
             self._searching = False
             self.base = latency
             self.limit = trial.limit
@@ -150,7 +150,7 @@ class AdaptiveLimit:
                 self.limit = inf
                 self._searching = True
         elif trial is not None and conclusive and self._searching:
-            self._searching = latency * trial.running <= FOLLOWED * trial.latency * running
+            self._searching = running * trial.latency >= UNCHANGED * trial.running * latency
             if self._searching:
                 self._cut(self.limit / 2, latency, running, now)
         else:
