@@ -62,6 +62,7 @@ from mesh.sidecar.workers import preload
 from mesh.sidecar.workers.worker_pool import WorkerPool
 from mesh.sidecar.workers.worker_setup import WorkerSetup
 from mesh.telemetry import logs
+from mesh.telemetry.propagation import CallerTrace
 
 if TYPE_CHECKING:
     from mesh.database import Database
@@ -127,6 +128,7 @@ class _SharedParts:
             version=version("function-mesh"),
             default_endpoint=os.environ.get(TRACES_ENDPOINT_VARIABLE),
             default_secret=os.environ.get(TRACES_SECRET_VARIABLE, ""),
+            callers=_callers(manifest, name),
         )
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
@@ -152,6 +154,13 @@ class _SharedParts:
             self._renewing.cancel()
         await self.outbound.close()
         await self.telemetry.shutdown()
+
+
+def _callers(manifest: Manifest, name: str) -> CallerTrace:
+    """Return the meaning of the callers' trace context: services are trusted, clients of the edge by mesh.toml."""
+    if name != EDGE or manifest.edge is None:
+        return CallerTrace.TRUST
+    return CallerTrace(manifest.edge.client_trace)
 
 
 def _tokens(manifest: Manifest, contract: Contract, channel: Channel) -> TokenVerifier | None:
@@ -359,6 +368,7 @@ def _pool(
         spans=common.telemetry.export_worker_span,
         metrics=common.telemetry.record_measurement,
         publish=events.broker.publish if events is not None else None,
+        liveness_timeout=manifest.liveness.seconds,
     )
 
 

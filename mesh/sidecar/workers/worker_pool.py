@@ -73,6 +73,7 @@ class WorkerPool:
         spans: Records a span of a worker.
         metrics: Records metrics of a worker.
         publish: Publishes an event; None for a service without events.
+        liveness_timeout: Seconds after which a worker or fork server that does not respond is replaced; None: never.
 
     Attributes:
         spawner: The client of its fork server.
@@ -90,6 +91,7 @@ class WorkerPool:
         spans: Callable[[bytes], None],
         metrics: Callable[[bytes], None],
         publish: Callable[[Event], Awaitable[None]] | None = None,
+        liveness_timeout: float | None = None,
     ) -> None:
         self._module = setup.module
         self._spec = spec
@@ -109,6 +111,7 @@ class WorkerPool:
         self.spawner = Spawner(msgspec.structs.replace(setup, concurrency=spec.concurrency))
         self.lifecycle = WorkerLifecycle(
             self.spawner, SidecarBackend(contract, onward, spans, metrics, publishing), spec,
+            liveness_timeout=liveness_timeout,
             on_call_end=self._call_ended, on_capacity=self._dispatch, on_death=self._record_death,
         )  # fmt: skip
         self._tracer = trace.get_tracer("mesh.workers")
