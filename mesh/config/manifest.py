@@ -65,6 +65,7 @@ class EdgeConfig(_Table, frozen=True):
         timeout: Timeout of a unary call whose method declares none, and of the body of every request.
         concurrency: Unary calls to the services in progress at most.
         queue: Calls that may wait for a permit; 429 beyond that.
+        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
         streams: Open streams at most: streaming methods over HTTP, WebSocket and gRPC; 429 beyond that.
         streams_per_connection: Requests in progress on one connection of HTTP/2.
         connections: Connections at most. Near the limit, those of the clients that have most are closed, but none of a
@@ -92,6 +93,7 @@ class EdgeConfig(_Table, frozen=True):
     timeout: TimeLimit = TimeLimit(30)
     concurrency: int = 1000
     queue: int = 1000
+    adaptive: bool = True
     streams: int = 1000
     streams_per_connection: int = 128
     connections: int = 10_000
@@ -132,6 +134,7 @@ class ServiceConfig(LambdaConfig, frozen=True):
             module, if it exists.
         concurrency: Calls in progress at most.
         queue: Calls that may wait for a permit; RESOURCE_EXHAUSTED beyond that.
+        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
         max_message: Size limit of a message.
         drain: Time that a shutdown waits for calls in progress.
         workers: Processes that run its functions; absent: the sidecar's own process runs them.
@@ -149,6 +152,7 @@ class ServiceConfig(LambdaConfig, frozen=True):
     migrations: str = ""
     concurrency: int = 1000
     queue: int = 1000
+    adaptive: bool = True
     max_message: Size = Size(4 * 2**20)
     drain: Duration = Duration(10)
     workers: WorkersConfig | None = None
