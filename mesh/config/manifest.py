@@ -13,12 +13,13 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
 from mesh.address import ANY, reachable, split
 from mesh.config import secrets
+from mesh.config.auth import AuthConfig, auth_faults
 from mesh.config.edge import (
     CorsConfig,
     EdgeTlsConfig,
@@ -67,25 +68,6 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Table of mesh.toml that refuses unknown keys."""
 
 
-class AuthConfig(_Table, frozen=True):
-    """``[auth]``: verification of user tokens (JWT). Without the table no token is accepted.
-
-    Attributes:
-        issuer: Required ``iss`` of a token.
-        audience: Required ``aud`` of a token.
-        jwks: Source of the public keys: a URL, or a method of the mesh (``login.v1.Login/GetKeys``) with an empty
-            request that returns a JWK set (RFC 7517).
-        roles: Claim that lists the user's roles.
-        leeway: Tolerated clock difference.
-    """
-
-    issuer: str
-    audience: str
-    jwks: str
-    roles: str = "roles"
-    leeway: Duration = Duration(30)
-
-
 class EdgeConfig(_Table, frozen=True):
     """``[edge]``: the HTTP listener. Without the table the mesh has no edge.
 
@@ -95,6 +77,7 @@ class EdgeConfig(_Table, frozen=True):
         timeout: Timeout of a unary call whose method declares none, and of the body of every request.
         concurrency: Unary calls to the services in progress at most.
         queue: Calls that may wait for a permit; 429 beyond that.
+        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
         streams: Open streams at most: streaming methods over HTTP, WebSocket and gRPC; 429 beyond that.
         streams_per_connection: Requests in progress on one connection of HTTP/2.
         connections: Connections at most. Near the limit, those of the clients that have most are closed, but none of a
@@ -111,6 +94,11 @@ class EdgeConfig(_Table, frozen=True):
         ignore_unknown_fields: Ignore unknown JSON fields instead of refusing them with 400.
         rate_limit: Rate limits of one client.
         tls: HTTPS; None: plain HTTP.
+        client_trace: Meaning of a client's ``traceparent``: ``"link"`` begins a trace with a link to the client's,
+            ``"trust"`` continues it with its sampled flag, ``"restart"`` ignores it.
+        docs: Serve ``/docs`` and ``/openapi.json``.
+        reflection: Serve gRPC reflection.
+        health: Serve ``grpc.health.v1``. ``/healthz`` and ``/livez`` are served in any case.
     """
 
     listen: str = "127.0.0.1:8080"
@@ -118,6 +106,7 @@ class EdgeConfig(_Table, frozen=True):
     timeout: TimeLimit = TimeLimit(30)
     concurrency: int = 1000
     queue: int = 1000
+    adaptive: bool = True
     streams: int = 1000
     streams_per_connection: int = 128
     connections: int = 10_000
@@ -133,6 +122,10 @@ class EdgeConfig(_Table, frozen=True):
     ignore_unknown_fields: bool = False
     rate_limit: RateLimitConfig = RateLimitConfig()
     tls: EdgeTlsConfig | None = None
+    client_trace: Literal["link", "trust", "restart"] = "link"
+    docs: bool = True
+    reflection: bool = True
+    health: bool = True
 
     @property
     def cors_rules(self) -> CorsConfig:
@@ -155,6 +148,7 @@ class ServiceConfig(LambdaConfig, frozen=True):
             module, if it exists.
         concurrency: Calls in progress at most.
         queue: Calls that may wait for a permit; RESOURCE_EXHAUSTED beyond that.
+        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
         max_message: Size limit of a message.
         drain: Time that a shutdown waits for calls in progress.
         workers: Processes that run its functions; absent: the sidecar's own process runs them.
@@ -172,6 +166,7 @@ class ServiceConfig(LambdaConfig, frozen=True):
     migrations: str = ""
     concurrency: int = 1000
     queue: int = 1000
+    adaptive: bool = True
     max_message: Size = Size(4 * 2**20)
     drain: Duration = Duration(10)
     workers: WorkersConfig | None = None
@@ -498,6 +493,8 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
 
 
 def _security_faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
+    if file.auth is not None:
+        yield from auth_faults(file.auth, f"{place} [auth]")
     yield from name_faults(file.name, f"{place} name")
     yield from tls_faults(file.tls, f"{place} [tls]")
     yield from keys_faults(file.keys, f"{place} [keys]")

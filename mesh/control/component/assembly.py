@@ -33,7 +33,7 @@ from mesh.auth import (
     key_files,
 )
 from mesh.call import Call, Handler, Layer, chain
-from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
+from mesh.config.manifest import EdgeConfig, Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control import file_rights
 from mesh.control.component import component_certificates
@@ -51,7 +51,8 @@ from mesh.events.hops import carry
 from mesh.faults import Fault, Faults
 from mesh.function import module_spec
 from mesh.lambdas.handlers import functions_of, install
-from mesh.layers.concurrency import ConcurrencyLimit
+from mesh.layers import limit_metrics
+from mesh.layers.concurrency import ConcurrencyLimit, ShareKeys
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import retry
@@ -59,11 +60,12 @@ from mesh.rpc.client.target import Target
 from mesh.rpc.server.connection_guard import PublicLimits
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.sidecar.service_context import ServiceContext
-from mesh.sidecar.sidecar import Sidecar
+from mesh.sidecar.sidecar import Sidecar, caller_and_user
 from mesh.sidecar.workers import preload
 from mesh.sidecar.workers.worker_pool import WorkerPool
 from mesh.sidecar.workers.worker_setup import WorkerSetup
 from mesh.telemetry import logs
+from mesh.telemetry.propagation import CallerTrace
 
 if TYPE_CHECKING:
     from mesh.database import Database
@@ -129,6 +131,7 @@ class _SharedParts:
             version=version("function-mesh"),
             default_endpoint=os.environ.get(TRACES_ENDPOINT_VARIABLE),
             default_secret=os.environ.get(TRACES_SECRET_VARIABLE, ""),
+            callers=_callers(manifest, name),
         )
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
@@ -154,6 +157,13 @@ class _SharedParts:
             self._renewing.cancel()
         await self.outbound.close()
         await self.telemetry.shutdown()
+
+
+def _callers(manifest: Manifest, name: str) -> CallerTrace:
+    """Return the meaning of the callers' trace context: services are trusted, clients of the edge by mesh.toml."""
+    if name != EDGE or manifest.edge is None:
+        return CallerTrace.TRUST
+    return CallerTrace(manifest.edge.client_trace)
 
 
 def _tokens(manifest: Manifest, contract: Contract, channel: Channel) -> TokenVerifier | None:
@@ -245,7 +255,7 @@ class SidecarComponent:
             trace=common.telemetry.inbound,
             authenticate=authenticate(common.tokens, PeerVerifier(common.identity), common.tls.callers),
             authorize=authorize(contract, common.serves),
-            concurrency_limit=ConcurrencyLimit(config.concurrency, config.queue),
+            concurrency_limit=_limit(config, caller_and_user, common),
             listen=config.listen,
             fd=fd,
             max_message=int(config.max_message),
@@ -361,7 +371,16 @@ def _pool(
         spans=common.telemetry.export_worker_span,
         metrics=common.telemetry.record_measurement,
         publish=events.broker.publish if events is not None else None,
+        liveness_timeout=manifest.liveness.seconds,
     )
+
+
+def _limit(config: EdgeConfig | ServiceConfig, share_keys: ShareKeys, common: _SharedParts) -> ConcurrencyLimit:
+    """Return the concurrency limit of a component, with its metrics. Before workers it has no queue; the pool has."""
+    queue = 0 if isinstance(config, ServiceConfig) and config.workers is not None else config.queue
+    limit = ConcurrencyLimit(config.concurrency, queue, share_keys, adaptive=config.adaptive)
+    limit_metrics.register(limit, common.telemetry.meter_provider.get_meter("mesh.layers"))
+    return limit
 
 
 def _migrations(manifest: Manifest, config: ServiceConfig) -> Path | None:
@@ -401,7 +420,7 @@ class EdgeComponent:
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(common.tokens, None),
-            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue, share_keys),
+            concurrency_limit=_limit(table, share_keys, common),
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
