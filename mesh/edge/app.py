@@ -102,7 +102,7 @@ class EdgeApp:
         unary = chain(self._note_offer, concurrency_limit, granted)
         self._handler = chain(*_present(deadline, layers.header_forwarding, unary))
         open_stream = chain(*_present(deadline, layers.header_forwarding, handler))
-        self._pages = BuiltinPages(contract).handlers
+        self._pages = BuiltinPages(contract).handlers if layers.docs else {}
         self._max_body = max_body
         self._timeout = timeout
         self._in_progress: set[HttpCall] = set()
@@ -141,6 +141,7 @@ class EdgeApp:
             streams=chain(stream_limit, handler),
             max_message=max_body,
             timeout=timeout,
+            builtin=layers.builtin,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -56,7 +56,7 @@ class Holding:
         self.amount = 0
 
 
-class _Connection:
+class _ConnectionShare:
     __slots__ = ("holdings", "total")
 
     def __init__(self) -> None:
@@ -64,12 +64,12 @@ class _Connection:
         self.holdings: dict[Holding, None] = {}  # oldest first
 
 
-class _Client:
+class _ClientShare:
     __slots__ = ("connections", "total")
 
     def __init__(self) -> None:
         self.total = 0
-        self.connections: dict[Hashable, _Connection] = {}
+        self.connections: dict[Hashable, _ConnectionShare] = {}
 
 
 class FairBudget:
@@ -87,7 +87,7 @@ class FairBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self._clients: dict[Hashable, _Client] = {}
+        self._clients: dict[Hashable, _ClientShare] = {}
 
     def add(self, holding: Holding, amount: int) -> bool:
         """Let a holding hold more.
@@ -95,8 +95,8 @@ class FairBudget:
         Returns:
             False if it may not; then it holds nothing. Holdings of others may have been displaced.
         """
-        client = self._clients.setdefault(holding.client, _Client())
-        connection = client.connections.setdefault(holding.connection, _Connection())
+        client = self._clients.setdefault(holding.client, _ClientShare())
+        connection = client.connections.setdefault(holding.connection, _ConnectionShare())
         connection.holdings[holding] = None
         holding.amount += amount
         connection.total += amount
@@ -127,7 +127,7 @@ class FairBudget:
             if not client.connections:
                 del self._clients[holding.client]
 
-    def _victim(self, client: _Client, connection: _Connection) -> Holding | None:
+    def _victim(self, client: _ClientShare, connection: _ConnectionShare) -> Holding | None:
         """Return the holding to displace for one of this connection; None if its own share is the largest."""
         for other in nlargest(COMPARED, self._clients.values(), key=_total):
             if other.total <= client.total:
@@ -144,7 +144,7 @@ class FairBudget:
         return None
 
 
-def _displaceable(connections: Iterable[_Connection]) -> Holding | None:
+def _displaceable(connections: Iterable[_ConnectionShare]) -> Holding | None:
     """Return the largest holding that can be displaced, the newest of equal ones, of the first connection with one."""
     for connection in connections:
         found = max((one for one in reversed(connection.holdings) if one.owner.displaceable), key=_amount, default=None)

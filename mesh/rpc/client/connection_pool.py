@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import ssl
 from collections import deque
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from mesh.rpc.client.resolver import Endpoint
 
 if TYPE_CHECKING:
     from mesh.call import Call
+    from mesh.rpc.client.service_tls import ServiceTls
 
 __all__ = ["ConnectionPool"]
 
@@ -58,10 +58,11 @@ class _EndpointState:
         task: The attempt to connect that is in progress, or None.
         timer: The delay before the next attempt, or None.
         failures: Failed attempts in a row.
+        unused: Connections in a row that were lost without a response on them.
         reason: The last failure, for error messages.
     """
 
-    __slots__ = ("connection", "endpoint", "failures", "health", "reason", "task", "timer")
+    __slots__ = ("connection", "endpoint", "failures", "health", "reason", "task", "timer", "unused")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -70,6 +71,7 @@ class _EndpointState:
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.failures = 0
+        self.unused = 0
         self.reason = ""
 
     def stop(self) -> None:
@@ -84,7 +86,7 @@ class ConnectionPool:
 
     Args:
         addresses: ``host:port``, each an IP address or a name that may resolve to several.
-        tls: TLS context, or None for plain text.
+        tls: TLS to the service, or None for plain text.
         name: The service, for logs and metrics.
         breaker: The target's circuit breaker.
 
@@ -100,7 +102,7 @@ class ConnectionPool:
     def __init__(
         self,
         addresses: Sequence[str],
-        tls: ssl.SSLContext | None = None,
+        tls: ServiceTls | None = None,
         *,
         name: str = "",
         breaker: CircuitBreaker | None = None,
@@ -128,6 +130,8 @@ class ConnectionPool:
             breaker or CircuitBreaker(name),
             probe_headers(self.addresses[0], secure=tls is not None) if self.addresses else [],
         )
+        if tls is not None:
+            tls.subscribe(self._renew)
 
     def __str__(self) -> str:
         return ", ".join(self.addresses)
@@ -237,7 +241,7 @@ class ConnectionPool:
         """Give the connection no more calls, and replace it."""
         state = self._connections.get(connection)
         if state is not None and state.connection is connection:
-            self._replace(state, connection, "the server closed the connection")
+            self._replace(state, connection, connection.close_reason)
 
     def on_lost(self, connection: Connection, reason: str) -> None:
         """Forget the connection, and replace it unless that is in progress."""
@@ -274,7 +278,11 @@ class ConnectionPool:
                 self._connect(state)
 
     def _connect(self, state: _EndpointState) -> None:
-        state.timer = None
+        if state.timer is not None:
+            state.timer.cancel()
+            state.timer = None
+        if state.task is not None:  # of a renewal
+            return
         loop = asyncio.get_running_loop()
         state.task = loop.create_task(self._connect_endpoint(state), name=f"connect {state.endpoint}")
 
@@ -288,14 +296,24 @@ class ConnectionPool:
             return
         state.task = None
         if connection.draining:  # it was opened and lost in one turn of the loop
-            self._reconnect_later(state, "the server closed the connection")
+            self._reconnect(state, connection, connection.close_reason)
             return
-        state.connection = connection
+        previous, state.connection = state.connection, connection
         connection.health = state.health
         self._connections[connection] = state
         self._stop_reconnect_timer()
         self._update_ready()
         self.ejection.connected(state)
+        if previous is not None:
+            previous.drain()
+
+    def _renew(self) -> None:
+        """Replace each connection by one with new certificates. The old one serves until the new one is ready."""
+        if self._closed:
+            return
+        for state in self._endpoints.values():
+            if state.task is None and state.timer is None:
+                self._connect(state)
 
     def _reconnect_later(self, state: _EndpointState, reason: str) -> None:
         """Connect again after the backoff; fail the calls that wait if no endpoint is left."""
@@ -319,7 +337,15 @@ class ConnectionPool:
         self._update_ready()
         if self._endpoints.get(state.endpoint) is not state:
             return
-        if not connection.has_responded:  # a server that drops every connection is reconnected with backoff
+        self._reconnect(state, connection, reason)
+
+    def _reconnect(self, state: _EndpointState, connection: Connection, reason: str) -> None:
+        """Connect again after a connection was lost. A server that drops every connection gets a backoff.
+
+        One connection may be lost unused: a server that changes its certificates closes those that it has.
+        """
+        state.unused = 0 if connection.has_responded else state.unused + 1
+        if state.unused > 1:
             self._reconnect_later(state, reason)
             return
         state.failures = 0
@@ -409,7 +435,7 @@ class ConnectionPool:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
+    if not isinstance(error, OSError):
         return str(error)
     if isinstance(error, TimeoutError) and not error.errno:
         return f"no response within {CONNECT_TIMEOUT:g} s"

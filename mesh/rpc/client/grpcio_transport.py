@@ -2,7 +2,8 @@
 
 There is one grpcio channel for each address. grpcio resolves, connects and balances within it; this module picks among
 the channels. When all servers are lost after they have responded, calls wait for ``RECONNECT_TIMEOUT`` as they do in
-``connection_pool``; grpcio would fail them.
+``connection_pool``; grpcio would fail them. With TLS, a renewal makes new channels, because a channel keeps its
+credentials.
 
 It does not eject addresses. grpcio's own outlier detection (gRPC proposal A50) counts every status but OK, so errors of
 functions would eject healthy servers. Its keepalive does not find a frozen server quickly either: grpc's servers close
@@ -30,13 +31,20 @@ from mesh.errors import Code, DeadlineExceeded, StatusError, Unavailable
 from mesh.message_size import Side, too_large
 from mesh.rpc import status
 from mesh.rpc.client import resolver
-from mesh.rpc.client.connection_pool import BACKOFF_BASE_DELAY, BACKOFF_MAX_DELAY, RECONNECT_TIMEOUT
+from mesh.rpc.client.connection_pool import (
+    BACKOFF_BASE_DELAY,
+    BACKOFF_MAX_DELAY,
+    CONNECT_TIMEOUT,
+    RECONNECT_TIMEOUT,
+)
+from mesh.rpc.client.grpcio_credentials import grpcio_credentials, name_option
 from mesh.rpc.client.http2_stream import wrong_response_count
 from mesh.rpc.client.streaming_call import EOF
 
 if TYPE_CHECKING:
     from mesh.call import Call
     from mesh.rpc.client.circuit_breaker import CircuitBreaker
+    from mesh.rpc.client.service_tls import ServiceTls
 
 __all__ = ["GrpcioTransport"]
 
@@ -45,6 +53,10 @@ _READY = grpc.ChannelConnectivity.READY
 _POLL_INTERVAL = 0.02
 """Seconds between two looks at the channels while a call waits. A watch on them, as grpc.aio offers it, cannot be
 cancelled."""
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds for an attempt to connect with TLS."""
+RETIRED_TIMEOUT = 3600.0
+"""Seconds that calls over channels with old certificates may last after a renewal."""
 _CORE_TEXT = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$|^Stream removed")
 """Matches texts of grpcio's core about its connections, which name addresses. Nothing else tells them from a server's
 own texts."""
@@ -68,14 +80,18 @@ class _AddressChannel:
 
     __slots__ = ("address", "channel", "in_flight", "methods")
 
-    def __init__(self, address: str, options: Sequence[tuple[str, Any]]) -> None:
+    def __init__(self, address: str, tls: ServiceTls | None, options: Sequence[tuple[str, Any]]) -> None:
         host, port = resolver.split(address)
         scheme = "dns:///" if not resolver.is_static(address) else "ipv6:" if ":" in host else "ipv4:"
+        target = scheme + join(host.replace("%", "%25"), port)  # grpcio's own target is a URI
         self.address = address
-        self.channel = grpc.aio.insecure_channel(
-            scheme + join(host.replace("%", "%25"), port),  # grpcio's own target is a URI
-            options=[*options, ("grpc.default_authority", authority(address))],
-        )
+        if tls is None:
+            named = ("grpc.default_authority", authority(address))
+            self.channel = grpc.aio.insecure_channel(target, options=[*options, named])
+        else:
+            self.channel = grpc.aio.secure_channel(
+                target, grpcio_credentials(tls), options=[*options, name_option(tls)]
+            )
         self.in_flight = 0
         self.methods: dict[str, Any] = {}
 
@@ -92,23 +108,38 @@ class GrpcioTransport:
     Args:
         addresses: As for ``Target``.
         breaker: The target's circuit breaker.
+        tls: TLS to the service, or None for plain text.
         max_message: Largest message in bytes, for requests and responses.
         agent: First part of ``user-agent``; grpcio adds its own.
     """
 
-    def __init__(self, addresses: Sequence[str], breaker: CircuitBreaker, *, max_message: int, agent: bytes) -> None:
-        options = [
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        breaker: CircuitBreaker,
+        tls: ServiceTls | None = None,
+        *,
+        max_message: int,
+        agent: bytes,
+    ) -> None:
+        self._addresses = tuple(addresses)
+        self._tls = tls
+        self._options = [
             ("grpc.max_receive_message_length", max_message),
             ("grpc.max_send_message_length", -1),
             ("grpc.primary_user_agent", agent.decode()),
             ("grpc.initial_reconnect_backoff_ms", int(BACKOFF_BASE_DELAY * 1000)),
-            ("grpc.min_reconnect_backoff_ms", int(BACKOFF_BASE_DELAY * 1000)),
+            # Whatever its name says, it bounds each attempt to connect, and a handshake is slow on a busy machine.
+            ("grpc.min_reconnect_backoff_ms", int((HANDSHAKE_TIMEOUT if tls else BACKOFF_BASE_DELAY) * 1000)),
             ("grpc.max_reconnect_backoff_ms", int(BACKOFF_MAX_DELAY * 1000)),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ]
         self._breaker = breaker
-        self._channels = [_AddressChannel(address, options) for address in addresses]
+        self._channels = self._new_channels()
+        self._renewals: set[asyncio.Task[None]] = set()
+        if tls is not None:
+            tls.subscribe(self._renew)
         self._max_message = max_message
         self._has_responded = False  # one of the servers, since the last reconnect timeout
         self._lost_at: float | None = None
@@ -167,6 +198,8 @@ class GrpcioTransport:
     async def close(self) -> None:
         """Close the channels; calls in progress fail."""
         self._closed = True
+        for renewal in self._renewals:
+            renewal.cancel()
         for each in self._channels:
             await each.channel.close(None)
 
@@ -189,6 +222,29 @@ class GrpcioTransport:
             self._breaker.failed(call, error)
         elif self._breaker.has_failures:
             self._breaker.answered()
+
+    def _new_channels(self) -> list[_AddressChannel]:
+        return [_AddressChannel(address, self._tls, self._options) for address in self._addresses]
+
+    def _renew(self) -> None:
+        """Make channels with the new certificates."""
+        if not self._closed:
+            renewal = asyncio.get_running_loop().create_task(self._replace_channels(), name="renew channels")
+            self._renewals.add(renewal)
+            renewal.add_done_callback(self._renewals.discard)
+
+    async def _replace_channels(self) -> None:
+        """Use new channels as soon as one is connected; the old ones end with their calls."""
+        new, old = self._new_channels(), self._channels
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    while all(each.channel.get_state(try_to_connect=True) is not _READY for each in new):  # noqa: ASYNC110
+                        await asyncio.sleep(_POLL_INTERVAL)
+            if self._channels is old:
+                new, self._channels = old, new
+        finally:  # those that are not used: the old ones, or all after a second renewal or the end
+            await asyncio.gather(*(each.channel.close(RETIRED_TIMEOUT) for each in new))
 
     async def _send_requests(self, call: Call, grpc_call: Any) -> None:
         try:

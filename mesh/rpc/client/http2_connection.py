@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from ssl import SSLContext, SSLObject
+from ssl import SSLError, SSLObject
 from typing import Any, Protocol, cast
 
 import ngh2
@@ -24,6 +24,8 @@ from mesh.rpc.client.endpoint_health import EndpointHealth
 from mesh.rpc.client.http2_stream import Stream
 from mesh.rpc.client.reset_limiter import ResetLimiter
 from mesh.rpc.client.resolver import Endpoint, split
+from mesh.rpc.client.service_tls import ServiceTls
+from mesh.rpc.client.tls_errors import SpeaksTlsError, is_tls_alert, reason_of
 
 __all__ = ["Connection", "ConnectionOwner", "connect"]
 
@@ -116,6 +118,8 @@ class Connection(asyncio.Protocol):
         self._check_at = 0.0
         self._ping_sent_at: float | None = None
         self._keepalive_timer: asyncio.TimerHandle | None = None
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._received = False
         self._close_reason = ""
 
     @property
@@ -127,6 +131,11 @@ class Connection(asyncio.Protocol):
     def is_full(self) -> bool:
         """Whether the server takes no further stream now, whatever ``limit_streams`` says."""
         return self.draining or len(self.streams) >= self._server_max_streams
+
+    @property
+    def close_reason(self) -> str:
+        """Reason why the connection takes no new streams."""
+        return self._close_reason or "the server closed the connection"
 
     # -- streams --
 
@@ -248,6 +257,20 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def secure(self, tls: ServiceTls) -> None:
+        """Check the server after the handshake, and close the connection when a certificate of it expires.
+
+        Raises:
+            ConnectionError: It is another service, or does not speak HTTP/2.
+        """
+        secured: SSLObject | None = self._transport.get_extra_info("ssl_object") if self._transport else None
+        if secured is None:  # lost meanwhile; ``ready`` has the reason
+            return
+        if secured.selected_alpn_protocol() != "h2":
+            raise ConnectionError("it does not speak HTTP/2 (ALPN)")
+        seconds = tls.check(secured)
+        self._expiry_timer = self.loop.call_later(seconds, self.close, "a certificate of the connection has expired")
+
     # -- asyncio.Protocol --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -259,6 +282,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle bytes from the server."""
+        if not self._received:
+            self._received = True
+            if is_tls_alert(data):
+                self.abort(str(SpeaksTlsError()))
+                return
         try:
             self._h2.receive_data(data)
         except (ngh2.NGH2Error, ValueError) as error:
@@ -284,7 +312,9 @@ class Connection(asyncio.Protocol):
         if self._keepalive_timer is not None:
             self._keepalive_timer.cancel()
             self._keepalive_timer = None
-        reason = self._close_reason or (str(error).lower() if error else "closed by the server")
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+        reason = self._close_reason or _lost_text(error)
         streams, self.streams = self.streams, {}
         self._writers.clear()
         self._resets.stop()
@@ -426,34 +456,44 @@ class Connection(asyncio.Protocol):
         self._keepalive_timer = self.loop.call_at(when, self._check_keepalive)
 
 
+def _lost_text(error: Exception | None) -> str:
+    """Return why a connection was lost. With TLS 1.3 the refusal of a client's certificate comes this way."""
+    if isinstance(error, SSLError):
+        return reason_of(error)
+    return str(error).lower() if error else "closed by the server"
+
+
 def _goaway_text(error_code: int, debug: bytes) -> str:
     name = ErrorCode(error_code).name if error_code in ErrorCode.__members__.values() else str(error_code)
     return f"the server closed it with {name}" + (f": {debug[:200].decode('utf-8', 'replace')}" if debug else "")
 
 
-async def connect(endpoint: Endpoint, owner: ConnectionOwner, tls: SSLContext | None) -> Connection:
+async def connect(endpoint: Endpoint, owner: ConnectionOwner, tls: ServiceTls | None) -> Connection:
     """Return a connection that has received the server's SETTINGS.
 
     Args:
         endpoint: The endpoint to connect to.
         owner: Is told of the connection's changes.
-        tls: The TLS context (ALPN ``h2`` is set here), or None for plain text.
+        tls: TLS to the service, or None for plain text.
 
     Raises:
-        OSError: There is no connection, TLS fails, or the server does not speak HTTP/2.
+        OSError: There is no connection, TLS fails, the server is another service, or it does not speak HTTP/2.
     """
     loop = asyncio.get_running_loop()
-    if tls is not None:
-        tls.set_alpn_protocols(["h2"])
     name = split(endpoint.address)[0] if tls else None
-    _, connection = await loop.create_connection(
-        lambda: Connection(endpoint, owner), endpoint.host, endpoint.port, ssl=tls, server_hostname=name
-    )
     try:
-        transport = connection._transport  # noqa: SLF001 - same module
-        secured: SSLObject | None = transport.get_extra_info("ssl_object") if transport else None
-        if secured is not None and secured.selected_alpn_protocol() != "h2":
-            raise ConnectionError("it does not speak HTTP/2 (ALPN)")  # noqa: TRY301 - aborts like every failure
+        _, connection = await loop.create_connection(
+            lambda: Connection(endpoint, owner),
+            endpoint.host,
+            endpoint.port,
+            ssl=tls.context() if tls else None,
+            server_hostname=name,
+        )
+    except SSLError as error:
+        raise ConnectionError(reason_of(error)) from error
+    try:
+        if tls is not None:
+            connection.secure(tls)
         await connection.ready
     except BaseException:
         connection.abort("given up")

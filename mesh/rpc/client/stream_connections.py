@@ -9,7 +9,6 @@ for the next streaming call when it ends.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Unavailable
@@ -18,6 +17,7 @@ from mesh.rpc.client.http2_connection import SILENCE_DELAY, Connection, connect
 
 if TYPE_CHECKING:
     from mesh.call import Call
+    from mesh.rpc.client.service_tls import ServiceTls
 
 __all__ = ["StreamConnections"]
 
@@ -30,16 +30,23 @@ class StreamConnections:
 
     Args:
         pool: Picks the server for the next call.
-        tls: TLS context, or None for plain text.
+        tls: TLS to the service, or None for plain text.
     """
 
-    def __init__(self, pool: ConnectionPool, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, pool: ConnectionPool, tls: ServiceTls | None = None) -> None:
         self._pool = pool
         self._tls = tls
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._all_closed: asyncio.Future[None] | None = None
         self._closed = False
+        if tls is not None:
+            tls.subscribe(self._renew)
+
+    def _renew(self) -> None:
+        """Close the connections with old certificates, when their streams have ended."""
+        for connection in list(self._open):
+            connection.drain()
 
     async def acquire(self, call: Call) -> Connection:
         """Return a connection without streams to the server that the pool picks.

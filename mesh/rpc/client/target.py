@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from importlib.metadata import version
-from ssl import SSLContext
 from typing import TYPE_CHECKING
 
 from mesh.rpc.client.circuit_breaker import CircuitBreaker
@@ -15,6 +14,7 @@ from mesh.rpc.client.transport import Http2Transport
 
 if TYPE_CHECKING:
     from mesh.call import Call
+    from mesh.rpc.client.service_tls import ServiceTls
 
 __all__ = ["MAX_MESSAGE", "Target"]
 
@@ -30,14 +30,14 @@ class Target:
         transport: ``"ngh2"`` (our channel on libnghttp2) or ``"grpcio"``.
         max_message: Largest message in bytes, for requests and responses. A larger one ends its call with
             RESOURCE_EXHAUSTED, and ``google.rpc.ErrorInfo`` says which of the two it was.
-        tls: TLS context, or None for plain text. Only for ``"ngh2"``.
+        tls: TLS to the service, or None for plain text.
         name: The service, for messages, logs and metrics.
 
     Attributes:
         breaker: Circuit breaker of the service.
 
     Raises:
-        ValueError: An address is not ``host:port``, the transport is unknown, or it does not support TLS.
+        ValueError: An address is not ``host:port``, or the transport is unknown.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Target:
         *,
         transport: str = "ngh2",
         max_message: int = MAX_MESSAGE,
-        tls: SSLContext | None = None,
+        tls: ServiceTls | None = None,
         name: str = "",
     ) -> None:
         if not addresses:
@@ -61,9 +61,7 @@ class Target:
                 pool, streams, self.breaker, max_message=max_message, secure=tls is not None, agent=agent
             )
         elif transport == "grpcio":
-            if tls is not None:
-                raise ValueError('an ssl.SSLContext cannot be given to grpcio: use transport "ngh2" with TLS')
-            self._handler = GrpcioTransport(addresses, self.breaker, max_message=max_message, agent=agent)
+            self._handler = GrpcioTransport(addresses, self.breaker, tls, max_message=max_message, agent=agent)
         else:
             raise ValueError(f'transport must be "ngh2" or "grpcio", not {transport!r}')
 
