@@ -201,6 +201,8 @@ class Call:
         compression: The encoding of an outbound call's requests (``"gzip"``), or "" for none.
         task: The task that answers the call, or None if it is not known. (Up to Python 3.11, to ask for the current
             task is a system call.)
+        tried: What earlier attempts of an outbound call were sent to, which a later one avoids: a set that the attempts
+            share; None if there is one attempt only.
         delivery: The event that this call delivers (``mesh.events.consume.delivery_call.Delivered``), or None.
         certificate: The certificate (PEM) of the connection's client, which the TLS handshake has verified, or None.
     """
@@ -208,6 +210,7 @@ class Call:
     wait_for_ready: bool = False
     compression: str = ""
     delivery: Any = None
+    tried: set[Any] | None = None
     certificate: str | None = None
 
     __slots__ = (

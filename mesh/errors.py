@@ -316,10 +316,15 @@ class RemoteError:
     """Base of exceptions that report the status of an outbound call, as a stub raises them.
 
     It is not the status of the current call. If a function does not catch it, the caller gets only a code that holds
-    for both calls (see ``mesh.layers.recover``). Subclasses set ``status``.
+    for both calls (see ``mesh.layers.recover``). Subclasses set the attributes.
+
+    Attributes:
+        status: The status.
+        no_retry: The server, or the channel that has retried the call in vain, asks for no further retry.
     """
 
     status: StatusError
+    no_retry: bool = False
 
 
 def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from mesh import trace_context
 
 __all__ = [
+    "ATTEMPTS",
     "CLIENT_CLAIMS",
     "CLIENT_ONLY",
     "CORS_PREFIX",
@@ -22,10 +23,13 @@ __all__ = [
     "HOP_BY_HOP",
     "LAMBDA_OWNED",
     "MESH_PREFIXES",
+    "NO_RETRY",
     "PROPAGATED",
+    "PUSHBACK",
     "REQUEST_PREFIXES",
     "RESERVED",
     "RESPONSE_OWNED",
+    "RETRY",
     "SERVER",
     "TRACERESPONSE",
     "TRACE_ID",
@@ -67,6 +71,18 @@ TRANSPORT = RESERVED | {
 }  # fmt: skip
 """Headers that a gRPC channel writes itself and never passes on. Other ``grpc-`` names are metadata, such as
 ``grpc-server-stats-bin`` of another server."""
+
+ATTEMPTS = b"grpc-previous-rpc-attempts"
+"""Request header of a retry: attempts before this one (gRPC proposal A6). grpcio does not send it for its caller."""
+
+RETRY = b"mesh-retry"
+"""Request header of a retry, and of the calls that a function makes while it answers one: they are not retried."""
+
+PUSHBACK = b"grpc-retry-pushback-ms"
+"""Trailer: milliseconds that the server asks a client to wait before a retry; negative: no retry (proposal A6)."""
+
+NO_RETRY = (PUSHBACK, b"-1")
+"""Trailer of a call that must not be retried, because it was retried in vain further down the chain of calls."""
 
 _GRPC_PREFIXES = (b":", b"grpc-")
 

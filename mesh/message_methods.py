@@ -14,7 +14,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 __all__ = [
-    "clear", "descriptor_of", "extensions", "has_field", "list_fields", "merge", "missing", "parser",
+    "clear", "clear_field", "descriptor_of", "extensions", "has_field", "list_fields", "merge", "missing", "parser",
     "serialize", "serialize_partial", "set_in_parent", "which_oneof",
 ]  # fmt: skip
 
@@ -22,6 +22,7 @@ _base: Any = next(one for one in Empty.__mro__ if "ListFields" in vars(one))
 """Base class of the generated message classes."""
 
 clear: Callable[[Any], None] = _base.Clear
+clear_field: Callable[[Any, str], None] = _base.ClearField
 has_field: Callable[[Any, str], bool] = _base.HasField
 list_fields: Callable[[Any], list[tuple[Any, Any]]] = _base.ListFields
 missing: Callable[[Any], list[str]] = _base.FindInitializationErrors

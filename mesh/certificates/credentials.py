@@ -138,6 +138,11 @@ class Credentials:
         self.peer(certificate, service)
 
     @property
+    def pair(self) -> bytes:
+        """The leaf with its chain, and its key, PEM."""
+        return self._loaded.pair
+
+    @property
     def roots(self) -> str:
         """The trusted roots, PEM."""
         return self._loaded.roots

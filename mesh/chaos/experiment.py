@@ -20,7 +20,7 @@ import msgspec
 from mesh.chaos import evidence, ledger, plan, recovery, requests
 from mesh.chaos.kills import FaultInjector, Outage
 from mesh.chaos.ledger import CallOutcome
-from mesh.chaos.people import paths
+from mesh.chaos.people import attacked_paths
 from mesh.chaos.people.campaign import MIN_SUCCESS_PERCENT, Campaign
 from mesh.chaos.requests import Workload
 from mesh.config.manifest import Manifest
@@ -172,9 +172,9 @@ class Experiment:
         raise Faults([Fault("mesh up", f"did not start; it said:\n{chr(10).join(last)}")])
 
     def _new_campaign(self, addresses: Mapping[str, str]) -> Campaign:
-        edge = paths.edge_target(self._edge, self.contract, self.workload)
-        sidecars = paths.sidecar_targets(addresses, self.contract, self._hosts())
-        return Campaign([edge, *sidecars], paths.honest_request(self.contract), self.seed, self._new_bodies)
+        edge = attacked_paths.edge_target(self._edge, self.contract, self.workload)
+        sidecars = attacked_paths.sidecar_targets(addresses, self.contract, self._hosts())
+        return Campaign([edge, *sidecars], attacked_paths.honest_request(self.contract), self.seed, self._new_bodies)
 
     def _new_bodies(self, number: int) -> tuple[str, ...]:
         """Return the bodies of requests with words that no other request has; they count as unknown calls."""

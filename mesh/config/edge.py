@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_network
+from typing import Protocol
 
 import msgspec
 
-from mesh.config.values import Duration, Rate
+from mesh.config.values import Duration, Rate, Size
 from mesh.faults import Fault
 from mesh.headers import CLIENT_ONLY, MESH_PREFIXES, PROPAGATED
 
-__all__ = ["CorsConfig", "RateLimitConfig", "cors_faults", "metadata_faults", "proxy_faults"]
+__all__ = ["CorsConfig", "RateLimitConfig", "client_faults", "cors_faults", "metadata_faults", "proxy_faults"]
 
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?:\[[0-9a-f:.]+\]|[a-z0-9_.\-]+)(?::(?P<port>\d{1,5}))?\Z")
 _TOKEN = re.compile(r"[0-9a-z!#$%&'*+\-.^_`|~]+\Z")
+MIN_STALL_SECONDS = 1.0
+"""Shortest ``stall``. A lost packet delays a connection by as much."""
 _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
 
 
@@ -64,6 +67,27 @@ def cors_faults(cors: CorsConfig, place: str) -> Iterator[Fault]:
     for name in cors.expose:
         if not _TOKEN.match(name):
             yield Fault(f"{place} expose", f"expected the name of a header in lower case, got {name!r}")
+
+
+class _ClientLimits(Protocol):
+    """Keys of ``[edge]`` that limit clients."""
+
+    @property
+    def max_body(self) -> Size: ...
+
+    @property
+    def buffers(self) -> Size: ...
+
+    @property
+    def stall(self) -> Duration: ...
+
+
+def client_faults(edge: _ClientLimits, place: str) -> Iterator[Fault]:
+    """Check the limits on clients."""
+    if edge.buffers < edge.max_body:
+        yield Fault(f"{place} buffers", f"must be at least max_body, {int(edge.max_body)} bytes")
+    if edge.stall < MIN_STALL_SECONDS:
+        yield Fault(f"{place} stall", f"must be at least {MIN_STALL_SECONDS:g} s: shorter pauses are usual in networks")
 
 
 def metadata_faults(names: Iterable[str], place: str) -> Iterator[Fault]:

@@ -19,7 +19,7 @@ import msgspec
 
 from mesh.address import ANY, reachable, split
 from mesh.config import secrets
-from mesh.config.edge import CorsConfig, RateLimitConfig, cors_faults, metadata_faults, proxy_faults
+from mesh.config.edge import CorsConfig, RateLimitConfig, client_faults, cors_faults, metadata_faults, proxy_faults
 from mesh.config.environment import override
 from mesh.config.events import EventsConfig, broker_faults, events_faults
 from mesh.config.lambda_function import LambdaConfig, LambdaFunction, read, stray
@@ -84,6 +84,12 @@ class EdgeConfig(_Table, frozen=True):
         concurrency: Unary calls to the services in progress at most.
         queue: Calls that may wait for a permit; 429 beyond that.
         streams: Open streams at most: streaming methods over HTTP, WebSocket and gRPC; 429 beyond that.
+        streams_per_connection: Requests in progress on one connection of HTTP/2.
+        connections: Connections at most. Near the limit, those of the clients that have most are closed, but none of a
+            trusted proxy.
+        uploads: Requests whose bodies are still coming in, at most; 429 beyond that.
+        buffers: Size limit of the request bodies and responses that are held for all clients; 429 beyond that.
+        stall: Time for which a client may send nothing of a request, or read nothing of a response; then it is dropped.
         drain: Time that a shutdown waits for requests in progress.
         max_uri: Size limit of the path with its query; 414 beyond that.
         max_headers: Size limit of the header section; 431 beyond that.
@@ -92,6 +98,9 @@ class EdgeConfig(_Table, frozen=True):
         trusted_proxies: Addresses and networks of trusted proxies, whose ``Forwarded`` and ``X-Forwarded-*`` count.
         ignore_unknown_fields: Ignore unknown JSON fields instead of refusing them with 400.
         rate_limit: Rate limits of one client.
+        docs: Serve ``/docs`` and ``/openapi.json``.
+        reflection: Serve gRPC reflection.
+        health: Serve ``grpc.health.v1``. ``/healthz`` and ``/livez`` are served in any case.
     """
 
     listen: str = "127.0.0.1:8080"
@@ -100,6 +109,11 @@ class EdgeConfig(_Table, frozen=True):
     concurrency: int = 1000
     queue: int = 1000
     streams: int = 1000
+    streams_per_connection: int = 128
+    connections: int = 10_000
+    uploads: int = 1000
+    buffers: Size = Size(64 * 2**20)
+    stall: Duration = Duration(10)
     drain: Duration = Duration(10)
     max_uri: Size = Size(8 * 2**10)
     max_headers: Size = Size(32 * 2**10)
@@ -108,6 +122,9 @@ class EdgeConfig(_Table, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     ignore_unknown_fields: bool = False
     rate_limit: RateLimitConfig = RateLimitConfig()
+    docs: bool = True
+    reflection: bool = True
+    health: bool = True
 
     @property
     def cors_rules(self) -> CorsConfig:
@@ -430,7 +447,11 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
         yield Fault(f"{place} liveness", f'must be at least "{_MIN_LIVENESS_TIMEOUT:g}s", or "none"')
     if file.edge is not None:
         yield from _address_faults(f"{place} [edge] listen", file.edge.listen)
-        yield from _bound_faults(file.edge, f"{place} [edge]", "max_body", "max_uri", "max_headers", "streams")
+        yield from _bound_faults(
+            file.edge, f"{place} [edge]", "max_body", "max_uri", "max_headers", "streams", "uploads", "connections",
+            "streams_per_connection",
+        )  # fmt: skip
+        yield from client_faults(file.edge, f"{place} [edge]")
         yield from cors_faults(file.edge.cors_rules, f"{place} [edge] cors")
         yield from metadata_faults(file.edge.metadata, f"{place} [edge] metadata")
         yield from proxy_faults(file.edge.trusted_proxies, f"{place} [edge] trusted_proxies")

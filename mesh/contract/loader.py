@@ -27,6 +27,7 @@ from mesh.contract.model import (
     EventType,
     GatewayOptions,
     GrpcService,
+    Hedge,
     Method,
     Route,
     ScheduleTrigger,
@@ -36,6 +37,10 @@ from mesh.contract.source_locations import SourceLocations
 from mesh.faults import Fault, Faults
 
 __all__ = ["read"]
+
+DEFAULT_HEDGED_ATTEMPTS = 2
+MAX_HEDGED_ATTEMPTS = 5
+"""Attempts of a hedged call: by default, which is also the least, and at most (gRPC proposal A6)."""
 
 _FOREIGN = ("google/", "meshapi/")
 _SCALAR_MESSAGES = frozenset(
@@ -185,7 +190,31 @@ class _ContractBuilder:
             place=place,
             comment=comment,
             gateway=gateway,
+            hedge=self._hedge(title, options, proto, place),
         )
+
+    def _hedge(self, title: str, options: Any, proto: MethodDescriptorProto, place: str) -> Hedge | None:
+        if not options or not options.HasField("hedge"):
+            return None
+        delay = options.hedge.delay.ToNanoseconds() / 1e9
+        attempts = options.hedge.max_attempts or DEFAULT_HEDGED_ATTEMPTS
+        if proto.options.idempotency_level == MethodOptions.IDEMPOTENCY_UNKNOWN:
+            self.fault(
+                place,
+                f"{title}: hedge sends a call more than once; declare idempotency_level = NO_SIDE_EFFECTS or "
+                "IDEMPOTENT, or remove hedge",
+            )
+        if proto.client_streaming or proto.server_streaming:
+            self.fault(place, f"{title}: only a unary method can have hedge")
+        if delay <= 0:
+            self.fault(place, f"{title}: hedge.delay must be positive, not {delay:g} s, as in {{ nanos: 50000000 }}")
+        if not DEFAULT_HEDGED_ATTEMPTS <= attempts <= MAX_HEDGED_ATTEMPTS:
+            self.fault(
+                place,
+                f"{title}: hedge.max_attempts must be from {DEFAULT_HEDGED_ATTEMPTS} to {MAX_HEDGED_ATTEMPTS}, not "
+                f"{attempts}",
+            )
+        return Hedge(delay, attempts)
 
     def _access(self, title: str, options: Any, place: str, *, routed: bool, triggered: bool) -> Access:
         declared = options.access if options else 0

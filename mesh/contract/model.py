@@ -27,6 +27,7 @@ __all__ = [
     "EventType",
     "GatewayOptions",
     "GrpcService",
+    "Hedge",
     "Method",
     "Route",
     "ScheduleTrigger",
@@ -82,6 +83,19 @@ class GatewayOptions:
     base: str
     resources: tuple[str, ...]
     max_message_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hedge:
+    """Hedging of a method's calls (``meshapi.v1.Hedge``).
+
+    Attributes:
+        delay: Seconds between two attempts.
+        max_attempts: Attempts in all, the first included.
+    """
+
+    delay: float
+    max_attempts: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +170,7 @@ class Method:
         no_time_limit: Whether calls have no timeout, whatever the defaults of the deployment are.
         success_status: HTTP status of a successful response.
         idempotent: Whether the method declares retry safety (``NO_SIDE_EFFECTS`` or ``IDEMPOTENT``).
+        hedge: Hedging of its calls; None: no hedging.
         routes: HTTP routes.
         triggers: Triggers that call the method besides its clients.
         place: File and line, ``protos/login/v1/login.proto:12``.
@@ -181,6 +196,7 @@ class Method:
     place: str = ""
     comment: str = ""
     gateway: GatewayOptions | None = None
+    hedge: Hedge | None = None
 
     @property
     def kind(self) -> str:

@@ -1,4 +1,4 @@
-"""Keys of a mesh, one of each kind for each service of mesh.toml, the edge and the operator.
+"""Keys of a mesh, one of each kind for each service of mesh.toml, the edge, the operator and the signer.
 
 The identity key (``mesh.auth.key_files``) signs tokens and events, the NKEY (``mesh.events.broker.nkey_files``)
 authenticates at the broker. The operator is whoever runs ``mesh up``, ``mesh events`` and ``mesh chaos``.
@@ -9,13 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from mesh.auth import key_files
+from mesh.certificates.spiffe import EDGE, OPERATOR, SIGNER
 from mesh.config.manifest import Manifest
 from mesh.events.broker import nkey_files
 
 __all__ = ["OPERATOR", "ensure", "ensure_each", "folder_of"]
-
-OPERATOR = "operator"
-"""Name of the operator's keys."""
 
 
 def folder_of(manifest: Manifest) -> Path:
@@ -50,4 +48,4 @@ def ensure_each(manifest: Manifest, folder: Path) -> Path:
 
 
 def _names(manifest: Manifest) -> list[str]:
-    return [*manifest.services, "edge", OPERATOR]
+    return [*manifest.services, EDGE, OPERATOR, SIGNER]

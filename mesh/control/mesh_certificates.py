@@ -20,7 +20,10 @@ from mesh.certificates.spiffe import EDGE, OPERATOR, SIGNER
 from mesh.config.manifest import Manifest
 from mesh.config.tls import TlsFiles
 
-__all__ = ["BROKER", "authority", "credential_files", "hosts", "issue", "issue_each", "lifetime", "names", "signs_here"]
+__all__ = [
+    "BROKER", "authority", "credential_files", "hosts", "identity_files", "issue", "issue_each", "lifetime", "names",
+    "signs_here",
+]  # fmt: skip
 
 BROKER = "broker"
 """Name of the event broker."""
@@ -41,6 +44,11 @@ def credential_files(manifest: Manifest, name: str) -> CredentialFiles:
     """Return the files of a component: those of ``[tls]``, or those of the identity folder."""
     if isinstance(manifest.tls, TlsFiles):
         return CredentialFiles(*(Path(getattr(manifest.tls, key)) for key in ("certificate", "private_key", "ca")))
+    return identity_files(manifest, name)
+
+
+def identity_files(manifest: Manifest, name: str) -> CredentialFiles:
+    """Return the files of a component in the identity folder."""
     return CredentialFiles.of(manifest.state / "identity", name)
 
 
@@ -93,14 +101,19 @@ def _named(addresses: Iterable[str]) -> Iterator[str]:
                 yield str(found)
 
 
-def issue(manifest: Manifest, now: datetime | None = None) -> datetime:
+def issue(manifest: Manifest, now: datetime, only: Iterable[str] | None = None) -> datetime:
     """Issue the leaves that are missing or due into the identity folder; return the time of the next renewal.
+
+    Args:
+        manifest: The manifest.
+        now: The time.
+        only: Names of the components; None: all.
 
     Raises:
         Faults: The authority or the folder cannot be read or written.
     """
     folder = manifest.state / "identity"
-    return issue_each(manifest, dict.fromkeys(names(manifest), folder), lifetime(manifest), now)
+    return issue_each(manifest, dict.fromkeys(only or names(manifest), folder), lifetime(manifest), now)
 
 
 def issue_each(

@@ -2,6 +2,10 @@
 
 They need a folder of version files only, without alembic.ini and env.py. The upgrade is one transaction on both kinds
 of databases, so a process that is killed during it leaves no trace.
+
+Code that is older than the database starts with a warning if all the versions that it lacks are marked compatible
+(``mesh.database.migration_history``). It then changes nothing, neither by migrations nor by the mesh's own steps: the
+newer code has made everything that is needed, and still runs beside it in a rolling deployment.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from alembic.util import CommandError
 from sqlalchemy import text
 
 from mesh import private_files
+from mesh.database import migration_history
 from mesh.database.failures import DatabaseError
 
 if TYPE_CHECKING:
@@ -66,7 +71,7 @@ def upgrade(
         migrate: Whether the migrations are run. Else the folder is not read, and only ``before`` and ``after`` run.
 
     Raises:
-        DatabaseError: The version files are wrong, or the database is at a version that they do not have.
+        DatabaseError: The version files are wrong, or the database is at a version that this code cannot run with.
         Exception: The driver's error, if the database cannot be used.
     """
     scripts = _scripts(folder) if folder is not None and migrate else None
@@ -96,11 +101,14 @@ async def _upgrade(
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK_KEY})
+            if scripts is not None and await connection.run_sync(_check_newer, scripts):
+                return
             for step in before:
                 await connection.run_sync(step)
             old = new = None
             if scripts is not None:
                 old, new = await connection.run_sync(_run, scripts)
+                await connection.run_sync(migration_history.record, migration_history.read(scripts))
             for step in after:
                 await connection.run_sync(step)
             if skipped_folder is not None and not await connection.run_sync(_versions):
@@ -117,6 +125,25 @@ async def _upgrade(
 def _versions(connection: Connection) -> tuple[str, ...]:
     """Return the versions of a database. There are none if it was never migrated."""
     return MigrationContext.configure(connection).get_current_heads()
+
+
+def _check_newer(connection: Connection, scripts: ScriptDirectory) -> bool:
+    """Return whether the database is newer than the code, and the code may run with it.
+
+    Raises:
+        DatabaseError: The code must not run with it.
+    """
+    present = _versions(connection)
+    known = migration_history.read(scripts)
+    if all(name in known for name in present):
+        return False
+    (newest,) = scripts.get_heads()
+    newer = migration_history.newer_versions(present, known, newest, migration_history.recorded(connection))
+    log.warning(
+        "the database is at version %s, and this code at %s: the start goes on, because %s %s marked compatible",
+        ", ".join(sorted(present)), newest, ", ".join(newer), "is" if len(newer) == 1 else "are",
+    )  # fmt: skip
+    return True
 
 
 def _run(connection: Connection, scripts: ScriptDirectory) -> tuple[str | None, str | None]:

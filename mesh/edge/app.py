@@ -14,6 +14,8 @@ from mesh.contract.model import Access, Contract, Method, Route
 from mesh.contract.path_template import Template
 from mesh.edge import refusals
 from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, UpstreamCall
+from mesh.edge.clients.client_stream import CLIENT_STREAM, ClientStream
+from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.field_behavior import Behaviors
 from mesh.edge.grpc.passthrough import GrpcCall, Passthrough
 from mesh.edge.http import request_body, response
@@ -65,6 +67,7 @@ class EdgeApp:
         max_body: Largest request body, bytes; of a stream: largest message in it.
         timeout: Seconds that a request may take if its method has no timeout, and that a body may take; None: no limit.
             Streams have no such limit.
+        clients: Limits on what clients make the edge wait for; None: the defaults.
         layers: Optional layers of the deployment.
 
     Attributes:
@@ -83,9 +86,11 @@ class EdgeApp:
         stream_limit: Layer,
         max_body: int,
         timeout: float | None,
+        clients: ClientLimits | None = None,
         layers: OptionalLayers = NO_LAYERS,
     ) -> None:
         self.draining = False
+        self._clients = clients or ClientLimits()
         self._health = {READINESS: self._readiness, LIVENESS: _liveness}
         self._concurrency_limit = concurrency_limit
         self._blocked_since = 0.0
@@ -97,7 +102,7 @@ class EdgeApp:
         unary = chain(self._note_offer, concurrency_limit, granted)
         self._handler = chain(*_present(deadline, layers.header_forwarding, unary))
         open_stream = chain(*_present(deadline, layers.header_forwarding, handler))
-        self._pages = BuiltinPages(contract).handlers
+        self._pages = BuiltinPages(contract).handlers if layers.docs else {}
         self._max_body = max_body
         self._timeout = timeout
         self._in_progress: set[HttpCall] = set()
@@ -136,20 +141,25 @@ class EdgeApp:
             streams=chain(stream_limit, handler),
             max_message=max_body,
             timeout=timeout,
+            builtin=layers.builtin,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3)."""
-        if scope["type"] == "http" and self.grpc.takes(scope):
-            await self.grpc(scope, receive, send)
-        elif scope["type"] == "http":
-            call = HttpCall(scope, receive, send)
-            if call.path in self._health:
-                await _unless_disconnected(call, self._health[call.path](call))
-                return
-            await self._answer(call)
-        elif scope["type"] == "websocket":
-            await self._answer(WebSocketCall(scope, receive, send))
+        stream = scope[CLIENT_STREAM] = ClientStream(self._clients, scope, receive, send)
+        try:
+            if scope["type"] == "http" and self.grpc.takes(scope):
+                await self.grpc(scope, stream.receive, stream.send)
+            elif scope["type"] == "http":
+                call = HttpCall(scope, stream.receive, stream.send)
+                if call.path in self._health:
+                    await _unless_disconnected(call, self._health[call.path](call))
+                else:
+                    await self._answer(call)
+            elif scope["type"] == "websocket":
+                await self._answer(WebSocketCall(scope, stream.receive, stream.send))
+        finally:
+            stream.close()
 
     def expire(self) -> None:
         """End the requests in progress when the drain time is over: as UNAVAILABLE, streams in their own form."""
@@ -230,9 +240,11 @@ class EdgeApp:
             await self._streams(call, target, values)
         else:
             response_format = response.negotiate(call, target)
-            request = await request_body.read_request(call, target, values, self._max_body, self._timeout)
-            message = await self._invoke(call, request)
-            await response.send_message(call, target, response_format, message, method.success_status)
+            # Neither message stays in a variable here: each may be large, and its client slow.
+            message = self._invoke(
+                call, await request_body.read_request(call, target, values, self._max_body, self._timeout)
+            )
+            await response.send_message(call, target, response_format, await message, method.success_status)
 
     def _find(self, call: HttpCall, verb: str) -> tuple[Transcoder, tuple[str, ...]] | None:
         """Return the transcoder for a path and an HTTP method; None if there is none, or a Lambda function instead.

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NoReturn
 from mesh.asgi import AsgiEvent, Receive, Scope, Send, discard_body
 from mesh.boundary import cancel_task, record_cancellation, uncancel_task
 from mesh.call import Call, Metadata, current
-from mesh.errors import Code, Internal, StatusError
+from mesh.edge.clients.client_stream import CLIENT_STREAM, LARGE_SIZE, ClientStream, SlowBodyError
+from mesh.errors import Code, Internal, ResourceExhausted, StatusError
 from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ __all__ = ["CLIENT_CLOSED_REQUEST", "HttpCall", "Origin", "StreamCall", "Upstrea
 
 CLIENT_CLOSED_REQUEST = 499
 """Status of a call whose client disconnected before the response. It is recorded in traces and never sent."""
+
+_SAFE_VERBS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""HTTP methods that are safe to be sent again (RFC 9110, 9.2.1)."""
 
 _SITE_PREFIX = 64
 """Bits of an IPv6 address that identify a client."""
@@ -59,12 +63,13 @@ class HttpCall(Call):
         status: The HTTP status of the response; 0 while there is none. Set before an error is raised whose HTTP status
             does not follow from its code.
         response_started: Whether the head of the response was sent.
+        stream: Its events, with the limits on the client; None: without limits.
         expired: Whether the call was cancelled because the edge stops.
     """
 
     __slots__ = (
         "_complete", "_receive", "_scope", "_send", "_unread", "expired", "origin", "path", "query",
-        "response_started", "route", "status", "verb",
+        "response_started", "route", "status", "stream", "verb",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,6 +77,9 @@ class HttpCall(Call):
         self._scope = scope
         self._receive = receive
         self._send = send
+        self.stream: ClientStream | None = scope.get(CLIENT_STREAM)
+        if self.stream is not None:
+            self.stream.request = self
         self.task = asyncio.current_task()
         self.verb: str = scope.get("method", "GET")  # a WebSocket has none; over HTTP/1.1 its request is GET
         self.path = scope["raw_path"].decode("latin-1")
@@ -212,12 +220,39 @@ class HttpCall(Call):
         return body
 
     async def _receive_body(self) -> AsgiEvent:
-        message = await self._receive()
+        try:
+            message = await self._receive()
+        except SlowBodyError:
+            self.status = 408
+            raise
         if message["type"] != "http.request":
             self.abandon()
         if not message.get("more_body", False):
             self._unread = False
         return message
+
+    def expect_messages(self) -> None:
+        """Take the request for a stream of messages, between which its client may be silent."""
+        if self.stream is not None:
+            self.stream.streaming = True
+
+    def hold_request(self, size: int) -> None:
+        """Count bytes of the request that are held besides those that came in.
+
+        Raises:
+            ResourceExhausted: The edge holds too much.
+        """
+        if self.stream is not None and size > LARGE_SIZE:
+            self.stream.hold_request(size)
+
+    def release_request(self, *, incomplete: bool = False) -> None:
+        """Release the request, or the message of its stream that was passed on.
+
+        Args:
+            incomplete: Whether a part of the next message has come in already.
+        """
+        if self.stream is not None:
+            self.stream.release_request(incomplete=incomplete)
 
     # -- end of the client or of the edge --
 
@@ -256,8 +291,36 @@ class HttpCall(Call):
 
     # -- response --
 
+    def hold_response(self, size: int) -> None:
+        """Count a large response, or message of a response stream, until the client has read it.
+
+        Raises:
+            ResourceExhausted: The edge holds too much for clients that do not read.
+            Internal: The same, where the function has had its effect and is not safe to be called again.
+        """
+        if self.stream is None or size <= LARGE_SIZE:
+            return
+        try:
+            self.stream.hold_response(size)
+        except ResourceExhausted:
+            if self.method is None or self.method.idempotent or self.verb in _SAFE_VERBS:
+                raise
+            raise Internal("the function has run, but the edge could not hold its response") from None
+
+    def release_response(self) -> None:
+        """Release what ``hold_response`` counted."""
+        if self.stream is not None:
+            self.stream.release_response()
+
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Send a complete response; for HEAD without the body."""
+        """Send a complete response; for HEAD without the body.
+
+        Raises:
+            StatusError: The edge cannot hold a response of this size.
+        """
+        if len(body) > LARGE_SIZE:
+            self.release_request()
+            self.hold_response(len(body))
         self.status = status
         self.response_started = True
         if self._unread:
@@ -277,8 +340,14 @@ class HttpCall(Call):
         await self._put({"type": "http.response.body", "body": b"", "more_body": not head})
 
     async def write(self, data: bytes, *, end: bool = False) -> None:
-        """Send a piece of the body. Waits while the client does not read."""
+        """Send a piece of the body. Waits while the client does not read.
+
+        Raises:
+            StatusError: The edge cannot hold a piece of this size.
+        """
+        self.hold_response(len(data))
         await self._put({"type": "http.response.body", "body": data, "more_body": not end})
+        self.release_response()
 
     async def _put(self, event: AsgiEvent) -> None:
         try:

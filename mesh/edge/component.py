@@ -11,6 +11,7 @@ from mesh.edge.layers.stack import NO_LAYERS, OptionalLayers
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer
     from mesh.contract.model import Contract
+    from mesh.edge.clients.limits import ClientLimits
     from mesh.layers.concurrency import ConcurrencyLimit
 
 __all__ = ["Edge"]
@@ -38,6 +39,7 @@ class Edge:
         stream_limit: Limits the open streams.
         max_body: Largest request body, bytes.
         timeout: Seconds that a request may take if its method has no timeout; None: no limit.
+        clients: Limits on what clients make the edge wait for; None: the defaults.
         layers: Optional layers of the deployment.
         listen: Makes the listener of the application.
 
@@ -57,6 +59,7 @@ class Edge:
         max_body: int,
         timeout: float | None,
         listen: Callable[[EdgeApp], EdgeListener],
+        clients: ClientLimits | None = None,
         layers: OptionalLayers = NO_LAYERS,
     ) -> None:
         self.app = EdgeApp(
@@ -68,6 +71,7 @@ class Edge:
             stream_limit=stream_limit,
             max_body=max_body,
             timeout=timeout,
+            clients=clients,
             layers=layers,
         )
         self._listener = listen(self.app)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from mesh.boundary import OwnCancellationError, as_exception
 from mesh.errors import Cancelled, Code, Internal, RemoteError, StatusError
+from mesh.headers import NO_RETRY
 from mesh.message_size import oversized
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ __all__ = ["recover", "status_of"]
 
 log = logging.getLogger("mesh.layers.recover")
 
+_MAX_CAUSES = 8
+"""Longest chain of causes of an error that is followed."""
 _PASS_ON = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED})
 """Codes of an outbound call that hold for the calling call too: a later attempt may succeed."""
 
@@ -31,7 +34,8 @@ async def recover(call: Call, next: Handler) -> None:
     """
     try:
         await next(call)
-    except StatusError:
+    except StatusError as raised_status:
+        _pass_on_no_retry(call, raised_status)
         raise
     except BaseException as raised:  # from a layer; functions raise only an Exception here (``mesh.boundary``)
         error = await as_exception(raised, call)
@@ -41,7 +45,27 @@ async def recover(call: Call, next: Handler) -> None:
             log.warning("%s failed: a call that it made ended with %s", name, error.status)
         else:
             log.exception("%s failed: %s", name, status.code.name, exc_info=error)
+        _pass_on_no_retry(call, error)
         raise status from error
+
+
+def _pass_on_no_retry(call: Call, error: BaseException) -> None:
+    """Ask the caller for no retry if the error is due to an outbound call that was retried in vain.
+
+    Retries at each level of a chain of calls would multiply ("Site Reliability Engineering", 2016, chapter 21). The
+    outbound call may have failed with the error itself, or the function raised the error while it handled that failure.
+    """
+    if isinstance(error, StatusError) and error.code is not Code.UNAVAILABLE:
+        return
+    cause: BaseException | None = error
+    for _ in range(_MAX_CAUSES):
+        if cause is None:
+            return
+        if isinstance(cause, RemoteError):
+            if cause.no_retry and cause.status.code is Code.UNAVAILABLE and NO_RETRY not in call.trailers:
+                call.trailers.append(NO_RETRY)
+            return
+        cause = cause.__cause__ or cause.__context__
 
 
 def _not_now(error: Exception) -> TypeGuard[RemoteError]:

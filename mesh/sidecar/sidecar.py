@@ -19,7 +19,7 @@ from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.caller_disconnect import CallerDisconnectWatcher
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
-from mesh.rpc.server.listener import Listener, ListenError
+from mesh.rpc.server.listener import CertificateFiles, Listener, ListenError
 from mesh.rpc.server.reflection_service import Reflection
 from mesh.text import text_of
 from mesh.threads import MAX_THREADS, FunctionRunner, ThreadPool
@@ -65,6 +65,7 @@ class Sidecar:
         max_message: Largest request message, bytes.
         drain: Seconds that ``stop`` waits for calls in progress.
         threads: Where ``def`` functions run; None: in threads of its own.
+        tls: Certificates of the listener, which requires client certificates; None: plain text.
 
     Attributes:
         app: The gRPC server behind the listener.
@@ -88,6 +89,7 @@ class Sidecar:
         max_message: int = 4 * 2**20,
         drain: float = 10.0,
         threads: ThreadPool | MainThread | None = None,
+        tls: CertificateFiles | None = None,
     ) -> None:
         self._functions = functions
         self._service = service
@@ -110,7 +112,7 @@ class Sidecar:
 
         self.app = GrpcApp(methods, max_message=max_message, trace=trace)
         self._watched = CallerDisconnectWatcher(self.app)
-        self._listener = Listener(self.app, listen, fd=fd, grpc=True, drain=drain, expire=self.app.expire)
+        self._listener = Listener(self.app, listen, fd=fd, grpc=True, drain=drain, expire=self.app.expire, tls=tls)
 
     async def start(self) -> str:
         """Run the module's ``startup``, listen, report SERVING; returns the bound ``host:port``.
@@ -127,6 +129,14 @@ class Sidecar:
             raise
         self.health.serving()
         return address
+
+    async def renew(self, tls: CertificateFiles) -> None:
+        """Present other certificates to new connections.
+
+        Raises:
+            ListenError: The files cannot be used. The sidecar goes on with the certificates that it has.
+        """
+        await self._listener.renew(tls)
 
     async def stop(self, *others: Awaitable[object]) -> None:
         """Report NOT_SERVING, stop accepting, finish the calls in progress, run the module's ``shutdown``.

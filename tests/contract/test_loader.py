@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh.contract import loader, protoc
-from mesh.contract.model import Access, Contract, EventTrigger
+from mesh.contract.model import Access, Contract, EventTrigger, Hedge
 from mesh.faults import Faults
 
 HEAD = """syntax = "proto3";
@@ -48,6 +48,8 @@ def http(rule: str) -> str:
 def mesh(rule: str) -> str:
     return f"option (meshapi.v1.method) = {{ {rule} }};"
 
+
+SAFE = "option idempotency_level = IDEMPOTENT;"
 
 CASES = {
     "unknown field in a path": (service(http('get: "/v1/{nope}"')), "'nope' is not a field (fields: id, many, inner"),
@@ -104,6 +106,22 @@ CASES = {
         service(mesh("timeout: { seconds: 1 } no_time_limit: true")),
         "timeout and no_time_limit exclude each other; keep one of them",
     ),
+    "hedge of a method that changes something": (
+        service(mesh("hedge: { delay: { nanos: 1000000 } }")),
+        "hedge sends a call more than once; declare idempotency_level = NO_SIDE_EFFECTS or IDEMPOTENT, or remove hedge",
+    ),
+    "hedge of a stream": (
+        service(SAFE + mesh("hedge: { delay: { nanos: 1000000 } }"), "stream Req"),
+        "only a unary method can have hedge",
+    ),
+    "hedge without a delay": (
+        service(SAFE + mesh("hedge: {}")),
+        "hedge.delay must be positive, not 0 s, as in { nanos: 50000000 }",
+    ),
+    "hedge with one attempt": (
+        service(SAFE + mesh("hedge: { delay: { seconds: 1 } max_attempts: 1 }")),
+        "hedge.max_attempts must be from 2 to 5, not 1",
+    ),
     "event that is none": (service(mesh("on: { event: {} }")), "t.v1.Req is none; mark it with"),
     "schedule without a tick": (
         service(mesh('on: { schedule: "@daily" }')),
@@ -153,6 +171,12 @@ def test_a_fault_is_one_line_with_its_place(tmp_path: Path, body: str, text: str
     assert "\n" not in found[0]
     assert found[0].startswith("t.proto:")
     assert int(found[0].split(":")[1]) > HEAD.count("\n")
+
+
+def test_hedge(tmp_path: Path) -> None:
+    rules = (SAFE + mesh("hedge: { delay: { nanos: 30000000 } }"), SAFE)
+    hedges = [read(tmp_path, service(rule)).services["t.v1.S"].methods["Do"].hedge for rule in rules]
+    assert hedges == [Hedge(0.03, 2), None]
 
 
 def test_two_methods_on_one_route(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -451,7 +451,90 @@ async def test_a_migration_that_fails_leaves_nothing_behind(
 async def test_an_unknown_newer_version_is_named(url: str, database: Database, migrations: Path):
     async with database.transaction() as tx:
         await tx.execute(text("UPDATE alembic_version SET version_num = '9'"))
-    with pytest.raises(DatabaseError, match="Can't locate revision identified by '9'"):
+    with pytest.raises(DatabaseError, match="at version 9, which this code does not have: run the code that has it"):
+        await Database(url, migrations=migrations, name="items").start()
+
+
+NEXT = """
+revision = "{name}"
+down_revision = "{before}"
+compatible = {compatible}
+
+
+def upgrade():
+    pass
+"""
+
+
+def release(folder: Path, marks: Sequence[bool]) -> Path:
+    """Return the versions of a newer release: those of ``folder``, and one more for each mark."""
+    newer = folder.with_name("newer")
+    shutil.copytree(folder, newer, dirs_exist_ok=True)
+    for before, mark in enumerate(marks, start=1):
+        text = NEXT.format(name=before + 1, before=before, compatible=mark)
+        (newer / f"v{before + 1}.py").write_text(text)
+    return newer
+
+
+async def test_older_code_starts_with_a_warning_if_what_it_lacks_is_compatible(
+    url: str, database: Database, migrations: Path, caplog: pytest.LogCaptureFixture
+):
+    steps: list[str] = []
+    for _ in range(2):  # forward, back, and forward again
+        newer = Database(url, migrations=release(migrations, (True, True)), name="items")
+        await newer.start()
+        await newer.stop()
+        caplog.clear()
+        older = Database(
+            url, migrations=migrations, name="items",
+            before=[lambda _: steps.append("before")], after=[lambda _: steps.append("after")],
+        )  # fmt: skip
+        await older.start()
+        assert await names(older) == ["one"]
+        await older.stop()
+        assert caplog.messages == [
+            "the database is at version 3, and this code at 1: the start goes on, because 2, 3 are marked compatible"
+        ]
+        assert steps == [], "the newer code has made what is needed, and its triggers stay"
+
+
+@pytest.mark.parametrize(
+    ("marks", "said"),
+    [
+        (
+            (True, False),
+            "older code cannot run after 3, which is not marked `compatible = True`: run the code",
+        ),
+        ((False, True), "older code cannot run after 2, which is not marked"),
+        ((False, False), "older code cannot run after 2, 3, which are not marked"),
+    ],
+)
+async def test_older_code_refuses_what_is_not_compatible(
+    url: str, database: Database, migrations: Path, marks: tuple[bool, bool], said: str
+):
+    newer = Database(url, migrations=release(migrations, marks), name="items")
+    await newer.start()
+    await newer.stop()
+    with pytest.raises(DatabaseError, match=f"the database is at version 3, and this code at 1; {said}"):
+        await Database(url, migrations=migrations, name="items").start()
+    assert await names(database) == ["one"], "and it has changed nothing"
+
+
+async def test_a_mark_that_is_set_later_counts_from_the_next_start_of_the_newer_code(
+    url: str, database: Database, migrations: Path
+):
+    for mark in (False, True):
+        newer = Database(url, migrations=release(migrations, (mark,)), name="items")
+        await newer.start()
+        await newer.stop()
+    older = Database(url, migrations=migrations, name="items")
+    await older.start()
+    await older.stop()
+
+
+async def test_a_mark_that_is_no_boolean_is_refused(url: str, migrations: Path):
+    (migrations / "v2.py").write_text(NEXT.format(name=2, before=1, compatible="'yes'"))
+    with pytest.raises(DatabaseError, match=r"v2\.py needs compatible = True or False, not 'yes'"):
         await Database(url, migrations=migrations, name="items").start()
 
 

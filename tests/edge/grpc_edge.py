@@ -13,6 +13,7 @@ from hosting import ECHO, hosted
 from mesh.call import Call, Handler, Identity, chain
 from mesh.contract.model import Contract
 from mesh.edge import Edge
+from mesh.edge.layers.stack import NO_LAYERS
 from mesh.errors import StatusError, Unauthenticated
 from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.rpc.client.target import Target
@@ -77,7 +78,9 @@ async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> Async
         edge = Edge(
             contract, handler=chain(*outbound, inside), trace=trace, authenticate=authenticate,
             concurrency_limit=concurrency_limit,
-            stream_limit=ConcurrencyLimit(options.pop("streams", 100), 0), max_body=MAX,
+            stream_limit=ConcurrencyLimit(options.pop("streams", 100), 0), clients=options.pop("clients", None),
+            layers=options.pop("layers", NO_LAYERS),
+            max_body=MAX,
             timeout=options.pop("timeout", 10.0),
             listen=lambda app: Listener(
                 app, "127.0.0.1:0", grpc=True, drain=options.pop("drain", 0.0), max_body=MAX + 2**20,

@@ -14,8 +14,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from mesh.call import current
+from mesh.edge import OptionalLayers
 from mesh.edge import app as edge_app
 from mesh.edge.calls import HttpCall, share_keys
+from mesh.edge.grpc import passthrough
 from mesh.layers.concurrency import ConcurrencyLimit
 
 
@@ -154,3 +156,47 @@ async def test_shares_are_those_of_connection_client_user_and_target(contract, h
         assert share_keys(outbound) == ((host, 7), network, None, "conformance.v1.Echo")
     finally:
         current.reset(token)
+
+
+async def test_health_checks_have_a_reserve_and_watches_a_limit(contract, pb, monkeypatch):
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    monkeypatch.setattr(passthrough, "MAX_BUILTIN_STREAMS", 2)
+    async with grpc_edge(contract, concurrency=0, streams=0) as edge:  # noqa: SIM117 - too long
+        async with grpc.aio.insecure_channel(edge.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+            for watch in watches:
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await health.Watch(health_pb2.HealthCheckRequest()).read()
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_reflection_stream_ends(contract, monkeypatch):
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+    monkeypatch.setattr(passthrough, "REFLECTION_TIMEOUT", 0.5)
+    async with grpc_edge(contract) as edge, grpc.aio.insecure_channel(edge.address) as channel:
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        assert (await call.read()).list_services_response.service
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await call.read()
+        assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_built_in_services_can_be_turned_off(contract, opened):
+    async with opened(docs=False) as edge:
+        assert (await edge.request("GET", "/docs")).status == 404
+        assert (await edge.request("GET", "/openapi.json")).status == 404
+        assert (await edge.request("GET", "/livez")).status == 200
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    async with grpc_edge(contract, layers=OptionalLayers(builtin=frozenset())) as edge:  # noqa: SIM117 - too long
+        async with grpc.aio.insecure_channel(edge.address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED

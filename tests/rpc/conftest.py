@@ -12,12 +12,17 @@ import pytest
 import uvloop
 from fault_server import FaultServer, silence
 from hosting import hosted
+from pki import Pki
 
 from mesh.call import chain
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import RetryPolicy, retry
+from mesh.rpc.client.service_tls import ServiceTls
 from mesh.rpc.client.target import Target
+from mesh.rpc.server.listener import CertificateFiles
 
+SECURED: dict[str, ServiceTls] = {}
+"""Address of a server with TLS → how to call it."""
 FAST = RetryPolicy(base_delay=0.01, max_delay=0.05)
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 1)]
 
@@ -73,6 +78,7 @@ async def dial(transport, contract, rpc):
     targets = []
 
     def make(*addresses: str, **options):
+        options.setdefault("tls", SECURED.get(addresses[0]))
         target = Target(addresses, transport=transport, **options)
         targets.append(target)
         stub = rpc.grpc.EchoStub(Channel(chain(retry(FAST), target), contract))
@@ -84,9 +90,9 @@ async def dial(transport, contract, rpc):
         await target.close()
 
 
-@pytest.fixture(params=["grpcio", "sidecar"])
-async def echo(request, serve, contract):
-    """A server: grpcio's, and our own with the same responses."""
+@pytest.fixture(params=["grpcio", "sidecar", "sidecar with TLS"])
+async def echo(request, serve, contract, tmp_path):
+    """A server: grpcio's, and our own with the same responses, without and with TLS."""
     if request.param == "grpcio":
         yield await serve()
         return
@@ -95,15 +101,23 @@ async def echo(request, serve, contract):
 
     servicer = Echo()
     name = module_of(servicer)
-    async with hosted(contract, name, max_message=64 * 2**20, drain=0.0) as address:
+    options = {"max_message": 64 * 2**20, "drain": 0.0}
+    pki = Pki(tmp_path / "pki") if request.param == "sidecar with TLS" else None
+    if pki is not None:
+        leaf = pki.issue("echo")
+        options["tls"] = CertificateFiles(leaf.certificate, leaf.private_key, leaf.roots)
+    async with hosted(contract, name, **options) as address:
+        if pki is not None:
+            SECURED[address] = ServiceTls(pki.credentials("caller"), "echo")
         yield SimpleNamespace(servicer=servicer, address=address, port=int(address.rpartition(":")[2]))
+        SECURED.pop(address, None)
     del sys.modules[name]
 
 
 @pytest.fixture
 def stub(echo, dial):
     """A stub of the server."""
-    return dial(echo.address)
+    return dial(echo.address, name="echo")
 
 
 @pytest.fixture

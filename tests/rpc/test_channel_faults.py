@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-import ssl
 import zlib
-from pathlib import Path
 
 import grpc
 import pytest
 from fault_server import HEADERS, OK, PATH, framed
 from ngh2 import ErrorCode, Setting
+from pki import Pki
 
 from mesh.call import Call, Metadata
 from mesh.rpc import framing
 from mesh.rpc.client import http2_connection, reset_limiter
 from mesh.rpc.client.http2_connection import Connection
 from mesh.rpc.client.http2_stream import Stream
+from mesh.rpc.client.service_tls import ServiceTls
 
 
 @pytest.fixture
@@ -363,46 +363,16 @@ async def test_patience_ends(faulty, channel, monkeypatch):
 
 
 async def test_tls(faulty, channel, tmp_path):
-    certificate, key = make_certificate(tmp_path)
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    serving.load_cert_chain(certificate, key)
-    serving.set_alpn_protocols(["h2"])
+    pki = Pki(tmp_path)
+    serving = pki.credentials("echo").server_context()
     server = await faulty(lambda peer, stream_id: peer.respond(stream_id, b"safe"), ssl=serving)
-    trusting = ssl.create_default_context(cafile=certificate)
-    assert await unary(channel(f"localhost:{server.port}", tls=trusting)) == b"safe"
+    tls = ServiceTls(pki.credentials("caller"), "echo")
+    assert await unary(channel(server.address, tls=tls)) == b"safe"
     assert server.peers[-1].requests[1][b":scheme"] == b"https"
-    error = await failure(unary(channel(f"localhost:{server.port}", tls=ssl.create_default_context())))
+    serving.set_alpn_protocols(["http/1.1"])
+    error = await failure(unary(channel(server.address, tls=tls)))
     assert error.code().name == "UNAVAILABLE"
-    assert "certificate" in error.debug_error_string().lower()
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    import datetime as dt
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return folder / "cert.pem", folder / "key.pem"
+    assert "does not speak HTTP/2 (ALPN)" in error.debug_error_string()
 
 
 async def test_nothing_leaks(faulty, channel, monkeypatch):

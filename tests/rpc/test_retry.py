@@ -9,9 +9,11 @@ from google.rpc import error_details_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.call import Call, Metadata, chain
+from mesh.call import Call, Metadata, chain, current
 from mesh.errors import Code, NotFound, StatusError, Unavailable
-from mesh.rpc.client.retry import ATTEMPTS, BUDGET_TOKENS, PUSHBACK, RetryBudget, RetryPolicy, decide, pushback, retry
+from mesh.headers import ATTEMPTS, NO_RETRY, PUSHBACK
+from mesh.rpc.client.attempt import BUDGET_TOKENS, RetryBudget, is_retry, pushback
+from mesh.rpc.client.retry import RetryPolicy, decide, retry
 
 POLICY = RetryPolicy()
 FAST = RetryPolicy(base_delay=0.001, max_delay=0.002)
@@ -171,7 +173,7 @@ async def test_the_last_failure_reaches_the_caller_with_its_trailers(method):
     with pytest.raises(Unavailable, match="3"):
         await chain(retry(FAST), script)(call)
     assert len(script.seen) == FAST.max_attempts
-    assert call.trailers == [(b"x-try", b"failed")]
+    assert call.trailers == [(b"x-try", b"failed"), NO_RETRY]
 
 
 async def test_methods_that_do_not_declare_it_are_not_retried(unsafe):
@@ -215,6 +217,23 @@ async def test_retries_keep_within_the_deadline(method):
             Outgoing(method, b"x", deadline=loop.time() + 5)
         )
     assert len(script.seen) == 1
+
+
+async def test_calls_on_behalf_of_a_retry_are_not_retried_and_say_so(method, unsafe):
+    inbound = Outgoing(method)
+    inbound.metadata.append(ATTEMPTS, b"2")
+    token = current.set(inbound)
+    try:
+        for called in (method, unsafe):
+            script = Script(Unavailable("1"))
+            call = Outgoing(called, b"request")
+            with pytest.raises(Unavailable):
+                await chain(retry(FAST), script)(call)
+            assert is_retry(call)
+            assert script.attempts == [None]
+            assert NO_RETRY not in call.trailers, "the level that retries must go on"
+    finally:
+        current.reset(token)
 
 
 async def test_a_target_that_fails_all_calls_is_soon_asked_once_for_each(method):

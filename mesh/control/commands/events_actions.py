@@ -39,6 +39,7 @@ from mesh.faults import Fault, Faults
 from mesh.message_methods import parser, serialize
 from mesh.protojson.codec import Codecs
 from mesh.protojson.wellknown import JsonEncodeError
+from mesh.redaction import redact
 from mesh.text import json_for
 
 if TYPE_CHECKING:
@@ -459,6 +460,7 @@ def _json(contract: Contract, event: StreamMessage, indent: int | None = None) -
         return f"({len(event.data)} bytes of a type that the contract does not have)"
     try:
         message: Any = parser(declared.message)(event.data)
+        redact(message)
     except Exception:  # noqa: BLE001 - bytes of another publisher
         return f"({len(event.data)} bytes that are no {declared.name})"
     try:

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -17,12 +17,16 @@ from mesh.address import reachable
 from mesh.call import encode_pair
 from mesh.config.manifest import Manifest, load
 from mesh.control import run_state
+from mesh.control.operator_tls import operator_tls
 from mesh.errors import Code
 from mesh.faults import Fault, Faults
 from mesh.rpc.client import reflection_client
 from mesh.text import json_for
 
-__all__ = ["address_of", "documents", "given", "run"]
+if TYPE_CHECKING:
+    from mesh.rpc.client.service_tls import ServiceTls
+
+__all__ = ["documents", "given", "run"]
 
 STATUS_EXIT_CODE = 64
 """Exit code of a call that ended with gRPC code N is this plus N, as with grpcurl."""
@@ -64,12 +68,14 @@ def run(
     pairs = [_pair(header) for header in headers]
     if token:
         pairs.append(_sendable("--token", "authorization", f"Bearer {token}"))
-    manifest = None
+    manifest = tls = None
     if address is None:
         manifest = load(file())
-        address = address_of(manifest, method.strip("/").rpartition("/")[0])
+        name = _service_of(manifest, method.strip("/").rpartition("/")[0])
+        address = _address_of(manifest, name)
+        tls = operator_tls(manifest, name)
     try:
-        code = _call(address, method, data, pairs, timeout, verbose=verbose)
+        code = _call(address, method, data, pairs, timeout, tls, verbose=verbose)
     except reflection_client.NoSuchMethod as error:
         raise Faults([Fault(address, str(error))]) from None
     if (
@@ -81,18 +87,25 @@ def run(
     return code
 
 
-def address_of(manifest: Manifest, service: str) -> str:
-    """Return the current address of a gRPC service, by its full name or the end of it.
+def _service_of(manifest: Manifest, service: str) -> str:
+    """Return the service of mesh.toml that hosts a gRPC service, by its full name or the end of it.
 
     Raises:
-        Faults: No service of mesh.toml serves it, or more than one matches; or it listens on a free port and the mesh
-            does not run.
+        Faults: No service of mesh.toml serves it, or more than one matches.
     """
     hosts = {full: name for name, config in manifest.services.items() for full in config.serves}
     try:
-        name = hosts[reflection_client.find(service, list(hosts))]
+        return hosts[reflection_client.find(service, list(hosts))]
     except reflection_client.NoSuchMethod as error:
         raise Faults([Fault(str(manifest.file), str(error))]) from None
+
+
+def _address_of(manifest: Manifest, name: str) -> str:
+    """Return the current address of a service of mesh.toml.
+
+    Raises:
+        Faults: It listens on a free port and the mesh does not run.
+    """
     mesh = run_state.running(manifest.state)
     if mesh is not None and name in mesh.addresses:
         return reachable(mesh.addresses[name])
@@ -142,13 +155,14 @@ def _call(
     data: str,
     pairs: reflection_client.Pairs,
     timeout: float,
+    tls: ServiceTls | None,
     *,
     verbose: bool,
 ) -> int:
     outcome = reflection_client.ResponseMetadata()
     code, status = 0, "OK"
     try:
-        with reflection_client.ReflectionClient(address, timeout) as client:
+        with reflection_client.ReflectionClient(address, timeout, tls) as client:
             found = client.method(method)
             indent = None if found.server_streaming else 2
             for value in client.call(found, _requests(client, found, data), pairs, outcome):

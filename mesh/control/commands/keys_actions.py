@@ -1,4 +1,4 @@
-"""``mesh keys``: makes keys and certificates, shows their state, and replaces the root."""
+"""``mesh keys``: makes keys and certificates, issues them to other machines, shows them, and replaces the root."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from mesh import private_files
 from mesh.certificates import leaf_files
 from mesh.certificates.authority_store import AuthorityStatus, AuthorityStore
 from mesh.certificates.rotation import RotationState, Step, next_change, waiting_for
 from mesh.config import manifest as manifests
 from mesh.config.manifest import Manifest, TlsFiles
 from mesh.control import identity_keys, mesh_certificates
+from mesh.control.component import process
 from mesh.control.text_table import table
 from mesh.faults import Fault, Faults
 
-__all__ = ["make", "rotate_root", "status"]
+__all__ = ["make", "rotate_root", "serve", "status"]
 
 POLL_INTERVAL = 1.0
 """Seconds between two looks of ``rotate-root --wait``."""
@@ -48,6 +50,17 @@ def make(file: Path, each: Path | None, lifetime: timedelta | None) -> int:
         mesh_certificates.issue_each(manifest, folders, lifetime or mesh_certificates.lifetime(manifest))
     print(folder)
     return 0
+
+
+def serve(file: Path) -> int:
+    """Issue certificates to components until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        Faults: The manifest is not valid.
+    """
+    private_files.disable_core_dumps()
+    manifest = manifests.load(file)
+    return process.run_signer(manifest)
 
 
 def status(file: Path) -> int:

@@ -22,6 +22,7 @@ def run(options: argparse.Namespace, file: Path) -> int:
     lifetime = None if options.days is None else timedelta(days=options.days)
     actions: dict[str | None, Callable[[], int]] = {
         None: lambda: keys_actions.make(file, each, lifetime),
+        "serve": lambda: keys_actions.serve(file),
         "status": lambda: keys_actions.status(file),
         "rotate-root": lambda: keys_actions.rotate_root(file, wait=options.wait, force=options.force),
     }
@@ -37,7 +38,7 @@ def add(command: Callable[..., argparse.ArgumentParser], run_command: Callable[[
     """
     keys = command("keys", run_command, "make the keys and certificates that are missing", _KEYS)
     keys.add_argument(
-        "action", nargs="?", choices=("status", "rotate-root"), help="default: make what is missing or due"
+        "action", nargs="?", choices=("serve", "status", "rotate-root"), help="default: make what is missing or due"
     )
     keys.add_argument("--each", metavar="FOLDER", help="make one folder for each component below this one")
     keys.add_argument(
@@ -63,11 +64,15 @@ Each service proves its identity with a key of its own and a certificate of the 
 --each, and mount to each container its own folder. It has one private key, all public keys, and a certificate, which
 has to be made again with the same command before it expires.
 
+`mesh keys serve` issues the certificates to components on other machines (`[keys] address`), until SIGTERM. Each
+component proves its name with its own identity key. Only this command needs the folder `authority` of the state folder.
+
 `mesh keys rotate-root` replaces the root certificate in three steps while the mesh runs. Each step waits until all
 components have renewed their certificates. Without --wait the command does the steps that are safe now.
 
   mesh keys
   mesh keys --each .mesh/keys --days 90
+  MESH_KEYS_LISTEN=0.0.0.0:9443 mesh keys serve
   mesh keys status
   mesh keys rotate-root --wait
 """

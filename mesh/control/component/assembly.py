@@ -12,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.metadata import version
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,10 +36,12 @@ from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control import file_rights
 from mesh.control.component import component_certificates
+from mesh.control.component.component_tls import ComponentTls
 from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.edge import Edge, OptionalLayers
 from mesh.edge.calls import share_keys
+from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.grpc.passthrough import tracing
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
@@ -50,6 +53,7 @@ from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import retry
 from mesh.rpc.client.target import Target
+from mesh.rpc.server.connection_guard import PublicLimits
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.sidecar.service_context import ServiceContext
 from mesh.sidecar.sidecar import Sidecar
@@ -77,13 +81,20 @@ class Outbound:
 
     Args:
         manifest: The services and their addresses.
+        tls: Certificates of this component.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, tls: ComponentTls) -> None:
         self._targets: dict[str, Target] = {}
         self._all_targets: list[Target] = []
-        for service in manifest.services.values():
-            target = Target(service.addresses, transport=manifest.channel, max_message=int(service.max_message))
+        for name, service in manifest.services.items():
+            target = Target(
+                service.addresses,
+                transport=manifest.channel,
+                max_message=int(service.max_message),
+                tls=tls.to(name),
+                name=name,
+            )
             self._all_targets.append(target)
             self._targets.update(dict.fromkeys(service.serves, target))
 
@@ -125,7 +136,8 @@ class _SharedParts:
             if self.credentials is None
             else asyncio.ensure_future(component_certificates.keep_current(self.credentials, manifest))
         )
-        self.outbound = Outbound(manifest)
+        self.tls = ComponentTls(manifest, name, self.credentials)
+        self.outbound = Outbound(manifest, self.tls)
         declared = None if name == EDGE else CallDeclarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))
         own = Channel(self._chain(identify(self.signer)), contract)
@@ -228,7 +240,7 @@ class SidecarComponent:
             functions,
             service,
             trace=common.telemetry.inbound,
-            authenticate=authenticate(common.tokens, PeerVerifier(common.identity)),
+            authenticate=authenticate(common.tokens, PeerVerifier(common.identity), common.tls.callers),
             authorize=authorize(contract, common.serves),
             concurrency_limit=ConcurrencyLimit(config.concurrency, config.queue),
             listen=config.listen,
@@ -236,6 +248,7 @@ class SidecarComponent:
             max_message=int(config.max_message),
             drain=float(config.drain),
             threads=main,
+            tls=common.tls.listener,
         )
         if self._pool is not None:
             self._pool.prepare()
@@ -275,6 +288,7 @@ class SidecarComponent:
             address = await self._sidecar.start()
         except ListenError as error:
             raise Faults([Fault(f"{self._place} listen", str(error))]) from None
+        self._common.tls.on_renewal(self._sidecar.renew)
         if self._events is not None:
             self._events.deliver(self._sidecar.deliveries)
         return address
@@ -376,6 +390,7 @@ class EdgeComponent:
         assert table is not None  # noqa: S101 - `process.run` has checked that there is one
         self._place = f"{manifest.file.name} [edge] listen"
         common = self._common = _SharedParts(manifest, contract, EDGE)
+        clients = ClientLimits.of(table)
         self._edge = Edge(
             contract,
             handler=common.onward,
@@ -385,6 +400,7 @@ class EdgeComponent:
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
+            clients=clients,
             layers=OptionalLayers.of(table),
             # The listener has no limit of a body: the edge refuses with a reason, and streams may be endless.
             listen=lambda app: Listener(
@@ -396,6 +412,14 @@ class EdgeComponent:
                 max_body=0,
                 max_head=2 * int(table.max_uri + table.max_headers) + HEAD_MARGIN_BYTES,
                 expire=app.expire,
+                public=PublicLimits(
+                    streams=table.streams_per_connection,
+                    connections=table.connections,
+                    stall=float(table.stall),
+                    max_frame=int(table.max_body) + HEAD_MARGIN_BYTES,
+                    proxies=tuple(ip_network(proxy) for proxy in table.trusted_proxies),
+                    refused=clients.count,
+                ),
             ),
         )
 

@@ -1,12 +1,12 @@
-"""Certificate keeper of ``mesh up``: renews the leaves of all components at half of their life.
+"""Certificate keeper of ``mesh up`` and of the signer: renews the leaf files of components at half of their life.
 
-The supervisor is the only process that opens the authority. The components read their own files when these change.
+The process that runs it is the only one that opens the authority. The components read their own files again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,20 +23,22 @@ RETRY_DELAY = 15.0
 
 
 class CertificateKeeper:
-    """Issues the certificates of a mesh on this machine, at once and as long as it runs.
+    """Issues certificates into the identity folder, at once and as long as the process runs.
 
     Args:
         manifest: The manifest.
+        names: Names of the components; None: all.
 
     Raises:
         Faults: The first issue failed.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, names: Sequence[str] | None = None) -> None:
         self._manifest = manifest
         self._state = mesh_certificates.authority(manifest).folder / "state.json"
-        self._due = mesh_certificates.issue(manifest)
+        self._names = names
         self._checked_at = datetime.now(UTC)
+        self._due = mesh_certificates.issue(manifest, self._checked_at, names)
         self._version = _version(self._state)
 
     async def run(self, report: Callable[[str], None]) -> None:
@@ -61,7 +63,7 @@ class CertificateKeeper:
         if self._checked_at <= now < self._due and _version(self._state) == self._version:
             self._checked_at = now
             return False
-        self._due = mesh_certificates.issue(self._manifest, now)
+        self._due = mesh_certificates.issue(self._manifest, now, self._names)
         self._checked_at = now
         self._version = _version(self._state)
         return True

@@ -28,7 +28,7 @@ log = logging.getLogger("mesh.control")
 
 BEAT_INTERVAL = 0.5
 """Seconds between two timestamps of the loop, and between two checks."""
-MAX_LAG = 1.0
+LAG_TIMEOUT = 1.0
 """Seconds of lag from which on the log says what blocks the event loop."""
 REPORT_INTERVAL = 10.0
 """Seconds between two log records."""
@@ -71,7 +71,7 @@ class LoopWatchdog:
         lag, self._beat_at = max(0.0, now - self._beat_at - BEAT_INTERVAL), now
         self._debugger = debugger_attached(self._loop_thread)
         self._lag.record(lag)
-        if lag >= MAX_LAG and not self._seen_lag:
+        if lag >= LAG_TIMEOUT and not self._seen_lag:
             self._report(f"the event loop was {lag:.1f} s late: {_UNSEEN}", "")
         self._seen_lag = False
         self._loop.call_later(BEAT_INTERVAL, self._beat)
@@ -86,7 +86,7 @@ class LoopWatchdog:
             late = now - checked - BEAT_INTERVAL
             checked = now
             lag = now - self._beat_at - BEAT_INTERVAL
-            if lag < MAX_LAG:
+            if lag < LAG_TIMEOUT:
                 silence = None
                 continue
             if late < BEAT_INTERVAL and not self._seen_lag:

@@ -38,7 +38,7 @@ from mesh.text import prepare_output, text_of
 if TYPE_CHECKING:
     from mesh.main_thread import MainThread
 
-__all__ = ["Component", "run", "run_edge", "run_sidecar", "serve"]
+__all__ = ["Component", "run", "run_edge", "run_sidecar", "run_signer", "serve"]
 
 log = logging.getLogger("mesh.control")
 
@@ -207,6 +207,21 @@ async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, paren
     return await serve(
         lambda: assembly.edge(manifest, contract, fd), parent, edge.drain, liveness_timeout=manifest.liveness.seconds
     )
+
+
+def run_signer(manifest: Manifest) -> int:
+    """Run the signer in the foreground until SIGTERM or SIGINT; return the exit code."""
+    import uvloop  # noqa: PLC0415 - as above
+
+    from mesh.control.component import signer  # noqa: PLC0415 - as above
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        parent = ParentConnection.inherited()
+        return runner.run(
+            serve(
+                lambda: signer.SignerComponent(manifest), parent, signer.DRAIN_SECONDS, None, manifest.liveness.seconds
+            )
+        )
 
 
 async def serve(

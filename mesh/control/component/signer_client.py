@@ -7,15 +7,15 @@ import json
 import ssl
 from datetime import UTC, datetime
 
-from mesh.address import split
+from mesh.address import reachable, split
 from mesh.auth import key_files
 from mesh.certificates import leaf_files
-from mesh.certificates.credentials import CredentialFiles
 from mesh.certificates.signing import PendingRequest, SigningResponse
 from mesh.certificates.spiffe import SIGNER, CertificateError, peer_service
 from mesh.config.manifest import Manifest
+from mesh.control import mesh_certificates
 
-__all__ = ["AUTHORITY_PATH", "CERTIFICATES_PATH", "SignerClient"]
+__all__ = ["AUTHORITY_PATH", "CERTIFICATES_PATH", "SignerClient", "SignerConnection"]
 
 CERTIFICATES_PATH = "/v1/certificates"
 """Path of requests for a leaf (POST)."""
@@ -26,23 +26,19 @@ REQUEST_TIMEOUT = 5.0
 MAX_RESPONSE_SIZE = 2**20
 
 
-class SignerClient:
-    """Client of one component. Its methods block.
+class SignerConnection:
+    """Requests to the signer, each on a connection of its own. The methods block.
 
     Args:
-        manifest: The manifest; ``[keys] address`` names the signer.
-        name: Name of the component.
-
-    Raises:
-        Faults: The component's identity key cannot be read.
+        manifest: The manifest. ``[keys] address`` names the signer; without it, ``[keys] listen`` on this machine.
+        timeout: Seconds that connecting, and each read, may take.
     """
 
-    def __init__(self, manifest: Manifest, name: str) -> None:
+    def __init__(self, manifest: Manifest, timeout: float = REQUEST_TIMEOUT) -> None:
         self._mesh = manifest.name
-        self._name = name
-        self._address = manifest.keys.address
-        self._folder = manifest.state / "identity"
-        self._identity = key_files.load(self._folder, name)
+        self._address = manifest.keys.address or reachable(manifest.keys.listen)
+        self._roots = mesh_certificates.identity_files(manifest, SIGNER).roots
+        self._timeout = timeout
 
     def round(self) -> int:
         """Return the authority's round.
@@ -50,33 +46,20 @@ class SignerClient:
         Raises:
             CertificateError: The signer cannot be reached, or is not that of this mesh.
         """
-        body = self._request("GET", AUTHORITY_PATH, None)
+        body = self.request("GET", AUTHORITY_PATH)
         try:
             return int(json.loads(body)["round"])
         except (ValueError, KeyError, TypeError):
             raise CertificateError(f"{self._address}: the signer sent a malformed response") from None
 
-    def renew(self) -> int:
-        """Get a new leaf, and write it with the trusted roots; return the authority's round.
+    def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """Return the body of the response.
 
         Raises:
             CertificateError: The signer cannot be reached, is not that of this mesh, or refuses the request.
-            Faults: The identity folder cannot be written.
         """
-        now = datetime.now(UTC)
-        held = leaf_files.current_leaf(self._folder, self._name, self._mesh)
-        pending = PendingRequest(
-            self._mesh, self._name, self._identity, now, None if held is None else held.serial_number
-        )
-        response = SigningResponse.from_json(self._request("POST", CERTIFICATES_PATH, pending.body))
-        pair = pending.accept(response, now)
-        leaf_files.write_roots(self._folder, response.roots)
-        leaf_files.write(self._folder, self._name, pair)
-        return response.round
-
-    def _request(self, method: str, path: str, body: bytes | None) -> bytes:
         host, port = split(self._address)
-        connection = http.client.HTTPSConnection(host, port, timeout=REQUEST_TIMEOUT, context=self._context())
+        connection = http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._context())
         try:
             connection.connect()
             assert isinstance(connection.sock, ssl.SSLSocket)  # noqa: S101 - HTTPSConnection makes it
@@ -93,23 +76,58 @@ class SignerClient:
         finally:
             connection.close()
         if response.status != http.client.OK:
-            raise CertificateError(f"{self._address}: the signer refused: {_message(content)}")
+            raise CertificateError(f"{self._address}: the signer refused: {_message(content) or response.status}")
         return content
 
     def _context(self) -> ssl.SSLContext:
         """Return a context that trusts the roots of the identity folder. The name is checked after the handshake."""
-        path = CredentialFiles.of(self._folder, self._name).roots
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
-            context.load_verify_locations(cadata=path.read_text("ascii"))
+            context.load_verify_locations(cadata=self._roots.read_text("ascii"))
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             reason = getattr(error, "strerror", None) or str(error)
-            text = f"{path}: the trusted roots cannot be read: {reason}; `mesh keys --each` makes them"
+            text = f"{self._roots}: the trusted roots cannot be read: {reason}; `mesh keys --each` makes them"
             raise CertificateError(text) from None
         return context
+
+
+class SignerClient(SignerConnection):
+    """Client of one component.
+
+    Args:
+        manifest: The manifest.
+        name: Name of the component.
+
+    Raises:
+        Faults: The component's identity key cannot be read.
+    """
+
+    def __init__(self, manifest: Manifest, name: str) -> None:
+        super().__init__(manifest)
+        self._name = name
+        self._folder = manifest.state / "identity"
+        self._identity = key_files.load(self._folder, name)
+
+    def renew(self) -> int:
+        """Get a new leaf, and write it with the trusted roots; return the authority's round.
+
+        Raises:
+            CertificateError: The signer cannot be reached, is not that of this mesh, or refuses the request.
+            Faults: The identity folder cannot be written.
+        """
+        now = datetime.now(UTC)
+        held = leaf_files.current_leaf(self._folder, self._name, self._mesh)
+        pending = PendingRequest(
+            self._mesh, self._name, self._identity, now, None if held is None else held.serial_number
+        )
+        response = SigningResponse.from_json(self.request("POST", CERTIFICATES_PATH, pending.body))
+        pair = pending.accept(response, now)
+        leaf_files.write_roots(self._folder, response.roots)
+        leaf_files.write(self._folder, self._name, pair)
+        return response.round
 
 
 def _message(body: bytes) -> str:

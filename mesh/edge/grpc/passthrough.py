@@ -8,7 +8,8 @@ name the caller, the trace or the origin of the request is removed here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Collection, Coroutine, Hashable, Mapping
+from functools import partial
 from time import monotonic  # the clock of the event loops
 from typing import Any
 
@@ -18,9 +19,11 @@ from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.edge import refusals
 from mesh.edge.calls import HttpCall
+from mesh.edge.clients.client_stream import CLIENT_STREAM, LARGE_SIZE, ClientStream
 from mesh.edge.grpc import exposed
 from mesh.errors import Internal, InvalidArgument, StatusError, Unimplemented
 from mesh.headers import CLIENT_CLAIMS, REQUEST_PREFIXES, without_owned
+from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.layers.deadline import deadline
 from mesh.rpc import framing
 from mesh.rpc.server import grpc_web
@@ -34,6 +37,15 @@ from mesh.telemetry import propagation
 __all__ = ["GrpcCall", "Passthrough", "tracing"]
 
 _HTTP_2 = "2"
+
+BUILTIN = frozenset({"health", "reflection"})
+"""Built-in services."""
+MAX_CHECKS = 64
+"""Health checks in progress."""
+MAX_BUILTIN_STREAMS = 128
+"""Health watches and reflection streams that are open."""
+REFLECTION_TIMEOUT = 60.0
+"""Seconds that a reflection stream may be open."""
 
 _PARSED_HEADERS = frozenset({b"grpc-timeout", b"grpc-encoding"})
 """Headers that ``InboundCall`` parses when it is made. A refused call is made without them, because they may be
@@ -59,6 +71,8 @@ class GrpcCall(HttpCall):
         refusal: StatusError | None,
     ) -> None:
         super().__init__(scope, receive, send)
+        if inbound.method.client_streaming:
+            self.expect_messages()
         self.inbound = inbound
         self.refusal = refusal
         self.method = inbound.method
@@ -77,6 +91,7 @@ class Passthrough:
         streams: That of streaming calls.
         max_message: Largest request message, bytes.
         timeout: Seconds that a unary call may take when its method sets no limit; None: no limit.
+        builtin: Names of the built-in services that are served: ``health``, ``reflection``.
 
     Attributes:
         app: The gRPC server.
@@ -92,12 +107,16 @@ class Passthrough:
         streams: Handler,
         max_message: int,
         timeout: float | None,
+        builtin: Collection[str] = BUILTIN,
     ) -> None:
         services = exposed.services(contract)
         self.health = Health(services)
-        builtin = builtin_handlers(self.health, Reflection(exposed.files(contract), services))
-        self.app = _EdgeGrpcApp(contract, builtin, handler, max_message)
-        self._routes: dict[str, tuple[Route, ...]] = dict.fromkeys(builtin, ())
+        served: list[Health | Reflection] = [self.health] if "health" in builtin else []
+        if "reflection" in builtin:
+            served.append(Reflection(exposed.files(contract), services))
+        builtin_methods = builtin_handlers(*served, reserve=BuiltinReserve())
+        self.app = _EdgeGrpcApp(contract, builtin_methods, handler, max_message)
+        self._routes: dict[str, tuple[Route, ...]] = dict.fromkeys(builtin_methods, ())
         for path, method in contract.methods.items():
             if method.access is not Access.INTERNAL:
                 self._routes[path] = method.routes
@@ -229,13 +248,59 @@ class _EdgeGrpcApp(GrpcApp):
         if isinstance(refusal, Unimplemented):
             inbound.trailers.append((b"grpc-accept-encoding", framing.ACCEPTED))
         if refusal is None and handler is not self._chain:
-            return inbound, handler
+            return _BuiltinCall(scope, method, metadata, receive, send, self._max_message), handler
         call = GrpcCall(grpc_web.original_scope(scope), receive, send, inbound, refusal)
 
         def enter(_: Call) -> Awaitable[None]:
             return self._chain(call)
 
         return inbound, enter
+
+
+class _BuiltinCall(InboundCall):
+    """A call of a built-in service.
+
+    Attributes:
+        connection: Address and port of the connection's other end, or None.
+    """
+
+    __slots__ = ("connection",)
+
+    def __init__(self, scope: Scope, method: Method, *others: Any) -> None:
+        super().__init__(method, *others)
+        stream: ClientStream | None = scope.get(CLIENT_STREAM)
+        if method.client_streaming and stream is not None:
+            stream.streaming = True
+        self.connection: tuple[str, int] | None = scope.get("client")
+
+
+def _builtin_shares(call: Call) -> tuple[Hashable | None, ...]:
+    assert isinstance(call, _BuiltinCall)  # noqa: S101 - ``admit`` makes no other
+    connection = call.connection
+    return connection, connection[0] if connection else None
+
+
+class BuiltinReserve:
+    """Layer that limits the calls of built-in services, apart from the limits of other calls.
+
+    A health check is answered when the edge is full. Watches and reflection are streams that clients may keep open.
+    """
+
+    def __init__(self) -> None:
+        self._checks = ConcurrencyLimit(MAX_CHECKS, 0, _builtin_shares)
+        self._streams = ConcurrencyLimit(MAX_BUILTIN_STREAMS, 0, _builtin_shares)
+
+    def __call__(self, call: Call, next: Handler) -> Awaitable[None]:
+        """Run the rest of the chain within the limit."""
+        method = call.method
+        if not method.server_streaming:
+            return self._checks(call, next)
+        if method.client_streaming:  # reflection: a client asks all that it wants at once
+            latest = monotonic() + REFLECTION_TIMEOUT
+            if call.deadline is None or call.deadline > latest:
+                call.deadline = latest
+                return deadline(call, partial(self._streams, next=next))
+        return self._streams(call, next)
 
 
 class _ForwardedCall(Call):
@@ -270,14 +335,28 @@ class _ForwardedCall(Call):
         if request is not None:
             return request
         try:
-            return await self._inbound.receive()
+            message = await self._inbound.receive()
         except Internal as error:  # malformed, which is the client's fault at the edge
             raise InvalidArgument(error.message) from None
+        if self.method.client_streaming:
+            self._call.release_request(incomplete=self._inbound.incomplete)
+        return message
 
     def send(self, message: bytes) -> Coroutine[Any, Any, None]:
         if not self.headers_sent:
             self._forward_headers()
-        return self._inbound.send(message)
+        return self._inbound.send(message) if len(message) <= LARGE_SIZE else self._send_large(message)
+
+    async def _send_large(self, message: bytes) -> None:
+        """Send a large message, counted until the client has read it; that of a unary call until the call ends."""
+        if self.method.server_streaming:
+            self._call.hold_response(len(message))
+            await self._inbound.send(message)
+            self._call.release_response()
+        else:
+            self._call.release_request()
+            self._call.hold_response(len(message))
+            await self._inbound.send(message)
 
     def send_headers(self) -> Coroutine[Any, Any, None]:
         if not self.headers_sent:

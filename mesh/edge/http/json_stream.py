@@ -14,6 +14,8 @@ from mesh.errors import InvalidArgument
 __all__ = ["Lines", "TooLarge", "Values"]
 
 _BLANK = b" \t\r\n"
+_MAX_BLANK_BYTES = 64
+"""Bytes of white space between two messages that count as nothing."""
 _IN_STRING = re.compile(rb'["\\]')
 _OUTSIDE = re.compile(rb'["{}\[\],]')
 
@@ -35,6 +37,11 @@ class Lines:
         self._limit = limit
         self._parts: list[bytes] = []
         self._size = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether a part of a message is held."""
+        return self._size > 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the messages that these bytes complete.
@@ -93,6 +100,11 @@ class Values:
         self._is_array = False
         self._several = False  # whether the array has a comma
         self._over = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether a part of a message is held, or more than a little white space."""
+        return len(self._buffer) > _MAX_BLANK_BYTES or bool(self._buffer.strip(_BLANK))
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the messages that these bytes complete.

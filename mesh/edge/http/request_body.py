@@ -108,6 +108,7 @@ async def read_request(
     body = await call.read_body(limit, body_timeout)
     if gunzip is not None:
         body = _decompressed(call, gunzip, body, limit)
+        call.hold_request(len(body))
     if form is None and body:
         raise refusals.unsupported_media(call, f"the body has no media type: send `content-type: {JSON}`")
     content_type = call.metadata.wire(b"content-type") or b""
@@ -148,6 +149,7 @@ class RequestMessages:
         limit: int,
         ended: Callable[[], None],
     ) -> None:
+        call.expect_messages()
         self._call = call
         self._transcoder = transcoder
         self._values: tuple[str, ...] | None = values
@@ -176,7 +178,10 @@ class RequestMessages:
         except TooLarge:
             text = f"message {self._count + 1} of the request is larger than {self._limit} bytes"
             raise self._call.http_error(413, Code.OUT_OF_RANGE, text) from None
-        return self._message(self._ready.popleft())
+        message = self._message(self._ready.popleft())
+        if not self._ready:
+            self._call.release_request(incomplete=self._parser.pending)
+        return message
 
     async def _fill(self) -> None:
         piece = next(self._pieces, None)
@@ -200,7 +205,11 @@ class RequestMessages:
         if self._form is Form.MEDIA:
             self._ready.append(piece)
         elif self._form is not None:
+            if self._gunzip is not None:
+                self._call.hold_request(len(piece))
             self._ready.extend(self._parser.feed(piece))
+            if not self._ready and not self._parser.pending:  # white space
+                self._call.release_request()
         elif piece:
             text = f"the body has no media type: send `content-type: {NDJSON}`"
             raise refusals.unsupported_media(self._call, text)

@@ -200,6 +200,7 @@ async def send_message(
     else:
         media_type = response_format.media_type
         body = transcoder.response(message, form, numbers=response_format.numbers, pretty=response_format.pretty)
+    del message  # the body may be as large, and its client slow
     if len(body) < content_coding.MIN_SIZE and response_format is _JSON_FORMAT:
         await call.answer(status, [*_SHORT_JSON, (b"content-length", b"%d" % len(body)), *call.headers], body)
         return

@@ -103,7 +103,10 @@ class WebSocketCall(HttpCall):
         if event["type"] != "websocket.receive":
             self.abandon()
         text: str | None = event.get("text")
-        return text if text is not None else event["bytes"]
+        frame: str | bytes = text if text is not None else event["bytes"]
+        self.release_request()  # the frame before was passed on
+        self.hold_request(len(frame))
+        return frame
 
     async def wait_for_disconnect(self) -> None:
         """Return when the client has closed the socket or has disconnected. Further frames are discarded."""
@@ -112,7 +115,9 @@ class WebSocketCall(HttpCall):
 
     async def put(self, frame: str | bytes) -> None:
         """Send a frame. Waits while the client does not read."""
+        self.hold_response(len(frame))
         await self._put({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
+        self.release_response()
 
     async def close(self, code: int, reason: str = "") -> None:
         """Close the socket."""

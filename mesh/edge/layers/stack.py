@@ -30,6 +30,8 @@ class OptionalLayers:
         user_rate_limit: Limits the requests of each verified user.
         header_forwarding: Forwards request headers as metadata of outbound calls.
         ignore_unknown_fields: Whether JSON fields that a message does not have are ignored.
+        docs: Whether ``/docs`` and ``/openapi.json`` are served.
+        builtin: Built-in gRPC services that are served.
     """
 
     forwarded: Layer | None = None
@@ -39,6 +41,8 @@ class OptionalLayers:
     user_rate_limit: Layer | None = None
     header_forwarding: Layer | None = None
     ignore_unknown_fields: bool = False
+    docs: bool = True
+    builtin: frozenset[str] = frozenset({"health", "reflection"})
 
     @classmethod
     def of(cls, config: EdgeConfig) -> OptionalLayers:
@@ -55,6 +59,8 @@ class OptionalLayers:
             user_rate_limit=user_rate_limit(float(user), user.burst) if user else None,
             header_forwarding=forward_headers(config.metadata) if config.metadata else None,
             ignore_unknown_fields=config.ignore_unknown_fields,
+            docs=config.docs,
+            builtin=frozenset(name for name in ("health", "reflection") if getattr(config, name)),
         )
 
 

@@ -259,7 +259,8 @@ class Schemas:
         if field.message_type is not None:
             return self.message(field.message_type)
         if field.enum_type is None:
-            return dict(_SCALARS[field.type])
+            secret = field.type == FieldDescriptor.TYPE_STRING and field.GetOptions().debug_redact
+            return {**_SCALARS[field.type], "format": "password"} if secret else dict(_SCALARS[field.type])
         if field.enum_type.full_name == _NULL:
             return {"type": "null"}
         return self._enum(field.enum_type)

@@ -9,7 +9,11 @@
   that is not read can block the others on its connection.
 - Only calls that no server has processed are sent again here. Everything else is retried by ``retry``, if its method
   declares retry safety.
-- TLS: ``Target`` takes an ``ssl.SSLContext``. Nothing sets it yet; TLS between services will.
+- An endpoint is judged by comparison with the others (``endpoint_health``), and a target by whether it answers anything
+  (``circuit_breaker``). Errors of functions count as answers in both. The health check of a silent server takes the
+  place of an HTTP/2 PING, because HTTP/2 stacks acknowledge PINGs for event loops that are blocked.
+- TLS: ``ServiceTls`` gives a target contexts that follow renewals, and checks the name of each server. Connections are
+  replaced after a renewal, and closed when a certificate on them expires.
 - It refuses call credentials, because the outbound layers identify the caller, and metadata that belong to the
   transport.
 """

@@ -10,18 +10,22 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Unavailable
 from mesh.rpc.client import balancer, resolver
+from mesh.rpc.client.circuit_breaker import CircuitBreaker
+from mesh.rpc.client.endpoint_health import EndpointHealth
+from mesh.rpc.client.health_probe import probe_headers
 from mesh.rpc.client.http2_connection import Connection, connect
+from mesh.rpc.client.outlier_ejection import OutlierEjection
 from mesh.rpc.client.resolver import Endpoint
 
 if TYPE_CHECKING:
     from mesh.call import Call
+    from mesh.rpc.client.service_tls import ServiceTls
 
 __all__ = ["ConnectionPool"]
 
@@ -50,20 +54,24 @@ class _EndpointState:
     Attributes:
         endpoint: The endpoint.
         connection: Its connection, or None.
+        health: Outcomes of its calls, and whether it is ejected.
         task: The attempt to connect that is in progress, or None.
         timer: The delay before the next attempt, or None.
         failures: Failed attempts in a row.
+        unused: Connections in a row that were lost without a response on them.
         reason: The last failure, for error messages.
     """
 
-    __slots__ = ("connection", "endpoint", "failures", "reason", "task", "timer")
+    __slots__ = ("connection", "endpoint", "failures", "health", "reason", "task", "timer", "unused")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.connection: Connection | None = None
+        self.health = EndpointHealth()
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.failures = 0
+        self.unused = 0
         self.reason = ""
 
     def stop(self) -> None:
@@ -78,17 +86,27 @@ class ConnectionPool:
 
     Args:
         addresses: ``host:port``, each an IP address or a name that may resolve to several.
-        tls: TLS context, or None for plain text.
+        tls: TLS to the service, or None for plain text.
+        name: The service, for logs and metrics.
+        breaker: The target's circuit breaker.
 
     Attributes:
         addresses: As given.
-        ready: Connections that take streams.
+        ready: Connections that are picked from: those of the endpoints in service, or of all if none is.
+        ejection: Ejects endpoints that do not work.
 
     Raises:
         ValueError: An address is not ``host:port``.
     """
 
-    def __init__(self, addresses: Sequence[str], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        tls: ServiceTls | None = None,
+        *,
+        name: str = "",
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
         self.addresses = tuple(addresses)
         for address in self.addresses:
             resolver.split(address)
@@ -105,13 +123,33 @@ class ConnectionPool:
         self._reconnect_timer: asyncio.TimerHandle | None = None
         self._all_closed: asyncio.Future[None] | None = None
         self._closed = False
+        self.ejection = OutlierEjection(
+            name,
+            self._endpoints.values,
+            self._update_ready,
+            breaker or CircuitBreaker(name),
+            probe_headers(self.addresses[0], secure=tls is not None) if self.addresses else [],
+        )
+        if tls is not None:
+            tls.subscribe(self._renew)
 
     def __str__(self) -> str:
         return ", ".join(self.addresses)
 
-    def pick(self) -> Connection | None:
-        """Return a connection that takes a stream now, or None; calls that wait already come first."""
-        return None if self._waiters else balancer.pick(self.ready, random.randrange)
+    def pick(self, tried: Collection[EndpointHealth] | None = None) -> Connection | None:
+        """Return a connection that takes a stream now, or None; calls that wait already come first.
+
+        Args:
+            tried: Endpoints that are picked only if there is no other, because earlier attempts went there.
+        """
+        if self._waiters:
+            return None
+        if tried:
+            others = [connection for connection in self.ready if connection.health not in tried]
+            found = balancer.pick(others, random.randrange)
+            if found is not None:
+                return found
+        return balancer.pick(self.ready, random.randrange)
 
     async def acquire(self, call: Call) -> Connection:
         """Return a connection that takes a stream, waiting for one up to the call's deadline.
@@ -157,6 +195,12 @@ class ConnectionPool:
                     self._waiters.remove(waiter)
                 raise
 
+    def check(self, health: EndpointHealth) -> None:
+        """Check the health of an endpoint that sends nothing to the calls that it has."""
+        for state in self._endpoints.values():
+            if state.health is health:
+                self.ejection.silent(state)
+
     def endpoint_of(self, connection: Connection) -> Endpoint:
         """Return the endpoint of a connection that ``pick`` or ``acquire`` returned."""
         return self._connections[connection].endpoint
@@ -164,6 +208,7 @@ class ConnectionPool:
     async def close(self) -> None:
         """Close every connection; calls in progress fail with UNAVAILABLE."""
         self._closed = True
+        self.ejection.close()
         if self._resolve_timer is not None:
             self._resolve_timer.cancel()
         self._stop_reconnect_timer()
@@ -194,21 +239,35 @@ class ConnectionPool:
 
     def on_draining(self, connection: Connection) -> None:
         """Give the connection no more calls, and replace it."""
-        if connection in self.ready:
-            self.ready.remove(connection)
-            self._replace(self._connections[connection], connection, "the server closed the connection")
+        state = self._connections.get(connection)
+        if state is not None and state.connection is connection:
+            self._replace(state, connection, connection.close_reason)
 
     def on_lost(self, connection: Connection, reason: str) -> None:
         """Forget the connection, and replace it unless that is in progress."""
-        if connection in self.ready:
-            self.ready.remove(connection)
         state = self._connections.pop(connection, None)
         if state is not None:
             self._replace(state, connection, reason)
         if self._all_closed is not None and not self._connections and not self._all_closed.done():
             self._all_closed.set_result(None)
 
+    def on_silent(self, connection: Connection) -> None:
+        """Check the health of its server."""
+        self.check(connection.health)
+
     # -- connecting --
+
+    def _update_ready(self) -> None:
+        """Set the connections to pick from."""
+        connected = [
+            (state.connection, state.health) for state in self._endpoints.values() if state.connection is not None
+        ]
+        serving = [(connection, health) for connection, health in connected if not health.ejected] or connected
+        self.ready = [connection for connection, _ in serving]
+        for connection, health in connected:
+            on_trial = health.trial_began and not health.ejected and len(serving) > 1
+            connection.limit_streams(1 if on_trial else None)
+        self._wake()
 
     def _connect_idle(self) -> None:
         """Resolve if that was never done, and connect the endpoints that are idle."""
@@ -219,7 +278,11 @@ class ConnectionPool:
                 self._connect(state)
 
     def _connect(self, state: _EndpointState) -> None:
-        state.timer = None
+        if state.timer is not None:
+            state.timer.cancel()
+            state.timer = None
+        if state.task is not None:  # of a renewal
+            return
         loop = asyncio.get_running_loop()
         state.task = loop.create_task(self._connect_endpoint(state), name=f"connect {state.endpoint}")
 
@@ -233,13 +296,24 @@ class ConnectionPool:
             return
         state.task = None
         if connection.draining:  # it was opened and lost in one turn of the loop
-            self._reconnect_later(state, "the server closed the connection")
+            self._reconnect(state, connection, connection.close_reason)
             return
-        state.connection = connection
+        previous, state.connection = state.connection, connection
+        connection.health = state.health
         self._connections[connection] = state
-        self.ready.append(connection)
         self._stop_reconnect_timer()
-        self._wake()
+        self._update_ready()
+        self.ejection.connected(state)
+        if previous is not None:
+            previous.drain()
+
+    def _renew(self) -> None:
+        """Replace each connection by one with new certificates. The old one serves until the new one is ready."""
+        if self._closed:
+            return
+        for state in self._endpoints.values():
+            if state.task is None and state.timer is None:
+                self._connect(state)
 
     def _reconnect_later(self, state: _EndpointState, reason: str) -> None:
         """Connect again after the backoff; fail the calls that wait if no endpoint is left."""
@@ -260,9 +334,18 @@ class ConnectionPool:
         if state.connection is not connection:
             return
         state.connection = None
+        self._update_ready()
         if self._endpoints.get(state.endpoint) is not state:
             return
-        if not connection.has_responded:  # a server that drops every connection is reconnected with backoff
+        self._reconnect(state, connection, reason)
+
+    def _reconnect(self, state: _EndpointState, connection: Connection, reason: str) -> None:
+        """Connect again after a connection was lost. A server that drops every connection gets a backoff.
+
+        One connection may be lost unused: a server that changes its certificates closes those that it has.
+        """
+        state.unused = 0 if connection.has_responded else state.unused + 1
+        if state.unused > 1:
             self._reconnect_later(state, reason)
             return
         state.failures = 0
@@ -319,6 +402,7 @@ class ConnectionPool:
             for removed in self._endpoints.keys() - resolved:
                 state = self._endpoints.pop(removed)
                 state.stop()
+                self.ejection.removed(state)
                 if state.connection is not None:
                     state.connection.drain()
         for endpoint in sorted(resolved - self._endpoints.keys()):
@@ -351,7 +435,7 @@ class ConnectionPool:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
+    if not isinstance(error, OSError):
         return str(error)
     if isinstance(error, TimeoutError) and not error.errno:
         return f"no response within {CONNECT_TIMEOUT:g} s"

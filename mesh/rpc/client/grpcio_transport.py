@@ -2,7 +2,12 @@
 
 There is one grpcio channel for each address. grpcio resolves, connects and balances within it; this module picks among
 the channels. When all servers are lost after they have responded, calls wait for ``RECONNECT_TIMEOUT`` as they do in
-``connection_pool``; grpcio would fail them.
+``connection_pool``; grpcio would fail them. With TLS, a renewal makes new channels, because a channel keeps its
+credentials.
+
+It does not eject addresses. grpcio's own outlier detection (gRPC proposal A50) counts every status but OK, so errors of
+functions would eject healthy servers. Its keepalive does not find a frozen server quickly either: grpc's servers close
+connections that send PINGs often.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import asyncio
 import random
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from time import monotonic  # the clock of asyncio's and uvloop's event loops
 from typing import TYPE_CHECKING, Any
@@ -22,16 +27,24 @@ import grpc.aio
 from mesh.address import authority, join
 from mesh.boundary import cancel_task
 from mesh.call import Metadata, decode_values
-from mesh.errors import Code, StatusError, Unavailable
+from mesh.errors import Code, DeadlineExceeded, StatusError, Unavailable
 from mesh.message_size import Side, too_large
 from mesh.rpc import status
 from mesh.rpc.client import resolver
-from mesh.rpc.client.connection_pool import BACKOFF_BASE_DELAY, BACKOFF_MAX_DELAY, RECONNECT_TIMEOUT
+from mesh.rpc.client.connection_pool import (
+    BACKOFF_BASE_DELAY,
+    BACKOFF_MAX_DELAY,
+    CONNECT_TIMEOUT,
+    RECONNECT_TIMEOUT,
+)
+from mesh.rpc.client.grpcio_credentials import grpcio_credentials, name_option
 from mesh.rpc.client.http2_stream import wrong_response_count
 from mesh.rpc.client.streaming_call import EOF
 
 if TYPE_CHECKING:
     from mesh.call import Call
+    from mesh.rpc.client.circuit_breaker import CircuitBreaker
+    from mesh.rpc.client.service_tls import ServiceTls
 
 __all__ = ["GrpcioTransport"]
 
@@ -40,6 +53,10 @@ _READY = grpc.ChannelConnectivity.READY
 _POLL_INTERVAL = 0.02
 """Seconds between two looks at the channels while a call waits. A watch on them, as grpc.aio offers it, cannot be
 cancelled."""
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds for an attempt to connect with TLS."""
+RETIRED_TIMEOUT = 3600.0
+"""Seconds that calls over channels with old certificates may last after a renewal."""
 _CORE_TEXT = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$|^Stream removed")
 """Matches texts of grpcio's core about its connections, which name addresses. Nothing else tells them from a server's
 own texts."""
@@ -63,14 +80,18 @@ class _AddressChannel:
 
     __slots__ = ("address", "channel", "in_flight", "methods")
 
-    def __init__(self, address: str, options: Sequence[tuple[str, Any]]) -> None:
+    def __init__(self, address: str, tls: ServiceTls | None, options: Sequence[tuple[str, Any]]) -> None:
         host, port = resolver.split(address)
         scheme = "dns:///" if not resolver.is_static(address) else "ipv6:" if ":" in host else "ipv4:"
+        target = scheme + join(host.replace("%", "%25"), port)  # grpcio's own target is a URI
         self.address = address
-        self.channel = grpc.aio.insecure_channel(
-            scheme + join(host.replace("%", "%25"), port),  # grpcio's own target is a URI
-            options=[*options, ("grpc.default_authority", authority(address))],
-        )
+        if tls is None:
+            named = ("grpc.default_authority", authority(address))
+            self.channel = grpc.aio.insecure_channel(target, options=[*options, named])
+        else:
+            self.channel = grpc.aio.secure_channel(
+                target, grpcio_credentials(tls), options=[*options, name_option(tls)]
+            )
         self.in_flight = 0
         self.methods: dict[str, Any] = {}
 
@@ -86,22 +107,39 @@ class GrpcioTransport:
 
     Args:
         addresses: As for ``Target``.
+        breaker: The target's circuit breaker.
+        tls: TLS to the service, or None for plain text.
         max_message: Largest message in bytes, for requests and responses.
         agent: First part of ``user-agent``; grpcio adds its own.
     """
 
-    def __init__(self, addresses: Sequence[str], *, max_message: int, agent: bytes) -> None:
-        options = [
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        breaker: CircuitBreaker,
+        tls: ServiceTls | None = None,
+        *,
+        max_message: int,
+        agent: bytes,
+    ) -> None:
+        self._addresses = tuple(addresses)
+        self._tls = tls
+        self._options = [
             ("grpc.max_receive_message_length", max_message),
             ("grpc.max_send_message_length", -1),
             ("grpc.primary_user_agent", agent.decode()),
             ("grpc.initial_reconnect_backoff_ms", int(BACKOFF_BASE_DELAY * 1000)),
-            ("grpc.min_reconnect_backoff_ms", int(BACKOFF_BASE_DELAY * 1000)),
+            # Whatever its name says, it bounds each attempt to connect, and a handshake is slow on a busy machine.
+            ("grpc.min_reconnect_backoff_ms", int((HANDSHAKE_TIMEOUT if tls else BACKOFF_BASE_DELAY) * 1000)),
             ("grpc.max_reconnect_backoff_ms", int(BACKOFF_MAX_DELAY * 1000)),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ]
-        self._channels = [_AddressChannel(address, options) for address in addresses]
+        self._breaker = breaker
+        self._channels = self._new_channels()
+        self._renewals: set[asyncio.Task[None]] = set()
+        if tls is not None:
+            tls.subscribe(self._renew)
         self._max_message = max_message
         self._has_responded = False  # one of the servers, since the last reconnect timeout
         self._lost_at: float | None = None
@@ -115,15 +153,7 @@ class GrpcioTransport:
         """
         call.check_deadline()  # grpcio treats a timeout of 0 as none
         method = call.method
-        chosen = self._pick()
-        if (
-            self._has_responded
-            and not call.wait_for_ready
-            and chosen.channel.get_state(try_to_connect=True) is not _READY
-        ):
-            call.peer = chosen.address
-            chosen = await self._wait_for_channel(call)
-        call.peer = chosen.address
+        chosen = await self._choose(call)
         arguments = {
             "timeout": call.remaining(),
             "metadata": _to_grpc(call.metadata),
@@ -144,14 +174,20 @@ class GrpcioTransport:
             try:
                 await _receive_response(call, grpc_call)
                 self._has_responded, self._lost_at = True, None
+                if self._breaker.has_failures:
+                    self._breaker.answered()
             except grpc.aio.AioRpcError as error:
                 if sender is not None and sender.done() and not sender.cancelled() and sender.exception() is not None:
                     raise sender.exception() from None  # type: ignore[misc]
-                raise self._status(call, error, chosen.address) from None
+                failure = self._status(call, error, chosen.address)
+                self._record(call, failure)
+                raise failure from None
             except asyncio.CancelledError:
                 if sender is not None and sender.done() and not sender.cancelled() and sender.exception() is not None:
                     raise sender.exception() from None  # type: ignore[misc]
                 grpc_call.cancel()
+                if call.deadline is not None and monotonic() >= call.deadline:
+                    self._breaker.failed(call, DeadlineExceeded())
                 raise
         finally:
             chosen.in_flight -= 1
@@ -162,8 +198,53 @@ class GrpcioTransport:
     async def close(self) -> None:
         """Close the channels; calls in progress fail."""
         self._closed = True
+        for renewal in self._renewals:
+            renewal.cancel()
         for each in self._channels:
             await each.channel.close(None)
+
+    async def _choose(self, call: Call) -> _AddressChannel:
+        """Return the channel for a call; if all servers were lost, wait for one (see ``_wait_for_channel``)."""
+        chosen = self._pick(call.tried)
+        if (
+            self._has_responded
+            and not call.wait_for_ready
+            and chosen.channel.get_state(try_to_connect=True) is not _READY
+        ):
+            chosen = await self._wait_for_channel(call, chosen.address)
+        call.peer = chosen.address
+        if call.tried is not None:
+            call.tried.add(chosen)
+        return chosen
+
+    def _record(self, call: Call, error: StatusError) -> None:
+        if error.code is Code.UNAVAILABLE or (error.code is Code.DEADLINE_EXCEEDED and call.remaining() == 0.0):
+            self._breaker.failed(call, error)
+        elif self._breaker.has_failures:
+            self._breaker.answered()
+
+    def _new_channels(self) -> list[_AddressChannel]:
+        return [_AddressChannel(address, self._tls, self._options) for address in self._addresses]
+
+    def _renew(self) -> None:
+        """Make channels with the new certificates."""
+        if not self._closed:
+            renewal = asyncio.get_running_loop().create_task(self._replace_channels(), name="renew channels")
+            self._renewals.add(renewal)
+            renewal.add_done_callback(self._renewals.discard)
+
+    async def _replace_channels(self) -> None:
+        """Use new channels as soon as one is connected; the old ones end with their calls."""
+        new, old = self._new_channels(), self._channels
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    while all(each.channel.get_state(try_to_connect=True) is not _READY for each in new):  # noqa: ASYNC110
+                        await asyncio.sleep(_POLL_INTERVAL)
+            if self._channels is old:
+                new, self._channels = old, new
+        finally:  # those that are not used: the old ones, or all after a second renewal or the end
+            await asyncio.gather(*(each.channel.close(RETIRED_TIMEOUT) for each in new))
 
     async def _send_requests(self, call: Call, grpc_call: Any) -> None:
         try:
@@ -189,7 +270,7 @@ class GrpcioTransport:
             raise too_large(Side.REQUEST, self._max_message, len(message))
         return message
 
-    async def _wait_for_channel(self, call: Call) -> _AddressChannel:
+    async def _wait_for_channel(self, call: Call, address: str) -> _AddressChannel:
         """Return a channel as soon as one is connected, or any after the reconnect timeout.
 
         Raises:
@@ -204,7 +285,7 @@ class GrpcioTransport:
             await asyncio.sleep(_POLL_INTERVAL)
             call.check_deadline()
             if self._closed:
-                raise Unavailable("the channel to the service is closed").at(call.peer)
+                raise Unavailable("the channel to the service is closed").at(address)
             if not self._has_responded or loop.time() - lost_at >= RECONNECT_TIMEOUT:
                 break
             chosen = self._pick()
@@ -236,8 +317,10 @@ class GrpcioTransport:
         failure = StatusError.of(code, safe, details).at(f"{address}: {text}")
         return status.deadline_exceeded(failure, call.deadline, monotonic())
 
-    def _pick(self) -> _AddressChannel:
+    def _pick(self, tried: Collection[_AddressChannel] | None = None) -> _AddressChannel:
         channels = self._channels
+        if tried:  # attempts before this one went there
+            channels = [each for each in channels if each not in tried] or channels
         if len(channels) > 1:
             states = [each.channel.get_state(try_to_connect=True) for each in channels]
             for wanted in ((_READY,), tuple(state for state in grpc.ChannelConnectivity if state is not _FAILED)):

@@ -7,11 +7,19 @@ protobuf and asyncio would be most of its cost.
 from __future__ import annotations
 
 import socket
+import ssl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import ngh2
 
 from mesh.address import authority, split
+from mesh.rpc.client.tls_errors import SpeaksTlsError, is_tls_alert, reason_of
+
+if TYPE_CHECKING:
+    from mesh.rpc.client.service_tls import ServiceTls
 
 __all__ = ["check"]
 
@@ -19,18 +27,21 @@ _STATUSES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 _READ_SIZE = 65536
 
 
-def check(address: str, timeout: float, service: str = "") -> str:
+def check(address: str, timeout: float, service: str = "", tls: ServiceTls | None = None) -> str:
     """Return ``"SERVING"``, another health status, or the error as ``CODE: message``.
 
     Args:
         address: ``host:port``.
         timeout: Seconds for the whole check.
         service: The service to ask for; ``""``: the server as a whole.
+        tls: TLS to the server, or None for plain text.
     """
     try:
-        headers, body = _request(address, timeout, service.encode())
+        headers, body = _request(address, timeout, service.encode(), tls)
     except TimeoutError:
         return f"DEADLINE_EXCEEDED: no response within {timeout:g} s"
+    except ssl.SSLError as error:
+        return f"UNAVAILABLE: {reason_of(error)}"
     except OSError as error:
         return f"UNAVAILABLE: {error.strerror or error}"
     except (ngh2.NGH2Error, ValueError) as error:
@@ -42,11 +53,11 @@ def check(address: str, timeout: float, service: str = "") -> str:
     return _STATUSES[status] if status < len(_STATUSES) else str(status)
 
 
-def _request(address: str, timeout: float, service: bytes) -> tuple[dict[bytes, bytes], bytes]:
+def _request(address: str, timeout: float, service: bytes, tls: ServiceTls | None) -> tuple[dict[bytes, bytes], bytes]:
     """Return headers and trailers, and the body.
 
     Raises:
-        OSError: There is no connection, or no response in time.
+        OSError: There is no connection, TLS fails, or no response in time.
         ngh2.NGH2Error: The server does not speak HTTP/2.
         ValueError: The same, detected by the binding.
     """
@@ -55,18 +66,20 @@ def _request(address: str, timeout: float, service: bytes) -> tuple[dict[bytes, 
     h2 = ngh2.Connection(ngh2.Role.CLIENT)
     h2.initiate_connection({ngh2.Setting.ENABLE_PUSH: 0})
     stream = h2.send_request([
-        (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/grpc.health.v1.Health/Check"),
+        (b":method", b"POST"), (b":scheme", b"https" if tls else b"http"), (b":path", b"/grpc.health.v1.Health/Check"),
         (b":authority", authority(address).encode()), (b"te", b"trailers"), (b"content-type", b"application/grpc"),
     ])  # fmt: skip
     message = bytes([0x0A, len(service)]) + service if service else b""  # field 1, a string
     h2.send_data(stream, len(message).to_bytes(5, "big") + message, end_stream=True)
     headers: dict[bytes, bytes] = {}
     body = b""
-    with socket.create_connection((host, port), timeout) as connection:
+    with socket.create_connection((host, port), timeout) as plain, _secured(plain, tls) as connection:
         while True:
             connection.sendall(h2.data_to_send())
             connection.settimeout(max(0.001, deadline - time.monotonic()))
             data = connection.recv(_READ_SIZE)
+            if tls is None and is_tls_alert(data):
+                raise SpeaksTlsError
             h2.receive_data(data)
             for event in h2.events():
                 if isinstance(event, ngh2.ResponseReceived | ngh2.TrailersReceived):
@@ -77,6 +90,16 @@ def _request(address: str, timeout: float, service: bytes) -> tuple[dict[bytes, 
                     return headers, body
             if not data:
                 raise ConnectionError("the connection was closed without a response")
+
+
+@contextmanager
+def _secured(connection: socket.socket, tls: ServiceTls | None) -> Iterator[socket.socket]:
+    if tls is None:
+        yield connection
+        return
+    with tls.context().wrap_socket(connection) as secured:
+        tls.check(secured)
+        yield secured
 
 
 def _error(headers: dict[bytes, bytes]) -> str:

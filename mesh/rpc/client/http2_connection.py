@@ -13,16 +13,19 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from ssl import SSLContext, SSLObject
+from ssl import SSLError, SSLObject
 from typing import Any, Protocol, cast
 
 import ngh2
 from ngh2 import Configuration, ErrorCode, Role, Setting
 
 from mesh.errors import Unavailable
+from mesh.rpc.client.endpoint_health import EndpointHealth
 from mesh.rpc.client.http2_stream import Stream
 from mesh.rpc.client.reset_limiter import ResetLimiter
 from mesh.rpc.client.resolver import Endpoint, split
+from mesh.rpc.client.service_tls import ServiceTls
+from mesh.rpc.client.tls_errors import SpeaksTlsError, is_tls_alert, reason_of
 
 __all__ = ["Connection", "ConnectionOwner", "connect"]
 
@@ -37,9 +40,17 @@ LOW_WATER_BYTES = 16 * 2**10
 """Bytes still queued for a stream when its writer continues."""
 LAST_STREAM_ID = 2**31 - 2**16
 """Stream id after which the connection is replaced; ids run out at 2**31."""
+CHECK_INTERVAL = 0.2
+"""Seconds between two checks of a connection that has calls in progress."""
+SILENCE_DELAY = 0.4
+"""Seconds without data, while calls are in progress, after which the owner is told. A health check follows, so that a
+frozen server is known to be one within two seconds."""
+IDLE_CHECK_INTERVAL = 2.0
+"""The same interval after ``PING_DELAYS[0]`` without data: a stream may be silent for hours."""
 PING_DELAYS = (10.0, 20.0, 300.0)
-"""Seconds of silence before a first, a second and each further PING. grpcio's server tolerates two in five minutes."""
-PING_TIMEOUT = 20.0
+"""Seconds of silence before a first PING, and from there to the second and to each further one. The first is sent at
+once when the server does not respond to health checks. grpc's servers tolerate three within five minutes."""
+PING_TIMEOUT = 10.0
 """Seconds that the server has to acknowledge a PING."""
 
 _CONFIGURATION = Configuration(auto_window_update=False, peer_max_concurrent_streams=100)
@@ -62,6 +73,9 @@ class ConnectionOwner(Protocol):
     def on_lost(self, connection: Connection, reason: str) -> None:
         """Handle the end of a connection."""
 
+    def on_silent(self, connection: Connection) -> None:
+        """Handle a connection that has received nothing for a while; called again until it does."""
+
 
 class Connection(asyncio.Protocol):
     """One connection; ``connect`` makes it.
@@ -71,8 +85,9 @@ class Connection(asyncio.Protocol):
         peer: The ``host:port`` that the pool was given.
         loop: The event loop that it runs on.
         streams: The open streams by id.
-        max_streams: Most open streams at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS).
+        max_streams: Most open streams at once (the server's SETTINGS_MAX_CONCURRENT_STREAMS, or ``limit_streams``).
         draining: Whether it takes no new streams.
+        health: Health of the server, shared by all connections to it.
         has_responded: Whether the server has sent at least one response on it.
         plain_headers: Response headers without metadata, as this server writes them. Nearly every response has them.
         ready: Done when the server's SETTINGS have arrived; fails if the connection is lost before.
@@ -82,8 +97,10 @@ class Connection(asyncio.Protocol):
         self.address = str(endpoint)
         self.peer = endpoint.address
         self.streams: dict[int, Stream] = {}
-        self.max_streams = 2**32 - 1  # unlimited until SETTINGS arrive (RFC 9113, 6.5.2)
+        self.max_streams = self._server_max_streams = 2**32 - 1  # unlimited until SETTINGS arrive (RFC 9113, 6.5.2)
+        self._own_max_streams: int | None = None
         self.draining = self.has_responded = False
+        self.health = EndpointHealth()
         self.plain_headers: Sequence[tuple[bytes, bytes]] | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
@@ -95,14 +112,22 @@ class Connection(asyncio.Protocol):
         self._resets = ResetLimiter(self._reset)
         self._last_stream_id = self._last_written_id = 0
         self._last_received, self._ping_count = 0.0, 0
+        self._pinged_at = 0.0  # or the time of the last data
         self._ping_sent_at: float | None = None
         self._keepalive_timer: asyncio.TimerHandle | None = None
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._received = False
         self._close_reason = ""
 
     @property
     def available_streams(self) -> int:
         """Number of streams that may be opened now; negative after the server has lowered its limit."""
         return 0 if self.draining else self.max_streams - len(self.streams)
+
+    @property
+    def close_reason(self) -> str:
+        """Reason why the connection takes no new streams."""
+        return self._close_reason or "the server closed the connection"
 
     # -- streams --
 
@@ -125,8 +150,9 @@ class Connection(asyncio.Protocol):
             self._h2.send_data(stream_id, body, end_stream=True)
         self._schedule()
         if self._keepalive_timer is None:
-            self._last_received = self.loop.time()
-            self._keepalive_timer = self.loop.call_later(PING_DELAYS[0], self._check_keepalive)
+            self._last_received = self._pinged_at = self.loop.time()
+            self._ping_count = 0
+            self._keepalive_timer = self.loop.call_later(CHECK_INTERVAL, self._check_keepalive)
         if stream_id > LAST_STREAM_ID:
             self.drain()
         return True
@@ -171,6 +197,29 @@ class Connection(asyncio.Protocol):
             self._h2.reset_stream(stream_id, ErrorCode.CANCEL)
             self._schedule()
 
+    def limit_streams(self, more: int | None) -> None:
+        """Limit the open streams to those that are open now and ``more``; None ends the limit."""
+        if more is None:
+            if self._own_max_streams is None:
+                return
+            self._own_max_streams = None
+        elif self._own_max_streams is None:
+            self._own_max_streams = len(self.streams) + more
+        self._set_max_streams()
+
+    def _set_max_streams(self) -> None:
+        own = self._own_max_streams
+        self.max_streams = self._server_max_streams if own is None else min(own, self._server_max_streams)
+        self._owner.on_stream_available()
+
+    def fail_over(self) -> None:
+        """Fail the calls that declare retry safety and have received nothing, so that they are retried elsewhere."""
+        failed = [stream for stream in self.streams.values() if stream.movable and stream.headers is None]
+        for stream in failed:
+            stream.fail(
+                Unavailable("the service does not respond").at(f"{self.address}: no response to a health check")
+            )
+
     # -- end of the connection --
 
     def drain(self) -> None:
@@ -200,6 +249,20 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def secure(self, tls: ServiceTls) -> None:
+        """Check the server after the handshake, and close the connection when a certificate of it expires.
+
+        Raises:
+            ConnectionError: It is another service, or does not speak HTTP/2.
+        """
+        secured: SSLObject | None = self._transport.get_extra_info("ssl_object") if self._transport else None
+        if secured is None:  # lost meanwhile; ``ready`` has the reason
+            return
+        if secured.selected_alpn_protocol() != "h2":
+            raise ConnectionError("it does not speak HTTP/2 (ALPN)")
+        seconds = tls.check(secured)
+        self._expiry_timer = self.loop.call_later(seconds, self.close, "a certificate of the connection has expired")
+
     # -- asyncio.Protocol --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -211,6 +274,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle bytes from the server."""
+        if not self._received:
+            self._received = True
+            if is_tls_alert(data):
+                self.abort(str(SpeaksTlsError()))
+                return
         try:
             self._h2.receive_data(data)
         except (ngh2.NGH2Error, ValueError) as error:
@@ -236,7 +304,9 @@ class Connection(asyncio.Protocol):
         if self._keepalive_timer is not None:
             self._keepalive_timer.cancel()
             self._keepalive_timer = None
-        reason = self._close_reason or (str(error).lower() if error else "closed by the server")
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+        reason = self._close_reason or _lost_text(error)
         streams, self.streams = self.streams, {}
         self._writers.clear()
         self._resets.stop()
@@ -335,10 +405,9 @@ class Connection(asyncio.Protocol):
             self.loop.call_soon(self.close)
 
     def _settings_received(self, settings: Any) -> None:
-        self.max_streams = settings.get(Setting.MAX_CONCURRENT_STREAMS, self.max_streams)
-        if self.ready.done():
-            self._owner.on_stream_available()
-        else:
+        self._server_max_streams = settings.get(Setting.MAX_CONCURRENT_STREAMS, self._server_max_streams)
+        self._set_max_streams()
+        if not self.ready.done():
             self.ready.set_result(None)
 
     def _goaway_received(self, event: Any) -> None:
@@ -349,24 +418,37 @@ class Connection(asyncio.Protocol):
         self.loop.call_soon(self.drain)
 
     def _check_keepalive(self) -> None:
-        """Send a PING after silence, and close if none is acknowledged; runs while there are streams."""
+        """Tell the owner of silence, send PINGs, and close if one is not acknowledged; runs while there are streams."""
         self._keepalive_timer = None
         if not self.streams or self._transport is None:
             return
         now = self.loop.time()
+        interval = CHECK_INTERVAL
         if not self._last_received:
-            self._last_received = now
-            self._ping_count = 0
-        elif self._ping_sent_at is not None:
+            self._last_received = self._pinged_at = now
+            self._ping_count, self._ping_sent_at = 0, None
+        elif now - self._last_received >= SILENCE_DELAY:
+            self._owner.on_silent(self)
+            interval = CHECK_INTERVAL if now - self._last_received < PING_DELAYS[0] else IDLE_CHECK_INTERVAL
+        if self._ping_sent_at is not None:
             if now - self._ping_sent_at >= PING_TIMEOUT:
                 self.abort(f"it was silent and did not answer a PING within {PING_TIMEOUT:g} s")
                 return
-        elif now - self._last_received >= PING_DELAYS[min(self._ping_count, len(PING_DELAYS) - 1)]:
+        elif now - self._pinged_at >= PING_DELAYS[min(self._ping_count, len(PING_DELAYS) - 1)] or (
+            self.health.unresponsive and not self._ping_count
+        ):
             self._ping_count += 1
-            self._ping_sent_at = now
+            self._ping_sent_at = self._pinged_at = now
             self._h2.ping()
             self._schedule()
-        self._keepalive_timer = self.loop.call_later(PING_DELAYS[0], self._check_keepalive)
+        self._keepalive_timer = self.loop.call_later(interval, self._check_keepalive)
+
+
+def _lost_text(error: Exception | None) -> str:
+    """Return why a connection was lost. With TLS 1.3 the refusal of a client's certificate comes this way."""
+    if isinstance(error, SSLError):
+        return reason_of(error)
+    return str(error).lower() if error else "closed by the server"
 
 
 def _goaway_text(error_code: int, debug: bytes) -> str:
@@ -374,29 +456,32 @@ def _goaway_text(error_code: int, debug: bytes) -> str:
     return f"the server closed it with {name}" + (f": {debug[:200].decode('utf-8', 'replace')}" if debug else "")
 
 
-async def connect(endpoint: Endpoint, owner: ConnectionOwner, tls: SSLContext | None) -> Connection:
+async def connect(endpoint: Endpoint, owner: ConnectionOwner, tls: ServiceTls | None) -> Connection:
     """Return a connection that has received the server's SETTINGS.
 
     Args:
         endpoint: The endpoint to connect to.
         owner: Is told of the connection's changes.
-        tls: The TLS context (ALPN ``h2`` is set here), or None for plain text.
+        tls: TLS to the service, or None for plain text.
 
     Raises:
-        OSError: There is no connection, TLS fails, or the server does not speak HTTP/2.
+        OSError: There is no connection, TLS fails, the server is another service, or it does not speak HTTP/2.
     """
     loop = asyncio.get_running_loop()
-    if tls is not None:
-        tls.set_alpn_protocols(["h2"])
     name = split(endpoint.address)[0] if tls else None
-    _, connection = await loop.create_connection(
-        lambda: Connection(endpoint, owner), endpoint.host, endpoint.port, ssl=tls, server_hostname=name
-    )
     try:
-        transport = connection._transport  # noqa: SLF001 - same module
-        secured: SSLObject | None = transport.get_extra_info("ssl_object") if transport else None
-        if secured is not None and secured.selected_alpn_protocol() != "h2":
-            raise ConnectionError("it does not speak HTTP/2 (ALPN)")  # noqa: TRY301 - aborts like every failure
+        _, connection = await loop.create_connection(
+            lambda: Connection(endpoint, owner),
+            endpoint.host,
+            endpoint.port,
+            ssl=tls.context() if tls else None,
+            server_hostname=name,
+        )
+    except SSLError as error:
+        raise ConnectionError(reason_of(error)) from error
+    try:
+        if tls is not None:
+            connection.secure(tls)
         await connection.ready
     except BaseException:
         connection.abort("given up")

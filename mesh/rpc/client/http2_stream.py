@@ -36,6 +36,7 @@ class Stream:
     Args:
         limit: Largest message in bytes.
         streaming: Wake the waiting task for headers and each message, not only at the end.
+        movable: As the attribute.
 
     Attributes:
         id: The stream id.
@@ -44,6 +45,7 @@ class Stream:
         trailers: Trailers, or None before they arrive. Of a trailers-only response: its headers.
         messages: Messages that were received and not taken.
         has_plain_headers: The headers hold no metadata and only standard values.
+        movable: The call declares retry safety: it may be given up here and sent to another server.
         ended: Nothing more will arrive.
         failure: The reason why it ended without trailers.
         unprocessed: The server has certainly not processed the call.
@@ -51,13 +53,15 @@ class Stream:
 
     __slots__ = (
         "_deframer", "_expects_messages", "_streaming", "_unacknowledged_bytes", "_waiter", "_writer", "connection",
-        "ended", "failure", "has_plain_headers", "headers", "id", "limit", "messages", "trailers", "unprocessed",
+        "ended", "failure", "has_plain_headers", "headers", "id", "limit", "messages", "movable", "trailers",
+        "unprocessed",
     )  # fmt: skip
 
     connection: Connection
 
-    def __init__(self, limit: int, *, streaming: bool) -> None:
+    def __init__(self, limit: int, *, streaming: bool, movable: bool = False) -> None:
         self.id = 0
+        self.movable = movable
         self.limit = limit
         self.headers: Sequence[tuple[bytes, bytes]] | None = None
         self.trailers: Sequence[tuple[bytes, bytes]] | None = None

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from google.protobuf import any_pb2, descriptor_pool, message_factory
@@ -27,7 +27,11 @@ from mesh.message_methods import descriptor_of, parser, serialize, serialize_par
 from mesh.protojson.codec import NO_SUCH_FIELD, Codecs
 from mesh.protojson.scalars import JsonError
 from mesh.protojson.wellknown import JsonEncodeError
+from mesh.rpc.client.grpcio_credentials import grpcio_credentials, name_option
 from mesh.rpc.status import DETAILS
+
+if TYPE_CHECKING:
+    from mesh.rpc.client.service_tls import ServiceTls
 
 __all__ = ["NoSuchMethod", "ReflectionCallError", "ReflectionClient", "ResponseMetadata", "find"]
 
@@ -103,12 +107,16 @@ class ReflectionClient:
     Args:
         address: ``host:port``.
         timeout: Seconds that each call may take.
+        tls: TLS to the server, or None for plain text.
     """
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, address: str, timeout: float, tls: ServiceTls | None = None) -> None:
         # A proxy in the environment is for external traffic, not for the mesh.
         options = (("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -1))
-        self._channel = grpc.insecure_channel(address, options=options)
+        if tls is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.secure_channel(address, grpcio_credentials(tls), [*options, name_option(tls)])
         self._timeout = timeout
         self._version = 0
         self._files: set[str] = set()

@@ -1,11 +1,20 @@
 """Retry layer: repeats failed calls of methods that declare retry safety, with backoff and a budget.
 
 A call is retried if its status is UNAVAILABLE, its method has an ``idempotency_level``, the caller has received nothing
-of the response, and the request can be sent again. The delay is exponential with jitter and ends before the deadline. A
-budget stops retries to a target that fails most calls. Calls that no server has processed are not handled here: the
-transport sends those again by itself.
+of the response, and the request can be sent again. It goes to another endpoint if there is one. The delay is
+exponential with jitter and ends before the deadline. A budget stops retries to a target that fails most calls. Calls
+that no server has processed are not handled here: the transport sends those again by itself. Methods with ``hedge`` are
+hedged in place of retries (``mesh.rpc.client.hedging``).
 
-Source: https://github.com/grpc/proposal/blob/master/A6-client-retries.md (backoff, throttling, pushback).
+Only one level of a chain of calls retries, so that attempts do not multiply:
+
+- A level that has retried in vain asks its callers not to (``mesh.headers.NO_RETRY``). ``mesh.layers.recover`` passes
+  this on.
+- Calls that a retry leads to are not retried here, and say so further down (``mesh.headers.RETRY``). This limits the
+  attempts even where functions replace the failures of their calls by their own.
+
+Sources: https://github.com/grpc/proposal/blob/master/A6-client-retries.md (backoff, throttling, pushback); B. Beyer et
+al., "Site Reliability Engineering", 2016, chapter 21 (retries at one level).
 """
 
 from __future__ import annotations
@@ -14,30 +23,22 @@ import asyncio
 import random
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from google.rpc import error_details_pb2
-
-from mesh.call import Call, Metadata
+from mesh.call import Call, current
 from mesh.errors import Code, StatusError
+from mesh.headers import NO_RETRY, RETRY
+from mesh.rpc.client import client_metrics
+from mesh.rpc.client.attempt import Attempt, RetryBudget, is_retry, pushback
+from mesh.rpc.client.hedging import hedged
 
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer
 
-__all__ = ["RetryBudget", "RetryPolicy", "decide", "pushback", "retry"]
-
-PUSHBACK = b"grpc-retry-pushback-ms"
-_PUSHBACK_DIGITS = 15
-"""Longest pushback that is read."""
-ATTEMPTS = b"grpc-previous-rpc-attempts"
+__all__ = ["RetryPolicy", "decide", "retry"]
 
 BACKOFF_FACTOR = 2.0
 """Growth of the delay from one retry to the next."""
-BUDGET_TOKENS = 1000.0
-"""Tokens of a full budget, A6's largest. A killed server fails all its calls in progress at once, and that alone must
-not use up the budget."""
-TOKENS_PER_SUCCESS = 0.1
-"""Tokens that a successful call gives back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +54,6 @@ class RetryPolicy:
     max_attempts: int = 4
     base_delay: float = 0.05
     max_delay: float = 1.0
-
-
-class RetryBudget:
-    """The retry budget of one service: a failure takes a token, a success gives back a part of one.
-
-    Retries stop while half or less of the tokens are left, so that a target which fails most calls does not get twice
-    as many of them (A6, Throttling Retry Attempts and Hedged RPCs).
-    """
-
-    __slots__ = ("tokens",)
-
-    def __init__(self) -> None:
-        self.tokens = BUDGET_TOKENS
-
-    @property
-    def spent(self) -> bool:
-        """Whether no retry is allowed now."""
-        return self.tokens <= BUDGET_TOKENS / 2
-
-    def success(self) -> None:
-        """Count an attempt that did not fail with UNAVAILABLE."""
-        self.tokens = min(BUDGET_TOKENS, self.tokens + TOKENS_PER_SUCCESS)
-
-    def failure(self) -> None:
-        """Count an attempt that failed with UNAVAILABLE."""
-        self.tokens = max(0.0, self.tokens - 1.0)
 
 
 def decide(
@@ -118,22 +93,6 @@ def decide(
     return delay
 
 
-def pushback(error: StatusError, trailers: list[tuple[bytes, bytes]]) -> float | None:
-    """Return the seconds that the server asks to wait, negative for "do not retry", None if it did not say.
-
-    The server says it by ``grpc-retry-pushback-ms`` in the trailers or by a ``google.rpc.RetryInfo`` detail. A pushback
-    that is not a number means "do not retry" (A6, Pushback).
-    """
-    for name, value in trailers:
-        if name == PUSHBACK:
-            digits = value.removeprefix(b"-")
-            return int(value) / 1000 if digits.isdigit() and len(digits) <= _PUSHBACK_DIGITS else -1.0
-    for detail in error.details:
-        if isinstance(detail, error_details_pb2.RetryInfo):
-            return float(detail.retry_delay.ToNanoseconds()) / 1e9
-    return None
-
-
 class _ReplayableRequest:
     """The request of a call, kept for another attempt.
 
@@ -151,28 +110,20 @@ class _ReplayableRequest:
         self.streamed = False
 
 
-class _Attempt(Call):
+class _Attempt(Attempt):
     """One attempt of a call. Its response goes to the caller; its failure does so only if it is the last attempt.
 
     Attributes:
         responded: The caller has received a part of the response.
     """
 
-    __slots__ = ("_request", "_taken", "compression", "responded", "wait_for_ready")
+    __slots__ = ("_request", "_taken", "responded")
 
-    def __init__(self, request: _ReplayableRequest, attempts: int) -> None:
-        call = request.call
-        super().__init__(call.method, call.metadata, call.deadline)
-        self.identity = call.identity
-        self.caller = call.caller
-        self.wait_for_ready = call.wait_for_ready
-        self.compression = call.compression
-        self.deadline_enforced = call.deadline_enforced
+    def __init__(self, request: _ReplayableRequest, number: int, tried: set[Any]) -> None:
+        Attempt.__init__(self, request.call, number, tried)  # super() would cost every call 80 ns
         self._request = request
         self._taken = False
         self.responded = False
-        if attempts:
-            self.metadata = Metadata.from_wire([*call.metadata.pairs, (ATTEMPTS, b"%d" % attempts)])
 
     async def receive_one(self) -> bytes:
         request = self._request
@@ -203,6 +154,11 @@ class _Attempt(Call):
         self.headers_sent = True
         self._request.call.headers += self.headers
 
+    def ask_for_no_retry(self) -> None:
+        """Add the trailer that asks the callers further up for no retry of their own, unless the server did so."""
+        if NO_RETRY not in self.trailers:
+            self.trailers.append(NO_RETRY)
+
     def conclude(self) -> None:
         """Give the caller the response metadata of the last attempt."""
         call = self._request.call
@@ -221,44 +177,59 @@ def retry(policy: RetryPolicy | None = None) -> Layer:
     budgets: dict[str, RetryBudget] = {}
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
-        return with_retries(call, next) if call.method.idempotent else next(call)
-
-    async def with_retries(call: Call, next: Handler) -> None:
-        budget = budgets.get(call.method.service)
+        inbound = current.get()
+        if inbound is not None and is_retry(inbound):
+            call.metadata.append(RETRY, b"1")
+            return next(call)
+        method = call.method
+        if not method.idempotent:
+            return next(call)
+        budget = budgets.get(method.service)
         if budget is None:
-            budget = budgets[call.method.service] = RetryBudget()
-        request = _ReplayableRequest(call)
-        attempts = 0
-        while True:
-            attempt = _Attempt(request, attempts)
-            attempts += 1
-            try:
-                try:
-                    await next(attempt)
-                finally:
-                    call.peer = attempt.peer
-            except StatusError as error:
-                if error.code == Code.UNAVAILABLE:
-                    budget.failure()
-                else:
-                    budget.success()
-                delay = decide(
-                    policy,
-                    code=error.code,
-                    attempts=attempts,
-                    replayable=not attempt.responded and not request.streamed,
-                    budget_spent=budget.spent,
-                    pushback_delay=pushback(error, attempt.trailers),
-                    remaining=call.remaining(),
-                    chance=random.random(),  # noqa: S311 - jitter, no secret
-                )
-                if delay is None:
-                    attempt.conclude()
-                    raise
-            else:
-                budget.success()
-                attempt.conclude()
-                return
-            await asyncio.sleep(delay)
+            budget = budgets[method.service] = RetryBudget()
+        if method.hedge is not None and not is_retry(call):
+            return hedged(call, next, method.hedge, budget)
+        return _with_retries(call, next, policy, budget)
 
     return layer
+
+
+async def _with_retries(call: Call, next: Handler, policy: RetryPolicy, budget: RetryBudget) -> None:
+    request = _ReplayableRequest(call)
+    tried: set[Any] = set()
+    attempts = 0
+    while True:
+        attempt = _Attempt(request, attempts, tried)
+        attempts += 1
+        try:
+            try:
+                await next(attempt)
+            finally:
+                call.peer = attempt.peer
+        except StatusError as error:
+            if error.code == Code.UNAVAILABLE:
+                budget.failure()
+            else:
+                budget.success()
+            replayable = not attempt.responded and not request.streamed and not is_retry(call)
+            delay = decide(
+                policy,
+                code=error.code,
+                attempts=attempts,
+                replayable=replayable,
+                budget_spent=budget.spent,
+                pushback_delay=pushback(error, attempt.trailers),
+                remaining=call.remaining(),
+                chance=random.random(),  # noqa: S311 - jitter, no secret
+            )
+            if delay is None:
+                if error.code == Code.UNAVAILABLE and (attempts > 1 or (budget.spent and replayable)):
+                    attempt.ask_for_no_retry()
+                attempt.conclude()
+                raise
+        else:
+            budget.success()
+            attempt.conclude()
+            return
+        await asyncio.sleep(delay)
+        client_metrics.RETRIES.add(1, {"rpc.method": call.method.path.lstrip("/")})

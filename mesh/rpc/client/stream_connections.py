@@ -9,15 +9,15 @@ for the next streaming call when it ends.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, Unavailable
 from mesh.rpc.client.connection_pool import CLOSE_TIMEOUT, CONNECT_TIMEOUT, ConnectionPool
-from mesh.rpc.client.http2_connection import Connection, connect
+from mesh.rpc.client.http2_connection import SILENCE_DELAY, Connection, connect
 
 if TYPE_CHECKING:
     from mesh.call import Call
+    from mesh.rpc.client.service_tls import ServiceTls
 
 __all__ = ["StreamConnections"]
 
@@ -30,16 +30,23 @@ class StreamConnections:
 
     Args:
         pool: Picks the server for the next call.
-        tls: TLS context, or None for plain text.
+        tls: TLS to the service, or None for plain text.
     """
 
-    def __init__(self, pool: ConnectionPool, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, pool: ConnectionPool, tls: ServiceTls | None = None) -> None:
         self._pool = pool
         self._tls = tls
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._all_closed: asyncio.Future[None] | None = None
         self._closed = False
+        if tls is not None:
+            tls.subscribe(self._renew)
+
+    def _renew(self) -> None:
+        """Close the connections with old certificates, when their streams have ended."""
+        for connection in list(self._open):
+            connection.drain()
 
     async def acquire(self, call: Call) -> Connection:
         """Return a connection without streams to the server that the pool picks.
@@ -48,10 +55,12 @@ class StreamConnections:
             Unavailable: No server can be reached.
             DeadlineExceeded: The deadline passed first.
         """
-        picked = self._pool.pick() or await self._pool.acquire(call)
+        picked = self._pool.pick(call.tried) or await self._pool.acquire(call)
         for index in range(len(self._idle) - 1, -1, -1):
             if self._idle[index].address == picked.address:
                 return self._idle.pop(index)
+        # A server that does not respond accepts connections in its backlog.
+        silence = asyncio.get_running_loop().call_later(SILENCE_DELAY, self._pool.check, picked.health)
         try:
             async with asyncio.timeout_at(call.deadline) as limit, asyncio.timeout(CONNECT_TIMEOUT):
                 connection = await connect(self._pool.endpoint_of(picked), self, self._tls)
@@ -59,6 +68,9 @@ class StreamConnections:
             if isinstance(error, TimeoutError) and limit.expired():
                 raise DeadlineExceeded("the deadline passed while a stream was being connected") from None
             raise Unavailable("no connection for a stream to the service").at(str(self._pool)) from error
+        finally:
+            silence.cancel()
+        connection.health = picked.health
         self._open.add(connection)
         if self._closed:  # while it connected
             connection.close()
@@ -95,6 +107,10 @@ class StreamConnections:
         """Give the connection no more calls."""
         if connection in self._idle:
             self._idle.remove(connection)
+
+    def on_silent(self, connection: Connection) -> None:
+        """Check the health of its server, over the pool's connection."""
+        self._pool.check(connection.health)
 
     def on_lost(self, connection: Connection, reason: str) -> None:  # noqa: ARG002 - ConnectionOwner's signature
         """Forget the connection."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from importlib.metadata import version
-from ssl import SSLContext
 from typing import TYPE_CHECKING
 
+from mesh.rpc.client.circuit_breaker import CircuitBreaker
 from mesh.rpc.client.connection_pool import ConnectionPool
 from mesh.rpc.client.grpcio_transport import GrpcioTransport
 from mesh.rpc.client.stream_connections import StreamConnections
@@ -14,6 +14,7 @@ from mesh.rpc.client.transport import Http2Transport
 
 if TYPE_CHECKING:
     from mesh.call import Call
+    from mesh.rpc.client.service_tls import ServiceTls
 
 __all__ = ["MAX_MESSAGE", "Target"]
 
@@ -29,10 +30,14 @@ class Target:
         transport: ``"ngh2"`` (our channel on libnghttp2) or ``"grpcio"``.
         max_message: Largest message in bytes, for requests and responses. A larger one ends its call with
             RESOURCE_EXHAUSTED, and ``google.rpc.ErrorInfo`` says which of the two it was.
-        tls: TLS context, or None for plain text. Only for ``"ngh2"``.
+        tls: TLS to the service, or None for plain text.
+        name: The service, for messages, logs and metrics.
+
+    Attributes:
+        breaker: Circuit breaker of the service.
 
     Raises:
-        ValueError: An address is not ``host:port``, the transport is unknown, or it does not support TLS.
+        ValueError: An address is not ``host:port``, or the transport is unknown.
     """
 
     def __init__(
@@ -41,20 +46,22 @@ class Target:
         *,
         transport: str = "ngh2",
         max_message: int = MAX_MESSAGE,
-        tls: SSLContext | None = None,
+        tls: ServiceTls | None = None,
+        name: str = "",
     ) -> None:
         if not addresses:
             raise ValueError("a target needs at least one address")
         agent = b"grpc-python-mesh/" + version("function-mesh").encode()
+        self.breaker = CircuitBreaker(name)
         self._handler: Http2Transport | GrpcioTransport
         if transport == "ngh2":
-            pool = ConnectionPool(addresses, tls)
+            pool = ConnectionPool(addresses, tls, name=name, breaker=self.breaker)
             streams = StreamConnections(pool, tls)
-            self._handler = Http2Transport(pool, streams, max_message=max_message, secure=tls is not None, agent=agent)
+            self._handler = Http2Transport(
+                pool, streams, self.breaker, max_message=max_message, secure=tls is not None, agent=agent
+            )
         elif transport == "grpcio":
-            if tls is not None:
-                raise ValueError('an ssl.SSLContext cannot be given to grpcio: use transport "ngh2" with TLS')
-            self._handler = GrpcioTransport(addresses, max_message=max_message, agent=agent)
+            self._handler = GrpcioTransport(addresses, self.breaker, tls, max_message=max_message, agent=agent)
         else:
             raise ValueError(f'transport must be "ngh2" or "grpcio", not {transport!r}')
 
@@ -62,9 +69,13 @@ class Target:
         """Answer the call by calling one of the servers.
 
         Raises:
-            StatusError: The server's status, or the failure to reach it.
+            StatusError: The server's status, the failure to reach it, or the refusal of the circuit breaker.
         """
-        return self._handler(call)
+        return self._admitted(call) if self.breaker.is_open else self._handler(call)
+
+    async def _admitted(self, call: Call) -> None:
+        await self.breaker.admit(call)
+        await self._handler(call)
 
     async def close(self) -> None:
         """Close the connections; calls in progress fail with UNAVAILABLE."""

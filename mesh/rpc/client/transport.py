@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mesh.address import authority
 from mesh.boundary import cancel_task
-from mesh.errors import DeadlineExceeded, StatusError, Unavailable
+from mesh.errors import Code, DeadlineExceeded, StatusError, Unavailable
 from mesh.headers import Headers
 from mesh.layers.timer_wheel import timer_wheel
 from mesh.message_size import Side, too_large
@@ -23,7 +23,9 @@ from mesh.rpc.client.http2_stream import Stream, wrong_response_count
 
 if TYPE_CHECKING:
     from mesh.call import Call
+    from mesh.rpc.client.circuit_breaker import CircuitBreaker
     from mesh.rpc.client.connection_pool import ConnectionPool
+    from mesh.rpc.client.endpoint_health import EndpointHealth
     from mesh.rpc.client.http2_connection import Connection
     from mesh.rpc.client.stream_connections import StreamConnections
 
@@ -48,6 +50,7 @@ class Http2Transport:
     Args:
         pool: The connections of unary calls.
         stream_connections: The connections of streaming calls.
+        breaker: The target's circuit breaker.
         max_message: Largest message in bytes, for requests and responses.
         secure: Whether the connections use TLS.
         agent: ``user-agent``.
@@ -57,6 +60,7 @@ class Http2Transport:
         self,
         pool: ConnectionPool,
         stream_connections: StreamConnections,
+        breaker: CircuitBreaker,
         *,
         max_message: int,
         secure: bool,
@@ -64,13 +68,14 @@ class Http2Transport:
     ) -> None:
         self.pool = pool
         self.stream_connections = stream_connections
+        self._breaker = breaker
         self.max_message = max_message
         self._scheme = b"https" if secure else b"http"
         self._authority = authority(pool.addresses[0]).encode() if pool.addresses else b""
         self._agent = agent
         self._base_headers: dict[str, Headers] = {}
 
-    async def __call__(self, call: Call) -> None:
+    async def __call__(self, call: Call) -> None:  # noqa: C901 - each branch is a step of one attempt
         """Answer the call.
 
         Raises:
@@ -86,27 +91,74 @@ class Http2Transport:
         body = framing.compressed_frame(message) if call.compression == "gzip" else framing.frame(message)
         pool = self.pool
         for attempt in range(MAX_ATTEMPTS):
-            if attempt > 1:
-                await asyncio.sleep(REFUSED_RETRY_DELAY * 2 ** (attempt - 2) * random())  # noqa: S311 - no secret
-            connection = pool.pick() or await pool.acquire(call)
-            stream = Stream(self.max_message, streaming=False)
+            if attempt:
+                await _before_next_attempt(call, attempt)
+            connection = pool.pick(call.tried) or await pool.acquire(call)
+            stream = Stream(self.max_message, streaming=False, movable=method.idempotent)
             call.peer = connection.peer
+            if call.tried is not None:
+                call.tried.add(connection.health)
             if not connection.open(self.headers(call), stream, body):
                 stream.failure = _refused(pool)
                 continue
             slot = None
             if call.deadline is not None and not call.deadline_enforced:
                 slot = timer_wheel(call.task).add(call.deadline, stream)
+            sent_at = monotonic()
             try:
                 await stream.wait()
             finally:
                 if slot is not None:
                     slot.discard(stream)
+                if not stream.ended and _deadline_passed(call):  # a layer has cancelled the call at its deadline
+                    self.record(call, connection, sent_at, DeadlineExceeded())
                 _close_stream(call, stream)
             if not stream.unprocessed:
                 break
-        _finish_call(call, stream)
-        await call.send(_single_response(stream))
+        await call.send(self._conclude(call, stream, sent_at))
+
+    def _conclude(self, call: Call, stream: Stream, sent_at: float) -> bytes:
+        """Return the response message of a unary call, and count its outcome.
+
+        Raises:
+            StatusError: The call has failed.
+        """
+        try:
+            _finish_call(call, stream)
+        except StatusError as error:
+            if not stream.unprocessed:
+                self.record(call, stream.connection, sent_at, error)
+            raise
+        if self._breaker.has_failures:
+            self._breaker.answered()
+        if self.pool.ejection.comparing:
+            self._count_answer(call.method.path, stream.connection.health, sent_at)
+        return _single_response(stream)
+
+    def record(self, call: Call, connection: Connection, sent_at: float, error: StatusError | None) -> None:
+        """Count the outcome of a call, for its target and for the endpoint that it was sent to.
+
+        Args:
+            call: The call.
+            connection: The connection that it was sent over.
+            sent_at: Time at which it was sent.
+            error: Its status; None: OK.
+        """
+        if error is not None and (
+            error.code is Code.UNAVAILABLE or (error.code is Code.DEADLINE_EXCEEDED and _deadline_passed(call))
+        ):
+            self._breaker.failed(call, error)
+            self.pool.ejection.failed(connection.health, call.method.path, monotonic() - sent_at)
+            return
+        if self._breaker.has_failures:
+            self._breaker.answered()
+        self._count_answer(call.method.path, connection.health, sent_at)
+
+    def _count_answer(self, path: str, health: EndpointHealth, sent_at: float) -> None:
+        now = monotonic()
+        health.answered(path, now - sent_at, now)
+        if health.trial_began and sent_at >= health.trial_began:
+            self.pool.ejection.trial_passed(health)
 
     async def close(self) -> None:
         """Close the connections; calls in progress fail with UNAVAILABLE."""
@@ -158,9 +210,19 @@ class Http2Transport:
             raise DeadlineExceeded("the deadline passed before the response was complete") from None
 
 
+async def _before_next_attempt(call: Call, attempt: int) -> None:
+    call.peer = ""  # until the call has a connection again
+    if attempt > 1:
+        await asyncio.sleep(REFUSED_RETRY_DELAY * 2 ** (attempt - 2) * random())  # noqa: S311 - no secret
+
+
+def _deadline_passed(call: Call) -> bool:
+    return call.deadline is not None and monotonic() >= call.deadline - status.DEADLINE_TOLERANCE_SECONDS
+
+
 def _close_stream(call: Call, stream: Stream) -> None:
     """Release the stream, whether or not it has ended."""
-    if call.deadline is not None and monotonic() >= call.deadline - status.DEADLINE_TOLERANCE_SECONDS:
+    if _deadline_passed(call):
         stream.connection.reset_later(stream)
     stream.close()
 
@@ -203,6 +265,8 @@ class _StreamingExchange:
         replay_buffer: The frames sent so far, for another attempt; None once there can be none.
         replay_bytes: Their size.
         requests_ended: The caller has sent its last request.
+        sent_at: Time at which the current attempt was sent.
+        recorded: Its outcome has been counted: the server has begun to respond.
         sender: The task that sends the requests of a method that streams them.
     """
 
@@ -215,6 +279,8 @@ class _StreamingExchange:
         self.replay_buffer: list[bytes] | None = []
         self.replay_bytes = 0
         self.requests_ended = False
+        self.sent_at = 0.0
+        self.recorded = False
         self.sender: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -228,6 +294,11 @@ class _StreamingExchange:
                 await self._receive_response(stream)
                 if not stream.unprocessed or self.replay_buffer is None:
                     break
+        except asyncio.CancelledError:
+            # A deadline that passed while the caller was still sending is the caller's own.
+            if self.stream is not None and self.requests_ended and not self.recorded and _deadline_passed(self.call):
+                self._record(self.stream, DeadlineExceeded())
+            raise
         finally:
             if self.stream is not None:
                 _close_stream(self.call, self.stream)
@@ -243,12 +314,15 @@ class _StreamingExchange:
         """Open a stream and send it the frames of the attempt before; return whether a connection took it."""
         transport, call = self.transport, self.call
         self._release()
+        call.peer = ""
         connection = self.connection = await transport.stream_connections.acquire(call)
         if self.sender is None and not self.requests_ended and not call.method.client_streaming:
             await self._send_request(await call.receive_one())
             self.requests_ended = True
-        stream = Stream(transport.max_message, streaming=True)
+        stream = Stream(transport.max_message, streaming=True, movable=call.method.idempotent)
         call.peer = connection.peer
+        if call.tried is not None:
+            call.tried.add(connection.health)
         if not connection.open(transport.headers(call), stream):
             return False
         for data in self.replay_buffer or ():
@@ -256,6 +330,7 @@ class _StreamingExchange:
         if self.requests_ended:
             stream.write(b"", end=True)
         self.stream = stream
+        self.sent_at = monotonic()
         if call.method.client_streaming and self.sender is None:
             loop = asyncio.get_running_loop()
             self.sender = loop.create_task(self._send_requests(), name=f"requests of {call.method.path}")
@@ -298,6 +373,8 @@ class _StreamingExchange:
         while True:
             if stream.headers is not None and stream.headers is not stream.trailers:
                 self.replay_buffer = None
+                if not self.recorded:
+                    self._record(stream, None)
                 if not call.headers_sent:
                     call.headers += status.metadata_of(stream.headers)
                     await call.send_headers()
@@ -313,4 +390,13 @@ class _StreamingExchange:
             error = sender.exception()
             if error is not None and (stream.trailers is None or isinstance(error, StatusError)):
                 raise error
-        _finish_call(self.call, stream)
+        try:
+            _finish_call(self.call, stream)
+        except StatusError as failure:
+            if self.stream is stream and not stream.unprocessed and not self.recorded:
+                self._record(stream, failure)
+            raise
+
+    def _record(self, stream: Stream, error: StatusError | None) -> None:
+        self.recorded = True
+        self.transport.record(self.call, stream.connection, self.sent_at, error)

@@ -18,6 +18,7 @@ import grpc.aio
 
 from mesh.call import Call, Metadata, decode_values
 from mesh.errors import Cancelled, Internal, RemoteError, StatusError, Unknown
+from mesh.headers import PUSHBACK
 from mesh.rpc import status
 from mesh.rpc.client.http2_stream import wrong_response_count
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CallError", "CallFacade", "OutboundCall", "UnaryUnaryCall", "undecodable_response"]
 
+_PUSHBACK = PUSHBACK.decode()
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -44,11 +46,13 @@ class CallError(grpc.aio.AioRpcError, RemoteError):
 
     Attributes:
         status: Its status, as the mesh's own exception.
+        no_retry: As in ``RemoteError``: the trailers say so.
     """
 
     def __init__(self, error: StatusError, headers: grpc.aio.Metadata, trailers: grpc.aio.Metadata) -> None:
         super().__init__(_CODES[int(error.code)], headers, trailers, error.message, str(error))
         self.status = error
+        self.no_retry = str(trailers.get(_PUSHBACK, "")).startswith("-")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.status, self.initial_metadata(), self.trailing_metadata()))

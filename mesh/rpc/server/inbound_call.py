@@ -82,6 +82,11 @@ class InboundCall(Call):
         """Whether the one response of a method without a response stream has not been sent yet."""
         return self._response is None and not self.method.server_streaming
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether a part of the next request message has come in."""
+        return self._deframer is not None and bool(self._deframer.pending)
+
     def cancel(self) -> None:
         """Cancel the handler."""
         if self.task is not None:

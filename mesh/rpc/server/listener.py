@@ -31,6 +31,7 @@ import h2corn
 import h2corn._lib
 
 from mesh.address import bind
+from mesh.rpc.server.connection_guard import ConnectionGuard, PublicLimits, prepare
 
 __all__ = ["CertificateFiles", "ListenError", "Listener"]
 
@@ -64,6 +65,11 @@ STREAM_WINDOW_SIZE = 2**20
 not read cannot stop the others."""
 CONNECTION_WINDOW_SIZE = 2**24
 """Bytes that a peer may send on one connection before they are read: the bound of the memory that one peer takes."""
+
+PUBLIC_STREAM_WINDOW_SIZE = 2**18
+"""The same for a stream of a listener whose clients are not trusted: 2.6 MB/s at a round trip of 100 ms."""
+PUBLIC_CONNECTION_WINDOW_SIZE = 2**20
+"""The same for a connection of a listener whose clients are not trusted (Envoy's advice for edges)."""
 
 DEFAULT_MAX_BODY_SIZE = 4 * 2**20
 """Bytes of the largest request body, unless ``max_body`` of the listener is given."""
@@ -146,6 +152,7 @@ class Listener:
         expire: Called when the drain time is over and calls are still in progress, to end them by a status of the
             application. A call that has not ended ``CANCELLATION_TIMEOUT`` later loses its connection.
         tls: Certificates; None: plain text.
+        public: Limits of a listener whose clients are not trusted; None: they are services of the mesh.
     """
 
     def __init__(
@@ -160,9 +167,12 @@ class Listener:
         max_head: int = 2**20,
         expire: Callable[[], None] | None = None,
         tls: CertificateFiles | None = None,
+        public: PublicLimits | None = None,
     ) -> None:
         self.listen = listen
-        self._app = app
+        self._public = public
+        self._guard = None if public is None else ConnectionGuard(app, public)
+        self._app = app if self._guard is None else self._guard
         self._fd = fd
         self._drain = drain
         self._expire = expire
@@ -189,6 +199,15 @@ class Listener:
             self._options |= {"max_request_body_size": body, "timeout_request_body_idle": 0.0}
             self._options |= {"timeout_keep_alive": HTTP1_IDLE_TIMEOUT, "timeout_request_header": HTTP1_IDLE_TIMEOUT}
             self._options |= dict.fromkeys(_HEAD_LIMITS, max_head)
+        if public is not None:
+            self._options |= {
+                "limit_connections": min(public.connections, _max_connections() or public.connections),
+                "max_concurrent_streams": public.streams,
+                "h2_initial_stream_window_size": PUBLIC_STREAM_WINDOW_SIZE,
+                "h2_initial_connection_window_size": PUBLIC_CONNECTION_WINDOW_SIZE,
+                "h2_timeout_response_stall": public.stall,
+                "websocket_max_message_size": public.max_frame,
+            }
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self._retired: set[_Server] = set()
@@ -202,11 +221,17 @@ class Listener:
         """
         if self._fd is None:
             self._socket = _bind(self.listen)
+        if self._public is not None:
+            fd = self._fd if self._socket is None else self._socket.fileno()
+            assert fd is not None  # noqa: S101 - one of the two is there
+            prepare(fd, self._public.stall)
         try:
             self._server = await self._start_server(self._tls)
         except ListenError:
             self._close()
             raise
+        if self._guard is not None:
+            self._guard.start(self._server.address)
         return self._server.address
 
     async def renew(self, tls: CertificateFiles) -> None:
@@ -239,6 +264,8 @@ class Listener:
             server, self._server = self._server, None
         if server is None:
             return
+        if self._guard is not None:
+            await self._guard.stop()
         await server.linger()
         await self._stop_accepting(server)
         servers = {server, *self._retired}

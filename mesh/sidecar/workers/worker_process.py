@@ -32,9 +32,11 @@ from mesh.events.consume.delivery_call import Delivered, once
 from mesh.events.hops import carry
 from mesh.events.publish.publisher import Publications, Publisher
 from mesh.faults import Faults
+from mesh.headers import RETRY
 from mesh.lambdas.handlers import functions_of
 from mesh.layers.recover import recover
 from mesh.main_thread import MainThread, ignore_stop_signals
+from mesh.rpc.client.attempt import is_retry
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.sidecar.service_context import ServiceContext
@@ -392,6 +394,8 @@ class _WorkerProcess:
             credentials = parent.metadata.wire(_AUTHORIZATION)
             if credentials is not None:
                 metadata.append(_AUTHORIZATION, credentials)
+        if parent is not None and is_retry(parent):  # as mesh.rpc.client.retry does in the sidecar's own process
+            metadata.append(RETRY, b"1")
         message = None if method.client_streaming else await call.receive_one()
         span, state = worker_spans.current_span()
         streams = (method.client_streaming, method.server_streaming)

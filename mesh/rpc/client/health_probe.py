@@ -1,0 +1,67 @@
+"""Health probe of a server over a connection that is in use: one call of the standard health service.
+
+Every response proves that the server works, also UNIMPLEMENTED of a server without that service. An HTTP/2 PING proves
+less: the HTTP/2 stacks of h2corn and grpcio acknowledge it in threads of their own, even when the event loop that runs
+the functions is blocked. Only UNAVAILABLE, a reset and silence are no response.
+
+Source: grpc/health/v1/health.proto.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from mesh.address import authority
+from mesh.rpc import framing
+from mesh.rpc.client.http2_stream import Stream
+
+if TYPE_CHECKING:
+    from mesh.headers import Headers
+    from mesh.rpc.client.http2_connection import Connection
+
+__all__ = ["PROBE_TIMEOUT", "is_responsive", "probe_headers"]
+
+PROBE_TIMEOUT = 0.8
+"""Seconds that a server has to respond."""
+_REQUEST = framing.frame(b"")
+"""An empty HealthCheckRequest asks for the server as a whole."""
+_MAX_RESPONSE_BYTES = 4096
+_UNAVAILABLE = (b"grpc-status", b"14")
+
+
+def probe_headers(address: str, *, secure: bool) -> Headers:
+    """Return the request headers of a probe.
+
+    Args:
+        address: ``host:port`` of the target.
+        secure: Whether the connection uses TLS.
+    """
+    return [
+        (b":method", b"POST"),
+        (b":scheme", b"https" if secure else b"http"),
+        (b":path", b"/grpc.health.v1.Health/Check"),
+        (b":authority", authority(address).encode()),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+    ]
+
+
+async def is_responsive(connection: Connection, headers: Headers) -> bool:
+    """Whether the server responds to a health check within ``PROBE_TIMEOUT``.
+
+    Args:
+        connection: An open connection to it.
+        headers: Request headers (``probe_headers``).
+    """
+    stream = Stream(_MAX_RESPONSE_BYTES, streaming=False)
+    if connection.draining or not connection.open(headers, stream, _REQUEST):
+        return False
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT):
+            await stream.wait()
+    except TimeoutError:
+        return False
+    finally:
+        stream.close()
+    return stream.trailers is not None and _UNAVAILABLE not in stream.trailers
