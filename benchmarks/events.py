@@ -36,7 +36,7 @@ from mesh.events.broker import nats_server
 from mesh.events.broker.broker import Broker, Settings
 from mesh.events.broker.nats_connection import BATCH, NatsConnection, Outgoing
 from mesh.events.cloudevents import Event
-from mesh.events.signatures import Signer
+from mesh.events.signatures import EventSigner
 
 MESH = load.HERE / "notes_mesh"
 STUBS = MESH / "gen"
@@ -177,11 +177,11 @@ class Numbers:
 # -- publishing --
 
 
-def signer(name: str) -> Signer:
+def signer(name: str) -> EventSigner:
     """Return the signer with the key of the service that publishes; the mesh of this name uses the same key."""
     folder = load.SCRATCH / f"state-{name}" / "identity"
     key_files.ensure(folder, [WRITER])
-    return Signer(WRITER, key_files.load(folder, WRITER))
+    return EventSigner(WRITER, key_files.load(folder, WRITER))
 
 
 def _message(reader: Reader, number: int) -> Outgoing:

@@ -72,7 +72,7 @@ def ensure(folder: Path, names: Iterable[str]) -> None:
 
 
 def share(folders: Mapping[str, Path]) -> None:
-    """Copy all public keys into each folder. An outdated copy is replaced.
+    """Copy all public keys into each folder, those in use and the retired ones. An outdated copy is replaced.
 
     Args:
         folders: Name → folder with its key pair, as created by ``ensure``.
@@ -81,13 +81,15 @@ def share(folders: Mapping[str, Path]) -> None:
         Faults: A folder cannot be read or written.
     """
     for name, folder in folders.items():
-        path = folder / f"{name}.pub"
+        path = own = folder / f"{name}.pub"
         try:
-            public = path.read_bytes()
-            for path in (other / f"{name}.pub" for other in folders.values()):
-                if not path.exists() or path.read_bytes() != public:
-                    path.unlink(missing_ok=True)
-                    _create(path, public, 0o644)
+            for path in (own, *sorted((folder / RETIRED).glob(f"{name}.*.pub"))):
+                public = path.read_bytes()
+                for copy in (other / path.relative_to(folder) for other in folders.values()):
+                    if not copy.exists() or copy.read_bytes() != public:
+                        copy.unlink(missing_ok=True)
+                        copy.parent.mkdir(mode=0o700, exist_ok=True)
+                        _create(copy, public, 0o644)
         except OSError as error:
             raise Faults([Fault(str(path), f"the identity keys cannot be shared: {_reason(error)}")]) from None
 

@@ -31,10 +31,10 @@ from mesh.events.hash_tree import KnownTree
 __all__ = [
     "OPERATOR",
     "SIGNATURE",
+    "EventSigner",
     "FindKey",
     "SignatureError",
     "SignedMessage",
-    "Signer",
     "VerificationKey",
     "Verifier",
     "key_id",
@@ -43,7 +43,7 @@ __all__ = [
 SIGNATURE = "mesh-signature"
 """Header with the signature."""
 OPERATOR = "operator"
-"""Signer of what a person publishes, redrives or replays."""
+"""EventSigner of what a person publishes, redrives or replays."""
 SIGNED_HEADERS = (
     "ce-id", "ce-source", "ce-type", "ce-time", "ce-subject", "ce-traceparent", "ce-tracestate", "mesh-hops",
     "mesh-replay-of", "mesh-tick-due",
@@ -98,8 +98,8 @@ def key_id(key: Ed25519PublicKey) -> str:
     return sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
-class Signer:
-    """Signer of what one component publishes.
+class EventSigner:
+    """EventSigner of what one component publishes.
 
     Args:
         name: The service's name in mesh.toml, or ``OPERATOR``.

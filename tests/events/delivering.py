@@ -21,7 +21,7 @@ from mesh.events.broker.broker import Broker, Settings
 from mesh.events.cloudevents import Event
 from mesh.events.consume.delivery import Delivery, DeliverySettings
 from mesh.events.consume.verification import EventVerifier, UnsignedPolicy
-from mesh.events.signatures import OPERATOR, Signer, VerificationKey, Verifier
+from mesh.events.signatures import OPERATOR, EventSigner, VerificationKey, Verifier
 from mesh.function import Functions
 from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.sidecar import ServiceContext, Sidecar
@@ -32,7 +32,7 @@ CLOCK = "delivery.v1.Clock"
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 """The operator's key in tests, the same in every process."""
-SIGNER = Signer(OPERATOR, KEY)
+SIGNER = EventSigner(OPERATOR, KEY)
 VERIFIER = EventVerifier(Verifier(lambda *_: VerificationKey(KEY.public_key())), {}, {}, UnsignedPolicy())
 
 
@@ -45,7 +45,7 @@ class Replica:
 
 
 @asynccontextmanager
-async def broker_at(url: str | Settings, signer: Signer = SIGNER) -> AsyncIterator[Broker]:
+async def broker_at(url: str | Settings, signer: EventSigner = SIGNER) -> AsyncIterator[Broker]:
     broker = Broker(Settings(urls=(url,)) if isinstance(url, str) else url, "test", signer)
     broker.start()
     try:
@@ -68,7 +68,7 @@ async def delivering(
     drain: float = 5.0,
     trace: Layer = open_layer,
     verifier: EventVerifier = VERIFIER,
-    signer: Signer = SIGNER,
+    signer: EventSigner = SIGNER,
 ) -> AsyncIterator[Replica]:
     """Host the functions (by name; missing ones do nothing) and deliver to them."""
 

@@ -23,7 +23,7 @@ from mesh.events.cloudevents import MESSAGE_ID, Event
 from mesh.events.consume.consumers import consumers_of
 from mesh.events.consume.dead_letters import DeadLetter, read_dead_letter
 from mesh.events.consume.verification import EventVerifier, UnsignedPolicy
-from mesh.events.signatures import OPERATOR, SIGNATURE, SignedMessage, Signer, VerificationKey, Verifier, key_id
+from mesh.events.signatures import OPERATOR, SIGNATURE, EventSigner, SignedMessage, VerificationKey, Verifier, key_id
 from mesh.events.subjects import event_subject
 
 NAMES = ("recorder", "clock", "other", OPERATOR)
@@ -43,7 +43,7 @@ def verifier(unsigned: UnsignedPolicy | None = None) -> EventVerifier:
 
 
 def signed(message: Outgoing, name: str = "recorder", key: Ed25519PrivateKey | None = None) -> Outgoing:
-    (signature,) = Signer(name, key or KEYS[name]).sign([SignedMessage(*message)])
+    (signature,) = EventSigner(name, key or KEYS[name]).sign([SignedMessage(*message)])
     return message._replace(headers={**message.headers, SIGNATURE: signature})
 
 
@@ -179,7 +179,7 @@ async def test_ticks_are_signed_by_the_service_with_the_schedule(contract: Contr
     async with (
         delivering(
             contract, settings, {"every_second": every_second}, serves=CLOCK, name="clock", verifier=verifier(),
-            signer=Signer("clock", KEYS["clock"]),
+            signer=EventSigner("clock", KEYS["clock"]),
         ) as replica,
     ):  # fmt: skip
         await until(lambda: len(ticks) >= 2)

@@ -16,16 +16,16 @@ from mesh.events.signatures import (
     BATCH,
     SIGNATURE,
     SIGNED_HEADERS,
+    EventSigner,
     SignatureError,
     SignedMessage,
-    Signer,
     VerificationKey,
     Verifier,
     key_id,
 )
 
 KEY = Ed25519PrivateKey.generate()
-SIGNER = Signer("shop", KEY)
+SIGNER = EventSigner("shop", KEY)
 
 
 def verifier(retired: datetime | None = None) -> Verifier:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from mesh.auth import key_files
@@ -11,24 +12,26 @@ from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control import topology
 from mesh.events.consume.verification import EventVerifier, UnsignedPolicy
-from mesh.events.signatures import Signer, VerificationKey, Verifier, key_id
+from mesh.events.signatures import EventSigner, VerificationKey, Verifier, key_id
 from mesh.faults import Faults
 
 __all__ = ["KeyRing", "signer", "verifier"]
 
 log = logging.getLogger("mesh.events")
 
+RETIREMENT_GRACE = timedelta(hours=1)
+"""Time for which a retired key stays valid for new events: processes that were not restarted yet sign with it."""
 REREAD_INTERVAL = 1.0
 """Seconds between two reads of the folder. A read is due when an event is signed with an unknown key."""
 
 
-def signer(folder: Path, name: str) -> Signer:
+def signer(folder: Path, name: str) -> EventSigner:
     """Return the signer of a component.
 
     Raises:
         Faults: Its key cannot be read.
     """
-    return Signer(name, key_files.load(folder, name))
+    return EventSigner(name, key_files.load(folder, name))
 
 
 def verifier(manifest: Manifest, contract: Contract, folder: Path) -> EventVerifier:
@@ -78,7 +81,7 @@ class KeyRing:
 
     def _read(self) -> dict[tuple[str, str], VerificationKey]:
         keys = {
-            (one.name, key_id(one.key)): VerificationKey(one.key, one.retired)
+            (one.name, key_id(one.key)): VerificationKey(one.key, one.retired + RETIREMENT_GRACE)
             for one in key_files.load_retired(self._folder)
         }
         current = key_files.load_public(self._folder)

@@ -27,7 +27,7 @@ from mesh.events.broker.streams import Retention, StreamError
 from mesh.events.cloudevents import Event
 
 if TYPE_CHECKING:
-    from mesh.events.signatures import Signer
+    from mesh.events.signatures import EventSigner
 
 __all__ = ["Broker", "Settings", "away", "inbox_of"]
 
@@ -105,7 +105,7 @@ class Broker:
         signer: Signs the events that it publishes; None for a component that publishes none.
     """
 
-    def __init__(self, settings: Settings, name: str, signer: Signer | None = None) -> None:
+    def __init__(self, settings: Settings, name: str, signer: EventSigner | None = None) -> None:
         self._signer = signer
         self._settings = settings
         self._name = name

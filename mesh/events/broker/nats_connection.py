@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
 
-    from mesh.events.signatures import Signer
+    from mesh.events.signatures import EventSigner
 
 __all__ = ["BATCH", "BROKER_ERRORS", "DeniedError", "NatsConnection", "Outgoing", "Stored"]
 
@@ -113,7 +113,7 @@ class NatsConnection:
         closed: Set when the connection has ended.
     """
 
-    def __init__(self, client: Client, signer: Signer | None = None) -> None:
+    def __init__(self, client: Client, signer: EventSigner | None = None) -> None:
         self.client = client
         self._signer = signer
         self.js: JetStreamContext = client.jetstream()
