@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mesh.layers.concurrency import ConcurrencyLimit
     from mesh.main_thread import MainThread
 
-__all__ = ["Sidecar"]
+__all__ = ["Sidecar", "caller_and_user"]
 
 
 class FunctionHost(Protocol):
@@ -207,3 +207,8 @@ async def run(call: Call, next: Handler) -> None:
         await next(call)
     finally:
         current.reset(token)
+
+
+def caller_and_user(call: Call) -> tuple[Hashable | None, ...]:
+    """Return the keys of the shares of a call at a sidecar: the calling service and the user."""
+    return call.caller, None if call.identity is None else call.identity.subject

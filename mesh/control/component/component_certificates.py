@@ -83,7 +83,11 @@ def load(manifest: Manifest, name: str) -> Credentials | None:
     """
     if not needed(manifest):
         return None
-    credentials = Credentials(manifest.name, name, mesh_certificates.credential_files(manifest, name))
+    files = mesh_certificates.credential_files(manifest, name)
+    if not isinstance(manifest.tls, TlsFiles) and not files.certificate.exists():
+        text = f"there is no certificate of {name}, which tls = {manifest.tls!r} needs; `mesh keys` makes it"
+        raise Faults([Fault(str(files.certificate), text)])
+    credentials = Credentials(manifest.name, name, files)
     _measure(credentials)
     return credentials
 
