@@ -1,4 +1,4 @@
-"""Tables of ``[edge]``: CORS and rate limits, and the checks of headers and proxies."""
+"""Tables of ``[edge]``: CORS, rate limits and TLS, and the checks of headers and proxies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from mesh.config.values import Duration, Rate, Size
 from mesh.faults import Fault
 from mesh.headers import CLIENT_ONLY, MESH_PREFIXES, PROPAGATED
 
-__all__ = ["CorsConfig", "RateLimitConfig", "client_faults", "cors_faults", "metadata_faults", "proxy_faults"]
+__all__ = [
+    "CorsConfig",
+    "EdgeTlsConfig",
+    "RateLimitConfig",
+    "client_faults",
+    "cors_faults",
+    "metadata_faults",
+    "proxy_faults",
+]
 
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?:\[[0-9a-f:.]+\]|[a-z0-9_.\-]+)(?::(?P<port>\d{1,5}))?\Z")
 _TOKEN = re.compile(r"[0-9a-z!#$%&'*+\-.^_`|~]+\Z")
@@ -50,6 +58,25 @@ class RateLimitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     per_client: Rate | None = None
     per_identity: Rate | None = None
+
+
+class EdgeTlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[edge.tls]``: HTTPS. The files are read again when they change.
+
+    Attributes:
+        certificate: Certificate and intermediate certificates (PEM), relative to mesh.toml.
+        private_key: Its key (PEM), without a password.
+        client_ca: Authorities (PEM) of the certificates that every client must have; ``""``: clients need none. Such a
+            certificate opens the connection and names no user.
+        hsts: Time for which browsers use HTTPS only (``Strict-Transport-Security``); ``"0s"`` makes them forget it.
+        redirect: ``host:port`` of a plain listener that redirects to HTTPS; ``""``: none.
+    """
+
+    certificate: str
+    private_key: str
+    client_ca: str = ""
+    hsts: Duration = Duration(30 * 86400)
+    redirect: str = ""
 
 
 def cors_faults(cors: CorsConfig, place: str) -> Iterator[Fault]:

@@ -20,7 +20,15 @@ import msgspec
 from mesh.address import ANY, reachable, split
 from mesh.config import secrets
 from mesh.config.auth import AuthConfig, auth_faults
-from mesh.config.edge import CorsConfig, RateLimitConfig, client_faults, cors_faults, metadata_faults, proxy_faults
+from mesh.config.edge import (
+    CorsConfig,
+    EdgeTlsConfig,
+    RateLimitConfig,
+    client_faults,
+    cors_faults,
+    metadata_faults,
+    proxy_faults,
+)
 from mesh.config.environment import override
 from mesh.config.events import EventsConfig, broker_faults, events_faults
 from mesh.config.lambda_function import LambdaConfig, LambdaFunction, read, stray
@@ -47,6 +55,10 @@ SECRETS_FOLDER = "/run/secrets"
 """Folder with a file for each secret, where Docker and Kubernetes mount them."""
 _FILES = ("credentials", "nkey", "ca", "certificate", "private_key")
 """Keys of ``[events]`` whose values are paths of files."""
+
+
+_EDGE_FILES = ("certificate", "private_key", "client_ca")
+"""Keys of ``[edge.tls]`` whose values are paths of files."""
 
 
 TableT = TypeVar("TableT", bound=msgspec.Struct)
@@ -81,6 +93,7 @@ class EdgeConfig(_Table, frozen=True):
         trusted_proxies: Addresses and networks of trusted proxies, whose ``Forwarded`` and ``X-Forwarded-*`` count.
         ignore_unknown_fields: Ignore unknown JSON fields instead of refusing them with 400.
         rate_limit: Rate limits of one client.
+        tls: HTTPS; None: plain HTTP.
         client_trace: Meaning of a client's ``traceparent``: ``"link"`` begins a trace with a link to the client's,
             ``"trust"`` continues it with its sampled flag, ``"restart"`` ignores it.
         docs: Serve ``/docs`` and ``/openapi.json``.
@@ -108,6 +121,7 @@ class EdgeConfig(_Table, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     ignore_unknown_fields: bool = False
     rate_limit: RateLimitConfig = RateLimitConfig()
+    tls: EdgeTlsConfig | None = None
     client_trace: Literal["link", "trust", "restart"] = "link"
     docs: bool = True
     reflection: bool = True
@@ -327,7 +341,7 @@ def load(
         liveness=parsed.liveness,
         broker=parsed.broker,
         auth=parsed.auth,
-        edge=parsed.edge,
+        edge=_absolute_edge(parsed.edge, root),
         events=_absolute(parsed.events, root),
         keys=parsed.keys,
         services=services,
@@ -356,6 +370,15 @@ def _absolute(events: EventsConfig, root: Path) -> EventsConfig:
     return msgspec.structs.replace(
         events, **{name: str((root / file).resolve()) for name, file in files.items() if file}
     )
+
+
+def _absolute_edge(edge: EdgeConfig | None, root: Path) -> EdgeConfig | None:
+    """Return the table with absolute paths."""
+    if edge is None or edge.tls is None:
+        return edge
+    paths = {name: getattr(edge.tls, name) for name in _EDGE_FILES}
+    located = {name: str((root / path).resolve()) for name, path in paths.items() if path}
+    return msgspec.structs.replace(edge, tls=msgspec.structs.replace(edge.tls, **located))
 
 
 def _absolute_tls(tls: TlsMode | TlsFiles, root: Path) -> TlsMode | TlsFiles:
@@ -420,7 +443,7 @@ def _choices(key: str) -> str:
 def _near(key: str, path: str) -> str:
     kinds: dict[str, type[msgspec.Struct]] = {
         "": _ManifestFile, "auth": AuthConfig, "edge": EdgeConfig, "edge.cors": CorsConfig, "edge.rate_limit":
-        RateLimitConfig, "events": EventsConfig, "keys": KeysConfig, "tls": TlsFiles,
+        RateLimitConfig, "edge.tls": EdgeTlsConfig, "events": EventsConfig, "keys": KeysConfig, "tls": TlsFiles,
     }  # fmt: skip
     inner = WorkersConfig if path.endswith(".workers") else ServiceConfig
     known = (kinds.get(path) or inner).__struct_encode_fields__
@@ -444,6 +467,7 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
         yield from cors_faults(file.edge.cors_rules, f"{place} [edge] cors")
         yield from metadata_faults(file.edge.metadata, f"{place} [edge] metadata")
         yield from proxy_faults(file.edge.trusted_proxies, f"{place} [edge] trusted_proxies")
+        yield from _edge_tls_faults(file.edge.tls, f"{place} [edge.tls]")
     folders = {"protos": file.protos, "stubs": (file.stubs,), "state": (file.state,), "secrets": (file.secrets,)}
     for key, paths in folders.items():
         for path in paths:
@@ -452,7 +476,7 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
         yield from _path_faults(f"{place} [events] {key}", getattr(file.events, key))
     yield from broker_faults(file.broker, f"{place} broker")
     yield from _address_faults(f"{place} [events] listen", file.events.listen)
-    yield from events_faults(file.events, f"{place} [events]")
+    yield from events_faults(file.events, f"{place} [events]", {*file.services, *RESERVED})
     variables: dict[str, str] = {}
     for name in file.services:
         other = variables.setdefault(name.replace("-", "_"), name)
@@ -480,6 +504,17 @@ def _security_faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
     if isinstance(file.tls, TlsFiles):
         for key in TlsFiles.__struct_fields__:
             yield from _path_faults(f"{place} [tls] {key}", getattr(file.tls, key))
+
+
+def _edge_tls_faults(tls: EdgeTlsConfig | None, place: str) -> Iterator[Fault]:
+    if tls is None:
+        return
+    for key in _EDGE_FILES:
+        if not getattr(tls, key) and key != "client_ca":
+            yield Fault(f"{place} {key}", "name a PEM file")
+        yield from _path_faults(f"{place} {key}", getattr(tls, key))
+    if tls.redirect:
+        yield from _address_faults(f"{place} redirect", tls.redirect)
 
 
 def _service_faults(service: ServiceConfig, table: str) -> Iterator[Fault]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from google.protobuf import json_format
 
 from mesh import telemetry
+from mesh.address import split
 from mesh.auth import (
     EDGE,
     CallDeclarations,
@@ -38,12 +39,14 @@ from mesh.contract.model import Contract
 from mesh.control import file_rights
 from mesh.control.component import component_certificates
 from mesh.control.component.component_tls import ComponentTls
+from mesh.control.component.edge_tls import EdgeCertificates
 from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.edge import Edge, OptionalLayers
 from mesh.edge.calls import share_keys
 from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.grpc.passthrough import tracing
+from mesh.edge.https import HttpsApp, RedirectApp
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
 from mesh.faults import Fault, Faults
@@ -412,6 +415,8 @@ class EdgeComponent:
         self._place = f"{manifest.file.name} [edge] listen"
         common = self._common = _SharedParts(manifest, contract, EDGE)
         clients = ClientLimits.of(table)
+        tls = table.tls
+        self._certificates = None if tls is None else EdgeCertificates(tls)
         self._edge = Edge(
             contract,
             handler=common.onward,
@@ -425,7 +430,7 @@ class EdgeComponent:
             layers=OptionalLayers.of(table),
             # The listener has no limit of a body: the edge refuses with a reason, and streams may be endless.
             listen=lambda app: Listener(
-                app,
+                app if tls is None else HttpsApp(app, tls.hsts),
                 table.listen,
                 fd=fd,
                 grpc=True,
@@ -441,8 +446,14 @@ class EdgeComponent:
                     proxies=tuple(ip_network(proxy) for proxy in table.trusted_proxies),
                     refused=clients.count,
                 ),
+                tls=None if self._certificates is None else self._certificates.files,
             ),
         )
+        self._redirect: Listener | None = None
+        if tls is not None and tls.redirect:
+            self._redirect_app = RedirectApp(self._edge.app, split(table.listen)[1])
+            self._redirect = Listener(self._redirect_app, tls.redirect, grpc=False, drain=0.0)
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
         """Serve.
@@ -451,14 +462,24 @@ class EdgeComponent:
             Faults: The address cannot be listened on.
         """
         try:
-            return await self._edge.start()
+            address = await self._edge.start()
+            if self._redirect is not None:
+                self._redirect_app.port = split(address)[1]
+                await self._redirect.start()
         except ListenError as error:
             raise Faults([Fault(self._place, str(error))]) from None
+        if self._certificates is not None:
+            self._watching = asyncio.ensure_future(self._certificates.watch(self._edge.renew))
+        return address
 
     def reload(self) -> None:
         """Do nothing: no code of the user runs in the edge."""
 
     async def stop(self) -> None:
         """Drain, then close connections and flush telemetry."""
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._redirect is not None:
+            await self._redirect.stop()
         await self._edge.stop()
         await self._common.stop()
