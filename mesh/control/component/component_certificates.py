@@ -125,7 +125,7 @@ async def keep_current(credentials: Credentials, manifest: Manifest) -> None:
             if due or await asyncio.to_thread(client.round) != known:
                 known = await asyncio.to_thread(client.renew)
                 credentials.reload()
-        except (CertificateError, Faults) as error:
+        except (CertificateError, Faults, OSError, ValueError) as error:  # whatever it is, the next attempt may succeed
             delay = schedule.failed(time.monotonic())
             log.warning("the certificate of %s was not renewed, retry in %.0f s: %s", credentials.name, delay, error)
         else:
