@@ -132,6 +132,7 @@ class ConnectionPool:
         )
         if tls is not None:
             tls.subscribe(self._renew)
+        self._renewals = 0
 
     def __str__(self) -> str:
         return ", ".join(self.addresses)
@@ -287,6 +288,7 @@ class ConnectionPool:
         state.task = loop.create_task(self._connect_endpoint(state), name=f"connect {state.endpoint}")
 
     async def _connect_endpoint(self, state: _EndpointState) -> None:
+        renewals = self._renewals
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 connection = await connect(state.endpoint, self, self._tls)
@@ -306,11 +308,14 @@ class ConnectionPool:
         self.ejection.connected(state)
         if previous is not None:
             previous.drain()
+        if renewals != self._renewals:  # meanwhile: this connection has the old certificates
+            self._connect(state)
 
     def _renew(self) -> None:
         """Replace each connection by one with new certificates. The old one serves until the new one is ready."""
         if self._closed:
             return
+        self._renewals += 1
         for state in self._endpoints.values():
             if state.task is None and state.timer is None:
                 self._connect(state)
