@@ -24,7 +24,7 @@ from benchmarks import load
 from mesh import telemetry
 from mesh.auth import key_files
 from mesh.auth.identity_layers import authenticate, authorize
-from mesh.auth.service_tokens import Signer, PeerVerifier
+from mesh.auth.service_tokens import PeerVerifier, Signer
 from mesh.call import Call, Metadata, chain
 from mesh.contract import protoc
 from mesh.control import project
