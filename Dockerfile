@@ -21,16 +21,16 @@ RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /src
  && cp -a /code/. /
 COPY protos protos
 COPY mesh.toml ./
-# A fresh volume takes the owner of the folder that it covers: the folders that `mesh keys --each .mesh/keys` fills.
+# A fresh volume takes owner and mode of the folder that it covers: the folders that `mesh keys --each .mesh/keys` fills.
 RUN /opt/mesh/bin/mesh generate \
- && python -c 'import os, tomllib; [os.makedirs(f".mesh/keys/{n}") for n in [*tomllib.load(open("mesh.toml", "rb"))["services"], "edge"]]'
+ && python -c 'import os, tomllib; os.umask(0o077); [os.makedirs(f".mesh/{n}") for n in ["authority", *(f"keys/{n}" for n in [*tomllib.load(open("mesh.toml", "rb"))["services"], "edge", "keys", "operator", "broker"])]]'
 COPY services services
 # By hash and not by time: the same code is the same layer, whenever it was built.
 RUN /opt/mesh/bin/python -m compileall -q --invalidation-mode unchecked-hash gen services
 
 FROM python:${PYTHON_VERSION}-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin mesh \
- && install -d -o mesh -g mesh /app/.mesh /app/.mesh/identity
+ && install -d -m 0700 -o mesh -g mesh /app/.mesh /app/.mesh/identity
 ENV PATH=/opt/mesh/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 COPY --from=dependencies /opt/mesh /opt/mesh

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import channel, codec, cold, edge, events, idle, lambdas, layers, load, paths, sidecar, workers
+from benchmarks import (
+    channel,
+    codec,
+    cold,
+    edge,
+    events,
+    idle,
+    lambdas,
+    layers,
+    load,
+    overload,
+    paths,
+    sidecar,
+    workers,
+)
 from mesh.contract import protoc
 
 RUNS = {
@@ -19,6 +33,7 @@ RUNS = {
     "cold": cold.run,
     "lambdas": lambdas.run,
     "events": events.run,
+    "overload": overload.run,
 }
 
 

@@ -226,7 +226,7 @@ def run(root: Path, python: str, names: list[str], duration: float) -> Iterator[
 def main() -> None:
     """Measure and report."""
     nowhere = AttackTarget(host="", port=0, get="-", post="-", large="-", stream="-", hung="-", costly="-")
-    known = [QUIET, *cases(nowhere, AttackTarget(host="", port=0, grpc=True, post="-"))]
+    known = [QUIET, *cases(nowhere, replace(nowhere, grpc=True, costly=""))]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.abuse", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="cases:\n" + "\n".join(f"  {name:24} {attack.text}" for name, attack in ATTACKS.items()),

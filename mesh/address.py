@@ -10,7 +10,7 @@ import socket
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 
-__all__ = ["ANY", "authority", "bind", "bound_address", "join", "reachable", "split"]
+__all__ = ["ANY", "authority", "bind", "bound_address", "is_loopback", "join", "reachable", "split"]
 
 ANY = "*"
 """Host for all interfaces, of IPv4 and, if the system has it, of IPv6."""
@@ -118,3 +118,14 @@ def bound_address(listener: socket.socket) -> str:
             zone = socket.if_indextoname(zone)
         host = f"{host}%{zone}"
     return join(host, port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine's loopback interface. Of names only ``localhost`` is (RFC 6761, 6.3)."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        found = ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

@@ -134,6 +134,8 @@ def _check(options: argparse.Namespace) -> int:
     faults = deployment.all_faults(manifest, contract)
     if faults:
         raise Faults(faults)
+    for warning in deployment.warnings(manifest, contract):
+        _print_error(f"warning: {warning}")
     routes = sum(len(method.routes) for method in contract.methods.values())
     print(
         f"ok: {len(manifest.services)} services, {len(contract.services)} gRPC services, "

@@ -69,7 +69,13 @@ def pool_of(
         database=options.pop("database", ""),
         events=options.pop("events", False),
     )
-    parts = {"queue": 1000, "spans": lambda _: None, "metrics": lambda _: None, "publish": None}
+    parts = {
+        "queue": 1000,
+        "spans": lambda _: None,
+        "metrics": lambda _: None,
+        "publish": None,
+        "liveness_timeout": None,
+    }
     parts = {name: options.pop(name, default) for name, default in parts.items()}
     return WorkerPool(contract, setup, WorkersConfig(**options), onward=onward or nowhere, **parts)
 

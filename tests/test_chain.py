@@ -30,7 +30,8 @@ class Panic(BaseException):
 
 
 def call(timeout: float | None = None, until: float | None = None) -> Call:
-    return Call(SimpleNamespace(path="/t.v1.S/Do", timeout=timeout), Metadata(), until)
+    unary = {"client_streaming": False, "server_streaming": False, "no_time_limit": False}
+    return Call(SimpleNamespace(path="/t.v1.S/Do", timeout=timeout, **unary), Metadata(), until)
 
 
 async def test_the_first_layer_is_the_outermost() -> None:

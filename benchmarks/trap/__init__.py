@@ -74,10 +74,15 @@ class MeshUnderAttack:
             costly_bodies=self.users, rate=rate,
         )  # fmt: skip
 
-    def sidecar_target(self, name: str = "trap", post: str = "/trap.v1.Trap/Echo") -> AttackTarget:
-        """Return a sidecar as a target."""
-        host, _, port = self.addresses[name].rpartition(":")
-        return AttackTarget(host=host, port=int(port), grpc=True, post=post)
+    def sidecar_target(self) -> AttackTarget:
+        """Return the sidecar of ``trap`` as a target."""
+        host, _, port = self.addresses["trap"].rpartition(":")
+        echo, large, wait, hang = (f"/trap.v1.Trap/{name}" for name in ("Echo", "Large", "Wait", "Hang"))
+        return AttackTarget(
+            host=host, port=int(port), grpc=True, get=echo, post=echo, large=large,
+            large_request="08c0843d",  # size (field 1): 1,000,000
+            stream=wait, hung=hang,
+        )  # fmt: skip
 
     def honest_target(self) -> AttackTarget:
         """Return the edge as the honest client sees it."""

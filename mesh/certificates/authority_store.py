@@ -119,6 +119,19 @@ class AuthorityStore:
             self._write(state.with_leaf(leaf.serial_number, issued, replaced))
             return IssuedCredentials(pem, self._bundle(state), state.round)
 
+    @contextmanager
+    def issuing(self) -> Iterator[None]:
+        """Hold the right to write leaf files until the block ends.
+
+        Two processes that renew one file at once would leave a leaf that no component has, and no step of a rotation
+        would be safe until it expires.
+
+        Raises:
+            Faults: The authority's folder cannot be written.
+        """
+        with self._locked("issuing"):
+            yield
+
     def roots(self) -> bytes:
         """Return the trusted roots, PEM.
 
@@ -200,12 +213,12 @@ class AuthorityStore:
         private_files.replace_file(self._state_file, state.to_json().encode())
 
     @contextmanager
-    def _locked(self, *, make: bool = False) -> Iterator[None]:
-        """Hold the lock of the folder."""
+    def _locked(self, name: str = "lock", *, make: bool = False) -> Iterator[None]:
+        """Hold a lock of the folder."""
         try:
             if make:
                 private_files.make_folder(self.folder)
-            with open(self.folder / "lock", "a", opener=private_files.opener) as lock:
+            with open(self.folder / name, "a", opener=private_files.opener) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
         except OSError as error:

@@ -46,23 +46,24 @@ def issue_due(
     Raises:
         Faults: The authority or a folder cannot be read or written.
     """
-    roots = store.roots()
-    # The roots first: a component must trust the root of another one's new leaf.
-    for folder in set(folders.values()):
-        write_roots(folder, roots)
-    state = store.status().state
-    due = [now + lifetime]
-    for name, folder in folders.items():
-        leaf = current_leaf(folder, name, store.mesh)
-        if leaf is None or not _current(leaf, state, roots, now) or not _hosts(leaf) >= set(hosts.get(name, ())):
-            replaced = None if leaf is None else leaf.serial_number
-            key = new_key()
-            issued = store.issue(
-                name, key.public_key(), now=now, hosts=hosts.get(name, ()), lifetime=lifetime, replaced=replaced
-            )
-            write(folder, name, key_pem(key) + issued.leaf)
-            leaf = x509.load_pem_x509_certificate(issued.leaf)
-        due.append(half_life(leaf))
+    with store.issuing():
+        roots = store.roots()
+        # The roots first: a component must trust the root of another one's new leaf.
+        for folder in set(folders.values()):
+            write_roots(folder, roots)
+        state = store.status().state
+        due = [now + lifetime]
+        for name, folder in folders.items():
+            leaf = current_leaf(folder, name, store.mesh)
+            if leaf is None or not _current(leaf, state, roots, now) or not _hosts(leaf) >= set(hosts.get(name, ())):
+                replaced = None if leaf is None else leaf.serial_number
+                key = new_key()
+                issued = store.issue(
+                    name, key.public_key(), now=now, hosts=hosts.get(name, ()), lifetime=lifetime, replaced=replaced
+                )
+                write(folder, name, key_pem(key) + issued.leaf)
+                leaf = x509.load_pem_x509_certificate(issued.leaf)
+            due.append(half_life(leaf))
     return min(due)
 
 

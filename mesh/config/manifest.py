@@ -13,13 +13,22 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
 from mesh.address import ANY, reachable, split
 from mesh.config import secrets
-from mesh.config.edge import CorsConfig, RateLimitConfig, client_faults, cors_faults, metadata_faults, proxy_faults
+from mesh.config.auth import AuthConfig, auth_faults
+from mesh.config.edge import (
+    CorsConfig,
+    EdgeTlsConfig,
+    RateLimitConfig,
+    client_faults,
+    cors_faults,
+    metadata_faults,
+    proxy_faults,
+)
 from mesh.config.environment import override
 from mesh.config.events import EventsConfig, broker_faults, events_faults
 from mesh.config.lambda_function import LambdaConfig, LambdaFunction, read, stray
@@ -48,30 +57,15 @@ _FILES = ("credentials", "nkey", "ca", "certificate", "private_key")
 """Keys of ``[events]`` whose values are paths of files."""
 
 
+_EDGE_FILES = ("certificate", "private_key", "client_ca")
+"""Keys of ``[edge.tls]`` whose values are paths of files."""
+
+
 TableT = TypeVar("TableT", bound=msgspec.Struct)
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Table of mesh.toml that refuses unknown keys."""
-
-
-class AuthConfig(_Table, frozen=True):
-    """``[auth]``: verification of user tokens (JWT). Without the table no token is accepted.
-
-    Attributes:
-        issuer: Required ``iss`` of a token.
-        audience: Required ``aud`` of a token.
-        jwks: Source of the public keys: a URL, or a method of the mesh (``login.v1.Login/GetKeys``) with an empty
-            request that returns a JWK set (RFC 7517).
-        roles: Claim that lists the user's roles.
-        leeway: Tolerated clock difference.
-    """
-
-    issuer: str
-    audience: str
-    jwks: str
-    roles: str = "roles"
-    leeway: Duration = Duration(30)
 
 
 class EdgeConfig(_Table, frozen=True):
@@ -83,6 +77,7 @@ class EdgeConfig(_Table, frozen=True):
         timeout: Timeout of a unary call whose method declares none, and of the body of every request.
         concurrency: Unary calls to the services in progress at most.
         queue: Calls that may wait for a permit; 429 beyond that.
+        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
         streams: Open streams at most: streaming methods over HTTP, WebSocket and gRPC; 429 beyond that.
         streams_per_connection: Requests in progress on one connection of HTTP/2.
         connections: Connections at most. Near the limit, those of the clients that have most are closed, but none of a
@@ -98,6 +93,9 @@ class EdgeConfig(_Table, frozen=True):
         trusted_proxies: Addresses and networks of trusted proxies, whose ``Forwarded`` and ``X-Forwarded-*`` count.
         ignore_unknown_fields: Ignore unknown JSON fields instead of refusing them with 400.
         rate_limit: Rate limits of one client.
+        tls: HTTPS; None: plain HTTP.
+        client_trace: Meaning of a client's ``traceparent``: ``"link"`` begins a trace with a link to the client's,
+            ``"trust"`` continues it with its sampled flag, ``"restart"`` ignores it.
         docs: Serve ``/docs`` and ``/openapi.json``.
         reflection: Serve gRPC reflection.
         health: Serve ``grpc.health.v1``. ``/healthz`` and ``/livez`` are served in any case.
@@ -108,6 +106,7 @@ class EdgeConfig(_Table, frozen=True):
     timeout: TimeLimit = TimeLimit(30)
     concurrency: int = 1000
     queue: int = 1000
+    adaptive: bool = True
     streams: int = 1000
     streams_per_connection: int = 128
     connections: int = 10_000
@@ -122,6 +121,8 @@ class EdgeConfig(_Table, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     ignore_unknown_fields: bool = False
     rate_limit: RateLimitConfig = RateLimitConfig()
+    tls: EdgeTlsConfig | None = None
+    client_trace: Literal["link", "trust", "restart"] = "link"
     docs: bool = True
     reflection: bool = True
     health: bool = True
@@ -147,6 +148,7 @@ class ServiceConfig(LambdaConfig, frozen=True):
             module, if it exists.
         concurrency: Calls in progress at most.
         queue: Calls that may wait for a permit; RESOURCE_EXHAUSTED beyond that.
+        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
         max_message: Size limit of a message.
         drain: Time that a shutdown waits for calls in progress.
         workers: Processes that run its functions; absent: the sidecar's own process runs them.
@@ -164,6 +166,7 @@ class ServiceConfig(LambdaConfig, frozen=True):
     migrations: str = ""
     concurrency: int = 1000
     queue: int = 1000
+    adaptive: bool = True
     max_message: Size = Size(4 * 2**20)
     drain: Duration = Duration(10)
     workers: WorkersConfig | None = None
@@ -338,7 +341,7 @@ def load(
         liveness=parsed.liveness,
         broker=parsed.broker,
         auth=parsed.auth,
-        edge=parsed.edge,
+        edge=_absolute_edge(parsed.edge, root),
         events=_absolute(parsed.events, root),
         keys=parsed.keys,
         services=services,
@@ -367,6 +370,15 @@ def _absolute(events: EventsConfig, root: Path) -> EventsConfig:
     return msgspec.structs.replace(
         events, **{name: str((root / file).resolve()) for name, file in files.items() if file}
     )
+
+
+def _absolute_edge(edge: EdgeConfig | None, root: Path) -> EdgeConfig | None:
+    """Return the table with absolute paths."""
+    if edge is None or edge.tls is None:
+        return edge
+    paths = {name: getattr(edge.tls, name) for name in _EDGE_FILES}
+    located = {name: str((root / path).resolve()) for name, path in paths.items() if path}
+    return msgspec.structs.replace(edge, tls=msgspec.structs.replace(edge.tls, **located))
 
 
 def _absolute_tls(tls: TlsMode | TlsFiles, root: Path) -> TlsMode | TlsFiles:
@@ -431,7 +443,7 @@ def _choices(key: str) -> str:
 def _near(key: str, path: str) -> str:
     kinds: dict[str, type[msgspec.Struct]] = {
         "": _ManifestFile, "auth": AuthConfig, "edge": EdgeConfig, "edge.cors": CorsConfig, "edge.rate_limit":
-        RateLimitConfig, "events": EventsConfig, "keys": KeysConfig, "tls": TlsFiles,
+        RateLimitConfig, "edge.tls": EdgeTlsConfig, "events": EventsConfig, "keys": KeysConfig, "tls": TlsFiles,
     }  # fmt: skip
     inner = WorkersConfig if path.endswith(".workers") else ServiceConfig
     known = (kinds.get(path) or inner).__struct_encode_fields__
@@ -455,6 +467,7 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
         yield from cors_faults(file.edge.cors_rules, f"{place} [edge] cors")
         yield from metadata_faults(file.edge.metadata, f"{place} [edge] metadata")
         yield from proxy_faults(file.edge.trusted_proxies, f"{place} [edge] trusted_proxies")
+        yield from _edge_tls_faults(file.edge.tls, f"{place} [edge.tls]")
     folders = {"protos": file.protos, "stubs": (file.stubs,), "state": (file.state,), "secrets": (file.secrets,)}
     for key, paths in folders.items():
         for path in paths:
@@ -463,7 +476,7 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
         yield from _path_faults(f"{place} [events] {key}", getattr(file.events, key))
     yield from broker_faults(file.broker, f"{place} broker")
     yield from _address_faults(f"{place} [events] listen", file.events.listen)
-    yield from events_faults(file.events, f"{place} [events]")
+    yield from events_faults(file.events, f"{place} [events]", {*file.services, *RESERVED})
     variables: dict[str, str] = {}
     for name in file.services:
         other = variables.setdefault(name.replace("-", "_"), name)
@@ -480,6 +493,8 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
 
 
 def _security_faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
+    if file.auth is not None:
+        yield from auth_faults(file.auth, f"{place} [auth]")
     yield from name_faults(file.name, f"{place} name")
     yield from tls_faults(file.tls, f"{place} [tls]")
     yield from keys_faults(file.keys, f"{place} [keys]")
@@ -489,6 +504,17 @@ def _security_faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
     if isinstance(file.tls, TlsFiles):
         for key in TlsFiles.__struct_fields__:
             yield from _path_faults(f"{place} [tls] {key}", getattr(file.tls, key))
+
+
+def _edge_tls_faults(tls: EdgeTlsConfig | None, place: str) -> Iterator[Fault]:
+    if tls is None:
+        return
+    for key in _EDGE_FILES:
+        if not getattr(tls, key) and key != "client_ca":
+            yield Fault(f"{place} {key}", "name a PEM file")
+        yield from _path_faults(f"{place} {key}", getattr(tls, key))
+    if tls.redirect:
+        yield from _address_faults(f"{place} redirect", tls.redirect)
 
 
 def _service_faults(service: ServiceConfig, table: str) -> Iterator[Fault]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from ipaddress import ip_address
 from typing import Literal
 
 import msgspec
 
-from mesh.address import split
+from mesh.address import is_loopback, split
 from mesh.config.values import Duration
 from mesh.faults import Fault
 
@@ -103,11 +102,4 @@ def secured(tls: TlsMode | TlsFiles, addresses: Iterable[str]) -> bool:
 
 def local(address: str) -> bool:
     """Return whether an address (``host:port``) is of the loopback interface. Of names only ``localhost`` is."""
-    host, _ = split(address)
-    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, 6.3
-        return True
-    try:
-        found = ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+    return is_loopback(split(address)[0])

@@ -5,20 +5,50 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
+from mesh.address import is_loopback
 from mesh.config.manifest import Manifest
-from mesh.contract.model import ChangeTrigger, Contract
+from mesh.contract.model import Access, ChangeTrigger, Contract
 from mesh.control import topology
 from mesh.database_url import file_faults, parse
 from mesh.faults import Fault, Faults
 from mesh.lambdas.handlers import functions_of
 
-__all__ = ["all_faults", "combined_faults"]
+__all__ = ["all_faults", "combined_faults", "warnings"]
 
 
 def all_faults(manifest: Manifest, contract: Contract) -> list[Fault]:
     """Return every fault that can be found without starting a process; imports every module."""
     return [*combined_faults(manifest, contract), *_database_files(manifest), *_functions(manifest, contract)]
+
+
+def warnings(manifest: Manifest, contract: Contract) -> list[Fault]:
+    """Return what is valid and probably not meant."""
+    return [*_without_rate_limit(manifest, contract), *_keys_in_plain_text(manifest)]
+
+
+def _without_rate_limit(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
+    """Find methods that anybody may call as often as they like."""
+    if manifest.edge is None or manifest.edge.rate_limit.per_client is not None:
+        return
+    public = sorted(
+        method.path[1:]
+        for method in contract.methods.values()
+        if method.access is Access.PUBLIC and manifest.host_of(method.service) is not None
+    )
+    if public:
+        named = ", ".join(public[:3]) + (f" and {len(public) - 3} more" if len(public) > 3 else "")  # noqa: PLR2004 - as many as are named
+        text = f'anybody may call {named} at any rate; set per_client, such as "20/s burst 100"'
+        yield Fault(f"{manifest.file.name} [edge] rate_limit", text)
+
+
+def _keys_in_plain_text(manifest: Manifest) -> Iterator[Fault]:
+    """Find verification keys that are fetched over the network without TLS: who changes them can make tokens."""
+    url = urlsplit(manifest.auth.jwks) if manifest.auth is not None else None
+    if url is not None and url.scheme == "http" and not is_loopback(url.hostname or ""):
+        text = "the keys of users' tokens come without TLS, so whoever is on the way can replace them; use https"
+        yield Fault(f"{manifest.file.name} [auth] jwks", text)
 
 
 def combined_faults(manifest: Manifest, contract: Contract) -> list[Fault]:

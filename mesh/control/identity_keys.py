@@ -6,6 +6,7 @@ authenticates at the broker. The operator is whoever runs ``mesh up``, ``mesh ev
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from mesh.auth import key_files
@@ -13,7 +14,7 @@ from mesh.certificates.spiffe import EDGE, OPERATOR, SIGNER
 from mesh.config.manifest import Manifest
 from mesh.events.broker import nkey_files
 
-__all__ = ["OPERATOR", "ensure", "ensure_each", "folder_of"]
+__all__ = ["OPERATOR", "ensure", "ensure_each", "folder_of", "retire"]
 
 
 def folder_of(manifest: Manifest) -> Path:
@@ -45,6 +46,25 @@ def ensure_each(manifest: Manifest, folder: Path) -> Path:
         nkey_files.ensure(own, [name])
     key_files.share(folders)
     return folder
+
+
+def retire(manifest: Manifest, each: Path | None, name: str, now: datetime) -> Path:
+    """Give a component a new identity key; return the file with its old public key.
+
+    Args:
+        manifest: The manifest.
+        each: Folder with one folder for each component; None: the keys of this machine.
+        name: The component.
+        now: Time from which the old key no longer signs.
+
+    Raises:
+        Faults: There is no such key, or a folder cannot be written.
+    """
+    if each is None:
+        return key_files.retire(folder_of(manifest), name, now)
+    old = key_files.retire(each / name, name, now)
+    key_files.share({other: each / other for other in _names(manifest)})
+    return old
 
 
 def _names(manifest: Manifest) -> list[str]:

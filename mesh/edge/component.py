@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mesh.edge.app import EdgeApp
 from mesh.edge.layers.stack import NO_LAYERS, OptionalLayers
@@ -22,6 +22,9 @@ class EdgeListener(Protocol):
 
     async def start(self) -> str:
         """Listen. Return the bound ``host:port``."""
+
+    async def renew(self, tls: Any) -> None:
+        """Present other certificates to new connections."""
 
     async def stop(self) -> None:
         """Stop accepting and finish the requests in progress."""
@@ -82,6 +85,14 @@ class Edge:
         self.app.draining = False
         self.app.grpc.health.serving()
         return address
+
+    async def renew(self, tls: Any) -> None:
+        """Present other certificates (``mesh.rpc.server.listener.CertificateFiles``) to new connections.
+
+        Raises:
+            ListenError: The files cannot be used. The edge goes on with the certificates that it has.
+        """
+        await self._listener.renew(tls)
 
     async def stop(self) -> None:
         """Report the drain, stop accepting, finish the requests in progress."""

@@ -80,6 +80,7 @@ WaiterT = TypeVar("WaiterT", bound=Waiter)
 class FairQueue(Generic[WaiterT]):
     """Permits and waiting calls. A call passes ``enter`` → ``leave``, or ``push`` → ``pop`` → ``leave``.
 
+    The shares of a call are a tuple of those that ``shares`` returns and of others, which the user of the queue keeps.
     A call that gives up while it waits is taken out with ``remove`` and needs no ``leave``.
 
     Args:
@@ -142,8 +143,12 @@ class FairQueue(Generic[WaiterT]):
             if share.waiting:
                 self._needed = 0
 
-    def push(self, waiter: WaiterT) -> WaiterT | None:
+    def push(self, waiter: WaiterT, full: Share | None = None) -> WaiterT | None:
         """Let a call wait.
+
+        Args:
+            waiter: The call.
+            full: A share of the call whose waiting calls are enough. The call displaces one of them or is refused.
 
         Returns:
             The call that this one displaced, to be refused; None if none was displaced.
@@ -152,8 +157,8 @@ class FairQueue(Generic[WaiterT]):
             QueueFull: No share has more waiting calls than those of this call.
         """
         displaced = None
-        if self.waiting >= self.size:
-            displaced = self._longest(waiter.shares)
+        if full is not None or self.waiting >= self.size:
+            displaced = self._longest(waiter.shares, full)
             if displaced is None:
                 raise QueueFull
             self.remove(displaced)
@@ -165,12 +170,16 @@ class FairQueue(Generic[WaiterT]):
         self._needed = min(self._needed, self._free_permits_needed(waiter.shares))
         return displaced
 
-    def pop(self, may_run: Callable[[WaiterT], bool] | None = None, *, newest: bool = False) -> WaiterT | None:
+    def pop(
+        self,
+        may_run: Callable[[WaiterT], bool] | None = None,
+        newest: Callable[[WaiterT], bool] | None = None,
+    ) -> WaiterT | None:
         """Give a waiting call a permit and return it; None when no call may run.
 
         Args:
             may_run: A further condition for a call, which holds for all calls with the same shares or for none.
-            newest: Of calls with the same shares, take the newest one instead of the oldest.
+            newest: Whether the newest call goes first among those with the shares of a call; None: the oldest does.
         """
         free = self.limit - self.running
         if not self.waiting or free < max(1, self._needed):
@@ -194,7 +203,8 @@ class FairQueue(Generic[WaiterT]):
             self._needed = needed
             return None
         self._needed = 0
-        waiter, _ = self._groups[best].popitem(last=newest)
+        group = self._groups[best]
+        waiter, _ = group.popitem(last=newest is not None and newest(next(iter(group))))
         self._groups.move_to_end(best)
         self._forget(waiter)
         self.running += 1
@@ -236,14 +246,20 @@ class FairQueue(Generic[WaiterT]):
             self._lengths.moved(share, len(share.waiting) + 1)
         self.waiting -= 1
 
-    def _longest(self, shares: Shares) -> WaiterT | None:
+    def _longest(self, shares: Shares, within: Share | None) -> WaiterT | None:
         """Return the waiting call that a new call of these shares displaces; None when its own shares are longest.
 
         Only shares that the two calls do not have in common are compared.
+
+        Args:
+            shares: The shares of the new call.
+            within: A share that the displaced call has to have; None: any call may be displaced.
         """
         found, most = None, [0]
         for share in islice((one for one in self._lengths.longest() if one not in shares), COMPARED_VICTIMS):
             newest: WaiterT = next(reversed(share.waiting))  # type: ignore[assignment]
+            if within is not None and within not in newest.shares:
+                continue
             lengths = sorted((len(one.waiting) for one in newest.shares if one not in shares), reverse=True)
             own = max((len(one.waiting) for one in shares if one not in newest.shares), default=0)
             # Two shares whose lengths differ by one would displace each other in turn.
@@ -254,8 +270,7 @@ class FairQueue(Generic[WaiterT]):
     def _add(self, dimension: dict[Hashable, Share], key: Hashable) -> Share:
         if len(dimension) >= self._swept_at:
             for idle in [key for key, share in dimension.items() if not (share.running or share.waiting)]:
-                if dimension[idle].cap == inf:
-                    del dimension[idle]
+                del dimension[idle]
             self._swept_at = 2 * len(dimension) + IDLE_SHARES
         share = dimension[key] = Share()
         return share

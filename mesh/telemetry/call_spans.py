@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanKind, set_span_in_context
+from opentelemetry.trace import SpanContext, SpanKind, set_span_in_context
 
 from mesh.call import Call, Handler, Layer, Metadata
 from mesh.errors import Code, RemoteError, StatusError, http_status
@@ -125,6 +125,8 @@ def inbound(recorder: Recorder, propagation: Propagation, instrument: Instrument
         known = methods[call.method.path]
         parent, context = propagation.extract(call.metadata)
         span = recorder.start(known.name, SpanKind.SERVER, known.attributes, parent, context)
+        if propagation.links:
+            _link(span, propagation.caller_span(call.metadata))
         return _traced(call, next, known, span, set_span_in_context(span, context))
 
     return layer
@@ -146,6 +148,11 @@ def outbound(recorder: Recorder, propagation: Propagation, instrument: Instrumen
         return _traced(call, next, known, span, context)
 
     return layer
+
+
+def _link(span: Span, caller: SpanContext | None) -> None:
+    if caller is not None:
+        span.add_link(caller)
 
 
 async def _traced(call: Call, next: Handler, known: _MethodSeries, span: Span, context: Context) -> None:
@@ -179,6 +186,8 @@ def http(recorder: Recorder, propagation: Propagation, instrument: Instrument) -
         scheme = request.scheme if request.scheme in _PORTS else _OTHER  # an HTTP/2 client may send any text
         known = requests[verb, scheme]
         span = recorder.start(known.name, SpanKind.SERVER, known.attributes, parent, context)
+        if propagation.links:
+            _link(span, propagation.caller_span(call.metadata))
         request.headers.append((TRACE_ID, b"%032x" % span.trace_id))
         request.headers.append((TRACERESPONSE, format_traceparent(span.trace_id, span.span_id, span.flags)))
         in_flight = known.in_flight

@@ -37,7 +37,7 @@ from mesh.telemetry import call_spans, otel_environment, providers, worker_spans
 from mesh.telemetry.exporter_queue import UNREACHABLE_TIMEOUT, ExporterLog, ExporterQueue, run_bounded
 from mesh.telemetry.metrics import CombinedExporter, Metrics, add_to_reader
 from mesh.telemetry.otlp_exporter import RepeatingSession, create_exporter
-from mesh.telemetry.propagation import Propagation
+from mesh.telemetry.propagation import CallerTrace, Propagation
 from mesh.telemetry.recorder import Recorder
 from mesh.telemetry.worker_metrics import MeasurementRecorder
 
@@ -78,6 +78,7 @@ class Telemetry:
         *,
         enabled: bool,
         version: str,
+        callers: CallerTrace,
     ) -> None:
         self.tracer_provider = tracer_provider
         self.meter_provider = meter_provider
@@ -85,7 +86,7 @@ class Telemetry:
         self._metrics = metrics
         self._closed = False
         self.record_measurement = MeasurementRecorder(meter_provider)
-        propagation = Propagation()
+        propagation = Propagation(callers)
         self.inbound: Layer
         self.outbound: Layer
         self.http: Layer
@@ -156,6 +157,7 @@ def configure(
     version: str,
     default_endpoint: str | None = None,
     default_secret: str = "",
+    callers: CallerTrace = CallerTrace.TRUST,
 ) -> Telemetry:
     """Configure OpenTelemetry for this process from the standard ``OTEL_*`` variables.
 
@@ -166,6 +168,7 @@ def configure(
         default_endpoint: Base URL of an OTLP/HTTP receiver (``http://127.0.0.1:4318``). It gets the spans if the
             environment names no collector.
         default_secret: Bearer token of that receiver.
+        callers: Meaning of the trace context of callers.
     """
     environ = os.environ
     otel_environment.normalize(environ)
@@ -194,7 +197,7 @@ def configure(
         lambda: _sum(queue.exports for queue in queues),
     )
     providers.install(tracers, meters)
-    return Telemetry(tracers, meters, queues, metrics, enabled=not disabled, version=version)
+    return Telemetry(tracers, meters, queues, metrics, enabled=not disabled, version=version, callers=callers)
 
 
 def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

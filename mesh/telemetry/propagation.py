@@ -7,9 +7,12 @@ configured (``OTEL_PROPAGATORS``), by their rules.
 
 from __future__ import annotations
 
+from enum import Enum
+
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter
+from opentelemetry.trace import SpanContext
 
 from mesh.call import Metadata
 from mesh.telemetry.span import Span
@@ -23,7 +26,7 @@ from mesh.trace_context import (
     parse_traceparent,
 )
 
-__all__ = ["Propagation", "header_names", "parent_of"]
+__all__ = ["CallerTrace", "Propagation", "header_names", "parent_of"]
 
 _EMPTY = Context()
 
@@ -63,17 +66,46 @@ _GETTER = _WireGetter()
 _SETTER = _WireSetter()
 
 
+class CallerTrace(Enum):
+    """Meaning of the trace context of a caller.
+
+    The sampled flag of a caller who is not trusted must not decide which calls are traced, and its trace id must not
+    put spans into traces of others (W3C Trace Context, 4.3 and 6: restarting a trace at a trust boundary).
+    """
+
+    TRUST = "trust"
+    """The call continues the caller's trace, with its sampled flag and baggage."""
+    LINK = "link"
+    """The call begins a trace of its own, which has a link to the caller's span."""
+    RESTART = "restart"
+    """The call begins a trace of its own. The caller's context is ignored."""
+
+
 class Propagation:
-    """Propagates the context of calls with the propagators that ``OTEL_PROPAGATORS`` names."""
+    """Propagates the context of calls with the propagators that ``OTEL_PROPAGATORS`` names.
 
-    __slots__ = ("_propagator", "_w3c_only")
+    Args:
+        callers: Meaning of the trace context of callers.
 
-    def __init__(self) -> None:
+    Attributes:
+        links: Whether ``caller_span`` is to be linked.
+    """
+
+    __slots__ = ("_propagator", "_trusts", "_w3c_only", "links")
+
+    def __init__(self, callers: CallerTrace = CallerTrace.TRUST) -> None:
         self._propagator = propagate.get_global_textmap()
         self._w3c_only = {TRACEPARENT, TRACESTATE} <= header_names() <= REQUEST_HEADERS
+        self._trusts = callers is CallerTrace.TRUST
+        self.links = callers is CallerTrace.LINK
 
     def extract(self, metadata: Metadata) -> tuple[ParentSpan | None, Context]:
-        """Return the caller's span, or None if it names no valid one, and the rest of its context (baggage)."""
+        """Return the caller's span, or None if it names no valid one, and the rest of its context (baggage).
+
+        Of callers who are not trusted nothing is returned.
+        """
+        if not self._trusts:
+            return None, _EMPTY
         wire = metadata.wire
         if self._w3c_only and wire(TRACESTATE) is None and wire(BAGGAGE) is None:
             header = wire(TRACEPARENT)
@@ -81,8 +113,16 @@ class Propagation:
         context = self.context(metadata)
         return parent_of(context), context
 
+    def caller_span(self, metadata: Metadata) -> SpanContext | None:
+        """Return the span that a caller names, whether it is trusted or not; None if it names no valid one."""
+        found = trace.get_current_span(self._read(metadata)).get_span_context()
+        return found if found.is_valid else None
+
     def context(self, metadata: Metadata) -> Context:
-        """Return the caller's context as OpenTelemetry's API has it."""
+        """Return the caller's context as OpenTelemetry's API has it; an empty one of callers who are not trusted."""
+        return self._read(metadata) if self._trusts else _EMPTY
+
+    def _read(self, metadata: Metadata) -> Context:
         return self._propagator.extract(metadata, context=Context(), getter=_GETTER)
 
     def inject(self, span: Span, context: Context, metadata: Metadata) -> None:

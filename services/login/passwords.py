@@ -1,5 +1,9 @@
 """Password hashes by Argon2id, computed outside the event loop, a limited number at a time.
 
+One hash takes a core for tens of milliseconds, so a flood of logins is the cheapest attack on the service. The queue
+before the threads is bounded by the time that it takes. A call beyond that is refused at once with RESOURCE_EXHAUSTED,
+instead of being answered when its caller has given up.
+
 Parameters: OWASP Password Storage Cheat Sheet (m = 19 MiB, t = 2, p = 1). Policy: NIST SP 800-63B, section 5.1.1 -
 length alone, any character, compared in one Unicode form.
 """
@@ -9,13 +13,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import threading
 import unicodedata
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from mesh import InvalidArgument
+from mesh import InvalidArgument, ResourceExhausted
 
 __all__ = ["check", "hashed", "outdated", "verify"]
 
@@ -25,8 +33,57 @@ LONGEST_RAW = 8 * LONGEST
 """Limit of characters before Unicode normalization, which takes seconds for megabytes."""
 
 _hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
-_threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="argon2")
-"""One hash takes a core and 19 MiB for some 40 ms. More hashes at once than cores would only take more memory."""
+MAX_WAIT_DELAY = 1.0
+"""Seconds that a hash may wait for a core, as estimated when it is asked for."""
+
+
+class HashPool:
+    """Threads for hashes, one for each core, with a queue that is bounded by time.
+
+    More hashes at once than cores would only take more memory, 19 MiB each.
+
+    Args:
+        threads: Hashes at the same time.
+        longest_wait: Seconds that a hash may wait.
+    """
+
+    def __init__(self, threads: int, longest_wait: float = MAX_WAIT_DELAY) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="argon2")
+        self._count = threads
+        self._longest_wait = longest_wait
+        self._lock = threading.Lock()
+        self._pending = 0
+        self._average = 0.0
+
+    async def run(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Run ``work(*args)`` in a thread. A hash that waits is given up with its call.
+
+        Raises:
+            ResourceExhausted: It would wait too long.
+        """
+        with self._lock:
+            wait = (self._pending - self._count + 1) * self._average / self._count
+            if wait > self._longest_wait:
+                raise ResourceExhausted("too many passwords are being checked; try again later", retry_after=wait)
+            self._pending += 1
+        future = self._threads.submit(self._timed, work, *args)
+        future.add_done_callback(self._done)
+        return await asyncio.wrap_future(future)
+
+    def _timed(self, work: Callable[..., Any], *args: Any) -> Any:
+        began = monotonic()
+        try:
+            return work(*args)
+        finally:
+            with self._lock:
+                self._average += (monotonic() - began - self._average) / (8 if self._average else 1)
+
+    def _done(self, _: object) -> None:
+        with self._lock:
+            self._pending -= 1
+
+
+_pool = HashPool(os.cpu_count() or 1)
 
 
 def check(password: str) -> None:
@@ -42,14 +99,16 @@ def check(password: str) -> None:
 
 async def hashed(password: str) -> str:
     """Return the hash to store."""
-    return await asyncio.get_running_loop().run_in_executor(_threads, _hasher.hash, _normal(password))
+    found: str = await _pool.run(_hasher.hash, _normal(password))
+    return found
 
 
 async def verify(stored: str | None, password: str) -> bool:
     """Whether the password belongs to the stored hash; False at the same cost without a hash."""
     if len(password) > LONGEST_RAW:
         stored, password = None, ""
-    return await asyncio.get_running_loop().run_in_executor(_threads, _verify, stored, _normal(password))
+    found: bool = await _pool.run(_verify, stored, _normal(password))
+    return found
 
 
 def outdated(stored: str) -> bool:

@@ -50,6 +50,8 @@ async def unary(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:  
     if what == "loop":
         while True:
             pass
+    if what == "block":
+        time.sleep(float(more))  # noqa: ASYNC251 - it blocks the event loop
     if what == "ignore":
         while True:
             try:

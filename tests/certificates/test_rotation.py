@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -183,6 +184,15 @@ def test_a_step_waits_until_the_components_have_taken_the_files(
     issue_due(store, folders, {}, now=START)
     assert store.advance(START + SETTLE_TIME - timedelta(seconds=1)) is None
     assert store.advance(START + SETTLE_TIME) is not None
+
+
+def test_two_processes_that_renew_at_once_leave_no_leaf_behind(store: AuthorityStore, folders: dict[str, Path]) -> None:
+    """A leaf that no component has would keep a rotation from its next step until it expires."""
+    issue_due(store, folders, {}, now=START)
+    store.advance(START)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: issue_due(store, folders, {}, now=START), range(4)))
+    assert len(store.status().state.leaves) == len(NAMES)
 
 
 def test_a_damaged_authority_is_a_fault_with_its_place(store: AuthorityStore) -> None:

@@ -105,7 +105,7 @@ def test_a_target_without_a_path_is_spared_the_attacks_that_need_it() -> None:
     assert possible(bare) == ["watches", "reflection", "pings", "settings", "connections"]
     sidecar = AttackTarget(host="a", port=1, grpc=True, post="/a.B/C", get="/", stream="/s")
     assert "body-less" in possible(sidecar)
-    assert not {"slow-heads-http1", "streams", "resets"} & set(possible(sidecar))
+    assert not {"slow-heads-http1", "event-streams", "web-sockets", "hung"} & set(possible(sidecar))
 
 
 async def test_an_honest_client_repeats_what_may_be_repeated() -> None:

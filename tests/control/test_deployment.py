@@ -236,3 +236,21 @@ def test_variables_of_opentelemetry_that_are_ignored_are_said(
 )
 def test_the_store_of_traces_is_for_a_mesh_that_sends_them_nowhere(environ: dict[str, str], where: str) -> None:
     assert trace_collector.external_collector(environ) == where
+
+
+def test_what_is_probably_not_meant_is_a_warning(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    public = " option (meshapi.v1.method) = { access: PUBLIC };"
+    contract = CONTRACT.replace('body: "*" };', f'body: "*" }};{public}')
+    auth = '[auth]\nissuer = "i"\naudience = "a"\njwks = "http://{}/keys"\n'
+    folder = write(contract, MANIFEST + auth.format("issuer.example"))
+    assert cli.main(["check", "--file", str(folder)]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: mesh.toml [edge] rate_limit: anybody may call shop.v1.Orders/Order at any rate; set per_client, such as "
+        '"20/s burst 100"',
+        "warning: mesh.toml [auth] jwks: the keys of users' tokens come without TLS, so whoever is on the way can replace "
+        "them; use https",
+    ]
+    limited = MANIFEST.replace("[edge]\n", '[edge]\nrate_limit = { per_client = "9/s" }\n')
+    (folder / "mesh.toml").write_text(limited + auth.format("127.0.0.1:9"))
+    assert cli.main(["check", "--file", str(folder)]) == 0
+    assert capsys.readouterr().err == ""

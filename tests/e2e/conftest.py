@@ -10,7 +10,7 @@ from mesh_process import Mesh, sample
 
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    running = sample(tmp_path_factory.mktemp("sample") / "state")
+    running = sample(tmp_path_factory.mktemp("sample") / "state", MESH_EDGE_CLIENT_TRACE="trust")
     try:
         yield running.ready()
     finally:

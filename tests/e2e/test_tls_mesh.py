@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import socket
+import ssl
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import grpc
 import pytest
-from mesh_process import Mesh, http, sample
+from mesh_process import Mesh, sample
+from mesh_process import http as request
+from pki import Pki
 
 USER = {"name": "Ada", "email": "ada@example.com", "password": "correct horse battery"}
 
@@ -26,10 +33,10 @@ def test_services_of_a_mesh_speak_tls_only(tmp_path: Path, channel: str) -> None
     try:
         mesh.ready()
         assert (
-            http(f"{mesh.edge}/v1/users", "POST", USER).status == 200
+            request(f"{mesh.edge}/v1/users", "POST", USER).status == 200
         )  # the edge calls a service, which calls another
         login = {"login": "Ada", "password": USER["password"]}
-        mesh.until(lambda: http(f"{mesh.edge}/v1/sessions", "POST", login).status == 200)  # after an event
+        mesh.until(lambda: request(f"{mesh.edge}/v1/sessions", "POST", login).status == 200)  # after an event
         healthy = mesh_command(mesh, "health")
         assert (healthy.returncode, healthy.stdout.count("SERVING")) == (0, 4), healthy
         keys = mesh_command(mesh, "call", "login.v1.Login/GetKeys")
@@ -44,3 +51,56 @@ def test_services_of_a_mesh_speak_tls_only(tmp_path: Path, channel: str) -> None
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     finally:
         assert mesh.stop() == 0
+
+
+def https(url: str, context: ssl.SSLContext, method: str = "GET", body: bytes | None = None) -> tuple[int, str, bytes]:
+    """Return status, HSTS and body of a response."""
+    headers = {"content-type": "application/json"}
+    asked = urllib.request.Request(url, data=body, method=method, headers=headers)  # noqa: S310 - loopback
+    with urllib.request.urlopen(asked, timeout=30, context=context) as response:  # noqa: S310 - loopback
+        return response.status, response.headers["strict-transport-security"], response.read()
+
+
+@pytest.mark.timeout(180)
+def test_the_edge_speaks_https_and_redirects_to_it(tmp_path: Path) -> None:
+    pki = Pki(tmp_path / "pki")
+    leaf = str(pki.issue("edge").certificate)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        plain = f"127.0.0.1:{free.getsockname()[1]}"
+    mesh = sample(
+        tmp_path / "state",
+        MESH_EDGE_TLS_CERTIFICATE=leaf,
+        MESH_EDGE_TLS_PRIVATE_KEY=leaf,
+        MESH_EDGE_TLS_REDIRECT=plain,
+    )
+    try:
+        mesh.ready()
+        assert mesh.edge.startswith("https://127.0.0.1:")
+        context = ssl.create_default_context(cafile=str(pki.folder / "roots.pem"))
+        status, hsts, _ = https(f"{mesh.edge}/v1/users", context, "POST", json.dumps(USER).encode())
+        assert (status, hsts) == (200, "max-age=2592000")
+        connection = http.client.HTTPConnection(plain, timeout=30)
+        connection.request("POST", "/v1/users?a=b", body=b"{}")
+        redirect = connection.getresponse()
+        assert (redirect.status, redirect.headers["location"]) == (308, f"{mesh.edge}/v1/users?a=b")
+        connection.close()
+        document = json.loads(https(f"{mesh.edge}/openapi.json", context)[2])
+        assert all(not server["url"].startswith("http:") for server in document.get("servers", []))
+        healthy = subprocess.run(
+            [sys.executable, "-m", "mesh", "health", mesh.edge], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert healthy.stdout.endswith(": SERVING\n"), healthy
+        serial = _serial(mesh, context)
+        pki.issue("edge")
+        mesh.until(lambda: _serial(mesh, context) != serial)
+    finally:
+        assert mesh.stop() == 0
+
+
+def _serial(mesh: Mesh, context: ssl.SSLContext) -> str:
+    host, _, port = mesh.edge.removeprefix("https://").rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), 30) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        return str((secured.getpeercert() or {})["serialNumber"])

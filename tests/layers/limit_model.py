@@ -22,6 +22,12 @@ from mesh.layers.timer_wheel import SLOT_SECONDS
 START = 1e9  # later than the real clock, which only rejects deadlines that have passed
 
 
+def method(path: str, **options: Any) -> SimpleNamespace:
+    """Return what the layers read of a method."""
+    unary = {"client_streaming": False, "server_streaming": False, "no_time_limit": False, "timeout": None}
+    return SimpleNamespace(path=path, **unary | options)
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """Event loop whose clock stands still until it is moved."""
 
@@ -48,7 +54,7 @@ class _Tried(Call):
     __slots__ = ("go", "keys", "ran", "running")
 
     def __init__(self, loop: _Loop, keys: tuple[str | None, ...], until: float | None) -> None:
-        super().__init__(SimpleNamespace(path=keys[0], timeout=None), Metadata(), until)
+        super().__init__(method(str(keys[0])), Metadata(), until)
         self.keys = keys[1:]
         self.go = loop.create_future()
         self.ran = self.running = False
@@ -67,12 +73,12 @@ class LimitModel(RuleBasedStateMachine):
 
     limit_class: type[Any] = ConcurrencyLimit
 
-    @initialize(limit=st.integers(0, 4), queue=st.integers(0, 6))
-    def begin(self, limit: int, queue: int) -> None:
+    @initialize(limit=st.integers(0, 4), queue=st.integers(0, 6), adaptive=st.booleans())
+    def begin(self, limit: int, queue: int, adaptive: bool) -> None:  # noqa: FBT001
         self.loop = _Loop()
         self.bugs: list[Any] = []
         self.loop.set_exception_handler(lambda _, context: self.bugs.append(context))
-        self.limit = self.limit_class(limit, queue, lambda call: call.keys)
+        self.limit = self.limit_class(limit, queue, lambda call: call.keys, adaptive=adaptive)
         self.highest = limit
         self.calls: list[tuple[_Tried, asyncio.Task[None]]] = []
 

@@ -77,7 +77,7 @@ class Played(RuleBasedStateMachine):
     @rule(newest=st.booleans())
     def a_permit_is_free(self, newest: bool) -> None:  # noqa: FBT001
         free = [keys for keys, _ in self.waiting if self._may(keys)]
-        found = self.queue.pop(newest=newest)
+        found = self.queue.pop(newest=lambda _: newest)
         if not free:
             assert found is None
             return
@@ -207,14 +207,24 @@ def test_the_flood_is_refused_and_not_the_others_of_its_target() -> None:
 
 def test_shares_of_clients_that_are_gone_are_forgotten() -> None:
     queue: FairQueue[Waiter] = FairQueue(limit=10, size=0)
-    (kept,) = queue.shares(("capped",))
-    queue.cap(kept, 2)
     for number in range(10 * IDLE_SHARES):
-        shares = queue.shares(("capped", number))
+        shares = queue.shares(("m", number))
         assert queue.enter(shares)
         queue.leave(shares)
     assert sum(map(len, queue._dimensions)) <= 2 * IDLE_SHARES
-    assert queue.shares(("capped",)) == (kept,)
+
+
+def test_a_call_displaces_within_a_share_that_is_full() -> None:
+    """The flood of one method is refused first; calls of another method stay, however many of them wait."""
+    queue: FairQueue[Waiter] = FairQueue(limit=0, size=100)
+    others = [waiter(queue, "m2", "crowd") for _ in range(50)]
+    flood = [waiter(queue, "m", "flood") for _ in range(9)]
+    for one in [*others, *flood]:
+        queue.push(one)
+    honest = waiter(queue, "m", "honest")
+    assert queue.push(honest, full=honest.shares[0]) is flood[-1]
+    with pytest.raises(QueueFull):
+        queue.push(waiter(queue, "m", "flood"), full=honest.shares[0])
 
 
 def test_a_scan_that_found_nothing_is_not_repeated_for_unrelated_calls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,9 +107,10 @@ async def echo(request, serve, contract, tmp_path):
         leaf = pki.issue("echo")
         options["tls"] = CertificateFiles(leaf.certificate, leaf.private_key, leaf.roots)
     async with hosted(contract, name, **options) as address:
-        if pki is not None:
-            SECURED[address] = ServiceTls(pki.credentials("caller"), "echo")
-        yield SimpleNamespace(servicer=servicer, address=address, port=int(address.rpartition(":")[2]))
+        tls = None if pki is None else ServiceTls(pki.credentials("caller"), "echo")
+        if tls is not None:
+            SECURED[address] = tls
+        yield SimpleNamespace(servicer=servicer, address=address, port=int(address.rpartition(":")[2]), tls=tls)
         SECURED.pop(address, None)
     del sys.modules[name]
 

@@ -22,7 +22,7 @@ variable: ContextVar[str] = ContextVar("variable", default="lost")
 
 @pytest.fixture
 async def blocking(echo, rpc, contract):
-    target = Target([echo.address])
+    target = Target([echo.address], tls=getattr(echo, "tls", None))
     yield rpc.grpc.EchoStub(BlockingChannel(Channel(target, contract), asyncio.get_running_loop()))
     await target.close()
 

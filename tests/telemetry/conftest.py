@@ -9,6 +9,7 @@ import pytest
 from telemetry_parts import GrpcCollector, HttpCollector
 
 from mesh.telemetry import Telemetry, configure
+from mesh.telemetry.propagation import CallerTrace
 
 
 @pytest.fixture
@@ -34,12 +35,17 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Telemetry]]
     started: list[Telemetry] = []
 
     def begin(
-        component: str = "registration", default_endpoint: str | None = None, secret: str = "", **environ: str
+        component: str = "registration",
+        default_endpoint: str | None = None,
+        secret: str = "",
+        callers: CallerTrace = CallerTrace.TRUST,
+        **environ: str,
     ) -> Telemetry:
         environ.setdefault("OTEL_METRICS_EXPORTER", "none")
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        started.append(configure(component, version="1.2.3", default_endpoint=default_endpoint, default_secret=secret))
+        parts = {"default_endpoint": default_endpoint, "default_secret": secret, "callers": callers}
+        started.append(configure(component, version="1.2.3", **parts))
         return started[-1]
 
     yield begin

@@ -15,15 +15,18 @@ ATTACKER_ADDRESS = "127.0.0.66"
 class AttackTarget:
     """Server under attack. A path that it does not have is ""; attacks that need the path are left out.
 
+    At a gRPC server each path is that of a method: of a unary one for ``get``, ``post``, ``large`` and ``hung``.
+
     Attributes:
         host: Its IPv4 address.
         port: Its port.
         source: Source address of the attacker; "": the system's choice.
         grpc: Whether only gRPC is spoken there, as at a sidecar.
         get: Path of a cheap GET.
-        post: Path of a unary POST. At a gRPC server it is the path of a unary method.
+        post: Path of a unary POST.
         body: Body of its request.
-        large: Path of a GET with a large response.
+        large: Path of a GET with a large response; ``large_request`` is its request message at a gRPC server, in
+            hexadecimal digits.
         stream: Path of a GET whose response is a server stream that stays open.
         hung: Path of a GET that is never responded to.
         costly: Path of a costly POST.
@@ -40,6 +43,7 @@ class AttackTarget:
     post: str = ""
     body: str = "{}"
     large: str = ""
+    large_request: str = ""
     stream: str = ""
     hung: str = ""
     costly: str = ""

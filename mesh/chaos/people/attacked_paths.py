@@ -57,7 +57,9 @@ def sidecar_targets(
         unary = sorted(
             (one for one in methods if one.kind == "unary_unary"), key=lambda one: one.access is not Access.PUBLIC
         )
-        found.append(AttackTarget(host=host, port=port, grpc=True, post=unary[0].path if unary else ""))
+        stream = next((one.path for one in methods if one.kind == "unary_stream"), "")
+        first = unary[0].path if unary else ""
+        found.append(AttackTarget(host=host, port=port, grpc=True, get=first, post=first, stream=stream))
     return found
 
 

@@ -20,7 +20,7 @@ class Attack:
         run: Attacks until it is cancelled.
         needs: The path of the target that it needs; "": none.
         http1: Whether it speaks HTTP/1.1, which a gRPC server does not.
-        json: Whether its requests are JSON, which a gRPC server does not understand.
+        json: Whether it asks for a form of response that gRPC does not have.
     """
 
     run: Callable[[AttackTarget, Observed], Awaitable[None]]
@@ -42,15 +42,15 @@ ATTACKS: Mapping[str, Attack] = {
     "body-less": Attack(slow_senders.body_less_posts, "post"),
     "uploads": Attack(slow_senders.uploads, "post"),
     "uploads-http1": Attack(slow_senders.uploads_http1, "post", http1=True),
-    "silent-readers": Attack(silent_readers.silent_readers, "large", json=True),
+    "silent-readers": Attack(silent_readers.silent_readers, "large"),
     "silent-readers-http1": Attack(silent_readers.silent_readers_http1, "large", http1=True),
-    "streams": Attack(open_streams.server_streams, "stream", json=True),
+    "streams": Attack(open_streams.server_streams, "stream"),
     "event-streams": Attack(open_streams.event_streams, "stream", json=True),
     "web-sockets": Attack(open_streams.web_sockets, "stream", http1=True),
-    "hung": Attack(open_streams.hung_calls, "hung", json=True),
+    "hung": Attack(open_streams.hung_calls, "hung"),
     "watches": Attack(open_streams.watches),
     "reflection": Attack(open_streams.reflection),
-    "resets": Attack(floods.resets, "get", json=True),
+    "resets": Attack(floods.resets, "get"),
     "pings": Attack(floods.pings),
     "settings": Attack(floods.settings),
     "connections": Attack(floods.connections),

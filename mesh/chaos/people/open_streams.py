@@ -23,7 +23,7 @@ _LIST_SERVICES = grpc_frame(b"\x3a\x01*")
 
 async def server_streams(target: AttackTarget, observed: Observed) -> None:
     """Keep 1,000 server streams open on one HTTP/2 connection."""
-    await hold_streams(target, observed, STREAMS, lambda client: client.request(target, "GET", target.stream, end=True))
+    await hold_streams(target, observed, STREAMS, lambda client: client.ask(target, target.stream))
 
 
 async def event_streams(target: AttackTarget, observed: Observed) -> None:
@@ -53,7 +53,7 @@ async def web_sockets(target: AttackTarget, observed: Observed) -> None:
 
 async def hung_calls(target: AttackTarget, observed: Observed) -> None:
     """Keep 1,000 calls of a service in progress that never responds."""
-    await hold_streams(target, observed, STREAMS, lambda client: client.request(target, "GET", target.hung, end=True))
+    await hold_streams(target, observed, STREAMS, lambda client: client.ask(target, target.hung))
 
 
 async def watches(target: AttackTarget, observed: Observed) -> None:

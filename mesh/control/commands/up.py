@@ -122,7 +122,8 @@ async def _run(
         environment[TRACES_SECRET_VARIABLE] = store.secret
     if broker is not None:
         environment["MESH_BROKER"] = broker.url
-    edge_url = f"http://{reachable(addresses[EDGE])}" if EDGE in addresses else ""
+    scheme = "https" if manifest.edge is not None and manifest.edge.tls is not None else "http"
+    edge_url = f"{scheme}://{reachable(addresses[EDGE])}" if EDGE in addresses else ""
 
     def on_ready(children: Mapping[str, Child]) -> None:
         claim.write(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from google.protobuf import json_format
 
 from mesh import telemetry
+from mesh.address import split
 from mesh.auth import (
     EDGE,
     CallDeclarations,
@@ -27,28 +28,32 @@ from mesh.auth import (
     TokenVerifier,
     authenticate,
     authorize,
+    end_with_token,
     fetch_url,
     identify,
     key_files,
 )
 from mesh.call import Call, Handler, Layer, chain
-from mesh.config.manifest import Manifest, ServiceConfig, WorkersConfig
+from mesh.config.manifest import EdgeConfig, Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control import file_rights
 from mesh.control.component import component_certificates
 from mesh.control.component.component_tls import ComponentTls
+from mesh.control.component.edge_tls import EdgeCertificates
 from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.edge import Edge, OptionalLayers
 from mesh.edge.calls import share_keys
 from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.grpc.passthrough import tracing
+from mesh.edge.https import HttpsApp, RedirectApp
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
 from mesh.faults import Fault, Faults
 from mesh.function import module_spec
 from mesh.lambdas.handlers import functions_of, install
-from mesh.layers.concurrency import ConcurrencyLimit
+from mesh.layers import limit_metrics
+from mesh.layers.concurrency import ConcurrencyLimit, ShareKeys
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.retry import retry
@@ -56,11 +61,12 @@ from mesh.rpc.client.target import Target
 from mesh.rpc.server.connection_guard import PublicLimits
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.sidecar.service_context import ServiceContext
-from mesh.sidecar.sidecar import Sidecar
+from mesh.sidecar.sidecar import Sidecar, caller_and_user
 from mesh.sidecar.workers import preload
 from mesh.sidecar.workers.worker_pool import WorkerPool
 from mesh.sidecar.workers.worker_setup import WorkerSetup
 from mesh.telemetry import logs
+from mesh.telemetry.propagation import CallerTrace
 
 if TYPE_CHECKING:
     from mesh.database import Database
@@ -126,6 +132,7 @@ class _SharedParts:
             version=version("function-mesh"),
             default_endpoint=os.environ.get(TRACES_ENDPOINT_VARIABLE),
             default_secret=os.environ.get(TRACES_SECRET_VARIABLE, ""),
+            callers=_callers(manifest, name),
         )
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
@@ -151,6 +158,13 @@ class _SharedParts:
             self._renewing.cancel()
         await self.outbound.close()
         await self.telemetry.shutdown()
+
+
+def _callers(manifest: Manifest, name: str) -> CallerTrace:
+    """Return the meaning of the callers' trace context: services are trusted, clients of the edge by mesh.toml."""
+    if name != EDGE or manifest.edge is None:
+        return CallerTrace.TRUST
+    return CallerTrace(manifest.edge.client_trace)
 
 
 def _tokens(manifest: Manifest, contract: Contract, channel: Channel) -> TokenVerifier | None:
@@ -242,7 +256,8 @@ class SidecarComponent:
             trace=common.telemetry.inbound,
             authenticate=authenticate(common.tokens, PeerVerifier(common.identity), common.tls.callers),
             authorize=authorize(contract, common.serves),
-            concurrency_limit=ConcurrencyLimit(config.concurrency, config.queue),
+            token_expiry=None if manifest.auth is None else end_with_token(manifest.auth.leeway),
+            concurrency_limit=_limit(config, caller_and_user, common),
             listen=config.listen,
             fd=fd,
             max_message=int(config.max_message),
@@ -358,7 +373,16 @@ def _pool(
         spans=common.telemetry.export_worker_span,
         metrics=common.telemetry.record_measurement,
         publish=events.broker.publish if events is not None else None,
+        liveness_timeout=manifest.liveness.seconds,
     )
+
+
+def _limit(config: EdgeConfig | ServiceConfig, share_keys: ShareKeys, common: _SharedParts) -> ConcurrencyLimit:
+    """Return the concurrency limit of a component, with its metrics. Before workers it has no queue; the pool has."""
+    queue = 0 if isinstance(config, ServiceConfig) and config.workers is not None else config.queue
+    limit = ConcurrencyLimit(config.concurrency, queue, share_keys, adaptive=config.adaptive)
+    limit_metrics.register(limit, common.telemetry.meter_provider.get_meter("mesh.layers"))
+    return limit
 
 
 def _migrations(manifest: Manifest, config: ServiceConfig) -> Path | None:
@@ -391,12 +415,14 @@ class EdgeComponent:
         self._place = f"{manifest.file.name} [edge] listen"
         common = self._common = _SharedParts(manifest, contract, EDGE)
         clients = ClientLimits.of(table)
+        tls = table.tls
+        self._certificates = None if tls is None else EdgeCertificates(tls)
         self._edge = Edge(
             contract,
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(common.tokens, None),
-            concurrency_limit=ConcurrencyLimit(table.concurrency, table.queue, share_keys),
+            concurrency_limit=_limit(table, share_keys, common),
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
@@ -404,7 +430,7 @@ class EdgeComponent:
             layers=OptionalLayers.of(table),
             # The listener has no limit of a body: the edge refuses with a reason, and streams may be endless.
             listen=lambda app: Listener(
-                app,
+                app if tls is None else HttpsApp(app, tls.hsts),
                 table.listen,
                 fd=fd,
                 grpc=True,
@@ -420,8 +446,14 @@ class EdgeComponent:
                     proxies=tuple(ip_network(proxy) for proxy in table.trusted_proxies),
                     refused=clients.count,
                 ),
+                tls=None if self._certificates is None else self._certificates.files,
             ),
         )
+        self._redirect: Listener | None = None
+        if tls is not None and tls.redirect:
+            self._redirect_app = RedirectApp(self._edge.app, split(table.listen)[1])
+            self._redirect = Listener(self._redirect_app, tls.redirect, grpc=False, drain=0.0)
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
         """Serve.
@@ -430,14 +462,24 @@ class EdgeComponent:
             Faults: The address cannot be listened on.
         """
         try:
-            return await self._edge.start()
+            address = await self._edge.start()
+            if self._redirect is not None:
+                self._redirect_app.port = split(address)[1]
+                await self._redirect.start()
         except ListenError as error:
             raise Faults([Fault(self._place, str(error))]) from None
+        if self._certificates is not None:
+            self._watching = asyncio.ensure_future(self._certificates.watch(self._edge.renew))
+        return address
 
     def reload(self) -> None:
         """Do nothing: no code of the user runs in the edge."""
 
     async def stop(self) -> None:
         """Drain, then close connections and flush telemetry."""
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._redirect is not None:
+            await self._redirect.stop()
         await self._edge.stop()
         await self._common.stop()

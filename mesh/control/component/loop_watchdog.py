@@ -19,7 +19,7 @@ from time import monotonic
 
 from opentelemetry import metrics
 
-from mesh.control.liveness import SilenceTimer, debugger_attached
+from mesh.liveness import SilenceTimer, debugger_attached
 from mesh.stacks import innermost, log_with_stack, method_of, stack_text, thread_frame
 
 __all__ = ["LoopWatchdog"]

@@ -27,12 +27,12 @@ from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control.component.loop_watchdog import LoopWatchdog
 from mesh.control.component.signals import SignalReceiver
-from mesh.control.liveness import debugger_attached
 from mesh.control.project import load
 from mesh.control.readiness import STOP_MARGIN_SECONDS, ParentConnection
 from mesh.errors import RemoteError
 from mesh.faults import Fault, Faults
 from mesh.forks import reset_signals_at_fork
+from mesh.liveness import debugger_attached
 from mesh.text import prepare_output, text_of
 
 if TYPE_CHECKING:

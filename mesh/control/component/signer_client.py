@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from mesh import private_files
 from mesh.address import reachable, split
 from mesh.auth import key_files
 from mesh.certificates import leaf_files
@@ -14,6 +18,7 @@ from mesh.certificates.signing import PendingRequest, SigningResponse
 from mesh.certificates.spiffe import SIGNER, CertificateError, peer_service
 from mesh.config.manifest import Manifest
 from mesh.control import mesh_certificates
+from mesh.faults import Fault, Faults
 
 __all__ = ["AUTHORITY_PATH", "CERTIFICATES_PATH", "SignerClient", "SignerConnection"]
 
@@ -118,7 +123,21 @@ class SignerClient(SignerConnection):
             CertificateError: The signer cannot be reached, is not that of this mesh, or refuses the request.
             Faults: The identity folder cannot be written.
         """
-        now = datetime.now(UTC)
+        with self._lock():
+            return self._renew(datetime.now(UTC))
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Hold a lock of the folder, which replicas may share: each new leaf must name the one that it replaces."""
+        try:
+            with open(self._folder / f".{self._name}.lock", "a", opener=private_files.opener) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            text = f"the certificate cannot be written: {(error.strerror or str(error)).lower()}"
+            raise Faults([Fault(str(self._folder), text)]) from None
+
+    def _renew(self, now: datetime) -> int:
         held = leaf_files.current_leaf(self._folder, self._name, self._mesh)
         pending = PendingRequest(
             self._mesh, self._name, self._identity, now, None if held is None else held.serial_number

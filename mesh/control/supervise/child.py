@@ -10,19 +10,15 @@ import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mesh.control.liveness import SilenceTimer
 from mesh.control.readiness import STOP_MARGIN_SECONDS, Failed, Ready
 from mesh.control.supervise import restart_policy
 from mesh.control.supervise.child_process import ChildProcess, exit_text
 from mesh.control.supervise.log_output import LogOutput
+from mesh.liveness import ABORT_TIMEOUT, SilenceTimer, traced
 
 __all__ = ["Child", "ComponentSpec", "StartError"]
-
-ABORT_TIMEOUT = 2.0
-"""Seconds that a hung process gets to write its stacks, before it is killed."""
 
 
 class StartError(Exception):
@@ -266,7 +262,7 @@ class Child:
         name, hangs = self.component.name, False
         while not process.ended.done():
             hung_before, hangs = hangs, silence.check(loop.time(), answered=process.answered)
-            if hangs and not (process.debugger or _traced(process.pid)):
+            if hangs and not (process.debugger or traced(process.pid)):
                 timeout = f"{self._liveness_timeout:g} s"
                 self._output.supervisor_line(f"{name} has not responded for {timeout}: it is aborted, with its stacks:")
                 await process.abort(ABORT_TIMEOUT)
@@ -276,12 +272,3 @@ class Child:
             process.send_liveness_probe(self.component.probe)
             await asyncio.wait([process.ended], timeout=silence.interval)
         return f"died with {exit_text(process.ended.result())}"
-
-
-def _traced(pid: int) -> bool:
-    """Whether a debugger such as gdb or strace is attached to a process (proc(5), ``TracerPid``); Linux only."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-    return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in status.splitlines())

@@ -1,6 +1,6 @@
 """Worker processes: functions run outside of the sidecar, in zero to ``workers.max`` processes.
 
-Path of a call: inbound chain → ``worker_pool`` (waits in ``call_queue`` while no worker has a permit) →
+Path of a call: inbound chain → ``worker_pool`` (waits in its ``FairQueue`` while no worker has a permit) →
 ``worker_connection`` ⇄ ``worker_connection`` in ``worker_process`` → function. Life of a worker: ``spawner`` commands
 ``forkserver``, which forks a ``worker_process``; ``lifecycle`` drains, replaces and kills it; ``scaling`` computes the
 number of workers.
@@ -16,9 +16,9 @@ Decisions:
 - **The watermark is shared memory.** It tells after the death of a worker which functions had started. Calls whose
   function had not started are sent to another worker, whatever their method. Calls whose function had started fail,
   unless their method declares ``idempotency_level``.
-- **Two limits bound the calls of a service with workers.** ``mesh.layers.concurrency`` bounds the calls in progress of
-  every service, in order of arrival. The calls that it admits wait in ``call_queue`` for a worker. That queue is fair
-  between methods, because one slow method must not hold all workers.
+- **One queue stands before the workers.** ``mesh.layers.concurrency`` bounds the calls that the service has, running
+  and waiting, and queues none of them. They wait in the pool for a worker, in a ``FairQueue`` of the pool's permits:
+  one slow method must not hold all workers, and a call may need a worker of a certain health.
 - **Methods that kill workers are kept apart** (``method_health``, ``worker_choice``). A worker's death cannot be
   attributed to one call, so blame is statistical and a healthy method is cleared by its own responses.
 - **Each process dies with its parent.** No process outlives the sidecar, whichever process is killed.

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import faulthandler
 import gc
 import importlib
 import logging
@@ -143,6 +144,7 @@ class _ForkServer:
 
     def run(self) -> None:
         logs.install(self._setup.name)
+        faulthandler.enable()  # also in the workers: SIGABRT, by which a hung one is ended, shows its stacks
         worker_process.set_process_name("mesh-forkserver")
         gc.disable()  # a collection after the fork would copy the pages into every worker
         found = self._preload()
@@ -185,6 +187,8 @@ class _ForkServer:
             kind, number = COMMAND.unpack(data)
             if kind == ForkServerCommand.FORK:
                 self._fork(number, descriptors)
+            elif kind == ForkServerCommand.PROBE:
+                self._report(ForkServerReport.PROBE_RESPONSE, 0, None)
             elif number in self._pids:  # else it has ended by itself, and another process may have its pid
                 os.kill(self._pids[number], signal.SIGKILL)
         return True

@@ -78,6 +78,10 @@ class FrameKind(IntEnum):
     """Response to a PING."""
     METRICS = 15
     """Metrics that a function has recorded in the worker."""
+    PROBE = 16
+    """Liveness probe for the event loop of the worker, which sends PROBE_RESPONSE. It says nothing about calls."""
+    PROBE_RESPONSE = 17
+    """Response to a PROBE; the body is not empty if a debugger is attached."""
 
 
 class FrameError(ValueError):
@@ -218,7 +222,7 @@ class FrameReader:
         unpack = _FRAME.unpack_from
         while end - at >= size:
             length, kind, call = unpack(data, at)
-            if length > MAX_BODY_BYTES or not 1 <= kind <= 15:  # noqa: PLR2004 - the largest FrameKind
+            if length > MAX_BODY_BYTES or not 1 <= kind <= 17:  # noqa: PLR2004 - the largest FrameKind
                 raise FrameError(f"no frame has kind {kind} and {length} bytes")
             stop = at + size + length
             if stop > end:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mesh.liveness import ABORT_TIMEOUT
 from mesh.sidecar.workers.spawner import Spawner
 from mesh.sidecar.workers.worker import LoadError, SidecarBackend, Worker, WorkerState
 from mesh.sidecar.workers.worker_calls import OVERRUN_TIMEOUT
@@ -46,6 +47,7 @@ class WorkerLifecycle:
         spawner: The client of the fork server.
         backend: The sidecar's services for workers.
         spec: ``workers`` of mesh.toml.
+        liveness_timeout: Seconds after which a worker whose event loop does not turn is replaced; None: never.
         on_call_end: Called with its method when a call has left its worker.
         on_capacity: Called when there may be more free permits than before, or fewer workers than needed.
         on_death: Called with the methods that may be the reason why a worker died, or has to be killed.
@@ -62,6 +64,7 @@ class WorkerLifecycle:
         backend: SidecarBackend,
         spec: WorkersConfig,
         *,
+        liveness_timeout: float | None,
         on_call_end: Callable[[str], None],
         on_capacity: Callable[[], None],
         on_death: Callable[[list[str]], None],
@@ -72,6 +75,7 @@ class WorkerLifecycle:
         self._spawner = spawner
         self._backend = backend
         self._spec = spec
+        self._liveness_timeout = liveness_timeout
         self._on_call_end = on_call_end
         self._on_capacity = on_capacity
         self._on_death = on_death
@@ -153,12 +157,16 @@ class WorkerLifecycle:
         """Kill a worker at once; ``reason`` is reported to its callers."""
         if worker.state is WorkerState.ENDED:
             return
+        self._end(worker, reason)
+        self._spawner.kill(worker.process)
+
+    def _end(self, worker: Worker, reason: str) -> None:
+        """Give a worker that is killed no more calls."""
         log.warning("worker %d is killed: %s", worker.pid, reason)
         worker.end_reason = reason
         if worker in self.ready:
             self.ready.remove(worker)
         worker.drain()
-        self._spawner.kill(worker.process)
 
     def count_call(self, worker: Worker) -> None:
         """Count a call that a worker was given; the last one of ``max_requests`` retires the worker."""
@@ -176,10 +184,18 @@ class WorkerLifecycle:
             self._end_if_idle(worker)
 
     def check_workers(self) -> None:
-        """Ping workers whose event loop may be blocked; replace or kill those that use too much memory."""
+        """Check progress, liveness and memory of the workers; replace or kill those that fail."""
         limit = int(self._spec.memory)
+        timeout = self._liveness_timeout
+        if timeout is not None:
+            self._spawner.check_liveness(self._loop.time(), timeout)
         for worker in list(self.alive):
             worker.check_progress()
+            if timeout is not None and worker.hangs(self._loop.time(), timeout):
+                worker.abort()
+                self._loop.call_later(ABORT_TIMEOUT, self._spawner.kill, worker.process)
+                self._end(worker, f"its event loop has not turned for {timeout:g} s")
+                continue
             size = worker.resident_bytes()
             if size <= limit:
                 continue

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from mesh.liveness import SilenceTimer, probe_interval, traced
 from mesh.secret import Secret
 from mesh.sidecar.workers import process_tag
 from mesh.sidecar.workers.frame_payloads import decoder
@@ -39,6 +40,8 @@ log = logging.getLogger("mesh.workers")
 
 PRELOAD_TIMEOUT = 60.0
 """Seconds that the fork server may take for its imports."""
+_LIVENESS_CHECK_INTERVAL = 1.0
+"""Seconds between two calls of ``check_liveness`` at most."""
 _preloaded, _pid, _ended = decoder(PreloadResult), decoder(int), decoder(ProcessEnd)
 
 
@@ -87,6 +90,9 @@ class Spawner:
         self._count = 0
         self._preloaded: asyncio.Future[PreloadResult] | None = None
         self._lock = asyncio.Lock()
+        self._probed_at = 0.0
+        self._alive = True  # the fork server has responded to the last liveness probe
+        self._silence: SilenceTimer | None = None
 
     @property
     def pid(self) -> int | None:
@@ -133,6 +139,7 @@ class Spawner:
         ours.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         self._process = process
         self._reader = FrameReader()
+        self._alive, self._silence = True, None
         self._preloaded = loop.create_future()
         loop.add_reader(ours, self._listen, ours)
         try:
@@ -204,6 +211,26 @@ class Spawner:
                 log.warning("the fork server takes no commands; it is killed, and its workers with it")
                 self._lose(self._control)
 
+    def check_liveness(self, now: float, timeout: float) -> None:
+        """Kill a fork server that has not responded for a time, and its workers with it; called periodically.
+
+        Args:
+            now: The time, seconds.
+            timeout: Seconds without a response after which it hangs.
+        """
+        if self._control is None or self._process is None:
+            return
+        if self._silence is None:
+            self._silence = SilenceTimer(timeout, now, _LIVENESS_CHECK_INTERVAL)
+        if self._silence.check(now, answered=self._alive) and not traced(self._process.pid):
+            log.warning("the fork server has not responded for %g s; it is killed, and its workers with it", timeout)
+            self._process.kill()
+            self._lose(self._control)
+        elif self._alive and now - self._probed_at >= probe_interval(timeout):
+            self._alive, self._probed_at = False, now
+            with contextlib.suppress(OSError):  # it takes no commands
+                self._control.send(COMMAND.pack(ForkServerCommand.PROBE, 0))
+
     async def stop(self) -> None:
         """End the fork server, and every worker with it."""
         self.on_lost = None
@@ -225,14 +252,21 @@ class Spawner:
         for kind, number, body in self._reader.feed(data):
             if kind == ForkServerReport.PRELOADED and self._preloaded is not None:
                 self._preloaded.set_result(_preloaded(body))
-            elif kind == ForkServerReport.FORKED:
-                process = self._processes.get(number)
-                if process is not None:
-                    process.pid.set_result(_pid(body))
-            elif kind == ForkServerReport.ENDED:
-                process = self._processes.pop(number, None)
-                if process is not None:
-                    _resolve_end(process, _ended(body))
+            elif kind == ForkServerReport.PROBE_RESPONSE:
+                self._alive = True
+            else:
+                self._on_process_report(kind, number, body)
+
+    def _on_process_report(self, kind: int, number: int, body: bytes) -> None:
+        """Pass on that a worker was forked, or has ended."""
+        if kind == ForkServerReport.FORKED:
+            process = self._processes.get(number)
+            if process is not None:
+                process.pid.set_result(_pid(body))
+        elif kind == ForkServerReport.ENDED:
+            process = self._processes.pop(number, None)
+            if process is not None:
+                _resolve_end(process, _ended(body))
 
     def _lose(self, control: socket.socket) -> None:
         """Give up the fork server and its workers: it has ended, or has to end."""

@@ -4,12 +4,14 @@ The sidecar sends first a ``WorkerSetup`` (length u32, pickle), and then command
 
     FORK   with two descriptors: the worker's end of its socket pair, and its ``mesh.sidecar.workers.watermark``
     KILL
+    PROBE  a liveness probe
 
 The fork server sends frames as in ``mesh.sidecar.workers.frames``, with msgpack bodies:
 
     PRELOADED  ``PreloadResult``
     FORKED     the pid
     ENDED      ``ProcessEnd``; also for a worker that could not be forked
+    PROBE_RESPONSE  response to a PROBE
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class ForkServerCommand(IntEnum):
 
     FORK = 1
     KILL = 2
+    PROBE = 3
 
 
 class ForkServerReport(IntEnum):
@@ -39,6 +42,7 @@ class ForkServerReport(IntEnum):
     PRELOADED = 1
     FORKED = 2
     ENDED = 3
+    PROBE_RESPONSE = 4
 
 
 class PreloadResult(msgspec.Struct, array_like=True, gc=False, frozen=True):

@@ -7,7 +7,9 @@ lifecycle when it has to end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
@@ -18,6 +20,7 @@ from opentelemetry import context as otel
 
 from mesh.call import Call, Handler, Metadata, current
 from mesh.contract.model import Contract, Method
+from mesh.liveness import SilenceTimer, probe_interval, stopped, traced
 from mesh.sidecar.workers import frames
 from mesh.sidecar.workers.frame_payloads import LoadTimes, OnwardHead, decoder
 from mesh.sidecar.workers.frames import FrameKind
@@ -30,6 +33,8 @@ from mesh.telemetry import worker_spans
 
 __all__ = ["LoadError", "SidecarBackend", "Worker", "WorkerState"]
 
+_LIVENESS_CHECK_INTERVAL = 1.0
+"""Seconds between two calls of ``hangs`` at most."""
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 _onward = decoder(OnwardHead)
 _load_times = decoder(LoadTimes)
@@ -133,6 +138,10 @@ class Worker:
         self.unanswered_pings = 0
         self._pings = 0
         self._newest_at_last_check = -1
+        self._probed_at = 0.0
+        self._alive = True  # it has responded to the last liveness probe
+        self._debugger = False
+        self._silence: SilenceTimer | None = None
         self.loaded: asyncio.Future[LoadTimes] = asyncio.get_running_loop().create_future()
         self.on_lost: Callable[[list[str]], None]
         self.on_overrun: Callable[[str], None]
@@ -229,6 +238,33 @@ class Worker:
             self.ping()
         self._newest_at_last_check = newest
 
+    def hangs(self, now: float, timeout: float) -> bool:
+        """Return whether its event loop has not turned for a time; called periodically, and sends liveness probes.
+
+        A function may block the event loop as long as its call has time. So the time counts only while no function has
+        started, or while the process is stopped.
+
+        Args:
+            now: The time, seconds.
+            timeout: Seconds without a response after which it hangs.
+        """
+        if self.state is not WorkerState.READY:  # the start and the end have limits of their own
+            return False
+        if self._silence is None:
+            self._silence = SilenceTimer(timeout, now, _LIVENESS_CHECK_INTERVAL)
+        alive = self._alive or self._debugger or (bool(self.started_methods()) and not stopped(self.pid))
+        if self._alive and now - self._probed_at >= probe_interval(timeout):
+            self._alive, self._probed_at = False, now
+            self.connection.write(frames.frame(FrameKind.PROBE, 0))
+        return self._silence.check(now, answered=alive) and not traced(self.pid)
+
+    def abort(self) -> None:
+        """End it by SIGABRT, which writes its stacks to the log."""
+        for number in (signal.SIGABRT, signal.SIGCONT):  # a stopped process handles no other signal
+            if self.pid and not self.process.ended.done():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, number)
+
     def _lost(self) -> None:
         self.on_lost(self._started(self.connection.lost_calls))
         if not self.loaded.done():
@@ -242,6 +278,8 @@ class Worker:
             self._backend.metrics(body)
         elif kind == FrameKind.PONG:
             self.unanswered_pings -= 1
+        elif kind == FrameKind.PROBE_RESPONSE:
+            self._alive, self._debugger = True, bool(body)
         elif kind == FrameKind.OVERRUN:
             self.on_overrun(body.decode())
         elif kind == FrameKind.READY and not self.loaded.done():

@@ -22,7 +22,7 @@ from mesh.errors import StatusError, Unavailable
 from mesh.events.consume.delivery_call import DeliveryCall
 from mesh.faults import Fault, Faults
 from mesh.layers.concurrency import queue_full
-from mesh.sidecar.workers.call_queue import CallQueue
+from mesh.layers.fair_queue import FairQueue, QueueFull, Share, Shares, Waiter
 from mesh.sidecar.workers.frame_payloads import call_head
 from mesh.sidecar.workers.lifecycle import WorkerLifecycle
 from mesh.sidecar.workers.method_health import MethodHealth, MethodHealthTracker
@@ -50,12 +50,13 @@ BUSY_CHECK_INTERVAL, IDLE_CHECK_INTERVAL = 0.1, 1.0
 """Seconds between two checks of the workers' memory and number, while there are calls and while there are none."""
 
 
-class _QueuedCall:
+class _QueuedCall(Waiter):
     """A call in the queue."""
 
     __slots__ = ("method", "worker")
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, shares: Shares) -> None:
+        super().__init__(shares)
         self.method = method
         self.worker: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
 
@@ -72,6 +73,7 @@ class WorkerPool:
         spans: Records a span of a worker.
         metrics: Records metrics of a worker.
         publish: Publishes an event; None for a service without events.
+        liveness_timeout: Seconds after which a worker or fork server that does not respond is replaced; None: never.
 
     Attributes:
         spawner: The client of its fork server.
@@ -89,13 +91,15 @@ class WorkerPool:
         spans: Callable[[bytes], None],
         metrics: Callable[[bytes], None],
         publish: Callable[[Event], Awaitable[None]] | None = None,
+        liveness_timeout: float | None = None,
     ) -> None:
         self._module = setup.module
         self._spec = spec
         methods = [method for name in setup.serves for method in contract.services[name].methods.values()]
         self._methods = methods
         self._index = {method.path: index for index, method in enumerate(methods)}
-        self._queue: CallQueue[_QueuedCall] = CallQueue(queue, spec.max * spec.concurrency)
+        self._queue: FairQueue[_QueuedCall] = FairQueue(spec.max * spec.concurrency, queue)
+        self._shares: dict[str, Shares] = {method.path: (Share(),) for method in methods}
         self._demand = DemandRecorder(monotonic())
         self._health = MethodHealthTracker(self._index)
         self._separated: set[Worker] = set()  # those with calls of methods that are not proven
@@ -107,6 +111,7 @@ class WorkerPool:
         self.spawner = Spawner(msgspec.structs.replace(setup, concurrency=spec.concurrency))
         self.lifecycle = WorkerLifecycle(
             self.spawner, SidecarBackend(contract, onward, spans, metrics, publishing), spec,
+            liveness_timeout=liveness_timeout,
             on_call_end=self._call_ended, on_capacity=self._dispatch, on_death=self._record_death,
         )  # fmt: skip
         self._tracer = trace.get_tracer("mesh.workers")
@@ -174,7 +179,7 @@ class WorkerPool:
         attempts = MAX_ATTEMPTS
         while True:
             worker = self._choose(path)
-            if worker is None or not self._queue.enter(path):
+            if worker is None or not self._queue.enter(self._shares[path]):
                 worker = await self._wait(path)
             self._note_demand()
             self.lifecycle.count_call(worker)
@@ -244,10 +249,13 @@ class WorkerPool:
         delay = self.lifecycle.restart_delay
         if delay and not self.lifecycle.count:
             raise _start_refusal(delay)
-        queued = _QueuedCall(path)
-        displaced = self._queue.push(path, queued)
+        queued = _QueuedCall(path, self._shares[path])
+        try:
+            displaced = self._queue.push(queued)
+        except QueueFull:
+            raise queue_full(self._queue.running, self._queue.size) from None
         if displaced is not None and not displaced.worker.done():  # else it was cancelled a moment ago
-            displaced.worker.set_exception(queue_full(self._queue.running, self._queue.limit))
+            displaced.worker.set_exception(queue_full(self._queue.running, self._queue.size))
         self._note_demand()
         self._dispatch()
         self._schedule_decision()
@@ -255,7 +263,7 @@ class WorkerPool:
             worker = await queued.worker
         except asyncio.CancelledError:
             given = queued.worker.done() and not queued.worker.cancelled() and queued.worker.exception() is None
-            if not self._queue.remove(path, queued) and given:
+            if not self._queue.remove(queued) and given:
                 self.lifecycle.release_permit(queued.worker.result())
                 self._call_ended(path)
                 self._dispatch()
@@ -277,11 +285,11 @@ class WorkerPool:
         while self._queue.waiting:
             if all(worker.free_permits <= 0 for worker in self.lifecycle.ready):
                 break
-            queued = self._queue.pop(lambda path: self._choose(path, mixed=mixed) is not None)
+            queued = self._queue.pop(lambda waiting: self._choose(waiting.method, mixed=mixed) is not None)
             if queued is None:
                 break
             if queued.worker.done():  # cancelled a moment ago
-                self._queue.leave(queued.method)
+                self._queue.leave(queued.shares)
                 continue
             worker = self._choose(queued.method, mixed=mixed)
             assert worker is not None  # noqa: S101 - ``pop`` has just chosen one, and nothing was awaited since
@@ -297,7 +305,7 @@ class WorkerPool:
 
     def _call_ended(self, path: str) -> None:
         """Record that a call has left its worker."""
-        self._queue.leave(path)
+        self._queue.leave(self._shares[path])
         self._note_demand()
 
     def _note_demand(self) -> None:
@@ -353,7 +361,7 @@ class WorkerPool:
     def _refuse_all(self) -> None:
         """Refuse every waiting call, because no worker can be started."""
         while (queued := self._queue.pop()) is not None:
-            self._queue.leave(queued.method)
+            self._queue.leave(queued.shares)
             if not queued.worker.done():
                 queued.worker.set_exception(_start_refusal(self.lifecycle.restart_delay))
         self._note_demand()

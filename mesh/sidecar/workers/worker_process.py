@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from mesh.faults import Faults
 from mesh.headers import RETRY
 from mesh.lambdas.handlers import functions_of
 from mesh.layers.recover import recover
+from mesh.liveness import debugger_attached
 from mesh.main_thread import MainThread, ignore_stop_signals
 from mesh.rpc.client.attempt import is_retry
 from mesh.rpc.client.blocking_channel import BlockingChannel
@@ -370,6 +372,9 @@ class _WorkerProcess:
             self._drain.set()
         elif kind == FrameKind.PING:
             self._connection.write(frames.frame(FrameKind.PONG, 0))
+        elif kind == FrameKind.PROBE:
+            debugger = debugger_attached(threading.get_ident())
+            self._connection.write(frames.frame(FrameKind.PROBE_RESPONSE, 0, b"debugger" if debugger else b""))
 
     def _report_overrun(self, path: str) -> None:
         self._connection.write(frames.frame(FrameKind.OVERRUN, 0, path.encode()))

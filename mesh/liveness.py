@@ -1,4 +1,4 @@
-"""Liveness: decides from unanswered probes whether a process hangs. Pure: time is an argument.
+"""Liveness: decides from unanswered probes whether a process hangs. Time is an argument.
 
 A process is alive if its event loop turns. Load, a drain and failing dependencies are matters of readiness.
 """
@@ -6,8 +6,14 @@ A process is alive if its event loop turns. Load, a drain and failing dependenci
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-__all__ = ["MAX_PROBE_INTERVAL", "SilenceTimer", "debugger_attached", "probe_interval"]
+__all__ = [
+    "ABORT_TIMEOUT", "MAX_PROBE_INTERVAL", "SilenceTimer", "debugger_attached", "probe_interval", "stopped", "traced",
+]  # fmt: skip
+
+ABORT_TIMEOUT = 2.0
+"""Seconds that a hung process gets to write its stacks, before it is killed."""
 
 MAX_PROBE_INTERVAL = 2.0
 """Seconds between two probes at most."""
@@ -74,3 +80,21 @@ def debugger_attached(loop_thread: int) -> bool:
     while frame is not None and frame.f_globals.get("__name__") != "bdb":  # breakpoint() stops in it
         frame = frame.f_back
     return frame is not None
+
+
+def traced(pid: int) -> bool:
+    """Whether a debugger such as gdb or strace is attached to a process (proc(5), ``TracerPid``); Linux only."""
+    return _status(pid, "TracerPid").strip() not in ("", "0")
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal such as SIGSTOP (proc(5), ``State``); Linux only."""
+    return _status(pid, "State").strip().startswith("T")
+
+
+def _status(pid: int, key: str) -> str:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2] for line in lines if line.startswith(f"{key}:")), "")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.control.liveness import SilenceTimer, debugger_attached, probe_interval
+from mesh.liveness import SilenceTimer, debugger_attached, probe_interval
 
 
 def test_a_process_hangs_after_its_timeout_without_an_answer() -> None:

@@ -1,0 +1,31 @@
+"""One mesh for all attacks of a test process, each component under a real memory limit."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from memory_limit import cgroups, limit_address_space
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))  # benchmarks.trap has the mesh that benchmarks.abuse attacks too
+
+from benchmarks.trap import SERVICES, MeshUnderAttack, running_mesh  # noqa: E402 - by the line above
+
+
+@pytest.fixture(scope="session")
+def attacked() -> Iterator[MeshUnderAttack]:
+    """The sample mesh with the service ``trap``; edge and sidecars have 256 MB each."""
+    with cgroups(("edge", *SERVICES)) as groups, tempfile.TemporaryDirectory(prefix="mesh-abuse-site-") as site:
+        if groups.folder is not None:
+            groups.write_site(Path(site))
+        with running_mesh(ROOT, PYTHONPATH=f"{site}:{ROOT}") as mesh:
+            pids = {name: pid for name, pid in mesh.processes().items() if name != "broker"}
+            if groups.folder is None:
+                limit_address_space(pids)
+            else:
+                assert {name: pid in groups.members(name) for name, pid in pids.items()} == dict.fromkeys(pids, True)
+            yield mesh
