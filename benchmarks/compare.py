@@ -76,7 +76,7 @@ async def delivered(roots: dict[str, Path], rounds: int) -> str:
                     "TALLY_WRITER": str(tally["writer"]),
                 }
                 _, pids = running.enter_context(events.running_mesh(kind, environ, python_of(root)))
-                broker = Broker(Settings(urls=(url,)), "benchmark")
+                broker = Broker(Settings(urls=(url,)), "benchmark", events.signer(kind))
                 broker.start()
                 brokers.append(broker)
                 links.append(await broker.ready())

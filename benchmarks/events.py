@@ -29,12 +29,14 @@ import uvloop
 
 from benchmarks import load
 from benchmarks.tally import Tally
+from mesh.auth import key_files
 from mesh.contract import protoc
 from mesh.events import subjects
 from mesh.events.broker import nats_server
 from mesh.events.broker.broker import Broker, Settings
 from mesh.events.broker.nats_connection import BATCH, NatsConnection, Outgoing
 from mesh.events.cloudevents import Event
+from mesh.events.signatures import EventSigner
 
 MESH = load.HERE / "notes_mesh"
 STUBS = MESH / "gen"
@@ -44,6 +46,7 @@ PEERS = {
     "FastStream, pull, traced and exported": "faststream-pull",
     "nats-py pull, bare": "bare",
 }
+WRITER = "writer"
 KEYS = 1000
 RATE, PACED = 100, 300
 """Events a second, and number of events, for the latency."""
@@ -90,7 +93,7 @@ async def _measure(rounds: int) -> str:
             "OTEL_METRICS_EXPORTER": "none",
             "PYTHONPATH": f"{STUBS}:{load.HERE}",
         }
-        broker = Broker(Settings(urls=(url,)), "benchmark")
+        broker = Broker(Settings(urls=(url,)), "benchmark", signer("events"))
         broker.start()
         try:
             link = await broker.ready()
@@ -174,6 +177,13 @@ class Numbers:
 # -- publishing --
 
 
+def signer(name: str) -> EventSigner:
+    """Return the signer with the key of the service that publishes; the mesh of this name uses the same key."""
+    folder = load.SCRATCH / f"state-{name}" / "identity"
+    key_files.ensure(folder, [WRITER])
+    return EventSigner(WRITER, key_files.load(folder, WRITER))
+
+
 def _message(reader: Reader, number: int) -> Outgoing:
     """Return an event as our services publish it; FastStream reads the trace from ``traceparent``."""
     from notes.v1 import notes_pb2 as pb
@@ -182,7 +192,7 @@ def _message(reader: Reader, number: int) -> Outgoing:
     data = pb.Noted(key=key, number=number, payload=b"p" * 100).SerializeToString()
     parent = f"00-{uuid4().hex}-{uuid4().hex[:16]}-01"
     event = Event(
-        id=str(uuid4()), type="notes.v1.Noted", source="benchmark", key=key, time=datetime.now(UTC), data=data,
+        id=str(uuid4()), type="notes.v1.Noted", source=WRITER, key=key, time=datetime.now(UTC), data=data,
         traceparent=parent,
     )  # fmt: skip
     headers = event.to_headers()
@@ -339,7 +349,7 @@ async def _million() -> str:
                 "TALLY_READER": str(tally),
                 "TALLY_WRITER": str(load.SCRATCH / "writer.tally"),
             }
-            broker = Broker(Settings(urls=(url,)), "benchmark")
+            broker = Broker(Settings(urls=(url,)), "benchmark", signer("million"))
             broker.start()
             try:
                 link = await broker.ready()

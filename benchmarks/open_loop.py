@@ -27,8 +27,6 @@ from benchmarks import load
 
 TICK = 0.002
 """Seconds between two looks at the clock; calls that are due begin together."""
-SETTLE = 0.5
-"""Seconds after the last deadline within which responses are still read."""
 SLACK = 0.005
 """Seconds by which a caller gives up later than the deadline that it sent, so that the server's status can arrive."""
 
@@ -112,6 +110,11 @@ class _Connection(asyncio.Protocol):
         self._transport: Any = None
         self._calls: dict[int, tuple[_Sender, float]] = {}
         self._statuses: dict[int, str] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call has not ended."""
+        return bool(self._calls)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -219,7 +222,7 @@ class _Sender:
                 used.add(connection)
             for connection in used:
                 connection.flush()
-            if source.callers and now >= began + source.seconds:
+            if now >= began + source.seconds and (source.callers or not any(one.busy for one in self._connections)):
                 break
             await asyncio.sleep(TICK)
         counted = source.seconds - source.warm

@@ -32,9 +32,9 @@ PEERS = Path(__file__).parent / "peers"
 LOGIN, KEYS = "/login.v1.Login/Login", "/login.v1.Login/GetKeys"
 TIMEOUT = 2.0
 """Deadline of each call, seconds."""
-SECONDS, WARM_SECONDS = 6.0, 2.5
+SECONDS, WARM_SECONDS = 3.5, 1.5
 """Length of a load, and its beginning that does not count."""
-SETTLE_DELAY = 2.0
+SETTLE_DELAY = 0.5
 """Seconds between two loads, in which calls of the last one end."""
 COSTLY, CHEAP = (2, 5, 10), (2,)
 BESIDE_RATE = 20
@@ -80,9 +80,9 @@ def run(rounds: int) -> None:
 
 def _measure(name: str, address: str, login: str, rows: _Rows) -> None:
     """Measure one contender once."""
-    for path, message, factors in ((LOGIN, login, COSTLY), (KEYS, "", CHEAP)):
-        unloaded = closed_loop(address, path, message, callers=1, seconds=1.5)
-        busy = closed_loop(address, path, message, callers=4, seconds=2.0)
+    for path, message, factors, callers in ((LOGIN, login, COSTLY, 4), (KEYS, "", CHEAP, 8)):
+        unloaded = closed_loop(address, path, message, callers=1, seconds=1.0)
+        busy = closed_loop(address, path, message, callers=callers, seconds=1.5)
         for factor in factors:
             sources = [Source(path, message, factor * busy.goodput, SECONDS, TIMEOUT, WARM_SECONDS)]
             if path == LOGIN:

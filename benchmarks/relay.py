@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import orjson
 import uvloop
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
 from mesh.database import Database
@@ -23,6 +24,7 @@ from mesh.events.broker.broker import Broker, Settings
 from mesh.events.cloudevents import Event
 from mesh.events.publish import outbox
 from mesh.events.publish.relay import Relay
+from mesh.events.signatures import EventSigner
 
 _INSERT = text(
     "INSERT INTO mesh_outbox (id, subject, headers, data, created) VALUES (:id, :subject, :headers, :data, :created)"
@@ -47,7 +49,7 @@ async def run(url: str, nats: str, rows: int) -> None:
     await database.start()
     async with database.transaction() as tx:
         await tx.execute(_INSERT, [_row(number) for number in range(rows)])
-    broker = Broker(Settings(urls=(nats,)), "relay")
+    broker = Broker(Settings(urls=(nats,)), "relay", EventSigner("relay", Ed25519PrivateKey.generate()))
     broker.start()
     await broker.ready()
     relay = Relay(database, broker, sqlite=sqlite, make_dead_letters=lambda *_: ())  # no row is refused

@@ -48,6 +48,8 @@ HANDOFF_DELAY = 0.005
 interpreter (``sys.getswitchinterval``)."""
 _AVERAGED_CALLS = 8
 """Calls in the moving average of the run time."""
+MAX_QUEUED = 1000
+"""Calls that wait for a thread at most."""
 ABANDONED_DELAY = 1.0
 """Seconds that a function may go on after the end of its call, before it counts as abandoned."""
 _METHOD_SHARE = 4
@@ -164,10 +166,13 @@ class ThreadPool:
 
         Raises:
             RuntimeError: The pool was stopped, or the system can start no thread.
-            ResourceExhausted: Too many functions of its method go on although their calls have ended.
+            ResourceExhausted: Too many functions of its method go on although their calls have ended, or the queue is
+                too long for the deadline of the current call, or full.
         """
         if not self._limit:
             raise RuntimeError("the thread pool was stopped")
+        if self._waiting:
+            self._check_queue()
         if (len(self._runners) - len(self._idle)) * _METHOD_SHARE >= self._limit:
             self._check_abandoned(job.method)
         self._waiting.append(job)
@@ -250,6 +255,20 @@ class ThreadPool:
         latest = monotonic() - ABANDONED_DELAY
         jobs = [runner.job for runner in tuple(self._runners)]
         return Counter(job.method for job in jobs if job is not None and 0.0 < job.ended_at < latest)
+
+    def _check_queue(self) -> None:
+        """Refuse a call that would wait for a thread until its deadline.
+
+        Raises:
+            ResourceExhausted: It would, or the queue is full.
+        """
+        waiting = len(self._waiting)
+        seconds = (waiting + 1) * self._average_seconds / self._limit
+        call = current.get()
+        remaining = None if call is None else call.remaining()
+        if waiting >= MAX_QUEUED or (remaining is not None and seconds > remaining):
+            text = f"{waiting} calls wait for a thread; try again later"
+            raise ResourceExhausted(text, retry_after=max(1.0, seconds))
 
     def _check_abandoned(self, method: str) -> None:
         """Refuse a call of a method of which too many functions are abandoned.

@@ -308,3 +308,28 @@ async def test_a_thread_has_its_event_loop_whatever_the_function_before_has_done
             == "slept"
         )
     pool.stop()
+
+
+async def test_a_call_that_would_wait_for_a_thread_until_its_deadline_is_refused() -> None:
+    pool, go, begun = ThreadPool(1), threading.Event(), threading.Event()
+
+    def work(_: Block) -> None:
+        begun.set()
+        go.wait(10)
+
+    pool._average_seconds = 5.0
+    first = asyncio.ensure_future(pool.run(work))
+    await asyncio.to_thread(begun.wait, 10)
+    loop = asyncio.get_running_loop()
+    second = asyncio.ensure_future(pool.run(lambda _: "second"))
+    await asyncio.sleep(0)
+    token = current.set(Call(None, Metadata(), loop.time() + 8))
+    try:
+        with pytest.raises(ResourceExhausted, match="1 calls wait for a thread") as refused:
+            await pool.run(lambda _: "third")
+    finally:
+        current.reset(token)
+    assert refused.value.details
+    go.set()
+    assert (await first, await second) == (None, "second")
+    pool.stop()

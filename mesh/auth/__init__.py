@@ -17,6 +17,7 @@ Refused: symmetric keys, unsigned tokens, and a service's call that the contract
 from mesh.auth.client_certificates import ClientCertificates
 from mesh.auth.identity_layers import NO_SERVICES, CallDeclarations, authenticate, authorize, identify
 from mesh.auth.service_tokens import EDGE, PeerVerifier, Signer
+from mesh.auth.token_expiry import end_with_token
 from mesh.auth.user_tokens import TokenVerifier, fetch_url
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "TokenVerifier",
     "authenticate",
     "authorize",
+    "end_with_token",
     "fetch_url",
     "identify",
 ]

@@ -18,7 +18,8 @@ __all__ = ["KeySet"]
 log = logging.getLogger("mesh.auth")
 
 REFRESH_INTERVAL = 300.0
-"""Seconds after which the set is fetched again. A key that the issuer has withdrawn is refused from then on."""
+"""Seconds after which the set is fetched again. A key that the issuer has withdrawn is refused from then on, also for
+tokens that were verified before."""
 MAX_STALE_AGE = 3600.0
 """Seconds for which the last set is used while the issuer cannot be reached, for example during its restart."""
 REFRESH_TIMEOUT = 0.2
@@ -64,6 +65,15 @@ class KeySet:
             raise Unavailable("the keys that user tokens are verified with cannot be fetched", retry_after=RETRY_DELAY)
         return key
 
+    def holds(self, kid: str | None, key: jwt.PyJWK) -> bool:
+        """Whether the set still has a key that ``find`` returned. It never waits: an old set is refreshed meanwhile."""
+        age = self._clock() - self._fetched_at
+        if age > REFRESH_INTERVAL:
+            if age > MAX_STALE_AGE:
+                return False
+            self._begin_refresh()
+        return self._find(kid) is key
+
     def _find(self, kid: str | None) -> jwt.PyJWK | None:
         if kid is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
@@ -71,18 +81,24 @@ class KeySet:
 
     async def _refresh(self, max_wait: float | None) -> None:
         """Fetch the set. Return after ``max_wait`` seconds even if the fetch is still in progress."""
-        if self._pending is None:
-            if self._clock() - self._attempted_at < RETRY_DELAY:
-                return
+        pending = self._begin_refresh()
+        if pending is not None:  # all callers share one fetch; the cancellation of a caller does not cancel it
+            await asyncio.wait([pending], timeout=max_wait)
+
+    def _begin_refresh(self) -> asyncio.Task[None] | None:
+        """Return the fetch in progress, begun now if need be; None soon after the last one."""
+        if self._pending is None and self._clock() - self._attempted_at >= RETRY_DELAY:
             # A context of its own: the fetch must not carry the user whose token waits for it.
             self._pending = asyncio.get_running_loop().create_task(self._load(), context=contextvars.Context())
-        # All callers share one fetch. The cancellation of a caller does not cancel it.
-        await asyncio.wait([self._pending], timeout=max_wait)
+        return self._pending
 
     async def _load(self) -> None:
         self._attempted_at = self._clock()
         try:
-            self._keys = _parse(await self._fetch())
+            fresh = _parse(await self._fetch())
+            # A key that stays the same stays the same object, by which ``holds`` knows it.
+            old = self._keys
+            self._keys = {kid: old[kid] if kid in old and _same(old[kid], key) else key for kid, key in fresh.items()}
         except Exception as error:  # noqa: BLE001 - a fetch may fail in any way; the effect is the same
             self._failed = True
             log.warning("the keys that user tokens are verified with cannot be fetched: %s", error)
@@ -91,6 +107,10 @@ class KeySet:
             self._fetched_at = self._clock()
         finally:
             self._pending = None
+
+
+def _same(one: jwt.PyJWK, other: jwt.PyJWK) -> bool:
+    return bool(one._jwk_data == other._jwk_data)  # noqa: SLF001 - the class has no equality
 
 
 def _parse(text: bytes) -> dict[str | None, jwt.PyJWK]:

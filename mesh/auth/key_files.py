@@ -1,8 +1,11 @@
 """Key files of service identity: an Ed25519 pair for each service.
 
 The files are ``NAME.key`` (PEM, private, mode 0600) and ``NAME.pub`` (PEM, public). ``mesh up`` creates them. In
-containers the folder is mounted, and a service has its own ``.key`` and the ``.pub`` of all. No function here replaces
-an existing private key. Deleting a key file gives the service a new identity.
+containers the folder is mounted, and a service has its own ``.key`` and the ``.pub`` of all. ``ensure`` replaces no
+existing private key.
+
+``retire`` gives a service a new identity. Its old public key stays in ``retired/NAME.TIME.pub``, because events that it
+signed before that time are verified for as long as the broker keeps them. Deleting that file withdraws the key.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -18,7 +23,25 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from mesh.faults import Fault, Faults
 
-__all__ = ["ensure", "load", "load_public", "share"]
+__all__ = ["RetiredKey", "ensure", "load", "load_public", "load_retired", "retire", "share"]
+
+RETIRED = "retired"
+"""Folder of the public keys that no longer sign."""
+_TIME = "%Y%m%dT%H%M%SZ"
+
+
+class RetiredKey(NamedTuple):
+    """Public key that no longer signs.
+
+    Attributes:
+        name: The service.
+        key: The key.
+        retired: Time from which another key signs.
+    """
+
+    name: str
+    key: Ed25519PublicKey
+    retired: datetime
 
 
 def ensure(folder: Path, names: Iterable[str]) -> None:
@@ -49,7 +72,7 @@ def ensure(folder: Path, names: Iterable[str]) -> None:
 
 
 def share(folders: Mapping[str, Path]) -> None:
-    """Copy all public keys into each folder. An outdated copy is replaced.
+    """Copy all public keys into each folder, those in use and the retired ones. An outdated copy is replaced.
 
     Args:
         folders: Name → folder with its key pair, as created by ``ensure``.
@@ -58,15 +81,59 @@ def share(folders: Mapping[str, Path]) -> None:
         Faults: A folder cannot be read or written.
     """
     for name, folder in folders.items():
-        path = folder / f"{name}.pub"
+        path = own = folder / f"{name}.pub"
         try:
-            public = path.read_bytes()
-            for path in (other / f"{name}.pub" for other in folders.values()):
-                if not path.exists() or path.read_bytes() != public:
-                    path.unlink(missing_ok=True)
-                    _create(path, public, 0o644)
+            for path in (own, *sorted((folder / RETIRED).glob(f"{name}.*.pub"))):
+                public = path.read_bytes()
+                for copy in (other / path.relative_to(folder) for other in folders.values()):
+                    if not copy.exists() or copy.read_bytes() != public:
+                        copy.unlink(missing_ok=True)
+                        copy.parent.mkdir(mode=0o700, exist_ok=True)
+                        _create(copy, public, 0o644)
         except OSError as error:
             raise Faults([Fault(str(path), f"the identity keys cannot be shared: {_reason(error)}")]) from None
+
+
+def retire(folder: Path, name: str, now: datetime) -> Path:
+    """Give a service a new key pair, and keep its old public key; return the file of that one.
+
+    Args:
+        folder: Folder with its key pair.
+        name: The service.
+        now: The time from which the old key no longer signs. Processes that still sign with it must be restarted.
+
+    Raises:
+        Faults: There is no such pair, or the folder cannot be written.
+    """
+    public, private = folder / f"{name}.pub", folder / f"{name}.key"
+    load(folder, name)
+    old = folder / RETIRED / f"{name}.{now.astimezone(UTC).strftime(_TIME)}.pub"
+    try:
+        old.parent.mkdir(mode=0o700, exist_ok=True)
+        _create(old, public.read_bytes(), 0o644)
+        private.unlink()
+        public.unlink()
+    except OSError as error:
+        raise Faults([Fault(str(folder), f"the key of {name} cannot be replaced: {_reason(error)}")]) from None
+    ensure(folder, [name])
+    return old
+
+
+def load_retired(folder: Path) -> list[RetiredKey]:
+    """Return the public keys that no longer sign.
+
+    Raises:
+        Faults: A file is unreadable, or its name or content is malformed.
+    """
+    found = []
+    for path in sorted((folder / RETIRED).glob("*.pub")):
+        name, _, time = path.stem.rpartition(".")
+        try:
+            retired = datetime.strptime(time, _TIME).replace(tzinfo=UTC)
+        except ValueError:
+            raise Faults([Fault(str(path), "expected a name such as login.20261130T120000Z.pub")]) from None
+        found.append(RetiredKey(name, _load_public(path), retired))
+    return found
 
 
 def load(folder: Path, name: str) -> Ed25519PrivateKey:
@@ -100,16 +167,20 @@ def load_public(folder: Path) -> dict[str, Ed25519PublicKey]:
         for path in sorted(folder.iterdir()):
             if path.suffix != ".pub":
                 continue
-            try:
-                key = serialization.load_pem_public_key(path.read_bytes())
-            except (ValueError, UnsupportedAlgorithm):
-                key = None
-            if not isinstance(key, Ed25519PublicKey):
-                raise Faults([Fault(str(path), "expected an Ed25519 public key in PEM")])
-            found[path.stem] = key
+            found[path.stem] = _load_public(path)
     except OSError as error:
         raise Faults([Fault(str(path), f"the identity keys cannot be read: {_reason(error)}")]) from None
     return found
+
+
+def _load_public(path: Path) -> Ed25519PublicKey:
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise Faults([Fault(str(path), "expected an Ed25519 public key in PEM")])
+    return key
 
 
 def _create(path: Path, content: bytes, mode: int) -> None:

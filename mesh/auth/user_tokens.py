@@ -10,6 +10,7 @@ import asyncio
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +35,15 @@ _TIME_CLAIMS = ("exp", "nbf", "iat")
 """Claims of the type NumericDate (RFC 7519, 2). ``jwt.decode`` has checked that they are numbers."""
 MAX_KEY_SET_SIZE = 1 << 20
 """Bytes of a JWK set."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """User of a verified token, and the key that verified it."""
+
+    identity: Identity
+    kid: str | None
+    key: jwt.PyJWK
 
 
 class TokenVerifier:
@@ -68,11 +78,15 @@ class TokenVerifier:
         self._roles = roles
         self._leeway = leeway
         self._clock = clock
-        self._verified: VerifiedCache[Identity] = VerifiedCache(MAX_CACHED_TOKENS)
+        self._verified: VerifiedCache[_Verified] = VerifiedCache(MAX_CACHED_TOKENS)
 
     def known(self, credentials: bytes) -> Identity | None:
-        """Return the user of credentials from the cache, or None if they are unknown or have expired."""
-        return self._verified.get(credentials, self._clock())
+        """Return the user of credentials from the cache.
+
+        None if they are unknown or have expired, or if the issuer has withdrawn their key.
+        """
+        found = self._verified.get(credentials, self._clock())
+        return found.identity if found is not None and self._keys.holds(found.kid, found.key) else None
 
     async def verify(self, credentials: bytes) -> Identity:
         """Verify credentials and return their user.
@@ -94,12 +108,13 @@ class TokenVerifier:
             header = jwt.get_unverified_header(token)
         except jwt.InvalidTokenError:
             raise Unauthenticated("the token is malformed: expected a signed JWT") from None
-        key = await self._keys.find(header.get("kid"))
+        kid = header.get("kid")
+        key = await self._keys.find(kid)
         if key is None:
             raise Unauthenticated("the token is signed with a key that is not known here; log in again")
         claims = self._decode(token, key)
         identity = Identity(claims["sub"], self._roles_of(claims), MappingProxyType(claims))
-        self._verified.put(credentials, identity, int(claims["exp"]) + self._leeway)
+        self._verified.put(credentials, _Verified(identity, kid, key), int(claims["exp"]) + self._leeway)
         return identity
 
     def _decode(self, token: bytes, key: jwt.PyJWK) -> dict[str, Any]:

@@ -476,7 +476,7 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
         yield from _path_faults(f"{place} [events] {key}", getattr(file.events, key))
     yield from broker_faults(file.broker, f"{place} broker")
     yield from _address_faults(f"{place} [events] listen", file.events.listen)
-    yield from events_faults(file.events, f"{place} [events]")
+    yield from events_faults(file.events, f"{place} [events]", {*file.services, *RESERVED})
     variables: dict[str, str] = {}
     for name in file.services:
         other = variables.setdefault(name.replace("-", "_"), name)

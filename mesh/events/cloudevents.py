@@ -98,7 +98,11 @@ class Event:
         Raises:
             MalformedEventError: An attribute that CloudEvents or this mesh requires is missing or cannot be read.
         """
-        found = {name.lower(): unquote(value) for name, value in (headers or {}).items()}
+        given = headers or {}
+        # One that occurs twice, in two spellings, could be signed in one of them and read in the other.
+        found = {name.lower(): unquote(value) if "%" in value else value for name, value in given.items()}
+        if len(found) != len(given):
+            raise MalformedEventError("a header occurs twice, in capitals and in small letters")
         missing = [name for name in ("ce-specversion", "ce-id", "ce-source", "ce-type") if not found.get(name)]
         if missing:
             raise MalformedEventError(f"no {', '.join(missing)} among the headers: not a CloudEvent in binary mode")

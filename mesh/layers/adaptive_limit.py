@@ -36,8 +36,8 @@ WINDOW_SECONDS, WINDOW_CALLS = 0.5, 16
 """Time and calls of a window, at least."""
 LOWEST_LIMIT = 2
 """Smallest limit: with one call, nothing could be learned by a lower limit, and a second core would be idle."""
-LARGEST_CUT = 0.1
-"""Share of the calls in progress that a cut leaves, at least."""
+LARGEST_CUT, LARGEST_RISE = 0.1, 2.0
+"""Limit after a window, as a multiple of the calls in progress: at least after a cut, and at most after a rise."""
 CONGESTED_WINDOWS = 2
 """Congested windows with ever more calls in progress that lead to the first cut."""
 CONCLUSIVE = 0.75
@@ -136,13 +136,13 @@ class AdaptiveLimit:
             self.limit = trial.limit
             return
         self.base = min(self.base, latency)
-        if latency > max(TOLERANCE * self.base, self.base + TOLERATED_DELAY):
+        if latency > self._tolerated:
             self._clear_windows = 0
             self._congested_windows += throttled or growing
             if not conclusive:
                 self._trial = trial
             if throttled or self._congested_windows >= CONGESTED_WINDOWS:
-                self._cut(running * max(LARGEST_CUT, TOLERANCE * self.base / latency), latency, running, now)
+                self._cut(running * max(LARGEST_CUT, self._tolerated / latency), latency, running, now)
             return
         self._congested_windows = 0
         if not throttled:
@@ -156,11 +156,16 @@ class AdaptiveLimit:
         else:
             self._explore(latency, running, now)
 
+    @property
+    def _tolerated(self) -> float:
+        """Latency beyond which a window is congested, seconds."""
+        return max(TOLERANCE * self.base, self.base + TOLERATED_DELAY)
+
     def _explore(self, latency: float, running: float, now: float) -> None:
         """Raise the limit while it binds and nothing is congested; try a lower one from time to time."""
         if self._clear_windows < TRIAL_WINDOWS * self._backoff:
             self._clear_windows += 1
-            self.limit += max(1.0, sqrt(self.limit) / 2)
+            self.limit = max(self.limit + 1, running * min(LARGEST_RISE, self._tolerated / latency))
             return
         self._clear_windows = 0
         self._backoff = min(MAX_BACKOFF, 2 * self._backoff)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
 
-__all__ = ["deadline"]
+__all__ = ["cancel_at", "deadline"]
 
 
 def deadline(call: Call, next: Handler) -> Awaitable[None]:
@@ -33,27 +33,45 @@ def deadline(call: Call, next: Handler) -> Awaitable[None]:
     if call.deadline is None:
         return next(call)
     call.check_deadline()
-    return _limited(call, call.deadline, next)
+    call.deadline_enforced = True
+    return cancel_at(call.deadline, call, next, _passed)
 
 
-async def _limited(call: Call, until: float, next: Handler) -> None:
+def _passed() -> StatusError:
+    return DeadlineExceeded("the deadline passed")
+
+
+async def cancel_at(until: float, call: Call, next: Handler, status: Callable[[], StatusError]) -> None:
+    """Run the rest of the chain and cancel it at a time.
+
+    A response or a status of the function counts even after that time. A cancellation with another cause passes
+    unchanged.
+
+    Args:
+        until: Loop time, seconds.
+        call: The call.
+        next: The rest of the chain.
+        status: Makes the status of a call that ended with the cancellation, or with another error after it.
+
+    Raises:
+        StatusError: That of ``status``, or of the function.
+    """
     task = call.task or asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine always runs in a task here
     timeout = TaskTimeout(task)
     slot = timer_wheel(task).add(until, timeout)
-    call.deadline_enforced = True
     try:
         await next(call)
     except asyncio.CancelledError:
         # A cancellation by the timeout alone becomes a status. One with another cause as well passes.
         if timeout.sole_cause:
-            raise DeadlineExceeded("the deadline passed") from None
+            raise status() from None
         raise
     except StatusError:
         raise
     except Exception as error:
         if timeout.sole_cause:
-            raise DeadlineExceeded("the deadline passed") from error
+            raise status() from error
         raise
     finally:
         slot.discard(timeout)

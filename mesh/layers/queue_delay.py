@@ -14,8 +14,8 @@ from math import inf
 
 __all__ = ["QueueDelay"]
 
-MIN_TARGET_DELAY = 0.02
-"""Smallest target, seconds (the one of WeChat's overload control; Zhou et al., SoCC 2018)."""
+MIN_TARGET_DELAY = 0.03
+"""Smallest target, seconds. (WeChat's overload control takes 20 ms; Zhou et al., SoCC 2018.)"""
 TARGET_SHARE = 0.5
 """Target as a share of the method's latency without congestion."""
 OVERLOAD_INTERVAL = 1.0

@@ -60,6 +60,7 @@ class Sidecar:
         authenticate: The layer that verifies the caller and the user.
         authorize: The layer that decides whether they may call the method.
         concurrency_limit: The layer that bounds the calls in progress.
+        token_expiry: The layer of streams that ends them with the token of their user; None: they do not end with it.
         listen: ``host:port``; port 0 picks a free one.
         fd: A listening socket to adopt instead.
         max_message: Largest request message, bytes.
@@ -84,6 +85,7 @@ class Sidecar:
         authenticate: Layer,
         authorize: Layer,
         concurrency_limit: ConcurrencyLimit,
+        token_expiry: Layer | None = None,
         listen: str = "127.0.0.1:0",
         fd: int | None = None,
         max_message: int = 4 * 2**20,
@@ -97,14 +99,16 @@ class Sidecar:
         self.health = Health(serves)
         self._measure_threads()
 
-        def answered_by(function: Handler) -> Handler:
-            return chain(trace, recover, deadline, authenticate, authorize, concurrency_limit, run, function)
+        def answered_by(method: Method, function: Handler) -> Handler:
+            streams = method.client_streaming or method.server_streaming
+            expiry = (token_expiry,) if streams and token_expiry is not None else ()
+            return chain(trace, recover, deadline, authenticate, *expiry, authorize, concurrency_limit, run, function)
 
         def delivered_to(function: Handler) -> Handler:
             return chain(trace, recover, deadline, linked, concurrency_limit, run, once, function)
 
         handlers = functions.handlers(service, self._threads)
-        methods = {path: (method, answered_by(function)) for path, (method, function) in handlers.items()}
+        methods = {path: (method, answered_by(method, function)) for path, (method, function) in handlers.items()}
         self.deliveries = {
             path: delivered_to(function) for path, (method, function) in handlers.items() if method.triggers
         }

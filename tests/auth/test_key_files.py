@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,31 @@ def test_a_folder_that_cannot_be_made_is_a_fault(tmp_path: Path):
         key_files.ensure(tmp_path / "file" / "identity", ["login"])
     with pytest.raises(Faults, match="the identity keys cannot be read: no such file"):
         key_files.load_public(tmp_path / "missing")
+
+
+def test_a_retired_key_stays_for_what_it_has_signed(tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("login", "audit")}
+    for name, folder in folders.items():
+        key_files.ensure(folder, [name])
+    old = key_files.load_public(folders["login"])["login"]
+    now = datetime(2026, 11, 30, 3, 30, tzinfo=UTC)
+    kept = key_files.retire(folders["login"], "login", now)
+    assert kept == folders["login"] / "retired" / "login.20261130T033000Z.pub"
+    key_files.share(folders)
+    for folder in folders.values():
+        new = key_files.load_public(folder)
+        assert set(new) == set(folders)  # a retired key is no service's
+        assert new["login"].public_bytes_raw() != old.public_bytes_raw()
+        ((name, key, retired),) = key_files.load_retired(folder)
+        assert (name, key.public_bytes_raw(), retired) == ("login", old.public_bytes_raw(), now)
+    assert key_files.load(folders["login"], "login").public_key().public_bytes_raw() == (
+        key_files.load_public(folders["audit"])["login"].public_bytes_raw()
+    )
+
+
+def test_a_retired_key_without_a_time_is_a_fault(tmp_path: Path) -> None:
+    key_files.ensure(tmp_path, ["login"])
+    (tmp_path / "retired").mkdir()
+    (tmp_path / "login.pub").rename(tmp_path / "retired" / "login.pub")
+    with pytest.raises(Faults, match="expected a name such as login"):
+        key_files.load_retired(tmp_path)

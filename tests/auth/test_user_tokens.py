@@ -250,6 +250,65 @@ async def test_a_withdrawn_key_is_refused_after_the_set_has_aged():
         await tokens.verify(token(sub="u2"))
 
 
+async def test_a_withdrawn_key_refuses_a_token_that_was_seen_before():
+    clock = Clock()
+    issuer = Issuer(jwk(KEY), jwk(Ed25519PrivateKey.generate(), "k2"))
+    tokens = verifier(issuer, clock=clock, monotonic=clock)
+    old = token(exp=int(time.time()) + 10 * 365 * 86_400)
+    assert tokens.known(old) is None
+    await tokens.verify(old)
+    clock.now += 299
+    assert tokens.known(old) is not None
+    issuer.keys = [jwk(Ed25519PrivateKey.generate(), "k2")]
+    clock.now += 2
+    assert tokens.known(old) is not None  # the set is fetched in the background meanwhile
+    await refreshed(tokens)
+    assert tokens.known(old) is None
+    with pytest.raises(Unauthenticated, match="not known here"):
+        await tokens.verify(old)
+
+
+async def test_another_key_of_the_same_id_refuses_a_token_that_was_seen_before():
+    clock = Clock()
+    issuer = Issuer(jwk(KEY))
+    tokens = verifier(issuer, clock=clock, monotonic=clock)
+    old = token(exp=int(time.time()) + 86_400)
+    await tokens.verify(old)
+    issuer.keys = [jwk(Ed25519PrivateKey.generate())]
+    clock.now += 301
+    tokens.known(old)
+    await refreshed(tokens)
+    assert tokens.known(old) is None
+    with pytest.raises(Unauthenticated, match="signature does not match"):
+        await tokens.verify(old)
+
+
+async def test_a_key_that_stays_keeps_its_tokens_known():
+    clock = Clock()
+    issuer = Issuer(jwk(KEY))
+    tokens = verifier(issuer, clock=clock, monotonic=clock)
+    long = token(exp=int(time.time()) + 86_400)
+    await tokens.verify(long)
+    clock.now += 301
+    tokens.known(long)
+    await refreshed(tokens)
+    assert tokens.known(long) is not None
+    issuer.down = True
+    clock.now += 3000
+    assert tokens.known(long) is not None
+    clock.now += 700  # the set is too old to be believed
+    assert tokens.known(long) is None
+    with pytest.raises(Unavailable):
+        await tokens.verify(long)
+
+
+async def refreshed(tokens: TokenVerifier) -> None:
+    """Wait for the fetch that is in progress in the background."""
+    pending = tokens._keys._pending
+    assert pending is not None
+    await asyncio.wait_for(pending, 10)
+
+
 @pytest.mark.parametrize("value", ["admin editor", ["admin", "editor", 7]])
 async def test_roles_come_from_the_configured_claim(value: object):
     tokens = verifier(Issuer(jwk(KEY)), roles="scope")

@@ -183,6 +183,7 @@ def days(tmp_path: Path) -> Iterator[Days]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_certificates_are_renewed_and_the_root_is_replaced_without_a_failed_call(days: Days) -> None:
+    """``CERTIFICATE_DAYS=30`` and ``-rP`` make it a long run with its figures."""
     store = AuthorityStore(days.folder / ".mesh" / "authority", "shop")
     days.call()
     days.calls(20)
@@ -205,4 +206,5 @@ def test_certificates_are_renewed_and_the_root_is_replaced_without_a_failed_call
     assert "no rotation is in progress" in days.keys("status")
     days.renewed(lambda: days.move(2 * STEP))
     days.calls(20)
-    assert days.failures == []
+    sys.stdout.write(f"{DAYS} days, {days.renewals('back')} renewals of back, calls: {dict(days.statuses)}\n")
+    assert not days.failures, (len(days.failures), days.failures[:3], days.mesh.output())

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.empty_pb2 import Empty
 from hosting import open_layer
 
@@ -19,12 +20,20 @@ from mesh.contract.model import Contract
 from mesh.events.broker.broker import Broker, Settings
 from mesh.events.cloudevents import Event
 from mesh.events.consume.delivery import Delivery, DeliverySettings
+from mesh.events.consume.verification import EventVerifier, UnsignedPolicy
+from mesh.events.signatures import OPERATOR, EventSigner, VerificationKey, Verifier
 from mesh.function import Functions
 from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.sidecar import ServiceContext, Sidecar
 
 RECORDER = "delivery.v1.Recorder"
 CLOCK = "delivery.v1.Clock"
+
+
+KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+"""The operator's key in tests, the same in every process."""
+SIGNER = EventSigner(OPERATOR, KEY)
+VERIFIER = EventVerifier(Verifier(lambda *_: VerificationKey(KEY.public_key())), {}, {}, UnsignedPolicy())
 
 
 class Replica:
@@ -36,8 +45,8 @@ class Replica:
 
 
 @asynccontextmanager
-async def broker_at(url: str | Settings) -> AsyncIterator[Broker]:
-    broker = Broker(Settings(urls=(url,)) if isinstance(url, str) else url, "test")
+async def broker_at(url: str | Settings, signer: EventSigner = SIGNER) -> AsyncIterator[Broker]:
+    broker = Broker(Settings(urls=(url,)) if isinstance(url, str) else url, "test", signer)
     broker.start()
     try:
         yield broker
@@ -58,6 +67,8 @@ async def delivering(
     concurrency_limit: ConcurrencyLimit | None = None,
     drain: float = 5.0,
     trace: Layer = open_layer,
+    verifier: EventVerifier = VERIFIER,
+    signer: EventSigner = SIGNER,
 ) -> AsyncIterator[Replica]:
     """Host the functions (by name; missing ones do nothing) and deliver to them."""
 
@@ -80,8 +91,8 @@ async def delivering(
         concurrency_limit=concurrency_limit or ConcurrencyLimit(1000, 1000),
     )
     try:
-        async with broker_at(url) as broker:
-            delivery = Delivery(broker, name, [service], sidecar.deliveries, settings or DeliverySettings())
+        async with broker_at(url, signer) as broker:
+            delivery = Delivery(broker, name, [service], sidecar.deliveries, settings or DeliverySettings(), verifier)
             delivery.start()
             try:
                 yield Replica(broker, delivery)

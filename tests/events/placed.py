@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from delivering import RECORDER, dead_letters
+from delivering import RECORDER, SIGNER, VERIFIER, dead_letters
 from delivery.v1 import delivery_pb2 as pb
 from hosting import open_layer, pool_of
 from sqlalchemy import text
@@ -124,7 +124,7 @@ async def placed(
     async with database.housekeeping() as tx:
         key = "INTEGER" if sqlite else "SERIAL"
         await tx.execute(text(f"CREATE TABLE IF NOT EXISTS seen (id {key} PRIMARY KEY, key TEXT, number INTEGER)"))
-    broker = Broker(Settings(urls=(nats_url,)), "recorder")
+    broker = Broker(Settings(urls=(nats_url,)), "recorder", SIGNER)
     broker.start()
     relay = Relay(database, broker, sqlite=sqlite, make_dead_letters=dead_letter_maker(contract, "recorder"))
     rows.tell = relay.tell
@@ -156,7 +156,7 @@ async def placed(
         contract, [RECORDER], functions, service, **layers, concurrency_limit=ConcurrencyLimit(1000, 1000), drain=1.0
     )
     await sidecar.start()
-    delivery = Delivery(broker, "recorder", [contract.services[RECORDER]], sidecar.deliveries, deliveries)
+    delivery = Delivery(broker, "recorder", [contract.services[RECORDER]], sidecar.deliveries, deliveries, VERIFIER)
     delivery.start()
     try:
         await broker.ready()

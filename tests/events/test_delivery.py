@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from broker_process import BrokerProcess
-from delivering import RECORDER, broker_at, dead_letters, delivering, happened, publish, until
+from delivering import RECORDER, SIGNER, broker_at, dead_letters, delivering, happened, publish, until
 from google.protobuf.empty_pb2 import Empty
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -34,6 +34,7 @@ from mesh.events.consume.delivery import DeliverySettings
 from mesh.events.consume.ordering import HeldEvent
 from mesh.events.consume.outcome import Ack, Decision, GiveUp, Retry, RetryLimits
 from mesh.events.consume.redrive_replay import consumer_for
+from mesh.events.signatures import SIGNATURE, SignedMessage
 from mesh.layers.concurrency import ConcurrencyLimit
 
 QUICK = DeliverySettings(limits=RetryLimits(attempts=3, first_delay=0.05, max_delay=0.1))
@@ -338,7 +339,9 @@ def handed_over(contract: Contract, sequence: int) -> tuple[Consumer, Message, H
     """Return an event as a process gets it that another one had before."""
     consumer = next(one for one in consumers_of([contract.services[RECORDER]]) if "OnHappened" in one.name)
     event = happened("k", 1)
-    message = Message(event.subject, event.to_headers(), event.data, "", sequence, 2, 1.5, 0, "")
+    (signature,) = SIGNER.sign([SignedMessage(event.subject, event.to_headers(), event.data)])
+    headers = {**event.to_headers(), SIGNATURE: signature}
+    message = Message(event.subject, headers, event.data, "", sequence, 2, 1.5, 0, "")
     return consumer, message, HeldEvent(sequence, "k", deliveries=2, recalled=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from types import ModuleType
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from limit_model import LimitModel
+from limit_model import LimitModel, method
 
+from mesh.call import Call, Metadata
+from mesh.errors import ResourceExhausted
 from mesh.layers import concurrency
 
 TestModel = LimitModel.TestCase
@@ -67,3 +70,76 @@ def test_the_model_finds_each_mistake(mutant: str) -> None:
     )  # fmt: skip
     with pytest.raises((AssertionError, KeyError, BaseExceptionGroup)):
         run_state_machine_as_test(Mutated, settings=quick)
+
+
+class Delivery(Call):
+    """A call that delivers an event."""
+
+    delivery = "event"
+
+
+class TestAdaptive:
+    """Calls of an overloaded method: how long they wait, and which of them."""
+
+    @staticmethod
+    async def overloaded(limit: concurrency.ConcurrencyLimit, call: Any) -> tuple[asyncio.Event, asyncio.Task[None]]:
+        """Let a call hold the one permit, and make the method count as overloaded."""
+        go = asyncio.Event()
+
+        async def function(_: Any) -> None:
+            await go.wait()
+
+        task = asyncio.ensure_future(limit(call, function))
+        await asyncio.sleep(0)
+        delay, now = limit._loads[call.method.path].delay, asyncio.get_running_loop().time()
+        delay.base = 0.01
+        for moment in (now - 1.9, now - 1, now - 0.1):
+            delay.waited(1.0, moment)
+        assert delay.overloaded(now)
+        return go, task
+
+    async def test_a_call_waits_for_the_target_at_most_and_is_told_when_to_come_again(self) -> None:
+        limit = concurrency.ConcurrencyLimit(1, 10, adaptive=True)
+        go, task = await self.overloaded(limit, Call(method("/t.v1.S/Do"), Metadata()))
+        with pytest.raises(ResourceExhausted, match="1 calls of this method are in progress") as refused:
+            await asyncio.wait_for(limit(Call(method("/t.v1.S/Do"), Metadata()), nothing), 10)
+        assert refused.value.details
+        go.set()
+        await task
+        assert (limit.in_flight, limit.waiting) == (0, 0)
+
+    async def test_the_newest_call_goes_first(self) -> None:
+        limit = concurrency.ConcurrencyLimit(1, 10, adaptive=True)
+        go, task = await self.overloaded(limit, Call(method("/t.v1.S/Do"), Metadata()))
+        served: list[int] = []
+
+        async def function(call: Any) -> None:
+            served.append(call.deadline)
+
+        calls = [Call(method("/t.v1.S/Do"), Metadata(), asyncio.get_running_loop().time() + wait) for wait in (50, 60)]
+        waiting = [asyncio.ensure_future(limit(call, function)) for call in calls]
+        await asyncio.sleep(0)
+        go.set()
+        await asyncio.gather(task, *waiting)
+        assert served == [calls[1].deadline, calls[0].deadline]
+
+    async def test_a_delivery_waits_for_its_permit(self) -> None:
+        limit = concurrency.ConcurrencyLimit(1, 10, adaptive=True)
+        go, task = await self.overloaded(limit, Call(method("/t.v1.S/Do"), Metadata()))
+        delivery = Delivery(method("/t.v1.S/Do"), Metadata())
+        waiting = asyncio.ensure_future(limit(delivery, nothing))
+        with pytest.raises(ResourceExhausted):
+            await asyncio.wait_for(limit(Call(method("/t.v1.S/Do"), Metadata()), nothing), 10)
+        assert not waiting.done()
+        go.set()
+        await asyncio.gather(task, waiting)
+
+    @pytest.mark.parametrize("option", ["client_streaming", "server_streaming", "no_time_limit"])
+    async def test_calls_that_may_take_long_are_not_measured(self, option: str) -> None:
+        limit = concurrency.ConcurrencyLimit(1, 10, adaptive=True)
+        await limit(Call(method("/t.v1.S/Do", **{option: True}), Metadata()), nothing)
+        assert not limit._loads["/t.v1.S/Do"].measured
+
+
+async def nothing(_: Any) -> None:
+    """Return at once."""

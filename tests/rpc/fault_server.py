@@ -11,6 +11,7 @@ import ngh2
 HEADERS = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 OK = [(b"grpc-status", b"0")]
 PATH = "/test.Service/Method"
+HEALTH = b"/grpc.health.v1.Health/Check"
 
 
 CONFIGURATION = ngh2.Configuration(stream_reset_rate_limit=(2**32, 2**32))  # the tests reset more than clients should
@@ -84,9 +85,15 @@ class Peer(asyncio.Protocol):
                 complete.append(event.stream_id)
         for stream_id in complete:
             if stream_id not in self.resets:
-                self.server.answer(self, stream_id)
+                self.answer(stream_id)
         self.flush()
         self.server.changed.set()
+
+    def answer(self, stream_id: int) -> None:
+        if self.requests[stream_id][b":path"] == HEALTH and not hasattr(self.server.answer, "health_checks"):
+            self.respond(stream_id, b"\x08\x01")
+        else:
+            self.server.answer(self, stream_id)
 
     def flush(self) -> None:
         data = self.h2.data_to_send()
@@ -104,7 +111,10 @@ class Peer(asyncio.Protocol):
 
 
 class FaultServer:
-    """Server that responds to each complete request with ``answer(peer, stream_id)``."""
+    """Server that responds to each complete request with ``answer(peer, stream_id)``.
+
+    It responds to health checks by itself, unless ``answer`` has an attribute ``health_checks``.
+    """
 
     def __init__(self, answer: Callable[[Peer, int], None], settings: dict[int, int] | None) -> None:
         self.answer = answer

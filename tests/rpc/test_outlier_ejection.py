@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from contextlib import AsyncExitStack
 
 import grpc
 import pytest
-from fault_server import PATH
+from fault_server import HEALTH, PATH
+from ngh2 import Setting
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from replica_process import replica
 from suspend import suspend
 
-from mesh.rpc.client import endpoint_health, health_probe, http2_connection, outlier_ejection
+from mesh.rpc.client import (
+    circuit_breaker,
+    client_metrics,
+    endpoint_health,
+    health_probe,
+    http2_connection,
+    outlier_ejection,
+)
 
-HEALTH = b"/grpc.health.v1.Health/Check"
 UNAVAILABLE = [(b"grpc-status", b"14"), (b"grpc-message", b"not now")]
 
 
@@ -61,12 +71,11 @@ class Answers:
         self.answer = answer or (lambda peer, stream_id: peer.respond(stream_id))
         self.dead = False
         self.calls = 0
-        self.checks = 0
-        self.ended = []
+        self.health_checks = 0
 
     def __call__(self, peer, stream_id):
         if peer.requests[stream_id][b":path"] == HEALTH:
-            self.checks += 1
+            self.health_checks += 1
             if not self.dead:
                 peer.respond(stream_id, b"\x08\x01")
             return
@@ -155,12 +164,10 @@ async def test_a_replica_that_answers_unavailable_is_ejected_tried_and_returned(
     made = channel(*[server.address for server in servers])
     await both(made, servers)
     ejection = ejection_of(made)
-    failures = 0
     async with asyncio.timeout(30):
         while not ejection.ejected:
-            results = await asyncio.gather(*[unary(made) for _ in range(4)], return_exceptions=True)
-            failures += sum(isinstance(result, grpc.aio.AioRpcError) for result in results)
-    assert failures >= endpoint_health.CONSECUTIVE_FAILURES
+            await asyncio.gather(*[unary(made) for _ in range(4)], return_exceptions=True)
+    assert bad.calls >= endpoint_health.CONSECUTIVE_FAILURES
     before = bad.calls
     for _ in range(20):
         await unary(made)
@@ -237,9 +244,78 @@ async def test_a_slow_call_to_a_server_that_responds_is_left_alone(faulty, chann
     servers = [await faulty(each) for each in answers]
     made = channel(*[server.address for server in servers])
     calls = [asyncio.ensure_future(unary(made)) for _ in range(2)]
-    await until(lambda: sum(each.checks for each in answers) >= 2)
+    await until(lambda: sum(each.health_checks for each in answers) >= 2)
     for peer, stream_id in held:
         peer.respond(stream_id, b"late")
         peer.flush()
     assert await asyncio.gather(*calls) == [b"late", b"late"]
     assert not ejection_of(made).ejected
+
+
+async def test_a_server_whose_streams_are_all_in_use_is_left_alone(faulty, channel):
+    """A health check would wait for a stream, which says nothing of the server."""
+    held = []
+    answers = [Answers(lambda peer, stream_id: held.append((peer, stream_id))) for _ in range(2)]
+    servers = [await faulty(each, {Setting.MAX_CONCURRENT_STREAMS: 1}) for each in answers]
+    made = channel(*[server.address for server in servers])
+    calls = [asyncio.ensure_future(unary(made)) for _ in range(2)]
+    await until(lambda: len(held) == 2)
+    await asyncio.sleep(4 * http2_connection.SILENCE_DELAY)  # that nothing happens has no event
+    assert not ejection_of(made).ejected
+    for peer, stream_id in held:
+        peer.respond(stream_id, b"late")
+        peer.flush()
+    assert await asyncio.gather(*calls) == [b"late", b"late"]
+
+
+async def test_calls_to_the_only_replica_fail_at_once_while_it_is_frozen(dial, rpc, monkeypatch):
+    monkeypatch.setattr(circuit_breaker, "UNRESPONSIVE_TIMEOUT", 0.2)
+    async with replica("sidecar") as only:
+        stub = dial(only.address, name="echo")
+        await stub.Unary(rpc.pb.EchoRequest(), timeout=30)
+        suspend(only.pid)
+        waiting = asyncio.ensure_future(stub.Unary(rpc.pb.EchoRequest(text="first"), timeout=60))
+        await until(lambda: stub.target.breaker.is_open)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            for _ in range(3):  # one or two of them may be probes, which wait
+                await stub.Unary(rpc.pb.EchoRequest(), timeout=2)
+        assert caught.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+        os.kill(only.pid, signal.SIGCONT)
+        assert (await waiting).text == "first"
+        assert (await stub.Unary(rpc.pb.EchoRequest(text="x"), timeout=30, wait_for_ready=True)).text == "x"
+        await until(lambda: not stub.target.breaker.is_open)
+
+
+async def test_what_is_measured(faulty, channel, monkeypatch):
+    monkeypatch.setattr(health_probe, "PROBE_TIMEOUT", 0.1)
+    reader = InMemoryMetricReader()
+    meter = MeterProvider([reader]).get_meter("mesh.rpc")
+    monkeypatch.setattr(client_metrics, "EJECTIONS", meter.create_counter("mesh.client.ejections"))
+    dead, good = Answers(), Answers()
+    servers = [await faulty(dead), await faulty(good)]
+    made = channel(*[server.address for server in servers], name="echo")
+    await both(made, servers)
+    dead.dead = True
+    calls = [asyncio.ensure_future(unary(made)) for _ in range(4)]
+    await until(lambda: ejection_of(made).ejected)
+    assert {"mesh.target": "echo"} in [seen.attributes for seen in client_metrics._ejected(None) if seen.value == 1]
+    [point] = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
+    assert (dict(point.attributes), point.value) == ({"mesh.target": "echo", "mesh.reason": "unresponsive"}, 1)
+    for call in calls:
+        call.cancel()
+
+
+async def test_a_blocked_event_loop_of_this_side_is_no_fault_of_the_servers(faulty, channel, monkeypatch):
+    monkeypatch.setattr(health_probe, "PROBE_TIMEOUT", 0.1)
+    held = []
+    answers = [Answers(lambda peer, stream_id: held.append((peer, stream_id))) for _ in range(2)]
+    servers = [await faulty(each) for each in answers]
+    made = channel(*[server.address for server in servers])
+    calls = [asyncio.ensure_future(unary(made)) for _ in range(2)]
+    await until(lambda: len(held) == 2)
+    for _ in range(5):
+        time.sleep(0.5)  # noqa: ASYNC251 - the point of the test
+        await asyncio.sleep(0.02)
+    assert not ejection_of(made).ejected
+    for call in calls:
+        call.cancel()

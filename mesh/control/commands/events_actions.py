@@ -20,7 +20,7 @@ from mesh.config.values import Duration
 from mesh.contract.model import Contract
 from mesh.control import identity_keys, project, run_state
 from mesh.control.commands import invoke
-from mesh.control.component import service_events
+from mesh.control.component import event_keys, service_events
 from mesh.control.text_table import table
 from mesh.errors import StatusError
 from mesh.events import subjects
@@ -28,11 +28,13 @@ from mesh.events.broker import history, streams
 from mesh.events.broker.broker import Broker, Settings
 from mesh.events.broker.nats_connection import BROKER_ERRORS
 from mesh.events.broker.streams import StreamError
-from mesh.events.cloudevents import Event, made_at, new_id
+from mesh.events.cloudevents import Event, MalformedEventError, made_at, new_id
 from mesh.events.consume import redrive_replay
 from mesh.events.consume.consumers import Consumer, consumers_of
 from mesh.events.consume.dead_letters import read_dead_letter
+from mesh.events.consume.verification import EventVerifier, RefusedError
 from mesh.events.publish.publisher import key_of
+from mesh.events.signatures import SIGNATURE
 from mesh.faults import Fault, Faults
 from mesh.message_methods import parser, serialize
 from mesh.protojson.codec import Codecs
@@ -64,6 +66,17 @@ class _BrokerSession:
     broker: Broker
     connection: NatsConnection
     consumers: dict[str, Consumer]
+    verifier: EventVerifier
+    signs: bool
+
+    def check_signs(self) -> None:
+        """Check that the operator's key is here.
+
+        Raises:
+            Faults: It is not.
+        """
+        if not self.signs:
+            raise Faults([Fault("operator.key", "the operator's key is missing here, and unsigned events are refused")])
 
 
 def list_(file: Path, *, type: str, key: str, since: str, limit: int) -> int:  # noqa: A002 - CloudEvents' word
@@ -132,6 +145,7 @@ def publish(file: Path, type: str, data: str) -> int:  # noqa: A002 - as above
     """Publish an event by hand."""
 
     async def run(session: _BrokerSession) -> int:
+        session.check_signs()
         name = _type(session, type)
         declared = session.contract.events[name]
         try:
@@ -139,8 +153,8 @@ def publish(file: Path, type: str, data: str) -> int:  # noqa: A002 - as above
         except ValueError as error:
             raise Faults([Fault("--data", str(error))]) from None
         event = Event(
-            id=new_id(), type=name, source="mesh-events", key=key_of(message, declared.key), time=datetime.now(UTC),
-            data=serialize(message),
+            id=new_id(), type=name, source=identity_keys.OPERATOR, key=key_of(message, declared.key),
+            time=datetime.now(UTC), data=serialize(message),
         )  # fmt: skip
         await session.broker.publish(event)
         print(event.id)
@@ -165,18 +179,23 @@ def dead(file: Path, *, method: str) -> int:
     return _run_with_broker(file, run)
 
 
-def redrive(file: Path, numbers: list[int], *, method: str, every: bool) -> int:
-    """Redeliver dead letters to their methods, and remove them."""
+def redrive(file: Path, numbers: list[int], *, method: str, every: bool, unsigned: bool) -> int:
+    """Redeliver dead letters to their methods, and remove them; ``unsigned``: also those without a signature."""
 
     async def run(session: _BrokerSession) -> int:
+        session.check_signs()
         done, left = 0, 0
         async for dead_letter in _selected(session, numbers, method, every=every):
             complete = await redrive_replay.with_event(session.connection, dead_letter)
             message = None if complete is None else redrive_replay.redriven(complete, session.consumers)
-            if message is None:
+            if complete is None:
+                reason = redrive_replay.missing_reason(dead_letter)
+            elif message is None:
+                reason = "its trigger is no longer in the contract"
+            else:
+                reason = _refusal(session, complete, unsigned=unsigned)
+            if message is None or reason:
                 left += 1
-                no_trigger = "its trigger is no longer in the contract"
-                reason = no_trigger if complete else redrive_replay.missing_reason(dead_letter)
                 print(f"dead letter {dead_letter.sequence}: {reason}", file=sys.stderr)
                 continue
             await session.broker.store(message)
@@ -204,10 +223,25 @@ def discard(file: Path, numbers: list[int], *, method: str, every: bool) -> int:
     return _run_with_broker(file, run)
 
 
-def replay(file: Path, method: str, *, since: str) -> int:
-    """Deliver the events and changes since a time to a method again."""
+def _refusal(session: _BrokerSession, dead_letter: StreamMessage, *, unsigned: bool) -> str:
+    """Return the reason why the event of a dead letter may not be delivered, or ""."""
+    if unsigned and SIGNATURE not in dead_letter.headers:
+        return ""
+    consumer = session.consumers[read_dead_letter(dead_letter.headers).consumer]
+    try:
+        redrive_replay.check_dead_letter(dead_letter, consumer, session.verifier)
+    except (RefusedError, MalformedEventError) as error:
+        hint = "" if SIGNATURE in dead_letter.headers else "; --unsigned redrives it"
+        return f"{error}{hint}"
+    return ""
+
+
+def replay(file: Path, method: str, *, since: str, unsigned: bool) -> int:
+    """Deliver the events and changes since a time to a method again; ``unsigned``: also those without a signature."""
 
     async def run(session: _BrokerSession) -> int:
+        session.check_signs()
+        refused = 0
         published = [one for one in session.consumers.values() if one.ordered]
         mine = [one for one in published if _names(one.group, method)]
         if not mine:
@@ -219,12 +253,20 @@ def replay(file: Path, method: str, *, since: str) -> int:
         for stream, filter_ in sorted(all_partitions):
             async for event in history.read(session.connection, stream, filter_, since=began):
                 consumer = redrive_replay.consumer_for(mine, event.subject)
-                if consumer is not None:
+                if consumer is None:
+                    continue
+                try:
+                    if not (unsigned and SIGNATURE not in event.headers):
+                        redrive_replay.check_event(event, consumer, session.verifier)
+                except (RefusedError, MalformedEventError) as error:
+                    refused += 1
+                    print(f"event {event.sequence}: {error}", file=sys.stderr)
+                else:
                     await session.broker.store(redrive_replay.replayed(event, consumer, run_))
                     done += 1
                     _progress("replayed", done, event.left)
-        print(f"replayed {done} as {run_}")
-        return 0
+        print(f"replayed {done} as {run_}" + (f", refused {refused}" if refused else ""))
+        return 1 if refused else 0
 
     return _run_with_broker(file, run)
 
@@ -264,7 +306,10 @@ async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_Bro
     Raises:
         Faults: There is no broker, or it cannot be reached.
     """
-    broker = Broker(_settings(manifest), "mesh-events")
+    folder = identity_keys.folder_of(manifest)
+    signs = (folder / f"{identity_keys.OPERATOR}.key").is_file()
+    signer = event_keys.signer(folder, identity_keys.OPERATOR) if signs else None
+    broker = Broker(_settings(manifest), "mesh-events", signer)
     broker.start()
     try:
         try:
@@ -272,7 +317,8 @@ async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_Bro
         except TimeoutError:
             raise Faults([Fault("broker", f"it did not accept a connection within {CONNECT_TIMEOUT:g} s")]) from None
         consumers = {one.name: one for one in consumers_of(contract.services.values())}
-        yield _BrokerSession(contract, broker, connection, consumers)
+        verifier = event_keys.verifier(manifest, contract, folder)
+        yield _BrokerSession(contract, broker, connection, consumers, verifier, signs)
     finally:
         await broker.stop()
 

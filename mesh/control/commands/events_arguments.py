@@ -24,9 +24,11 @@ def run(options: argparse.Namespace, file: Path) -> int:
         "show": lambda: events_actions.show(file, options.event, type=options.type, key=options.key),
         "publish": lambda: events_actions.publish(file, options.type, options.data),
         "streams": lambda: events_actions.make_streams(file),
-        "replay": lambda: events_actions.replay(file, options.method, since=options.since),
+        "replay": lambda: events_actions.replay(file, options.method, since=options.since, unsigned=options.unsigned),
         "dead": lambda: events_actions.dead(file, method=options.method),
-        "redrive": lambda: events_actions.redrive(file, options.numbers, method=options.method, every=options.all),
+        "redrive": lambda: events_actions.redrive(
+            file, options.numbers, method=options.method, every=options.all, unsigned=options.unsigned
+        ),
         "discard": lambda: events_actions.discard(file, options.numbers, method=options.method, every=options.all),
     }
     name = options.command
@@ -74,6 +76,8 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, run_comm
     parser = made("replay", "deliver past events to a method again", _REPLAY)
     parser.add_argument("method", metavar="METHOD", help="a method with an event or a change as its trigger")
     parser.add_argument("--since", default="", metavar="WHEN", help=f"{ago}; default: all stored events")
+    unsigned = "deliver events without a signature too, as those of an earlier version"
+    parser.add_argument("--unsigned", action="store_true", help=unsigned)
     made("streams", "make the streams, with the settings of mesh.toml", _STREAMS)
     parser = made("dead", "list, redrive or discard dead letters", _DEAD)
     parser.add_argument(
@@ -82,6 +86,7 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, run_comm
     parser.add_argument("numbers", nargs="*", type=int, default=[], metavar="NUMBER", help="numbers of dead letters")
     parser.add_argument("--method", default="", metavar="METHOD", help="dead letters of this method")
     parser.add_argument("--all", action="store_true", help="all dead letters")
+    parser.add_argument("--unsigned", action="store_true", help=unsigned)
 
 
 def _positive(text: str) -> int:

@@ -26,6 +26,8 @@ def run(options: argparse.Namespace, file: Path) -> int:
         "status": lambda: keys_actions.status(file),
         "rotate-root": lambda: keys_actions.rotate_root(file, wait=options.wait, force=options.force),
     }
+    if options.retire is not None:
+        return keys_actions.retire(file, each, options.retire)
     return actions[options.action]()
 
 
@@ -43,6 +45,9 @@ def add(command: Callable[..., argparse.ArgumentParser], run_command: Callable[[
     keys.add_argument("--each", metavar="FOLDER", help="make one folder for each component below this one")
     keys.add_argument(
         "--days", type=_days, metavar="DAYS", help="validity of the certificates (default: `[keys] lifetime`, 24h)"
+    )
+    keys.add_argument(
+        "--retire", metavar="NAME", help="give this service a new key; the old one stays valid for what it has signed"
     )
     keys.add_argument("--wait", action="store_true", help="rotate-root: wait for each step until the rotation is done")
     keys.add_argument("--force", action="store_true", help="rotate-root: do the next step without waiting for anybody")
@@ -64,6 +69,9 @@ Each service proves its identity with a key of its own and a certificate of the 
 --each, and mount to each container its own folder. It has one private key, all public keys, and a certificate, which
 has to be made again with the same command before it expires.
 
+`mesh keys --retire NAME` gives a service a new key. The old public key moves to the folder `retired`: events that the
+broker stored before are verified with it. Restart the mesh within an hour. Delete the file to refuse its events.
+
 `mesh keys serve` issues the certificates to components on other machines (`[keys] address`), until SIGTERM. Each
 component proves its name with its own identity key. Only this command needs the folder `authority` of the state folder.
 
@@ -73,6 +81,7 @@ components have renewed their certificates. Without --wait the command does the 
   mesh keys
   mesh keys --each .mesh/keys --days 90
   MESH_KEYS_LISTEN=0.0.0.0:9443 mesh keys serve
+  mesh keys --retire login
   mesh keys status
   mesh keys rotate-root --wait
 """

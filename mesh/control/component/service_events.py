@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control import identity_keys, topology
+from mesh.control.component import event_keys
 from mesh.errors import StatusError
 from mesh.events.broker import nkey_files
 from mesh.events.broker.broker import Broker, Settings, inbox_of
@@ -108,14 +109,15 @@ class ServiceEvents:
         outbox: Implements ``tx.publish``; None without a database.
 
     Raises:
-        Faults: mesh.toml names no broker.
+        Faults: mesh.toml names no broker, or a key cannot be read.
     """
 
     def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
         config = manifest.services[name]
         self._name = name
         self._contract = contract
-        self.broker = Broker(broker_settings(manifest, name), name)
+        folder = identity_keys.folder_of(manifest)
+        self.broker = Broker(broker_settings(manifest, name), name, event_keys.signer(folder, name))
         publications = Publications(contract, config.serves, name)
         self.publisher = Publisher(publications, self.broker)
         self.outbox: Outbox | None = None
@@ -124,6 +126,7 @@ class ServiceEvents:
         self._drain = float(config.drain)
         self._served = topology.served(manifest, contract, name)
         self._triggered = any(method.triggers for service in self._served for method in service.methods.values())
+        self._verifier = event_keys.verifier(manifest, contract, folder)
         self._delivery: Delivery | None = None
         self._pruning: asyncio.Task[None] | None = None
         self._delivery_settings = DeliverySettings(
@@ -172,7 +175,9 @@ class ServiceEvents:
             handlers: Path of a method → the chain that handles its deliveries.
         """
         if self._triggered:
-            self._delivery = Delivery(self.broker, self._name, self._served, handlers, self._delivery_settings)
+            self._delivery = Delivery(
+                self.broker, self._name, self._served, handlers, self._delivery_settings, self._verifier
+            )
             self._delivery.start()
 
     async def stop_deliveries(self) -> None:

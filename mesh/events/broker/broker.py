@@ -14,7 +14,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import nats.errors
@@ -25,6 +25,9 @@ from mesh.events.broker import streams
 from mesh.events.broker.nats_connection import BATCH, NatsConnection, Outgoing, Stored
 from mesh.events.broker.streams import Retention, StreamError
 from mesh.events.cloudevents import Event
+
+if TYPE_CHECKING:
+    from mesh.events.signatures import EventSigner
 
 __all__ = ["Broker", "Settings", "away", "inbox_of"]
 
@@ -99,9 +102,11 @@ class Broker:
     Args:
         settings: Connection settings.
         name: Client name that the broker's own tools show.
+        signer: Signs the events that it publishes; None for a component that publishes none.
     """
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, signer: EventSigner | None = None) -> None:
+        self._signer = signer
         self._settings = settings
         self._name = name
         self._connection: NatsConnection | None = None
@@ -267,7 +272,7 @@ class Broker:
         try:
             async with asyncio.timeout(2 * CONNECT_TIMEOUT):
                 await client.connect(**self._options(url), closed_cb=closed, error_cb=failed)
-                connection = NatsConnection(client)
+                connection = NatsConnection(client, self._signer)
                 await connection.open()
                 await streams.ensure(connection, self._settings.retention)
             if client.is_closed:

@@ -28,11 +28,15 @@ import nats.js.errors
 import orjson
 
 from mesh.errors import InvalidArgument, ResourceExhausted, StatusError, Unavailable
+from mesh.events import subjects
+from mesh.events.signatures import SIGNATURE, SignedMessage
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
+
+    from mesh.events.signatures import EventSigner
 
 __all__ = ["BATCH", "BROKER_ERRORS", "DeniedError", "NatsConnection", "Outgoing", "Stored"]
 
@@ -52,6 +56,8 @@ API_TIMEOUT = 5.0
 _FULL = frozenset({10002, 10023, 10047, 10076, 10077, 10122})
 """JetStream's error codes for "no space": resources, storage, messages or bytes of the stream or the account."""
 _TOO_LARGE = 10054
+_SIGNED = frozenset({subjects.EVENTS, subjects.CHANGES, subjects.TICKS})
+"""First tokens of the subjects of signed messages."""
 _NO_RESPONDERS = "503"
 _NOBODY = "", None
 _DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]*)\"", re.IGNORECASE)
@@ -99,15 +105,17 @@ class NatsConnection:
 
     Args:
         client: A connected client that does not reconnect.
+        signer: Signs events, changes and ticks; None for a component that publishes none.
 
     Attributes:
-        client: As given.
+        client: The client.
         js: The JetStream interface of the client.
         closed: Set when the connection has ended.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, signer: EventSigner | None = None) -> None:
         self.client = client
+        self._signer = signer
         self.js: JetStreamContext = client.jetstream()
         self.closed = asyncio.Event()
         self._inbox = client.new_inbox()
@@ -195,12 +203,27 @@ class NatsConnection:
 
     async def publish_acknowledged(self, subject: str, headers: Mapping[str, str]) -> dict[str, Any] | None:
         """Publish a message without a body into a stream; return JetStream's error, or None."""
+        (message,) = self.signed([Outgoing(subject, headers, b"")])
         async with asyncio.timeout(API_TIMEOUT):
-            reply = await self._exchange(Outgoing(subject, headers, b""))
+            reply = await self._exchange(message)
         if reply.headers is not None and reply.headers.get("Status") == _NO_RESPONDERS:
             raise nats.errors.NoRespondersError
         error: dict[str, Any] | None = json.loads(reply.data).get("error")
         return error
+
+    def signed(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        """Return the messages with this component's signature on events, changes and ticks, in place of others."""
+        if self._signer is None or not messages or messages[0].subject.partition(".")[0] not in _SIGNED:
+            return messages
+        # The client sends values without outer spaces.
+        stripped = [
+            one._replace(headers={name: value.strip() for name, value in one.headers.items()}) for one in messages
+        ]
+        signatures = self._signer.sign([SignedMessage(*one) for one in stripped])
+        return [
+            one._replace(headers={**one.headers, SIGNATURE: signature})
+            for one, signature in zip(stripped, signatures, strict=True)
+        ]
 
     async def store(self, messages: Sequence[Outgoing]) -> Stored:
         """Store messages of one stream in their order, at most ``BATCH`` of them; none after a refused one.
@@ -208,6 +231,7 @@ class NatsConnection:
         The error is RESOURCE_EXHAUSTED when the broker is full, INVALID_ARGUMENT when the message is too large for
         it, UNAVAILABLE when it is away or does not respond: then the message may be stored nevertheless.
         """
+        messages = self.signed(messages)
         if len(messages) >= MIN_BATCH and await self._batch(messages):
             return Stored(len(messages))
         for at, message in enumerate(messages):
@@ -217,8 +241,8 @@ class NatsConnection:
         return Stored(len(messages))
 
     async def each(self, messages: Sequence[Outgoing]) -> list[StatusError | None]:
-        """Store independent messages concurrently; return the error of each, or None."""
-        return await asyncio.gather(*(self._single(message) for message in messages))
+        """Store independent messages of one stream concurrently; return the error of each, or None."""
+        return await asyncio.gather(*(self._single(message) for message in self.signed(messages)))
 
     async def _batch(self, messages: Sequence[Outgoing]) -> bool:
         """Store all messages as one batch; return whether they are stored."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mesh.contract.model import GrpcService
     from mesh.events.broker.broker import Broker
     from mesh.events.broker.nats_connection import NatsConnection
+    from mesh.events.consume.verification import EventVerifier
 
 __all__ = ["Delivery", "DeliverySettings", "replica_channel"]
 
@@ -57,6 +58,7 @@ class Delivery:
         services: The services of the contract that it hosts.
         handlers: Path of a method → the chain that handles its deliveries.
         settings: Settings of deliveries.
+        verifier: Checks who published a message.
     """
 
     def __init__(
@@ -66,12 +68,13 @@ class Delivery:
         services: Sequence[GrpcService],
         handlers: Mapping[str, Handler],
         settings: DeliverySettings,
+        verifier: EventVerifier,
     ) -> None:
         self._broker = broker
         self._services = services
         self._replicas = assignment.LiveReplicas(uuid4().hex)
         self._channel = replica_channel(name)
-        self.processor = Processor(broker, handlers, settings)
+        self.processor = Processor(broker, handlers, settings, verifier)
         self._readers = [
             ConsumerReader(consumer, self.processor.process, self._consumer_gone) for consumer in consumers_of(services)
         ]

@@ -21,6 +21,7 @@ from mesh.events.consume import attempts, schedules
 from mesh.events.consume.dead_letters import LEFT_OUT, DeadLetter, dead_letter_headers
 from mesh.events.consume.delivery_call import DeliveryCall
 from mesh.events.consume.outcome import Ack, Decision, GiveUp, Retry, RetryLimits, decide
+from mesh.events.consume.verification import RefusedError
 from mesh.events.subjects import dead_subject
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from mesh.events.broker.message import Message
     from mesh.events.consume.consumers import Consumer
     from mesh.events.consume.ordering import HeldEvent
+    from mesh.events.consume.verification import EventVerifier
 
-__all__ = ["DeliverySettings", "Processor"]
+__all__ = ["DeliverySettings", "Processor", "event_of"]
 
 log = logging.getLogger("mesh.events")
 
@@ -64,9 +66,13 @@ class Processor:
         broker: The broker. It stores attempt records and dead letters.
         handlers: Path of a method → the chain that handles its deliveries.
         settings: Settings of deliveries.
+        verifier: Checks who published a message.
     """
 
-    def __init__(self, broker: Broker, handlers: Mapping[str, Handler], settings: DeliverySettings) -> None:
+    def __init__(
+        self, broker: Broker, handlers: Mapping[str, Handler], settings: DeliverySettings, verifier: EventVerifier
+    ) -> None:
+        self._verifier = verifier
         self._broker = broker
         self._handlers = handlers
         self._settings = settings
@@ -80,9 +86,11 @@ class Processor:
     async def process(self, consumer: Consumer, message: Message, held: HeldEvent) -> Decision:
         """Call the function for a message; return the decision, after a dead letter was stored."""
         try:
-            event = _event(consumer, message)
-        except MalformedEventError as error:
-            return await self._store_dead_letter(consumer, message, held, "malformed", None, str(error), "")
+            event = event_of(consumer, message)
+            self._verifier.check(consumer, message, event)
+        except (MalformedEventError, RefusedError) as error:
+            reason = "malformed" if isinstance(error, MalformedEventError) else "refused"
+            return await self._store_dead_letter(consumer, message, held, reason, None, str(error), "")
         if event.hops > self._settings.hops:
             reason = f"{event.hops} deliveries in a row led to it, more than {self._settings.hops}: a cycle of events"
             return await self._store_dead_letter(consumer, message, held, reason, None, "", "")
@@ -228,7 +236,7 @@ class Processor:
         self._counter.add(1, {"rpc.method": consumer.group, "mesh.event.outcome": outcome})
 
 
-def _event(consumer: Consumer, message: Message) -> Event:
+def event_of(consumer: Consumer, message: Message) -> Event:
     """Return the event of a message.
 
     Raises:

@@ -12,17 +12,30 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mesh.events.broker import history
-from mesh.events.broker.message import own_headers
+from mesh.events.broker.message import Message, own_headers
 from mesh.events.broker.nats_connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID
 from mesh.events.consume.dead_letters import LEFT_OUT, original_headers, read_dead_letter
+from mesh.events.consume.processing import event_of
+from mesh.events.consume.schedules import TICK_DUE
+from mesh.events.consume.verification import RefusedError
 
 if TYPE_CHECKING:
     from mesh.events.broker.history import StreamMessage
     from mesh.events.broker.nats_connection import NatsConnection
     from mesh.events.consume.consumers import Consumer
+    from mesh.events.consume.verification import EventVerifier
 
-__all__ = ["REPLAY_OF", "consumer_for", "missing_reason", "redriven", "replayed", "with_event"]
+__all__ = [
+    "REPLAY_OF",
+    "check_dead_letter",
+    "check_event",
+    "consumer_for",
+    "missing_reason",
+    "redriven",
+    "replayed",
+    "with_event",
+]
 
 REPLAY_OF = "mesh-replay-of"
 TICK_TTL = "168h"
@@ -69,6 +82,41 @@ def missing_reason(dead_letter: StreamMessage) -> str:
     """Return the reason why a dead letter has no event that could be redriven."""
     values = read_dead_letter(dead_letter.headers)
     return "its stream no longer holds its event" if values.stream else values.reason
+
+
+def check_event(event: StreamMessage, consumer: Consumer, verifier: EventVerifier) -> None:
+    """Check that an event may be delivered, before an operator signs its replay.
+
+    Raises:
+        RefusedError: It may not.
+        MalformedEventError: It is no event.
+    """
+    message = Message(
+        subject=event.subject, headers=event.headers, data=event.data, reply="", sequence=event.sequence, deliveries=1,
+        time=event.time.timestamp(), pending=0, pin="",
+    )  # fmt: skip
+    verifier.check(consumer, message, event_of(consumer, message))
+
+
+def check_dead_letter(dead_letter: StreamMessage, consumer: Consumer, verifier: EventVerifier) -> None:
+    """Check that the event of a dead letter may be delivered, before an operator signs its redrive.
+
+    A dead letter was stored later than its event. A key that was retired in between counts as retired before.
+
+    Raises:
+        RefusedError: It may not.
+        MalformedEventError: It is no event.
+    """
+    subject, headers = read_dead_letter(dead_letter.headers).subject, original_headers(dead_letter.headers)
+    original = replace(dead_letter, subject=subject, headers=headers)
+    try:
+        check_event(original, consumer, verifier)
+    except RefusedError:
+        if TICK_DUE not in headers:
+            raise
+        # The dead letter of a tick has its due time, which the broker's tick had not.
+        headers = {name: value for name, value in headers.items() if name != TICK_DUE}
+        check_event(replace(original, headers=headers), consumer, verifier)
 
 
 def replayed(event: StreamMessage, consumer: Consumer, run: str) -> Outgoing:

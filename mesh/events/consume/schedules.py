@@ -24,8 +24,10 @@ from mesh.contract import cron
 from mesh.contract.model import ScheduleTrigger
 from mesh.events import subjects
 from mesh.events.broker import history, streams
+from mesh.events.broker.nats_connection import Outgoing
 from mesh.events.cloudevents import MESSAGE_ID, Event, MalformedEventError
 from mesh.events.consume.consumers import Consumer, tick_subject
+from mesh.events.signatures import SIGNATURE
 
 if TYPE_CHECKING:
     from mesh.contract.model import GrpcService, Method
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from mesh.events.broker.message import Message
     from mesh.events.broker.nats_connection import NatsConnection
 
-__all__ = ["TickError", "broker_time", "dead_letter_headers", "ensure", "event", "publish_missed", "wanted"]
+__all__ = ["TICK_DUE", "TickError", "broker_time", "dead_letter_headers", "ensure", "event", "publish_missed", "wanted"]
 
 log = logging.getLogger("mesh.events")
 
@@ -52,7 +54,7 @@ _SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL = (
 _NEXT = "Nats-Schedule-Next"
 _PRECISION = timedelta(microseconds=1)
 """Precision of a message's time, which was a 64-bit float: a tick at a whole second must not count as one before it."""
-_DUE = "mesh-tick-due"
+TICK_DUE = "mesh-tick-due"
 """Header of a tick that replaces a missed one, and of a dead letter: the due time of the tick."""
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _WRONG_SEQUENCE = 10071
@@ -129,7 +131,7 @@ def event(consumer: Consumer, schedule: str, message: Message) -> Event:
 def dead_letter_headers(consumer: Consumer, schedule: str, message: Message) -> Mapping[str, str]:
     """Return a tick's headers with its due time in ``mesh-tick-due``: a dead letter keeps none of the broker's own."""
     try:
-        return {**message.headers, _DUE: _time(consumer, schedule, message).isoformat()}
+        return {**message.headers, TICK_DUE: _time(consumer, schedule, message).isoformat()}
     except MalformedEventError:  # unchanged, for whoever inspects the dead letter
         return message.headers
 
@@ -140,7 +142,7 @@ def _time(consumer: Consumer, schedule: str, message: Message) -> datetime:
     Raises:
         MalformedEventError: A header holds no time.
     """
-    due, following = message.headers.get(_DUE), message.headers.get(_NEXT)
+    due, following = message.headers.get(TICK_DUE), message.headers.get(_NEXT)
     stored = datetime.fromtimestamp(message.time, UTC)
     try:
         if due is not None:
@@ -217,7 +219,7 @@ async def publish_missed(
         seen = max(kept.time, last.time if last is not None else kept.time)
         if due <= seen:
             continue
-        headers = {_DUE: due.isoformat(), MESSAGE_ID: f"{one.target}@{due.isoformat()}", "Nats-Rollup": "sub"}
+        headers = {TICK_DUE: due.isoformat(), MESSAGE_ID: f"{one.target}@{due.isoformat()}", "Nats-Rollup": "sub"}
         headers[_EXPECTED] = str(last.sequence if last is not None else 0)
         error = await connection.publish_acknowledged(one.target, headers)
         if error is None:
@@ -226,7 +228,8 @@ async def publish_missed(
 
 async def _write(connection: NatsConnection, one: BrokerSchedule) -> None:
     kept = await _last(connection, one.subject)
-    headers = one.headers()
+    # The broker copies the signature into each tick.
+    ((_, headers, _),) = connection.signed([Outgoing(one.target, one.headers(), b"")])
     if kept is not None and {name: value for name, value in kept.headers.items() if name in _OURS} == headers:
         return
     expected = {_EXPECTED: str(kept.sequence if kept else 0)}
@@ -235,7 +238,7 @@ async def _write(connection: NatsConnection, one: BrokerSchedule) -> None:
         raise TickError(f"schedule {one.schedule.line!r} of {one.target}: {error.get('description', error)}")
 
 
-_OURS = frozenset({_SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL})
+_OURS = frozenset({_SCHEDULE, _TARGET, _ZONE, _ROLLUP, _TTL, SIGNATURE})
 
 
 async def _last(connection: NatsConnection, subject: str) -> StreamMessage | None:

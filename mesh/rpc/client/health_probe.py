@@ -10,6 +10,7 @@ Source: grpc/health/v1/health.proto.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic  # the clock of asyncio's and uvloop's event loops
 from typing import TYPE_CHECKING
 
 from mesh.address import authority
@@ -24,6 +25,8 @@ __all__ = ["PROBE_TIMEOUT", "is_responsive", "probe_headers"]
 
 PROBE_TIMEOUT = 0.8
 """Seconds that a server has to respond."""
+MAX_LOOP_DELAY = 0.3
+"""Delay of a timer in seconds from which this side's event loop counts as blocked. Its timers run before it reads."""
 _REQUEST = framing.frame(b"")
 """An empty HealthCheckRequest asks for the server as a whole."""
 _MAX_RESPONSE_BYTES = 4096
@@ -50,18 +53,21 @@ def probe_headers(address: str, *, secure: bool) -> Headers:
 async def is_responsive(connection: Connection, headers: Headers) -> bool:
     """Whether the server responds to a health check within ``PROBE_TIMEOUT``.
 
+    A check during which this side's event loop was blocked shows nothing; it counts as a response.
+
     Args:
         connection: An open connection to it.
         headers: Request headers (``probe_headers``).
     """
     stream = Stream(_MAX_RESPONSE_BYTES, streaming=False)
-    if connection.draining or not connection.open(headers, stream, _REQUEST):
+    if connection.is_full or not connection.open(headers, stream, _REQUEST):
         return False
+    timeout_at = monotonic() + PROBE_TIMEOUT
     try:
-        async with asyncio.timeout(PROBE_TIMEOUT):
+        async with asyncio.timeout_at(timeout_at):
             await stream.wait()
     except TimeoutError:
-        return False
+        return monotonic() - timeout_at > MAX_LOOP_DELAY
     finally:
         stream.close()
     return stream.trailers is not None and _UNAVAILABLE not in stream.trailers

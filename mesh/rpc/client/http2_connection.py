@@ -45,6 +45,8 @@ CHECK_INTERVAL = 0.2
 SILENCE_DELAY = 0.4
 """Seconds without data, while calls are in progress, after which the owner is told. A health check follows, so that a
 frozen server is known to be one within two seconds."""
+MAX_CHECK_DELAY = 0.3
+"""Delay of a check in seconds from which this side's event loop counts as blocked: what arrived was not read."""
 IDLE_CHECK_INTERVAL = 2.0
 """The same interval after ``PING_DELAYS[0]`` without data: a stream may be silent for hours."""
 PING_DELAYS = (10.0, 20.0, 300.0)
@@ -113,6 +115,7 @@ class Connection(asyncio.Protocol):
         self._last_stream_id = self._last_written_id = 0
         self._last_received, self._ping_count = 0.0, 0
         self._pinged_at = 0.0  # or the time of the last data
+        self._check_at = 0.0
         self._ping_sent_at: float | None = None
         self._keepalive_timer: asyncio.TimerHandle | None = None
         self._expiry_timer: asyncio.TimerHandle | None = None
@@ -123,6 +126,11 @@ class Connection(asyncio.Protocol):
     def available_streams(self) -> int:
         """Number of streams that may be opened now; negative after the server has lowered its limit."""
         return 0 if self.draining else self.max_streams - len(self.streams)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the server takes no further stream now, whatever ``limit_streams`` says."""
+        return self.draining or len(self.streams) >= self._server_max_streams
 
     @property
     def close_reason(self) -> str:
@@ -150,9 +158,9 @@ class Connection(asyncio.Protocol):
             self._h2.send_data(stream_id, body, end_stream=True)
         self._schedule()
         if self._keepalive_timer is None:
-            self._last_received = self._pinged_at = self.loop.time()
+            self._last_received = self._pinged_at = now = self.loop.time()
             self._ping_count = 0
-            self._keepalive_timer = self.loop.call_later(CHECK_INTERVAL, self._check_keepalive)
+            self._schedule_check(now + CHECK_INTERVAL)
         if stream_id > LAST_STREAM_ID:
             self.drain()
         return True
@@ -424,7 +432,7 @@ class Connection(asyncio.Protocol):
             return
         now = self.loop.time()
         interval = CHECK_INTERVAL
-        if not self._last_received:
+        if not self._last_received or now - self._check_at > MAX_CHECK_DELAY:
             self._last_received = self._pinged_at = now
             self._ping_count, self._ping_sent_at = 0, None
         elif now - self._last_received >= SILENCE_DELAY:
@@ -441,7 +449,11 @@ class Connection(asyncio.Protocol):
             self._ping_sent_at = self._pinged_at = now
             self._h2.ping()
             self._schedule()
-        self._keepalive_timer = self.loop.call_later(interval, self._check_keepalive)
+        self._schedule_check(now + interval)
+
+    def _schedule_check(self, when: float) -> None:
+        self._check_at = when
+        self._keepalive_timer = self.loop.call_at(when, self._check_keepalive)
 
 
 def _lost_text(error: Exception | None) -> str:

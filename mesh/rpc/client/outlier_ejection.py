@@ -93,6 +93,7 @@ class OutlierEjection:
         self._ejections: dict[Member, _Ejection] = {}
         self._checks: dict[Member, asyncio.Task[None]] = {}
         self._checked_at: dict[Member, float] = {}
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         client_metrics.observe_ejections(self, name)
 
@@ -111,6 +112,8 @@ class OutlierEjection:
             path: Path of the method.
             seconds: Duration of the call.
         """
+        if not self.comparing:
+            return
         now = monotonic()
         health.failed(path, seconds, now)
         if health.ejected:
@@ -143,7 +146,7 @@ class OutlierEjection:
     def silent(self, member: Member) -> None:
         """Check the health of an endpoint that has calls in progress and sends nothing."""
         connection = member.connection
-        if member.health.ejected or connection is None or member in self._checks:
+        if member.health.ejected or connection is None or connection.is_full or member in self._checks:
             return
         if monotonic() - self._checked_at.get(member, float("-inf")) < PROBE_MIN_INTERVAL:
             return
@@ -162,6 +165,7 @@ class OutlierEjection:
         """End all checks."""
         if self._timer is not None:
             self._timer.cancel()
+        self._closed = True
         for task in list(self._checks.values()):
             task.cancel()
         for member in list(self._ejections):
@@ -193,6 +197,8 @@ class OutlierEjection:
                 return
 
     def _eject(self, member: Member, reason: str, *, unresponsive: bool) -> None:
+        if self._closed:
+            return
         health = member.health
         others = self._serving(health)
         count = len(list(self._members()))

@@ -139,6 +139,7 @@ class Spawner:
         ours.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         self._process = process
         self._reader = FrameReader()
+        self._alive, self._silence = True, None
         self._preloaded = loop.create_future()
         loop.add_reader(ours, self._listen, ours)
         try:
@@ -218,7 +219,6 @@ class Spawner:
             timeout: Seconds without a response after which it hangs.
         """
         if self._control is None or self._process is None:
-            self._silence, self._alive = None, True
             return
         if self._silence is None:
             self._silence = SilenceTimer(timeout, now, _LIVENESS_CHECK_INTERVAL)
