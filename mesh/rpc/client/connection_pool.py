@@ -44,6 +44,8 @@ RESOLVE_INTERVAL = 30.0
 """Seconds between two resolutions of a name."""
 RESOLVE_MIN_INTERVAL = 1.0
 """Shortest interval in seconds between two resolutions, when connections fail."""
+MAX_UNUSED = 3
+"""Connections in a row that may be lost without a response on them before the next one waits for the backoff."""
 CLOSE_TIMEOUT = 1.0
 """Seconds that closing waits for the last bytes to be sent."""
 
@@ -347,10 +349,10 @@ class ConnectionPool:
     def _reconnect(self, state: _EndpointState, connection: Connection, reason: str) -> None:
         """Connect again after a connection was lost. A server that drops every connection gets a backoff.
 
-        One connection may be lost unused: a server that changes its certificates closes those that it has.
+        Some may be lost unused: a server that changes its certificates closes those that it has.
         """
         state.unused = 0 if connection.has_responded else state.unused + 1
-        if state.unused > 1:
+        if state.unused > MAX_UNUSED:
             self._reconnect_later(state, reason)
             return
         state.failures = 0
