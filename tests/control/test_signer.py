@@ -44,6 +44,7 @@ address = "127.0.0.1:{port}"
 module = "login"
 serves = ["login.v1.Login"]
 """
+PROTO = 'syntax = "proto3"; package login.v1; service Login {}'
 
 
 def free_port() -> int:
@@ -59,6 +60,9 @@ class Machines:
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         origin = self._machine("origin")
+        protos = origin / "protos" / "login" / "v1"
+        protos.mkdir(parents=True)
+        (protos / "login.proto").write_text(PROTO)
         assert cli.main(["keys", "--each", str(folder / "each"), "--file", str(origin)]) == 0
         for name in ("keys", "login", "edge"):
             shutil.copytree(folder / "each" / name, self._machine(name) / ".mesh" / "identity")
