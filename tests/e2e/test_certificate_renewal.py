@@ -34,6 +34,8 @@ pytestmark = pytest.mark.skipif(
 
 DAYS = int(os.environ.get("CERTIFICATE_DAYS", "1"))
 STEP = timedelta(hours=6)
+SETTLE_SECONDS = 3.0
+"""Real seconds in which connections are replaced after a renewal. Half a day of a mesh has more of them."""
 NAMES = ("front", "back", "edge")
 PROTO = """
 syntax = "proto3";
@@ -151,6 +153,7 @@ class Days:
         before = {name: self.renewals(name) for name in NAMES}
         act()
         self.mesh.until(lambda: all(self.renewals(name) > before[name] for name in NAMES))
+        time.sleep(SETTLE_SECONDS)  # nothing announces that a listener and its callers have replaced their connections
 
     def calls(self, count: int) -> None:
         """Wait for so many more calls."""
