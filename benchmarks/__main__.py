@@ -17,6 +17,7 @@ from benchmarks import (
     overload,
     paths,
     sidecar,
+    tls,
     workers,
 )
 from mesh.contract import protoc
@@ -34,6 +35,7 @@ RUNS = {
     "lambdas": lambdas.run,
     "events": events.run,
     "overload": overload.run,
+    "tls": tls.run,
 }
 
 

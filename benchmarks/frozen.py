@@ -1,6 +1,6 @@
 """Share of calls that fail while one of two replicas does not respond: frozen (SIGSTOP), or its event loop blocked.
 
-    python -m benchmarks frozen [--seconds 30] [--rate 200] [--block] [--stream] [--safe]
+    python -m benchmarks.frozen [--seconds 30] [--rate 200] [--block] [--stream] [--safe]
 
 Two sidecars run in processes of their own. Calls with a deadline of 1 s arrive at a fixed rate, whatever happens to
 those before them. ``--block`` blocks the event loop of one replica in place of stopping its process, so that its HTTP/2

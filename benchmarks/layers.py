@@ -24,7 +24,7 @@ from benchmarks import load
 from mesh import telemetry
 from mesh.auth import key_files
 from mesh.auth.identity_layers import authenticate, authorize
-from mesh.auth.service_tokens import EventSigner, PeerVerifier
+from mesh.auth.service_tokens import PeerVerifier, Signer
 from mesh.call import Call, Metadata, chain
 from mesh.contract import protoc
 from mesh.control import project
@@ -105,7 +105,7 @@ def _ways(endpoint: str) -> dict[str, One]:
 
     folder = load.SCRATCH / "identity"
     key_files.ensure(folder, ["edge"])
-    token = EventSigner("edge", key_files.load(folder, "edge")).token(PATH)
+    token = Signer("edge", key_files.load(folder, "edge")).token(PATH)
     request = _request(method, token)
     layers: list[tuple[str, Layer]] = [
         ("runner", runner),

@@ -32,9 +32,9 @@ PEERS = Path(__file__).parent / "peers"
 LOGIN, KEYS = "/login.v1.Login/Login", "/login.v1.Login/GetKeys"
 TIMEOUT = 2.0
 """Deadline of each call, seconds."""
-SECONDS, WARM_SECONDS = 4.0, 1.5
+SECONDS, WARM_SECONDS = 3.5, 1.5
 """Length of a load, and its beginning that does not count."""
-SETTLE_DELAY = 1.0
+SETTLE_DELAY = 0.5
 """Seconds between two loads, in which calls of the last one end."""
 COSTLY, CHEAP = (2, 5, 10), (2,)
 BESIDE_RATE = 20

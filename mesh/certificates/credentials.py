@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from mesh.certificates import authority, spiffe, tls_contexts
@@ -274,11 +275,11 @@ class Credentials:
         roots = _content(self.files.roots)
         try:
             leaf = x509.load_pem_x509_certificate(chain)
-            private = serialization.load_pem_private_key(key, password=None)
-        except (ValueError, TypeError) as error:
+            fits = serialization.load_pem_private_key(key, password=None).public_key() == leaf.public_key()
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             text = f"{self.files.certificate}: expected a certificate and its key in PEM, without a password: {error}"
             raise CertificateError(text) from None
-        if private.public_key() != leaf.public_key():
+        if not fits:
             raise CertificateError(f"{self.files.private_key}: the key is not that of the certificate")
         name = spiffe.leaf_service(leaf, self.mesh)
         if name != self.name:

@@ -14,7 +14,7 @@ from mesh.certificates.spiffe import EDGE, OPERATOR, SIGNER
 from mesh.config.manifest import Manifest
 from mesh.events.broker import nkey_files
 
-__all__ = ["OPERATOR", "ensure", "ensure_each", "folder_of", "retire"]
+__all__ = ["OPERATOR", "ensure", "ensure_each", "folder_of", "names", "retire"]
 
 
 def folder_of(manifest: Manifest) -> Path:
@@ -29,8 +29,8 @@ def ensure(manifest: Manifest) -> Path:
         Faults: The folder cannot be written.
     """
     folder = folder_of(manifest)
-    key_files.ensure(folder, _names(manifest))
-    nkey_files.ensure(folder, _names(manifest))
+    key_files.ensure(folder, names(manifest))
+    nkey_files.ensure(folder, names(manifest))
     return folder
 
 
@@ -40,7 +40,7 @@ def ensure_each(manifest: Manifest, folder: Path) -> Path:
     Raises:
         Faults: A folder cannot be written.
     """
-    folders = {name: folder / name for name in _names(manifest)}
+    folders = {name: folder / name for name in names(manifest)}
     for name, own in folders.items():
         key_files.ensure(own, [name])
         nkey_files.ensure(own, [name])
@@ -63,9 +63,10 @@ def retire(manifest: Manifest, each: Path | None, name: str, now: datetime) -> P
     if each is None:
         return key_files.retire(folder_of(manifest), name, now)
     old = key_files.retire(each / name, name, now)
-    key_files.share({other: each / other for other in _names(manifest)})
+    key_files.share({other: each / other for other in names(manifest)})
     return old
 
 
-def _names(manifest: Manifest) -> list[str]:
+def names(manifest: Manifest) -> list[str]:
+    """Return the names of all components with keys."""
     return [*manifest.services, EDGE, OPERATOR, SIGNER]

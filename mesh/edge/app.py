@@ -14,7 +14,7 @@ from mesh.contract.model import Access, Contract, Method, Route
 from mesh.contract.path_template import Template
 from mesh.edge import refusals
 from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, UpstreamCall
-from mesh.edge.clients.client_stream import CLIENT_STREAM, ClientStream
+from mesh.edge.clients.client_stream import CLIENT_STREAM, ClientStream, release_frames
 from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.field_behavior import Behaviors
 from mesh.edge.grpc.passthrough import GrpcCall, Passthrough
@@ -191,7 +191,9 @@ class EdgeApp:
             await self._chain(call)
         except StatusError as error:
             failure = error
-        except asyncio.CancelledError:
+            _forget(call, error)
+        except asyncio.CancelledError as error:
+            _forget(call, error)
             if call.take_expiry():
                 failure = Unavailable(refusals.STOPPING)
                 call.status = 0
@@ -293,6 +295,8 @@ class EdgeApp:
             StatusError: The call has failed.
             Internal: The service sent no response message.
         """
+        if call.stream is not None:
+            call.stream.reserve_response(call.method.path)
         now = monotonic()
         limit = call.method.time_limit(self._timeout)
         upstream = UpstreamCall(call.method, request, None if limit is None else now + limit)
@@ -322,9 +326,7 @@ class EdgeApp:
                 watcher.stop()
             if upstream.headers:
                 response.forward_headers(call, upstream)
-        if upstream.response is None:
-            raise Internal("the service sent no response message")
-        return upstream.response
+        return _settled(call, upstream)
 
 
 def _entries(
@@ -363,6 +365,26 @@ def _report(call: HttpCall, status: int, word: bytes) -> Awaitable[None]:
     """Send the response of a health check."""
     headers = [*response.JSON_HEADERS, (b"cache-control", b"no-store")]
     return response.send(call, status, headers, b'{"status":"%s"}' % word)
+
+
+def _settled(call: HttpCall, upstream: UpstreamCall) -> bytes:
+    """Return the response of a unary call, counted no longer as an expected one.
+
+    Raises:
+        Internal: The service sent no response message.
+    """
+    response = upstream.response
+    if response is None:
+        raise Internal("the service sent no response message")
+    if call.stream is not None:
+        call.stream.settle_response(call.method.path, len(response))
+    return response
+
+
+def _forget(call: HttpCall, error: BaseException) -> None:
+    """Release a large request or response of a call that has failed."""
+    if call.stream is not None and call.stream.counted:
+        release_frames(error)
 
 
 async def _unless_disconnected(call: HttpCall, sending: Awaitable[None]) -> None:

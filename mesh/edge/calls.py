@@ -324,6 +324,8 @@ class HttpCall(Call):
         self.status = status
         self.response_started = True
         if self._unread:
+            if self.stream is not None:
+                self.stream.discard()
             await discard_body(self._receive_body)
         try:
             await self._send({"type": "http.response.start", "status": status, "headers": headers})

@@ -150,7 +150,7 @@ class ConcurrencyLimit:
     async def _wait(self, call: Call, load: _MethodLoad, shares: Shares) -> None:
         """Wait for a permit. The call holds one when this returns."""
         queue = self._queue
-        loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop() if call.task is None else call.task.get_loop()  # no system call, in 3.11
         until, now = inf if call.deadline is None else call.deadline, loop.time()
         if until <= now:
             raise _late()

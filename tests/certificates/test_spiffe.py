@@ -20,6 +20,11 @@ KEY = new_key()
 ROOT = Root.make(MESH, now())
 
 
+DER = x509.load_pem_x509_certificate(ROOT.issue(MESH, "login", KEY.public_key(), now=now())).public_bytes(
+    serialization.Encoding.DER
+)
+
+
 def leaf(*names: x509.GeneralName, ca: bool = False) -> x509.Certificate:
     """A leaf with these alternative names."""
     builder = (
@@ -94,6 +99,19 @@ def test_a_leaf_is_refused_outside_its_time_and_for_another_name(tmp_path: Path)
     with pytest.raises(CertificateError, match="of login is not valid before"):
         peer_service(parsed, MESH, now=now() - timedelta(hours=1))
     assert peer_service(parsed, MESH, now=now() - timedelta(minutes=29)) == "login"  # a clock that is behind
+
+
+@settings(max_examples=500, deadline=None)
+@given(data=st.data())
+def test_a_damaged_certificate_is_refused_or_names_its_service(data: st.DataObject) -> None:
+    der = bytearray(DER)
+    for _ in range(data.draw(st.integers(1, 3))):
+        der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        name = peer_service(bytes(der[: data.draw(st.integers(len(der) // 2, len(der)))]), MESH)
+    except CertificateError:
+        return
+    assert name  # the handshake verifies the signature
 
 
 @settings(max_examples=200, deadline=None)

@@ -241,13 +241,31 @@ def holds_no_secrets_and_no_privileges(stack: Stack) -> None:
     for name in COMPONENTS:
         assert stack.compose("exec", "-T", name, "id", "-u") == "10001"
         held = set(stack.compose("exec", "-T", name, "ls", "/app/.mesh/identity").split())
-        assert held == {f"{name}.key", *(f"{other}.pub" for other in COMPONENTS)}
+        assert {f"{name}.key", f"{name}.pem", "roots.pem", *(f"{other}.pub" for other in COMPONENTS)} <= held
+        private = {file for file in held if not file.endswith(".pub")} - {"roots.pem"}
+        assert all(file.startswith(f"{name}.") for file in private), held
     image = stack.inspect("edge", "{{.Image}}")
     told = run("docker", "history", "--no-trunc", image) + run("docker", "inspect", image)
     assert "PASSWORD" not in told
     files = run("docker", "run", "--rm", "--entrypoint", "find", image, "/app", "-name", "*.key", "-o", "-name", ".env")
     assert not files, files
     say(f"  image: {int(run('docker', 'inspect', '--format', '{{.Size}}', image)) / 1e6:.0f} MB with its base")
+
+
+def speaks_tls_between_containers(stack: Stack) -> None:
+    """Each component has a certificate of the signer, which alone has the authority; plain text is refused."""
+    issued = stack.compose("exec", "-T", "keys", "mesh", "keys", "status")
+    assert all(f"\n{name} " in issued for name in COMPONENTS), issued
+    for name in COMPONENTS:
+        assert stack.compose("exec", "-T", name, "ls", "-A", "/app/.mesh/authority") == ""
+    code = (
+        "import socket; peer = socket.create_connection(('login', 9102), 5); "
+        "peer.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])); "
+        "print(peer.recv(2).hex())"
+    )
+    reply = stack.compose("exec", "-T", "edge", "python", "-c", code).strip()
+    assert reply in ("", "1503"), reply  # a TLS alert, or the end
+    say(f"  plain text at login: {reply or 'closed'}; certificates:\n{issued}")
 
 
 def rebuilds_only_what_changed(scratch: Path) -> None:
@@ -551,7 +569,8 @@ def walk() -> None:
         try:
             for step in (
                 configuration_is_clean, starts_on_a_fresh_machine, answers_every_request, keeps_data_in_postgresql,
-                holds_no_secrets_and_no_privileges, survives_restarts_under_load, finds_a_service_at_another_address,
+                holds_no_secrets_and_no_privileges, speaks_tls_between_containers, survives_restarts_under_load,
+                finds_a_service_at_another_address,
                 survives_kills, stops_cleanly, keeps_volumes, shows_what_happens_live,
                 loses_no_event_without_its_broker, shares_the_work_among_replicas,
             ):  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_status_says_what_a_rotation_waits_for(file: Path, capsys: pytest.Captur
     assert run(file, "rotate-root") == 0
     text = capsys.readouterr().out
     assert "is trusted now" in text
-    assert "the new root will sign in 30 s: components take their new files" in text
+    assert re.search(r"the new root will sign in \d+ s: components take their new files", text)
     assert run(file, "status") == 0
     assert "trusted, signs next" in capsys.readouterr().out
 
@@ -126,7 +127,7 @@ def test_a_rotation_names_the_components_that_have_not_renewed(
     assert "at the latest in 24 h: broker, edge, keys, login, operator" in text.replace("25 h", "24 h")
     run(file, "--each", str(folder))
     assert run(file, "rotate-root") == 0
-    assert "in 30 s: components take their new files" in capsys.readouterr().out
+    assert re.search(r"will sign in \d+ s: components take their new files", capsys.readouterr().out)
 
 
 def test_the_keeper_renews_at_half_life_after_a_jump_of_the_clock_and_in_a_rotation(file: Path) -> None:

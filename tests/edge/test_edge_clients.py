@@ -256,3 +256,37 @@ async def test_responses_that_are_not_read_have_a_budget(contract):
         assert running.clients.buffers.used <= 2_000_000
         for connection in flood:
             connection.close()
+
+
+@pytest.mark.parametrize("stall", [0.5, 30.0])
+async def test_a_refused_upload_over_http_1_gets_its_status(contract, stall):
+    """The rest of the body is discarded without limits."""
+    async with edge(contract, stall=stall, buffers=LIMIT if stall > 1 else 2**26) as running:
+        host, _, port = running.address.rpartition(":")
+        clients = []
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"POST /s/echo HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n")
+            writer.write(b"content-length: %d\r\n\r\n" % LIMIT + b" " * (LIMIT - 1))
+            clients.append((reader, writer))
+        statuses = [int((await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)).split()[1]) for reader, _ in clients]
+        assert set(statuses) <= {408, 429}  # 408 also for the one that the budget allows: it does not go on
+        assert (429 in statuses) == (stall > 1)
+        for _, writer in clients:
+            writer.close()
+
+
+async def test_large_responses_are_counted_before_they_are_there(contract):
+    async with edge(contract, stall=30.0, buffers=2_500_000) as running:
+        running.clients.response_sizes["/stream.v1.Streams/Echo"] = 1_000_000
+        async with raw_client(running.address) as client:
+            streams = [client.request("/s/echo", **POST) for _ in range(3)]
+            for stream in streams:
+                client.data(stream, b'{"text":"a"}', end=True)
+            assert 200 in [(await client.answer(stream)).http for stream in streams]
+            # small responses are expected the next times
+            for _ in range(40):
+                stream = client.request("/s/echo", **POST)
+                client.data(stream, b"{}", end=True)
+                assert (await client.answer(stream)).http == 200
+        assert running.clients.response_sizes == {}

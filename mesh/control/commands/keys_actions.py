@@ -12,13 +12,16 @@ from mesh.certificates.authority_store import AuthorityStatus, AuthorityStore
 from mesh.certificates.rotation import RotationState, Step, next_change, waiting_for
 from mesh.config import manifest as manifests
 from mesh.config.manifest import Manifest, TlsFiles
-from mesh.control import identity_keys, mesh_certificates
-from mesh.control.component import process
+from mesh.control import identity_keys, mesh_certificates, project
+from mesh.control.component import broker_users, process
 from mesh.control.text_table import table
+from mesh.events.broker import authorization
 from mesh.faults import Fault, Faults
 
 __all__ = ["make", "retire", "rotate_root", "serve", "status"]
 
+BROKER = "broker"
+"""Folder of the file for the broker."""
 POLL_INTERVAL = 1.0
 """Seconds between two looks of ``rotate-root --wait``."""
 _DONE = {
@@ -48,8 +51,26 @@ def make(file: Path, each: Path | None, lifetime: timedelta | None) -> int:
         folders = {name: folder / name for name in mesh_certificates.names(manifest)}
     if not isinstance(manifest.tls, TlsFiles):
         mesh_certificates.issue_each(manifest, folders, lifetime or mesh_certificates.lifetime(manifest))
+    if each is not None:
+        _write_broker_users(file, each)
     print(folder)
     return 0
+
+
+def _write_broker_users(file: Path, each: Path) -> None:
+    """Write the users and rights for the broker's configuration, which holds no secret, beside the components' keys.
+
+    Raises:
+        Faults: The contract is not valid, or the file cannot be written.
+    """
+    manifest, contract = project.load(file)
+    folder = each / BROKER
+    try:
+        folder.mkdir(exist_ok=True)
+        users = broker_users.users(manifest, contract, {name: each / name for name in identity_keys.names(manifest)})
+        (folder / "authorization.conf").write_text(authorization.block(users), encoding="utf-8")
+    except OSError as error:
+        raise Faults([Fault(str(folder), f"cannot be written: {error.strerror}")]) from None
 
 
 def retire(file: Path, each: Path | None, name: str) -> int:

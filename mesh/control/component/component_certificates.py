@@ -32,6 +32,9 @@ __all__ = ["keep_current", "load", "needed", "obtain"]
 
 log = logging.getLogger("mesh.certificates")
 
+_rounds: dict[str, int] = {}
+"""Name of a component of this process → the authority's round at the issue of its first certificate."""
+
 FIRST_TIMEOUT = 60.0
 """Seconds for which a component that has no certificate asks for its first one."""
 FIRST_RETRY_INTERVAL = 1.0
@@ -62,7 +65,7 @@ def obtain(manifest: Manifest, name: str) -> None:
     until = time.monotonic() + FIRST_TIMEOUT
     while True:
         try:
-            client.renew()
+            _rounds[name] = client.renew()
         except CertificateError as error:
             held = leaf_files.current_leaf(manifest.state / "identity", name, manifest.name)
             if held is not None and held.not_valid_after_utc > datetime.now(UTC):
@@ -113,7 +116,7 @@ async def keep_current(credentials: Credentials, manifest: Manifest) -> None:
         return
     client = SignerClient(manifest, credentials.name)
     schedule = RenewalSchedule(random.random)
-    known: int | None = None  # the round of the leaf that a former process got is not known
+    known = _rounds.get(credentials.name)  # the round of a leaf that a former process got is not known
     while True:
         await asyncio.sleep(CHECK_INTERVAL)
         credentials.check()
@@ -125,7 +128,7 @@ async def keep_current(credentials: Credentials, manifest: Manifest) -> None:
             if due or await asyncio.to_thread(client.round) != known:
                 known = await asyncio.to_thread(client.renew)
                 credentials.reload()
-        except (CertificateError, Faults) as error:
+        except (CertificateError, Faults, OSError, ValueError) as error:  # whatever it is, the next attempt may succeed
             delay = schedule.failed(time.monotonic())
             log.warning("the certificate of %s was not renewed, retry in %.0f s: %s", credentials.name, delay, error)
         else:

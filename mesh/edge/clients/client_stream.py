@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Generator
 from time import monotonic  # the clock of the event loops
+from traceback import clear_frames
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from mesh.edge.clients.limits import ClientLimits
 
-__all__ = ["CLIENT_STREAM", "LARGE_SIZE", "ClientDroppedError", "ClientStream", "SlowBodyError"]
+__all__ = ["CLIENT_STREAM", "LARGE_SIZE", "ClientDroppedError", "ClientStream", "SlowBodyError", "release_frames"]
 
 CLIENT_STREAM = "mesh.client_stream"
 """Key of the scope under which the client stream of a request stands."""
@@ -38,6 +39,10 @@ PIECE_SIZE = 16 * 2**10
 """Bytes of the pieces into which a large piece of a response is cut."""
 LARGE_SIZE = 64 * 2**10
 """Bytes from which on a piece of a response counts as large."""
+FORGOTTEN_PART = 8
+"""Part of the expected size of a method's response that a smaller response takes off: an eighth."""
+MAX_CONTEXTS = 8
+"""Exceptions in the context of one that are followed."""
 RETRY_AFTER_SECONDS = 1.0
 """Delay in the ``Retry-After`` of a refused request."""
 
@@ -141,6 +146,38 @@ class ClientStream:
         if self._outbound is not None:
             self._limits.buffers.release(self._outbound)
 
+    def reserve_response(self, path: str) -> None:
+        """Count the response that a method is expected to give, before it is called.
+
+        Else the responses of many calls would be there before the first of them is counted.
+
+        Raises:
+            ResourceExhausted: The budget does not allow it.
+        """
+        expected = self._limits.response_sizes.get(path)
+        if expected:
+            self.hold_response(expected)
+
+    def settle_response(self, path: str, size: int) -> None:
+        """Release what was reserved, and remember how large the responses of a method are."""
+        sizes = self._limits.response_sizes
+        known = sizes.get(path, 0)
+        if not known and size <= LARGE_SIZE:
+            return
+        self.release_response()
+        expected = max(size, known - known // FORGOTTEN_PART)
+        if expected > LARGE_SIZE:
+            sizes[path] = expected
+        else:
+            sizes.pop(path, None)
+
+    def discard(self) -> None:
+        """Read the rest of the request without limits: the response is sent, and the rest is discarded."""
+        self.release_request()
+        self._received = -1
+        if self._upload is not None:
+            self._limits.uploads.release(self._upload)
+
     def _hold(self, holding: Holding, size: int, text: str) -> None:
         if not self._limits.buffers.add(holding, size):
             self._limits.count("buffers")
@@ -150,6 +187,11 @@ class ClientStream:
         client = self._client
         address: Hashable = client[0] if client else None
         return Holding(address if self.request is None else self.request.network, client, self)
+
+    @property
+    def counted(self) -> bool:
+        """Whether the request, or its response, is so large that its bytes were counted."""
+        return self._inbound is not None or self._outbound is not None
 
     @property
     def displaceable(self) -> bool:
@@ -285,6 +327,19 @@ class _Waiting(TaskTimeout):
         self._stream._waits.remove(self)  # noqa: SLF001 - of this module
         self._slot.discard(self)
         self.uncancel()
+
+
+def release_frames(error: BaseException | None) -> None:
+    """Clear the variables of the code that an exception has left.
+
+    They hold the request or the response for as long as something holds the exception: the sending of its status to a
+    client that does not read, or an exporter of spans.
+    """
+    for _ in range(MAX_CONTEXTS):
+        if error is None:
+            return
+        clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _rest(step: Any, waiting: Any) -> Generator[Any, Any, Any]:

@@ -30,9 +30,10 @@ class ClientLimits:
         uploads: The budget of incomplete requests.
         buffers: The budget of bytes.
         stall: As given.
+        response_sizes: Path of a method with large responses → expected size of one, bytes.
     """
 
-    __slots__ = ("_counter", "buffers", "stall", "uploads")
+    __slots__ = ("_counter", "buffers", "response_sizes", "stall", "uploads")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class ClientLimits:
         self.uploads = FairBudget(uploads)
         self.buffers = FairBudget(buffers)
         self.stall = stall
+        self.response_sizes: dict[str, int] = {}
         self._counter = metrics.get_meter("mesh.edge").create_counter(
             "mesh.edge.refused", "{request}", "Requests that a limit on clients has refused or ended, by reason"
         )

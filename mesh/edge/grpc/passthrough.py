@@ -19,7 +19,7 @@ from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.edge import refusals
 from mesh.edge.calls import HttpCall
-from mesh.edge.clients.client_stream import CLIENT_STREAM, LARGE_SIZE, ClientStream
+from mesh.edge.clients.client_stream import CLIENT_STREAM, LARGE_SIZE, ClientStream, release_frames
 from mesh.edge.grpc import exposed
 from mesh.errors import Internal, InvalidArgument, StatusError, Unimplemented
 from mesh.headers import CLIENT_CLAIMS, REQUEST_PREFIXES, without_owned
@@ -210,6 +210,8 @@ class Passthrough:
         method = call.method
         if not method.client_streaming:
             await forwarded.read_request()
+            if call.stream is not None and not method.server_streaming:
+                call.stream.reserve_response(method.path)
         token = current.set(call)
         try:
             await (self._streams if method.client_streaming or method.server_streaming else self._unary)(forwarded)
@@ -251,8 +253,14 @@ class _EdgeGrpcApp(GrpcApp):
             return _BuiltinCall(scope, method, metadata, receive, send, self._max_message), handler
         call = GrpcCall(grpc_web.original_scope(scope), receive, send, inbound, refusal)
 
-        def enter(_: Call) -> Awaitable[None]:
-            return self._chain(call)
+        async def enter(_: Call) -> None:
+            try:
+                await self._chain(call)
+            except BaseException as error:
+                if call.stream is not None and call.stream.counted:
+                    inbound.forget_request()
+                    release_frames(error)
+                raise
 
         return inbound, enter
 
@@ -345,6 +353,9 @@ class _ForwardedCall(Call):
     def send(self, message: bytes) -> Coroutine[Any, Any, None]:
         if not self.headers_sent:
             self._forward_headers()
+        stream = self._call.stream
+        if stream is not None and not self.method.server_streaming:
+            stream.settle_response(self.method.path, len(message))
         return self._inbound.send(message) if len(message) <= LARGE_SIZE else self._send_large(message)
 
     async def _send_large(self, message: bytes) -> None:

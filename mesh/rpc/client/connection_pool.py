@@ -44,6 +44,8 @@ RESOLVE_INTERVAL = 30.0
 """Seconds between two resolutions of a name."""
 RESOLVE_MIN_INTERVAL = 1.0
 """Shortest interval in seconds between two resolutions, when connections fail."""
+MAX_UNUSED = 3
+"""Connections in a row that may be lost without a response on them before the next one waits for the backoff."""
 CLOSE_TIMEOUT = 1.0
 """Seconds that closing waits for the last bytes to be sent."""
 
@@ -132,6 +134,7 @@ class ConnectionPool:
         )
         if tls is not None:
             tls.subscribe(self._renew)
+        self._renewals = 0
 
     def __str__(self) -> str:
         return ", ".join(self.addresses)
@@ -287,6 +290,7 @@ class ConnectionPool:
         state.task = loop.create_task(self._connect_endpoint(state), name=f"connect {state.endpoint}")
 
     async def _connect_endpoint(self, state: _EndpointState) -> None:
+        renewals = self._renewals
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 connection = await connect(state.endpoint, self, self._tls)
@@ -306,11 +310,14 @@ class ConnectionPool:
         self.ejection.connected(state)
         if previous is not None:
             previous.drain()
+        if renewals != self._renewals:  # meanwhile: this connection has the old certificates
+            self._connect(state)
 
     def _renew(self) -> None:
         """Replace each connection by one with new certificates. The old one serves until the new one is ready."""
         if self._closed:
             return
+        self._renewals += 1
         for state in self._endpoints.values():
             if state.task is None and state.timer is None:
                 self._connect(state)
@@ -342,10 +349,10 @@ class ConnectionPool:
     def _reconnect(self, state: _EndpointState, connection: Connection, reason: str) -> None:
         """Connect again after a connection was lost. A server that drops every connection gets a backoff.
 
-        One connection may be lost unused: a server that changes its certificates closes those that it has.
+        Some may be lost unused: a server that changes its certificates closes those that it has.
         """
         state.unused = 0 if connection.has_responded else state.unused + 1
-        if state.unused > 1:
+        if state.unused > MAX_UNUSED:
             self._reconnect_later(state, reason)
             return
         state.failures = 0

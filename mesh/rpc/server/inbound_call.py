@@ -87,6 +87,10 @@ class InboundCall(Call):
         """Whether a part of the next request message has come in."""
         return self._deframer is not None and bool(self._deframer.pending)
 
+    def forget_request(self) -> None:
+        """Release what has come in of the request. It is not read any more."""
+        self._deframer = None
+
     def cancel(self) -> None:
         """Cancel the handler."""
         if self.task is not None:
