@@ -48,8 +48,11 @@ class RunState:
 def claim(state: Path) -> Iterator[Claim]:
     """Hold the lock of a state folder until the block ends; one ``mesh up`` at a time can.
 
+    The file gets mode 0600 at each start: one of an earlier release was readable for all, and it holds a secret now.
+
     Raises:
         Faults: Another ``mesh up`` holds it.
+        OSError: The file is of another user, or cannot be made.
     """
     private_files.make_folder(state)
     with open(state / _NAME, "a+", opener=private_files.opener) as file:
@@ -59,6 +62,7 @@ def claim(state: Path) -> Iterator[Claim]:
             found = _read(file)
             holder = f"pid {found.pid}" if found else "another `mesh up`, which is starting"
             raise Faults([Fault(str(state), f"this mesh runs already ({holder}); stop it first")]) from None
+        os.fchmod(file.fileno(), private_files.FILE_MODE)
         own = Claim(file)
         own.write(RunState(os.getpid(), {}))
         try:

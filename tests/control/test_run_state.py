@@ -30,6 +30,13 @@ def test_what_a_killed_one_left_is_not_taken_for_running(tmp_path: Path) -> None
         pass
 
 
+def test_the_file_of_an_earlier_release_is_private_before_it_holds_the_secret(tmp_path: Path) -> None:
+    (tmp_path / "up.json").write_text("{}")
+    (tmp_path / "up.json").chmod(0o644)
+    with run_state.claim(tmp_path):
+        assert (tmp_path / "up.json").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_taken_address_is_a_fault_with_its_place() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = bound_address(taken)

@@ -150,13 +150,16 @@ async def test_a_copy_under_another_message_id_has_its_effect_once(contract: Con
         assert ids[0] == ids[1] == original.headers["ce-id"]  # the inbox takes one (test_inbox)
 
 
-async def test_unsigned_events_of_other_programs_and_of_before_the_upgrade(contract: Contract, nats_url: str) -> None:
+async def test_unsigned_events_of_other_programs_and_of_before_the_upgrade(
+    contract: Contract, nats_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     function = Function()
     other, before = outgoing(happened("k", 1, source="crm")), outgoing(happened("k", 3, source="recorder"))
     policy = UnsignedPolicy(sources={"crm"})
     async with stored(contract, nats_url, function, other, before, last(), policy=policy) as letters:
         assert function.seen == [1, 2]
         assert [letter.error for _, letter in letters] == ["it has no signature"]
+        assert [line for line in caplog.messages if "signed_since" in line and "redrive --all --unsigned" in line]
     function = Function()
     later = UnsignedPolicy(before=4e9)
     again = before._replace(headers={**before.headers, MESSAGE_ID: "again"})

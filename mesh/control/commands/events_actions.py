@@ -170,7 +170,7 @@ def dead(file: Path, *, method: str) -> int:
         rows = []
         async for dead_letter in _dead_letters(session, method):
             one = read_dead_letter(dead_letter.headers)
-            reason = f"{one.code}: {one.error}" if one.code else one.reason
+            reason = f"{one.code or one.reason}: {one.error}" if one.code or one.error else one.reason
             number, died = str(dead_letter.sequence), _local_time(one.time)
             rows.append((number, died, one.method.lstrip("/"), str(one.attempts), one.trace[:8], reason))
         print(table(("number", "died", "method", "attempts", "trace", "reason"), rows) if rows else "no dead letters")

@@ -29,6 +29,7 @@ _DONE = {
     Step.SIGNING: "the root {new} signs now; {old} is still trusted",
     Step.STEADY: "the rotation is done: only the root {new} is trusted",
 }
+_AGAIN = "run this command again for that step; with --wait it does all steps"
 
 
 def make(file: Path, each: Path | None, lifetime: timedelta | None) -> int:
@@ -152,7 +153,7 @@ def rotate_root(file: Path, *, wait: bool, force: bool) -> int:
             continue
         text = _next(before, now)
         if not wait:
-            print(text)
+            print(f"{text}\n{_AGAIN}")
             return 0
         if _names(before.state, now) != told:
             told = _names(before.state, now)

@@ -13,6 +13,7 @@ misconfigured or taken over.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from mesh.events.consume.consumers import Consumer
 
 __all__ = ["EventVerifier", "RefusedError", "UnsignedPolicy"]
+
+log = logging.getLogger(__name__)
 
 CHANGE = "meshapi.v1.Change"
 
@@ -68,6 +71,7 @@ class EventVerifier:
         self._publishers = publishers
         self._hosts = hosts
         self._unsigned = unsigned
+        self._has_warned = False
 
     def check(self, consumer: Consumer, message: Message, event: Event) -> None:
         """Check a message that the broker delivers.
@@ -88,10 +92,22 @@ class EventVerifier:
                     SignedMessage(message.subject, message.headers, message.data), message.time
                 )
             except SignatureError as error:
+                if SIGNATURE not in message.headers:
+                    self._warn_once()
                 raise RefusedError(str(error)) from None
         if signer != OPERATOR and not message.subject.startswith(consumer.filters[0].removesuffix("*")):
             raise RefusedError(f"only an operator may redrive or replay; {signer or 'nobody'} signed it")
         self._check_trigger(consumer, event, signer)
+
+    def _warn_once(self) -> None:
+        """Say what to do after an upgrade, when the broker holds events of a version that signed none."""
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "the broker holds events without a signature; they become dead letters. If an earlier version published "
+                "them, `[events] signed_since` accepts those that are left, and `mesh events dead redrive --all --unsigned` "
+                "delivers the dead letters"
+            )
 
     def _accepted_unsigned(self, message: Message, event: Event) -> bool:
         return message.time < self._unsigned.before or event.source in self._unsigned.sources
