@@ -2,8 +2,8 @@
 
 Decisions:
 
-- *Two identities.* The *user* for whom a call is made has a JWT in ``authorization``, verified with the issuer's
-  published keys. The *service* that makes the call is the one that its TLS certificate names.
+- *Two identities.* The *user* for whom a call is made has a JWT in ``authorization``, verified with the published
+  keys of the issuer that it names. The *service* that makes the call is the one that its TLS certificate names.
 - *A token for hops that a proxy terminates.* ``mesh-identity`` is valid for a minute and for one method. It is signed
   with the key that ``mesh up`` made for the service. Where there is no certificate it names the caller. Where there is
   one, both must name the same service.
@@ -16,20 +16,23 @@ Refused: symmetric keys, unsigned tokens, and a service's call that the contract
 
 from mesh.auth.client_certificates import ClientCertificates
 from mesh.auth.identity_layers import NO_SERVICES, CallDeclarations, authenticate, authorize, identify
+from mesh.auth.key_sources import discover, fetch_url
 from mesh.auth.service_tokens import EDGE, PeerVerifier, Signer
 from mesh.auth.token_expiry import end_with_token
-from mesh.auth.user_tokens import TokenVerifier, fetch_url
+from mesh.auth.user_tokens import Issuer, TokenVerifier
 
 __all__ = [
     "EDGE",
     "NO_SERVICES",
     "CallDeclarations",
     "ClientCertificates",
+    "Issuer",
     "PeerVerifier",
     "Signer",
     "TokenVerifier",
     "authenticate",
     "authorize",
+    "discover",
     "end_with_token",
     "fetch_url",
     "identify",

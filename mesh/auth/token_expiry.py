@@ -6,7 +6,7 @@ A unary call ends soon by itself. A stream may stay open for days, for a user wh
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING
 
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 __all__ = ["end_with_token"]
 
 
-def end_with_token(leeway: float) -> Layer:
+def end_with_token(leeways: Mapping[str, float]) -> Layer:
     """Return the layer, inside ``authenticate``, that cancels a stream when the token of its user expires.
 
     The status is UNAUTHENTICATED. A stream without a user, and one whose token has no ``exp`` claim, has no such end.
 
     Args:
-        leeway: Largest tolerated difference between clocks, seconds, as of the token's verifier.
+        leeways: Issuer → largest tolerated difference between clocks, seconds, as of the token's verifier.
     """
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
         expiry = None if call.identity is None else call.identity.claims.get("exp")
-        if not isinstance(expiry, int | float):
+        if call.identity is None or not isinstance(expiry, int | float):
             return next(call)
+        leeway = leeways.get(call.identity.claims.get("iss", ""), 0.0)
         now = monotonic()
         return cancel_at(max(now, now + expiry + leeway - time.time()), call, next, _expired)
 

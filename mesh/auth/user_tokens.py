@@ -1,15 +1,13 @@
-"""Verifier of user tokens: JWTs, checked with the issuer's published keys by the rules of RFC 8725.
+"""Verifier of user tokens: JWTs, checked with the issuers' published keys by the rules of RFC 8725.
 
-The algorithm is that of the key, never that of the token's header. A token must have an issuer, an audience, a subject
-and an expiry.
+A token is verified with the keys of the issuer that its ``iss`` names, and with no others. The algorithm is that of the
+key, never that of the token's header. A token must have an issuer, an audience, a subject and an expiry.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -21,62 +19,76 @@ from mesh.auth.verified_cache import VerifiedCache
 from mesh.call import Identity
 from mesh.errors import Unauthenticated
 
-__all__ = ["TokenVerifier", "fetch_url"]
+__all__ = ["Issuer", "TokenVerifier"]
 
 MAX_CACHED_TOKENS = 16_384
 """Verified tokens in the cache, about 2 KB each."""
 MAX_TOKEN_SIZE = 16_384
 """Bytes of a token."""
-FETCH_TIMEOUT = 5.0
-"""Seconds for the fetch of a JWK set."""
 MAX_TIME_SECONDS = 253_402_300_799
 """Largest time of a claim, in seconds since the epoch: the end of the year 9999, the last of ``datetime``."""
 _TIME_CLAIMS = ("exp", "nbf", "iat")
 """Claims of the type NumericDate (RFC 7519, 2). ``jwt.decode`` has checked that they are numbers."""
-MAX_KEY_SET_SIZE = 1 << 20
-"""Bytes of a JWK set."""
+_SHOWN_CHARACTERS = 200
+"""Characters of an unknown issuer that the refusal repeats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """Issuer of user tokens.
+
+    Attributes:
+        name: The ``iss`` that a token must have, to the character.
+        audiences: A token must have one of them as its ``aud``.
+        fetch: Returns the issuer's JWK set as JSON (``fetch_url``, ``discover``, or a call of a method of the mesh).
+        subject: The claim with the user's subject.
+        subject_prefix: Text before every subject. A subject is unique only at its issuer (OpenID Connect Core 1.0,
+            section 2).
+        roles: The claim that lists the user's roles. Dots lead into nested objects, as in ``realm_access.roles``,
+            unless a claim has the whole name, as in ``https://shop.example/roles``.
+        role_prefix: Text before every role.
+        leeway: Largest tolerated difference between clocks, seconds.
+    """
+
+    name: str
+    audiences: tuple[str, ...]
+    fetch: Callable[[], Awaitable[bytes]]
+    subject: str = "sub"
+    subject_prefix: str = ""
+    roles: str = "roles"
+    role_prefix: str = ""
+    leeway: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Verified:
-    """User of a verified token, and the key that verified it."""
+    """User of a verified token, the key that verified it, and the key's set."""
 
     identity: Identity
     kid: str | None
     key: jwt.PyJWK
+    keys: KeySet
 
 
 class TokenVerifier:
     """Verifier of ``authorization: Bearer TOKEN``.
 
     Args:
-        fetch: Returns the issuer's JWK set as JSON (``fetch_url``, or a call of a method of the mesh).
-        issuer: The ``iss`` that a token must have.
-        audience: The ``aud`` that a token must have.
-        roles: The claim that lists the user's roles.
-        leeway: Largest tolerated difference between clocks, seconds.
+        issuers: The issuers whose tokens are accepted. No two have the same name.
         clock: The time, seconds since the epoch.
         monotonic: Monotonic clock, seconds.
     """
 
-    __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_leeway", "_roles", "_verified")
+    __slots__ = ("_clock", "_issuers", "_verified")
 
     def __init__(
         self,
-        fetch: Callable[[], Awaitable[bytes]],
+        issuers: Iterable[Issuer],
         *,
-        issuer: str,
-        audience: str,
-        roles: str = "roles",
-        leeway: float = 30.0,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._keys = KeySet(fetch, monotonic)
-        self._issuer = issuer
-        self._audience = audience
-        self._roles = roles
-        self._leeway = leeway
+        self._issuers = {issuer.name: (issuer, KeySet(issuer.fetch, monotonic)) for issuer in issuers}
         self._clock = clock
         self._verified: VerifiedCache[_Verified] = VerifiedCache(MAX_CACHED_TOKENS)
 
@@ -86,7 +98,7 @@ class TokenVerifier:
         None if they are unknown or have expired, or if the issuer has withdrawn their key.
         """
         found = self._verified.get(credentials, self._clock())
-        return found.identity if found is not None and self._keys.holds(found.kid, found.key) else None
+        return found.identity if found is not None and found.keys.holds(found.kid, found.key) else None
 
     async def verify(self, credentials: bytes) -> Identity:
         """Verify credentials and return their user.
@@ -104,70 +116,67 @@ class TokenVerifier:
             raise Unauthenticated("expected `authorization: Bearer TOKEN`")
         if len(token) > MAX_TOKEN_SIZE:
             raise Unauthenticated(f"the token is longer than {MAX_TOKEN_SIZE} bytes")
-        try:
-            header = jwt.get_unverified_header(token)
-        except jwt.InvalidTokenError:
-            raise Unauthenticated("the token is malformed: expected a signed JWT") from None
-        kid = header.get("kid")
-        key = await self._keys.find(kid)
+        kid, issuer, keys = self._issuer_of(token)
+        key = await keys.find(kid)
         if key is None:
             raise Unauthenticated("the token is signed with a key that is not known here; log in again")
-        claims = self._decode(token, key)
-        identity = Identity(claims["sub"], self._roles_of(claims), MappingProxyType(claims))
-        self._verified.put(credentials, _Verified(identity, kid, key), int(claims["exp"]) + self._leeway)
+        claims = _decode(token, key, issuer)
+        subject = claims.get(issuer.subject)
+        if not isinstance(subject, str) or not subject:
+            raise Unauthenticated(f"the token has no text in the claim {issuer.subject!r}")
+        roles = frozenset(issuer.role_prefix + role for role in _roles(claims, issuer.roles))
+        identity = Identity(issuer.subject_prefix + subject, roles, MappingProxyType(claims))
+        self._verified.put(credentials, _Verified(identity, kid, key, keys), int(claims["exp"]) + issuer.leeway)
         return identity
 
-    def _decode(self, token: bytes, key: jwt.PyJWK) -> dict[str, Any]:
+    def _issuer_of(self, token: bytes) -> tuple[str | None, Issuer, KeySet]:
+        """Return the key id of an unverified token, the issuer that it names, and the issuer's keys."""
         try:
-            claims: dict[str, Any] = jwt.decode(
-                token, key, algorithms=[key.algorithm_name], issuer=self._issuer, audience=self._audience,
-                leeway=self._leeway, options={"require": ["iss", "aud", "sub", "exp"]},
-            )  # fmt: skip
-        except jwt.ExpiredSignatureError:
-            raise Unauthenticated("the token has expired; refresh it or log in again") from None
-        except jwt.ImmatureSignatureError:
-            raise Unauthenticated("the token is not valid yet") from None
-        except jwt.InvalidIssuerError:
-            raise Unauthenticated(f"the token is from another issuer; expected {self._issuer}") from None
-        except jwt.InvalidAudienceError:
-            raise Unauthenticated(f"the token is for another audience; expected {self._audience}") from None
-        except jwt.MissingRequiredClaimError as error:
-            raise Unauthenticated(f"the token has no claim {error.claim!r}") from None
-        except jwt.InvalidSignatureError:
-            raise Unauthenticated("the token's signature does not match") from None
-        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
-            raise Unauthenticated("the token is malformed") from None
-        for name in _TIME_CLAIMS:
-            if not -MAX_TIME_SECONDS <= int(claims.get(name, 0)) <= MAX_TIME_SECONDS:  # JSON numbers have any length
-                raise Unauthenticated(f"the token's claim {name!r} is no time: expected seconds since 1970")
-        return claims
-
-    def _roles_of(self, claims: dict[str, Any]) -> frozenset[str]:
-        """Return the roles. The claim is a list, or text with spaces between the roles (like ``scope`` in RFC 8693)."""
-        value = claims.get(self._roles)
-        if isinstance(value, str):
-            value = value.split()
-        return frozenset(role for role in value if isinstance(role, str)) if isinstance(value, list) else frozenset()
+            kid = jwt.get_unverified_header(token).get("kid")
+            name = jwt.decode(token, options={"verify_signature": False}).get("iss")
+        except (jwt.InvalidTokenError, ValueError, RecursionError):
+            raise Unauthenticated("the token is malformed: expected a signed JWT") from None
+        if name is None:
+            raise Unauthenticated("the token has no claim 'iss'")
+        if not isinstance(name, str) or name not in self._issuers:
+            known = " or ".join(self._issuers)
+            raise Unauthenticated(
+                f"the token is from another issuer, {str(name)[:_SHOWN_CHARACTERS]!r}; expected {known}"
+            )
+        return kid, *self._issuers[name]
 
 
-def fetch_url(url: str) -> Callable[[], Awaitable[bytes]]:
-    """Return a function that fetches ``url`` (http or https) in a thread, with limits on time and size.
+def _decode(token: bytes, key: jwt.PyJWK, issuer: Issuer) -> dict[str, Any]:
+    """Return the claims of a token, verified with a key of its issuer."""
+    try:
+        claims: dict[str, Any] = jwt.decode(
+            token, key, algorithms=[key.algorithm_name], issuer=issuer.name, audience=issuer.audiences,
+            leeway=issuer.leeway, options={"require": ["iss", "aud", "sub", "exp"]},
+        )  # fmt: skip
+    except jwt.ExpiredSignatureError:
+        raise Unauthenticated("the token has expired; refresh it or log in again") from None
+    except jwt.ImmatureSignatureError:
+        raise Unauthenticated("the token is not valid yet") from None
+    except jwt.InvalidAudienceError:
+        expected = " or ".join(issuer.audiences)
+        raise Unauthenticated(f"the token is for another audience; expected {expected}") from None
+    except jwt.MissingRequiredClaimError as error:
+        raise Unauthenticated(f"the token has no claim {error.claim!r}") from None
+    except jwt.InvalidSignatureError:
+        raise Unauthenticated("the token's signature does not match") from None
+    except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
+        raise Unauthenticated("the token is malformed") from None
+    for name in _TIME_CLAIMS:
+        if not -MAX_TIME_SECONDS <= int(claims.get(name, 0)) <= MAX_TIME_SECONDS:  # JSON numbers have any length
+            raise Unauthenticated(f"the token's claim {name!r} is no time: expected seconds since 1970")
+    return claims
 
-    Raises:
-        ValueError: The URL has another scheme.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"expected an http or https URL, got {url!r}")
 
-    def get() -> bytes:
-        request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310 - checked above
-        with urllib.request.urlopen(request, timeout=FETCH_TIMEOUT) as response:  # noqa: S310 - checked above
-            body: bytes = response.read(MAX_KEY_SET_SIZE + 1)
-        if len(body) > MAX_KEY_SET_SIZE:
-            raise ValueError(f"{url} answers with more than {MAX_KEY_SET_SIZE} bytes")
-        return body
-
-    async def fetch() -> bytes:
-        return await asyncio.to_thread(get)
-
-    return fetch
+def _roles(claims: dict[str, Any], path: str) -> Iterable[str]:
+    """Return the roles. The claim is a list, or text with spaces between the roles (like ``scope`` in RFC 8693)."""
+    value: Any = claims
+    for name in (path,) if path in claims else path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    if isinstance(value, str):
+        value = value.split()
+    return (role for role in value if isinstance(role, str)) if isinstance(value, list) else ()

@@ -75,7 +75,7 @@ def _set(
         if field.name == "settings":
             table.setdefault("settings", {})[rest.lower()] = value
             return
-        inner = _struct(field.type)
+        inner = _struct(field)
         if inner is not None:
             inside = table.setdefault(field.name, {})
             if not isinstance(inside, dict):
@@ -85,9 +85,16 @@ def _set(
     raise KeyError(f"there is no value {words.lower()!r} in mesh.toml")
 
 
-def _struct(kind: Any) -> type[msgspec.Struct] | None:
-    """Return the table type among the types of a field, or None."""
-    for one in get_args(kind) or (kind,):
+def _struct(field: msgspec.structs.FieldInfo) -> type[msgspec.Struct] | None:
+    """Return the table type among the types of a field, or None.
+
+    Raises:
+        KeyError: The field is a list of tables.
+    """
+    if field.name == "issuers":
+        example = """[{ issuer = "…", audience = "…" }]"""
+        raise KeyError(f"{field.name!r} is a list of tables, which a variable sets as a whole, as in {example}")
+    for one in get_args(field.type) or (field.type,):
         if isinstance(one, type) and issubclass(one, msgspec.Struct):
             return one
     return None

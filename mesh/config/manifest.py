@@ -19,7 +19,7 @@ import msgspec
 
 from mesh.address import ANY, reachable, split
 from mesh.config import secrets
-from mesh.config.auth import AuthConfig, auth_faults
+from mesh.config.auth import AuthConfig, IssuerConfig, auth_faults
 from mesh.config.edge import (
     CorsConfig,
     EdgeTlsConfig,
@@ -422,6 +422,8 @@ def _convert(table: Any, kind: type[TableT], place: str, prefix: str, overrides:
 
 def _where(place: str, keys: str) -> str:
     """Return ``mesh.toml [services.login] listen`` for ``services.login.listen``."""
+    if keys == "auth.issuers" or keys.startswith("auth.issuers."):
+        return f"{place} [[auth.issuers]] {keys[len('auth.issuers.') :]}".rstrip()
     parts = [part for part in keys.split(".") if part]
     depth = 2 if parts[:1] == ["services"] else 1
     table = f" [{'.'.join(parts[:depth])}]" if parts else ""
@@ -442,7 +444,8 @@ def _choices(key: str) -> str:
 
 def _near(key: str, path: str) -> str:
     kinds: dict[str, type[msgspec.Struct]] = {
-        "": _ManifestFile, "auth": AuthConfig, "edge": EdgeConfig, "edge.cors": CorsConfig, "edge.rate_limit":
+        "": _ManifestFile, "auth": AuthConfig, "auth.issuers": IssuerConfig,
+        "edge": EdgeConfig, "edge.cors": CorsConfig, "edge.rate_limit":
         RateLimitConfig, "edge.tls": EdgeTlsConfig, "events": EventsConfig, "keys": KeysConfig, "tls": TlsFiles,
     }  # fmt: skip
     inner = WorkersConfig if path.endswith(".workers") else ServiceConfig
@@ -494,7 +497,7 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
 
 def _security_faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
     if file.auth is not None:
-        yield from auth_faults(file.auth, f"{place} [auth]")
+        yield from auth_faults(file.auth, place)
     yield from name_faults(file.name, f"{place} name")
     yield from tls_faults(file.tls, f"{place} [tls]")
     yield from keys_faults(file.keys, f"{place} [keys]")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from mesh.address import is_loopback
+from mesh.config.auth import IssuerConfig
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Access, ChangeTrigger, Contract
 from mesh.control import topology
@@ -25,7 +26,7 @@ def all_faults(manifest: Manifest, contract: Contract) -> list[Fault]:
 
 def warnings(manifest: Manifest, contract: Contract) -> list[Fault]:
     """Return what is valid and probably not meant."""
-    return [*_without_rate_limit(manifest, contract), *_keys_in_plain_text(manifest)]
+    return [*_without_rate_limit(manifest, contract), *_keys_in_plain_text(manifest), *_users_of_two_issuers(manifest)]
 
 
 def _without_rate_limit(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
@@ -45,10 +46,25 @@ def _without_rate_limit(manifest: Manifest, contract: Contract) -> Iterator[Faul
 
 def _keys_in_plain_text(manifest: Manifest) -> Iterator[Fault]:
     """Find verification keys that are fetched over the network without TLS: who changes them can make tokens."""
-    url = urlsplit(manifest.auth.jwks) if manifest.auth is not None else None
-    if url is not None and url.scheme == "http" and not is_loopback(url.hostname or ""):
-        text = "the keys of users' tokens come without TLS, so whoever is on the way can replace them; use https"
-        yield Fault(f"{manifest.file.name} [auth] jwks", text)
+    for table, issuer in _issuers(manifest):
+        url = urlsplit(issuer.url)
+        if url.scheme == "http" and not is_loopback(url.hostname or ""):
+            text = "the keys of users' tokens come without TLS, so whoever is on the way can replace them; use https"
+            yield Fault(f"{manifest.file.name} {table} {'jwks' if issuer.jwks else 'issuer'}", text)
+
+
+def _users_of_two_issuers(manifest: Manifest) -> Iterator[Fault]:
+    """Find issuers whose users may be taken for each other: a subject is unique at its issuer only."""
+    first: dict[str, str] = {}
+    for table, issuer in _issuers(manifest):
+        other = first.setdefault(issuer.subject_prefix, table)
+        if other != table:
+            text = f"the same subject is the same user as of {other}; set another one unless that is meant"
+            yield Fault(f"{manifest.file.name} {table} subject_prefix", text)
+
+
+def _issuers(manifest: Manifest) -> Iterator[tuple[str, IssuerConfig]]:
+    return manifest.auth.places() if manifest.auth is not None else iter(())
 
 
 def combined_faults(manifest: Manifest, contract: Contract) -> list[Fault]:
@@ -155,10 +171,13 @@ def _functions(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
 
 
 def _jwks(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
-    """Find an ``[auth] jwks`` that is neither a URL nor a unary method whose request has no fields."""
-    if manifest.auth is None or "://" in manifest.auth.jwks:
-        return
-    place, name = f"{manifest.file.name} [auth] jwks", manifest.auth.jwks
+    """Find ``jwks`` that are neither a URL nor a unary method whose request has no fields."""
+    for table, issuer in _issuers(manifest):
+        if issuer.jwks and not issuer.url:
+            yield from _jwks_method(manifest, contract, f"{manifest.file.name} {table} jwks", issuer.jwks)
+
+
+def _jwks_method(manifest: Manifest, contract: Contract, place: str, name: str) -> Iterator[Fault]:
     method = contract.method("/" + name.lstrip("/"))
     if method is None:
         known = difflib.get_close_matches(name, [path[1:] for path in contract.methods], n=1)

@@ -28,8 +28,8 @@ async def authenticate(call: Call, next: Handler) -> None:
 
 async def run(function: Handler, leeway: float = 0.0, **claims: Any) -> None:
     call = Call(None, None)  # type: ignore[arg-type]
-    call.identity = Identity("u1", claims=MappingProxyType(claims))
-    await end_with_token(leeway)(call, function)
+    call.identity = Identity("u1", claims=MappingProxyType({"iss": "me", **claims}))
+    await end_with_token({"me": leeway})(call, function)
 
 
 async def hang(_: Call) -> None:
@@ -74,7 +74,7 @@ async def test_what_the_function_said_counts() -> None:
 
 async def test_the_client_of_a_stream_is_told(contract: Contract) -> None:
     """Over the wire, after the messages that came before; unary calls are not cut off."""
-    layers = {"authenticate": authenticate, "token_expiry": end_with_token(0.0)}
+    layers = {"authenticate": authenticate, "token_expiry": end_with_token({})}
     async with hosted(contract, **layers) as address, grpc.aio.insecure_channel(address) as channel:
         stub = conformance_pb2_grpc.EchoStub(channel)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import jwt
@@ -16,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.api_jws import PyJWS
 
-from mesh.auth import TokenVerifier, fetch_url, jwks
+from mesh.auth import Issuer as TrustedIssuer
+from mesh.auth import TokenVerifier, jwks
 from mesh.auth.verified_cache import VerifiedCache
 from mesh.call import current
 from mesh.errors import Unauthenticated, Unavailable
@@ -64,8 +63,15 @@ def token(key: Any = KEY, kid: str | None = "k1", algorithm: str = "EdDSA", **cl
     return b"Bearer " + jwt.encode(full, key, algorithm=algorithm, headers={"kid": kid} if kid else {}).encode()
 
 
-def verifier(issuer: Issuer, **more: Any) -> TokenVerifier:
-    return TokenVerifier(issuer.fetch, issuer="me", audience="mesh", **more)
+def trusted(issuer: Issuer, name: str = "me", audiences: tuple[str, ...] = ("mesh",), **more: Any) -> TrustedIssuer:
+    return TrustedIssuer(name=name, audiences=audiences, fetch=issuer.fetch, **more)
+
+
+def verifier(
+    issuer: Issuer, *, clock: Clock | None = None, monotonic: Clock | None = None, **more: Any
+) -> TokenVerifier:
+    clocks = {} if clock is None else {"clock": clock, "monotonic": monotonic}
+    return TokenVerifier([trusted(issuer, **more)], **clocks)  # type: ignore[arg-type]
 
 
 async def test_a_valid_token_is_an_identity_and_then_a_lookup():
@@ -83,7 +89,7 @@ async def test_a_valid_token_is_an_identity_and_then_a_lookup():
     ("claims", "message"),
     [
         ({"exp": 1}, "the token has expired"),
-        ({"iss": "you"}, "from another issuer; expected me"),
+        ({"iss": "you"}, "from another issuer, 'you'; expected me"),
         ({"aud": "other"}, "for another audience; expected mesh"),
         ({"nbf": 4_000_000_000}, "not valid yet"),
         ({"sub": None}, "no claim 'sub'"),
@@ -304,7 +310,8 @@ async def test_a_key_that_stays_keeps_its_tokens_known():
 
 async def refreshed(tokens: TokenVerifier) -> None:
     """Wait for the fetch that is in progress in the background."""
-    pending = tokens._keys._pending
+    ((_, keys),) = tokens._issuers.values()
+    pending = keys._pending
     assert pending is not None
     await asyncio.wait_for(pending, 10)
 
@@ -320,34 +327,89 @@ async def test_a_set_that_is_no_set_is_unavailable():
         return b'["keys"]'
 
     with pytest.raises(Unavailable):
-        await TokenVerifier(fetch, issuer="me", audience="mesh").verify(token())
+        await TokenVerifier([TrustedIssuer(name="me", audiences=("mesh",), fetch=fetch)]).verify(token())
 
 
-async def test_keys_are_fetched_from_a_url():
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps({"keys": [jwk(KEY)]}).encode() if self.path == "/jwks" else b" " * ((1 << 20) + 1)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(body)
+@pytest.mark.parametrize(
+    ("path", "claims"),
+    [
+        ("realm_access.roles", {"realm_access": {"roles": ["admin"]}}),
+        ("resource_access.shop.roles", {"resource_access": {"shop": {"roles": ["admin"]}}}),
+        ("https://shop.example/roles", {"https://shop.example/roles": ["admin"]}),
+        ("a.b", {"a.b": ["admin"], "a": {"b": ["other"]}}),
+    ],
+)
+async def test_roles_come_from_a_nested_claim_or_one_with_dots_in_its_name(path: str, claims: dict[str, Any]):
+    tokens = verifier(Issuer(jwk(KEY)), roles=path, role_prefix="sso:")
+    assert (await tokens.verify(token(roles=["wrong"], **claims))).roles == {"sso:admin"}
 
-        def log_message(self, *_: object) -> None:
-            pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            base = f"http://127.0.0.1:{server.server_port}"
-            tokens = TokenVerifier(fetch_url(f"{base}/jwks"), issuer="me", audience="mesh")
-            assert (await tokens.verify(token())).subject == "u1"
-            with pytest.raises(ValueError, match="more than"):
-                await fetch_url(f"{base}/large")()
-        finally:
-            server.shutdown()
-            thread.join()
-    with pytest.raises(ValueError, match="expected an http or https URL"):
-        fetch_url("file:///etc/passwd")
+@pytest.mark.parametrize("claims", [{}, {"realm_access": "roles"}, {"realm_access": {"roles": {"admin": True}}}])
+async def test_a_nested_claim_that_is_not_there_gives_no_roles(claims: dict[str, Any]):
+    tokens = verifier(Issuer(jwk(KEY)), roles="realm_access.roles")
+    assert (await tokens.verify(token(**claims))).roles == frozenset()
+
+
+async def test_the_subject_comes_from_the_configured_claim():
+    tokens = verifier(Issuer(jwk(KEY)), subject="oid", subject_prefix="entra:")
+    assert (await tokens.verify(token(oid="7"))).subject == "entra:7"
+    for value in (None, "", 7):
+        with pytest.raises(Unauthenticated, match="no text in the claim 'oid'"):
+            await tokens.verify(token(oid=value))
+
+
+async def test_one_of_several_audiences_is_enough():
+    tokens = verifier(Issuer(jwk(KEY)), audiences=("shop", "mesh"))
+    assert (await tokens.verify(token(aud=["x", "mesh"]))).subject == "u1"
+    with pytest.raises(Unauthenticated, match="for another audience; expected shop or mesh"):
+        await tokens.verify(token(aud="x"))
+
+
+OTHER = Ed25519PrivateKey.generate()
+
+
+async def test_each_token_is_verified_with_the_keys_of_the_issuer_that_it_names():
+    """Both sets have the same key id, so only the issuer tells the keys apart."""
+    mine, yours = Issuer(jwk(KEY)), Issuer(jwk(OTHER))
+    tokens = TokenVerifier([trusted(mine), trusted(yours, "you", ("shop",), subject_prefix="you:", leeway=5)])
+    assert (await tokens.verify(token())).subject == "u1"
+    assert (await tokens.verify(token(OTHER, iss="you", aud="shop"))).subject == "you:u1"
+    for mixed in (token(OTHER), token(KEY, iss="you", aud="shop")):
+        with pytest.raises(Unauthenticated, match="signature does not match"):
+            await tokens.verify(mixed)
+        assert tokens.known(mixed) is None
+    for claims, key in (({"iss": "me", "aud": "shop"}, KEY), ({"iss": "you", "aud": "mesh"}, OTHER)):
+        with pytest.raises(Unauthenticated, match="for another audience"):
+            await tokens.verify(token(key, **claims))
+
+
+async def test_a_key_of_one_issuer_is_not_looked_for_at_another():
+    mine, yours = Issuer(jwk(KEY, "k1")), Issuer(jwk(OTHER, "k2"))
+    tokens = TokenVerifier([trusted(mine), trusted(yours, "you")])
+    with pytest.raises(Unauthenticated, match="not known here"):
+        await tokens.verify(token(OTHER, "k2"))
+    assert (mine.asked, yours.asked) == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["they", "ME", "me/", ["me"], {"me": 1}, 7])
+async def test_an_unknown_issuer_is_refused_without_a_fetch(name: object):
+    issuer = Issuer(jwk(KEY))
+    text = b"Bearer " + PyJWS().encode(
+        json.dumps({"iss": name, "aud": "mesh", "sub": "u", "exp": 4_000_000_000}).encode(),
+        KEY, algorithm="EdDSA", headers={"kid": "k1"},
+    ).encode()  # fmt: skip
+    with pytest.raises(Unauthenticated, match="from another issuer"):
+        await verifier(issuer).verify(text)
+    assert issuer.asked == 0
+
+
+async def test_an_issuer_that_is_down_is_not_missed_by_the_users_of_another():
+    mine, yours = Issuer(jwk(KEY)), Issuer(jwk(OTHER))
+    yours.down = True
+    tokens = TokenVerifier([trusted(mine), trusted(yours, "you")])
+    with pytest.raises(Unavailable):
+        await tokens.verify(token(OTHER, iss="you"))
+    assert (await tokens.verify(token())).subject == "u1"
 
 
 def test_the_cache_forgets_the_least_recently_used():

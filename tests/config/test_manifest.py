@@ -10,6 +10,7 @@ from mesh.config.manifest import CorsConfig, Duration, Manifest, Size, WorkersCo
 from mesh.database_url import parse
 from mesh.faults import Faults
 
+ISSUERS = "[[auth.issuers]]\nissuer = 'https://i'\naudience = 'a'\n[[auth.issuers]]\nissuer = 'https://j'"
 BASE = """
 [edge]
 listen = "127.0.0.1:0"
@@ -108,6 +109,24 @@ def test_a_sqlite_file_is_absolute_wherever_the_folder_is(tmp_path: Path, path: 
 def test_a_text_of_the_environment_is_itself(tmp_path: Path, text: str) -> None:
     found = read(tmp_path, BASE, MESH_SERVICES_LOG_IN_SETTINGS_WORD=text, MESH_STUBS=text)
     assert (found.services["log-in"].settings["word"], found.stubs) == (text, (tmp_path / text).resolve())
+
+
+def test_several_issuers(tmp_path: Path) -> None:
+    text = f"[auth]\nissuer = 'me'\naudience = 'a'\njwks = 'a.A/B'\n{ISSUERS}\naudience = ['a', 'b']\n{BASE}"
+    auth = read(tmp_path, text).auth
+    assert auth is not None
+    assert [(place, one.issuer, one.audiences, one.url) for place, one in auth.places()] == [
+        ("[auth]", "me", ("a",), ""),
+        ("[[auth.issuers]] 1", "https://i", ("a",), "https://i"),
+        ("[[auth.issuers]] 2", "https://j", ("a", "b"), "https://j"),
+    ]
+    alone = read(tmp_path, f"{ISSUERS}\naudience = 'a'\n{BASE}").auth
+    assert alone is not None
+    assert [place for place, _ in alone.places()] == ["[[auth.issuers]] 1", "[[auth.issuers]] 2"]
+    variable = '[{ issuer = "https://k", audience = "a", jwks = "https://k/keys" }]'
+    only = read(tmp_path, BASE, MESH_AUTH_ISSUERS=variable, MESH_AUTH_ROLE_PREFIX="").auth
+    assert only is not None
+    assert [(place, one.url) for place, one in only.places()] == [("[[auth.issuers]] 1", "https://k/keys")]
 
 
 def test_who_may_come_in(tmp_path: Path) -> None:
@@ -271,6 +290,26 @@ class TestWorkers:
             "[auth]\nissuer = 'i'\naudience = 'a'\njwks = 'a.A/B'\nleeway = '2d'",
             {},
             "[auth] leeway: tokens would be valid 48 h after their end; at most 1h is allowed",
+        ),
+        ("[auth]", {}, "[auth] issuer: is missing; or write a table [[auth.issuers]] for each issuer"),
+        ("[auth]\nissuer = 'i'\naudience = 'a'", {}, "[auth] jwks: is missing; only an issuer that is an https URL"),
+        ("[auth]\nissuer = 'https://i?a=b'\naudience = 'a'", {}, "[auth] jwks: is missing; only an issuer that is"),
+        ("[auth]\nissuer = 'https://i'", {}, "[auth] audience: must not be empty"),
+        ("[auth]\nissuer = 'https://i'\naudience = ['a', '']", {}, "[auth] audience: must not be empty"),
+        ("[auth]\nissuer = 'https://i'\naudience = 'a'\nsubject = ''", {}, "[auth] subject: must not be empty"),
+        (f"{ISSUERS}\naudience = ''", {}, "[[auth.issuers]] 2 audience: must not be empty"),
+        (f"{ISSUERS}\naudience = 1", {}, "mesh.toml [[auth.issuers]] audience: expected str | array"),
+        (f"{ISSUERS}\naudience = 'a'\nrole = 'r'", {}, "[[auth.issuers]]: unknown key 'role'; did you mean 'roles'?"),
+        (ISSUERS, {}, "[[auth.issuers]]: the key 'audience' is missing"),
+        (
+            f"{ISSUERS}\naudience = 'a'\n[auth]\nissuer = 'https://j'\naudience = 'a'",
+            {},
+            "[[auth.issuers]] 2 issuer: 'https://j' is the issuer of [auth] already",
+        ),
+        (
+            "",
+            {"MESH_AUTH_ISSUERS_2_AUDIENCE": "a"},
+            "variable MESH_AUTH_ISSUERS_2_AUDIENCE: 'issuers' is a list of tables, which a variable sets as a",
         ),
         ("[edge.rate_limit]\nper_client = '100'", {}, 'expected a rate such as "100/s", "600/m"'),
         ("[edge.rate_limit]\nper_client = '0/s'", {}, "expected a rate such as"),

@@ -254,3 +254,25 @@ def test_what_is_probably_not_meant_is_a_warning(write: Write, capsys: pytest.Ca
     (folder / "mesh.toml").write_text(limited + auth.format("127.0.0.1:9"))
     assert cli.main(["check", "--file", str(folder)]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_two_issuers_whose_users_may_be_one_are_a_warning(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    table = '[[auth.issuers]]\nissuer = "{}"\naudience = "a"\n'
+    auth = table.format("https://i") + table.format("http://j.example")
+    folder = write(CONTRACT, MANIFEST + auth)
+    assert cli.main(["check", "--file", str(folder)]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: mesh.toml [[auth.issuers]] 2 issuer: the keys of users' tokens come without TLS, so whoever is on the way "
+        "can replace them; use https",
+        "warning: mesh.toml [[auth.issuers]] 2 subject_prefix: the same subject is the same user as of [[auth.issuers]] 1; "
+        "set another one unless that is meant",
+    ]
+    (folder / "mesh.toml").write_text(MANIFEST + auth.replace("http:", "https:") + 'subject_prefix = "j:"\n')
+    assert cli.main(["check", "--file", str(folder)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_method_of_each_issuer_is_checked(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(CONTRACT, MANIFEST + '[[auth.issuers]]\nissuer = "i"\naudience = "a"\njwks = "a.B/C"\n')
+    assert cli.main(["check", "--file", str(folder)]) == 1
+    assert "mesh.toml [[auth.issuers]] 1 jwks: 'a.B/C' is neither a URL nor a method" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from google.protobuf import json_format
 from login.v1 import login_pb2
 from registration.v1 import registration_pb2
 
-from mesh.auth import TokenVerifier
+from mesh.auth import Issuer, TokenVerifier
 from mesh.call import Call, Identity, Metadata
 from mesh.context import Context, Transaction
 from mesh.contract import loader, protoc
@@ -150,7 +150,7 @@ class Sample:
         self.registration.other = self.login
         self._encode = encoder(contract())
         self._relay = asyncio.Lock()
-        self.tokens = TokenVerifier(self._keys, issuer="login", audience="mesh")
+        self.tokens = TokenVerifier([Issuer(name="login", audiences=("mesh",), fetch=self._keys)])
 
     async def start(self) -> None:
         for host in (*self.subscribers, self.registration):

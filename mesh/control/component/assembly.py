@@ -23,17 +23,20 @@ from mesh.address import split
 from mesh.auth import (
     EDGE,
     CallDeclarations,
+    Issuer,
     PeerVerifier,
     Signer,
     TokenVerifier,
     authenticate,
     authorize,
+    discover,
     end_with_token,
     fetch_url,
     identify,
     key_files,
 )
 from mesh.call import Call, Handler, Layer, chain
+from mesh.config.auth import IssuerConfig
 from mesh.config.manifest import EdgeConfig, Manifest, ServiceConfig, WorkersConfig
 from mesh.contract.model import Contract
 from mesh.control import file_rights
@@ -171,8 +174,33 @@ def _tokens(manifest: Manifest, contract: Contract, channel: Channel) -> TokenVe
     auth = manifest.auth
     if auth is None:
         return None
-    fetch = fetch_url(auth.jwks) if "://" in auth.jwks else _fetch_method(contract, channel, auth.jwks)
-    return TokenVerifier(fetch, issuer=auth.issuer, audience=auth.audience, roles=auth.roles, leeway=auth.leeway)
+    return TokenVerifier(
+        Issuer(
+            name=config.issuer,
+            audiences=config.audiences,
+            fetch=_fetch_keys(config, contract, channel),
+            subject=config.subject,
+            subject_prefix=config.subject_prefix,
+            roles=config.roles,
+            role_prefix=config.role_prefix,
+            leeway=config.leeway,
+        )
+        for _, config in auth.places()
+    )
+
+
+def _fetch_keys(issuer: IssuerConfig, contract: Contract, channel: Channel) -> Callable[[], Awaitable[bytes]]:
+    """Return a function that fetches the JWK set of an issuer."""
+    if not issuer.jwks:
+        return discover(issuer.issuer)
+    return fetch_url(issuer.jwks) if "://" in issuer.jwks else _fetch_method(contract, channel, issuer.jwks)
+
+
+def _token_expiry(manifest: Manifest) -> Layer | None:
+    """Return the layer that ends streams with their tokens; None if no tokens are accepted."""
+    if manifest.auth is None:
+        return None
+    return end_with_token({config.issuer: float(config.leeway) for _, config in manifest.auth.places()})
 
 
 def _fetch_method(contract: Contract, channel: Channel, name: str) -> Callable[[], Awaitable[bytes]]:
@@ -256,7 +284,7 @@ class SidecarComponent:
             trace=common.telemetry.inbound,
             authenticate=authenticate(common.tokens, PeerVerifier(common.identity), common.tls.callers),
             authorize=authorize(contract, common.serves),
-            token_expiry=None if manifest.auth is None else end_with_token(manifest.auth.leeway),
+            token_expiry=_token_expiry(manifest),
             concurrency_limit=_limit(config, caller_and_user, common),
             listen=config.listen,
             fd=fd,
