@@ -132,7 +132,7 @@ class SigningResponse:
         try:
             value = json.loads(body)
             return cls(value["certificate"].encode(), value["roots"].encode(), int(value["round"]))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CertificateError("the signer sent a malformed response") from None
 
 
@@ -143,14 +143,21 @@ class RequestVerifier:
         mesh: Name of the mesh.
         keys: Returns the public identity keys by name.
         clock: Returns the time.
+        admit: Called with the name of the component whose token is valid, before the request is remembered. It may
+            raise. So a component that floods the signer uses up no memory of the requests of others.
     """
 
     def __init__(
-        self, mesh: str, keys: Callable[[], Mapping[str, Ed25519PublicKey]], clock: Callable[[], datetime]
+        self,
+        mesh: str,
+        keys: Callable[[], Mapping[str, Ed25519PublicKey]],
+        clock: Callable[[], datetime],
+        admit: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._audience = spiffe_id(mesh, SIGNER)
         self._keys = keys
         self._clock = clock
+        self._admit = admit
         self._nonces: dict[tuple[str, str], float] = {}
 
     def verify(self, body: bytes) -> SigningRequest:
@@ -164,7 +171,10 @@ class RequestVerifier:
             pem, token = value["csr"].encode(), value["token"]
             csr = x509.load_pem_x509_csr(pem)
             public_key = csr.public_key()
-        except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm):
+        # ``json`` raises RecursionError for deep nesting.
+        except (
+            ValueError, KeyError, TypeError, AttributeError, RecursionError, UnsupportedAlgorithm, x509.InvalidVersion,
+        ):  # fmt: skip
             raise CertificateError("expected JSON with the texts `csr` (PEM) and `token`") from None
         if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
             raise CertificateError("expected a signing request for an ECDSA key of the curve P-256")
@@ -173,6 +183,7 @@ class RequestVerifier:
         claims = self._claims(token)
         if claims["csr"] != _digest(csr):
             raise CertificateError("the token belongs to another signing request")
+        self._admit(claims["iss"])
         self._use_once(claims)
         try:
             replaced = int(claims["replaced"]) if "replaced" in claims else None

@@ -55,7 +55,6 @@ MAX_TREES = 256
 """Trees whose nodes a verifier keeps."""
 _VERSION = "1"
 _CONTEXT = b"function-mesh events 1\n"
-_PARTS = 7
 
 
 class SignatureError(Exception):

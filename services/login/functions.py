@@ -30,13 +30,21 @@ from mesh import (
     Context,
     FailedPrecondition,
     InvalidArgument,
+    PermissionDenied,
     Service,
     Transaction,
     Unauthenticated,
     Unavailable,
 )
-from services.login import passwords, settings, signing
+from services.login import lockout, passwords, settings, signing
+from services.login.session_functions import current_session, end_session, end_sessions, list_sessions
 from services.login.tables import credentials, handles, refresh_tokens, sessions
+
+__all__ = [  # what the contract names
+    "change_password", "delete_credentials", "end_session", "end_sessions", "get_keys", "list_sessions", "login",
+    "logout", "on_user_deleted", "on_user_registered", "on_user_updated", "purge_sessions", "refresh",
+    "rename_credential", "set_credential", "startup",
+]  # fmt: skip
 
 LONGEST_NAME = 320
 """Characters of a login name: the longest e-mail address."""
@@ -63,16 +71,20 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
         text = f"must have at most {LONGEST_NAME} characters"
         raise InvalidArgument(f"login {text}", violations={"login": text})
     refused = Unauthenticated("wrong name or password")
+    name = _fold(request.login)
+    lock = lockout.key_of("login", name)
     async with context.transaction() as tx:
+        await lockout.check(tx, lock, _now())
         found = (
             await tx.execute(
                 select(credentials)
                 .join(handles, handles.c.user_id == credentials.c.user_id)
-                .where(handles.c.key == _fold(request.login))
+                .where(handles.c.key == name)
             )
         ).one_or_none()
     stored = None if found is None or found.ended else found.password_hash
     if not await passwords.verify(stored, request.password) or found is None:
+        await lockout.fail(context, lock, _now(), f"user {found.user_id}" if found else "an unknown name")
         raise refused
     if not found.active:
         await _registered(context, found.user_id)
@@ -86,6 +98,8 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
         ).one()
         if row.password_hash != found.password_hash:
             raise refused
+        await lockout.check(tx, lock, now)  # other calls may have failed meanwhile
+        await lockout.clear(tx, lock)
         if fresh is not None:
             await tx.execute(
                 update(credentials).where(credentials.c.user_id == row.user_id).values(password_hash=fresh)
@@ -183,11 +197,41 @@ async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
 
 async def logout(request: pb.LogoutRequest, context: Context) -> Empty:  # noqa: ARG001 - a function's shape
     """End the session of the access token."""
-    session_id = context.identity.claims.get("sid") if context.identity else None
-    if not isinstance(session_id, str):
+    session_id = current_session(context)
+    if session_id is None:
         raise Unauthenticated("log out with the access token of the session")
     async with context.transaction() as tx:
         await tx.execute(delete(sessions).where(sessions.c.id == session_id))
+    return Empty()
+
+
+async def change_password(request: pb.ChangePasswordRequest, context: Context) -> Empty:
+    """Change the caller's password and end the caller's other sessions."""
+    if context.identity is None:
+        raise Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
+    user_id = context.identity.subject
+    passwords.check(request.new_password, "new_password")
+    lock = lockout.key_of("password", user_id)
+    async with context.transaction() as tx:
+        await lockout.check(tx, lock, _now())
+        found = (await tx.execute(select(credentials).where(credentials.c.user_id == user_id))).one_or_none()
+    if found is None or found.ended:
+        raise FailedPrecondition("this user has no password here")
+    if not await passwords.verify(found.password_hash, request.current_password):
+        await lockout.fail(context, lock, _now(), f"user {user_id} (change of password)")
+        raise PermissionDenied("the current password is wrong")
+    fresh = await passwords.hashed(request.new_password)
+    async with context.transaction() as tx:
+        row = await _locked(tx, user_id)
+        if row is None or row.password_hash != found.password_hash:
+            raise Aborted("another call changed the same credential; try again")
+        await lockout.check(tx, lock, _now())
+        await lockout.clear(tx, lock)
+        await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(password_hash=fresh))
+        await tx.execute(
+            delete(sessions).where(sessions.c.user_id == user_id, sessions.c.id != (current_session(context) or ""))
+        )
+    context.log.info("user %s has changed the password", user_id)
     return Empty()
 
 
@@ -305,6 +349,7 @@ async def purge_sessions(tick: meshapi.Tick, context: Context) -> Empty:
     """Delete the sessions that had expired at the scheduled time."""
     async with context.transaction() as tx:
         gone = await tx.execute(delete(sessions).where(sessions.c.expires_at <= tick.time.seconds))
+        await lockout.purge(tx, tick.time.seconds)
     context.log.info("%d sessions had expired", gone.rowcount)
     return Empty()
 

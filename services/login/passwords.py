@@ -86,15 +86,19 @@ class HashPool:
 _pool = HashPool(os.cpu_count() or 1)
 
 
-def check(password: str) -> None:
+def check(password: str, field: str = "password") -> None:
     """Check the password against the policy.
+
+    Args:
+        password: The password.
+        field: Its field in the request.
 
     Raises:
         InvalidArgument: The password is too short or too long.
     """
     if len(password) > LONGEST_RAW or not SHORTEST <= len(_normal(password)) <= LONGEST:
         text = f"must have {SHORTEST} to {LONGEST} characters"
-        raise InvalidArgument(f"the password {text}", violations={"password": text})
+        raise InvalidArgument(f"the password {text}", violations={field: text})
 
 
 async def hashed(password: str) -> str:

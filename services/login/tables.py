@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, String, Table
 
-__all__ = ["credentials", "handles", "refresh_tokens", "sessions", "signing_keys"]
+__all__ = ["credentials", "failures", "handles", "refresh_tokens", "sessions", "signing_keys"]
 
 metadata = MetaData()
 
@@ -43,6 +43,16 @@ refresh_tokens = Table(
     Column("hash", String, primary_key=True),  # SHA-256 of the token, so nobody can log in with a copy of the database
     Column("session_id", String, ForeignKey(sessions.c.id, ondelete="CASCADE"), nullable=False, index=True),
     Column("used_at", BigInteger),
+)
+
+# Failed logins in a row. The key is a SHA-256, because people type passwords into the field for the name.
+failures = Table(
+    "failures",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("last_at", BigInteger, nullable=False, index=True),
+    Column("locked_until", BigInteger, nullable=False),
 )
 
 signing_keys = Table(

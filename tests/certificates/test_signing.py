@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -127,11 +128,24 @@ def test_the_token_of_one_request_does_not_sign_another_key(verifier: RequestVer
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"csr": 1, "token": 2}', b'{"csr": "x", "token": "y"}', b"\xff", b'{"csr": null}']
-)
+    "body",
+    [
+        b"", b"[]", b"{}", b'{"csr": 1, "token": 2}', b'{"csr": "x", "token": "y"}', b"\xff", b'{"csr": null}',
+        b"[" * 15_000, b'{"csr":' * 2_000, b"1" * 15_000,
+    ],
+)  # fmt: skip
 def test_a_malformed_request_is_refused(verifier: RequestVerifier, body: bytes) -> None:
     with pytest.raises(CertificateError, match="expected JSON"):
         verifier.verify(body)
+
+
+def test_a_signing_request_of_an_unknown_version_is_refused(verifier: RequestVerifier) -> None:
+    value = json.loads(PendingRequest("shop", "login", LOGIN, NOW).body)
+    der = x509.load_pem_x509_csr(value["csr"].encode()).public_bytes(serialization.Encoding.DER)
+    later = der.replace(b"\x02\x01\x00", b"\x02\x01\x05", 1)
+    pem = ssl.DER_cert_to_PEM_cert(later).replace("CERTIFICATE", "CERTIFICATE REQUEST")
+    with pytest.raises(CertificateError, match="expected JSON"):
+        verifier.verify(json.dumps({**value, "csr": pem}).encode())
 
 
 @pytest.mark.parametrize("token", ["", "a.b.c", 1, None, ["x"], {"a": 1}])

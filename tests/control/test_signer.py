@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mesh import cli
 from mesh.auth import key_files
-from mesh.certificates import CertificateError, Credentials
+from mesh.certificates import CertificateError, Credentials, signing
 from mesh.certificates.authority import parse_bundle, verify_leaf
 from mesh.certificates.authority_store import AuthorityStore
 from mesh.certificates.leaf_files import current_leaf
@@ -29,6 +29,7 @@ from mesh.certificates.rotation import Step
 from mesh.certificates.signing import PendingRequest
 from mesh.config import manifest
 from mesh.config.manifest import Manifest
+from mesh.control import mesh_certificates
 from mesh.control.component import component_certificates, signer_app
 from mesh.control.component.signer_app import SignerApp
 from mesh.control.component.signer_client import CERTIFICATES_PATH, SignerClient, SignerConnection
@@ -43,6 +44,17 @@ address = "127.0.0.1:{port}"
 [services.login]
 module = "login"
 serves = ["login.v1.Login"]
+"""
+PROTO = 'syntax = "proto3"; package login.v1; service Login {}'
+
+
+PROTO = """
+syntax = "proto3";
+package login.v1;
+message Nothing {}
+service Login {
+  rpc Login(Nothing) returns (Nothing);
+}
 """
 
 
@@ -59,6 +71,9 @@ class Machines:
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         origin = self._machine("origin")
+        protos = origin / "protos" / "login" / "v1"
+        protos.mkdir(parents=True)
+        (protos / "login.proto").write_text(PROTO)
         assert cli.main(["keys", "--each", str(folder / "each"), "--file", str(origin)]) == 0
         for name in ("keys", "login", "edge"):
             shutil.copytree(folder / "each" / name, self._machine(name) / ".mesh" / "identity")
@@ -69,6 +84,8 @@ class Machines:
         folder = self.folder / name
         folder.mkdir()
         (folder / "mesh.toml").write_text(TEXT.format(port=self.port))
+        (folder / "protos").mkdir()
+        (folder / "protos" / "login.proto").write_text(PROTO)
         return folder
 
     def manifest(self, name: str) -> Manifest:
@@ -80,7 +97,8 @@ class Machines:
 
     def start(self) -> None:
         """Start the signer, and wait until it serves."""
-        command = [sys.executable, "-m", "mesh", "keys", "serve", "--file", str(self.folder / "keys")]
+        each = str(self.folder / "each")
+        command = [sys.executable, "-m", "mesh", "keys", "serve", "--each", each, "--file", str(self.folder / "keys")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         for _ in range(2000):
@@ -219,7 +237,10 @@ def test_a_component_starts_with_the_certificate_that_it_has_while_the_signer_is
 async def test_a_rotation_reaches_every_component_and_an_outage_is_survived(
     machines: Machines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Components renew within a look at the signer, in each step; the signer is away for some time in between."""
+    """Components renew within a look at the signer, in each step; the signer is away for some time in between.
+
+    It renews the files of broker and operator itself: no certificate is left that a step would wait for.
+    """
     monkeypatch.setattr("mesh.certificates.renewal.POLL_INTERVAL", 0.1)
     monkeypatch.setattr("mesh.certificates.renewal.MAX_RETRY_DELAY", 0.1)
     monkeypatch.setattr(component_certificates, "CHECK_INTERVAL", 0.05)
@@ -247,6 +268,7 @@ async def test_a_rotation_reaches_every_component_and_an_outage_is_survived(
             assert after is not None
             assert after.step is step
             await until(lambda: all(found[name].serial != serials[name] for name in names))  # noqa: B023 - awaited here
+            await until(lambda: passive_rounds(machines) == {after.round})  # noqa: B023 - awaited here
             roots = {credentials.roots.count("BEGIN") for credentials in found.values()}
             assert roots == {1 if step is Step.STEADY else 2}
             for name in names:
@@ -255,6 +277,16 @@ async def test_a_rotation_reaches_every_component_and_an_outage_is_survived(
         for task in tasks:
             task.cancel()
     assert {credentials.root_id for credentials in found.values()} == {machines.store.status().state.signing} != {old}
+
+
+def passive_rounds(machines: Machines) -> set[int]:
+    """Return the rounds of the certificates in the files of broker and operator; -1: one that was not issued."""
+    issued = machines.store.status().state.leaves
+    rounds = set()
+    for name in mesh_certificates.PASSIVE:
+        held = current_leaf(machines.folder / "each" / name, name, "shop")
+        rounds.add(-1 if held is None or held.serial_number not in issued else issued[held.serial_number].round)
+    return rounds
 
 
 async def until(condition: object) -> None:
@@ -271,18 +303,22 @@ def test_the_signer_needs_an_authority(machines: Machines) -> None:
     assert "there is no authority of the mesh; make it, and the keys of all components: mesh keys --each" in done.stderr
 
 
-async def test_a_component_that_requests_too_often_is_told_to_wait(tmp_path: Path) -> None:
-    identity = Ed25519PrivateKey.generate()
+async def test_a_component_that_requests_too_often_is_told_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = AuthorityStore(tmp_path / "authority", "shop")
     store.ensure(datetime.now(UTC))
 
     def issue(name: str, key: object, replaced: int | None) -> object:
         return store.issue(name, key, now=datetime.now(UTC), replaced=replaced)  # type: ignore[arg-type]
 
-    app = SignerApp(store, ["login"], lambda: {"login": identity.public_key()}, issue)
+    private = {"login": Ed25519PrivateKey.generate(), "audit": Ed25519PrivateKey.generate()}
+    keys = {name: key.public_key() for name, key in private.items()}
+    monkeypatch.setattr(signing, "MAX_REPLAY_NONCES", signer_app.BURST + 1)
+    app = SignerApp(store, ["login", "audit"], lambda: keys, issue)
     statuses = []
-    for _ in range(signer_app.BURST + 1):
-        body = PendingRequest("shop", "login", identity, datetime.now(UTC)).body
+    for name in ["login"] * (signer_app.BURST + 3) + ["audit", "login"]:
+        body = PendingRequest("shop", name, private[name], datetime.now(UTC)).body
         sent: list[dict[str, object]] = []
 
         async def receive(body: bytes = body) -> dict[str, object]:
@@ -293,6 +329,7 @@ async def test_a_component_that_requests_too_often_is_told_to_wait(tmp_path: Pat
 
         await app({"type": "http", "method": "POST", "path": CERTIFICATES_PATH}, receive, send)
         statuses.append(sent[0]["status"])
-    assert statuses == [http.client.OK] * signer_app.BURST + [429]
+    # What was refused uses up none of the memory of requests, which others need.
+    assert statuses == [http.client.OK] * signer_app.BURST + [429] * 3 + [http.client.OK, 429]
     assert b"retry-after" in dict(sent[0]["headers"])  # type: ignore[call-overload]
     assert "requests too many certificates" in json.loads(sent[1]["body"])["message"]  # type: ignore[arg-type]

@@ -213,3 +213,39 @@ class TestPlainGrpc:
                         login_pb2.SetCredentialRequest(), metadata=metadata, timeout=20
                     )
                 assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+class TestOwnSessions:
+    """Sessions, passwords and guesses over HTTP."""
+
+    def test_sessions_are_listed_and_ended(self, mesh: Mesh) -> None:
+        user = User(mesh)
+        there = login(mesh, user.name).json
+        listed = http(f"{mesh.edge}/v1/sessions", token=user.token).json["sessions"]
+        assert sum(session.get("current", False) for session in listed) == 1
+        other = next(session["id"] for session in listed if not session.get("current"))
+        assert http(f"{mesh.edge}/v1/sessions/{other}", "DELETE", token=user.token).status == 200
+        refresh = f"{mesh.edge}/v1/sessions:refresh"
+        assert http(refresh, "POST", {"refreshToken": there["refreshToken"]}).status == 401
+        assert http(f"{mesh.edge}/v1/sessions", "DELETE", token=user.token).status == 200
+        assert http(f"{mesh.edge}/v1/sessions", token=user.token).json.get("sessions", []) == []
+
+    def test_a_password_is_changed_with_the_current_one(self, mesh: Mesh) -> None:
+        user = User(mesh)
+        path, new = f"{mesh.edge}/v1/password:change", "battery staple"
+        assert http(path, "POST", {"currentPassword": "?", "newPassword": new}, token=user.token).status == 403
+        assert http(path, "POST", {"currentPassword": PASSWORD, "newPassword": new}, token=user.token).status == 200
+        assert (login(mesh, user.name).status, login(mesh, user.name, new).status) == (401, 200)
+
+    def test_guesses_are_locked_out_the_same_for_everybody(self, mesh: Mesh) -> None:
+        answers = []
+        for name in (User(mesh).name, "nobody-with-this-name"):
+            statuses = []
+            while 429 not in statuses:
+                answer = login(mesh, name, "wrong password")
+                statuses.append(answer.status)
+                assert len(statuses) < 30
+            assert statuses.count(401) >= 5
+            answers.append((answer.json["code"], answer.json["message"], "retry-after" in answer.headers))
+        assert answers[0] == answers[1]
+        assert answers[0][2]

@@ -74,7 +74,7 @@ class SignerApp:
         self._keys: Mapping[str, Ed25519PublicKey] = {}
         self._keys_read_at = -KEYS_INTERVAL
         self._issue = issue
-        self._verifier = RequestVerifier(store.mesh, self._known_keys, clock)
+        self._verifier = RequestVerifier(store.mesh, self._known_keys, clock, self._admit)
         self._buckets: dict[str, tuple[float, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,16 +123,19 @@ class SignerApp:
         except CertificateError as error:
             log.warning("a request for a certificate was refused: %s", error)
             raise _RequestRefusedError(403, str(error)) from None
-        if request.name not in self._names:
-            raise _RequestRefusedError(403, f"{request.name} is no component of this mesh: it is not in mesh.toml")
-        self._limit(request.name)
         issued = await asyncio.to_thread(self._issue, request.name, request.public_key, request.replaced)
         leaf = x509.load_pem_x509_certificate(issued.leaf)
         log.info("issued a certificate for %s, valid until %s UTC", request.name, f"{leaf.not_valid_after_utc:%F %T}")
         return SigningResponse(issued.leaf, issued.roots, issued.round).to_json()
 
-    def _limit(self, name: str) -> None:
-        """Count a request against the limit of its component (token bucket)."""
+    def _admit(self, name: str) -> None:
+        """Count a request against the limit of its component (token bucket).
+
+        Raises:
+            _RequestRefusedError: There is no such component, or it requests too much.
+        """
+        if name not in self._names:
+            raise _RequestRefusedError(403, f"{name} is no component of this mesh: it is not in mesh.toml")
         now = monotonic()
         left, at = self._buckets.get(name, (float(BURST), now))
         left = min(float(BURST), left + (now - at) / ISSUE_INTERVAL)

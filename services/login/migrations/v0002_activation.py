@@ -5,6 +5,8 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
+# Code of 0001 makes credentials that are active at once, as it always did.
+compatible = True
 
 
 def upgrade() -> None:
