@@ -144,7 +144,7 @@ async def change_role(mesh: Mesh, user_id: str, role: str, *, held: bool, admin:
         user_id: The account.
         role: The role.
         held: Whether the account has the role afterwards.
-        admin: Id of the admin who asks, or None for a service. A token says who was an admin when it was made; here
+        admin: Id of the admin who calls, or None for a service. A token says who was an admin when it was made; here
             the row decides, so that an admin who was deposed cannot come back.
         by: Name of the caller in the event.
 
