@@ -48,16 +48,6 @@ serves = ["login.v1.Login"]
 PROTO = 'syntax = "proto3"; package login.v1; service Login {}'
 
 
-PROTO = """
-syntax = "proto3";
-package login.v1;
-message Nothing {}
-service Login {
-  rpc Login(Nothing) returns (Nothing);
-}
-"""
-
-
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
@@ -84,8 +74,6 @@ class Machines:
         folder = self.folder / name
         folder.mkdir()
         (folder / "mesh.toml").write_text(TEXT.format(port=self.port))
-        (folder / "protos").mkdir()
-        (folder / "protos" / "login.proto").write_text(PROTO)
         return folder
 
     def manifest(self, name: str) -> Manifest:
