@@ -166,17 +166,19 @@ def _unpad(value: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Verified user of a call.
+    """Verified user or API key of a call.
 
     Attributes:
-        subject: The token's ``sub``.
+        subject: The user's subject; of an API key ``key:NAME``.
         roles: The token's roles.
         claims: All claims of the token.
+        scopes: The scopes of an API key; None for a user.
     """
 
     subject: str
     roles: frozenset[str] = frozenset()
     claims: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    scopes: frozenset[str] | None = None
 
 
 class Call:

@@ -240,6 +240,17 @@ def _secrets(options: argparse.Namespace) -> int:
     return (secret_actions.set_ if options.action == "set" else secret_actions.remove)(_file(options), options.name)
 
 
+def _apikeys(options: argparse.Namespace) -> int:
+    from mesh.control.commands import apikey_actions
+
+    if options.action == "list":
+        return apikey_actions.show(_file(options))
+    if options.action == "revoke":
+        return apikey_actions.revoke(_file(options), options.name)
+    _, contract = _load(options)
+    return apikey_actions.create(_file(options), contract, options.name, options.scope, options.expires)
+
+
 def _new(options: argparse.Namespace) -> int:
     from mesh.control.commands import new
 
@@ -307,6 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_health(command)
     keys_arguments.add(command, _keys)
     _add_secrets(command, commands)
+    _add_apikeys(command, commands)
     events_arguments.add(command, commands, _events)
     chaos_command.add(command, _chaos)
     _add_export(command, commands)
@@ -362,6 +374,24 @@ def _add_secrets(command: AddCommand, commands: Any) -> None:
         added.set_defaults(action=action)
         if action != "list":
             added.add_argument("name", metavar="NAME", help="the secret's name")
+
+
+def _add_apikeys(command: AddCommand, commands: Any) -> None:
+    group = commands.add_parser("apikeys", help="create, list and revoke API keys").add_subparsers(
+        title="actions", metavar="ACTION", required=True
+    )
+    for action, summary in (
+        ("create", "create an API key and print it, once"),
+        ("list", "list the API keys with their scopes, never a key"),
+        ("revoke", "revoke an API key; components refuse it within seconds"),
+    ):
+        added = command(action, _apikeys, summary, _APIKEYS, group)
+        added.set_defaults(action=action)
+        if action != "list":
+            added.add_argument("name", metavar="NAME", help="the key's name")
+        if action == "create":
+            added.add_argument("--scope", action="append", default=[], metavar="SCOPE", help="a scope; repeatable")
+            added.add_argument("--expires", default="never", metavar="TIME", help="such as 90d; default: never")
 
 
 def _add_export(command: AddCommand, commands: Any) -> None:
@@ -504,6 +534,13 @@ that receive it.
 
   mesh export asyncapi --out asyncapi.json
   mesh export asyncapi --title "Accounts" --api-version 1.4
+"""
+_APIKEYS = """
+API keys are for programs that call methods with access: KEY. The state folder holds their hashes; a key is shown once.
+
+  mesh apikeys create ci --scope orders:read --expires 90d
+  mesh apikeys list
+  mesh apikeys revoke ci
 """
 _SECRETS = """
 mesh.toml names secrets: password = { secret = "smtp" } in settings, {secret:smtp} inside a URL. Each is looked up in

@@ -11,13 +11,28 @@ import pytest
 
 from mesh import cli
 
-COMMANDS = ["up", "call", "trace", "graph", "check", "generate", "new", "sidecar", "edge", "health", "keys"]
+COMMANDS = [
+    "up",
+    "call",
+    "trace",
+    "graph",
+    "check",
+    "generate",
+    "new",
+    "sidecar",
+    "edge",
+    "health",
+    "keys",
+    "apikeys create",
+    "apikeys list",
+    "apikeys revoke",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert ended.value.code == 0
     assert f"\n  mesh {command}" in capsys.readouterr().out
 
@@ -32,7 +47,7 @@ def test_help_needs_no_heavy_imports() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for command in COMMANDS:
-        assert f"\n    {command} " in done.stdout
+        assert f"\n    {command.split()[0]} " in done.stdout
 
 
 def test_the_nearest_manifest_above_is_used(
@@ -185,3 +200,32 @@ def test_secrets_are_set_listed_and_removed_and_never_shown(project: Path) -> No
     ):
         done = run(project, "secrets", *words, input=given)
         assert (done.returncode, reason in done.stderr.decode()) == (1, True), done.stderr
+
+
+def test_api_keys_are_created_listed_and_revoked_and_shown_once(project: Path) -> None:
+    file = project / "protos" / "a" / "v1" / "a.proto"
+    option = 'option (meshapi.v1.method) = { access: KEY scopes: "a:read" };'
+    text = file.read_text(encoding="utf-8").replace("option (google", f"{option} option (google", 1)
+    file.write_text(text.replace("import", 'import "meshapi/v1/annotations.proto";\nimport', 1), encoding="utf-8")
+    done = run(project, "apikeys", "create", "ci", "--scope", "a:read", "--expires", "90d")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"mesh_")
+    key = done.stdout.strip()
+    assert run(project, "apikeys", "create", "old", "--expires", "0s").returncode == 0
+    done = run(project, "apikeys", "list")
+    rows = [line.split() for line in done.stdout.decode().splitlines()[-2:]]
+    assert [row[:2] for row in rows] == [["ci", "a:read"], ["old", "none"]]
+    assert rows[1][-1] == "(expired)"
+    assert key not in done.stdout
+    for words, reason in (
+        (("create", "ci"), "ci: there is a key of this name"),
+        (("create", "A b"), "NAME: expected lower-case letters"),
+        (("create", "b", "--scope", "a:write"), "no method of the contract has the scope 'a:write'; there are: a:read"),
+        (("create", "b", "--expires", "soon"), "--expires: expected a duration such as"),
+        (("revoke", "b"), "b: there is no such key"),
+    ):
+        done = run(project, "apikeys", *words)
+        assert (done.returncode, reason in done.stderr.decode()) == (1, True), done.stderr
+    assert run(project, "apikeys", "revoke", "ci").returncode == 0
+    assert run(project, "apikeys", "revoke", "old").returncode == 0
+    assert run(project, "apikeys", "list").stdout == b"there are no API keys\n"

@@ -14,6 +14,7 @@ Decisions:
 Refused: symmetric keys, unsigned tokens, and a service's call that the contract does not declare.
 """
 
+from mesh.auth.api_keys import ApiKeyFile, ApiKeyVerifier
 from mesh.auth.client_certificates import ClientCertificates
 from mesh.auth.identity_layers import NO_SERVICES, CallDeclarations, authenticate, authorize, identify
 from mesh.auth.key_sources import discover, fetch_url
@@ -24,6 +25,8 @@ from mesh.auth.user_tokens import Issuer, TokenVerifier
 __all__ = [
     "EDGE",
     "NO_SERVICES",
+    "ApiKeyFile",
+    "ApiKeyVerifier",
     "CallDeclarations",
     "ClientCertificates",
     "Issuer",

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from mesh.auth.service_tokens import EDGE, HEADER, PeerVerifier, Signer
 from mesh.call import current
 from mesh.certificates.spiffe import OPERATOR
+from mesh.contract.access import check_identity
 from mesh.contract.model import Access, Contract, Method
 from mesh.errors import PermissionDenied, Unauthenticated
 
 if TYPE_CHECKING:
+    from mesh.auth.api_keys import ApiKeyVerifier
     from mesh.auth.client_certificates import ClientCertificates
     from mesh.auth.user_tokens import TokenVerifier
     from mesh.call import Call, Handler, Layer
@@ -64,7 +66,9 @@ class CallDeclarations:
 
 
 def authenticate(
-    tokens: TokenVerifier | None, peers: PeerVerifier | None, certificates: ClientCertificates | None = None
+    tokens: TokenVerifier | ApiKeyVerifier | None,
+    peers: PeerVerifier | None,
+    certificates: ClientCertificates | None = None,
 ) -> Layer:
     """Return the layer that verifies user, service token and certificate of a call.
 
@@ -80,7 +84,7 @@ def authenticate(
     terminates TLS.
 
     Args:
-        tokens: Verifier of user tokens, or None if no user token is accepted.
+        tokens: Verifier of user tokens and API keys, or None if none is accepted.
         peers: Verifier of service tokens. None at the edge, which services do not call, and which ignores the header.
         certificates: Verifier of client certificates, where the listener requires them; or None.
     """
@@ -126,7 +130,9 @@ def _certified(peers: PeerVerifier, certificates: ClientCertificates) -> Callabl
 
 
 def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
-    """Return the layer that refuses a call unless ``call.method.access`` and ``roles`` allow its caller.
+    """Return the layer that refuses a call unless ``access``, ``roles`` and ``scopes`` of its method allow its caller.
+
+    A declared call of a service needs a user only if the method has roles, and no API key.
 
     Args:
         contract: The contract, with the declared calls between services.
@@ -143,28 +149,11 @@ def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
                 declarations.check(caller, method.service)
             elif method.access is Access.INTERNAL:
                 raise PermissionDenied(f"{method.path} is only for services of the mesh")
-            if method.access is Access.AUTHENTICATED:
-                _check_user(call, method, by_service=by_service)
+            if method.access is not Access.INTERNAL and (not by_service or method.roles):
+                check_identity(method, call.identity, method.path)
         return next(call)
 
     return layer
-
-
-def _check_user(call: Call, method: Method, *, by_service: bool) -> None:
-    """Check the user of an AUTHENTICATED call. A declared call of a service needs a user only if the method has roles.
-
-    Raises:
-        Unauthenticated: There is no user.
-        PermissionDenied: The user has none of the roles.
-    """
-    identity = call.identity
-    if identity is None:
-        if by_service and not method.roles:
-            return
-        raise Unauthenticated(f"{method.path} needs a user: send `authorization: Bearer TOKEN`")
-    if method.roles and method.roles.isdisjoint(identity.roles):
-        wanted = " or ".join(sorted(method.roles))
-        raise PermissionDenied(f"{method.path} is only for users with the role {wanted}")
 
 
 def identify(signer: Signer, declarations: CallDeclarations | None = None) -> Layer:

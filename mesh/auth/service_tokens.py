@@ -8,6 +8,7 @@ than ``MAX_TOKEN_AGE``.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from mesh.auth import key_files
 from mesh.auth.verified_cache import VerifiedCache
 from mesh.errors import Unauthenticated
+from mesh.faults import Faults
 
 if TYPE_CHECKING:
     from mesh.call import Call
 
 __all__ = ["EDGE", "HEADER", "PeerVerifier", "Signer"]
+
+log = logging.getLogger("mesh.auth")
 
 EDGE = "edge"
 """Name of the edge as a caller. It forwards calls of users, and makes none of its own."""
@@ -135,5 +139,8 @@ class PeerVerifier:
         now = self._clock()
         if service not in self._keys and not 0 <= now - self._read_at < REREAD_INTERVAL:
             self._read_at = now
-            self._keys = key_files.load_public(self._folder)
+            try:
+                self._keys = key_files.load_public(self._folder)
+            except Faults as faults:  # a file is being copied, or was damaged since the start
+                log.warning("the public keys were not read again: %s", faults)
         return self._keys.get(service)

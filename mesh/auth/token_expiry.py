@@ -29,14 +29,22 @@ def end_with_token(leeways: Mapping[str, float]) -> Layer:
     """
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
-        expiry = None if call.identity is None else call.identity.claims.get("exp")
-        if call.identity is None or not isinstance(expiry, int | float):
+        expiry = None if call.identity is None else _seconds(call.identity.claims.get("exp"))
+        if call.identity is None or expiry is None:
             return next(call)
         leeway = leeways.get(call.identity.claims.get("iss", ""), 0.0)
         now = monotonic()
         return cancel_at(max(now, now + expiry + leeway - time.time()), call, next, _expired)
 
     return layer
+
+
+def _seconds(claim: object) -> float | None:
+    """Return a time of a claim as a number. PyJWT accepts digits in a text too, so the verifier of tokens does."""
+    try:
+        return float(claim)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _expired() -> StatusError:

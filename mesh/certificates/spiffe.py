@@ -65,7 +65,7 @@ def _parse(certificate: bytes | str | x509.Certificate) -> x509.Certificate:
     try:
         der = ssl.PEM_cert_to_DER_cert(certificate) if isinstance(certificate, str) else certificate
         return x509.load_der_x509_certificate(der)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, x509.InvalidVersion):
         raise CertificateError("the peer's certificate is malformed") from None
 
 
@@ -78,7 +78,7 @@ def leaf_service(leaf: x509.Certificate, mesh: str) -> str:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
         uris = []
     if len(uris) != 1:
         raise CertificateError(f"the certificate has {len(uris) or 'no'} URIs as alternative names, and needs one")

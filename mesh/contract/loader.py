@@ -52,6 +52,8 @@ _SCALAR_MESSAGES = frozenset(
 )  # fmt: skip
 """Messages that proto3 JSON writes as one scalar, so a path variable can hold them."""
 
+_SCOPE = re.compile(r"[!#-\[\]-~]+")
+"""Scope of an API key: a scope-token of RFC 6749, section 3.3."""
 _HTTP_METHOD = re.compile(r"(?:[A-Z][A-Z0-9!#$%&'+\-.^_`|~]*|\*)\Z")
 """HTTP method (RFC 9110, 9.1) of a ``custom`` pattern."""
 
@@ -181,6 +183,7 @@ class _ContractBuilder:
             server_streaming=proto.server_streaming,
             access=access,
             roles=frozenset(options.roles) if options else frozenset(),
+            scopes=frozenset(options.scopes) if options else frozenset(),
             timeout=timeout,
             no_time_limit=bool(options and options.no_time_limit),
             idempotent=proto.options.idempotency_level != MethodOptions.IDEMPOTENCY_UNKNOWN,
@@ -218,7 +221,7 @@ class _ContractBuilder:
 
     def _access(self, title: str, options: Any, place: str, *, routed: bool, triggered: bool) -> Access:
         declared = options.access if options else 0
-        access = {1: Access.PUBLIC, 2: Access.AUTHENTICATED, 3: Access.INTERNAL}.get(
+        access = {1: Access.PUBLIC, 2: Access.AUTHENTICATED, 3: Access.INTERNAL, 4: Access.KEY}.get(
             declared, Access.INTERNAL if triggered and not routed else Access.AUTHENTICATED
         )
         if access is Access.INTERNAL and routed:
@@ -227,6 +230,10 @@ class _ContractBuilder:
             )
         if options and options.roles and access is not Access.AUTHENTICATED:
             self.fault(place, f"{title}: roles narrow AUTHENTICATED; with {access.name} they have no effect")
+        if options and options.scopes and access is not Access.KEY:
+            self.fault(place, f"{title}: scopes are those of API keys; with {access.name} they have no effect")
+        if options and not all(_SCOPE.fullmatch(scope) for scope in options.scopes):
+            self.fault(place, f'{title}: a scope is a word without spaces, such as "orders:read"')
         return access
 
     def _success_status(self, title: str, options: Any, output: Descriptor, place: str, *, routed: bool) -> int:

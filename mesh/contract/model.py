@@ -43,6 +43,8 @@ class Access(Enum):
     """Every caller."""
     AUTHENTICATED = "authenticated"
     """A verified user, or a service of the mesh that declares the call."""
+    KEY = "key"
+    """An API key with all scopes of the method, or a service of the mesh that declares the call."""
     INTERNAL = "internal"
     """Services of the mesh that declare the call, and triggers. The edge never routes to the method."""
 
@@ -166,6 +168,7 @@ class Method:
         server_streaming: Whether the response is a stream.
         access: Access level.
         roles: If not empty, a user must have one of them.
+        scopes: An API key must have all of them.
         timeout: Timeout of a call, seconds; None: not declared.
         no_time_limit: Whether calls have no timeout, whatever the defaults of the deployment are.
         success_status: HTTP status of a successful response.
@@ -187,6 +190,7 @@ class Method:
     server_streaming: bool = False
     access: Access = Access.AUTHENTICATED
     roles: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset()
     timeout: float | None = None
     no_time_limit: bool = False
     idempotent: bool = False

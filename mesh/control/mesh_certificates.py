@@ -21,12 +21,14 @@ from mesh.config.manifest import Manifest
 from mesh.config.tls import TlsFiles
 
 __all__ = [
-    "BROKER", "authority", "credential_files", "hosts", "identity_files", "issue", "issue_each", "lifetime", "names",
+    "BROKER", "PASSIVE", "authority", "credential_files", "hosts", "identity_files", "issue_each", "lifetime", "names",
     "signs_here",
 ]  # fmt: skip
 
 BROKER = "broker"
 """Name of the event broker."""
+PASSIVE = (BROKER, OPERATOR)
+"""Names of those that do not ask a signer for their certificates: a program of others, and commands that end soon."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -99,21 +101,6 @@ def _named(addresses: Iterable[str]) -> Iterator[str]:
         else:
             if not found.is_unspecified:
                 yield str(found)
-
-
-def issue(manifest: Manifest, now: datetime, only: Iterable[str] | None = None) -> datetime:
-    """Issue the leaves that are missing or due into the identity folder; return the time of the next renewal.
-
-    Args:
-        manifest: The manifest.
-        now: The time.
-        only: Names of the components; None: all.
-
-    Raises:
-        Faults: The authority or the folder cannot be read or written.
-    """
-    folder = manifest.state / "identity"
-    return issue_each(manifest, dict.fromkeys(only or names(manifest), folder), lifetime(manifest), now)
 
 
 def issue_each(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.asgi import Receive, Scope, Send
 from mesh.call import Call, Handler, Layer, chain, current
+from mesh.contract.access import check_identity
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.contract.path_template import Template
 from mesh.edge import refusals
@@ -27,7 +28,7 @@ from mesh.edge.http.websocket import WebSocketCall, WebSockets
 from mesh.edge.lambda_http.gateway import Gateway
 from mesh.edge.layers.stack import NO_LAYERS, OptionalLayers
 from mesh.edge.openapi.pages import BuiltinPages
-from mesh.errors import Internal, InvalidArgument, PermissionDenied, StatusError, Unauthenticated, Unavailable
+from mesh.errors import Internal, InvalidArgument, StatusError, Unavailable
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
 from mesh.layers.timer_wheel import timer_wheel
@@ -347,14 +348,8 @@ def _present(*parts: Any) -> Iterator[Any]:
 
 
 def _check_access(call: HttpCall) -> None:
-    method = call.method
-    if method.access is Access.PUBLIC:
-        return
-    identity = call.identity
-    if identity is None:
-        raise call.auth_error or Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
-    if method.roles and method.roles.isdisjoint(identity.roles):
-        raise PermissionDenied(f"this is only for users with the role {' or '.join(sorted(method.roles))}")
+    if call.method.access is not Access.PUBLIC:
+        check_identity(call.method, call.identity, "this", call.auth_error)
 
 
 def _liveness(call: HttpCall) -> Awaitable[None]:

@@ -24,6 +24,11 @@ _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "a
 _KEYS = frozenset({"time", "level", "logger", "message", "service", "trace_id", "span_id", "exception"})
 _VERBOSE_LOGGERS = ("alembic",)
 """Loggers of libraries that log their internals as INFO. They log from WARNING on."""
+_HEADER_LOGGERS = (
+    "opentelemetry.baggage", "opentelemetry.trace.propagation.tracecontext", "opentelemetry.trace.span",
+)  # fmt: skip
+"""Loggers that warn of each malformed member of a caller's ``baggage``, ``tracestate`` or ``traceparent``. One request
+could write hundreds of lines."""
 _LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x7f\x85\u2028\u2029"}
 """Characters that JSON does not escape, and that readers may take for the end of a line."""
 
@@ -93,6 +98,8 @@ def install(service: str, level: str = "INFO", stream: TextIO | None = None) -> 
     root.setLevel(number)
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    for name in _HEADER_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
     return handler
 

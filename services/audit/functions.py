@@ -94,6 +94,11 @@ async def on_user_updated(event: events.UserUpdated, context: Context) -> Empty:
     return await _keep(context, event, event.user_id)
 
 
+async def on_user_roles_changed(event: events.UserRolesChanged, context: Context) -> Empty:
+    """Record the event."""
+    return await _keep(context, event, event.user_id)
+
+
 async def on_user_deleted(event: events.UserDeleted, context: Context) -> Empty:
     """Record the event."""
     return await _keep(context, event, event.user_id)

@@ -41,9 +41,9 @@ from services.login.session_functions import current_session, end_session, end_s
 from services.login.tables import credentials, handles, refresh_tokens, sessions
 
 __all__ = [  # what the contract names
-    "change_password", "delete_credentials", "end_session", "end_sessions", "get_keys", "list_sessions", "login",
-    "logout", "on_user_deleted", "on_user_registered", "on_user_updated", "purge_sessions", "refresh",
-    "rename_credential", "set_credential", "startup",
+    "change_password", "check_password", "delete_credentials", "end_session", "end_sessions", "get_keys",
+    "list_sessions", "login", "logout", "on_user_deleted", "on_user_registered", "on_user_roles_changed",
+    "on_user_updated", "purge_sessions", "refresh", "rename_credential", "set_credential", "startup",
 ]  # fmt: skip
 
 LONGEST_NAME = 320
@@ -257,16 +257,17 @@ async def set_credential(request: pb.SetCredentialRequest, context: Context) -> 
     for _ in range(MAX_ATTEMPTS):
         try:
             async with context.transaction() as tx:
-                alive = False
+                fresh_one = False
                 for user_id in sorted(
                     {*request.replaces, request.user_id}
                 ):  # sorted, so that concurrent calls do not deadlock
                     if user_id in request.replaces:
                         await _end(tx, user_id)
                     else:
-                        alive = await _put(tx, user_id, values)
-                if not alive:
-                    return pb.CredentialResponse(ended=True)
+                        fresh_one = await _put(tx, user_id, values)
+                if not fresh_one:
+                    row = await _locked(tx, request.user_id)
+                    return pb.CredentialResponse(ended=row is None or row.ended)
                 await _name(tx, request.user_id, request.names)
         except (IntegrityError, Aborted):
             continue  # another call made or changed the same row; the next attempt reads it
@@ -274,6 +275,14 @@ async def set_credential(request: pb.SetCredentialRequest, context: Context) -> 
             return pb.CredentialResponse(held_by=held.args)
         return pb.CredentialResponse()
     raise Aborted("other calls change the same credential; try again")
+
+
+async def check_password(request: pb.CheckPasswordRequest, context: Context) -> pb.CheckPasswordResponse:
+    """Return whether a user has a password."""
+    async with context.transaction() as tx:
+        row = (await tx.execute(select(credentials).where(credentials.c.user_id == request.user_id))).one_or_none()
+    stored = None if row is None or row.ended else row.password_hash
+    return pb.CheckPasswordResponse(matches=await passwords.verify(stored, request.password))
 
 
 async def rename_credential(request: pb.RenameCredentialRequest, context: Context) -> pb.CredentialResponse:
@@ -327,8 +336,8 @@ async def on_user_registered(event: events.UserRegistered, context: Context) -> 
         row = await _locked(tx, event.user_id)
         if row is None:
             raise FailedPrecondition(f"user {event.user_id} has registered without a credential")
-        # An ended credential stays ended: its user was deleted meanwhile.
-        await tx.execute(update(credentials).where(credentials.c.user_id == event.user_id).values(active=True))
+        if not row.ended:  # its user was not deleted meanwhile
+            await tx.execute(update(credentials).where(credentials.c.user_id == event.user_id).values(active=True))
     return Empty()
 
 
@@ -337,6 +346,21 @@ async def on_user_updated(event: events.UserUpdated, context: Context) -> Empty:
     response = await _rename(context, event.user_id, [event.name, event.email], event.version)
     if response.held_by:  # the other user has given the name up, and the event of that change is on its way
         raise Unavailable(f"a name of user {event.user_id} still belongs to {', '.join(response.held_by)}")
+    return Empty()
+
+
+async def on_user_roles_changed(event: events.UserRolesChanged, context: Context) -> Empty:
+    """Change the roles of the user's next access tokens, unless a later event has."""
+    async with context.transaction() as tx:
+        row = await _locked(tx, event.user_id)
+        if row is None:
+            raise FailedPrecondition(f"user {event.user_id} has a role without a credential")
+        if not row.ended and row.roles_version < event.version:
+            await tx.execute(
+                update(credentials)
+                .where(credentials.c.user_id == event.user_id)
+                .values(roles=list(event.roles), roles_version=event.version)
+            )
     return Empty()
 
 
@@ -361,13 +385,17 @@ async def _locked(tx: Transaction, user_id: str) -> Any:
 
 
 async def _put(tx: Transaction, user_id: str, values: Mapping[str, Any]) -> bool:
-    """Make or change a credential; return False if it has ended."""
+    """Make or change a credential that is not active yet.
+
+    Returns:
+        False if it is active or has ended, so that the call is late.
+    """
     row = await _locked(tx, user_id)
     if row is None:
         await tx.execute(insert(credentials).values(user_id=user_id, active=False, ended=False, **values))
-    elif not row.ended:
+    elif not row.ended and not row.active:
         await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(**values))
-    return row is None or not row.ended
+    return row is None or not (row.ended or row.active)
 
 
 async def _end(tx: Transaction, user_id: str) -> None:

@@ -15,6 +15,9 @@ credentials = Table(
     Column("password_hash", String, nullable=False),
     Column("roles", JSON, nullable=False),
     Column("version", BigInteger, nullable=False),
+    # Version of the account whose event last changed the roles. Names and roles change in events of different types,
+    # which come in any order, so each has a version of its own.
+    Column("roles_version", BigInteger, nullable=False, server_default="0"),
     # True once its user has registered; nobody can log in before.
     Column("active", Boolean, nullable=False),
     # An ended credential stays as a tombstone, so that a late SetCredential for it is refused.

@@ -17,6 +17,10 @@ increases with each change, so a late call changes nothing. Login refuses a name
 decide who owns a name, so the credential of the other user is updated and login is called once more. A deletion is
 committed here with ``UserDeleted``, and then login is called. In both cases the call takes effect at once, and the
 event makes the effect certain: it is delivered also when this process dies before the call.
+
+A change of roles is committed here with ``UserRolesChanged``, and login follows the event. Each change of an account
+increases its version, and each event has the version. Login keeps the version of the last change of the names, and that
+of the roles, and ignores older ones.
 """
 
 from __future__ import annotations
@@ -30,14 +34,26 @@ import grpc
 from login.v1 import login_pb2
 from login.v1.login_pb2_grpc import LoginStub
 from registration.v1 import events_pb2 as events
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import String, cast, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from mesh import Aborted, AlreadyExists, Context, NotFound, Service, StatusError, Transaction
+from mesh import (
+    Aborted,
+    AlreadyExists,
+    Context,
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    Service,
+    StatusError,
+    Transaction,
+)
 from services.registration.rules import fold
 from services.registration.tables import ACTIVE, PENDING, users
 
-__all__ = ["change", "create", "find", "remove"]
+__all__ = ["ADMIN", "change", "change_role", "create", "find", "remove"]
+
+ADMIN = "admin"
 
 Mesh = Context | Service
 
@@ -120,18 +136,78 @@ async def change(mesh: Mesh, user_id: str, fields: dict[str, str]) -> Any:
     return row
 
 
-async def remove(mesh: Mesh, user_id: str) -> None:
-    """Delete an account, with what lets its user in."""
+async def change_role(mesh: Mesh, user_id: str, role: str, *, held: bool, admin: str | None, by: str) -> Any:
+    """Grant or revoke a role and return the account's row.
+
+    Args:
+        mesh: Context of the call.
+        user_id: The account.
+        role: The role.
+        held: Whether the account has the role afterwards.
+        admin: Id of the admin who calls, or None for a service. A token says who was an admin when it was made; here
+            the row decides, so that an admin who was deposed cannot come back.
+        by: Name of the caller in the event.
+
+    Raises:
+        FailedPrecondition: The last admin would lose the role.
+        NotFound: There is no such account.
+        PermissionDenied: ``admin`` is no admin any more.
+    """
     async with mesh.transaction() as tx:
-        gone = (await tx.execute(delete(users).where(users.c.id == user_id).returning(users.c.id))).one_or_none()
+        admins = await _admins(tx)
+        if admin is not None and admin not in admins:
+            raise PermissionDenied("your account is not an admin's")
+        row = (
+            await tx.execute(select(users).where(users.c.id == user_id, users.c.state == ACTIVE).with_for_update())
+        ).one_or_none()
+        if row is None:
+            raise NotFound(f"there is no account with the id {user_id!r}")
+        if held == (role in row.roles):
+            return row
+        if role == ADMIN and not held:
+            _check_not_last(user_id, admins)
+        roles = sorted({*row.roles, role} if held else {*row.roles} - {role})
+        values = {"roles": roles, "version": row.version + 1, "updated_at": _now()}
+        row = (await tx.execute(update(users).where(users.c.id == user_id).values(**values).returning(users))).one()
+        changed = events.UserRolesChanged(user_id=user_id, roles=roles, version=row.version, changed_by=by)
+        changed.time.FromMicroseconds(row.updated_at)
+        await tx.publish(changed)
+        return row
+
+
+async def remove(mesh: Mesh, user_id: str) -> None:
+    """Delete an account, with what lets its user in.
+
+    Raises:
+        FailedPrecondition: It is the last admin's.
+    """
+    async with mesh.transaction() as tx:
+        _check_not_last(user_id, await _admins(tx))
+        gone = (await tx.execute(delete(users).where(users.c.id == user_id).returning(users.c.version))).one_or_none()
         if gone is not None:
-            deleted = events.UserDeleted(user_id=user_id)
+            deleted = events.UserDeleted(user_id=user_id, version=gone.version + 1)
             deleted.time.FromMicroseconds(_now())
             await tx.publish(deleted)
     try:
         await mesh.stub(LoginStub).DeleteCredentials(login_pb2.DeleteCredentialsRequest(user_ids=[user_id]))
     except grpc.RpcError:
         mesh.log.warning("login could not be told that user %s is deleted; the event will", user_id, exc_info=True)
+
+
+async def _admins(tx: Transaction) -> set[str]:
+    """Return the ids of the admins, their rows locked: two of them cannot depose each other at the same time."""
+    rows = await tx.execute(
+        select(users.c.id, users.c.roles)
+        .where(users.c.state == ACTIVE, cast(users.c.roles, String).contains(f'"{ADMIN}"'))
+        .order_by(users.c.id)
+        .with_for_update()
+    )
+    return {row.id for row in rows.all() if ADMIN in row.roles}
+
+
+def _check_not_last(user_id: str, admins: set[str]) -> None:
+    if admins == {user_id}:
+        raise FailedPrecondition("this is the last admin: grant the role admin to another account first")
 
 
 async def _reserve(mesh: Mesh, name: str, email: str, roles: list[str]) -> Any:
@@ -167,6 +243,7 @@ async def _activate(mesh: Mesh, user_id: str) -> Any:
         ).one_or_none()
         if row is not None:
             registered = events.UserRegistered(user_id=row.id, name=row.name, email=row.email, roles=row.roles)
+            registered.version = row.version
             registered.time.FromMicroseconds(row.updated_at)
             await tx.publish(registered)
         return row

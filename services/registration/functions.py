@@ -10,16 +10,21 @@ import base64
 import random
 from typing import Any
 
+import grpc
 from google.protobuf.empty_pb2 import Empty
+from login.v1 import login_pb2
+from login.v1.login_pb2_grpc import LoginStub
 from registration.v1 import registration_pb2 as pb
 from sqlalchemy import select
 
 from mesh import Aborted, AlreadyExists, Context, InvalidArgument, PermissionDenied, Secret, Service, Unauthenticated
 from services.registration import accounts, rules
+from services.registration.accounts import ADMIN
 from services.registration.tables import ACTIVE, users
 
-ADMIN = "admin"
 PAGE, LARGEST_PAGE = 50, 500
+CHECK_TIMEOUT = 2.0
+"""Seconds that the start waits for login to compare the first admin's password."""
 MAX_ATTEMPTS = 5
 """Attempts to make the first admin, when several replicas do it at once."""
 
@@ -57,6 +62,8 @@ async def startup(service: Service) -> None:
         if row is not None:
             if ADMIN not in row.roles:
                 service.log.warning("no first admin: the name %s belongs to an ordinary account", row.name)
+            else:
+                await _compare(service, row, wanted["password"])
             return
         try:
             await accounts.create(service, **wanted, roles=[ADMIN])
@@ -67,6 +74,22 @@ async def startup(service: Service) -> None:
             service.log.info("the first admin is %s", wanted["name"])
             return
     service.log.warning("no first admin: %s", problem)
+
+
+async def _compare(service: Service, row: Any, password: str) -> None:
+    """Log a warning if the admin has another password than the configured one."""
+    request = login_pb2.CheckPasswordRequest(user_id=row.id, password=password)
+    try:
+        answer = await service.stub(LoginStub).CheckPassword(request, timeout=CHECK_TIMEOUT)
+    except grpc.RpcError:
+        service.log.info("login could not compare the password of the admin %s with admin_password", row.name)
+        return
+    if not answer.matches:
+        service.log.warning(
+            "admin_password was not applied: the account %s exists and has another password. Log in with that one and "
+            "change it by login.v1.Login/ChangePassword, or remove admin_password from the settings",
+            row.name,
+        )
 
 
 async def register(request: pb.RegisterRequest, context: Context) -> pb.User:
@@ -111,6 +134,26 @@ async def update_user(request: pb.UpdateUserRequest, context: Context) -> pb.Use
     changes = rules.checked({field: getattr(request.user, field) for field in fields}, "user.")
     await accounts.find(context, user_id)
     return _user(await accounts.change(context, user_id, changes))
+
+
+async def grant_role(request: pb.GrantRoleRequest, context: Context) -> pb.User:
+    """Grant a role to an account."""
+    return await _change_role(request.id, request.role, context, held=True)
+
+
+async def revoke_role(request: pb.RevokeRoleRequest, context: Context) -> pb.User:
+    """Revoke a role of an account."""
+    return await _change_role(request.id, request.role, context, held=False)
+
+
+async def _change_role(user_id: str, role: str, context: Context, *, held: bool) -> pb.User:
+    user_id = _allowed(user_id, context)
+    role = rules.checked({"role": role})["role"]
+    admin = context.identity.subject if context.identity else None
+    by = admin or context.caller or ""
+    row = await accounts.change_role(context, user_id, role, held=held, admin=admin, by=by)
+    context.log.info("roles of user %s are %s, changed by %s", user_id, row.roles, by)
+    return _user(row)
 
 
 async def delete_user(request: pb.DeleteUserRequest, context: Context) -> Empty:

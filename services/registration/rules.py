@@ -1,4 +1,4 @@
-"""Validation rules of names, e-mail addresses and passwords. Pure."""
+"""Validation rules of names, e-mail addresses, passwords and roles. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mesh import InvalidArgument
 __all__ = ["checked", "fold"]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{2,31}")
+_ROLE = re.compile(r"[a-z][a-z0-9._-]{0,31}")
 _LONGEST_EMAIL = 320
 """Characters: 64 before the @ and 255 after it. A check of megabytes would take seconds."""
 _SHORTEST, _LONGEST = 8, 128
@@ -20,7 +21,7 @@ _SHORTEST, _LONGEST = 8, 128
 
 
 def checked(fields: Mapping[str, str], prefix: str = "") -> dict[str, str]:
-    """Return the fields (name, email, password) in their stored form.
+    """Return the fields (name, email, password, role) in their stored form.
 
     Args:
         fields: Field → value.
@@ -68,4 +69,10 @@ def _password(value: str) -> str:
     return value
 
 
-_RULES = {"name": _name, "email": _email, "password": _password}
+def _role(value: str) -> str:
+    if not _ROLE.fullmatch(value):
+        raise ValueError("must have 1 to 32 letters (a-z), digits, '.', '_' or '-', a letter first")
+    return value
+
+
+_RULES = {"name": _name, "email": _email, "password": _password, "role": _role}

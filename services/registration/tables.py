@@ -18,7 +18,7 @@ users = Table(
     Column("email", String, nullable=False),
     Column("email_key", String, nullable=False, unique=True),
     Column("roles", JSON, nullable=False),
-    Column("version", BigInteger, nullable=False),  # increases with each change of name or e-mail
+    Column("version", BigInteger, nullable=False),  # increases with each change of name, e-mail or roles
     Column("superseded", JSON, nullable=False),  # ids of the pending attempts that this row has replaced
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),

@@ -20,22 +20,27 @@ SERVES = {"registration": ["reg.Reg"], "login": ["log.Log"], "audit": ["aud.Aud"
 USER = Identity("u1", frozenset({"reader"}))
 
 
-def method(service: str, name: str, access: Access, roles: frozenset[str] = frozenset()) -> Method:
+def method(
+    service: str, name: str, access: Access, roles: frozenset[str] = frozenset(), scopes: frozenset[str] = frozenset()
+) -> Method:
     empty = empty_pb2.Empty
-    return Method(name, service, f"/{service}/{name}", empty, empty, access=access, roles=roles)
+    return Method(name, service, f"/{service}/{name}", empty, empty, access=access, roles=roles, scopes=scopes)
 
 
 PUBLIC = method("log.Log", "Public", Access.PUBLIC)
 AUTHENTICATED = method("log.Log", "Authenticated", Access.AUTHENTICATED)
 ADMIN = method("log.Log", "Admin", Access.AUTHENTICATED, frozenset({"admin"}))
 INTERNAL = method("log.Log", "Internal", Access.INTERNAL)
+BY_KEY = method("log.Log", "ByKey", Access.KEY, scopes=frozenset({"a", "b"}))
+ROBOT = Identity("key:ci", scopes=frozenset({"a"}))
+TRUSTED_ROBOT = Identity("key:cd", scopes=frozenset({"a", "b", "c"}))
 
 
 @pytest.fixture
 def mesh_contract() -> Contract:
     services = {
         "reg.Reg": GrpcService("reg.Reg", {}, calls=("log.Log",)),
-        "log.Log": GrpcService("log.Log", {m.name: m for m in (PUBLIC, AUTHENTICATED, ADMIN, INTERNAL)}),
+        "log.Log": GrpcService("log.Log", {m.name: m for m in (PUBLIC, AUTHENTICATED, ADMIN, INTERNAL, BY_KEY)}),
         "aud.Aud": GrpcService("aud.Aud", {}),
         "aud.Other": GrpcService("aud.Other", {}),
     }
@@ -84,6 +89,19 @@ ONLY_MESH = "PERMISSION_DENIED: /log.Log/Internal is only for services of the me
         (AUTHENTICATED, "operator", None, "UNAUTHENTICATED: /log.Log/Authenticated needs a user"),
         (AUTHENTICATED, "operator", USER, "ok"),
         (INTERNAL, "audit", None, UNDECLARED),
+        (PUBLIC, "edge", ROBOT, "ok"),
+        (BY_KEY, "edge", TRUSTED_ROBOT, "ok"),
+        (BY_KEY, None, TRUSTED_ROBOT, "ok"),
+        (BY_KEY, "edge", ROBOT, "PERMISSION_DENIED: /log.Log/ByKey is only for API keys with the scope b"),
+        (BY_KEY, "edge", USER, "PERMISSION_DENIED: /log.Log/ByKey is only for API keys"),
+        (BY_KEY, "edge", None, "UNAUTHENTICATED: /log.Log/ByKey needs an API key: send `authorization: Bearer KEY`"),
+        (BY_KEY, "registration", None, "ok"),
+        (BY_KEY, "registration", USER, "ok"),
+        (BY_KEY, "audit", TRUSTED_ROBOT, UNDECLARED),
+        (AUTHENTICATED, "edge", ROBOT, "PERMISSION_DENIED: /log.Log/Authenticated is only for users; an API key opens"),
+        (AUTHENTICATED, "registration", ROBOT, "ok"),
+        (ADMIN, "registration", ROBOT, "PERMISSION_DENIED: /log.Log/Admin is only for users; an API key opens"),
+        (INTERNAL, "edge", TRUSTED_ROBOT, ONLY_MESH),
         (INTERNAL, "stranger", None, "PERMISSION_DENIED: stranger calls log.Log, but is no service of this mesh"),
     ],
 )

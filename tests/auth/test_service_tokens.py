@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mesh.auth import PeerVerifier, Signer, key_files
 from mesh.call import Call, Metadata
@@ -144,6 +145,18 @@ def test_a_service_that_came_later_is_found(folder: Path):
         verifier.caller(call(token))  # looked a moment ago
     clock.now += 1.1
     assert verifier.caller(call(token)) == "audit"
+
+
+def test_a_damaged_key_file_refuses_unknown_callers_only(folder: Path, caplog: pytest.LogCaptureFixture):
+    clock = Clock()
+    peers = PeerVerifier(folder, clock)
+    (folder / "late.pub").write_text("half of a key")
+    clock.now += 1
+    stranger = Signer("stranger", Ed25519PrivateKey.generate()).token(METHOD)
+    with pytest.raises(Unauthenticated, match="not known here"):
+        peers.caller(call(stranger))
+    assert "late.pub: expected an Ed25519 public key" in caplog.text
+    assert peers.caller(call(signed(folder))) == "registration"
 
 
 def test_a_service_that_came_later_is_found_by_a_clock_that_went_back(folder: Path):

@@ -41,6 +41,11 @@ async def test_a_stream_is_cancelled_when_the_token_expires() -> None:
         await asyncio.wait_for(run(hang, exp=time.time() + 0.05), 10)
 
 
+async def test_an_expiry_that_is_text_ends_a_stream_too() -> None:
+    with pytest.raises(Unauthenticated, match="the token has expired"):
+        await asyncio.wait_for(run(hang, exp=str(int(time.time()))), 10)
+
+
 async def test_a_token_in_its_leeway_does_not_end_a_stream_at_once() -> None:
     task = asyncio.ensure_future(run(hang, leeway=600.0, exp=time.time() - 5))
     done, _ = await asyncio.wait([task], timeout=0.1)

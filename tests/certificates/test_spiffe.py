@@ -76,6 +76,18 @@ def test_a_leaf_of_no_service_of_the_mesh_is_refused(names: list[x509.GeneralNam
         peer_service(leaf(*names), MESH)
 
 
+def test_alternative_names_of_unsupported_types_are_refused() -> None:
+    x400 = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, bytes([0x30, 4, 0xA3, 2, 0x05, 0]))
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([])).issuer_name(ROOT.certificate.subject).public_key(KEY.public_key())
+        .serial_number(1).not_valid_before(now() - timedelta(hours=1)).not_valid_after(now() + timedelta(hours=1))
+        .add_extension(x400, critical=True)
+    )  # fmt: skip
+    with pytest.raises(CertificateError, match="has no URIs"):
+        peer_service(builder.sign(ROOT.key, hashes.SHA256()), MESH)
+
+
 def test_the_certificate_of_an_authority_names_no_service() -> None:
     with pytest.raises(CertificateError, match="authority"):
         peer_service(leaf(uri("spiffe://shop/login"), ca=True), MESH)

@@ -97,6 +97,10 @@ CASES = {
         "an INTERNAL method is never reached through the edge",
     ),
     "roles without a user": (service(mesh('access: PUBLIC roles: "admin"')), "roles narrow AUTHENTICATED; with PUBLIC"),
+    "roles with a key": (service(mesh('access: KEY roles: "admin"')), "roles narrow AUTHENTICATED; with KEY"),
+    "scopes without a key": (service(mesh('scopes: "read"')), "scopes are those of API keys; with AUTHENTICATED they"),
+    "a scope with spaces": (service(mesh('access: KEY scopes: "a b"')), "a scope is a word without spaces, such as"),
+    "a scope of nothing": (service(mesh('access: KEY scopes: ""')), "a scope is a word without spaces, such as"),
     "timeout not positive": (
         service(mesh("timeout: { seconds: -1 }")),
         "timeout must be positive, not -1 s; for no limit say no_time_limit: true",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ def url(tmp_path: Path, keys: Path) -> Iterator[str]:
         ("port: 4222", f'listen: "127.0.0.1:{port}"'),
         ('http: "127.0.0.1:8222"', ""),
         ("/data", str(tmp_path / "data")),
+        ("/etc/nats/identity", str(folder / "identity")),
     ):
         assert line in text
         text = text.replace(line, other)
@@ -49,30 +51,36 @@ def url(tmp_path: Path, keys: Path) -> Iterator[str]:
         server = subprocess.Popen([nats_server.binary(), "--config", folder / "mesh.conf"], stdout=log, stderr=log)
     try:
         asyncio.run(asyncio.wait_for(nats_server.ready("127.0.0.1", port), 20))
-        yield f"nats://127.0.0.1:{port}"
+        yield f"tls://127.0.0.1:{port}"
     finally:
         server.kill()
         server.wait()
 
 
+def _roots(keys: Path) -> str:
+    return str(keys / "edge" / "roots.pem")
+
+
 def settings(url: str, keys: Path, name: str) -> Settings:
-    return Settings(urls=(url,), nkey=str(nkey_files.path_of(keys / name, name)), inbox=inbox_of(name))
+    return Settings(urls=(url,), nkey=str(nkey_files.path_of(keys / name, name)), ca=_roots(keys), inbox=inbox_of(name))
 
 
-def test_it_accepts_the_services_and_the_operator_only(url: str, keys: Path) -> None:
-    async def connect() -> None:
-        for name in ("registration", "login", "audit", "operator"):
-            await Broker(settings(url, keys, name), name).make_streams()
-        for one in (Settings(urls=(url,)), settings(url, keys, "edge")):
-            with pytest.raises(nats.errors.Error, match="Authorization Violation"):
-                await Broker(one, "stranger").make_streams()
-        audit = Broker(settings(url, keys, "audit"), "audit")
-        audit.start()
-        with pytest.raises(DeniedError):
-            await (await audit.ready()).request("STREAM.PURGE.EVENTS", {})
-        await audit.stop()
+async def test_it_accepts_the_services_and_the_operator_only(url: str, keys: Path) -> None:
+    for name in ("registration", "login", "audit", "operator"):
+        await Broker(settings(url, keys, name), name).make_streams()
+    for one in (Settings(urls=(url,), ca=_roots(keys)), settings(url, keys, "edge")):
+        with pytest.raises(nats.errors.Error, match="Authorization Violation"):
+            await Broker(one, "stranger").make_streams()
+    audit = Broker(settings(url, keys, "audit"), "audit")
+    audit.start()
+    with pytest.raises(DeniedError):
+        await (await audit.ready()).request("STREAM.PURGE.EVENTS", {})
+    await audit.stop()
 
-    asyncio.run(connect())
+
+async def test_it_speaks_tls_with_the_certificate_of_the_broker(url: str, keys: Path) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError):  # by the authorities of the system
+        await Broker(Settings(urls=(url,)), "doubtful").make_streams()
 
 
 def test_the_file_for_the_broker_holds_no_secret(keys: Path) -> None:

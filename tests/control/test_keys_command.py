@@ -30,10 +30,22 @@ address = ["login:9102", "10.0.0.7:9102", "[fd00::7]:9102"]
 """
 
 
+PROTO = """
+syntax = "proto3";
+package login.v1;
+message Nothing {}
+service Login {
+  rpc Login(Nothing) returns (Nothing);
+}
+"""
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "mesh.toml"
     path.write_text(TEXT)
+    (tmp_path / "protos").mkdir()
+    (tmp_path / "protos" / "login.proto").write_text(PROTO)
     return path
 
 

@@ -29,6 +29,7 @@ from mesh.certificates.rotation import Step
 from mesh.certificates.signing import PendingRequest
 from mesh.config import manifest
 from mesh.config.manifest import Manifest
+from mesh.control import mesh_certificates
 from mesh.control.component import component_certificates, signer_app
 from mesh.control.component.signer_app import SignerApp
 from mesh.control.component.signer_client import CERTIFICATES_PATH, SignerClient, SignerConnection
@@ -84,7 +85,8 @@ class Machines:
 
     def start(self) -> None:
         """Start the signer, and wait until it serves."""
-        command = [sys.executable, "-m", "mesh", "keys", "serve", "--file", str(self.folder / "keys")]
+        each = str(self.folder / "each")
+        command = [sys.executable, "-m", "mesh", "keys", "serve", "--each", each, "--file", str(self.folder / "keys")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         for _ in range(2000):
@@ -223,7 +225,10 @@ def test_a_component_starts_with_the_certificate_that_it_has_while_the_signer_is
 async def test_a_rotation_reaches_every_component_and_an_outage_is_survived(
     machines: Machines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Components renew within a look at the signer, in each step; the signer is away for some time in between."""
+    """Components renew within a look at the signer, in each step; the signer is away for some time in between.
+
+    It renews the files of broker and operator itself: no certificate is left that a step would wait for.
+    """
     monkeypatch.setattr("mesh.certificates.renewal.POLL_INTERVAL", 0.1)
     monkeypatch.setattr("mesh.certificates.renewal.MAX_RETRY_DELAY", 0.1)
     monkeypatch.setattr(component_certificates, "CHECK_INTERVAL", 0.05)
@@ -251,6 +256,7 @@ async def test_a_rotation_reaches_every_component_and_an_outage_is_survived(
             assert after is not None
             assert after.step is step
             await until(lambda: all(found[name].serial != serials[name] for name in names))  # noqa: B023 - awaited here
+            await until(lambda: passive_rounds(machines) == {after.round})  # noqa: B023 - awaited here
             roots = {credentials.roots.count("BEGIN") for credentials in found.values()}
             assert roots == {1 if step is Step.STEADY else 2}
             for name in names:
@@ -259,6 +265,16 @@ async def test_a_rotation_reaches_every_component_and_an_outage_is_survived(
         for task in tasks:
             task.cancel()
     assert {credentials.root_id for credentials in found.values()} == {machines.store.status().state.signing} != {old}
+
+
+def passive_rounds(machines: Machines) -> set[int]:
+    """Return the rounds of the certificates in the files of broker and operator; -1: one that was not issued."""
+    issued = machines.store.status().state.leaves
+    rounds = set()
+    for name in mesh_certificates.PASSIVE:
+        held = current_leaf(machines.folder / "each" / name, name, "shop")
+        rounds.add(-1 if held is None or held.serial_number not in issued else issued[held.serial_number].round)
+    return rounds
 
 
 async def until(condition: object) -> None:

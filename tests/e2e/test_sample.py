@@ -249,3 +249,16 @@ class TestOwnSessions:
             answers.append((answer.json["code"], answer.json["message"], "retry-after" in answer.headers))
         assert answers[0] == answers[1]
         assert answers[0][2]
+
+    def test_roles_are_granted_and_revoked_by_admins_only(self, mesh: Mesh, admin: str) -> None:
+        user = User(mesh)
+        path = f"{mesh.edge}/v1/users/{user.id}/roles/admin"
+        assert http(path, "PUT", token=user.token).status == 403
+        assert http(path, "PUT", token=admin).json["roles"] == ["admin"]
+        mesh.until(
+            lambda: http(f"{mesh.edge}/v1/users", token=login(mesh, user.name).json["accessToken"]).status == 200
+        )
+        assert http(path, "DELETE", token=admin).json.get("roles", []) == []
+        mesh.until(
+            lambda: http(f"{mesh.edge}/v1/users", token=login(mesh, user.name).json["accessToken"]).status == 403
+        )

@@ -62,3 +62,16 @@ async def test_both_sides_prove_who_they_are(
     await until(lambda: "cannot be used" in caplog.text)
     assert "certificate verify failed" in caplog.text
     await doubtful.stop()
+
+
+async def test_a_server_without_tls_gets_neither_credentials_nor_events(
+    new_nats: Callable[..., BrokerProcess], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ca, _ = certificate(tmp_path)
+    url = new_nats().url.replace("nats://", "tls://ada:secret@")
+    broker = Broker(Settings(urls=(url,), ca=ca), "careful")
+    broker.start()
+    await until(lambda: "cannot be used" in caplog.text)
+    assert broker.connection is None
+    assert "the server speaks plain text, and this side TLS" in caplog.text
+    await broker.stop()

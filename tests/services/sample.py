@@ -87,11 +87,14 @@ class Host:
     def stub(self, stub_class: type[Any]) -> Any:
         assert stub_class.__name__ == "LoginStub"
         return SimpleNamespace(
-            **{name: self._onward(name) for name in ("SetCredential", "RenameCredential", "DeleteCredentials")}
+            **{
+                name: self._onward(name)
+                for name in ("SetCredential", "RenameCredential", "DeleteCredentials", "CheckPassword")
+            }
         )
 
     def _onward(self, name: str) -> Callable[[Any], Awaitable[Any]]:
-        async def onward(request: Any) -> Any:
+        async def onward(request: Any, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - a stub's shape
             assert self.other is not None
             try:
                 answer = await self.other.call(name, request, caller=self.name)

@@ -447,6 +447,8 @@ async def test_the_first_admin_comes_from_the_settings(
                 assert "admin" in (await sample.identity("root", "correct horse")).roles
         finally:
             await sample.stop()
+    assert caplog.text.count("admin_password was not applied: the account root exists") == 1
+    assert "changed meanwhile" not in caplog.text
     assert "set the secret that admin_password of [services.registration.settings] names" in caplog.text
     wrong = Sample(*urls, **{**settings, "admin_name": "?"}, admin_password="correct horse")
     with pytest.raises(ValueError, match=r"^\[services.registration.settings\] admin_name: must have 3 to 32"):

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry import trace
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
 from telemetry_parts import call_of
 
 from mesh.call import Call
@@ -132,6 +133,20 @@ def test_a_library_that_talks_of_itself_is_heard_from_warnings_on(stream: io.Str
     logging.getLogger("alembic.runtime.migration").info("Context impl SQLiteImpl.")
     logging.getLogger("alembic.runtime.migration").warning("a warning")
     assert [line["message"] for line in lines(stream)] == ["a warning"]
+
+
+def test_malformed_headers_of_a_caller_write_no_lines(stream: io.StringIO) -> None:
+    install("login", "DEBUG", stream)
+    members = ",".join(["x"] * 150)
+    for header, value in (
+        ("baggage", members),
+        ("tracestate", members),
+        ("traceparent", "0" * 1000),
+        ("baggage", "a=b," * 4096),
+    ):
+        carrier = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", header: value}
+        propagate.extract(carrier, context=Context())
+    assert stream.getvalue() == ""
 
 
 def test_an_unknown_level_is_said() -> None:

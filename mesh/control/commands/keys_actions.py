@@ -89,15 +89,19 @@ def retire(file: Path, each: Path | None, name: str) -> int:
     return 0
 
 
-def serve(file: Path) -> int:
+def serve(file: Path, each: Path | None) -> int:
     """Issue certificates to components until SIGTERM or SIGINT; return the exit code.
+
+    Args:
+        file: mesh.toml.
+        each: Folder with the folders of broker and operator, which are kept current; None: they are elsewhere.
 
     Raises:
         Faults: The manifest is not valid.
     """
     private_files.disable_core_dumps()
     manifest = manifests.load(file)
-    return process.run_signer(manifest)
+    return process.run_signer(manifest, each)
 
 
 def status(file: Path) -> int:

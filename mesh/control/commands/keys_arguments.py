@@ -22,7 +22,7 @@ def run(options: argparse.Namespace, file: Path) -> int:
     lifetime = None if options.days is None else timedelta(days=options.days)
     actions: dict[str | None, Callable[[], int]] = {
         None: lambda: keys_actions.make(file, each, lifetime),
-        "serve": lambda: keys_actions.serve(file),
+        "serve": lambda: keys_actions.serve(file, each),
         "status": lambda: keys_actions.status(file),
         "rotate-root": lambda: keys_actions.rotate_root(file, wait=options.wait, force=options.force),
     }
@@ -74,13 +74,14 @@ broker stored before are verified with it. Restart the mesh within an hour. Dele
 
 `mesh keys serve` issues the certificates to components on other machines (`[keys] address`), until SIGTERM. Each
 component proves its name with its own identity key. Only this command needs the folder `authority` of the state folder.
+The broker and the operator do not ask. With --each FOLDER it renews their files, in FOLDER/broker and FOLDER/operator.
 
 `mesh keys rotate-root` replaces the root certificate in three steps while the mesh runs. Each step waits until all
 components have renewed their certificates. Without --wait the command does the steps that are safe now.
 
   mesh keys
   mesh keys --each .mesh/keys --days 90
-  MESH_KEYS_LISTEN=0.0.0.0:9443 mesh keys serve
+  MESH_KEYS_LISTEN=0.0.0.0:9443 mesh keys serve --each .mesh/keys
   mesh keys --retire login
   mesh keys status
   mesh keys rotate-root --wait

@@ -22,6 +22,8 @@ from mesh import telemetry
 from mesh.address import split
 from mesh.auth import (
     EDGE,
+    ApiKeyFile,
+    ApiKeyVerifier,
     CallDeclarations,
     Issuer,
     PeerVerifier,
@@ -38,7 +40,7 @@ from mesh.auth import (
 from mesh.call import Call, Handler, Layer, chain
 from mesh.config.auth import IssuerConfig
 from mesh.config.manifest import EdgeConfig, Manifest, ServiceConfig, WorkersConfig
-from mesh.contract.model import Contract
+from mesh.contract.model import Access, Contract
 from mesh.control import file_rights
 from mesh.control.component import component_certificates
 from mesh.control.component.component_tls import ComponentTls
@@ -151,7 +153,7 @@ class _SharedParts:
         declared = None if name == EDGE else CallDeclarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))
         own = Channel(self._chain(identify(self.signer)), contract)
-        self.tokens = _tokens(manifest, contract, own)
+        self.tokens = _credentials(manifest, contract, _tokens(manifest, contract, own))
 
     def _chain(self, identified: Layer) -> Handler:
         return chain(self.telemetry.outbound, identified, carry, retry(), self.outbound)
@@ -189,6 +191,15 @@ def _tokens(manifest: Manifest, contract: Contract, channel: Channel) -> TokenVe
     )
 
 
+def _credentials(
+    manifest: Manifest, contract: Contract, tokens: TokenVerifier | None
+) -> TokenVerifier | ApiKeyVerifier | None:
+    """Return the verifier of user tokens, and of API keys if a method of the contract takes them."""
+    if not any(method.access is Access.KEY for method in contract.methods.values()):
+        return tokens
+    return ApiKeyVerifier(ApiKeyFile(manifest.state), tokens)
+
+
 def _fetch_keys(issuer: IssuerConfig, contract: Contract, channel: Channel) -> Callable[[], Awaitable[bytes]]:
     """Return a function that fetches the JWK set of an issuer."""
     if not issuer.jwks:
@@ -196,11 +207,10 @@ def _fetch_keys(issuer: IssuerConfig, contract: Contract, channel: Channel) -> C
     return fetch_url(issuer.jwks) if "://" in issuer.jwks else _fetch_method(contract, channel, issuer.jwks)
 
 
-def _token_expiry(manifest: Manifest) -> Layer | None:
-    """Return the layer that ends streams with their tokens; None if no tokens are accepted."""
-    if manifest.auth is None:
-        return None
-    return end_with_token({config.issuer: float(config.leeway) for _, config in manifest.auth.places()})
+def _token_expiry(manifest: Manifest) -> Layer:
+    """Return the layer that ends streams with the token or the API key of their caller."""
+    issuers = () if manifest.auth is None else manifest.auth.places()
+    return end_with_token({config.issuer: float(config.leeway) for _, config in issuers})
 
 
 def _fetch_method(contract: Contract, channel: Channel, name: str) -> Callable[[], Awaitable[bytes]]:

@@ -6,7 +6,7 @@ The process that runs it is the only one that opens the authority. The component
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,22 +23,22 @@ RETRY_DELAY = 15.0
 
 
 class CertificateKeeper:
-    """Issues certificates into the identity folder, at once and as long as the process runs.
+    """Issues certificates into folders of this machine, at once and as long as the process runs.
 
     Args:
         manifest: The manifest.
-        names: Names of the components; None: all.
+        folders: Name of each component → its folder; None: all components, in the identity folder.
 
     Raises:
         Faults: The first issue failed.
     """
 
-    def __init__(self, manifest: Manifest, names: Sequence[str] | None = None) -> None:
+    def __init__(self, manifest: Manifest, folders: dict[str, Path] | None = None) -> None:
         self._manifest = manifest
         self._state = mesh_certificates.authority(manifest).folder / "state.json"
-        self._names = names
+        self._folders = folders or dict.fromkeys(mesh_certificates.names(manifest), manifest.state / "identity")
         self._checked_at = datetime.now(UTC)
-        self._due = mesh_certificates.issue(manifest, self._checked_at, names)
+        self._due = self._issue(self._checked_at)
         self._version = _version(self._state)
 
     async def run(self, report: Callable[[str], None]) -> None:
@@ -58,15 +58,19 @@ class CertificateKeeper:
             Whether the leaves were looked at.
 
         Raises:
-            Faults: The authority or the folder cannot be read or written.
+            Faults: The authority or a folder cannot be read or written.
         """
         if self._checked_at <= now < self._due and _version(self._state) == self._version:
             self._checked_at = now
             return False
-        self._due = mesh_certificates.issue(self._manifest, now, self._names)
+        self._due = self._issue(now)
         self._checked_at = now
         self._version = _version(self._state)
         return True
+
+    def _issue(self, now: datetime) -> datetime:
+        validity = mesh_certificates.lifetime(self._manifest)
+        return mesh_certificates.issue_each(self._manifest, self._folders, validity, now)
 
 
 def _version(path: Path) -> tuple[int, int] | None:

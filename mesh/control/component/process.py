@@ -209,8 +209,13 @@ async def run_edge(manifest: Manifest, contract: Contract, fd: int | None, paren
     )
 
 
-def run_signer(manifest: Manifest) -> int:
-    """Run the signer in the foreground until SIGTERM or SIGINT; return the exit code."""
+def run_signer(manifest: Manifest, each: Path | None) -> int:
+    """Run the signer in the foreground until SIGTERM or SIGINT; return the exit code.
+
+    Args:
+        manifest: The manifest.
+        each: Folder with the folders of broker and operator; None: they are on other machines.
+    """
     import uvloop  # noqa: PLC0415 - as above
 
     from mesh.control.component import signer  # noqa: PLC0415 - as above
@@ -219,7 +224,11 @@ def run_signer(manifest: Manifest) -> int:
         parent = ParentConnection.inherited()
         return runner.run(
             serve(
-                lambda: signer.SignerComponent(manifest), parent, signer.DRAIN_SECONDS, None, manifest.liveness.seconds
+                lambda: signer.SignerComponent(manifest, each),
+                parent,
+                signer.DRAIN_SECONDS,
+                None,
+                manifest.liveness.seconds,
             )
         )
 

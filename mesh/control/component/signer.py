@@ -6,6 +6,7 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.auth import key_files
@@ -35,16 +36,18 @@ DRAIN_SECONDS = 5.0
 class SignerComponent:
     """The signer with its listener.
 
-    It renews its own certificate. Clients have none yet when they ask, so the listener requests no client certificate.
+    It renews its own certificate, and those of broker and operator, which do not ask. Clients have none yet when they
+    ask, so the listener requests no client certificate.
 
     Args:
         manifest: The manifest.
+        each: Folder with the folders of broker and operator; None: they are on other machines.
 
     Raises:
         Faults: There is no authority, or its folder or the identity folder cannot be used.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, each: Path | None = None) -> None:
         logs.install(SIGNER)
         self._place = f"{manifest.file.name} [keys] listen"
         self._manifest = manifest
@@ -52,7 +55,8 @@ class SignerComponent:
         if not store.exists:
             text = "there is no authority of the mesh; make it, and the keys of all components: mesh keys --each FOLDER"
             raise Faults([Fault(str(store.folder), text)])
-        self._keeper = CertificateKeeper(manifest, [SIGNER])
+        passive = {} if each is None else {name: each / name for name in mesh_certificates.PASSIVE}
+        self._keeper = CertificateKeeper(manifest, {SIGNER: manifest.state / "identity", **passive})
         self._credentials = Credentials(manifest.name, SIGNER, mesh_certificates.identity_files(manifest, SIGNER))
         self._credentials.subscribe(self._on_renewal)
         keys = partial(key_files.load_public, manifest.state / "identity")

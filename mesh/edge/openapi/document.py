@@ -14,7 +14,7 @@ from typing import Any
 
 from mesh.contract.model import Access, Contract, GrpcService
 from mesh.edge.openapi import comments, responses
-from mesh.edge.openapi.operations import BEARER, Operations
+from mesh.edge.openapi.operations import API_KEY, BEARER, Operations
 from mesh.edge.openapi.schemas import Schemas
 
 __all__ = ["TITLE", "document"]
@@ -58,6 +58,7 @@ def document(
         methods += [(method, prefix) for method in offered]
         tags.append(_tag(service))
     operations.add(methods)
+    keys = any(method.access is Access.KEY for method, _ in methods)
     details = [schemas.detail(descriptor) for descriptor in responses.DETAILS]
     schemas.components[responses.STATUS] = responses.status_schema([*details, schemas.any()])
     made: dict[str, Any] = {
@@ -72,7 +73,7 @@ def document(
         "components": {
             "schemas": dict(sorted(schemas.components.items())),
             **responses.components(),
-            "securitySchemes": {BEARER: _BEARER},
+            "securitySchemes": {BEARER: _BEARER, **({API_KEY: _API_KEY} if keys else {})},
         },
     }
     if operations.others:
@@ -85,6 +86,12 @@ _BEARER = {
     "scheme": "bearer",
     "bearerFormat": "JWT",
     "description": "A user's access token: `authorization: Bearer TOKEN`.",
+}
+
+_API_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key: `authorization: Bearer mesh_…`.",
 }
 
 

@@ -19,9 +19,10 @@ from mesh.edge.openapi.schemas import Schema, Schemas
 from mesh.edge.parameters import Parameters
 from mesh.media_types import EVENT_STREAM, JSON, NDJSON, PROTOBUF
 
-__all__ = ["BEARER", "Operations"]
+__all__ = ["API_KEY", "BEARER", "Operations"]
 
 BEARER = "bearer"
+API_KEY = "apiKey"
 """Name of the security scheme."""
 
 _HTTP_BODY = "google.api.HttpBody"
@@ -240,6 +241,9 @@ def _lambda_operation(method: Method, route: Route, path: PathTemplate) -> dict[
 def _notes(method: Method) -> Iterator[str]:
     if method.roles:
         yield f"Only for users with the role {' or '.join(f'`{role}`' for role in sorted(method.roles))}."
+    if method.access is Access.KEY:
+        scopes = " and ".join(f"`{scope}`" for scope in sorted(method.scopes))
+        yield f"Only for API keys{f' with the scope {scopes}' if scopes else ''}."
     if method.server_streaming:
         yield (
             "The response is a stream: a JSON array, or by `accept` newline-delimited JSON or server-sent events. Each "
@@ -251,7 +255,9 @@ def _notes(method: Method) -> Iterator[str]:
 
 
 def _security(method: Method) -> list[dict[str, list[str]]]:
-    """Return one security requirement for each role that may call the method."""
+    """Return one security requirement for each role that may call the method, or the one of an API key."""
+    if method.access is Access.KEY:
+        return [{API_KEY: sorted(method.scopes)}]
     return [{BEARER: [role]} for role in sorted(method.roles)] or [{BEARER: []}]
 
 

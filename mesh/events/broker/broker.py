@@ -22,6 +22,7 @@ from nats.aio.client import Client
 
 from mesh.errors import StatusError, Unavailable
 from mesh.events.broker import streams
+from mesh.events.broker.nats_client import NatsClient
 from mesh.events.broker.nats_connection import BATCH, NatsConnection, Outgoing, Stored
 from mesh.events.broker.streams import Retention, StreamError
 from mesh.events.cloudevents import Event
@@ -258,7 +259,7 @@ class Broker:
 
     @contextlib.asynccontextmanager
     async def _connect(self, url: str) -> AsyncIterator[NatsConnection]:
-        client = Client()
+        client = NatsClient()
         connection: NatsConnection | None = None
 
         async def closed() -> None:

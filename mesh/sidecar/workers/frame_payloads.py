@@ -27,7 +27,7 @@ class _OutgoingCallHead(msgspec.Struct, array_like=True, gc=False, frozen=True):
         span: The server span: trace id (16 bytes), span id (8), W3C flags (1), 1 if it records; empty if there is none.
         state: Its ``tracestate``, or "".
         caller: ``Call.caller``.
-        identity: Subject, roles, claims of the user, or None; as JSON if msgpack cannot represent them.
+        identity: Subject, roles, claims, scopes of the caller, or None; as JSON if msgpack cannot represent them.
         metadata: The metadata as on the wire.
     """
 
@@ -132,7 +132,10 @@ def call_head(call: Call) -> bytes:
     """Return the head of a call, or of a delivery, for the worker that serves it."""
     span, state = worker_spans.current_span()
     identity, delivery = call.identity, call.delivery
-    user = None if identity is None else (identity.subject, list(identity.roles), dict(identity.claims))
+    user = None
+    if identity is not None:
+        scopes = None if identity.scopes is None else list(identity.scopes)
+        user = (identity.subject, list(identity.roles), dict(identity.claims), scopes)
     if delivery is not None:  # a delivery has no user
         source = (delivery.consumer, delivery.event, delivery.hops)
         return encode(_OutgoingDeliveryHead(span, state, call.caller, user, call.metadata.pairs, source))

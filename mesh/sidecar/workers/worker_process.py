@@ -79,7 +79,7 @@ SPARE_NAME, WORKER_NAME = "mesh-spare", "mesh-worker"
 _AUTHORIZATION = b"authorization"
 
 _call_head = decoder(CallHead)
-_identity = decoder(tuple[str, list[str], dict[str, Any]] | str | None)
+_identity = decoder(tuple[str, list[str], dict[str, Any], list[str] | None] | str | None)
 _pairs = decoder(list[tuple[bytes, bytes]])
 (_SPAN,) = trace.set_span_in_context(trace.INVALID_SPAN, otel.Context())
 """The key of the current span in a context; the API has no name for it."""
@@ -162,8 +162,8 @@ class WorkerCall(ServedCall):
         if self._user is None:
             found = _identity(self._head.identity)
             if found is not None:
-                subject, roles, claims = json.loads(found) if isinstance(found, str) else found
-                self._user = Identity(subject, frozenset(roles), claims)
+                subject, roles, claims, scopes = json.loads(found) if isinstance(found, str) else found
+                self._user = Identity(subject, frozenset(roles), claims, None if scopes is None else frozenset(scopes))
         return self._user
 
     @property

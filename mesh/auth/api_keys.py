@@ -1,0 +1,219 @@
+"""API keys: random bearer tokens of programs, stored as hashes in a file that every component reads as it changes.
+
+A key is 32 random bytes, so its SHA-256 is as good as the key is long. A slow hash such as argon2 protects passwords,
+which can be guessed; nobody guesses 256 random bits, and a slow hash would cost every call a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mesh import private_files
+from mesh.call import Identity
+from mesh.errors import Unauthenticated
+
+if TYPE_CHECKING:
+    from mesh.auth.user_tokens import TokenVerifier
+
+__all__ = ["ApiKey", "ApiKeyFile", "ApiKeyVerifier"]
+
+log = logging.getLogger("mesh.auth")
+
+PREFIX = "mesh_"
+"""Start of every key, by which people and scanners of secrets know it. A JWT begins with ``ey``."""
+SUBJECT_PREFIX = "key:"
+"""Text before the name of a key in ``Identity.subject``, so that it is not taken for a user's subject."""
+READ_INTERVAL = 1.0
+"""Seconds between two looks at the file. A revoked key is refused after so long."""
+_KEY_BYTES = 32
+_BEARER = b"bearer "
+_WIRE_PREFIX = PREFIX.encode()
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A stored key.
+
+    Attributes:
+        name: Its unique name.
+        hash: SHA-256 of the key, hexadecimal.
+        scopes: Its scopes.
+        created: Time of creation, seconds since the epoch.
+        expires: Time from which it is refused, seconds since the epoch; None: never.
+    """
+
+    name: str
+    hash: str
+    scopes: tuple[str, ...]
+    created: float
+    expires: float | None = None
+
+
+class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    keys: tuple[ApiKey, ...] = ()
+
+
+class ApiKeyFile:
+    """File of API keys. It is replaced by a rename, in a folder of its own: a mounted folder shows the new file.
+
+    Args:
+        state: The state folder of the mesh.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.path = state / "api-keys" / "keys.json"
+
+    def read(self) -> tuple[ApiKey, ...]:
+        """Return the keys; none if there is no file.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It is no file of API keys.
+        """
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=_Content).keys
+        except FileNotFoundError:
+            return ()
+        except msgspec.DecodeError as error:
+            raise ValueError(f"not a file of `mesh apikeys`: {error}") from None
+
+    def create(self, name: str, scopes: tuple[str, ...], *, now: float, expires: float | None) -> str | None:
+        """Store a new key and return it; None if there is one of this name.
+
+        Raises:
+            OSError: The file cannot be read or written.
+            ValueError: It is no file of API keys.
+        """
+        with self._locked():
+            keys = self.read()
+            if any(key.name == name for key in keys):
+                return None
+            text = PREFIX + secrets.token_urlsafe(_KEY_BYTES)
+            self._write((*keys, ApiKey(name=name, hash=_hash(text), scopes=scopes, created=now, expires=expires)))
+        return text
+
+    def revoke(self, name: str) -> bool:
+        """Remove a key; return whether there was one.
+
+        Raises:
+            OSError: The file cannot be read or written.
+            ValueError: It is no file of API keys.
+        """
+        with self._locked():
+            keys = self.read()
+            left = tuple(key for key in keys if key.name != name)
+            if len(left) < len(keys):
+                self._write(left)
+        return len(left) < len(keys)
+
+    def _write(self, keys: tuple[ApiKey, ...]) -> None:
+        private_files.replace_file(self.path, msgspec.json.format(msgspec.json.encode(_Content(keys))))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other commands out: none of them may write back a key that this one removes."""
+        private_files.make_folder(self.path.parent)
+        descriptor = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+class ApiKeyVerifier:
+    """Verifier of API keys in ``authorization: Bearer mesh_…``; it passes other credentials to that of user tokens.
+
+    Args:
+        file: The keys.
+        tokens: Verifier of user tokens, or None if no user token is accepted.
+        clock: The time, seconds since the epoch.
+        monotonic: Monotonic clock, seconds.
+    """
+
+    __slots__ = ("_clock", "_file", "_identities", "_monotonic", "_read_at", "_seen", "_tokens")
+
+    def __init__(
+        self,
+        file: ApiKeyFile,
+        tokens: TokenVerifier | None,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._file = file
+        self._tokens = tokens
+        self._clock = clock
+        self._monotonic = monotonic
+        self._identities: dict[str, Identity] = {}
+        self._read_at = float("-inf")
+        self._seen: tuple[int, ...] | None = None
+
+    def known(self, credentials: bytes) -> Identity | None:
+        """Return the caller of credentials if that needs no waiting, else None."""
+        if credentials[len(_BEARER) : len(_BEARER) + len(_WIRE_PREFIX)] != _WIRE_PREFIX:
+            return None if self._tokens is None else self._tokens.known(credentials)
+        return self._find(credentials)
+
+    async def verify(self, credentials: bytes) -> Identity:
+        """Verify credentials and return their caller.
+
+        Raises:
+            Unauthenticated: They are neither a valid API key nor a valid token. The message has the reason.
+            Unavailable: The issuer's keys cannot be fetched.
+        """
+        if credentials[len(_BEARER) : len(_BEARER) + len(_WIRE_PREFIX)] == _WIRE_PREFIX:
+            found = self._find(credentials)
+            if found is None:
+                raise Unauthenticated("the API key is unknown, expired or revoked")
+            return found
+        if self._tokens is None:
+            raise Unauthenticated("no user tokens are accepted here; call with an API key, or without `authorization`")
+        return await self._tokens.verify(credentials)
+
+    def _find(self, credentials: bytes) -> Identity | None:
+        now = self._monotonic()
+        if now - self._read_at >= READ_INTERVAL:
+            self._read_at = now
+            self._read()
+        if credentials[: len(_BEARER)].lower() != _BEARER:
+            return None
+        found = self._identities.get(hashlib.sha256(credentials[len(_BEARER) :]).hexdigest())
+        return None if found is None or found.claims.get("exp", float("inf")) <= self._clock() else found
+
+    def _read(self) -> None:
+        """Read the file if it has changed. One that cannot be read opens nothing."""
+        try:
+            status = self._file.path.stat()
+            seen: tuple[int, ...] = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+        except OSError:
+            seen = ()
+        if seen == self._seen:
+            return
+        try:
+            keys = self._file.read()
+        except (OSError, ValueError) as error:
+            log.error("no API key is accepted: %s: %s", self._file.path, error)  # noqa: TRY400 - the reason is enough
+            keys = ()
+        self._seen = seen
+        self._identities = {key.hash: _identity(key) for key in keys}
+
+
+def _identity(key: ApiKey) -> Identity:
+    claims = {} if key.expires is None else {"exp": key.expires}
+    return Identity(SUBJECT_PREFIX + key.name, claims=MappingProxyType(claims), scopes=frozenset(key.scopes))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
