@@ -104,9 +104,9 @@ class EventVerifier:
         if not self._has_warned:
             self._has_warned = True
             log.warning(
-                "the broker holds events without a signature; they become dead letters. If an earlier version published "
-                "them, `[events] signed_since` accepts those that are left, and `mesh events dead redrive --all --unsigned` "
-                "delivers the dead letters"
+                "the broker holds events without a signature; they become dead letters. If an earlier version "
+                "published them, `[events] signed_since` accepts those that are left, and "
+                "`mesh events dead redrive --all --unsigned` delivers the dead letters"
             )
 
     def _accepted_unsigned(self, message: Message, event: Event) -> bool:
