@@ -59,16 +59,17 @@ def create_file(file: Path) -> None:
 
 
 def write_new(file: Path, content: bytes) -> None:
-    """Create a file with mode 0600 and this content, written to the disk.
+    """Create a file with mode 0600 and this content, written to the disk. There is never a part of it.
 
     Raises:
         FileExistsError: There is such a file.
         OSError: It cannot be written.
     """
-    with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE), "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
+    name = _write_beside(file, content)
+    try:
+        os.link(name, file)
+    finally:
+        name.unlink()
 
 
 def replace_file(file: Path, content: bytes) -> None:
@@ -77,16 +78,27 @@ def replace_file(file: Path, content: bytes) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)  # mode 0600
+    name = _write_beside(file, content)
+    try:
+        name.replace(file)
+    except BaseException:
+        name.unlink()
+        raise
+
+
+def _write_beside(file: Path, content: bytes) -> Path:
+    """Write a temporary file of mode 0600 in the folder of ``file``; return it."""
+    descriptor, text = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)  # mode 0600
+    name = Path(text)
     try:
         with os.fdopen(descriptor, "wb") as fresh:
             fresh.write(content)
             fresh.flush()
             os.fsync(fresh.fileno())
-        Path(name).replace(file)
     except BaseException:
-        Path(name).unlink()
+        name.unlink()
         raise
+    return name
 
 
 def opener(path: str, flags: int) -> int:

@@ -53,6 +53,24 @@ def test_a_new_file_is_private_and_an_old_one_keeps_content_and_mode(tmp_path: P
     assert (fresh.read_text(), old.read_text(), written.read_text()) == ("", "kept", "text")
 
 
+def test_a_new_file_is_written_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from pathlib import Path; from mesh import private_files\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "private_files.write_new(Path(sys.argv[1]), b'x' * 44)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "key"], capture_output=True, text=True, check=False
+    )
+    assert "File too large" in done.stderr  # as on a full disk
+    assert list(tmp_path.iterdir()) == []
+    private_files.write_new(tmp_path / "key", b"x" * 44)
+    assert (mode(tmp_path / "key"), [path.name for path in tmp_path.iterdir()]) == (0o600, ["key"])
+    with pytest.raises(FileExistsError):
+        private_files.write_new(tmp_path / "key", b"other")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"x" * 44]
+
+
 def test_what_others_can_open_is_named_with_its_mode(tmp_path: Path) -> None:
     modes = {"own": 0o600, "group": 0o640, "world": 0o604, "enter": 0o601}
     for name, wanted in modes.items():

@@ -140,9 +140,10 @@ def load(folder: Path, name: str) -> Ed25519PrivateKey:
     """Return the private key of a service.
 
     Raises:
-        Faults: It is missing, unreadable, or not an Ed25519 key in PEM.
+        Faults: It is missing, unreadable, or not an Ed25519 key in PEM; or ``NAME.pub`` beside it belongs to another
+            key, so that nobody would accept what it signs.
     """
-    path = folder / f"{name}.key"
+    path, public = folder / f"{name}.key", folder / f"{name}.pub"
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
@@ -152,6 +153,13 @@ def load(folder: Path, name: str) -> Ed25519PrivateKey:
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise Faults([Fault(str(path), "expected an Ed25519 private key in PEM (PKCS #8) without a password")])
+    try:
+        fits = not public.is_file() or _load_public(public) == key.public_key()
+    except OSError as error:
+        raise Faults([Fault(str(public), f"the public key cannot be read: {_reason(error)}")]) from None
+    if not fits:
+        text = f"it is not the public key of {path.name}: restore the pair, or remove both to make a new one"
+        raise Faults([Fault(str(public), text)])
     return key
 
 

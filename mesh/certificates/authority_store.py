@@ -195,6 +195,9 @@ class AuthorityStore:
         path = self._root_file(identifier)
         try:
             return Root.parse(path.read_bytes())
+        except FileNotFoundError:
+            text = "the root with its key is missing: restore it, or remove the folder to make a new authority"
+            raise Faults([Fault(str(path), text)]) from None
         except OSError as error:
             raise self._fault(error) from None
         except (ValueError, TypeError) as error:

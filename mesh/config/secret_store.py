@@ -7,8 +7,10 @@ backed up and committed as long as the key is elsewhere.
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,9 +70,10 @@ class SecretStore:
         Raises:
             Faults: A file cannot be read or written.
         """
-        secrets = self._read()
-        secrets[name] = self._cipher(create=True).encrypt(value.encode()).decode()
-        self._write(secrets)
+        with self._locked():
+            secrets = self._read()
+            secrets[name] = self._cipher(create=True).encrypt(value.encode()).decode()
+            self._write(secrets)
 
     def remove(self, name: str) -> bool:
         """Remove a secret; return whether there was one.
@@ -78,11 +81,25 @@ class SecretStore:
         Raises:
             Faults: The file cannot be read or written.
         """
-        secrets = self._read()
-        found = secrets.pop(name, None) is not None
-        if found:
-            self._write(secrets)
+        if not self._file.exists():
+            return False
+        with self._locked():
+            secrets = self._read()
+            found = secrets.pop(name, None) is not None
+            if found:
+                self._write(secrets)
         return found
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the file, so that two commands at once lose no secret."""
+        try:
+            private_files.make_folder(self._file.parent)
+            with open(self._file.with_suffix(".lock"), "a", opener=private_files.opener) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise Faults([Fault(str(self._file), f"cannot be written: {_reason(error)}")]) from None
 
     def _key_place(self) -> str:
         return f"the variable {KEY_VARIABLE}" if KEY_VARIABLE in self._environ else str(self._key_file)
@@ -93,7 +110,6 @@ class SecretStore:
         key = self._environ.get(KEY_VARIABLE)
         try:
             if key is None and create and not self._key_file.exists():
-                private_files.make_folder(self._key_file.parent)
                 private_files.write_new(self._key_file, Fernet.generate_key())
             return Fernet(self._key_file.read_bytes().strip() if key is None else key)
         except ValueError:
@@ -117,11 +133,7 @@ class SecretStore:
         return found
 
     def _write(self, secrets: Mapping[str, str]) -> None:
-        try:
-            private_files.make_folder(self._file.parent)
-            private_files.replace_file(self._file, json.dumps(secrets, indent=1, sort_keys=True).encode() + b"\n")
-        except OSError as error:
-            raise Faults([Fault(str(self._file), f"cannot be written: {_reason(error)}")]) from None
+        private_files.replace_file(self._file, json.dumps(secrets, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def _reason(error: OSError) -> str:

@@ -84,6 +84,13 @@ def test_what_is_no_key_is_named(tmp_path: Path, content: bytes):
         key_files.load_public(tmp_path)
 
 
+def test_a_private_key_whose_public_key_is_another_one_is_a_fault(tmp_path: Path) -> None:
+    key_files.ensure(tmp_path, ["login", "audit"])
+    (tmp_path / "login.key").write_bytes((tmp_path / "audit.key").read_bytes())
+    with pytest.raises(Faults, match=r"login\.pub: it is not the public key of login\.key: restore the pair"):
+        key_files.load(tmp_path, "login")
+
+
 def test_a_folder_that_cannot_be_made_is_a_fault(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Faults, match="the identity keys cannot be made: not a directory"):

@@ -206,6 +206,9 @@ def test_a_damaged_authority_is_a_fault_with_its_place(store: AuthorityStore) ->
     root.write_text("nothing")
     with pytest.raises(Faults, match=r"root-.*expected a root certificate and its key"):
         store.roots()
+    root.unlink()
+    with pytest.raises(Faults, match=r"root-.*is missing: restore it, or remove the folder"):
+        store.roots()
     with pytest.raises(Faults, match="`mesh keys` makes one"):
         AuthorityStore(store.folder / "none", "shop").roots()
 

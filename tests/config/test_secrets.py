@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,7 @@ def test_the_file_holds_no_plain_text_and_is_private(tmp_path: Path) -> None:
     assert store.names() == ["empty", "smtp"]
     assert b"horse" not in (state / "secrets").read_bytes()
     modes = {path.name: path.stat().st_mode & 0o777 for path in (state, *state.iterdir())}
-    assert modes == {"state": 0o700, "secrets": 0o600, "secrets.key": 0o600}
+    assert modes == {"state": 0o700, "secrets": 0o600, "secrets.key": 0o600, "secrets.lock": 0o600}
     assert store.remove("smtp")
     assert not store.remove("smtp")
     assert store.names() == ["empty"]
@@ -161,3 +162,11 @@ def test_a_file_that_is_no_store_is_left_as_it_is(tmp_path: Path) -> None:
         with pytest.raises(Faults, match="is not a file of `mesh secrets`"):
             action(SecretStore(tmp_path, {}))
     assert (tmp_path / "secrets").read_text() == "[1]"
+
+
+def test_secrets_that_are_set_at_once_are_all_kept(tmp_path: Path) -> None:
+    names = [f"s{number}" for number in range(24)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: SecretStore(tmp_path, {}).set(name, name), names))
+    store = SecretStore(tmp_path, {})
+    assert {name: store.get(name) for name in store.names()} == {name: name for name in names}

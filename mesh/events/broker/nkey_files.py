@@ -10,14 +10,13 @@ Source: https://docs.nats.io/running-a-nats-service/configuration/securing_nats/
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import nkeys
 
+from mesh import private_files
 from mesh.faults import Fault, Faults
 
 __all__ = ["ensure", "path_of", "public"]
@@ -45,7 +44,9 @@ def ensure(folder: Path, names: Iterable[str]) -> None:
         for name in names:
             path = path_of(folder, name)
             if not path.exists():
-                _create(path, nkeys.encode_seed(secrets.token_bytes(SEED_BYTES), nkeys.PREFIX_BYTE_USER))
+                seed = nkeys.encode_seed(secrets.token_bytes(SEED_BYTES), nkeys.PREFIX_BYTE_USER)
+                with contextlib.suppress(FileExistsError):  # another process was first
+                    private_files.write_new(path, seed)
     except OSError as error:
         text = f"the broker keys cannot be made: {(error.strerror or str(error)).lower()}"
         raise Faults([Fault(str(folder), text)]) from None
@@ -66,18 +67,3 @@ def public(folder: Path, name: str) -> str:
         raise Faults([Fault(str(path), text)]) from None
     except (nkeys.NkeysError, ValueError):
         raise Faults([Fault(str(path), "expected the seed of an NKEY of a user (SU…)")]) from None
-
-
-def _create(path: Path, content: bytes) -> None:
-    """Create a file atomically with mode 0600. Keep a file that another process has created meanwhile."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
-    fresh = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(fresh, path)
-    finally:
-        fresh.unlink()
