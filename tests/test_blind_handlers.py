@@ -66,8 +66,8 @@ ALLOWED = {
         "DatabaseTransaction.execute: BaseException": "raises it again, as a status where it is one",
     },
     "mesh/layers/deadline.py": {
-        "_limited: CancelledError": "checks its own timeout",
-        "_limited: Exception": "outside of ``boundary``, which is around each function",
+        "cancel_at: CancelledError": "checks its own timeout",
+        "cancel_at: Exception": "outside of ``boundary``, which is around each function",
     },
     "mesh/edge/app.py": {
         "EdgeApp._answer: CancelledError": "the edge runs no user code: it is the server's, or the stop's",
