@@ -56,17 +56,27 @@ async def test_a_message_in_percent_encoding():
         assert await ask(address) == "UNAVAILABLE: 100 % used, lösch was"
 
 
+def answering(headers):
+    """Return what answers every request, health checks too, by these headers and nothing else."""
+
+    def answer(peer, stream_id):
+        peer.h2.send_response(stream_id, headers, end_stream=True)
+
+    answer.health_checks = True
+    return answer
+
+
 async def test_a_status_of_thousands_of_digits(faulty):
     """Python raises ValueError for an integer of more than 4,300 digits."""
     headers = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"1" * 5000)]
-    server = await faulty(lambda peer, stream_id: peer.h2.send_response(stream_id, headers, end_stream=True))
+    server = await faulty(answering(headers))
     assert await ask(server.address) == f"UNKNOWN: the response has no valid grpc-status ({'1' * 20!r})"
 
 
 async def test_a_status_of_several_zeros(faulty):
     """grpc-go and grpcio read "00" as OK."""
     headers = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"00")]
-    server = await faulty(lambda peer, stream_id: peer.h2.send_response(stream_id, headers, end_stream=True))
+    server = await faulty(answering(headers))
     assert await ask(server.address) == "UNKNOWN"
 
 
