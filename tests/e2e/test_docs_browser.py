@@ -64,7 +64,7 @@ def docs(chromium: Chrome, mesh: Mesh) -> Docs:
 
 def test_it_lists_every_operation(docs: Docs) -> None:
     paths = [one.text for one in docs.all("nav li .path")]
-    assert len(paths) == 11
+    assert len(paths) == 17
     assert "/v1/users/{id}" in paths
     assert docs.driver.title == "Mesh"
     assert "Passwords, sessions" in docs.all("main")[0].text
@@ -73,7 +73,7 @@ def test_it_lists_every_operation(docs: Docs) -> None:
 def test_search(docs: Docs) -> None:
     docs.fill("#search", "delete users")
     shown = [one.text for one in docs.all("nav li") if one.is_displayed()]
-    assert shown == ["DEL\n/v1/users/{id}"]
+    assert shown == ["DEL\n/v1/users/{id}", "DEL\n/v1/users/{id}/roles/{role}"]
     docs.fill("#search", "no such thing")
     assert docs.all("#none")[0].is_displayed()
 
