@@ -194,7 +194,7 @@ def test_it_listens_by_either_protocol(start: Start, listen: str, channel: str) 
     for host in ("127.0.0.1", "[::1]"):
         if listen != "[::1]:0" or host == "[::1]":
             assert http(f"http://{host}:{port}/healthz").status == 200
-    for address in ("loop", mesh.edge, "worker"):
+    for address in (mesh.addresses["loop"].replace("[::]", "[::1]"), mesh.edge, "worker"):
         done = subprocess.run(
             [sys.executable, "-m", "mesh", "health", address, "--file", str(mesh.state.parent)],
             capture_output=True, text=True, check=False, env={**os.environ, "MESH_STATE": str(mesh.state)},

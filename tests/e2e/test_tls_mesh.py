@@ -41,6 +41,8 @@ def test_services_of_a_mesh_speak_tls_only(tmp_path: Path, channel: str) -> None
         assert (healthy.returncode, healthy.stdout.count("SERVING")) == (0, 4), healthy
         keys = mesh_command(mesh, "call", "login.v1.Login/GetKeys")
         assert '"kty": "OKP"' in keys.stdout, keys
+        by_address = mesh_command(mesh, "call", mesh.addresses["login"], "login.v1.Login/GetKeys")
+        assert (by_address.returncode, by_address.stdout) == (0, keys.stdout), by_address
         internal = mesh_command(mesh, "call", "login.v1.Login/SetCredential")
         assert "is only for services of the mesh" in internal.stderr
         plain = mesh_command(mesh, "health", "login", tls="off")

@@ -26,7 +26,7 @@ def run(file: Callable[[], Path], address: str | None, timeout: float, *, live: 
     """Check health and print the result.
 
     Args:
-        file: Returns mesh.toml; called only when ``address`` is a name or None.
+        file: Returns mesh.toml; not called for an address that is serving.
         address: ``host:port`` (gRPC health), ``http://host:port`` (``GET /healthz``), the name of a service, ``edge``,
             ``keys`` (the signer), or None for all components of mesh.toml.
         timeout: Seconds to wait for each response.
@@ -40,6 +40,8 @@ def run(file: Callable[[], Path], address: str | None, timeout: float, *, live: 
     literal = address is not None and ":" in address
     found = {str(address): CheckedServer(str(address))} if literal else _targets(file(), address)
     states = {name: _check(target, timeout, live=live) for name, target in found.items()}
+    if literal and "://" not in str(address) and states[str(address)] != _SERVING:
+        states = {str(address): _recheck(file, str(address), timeout, states[str(address)], live=live)}
     for name, state in states.items():
         print(f"{name}: {state}")
     return 0 if all(state == _SERVING for state in states.values()) else 1
@@ -55,6 +57,17 @@ class CheckedServer(NamedTuple):
 
     address: str
     tls: ServiceTls | None = None
+
+
+def _recheck(file: Callable[[], Path], address: str, timeout: float, state: str, *, live: bool) -> str:
+    """Check an address by TLS, if mesh.toml says that the service there has it; return ``state`` otherwise.
+
+    A container's health check of a plain address reads no mesh.toml, so this comes second.
+    """
+    from mesh.control.operator_tls import tls_at  # noqa: PLC0415 - only with TLS
+
+    tls = tls_at(file, address)
+    return state if tls is None else _check(CheckedServer(address, tls), timeout, live=live)
 
 
 def _targets(file: Path, name: str | None) -> dict[str, CheckedServer]:

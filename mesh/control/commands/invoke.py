@@ -17,7 +17,7 @@ from mesh.address import reachable
 from mesh.call import encode_pair
 from mesh.config.manifest import Manifest, load
 from mesh.control import run_state
-from mesh.control.operator_tls import operator_tls
+from mesh.control.operator_tls import operator_tls, tls_at
 from mesh.errors import Code
 from mesh.faults import Fault, Faults
 from mesh.rpc.client import reflection_client
@@ -74,6 +74,8 @@ def run(
         name = _service_of(manifest, method.strip("/").rpartition("/")[0])
         address = _address_of(manifest, name)
         tls = operator_tls(manifest, name)
+    else:
+        tls = tls_at(file, address)
     try:
         code = _call(address, method, data, pairs, timeout, tls, verbose=verbose)
     except reflection_client.NoSuchMethod as error:
