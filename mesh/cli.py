@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh.chaos import arguments as chaos_command
-from mesh.control.commands import events_arguments, keys_arguments
+from mesh.control.commands import apikey_arguments, events_arguments, keys_arguments, secret_arguments
 from mesh.faults import Fault, Faults
 from mesh.telemetry import otel_environment
 from mesh.text import prepare_output
@@ -233,22 +233,11 @@ def _keys(options: argparse.Namespace) -> int:
 
 
 def _secrets(options: argparse.Namespace) -> int:
-    from mesh.control.commands import secret_actions
-
-    if options.action == "list":
-        return secret_actions.show(_file(options))
-    return (secret_actions.set_ if options.action == "set" else secret_actions.remove)(_file(options), options.name)
+    return secret_arguments.run(options, _file(options))
 
 
 def _apikeys(options: argparse.Namespace) -> int:
-    from mesh.control.commands import apikey_actions
-
-    if options.action == "list":
-        return apikey_actions.show(_file(options))
-    if options.action == "revoke":
-        return apikey_actions.revoke(_file(options), options.name)
-    _, contract = _load(options)
-    return apikey_actions.create(_file(options), contract, options.name, options.scope, options.expires)
+    return apikey_arguments.run(options, _file(options))
 
 
 def _new(options: argparse.Namespace) -> int:
@@ -317,8 +306,8 @@ def _parser() -> argparse.ArgumentParser:
     command("edge", _edge, "run the edge in the foreground", _EDGE).add_argument("--fd", type=int, help=_FD)
     _add_health(command)
     keys_arguments.add(command, _keys)
-    _add_secrets(command, commands)
-    _add_apikeys(command, commands)
+    secret_arguments.add(command, commands, _secrets)
+    apikey_arguments.add(command, commands, _apikeys)
     events_arguments.add(command, commands, _events)
     chaos_command.add(command, _chaos)
     _add_export(command, commands)
@@ -359,39 +348,6 @@ def _add_health(command: AddCommand) -> None:
     health.add_argument("address", nargs="?", metavar="ADDRESS", help="host:port (gRPC), http://host:port, or a name")
     health.add_argument("--live", action="store_true", help="check liveness: whether the event loop turns")
     health.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="default: 3")
-
-
-def _add_secrets(command: AddCommand, commands: Any) -> None:
-    group = commands.add_parser("secrets", help="set, list and remove secrets on this machine").add_subparsers(
-        title="actions", metavar="ACTION", required=True
-    )
-    for action, summary in (
-        ("set", "store a secret, encrypted, from standard input"),
-        ("list", "show where each secret is found, never its value"),
-        ("remove", "remove a stored secret"),
-    ):
-        added = command(action, _secrets, summary, _SECRETS, group)
-        added.set_defaults(action=action)
-        if action != "list":
-            added.add_argument("name", metavar="NAME", help="the secret's name")
-
-
-def _add_apikeys(command: AddCommand, commands: Any) -> None:
-    group = commands.add_parser("apikeys", help="create, list and revoke API keys").add_subparsers(
-        title="actions", metavar="ACTION", required=True
-    )
-    for action, summary in (
-        ("create", "create an API key and print it, once"),
-        ("list", "list the API keys with their scopes, never a key"),
-        ("revoke", "revoke an API key; components refuse it within seconds"),
-    ):
-        added = command(action, _apikeys, summary, _APIKEYS, group)
-        added.set_defaults(action=action)
-        if action != "list":
-            added.add_argument("name", metavar="NAME", help="the key's name")
-        if action == "create":
-            added.add_argument("--scope", action="append", default=[], metavar="SCOPE", help="a scope; repeatable")
-            added.add_argument("--expires", default="never", metavar="TIME", help="such as 90d; default: never")
 
 
 def _add_export(command: AddCommand, commands: Any) -> None:
@@ -534,21 +490,4 @@ that receive it.
 
   mesh export asyncapi --out asyncapi.json
   mesh export asyncapi --title "Accounts" --api-version 1.4
-"""
-_APIKEYS = """
-API keys are for programs that call methods with access: KEY. The state folder holds their hashes; a key is shown once.
-
-  mesh apikeys create ci --scope orders:read --expires 90d
-  mesh apikeys list
-  mesh apikeys revoke ci
-"""
-_SECRETS = """
-mesh.toml names secrets: password = { secret = "smtp" } in settings, {secret:smtp} inside a URL. Each is looked up in
-the variable MESH_SECRET_SMTP, in the file smtp of the folder `secrets` (/run/secrets), and in the encrypted file that
-`mesh secrets set` writes to the state folder.
-
-  mesh secrets set smtp
-  mesh secrets set smtp < password.txt
-  mesh secrets list
-  mesh secrets remove smtp
 """

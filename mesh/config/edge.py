@@ -1,27 +1,20 @@
-"""Tables of ``[edge]``: CORS, rate limits and TLS, and the checks of headers and proxies."""
+"""Table ``[edge]`` of mesh.toml, with its tables of CORS, rate limits and TLS."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 from ipaddress import collapse_addresses, ip_network
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import msgspec
 
-from mesh.config.values import Duration, Rate, Size
+from mesh.config.checks import address_faults, bound_faults, path_faults
+from mesh.config.values import Duration, Rate, Size, TimeLimit
 from mesh.faults import Fault
 from mesh.headers import CLIENT_ONLY, MESH_PREFIXES, PROPAGATED
 
-__all__ = [
-    "CorsConfig",
-    "EdgeTlsConfig",
-    "RateLimitConfig",
-    "client_faults",
-    "cors_faults",
-    "metadata_faults",
-    "proxy_faults",
-]
+__all__ = ["TLS_FILES", "CorsConfig", "EdgeConfig", "EdgeTlsConfig", "RateLimitConfig", "edge_faults"]
 
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?:\[[0-9a-f:.]+\]|[a-z0-9_.\-]+)(?::(?P<port>\d{1,5}))?\Z")
 _TOKEN = re.compile(r"[0-9a-z!#$%&'*+\-.^_`|~]+\Z")
@@ -29,6 +22,8 @@ _PAGELESS = frozenset({"about", "blob", "data", "file", "ftp", "javascript", "ma
 """Schemes that no page with an origin of its own has. Apps and browser extensions have schemes of their own."""
 MIN_STALL_SECONDS = 1.0
 """Shortest ``stall``. A lost packet delays a connection by as much."""
+TLS_FILES = ("certificate", "private_key", "client_ca")
+"""Keys of ``[edge.tls]`` whose values are paths of files."""
 _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
 
 
@@ -79,7 +74,85 @@ class EdgeTlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     redirect: str = ""
 
 
-def cors_faults(cors: CorsConfig, place: str) -> Iterator[Fault]:
+class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[edge]``: the HTTP listener. Without the table the mesh has no edge.
+
+    Attributes:
+        listen: ``host:port``; port 0 selects a free port.
+        max_body: Size limit of a request body.
+        timeout: Timeout of a unary call whose method declares none, and of the body of every request.
+        concurrency: Unary calls to the services in progress at most.
+        queue: Calls that may wait for a permit; 429 beyond that.
+        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
+        streams: Open streams at most: streaming methods over HTTP, WebSocket and gRPC; 429 beyond that.
+        streams_per_connection: Requests in progress on one connection of HTTP/2.
+        connections: Connections at most. Near the limit, those of the clients that have most are closed, but none of a
+            trusted proxy.
+        uploads: Requests whose bodies are still coming in, at most; 429 beyond that.
+        buffers: Size limit of the request bodies and responses that are held for all clients; 429 beyond that.
+        stall: Time for which a client may send nothing of a request, or read nothing of a response; then it is dropped.
+        drain: Time that a shutdown waits for requests in progress.
+        max_uri: Size limit of the path with its query; 414 beyond that.
+        max_headers: Size limit of the header section; 431 beyond that.
+        cors: Origins whose pages may read responses, or the table with all options; empty: none.
+        metadata: Request headers, in lower case, that functions get as metadata.
+        trusted_proxies: Addresses and networks of trusted proxies, whose ``Forwarded`` and ``X-Forwarded-*`` count.
+        ignore_unknown_fields: Ignore unknown JSON fields instead of refusing them with 400.
+        rate_limit: Rate limits of one client.
+        tls: HTTPS; None: plain HTTP.
+        client_trace: Meaning of a client's ``traceparent``: ``"link"`` begins a trace with a link to the client's,
+            ``"trust"`` continues it with its sampled flag, ``"restart"`` ignores it.
+        docs: Serve ``/docs`` and ``/openapi.json``.
+        reflection: Serve gRPC reflection.
+        health: Serve ``grpc.health.v1``. ``/healthz`` and ``/livez`` are served in any case.
+    """
+
+    listen: str = "127.0.0.1:8080"
+    max_body: Size = Size(4 * 2**20)
+    timeout: TimeLimit = TimeLimit(30)
+    concurrency: int = 1000
+    queue: int = 1000
+    adaptive: bool = False
+    streams: int = 1000
+    streams_per_connection: int = 128
+    connections: int = 10_000
+    uploads: int = 1000
+    buffers: Size = Size(64 * 2**20)
+    stall: Duration = Duration(10)
+    drain: Duration = Duration(10)
+    max_uri: Size = Size(8 * 2**10)
+    max_headers: Size = Size(32 * 2**10)
+    cors: tuple[str, ...] | CorsConfig = ()
+    metadata: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    ignore_unknown_fields: bool = False
+    rate_limit: RateLimitConfig = RateLimitConfig()
+    tls: EdgeTlsConfig | None = None
+    client_trace: Literal["link", "trust", "restart"] = "link"
+    docs: bool = True
+    reflection: bool = True
+    health: bool = True
+
+    @property
+    def cors_rules(self) -> CorsConfig:
+        """``cors`` as a table."""
+        return self.cors if isinstance(self.cors, CorsConfig) else CorsConfig(origins=self.cors)
+
+
+def edge_faults(edge: EdgeConfig, place: str) -> Iterator[Fault]:
+    """Check the values of ``[edge]`` and of its tables."""
+    yield from address_faults(f"{place} listen", edge.listen)
+    yield from bound_faults(
+        edge, place, "max_body", "max_uri", "max_headers", "streams", "uploads", "connections", "streams_per_connection"
+    )
+    yield from _client_faults(edge, place)
+    yield from _cors_faults(edge.cors_rules, f"{place} cors")
+    yield from _metadata_faults(edge.metadata, f"{place} metadata")
+    yield from _proxy_faults(edge.trusted_proxies, f"{place} trusted_proxies")
+    yield from _tls_faults(edge.tls, f"{place[:-1]}.tls]")
+
+
+def _cors_faults(cors: CorsConfig, place: str) -> Iterator[Fault]:
     """Check the origins (Fetch standard: an origin is scheme, host and port, in lower case) and the header names."""
     for origin in cors.origins:
         if origin == "*":
@@ -100,20 +173,7 @@ def cors_faults(cors: CorsConfig, place: str) -> Iterator[Fault]:
             yield Fault(f"{place} expose", f"expected the name of a header in lower case, got {name!r}")
 
 
-class _ClientLimits(Protocol):
-    """Keys of ``[edge]`` that limit clients."""
-
-    @property
-    def max_body(self) -> Size: ...
-
-    @property
-    def buffers(self) -> Size: ...
-
-    @property
-    def stall(self) -> Duration: ...
-
-
-def client_faults(edge: _ClientLimits, place: str) -> Iterator[Fault]:
+def _client_faults(edge: EdgeConfig, place: str) -> Iterator[Fault]:
     """Check the limits on clients."""
     if edge.buffers < edge.max_body:
         yield Fault(f"{place} buffers", f"must be at least max_body, {int(edge.max_body)} bytes")
@@ -121,7 +181,7 @@ def client_faults(edge: _ClientLimits, place: str) -> Iterator[Fault]:
         yield Fault(f"{place} stall", f"must be at least {MIN_STALL_SECONDS:g} s: shorter pauses are usual in networks")
 
 
-def metadata_faults(names: Iterable[str], place: str) -> Iterator[Fault]:
+def _metadata_faults(names: Iterable[str], place: str) -> Iterator[Fault]:
     """Check that each header may become metadata of a call."""
     for name in names:
         if not re.fullmatch(r"[0-9a-z_.\-]+", name):
@@ -134,7 +194,7 @@ def metadata_faults(names: Iterable[str], place: str) -> Iterator[Fault]:
             yield Fault(place, f"{name!r} is reserved for the mesh and cannot be forwarded from clients")
 
 
-def proxy_faults(networks: Iterable[str], place: str) -> Iterator[Fault]:
+def _proxy_faults(networks: Iterable[str], place: str) -> Iterator[Fault]:
     """Check that each text is an address or a network, and that not every client is a trusted proxy."""
     found: dict[int, list[Any]] = {4: [], 6: []}
     for network in networks:
@@ -148,3 +208,14 @@ def proxy_faults(networks: Iterable[str], place: str) -> Iterator[Fault]:
         if any(not network.prefixlen for network in collapse_addresses(trusted)):
             text = f"every IPv{version} address would be trusted, so clients could write any address; name your proxies"
             yield Fault(place, text)
+
+
+def _tls_faults(tls: EdgeTlsConfig | None, place: str) -> Iterator[Fault]:
+    if tls is None:
+        return
+    for key in TLS_FILES:
+        if not getattr(tls, key) and key != "client_ca":
+            yield Fault(f"{place} {key}", "name a PEM file")
+        yield from path_faults(f"{place} {key}", getattr(tls, key))
+    if tls.redirect:
+        yield from address_faults(f"{place} redirect", tls.redirect)

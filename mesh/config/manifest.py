@@ -9,34 +9,26 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from mesh.address import ANY, reachable, split
 from mesh.config import secrets
 from mesh.config.auth import AuthConfig, IssuerConfig, auth_faults
-from mesh.config.edge import (
-    CorsConfig,
-    EdgeTlsConfig,
-    RateLimitConfig,
-    client_faults,
-    cors_faults,
-    metadata_faults,
-    proxy_faults,
-)
+from mesh.config.checks import address_faults, path_faults, target_faults
+from mesh.config.edge import TLS_FILES, CorsConfig, EdgeConfig, EdgeTlsConfig, RateLimitConfig, edge_faults
 from mesh.config.environment import override
 from mesh.config.events import EventsConfig, broker_faults, events_faults
-from mesh.config.lambda_function import LambdaConfig, LambdaFunction, read, stray
+from mesh.config.lambda_function import LambdaFunction, read, stray
 from mesh.config.secret_store import SecretStore
+from mesh.config.service import ServiceConfig, service_faults
 from mesh.config.tls import KeysConfig, TlsFiles, TlsMode, keys_faults, local, name_faults, secured, tls_faults
 from mesh.config.values import Duration, Rate, Size, TimeLimit
-from mesh.config.workers import WorkersConfig, workers_faults
-from mesh.database_url import database_faults, located, parse
+from mesh.config.workers import WorkersConfig
+from mesh.database_url import located
 from mesh.faults import Fault, Faults
 
 __all__ = [
@@ -57,125 +49,11 @@ _FILES = ("credentials", "nkey", "ca", "certificate", "private_key")
 """Keys of ``[events]`` whose values are paths of files."""
 
 
-_EDGE_FILES = ("certificate", "private_key", "client_ca")
-"""Keys of ``[edge.tls]`` whose values are paths of files."""
-
-
 TableT = TypeVar("TableT", bound=msgspec.Struct)
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Table of mesh.toml that refuses unknown keys."""
-
-
-class EdgeConfig(_Table, frozen=True):
-    """``[edge]``: the HTTP listener. Without the table the mesh has no edge.
-
-    Attributes:
-        listen: ``host:port``; port 0 selects a free port.
-        max_body: Size limit of a request body.
-        timeout: Timeout of a unary call whose method declares none, and of the body of every request.
-        concurrency: Unary calls to the services in progress at most.
-        queue: Calls that may wait for a permit; 429 beyond that.
-        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
-        streams: Open streams at most: streaming methods over HTTP, WebSocket and gRPC; 429 beyond that.
-        streams_per_connection: Requests in progress on one connection of HTTP/2.
-        connections: Connections at most. Near the limit, those of the clients that have most are closed, but none of a
-            trusted proxy.
-        uploads: Requests whose bodies are still coming in, at most; 429 beyond that.
-        buffers: Size limit of the request bodies and responses that are held for all clients; 429 beyond that.
-        stall: Time for which a client may send nothing of a request, or read nothing of a response; then it is dropped.
-        drain: Time that a shutdown waits for requests in progress.
-        max_uri: Size limit of the path with its query; 414 beyond that.
-        max_headers: Size limit of the header section; 431 beyond that.
-        cors: Origins whose pages may read responses, or the table with all options; empty: none.
-        metadata: Request headers, in lower case, that functions get as metadata.
-        trusted_proxies: Addresses and networks of trusted proxies, whose ``Forwarded`` and ``X-Forwarded-*`` count.
-        ignore_unknown_fields: Ignore unknown JSON fields instead of refusing them with 400.
-        rate_limit: Rate limits of one client.
-        tls: HTTPS; None: plain HTTP.
-        client_trace: Meaning of a client's ``traceparent``: ``"link"`` begins a trace with a link to the client's,
-            ``"trust"`` continues it with its sampled flag, ``"restart"`` ignores it.
-        docs: Serve ``/docs`` and ``/openapi.json``.
-        reflection: Serve gRPC reflection.
-        health: Serve ``grpc.health.v1``. ``/healthz`` and ``/livez`` are served in any case.
-    """
-
-    listen: str = "127.0.0.1:8080"
-    max_body: Size = Size(4 * 2**20)
-    timeout: TimeLimit = TimeLimit(30)
-    concurrency: int = 1000
-    queue: int = 1000
-    adaptive: bool = False
-    streams: int = 1000
-    streams_per_connection: int = 128
-    connections: int = 10_000
-    uploads: int = 1000
-    buffers: Size = Size(64 * 2**20)
-    stall: Duration = Duration(10)
-    drain: Duration = Duration(10)
-    max_uri: Size = Size(8 * 2**10)
-    max_headers: Size = Size(32 * 2**10)
-    cors: tuple[str, ...] | CorsConfig = ()
-    metadata: tuple[str, ...] = ()
-    trusted_proxies: tuple[str, ...] = ()
-    ignore_unknown_fields: bool = False
-    rate_limit: RateLimitConfig = RateLimitConfig()
-    tls: EdgeTlsConfig | None = None
-    client_trace: Literal["link", "trust", "restart"] = "link"
-    docs: bool = True
-    reflection: bool = True
-    health: bool = True
-
-    @property
-    def cors_rules(self) -> CorsConfig:
-        """``cors`` as a table."""
-        return self.cors if isinstance(self.cors, CorsConfig) else CorsConfig(origins=self.cors)
-
-
-class ServiceConfig(LambdaConfig, frozen=True):
-    """``[services.NAME]``: placement and size of a service.
-
-    Attributes:
-        module: Python module of its functions.
-        serves: Full names of the gRPC services that it hosts.
-        listen: ``host:port`` of its sidecar; port 0 selects a free port.
-        address: Addresses for its clients, if not ``listen``: one or more ``host:port``. A name may resolve to several
-            addresses and is resolved again from time to time.
-        database: URL of its database (``sqlite:///…`` relative to mesh.toml, ``postgresql://…``; docs/databases.md), or
-            ``""``.
-        migrations: Folder of Alembic versions, relative to mesh.toml; ``""``: the folder ``migrations`` beside the
-            module, if it exists.
-        concurrency: Calls in progress at most.
-        queue: Calls that may wait for a permit; RESOURCE_EXHAUSTED beyond that.
-        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
-        max_message: Size limit of a message.
-        drain: Time that a shutdown waits for calls in progress.
-        workers: Processes that run its functions; absent: the sidecar's own process runs them.
-        settings: Values for the code of the service (``context.settings``).
-
-    The keys of ``mesh.config.lambda_function.LambdaConfig`` declare a Lambda function. They determine ``module`` and
-    ``serves``.
-    """
-
-    module: str = ""
-    serves: tuple[str, ...] = ()
-    listen: str = "127.0.0.1:0"
-    address: tuple[str, ...] = ()
-    database: str = ""
-    migrations: str = ""
-    concurrency: int = 1000
-    queue: int = 1000
-    adaptive: bool = False
-    max_message: Size = Size(4 * 2**20)
-    drain: Duration = Duration(10)
-    workers: WorkersConfig | None = None
-    settings: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies it for each instance
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Addresses for its clients."""
-        return self.address or (reachable(self.listen),)
 
 
 class _ManifestFile(_Table, frozen=True):
@@ -323,7 +201,7 @@ def load(
             faults.extend(found.faults)
         else:
             services[name] = config
-            faults.extend(_service_faults(config, where))
+            faults.extend(service_faults(config, where))
             faults.extend(() if name in lambdas else stray(config, where))
     if faults:
         raise Faults([_blamed(fault, place, overrides) for fault in faults])
@@ -376,7 +254,7 @@ def _absolute_edge(edge: EdgeConfig | None, root: Path) -> EdgeConfig | None:
     """Return the table with absolute paths."""
     if edge is None or edge.tls is None:
         return edge
-    paths = {name: getattr(edge.tls, name) for name in _EDGE_FILES}
+    paths = {name: getattr(edge.tls, name) for name in TLS_FILES}
     located = {name: str((root / path).resolve()) for name, path in paths.items() if path}
     return msgspec.structs.replace(edge, tls=msgspec.structs.replace(edge.tls, **located))
 
@@ -461,24 +339,15 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
     if file.liveness < _MIN_LIVENESS_TIMEOUT:
         yield Fault(f"{place} liveness", f'must be at least "{_MIN_LIVENESS_TIMEOUT:g}s", or "none"')
     if file.edge is not None:
-        yield from _address_faults(f"{place} [edge] listen", file.edge.listen)
-        yield from _bound_faults(
-            file.edge, f"{place} [edge]", "max_body", "max_uri", "max_headers", "streams", "uploads", "connections",
-            "streams_per_connection",
-        )  # fmt: skip
-        yield from client_faults(file.edge, f"{place} [edge]")
-        yield from cors_faults(file.edge.cors_rules, f"{place} [edge] cors")
-        yield from metadata_faults(file.edge.metadata, f"{place} [edge] metadata")
-        yield from proxy_faults(file.edge.trusted_proxies, f"{place} [edge] trusted_proxies")
-        yield from _edge_tls_faults(file.edge.tls, f"{place} [edge.tls]")
+        yield from edge_faults(file.edge, f"{place} [edge]")
     folders = {"protos": file.protos, "stubs": (file.stubs,), "state": (file.state,), "secrets": (file.secrets,)}
     for key, paths in folders.items():
         for path in paths:
-            yield from _path_faults(f"{place} {key}", path)
+            yield from path_faults(f"{place} {key}", path)
     for key in _FILES:
-        yield from _path_faults(f"{place} [events] {key}", getattr(file.events, key))
+        yield from path_faults(f"{place} [events] {key}", getattr(file.events, key))
     yield from broker_faults(file.broker, f"{place} broker")
-    yield from _address_faults(f"{place} [events] listen", file.events.listen)
+    yield from address_faults(f"{place} [events] listen", file.events.listen)
     yield from events_faults(file.events, f"{place} [events]", {*file.services, *RESERVED})
     variables: dict[str, str] = {}
     for name in file.services:
@@ -501,80 +370,9 @@ def _security_faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
     yield from name_faults(file.name, f"{place} name")
     yield from tls_faults(file.tls, f"{place} [tls]")
     yield from keys_faults(file.keys, f"{place} [keys]")
-    yield from _address_faults(f"{place} [keys] listen", file.keys.listen)
+    yield from address_faults(f"{place} [keys] listen", file.keys.listen)
     if file.keys.address:
-        yield from _target_faults(f"{place} [keys] address", file.keys.address)
+        yield from target_faults(f"{place} [keys] address", file.keys.address)
     if isinstance(file.tls, TlsFiles):
         for key in TlsFiles.__struct_fields__:
-            yield from _path_faults(f"{place} [tls] {key}", getattr(file.tls, key))
-
-
-def _edge_tls_faults(tls: EdgeTlsConfig | None, place: str) -> Iterator[Fault]:
-    if tls is None:
-        return
-    for key in _EDGE_FILES:
-        if not getattr(tls, key) and key != "client_ca":
-            yield Fault(f"{place} {key}", "name a PEM file")
-        yield from _path_faults(f"{place} {key}", getattr(tls, key))
-    if tls.redirect:
-        yield from _address_faults(f"{place} redirect", tls.redirect)
-
-
-def _service_faults(service: ServiceConfig, table: str) -> Iterator[Fault]:
-    yield from _address_faults(f"{table} listen", service.listen)
-    for text in service.address:
-        yield from _target_faults(f"{table} address", text)
-    if not service.module:
-        yield Fault(table, "the key 'module' is missing")
-    if not service.serves:
-        yield Fault(f"{table} serves", "name at least one service of the contract")
-    yield from _bound_faults(service, table, "max_message")
-    if service.database:
-        faults = list(database_faults(service.database, f"{table} database"))
-        yield from faults
-        file = None if faults else parse(service.database).file
-        if file is not None:
-            yield from _path_faults(f"{table} database", str(file))
-    yield from _path_faults(f"{table} migrations", service.migrations)
-    if service.workers is not None:
-        yield from workers_faults(service.workers, f"{table} workers")
-
-
-def _bound_faults(config: EdgeConfig | ServiceConfig, table: str, *sizes: str) -> Iterator[Fault]:
-    """Check the limits that would refuse every call."""
-    for name, least in (("concurrency", 1), ("queue", 0), *((name, 1) for name in sizes)):
-        value = int(getattr(config, name))
-        if value < least:
-            yield Fault(f"{table} {name}", f"must be at least {least}, not {value}")
-
-
-def _path_faults(place: str, text: str) -> Iterator[Fault]:
-    """Check that the file system encoding, which the locale decides, can encode a path."""
-    try:
-        name = os.fsencode(text)
-    except UnicodeEncodeError as error:
-        lacking, encoding = error.object[error.start], sys.getfilesystemencoding()
-        yield Fault(place, f"the locale encodes file names in {encoding}, which lacks {lacking!r}; set PYTHONUTF8=1")
-    else:
-        if b"\0" in name:
-            yield Fault(place, f"a path cannot contain NUL, as {text!r} does")
-
-
-def _address_faults(place: str, text: str) -> Iterator[Fault]:
-    try:
-        split(text)
-    except ValueError as error:
-        yield Fault(place, str(error))
-
-
-def _target_faults(place: str, text: str) -> Iterator[Fault]:
-    """Check an address that clients connect to."""
-    faults = list(_address_faults(place, text))
-    yield from faults
-    if faults:
-        return
-    host, port = split(text)
-    if host == ANY:
-        yield Fault(place, f"{text!r} is an address to listen at, not to connect to; name a host")
-    elif not port:
-        yield Fault(place, f"{text!r} is an address to listen at, not to connect to; name the port")
+            yield from path_faults(f"{place} [tls] {key}", getattr(file.tls, key))

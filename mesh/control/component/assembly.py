@@ -7,53 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
-from collections.abc import Awaitable, Callable
 from functools import partial
-from importlib.metadata import version
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from google.protobuf import json_format
-
-from mesh import telemetry
 from mesh.address import split
 from mesh.auth import (
     EDGE,
-    ApiKeyFile,
-    ApiKeyVerifier,
-    CallDeclarations,
-    Issuer,
     PeerVerifier,
-    Signer,
-    TokenVerifier,
     authenticate,
     authorize,
-    discover,
     end_with_token,
-    fetch_url,
-    identify,
-    key_files,
 )
-from mesh.call import Call, Handler, Layer, chain
-from mesh.config.auth import IssuerConfig
+from mesh.call import Layer
 from mesh.config.manifest import EdgeConfig, Manifest, ServiceConfig, WorkersConfig
-from mesh.contract.model import Access, Contract
-from mesh.control import file_rights
-from mesh.control.component import component_certificates
-from mesh.control.component.component_tls import ComponentTls
+from mesh.contract.model import Contract
 from mesh.control.component.edge_tls import EdgeCertificates
 from mesh.control.component.service_events import ServiceEvents, needs_broker
-from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
+from mesh.control.component.shared_parts import SharedParts
 from mesh.edge import Edge, OptionalLayers
 from mesh.edge.calls import share_keys
 from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.grpc.passthrough import tracing
 from mesh.edge.https import HttpsApp, RedirectApp
-from mesh.errors import Unimplemented
-from mesh.events.hops import carry
 from mesh.faults import Fault, Faults
 from mesh.function import module_spec
 from mesh.lambdas.handlers import functions_of, install
@@ -61,8 +39,6 @@ from mesh.layers import limit_metrics
 from mesh.layers.concurrency import ConcurrencyLimit, ShareKeys
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
-from mesh.rpc.client.retry import retry
-from mesh.rpc.client.target import Target
 from mesh.rpc.server.connection_guard import PublicLimits
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.sidecar.service_context import ServiceContext
@@ -70,8 +46,6 @@ from mesh.sidecar.sidecar import Sidecar, caller_and_user
 from mesh.sidecar.workers import preload
 from mesh.sidecar.workers.worker_pool import WorkerPool
 from mesh.sidecar.workers.worker_setup import WorkerSetup
-from mesh.telemetry import logs
-from mesh.telemetry.propagation import CallerTrace
 
 if TYPE_CHECKING:
     from mesh.database import Database
@@ -83,146 +57,6 @@ log = logging.getLogger("mesh.control")
 
 HEAD_MARGIN_BYTES = 64 * 2**10
 """Bytes by which the listener's limit of path and headers exceeds the edge's, so the edge refuses with a reason."""
-KEYS_TIMEOUT = 5.0
-"""Seconds that a fetch of the token issuer's keys may take."""
-
-
-class Outbound:
-    """Last handler of every outbound chain: sends each call to the target that serves its gRPC service.
-
-    Args:
-        manifest: The services and their addresses.
-        tls: Certificates of this component.
-    """
-
-    def __init__(self, manifest: Manifest, tls: ComponentTls) -> None:
-        self._targets: dict[str, Target] = {}
-        self._all_targets: list[Target] = []
-        for name, service in manifest.services.items():
-            target = Target(
-                service.addresses,
-                transport=manifest.channel,
-                max_message=int(service.max_message),
-                tls=tls.to(name),
-                name=name,
-            )
-            self._all_targets.append(target)
-            self._targets.update(dict.fromkeys(service.serves, target))
-
-    def __call__(self, call: Call) -> Awaitable[None]:
-        """Send the call to its target.
-
-        Raises:
-            StatusError: The status of the call; UNIMPLEMENTED when mesh.toml has no service that serves it.
-        """
-        target = self._targets.get(call.method.service)
-        if target is None:
-            raise Unimplemented(f"no service of mesh.toml serves {call.method.service}")
-        return target(call)
-
-    async def close(self) -> None:
-        """Close every connection."""
-        await asyncio.gather(*(target.close() for target in self._all_targets))
-
-
-class _SharedParts:
-    """Parts that a sidecar and the edge have in common: telemetry, identity, outbound chain, token verifier."""
-
-    def __init__(self, manifest: Manifest, contract: Contract, name: str) -> None:
-        logs.install(name)
-        for text in file_rights.component_warnings(manifest, name):
-            log.warning("%s", text)
-        self.telemetry = telemetry.configure(
-            name,
-            version=version("function-mesh"),
-            default_endpoint=os.environ.get(TRACES_ENDPOINT_VARIABLE),
-            default_secret=os.environ.get(TRACES_SECRET_VARIABLE, ""),
-            callers=_callers(manifest, name),
-        )
-        self.serves = {other: service.serves for other, service in manifest.services.items()}
-        self.identity = manifest.state / "identity"
-        self.signer = Signer(name, key_files.load(self.identity, name))
-        self.credentials = component_certificates.load(manifest, name)
-        self._renewing = (
-            None
-            if self.credentials is None
-            else asyncio.ensure_future(component_certificates.keep_current(self.credentials, manifest))
-        )
-        self.tls = ComponentTls(manifest, name, self.credentials)
-        self.outbound = Outbound(manifest, self.tls)
-        declared = None if name == EDGE else CallDeclarations(contract, self.serves)
-        self.onward = self._chain(identify(self.signer, declared))
-        own = Channel(self._chain(identify(self.signer)), contract)
-        self.tokens = _credentials(manifest, contract, _tokens(manifest, contract, own))
-
-    def _chain(self, identified: Layer) -> Handler:
-        return chain(self.telemetry.outbound, identified, carry, retry(), self.outbound)
-
-    async def stop(self) -> None:
-        if self._renewing is not None:
-            self._renewing.cancel()
-        await self.outbound.close()
-        await self.telemetry.shutdown()
-
-
-def _callers(manifest: Manifest, name: str) -> CallerTrace:
-    """Return the meaning of the callers' trace context: services are trusted, clients of the edge by mesh.toml."""
-    if name != EDGE or manifest.edge is None:
-        return CallerTrace.TRUST
-    return CallerTrace(manifest.edge.client_trace)
-
-
-def _tokens(manifest: Manifest, contract: Contract, channel: Channel) -> TokenVerifier | None:
-    auth = manifest.auth
-    if auth is None:
-        return None
-    return TokenVerifier(
-        Issuer(
-            name=config.issuer,
-            audiences=config.audiences,
-            fetch=_fetch_keys(config, contract, channel),
-            subject=config.subject,
-            subject_prefix=config.subject_prefix,
-            roles=config.roles,
-            role_prefix=config.role_prefix,
-            leeway=config.leeway,
-        )
-        for _, config in auth.places()
-    )
-
-
-def _credentials(
-    manifest: Manifest, contract: Contract, tokens: TokenVerifier | None
-) -> TokenVerifier | ApiKeyVerifier | None:
-    """Return the verifier of user tokens, and of API keys if a method of the contract takes them."""
-    if not any(method.access is Access.KEY for method in contract.methods.values()):
-        return tokens
-    return ApiKeyVerifier(ApiKeyFile(manifest.state), tokens)
-
-
-def _fetch_keys(issuer: IssuerConfig, contract: Contract, channel: Channel) -> Callable[[], Awaitable[bytes]]:
-    """Return a function that fetches the JWK set of an issuer."""
-    if not issuer.jwks:
-        return discover(issuer.issuer)
-    return fetch_url(issuer.jwks) if "://" in issuer.jwks else _fetch_method(contract, channel, issuer.jwks)
-
-
-def _token_expiry(manifest: Manifest) -> Layer:
-    """Return the layer that ends streams with the token or the API key of their caller."""
-    issuers = () if manifest.auth is None else manifest.auth.places()
-    return end_with_token({config.issuer: float(config.leeway) for _, config in issuers})
-
-
-def _fetch_method(contract: Contract, channel: Channel, name: str) -> Callable[[], Awaitable[bytes]]:
-    """Return a function that fetches the JWK set, as JSON, from a method of the mesh."""
-    method = contract.methods[f"/{name.lstrip('/')}"]  # `mesh check` and `mesh up` have checked that it exists
-    stub = channel.unary_unary(method.path)
-
-    async def fetch() -> bytes:
-        response = method.output.FromString(await stub(b"", timeout=KEYS_TIMEOUT))
-        return json_format.MessageToJson(response).encode()
-
-    return fetch
 
 
 # -- a sidecar --
@@ -268,7 +102,7 @@ class SidecarComponent:
     ) -> None:
         config = manifest.services[name]
         self._place = f"{manifest.file.name} [services.{name}]"
-        common = self._common = _SharedParts(manifest, contract, name)
+        common = self._common = SharedParts(manifest, contract, name)
         served = [contract.services[service] for service in config.serves]
         self._events = ServiceEvents(manifest, contract, name) if needs_broker(manifest, contract, name) else None
         self._pool = (
@@ -377,7 +211,7 @@ def _pool(
     manifest: Manifest,
     contract: Contract,
     workers: WorkersConfig,
-    common: _SharedParts,
+    common: SharedParts,
     events: ServiceEvents | None,
     name: str,
 ) -> WorkerPool:
@@ -415,7 +249,7 @@ def _pool(
     )
 
 
-def _limit(config: EdgeConfig | ServiceConfig, share_keys: ShareKeys, common: _SharedParts) -> ConcurrencyLimit:
+def _limit(config: EdgeConfig | ServiceConfig, share_keys: ShareKeys, common: SharedParts) -> ConcurrencyLimit:
     """Return the concurrency limit of a component, with its metrics. Before workers it has no queue; the pool has."""
     queue = 0 if isinstance(config, ServiceConfig) and config.workers is not None else config.queue
     limit = ConcurrencyLimit(config.concurrency, queue, share_keys, adaptive=config.adaptive)
@@ -430,6 +264,12 @@ def _migrations(manifest: Manifest, config: ServiceConfig) -> Path | None:
     spec = module_spec(config.module)
     beside = Path(spec.origin).parent / "migrations" if spec is not None and spec.origin else None
     return beside if beside is not None and beside.is_dir() else None
+
+
+def _token_expiry(manifest: Manifest) -> Layer:
+    """Return the layer that ends streams with the token or the API key of their caller."""
+    issuers = () if manifest.auth is None else manifest.auth.places()
+    return end_with_token({config.issuer: float(config.leeway) for _, config in issuers})
 
 
 # -- the edge --
@@ -451,7 +291,7 @@ class EdgeComponent:
         table = manifest.edge
         assert table is not None  # noqa: S101 - `process.run` has checked that there is one
         self._place = f"{manifest.file.name} [edge] listen"
-        common = self._common = _SharedParts(manifest, contract, EDGE)
+        common = self._common = SharedParts(manifest, contract, EDGE)
         clients = ClientLimits.of(table)
         tls = table.tls
         self._certificates = None if tls is None else EdgeCertificates(tls)
