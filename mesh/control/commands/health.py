@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +27,7 @@ def run(file: Callable[[], Path], address: str | None, timeout: float, *, live: 
     """Check health and print the result.
 
     Args:
-        file: Returns mesh.toml; not called for an address that is serving.
+        file: Returns mesh.toml; called only when ``address`` is a name or None, or the server there speaks TLS.
         address: ``host:port`` (gRPC health), ``http://host:port`` (``GET /healthz``), the name of a service, ``edge``,
             ``keys`` (the signer), or None for all components of mesh.toml.
         timeout: Seconds to wait for each response.
@@ -39,9 +40,7 @@ def run(file: Callable[[], Path], address: str | None, timeout: float, *, live: 
         return _signer(file(), timeout)
     literal = address is not None and ":" in address
     found = {str(address): CheckedServer(str(address))} if literal else _targets(file(), address)
-    states = {name: _check(target, timeout, live=live) for name, target in found.items()}
-    if literal and "://" not in str(address) and states[str(address)] != _SERVING:
-        states = {str(address): _recheck(file, str(address), timeout, states[str(address)], live=live)}
+    states = {name: _check(target, timeout, partial(_find_tls, file), live=live) for name, target in found.items()}
     for name, state in states.items():
         print(f"{name}: {state}")
     return 0 if all(state == _SERVING for state in states.values()) else 1
@@ -59,15 +58,10 @@ class CheckedServer(NamedTuple):
     tls: ServiceTls | None = None
 
 
-def _recheck(file: Callable[[], Path], address: str, timeout: float, state: str, *, live: bool) -> str:
-    """Check an address by TLS, if mesh.toml says that the service there has it; return ``state`` otherwise.
-
-    A container's health check of a plain address reads no mesh.toml, so this comes second.
-    """
+def _find_tls(file: Callable[[], Path], address: str) -> ServiceTls | None:
     from mesh.control.operator_tls import tls_at  # noqa: PLC0415 - only with TLS
 
-    tls = tls_at(file, address)
-    return state if tls is None else _check(CheckedServer(address, tls), timeout, live=live)
+    return tls_at(file, address)
 
 
 def _targets(file: Path, name: str | None) -> dict[str, CheckedServer]:
@@ -126,11 +120,12 @@ def _edge_url(manifest: Manifest, address: str) -> str:
     return f"http://{reachable(tls.redirect)}" if tls.redirect else f"https://{address}"
 
 
-def _check(target: CheckedServer, timeout: float, *, live: bool) -> str:
+def _check(target: CheckedServer, timeout: float, find_tls: Callable[[str], ServiceTls | None], *, live: bool) -> str:
     if "://" not in target.address:
         from mesh.rpc.client import health_check  # noqa: PLC0415 - as above
 
-        return health_check.check(target.address, timeout, _LIVENESS if live else "", target.tls)
+        service, find = _LIVENESS if live else "", partial(find_tls, target.address)
+        return health_check.check(target.address, timeout, service, target.tls, find_tls=find)
     import http.client  # noqa: PLC0415 - as above
     from urllib.parse import urlsplit  # noqa: PLC0415 - as above
 

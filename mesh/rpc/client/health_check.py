@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,14 @@ _STATUSES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 _READ_SIZE = 65536
 
 
-def check(address: str, timeout: float, service: str = "", tls: ServiceTls | None = None) -> str:
+def check(
+    address: str,
+    timeout: float,
+    service: str = "",
+    tls: ServiceTls | None = None,
+    *,
+    find_tls: Callable[[], ServiceTls | None] | None = None,
+) -> str:
     """Return ``"SERVING"``, another health status, or the error as ``CODE: message``.
 
     Args:
@@ -35,9 +42,13 @@ def check(address: str, timeout: float, service: str = "", tls: ServiceTls | Non
         timeout: Seconds for the whole check.
         service: The service to ask for; ``""``: the server as a whole.
         tls: TLS to the server, or None for plain text.
+        find_tls: Returns TLS to a server that turns out to speak it, or None; then the check is repeated with it.
     """
     try:
         headers, body = _request(address, timeout, service.encode(), tls)
+    except SpeaksTlsError as error:
+        found = None if find_tls is None else find_tls()
+        return f"UNAVAILABLE: {error}" if found is None else check(address, timeout, service, found)
     except TimeoutError:
         return f"DEADLINE_EXCEEDED: no response within {timeout:g} s"
     except ssl.SSLError as error:
@@ -46,6 +57,11 @@ def check(address: str, timeout: float, service: str = "", tls: ServiceTls | Non
         return f"UNAVAILABLE: {error.strerror or error}"
     except (ngh2.NGH2Error, ValueError) as error:
         return f"UNAVAILABLE: it does not speak gRPC ({error})"
+    return _status(headers, body)
+
+
+def _status(headers: dict[bytes, bytes], body: bytes) -> str:
+    """Return the health status in a response, or its error."""
     code = headers.get(b"grpc-status", b"")
     if not code or code.strip(b"0"):  # "00" is OK too, as for grpcio and grpc-go
         return _error(headers)
