@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -19,6 +20,7 @@ from mesh.auth import (
     PeerVerifier,
     authenticate,
     authorize,
+    end_when_revoked,
     end_with_token,
 )
 from mesh.call import Layer
@@ -120,15 +122,16 @@ class SidecarComponent:
             settings=config.settings,
             publisher=self._events.publisher if self._events else None,
         )
+        watched = frozenset() if manifest.auth is None else manifest.auth.revocation_paths()
         self._sidecar = Sidecar(
             contract,
             config.serves,
             functions,
             service,
             trace=common.telemetry.inbound,
-            authenticate=authenticate(common.tokens, PeerVerifier(common.identity), common.tls.callers),
-            authorize=authorize(contract, common.serves),
-            token_expiry=_token_expiry(manifest),
+            authenticate=authenticate(common.users.tokens, PeerVerifier(common.identity), common.tls.callers),
+            authorize=authorize(contract, common.serves, watched),
+            stream_identity=_stream_identity(manifest, common),
             concurrency_limit=_limit(config, caller_and_user, common),
             listen=config.listen,
             fd=fd,
@@ -136,6 +139,7 @@ class SidecarComponent:
             drain=float(config.drain),
             threads=main,
             tls=common.tls.listener,
+            watched=watched,
         )
         if self._pool is not None:
             self._pool.prepare()
@@ -171,6 +175,7 @@ class SidecarComponent:
             await self._migrate(self._database)
         if self._events is not None:
             self._events.start(self._database)
+        self._common.users.start()
         try:
             address = await self._sidecar.start()
         except ListenError as error:
@@ -266,10 +271,11 @@ def _migrations(manifest: Manifest, config: ServiceConfig) -> Path | None:
     return beside if beside is not None and beside.is_dir() else None
 
 
-def _token_expiry(manifest: Manifest) -> Layer:
-    """Return the layer that ends streams with the token or the API key of their caller."""
+def _stream_identity(manifest: Manifest, common: SharedParts) -> Sequence[Layer]:
+    """Return the layers that end streams when the token or the API key of their caller expires or is revoked."""
     issuers = () if manifest.auth is None else manifest.auth.places()
-    return end_with_token({config.issuer: float(config.leeway) for _, config in issuers})
+    expiry = end_with_token({config.issuer: float(config.leeway) for _, config in issuers})
+    return [expiry, end_when_revoked(common.users.revocations)] if common.users.revocations else [expiry]
 
 
 # -- the edge --
@@ -299,7 +305,7 @@ class EdgeComponent:
             contract,
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
-            authenticate=authenticate(common.tokens, None),
+            authenticate=authenticate(common.users.tokens, None),
             concurrency_limit=_limit(table, share_keys, common),
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
@@ -339,6 +345,7 @@ class EdgeComponent:
         Raises:
             Faults: The address cannot be listened on.
         """
+        self._common.users.start()
         try:
             address = await self._edge.start()
             if self._redirect is not None:
