@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mesh.auth.service_tokens import EDGE, HEADER, PeerVerifier, Signer
@@ -129,7 +129,9 @@ def _certified(peers: PeerVerifier, certificates: ClientCertificates) -> Callabl
     return caller_of
 
 
-def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
+def authorize(
+    contract: Contract, serves: Mapping[str, Iterable[str]], for_components: Container[str] = frozenset()
+) -> Layer:
     """Return the layer that refuses a call unless ``access``, ``roles`` and ``scopes`` of its method allow its caller.
 
     A declared call of a service needs a user only if the method has roles, and no API key.
@@ -137,6 +139,8 @@ def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
     Args:
         contract: The contract, with the declared calls between services.
         serves: As for ``CallDeclarations``.
+        for_components: Paths of INTERNAL methods that the mesh itself calls, from the edge and every service, without a
+            declaration: the streams of revocations.
     """
     declarations = CallDeclarations(contract, serves)
 
@@ -144,6 +148,8 @@ def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
         method: Method = call.method
         if method.access is not Access.PUBLIC:
             caller = call.caller
+            if method.path in for_components and (caller == EDGE or caller in serves):
+                return next(call)
             by_service = caller is not None and caller not in NO_SERVICES
             if caller is not None and by_service:
                 declarations.check(caller, method.service)

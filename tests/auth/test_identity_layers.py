@@ -113,6 +113,19 @@ async def test_access(
     assert (await passes(chain(authorize(mesh_contract, SERVES), nothing), call)).startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("caller", "expected"),
+    [("edge", "ok"), ("audit", "ok"), (None, ONLY_MESH), ("operator", ONLY_MESH), ("stranger", "PERMISSION_DENIED")],
+)
+async def test_the_stream_of_revocations_is_for_every_component(
+    mesh_contract: Contract, caller: str | None, expected: str
+) -> None:
+    call = Call(INTERNAL, Metadata())
+    call.caller, call.identity = caller, USER
+    layer = authorize(mesh_contract, SERVES, {INTERNAL.path})
+    assert (await passes(chain(layer, nothing), call)).startswith(expected)
+
+
 async def test_who_calls_is_set_from_what_is_proved(tmp_path: Path):
     key_files.ensure(tmp_path, ["registration"])
     issuer = Issuer(jwk(KEY))
