@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mesh.auth.service_tokens import EDGE, HEADER, PeerVerifier, Signer
-from mesh.call import current
+from mesh.call import current, forward_client
 from mesh.certificates.spiffe import OPERATOR
 from mesh.contract.access import check_identity
 from mesh.contract.model import Access, Contract, Method
 from mesh.errors import PermissionDenied, Unauthenticated
+from mesh.headers import AUTHORIZATION
 
 if TYPE_CHECKING:
     from mesh.auth.api_keys import ApiKeyVerifier
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CallDeclarations", "authenticate", "authorize", "identify"]
 
-AUTHORIZATION = b"authorization"
 NO_SERVICES = frozenset({EDGE, OPERATOR})
 """Callers that make calls for others: the edge for users, the operator's command line for a person. They open no
 INTERNAL method."""
@@ -167,10 +167,10 @@ def authorize(
 
 
 def identify(signer: Signer, declarations: CallDeclarations | None = None) -> Layer:
-    """Return the outbound layer that adds the tokens of this service and of the user.
+    """Return the outbound layer that adds the tokens of this service and of the user, and the client's address.
 
-    The user is that of the call in progress (``mesh.call.current``). An ``authorization`` that the call already has is
-    not replaced.
+    The user and the address are those of the call in progress (``mesh.call.current``). An ``authorization`` that the
+    call already has is not replaced.
 
     Args:
         signer: Signer of this service's tokens.
@@ -183,14 +183,8 @@ def identify(signer: Signer, declarations: CallDeclarations | None = None) -> La
         method: Method = call.method
         if declarations is not None:
             declarations.check(service, method.service)
-        metadata = call.metadata
-        if metadata.wire(AUTHORIZATION) is None:
-            received = current.get()
-            if received is not None and received.identity is not None:
-                credentials = received.metadata.wire(AUTHORIZATION)
-                if credentials is not None:
-                    metadata.append(AUTHORIZATION, credentials)
-        metadata.append(HEADER, signer.token(method.path))
+        forward_client(current.get(), call.metadata)
+        call.metadata.append(HEADER, signer.token(method.path))
         return next(call)
 
     return layer
