@@ -16,7 +16,7 @@ Decisions:
 Refused: symmetric keys, unsigned tokens, and a service's call that the contract does not declare.
 """
 
-from mesh.auth.api_keys import ApiKeyFile, ApiKeyVerifier
+from mesh.auth.api_keys import ApiKeyFile, ApiKeyVerifier, end_with_key
 from mesh.auth.client_certificates import ClientCertificates
 from mesh.auth.identity_layers import NO_SERVICES, CallDeclarations, authenticate, authorize, identify
 from mesh.auth.key_sources import discover, fetch_url
@@ -43,6 +43,7 @@ __all__ = [
     "authorize",
     "discover",
     "end_when_revoked",
+    "end_with_key",
     "end_with_token",
     "fetch_url",
     "identify",

@@ -74,9 +74,9 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
         raise InvalidArgument(f"login {text}", violations={"login": text})
     refused = Unauthenticated("wrong name or password")
     name = _fold(request.login)
-    lock = lockout.key_of("login", name)
+    locks = lockout.of_login(name, context.client_address)
     async with context.transaction() as tx:
-        await lockout.check(tx, lock, _now())
+        await lockout.check(tx, locks, _now())
         found = (
             await tx.execute(
                 select(credentials)
@@ -86,7 +86,7 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
         ).one_or_none()
     stored = None if found is None or found.ended else found.password_hash
     if not await passwords.verify(stored, request.password) or found is None:
-        await lockout.fail(context, lock, _now(), f"user {found.user_id}" if found else "an unknown name")
+        await lockout.fail(context, locks, _now(), f"user {found.user_id}" if found else "an unknown name")
         raise refused
     if not found.active:
         await _registered(context, found.user_id)
@@ -100,8 +100,8 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
         ).one()
         if row.password_hash != found.password_hash:
             raise refused
-        await lockout.check(tx, lock, now)  # other calls may have failed meanwhile
-        await lockout.clear(tx, lock)
+        await lockout.check(tx, locks, now)  # other calls may have failed meanwhile
+        await lockout.clear(tx, locks)
         if fresh is not None:
             await tx.execute(
                 update(credentials).where(credentials.c.user_id == row.user_id).values(password_hash=fresh)
@@ -219,22 +219,22 @@ async def change_password(request: pb.ChangePasswordRequest, context: Context) -
         raise Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
     user_id = context.identity.subject
     passwords.check(request.new_password, "new_password")
-    lock = lockout.key_of("password", user_id)
+    locks = lockout.of_password(user_id)
     async with context.transaction() as tx:
-        await lockout.check(tx, lock, _now())
+        await lockout.check(tx, locks, _now())
         found = (await tx.execute(select(credentials).where(credentials.c.user_id == user_id))).one_or_none()
     if found is None or found.ended:
         raise FailedPrecondition("this user has no password here")
     if not await passwords.verify(found.password_hash, request.current_password):
-        await lockout.fail(context, lock, _now(), f"user {user_id} (change of password)")
+        await lockout.fail(context, locks, _now(), f"user {user_id} (change of password)")
         raise PermissionDenied("the current password is wrong")
     fresh = await passwords.hashed(request.new_password)
     async with revocations.announced(context) as tx:
         row = await _locked(tx, user_id)
         if row is None or row.password_hash != found.password_hash:
             raise Aborted("another call changed the same credential; try again")
-        await lockout.check(tx, lock, _now())
-        await lockout.clear(tx, lock)
+        await lockout.check(tx, locks, _now())
+        await lockout.clear(tx, locks)
         await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(password_hash=fresh))
         others = sessions.c.id != (current_session(context) or "")
         ended = await tx.execute(delete(sessions).where(sessions.c.user_id == user_id, others).returning(sessions.c.id))

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 from mesh.address import split
 from mesh.auth import (
     EDGE,
+    ApiKeyVerifier,
     PeerVerifier,
     authenticate,
     authorize,
     end_when_revoked,
+    end_with_key,
     end_with_token,
 )
 from mesh.call import Layer
@@ -275,7 +277,9 @@ def _stream_identity(manifest: Manifest, common: SharedParts) -> Sequence[Layer]
     """Return the layers that end streams when the token or the API key of their caller expires or is revoked."""
     issuers = () if manifest.auth is None else manifest.auth.places()
     expiry = end_with_token({config.issuer: float(config.leeway) for _, config in issuers})
-    return [expiry, end_when_revoked(common.users.revocations)] if common.users.revocations else [expiry]
+    users = common.users
+    by_key = [end_with_key(users.tokens)] if isinstance(users.tokens, ApiKeyVerifier) else []
+    return [expiry, *([end_when_revoked(users.revocations)] if users.revocations else []), *by_key]
 
 
 # -- the edge --
@@ -298,20 +302,20 @@ class EdgeComponent:
         assert table is not None  # noqa: S101 - `process.run` has checked that there is one
         self._place = f"{manifest.file.name} [edge] listen"
         common = self._common = SharedParts(manifest, contract, EDGE)
-        clients = ClientLimits.of(table)
+        clients, tokens = ClientLimits.of(table), common.users.tokens
         tls = table.tls
         self._certificates = None if tls is None else EdgeCertificates(tls)
         self._edge = Edge(
             contract,
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
-            authenticate=authenticate(common.users.tokens, None),
+            authenticate=authenticate(tokens, None),
             concurrency_limit=_limit(table, share_keys, common),
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
             clients=clients,
-            layers=OptionalLayers.of(table),
+            layers=OptionalLayers.of(table, tokens.rate_of if isinstance(tokens, ApiKeyVerifier) else None),
             # The listener has no limit of a body: the edge refuses with a reason, and streams may be endless.
             listen=lambda app: Listener(
                 app if tls is None else HttpsApp(app, tls.hsts),
