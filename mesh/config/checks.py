@@ -13,7 +13,7 @@ from mesh.faults import Fault
 
 __all__ = ["address_faults", "bound_faults", "buffer_bytes", "path_faults", "stall_faults", "target_faults"]
 
-DEFAULT_BUFFERS = 40 * 2**20
+DEFAULT_BUFFERS_BYTES = 40 * 2**20
 """Bytes of ``buffers`` that are held by default: the process stays below 256 MiB with them."""
 MIN_STALL_SECONDS = 1.0
 """Shortest ``stall``. A lost packet delays a connection by as much."""
@@ -29,7 +29,7 @@ def bound_faults(config: msgspec.Struct, table: str, *sizes: str) -> Iterator[Fa
 
 def buffer_bytes(buffers: int | None, largest: int) -> int:
     """Return the bytes of ``buffers``, by default for at least a request and a response of the ``largest`` size."""
-    return max(DEFAULT_BUFFERS, 2 * largest) if buffers is None else int(buffers)
+    return max(DEFAULT_BUFFERS_BYTES, 2 * largest) if buffers is None else int(buffers)
 
 
 def stall_faults(stall: float, table: str) -> Iterator[Fault]:

@@ -32,7 +32,7 @@ from mesh.layers.recover import recover
 from mesh.layers.timer_wheel import timer_wheel
 from mesh.protojson.codec import Codecs
 from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream
-from mesh.rpc.server.clients.frames import release_frames
+from mesh.rpc.server.clients.exception_frames import release_frames
 from mesh.rpc.server.clients.limits import ClientLimits
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from mesh.rpc import framing
 from mesh.rpc.server import grpc_web
 from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream
-from mesh.rpc.server.clients.frames import release_frames
+from mesh.rpc.server.clients.exception_frames import release_frames
 from mesh.rpc.server.clients.limits import LARGE_SIZE
 from mesh.rpc.server.grpc_app import UNKNOWN_METHOD, GrpcApp
 from mesh.rpc.server.health_service import Health

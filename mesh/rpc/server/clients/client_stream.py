@@ -51,7 +51,7 @@ PIECE_SIZE = 16 * 2**10
 """Bytes of the pieces into which a large piece of a response is cut."""
 QUEUED_SIZE = 32 * PIECE_SIZE
 """Bytes of a response that the server has besides the response itself, while its client reads slowly."""
-RESET_GRACE = 1.0
+RESET_DELAY = 1.0
 """Seconds after the stall time in which the server resets the stream of HTTP/2 itself."""
 DISCONNECT_TIMEOUT = 1.0
 """Seconds that the server has to notice that the connection was closed."""
@@ -324,7 +324,7 @@ class ClientStream:
         limits = self._limits
         began = monotonic()
         resets = self._guard is not None and not self._http1
-        with _Waiting(self, began + limits.stall + (RESET_GRACE if resets else 0.0)) as wait:
+        with _Waiting(self, began + limits.stall + (RESET_DELAY if resets else 0.0)) as wait:
             try:
                 yield from _rest(step, waiting)
             except asyncio.CancelledError:

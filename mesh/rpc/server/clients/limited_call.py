@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.call import Metadata
 from mesh.errors import DeadlineExceeded, Internal, ResourceExhausted
 from mesh.rpc.server.clients.budget import Holding
-from mesh.rpc.server.clients.frames import release_frames
+from mesh.rpc.server.clients.exception_frames import release_frames
 from mesh.rpc.server.clients.held_response import HeldResponse
 from mesh.rpc.server.inbound_call import RECEIVING, UNREAD, InboundCall
 
@@ -29,7 +29,7 @@ __all__ = ["CallerWatch", "LimitedCall"]
 
 MIN_RATE_BYTES = 240
 """Bytes a second that a caller has to send after the stall time (Kestrel's ``MinRequestBodyDataRate``)."""
-RESET_GRACE = 2.0
+RESET_DELAY = 2.0
 """Seconds after the stall time in which the server resets a stream that is not read itself."""
 WATCH_INTERVAL = 1.0
 """Seconds between two looks at the calls."""
@@ -146,7 +146,7 @@ class LimitedCall(InboundCall):
                 self.limits.count("slow_body")
                 self._seen = None
                 self.drop(DeadlineExceeded("the request did not come in time"))
-        elif now - self._since > stall + RESET_GRACE:
+        elif now - self._since > stall + RESET_DELAY:
             self.limits.count("slow_reader")
             self.drop(UNREAD)
 
