@@ -30,7 +30,7 @@ RUN /opt/mesh/bin/python -m compileall -q --invalidation-mode unchecked-hash gen
 
 FROM python:${PYTHON_VERSION}-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin mesh \
- && install -d -m 0700 -o mesh -g mesh /app/.mesh /app/.mesh/identity
+ && install -d -m 0700 -o mesh -g mesh /app/.mesh /app/.mesh/identity /app/.mesh/api-keys
 ENV PATH=/opt/mesh/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 COPY --from=dependencies /opt/mesh /opt/mesh

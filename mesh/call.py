@@ -20,10 +20,11 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from mesh.errors import DeadlineExceeded, StatusError, Unimplemented
-from mesh.headers import is_reserved
+from mesh.headers import AUTHORIZATION, CLIENT_ADDRESS, is_reserved
 
 __all__ = [
-    "Call", "Handler", "Identity", "Layer", "Metadata", "chain", "current", "encode_pair", "field_bytes", "note_wait",
+    "Call", "Handler", "Identity", "Layer", "Metadata", "chain", "current", "encode_pair", "field_bytes",
+    "forward_client", "note_wait",
 ]  # fmt: skip
 
 Handler: TypeAlias = Callable[["Call"], Awaitable[None]]
@@ -257,6 +258,12 @@ class Call:
         """Whether the server cancelled ``task`` because the caller disconnected (for ``mesh.boundary``)."""
         return False
 
+    @property
+    def client_address(self) -> str | None:
+        """The address of the edge's client, for whom the call is made; None if no verified component says it."""
+        value = self.metadata.wire(CLIENT_ADDRESS) if self.caller is not None else None
+        return None if value is None else value.decode("latin-1")
+
     def remaining(self) -> float | None:
         """Return the seconds until the deadline, 0 if it has passed, or None without a deadline."""
         if self.deadline is None:
@@ -285,6 +292,24 @@ class Call:
 
 current: ContextVar[Call | None] = ContextVar("mesh_call", default=None)
 """Call that the running code answers. Outbound calls inherit its deadline and identity."""
+
+
+def forward_client(received: Call | None, metadata: Metadata) -> None:
+    """Add the user's credentials and the client's address of a received call to the metadata of an outbound call.
+
+    Args:
+        received: The call in progress, or None.
+        metadata: Metadata of the outbound call. An ``authorization`` that it has already is not replaced.
+    """
+    if received is None:
+        return
+    if received.identity is not None and metadata.wire(AUTHORIZATION) is None:
+        credentials = received.metadata.wire(AUTHORIZATION)
+        if credentials is not None:
+            metadata.append(AUTHORIZATION, credentials)
+    address = received.client_address
+    if address is not None:
+        metadata.append(CLIENT_ADDRESS, address.encode("latin-1", "replace"))
 
 
 def note_wait(seconds: float) -> None:

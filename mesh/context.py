@@ -105,6 +105,15 @@ class Context:
         return self.call.caller
 
     @property
+    def client_address(self) -> str | None:
+        """Address (IPv4 or IPv6, without a port) of the edge's client for whom the call is made.
+
+        Behind a proxy it is that of the client only if ``[edge] trusted_proxies`` names the proxy. None if the call
+        came through no edge.
+        """
+        return self.call.client_address
+
+    @property
     def deadline(self) -> float | None:
         """Absolute deadline in loop time, seconds; None: no deadline."""
         return self.call.deadline

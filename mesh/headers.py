@@ -15,6 +15,8 @@ from mesh import trace_context
 
 __all__ = [
     "ATTEMPTS",
+    "AUTHORIZATION",
+    "CLIENT_ADDRESS",
     "CLIENT_CLAIMS",
     "CLIENT_ONLY",
     "CORS_PREFIX",
@@ -77,6 +79,12 @@ ATTEMPTS = b"grpc-previous-rpc-attempts"
 
 RETRY = b"mesh-retry"
 """Request header of a retry, and of the calls that a function makes while it answers one: they are not retried."""
+
+AUTHORIZATION = b"authorization"
+"""Request header with the credentials of a user, or an API key."""
+
+CLIENT_ADDRESS = b"mesh-client-address"
+"""Request header between components: the address of the edge's client, for whom the call is made."""
 
 PUSHBACK = b"grpc-retry-pushback-ms"
 """Trailer: milliseconds that the server asks a client to wait before a retry; negative: no retry (proposal A6)."""

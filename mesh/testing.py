@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from mesh.auth import EDGE
 from mesh.call import Call, Identity, Metadata
 from mesh.context import Context, Transaction
 from mesh.control.project import load
 from mesh.errors import FailedPrecondition
+from mesh.headers import CLIENT_ADDRESS
 
 __all__ = ["context", "project"]
 
@@ -41,6 +43,7 @@ def context(
     caller: str | None = None,
     metadata: Iterable[tuple[str, str | bytes]] = (),
     settings: Mapping[str, Any] | None = None,
+    client_address: str | None = None,
 ) -> Context:
     """Return the context of a call without a network.
 
@@ -49,10 +52,14 @@ def context(
         caller: The calling service, ``context.caller``.
         metadata: The caller's metadata, ``context.metadata``.
         settings: ``context.settings``.
+        client_address: ``context.client_address``, of a call that came through the edge.
     """
     call = Call(None, Metadata(metadata))
     call.identity = identity
     call.caller = caller
+    if client_address is not None:
+        call.caller = caller or EDGE
+        call.metadata.append(CLIENT_ADDRESS, client_address.encode())
     return Context(call, _TestService(settings or {}))
 
 

@@ -207,14 +207,14 @@ def test_api_keys_are_created_listed_and_revoked_and_shown_once(project: Path) -
     option = 'option (meshapi.v1.method) = { access: KEY scopes: "a:read" };'
     text = file.read_text(encoding="utf-8").replace("option (google", f"{option} option (google", 1)
     file.write_text(text.replace("import", 'import "meshapi/v1/annotations.proto";\nimport', 1), encoding="utf-8")
-    done = run(project, "apikeys", "create", "ci", "--scope", "a:read", "--expires", "90d")
+    done = run(project, "apikeys", "create", "ci", "--scope", "a:read", "--expires", "90d", "--rate", "9/s burst 20")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"mesh_")
     key = done.stdout.strip()
     assert run(project, "apikeys", "create", "old", "--expires", "0s").returncode == 0
     done = run(project, "apikeys", "list")
     rows = [line.split() for line in done.stdout.decode().splitlines()[-2:]]
-    assert [row[:2] for row in rows] == [["ci", "a:read"], ["old", "none"]]
+    assert [row[:3] for row in rows] == [["ci", "a:read", "9/s"], ["old", "none", "none"]]
     assert rows[1][-1] == "(expired)"
     assert key not in done.stdout
     for words, reason in (
@@ -222,6 +222,7 @@ def test_api_keys_are_created_listed_and_revoked_and_shown_once(project: Path) -
         (("create", "A b"), "NAME: expected lower-case letters"),
         (("create", "b", "--scope", "a:write"), "no method of the contract has the scope 'a:write'; there are: a:read"),
         (("create", "b", "--expires", "soon"), "--expires: expected a duration such as"),
+        (("create", "b", "--rate", "fast"), "--rate: expected a rate such as"),
         (("revoke", "b"), "b: there is no such key"),
     ):
         done = run(project, "apikeys", *words)

@@ -6,13 +6,14 @@ which can be guessed; nobody guesses 256 random bits, and a slow hash would cost
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -22,12 +23,16 @@ import msgspec
 
 from mesh import private_files
 from mesh.call import Identity
-from mesh.errors import Unauthenticated
+from mesh.config.values import Rate
+from mesh.errors import StatusError, Unauthenticated
+from mesh.layers.deadline import cancel_with
+from mesh.layers.timer_wheel import TaskTimeout
 
 if TYPE_CHECKING:
     from mesh.auth.user_tokens import TokenVerifier
+    from mesh.call import Call, Handler, Layer
 
-__all__ = ["ApiKey", "ApiKeyFile", "ApiKeyVerifier"]
+__all__ = ["ApiKey", "ApiKeyFile", "ApiKeyVerifier", "end_with_key"]
 
 log = logging.getLogger("mesh.auth")
 
@@ -42,7 +47,7 @@ _BEARER = b"bearer "
 _WIRE_PREFIX = PREFIX.encode()
 
 
-class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A stored key.
 
     Attributes:
@@ -51,6 +56,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         scopes: Its scopes.
         created: Time of creation, seconds since the epoch.
         expires: Time from which it is refused, seconds since the epoch; None: never.
+        rate: Its rate limit at the edge, as in mesh.toml (``"10/s burst 50"``); empty: none of its own.
     """
 
     name: str
@@ -58,6 +64,16 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scopes: tuple[str, ...]
     created: float
     expires: float | None = None
+    rate: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the rate.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if self.rate:
+            Rate.parse(self.rate)
 
 
 class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,19 +104,22 @@ class ApiKeyFile:
         except msgspec.DecodeError as error:
             raise ValueError(f"not a file of `mesh apikeys`: {error}") from None
 
-    def create(self, name: str, scopes: tuple[str, ...], *, now: float, expires: float | None) -> str | None:
+    def create(
+        self, name: str, scopes: tuple[str, ...], *, now: float, expires: float | None, rate: str = ""
+    ) -> str | None:
         """Store a new key and return it; None if there is one of this name.
 
         Raises:
             OSError: The file cannot be read or written.
-            ValueError: It is no file of API keys.
+            ValueError: It is no file of API keys, or ``rate`` is no rate.
         """
         with self._locked():
             keys = self.read()
             if any(key.name == name for key in keys):
                 return None
             text = PREFIX + secrets.token_urlsafe(_KEY_BYTES)
-            self._write((*keys, ApiKey(name=name, hash=_hash(text), scopes=scopes, created=now, expires=expires)))
+            key = ApiKey(name=name, hash=_hash(text), scopes=scopes, created=now, expires=expires, rate=rate)
+            self._write((*keys, key))
         return text
 
     def revoke(self, name: str) -> bool:
@@ -142,7 +161,9 @@ class ApiKeyVerifier:
         monotonic: Monotonic clock, seconds.
     """
 
-    __slots__ = ("_clock", "_file", "_identities", "_monotonic", "_read_at", "_seen", "_tokens")
+    __slots__ = (
+        "_clock", "_file", "_identities", "_monotonic", "_rates", "_read_at", "_seen", "_streams", "_timer", "_tokens",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -157,6 +178,9 @@ class ApiKeyVerifier:
         self._clock = clock
         self._monotonic = monotonic
         self._identities: dict[str, Identity] = {}
+        self._rates: dict[str, Rate] = {}
+        self._streams: dict[TaskTimeout, Identity] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._read_at = float("-inf")
         self._seen: tuple[int, ...] | None = None
 
@@ -182,11 +206,43 @@ class ApiKeyVerifier:
             raise Unauthenticated("no user tokens are accepted here; call with an API key, or without `authorization`")
         return await self._tokens.verify(credentials)
 
-    def _find(self, credentials: bytes) -> Identity | None:
+    def rate_of(self, subject: str) -> Rate | None:
+        """Return the rate limit of a key, by its subject; None if it has none of its own."""
+        return self._rates.get(subject)
+
+    async def run_stream(self, call: Call, next: Handler) -> None:
+        """Run the rest of the chain, and cancel it when the key of its caller is revoked.
+
+        Raises:
+            Unauthenticated: It was revoked.
+        """
+        assert call.identity is not None  # noqa: S101 - as for ``end_with_key``
+        task = call.task or asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine always runs in a task here
+        stream = TaskTimeout(task)
+        self._streams[stream] = call.identity
+        if self._timer is None:
+            self._watch()
+        try:
+            await cancel_with(stream, call, next, _revoked)
+        finally:
+            self._streams.pop(stream, None)
+
+    def _watch(self) -> None:
+        """Look at the file while there are streams."""
+        self._timer = None
+        self._look()
+        if self._streams:
+            self._timer = asyncio.get_running_loop().call_later(READ_INTERVAL, self._watch)
+
+    def _look(self) -> None:
         now = self._monotonic()
         if now - self._read_at >= READ_INTERVAL:
             self._read_at = now
             self._read()
+
+    def _find(self, credentials: bytes) -> Identity | None:
+        self._look()
         if credentials[: len(_BEARER)].lower() != _BEARER:
             return None
         found = self._identities.get(hashlib.sha256(credentials[len(_BEARER) :]).hexdigest())
@@ -207,7 +263,34 @@ class ApiKeyVerifier:
             log.error("no API key is accepted: %s: %s", self._file.path, error)  # noqa: TRY400 - the reason is enough
             keys = ()
         self._seen = seen
-        self._identities = {key.hash: _identity(key) for key in keys}
+        # A key that stays the same stays the same object, by which its streams know it.
+        old = self._identities
+        fresh = {key.hash: _identity(key) for key in keys}
+        self._identities = {
+            hash_: old[hash_] if old.get(hash_) == identity else identity for hash_, identity in fresh.items()
+        }
+        self._rates = {SUBJECT_PREFIX + key.name: Rate.parse(key.rate) for key in keys if key.rate}
+        left = {id(identity) for identity in self._identities.values()}
+        for stream in [one for one, identity in self._streams.items() if id(identity) not in left]:
+            del self._streams[stream]
+            stream.expire()
+
+
+def end_with_key(keys: ApiKeyVerifier) -> Layer:
+    """Return the layer, inside ``authenticate``, that cancels a stream when the API key of its caller is revoked.
+
+    The status is UNAUTHENTICATED. ``end_with_token`` is for keys that expire.
+    """
+
+    def layer(call: Call, next: Handler) -> Awaitable[None]:
+        by_key = call.identity is not None and call.identity.scopes is not None
+        return keys.run_stream(call, next) if by_key else next(call)
+
+    return layer
+
+
+def _revoked() -> StatusError:
+    return Unauthenticated("the API key was revoked")
 
 
 def _identity(key: ApiKey) -> Identity:

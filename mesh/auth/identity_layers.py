@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mesh.auth.service_tokens import EDGE, HEADER, PeerVerifier, Signer
-from mesh.call import current
+from mesh.call import current, forward_client
 from mesh.certificates.spiffe import OPERATOR
 from mesh.contract.access import check_identity
 from mesh.contract.model import Access, Contract, Method
 from mesh.errors import PermissionDenied, Unauthenticated
+from mesh.headers import AUTHORIZATION
 
 if TYPE_CHECKING:
     from mesh.auth.api_keys import ApiKeyVerifier
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CallDeclarations", "authenticate", "authorize", "identify"]
 
-AUTHORIZATION = b"authorization"
 NO_SERVICES = frozenset({EDGE, OPERATOR})
 """Callers that make calls for others: the edge for users, the operator's command line for a person. They open no
 INTERNAL method."""
@@ -129,14 +129,19 @@ def _certified(peers: PeerVerifier, certificates: ClientCertificates) -> Callabl
     return caller_of
 
 
-def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
+def authorize(
+    contract: Contract, serves: Mapping[str, Iterable[str]], for_components: Container[str] = frozenset()
+) -> Layer:
     """Return the layer that refuses a call unless ``access``, ``roles`` and ``scopes`` of its method allow its caller.
 
-    A declared call of a service needs a user only if the method has roles, and no API key.
+    A declared call of a service needs a user only if the method has roles, and no API key. Nobody calls a method that
+    is for its triggers only. Deliveries do not pass through this layer.
 
     Args:
         contract: The contract, with the declared calls between services.
         serves: As for ``CallDeclarations``.
+        for_components: Paths of INTERNAL methods that the mesh itself calls, from the edge and every service, without a
+            declaration: the streams of revocations.
     """
     declarations = CallDeclarations(contract, serves)
 
@@ -144,11 +149,16 @@ def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
         method: Method = call.method
         if method.access is not Access.PUBLIC:
             caller = call.caller
+            if method.path in for_components and (caller == EDGE or caller in serves):
+                return next(call)
             by_service = caller is not None and caller not in NO_SERVICES
             if caller is not None and by_service:
                 declarations.check(caller, method.service)
             elif method.access is Access.INTERNAL:
                 raise PermissionDenied(f"{method.path} is only for services of the mesh")
+            if method.triggers_only:
+                text = f"{method.path} is only for its triggers; with access: INTERNAL services may call it as well"
+                raise PermissionDenied(text)
             if method.access is not Access.INTERNAL and (not by_service or method.roles):
                 check_identity(method, call.identity, method.path)
         return next(call)
@@ -157,10 +167,10 @@ def authorize(contract: Contract, serves: Mapping[str, Iterable[str]]) -> Layer:
 
 
 def identify(signer: Signer, declarations: CallDeclarations | None = None) -> Layer:
-    """Return the outbound layer that adds the tokens of this service and of the user.
+    """Return the outbound layer that adds the tokens of this service and of the user, and the client's address.
 
-    The user is that of the call in progress (``mesh.call.current``). An ``authorization`` that the call already has is
-    not replaced.
+    The user and the address are those of the call in progress (``mesh.call.current``). An ``authorization`` that the
+    call already has is not replaced.
 
     Args:
         signer: Signer of this service's tokens.
@@ -173,14 +183,8 @@ def identify(signer: Signer, declarations: CallDeclarations | None = None) -> La
         method: Method = call.method
         if declarations is not None:
             declarations.check(service, method.service)
-        metadata = call.metadata
-        if metadata.wire(AUTHORIZATION) is None:
-            received = current.get()
-            if received is not None and received.identity is not None:
-                credentials = received.metadata.wire(AUTHORIZATION)
-                if credentials is not None:
-                    metadata.append(AUTHORIZATION, credentials)
-        metadata.append(HEADER, signer.token(method.path))
+        forward_client(current.get(), call.metadata)
+        call.metadata.append(HEADER, signer.token(method.path))
         return next(call)
 
     return layer

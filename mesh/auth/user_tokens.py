@@ -15,9 +15,10 @@ from typing import Any
 import jwt
 
 from mesh.auth.jwks import KeySet
+from mesh.auth.revocations import REVOKED, Revocations
 from mesh.auth.verified_cache import VerifiedCache
 from mesh.call import Identity
-from mesh.errors import Unauthenticated
+from mesh.errors import Unauthenticated, Unavailable
 
 __all__ = ["Issuer", "TokenVerifier"]
 
@@ -27,6 +28,8 @@ MAX_TOKEN_SIZE = 16_384
 """Bytes of a token."""
 MAX_TIME_SECONDS = 253_402_300_799
 """Largest time of a claim, in seconds since the epoch: the end of the year 9999, the last of ``datetime``."""
+REVOCATIONS_RETRY_DELAY = 1.0
+"""Seconds after which a client may try again that was refused because revocations do not arrive."""
 _TIME_CLAIMS = ("exp", "nbf", "iat")
 """Claims of the type NumericDate (RFC 7519, 2). ``jwt.decode`` has checked that they are numbers."""
 _SHOWN_CHARACTERS = 200
@@ -48,6 +51,7 @@ class Issuer:
             unless a claim has the whole name, as in ``https://shop.example/roles``.
         role_prefix: Text before every role.
         leeway: Largest tolerated difference between clocks, seconds.
+        revocations: The issuer's revocations, or None if it has none.
     """
 
     name: str
@@ -58,16 +62,39 @@ class Issuer:
     roles: str = "roles"
     role_prefix: str = ""
     leeway: float = 30.0
+    revocations: Revocations | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Verified:
-    """User of a verified token, the key that verified it, and the key's set."""
+    """User of a verified token, the key that verified it, and what may still invalidate it.
+
+    Attributes:
+        identity: The user.
+        kid: The id of the key.
+        key: The key.
+        keys: The key's set.
+        revocations: The revocations of the issuer.
+        generation: Their generation when the token was last checked against them.
+    """
 
     identity: Identity
     kid: str | None
     key: jwt.PyJWK
     keys: KeySet
+    revocations: Revocations
+    generation: int
+
+    def holds(self) -> bool:
+        """Whether the issuer still has the key, and has not revoked the token."""
+        if not self.keys.holds(self.kid, self.key):
+            return False
+        revocations = self.revocations
+        if self.generation != revocations.generation:
+            if revocations.unavailable or revocations.refuse(self.identity.claims):
+                return False
+            self.generation = revocations.generation
+        return True
 
 
 class TokenVerifier:
@@ -79,7 +106,7 @@ class TokenVerifier:
         monotonic: Monotonic clock, seconds.
     """
 
-    __slots__ = ("_clock", "_issuers", "_verified")
+    __slots__ = ("_clock", "_issuers", "_none", "_verified")
 
     def __init__(
         self,
@@ -90,15 +117,16 @@ class TokenVerifier:
     ) -> None:
         self._issuers = {issuer.name: (issuer, KeySet(issuer.fetch, monotonic)) for issuer in issuers}
         self._clock = clock
+        self._none = Revocations()
         self._verified: VerifiedCache[_Verified] = VerifiedCache(MAX_CACHED_TOKENS)
 
     def known(self, credentials: bytes) -> Identity | None:
         """Return the user of credentials from the cache.
 
-        None if they are unknown or have expired, or if the issuer has withdrawn their key.
+        None if they are unknown, have expired or are revoked, or if the issuer has withdrawn their key.
         """
         found = self._verified.get(credentials, self._clock())
-        return found.identity if found is not None and found.keys.holds(found.kid, found.key) else None
+        return found.identity if found is not None and found.holds() else None
 
     async def verify(self, credentials: bytes) -> Identity:
         """Verify credentials and return their user.
@@ -108,7 +136,7 @@ class TokenVerifier:
 
         Raises:
             Unauthenticated: They are not a valid bearer token. The message has the reason.
-            Unavailable: The issuer's keys cannot be fetched.
+            Unavailable: The issuer's keys cannot be fetched, or no token is accepted without its revocations.
         """
         scheme, _, token = credentials.partition(b" ")
         token = token.strip()
@@ -124,9 +152,18 @@ class TokenVerifier:
         subject = claims.get(issuer.subject)
         if not isinstance(subject, str) or not subject:
             raise Unauthenticated(f"the token has no text in the claim {issuer.subject!r}")
+        revocations = self._none if issuer.revocations is None else issuer.revocations
+        if issuer.revocations is not None:
+            await revocations.first.wait()
+            if revocations.unavailable:
+                text = "no user token is accepted now: whether it is revoked cannot be known"
+                raise Unavailable(text, retry_after=REVOCATIONS_RETRY_DELAY)
+            if revocations.refuse(claims):
+                raise Unauthenticated(REVOKED)
         roles = frozenset(issuer.role_prefix + role for role in _roles(claims, issuer.roles))
         identity = Identity(issuer.subject_prefix + subject, roles, MappingProxyType(claims))
-        self._verified.put(credentials, _Verified(identity, kid, key, keys), int(claims["exp"]) + issuer.leeway)
+        verified = _Verified(identity, kid, key, keys, revocations, revocations.generation)
+        self._verified.put(credentials, verified, int(claims["exp"]) + issuer.leeway)
         return identity
 
     def _issuer_of(self, token: bytes) -> tuple[str | None, Issuer, KeySet]:

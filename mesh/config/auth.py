@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -29,6 +30,9 @@ class IssuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         roles: Claim that lists the user's roles. Dots lead into nested objects, unless a claim has the whole name.
         role_prefix: Text before every role.
         leeway: Tolerated clock difference.
+        revocations: Method of the mesh that streams revoked sessions, users and tokens
+            (``login.v1.Login/WatchRevocations``; protos/meshapi/v1/revocations.proto). Empty: no token is revoked.
+        revocation_stale: While no revocations arrive: ``"open"`` accepts tokens, ``"closed"`` accepts none.
     """
 
     issuer: str
@@ -39,6 +43,13 @@ class IssuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     roles: str = "roles"
     role_prefix: str = ""
     leeway: Duration = Duration(30)
+    revocations: str = ""
+    revocation_stale: Literal["open", "closed"] = "open"
+
+    @property
+    def revocation_path(self) -> str:
+        """Path of the method ``revocations``, ``/package.Service/Method``; "" without one."""
+        return f"/{self.revocations.lstrip('/')}" if self.revocations else ""
 
     @property
     def audiences(self) -> tuple[str, ...]:
@@ -71,6 +82,10 @@ class AuthConfig(IssuerConfig, frozen=True, forbid_unknown_fields=True, kw_only=
         for number, issuer in enumerate(self.issuers, 1):
             yield f"[[auth.issuers]] {number}", issuer
 
+    def revocation_paths(self) -> frozenset[str]:
+        """Return the paths of all methods that stream revocations."""
+        return frozenset(issuer.revocation_path for _, issuer in self.places() if issuer.revocations)
+
 
 def auth_faults(auth: AuthConfig, file: str) -> Iterator[Fault]:
     """Check the values of the tables."""
@@ -93,6 +108,8 @@ def _issuer_faults(issuer: IssuerConfig, place: str) -> Iterator[Fault]:
     if issuer.leeway > MAX_LEEWAY_SECONDS:
         text = f"tokens would be valid {issuer.leeway / 3600:g} h after their end; at most 1h is allowed"
         yield Fault(f"{place} leeway", text)
+    if issuer.revocation_stale == "closed" and not issuer.revocations:
+        yield Fault(f"{place} revocation_stale", "is for issuers with revocations; name their method, or leave it out")
     if "://" in issuer.jwks and not _is_url(issuer.jwks):
         yield Fault(f"{place} jwks", "expected https://HOST/PATH, http://HOST/PATH, or a method of the contract")
     if not issuer.jwks and not (_is_url(issuer.issuer) and "?" not in issuer.issuer and "#" not in issuer.issuer):

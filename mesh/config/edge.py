@@ -48,11 +48,13 @@ class RateLimitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     Attributes:
         per_client: Rate limit for each client address.
-        per_identity: Rate limit for each verified user.
+        per_identity: Rate limit for each verified user and API key.
+        per_key: Rate limit for each API key, instead of ``per_identity``. A key may have one of its own.
     """
 
     per_client: Rate | None = None
     per_identity: Rate | None = None
+    per_key: Rate | None = None
 
 
 class EdgeTlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

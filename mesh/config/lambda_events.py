@@ -258,5 +258,5 @@ def _setting_faults(place: str, key: str, overrides: Overrides) -> list[str]:
     if key.lower() == "cors":
         text = f'{place}: CORS belongs in mesh.toml: set [edge] cors = ["https://…"] there'
         return [] if overrides.cors else [text]
-    text = f'{place}: access belongs in mesh.toml: set access = "authenticated" or "public" there'
+    text = f'{place}: access belongs in mesh.toml: set access = "authenticated", "key" or "public" there'
     return [] if overrides.access else [text]

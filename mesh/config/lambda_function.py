@@ -50,6 +50,7 @@ class LambdaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         payload: Format of API Gateway's event. Default: that of the document for each route. A REST API has 1.0.
         access: Access level; ``"public"`` by default.
         roles: If not empty, a user must have one of them.
+        scopes: Scopes that an API key must have, all of them.
         timeout: Timeout of an invocation.
         memory: Memory size that the context and the environment report.
         environment: Environment variables, set before the module is imported.
@@ -62,8 +63,9 @@ class LambdaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     events: str = ""
     integration: Literal["proxy", "event"] | None = None
     payload: Literal["1.0", "2.0"] | None = None
-    access: Literal["public", "authenticated", "internal"] | None = None
+    access: Literal["public", "authenticated", "internal", "key"] | None = None
     roles: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
     timeout: Duration = Duration(3)
     memory: Size = Size(128 * 10**6)
     environment: dict[str, str] = {}
@@ -80,8 +82,9 @@ class LambdaFunction:
         module: Python module of the handler.
         handler: Name of the handler in the module.
         routes: HTTP routes with their event formats.
-        access: ``"public"``, ``"authenticated"`` or ``"internal"``.
+        access: ``"public"``, ``"authenticated"``, ``"internal"`` or ``"key"``.
         roles: If not empty, a user must have one of them.
+        scopes: Scopes that an API key must have, all of them.
         timeout: Timeout of an invocation, seconds.
         memory: Reported memory size, megabytes.
         environment: Environment variables.
@@ -98,6 +101,7 @@ class LambdaFunction:
     routes: tuple[HttpRoute, ...] = ()
     access: str = "public"
     roles: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
     timeout: float = 3.0
     memory: int = 128
     environment: tuple[tuple[str, str], ...] = ()
@@ -192,6 +196,7 @@ def read(
         routes=routes,
         access=keys.access or "public",
         roles=keys.roles,
+        scopes=keys.scopes,
         timeout=float(keys.timeout),
         memory=_megabytes(int(keys.memory)),
         environment=tuple(sorted(keys.environment.items())),
@@ -212,6 +217,8 @@ def _faults(keys: LambdaConfig, table: str) -> Iterator[Fault]:
         yield Fault(f"{table} access", "the edge never routes to an internal function; remove its routes")
     if keys.roles and keys.access != "authenticated":
         yield Fault(f"{table} roles", 'roles narrow access = "authenticated"')
+    if keys.scopes and keys.access != "key":
+        yield Fault(f"{table} scopes", 'scopes are those of API keys: set access = "key"')
     if keys.schedule:
         try:
             cron.check(keys.schedule)

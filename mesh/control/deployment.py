@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from mesh.address import is_loopback
+from mesh.auth import RevocationWatch
 from mesh.config.auth import IssuerConfig
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Access, ChangeTrigger, Contract
@@ -75,6 +76,7 @@ def combined_faults(manifest: Manifest, contract: Contract) -> list[Fault]:
         *_addresses(manifest),
         *_changes(manifest, contract),
         *_jwks(manifest, contract),
+        *_revocations(manifest, contract),
     ]
     try:
         topology.start_order(manifest, contract)  # raises for a cycle
@@ -180,10 +182,33 @@ def _jwks(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
 def _jwks_method(manifest: Manifest, contract: Contract, place: str, name: str) -> Iterator[Fault]:
     method = contract.method("/" + name.lstrip("/"))
     if method is None:
-        known = difflib.get_close_matches(name, [path[1:] for path in contract.methods], n=1)
-        hint = f"; did you mean {known[0]!r}?" if known else ""
-        yield Fault(place, f"{name!r} is neither a URL nor a method of the contract{hint}")
+        yield Fault(place, f"{name!r} is neither a URL nor a method of the contract{_close_method(name, contract)}")
     elif method.client_streaming or method.server_streaming or method.input.DESCRIPTOR.fields:
         yield Fault(place, f"{name} must be a unary method whose request has no fields, and return a JWK set")
     elif manifest.host_of(method.service) is None:
         yield Fault(place, f"no service of {manifest.file.name} serves {method.service}")
+
+
+def _revocations(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
+    """Find ``revocations`` that are no INTERNAL method which streams ``meshapi.v1.RevocationUpdate``."""
+    for table, issuer in _issuers(manifest):
+        if not issuer.revocations:
+            continue
+        place, name = f"{manifest.file.name} {table} revocations", issuer.revocations
+        method = contract.method(issuer.revocation_path)
+        if method is None:
+            yield Fault(place, f"{name!r} is no method of the contract{_close_method(name, contract)}")
+            continue
+        shape = (method.client_streaming, method.server_streaming, method.output.DESCRIPTOR.full_name)
+        if shape != (False, True, RevocationWatch.MESSAGE) or method.input.DESCRIPTOR.fields:
+            text = f"{name} must return (stream {RevocationWatch.MESSAGE}), and its request must have no fields"
+            yield Fault(place, text)
+        if method.access is not Access.INTERNAL:
+            yield Fault(place, f"{name} must have access: INTERNAL: it names sessions and users")
+        if manifest.host_of(method.service) is None:
+            yield Fault(place, f"no service of {manifest.file.name} serves {method.service}")
+
+
+def _close_method(name: str, contract: Contract) -> str:
+    known = difflib.get_close_matches(name, [path[1:] for path in contract.methods], n=1)
+    return f"; did you mean {known[0]!r}?" if known else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh import private_files
+from mesh.auth import ApiKeyFile
 from mesh.database_url import parse
 
 if TYPE_CHECKING:
@@ -25,14 +26,20 @@ def state_warnings(manifest: Manifest) -> list[str]:
 
 
 def component_warnings(manifest: Manifest, name: str) -> list[str]:
-    """Return a line for the private key and the database of one component that others can open.
+    """Return a line for the private key, the database and the API keys of one component that others can open.
 
     Args:
         manifest: The manifest.
         name: The service, or ``edge``.
     """
     key = manifest.state / "identity" / f"{name}.key"
-    return list(_warnings([key, *_database_files(manifest, name)]))
+    return list(_warnings([key, *_database_files(manifest, name), *_api_key_files(manifest)]))
+
+
+def _api_key_files(manifest: Manifest) -> list[Path]:
+    """Return the file of API keys and its folder, which may be mounted from elsewhere."""
+    file = ApiKeyFile(manifest.state).path
+    return [file.parent, file]
 
 
 def _database_files(manifest: Manifest, name: str) -> Iterator[Path]:

@@ -131,7 +131,7 @@ class EdgeApp:
                 layers.size_limits,
                 layers.client_rate_limit,
                 authenticate,
-                layers.user_rate_limit,
+                layers.identity_rate_limit,
                 self._dispatch,
             )
         )

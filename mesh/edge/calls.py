@@ -134,6 +134,11 @@ class HttpCall(Call):
         return self.origin.client if self.origin is not None else self.peer_address
 
     @property
+    def client_address(self) -> str | None:
+        """The client's address, which functions see; None if unknown."""
+        return self.address or None
+
+    @property
     def network(self) -> str:
         """The client's address as limits count it: IPv4 as it is, of IPv6 the /64 network; ``""`` if unknown.
 

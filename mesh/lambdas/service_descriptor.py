@@ -27,7 +27,7 @@ _ON_SCHEDULE = "OnSchedule"
 _TIMEOUT_MARGIN_SECONDS = 1.0
 """Seconds that a call may take beyond the function's timeout, so that the sidecar responds to the timeout itself."""
 _OPTIONS = "meshapi/v1/annotations.proto"
-_ACCESS = {"public": 1, "authenticated": 2, "internal": 3}
+_ACCESS = {"public": 1, "authenticated": 2, "internal": 3, "key": 4}
 _SERVICE, _METHOD = FileDescriptorProto.SERVICE_FIELD_NUMBER, 2
 
 
@@ -146,6 +146,7 @@ class _ServiceFileBuilder:
         method_options.timeout.FromNanoseconds(int((function.timeout + _TIMEOUT_MARGIN_SECONDS) * 1e9))
         method_options.access = _ACCESS[function.access]
         method_options.roles.extend(function.roles)
+        method_options.scopes.extend(function.scopes)
         method_options.gateway.events.extend(route.event for route in function.routes)
         method_options.gateway.base = function.routes[0].base if function.routes else ""
         method_options.gateway.largest = function.max_message_bytes

@@ -13,7 +13,7 @@ from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
 
-__all__ = ["cancel_at", "deadline"]
+__all__ = ["cancel_at", "cancel_with", "deadline"]
 
 
 def deadline(call: Call, next: Handler) -> Awaitable[None]:
@@ -61,18 +61,38 @@ async def cancel_at(until: float, call: Call, next: Handler, status: Callable[[]
     timeout = TaskTimeout(task)
     slot = timer_wheel(task).add(until, timeout)
     try:
+        await cancel_with(timeout, call, next, status)
+    finally:
+        slot.discard(timeout)
+
+
+async def cancel_with(expiry: TaskTimeout, call: Call, next: Handler, status: Callable[[], StatusError]) -> None:
+    """Run the rest of the chain, which ``expiry.expire()`` cancels.
+
+    A response or a status of the function counts even after the expiry. A cancellation with another cause passes
+    unchanged.
+
+    Args:
+        expiry: A timeout of the call's task.
+        call: The call.
+        next: The rest of the chain.
+        status: Makes the status of a call that ended with the cancellation, or with another error after it.
+
+    Raises:
+        StatusError: That of ``status``, or of the function.
+    """
+    try:
         await next(call)
     except asyncio.CancelledError:
         # A cancellation by the timeout alone becomes a status. One with another cause as well passes.
-        if timeout.sole_cause:
+        if expiry.sole_cause:
             raise status() from None
         raise
     except StatusError:
         raise
     except Exception as error:
-        if timeout.sole_cause:
+        if expiry.sole_cause:
             raise status() from error
         raise
     finally:
-        slot.discard(timeout)
-        timeout.uncancel()
+        expiry.uncancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +14,7 @@ from mesh.asgi import Receive, Scope, Send
 from mesh.call import Call, Handler, Layer, chain, current
 from mesh.events.consume.delivery_call import linked, once
 from mesh.layers.deadline import deadline
+from mesh.layers.drained_streams import DrainedStreams
 from mesh.layers.recover import recover
 from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.caller_disconnect import CallerDisconnectWatcher
@@ -60,13 +61,15 @@ class Sidecar:
         authenticate: The layer that verifies the caller and the user.
         authorize: The layer that decides whether they may call the method.
         concurrency_limit: The layer that bounds the calls in progress.
-        token_expiry: The layer of streams that ends them with the token of their user; None: they do not end with it.
+        stream_identity: Layers of streams that end them when the identity of their user does.
         listen: ``host:port``; port 0 picks a free one.
         fd: A listening socket to adopt instead.
         max_message: Largest request message, bytes.
         drain: Seconds that ``stop`` waits for calls in progress.
         threads: Where ``def`` functions run; None: in threads of its own.
         tls: Certificates of the listener, which requires client certificates; None: plain text.
+        watched: Paths of streams that every component of the mesh keeps open. They take no permit, and end when the
+            drain begins.
 
     Attributes:
         app: The gRPC server behind the listener.
@@ -85,24 +88,27 @@ class Sidecar:
         authenticate: Layer,
         authorize: Layer,
         concurrency_limit: ConcurrencyLimit,
-        token_expiry: Layer | None = None,
+        stream_identity: Sequence[Layer] = (),
         listen: str = "127.0.0.1:0",
         fd: int | None = None,
         max_message: int = 4 * 2**20,
         drain: float = 10.0,
         threads: ThreadPool | MainThread | None = None,
         tls: CertificateFiles | None = None,
+        watched: Container[str] = frozenset(),
     ) -> None:
         self._functions = functions
         self._service = service
         self._threads = ThreadPool(MAX_THREADS) if threads is None else threads
         self.health = Health(serves)
         self._measure_threads()
+        self._watches = DrainedStreams()
 
         def answered_by(method: Method, function: Handler) -> Handler:
             streams = method.client_streaming or method.server_streaming
-            expiry = (token_expiry,) if streams and token_expiry is not None else ()
-            return chain(trace, recover, deadline, authenticate, *expiry, authorize, concurrency_limit, run, function)
+            ends = stream_identity if streams else ()
+            bound = self._watches if method.path in watched else concurrency_limit
+            return chain(trace, recover, deadline, authenticate, *ends, authorize, bound, run, function)
 
         def delivered_to(function: Handler) -> Handler:
             return chain(trace, recover, deadline, linked, concurrency_limit, run, once, function)
@@ -149,6 +155,7 @@ class Sidecar:
             others: Awaited before ``shutdown``, at the same time as the calls: the ends of deliveries.
         """
         self.health.drain()
+        self._watches.drain()
         await asyncio.gather(self._listener.stop(), *others)
         await self._shutdown()
 
@@ -170,6 +177,7 @@ class Sidecar:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.health.drain()
+        self._watches.drain()
         try:
             await self._shutdown()
         except Exception as error:  # noqa: BLE001 - as above

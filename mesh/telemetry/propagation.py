@@ -1,8 +1,8 @@
 """Context propagation: reads and writes trace context and baggage in the metadata of calls.
 
-There is a fast path for the usual case: a ``traceparent`` without ``tracestate`` and ``baggage``, and the default
-propagators. It makes no object in between. Everything else goes through the propagators that OpenTelemetry's API has
-configured (``OTEL_PROPAGATORS``), by their rules.
+There is a fast path for the usual case: no ``tracestate``, no ``baggage``, and the default propagators. It makes no
+object in between. Everything else goes through the propagators that OpenTelemetry's API has configured
+(``OTEL_PROPAGATORS``), by their rules.
 """
 
 from __future__ import annotations
@@ -115,6 +115,11 @@ class Propagation:
 
     def caller_span(self, metadata: Metadata) -> SpanContext | None:
         """Return the span that a caller names, whether it is trusted or not; None if it names no valid one."""
+        wire = metadata.wire
+        if self._w3c_only and wire(TRACESTATE) is None:  # baggage says nothing of the span
+            header = wire(TRACEPARENT)
+            parent = None if header is None else parse_traceparent(header)
+            return None if parent is None else parent.context()
         found = trace.get_current_span(self._read(metadata)).get_span_context()
         return found if found.is_valid else None
 

@@ -15,12 +15,13 @@ import hashlib
 import secrets
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from login.v1 import login_pb2 as pb
 from meshapi.v1 import annotations_pb2 as meshapi
+from meshapi.v1 import revocations_pb2 as meshapi_revocations
 from registration.v1 import events_pb2 as events
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -36,14 +37,15 @@ from mesh import (
     Unauthenticated,
     Unavailable,
 )
-from services.login import lockout, passwords, settings, signing
-from services.login.session_functions import current_session, end_session, end_sessions, list_sessions
+from services.login import lockout, passwords, revocations, settings, signing
+from services.login.session_functions import current_session, end_session, end_sessions, end_where, list_sessions
 from services.login.tables import credentials, handles, refresh_tokens, sessions
 
 __all__ = [  # what the contract names
     "change_password", "check_password", "delete_credentials", "end_session", "end_sessions", "get_keys",
     "list_sessions", "login", "logout", "on_user_deleted", "on_user_registered", "on_user_roles_changed",
     "on_user_updated", "purge_sessions", "refresh", "rename_credential", "set_credential", "startup",
+    "watch_revocations",
 ]  # fmt: skip
 
 LONGEST_NAME = 320
@@ -72,9 +74,9 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
         raise InvalidArgument(f"login {text}", violations={"login": text})
     refused = Unauthenticated("wrong name or password")
     name = _fold(request.login)
-    lock = lockout.key_of("login", name)
+    locks = lockout.of_login(name, context.client_address)
     async with context.transaction() as tx:
-        await lockout.check(tx, lock, _now())
+        await lockout.check(tx, locks, _now())
         found = (
             await tx.execute(
                 select(credentials)
@@ -84,7 +86,7 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
         ).one_or_none()
     stored = None if found is None or found.ended else found.password_hash
     if not await passwords.verify(stored, request.password, context.remaining()) or found is None:
-        await lockout.fail(context, lock, _now(), f"user {found.user_id}" if found else "an unknown name")
+        await lockout.fail(context, locks, _now(), f"user {found.user_id}" if found else "an unknown name")
         raise refused
     if not found.active:
         await _registered(context, found.user_id)
@@ -102,8 +104,8 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
         ).one()
         if row.password_hash != found.password_hash:
             raise refused
-        await lockout.check(tx, lock, now)  # other calls may have failed meanwhile
-        await lockout.clear(tx, lock)
+        await lockout.check(tx, locks, now)  # other calls may have failed meanwhile
+        await lockout.clear(tx, locks)
         if fresh is not None:
             await tx.execute(
                 update(credentials).where(credentials.c.user_id == row.user_id).values(password_hash=fresh)
@@ -115,7 +117,7 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
         )
         refresh_token = await _new_refresh_token(tx, session_id)
     return pb.Tokens(
-        access_token=signing.access_token(key, rules, now, user_id=row.user_id, roles=row.roles, session_id=session_id),
+        access_token=signing.access_token(key, rules, now, row, session_id=session_id),
         token_type="Bearer",  # noqa: S106 - the type, not a token
         expires_in=rules.access,
         refresh_token=refresh_token,
@@ -149,10 +151,15 @@ async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
     key = await signing.current_key(context, rules, now)
     digest = _digest(request.refresh_token)
     refused = Unauthenticated("the refresh token is not valid; log in again")
-    async with context.transaction() as tx:
-        # Lock the session before its token. The end of a session deletes its tokens in this order too; two different
-        # orders would deadlock.
+    async with revocations.announced(context) as tx:
+        # Lock the credential, then its session, then the token. Other functions lock in this order too; two different
+        # orders would deadlock. A change of roles comes either before, and its roles are read, or after, and revokes
+        # the new access token.
         of = select(refresh_tokens.c.session_id).where(refresh_tokens.c.hash == digest).scalar_subquery()
+        owner = select(sessions.c.user_id).where(sessions.c.id == of).scalar_subquery()
+        user = (
+            await tx.execute(select(credentials).where(credentials.c.user_id == owner).with_for_update())
+        ).one_or_none()
         await tx.execute(select(sessions.c.id).where(sessions.c.id == of).with_for_update())
         # One statement uses the token, so one of several concurrent calls wins.
         used = (
@@ -167,10 +174,13 @@ async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
         if used is None:
             stolen = select(refresh_tokens.c.session_id).where(refresh_tokens.c.hash == digest)
             ended = (
-                await tx.execute(delete(sessions).where(sessions.c.id.in_(stolen)).returning(sessions.c.user_id))
-            ).scalar_one_or_none()
+                await tx.execute(
+                    delete(sessions).where(sessions.c.id.in_(stolen)).returning(sessions.c.id, sessions.c.user_id)
+                )
+            ).one_or_none()
             if ended is not None:
-                context.log.warning("a refresh token of user %s was used again: its session has ended", ended)
+                await revocations.revoke_sessions(tx, context, [ended.id])
+                context.log.warning("a refresh token of user %s was used again: its session has ended", ended.user_id)
         else:
             session = (
                 await tx.execute(
@@ -181,7 +191,6 @@ async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
                 )
             ).scalar_one_or_none()
         if session is not None:
-            roles = (await tx.execute(select(credentials.c.roles).where(credentials.c.user_id == session))).scalar_one()
             refresh_token = await _new_refresh_token(tx, used)
             # A session may last for years. Tokens that were used long ago are deleted; a second use is then unknown.
             await tx.execute(
@@ -192,7 +201,7 @@ async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
     if session is None:  # raised after the commit, which ends the session
         raise refused
     return pb.Tokens(
-        access_token=signing.access_token(key, rules, now, user_id=session, roles=roles, session_id=used),
+        access_token=signing.access_token(key, rules, now, user, session_id=used),
         token_type="Bearer",  # noqa: S106 - the type, not a token
         expires_in=rules.access,
         refresh_token=refresh_token,
@@ -204,8 +213,7 @@ async def logout(request: pb.LogoutRequest, context: Context) -> Empty:  # noqa:
     session_id = current_session(context)
     if session_id is None:
         raise Unauthenticated("log out with the access token of the session")
-    async with context.transaction() as tx:
-        await tx.execute(delete(sessions).where(sessions.c.id == session_id))
+    await end_where(context, sessions.c.id == session_id)
     return Empty()
 
 
@@ -215,26 +223,26 @@ async def change_password(request: pb.ChangePasswordRequest, context: Context) -
         raise Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
     user_id = context.identity.subject
     passwords.check(request.new_password, "new_password")
-    lock = lockout.key_of("password", user_id)
+    locks = lockout.of_password(user_id)
     async with context.transaction() as tx:
-        await lockout.check(tx, lock, _now())
+        await lockout.check(tx, locks, _now())
         found = (await tx.execute(select(credentials).where(credentials.c.user_id == user_id))).one_or_none()
     if found is None or found.ended:
         raise FailedPrecondition("this user has no password here")
     if not await passwords.verify(found.password_hash, request.current_password, context.remaining()):
-        await lockout.fail(context, lock, _now(), f"user {user_id} (change of password)")
+        await lockout.fail(context, locks, _now(), f"user {user_id} (change of password)")
         raise PermissionDenied("the current password is wrong")
     fresh = await passwords.hashed(request.new_password, context.remaining())
-    async with context.transaction() as tx:
+    async with revocations.announced(context) as tx:
         row = await _locked(tx, user_id)
         if row is None or row.password_hash != found.password_hash:
             raise Aborted("another call changed the same credential; try again")
-        await lockout.check(tx, lock, _now())
-        await lockout.clear(tx, lock)
+        await lockout.check(tx, locks, _now())
+        await lockout.clear(tx, locks)
         await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(password_hash=fresh))
-        await tx.execute(
-            delete(sessions).where(sessions.c.user_id == user_id, sessions.c.id != (current_session(context) or ""))
-        )
+        others = sessions.c.id != (current_session(context) or "")
+        ended = await tx.execute(delete(sessions).where(sessions.c.user_id == user_id, others).returning(sessions.c.id))
+        await revocations.revoke_sessions(tx, context, ended.scalars().all())
     context.log.info("user %s has changed the password", user_id)
     return Empty()
 
@@ -244,7 +252,13 @@ async def get_keys(request: pb.GetKeysRequest, context: Context) -> pb.KeySet:  
     return await signing.published(context, settings.read(context.settings), _now())
 
 
-# -- for services of the mesh --
+# -- for components and services of the mesh --
+
+
+async def watch_revocations(request: Empty, context: Context) -> AsyncIterator[meshapi_revocations.RevocationUpdate]:  # noqa: ARG001 - a function's shape
+    """Stream the revocations that are in force, and then each new one."""
+    async for update_ in revocations.watch(context):
+        yield update_
 
 
 class _Held(Exception):
@@ -260,24 +274,24 @@ async def set_credential(request: pb.SetCredentialRequest, context: Context) -> 
     values = {"password_hash": fresh, "roles": list(request.roles), "version": request.version}
     for _ in range(MAX_ATTEMPTS):
         try:
-            async with context.transaction() as tx:
-                fresh_one = False
+            async with revocations.announced(context) as tx:
+                fresh_one, ended = False, []
                 for user_id in sorted(
                     {*request.replaces, request.user_id}
                 ):  # sorted, so that concurrent calls do not deadlock
                     if user_id in request.replaces:
-                        await _end(tx, user_id)
+                        ended += await _end(tx, user_id)
                     else:
                         fresh_one = await _put(tx, user_id, values)
-                if not fresh_one:
-                    row = await _locked(tx, request.user_id)
-                    return pb.CredentialResponse(ended=row is None or row.ended)
-                await _name(tx, request.user_id, request.names)
+                if fresh_one:
+                    await _name(tx, request.user_id, request.names)
+                row = await _locked(tx, request.user_id)
+                await revocations.revoke_users(tx, context, ended)
         except (IntegrityError, Aborted):
             continue  # another call made or changed the same row; the next attempt reads it
         except _Held as held:
             return pb.CredentialResponse(held_by=held.args)
-        return pb.CredentialResponse()
+        return pb.CredentialResponse(ended=row is None or row.ended)
     raise Aborted("other calls change the same credential; try again")
 
 
@@ -322,9 +336,11 @@ async def delete_credentials(request: pb.DeleteCredentialsRequest, context: Cont
 async def _delete(context: Context, user_ids: Sequence[str]) -> Empty:
     for _ in range(MAX_ATTEMPTS):
         try:
-            async with context.transaction() as tx:
+            async with revocations.announced(context) as tx:
+                ended = []
                 for user_id in sorted(set(user_ids)):  # the order of set_credential
-                    await _end(tx, user_id)
+                    ended += await _end(tx, user_id)
+                await revocations.revoke_users(tx, context, ended)
         except (IntegrityError, Aborted):
             continue
         return Empty()
@@ -354,8 +370,8 @@ async def on_user_updated(event: events.UserUpdated, context: Context) -> Empty:
 
 
 async def on_user_roles_changed(event: events.UserRolesChanged, context: Context) -> Empty:
-    """Change the roles of the user's next access tokens, unless a later event has."""
-    async with context.transaction() as tx:
+    """Change the roles of the user's next access tokens, unless a later event has; revoke those with a lost role."""
+    async with revocations.announced(context) as tx:
         row = await _locked(tx, event.user_id)
         if row is None:
             raise FailedPrecondition(f"user {event.user_id} has a role without a credential")
@@ -365,6 +381,8 @@ async def on_user_roles_changed(event: events.UserRolesChanged, context: Context
                 .where(credentials.c.user_id == event.user_id)
                 .values(roles=list(event.roles), roles_version=event.version)
             )
+            if not {*row.roles} <= {*event.roles}:
+                await revocations.revoke_rights(tx, context, event.user_id)
     return Empty()
 
 
@@ -378,6 +396,7 @@ async def purge_sessions(tick: meshapi.Tick, context: Context) -> Empty:
     async with context.transaction() as tx:
         gone = await tx.execute(delete(sessions).where(sessions.c.expires_at <= tick.time.seconds))
         await lockout.purge(tx, tick.time.seconds)
+        await revocations.purge(tx, tick.time.seconds)
     context.log.info("%d sessions had expired", gone.rowcount)
     return Empty()
 
@@ -402,15 +421,21 @@ async def _put(tx: Transaction, user_id: str, values: Mapping[str, Any]) -> bool
     return row is None or not (row.ended or row.active)
 
 
-async def _end(tx: Transaction, user_id: str) -> None:
-    """Turn a credential into a tombstone, also one that does not exist yet."""
+async def _end(tx: Transaction, user_id: str) -> list[str]:
+    """Turn a credential into a tombstone, also one that does not exist yet.
+
+    Returns:
+        The user whose tokens are to be revoked, if the credential had not ended before.
+    """
     tombstone = {"password_hash": "", "roles": [], "active": False, "ended": True}
-    if await _locked(tx, user_id) is None:
+    row = await _locked(tx, user_id)
+    if row is None:
         await tx.execute(insert(credentials).values(user_id=user_id, version=0, **tombstone))
-    else:
-        await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(**tombstone))
-        await tx.execute(delete(handles).where(handles.c.user_id == user_id))
-        await tx.execute(delete(sessions).where(sessions.c.user_id == user_id))
+        return []
+    await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(**tombstone))
+    await tx.execute(delete(handles).where(handles.c.user_id == user_id))
+    await tx.execute(delete(sessions).where(sessions.c.user_id == user_id))
+    return [] if row.ended else [user_id]
 
 
 async def _name(tx: Transaction, user_id: str, names: Sequence[str]) -> None:

@@ -1,19 +1,28 @@
-"""Lock-out after failed logins, with backoff.
+"""Lock-out after failed logins, with backoff: by login name and address, by login name, and by address.
 
 Failures are counted by what the caller gave - the login name - and not by the account found with it. So an unknown name
 is locked like a known one, and a lock says nothing about which names exist or belong to one account.
+
+Three counts are kept, each with limits of its own (``Rule``):
+
+- of a name and an address: who guesses locks only himself out, and the user can log in from elsewhere;
+- of a name: guesses from many addresses. About a hundred a day are left for one name (NIST SP 800-63B, 5.2.2: no more
+  than 100 failures in a row);
+- of an address: one password tried with many names. An IPv6 address counts by its /64 network, which one site has.
 
 The count is made after the comparison of the password. Calls that are compared at the same time are therefore all
 counted but not refused; the queue of ``passwords`` bounds how many these are. A right password among them is refused
 too once the others have locked the name.
 
-About a hundred guesses a day are left for one name (NIST SP 800-63B, 5.2.2: no more than 100 failures in a row). The
-price: whoever knows a name can keep its user from logging in for up to ``MAX_LOCK_DELAY`` at a time. Sessions go on.
+The price: whoever has many addresses and knows a name can keep its user from logging in. Sessions go on.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
@@ -22,73 +31,138 @@ from sqlalchemy.exc import IntegrityError
 from mesh import Aborted, Context, ResourceExhausted, Transaction
 from services.login.tables import failures
 
-__all__ = ["check", "clear", "fail", "key_of", "purge"]
+__all__ = ["Lock", "check", "clear", "fail", "of_login", "of_password", "purge"]
 
-FREE_FAILURES = 5
-"""Failures in a row from which on a name is locked: for one second, then for twice as long after each."""
-MAX_LOCK_DELAY = 900
-"""Seconds of the longest lock."""
 MAX_COUNT_AGE = 86_400
 """Seconds after the last failure for which a count is kept."""
 MAX_ATTEMPTS = 5
 """Attempts of a transaction that conflicts with another one at the same count."""
+_IPV6_PREFIX = 64
 
 
-def key_of(kind: str, value: str) -> str:
-    """Return the key of a count, such as ``key_of("login", "ada")``."""
-    return hashlib.sha256(f"{kind}:{value}".encode()).hexdigest()
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Limits of one kind of counts.
+
+    Attributes:
+        free: Failures from which on there is a lock: for one second, then for twice as long after each further one.
+        max_delay: Seconds of the longest lock.
+        leak: Seconds after which one failure is forgotten; 0: all are, ``MAX_COUNT_AGE`` after the last one.
+        in_a_row: Whether a success forgets the failures. It does not for an address: its owner may have an account.
+    """
+
+    free: int
+    max_delay: int
+    leak: int = 0
+    in_a_row: bool = True
 
 
-async def check(tx: Transaction, key: str, now: int) -> None:
-    """Check that the key is not locked.
+BY_BOTH = Rule(free=5, max_delay=900)
+BY_NAME = Rule(free=20, max_delay=1800)
+BY_ADDRESS = Rule(free=50, max_delay=900, leak=60, in_a_row=False)
+"""An office behind one address may fail once a minute for ever, and 50 times at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """One count: the SHA-256 of what it counts, and its rule."""
+
+    key: str
+    rule: Rule
+
+
+def of_login(name: str, address: str | None) -> tuple[Lock, ...]:
+    """Return the counts of a login name, without regard to case, from an address; None: the address is unknown."""
+    network = _network(address)
+    found = (_lock(BY_BOTH, "login", name, network), _lock(BY_NAME, "name", name))
+    return (*found, _lock(BY_ADDRESS, "address", network)) if network else found
+
+
+def of_password(user_id: str) -> tuple[Lock, ...]:
+    """Return the count of a user's current password, which is asked for to change it."""
+    return (_lock(BY_BOTH, "password", user_id),)
+
+
+def _lock(rule: Rule, *words: str) -> Lock:
+    return Lock(hashlib.sha256(":".join(words).encode()).hexdigest(), rule)
+
+
+def _network(address: str | None) -> str:
+    if not address:
+        return ""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    return str(ip_network((parsed, _IPV6_PREFIX), strict=False)) if parsed.version == 6 else str(parsed)  # noqa: PLR2004 - IPv6
+
+
+async def check(tx: Transaction, locks: Sequence[Lock], now: int) -> None:
+    """Check that nothing is locked.
 
     Raises:
-        ResourceExhausted: It is; with the seconds that are left.
+        ResourceExhausted: Something is; with the seconds that are left.
     """
-    until = (await tx.execute(select(failures.c.locked_until).where(failures.c.key == key))).scalar_one_or_none()
-    if until is not None and until > now:
+    keys = [lock.key for lock in locks]
+    found = (await tx.execute(select(failures.c.locked_until).where(failures.c.key.in_(keys)))).scalars().all()
+    until = max(found, default=0)
+    if until > now:
         raise ResourceExhausted("too many failed attempts; try again later", retry_after=float(until - now))
 
 
-async def fail(context: Context, key: str, now: int, who: str) -> None:
+async def fail(context: Context, locks: Sequence[Lock], now: int, who: str) -> None:
     """Count and log a failure.
 
     Args:
         context: The call.
-        key: The key of its count.
+        locks: Its counts, the narrowest first.
         now: Seconds since the epoch.
         who: What the log may name: a user id, never a text that a caller typed.
     """
-    count, seconds = await _count(context, key, now)
-    if seconds:
-        context.log.warning("wrong password for %s: failure %d in a row, locked for %d s", who, count, seconds)
-    else:
-        context.log.info("wrong password for %s: failure %d in a row", who, count)
+    counts = await _count(context, locks, now)
+    count, seconds = counts[0][0], max(delay for _, delay in counts)
+    log = context.log.warning if seconds else context.log.info
+    text = f", locked for {seconds} s" if seconds else ""
+    log("wrong password for %s from %s: failure %d in a row%s", who, context.client_address or "-", count, text)
 
 
-async def _count(context: Context, key: str, now: int) -> tuple[int, int]:
+async def _count(context: Context, locks: Sequence[Lock], now: int) -> list[tuple[int, int]]:
+    """Count a failure; return the failures and the seconds of the lock, for each count."""
     for _ in range(MAX_ATTEMPTS):
         try:
             async with context.transaction() as tx:
-                row: Any = (
-                    await tx.execute(select(failures).where(failures.c.key == key).with_for_update())
-                ).one_or_none()
-                count = 1 if row is None or row.last_at <= now - MAX_COUNT_AGE else row.count + 1
-                seconds = 0 if count < FREE_FAILURES else min(2 ** min(count - FREE_FAILURES, 30), MAX_LOCK_DELAY)
-                values = {"count": count, "last_at": now, "locked_until": now + seconds}
-                if row is None:
-                    await tx.execute(insert(failures).values(key=key, **values))
-                else:
-                    await tx.execute(update(failures).where(failures.c.key == key).values(**values))
+                query = select(failures).where(failures.c.key.in_([lock.key for lock in locks]))
+                # All in one order, because two calls that lock in different orders would deadlock.
+                found = (await tx.execute(query.order_by(failures.c.key).with_for_update())).all()
+                rows = {row.key: row for row in found}
+                counts = {lock.key: _next(lock.rule, rows.get(lock.key), now) for lock in locks}
+                for key in sorted(counts):
+                    count, seconds = counts[key]
+                    values = {"count": count, "last_at": now, "locked_until": now + seconds}
+                    if key in rows:
+                        await tx.execute(update(failures).where(failures.c.key == key).values(**values))
+                    else:
+                        await tx.execute(insert(failures).values(key=key, **values))
         except (IntegrityError, Aborted):
             continue  # another call counts for the same key
-        return count, seconds
+        return [counts[lock.key] for lock in locks]
     raise Aborted("other calls fail for the same name; try again")
 
 
-async def clear(tx: Transaction, key: str) -> None:
-    """Forget the failures."""
-    await tx.execute(delete(failures).where(failures.c.key == key))
+def _next(rule: Rule, row: Any, now: int) -> tuple[int, int]:
+    """Return the count after one more failure, and the seconds of the lock."""
+    before = 0 if row is None or row.last_at <= now - MAX_COUNT_AGE else row.count
+    if before and rule.leak:
+        before = max(0, before - (now - row.last_at) // rule.leak)
+    count = before + 1
+    return count, 0 if count < rule.free else min(2 ** min(count - rule.free, 30), rule.max_delay)
+
+
+async def clear(tx: Transaction, locks: Sequence[Lock]) -> None:
+    """Forget the failures in a row."""
+    keys = sorted(lock.key for lock in locks if lock.rule.in_a_row)
+    await tx.execute(select(failures.c.key).where(failures.c.key.in_(keys)).order_by(failures.c.key).with_for_update())
+    await tx.execute(delete(failures).where(failures.c.key.in_(keys)))
 
 
 async def purge(tx: Transaction, now: int) -> None:

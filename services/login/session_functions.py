@@ -1,18 +1,19 @@
 """Functions of login.v1.Login by which users and admins see and end sessions.
 
-An ended session gives no further tokens. Its last access token is valid until it expires (``access_minutes``).
+An ended session gives no further tokens, and the access tokens that it gave are revoked.
 """
 
 from __future__ import annotations
 
 from google.protobuf.empty_pb2 import Empty
 from login.v1 import login_pb2 as pb
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
 
 from mesh import Context, PermissionDenied, Unauthenticated
+from services.login import revocations
 from services.login.tables import sessions
 
-__all__ = ["current_session", "end_session", "end_sessions", "list_sessions"]
+__all__ = ["current_session", "end_session", "end_sessions", "end_where", "list_sessions"]
 
 ADMIN = "admin"
 
@@ -37,22 +38,28 @@ async def list_sessions(request: pb.ListSessionsRequest, context: Context) -> pb
 
 async def end_session(request: pb.EndSessionRequest, context: Context) -> Empty:
     """End a session."""
-    statement = delete(sessions).where(sessions.c.id == request.id)
+    which = [sessions.c.id == request.id]
     if context.identity is not None and ADMIN not in context.identity.roles:
-        statement = statement.where(sessions.c.user_id == context.identity.subject)
-    async with context.transaction() as tx:
-        await tx.execute(statement)
+        which.append(sessions.c.user_id == context.identity.subject)
+    await end_where(context, *which)
     return Empty()
 
 
 async def end_sessions(request: pb.EndSessionsRequest, context: Context) -> Empty:
     """End all sessions of a user."""
     user_id = _allowed(request.user_id, context)
-    async with context.transaction() as tx:
-        ended = (await tx.execute(delete(sessions).where(sessions.c.user_id == user_id))).rowcount
+    ended = await end_where(context, sessions.c.user_id == user_id)
     by = context.identity.subject if context.identity else context.caller
     context.log.info("%d sessions of user %s were ended by %s", ended, user_id, by)
     return Empty()
+
+
+async def end_where(context: Context, *which: ColumnElement[bool]) -> int:
+    """End the sessions for which the conditions hold, revoke their tokens, and return how many there were."""
+    async with revocations.announced(context) as tx:
+        ended = (await tx.execute(delete(sessions).where(*which).returning(sessions.c.id))).scalars().all()
+        await revocations.revoke_sessions(tx, context, ended)
+    return len(ended)
 
 
 def current_session(context: Context) -> str | None:

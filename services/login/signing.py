@@ -54,11 +54,19 @@ async def current_key(mesh: Context | Service, settings: Settings, now: int) -> 
             continue  # another replica has made it
 
 
-def access_token(key: Any, settings: Settings, now: int, *, user_id: str, roles: list[str], session_id: str) -> str:
-    """Return a signed access token."""
+def access_token(key: Any, settings: Settings, now: int, user: Any, *, session_id: str) -> str:
+    """Return a signed access token.
+
+    Args:
+        key: Row of the signing key.
+        settings: Issuer, audience and lifetime.
+        now: Seconds since the epoch.
+        user: Row of the user's credential. The token is not issued before its ``tokens_not_before``.
+        session_id: The session.
+    """
     claims = {
-        "iss": settings.issuer, "aud": settings.audience, "sub": user_id, "roles": roles, "sid": session_id,
-        "iat": now, "exp": now + settings.access, "jti": secrets.token_hex(8),
+        "iss": settings.issuer, "aud": settings.audience, "sub": user.user_id, "roles": user.roles, "sid": session_id,
+        "iat": max(now, user.tokens_not_before), "exp": now + settings.access, "jti": secrets.token_hex(8),
     }  # fmt: skip
     return jwt.encode(claims, key.private, algorithm="EdDSA", headers={"kid": key.kid})
 

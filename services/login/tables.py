@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, String, Table
 
-__all__ = ["credentials", "failures", "handles", "refresh_tokens", "sessions", "signing_keys"]
+__all__ = [
+    "credentials", "failures", "handles", "refresh_tokens", "revocation_counter", "revocations", "sessions",
+    "signing_keys",
+]  # fmt: skip
 
 metadata = MetaData()
 
@@ -18,6 +21,8 @@ credentials = Table(
     # Version of the account whose event last changed the roles. Names and roles change in events of different types,
     # which come in any order, so each has a version of its own.
     Column("roles_version", BigInteger, nullable=False, server_default="0"),
+    # Access tokens issued before this time are refused.
+    Column("tokens_not_before", BigInteger, nullable=False, server_default="0"),
     # True once its user has registered; nobody can log in before.
     Column("active", Boolean, nullable=False),
     # An ended credential stays as a tombstone, so that a late SetCredential for it is refused.
@@ -65,4 +70,23 @@ signing_keys = Table(
     Column("kid", String, nullable=False, unique=True),
     Column("private", String, nullable=False),  # PEM
     Column("created_at", BigInteger, nullable=False),
+)
+
+# One row. A writer of revocations locks it to the end of its transaction, so they become visible in the order of their
+# numbers, and a reader who has seen one has seen all before it.
+revocation_counter = Table(
+    "revocation_counter",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("last", BigInteger, nullable=False),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String, nullable=False),  # "session" or "subject", as in meshapi.v1.Revocation
+    Column("value", String, nullable=False),
+    Column("not_before", BigInteger),
+    Column("forget_at", BigInteger, nullable=False, index=True),
 )

@@ -73,6 +73,9 @@ async def unary(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:  
         except FileExistsError:
             return pb.EchoResponse(text="alive")
         os._exit(1)
+    if what == "wait":  # for a file
+        while not os.path.exists(more):  # noqa: ASYNC110, ASYNC240, PTH110 - nothing tells of it
+            await asyncio.sleep(0.01)
     if what == "sleep":
         await asyncio.sleep(float(more))
     return pb.EchoResponse(text=str(os.getpid()), index=born)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_user_tokens import KEY, Clock, Issuer, jwk, token, verifier
 
-from mesh.auth import ApiKeyFile, ApiKeyVerifier, end_with_token
+from mesh.auth import ApiKeyFile, ApiKeyVerifier, api_keys, end_with_key, end_with_token
 from mesh.call import Call, Metadata
 from mesh.errors import Unauthenticated
 
@@ -100,6 +100,56 @@ async def test_a_stream_ends_with_the_key_of_its_caller(file: ApiKeyFile) -> Non
     forever = asyncio.Event()
     with pytest.raises(Unauthenticated, match="has expired"):
         await end_with_token({})(call, hang)
+
+
+async def test_the_streams_of_a_revoked_key_end_and_no_others(
+    file: ApiKeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_keys, "READ_INTERVAL", 0.01)
+    keys = ApiKeyVerifier(file, None)
+    text = {name: create(file, name) for name in ("one", "other")}
+
+    def stream(name: str) -> asyncio.Task[None]:
+        call = Call(None, Metadata())  # type: ignore[arg-type]
+        call.identity = keys.known(text[name])
+        assert call.identity is not None
+
+        async def run() -> None:
+            await end_with_key(keys)(call, hang)
+
+        return asyncio.ensure_future(run())
+
+    async def hang(_: Call) -> None:
+        await asyncio.Event().wait()
+
+    one, other = stream("one"), stream("other")
+    await asyncio.sleep(0)
+    create(file, "new")
+    done, _ = await asyncio.wait([one, other], timeout=0.05)
+    assert not done
+    file.revoke("one")
+    create(file, "one")  # another key of the same name
+    with pytest.raises(Unauthenticated, match="the API key was revoked"):
+        await asyncio.wait_for(one, 10)
+    assert not other.done()
+    other.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await other
+
+
+async def test_the_rate_of_a_key(file: ApiKeyFile) -> None:
+    keys = ApiKeyVerifier(file, None)
+    file.create("fast", (), now=0, expires=None, rate="600/m burst 50")
+    credentials = create(file, "ci")
+    assert b"rate" in file.path.read_bytes().partition(b"ci")[0]
+    assert b"rate" not in file.path.read_bytes().partition(b"ci")[2]  # so that older code can read the file
+    assert keys.known(credentials)
+    rate = keys.rate_of("key:fast")
+    assert rate is not None
+    assert (rate, rate.burst) == (10.0, 50)
+    assert keys.rate_of("key:ci") is None
+    with pytest.raises(ValueError, match="expected a rate"):
+        file.create("x", (), now=0, expires=None, rate="fast")
 
 
 async def test_user_tokens_go_on(file: ApiKeyFile) -> None:

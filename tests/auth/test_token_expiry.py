@@ -79,7 +79,7 @@ async def test_what_the_function_said_counts() -> None:
 
 async def test_the_client_of_a_stream_is_told(contract: Contract) -> None:
     """Over the wire, after the messages that came before; unary calls are not cut off."""
-    layers = {"authenticate": authenticate, "token_expiry": end_with_token({})}
+    layers = {"authenticate": authenticate, "stream_identity": [end_with_token({})]}
     async with hosted(contract, **layers) as address, grpc.aio.insecure_channel(address) as channel:
         stub = conformance_pb2_grpc.EchoStub(channel)
 

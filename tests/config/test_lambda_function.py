@@ -181,6 +181,7 @@ TWO = {
         ('lambda = "m:h"\nschedule = "rate(5 minutes)"', {}, "[services.a] schedule: 'rate(5 minutes)' is AWS's"),
         ('lambda = "m:h"\nschedule = "@every 1.5s"', {}, "an interval is whole seconds; write 1s or 2s"),
         ('lambda = "m:h"\nroles = ["x"]', {}, 'roles narrow access = "authenticated"'),
+        ('lambda = "m:h"\nscopes = ["x"]', {}, 'scopes are those of API keys: set access = "key"'),
         ('lambda = "m:h"\naccess = "internal"\nevents = "b.json"', {"b.json": EVENTS}, "never routes to an internal"),
         ('lambda = "m:h"\nenvironment = { "a b" = "x" }', {}, "'a b' is no name of an environment variable"),
         ('lambda = "m:h"\nintegration = "http"', {}, "invalid enum value 'http'; expected 'proxy' or 'event'"),

@@ -284,6 +284,11 @@ class TestWorkers:
         ("[auth]\nissuer = ''\naudience = 'a'\njwks = 'a.A/B'", {}, "[auth] issuer: must not be empty"),
         ("[auth]\nissuer = 'i'\naudience = ' '\njwks = 'a.A/B'", {}, "[auth] audience: must not be empty"),
         ("[auth]\nissuer = 'i'\naudience = 'a'\njwks = 'a.A/B'\nroles = ''", {}, "[auth] roles: must not be empty"),
+        (
+            "[auth]\nissuer = 'i'\naudience = 'a'\njwks = 'a.A/B'\nrevocation_stale = 'closed'",
+            {},
+            "[auth] revocation_stale: is for issuers with revocations",
+        ),
         ("[auth]\nissuer = 'i'\naudience = 'a'\njwks = 'ftp://a/b'", {}, "[auth] jwks: expected https://HOST/PATH"),
         ("[auth]\nissuer = 'i'\naudience = 'a'\njwks = 'https:///b'", {}, "[auth] jwks: expected https://HOST/PATH"),
         (

@@ -42,6 +42,7 @@ serves = ["shop.v1.Stock"]
 module = "shop_mail"
 serves = ["shop.v1.Mail"]
 """
+AUTH = '[auth]\nissuer = "a"\naudience = "b"\njwks = "shop.v1.Mail/Keys"\nrevocations = "%s"\n'
 Write = Callable[..., Path]
 
 
@@ -127,6 +128,23 @@ CHANGE += '{ on: { change: { service: "%s" table: "t" } } }; } }\n'
             '[auth]\nissuer = "a"\naudience = "b"\njwks = "shop.v1.Stock/Take"\n' + MANIFEST,
             "mesh.toml [auth] jwks: shop.v1.Stock/Take must be a unary method whose request has no fields, "
             "and return a JWK set",
+        ),
+        (
+            CONTRACT,
+            AUTH % "shop.v1.Mail/Watsch" + MANIFEST,
+            "mesh.toml [auth] revocations: 'shop.v1.Mail/Watsch' is no method of the contract; "
+            "did you mean 'shop.v1.Mail/Keys'?",
+        ),
+        (
+            CONTRACT,
+            AUTH % "shop.v1.Mail/Keys" + MANIFEST,
+            "mesh.toml [auth] revocations: shop.v1.Mail/Keys must return (stream meshapi.v1.RevocationUpdate), "
+            "and its request must have no fields",
+        ),
+        (
+            CONTRACT,
+            AUTH % "shop.v1.Mail/Keys" + MANIFEST,
+            "mesh.toml [auth] revocations: shop.v1.Mail/Keys must have access: INTERNAL: it names sessions and users",
         ),
         (
             CONTRACT + CHANGE % "nobody",

@@ -36,6 +36,17 @@ def test_what_others_can_open_is_named(shop: manifest.Manifest) -> None:
     assert file_rights.component_warnings(shop, "edge") == []
 
 
+def test_api_keys_that_others_can_open_are_named(shop: manifest.Manifest) -> None:
+    folder = shop.state / "api-keys"
+    folder.mkdir(mode=0o755)
+    (folder / "keys.json").touch(0o640)
+    expected = [f"other users of this machine can open {folder} (mode 0755): chmod 700 {folder}"]
+    expected.append(
+        f"other users of this machine can open {folder}/keys.json (mode 0640): chmod 600 {folder}/keys.json"
+    )
+    assert file_rights.component_warnings(shop, "edge") == expected
+
+
 def test_a_private_folder_protects_what_it_holds(shop: manifest.Manifest) -> None:
     for folder in (shop.state, shop.root / "data", shop.state / "identity"):
         folder.chmod(0o700)

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.edge.layers.rate_limit import Buckets, client_rate_limit
+from mesh.call import Identity
+from mesh.config.values import Rate
+from mesh.edge.layers.rate_limit import Buckets, client_rate_limit, identity_rate_limit
+from mesh.errors import ResourceExhausted
 
 BEARER = "Bearer "
 
@@ -106,6 +109,39 @@ async def test_a_user_that_asks_too_often_is_429_from_anywhere(opened):
         assert (await edge.request("GET", "/v1/books", headers={"authorization": BEARER + "bob"})).status == 200
         for _ in range(3):
             assert (await edge.request("GET", "/v1/books")).status == 200  # nobody in particular
+
+
+@pytest.mark.parametrize(
+    ("per_identity", "per_key", "passed"),
+    [
+        (None, None, {"ada": 5, "key:ci": 5, "key:own": 3, "key:other": 3}),
+        ("1/h", None, {"ada": 1, "key:ci": 1, "key:own": 3, "key:other": 3}),
+        ("1/h", "2/h", {"ada": 1, "key:ci": 2, "key:own": 3, "key:other": 3}),
+    ],
+)
+async def test_the_limit_of_a_key_is_its_own_or_that_of_keys_or_that_of_everybody(per_identity, per_key, passed):
+    rates = [text and Rate.parse(text) for text in (per_identity, per_key)]
+    own = {"key:own": Rate.parse("3/h"), "key:other": Rate.parse("3/h")}
+    layer = identity_rate_limit(*rates, own.get, lambda: 0.0)
+    counts = dict.fromkeys(passed, 0)
+
+    class Request:
+        def __init__(self, subject):
+            self.headers = []
+            self.identity = Identity(subject, scopes=frozenset() if subject.startswith("key:") else None)
+
+    async def next(call):
+        counts[call.identity.subject] += 1
+
+    for subject, allowed in passed.items():
+        for _ in range(allowed):
+            await layer(Request(subject), next)
+        for _ in range(5 - allowed):
+            request = Request(subject)
+            with pytest.raises(ResourceExhausted, match="sends too many requests; try again later"):
+                await layer(request, next)
+            assert dict(request.headers)[b"ratelimit"].startswith(b'"key"' if "key" in subject else b'"user"')
+    assert counts == passed
 
 
 async def test_time_gives_it_back():

@@ -194,6 +194,16 @@ async def test_access_and_roles_are_the_edges_to_check(tmp_path: Path) -> None:
         assert (await client.ask("GET", "/prod/hello")).status == 200
 
 
+async def test_a_function_for_api_keys(tmp_path: Path) -> None:
+    async with edged(api(tmp_path, keys='access = "key"\nscopes = ["hello:read"]')) as client:
+        assert (await client.ask("GET", "/prod/hello")).status == 401
+        for identity in (Identity("ada"), Identity("key:weak", scopes=frozenset())):
+            client.identity = identity
+            assert (await client.ask("GET", "/prod/hello")).status == 403
+        client.identity = Identity("key:ci", scopes=frozenset({"hello:read"}))
+        assert (await client.ask("GET", "/prod/hello")).json["requestContext"]["authorizer"]["principalId"] == "key:ci"
+
+
 async def test_a_body_that_is_too_large(tmp_path: Path) -> None:
     async with edged(api(tmp_path)) as client:
         assert (await client.ask("POST", "/prod/hello", b"x" * 10_001)).status == 413

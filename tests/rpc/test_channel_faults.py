@@ -228,9 +228,11 @@ async def test_cancel_is_a_reset(faulty, channel):
 
 
 async def test_a_deadline_is_a_reset(faulty, channel):
-    server = await faulty()
-    assert (await failure(unary(channel(server.address), timeout=0.1))).code().name == "DEADLINE_EXCEEDED"
-    await server.until(lambda: server.peers[-1].resets == {1: ErrorCode.CANCEL})
+    server = await faulty(lambda peer, stream_id: peer.respond(stream_id) if stream_id == 1 else None)
+    made = channel(server.address)
+    await unary(made)  # the time it takes to connect is not the next call's
+    assert (await failure(unary(made, timeout=0.1))).code().name == "DEADLINE_EXCEEDED"
+    await server.until(lambda: server.peers[-1].resets == {3: ErrorCode.CANCEL})
 
 
 async def test_an_answer_before_the_request_has_ended(faulty, channel):

@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
 
-import grpc
 import pytest
 from test_retry import FAST, Outgoing, Script
 
@@ -148,9 +147,14 @@ async def test_a_hedge_goes_to_another_address(serve, contract, rpc, transport, 
                 await stub.Idempotent(rpc.pb.EchoRequest(), timeout=30)
         for server in servers:
             server.servicer.calls = 0
-        for _ in range(5):
-            with pytest.raises(grpc.aio.AioRpcError):
-                await stub.Idempotent(rpc.pb.EchoRequest(sleep_ms=60_000), timeout=0.3)
+        for count in range(1, 6):
+            call = asyncio.ensure_future(stub.Idempotent(rpc.pb.EchoRequest(sleep_ms=60_000), timeout=30))
+            async with asyncio.timeout(20):
+                while any(server.servicer.calls < count for server in servers):  # noqa: ASYNC110 - a call has no event
+                    await asyncio.sleep(0.01)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
         assert [server.servicer.calls for server in servers] == [5, 5]
         for server in servers:
             await asyncio.wait_for(server.servicer.idle.wait(), 30)  # the losers were cancelled

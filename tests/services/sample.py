@@ -33,6 +33,7 @@ from mesh.events.cloudevents import Event
 from mesh.events.publish import outbox
 from mesh.events.publish.outbox import Outbox
 from mesh.events.publish.publisher import Publications
+from mesh.headers import CLIENT_ADDRESS
 from services.audit import functions as audit_functions
 from services.login import functions as login_functions
 from services.registration import functions as registration_functions
@@ -110,16 +111,30 @@ class Host:
         return getattr(self.functions, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
 
     def context(
-        self, name: str, metadata: Metadata, identity: Identity | None = None, caller: str | None = None
+        self,
+        name: str,
+        metadata: Metadata,
+        identity: Identity | None = None,
+        caller: str | None = None,
+        address: str = "",
     ) -> Context:
         call = Call(SimpleNamespace(path=f"/sample/{name}"), metadata)
+        if address:  # as the edge says it
+            metadata.append(CLIENT_ADDRESS, address.encode())
+            caller = caller or "edge"
         call.identity, call.caller = identity, caller
         return Context(call, self)
 
     async def call(
-        self, name: str, request: Any = None, *, identity: Identity | None = None, caller: str | None = None
+        self,
+        name: str,
+        request: Any = None,
+        *,
+        identity: Identity | None = None,
+        caller: str | None = None,
+        address: str = "",
     ) -> Any:
-        return await self.function(name)(request, self.context(name, Metadata(), identity, caller))
+        return await self.function(name)(request, self.context(name, Metadata(), identity, caller, address))
 
     async def deliver(self, event: Event, subject: str) -> None:
         """Call the methods that this event is for."""
@@ -190,8 +205,8 @@ class Sample:
         await self.settle()
         return user
 
-    async def log_in(self, login: str, password: str = "correct horse") -> Any:
-        return await self.login.call("Login", login_pb2.LoginRequest(login=login, password=password))
+    async def log_in(self, login: str, password: str = "correct horse", address: str = "") -> Any:
+        return await self.login.call("Login", login_pb2.LoginRequest(login=login, password=password), address=address)
 
     async def refresh(self, token: str) -> Any:
         return await self.login.call("Refresh", login_pb2.RefreshRequest(refresh_token=token))

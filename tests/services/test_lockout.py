@@ -1,4 +1,4 @@
-"""Failed logins: lock-out by name with backoff, the same for names that do not exist, and what the log holds."""
+"""Failed logins: lock-out by name and address with backoff, also of names that do not exist, and what the log holds."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return compared
 
 
-async def fail(sample: Sample, login: str) -> int:
+async def fail(sample: Sample, login: str, address: str = "") -> int:
     """Log in with a wrong password; return the seconds of the lock that refused it, 0 for none."""
     with pytest.raises((Unauthenticated, ResourceExhausted)) as caught:
-        await sample.log_in(login, "wrong horse")
+        await sample.log_in(login, "wrong horse", address)
     return sum(detail.retry_delay.seconds for detail in caught.value.details)
 
 
@@ -77,6 +77,53 @@ async def test_a_lock_holds_the_right_password_too_and_ends(sample: Sample, cloc
     await sample.log_in("ada")
 
 
+async def test_who_guesses_at_one_address_does_not_lock_the_user_out_elsewhere(
+    sample: Sample, clock: Clock, quick: list[str]
+):
+    await sample.register("ada")
+    for _ in range(5):
+        assert await fail(sample, "ada", "192.0.2.1") == 0
+    assert await fail(sample, "ada", "192.0.2.1") == 1
+    await sample.log_in("ada", address="192.0.2.2")
+    clock.now += 1
+    await fail(sample, "ada", "192.0.2.1")
+    assert await fail(sample, "ada", "192.0.2.1") == 2  # a success elsewhere does not help the one who guesses
+
+
+async def test_guesses_from_many_addresses_lock_the_name(sample: Sample, clock: Clock, quick: list[str]):
+    await sample.register("ada")
+    for number in range(20):
+        assert await fail(sample, "ada", f"192.0.2.{number}") == 0
+    assert await fail(sample, "ada", "192.0.2.100") == 1
+    with pytest.raises(ResourceExhausted):
+        await sample.log_in("ada", address="192.0.2.101")
+    clock.now += 1
+    await sample.log_in("ada", address="192.0.2.101")
+    for number in range(19):  # counted from the beginning
+        assert await fail(sample, "ada", f"198.51.100.{number}") == 0
+    await sample.log_in("ada", address="192.0.2.101")
+
+
+@pytest.mark.parametrize("addresses", [["192.0.2.1"], ["2001:db8:0:7::1", "2001:db8:0:7:ffff::2"]])
+async def test_one_password_with_many_names_locks_the_address(
+    sample: Sample, clock: Clock, quick: list[str], addresses: list[str]
+):
+    await sample.register("ada")
+    for number in range(50):
+        address = addresses[number % len(addresses)]
+        assert await fail(sample, f"name{number}", address) == 0
+        if number == 40:
+            await sample.log_in("ada", address=address)  # the guesser's own account forgets nothing
+    assert await fail(sample, "another", addresses[0]) == 1
+    with pytest.raises(ResourceExhausted):
+        await sample.log_in("ada", address=addresses[-1])
+    await sample.log_in("ada", address="2001:db8:0:8::1")
+    clock.now += 60 * 10  # ten failures are forgotten
+    for number in range(9):
+        assert await fail(sample, f"again{number}", addresses[0]) == 0
+    await sample.log_in("ada", address=addresses[0])
+
+
 async def test_failures_are_forgotten_after_a_day(sample: Sample, clock: Clock, quick: list[str]):
     for _ in range(5):
         await fail(sample, "nobody")
@@ -84,7 +131,7 @@ async def test_failures_are_forgotten_after_a_day(sample: Sample, clock: Clock, 
     for _ in range(5):
         assert await fail(sample, "nobody") == 0
     tick = meshapi.Tick(schedule="7 * * * *")
-    for ahead, left in ((lockout.MAX_COUNT_AGE - 1, 1), (lockout.MAX_COUNT_AGE, 0)):
+    for ahead, left in ((lockout.MAX_COUNT_AGE - 1, 2), (lockout.MAX_COUNT_AGE, 0)):
         tick.time.FromSeconds(clock.now + ahead)
         await sample.login.call("PurgeSessions", tick)
         async with sample.login.transaction() as tx:
@@ -114,7 +161,7 @@ async def test_guesses_at_the_same_time_are_all_counted(sample: Sample, clock: C
     with pytest.raises(ResourceExhausted):  # the guess that was right does not tell so
         await right
     async with sample.login.transaction() as tx:
-        assert (await tx.execute(select(failures.c.count))).scalar_one() == guesses
+        assert (await tx.execute(select(failures.c.count))).scalars().all() == [guesses] * 2
         assert not (await tx.execute(select(sessions))).all()
 
 
@@ -125,11 +172,11 @@ async def test_the_log_names_users_and_nothing_that_was_typed(
     user = await sample.register("ada")
     caplog.clear()
     for _ in range(5):
-        await fail(sample, "ada")
-        await fail(sample, "hunter2 typed into the wrong field")
-    assert f"wrong password for user {user.id}: failure 4 in a row" in caplog.text
-    assert f"wrong password for user {user.id}: failure 5 in a row, locked for 1 s" in caplog.text
-    assert "wrong password for an unknown name: failure 5 in a row, locked for 1 s" in caplog.text
+        await fail(sample, "ada", "192.0.2.1")
+        await fail(sample, "hunter2 typed into the wrong field", "192.0.2.2")
+    assert f"wrong password for user {user.id} from 192.0.2.1: failure 4 in a row" in caplog.text
+    assert f"wrong password for user {user.id} from 192.0.2.1: failure 5 in a row, locked for 1 s" in caplog.text
+    assert "wrong password for an unknown name from 192.0.2.2: failure 5 in a row, locked for 1 s" in caplog.text
     assert not [word for word in ("hunter2", "wrong horse", "ada\n") if word in caplog.text]
     async with sample.login.transaction() as tx:
         assert "hunter2" not in str((await tx.execute(select(failures))).all())

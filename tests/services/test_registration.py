@@ -136,7 +136,7 @@ async def test_of_many_at_once_exactly_one_wins_and_its_password_is_the_one(samp
                 with pytest.raises(Unauthenticated):
                     await sample.log_in(login, f"password {number}")
                 async with sample.login.transaction() as tx:  # so many failures lock the name
-                    await lockout.clear(tx, lockout.key_of("login", login))
+                    await lockout.clear(tx, lockout.of_login(login, None))
 
 
 async def test_a_crash_before_the_credential_blocks_nobody(sample: Sample):

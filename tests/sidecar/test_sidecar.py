@@ -225,3 +225,19 @@ async def test_what_outlives_the_drain_is_unavailable(contract: Contract) -> Non
         for call in (slow, stream):
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
             assert await call.details() == "the server is shutting down"
+
+
+async def test_watched_streams_take_no_permit_and_end_when_the_drain_begins(contract: Contract) -> None:
+    path = "/conformance.v1.Echo/Bidi"
+    sidecar = sidecar_of(contract, drain=60.0, watched={path}, concurrency_limit=ConcurrencyLimit(1, 0))
+    async with grpc.aio.insecure_channel(await sidecar.start()) as channel:
+        stub = conformance_pb2_grpc.EchoStub(channel)
+        streams = [stub.Bidi() for _ in range(3)]
+        for stream in streams:
+            await stream.write(pb.EchoRequest())
+            await stream.read()
+        assert (await stub.Unary(pb.EchoRequest(text="there is a permit"))).text
+        await asyncio.wait_for(sidecar.stop(), 30)
+        for stream in streams:
+            assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+            assert await stream.details() == "this replica is shutting down"

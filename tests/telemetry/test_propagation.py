@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, set_span_in_context
 
 from mesh.call import Metadata
-from mesh.telemetry.propagation import Propagation
+from mesh.telemetry.propagation import CallerTrace, Propagation
 from mesh.telemetry.recorder import Recorder
 from mesh.telemetry.span import Constant
 from mesh.trace_context import parse_traceparent
@@ -38,3 +39,17 @@ def test_no_header_breaks_a_call(pairs: list[tuple[bytes, bytes]]) -> None:
     assert (sent.trace_id, sent.span_id) == (span.trace_id, span.span_id)
     if parent is not None:
         assert sent.trace_id == parent.trace_id
+
+
+@pytest.mark.parametrize(
+    "more", [(), ((b"baggage", b"a=1"),), ((b"tracestate", b"a=1"),)], ids=["alone", "baggage", "state"]
+)
+@pytest.mark.parametrize("flags", ["00", "01"])
+def test_a_linked_span_is_the_one_that_the_caller_names(more: tuple[tuple[bytes, bytes], ...], flags: str) -> None:
+    header = (b"traceparent", f"00-{TRACE}-{SPAN}-{flags}".encode())
+    span = Propagation(CallerTrace.LINK).caller_span(Metadata.from_wire([header, *more]))
+    assert span is not None
+    assert (span.trace_id, span.span_id, span.trace_flags) == (int(TRACE, 16), int(SPAN, 16), int(flags))
+    assert span.is_remote
+    assert span.trace_state.to_header() == ("a=1" if more and more[0][0] == b"tracestate" else "")
+    assert Propagation(CallerTrace.LINK).caller_span(Metadata.from_wire(more)) is None

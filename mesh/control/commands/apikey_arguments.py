@@ -24,7 +24,7 @@ def run(options: argparse.Namespace, file: Path) -> int:
     if options.action == "revoke":
         return apikey_actions.revoke(file, options.name)
     _, contract = project.load(file)
-    return apikey_actions.create(file, contract, options.name, options.scope, options.expires)
+    return apikey_actions.create(file, contract, options.name, options.scope, options.expires, options.rate)
 
 
 def add(
@@ -52,12 +52,15 @@ def add(
         if action == "create":
             added.add_argument("--scope", action="append", default=[], metavar="SCOPE", help="a scope; repeatable")
             added.add_argument("--expires", default="never", metavar="TIME", help="such as 90d; default: never")
+            added.add_argument(
+                "--rate", default="", metavar="RATE", help='rate limit at the edge, such as "10/s burst 50"'
+            )
 
 
 _APIKEYS = """
 API keys are for programs that call methods with access: KEY. The state folder holds their hashes; a key is shown once.
 
-  mesh apikeys create ci --scope orders:read --expires 90d
+  mesh apikeys create ci --scope orders:read --expires 90d --rate 10/s
   mesh apikeys list
   mesh apikeys revoke ci
 """

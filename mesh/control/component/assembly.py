@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,9 +17,12 @@ from typing import TYPE_CHECKING
 from mesh.address import split
 from mesh.auth import (
     EDGE,
+    ApiKeyVerifier,
     PeerVerifier,
     authenticate,
     authorize,
+    end_when_revoked,
+    end_with_key,
     end_with_token,
 )
 from mesh.call import Layer
@@ -120,15 +124,16 @@ class SidecarComponent:
             settings=config.settings,
             publisher=self._events.publisher if self._events else None,
         )
+        watched = frozenset() if manifest.auth is None else manifest.auth.revocation_paths()
         self._sidecar = Sidecar(
             contract,
             config.serves,
             functions,
             service,
             trace=common.telemetry.inbound,
-            authenticate=authenticate(common.tokens, PeerVerifier(common.identity), common.tls.callers),
-            authorize=authorize(contract, common.serves),
-            token_expiry=_token_expiry(manifest),
+            authenticate=authenticate(common.users.tokens, PeerVerifier(common.identity), common.tls.callers),
+            authorize=authorize(contract, common.serves, watched),
+            stream_identity=_stream_identity(manifest, common),
             concurrency_limit=_limit(config, caller_and_user, common),
             listen=config.listen,
             fd=fd,
@@ -136,6 +141,7 @@ class SidecarComponent:
             drain=float(config.drain),
             threads=main,
             tls=common.tls.listener,
+            watched=watched,
         )
         if self._pool is not None:
             self._pool.prepare()
@@ -171,6 +177,7 @@ class SidecarComponent:
             await self._migrate(self._database)
         if self._events is not None:
             self._events.start(self._database)
+        self._common.users.start()
         try:
             address = await self._sidecar.start()
         except ListenError as error:
@@ -268,10 +275,13 @@ def _migrations(manifest: Manifest, config: ServiceConfig) -> Path | None:
     return beside if beside is not None and beside.is_dir() else None
 
 
-def _token_expiry(manifest: Manifest) -> Layer:
-    """Return the layer that ends streams with the token or the API key of their caller."""
+def _stream_identity(manifest: Manifest, common: SharedParts) -> Sequence[Layer]:
+    """Return the layers that end streams when the token or the API key of their caller expires or is revoked."""
     issuers = () if manifest.auth is None else manifest.auth.places()
-    return end_with_token({config.issuer: float(config.leeway) for _, config in issuers})
+    expiry = end_with_token({config.issuer: float(config.leeway) for _, config in issuers})
+    users = common.users
+    by_key = [end_with_key(users.tokens)] if isinstance(users.tokens, ApiKeyVerifier) else []
+    return [expiry, *([end_when_revoked(users.revocations)] if users.revocations else []), *by_key]
 
 
 # -- the edge --
@@ -294,20 +304,20 @@ class EdgeComponent:
         assert table is not None  # noqa: S101 - `process.run` has checked that there is one
         self._place = f"{manifest.file.name} [edge] listen"
         common = self._common = SharedParts(manifest, contract, EDGE)
-        clients = ClientLimits.of(table)
+        clients, tokens = ClientLimits.of(table), common.users.tokens
         tls = table.tls
         self._certificates = None if tls is None else EdgeCertificates(tls)
         self._edge = Edge(
             contract,
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
-            authenticate=authenticate(common.tokens, None),
+            authenticate=authenticate(tokens, None),
             concurrency_limit=_limit(table, share_keys, common, BULKHEADS),
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
             clients=clients,
-            layers=OptionalLayers.of(table),
+            layers=OptionalLayers.of(table, tokens.rate_of if isinstance(tokens, ApiKeyVerifier) else None),
             # The listener has no limit of a body: the edge refuses with a reason, and streams may be endless.
             listen=lambda app: Listener(
                 app if tls is None else HttpsApp(app, tls.hsts),
@@ -341,6 +351,7 @@ class EdgeComponent:
         Raises:
             Faults: The address cannot be listened on.
         """
+        self._common.users.start()
         try:
             address = await self._edge.start()
             if self._redirect is not None:

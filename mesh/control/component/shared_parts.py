@@ -5,32 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from importlib.metadata import version
 
-from google.protobuf import json_format
-
 from mesh import telemetry
-from mesh.auth import (
-    EDGE,
-    ApiKeyFile,
-    ApiKeyVerifier,
-    CallDeclarations,
-    Issuer,
-    Signer,
-    TokenVerifier,
-    discover,
-    fetch_url,
-    identify,
-    key_files,
-)
+from mesh.auth import EDGE, CallDeclarations, Signer, identify, key_files
 from mesh.call import Call, Handler, Layer, chain
-from mesh.config.auth import IssuerConfig
 from mesh.config.manifest import Manifest
-from mesh.contract.model import Access, Contract
+from mesh.contract.model import Contract
 from mesh.control import file_rights
 from mesh.control.component import component_certificates
 from mesh.control.component.component_tls import ComponentTls
+from mesh.control.component.user_verification import UserVerification
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.errors import Unimplemented
 from mesh.events.hops import carry
@@ -43,9 +29,6 @@ from mesh.telemetry.propagation import CallerTrace
 __all__ = ["SharedParts"]
 
 log = logging.getLogger("mesh.control")
-
-KEYS_TIMEOUT = 5.0
-"""Seconds that a fetch of the token issuer's keys may take."""
 
 
 class Outbound:
@@ -103,7 +86,7 @@ class SharedParts:
         tls: TLS of the listener and to each service.
         outbound: Last handler of the outbound chain.
         onward: The outbound chain of functions.
-        tokens: Verifier of user tokens and API keys, or None.
+        users: Verification of user tokens and API keys.
 
     Raises:
         Faults: A key or a certificate is missing or not valid.
@@ -123,6 +106,7 @@ class SharedParts:
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
         self.signer = Signer(name, key_files.load(self.identity, name))
+        self._watching = asyncio.ensure_future(key_files.watch_private(self.identity, name, self.signer.use))
         self.credentials = component_certificates.load(manifest, name)
         self._renewing = (
             None
@@ -134,13 +118,14 @@ class SharedParts:
         declared = None if name == EDGE else CallDeclarations(contract, self.serves)
         self.onward = self._chain(identify(self.signer, declared))
         own = Channel(self._chain(identify(self.signer)), contract)
-        self.tokens = _credentials(manifest, contract, _tokens(manifest, contract, own))
+        self.users = UserVerification(manifest, contract, own)
 
     def _chain(self, identified: Layer) -> Handler:
         return chain(self.telemetry.outbound, identified, carry, retry(), self.outbound)
 
     async def stop(self) -> None:
-        """Stop renewing certificates, close every connection, flush telemetry."""
+        """Stop renewing certificates and watching revocations, close every connection, flush telemetry."""
+        await self.users.stop()
         if self._renewing is not None:
             self._renewing.cancel()
         await self.outbound.close()
@@ -152,50 +137,3 @@ def _callers(manifest: Manifest, name: str) -> CallerTrace:
     if name != EDGE or manifest.edge is None:
         return CallerTrace.TRUST
     return CallerTrace(manifest.edge.client_trace)
-
-
-def _tokens(manifest: Manifest, contract: Contract, channel: Channel) -> TokenVerifier | None:
-    auth = manifest.auth
-    if auth is None:
-        return None
-    return TokenVerifier(
-        Issuer(
-            name=config.issuer,
-            audiences=config.audiences,
-            fetch=_fetch_keys(config, contract, channel),
-            subject=config.subject,
-            subject_prefix=config.subject_prefix,
-            roles=config.roles,
-            role_prefix=config.role_prefix,
-            leeway=config.leeway,
-        )
-        for _, config in auth.places()
-    )
-
-
-def _credentials(
-    manifest: Manifest, contract: Contract, tokens: TokenVerifier | None
-) -> TokenVerifier | ApiKeyVerifier | None:
-    """Return the verifier of user tokens, and of API keys if a method of the contract takes them."""
-    if not any(method.access is Access.KEY for method in contract.methods.values()):
-        return tokens
-    return ApiKeyVerifier(ApiKeyFile(manifest.state), tokens)
-
-
-def _fetch_keys(issuer: IssuerConfig, contract: Contract, channel: Channel) -> Callable[[], Awaitable[bytes]]:
-    """Return a function that fetches the JWK set of an issuer."""
-    if not issuer.jwks:
-        return discover(issuer.issuer)
-    return fetch_url(issuer.jwks) if "://" in issuer.jwks else _fetch_method(contract, channel, issuer.jwks)
-
-
-def _fetch_method(contract: Contract, channel: Channel, name: str) -> Callable[[], Awaitable[bytes]]:
-    """Return a function that fetches the JWK set, as JSON, from a method of the mesh."""
-    method = contract.methods[f"/{name.lstrip('/')}"]  # `mesh check` and `mesh up` have checked that it exists
-    stub = channel.unary_unary(method.path)
-
-    async def fetch() -> bytes:
-        response = method.output.FromString(await stub(b"", timeout=KEYS_TIMEOUT))
-        return json_format.MessageToJson(response).encode()
-
-    return fetch

@@ -1,4 +1,4 @@
-"""Rate limits per client address and per user.
+"""Rate limits per client address, and per user and API key.
 
 Token buckets in the form of the generic cell rate algorithm (ITU-T I.371). A bucket is one number: the time at which it
 is full again. The number of buckets is limited. The one that was used longest ago is dropped first, which gives its
@@ -16,9 +16,10 @@ from mesh.errors import ResourceExhausted
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler, Layer
+    from mesh.config.values import Rate
     from mesh.edge.calls import HttpCall
 
-__all__ = ["MAX_BUCKETS", "Buckets", "client_rate_limit", "user_rate_limit"]
+__all__ = ["MAX_BUCKETS", "Buckets", "client_rate_limit", "identity_rate_limit"]
 
 MAX_BUCKETS = 65_536
 """Buckets of one limit."""
@@ -80,30 +81,64 @@ def client_rate_limit(rate: float, burst: int, clock: Callable[[], float] = time
     return _limit("client", Buckets(rate, burst), lambda request: request.network, clock)
 
 
-def user_rate_limit(rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> Layer:
-    """Return the layer, inside ``authenticate``, that limits each verified user. Calls without a user pass."""
+def identity_rate_limit(
+    per_identity: Rate | None,
+    per_key: Rate | None,
+    rate_of_key: Callable[[str], Rate | None],
+    clock: Callable[[], float] = time.monotonic,
+) -> Layer:
+    """Return the layer, inside ``authenticate``, that limits each verified user and API key. Other calls pass.
 
-    def key(request: HttpCall) -> str | None:
-        return request.identity.subject if request.identity is not None else None
+    The rate limit of an API key is its own, else that of all API keys, else that of all identities.
 
-    return _limit("user", Buckets(rate, burst), key, clock)
+    Args:
+        per_identity: Rate limit of each user, or None.
+        per_key: Rate limit of each API key that has none of its own, or None.
+        rate_of_key: Returns the rate limit of an API key by its subject, or None if it has none.
+        clock: Monotonic clock, seconds.
+    """
+    buckets: dict[tuple[float, int], Buckets] = {}
 
-
-def _limit(kind: str, buckets: Buckets, key: Callable[[HttpCall], str | None], clock: Callable[[], float]) -> Layer:
-    # draft-ietf-httpapi-ratelimit-headers-10: structured fields, one member for each policy
-    policy = (b"ratelimit-policy", b'"%s";q=%d;w=%d' % (kind.encode(), buckets.burst, max(1, ceil(buckets.window))))
-    text = f"this {kind} sends too many requests; try again later"
+    def buckets_of(rate: Rate) -> Buckets:
+        key = float(rate), rate.burst
+        if key not in buckets:
+            buckets[key] = Buckets(*key)
+        return buckets[key]
 
     async def layer(call: Call, next: Handler) -> None:
-        request = cast("HttpCall", call)
-        caller = key(request)
-        if caller is not None:
-            now = clock()
-            wait = buckets.take(caller, now)
-            left = b'"%s";r=%d' % (kind.encode(), 0 if wait else buckets.left(caller, now))
-            request.headers += (policy, (b"ratelimit", left + b";t=%d" % ceil(wait) if wait else left))
-            if wait:
-                raise ResourceExhausted(text, retry_after=wait)
+        identity = call.identity
+        if identity is not None:
+            by_key = identity.scopes is not None
+            rate = (rate_of_key(identity.subject) or per_key or per_identity) if by_key else per_identity
+            if rate is not None:
+                _take("key" if by_key else "user", buckets_of(rate), identity.subject, clock(), cast("HttpCall", call))
         await next(call)
 
     return layer
+
+
+def _limit(kind: str, buckets: Buckets, key: Callable[[HttpCall], str], clock: Callable[[], float]) -> Layer:
+    async def layer(call: Call, next: Handler) -> None:
+        request = cast("HttpCall", call)
+        _take(kind, buckets, key(request), clock(), request)
+        await next(call)
+
+    return layer
+
+
+def _take(kind: str, buckets: Buckets, caller: str, now: float, request: HttpCall) -> None:
+    """Take a token of the caller and tell the client what is left.
+
+    Raises:
+        ResourceExhausted: There is none.
+    """
+    wait = buckets.take(caller, now)
+    # draft-ietf-httpapi-ratelimit-headers-10: structured fields, one member for each policy
+    policy = b'"%s";q=%d;w=%d' % (kind.encode(), buckets.burst, max(1, ceil(buckets.window)))
+    left = b'"%s";r=%d' % (kind.encode(), 0 if wait else buckets.left(caller, now))
+    request.headers += (
+        (b"ratelimit-policy", policy), (b"ratelimit", left + b";t=%d" % ceil(wait) if wait else left),
+    )  # fmt: skip
+    if wait:
+        caller_name = "API key" if kind == "key" else kind
+        raise ResourceExhausted(f"this {caller_name} sends too many requests; try again later", retry_after=wait)

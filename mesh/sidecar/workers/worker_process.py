@@ -27,7 +27,7 @@ import uvloop
 from opentelemetry import context as otel
 from opentelemetry import trace
 
-from mesh.call import Call, Handler, Identity, Metadata, chain, current
+from mesh.call import Call, Handler, Identity, Metadata, chain, current, forward_client
 from mesh.errors import RemoteError, StatusError, Unavailable
 from mesh.events.consume.delivery_call import Delivered, once
 from mesh.events.hops import carry
@@ -76,7 +76,6 @@ _MAX_PREFAULT_CALLS = 200
 """Calls up to which the pages that a worker has written to are those that the start of another one writes to."""
 SPARE_NAME, WORKER_NAME = "mesh-spare", "mesh-worker"
 """Names of the process (``ps -o comm``) before it is given its connection, and afterwards."""
-_AUTHORIZATION = b"authorization"
 
 _call_head = decoder(CallHead)
 _identity = decoder(tuple[str, list[str], dict[str, Any], list[str] | None] | str | None)
@@ -394,11 +393,7 @@ class _WorkerProcess:
         method = call.method
         parent = current.get()
         metadata = call.metadata
-        if parent is not None and parent.identity is not None and metadata.wire(_AUTHORIZATION) is None:
-            # The user of the served call, as mesh.auth.identify does in the sidecar's own process.
-            credentials = parent.metadata.wire(_AUTHORIZATION)
-            if credentials is not None:
-                metadata.append(_AUTHORIZATION, credentials)
+        forward_client(parent, metadata)  # as mesh.auth.identify does in the sidecar's own process
         if parent is not None and is_retry(parent):  # as mesh.rpc.client.retry does in the sidecar's own process
             metadata.append(RETRY, b"1")
         message = None if method.client_streaming else await call.receive_one()

@@ -15,6 +15,7 @@ import pytest
 from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from hosting import pool_of, working
+from test_worker_pool import given_up
 
 from mesh.contract.model import Contract
 from mesh.sidecar.workers.worker_pool import WorkerPool
@@ -49,9 +50,7 @@ async def test_a_call_that_is_given_up_keeps_its_place_until_its_function_has_en
 ) -> None:
     async with running(contract, "apps.bound", settings={"file": str(tmp_path / "rows.db")}) as (stub, pool):
         (worker,) = pool.lifecycle.ready
-        call = stub.Unary(pb.EchoRequest(sleep_ms=1000))
-        await until(lambda: worker.busy and worker.process.watermark.reached(max(worker.connection.pending_calls)))
-        call.cancel()
+        await given_up(stub.Unary(pb.EchoRequest(sleep_ms=1000)), pool)
         await until(lambda: any(one.cancelled for one in worker.connection.pending_calls.values()))
         assert worker.free_permits == 0
         await stub.Idempotent(pb.EchoRequest())  # waits for the function, and does not run beside it
@@ -64,9 +63,7 @@ async def test_a_function_that_goes_on_in_the_main_thread_is_ended_with_its_work
 ) -> None:
     async with running(contract, "apps.bound", settings={"file": str(tmp_path / "rows.db")}) as (stub, pool):
         (worker,) = pool.lifecycle.ready
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Unary(pb.EchoRequest(sleep_ms=600_000), timeout=0.3)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await given_up(stub.Unary(pb.EchoRequest(sleep_ms=600_000)), pool)
         await stub.Idempotent(pb.EchoRequest(), timeout=20)
         await until(worker.process.ended.done)
         assert worker.end_reason == "a function went on after its call had ended"
