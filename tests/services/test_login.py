@@ -213,8 +213,8 @@ async def test_a_credential_that_is_deleted_while_its_password_is_compared_lets_
     user = await sample.register("ada")
     verify = passwords.verify
 
-    async def slow(stored: str | None, password: str, longest_wait: float | None) -> bool:
-        answer = await verify(stored, password, longest_wait)
+    async def slow(stored: str | None, password: str, time_left: float | None) -> bool:
+        answer = await verify(stored, password, time_left)
         await sample.login.call("DeleteCredentials", pb.DeleteCredentialsRequest(user_ids=[user.id]))
         return answer
 
