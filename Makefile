@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Default: the first Python on the path that is new enough. `make install PYTHON=/path/to/python3.12` chooses another one.
 PYTHON ?=
-JOBS ?= auto
+# Tests wait for timers and processes about half of their time, so three of them keep two cores busy.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 ARGS ?=
 # Most of a run is starts of Python, which take a quarter longer without compiled modules. Some images forbid to write them.
 PYTHON_CACHED := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python

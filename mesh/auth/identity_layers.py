@@ -134,7 +134,8 @@ def authorize(
 ) -> Layer:
     """Return the layer that refuses a call unless ``access``, ``roles`` and ``scopes`` of its method allow its caller.
 
-    A declared call of a service needs a user only if the method has roles, and no API key.
+    A declared call of a service needs a user only if the method has roles, and no API key. Nobody calls a method that
+    is for its triggers only. Deliveries do not pass through this layer.
 
     Args:
         contract: The contract, with the declared calls between services.
@@ -155,6 +156,9 @@ def authorize(
                 declarations.check(caller, method.service)
             elif method.access is Access.INTERNAL:
                 raise PermissionDenied(f"{method.path} is only for services of the mesh")
+            if method.triggers_only:
+                text = f"{method.path} is only for its triggers; with access: INTERNAL services may call it as well"
+                raise PermissionDenied(text)
             if method.access is not Access.INTERNAL and (not by_service or method.roles):
                 check_identity(method, call.identity, method.path)
         return next(call)

@@ -6,14 +6,21 @@ existing private key.
 
 ``retire`` gives a service a new identity. Its old public key stays in ``retired/NAME.TIME.pub``, because events that it
 signed before that time are verified for as long as the broker keeps them. Deleting that file withdraws the key.
+
+Running components look at the files once a second (``FolderWatch``). Verifiers take changes at once. The service
+signs with its new key ``TAKE_DELAY`` later, when verifiers have it. They accept the old one in service tokens for
+``OVERLAP``.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +30,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from mesh.faults import Fault, Faults
 
-__all__ = ["RetiredKey", "ensure", "load", "load_public", "load_retired", "retire", "share"]
+__all__ = [
+    "OVERLAP", "FolderWatch", "RetiredKey", "ensure", "load", "load_public", "load_retired", "retire", "share",
+    "watch_private",
+]  # fmt: skip
 
+log = logging.getLogger("mesh.auth")
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks at the files."""
+TAKE_DELAY = 3.0
+"""Seconds from the change of a private key until its service signs with it."""
+OVERLAP = timedelta(seconds=15)
+"""Time for which a retired key is accepted in service tokens."""
 RETIRED = "retired"
 """Folder of the public keys that no longer sign."""
 _TIME = "%Y%m%dT%H%M%SZ"
@@ -42,6 +60,83 @@ class RetiredKey(NamedTuple):
     name: str
     key: Ed25519PublicKey
     retired: datetime
+
+
+class FolderWatch:
+    """Notices changes of the public keys, those in use and the retired ones.
+
+    Args:
+        folder: Folder of the files.
+        clock: The time, seconds.
+    """
+
+    __slots__ = ("_clock", "_folder", "_looked_at", "_version")
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._version = self._look()
+        self._looked_at = clock()
+
+    def changed(self) -> bool:
+        """Return whether a file has changed since the last call. It looks once a second."""
+        now = self._clock()
+        if 0 <= now - self._looked_at < LOOK_INTERVAL:  # or the clock went back
+            return False
+        self._looked_at = now
+        version = self._look()
+        changed, self._version = version != self._version, version
+        return changed
+
+    def repeat(self) -> None:
+        """Report the last change again, because the files could not be read."""
+        self._version = frozenset()
+
+    def _look(self) -> frozenset[tuple[object, ...]]:
+        return frozenset(found for folder in (self._folder, self._folder / RETIRED) for found in _versions(folder))
+
+
+def _versions(folder: Path) -> list[tuple[object, ...]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [(entry.path, *_version(Path(entry.path))) for entry in entries if entry.name.endswith(".pub")]
+    except OSError:
+        return []
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Return a value that differs after a file was replaced or written; empty if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+async def watch_private(folder: Path, name: str, *take: Callable[[Ed25519PrivateKey], None]) -> None:
+    """Give a service's new private key to those that sign with it, until the task is cancelled.
+
+    Args:
+        folder: Folder of the key files.
+        name: The service.
+        take: Called with each new key.
+    """
+    path = folder / f"{name}.key"
+    version = _version(path)
+    while True:
+        await asyncio.sleep(LOOK_INTERVAL)
+        if _version(path) in (version, ()):
+            continue
+        await asyncio.sleep(TAKE_DELAY)
+        version = _version(path)
+        try:
+            key = load(folder, name)
+        except Faults as faults:
+            log.error("the new identity key is not taken: %s", faults)  # noqa: TRY400 - it says all
+            continue
+        for one in take:
+            one(key)
+        log.info("%s signs with its new identity key", name)
 
 
 def ensure(folder: Path, names: Iterable[str]) -> None:
@@ -83,7 +178,8 @@ def share(folders: Mapping[str, Path]) -> None:
     for name, folder in folders.items():
         path = own = folder / f"{name}.pub"
         try:
-            for path in (own, *sorted((folder / RETIRED).glob(f"{name}.*.pub"))):
+            # The retired ones first: verifiers that read meanwhile must not miss both.
+            for path in (*sorted((folder / RETIRED).glob(f"{name}.*.pub")), own):
                 public = path.read_bytes()
                 for copy in (other / path.relative_to(folder) for other in folders.values()):
                     if not copy.exists() or copy.read_bytes() != public:
@@ -100,7 +196,7 @@ def retire(folder: Path, name: str, now: datetime) -> Path:
     Args:
         folder: Folder with its key pair.
         name: The service.
-        now: The time from which the old key no longer signs. Processes that still sign with it must be restarted.
+        now: The time from which the old key no longer signs.
 
     Raises:
         Faults: There is no such pair, or the folder cannot be written.

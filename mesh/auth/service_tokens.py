@@ -3,7 +3,7 @@
 The token is a JWT (EdDSA), signed with the calling service's own key. ``iss`` is ``mesh``. ``sub`` and ``kid`` are the
 calling service's name in mesh.toml. ``aud`` is the path of the called method (``/login.v1.Login/SetCredential``), so
 whoever sees the token can use it for no other method. A verifier refuses a token that its signer made valid for longer
-than ``MAX_TOKEN_AGE``.
+than ``MAX_TOKEN_AGE``. A key that was retired is refused within seconds, in tokens that were accepted before as well.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,6 @@ MAX_TOKEN_AGE = 60
 """Seconds from the signature to the expiry of a token."""
 LEEWAY_SECONDS = 30
 """Largest tolerated difference between the clocks of two machines."""
-REREAD_INTERVAL = 1.0
-"""Seconds between two reads of the folder for an unknown key."""
 MAX_CACHED_TOKENS = 16_384
 """Verified tokens in the cache, about 1 KB each. A caller makes one for each method in half a minute."""
 
@@ -60,6 +59,11 @@ class Signer:
         self._key = key
         self._clock = clock
         self._tokens: dict[str, tuple[bytes, float]] = {}
+
+    def use(self, key: Ed25519PrivateKey) -> None:
+        """Sign with another key from now on."""
+        self._key = key
+        self._tokens.clear()
 
     def token(self, audience: str) -> bytes:
         """Return a token for calls of ``audience`` (a method's path). It is renewed at half its life."""
@@ -87,13 +91,13 @@ class PeerVerifier:
         Faults: The keys cannot be read.
     """
 
-    __slots__ = ("_clock", "_folder", "_keys", "_read_at", "_verified")
+    __slots__ = ("_clock", "_folder", "_keys", "_verified", "_watch")
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._clock = clock
-        self._keys = key_files.load_public(folder)
-        self._read_at = clock()
+        self._watch = key_files.FolderWatch(folder, clock)
+        self._keys = self._read()
         self._verified: VerifiedCache[tuple[str, str]] = VerifiedCache(MAX_CACHED_TOKENS)
 
     def caller(self, call: Call) -> str | None:
@@ -105,6 +109,8 @@ class PeerVerifier:
         token = call.metadata.wire(HEADER)
         if token is None:
             return None
+        if self._watch.changed():
+            self._read_again()
         known = self._verified.get(token, self._clock())
         service, audience = known if known is not None else self._verify(token)
         if audience != call.method.path:
@@ -114,13 +120,10 @@ class PeerVerifier:
     def _verify(self, token: bytes) -> tuple[str, str]:
         try:
             service = jwt.get_unverified_header(token).get("kid")
-            key = self._key(service) if isinstance(service, str) else None
-            if key is None:
+            found = self._decode(token, service) if isinstance(service, str) else None
+            if found is None:
                 raise Unauthenticated("the mesh-identity token is signed with a key that is not known here")
-            claims: dict[str, Any] = jwt.decode(
-                token, key, algorithms=["EdDSA"], issuer=ISSUER, leeway=LEEWAY_SECONDS,
-                options={"require": ["iss", "sub", "aud", "iat", "exp"], "verify_aud": False},
-            )  # fmt: skip
+            claims, until = found
             expires = int(claims["exp"])
             lifetime = expires - int(claims["iat"])
         except jwt.ExpiredSignatureError:
@@ -132,15 +135,47 @@ class PeerVerifier:
         if lifetime > MAX_TOKEN_AGE:
             raise Unauthenticated(f"the mesh-identity token is valid for more than {MAX_TOKEN_AGE} s")
         verified = service, claims["aud"]
-        self._verified.put(token, verified, expires + LEEWAY_SECONDS)
+        self._verified.put(token, verified, min(expires + LEEWAY_SECONDS, until))
         return verified
 
-    def _key(self, service: str) -> Ed25519PublicKey | None:
+    def _decode(self, token: bytes, service: str) -> tuple[dict[str, Any], float] | None:
+        """Return the claims, and the time until which the key is accepted; None if there is no key of the service.
+
+        Raises:
+            jwt.InvalidTokenError: The token is not valid with any of its keys.
+        """
         now = self._clock()
-        if service not in self._keys and not 0 <= now - self._read_at < REREAD_INTERVAL:
-            self._read_at = now
+        keys = [(key, until) for key, until in self._keys.get(service, ()) if now < until]
+        for at, (key, until) in enumerate(keys):
             try:
-                self._keys = key_files.load_public(self._folder)
-            except Faults as faults:  # a file is being copied, or was damaged since the start
-                log.warning("the public keys were not read again: %s", faults)
-        return self._keys.get(service)
+                claims: dict[str, Any] = jwt.decode(
+                    token, key, algorithms=["EdDSA"], issuer=ISSUER, leeway=LEEWAY_SECONDS,
+                    options={"require": ["iss", "sub", "aud", "iat", "exp"], "verify_aud": False},
+                )  # fmt: skip
+            except jwt.InvalidSignatureError:
+                if at == len(keys) - 1:
+                    raise
+            else:
+                return claims, until
+        return None
+
+    def _read(self) -> dict[str, list[tuple[Ed25519PublicKey, float]]]:
+        """Return the keys of each service, with the time until which each is accepted.
+
+        Raises:
+            Faults: They cannot be read.
+        """
+        keys = {name: [(key, inf)] for name, key in key_files.load_public(self._folder).items()}
+        for old in key_files.load_retired(self._folder):
+            keys.setdefault(old.name, []).append((old.key, (old.retired + key_files.OVERLAP).timestamp()))
+        return keys
+
+    def _read_again(self) -> None:
+        """Take the keys that there are now. What was verified with the keys before is verified again."""
+        try:
+            self._keys = self._read()
+        except Faults as faults:  # a file is being copied, or was damaged since the start
+            log.warning("the public keys were not read again: %s", faults)
+            self._watch.repeat()
+        else:
+            self._verified = VerifiedCache(MAX_CACHED_TOKENS)

@@ -190,6 +190,7 @@ class _ContractBuilder:
             success_status=status,
             routes=routes,
             triggers=triggers,
+            triggers_only=access is Access.INTERNAL and not (options and options.access),
             place=place,
             comment=comment,
             gateway=gateway,

@@ -176,6 +176,7 @@ class Method:
         hedge: Hedging of its calls; None: no hedging.
         routes: HTTP routes.
         triggers: Triggers that call the method besides its clients.
+        triggers_only: Whether nothing else calls it: it is INTERNAL because it has triggers, and declares no access.
         place: File and line, ``protos/login/v1/login.proto:12``.
         comment: Leading comment of the declaration.
         gateway: API Gateway emulation, for a Lambda function.
@@ -197,6 +198,7 @@ class Method:
     success_status: int = 200
     routes: tuple[Route, ...] = ()
     triggers: tuple[Trigger, ...] = ()
+    triggers_only: bool = False
     place: str = ""
     comment: str = ""
     gateway: GatewayOptions | None = None

@@ -103,11 +103,20 @@ class EventSigner:
     Args:
         name: The service's name in mesh.toml, or ``OPERATOR``.
         key: Its identity key.
+
+    Attributes:
+        key_id: The id of the key that signs now.
     """
 
     def __init__(self, name: str, key: Ed25519PrivateKey) -> None:
+        self._name = name
+        self.use(key)
+
+    def use(self, key: Ed25519PrivateKey) -> None:
+        """Sign with another key from now on."""
         self._key = key
-        self._prefix = f"{_VERSION}.{name}.{key_id(key.public_key())}"
+        self.key_id = key_id(key.public_key())
+        self._prefix = f"{_VERSION}.{self._name}.{self.key_id}"
 
     def sign(self, messages: Sequence[SignedMessage]) -> list[str]:
         """Return the values of the header ``SIGNATURE`` for messages that are published together."""
@@ -129,7 +138,7 @@ class Verifier:
 
     def __init__(self, find: FindKey) -> None:
         self._find = find
-        self._trees: dict[str, tuple[str, VerificationKey, KnownTree]] = {}
+        self._trees: dict[str, tuple[str, str, KnownTree]] = {}
 
     def verify(self, message: SignedMessage, stored: datetime | float) -> str:
         """Return the name of the signer.
@@ -155,14 +164,17 @@ class Verifier:
             found = self._new_tree(tree, index, leaf, path)
         elif not found[2].knows(index, leaf) and not found[2].contains(index, leaf, _bytes(path)):
             raise SignatureError(f"the signature of {found[0]} does not fit: the event was changed")
-        signer, key, _ = found
+        signer, id_, _ = found
+        key = self._find(signer, id_)  # again for a known tree: the key may have been retired or withdrawn since
+        if key is None:
+            raise SignatureError(_unknown(signer, id_))
         if key.retired is not None:
             at = stored if isinstance(stored, float | int) else stored.timestamp()
             if at > key.retired.timestamp():
                 raise SignatureError(f"it is signed with a key that {signer} gave up at {key.retired.isoformat()}")
         return signer
 
-    def _new_tree(self, tree: str, index: int, leaf: bytes, path: str) -> tuple[str, VerificationKey, KnownTree]:
+    def _new_tree(self, tree: str, index: int, leaf: bytes, path: str) -> tuple[str, str, KnownTree]:
         """Verify the signature of a tree by one of its leaves."""
         try:
             version, signer, id_, count, signature = tree.split(".")
@@ -173,11 +185,11 @@ class Verifier:
             raise SignatureError("its signature has a form that this version does not know")
         key = self._find(signer, id_)
         if key is None:
-            raise SignatureError(f"it is signed with key {id_[:16]!r} of {signer[:80]!r}, which is not known here")
+            raise SignatureError(_unknown(signer, id_))
         root = hash_tree.root_of(index, size, leaf, _bytes(path))
         if root is None or not _fits(key.key, _bytes(signature), _signed_text(size, root)):
             raise SignatureError(f"the signature of {signer} does not fit: the event was changed")
-        found = signer, key, KnownTree(size, root)
+        found = signer, id_, KnownTree(size, root)
         if size > 1:
             if len(self._trees) >= MAX_TREES:
                 del self._trees[next(iter(self._trees))]
@@ -191,6 +203,10 @@ def _fits(key: Ed25519PublicKey, signature: bytes, text: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
+
+
+def _unknown(signer: str, id_: str) -> str:
+    return f"it is signed with key {id_[:16]!r} of {signer[:80]!r}, which is not known here"
 
 
 def _leaf(message: SignedMessage) -> bytes:

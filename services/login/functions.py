@@ -103,12 +103,16 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
             )
         ).one_or_none()
     stored = None if found is None or found.ended else found.password_hash
-    if not await passwords.verify(stored, request.password) or found is None:
+    if not await passwords.verify(stored, request.password, context.remaining()) or found is None:
         await lockout.fail(context, locks, _now(), f"user {found.user_id}" if found else "an unknown name")
         raise refused
     if not found.active:
         await _registered(context, found.user_id)
-    fresh = await passwords.hashed(request.password) if passwords.outdated(found.password_hash) else None
+    fresh = (
+        await passwords.hashed(request.password, context.remaining())
+        if passwords.outdated(found.password_hash)
+        else None
+    )
     now, rules = _now(), settings.read(context.settings)
     key = await signing.current_key(context, rules, now)
     async with context.transaction() as tx:
@@ -243,10 +247,10 @@ async def change_password(request: pb.ChangePasswordRequest, context: Context) -
         found = (await tx.execute(select(credentials).where(credentials.c.user_id == user_id))).one_or_none()
     if found is None or found.ended:
         raise FailedPrecondition("this user has no password here")
-    if not await passwords.verify(found.password_hash, request.current_password):
+    if not await passwords.verify(found.password_hash, request.current_password, context.remaining()):
         await lockout.fail(context, locks, _now(), f"user {user_id} (change of password)")
         raise PermissionDenied("the current password is wrong")
-    fresh = await passwords.hashed(request.new_password)
+    fresh = await passwords.hashed(request.new_password, context.remaining())
     async with revocations.announced(context) as tx:
         row = await _locked(tx, user_id)
         if row is None or row.password_hash != found.password_hash:
@@ -302,7 +306,7 @@ async def set_credential(request: pb.SetCredentialRequest, context: Context) -> 
     passwords.check(request.password)
     if not request.user_id or not request.names:
         raise InvalidArgument("user_id and names must not be empty")
-    fresh = await passwords.hashed(request.password)
+    fresh = await passwords.hashed(request.password, context.remaining())
     values = {"password_hash": fresh, "roles": list(request.roles), "version": request.version}
     for _ in range(MAX_ATTEMPTS):
         try:
@@ -332,7 +336,7 @@ async def check_password(request: pb.CheckPasswordRequest, context: Context) -> 
     async with context.transaction() as tx:
         row = (await tx.execute(select(credentials).where(credentials.c.user_id == request.user_id))).one_or_none()
     stored = None if row is None or row.ended else row.password_hash
-    return pb.CheckPasswordResponse(matches=await passwords.verify(stored, request.password))
+    return pb.CheckPasswordResponse(matches=await passwords.verify(stored, request.password, context.remaining()))
 
 
 async def rename_credential(request: pb.RenameCredentialRequest, context: Context) -> pb.CredentialResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ PUBLIC = method("log.Log", "Public", Access.PUBLIC)
 AUTHENTICATED = method("log.Log", "Authenticated", Access.AUTHENTICATED)
 ADMIN = method("log.Log", "Admin", Access.AUTHENTICATED, frozenset({"admin"}))
 INTERNAL = method("log.Log", "Internal", Access.INTERNAL)
+TRIGGERED = replace(method("log.Log", "OnEvent", Access.INTERNAL), triggers_only=True)
 BY_KEY = method("log.Log", "ByKey", Access.KEY, scopes=frozenset({"a", "b"}))
+METHODS = (PUBLIC, AUTHENTICATED, ADMIN, INTERNAL, TRIGGERED, BY_KEY)
 ROBOT = Identity("key:ci", scopes=frozenset({"a"}))
 TRUSTED_ROBOT = Identity("key:cd", scopes=frozenset({"a", "b", "c"}))
 
@@ -40,7 +43,7 @@ TRUSTED_ROBOT = Identity("key:cd", scopes=frozenset({"a", "b", "c"}))
 def mesh_contract() -> Contract:
     services = {
         "reg.Reg": GrpcService("reg.Reg", {}, calls=("log.Log",)),
-        "log.Log": GrpcService("log.Log", {m.name: m for m in (PUBLIC, AUTHENTICATED, ADMIN, INTERNAL, BY_KEY)}),
+        "log.Log": GrpcService("log.Log", {m.name: m for m in METHODS}),
         "aud.Aud": GrpcService("aud.Aud", {}),
         "aud.Other": GrpcService("aud.Other", {}),
     }
@@ -89,6 +92,14 @@ ONLY_MESH = "PERMISSION_DENIED: /log.Log/Internal is only for services of the me
         (AUTHENTICATED, "operator", None, "UNAUTHENTICATED: /log.Log/Authenticated needs a user"),
         (AUTHENTICATED, "operator", USER, "ok"),
         (INTERNAL, "audit", None, UNDECLARED),
+        (
+            TRIGGERED,
+            "registration",
+            None,
+            "PERMISSION_DENIED: /log.Log/OnEvent is only for its triggers; with access",
+        ),
+        (TRIGGERED, "registration", USER, "PERMISSION_DENIED: /log.Log/OnEvent is only for its triggers"),
+        (TRIGGERED, "operator", USER, "PERMISSION_DENIED: /log.Log/OnEvent is only for services of the mesh"),
         (PUBLIC, "edge", ROBOT, "ok"),
         (BY_KEY, "edge", TRUSTED_ROBOT, "ok"),
         (BY_KEY, None, TRUSTED_ROBOT, "ok"),

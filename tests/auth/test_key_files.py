@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mesh.auth import key_files
 from mesh.faults import Faults
@@ -125,3 +127,40 @@ def test_a_retired_key_without_a_time_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "login.pub").rename(tmp_path / "retired" / "login.pub")
     with pytest.raises(Faults, match="expected a name such as login"):
         key_files.load_retired(tmp_path)
+
+
+async def test_a_new_private_key_is_taken_after_verifiers_have_its_public_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_files, "LOOK_INTERVAL", 0.01)
+    monkeypatch.setattr(key_files, "TAKE_DELAY", 0.02)
+    key_files.ensure(tmp_path, ["login"])
+    taken: asyncio.Queue[Ed25519PrivateKey] = asyncio.Queue()
+    watching = asyncio.create_task(key_files.watch_private(tmp_path, "login", taken.put_nowait))
+    await asyncio.sleep(0.05)
+    assert taken.empty()
+    key_files.retire(tmp_path, "login", datetime.now(UTC))
+    key = await asyncio.wait_for(taken.get(), 10)
+    assert key.public_key() == key_files.load_public(tmp_path)["login"]
+    watching.cancel()
+
+
+def test_a_change_is_noticed_once_also_one_in_place(tmp_path: Path) -> None:
+    now = 0.0
+    key_files.ensure(tmp_path, ["login"])
+    watch = key_files.FolderWatch(tmp_path, lambda: now)
+    public = tmp_path / "login.pub"
+    for change in (
+        lambda: key_files.ensure(tmp_path, ["audit"]),
+        lambda: public.write_bytes(public.read_bytes() + b"\n"),
+        lambda: key_files.retire(tmp_path, "audit", datetime.now(UTC)),
+    ):
+        change()
+        assert not watch.changed()  # it has looked a moment ago
+        now += 1
+        assert watch.changed()
+        now += 1
+        assert not watch.changed()
+    watch.repeat()
+    now += 1
+    assert watch.changed()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,8 +39,6 @@ def call(token: bytes | None, path: str = METHOD) -> Call:
 
 
 def signed(folder: Path, name: str = "registration", **claims: object) -> bytes:
-    import time
-
     now = int(time.time())
     full = {"iss": "mesh", "sub": name, "aud": METHOD, "iat": now, "exp": now + 60, **claims}
     full = {key: value for key, value in full.items() if value is not None}
@@ -145,6 +145,42 @@ def test_a_service_that_came_later_is_found(folder: Path):
         verifier.caller(call(token))  # looked a moment ago
     clock.now += 1.1
     assert verifier.caller(call(token)) == "audit"
+
+
+def test_a_retired_key_is_refused_after_seconds(folder: Path):
+    clock = Clock()
+    clock.now = time.time()
+    signer, verifier = (
+        Signer("registration", key_files.load(folder, "registration"), clock),
+        PeerVerifier(folder, clock),
+    )
+    stolen = Signer("registration", key_files.load(folder, "registration"), clock)
+    seen = stolen.token(METHOD)
+    assert verifier.caller(call(seen)) == "registration"
+    key_files.retire(folder, "registration", datetime.fromtimestamp(clock.now, UTC))
+    clock.now += 1
+    assert verifier.caller(call(seen)) == "registration"  # the service has not taken its new key yet
+    assert verifier.caller(call(stolen.token("b.B"), "b.B")) == "registration"
+    signer.use(key_files.load(folder, "registration"))
+    fresh = signer.token(METHOD)
+    assert fresh != seen
+    assert verifier.caller(call(fresh)) == "registration"
+    clock.now += key_files.OVERLAP.total_seconds() - 1
+    for token in (seen, stolen.token(METHOD)):
+        with pytest.raises(Unauthenticated, match="not valid"):
+            verifier.caller(call(token))
+    assert verifier.caller(call(fresh)) == "registration"
+
+
+def test_a_key_that_was_removed_is_refused_a_second_later(folder: Path):
+    clock = Clock()
+    clock.now = time.time()
+    signer, verifier = Signer("login", key_files.load(folder, "login"), clock), PeerVerifier(folder, clock)
+    assert verifier.caller(call(signer.token(METHOD))) == "login"
+    (folder / "login.pub").unlink()
+    clock.now += 1
+    with pytest.raises(Unauthenticated, match="not known here"):
+        verifier.caller(call(signer.token(METHOD)))
 
 
 def test_a_damaged_key_file_refuses_unknown_callers_only(folder: Path, caplog: pytest.LogCaptureFixture):

@@ -236,6 +236,9 @@ service S {
 }
 service Other {
   rpc OnSeen(Seen) returns (google.protobuf.Empty) { option (meshapi.v1.method) = { on: { event: {} } }; }
+  rpc OnSeenOrCalled(Seen) returns (google.protobuf.Empty) {
+    option (meshapi.v1.method) = { on: { event: {} } access: INTERNAL };
+  }
   rpc Tick(meshapi.v1.Tick) returns (google.protobuf.Empty) {
     option (google.api.http) = { post: "/v1/tick" };
     option (meshapi.v1.method) = { on: { schedule: "0 3 * * *" } };
@@ -257,9 +260,12 @@ service Other {
     assert get.routes[1].response_body == "name"
     assert one.methods["Watch"].kind == "unary_stream"
     seen = contract.services["t.v1.Other"].methods["OnSeen"]
-    assert seen.access is Access.INTERNAL
+    assert (seen.access, seen.triggers_only) == (Access.INTERNAL, True)
     assert [(trigger, str(trigger)) for trigger in seen.triggers] == [(EventTrigger("t.v1.Seen"), "event t.v1.Seen")]
-    assert contract.services["t.v1.Other"].methods["Tick"].access is Access.AUTHENTICATED
+    tick = contract.services["t.v1.Other"].methods["Tick"]
+    assert (tick.access, tick.triggers_only) == (Access.AUTHENTICATED, False)
+    declared = contract.services["t.v1.Other"].methods["OnSeenOrCalled"]
+    assert (declared.access, declared.triggers_only) == (Access.INTERNAL, False)
     assert contract.events["t.v1.Seen"].key == "id"
     assert contract.method("/t.v1.S/Get") is get
     assert contract.method("/t.v1.S/Nope") is None

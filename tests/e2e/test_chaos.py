@@ -26,7 +26,9 @@ def chaos(*words: str, where: Path = ROOT, **environment: str) -> subprocess.Com
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
-    done = chaos("--kills", "4", "--duration", "20s", "--rate", "2", "--seed", "5", "--keep", str(folder))
+    done = chaos(
+        "--kills", "4", "--duration", "20s", "--rate", "2", "--seed", "5", "--clients", "2", "--keep", str(folder)
+    )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "lost 0, doubled 0" in said
@@ -56,7 +58,9 @@ def test_nothing_is_lost_while_people_attack_and_an_honest_client_is_served() ->
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_with_a_postgresql_that_is_killed() -> None:
-    done = chaos("--postgresql", "--kill", "databases", "--kills", "3", "--duration", "20s", "--seed", "1")
+    done = chaos(
+        "--postgresql", "--kill", "databases", "--kills", "3", "--duration", "20s", "--seed", "1", "--clients", "2"
+    )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "lost 0, doubled 0" in said

@@ -145,6 +145,7 @@ class Bells:
                 self.accepted.append(self._number)
             else:
                 self.others[status] += 1
+                time.sleep(0.05)  # the processor is of use to the one that starts
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self._folder / ".mesh/bells.db", timeout=10)) as connection:

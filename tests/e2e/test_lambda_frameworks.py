@@ -6,6 +6,7 @@ the versions that run here.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -60,7 +61,10 @@ CASES = {
 
 @dataclass
 class Running:
-    """A mesh with one case: a service for each payload format and place, each below a path of its own."""
+    """A mesh with one case: a service for each payload format and each place, each below a path of its own.
+
+    Two formats take a place each. The format is the edge's business, and every framework runs in both places.
+    """
 
     name: str
     mesh: Mesh
@@ -98,20 +102,19 @@ def started(name: str, folder: Path, environ: dict[str, str]) -> Running:
     case = CASES[name]
     shutil.copytree(APPS, folder, dirs_exist_ok=True)
     manifest, prefixes = '[edge]\nlisten = "127.0.0.1:0"\n', []
-    for payload in case.payloads:
-        for place, workers in PLACES.items():
-            service = f"v{payload[0]}{place}"
-            paths = ROUTES if case.routes else {"{proxy+}": "any"}
-            events = [{"http": {"path": f"/{service}/{path}", "method": verb}} for path, verb in paths.items()]
-            (folder / f"{service}.json").write_text(json.dumps({"config": {}, "events": events}))
-            environment = ", ".join(
-                f"{key} = {json.dumps(value)}" for key, value in {"PREFIX": f"/{service}", **case.environment}.items()
-            )
-            manifest += (
-                f'[services.{service}]\nlambda = "{case.handler}"\nevents = "{service}.json"\npayload = "{payload}"\n'
-                f'timeout = "20s"\nenvironment = {{ {environment} }}\n{workers}'
-            )
-            prefixes.append(f"/{service}")
+    for payload, (place, workers) in zip(itertools.cycle(case.payloads), PLACES.items(), strict=False):
+        service = f"v{payload[0]}{place}"
+        paths = ROUTES if case.routes else {"{proxy+}": "any"}
+        events = [{"http": {"path": f"/{service}/{path}", "method": verb}} for path, verb in paths.items()]
+        (folder / f"{service}.json").write_text(json.dumps({"config": {}, "events": events}))
+        environment = ", ".join(
+            f"{key} = {json.dumps(value)}" for key, value in {"PREFIX": f"/{service}", **case.environment}.items()
+        )
+        manifest += (
+            f'[services.{service}]\nlambda = "{case.handler}"\nevents = "{service}.json"\npayload = "{payload}"\n'
+            f'timeout = "20s"\nenvironment = {{ {environment} }}\n{workers}'
+        )
+        prefixes.append(f"/{service}")
     (folder / "mesh.toml").write_text(manifest)
     return Running(name, Mesh(folder / "mesh.toml", folder / "state", environ), prefixes)
 

@@ -20,6 +20,8 @@ import grpc
 import pytest
 from mesh_process import Mesh, children, http, sample
 
+from mesh.auth import Signer, key_files
+
 NOBODY = 65534
 """User and group id of ``nobody``."""
 
@@ -121,3 +123,15 @@ async def test_nothing_on_loopback_serves_a_process_without_credentials(mesh: Me
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await channel.unary_unary(path)(b"", metadata=metadata, timeout=10)
                 assert caught.value.code().name in (code, "UNAUTHENTICATED"), path
+
+
+@pytest.mark.timeout(180)
+async def test_a_service_that_may_call_another_cannot_pretend_to_be_its_trigger(mesh: Mesh) -> None:
+    key = key_files.load(mesh.state / "identity", "registration")  # it declares calls to login
+    async with grpc.aio.insecure_channel(mesh.addresses["login"]) as channel:
+        for path in ("/login.v1.Login/OnUserRegistered", "/login.v1.Login/PurgeSessions"):
+            metadata = (("mesh-identity", Signer("registration", key).token(path).decode()),)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(path)(b"", metadata=metadata, timeout=10)
+            assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert "is only for its triggers" in (caught.value.details() or "")

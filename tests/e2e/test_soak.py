@@ -21,7 +21,7 @@ import grpc
 import pytest
 from mesh_process import Mesh
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "12"))
 
 PROTO = """syntax = "proto3";
 package soak.v1;

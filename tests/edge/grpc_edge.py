@@ -13,6 +13,7 @@ from hosting import ECHO, hosted
 from mesh.call import Call, Handler, Identity, chain
 from mesh.contract.model import Contract
 from mesh.edge import Edge
+from mesh.edge.https import HttpsApp
 from mesh.edge.layers.stack import NO_LAYERS
 from mesh.errors import StatusError, Unauthenticated
 from mesh.layers.concurrency import ConcurrencyLimit
@@ -42,6 +43,8 @@ async def authenticate(call: Call, next: Handler) -> None:
 async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> AsyncIterator[SimpleNamespace]:
     """Run the edge; ``outbound`` are layers of its outbound calls, ``functions`` are the handler of edge.v1.Library.
 
+    ``tls`` are the certificates of its listener.
+
     Gives ``edge``, ``address``, ``received`` (metadata of each call at the sidecar), ``traced`` (method and code name
     of each call of the edge) and ``ended``, which is set with each of these.
     """
@@ -50,6 +53,7 @@ async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> Async
     ended = asyncio.Event()
     functions: Handler = options.pop("functions", nothing)
     concurrency_limit = ConcurrencyLimit(options.pop("concurrency", 100), 0)
+    tls = options.pop("tls", None)
 
     async def note(call: Call, next: Handler) -> None:
         received.append(call.metadata)
@@ -83,8 +87,8 @@ async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> Async
             max_body=MAX,
             timeout=options.pop("timeout", 10.0),
             listen=lambda app: Listener(
-                app, "127.0.0.1:0", grpc=True, drain=options.pop("drain", 0.0), max_body=MAX + 2**20,
-                expire=app.grpc.app.expire,
+                app if tls is None else HttpsApp(app, 60.0), "127.0.0.1:0", grpc=True, drain=options.pop("drain", 0.0),
+                max_body=MAX + 2**20, expire=app.grpc.app.expire, tls=tls,
             ),
         )  # fmt: skip
         bound = await edge.start()

@@ -13,6 +13,7 @@ from hosting import open_layer
 from mesh.call import Call, Handler, Identity
 from mesh.contract.model import Contract
 from mesh.edge import Edge, EdgeApp
+from mesh.edge.https import HttpsApp
 from mesh.errors import StatusError, Unauthenticated
 from mesh.function import Functions
 from mesh.layers.concurrency import ConcurrencyLimit
@@ -118,7 +119,7 @@ async def authenticate(call: Call, next: Handler) -> None:
 
 @asynccontextmanager
 async def edge(contract: Contract, behind: str, **options: Any) -> AsyncIterator[Running]:
-    """Run an edge; ``behind`` it "process" or "sidecar"."""
+    """Run an edge; ``behind`` it "process" or "sidecar"; ``tls`` are the certificates of its listener."""
     seen = streams.seen
     seen.reset()
     ended: list[BaseException | None] = []
@@ -136,8 +137,11 @@ async def edge(contract: Contract, behind: str, **options: Any) -> AsyncIterator
         finally:
             running.finished.set()
 
+    tls = options.pop("tls", None)
+
     def listen(app: EdgeApp) -> Listener:
-        return Listener(app, "127.0.0.1:0", grpc=False, drain=0.0, max_body=0, expire=app.expire)
+        served = app if tls is None else HttpsApp(app, 60.0)
+        return Listener(served, "127.0.0.1:0", grpc=False, drain=0.0, max_body=0, expire=app.expire, tls=tls)
 
     async with _handler(contract, behind) as handler:
         door = Edge(

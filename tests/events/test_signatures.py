@@ -161,6 +161,16 @@ def test_a_retired_key_is_valid_for_what_was_stored_before() -> None:
             check.verify(one, retired.timestamp() + 1)
 
 
+def test_a_key_that_is_withdrawn_refuses_the_rest_of_a_known_tree() -> None:
+    keys = {"shop": VerificationKey(KEY.public_key())}
+    check = Verifier(lambda name, _: keys.get(name))
+    first, second, *_ = signed(3)
+    assert check.verify(first, 0.0) == "shop"
+    del keys["shop"]
+    with pytest.raises(SignatureError, match="of 'shop', which is not known here"):
+        check.verify(second, 0.0)
+
+
 def test_a_verifier_forgets_old_trees() -> None:
     check = verifier()
     for _ in range(signatures.MAX_TREES + 10):

@@ -28,7 +28,7 @@ async def numbers(rpc, *texts, **fields):
 
 
 async def test_unary(stub, rpc):
-    call = stub.Unary(rpc.pb.EchoRequest(text="héllo", payload=b"\0\1"), timeout=5)
+    call = stub.Unary(rpc.pb.EchoRequest(text="héllo", payload=b"\0\1"), timeout=30)
     answer = await call
     assert (answer.text, answer.payload) == ("héllo", b"\0\1")
     assert isinstance(answer, rpc.pb.EchoResponse)
@@ -44,24 +44,24 @@ async def test_empty_messages(stub, rpc):
 
 
 async def test_server_stream(stub, rpc):
-    call = stub.ServerStream(rpc.pb.EchoRequest(text="x", count=50), timeout=5)
+    call = stub.ServerStream(rpc.pb.EchoRequest(text="x", count=50), timeout=30)
     assert [answer.index async for answer in call] == list(range(50))
     assert await call.code() == grpc.StatusCode.OK
 
 
 async def test_client_stream_takes_async_and_plain_iterators(stub, rpc):
-    answer = await stub.ClientStream(numbers(rpc, "a", "b", "c"), timeout=5)
+    answer = await stub.ClientStream(numbers(rpc, "a", "b", "c"), timeout=30)
     assert (answer.text, answer.index) == ("a,b,c", 3)
-    answer = await stub.ClientStream(iter([rpc.pb.EchoRequest(text="d")]), timeout=5)
+    answer = await stub.ClientStream(iter([rpc.pb.EchoRequest(text="d")]), timeout=30)
     assert (answer.text, answer.index) == ("d", 1)
 
 
 async def test_client_stream_of_nothing(stub, rpc):
-    assert (await stub.ClientStream(numbers(rpc), timeout=5)).index == 0
+    assert (await stub.ClientStream(numbers(rpc), timeout=30)).index == 0
 
 
 async def test_client_stream_written(stub, rpc):
-    call = stub.ClientStream(timeout=5)
+    call = stub.ClientStream(timeout=30)
     for text in "abc":
         await call.write(rpc.pb.EchoRequest(text=text))
     await call.done_writing()
@@ -69,7 +69,7 @@ async def test_client_stream_written(stub, rpc):
 
 
 async def test_bidi_is_full_duplex(stub, rpc):
-    call = stub.Bidi(timeout=5)
+    call = stub.Bidi(timeout=30)
     for index in range(20):
         await call.write(rpc.pb.EchoRequest(text=str(index)))
         answer = await call.read()
@@ -83,7 +83,7 @@ async def test_bidi_is_full_duplex(stub, rpc):
 
 
 async def test_bidi_from_an_iterator(stub, rpc):
-    call = stub.Bidi(numbers(rpc, "a", "b"), timeout=5)
+    call = stub.Bidi(numbers(rpc, "a", "b"), timeout=30)
     assert [answer.text async for answer in call] == ["a", "b"]
     with pytest.raises(grpc.aio.UsageError):
         await call.write(rpc.pb.EchoRequest())
@@ -106,7 +106,7 @@ async def test_calls_are_what_grpc_says_they_are(stub, rpc):
 async def test_calls_begun_together_run_together(stub, echo, rpc):
     loop = asyncio.get_running_loop()
     began = loop.time()
-    calls = [stub.Unary(rpc.pb.EchoRequest(sleep_ms=200), timeout=5) for _ in range(10)]
+    calls = [stub.Unary(rpc.pb.EchoRequest(sleep_ms=200), timeout=30) for _ in range(10)]
     for call in calls:
         await call
     assert loop.time() - began < 1.5
@@ -114,7 +114,7 @@ async def test_calls_begun_together_run_together(stub, echo, rpc):
 
 async def test_a_call_that_nobody_awaits_is_made(stub, echo, rpc):
     done = asyncio.Event()
-    stub.Unary(rpc.pb.EchoRequest(), timeout=5).add_done_callback(lambda _: done.set())
+    stub.Unary(rpc.pb.EchoRequest(), timeout=30).add_done_callback(lambda _: done.set())
     await done.wait()
     assert echo.servicer.calls == 1
 
@@ -133,7 +133,7 @@ TRAILERS = [(key.replace("-bin", "") + "-trailer" + ("-bin" if "-bin" in key els
 @pytest.mark.parametrize("kind", ["Unary", "ServerStream", "ClientStream", "Bidi"])
 async def test_metadata_both_ways(stub, echo, rpc, kind):
     request = numbers(rpc, "a") if kind in ("ClientStream", "Bidi") else rpc.pb.EchoRequest(count=1)
-    call = getattr(stub, kind)(request, metadata=METADATA, timeout=5)
+    call = getattr(stub, kind)(request, metadata=METADATA, timeout=30)
     assert sorted(await call.initial_metadata()) == sorted(ECHOED)
     if kind in ("Unary", "ClientStream"):
         await call
@@ -159,7 +159,7 @@ async def test_errors_with_code_message_details_and_metadata(stub, rpc, kind, tr
     text = "50% of “ünïcode”\nis lost"
     request = rpc.pb.EchoRequest(fail={"code": 3, "message": text, "details": True})
     source = iter([request]) if kind in ("ClientStream", "Bidi") else request
-    call = getattr(stub, kind)(source, metadata=METADATA, timeout=5)
+    call = getattr(stub, kind)(source, metadata=METADATA, timeout=30)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await (call if kind in ("Unary", "ClientStream") else anext(aiter(call)))
     error = caught.value
@@ -184,7 +184,7 @@ async def test_errors_with_code_message_details_and_metadata(stub, rpc, kind, tr
 
 
 async def test_messages_before_an_error_arrive(stub, rpc):
-    call = stub.ServerStream(rpc.pb.EchoRequest(count=3, fail={"code": 9, "message": "enough"}), timeout=5)
+    call = stub.ServerStream(rpc.pb.EchoRequest(count=3, fail={"code": 9, "message": "enough"}), timeout=30)
     assert [(await call.read()).index for _ in range(3)] == [0, 1, 2]
     with pytest.raises(grpc.aio.AioRpcError, match="enough"):
         await call.read()
@@ -194,7 +194,7 @@ async def test_unimplemented(stub, rpc, echo, dial):
     from mesh.rpc.client.channel import Channel
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await Channel(stub.target).unary_unary("/no.Such/Method")(b"", timeout=5)
+        await Channel(stub.target).unary_unary("/no.Such/Method")(b"", timeout=30)
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -348,17 +348,17 @@ async def test_a_cancellation_in_the_request_iterator_is_none_of_the_call(stub, 
 
 async def test_gzip(stub, echo, rpc):
     request = rpc.pb.EchoRequest(payload=b"a" * 100_000)
-    answer = await stub.Unary(request, compression=grpc.Compression.Gzip, timeout=5)
+    answer = await stub.Unary(request, compression=grpc.Compression.Gzip, timeout=30)
     assert answer.payload == request.payload
-    call = stub.Bidi(iter([request] * 3), compression=grpc.Compression.Gzip, timeout=5)
+    call = stub.Bidi(iter([request] * 3), compression=grpc.Compression.Gzip, timeout=30)
     assert [len(answer.payload) async for answer in call] == [100_000] * 3
 
 
 async def test_gzip_answers(serve, dial, rpc):
     echo = await serve(options=[("grpc.default_compression_algorithm", 2)])
     stub = dial(echo.address)
-    assert (await stub.Unary(rpc.pb.EchoRequest(answer_bytes=100_000), timeout=5)).payload == bytes(100_000)
-    call = stub.ServerStream(rpc.pb.EchoRequest(answer_bytes=100_000, count=5), timeout=5)
+    assert (await stub.Unary(rpc.pb.EchoRequest(answer_bytes=100_000), timeout=30)).payload == bytes(100_000)
+    call = stub.ServerStream(rpc.pb.EchoRequest(answer_bytes=100_000, count=5), timeout=30)
     assert [len(answer.payload) async for answer in call] == [100_000] * 5
 
 
@@ -378,7 +378,7 @@ async def test_a_slow_reader_holds_the_server_back(stub, echo, rpc, request, tra
     call = stub.ServerStream(rpc.pb.EchoRequest(answer_bytes=MB, count=64), timeout=30)
     first = await call.read()
     assert len(first.payload) == MB
-    others = [await stub.Unary(rpc.pb.EchoRequest(text="meanwhile"), timeout=5) for _ in range(20)]
+    others = [await stub.Unary(rpc.pb.EchoRequest(text="meanwhile"), timeout=30) for _ in range(20)]
     assert len(others) == 20
     count = 1
     while await call.read() is not EOF:
@@ -389,11 +389,11 @@ async def test_a_slow_reader_holds_the_server_back(stub, echo, rpc, request, tra
 @pytest.mark.parametrize("kind", ["Unary", "ServerStream"])
 async def test_a_message_beyond_the_limit(echo, dial, rpc, kind):
     stub = dial(echo.address, max_message=10_000)
-    call = getattr(stub, kind)(rpc.pb.EchoRequest(answer_bytes=20_000, count=3), timeout=5)
+    call = getattr(stub, kind)(rpc.pb.EchoRequest(answer_bytes=20_000, count=3), timeout=30)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await (call if kind == "Unary" else call.read())
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert (await stub.Unary(rpc.pb.EchoRequest(text="next"), timeout=5)).text == "next"
+    assert (await stub.Unary(rpc.pb.EchoRequest(text="next"), timeout=30)).text == "next"
 
 
 async def test_five_hundred_at_once(stub, rpc):
@@ -406,7 +406,7 @@ async def test_the_servers_limit_of_streams(serve, dial, rpc, transport):
         pytest.skip("grpcio's own client overruns the limit at times and reports the REFUSED_STREAM that it gets")
     echo = await serve(options=[("grpc.max_concurrent_streams", 4)])
     stub = dial(echo.address)
-    await stub.Unary(rpc.pb.EchoRequest(), timeout=5)
+    await stub.Unary(rpc.pb.EchoRequest(), timeout=30)
     most = 0
 
     async def call(index):
@@ -447,7 +447,7 @@ async def test_wait_for_ready_ends_at_the_deadline(dial, rpc, unused_port):
 async def test_a_stopped_server_is_found_again(serve, dial, rpc):
     first = await serve()
     stub = dial(first.address)
-    await stub.Unary(rpc.pb.EchoRequest(), timeout=5)
+    await stub.Unary(rpc.pb.EchoRequest(), timeout=30)
     under_way = [asyncio.ensure_future(stub.Unary(rpc.pb.EchoRequest(sleep_ms=20_000), timeout=30)) for _ in range(3)]
     while first.servicer.active < 3:
         first.servicer.arrived.clear()
@@ -501,7 +501,7 @@ async def test_calls_are_balanced_one_by_one(serve, dial, rpc):
 async def test_a_name_is_resolved(serve, dial, rpc):
     echo = await serve()
     stub = dial(f"localhost:{echo.port}")
-    assert (await stub.Unary(rpc.pb.EchoRequest(text="by name"), timeout=10)).text == "by name"
+    assert (await stub.Unary(rpc.pb.EchoRequest(text="by name"), wait_for_ready=True, timeout=30)).text == "by name"
 
 
 async def test_a_name_that_is_none(dial, rpc):

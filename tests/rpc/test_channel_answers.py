@@ -21,6 +21,7 @@ from mesh.message_size import Side, oversized
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.target import Target
 from mesh.rpc.client.unary_call import CallError
+from mesh.rpc.status import DEADLINE_TOLERANCE_SECONDS
 
 SECOND = duration_pb2.Duration(seconds=1).SerializeToString()
 GZIP = (b"grpc-encoding", b"gzip")
@@ -287,9 +288,17 @@ async def test_resets_before_the_deadline(faulty, method, kind, code):
 async def test_a_reset_as_the_deadline_passes(faulty, method, kind):
     """A server (grpc-go's) resets the stream at its own deadline, before the client's timer fires."""
     server = await faulty()
+    made = method(server.address, kind)
+    loop = asyncio.get_running_loop()
+    due = 0.0
+
+    def begin(request, timeout):
+        nonlocal due
+        call = made(request, timeout=timeout)
+        due = loop.time() + call.time_remaining() - DEADLINE_TOLERANCE_SECONDS / 2
+        return call
 
     async def cancel():
-        loop = asyncio.get_running_loop()
         await server.until(lambda: any(peer.requests for peer in server.peers))
         [(peer, stream_id)] = [(peer, stream_id) for peer in server.peers for stream_id in peer.requests]
         peer.h2.send_response(stream_id, HEADERS)
@@ -298,10 +307,8 @@ async def test_a_reset_as_the_deadline_passes(faulty, method, kind):
         peer.h2.reset_stream(stream_id, ErrorCode.CANCEL)
         peer.flush()
 
-    made = method(server.address, kind)
-    due = asyncio.get_running_loop().time() + 0.3
     cancelling = asyncio.create_task(cancel())
-    _, code, text = await ask(made, kind, 0.3)
+    _, code, text = await ask(begin, kind, 0.3)
     assert code == "DEADLINE_EXCEEDED", text
     await cancelling
 

@@ -62,6 +62,7 @@ async def test_the_client_with_most_connections_loses_the_newest():
         guard.sweep(port, monotonic())
         assert refused == []  # 14 of 16, no more than may be used
         more = await opened(port, "127.0.0.3")
+        await ask(*more)  # the guard sees a connection once it is accepted
         guard.sweep(port, monotonic())
         assert refused == ["connections"]
         reads = [asyncio.ensure_future(reader.read(1)) for reader, _ in flood]

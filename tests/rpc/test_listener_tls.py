@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+import ngh2
 import pytest
 from pki import Pki
 from raw_h2 import raw_client
@@ -202,6 +203,77 @@ async def test_clients_of_http_1_are_told_to_connect_anew(tmp_path: Path) -> Non
     writer.close()
     assert renewing is not None
     await renewing
+    await listener.stop()
+
+
+async def ask_on(address: str, tls: ssl.SSLContext, asked: asyncio.Event, done: asyncio.Event) -> None:
+    """Send one request after the other over a connection of HTTP/1.1, until its end or ``done``."""
+    reader, writer = await asyncio.open_connection(*split(address), ssl=tls, server_hostname="localhost")
+    while not reader.at_eof() and not done.is_set():
+        writer.write(REQUEST)
+        head = await reader.readuntil(b"\r\n\r\n")  # IncompleteReadError: the request was lost
+        assert head.startswith(b"HTTP/1.1 204")
+        asked.set()
+        if b"connection: close" in head:
+            break
+        await asyncio.sleep(0.01)
+    writer.transport.abort()
+
+
+async def call_on(address: str, tls: ssl.SSLContext, asked: asyncio.Event, done: asyncio.Event) -> None:
+    """Do the same over HTTP/2. A request that GOAWAY excludes may be sent again (RFC 9113, 6.8)."""
+    async with raw_client(address, tls, "localhost") as client:
+        while client.h2.can_send_request and not done.is_set():
+            stream = client.request(end=True)
+            answer = await client.answer(stream)
+            if not answer.http:
+                found = [event.last_stream_id for event in client.events if isinstance(event, ngh2.GoAwayReceived)]
+                assert stream > min(found)
+                break
+            assert answer.http == 204
+            asked.set()
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("protocol", "ask"), [("http/1.1", ask_on), ("h2", call_on)])
+async def test_clients_that_go_on_asking_lose_no_request(tmp_path: Path, protocol: str, ask: Any) -> None:
+    pki, connections = Pki(tmp_path), 0
+    tls = files(pki.issue("edge"), required=False)
+    listener = Listener(Recorder(), "127.0.0.1:0", grpc=True, max_body=0, drain=1, tls=tls)
+    address = await listener.start()
+
+    async def client(asked: asyncio.Event) -> None:
+        nonlocal connections
+        while not done.is_set():
+            await ask(address, anonymous(pki, protocol), asked, done)
+            connections += 1
+
+    done, all_asked = asyncio.Event(), [asyncio.Event() for _ in range(16)]
+    async with asyncio.TaskGroup() as group:
+        for asked in all_asked:
+            group.create_task(client(asked))
+        for renewed in (False, True):
+            for asked in all_asked:
+                asked.clear()
+                await asked.wait()
+            if not renewed:
+                await listener.renew(files(pki.issue("edge"), required=False))
+        done.set()
+    assert connections >= 2 * len(all_asked)
+    await listener.stop()
+
+
+async def test_an_idle_connection_of_http_1_is_closed_in_a_way_that_its_client_notices(tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    tls = files(pki.issue("edge"), required=False)
+    listener = Listener(Recorder(), "127.0.0.1:0", grpc=True, max_body=0, drain=1, tls=tls)
+    address = await listener.start()
+    reader, writer = await asyncio.open_connection(*split(address), ssl=anonymous(pki), server_hostname="localhost")
+    writer.write(REQUEST)
+    assert b"connection: close" not in await reader.readuntil(b"\r\n\r\n")
+    await listener.renew(files(pki.issue("edge"), required=False))
+    assert await reader.read() == b""  # an orderly end before the next request
+    writer.close()
     await listener.stop()
 
 

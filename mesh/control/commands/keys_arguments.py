@@ -69,8 +69,8 @@ Each service proves its identity with a key of its own and a certificate of the 
 --each, and mount to each container its own folder. It has one private key, all public keys, and a certificate, which
 has to be made again with the same command before it expires.
 
-`mesh keys --retire NAME` gives a service a new key. The old public key moves to the folder `retired`: events that the
-broker stored before are verified with it. Restart the mesh within an hour. Delete the file to refuse its events.
+`mesh keys --retire NAME` gives a service a new key while the mesh runs. The old public key moves to the folder
+`retired`: events that the broker stored before are verified with it. Delete the file to refuse it at once.
 
 `mesh keys serve` issues the certificates to components on other machines (`[keys] address`), until SIGTERM. Each
 component proves its name with its own identity key. Only this command needs the folder `authority` of the state folder.

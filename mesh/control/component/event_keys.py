@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,10 +18,8 @@ __all__ = ["KeyRing", "signer", "verifier"]
 
 log = logging.getLogger("mesh.events")
 
-RETIREMENT_GRACE = timedelta(hours=1)
-"""Time for which a retired key stays valid for new events: processes that were not restarted yet sign with it."""
-REREAD_INTERVAL = 1.0
-"""Seconds between two reads of the folder. A read is due when an event is signed with an unknown key."""
+RETIREMENT_GRACE = timedelta(minutes=5)
+"""Time for which a retired key stays valid for new events: schedules are signed anew within a minute."""
 
 
 def signer(folder: Path, name: str) -> EventSigner:
@@ -64,20 +61,18 @@ class KeyRing:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read_at = time.monotonic()
+        self._watch = key_files.FolderWatch(folder)
         self._keys = self._read()
 
     def find(self, name: str, id_: str) -> VerificationKey | None:
-        """Return the key of a signer with this id, or None. An unknown one is looked for in the folder again."""
-        found = self._keys.get((name, id_))
-        if found is None and time.monotonic() - self._read_at >= REREAD_INTERVAL:
-            self._read_at = time.monotonic()
+        """Return the key of a signer with this id, or None. Files that have changed are read again."""
+        if self._watch.changed():
             try:
                 self._keys = self._read()
             except Faults as faults:  # the keys that were read before stay valid
                 log.error("the keys of event signatures cannot be read: %s", faults)  # noqa: TRY400 - it says all
-            found = self._keys.get((name, id_))
-        return found
+                self._watch.repeat()
+        return self._keys.get((name, id_))
 
     def _read(self) -> dict[tuple[str, str], VerificationKey]:
         keys = {

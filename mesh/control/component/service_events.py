@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mesh.auth import key_files
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
 from mesh.control import identity_keys, topology
@@ -117,7 +118,9 @@ class ServiceEvents:
         self._name = name
         self._contract = contract
         folder = identity_keys.folder_of(manifest)
-        self.broker = Broker(broker_settings(manifest, name), name, event_keys.signer(folder, name))
+        self._folder = folder
+        self._signer = event_keys.signer(folder, name)
+        self.broker = Broker(broker_settings(manifest, name), name, self._signer)
         publications = Publications(contract, config.serves, name)
         self.publisher = Publisher(publications, self.broker)
         self.outbox: Outbox | None = None
@@ -129,6 +132,7 @@ class ServiceEvents:
         self._verifier = event_keys.verifier(manifest, contract, folder)
         self._delivery: Delivery | None = None
         self._pruning: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._delivery_settings = DeliverySettings(
             limits=RetryLimits(attempts=manifest.events.max_deliveries),
             concurrency=config.concurrency,
@@ -154,6 +158,9 @@ class ServiceEvents:
     def start(self, database: Database | None) -> None:
         """Connect to the broker, and start the relay and the pruning in the open database."""
         self.broker.start()
+        self._watching = asyncio.get_running_loop().create_task(
+            key_files.watch_private(self._folder, self._name, self._signer.use)
+        )
         if database is not None and self._triggered:
             self._pruning = asyncio.get_running_loop().create_task(_prune(database))
         if database is not None and self.outbox is not None:
@@ -193,6 +200,8 @@ class ServiceEvents:
         if self._relay is not None:
             await self._relay.stop()
         await self.broker.stop()
+        if self._watching is not None:
+            self._watching.cancel()
 
 
 async def _prune(database: Database) -> None:

@@ -106,6 +106,7 @@ class SharedParts:
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
         self.signer = Signer(name, key_files.load(self.identity, name))
+        self._watching = asyncio.ensure_future(key_files.watch_private(self.identity, name, self.signer.use))
         self.credentials = component_certificates.load(manifest, name)
         self._renewing = (
             None

@@ -114,14 +114,14 @@ class SignerClient(SignerConnection):
         super().__init__(manifest)
         self._name = name
         self._folder = manifest.state / "identity"
-        self._identity = key_files.load(self._folder, name)
+        key_files.load(self._folder, name)
 
     def renew(self) -> int:
         """Get a new leaf, and write it with the trusted roots; return the authority's round.
 
         Raises:
             CertificateError: The signer cannot be reached, is not that of this mesh, or refuses the request.
-            Faults: The identity folder cannot be written.
+            Faults: The identity folder cannot be read or written.
         """
         with self._lock():
             return self._renew(datetime.now(UTC))
@@ -139,9 +139,8 @@ class SignerClient(SignerConnection):
 
     def _renew(self, now: datetime) -> int:
         held = leaf_files.current_leaf(self._folder, self._name, self._mesh)
-        pending = PendingRequest(
-            self._mesh, self._name, self._identity, now, None if held is None else held.serial_number
-        )
+        identity = key_files.load(self._folder, self._name)  # it may have been replaced
+        pending = PendingRequest(self._mesh, self._name, identity, now, None if held is None else held.serial_number)
         response = SigningResponse.from_json(self.request("POST", CERTIFICATES_PATH, pending.body))
         pair = pending.accept(response, now)
         leaf_files.write_roots(self._folder, response.roots)

@@ -211,6 +211,11 @@ class NatsConnection:
         error: dict[str, Any] | None = json.loads(reply.data).get("error")
         return error
 
+    @property
+    def signing_key(self) -> str:
+        """Id of the key that signs now; empty without one."""
+        return "" if self._signer is None else self._signer.key_id
+
     def signed(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """Return the messages with this component's signature on events, changes and ticks, in place of others."""
         if self._signer is None or not messages or messages[0].subject.partition(".")[0] not in _SIGNED:

@@ -127,6 +127,7 @@ class Delivery:
             reader.attach(connection)
         heartbeat_due = 0.0
         check_due = self._loop.time() + schedules.CHECK_INTERVAL if schedules.wanted(self._services) else math.inf
+        signing_key = connection.signing_key
         while not connection.closed.is_set():
             now = self._loop.time()
             if now >= heartbeat_due:
@@ -134,7 +135,10 @@ class Delivery:
                 await connection.publish(self._channel, f"+{self._replicas.name}".encode())
             if now >= check_due:
                 check_due = now + schedules.CHECK_INTERVAL
-                with contextlib.suppress(*BROKER_ERRORS):  # a slow broker is asked again at the next check
+                with contextlib.suppress(*BROKER_ERRORS, schedules.TickError):  # again at the next check
+                    if signing_key != connection.signing_key:
+                        await schedules.ensure(connection, self._services)
+                        signing_key = connection.signing_key
                     time = await schedules.broker_time(connection)
                     await schedules.publish_missed(connection, self._services, time, schedules.MISSED_DELAY)
             await self._tick(connection, now)

@@ -54,7 +54,7 @@ _POLL_INTERVAL = 0.02
 """Seconds between two looks at the channels while a call waits. A watch on them, as grpc.aio offers it, cannot be
 cancelled."""
 HANDSHAKE_TIMEOUT = 5.0
-"""Seconds for an attempt to connect with TLS."""
+"""Seconds for an attempt to connect. A busy server may need more than ``BACKOFF_BASE_DELAY`` for its SETTINGS."""
 RETIRED_TIMEOUT = 3600.0
 """Seconds that calls over channels with old certificates may last after a renewal."""
 _CORE_TEXT = re.compile(r"\b(ipv4|ipv6|unix|dns):|[Rr]esol(ution|ving)|^Deadline Exceeded$|^Stream removed")
@@ -129,8 +129,8 @@ class GrpcioTransport:
             ("grpc.max_send_message_length", -1),
             ("grpc.primary_user_agent", agent.decode()),
             ("grpc.initial_reconnect_backoff_ms", int(BACKOFF_BASE_DELAY * 1000)),
-            # Whatever its name says, it bounds each attempt to connect, and a handshake is slow on a busy machine.
-            ("grpc.min_reconnect_backoff_ms", int((HANDSHAKE_TIMEOUT if tls else BACKOFF_BASE_DELAY) * 1000)),
+            # Whatever its name says, it bounds each attempt to connect, up to the server's SETTINGS.
+            ("grpc.min_reconnect_backoff_ms", int(HANDSHAKE_TIMEOUT * 1000)),
             ("grpc.max_reconnect_backoff_ms", int(BACKOFF_MAX_DELAY * 1000)),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),

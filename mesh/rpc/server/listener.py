@@ -7,8 +7,8 @@ With ``CertificateFiles`` it speaks TLS 1.2 and 1.3 (rustls) and nothing else. A
 where HTTP/1.1 is spoken. h2corn reads certificates only when a server starts, so ``renew`` starts a second server on
 the same socket and retires the first: its connections get GOAWAY and finish their requests. Both accept meanwhile.
 HTTP/2 loses no call that way, because a client sends a call again that GOAWAY excludes (RFC 9113, 6.8). HTTP/1.1
-connections in use are told to close by a response before. h2corn closes those unanswered whose first request has not
-arrived when the first server stops, a few in a storm of new connections.
+connections in use are told to close by a response before. h2corn closes those that are idle when the first server
+stops, and those whose first request has not arrived. A request that is on its way to such a connection is lost.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,11 +12,10 @@ from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from hosting import ECHO, hosted, pool_of, working
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 from telemetry_parts import HttpCollector
 
 from mesh.call import Call, Handler, Identity, chain
@@ -27,9 +26,10 @@ from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.target import Target
 from mesh.sidecar import ServiceContext
 from mesh.telemetry import Telemetry, configure
-from mesh.telemetry.logs import JsonFormatter
-from mesh.telemetry.worker_metrics import MeasurementRecorder
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PLACES = ["here", "worker", "main thread"]
 ADA = Identity("ada", frozenset({"admin", "user"}), {"sub": "ada", "nested": {"list": [1, 2.5, None]}})
 ODD = Identity("bea", frozenset(), {"large": 2**70, "half": "\ud800"})
 """Identity whose claims are valid in JSON and not in msgpack."""
@@ -47,6 +47,12 @@ class Inside:
     def collected(self) -> list[Any]:
         """Return the spans that the collector has."""
         return self._collector.all()
+
+    async def forget(self) -> None:
+        """Forget the spans and onward calls until now."""
+        await asyncio.to_thread(self._telemetry.flush)
+        self._collector.requests.clear()
+        self.onward.clear()
 
     async def spans(self) -> dict[str, Any]:
         """Name → span, as a collector sees them."""
@@ -81,6 +87,7 @@ async def running(place: str, contract: Contract, tmp_path: Path) -> AsyncIterat
     database = Database(url, migrations=versions, name="echo")
     await database.start()
     seen: list[Call] = []
+    sys.modules.pop("apps.inside", None)  # it is imported anew, so that each service is the only one it has started
 
     async def note(call: Call, next: Handler) -> None:
         seen.append(call)
@@ -112,16 +119,21 @@ async def running(place: str, contract: Contract, tmp_path: Path) -> AsyncIterat
     collector.stop()
 
 
-@pytest.fixture(params=["here", "worker", "main thread"])
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
-    return str(request.param)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=PLACES)
+async def service(
+    request: pytest.FixtureRequest, contract: Contract, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Inside]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_METRICS_EXPORTER", "none")
+        async with running(request.param, contract, tmp_path_factory.mktemp("inside")) as found:
+            yield found
 
 
-@pytest.fixture
-async def inside(place: str, contract: Contract, tmp_path: Path) -> AsyncIterator[Inside]:
-    async with running(place, contract, tmp_path) as found:
-        yield found
+@pytest_asyncio.fixture(loop_scope="module")
+async def inside(service: Inside) -> Inside:
+    """The service without what it did in other tests."""
+    await service.forget()
+    return service
 
 
 async def test_the_context(inside: Inside) -> None:
@@ -158,58 +170,6 @@ async def test_a_stub_carries_deadline_user_and_trace(inside: Inside, method: st
     assert client.parent_span_id == own.span_id
     assert server.trace_id == own.trace_id == client.trace_id
     assert "mine" in attributes(server)
-
-
-@pytest.mark.parametrize("method", ["Idempotent", "Slow", "ServerStream"])
-@pytest.mark.parametrize("disabled", ["false", "true"])
-async def test_a_stub_carries_the_caller_s_baggage(
-    place: str, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, disabled: str
-) -> None:
-    monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
-    async with running(place, contract, tmp_path) as inside:
-        carried = []
-        for metadata in ([("baggage", "tenant=blue,plan=a%20b")], []):
-            call = getattr(inside.stub, method)(pb.EchoRequest(text="hello"), timeout=5, metadata=metadata)
-            if method == "ServerStream":  # calls on without a span of its own
-                await call.read()
-                call.cancel()
-            else:
-                await call
-            carried.append(inside.onward[-1].metadata.wire(b"baggage"))
-    assert carried == [b"tenant=blue,plan=a+b", None]
-
-
-async def test_a_log_line_says_its_trace(
-    place: str, contract: Contract, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    handler = logging.StreamHandler()  # a worker has its own, on the stderr that its fork server was started with
-    handler.setFormatter(JsonFormatter("echo"))
-    logging.getLogger("services.echo").addHandler(handler)
-    try:
-        async with running(place, contract, tmp_path) as inside:
-            await inside.stub.Idempotent(pb.EchoRequest(text="hello"))
-            own = (await inside.spans())["own"]
-    finally:
-        logging.getLogger("services.echo").removeHandler(handler)
-    [line] = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "said inside" in line]
-    assert (line["trace_id"], line["span_id"]) == (own.trace_id.hex(), own.span_id.hex())
-    assert (line["service"], line["level"]) == ("echo", "WARNING")
-
-
-async def test_what_a_worker_measures_is_recorded_here(contract: Contract) -> None:
-    reader = InMemoryMetricReader()
-    measured = MeasurementRecorder(MeterProvider([reader], shutdown_on_exit=False))
-    pool = pool_of(contract, "apps.inside", min=1, max=1, metrics=measured)
-    async with working(contract, pool) as address, grpc.aio.insecure_channel(address) as client:
-        stub = conformance_pb2_grpc.EchoStub(client)
-        for _ in range(3):
-            await stub.Unary(pb.EchoRequest(), metadata=[("x-key", "value")])
-        data = reader.get_metrics_data()  # it came before the response
-    assert data is not None
-    [metric] = data.resource_metrics[0].scope_metrics[0].metrics
-    [point] = metric.data.data_points
-    assert isinstance(point, NumberDataPoint)
-    assert (metric.name, dict(point.attributes or {}), point.value) == ("inside.asked", {"key": "value"}, 3)
 
 
 async def test_what_is_done_to_the_current_span(inside: Inside) -> None:
