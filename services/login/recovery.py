@@ -89,7 +89,7 @@ async def recover(context: Context, call: pb.RecoverRequest, clock: Callable[[],
     this = recoveries.c.token_hash == _digest(call.token)
     async with context.transaction() as tx:
         found = await _valid(tx, this, clock())
-    fresh = await passwords.hashed(call.new_password)
+    fresh = await passwords.hashed(call.new_password, context.remaining())
     async with revocations.announced(context) as tx:
         user_id = found.user_id
         user = (
