@@ -32,8 +32,8 @@ PEERS = Path(__file__).parent / "peers"
 LOGIN, KEYS = "/login.v1.Login/Login", "/login.v1.Login/GetKeys"
 TIMEOUT = 2.0
 """Deadline of each call, seconds."""
-SECONDS, WARM_SECONDS = 3.5, 1.5
-"""Length of a load, and its beginning that does not count."""
+SECONDS, WARM_SECONDS = 9.0, 5.0
+"""Length of a load, and its beginning that does not count: until the overload is noticed and the queues are short."""
 SETTLE_DELAY = 0.5
 """Seconds between two loads, in which calls of the last one end."""
 COSTLY, CHEAP = (2, 5, 10), (2,)

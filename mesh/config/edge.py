@@ -85,7 +85,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         timeout: Timeout of a unary call whose method declares none, and of the body of every request.
         concurrency: Unary calls to the services in progress at most.
         queue: Calls that may wait for a permit; 429 beyond that.
-        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
+        adaptive: Limit a method below ``concurrency``, and the time in the queue, while its queues are too long.
         streams: Open streams at most: streaming methods over HTTP, WebSocket and gRPC; 429 beyond that.
         streams_per_connection: Requests in progress on one connection of HTTP/2.
         connections: Connections at most. Near the limit, those of the clients that have most are closed, but none of a
@@ -114,7 +114,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     timeout: TimeLimit = TimeLimit(30)
     concurrency: int = 1000
     queue: int = 1000
-    adaptive: bool = False
+    adaptive: bool = True
     streams: int = 1000
     streams_per_connection: int = 128
     connections: int = 10_000

@@ -31,7 +31,7 @@ class ServiceConfig(LambdaConfig, frozen=True):
             module, if it exists.
         concurrency: Calls in progress at most.
         queue: Calls that may wait for a permit; RESOURCE_EXHAUSTED beyond that.
-        adaptive: Limit each method by its measured latency below ``concurrency``, and bound the time in the queue.
+        adaptive: Limit a method below ``concurrency``, and the time in the queue, while its queues are too long.
         max_message: Size limit of a message.
         drain: Time that a shutdown waits for calls in progress.
         workers: Processes that run its functions; absent: the sidecar's own process runs them.
@@ -49,7 +49,7 @@ class ServiceConfig(LambdaConfig, frozen=True):
     migrations: str = ""
     concurrency: int = 1000
     queue: int = 1000
-    adaptive: bool = False
+    adaptive: bool = True
     max_message: Size = Size(4 * 2**20)
     drain: Duration = Duration(10)
     workers: WorkersConfig | None = None

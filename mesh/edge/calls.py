@@ -20,7 +20,7 @@ from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
 if TYPE_CHECKING:
     from mesh.contract.model import Method
 
-__all__ = ["CLIENT_CLOSED_REQUEST", "HttpCall", "Origin", "StreamCall", "UpstreamCall", "share_keys"]
+__all__ = ["BULKHEADS", "CLIENT_CLOSED_REQUEST", "HttpCall", "Origin", "StreamCall", "UpstreamCall", "share_keys"]
 
 CLIENT_CLOSED_REQUEST = 499
 """Status of a call whose client disconnected before the response. It is recorded in traces and never sent."""
@@ -373,6 +373,10 @@ def share_keys(call: Call) -> tuple[Hashable | None, ...]:
     assert isinstance(request, HttpCall)  # noqa: S101 - set by everything that makes outbound calls
     identity = request.identity
     return request.connection, request.network, None if identity is None else identity.subject, call.method.service
+
+
+BULKHEADS = (3,)
+"""Dimensions of ``share_keys`` that are bulkheads: a service that hangs takes half of the permits at most."""
 
 
 @lru_cache(maxsize=4096)

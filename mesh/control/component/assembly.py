@@ -32,7 +32,7 @@ from mesh.control.component.edge_tls import EdgeCertificates
 from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.component.shared_parts import SharedParts
 from mesh.edge import Edge, OptionalLayers
-from mesh.edge.calls import share_keys
+from mesh.edge.calls import BULKHEADS, share_keys
 from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.grpc.passthrough import tracing
 from mesh.edge.https import HttpsApp, RedirectApp
@@ -256,10 +256,12 @@ def _pool(
     )
 
 
-def _limit(config: EdgeConfig | ServiceConfig, share_keys: ShareKeys, common: SharedParts) -> ConcurrencyLimit:
+def _limit(
+    config: EdgeConfig | ServiceConfig, share_keys: ShareKeys, common: SharedParts, bulkheads: tuple[int, ...] = ()
+) -> ConcurrencyLimit:
     """Return the concurrency limit of a component, with its metrics. Before workers it has no queue; the pool has."""
     queue = 0 if isinstance(config, ServiceConfig) and config.workers is not None else config.queue
-    limit = ConcurrencyLimit(config.concurrency, queue, share_keys, adaptive=config.adaptive)
+    limit = ConcurrencyLimit(config.concurrency, queue, share_keys, bulkheads, adaptive=config.adaptive)
     limit_metrics.register(limit, common.telemetry.meter_provider.get_meter("mesh.layers"))
     return limit
 
@@ -310,7 +312,7 @@ class EdgeComponent:
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(tokens, None),
-            concurrency_limit=_limit(table, share_keys, common),
+            concurrency_limit=_limit(table, share_keys, common, BULKHEADS),
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,
