@@ -37,14 +37,32 @@ from mesh import (
     Unauthenticated,
     Unavailable,
 )
-from services.login import lockout, passwords, revocations, settings, signing
+from services.login import lockout, passwords, recovery, revocations, settings, signing
 from services.login.session_functions import current_session, end_session, end_sessions, end_where, list_sessions
 from services.login.tables import credentials, handles, refresh_tokens, sessions
 
 __all__ = [  # what the contract names
-    "change_password", "check_password", "delete_credentials", "end_session", "end_sessions", "get_keys",
-    "list_sessions", "login", "logout", "on_user_deleted", "on_user_registered", "on_user_roles_changed",
-    "on_user_updated", "purge_sessions", "refresh", "rename_credential", "set_credential", "startup",
+    "change_password",
+    "check_password",
+    "delete_credentials",
+    "end_session",
+    "end_sessions",
+    "get_keys",
+    "issue_recovery",
+    "list_sessions",
+    "login",
+    "logout",
+    "on_user_deleted",
+    "on_user_registered",
+    "on_user_roles_changed",
+    "on_user_updated",
+    "purge_sessions",
+    "recover",
+    "refresh",
+    "rename_credential",
+    "request_recovery",
+    "set_credential",
+    "startup",
     "watch_revocations",
 ]  # fmt: skip
 
@@ -247,6 +265,19 @@ async def change_password(request: pb.ChangePasswordRequest, context: Context) -
     return Empty()
 
 
+async def request_recovery(request: pb.RequestRecoveryRequest, context: Context) -> Empty:
+    """Begin the recovery of an account; the same for a name that nobody has."""
+    if not request.login or len(request.login) > LONGEST_NAME:
+        text = f"must have 1 to {LONGEST_NAME} characters"
+        raise InvalidArgument(f"login {text}", violations={"login": text})
+    return await recovery.request(context, _fold(request.login), _now())
+
+
+async def recover(request: pb.RecoverRequest, context: Context) -> Empty:
+    """Set a new password with a recovery token and end all sessions."""
+    return await recovery.recover(context, request, _now)
+
+
 async def get_keys(request: pb.GetKeysRequest, context: Context) -> pb.KeySet:  # noqa: ARG001 - a function's shape
     """Return the public keys."""
     return await signing.published(context, settings.read(context.settings), _now())
@@ -259,6 +290,11 @@ async def watch_revocations(request: Empty, context: Context) -> AsyncIterator[m
     """Stream the revocations that are in force, and then each new one."""
     async for update_ in revocations.watch(context):
         yield update_
+
+
+async def issue_recovery(request: pb.IssueRecoveryRequest, context: Context) -> pb.IssueRecoveryResponse:
+    """Make the token of a recovery, for the service that sends it to the user."""
+    return await recovery.issue(context, request.recovery_id, _now())
 
 
 class _Held(Exception):
@@ -397,6 +433,7 @@ async def purge_sessions(tick: meshapi.Tick, context: Context) -> Empty:
         gone = await tx.execute(delete(sessions).where(sessions.c.expires_at <= tick.time.seconds))
         await lockout.purge(tx, tick.time.seconds)
         await revocations.purge(tx, tick.time.seconds)
+        await recovery.purge(tx, tick.time.seconds)
     context.log.info("%d sessions had expired", gone.rowcount)
     return Empty()
 
