@@ -1,0 +1,101 @@
+"""Limits on the callers of a service: on the bytes that they make it hold, and on the time that it waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from conformance.v1 import conformance_pb2 as pb
+from hosting import hosted
+from raw_h2 import frame, raw_client
+
+from mesh.call import Call, Metadata
+from mesh.contract.model import Contract
+from mesh.errors import ResourceExhausted
+from mesh.rpc.client.target import Target
+from mesh.rpc.server.clients.limits import ClientLimits
+
+UNARY = "/conformance.v1.Echo/Unary"
+STREAM = "/conformance.v1.Echo/ClientStream"
+SIZE = 300_000
+
+
+def echo(size: int) -> bytes:
+    return pb.EchoRequest(payload=b"x" * size).SerializeToString()
+
+
+async def released(limits: ClientLimits) -> None:
+    """Wait until nothing is held: the server tells a little later what it has written."""
+    async with asyncio.timeout(5):
+        while limits.held:  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("begun", [b"", frame(b"x" * 100)[:50]])
+async def test_a_request_that_stops_ends_with_a_status(contract: Contract, begun: bytes) -> None:
+    limits = ClientLimits(stall=0.2)
+    async with hosted(contract, clients=limits) as address, raw_client(address) as client:
+        stream = client.request(UNARY)
+        client.data(stream, begun)
+        answer = await client.answer(stream)
+        assert (answer.status, answer.message) == (4, "the request did not come in time")
+        await released(limits)
+
+
+async def test_a_stream_may_be_silent_between_messages_but_not_within(contract: Contract) -> None:
+    async with hosted(contract, clients=ClientLimits(stall=0.2)) as address, raw_client(address) as client:
+        stream = client.request(STREAM)
+        client.data(stream, frame(b""))
+        await asyncio.sleep(0.6)  # silence is what is tested
+        assert not client.of(stream)
+        client.data(stream, frame(b"abc")[:4])
+        assert (await client.answer(stream)).status == 4
+
+
+async def test_the_bytes_of_requests_have_a_budget(contract: Contract) -> None:
+    limits = ClientLimits(buffers=2 * SIZE, stall=30.0)
+    async with hosted(contract, clients=limits) as address, raw_client(address) as client:
+        streams = [client.request(UNARY) for _ in range(4)]
+        for stream in streams:
+            client.data(stream, frame(echo(200_000))[:-1])
+        await client.until(lambda: any(client.of(stream) for stream in streams))
+        assert {(await client.answer(stream)).status for stream in streams if client.of(stream)} == {8}
+        assert 0 < limits.held <= 2 * SIZE
+    await released(limits)
+
+
+async def test_a_large_response_is_reserved_before_the_function_is_called(contract: Contract) -> None:
+    limits = ClientLimits(buffers=2 * SIZE, stall=30.0)
+    limits.response_sizes[UNARY] = 3 * SIZE
+    called = []
+
+    async def note(call: Call, next: object) -> None:
+        await next(call)  # type: ignore[operator]
+        called.append(call)
+
+    async with hosted(contract, clients=limits, authorize=note) as address, raw_client(address) as client:
+        refused = await client.call(frame(echo(10)))
+        assert (refused.status, called) == (8, [])
+        limits.response_sizes[UNARY] = SIZE
+        assert (await client.call(frame(echo(10)))).status == 0
+        assert limits.response_sizes[UNARY] < SIZE  # the response was small
+        await released(limits)
+
+
+async def test_a_caller_may_refuse_a_response_by_its_size(contract: Contract) -> None:
+    expected = []
+
+    class Once(Call):
+        async def receive_one(self) -> bytes:
+            return echo(SIZE)
+
+        def expect_response(self, size: int) -> None:
+            expected.append(size)
+            raise ResourceExhausted("no room")
+
+    async with hosted(contract) as address:
+        target = Target([address])
+        with pytest.raises(ResourceExhausted, match="no room"):
+            await target(Once(contract.method(UNARY), Metadata()))
+        await target.close()
+    assert expected[0] >= SIZE
