@@ -148,10 +148,13 @@ class _Connection(asyncio.Protocol):
 
     def call(self, sender: _Sender, headers: list[tuple[bytes, bytes]], body: bytes, began: float) -> int:
         """Begin a call and return its stream's id; 0 without a connection."""
-        if self._transport is None:
+        try:
+            if self._transport is None:
+                raise ConnectionError  # noqa: TRY301
+            stream: int = self._h2.send_request(headers)
+        except (ConnectionError, ngh2.NGH2Error):  # the server has sent GOAWAY, after too many resets
             sender.ended(began, began, "connection lost")
             return 0
-        stream: int = self._h2.send_request(headers)
         self._h2.send_data(stream, body, end_stream=True)
         self._calls[stream] = (sender, began)
         return stream

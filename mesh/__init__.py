@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mesh.call import Identity, Metadata
+    from mesh.call import Identity, Metadata, note_wait
     from mesh.context import Context, Service, Transaction
     from mesh.errors import (
         Aborted,
@@ -60,11 +60,12 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "Unknown",
+    "note_wait",
 ]
 
 _MODULES = {
     "Context": "mesh.context", "Identity": "mesh.call", "Metadata": "mesh.call", "Service": "mesh.context",
-    "Secret": "mesh.secret", "Transaction": "mesh.context",
+    "Secret": "mesh.secret", "Transaction": "mesh.context", "note_wait": "mesh.call",
 }  # fmt: skip
 
 

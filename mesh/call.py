@@ -24,7 +24,7 @@ from mesh.headers import AUTHORIZATION, CLIENT_ADDRESS, is_reserved
 
 __all__ = [
     "Call", "Handler", "Identity", "Layer", "Metadata", "chain", "current", "encode_pair", "field_bytes",
-    "forward_client",
+    "forward_client", "note_wait",
 ]  # fmt: skip
 
 Handler: TypeAlias = Callable[["Call"], Awaitable[None]]
@@ -207,6 +207,7 @@ class Call:
         tried: What earlier attempts of an outbound call were sent to, which a later one avoids: a set that the attempts
             share; None if there is one attempt only.
         delivery: The event that this call delivers (``mesh.events.consume.delivery_call.Delivered``), or None.
+        queued: Seconds that the call has waited in queues of this process behind its permit; None: it came to none.
         certificate: The certificate (PEM) of the connection's client, which the TLS handshake has verified, or None.
     """
 
@@ -218,7 +219,7 @@ class Call:
 
     __slots__ = (
         "auth_error", "caller", "deadline", "deadline_enforced", "headers", "headers_sent", "identity", "metadata",
-        "method", "peer", "task", "trailers",
+        "method", "peer", "queued", "task", "trailers",
     )  # fmt: skip
 
     def __init__(self, method: Any, metadata: Metadata, deadline: float | None = None) -> None:
@@ -229,6 +230,7 @@ class Call:
         self.caller: str | None = None
         self.auth_error: StatusError | None = None
         self.peer = ""
+        self.queued: float | None = None
         self.deadline_enforced = False
         self.task: asyncio.Task[Any] | None = None
         self.headers: list[tuple[bytes, bytes]] = []
@@ -251,6 +253,13 @@ class Call:
     async def send_headers(self) -> None:
         """Send ``headers`` before the first message."""
         raise NotImplementedError
+
+    def expect_response(self, size: int) -> None:
+        """Prepare for a response message of ``size`` bytes of an outbound call, of which the first bytes have come.
+
+        Raises:
+            ResourceExhausted: It cannot be held.
+        """
 
     async def caller_disconnected(self) -> bool:
         """Whether the server cancelled ``task`` because the caller disconnected (for ``mesh.boundary``)."""
@@ -308,3 +317,18 @@ def forward_client(received: Call | None, metadata: Metadata) -> None:
     address = received.client_address
     if address is not None:
         metadata.append(CLIENT_ADDRESS, address.encode("latin-1", "replace"))
+
+
+def note_wait(seconds: float) -> None:
+    """Note that the current call has waited in a queue of this process: for a thread, a connection, a lock.
+
+    By such waits the mesh sees that a method is overloaded (docs/operations.md, Overload). It notes its own queues:
+    permits, threads of ``def`` functions, workers, database connections, and SQLite's write lock. A function notes the
+    waits for its own pools, also those of 0 seconds, and also if the call gives up. Outside of a call nothing happens.
+
+    Args:
+        seconds: Length of the wait.
+    """
+    call = current.get()
+    if call is not None:
+        call.queued = seconds if call.queued is None else call.queued + seconds

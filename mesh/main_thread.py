@@ -29,6 +29,7 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
+from mesh.call import note_wait
 from mesh.errors import ResourceExhausted
 from mesh.forks import STOP_SIGNALS
 from mesh.threads import HANDOFF_DELAY, Block, Job, ThreadPool, ThreadUsage
@@ -103,6 +104,7 @@ class MainThread:
             return await job.future
         finally:
             job.end()
+            note_wait(job.waited)
 
     @property
     def usage(self) -> ThreadUsage:

@@ -26,7 +26,7 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 from mesh.boundary import wrap_escaped
-from mesh.call import current
+from mesh.call import current, note_wait
 from mesh.context_variables import isolated_copy
 from mesh.errors import Cancelled, ResourceExhausted
 from mesh.stacks import log_with_stack, stack_text, thread_frame
@@ -160,6 +160,7 @@ class ThreadPool:
             return await job.future
         finally:
             job.end()
+            note_wait(job.waited)
 
     def take(self, job: Job) -> None:
         """Queue a job for the threads.
@@ -267,6 +268,7 @@ class ThreadPool:
         call = current.get()
         remaining = None if call is None else call.remaining()
         if waiting >= MAX_QUEUED or (remaining is not None and seconds > remaining):
+            note_wait(seconds)
             text = f"{waiting} calls wait for a thread; try again later"
             raise ResourceExhausted(text, retry_after=max(1.0, seconds))
 
@@ -421,7 +423,10 @@ class Job:
         ended_at: Time at which the call ended (``time.monotonic``); 0 before.
     """
 
-    __slots__ = ("_context", "_error", "_result", "_waiting", "_work", "ended_at", "future", "loop", "taken_back")
+    __slots__ = (
+        "_began_at", "_context", "_error", "_queued_at", "_result", "_waiting", "_work", "ended_at", "future", "loop",
+        "taken_back",
+    )  # fmt: skip
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, work: Callable[[Block], Any], context: Context | None = None
@@ -431,6 +436,8 @@ class Job:
         self._work = work
         self._context = copy_context() if context is None else context
         self.taken_back = False
+        self._queued_at = monotonic()
+        self._began_at = 0.0
         self.ended_at = 0.0
         self._waiting: concurrent.futures.Future[Any] | None = None
         self._result: Any = None
@@ -442,10 +449,16 @@ class Job:
         call = self._context.get(current)
         return "" if call is None or call.method is None else str(call.method.path)
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the job waited for a thread, until the call ended."""
+        return (self._began_at or self.ended_at) - self._queued_at
+
     def run(self) -> None:
         """Run the function in this thread, unless the call has ended."""
         if self.ended_at:
             return
+        self._began_at = monotonic()
         _thread_state.job = self
         try:
             self._result = self._context.run(self._work, self._block)

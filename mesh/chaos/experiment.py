@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from mesh.chaos import evidence, ledger, plan, recovery, requests
 from mesh.chaos.kills import FaultInjector, Outage
 from mesh.chaos.ledger import CallOutcome
@@ -25,7 +23,7 @@ from mesh.chaos.people.campaign import MIN_SUCCESS_PERCENT, Campaign
 from mesh.chaos.requests import Workload
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
-from mesh.control import identity_keys, run_state, topology
+from mesh.control import identity_keys, mesh_certificates, run_state, topology
 from mesh.control.component import service_events
 from mesh.control.supervise import exec_with_parent
 from mesh.events.broker.broker import Broker
@@ -330,7 +328,7 @@ class Experiment:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Broker]:
-        named = msgspec.structs.replace(self.manifest, broker=self._broker)
+        named = mesh_certificates.with_broker(self.manifest, self._broker)
         broker = Broker(service_events.broker_settings(named, identity_keys.OPERATOR), "mesh-chaos")
         broker.start()
         try:

@@ -12,17 +12,20 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
+
 from mesh.address import ANY, split
 from mesh.certificates import leaf_files
 from mesh.certificates.authority_store import AuthorityStore
 from mesh.certificates.credentials import CredentialFiles
 from mesh.certificates.spiffe import EDGE, OPERATOR, SIGNER
 from mesh.config.manifest import Manifest
-from mesh.config.tls import TlsFiles
+from mesh.config.tls import TlsFiles, local, secured
+from mesh.faults import Fault, Faults
 
 __all__ = [
-    "BROKER", "PASSIVE", "authority", "credential_files", "hosts", "identity_files", "issue_each", "lifetime", "names",
-    "signs_here",
+    "BROKER", "PASSIVE", "authority", "broker_files", "credential_files", "hosts", "identity_files", "issue_each",
+    "lifetime", "names", "signs_here", "with_broker",
 ]  # fmt: skip
 
 BROKER = "broker"
@@ -52,6 +55,41 @@ def credential_files(manifest: Manifest, name: str) -> CredentialFiles:
 def identity_files(manifest: Manifest, name: str) -> CredentialFiles:
     """Return the files of a component in the identity folder."""
     return CredentialFiles.of(manifest.state / "identity", name)
+
+
+def broker_files(manifest: Manifest, listen: str) -> CredentialFiles | None:
+    """Return the certificate of the broker of ``mesh up``, and the trusted roots; None: it speaks plain text.
+
+    It speaks TLS where a service with the same address would.
+
+    Args:
+        manifest: The manifest.
+        listen: ``host:port`` on which it listens.
+
+    Raises:
+        Faults: Other machines reach it, and it has no certificate: mesh.toml has files of another authority, or the
+            signer has issued none.
+    """
+    if not secured(manifest.tls, (listen,)):
+        return None
+    files = identity_files(manifest, BROKER)
+    if not isinstance(manifest.tls, TlsFiles) and files.certificate.is_file():
+        return files
+    if local(listen):
+        return None
+    text = (
+        f"there is no certificate {files.certificate} for the nats-server of `mesh up`, which other machines reach: "
+        'listen on loopback, or run a broker of your own (broker = "tls://HOST:PORT")'
+    )
+    raise Faults([Fault(f"{manifest.file.name} [events] listen", text)])
+
+
+def with_broker(manifest: Manifest, url: str) -> Manifest:
+    """Return the manifest with the URL of the broker of ``mesh up``, whose certificate the mesh's roots verify."""
+    events = manifest.events
+    if urlsplit(url).scheme == "tls" and not manifest.broker:
+        events = msgspec.structs.replace(events, ca=str(identity_files(manifest, BROKER).roots))
+    return msgspec.structs.replace(manifest, broker=url, events=events)
 
 
 def lifetime(manifest: Manifest) -> timedelta:

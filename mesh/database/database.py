@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from sqlalchemy import Column, Integer, MetaData, String, Table, delete, event, exc, insert, select, update
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from mesh.boundary import contain
+from mesh.call import note_wait
 from mesh.database import engine, migrations
 from mesh.database.failures import DatabaseError, reason, status
 from mesh.database.leader_lock import FileLeaderLock, LeaderLock, PostgresLeaderLock
@@ -167,10 +169,13 @@ class Database:
         if self._engine is None:
             raise Unavailable(f"the database of {self._name} is not open")
         connection = self._engine.connect()
+        began, exhausted = monotonic(), self._connections_exhausted
         try:
             await connection.start()
         except Exception as error:
             raise _translated(error) from error
+        finally:
+            note_wait(monotonic() - began if exhausted else 0.0)
         if self._file is None:
             transaction = DatabaseTransaction(connection, tracer, self._attributes, outbox)
         else:
@@ -180,6 +185,12 @@ class Database:
             await transaction.commit()
         finally:
             await transaction.close()
+
+    @property
+    def _connections_exhausted(self) -> bool:
+        """Whether a transaction has to wait until another one ends."""
+        pool = None if self._engine is None else self._engine.pool
+        return isinstance(pool, QueuePool) and pool.checkedout() >= POOL_SIZE + MAX_OVERFLOW
 
     def _create(self, *, pooled: bool) -> AsyncEngine:
         pool: dict[str, Any] = (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
+from mesh.call import note_wait
 from mesh.errors import Unavailable
 
 __all__ = ["SqliteWriteLock"]
@@ -26,11 +28,14 @@ class SqliteWriteLock:
         Raises:
             Unavailable: Another transaction held it for too long.
         """
+        began = monotonic()
         try:
             async with asyncio.timeout(self._timeout):
                 await self._lock.acquire()
         except TimeoutError:
             raise Unavailable("the database is busy: another transaction holds it", retry_after=1.0) from None
+        finally:
+            note_wait(monotonic() - began)
 
     def release(self) -> None:
         """Release the lock to the next writer."""

@@ -1,7 +1,7 @@
 """Concurrency limit: bounds the calls in progress, shares the permits fairly, queues a few more, refuses the rest.
 
-The decisions are those of pure structures: ``fair_queue`` (who runs, who waits, who is refused), ``adaptive_limit``
-(how many calls of a method are healthy) and ``queue_delay`` (how long a call may wait). This module adds tasks,
+The decisions are those of pure structures: ``fair_queue`` (who runs, who waits, who is refused) and ``queue_delay``
+(whether a method is overloaded, and then how many of its calls run and how long one waits). This module adds tasks,
 deadlines and statuses.
 
 A call holds its permit while the rest of the chain runs and releases it exactly once, whatever ends the call. A waiting
@@ -12,16 +12,15 @@ was refused (it holds none). The first change of state counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from math import inf
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mesh.errors import Code, DeadlineExceeded, ResourceExhausted, StatusError
-from mesh.layers.adaptive_limit import AdaptiveLimit
 from mesh.layers.fair_queue import FairQueue, QueueFull, Share, Shares, Waiter
 from mesh.layers.queue_delay import QueueDelay
-from mesh.layers.timer_wheel import timer_wheel
+from mesh.layers.timer_wheel import Expirable, timer_wheel
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
@@ -32,7 +31,7 @@ RETRY_AFTER_SECONDS = 1.0
 """Delay in the ``Retry-After`` of a call that is refused without an estimate."""
 
 _NOT_MEASURED = frozenset({Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE, Code.CANCELLED})
-"""Statuses of calls that may have done little of the work."""
+"""Statuses of calls that may have done little of the work, and say nothing about its length."""
 
 ShareKeys = Callable[["Call"], tuple[Hashable | None, ...]]
 """Keys of a call's shares, one for each dimension, always in the same order; None: no share in this dimension."""
@@ -49,7 +48,7 @@ class MethodUsage(NamedTuple):
         method: Its path.
         running: Calls in progress.
         waiting: Calls in the queue.
-        limit: Calls in progress at most: the adaptive limit, or the limit of all methods.
+        limit: Calls in progress at most: the limit under overload, or the limit of all methods.
         refused: Calls that were refused since the start.
     """
 
@@ -66,10 +65,10 @@ class ConcurrencyLimit:
     The calls of each method are one share. ``share_keys`` names the others, such as the connection, the client's
     address, the user, the target service or the calling service. Shares bind only near the limit (``FairQueue``).
 
-    With ``adaptive`` each method has a limit of its own by its measured latency, and a bound on the time in the queue.
-    Calls whose length says nothing about congestion are not measured: streams, methods without a time limit (they may
-    wait on purpose), deliveries. Deliveries wait as long as their deadline allows, because a refusal would cost them an
-    attempt.
+    With ``adaptive`` each method has a limit of its own and a bound on the wait while it is overloaded
+    (``QueueDelay``), and a call that cannot be served before its deadline is refused at once. Streams and methods
+    without a time limit are not measured, so they get no limit of their own. Deliveries wait as long as their deadline
+    allows, because a refusal would cost them an attempt.
 
     A call that waits is refused when its deadline passes. Its task is not cancelled for that, so the layer may stand
     inside of ``deadline`` or outside.
@@ -78,13 +77,22 @@ class ConcurrencyLimit:
         limit: Calls in progress at most.
         queue: Calls that may wait for a permit.
         share_keys: Function from a call to the keys of its shares.
-        adaptive: Whether methods are limited by their latency, and waits by time.
+        bulkheads: Dimensions whose shares get half of the permits at most (``FairQueue``).
+        adaptive: Whether calls of overloaded methods are refused.
     """
 
     __slots__ = ("_loads", "_queue", "_share_keys", "adaptive")
 
-    def __init__(self, limit: int, queue: int, share_keys: ShareKeys = _no_keys, *, adaptive: bool = False) -> None:
-        self._queue: FairQueue[_WaitingCall] = FairQueue(limit, queue)
+    def __init__(
+        self,
+        limit: int,
+        queue: int,
+        share_keys: ShareKeys = _no_keys,
+        bulkheads: Collection[int] = (),
+        *,
+        adaptive: bool = False,
+    ) -> None:
+        self._queue: FairQueue[_WaitingCall] = FairQueue(limit, queue, bulkheads)
         self._share_keys = share_keys
         self._loads: dict[str, _MethodLoad] = {}
         self.adaptive = adaptive
@@ -128,10 +136,8 @@ class ConcurrencyLimit:
         if load is None:
             load = self._loads[path] = _MethodLoad(queue, call.method)
         shares = (load.share, *queue.shares(self._share_keys(call)))
-        if not queue.enter(shares):
-            await self._wait(call, load, shares)
-        began, running = monotonic(), load.share.running
-        measured = load.measured
+        waited = 0.0 if queue.enter(shares) else await self._wait(call, load, shares)
+        began, measured = monotonic(), load.measured
         try:
             await next(call)
         except StatusError as error:
@@ -141,45 +147,46 @@ class ConcurrencyLimit:
             measured = measured and call.deadline is not None and call.deadline <= monotonic()
             raise
         finally:
+            running = load.share.running
             queue.leave(shares)
-            if self.adaptive and call.delivery is None:
-                load.record(began, running, measured=measured)
+            if self.adaptive:
+                load.ended(call, began, waited, running, measured=measured)
             if queue.waiting:
                 self._admit()
 
-    async def _wait(self, call: Call, load: _MethodLoad, shares: Shares) -> None:
-        """Wait for a permit. The call holds one when this returns."""
-        queue = self._queue
+    async def _wait(self, call: Call, load: _MethodLoad, shares: Shares) -> float:
+        """Wait for a permit. The call holds one when this returns. Return the seconds of the wait."""
+        queue, delay = self._queue, load.delay
         loop = asyncio.get_running_loop() if call.task is None else call.task.get_loop()  # no system call, in 3.11
-        until, now = inf if call.deadline is None else call.deadline, loop.time()
-        if until <= now:
+        arrived = loop.time()
+        if call.deadline is not None and call.deadline <= arrived:
             raise _late()
-        too_long, bound = False, 0.0
-        if self.adaptive and call.delivery is None:
-            bound = load.delay.bound(now)
-            too_long = load.delay.estimate(len(load.share.waiting) + 1) > min(bound, until - now)
-            until = min(until, now + bound)
-        waiter = _WaitingCall(shares, load, call.deadline, loop)
+        bounded = self.adaptive and call.delivery is None
+        hopeless = False
+        if bounded and call.deadline is not None:
+            ahead = 0 if delay.overloaded(arrived) else len(load.share.waiting)
+            hopeless = delay.estimate(ahead + 1) > call.deadline - arrived
+        waiter = _WaitingCall(shares, load, call, loop, bounded=bounded)
         try:
-            displaced = queue.push(waiter, load.share if too_long else None)
+            displaced = queue.push(waiter, load.share if hopeless else None)
         except QueueFull:
-            load.delay.waited(bound, now)
-            raise load.refusal(now) from None
+            raise load.refusal(arrived) from None
         if displaced is not None:
-            displaced.refuse(displaced.load.refusal(now))
-        slot = None if until == inf else timer_wheel(call.task).add(until, waiter)
+            displaced.refuse(displaced.load.refusal(arrived))
+        waiter.set_timer(arrived)
         try:
             error = await waiter.outcome
         except BaseException:  # cancelled, perhaps in the turn of the loop that admitted or refused it
             if not queue.remove(waiter) and waiter.admitted:
                 queue.leave(shares)
                 self._admit()
+            waiter.note_wait()
             raise
         finally:
-            if slot is not None:
-                slot.discard(waiter)
+            waiter.clear_timer()
         if error is not None:
             raise error
+        return loop.time() - arrived
 
     def _admit(self) -> None:
         """Give the free permits to waiting calls."""
@@ -213,31 +220,50 @@ class _MethodLoad:
         refused: Its calls that were refused since the start.
     """
 
-    __slots__ = ("_limit", "_queue", "delay", "measured", "refused", "share")
+    __slots__ = ("_queue", "delay", "measured", "refused", "share")
 
     def __init__(self, queue: FairQueue[_WaitingCall], method: _Method) -> None:
         self._queue = queue
-        self._limit = AdaptiveLimit()
         self.share = Share()
         self.delay = QueueDelay()
         self.measured = not (method.client_streaming or method.server_streaming or method.no_time_limit)
         self.refused = 0
 
-    def record(self, began: float, running: int, *, measured: bool) -> None:
-        """Record the end of a call that got its permit at ``began``, when ``running`` calls were in progress."""
-        now, waiting = monotonic(), bool(self.share.waiting)
-        self.delay.ended(now, waiting=waiting)
-        if measured and self._limit.record(began, now, running, throttled=waiting):
-            self.delay.base = self._limit.base
-            self._queue.cap(self.share, self._limit.limit)
+    def ended(self, call: Call, began: float, waited: float, running: int, *, measured: bool) -> None:
+        """Note the end of a call.
 
-    def forget(self, waiter: _WaitingCall) -> bool:
-        """Take a call out of the queue; False if it does not wait."""
-        return self._queue.remove(waiter)
+        Args:
+            call: The call.
+            began: The time at which it got its permit.
+            waited: The seconds that it waited for the permit.
+            running: Calls of the method in progress, itself included.
+            measured: Whether its length is that of the work.
+        """
+        now, delay, share = monotonic(), self.delay, self.share
+        delay.ended(now, waiting=bool(share.waiting))
+        if call.delivery is None:
+            if measured:
+                delay.measured(now - began, call.queued or 0.0, running, now)
+            if waited or call.queued is not None:
+                budget = inf if call.deadline is None else call.deadline - began + waited
+                delay.waited(waited + (call.queued or 0.0), budget, now)
+        limit = delay.limit(now)
+        if limit != share.cap:
+            self._queue.cap(share, limit)
+
+    def waits(self, waiter: _WaitingCall) -> bool:
+        """Whether a call is in the queue."""
+        return waiter in self.share.waiting
+
+    def forget(self, waiter: _WaitingCall) -> None:
+        """Take a call out of the queue."""
+        self._queue.remove(waiter)
 
     def refusal(self, now: float) -> ResourceExhausted:
         """Return the status of a call that is refused, and count it."""
         self.refused += 1
+        if self.delay.overloaded(now):
+            self.delay.refused(now)
         running, waiting = self.share.running, len(self.share.waiting)
         return ResourceExhausted(
             f"{running} calls of this method are in progress and {waiting} wait; try again later",
@@ -254,10 +280,10 @@ class _WaitingCall(Waiter):
         admitted: Whether the call got a permit. It holds it even if its task is cancelled before it runs again.
     """
 
-    __slots__ = ("_arrived", "_deadline", "_loop", "admitted", "load", "outcome")
+    __slots__ = ("_arrived", "_bounded", "_call", "_loop", "_slot", "admitted", "load", "outcome")
 
     def __init__(
-        self, shares: Shares, load: _MethodLoad, deadline: float | None, loop: asyncio.AbstractEventLoop
+        self, shares: Shares, load: _MethodLoad, call: Call, loop: asyncio.AbstractEventLoop, *, bounded: bool
     ) -> None:
         super().__init__(shares)
         self.load = load
@@ -265,12 +291,13 @@ class _WaitingCall(Waiter):
         self.outcome: asyncio.Future[StatusError | None] = loop.create_future()
         self._loop = loop
         self._arrived = loop.time()
-        self._deadline = deadline
+        self._call = call
+        self._bounded = bounded
+        self._slot: set[Expirable] | None = None
 
     def admit(self) -> None:
         """Note that the call, which has left the queue, got a permit."""
         self.admitted = True
-        self._note_wait()
         if not self.outcome.done():
             self.outcome.set_result(None)
 
@@ -279,16 +306,42 @@ class _WaitingCall(Waiter):
         if not self.outcome.done():
             self.outcome.set_result(error)
 
-    def expire(self) -> None:
-        """Refuse the call if it still waits: its deadline has passed, or it has waited too long."""
-        if self.load.forget(self):
-            now = self._note_wait()
-            late = self._deadline is not None and self._deadline <= now
-            self.refuse(_late() if late else self.load.refusal(now))
+    def set_timer(self, now: float) -> None:
+        """Set the timer for the deadline, or before for the longest wait that is not looked at."""
+        until = inf if self._call.deadline is None else self._call.deadline
+        if self._bounded:
+            delay = self.load.delay
+            until = min(until, now + (delay.target if delay.overloaded(now) else delay.interval(now)))
+        if until != inf:
+            self._slot = timer_wheel(self._call.task).add(until, self)
 
-    def _note_wait(self) -> float:
-        now = self._loop.time()
-        self.load.delay.waited(now - self._arrived, now)
+    def clear_timer(self) -> None:
+        """Clear the timer."""
+        if self._slot is not None:
+            self._slot.discard(self)
+            self._slot = None
+
+    def expire(self) -> None:
+        """Refuse the call if it still waits, and its deadline has passed or the method is overloaded."""
+        self._slot = None
+        if not self.load.waits(self):
+            return
+        now = self.note_wait()
+        if self._call.deadline is not None and self._call.deadline <= now:
+            self.load.forget(self)
+            self.refuse(_late())
+        elif self._bounded and self.load.delay.overloaded(now):
+            self.load.forget(self)
+            self.refuse(self.load.refusal(now))
+        else:
+            self.set_timer(now)
+
+    def note_wait(self) -> float:
+        """Note how long the call has waited. Return the current time."""
+        now, deadline = self._loop.time(), self._call.deadline
+        if self._bounded:
+            budget = inf if deadline is None else deadline - self._arrived
+            self.load.delay.waited(now - self._arrived, budget, now)
         return now
 
 

@@ -6,8 +6,9 @@ its client's address, its user, its target, its method). The queue takes three d
 - **Admission.** A call runs at once while permits are free and none of its shares has reached its bound. A share may
   hold ``MAX_RUNNING_PER_FREE_PERMIT`` times as many permits as are free (dynamic thresholds; Choudhury and Hahne,
   *Dynamic Queue Length Thresholds for Shared-Memory Packet Switches*, 1998). One share alone gets eight permits of
-  nine, so calls that hang never take the last ones. Far from the limit the bound is above every share. Below nine
-  permits nothing is held back.
+  nine, so calls that hang never take the last ones. Dimensions may have smaller bounds: a share of a bulkhead holds as
+  many permits as are free, so one alone gets half. Then a client that takes its share as well leaves permits for
+  others. Far from the limit the bounds are above every share. The first eight calls of a share are not held back.
 - **The next call.** Of the waiting calls that may run, the one whose largest share runs the fewest calls (max-min
   fairness); if these are equal, the second largest decides, and so on; of equal ones, the group that ran least
   recently. A slow method that floods the service gets its share of the time. Turns call by call would give it
@@ -20,7 +21,7 @@ its client's address, its user, its target, its method). The queue takes three d
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from itertools import islice
 from math import inf
 from typing import Generic, TypeVar
@@ -48,11 +49,13 @@ class Share:
         running: Its calls with a permit.
         waiting: Its waiting calls, oldest first.
         cap: Permits that it may hold at most, besides its fair share.
+        per_free_permit: Running calls that it may have for each permit that stays free.
     """
 
-    __slots__ = ("cap", "running", "waiting")
+    __slots__ = ("cap", "per_free_permit", "running", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, per_free_permit: int = MAX_RUNNING_PER_FREE_PERMIT) -> None:
+        self.per_free_permit = per_free_permit
         self.running = 0
         self.waiting: OrderedDict[Waiter, None] = OrderedDict()
         self.cap: float = inf
@@ -86,15 +89,20 @@ class FairQueue(Generic[WaiterT]):
     Args:
         limit: Calls that may run.
         size: Calls that may wait.
+        bulkheads: Dimensions, by their index in the keys, whose shares hold as many permits as are free.
 
     Attributes:
         running: Calls that run now.
         waiting: Calls that wait now.
     """
 
-    __slots__ = ("_dimensions", "_groups", "_lengths", "_needed", "_swept_at", "limit", "running", "size", "waiting")
+    __slots__ = (
+        "_bulkheads", "_dimensions", "_groups", "_lengths", "_needed", "_swept_at", "limit", "running", "size",
+        "waiting",
+    )  # fmt: skip
 
-    def __init__(self, limit: int, size: int) -> None:
+    def __init__(self, limit: int, size: int, bulkheads: Collection[int] = ()) -> None:
+        self._bulkheads = bulkheads
         self.limit = limit
         self.size = size
         self.running = 0
@@ -122,7 +130,7 @@ class FairQueue(Generic[WaiterT]):
                 dimensions += [{} for _ in range(len(dimensions), index + 1)]
                 share = None
             if share is None:
-                share = self._add(dimensions[index], key)
+                share = self._add(index, key)
             found.append(share)
         return tuple(found)
 
@@ -228,14 +236,15 @@ class FairQueue(Generic[WaiterT]):
 
     def _free_permits_needed(self, shares: Shares) -> float:
         """Return the number of permits that have to be free before a call of these shares may run."""
-        most = 0
+        most = 1
         for share in shares:
             running = share.running
             if running >= share.cap:
                 return inf
-            if running > most:  # noqa: PLR1730 - a call of max() takes as long as all of this
-                most = running
-        return most // MAX_RUNNING_PER_FREE_PERMIT + 1
+            if running >= MAX_RUNNING_PER_FREE_PERMIT:
+                per_free = share.per_free_permit
+                most = max(most, (running - MAX_RUNNING_PER_FREE_PERMIT) // per_free + 2)
+        return most
 
     def _forget(self, waiter: WaiterT) -> None:
         """Remove a waiter, which has left its group, from everything else."""
@@ -267,12 +276,13 @@ class FairQueue(Generic[WaiterT]):
                 found, most = newest, lengths
         return found
 
-    def _add(self, dimension: dict[Hashable, Share], key: Hashable) -> Share:
+    def _add(self, index: int, key: Hashable) -> Share:
+        dimension = self._dimensions[index]
         if len(dimension) >= self._swept_at:
             for idle in [key for key, share in dimension.items() if not (share.running or share.waiting)]:
                 del dimension[idle]
             self._swept_at = 2 * len(dimension) + IDLE_SHARES
-        share = dimension[key] = Share()
+        share = dimension[key] = Share(1 if index in self._bulkheads else MAX_RUNNING_PER_FREE_PERMIT)
         return share
 
 

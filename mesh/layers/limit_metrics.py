@@ -23,7 +23,7 @@ def register(limit: ConcurrencyLimit, meter: Meter) -> None:
         return observe
 
     for name, description, value in (
-        ("limit", "Calls in progress at most: the adaptive limit, or that of all methods", lambda used: used.limit),
+        ("limit", "Calls in progress at most: under overload, or of all methods", lambda used: used.limit),
         ("in_progress", "Calls that hold a permit", lambda used: used.running),
         ("queued", "Calls that wait for a permit", lambda used: used.waiting),
     ):

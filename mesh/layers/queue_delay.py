@@ -1,11 +1,27 @@
-"""Queue delay of one method: how long a call may wait for a permit, and whether the newest call goes first.
+"""Queue delay of one method: whether it is overloaded, how many of its calls may then run, and how long one may wait.
 
-A pure data structure: it holds no clock. A burst is worth queueing: the calls are served in order, and nearly all in
-time. Under a standing overload a queue only makes every call late, until callers give up and the work for them is lost.
-So the method counts as overloaded when calls have waited longer than a target for ``OVERLOAD_INTERVAL``, without an
-interval in which none did. From then on a call waits for the target at most. The newest call goes first, because its
-caller is the most likely to be still there (adaptive LIFO and controlled delay; B. Maurer, *Fail at Scale*, ACM Queue
-13(8), 2015; K. Nichols, V. Jacobson, *Controlling Queue Delay*, ACM Queue 10(5), 2012).
+A pure data structure: it holds no clock. It looks at one thing only: how long calls wait in queues of this process (for
+a permit, a thread, a worker, a database connection, or a pool of their own, ``mesh.note_wait``). It does not look at
+the length of calls. A slow dependency, larger requests and foreign load of the machine make calls longer, and none of
+that is a reason to refuse one.
+
+A burst is worth queueing: the calls are served in order, and nearly all in time. So are callers that wait for their
+responses before they call again: their queue does not grow. A queue that stands only makes every call late, until
+callers give up and the work for them is lost. A wait is long from ``interval`` on, or from half of the time to the
+call's deadline. The method counts as **overloaded** when for half of an interval its calls have had long waits only (a
+standing queue is one that never gets short; K. Nichols, V. Jacobson, *Controlling Queue Delay*, ACM Queue 10(5), 2012).
+Nothing is limited before. From then on:
+
+- **Limit.** As many calls run as are not in a queue of the process, and a few more, so that these queues are short and
+  never empty. Little's law gives the number: the time that ended calls have not waited, divided by the time in which
+  they ended. It corrects itself: if nothing waits inside, the limit is too low, and doubles.
+- **Newest first.** A call waits for its permit for the length of one call at most. The newest call goes first, because
+  its caller is the most likely to be still there (adaptive LIFO; B. Maurer, *Fail at Scale*, ACM Queue 13(8), 2015).
+
+The overload ends when for an ``interval`` no call has been refused.
+
+Netflix' concurrency-limits and Envoy's adaptive concurrency decide by the latency of calls, WeChat's overload control
+(Zhou et al., SoCC 2018) and Breakwater (Cho et al., OSDI 2020) by the queueing delay, as this does.
 """
 
 from __future__ import annotations
@@ -14,14 +30,22 @@ from math import inf
 
 __all__ = ["QueueDelay"]
 
-MIN_TARGET_DELAY = 0.03
-"""Smallest target, seconds. (WeChat's overload control takes 20 ms; Zhou et al., SoCC 2018.)"""
-TARGET_SHARE = 0.5
-"""Target as a share of the method's latency without congestion."""
-OVERLOAD_INTERVAL = 1.0
-"""Seconds after which long waits are an overload, and after which an overload without them has ended, at least."""
+MIN_INTERVAL = 1.0
+"""Seconds of a long wait, at least."""
 INTERVAL_CALLS = 4
-"""The same, as a multiple of the method's latency without congestion."""
+"""The same, as a multiple of the length of a call without its waits."""
+MIN_TARGET_DELAY = 0.03
+"""Seconds that a call may wait for a permit under overload, at least."""
+FORGIVEN_SHARE = 0.1
+"""Short waits among the long ones that do not end a standing queue: calls that fail before they come to the queue."""
+MIN_LONG_WAITS = 8
+"""Long waits of an overload, at least."""
+WINDOW_SECONDS, WINDOW_CALLS = 0.25, 8
+"""Time and ended calls of a measurement of the limit, at least."""
+HEADROOM = 1.2
+"""Limit as a multiple of the calls that run without waiting, plus one call."""
+UNQUEUED_SHARE = 0.05
+"""Part of the calls' time that is waiting, below which the limit is too low."""
 MAX_RETRY_DELAY = 30.0
 """Seconds of the longest delay that a refused caller is told."""
 MIN_RETRY_DELAY = 0.1
@@ -34,36 +58,96 @@ class QueueDelay:
     """Queue delay of one method.
 
     Attributes:
-        base: Latency of the method without congestion, seconds; infinite while it is unknown.
+        service_seconds: Mean length of the last calls without their waits; 0 while it is unknown.
     """
 
-    __slots__ = ("_between_ends", "_count", "_ended_at", "_long_since", "_long_until", "_saturated", "base")
+    __slots__ = (
+        "_between_ends", "_calls", "_count", "_ended_at", "_limit", "_long", "_long_since", "_long_until",
+        "_opened_at", "_overloaded_until", "_running", "_saturated", "_seconds", "_short", "_waited",
+        "service_seconds",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self.base = inf
-        self._long_since = inf  # first and last long wait of the current episode
-        self._long_until = -inf
+        self.service_seconds = 0.0
+        self._overloaded_until = -inf
+        # The present run of long waits:
+        self._long = self._short = 0
+        self._long_since = self._long_until = -inf
+        # The present window of ended calls, and the limit of the last one:
+        self._limit = inf
+        self._opened_at = -inf
+        self._calls = self._running = 0
+        self._seconds = self._waited = 0.0
+        # The moving average of the time between two ends:
         self._between_ends = 0.0
         self._count = 0
         self._ended_at = -inf
         self._saturated = False
 
+    def interval(self, now: float) -> float:
+        """Return the length of a long wait, seconds.
+
+        A dependency may have become slow a moment ago. Therefore the calls that have ended since the last measurement
+        count, and the time for which none has.
+        """
+        service = self.service_seconds
+        if self._calls:
+            service = max(service, (self._seconds - self._waited) / self._calls)
+        return max(MIN_INTERVAL, INTERVAL_CALLS * service, self._silence(now))
+
     @property
     def target(self) -> float:
-        """Longest wait under overload, seconds."""
-        return MIN_TARGET_DELAY if self.base == inf else max(MIN_TARGET_DELAY, TARGET_SHARE * self.base)
+        """Longest wait for a permit under overload, seconds."""
+        return max(MIN_TARGET_DELAY, self.service_seconds)
 
-    @property
-    def interval(self) -> float:
-        """Time of long waits that is an overload, and longest wait otherwise, seconds; infinite while unknown."""
-        return max(OVERLOAD_INTERVAL, INTERVAL_CALLS * self.base)
+    def overloaded(self, now: float) -> bool:
+        """Whether the newest call goes first, and a call waits for ``target`` at most."""
+        return now < self._overloaded_until
+
+    def limit(self, now: float) -> float:
+        """Return the calls that may run; infinite without an overload."""
+        return self._limit if now < self._overloaded_until else inf
+
+    def waited(self, seconds: float, budget: float, now: float) -> None:
+        """Note the wait of a call in all queues of the process, when it has ended, gave up, or still waits.
+
+        Args:
+            seconds: Length of the wait.
+            budget: Seconds from the call's arrival to its deadline.
+            now: The current time.
+        """
+        interval = self.interval(now)
+        long = seconds >= min(interval, budget / 2)
+        if now < self._overloaded_until:
+            if long:
+                self.refused(now)
+            return
+        if not long:
+            self._short += 1
+            if self._short > FORGIVEN_SHARE * self._long:
+                self._long = 0
+            return
+        if not self._long or now - self._long_until >= interval:
+            self._long = self._short = 0
+            self._long_since = now
+            self._limit = inf
+            self._open(now)
+        self._long += 1
+        self._long_until = now
+        if now - self._long_since >= interval / 2 and self._long >= MIN_LONG_WAITS:
+            self._long = 0
+            self._overloaded_until = now + interval
+
+    def refused(self, now: float) -> None:
+        """Note that a call was refused under overload."""
+        self._overloaded_until = now + self.interval(now)
 
     def ended(self, now: float, *, waiting: bool) -> None:
-        """Note the end of a call.
+        """Note the end of any call.
 
         Args:
             now: The current time.
-            waiting: Whether other calls of the method wait, so that one of them gets the permit.
+            waiting: Whether other calls of the method wait for a permit, so that one of them gets it.
         """
         if self._saturated:
             self._count = min(self._count + 1, _AVERAGED_ENDS)
@@ -71,21 +155,30 @@ class QueueDelay:
         self._ended_at = now
         self._saturated = waiting
 
-    def waited(self, seconds: float, now: float) -> None:
-        """Note the wait of a call that was admitted or refused."""
-        if seconds >= self.target:
-            if now - self._long_until >= self.interval:
-                self._long_since = now
-            self._long_until = now
+    def measured(self, seconds: float, waited: float, running: int, now: float) -> None:
+        """Measure a call that has ended.
 
-    def overloaded(self, now: float) -> bool:
-        """Whether the newest call goes first, and a call waits for the target at most."""
-        interval = self.interval
-        return now - self._long_since >= interval and now - self._long_until < interval
-
-    def bound(self, now: float) -> float:
-        """Return the longest wait of a call that arrives now, seconds."""
-        return self.target if self.overloaded(now) else self.interval
+        Args:
+            seconds: Its length since it got its permit.
+            waited: The part of it that was waiting.
+            running: Calls in progress, itself included.
+            now: The current time.
+        """
+        if not self._calls and self._opened_at == -inf:
+            self._open(now - seconds)
+        self._calls += 1
+        self._seconds += seconds
+        self._waited += min(waited, seconds)
+        self._running += running
+        if self._calls < WINDOW_CALLS or now - self._opened_at < WINDOW_SECONDS:
+            return
+        worked = self._seconds - self._waited
+        self.service_seconds = worked / self._calls
+        if self._waited < UNQUEUED_SHARE * self._seconds:
+            self._limit = 2 * self._running / self._calls
+        else:
+            self._limit = int(HEADROOM * worked / (now - self._opened_at)) + 1
+        self._open(now)
 
     def estimate(self, calls: int) -> float:
         """Return the seconds until ``calls`` further calls have ended; 0 if it is unknown."""
@@ -96,5 +189,13 @@ class QueueDelay:
 
         While no call ends at all, it is the time for which none has.
         """
-        silent = now - self._ended_at if self._saturated else 0.0
-        return min(MAX_RETRY_DELAY, max(MIN_RETRY_DELAY, self.estimate(calls), silent))
+        return min(MAX_RETRY_DELAY, max(MIN_RETRY_DELAY, self.estimate(calls), self._silence(now)))
+
+    def _silence(self, now: float) -> float:
+        """Return the seconds for which no call has ended although calls waited for a permit."""
+        return now - self._ended_at if self._saturated else 0.0
+
+    def _open(self, now: float) -> None:
+        self._opened_at = now
+        self._calls = self._running = 0
+        self._seconds = self._waited = 0.0

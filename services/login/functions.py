@@ -37,14 +37,32 @@ from mesh import (
     Unauthenticated,
     Unavailable,
 )
-from services.login import lockout, passwords, revocations, settings, signing
+from services.login import lockout, passwords, recovery, revocations, settings, signing
 from services.login.session_functions import current_session, end_session, end_sessions, end_where, list_sessions
 from services.login.tables import credentials, handles, refresh_tokens, sessions
 
 __all__ = [  # what the contract names
-    "change_password", "check_password", "delete_credentials", "end_session", "end_sessions", "get_keys",
-    "list_sessions", "login", "logout", "on_user_deleted", "on_user_registered", "on_user_roles_changed",
-    "on_user_updated", "purge_sessions", "refresh", "rename_credential", "set_credential", "startup",
+    "change_password",
+    "check_password",
+    "delete_credentials",
+    "end_session",
+    "end_sessions",
+    "get_keys",
+    "issue_recovery",
+    "list_sessions",
+    "login",
+    "logout",
+    "on_user_deleted",
+    "on_user_registered",
+    "on_user_roles_changed",
+    "on_user_updated",
+    "purge_sessions",
+    "recover",
+    "refresh",
+    "rename_credential",
+    "request_recovery",
+    "set_credential",
+    "startup",
     "watch_revocations",
 ]  # fmt: skip
 
@@ -85,12 +103,16 @@ async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
             )
         ).one_or_none()
     stored = None if found is None or found.ended else found.password_hash
-    if not await passwords.verify(stored, request.password) or found is None:
+    if not await passwords.verify(stored, request.password, context.remaining()) or found is None:
         await lockout.fail(context, locks, _now(), f"user {found.user_id}" if found else "an unknown name")
         raise refused
     if not found.active:
         await _registered(context, found.user_id)
-    fresh = await passwords.hashed(request.password) if passwords.outdated(found.password_hash) else None
+    fresh = (
+        await passwords.hashed(request.password, context.remaining())
+        if passwords.outdated(found.password_hash)
+        else None
+    )
     now, rules = _now(), settings.read(context.settings)
     key = await signing.current_key(context, rules, now)
     async with context.transaction() as tx:
@@ -225,10 +247,10 @@ async def change_password(request: pb.ChangePasswordRequest, context: Context) -
         found = (await tx.execute(select(credentials).where(credentials.c.user_id == user_id))).one_or_none()
     if found is None or found.ended:
         raise FailedPrecondition("this user has no password here")
-    if not await passwords.verify(found.password_hash, request.current_password):
+    if not await passwords.verify(found.password_hash, request.current_password, context.remaining()):
         await lockout.fail(context, locks, _now(), f"user {user_id} (change of password)")
         raise PermissionDenied("the current password is wrong")
-    fresh = await passwords.hashed(request.new_password)
+    fresh = await passwords.hashed(request.new_password, context.remaining())
     async with revocations.announced(context) as tx:
         row = await _locked(tx, user_id)
         if row is None or row.password_hash != found.password_hash:
@@ -241,6 +263,19 @@ async def change_password(request: pb.ChangePasswordRequest, context: Context) -
         await revocations.revoke_sessions(tx, context, ended.scalars().all())
     context.log.info("user %s has changed the password", user_id)
     return Empty()
+
+
+async def request_recovery(request: pb.RequestRecoveryRequest, context: Context) -> Empty:
+    """Begin the recovery of an account; the same for a name that nobody has."""
+    if not request.login or len(request.login) > LONGEST_NAME:
+        text = f"must have 1 to {LONGEST_NAME} characters"
+        raise InvalidArgument(f"login {text}", violations={"login": text})
+    return await recovery.request(context, _fold(request.login), _now())
+
+
+async def recover(request: pb.RecoverRequest, context: Context) -> Empty:
+    """Set a new password with a recovery token and end all sessions."""
+    return await recovery.recover(context, request, _now)
 
 
 async def get_keys(request: pb.GetKeysRequest, context: Context) -> pb.KeySet:  # noqa: ARG001 - a function's shape
@@ -257,6 +292,11 @@ async def watch_revocations(request: Empty, context: Context) -> AsyncIterator[m
         yield update_
 
 
+async def issue_recovery(request: pb.IssueRecoveryRequest, context: Context) -> pb.IssueRecoveryResponse:
+    """Make the token of a recovery, for the service that sends it to the user."""
+    return await recovery.issue(context, request.recovery_id, _now())
+
+
 class _Held(Exception):
     """Other users have the names: rolls the transaction back, with the ids of these users."""
 
@@ -266,7 +306,7 @@ async def set_credential(request: pb.SetCredentialRequest, context: Context) -> 
     passwords.check(request.password)
     if not request.user_id or not request.names:
         raise InvalidArgument("user_id and names must not be empty")
-    fresh = await passwords.hashed(request.password)
+    fresh = await passwords.hashed(request.password, context.remaining())
     values = {"password_hash": fresh, "roles": list(request.roles), "version": request.version}
     for _ in range(MAX_ATTEMPTS):
         try:
@@ -296,7 +336,7 @@ async def check_password(request: pb.CheckPasswordRequest, context: Context) -> 
     async with context.transaction() as tx:
         row = (await tx.execute(select(credentials).where(credentials.c.user_id == request.user_id))).one_or_none()
     stored = None if row is None or row.ended else row.password_hash
-    return pb.CheckPasswordResponse(matches=await passwords.verify(stored, request.password))
+    return pb.CheckPasswordResponse(matches=await passwords.verify(stored, request.password, context.remaining()))
 
 
 async def rename_credential(request: pb.RenameCredentialRequest, context: Context) -> pb.CredentialResponse:
@@ -393,6 +433,7 @@ async def purge_sessions(tick: meshapi.Tick, context: Context) -> Empty:
         gone = await tx.execute(delete(sessions).where(sessions.c.expires_at <= tick.time.seconds))
         await lockout.purge(tx, tick.time.seconds)
         await revocations.purge(tx, tick.time.seconds)
+        await recovery.purge(tx, tick.time.seconds)
     context.log.info("%d sessions had expired", gone.rowcount)
     return Empty()
 

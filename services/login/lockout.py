@@ -31,7 +31,7 @@ from sqlalchemy.exc import IntegrityError
 from mesh import Aborted, Context, ResourceExhausted, Transaction
 from services.login.tables import failures
 
-__all__ = ["Lock", "check", "clear", "fail", "of_login", "of_password", "purge"]
+__all__ = ["Lock", "check", "clear", "count", "fail", "of_login", "of_password", "of_recovery", "purge"]
 
 MAX_COUNT_AGE = 86_400
 """Seconds after the last failure for which a count is kept."""
@@ -63,6 +63,10 @@ BY_ADDRESS = Rule(free=50, max_delay=900, leak=60, in_a_row=False)
 """An office behind one address may fail once a minute for ever, and 50 times at once."""
 
 
+RECOVERIES = Rule(free=4, max_delay=3600, leak=600, in_a_row=False)
+"""Recoveries of one name: each sends a message to its user."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lock:
     """One count: the SHA-256 of what it counts, and its rule."""
@@ -81,6 +85,13 @@ def of_login(name: str, address: str | None) -> tuple[Lock, ...]:
 def of_password(user_id: str) -> tuple[Lock, ...]:
     """Return the count of a user's current password, which is asked for to change it."""
     return (_lock(BY_BOTH, "password", user_id),)
+
+
+def of_recovery(name: str, address: str | None) -> tuple[Lock, ...]:
+    """Return the counts of the recoveries of a name, and from an address."""
+    network = _network(address)
+    found = (_lock(RECOVERIES, "recovery", name),)
+    return (*found, _lock(BY_ADDRESS, "recoveries", network)) if network else found
 
 
 def _lock(rule: Rule, *words: str) -> Lock:
@@ -119,15 +130,15 @@ async def fail(context: Context, locks: Sequence[Lock], now: int, who: str) -> N
         now: Seconds since the epoch.
         who: What the log may name: a user id, never a text that a caller typed.
     """
-    counts = await _count(context, locks, now)
-    count, seconds = counts[0][0], max(delay for _, delay in counts)
+    counts = await count(context, locks, now)
+    failed, seconds = counts[0][0], max(delay for _, delay in counts)
     log = context.log.warning if seconds else context.log.info
     text = f", locked for {seconds} s" if seconds else ""
-    log("wrong password for %s from %s: failure %d in a row%s", who, context.client_address or "-", count, text)
+    log("wrong password for %s from %s: failure %d in a row%s", who, context.client_address or "-", failed, text)
 
 
-async def _count(context: Context, locks: Sequence[Lock], now: int) -> list[tuple[int, int]]:
-    """Count a failure; return the failures and the seconds of the lock, for each count."""
+async def count(context: Context, locks: Sequence[Lock], now: int) -> list[tuple[int, int]]:
+    """Count a call; return the counts and the seconds of the locks."""
     for _ in range(MAX_ATTEMPTS):
         try:
             async with context.transaction() as tx:
@@ -137,8 +148,8 @@ async def _count(context: Context, locks: Sequence[Lock], now: int) -> list[tupl
                 rows = {row.key: row for row in found}
                 counts = {lock.key: _next(lock.rule, rows.get(lock.key), now) for lock in locks}
                 for key in sorted(counts):
-                    count, seconds = counts[key]
-                    values = {"count": count, "last_at": now, "locked_until": now + seconds}
+                    number, seconds = counts[key]
+                    values = {"count": number, "last_at": now, "locked_until": now + seconds}
                     if key in rows:
                         await tx.execute(update(failures).where(failures.c.key == key).values(**values))
                     else:
@@ -154,8 +165,8 @@ def _next(rule: Rule, row: Any, now: int) -> tuple[int, int]:
     before = 0 if row is None or row.last_at <= now - MAX_COUNT_AGE else row.count
     if before and rule.leak:
         before = max(0, before - (now - row.last_at) // rule.leak)
-    count = before + 1
-    return count, 0 if count < rule.free else min(2 ** min(count - rule.free, 30), rule.max_delay)
+    number = before + 1
+    return number, 0 if number < rule.free else min(2 ** min(number - rule.free, 30), rule.max_delay)
 
 
 async def clear(tx: Transaction, locks: Sequence[Lock]) -> None:

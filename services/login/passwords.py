@@ -1,8 +1,8 @@
 """Password hashes by Argon2id, computed outside the event loop, a limited number at a time.
 
-One hash takes a core for tens of milliseconds, so a flood of logins is the cheapest attack on the service. The queue
-before the threads is bounded by the time that it takes. A call beyond that is refused at once with RESOURCE_EXHAUSTED,
-instead of being answered when its caller has given up.
+One hash takes a core for tens of milliseconds, so a flood of logins is the cheapest attack on the service. Calls tell
+the mesh how long they wait for a thread, and it refuses logins while that is too long (docs/operations.md, Overload).
+A call that would wait until its deadline is refused at once.
 
 Parameters: OWASP Password Storage Cheat Sheet (m = 19 MiB, t = 2, p = 1). Policy: NIST SP 800-63B, section 5.1.1 -
 length alone, any character, compared in one Unicode form.
@@ -23,7 +23,7 @@ from typing import Any
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from mesh import InvalidArgument, ResourceExhausted
+from mesh import InvalidArgument, ResourceExhausted, note_wait
 
 __all__ = ["check", "hashed", "outdated", "verify"]
 
@@ -33,45 +33,53 @@ LONGEST_RAW = 8 * LONGEST
 """Limit of characters before Unicode normalization, which takes seconds for megabytes."""
 
 _hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
-MAX_WAIT_DELAY = 1.0
-"""Seconds that a hash may wait for a core, as estimated when it is asked for."""
 
 
 class HashPool:
-    """Threads for hashes, one for each core, with a queue that is bounded by time.
+    """Threads for hashes, one for each core, with a queue that is bounded by the deadlines of the calls.
 
     More hashes at once than cores would only take more memory, 19 MiB each.
 
     Args:
         threads: Hashes at the same time.
-        longest_wait: Seconds that a hash may wait.
     """
 
-    def __init__(self, threads: int, longest_wait: float = MAX_WAIT_DELAY) -> None:
+    def __init__(self, threads: int) -> None:
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="argon2")
         self._count = threads
-        self._longest_wait = longest_wait
         self._lock = threading.Lock()
         self._pending = 0
         self._average = 0.0
 
-    async def run(self, work: Callable[..., Any], *args: Any) -> Any:
+    async def run(self, time_left: float | None, work: Callable[..., Any], *args: Any) -> Any:
         """Run ``work(*args)`` in a thread. A hash that waits is given up with its call.
 
+        Args:
+            time_left: Seconds until the call's deadline; None: no deadline.
+            work: The function.
+            args: Its arguments.
+
         Raises:
-            ResourceExhausted: It would wait too long.
+            ResourceExhausted: It would not be made by then.
         """
         with self._lock:
-            wait = (self._pending - self._count + 1) * self._average / self._count
-            if wait > self._longest_wait:
+            wait = max(0, self._pending - self._count + 1) * self._average / self._count
+            if time_left is not None and wait + self._average > time_left:
+                note_wait(wait)
                 raise ResourceExhausted("too many passwords are being checked; try again later", retry_after=wait)
             self._pending += 1
-        future = self._threads.submit(self._timed, work, *args)
+        began: list[float] = []
+        queued = monotonic()
+        future = self._threads.submit(self._timed, began, work, *args)
         future.add_done_callback(self._done)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            note_wait((began or [monotonic()])[0] - queued)
 
-    def _timed(self, work: Callable[..., Any], *args: Any) -> Any:
+    def _timed(self, times: list[float], work: Callable[..., Any], *args: Any) -> Any:
         began = monotonic()
+        times.append(began)
         try:
             return work(*args)
         finally:
@@ -101,17 +109,25 @@ def check(password: str, field: str = "password") -> None:
         raise InvalidArgument(f"the password {text}", violations={field: text})
 
 
-async def hashed(password: str) -> str:
-    """Return the hash to store."""
-    found: str = await _pool.run(_hasher.hash, _normal(password))
+async def hashed(password: str, time_left: float | None) -> str:
+    """Return the hash to store.
+
+    Raises:
+        ResourceExhausted: It would take longer than ``time_left`` seconds.
+    """
+    found: str = await _pool.run(time_left, _hasher.hash, _normal(password))
     return found
 
 
-async def verify(stored: str | None, password: str) -> bool:
-    """Whether the password belongs to the stored hash; False at the same cost without a hash."""
+async def verify(stored: str | None, password: str, time_left: float | None) -> bool:
+    """Whether the password belongs to the stored hash; False at the same cost without a hash.
+
+    Raises:
+        ResourceExhausted: It would take longer than ``time_left`` seconds.
+    """
     if len(password) > LONGEST_RAW:
         stored, password = None, ""
-    found: bool = await _pool.run(_verify, stored, _normal(password))
+    found: bool = await _pool.run(time_left, _verify, stored, _normal(password))
     return found
 
 

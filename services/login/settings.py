@@ -18,6 +18,7 @@ class Settings:
         audience: ``aud`` of access tokens.
         access: Lifetime of an access token, seconds.
         refresh: Lifetime of a refresh token, seconds; each exchange begins it anew.
+        recovery: Lifetime of a recovery of an account, seconds.
         key: Age at which the next signing key replaces a signing key, seconds.
     """
 
@@ -25,6 +26,7 @@ class Settings:
     audience: str
     access: int
     refresh: int
+    recovery: int
     key: int
 
 
@@ -39,6 +41,7 @@ def read(settings: Mapping[str, Any]) -> Settings:
         audience=str(settings.get("audience", "mesh")),
         access=60 * _number(settings, "access_minutes", 15),
         refresh=86_400 * _number(settings, "refresh_days", 30),
+        recovery=60 * _number(settings, "recovery_minutes", 30),
         key=86_400 * _number(settings, "key_days", 30),
     )
 

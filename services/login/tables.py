@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import JSON, BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, String, Table
 
 __all__ = [
-    "credentials", "failures", "handles", "refresh_tokens", "revocation_counter", "revocations", "sessions",
-    "signing_keys",
+    "credentials", "failures", "handles", "recoveries", "refresh_tokens", "revocation_counter", "revocations",
+    "sessions", "signing_keys",
 ]  # fmt: skip
 
 metadata = MetaData()
@@ -89,4 +89,14 @@ revocations = Table(
     Column("value", String, nullable=False),
     Column("not_before", BigInteger),
     Column("forget_at", BigInteger, nullable=False, index=True),
+)
+
+recoveries = Table(
+    "recoveries",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),  # a login name, folded; perhaps nobody's
+    Column("user_id", String, index=True),  # set with the token
+    Column("token_hash", String, unique=True),  # SHA-256
+    Column("expires_at", BigInteger, nullable=False, index=True),
 )

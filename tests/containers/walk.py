@@ -24,6 +24,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Self
 
+from capture import Capture
+
 ROOT = Path(__file__).parent.parent.parent
 PASSWORD = "correct horse battery"
 ADMIN = "the admin's own password"
@@ -317,6 +319,49 @@ def delivers_events_to_the_audit(stack: Stack) -> None:
     while stack.sql("audit", query) != "3":
         assert time.monotonic() < until, stack.sql("audit", query)
         time.sleep(0.2)  # recorded by a container that tells nobody here
+
+
+SERVERS = {
+    "registration": 9101, "login": 9102, "audit": 9103, "nats": 4222, "keys": 9443, "edge": 8080, "postgres": 5432,
+}  # fmt: skip
+"""Containers that listen, with their ports."""
+IN_PLAIN_TEXT = {"edge", "postgres"}
+"""Those whose connections docs/containers.md names as not encrypted."""
+
+
+def encrypts_a_registration(stack: Stack) -> None:
+    """Whoever listens on the bridge reads a registration on the way to the edge and to the database, nowhere else."""
+    try:
+        capture = Capture()
+    except OSError as error:
+        say(f"  skipped, because packets cannot be captured here: {error}")
+        return
+    servers = {(stack.address(name), port): name for name, port in SERVERS.items()}
+    with capture:
+        status, user = stack.register("mallory")
+        assert status == 200, user
+        session = stack.login("mallory")[1]
+        assert stack.me(session["accessToken"])[0] == 200
+        query = f"select count(*) from records where user_id = '{user['id']}'"  # noqa: S608 - an id of the service
+        until = time.monotonic() + 60
+        while stack.sql("audit", query) != "3":
+            assert time.monotonic() < until, stack.sql("audit", query)
+            time.sleep(0.2)
+    seen = capture.read(servers)
+    if not seen:
+        say("  skipped, because the containers' network is not in this network namespace")
+        return
+    words = {
+        "name": b"mallory", "e-mail": b"mallory@example.com", "password": PASSWORD.encode(), "id": user["id"].encode(),
+        "access token": session["accessToken"].encode(), "SQL": b"INSERT INTO", "event": b"UserRegistered",
+        "gRPC": b"PRI * HTTP/2.0",
+    }  # fmt: skip
+    found = {name: [word for word, text in words.items() if text in seen.get(name, b"")] for name in SERVERS}
+    for name, plain in found.items():
+        say(f"  {name:12} {len(seen.get(name, b'')):8} bytes  {', '.join(plain) or 'nothing readable'}")
+    assert {"name", "e-mail", "password", "access token"} <= set(found["edge"]), "packets were missed"
+    assert all(map(seen.get, ("registration", "login", "nats", "postgres"))), "packets were missed"
+    assert {name for name, plain in found.items() if plain} <= IN_PLAIN_TEXT
 
 
 class Rotation:
@@ -663,7 +708,7 @@ def walk() -> None:
             for step in (
                 configuration_is_clean, starts_on_a_fresh_machine, answers_every_request, keeps_data_in_postgresql,
                 holds_no_secrets_and_no_privileges, speaks_tls_between_containers, refuses_strangers_at_the_broker,
-                delivers_events_to_the_audit, rotates_the_root, survives_restarts_under_load,
+                delivers_events_to_the_audit, encrypts_a_registration, rotates_the_root, survives_restarts_under_load,
                 finds_a_service_at_another_address, has_rotated_the_root,
                 survives_kills, stops_cleanly, keeps_volumes, shows_what_happens_live,
                 loses_no_event_without_its_broker, shares_the_work_among_replicas,

@@ -47,12 +47,38 @@ def test_services_of_a_mesh_speak_tls_only(tmp_path: Path, channel: str) -> None
         assert "is only for services of the mesh" in internal.stderr
         plain = mesh_command(mesh, "health", "login", tls="off")
         assert "it speaks TLS and this side plain text" in plain.stdout
+        dead = mesh_command(mesh, "events", "dead")  # over TLS, as the services
+        assert (dead.returncode, dead.stdout, dead.stderr) == (0, "no dead letters\n", "")
+        check_broker(mesh)
         with grpc.insecure_channel(mesh.running()["addresses"]["login"]) as stranger:
             with pytest.raises(grpc.RpcError) as refused:
                 stranger.unary_unary("/login.v1.Login/GetKeys")(b"", timeout=10)
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     finally:
         assert mesh.stop() == 0
+
+
+def check_broker(mesh: Mesh) -> None:
+    """Check that the broker speaks TLS with its newest certificate, and nothing else."""
+    scheme, _, address = mesh.running()["broker"].partition("://")
+    assert scheme == "tls"
+    host, _, port = address.partition(":")
+    with socket.create_connection((host, int(port)), 30) as plain:
+        assert plain.recv(65536).startswith(b"INFO ")
+        plain.sendall(b'CONNECT {"verbose":true}\r\nPING\r\n')
+        assert b"PONG" not in plain.recv(65536)  # it closes the connection
+    roots = mesh.state / "identity" / "roots.pem"
+
+    def presented() -> str:
+        context = ssl.create_default_context(cafile=str(roots))
+        with socket.create_connection((host, int(port)), 30) as plain:
+            plain.recv(65536)
+            with context.wrap_socket(plain, server_hostname=host) as secured:
+                return str((secured.getpeercert() or {})["serialNumber"])
+
+    serial = presented()
+    assert mesh_command(mesh, "keys", "rotate-root").returncode == 0
+    mesh.until(lambda: presented() != serial)
 
 
 def https(url: str, context: ssl.SSLContext, method: str = "GET", body: bytes | None = None) -> tuple[int, str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from math import inf
 from types import ModuleType
 from typing import Any
 
@@ -25,8 +26,8 @@ MUTANTS = {
         "if not queue.remove(waiter) and False:",
     ),
     "such a permit is released and not passed on": (
-        "                queue.leave(shares)\n                self._admit()\n            raise",
-        "                queue.leave(shares)\n            raise",
+        "                queue.leave(shares)\n                self._admit()\n            waiter.note_wait()",
+        "                queue.leave(shares)\n            waiter.note_wait()",
     ),
     "a cancelled call releases a permit that it does not hold": (
         "if not queue.remove(waiter) and waiter.admitted:",
@@ -41,10 +42,10 @@ MUTANTS = {
         "            queue.leave(shares)\n            queue.leave(shares)\n            if self.adaptive",
     ),
     "a released permit is not passed on": ("            if queue.waiting:\n", "            if False:\n"),
-    "a call waits past its deadline": ("if self.load.forget(self):", "if False:"),
+    "a call waits past its deadline": ("if not self.load.waits(self):", "if True:"),
     "a call past its deadline stays in the queue": (
-        "if self.load.forget(self):",
-        "if self in self.load.share.waiting:",
+        "            self.load.forget(self)\n            self.refuse(_late())",
+        "            self.refuse(_late())",
     ),
     "a displaced call is not told": ("if displaced is not None:", "if False:"),
     "a higher limit admits nobody": ("self._queue.limit = limit\n        self._admit()", "self._queue.limit = limit"),
@@ -92,9 +93,8 @@ class TestAdaptive:
         task = asyncio.ensure_future(limit(call, function))
         await asyncio.sleep(0)
         delay, now = limit._loads[call.method.path].delay, asyncio.get_running_loop().time()
-        delay.base = 0.01
-        for moment in (now - 1.9, now - 1, now - 0.1):
-            delay.waited(1.0, moment)
+        for tenth in range(21):
+            delay.waited(1.0, inf, now - 2 + tenth / 10)
         assert delay.overloaded(now)
         return go, task
 

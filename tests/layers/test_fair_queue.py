@@ -173,9 +173,21 @@ def test_calls_that_hang_leave_permits_to_others() -> None:
     assert all(queue.enter(queue.shares(("m2", "client 1", "healthy target"))) for _ in range(3))
 
 
+def test_a_hung_target_and_a_client_together_leave_permits_to_others() -> None:
+    queue: FairQueue[Waiter] = FairQueue(limit=100, size=100, bulkheads=(2,))
+    hung = client = 0
+    while queue.enter(queue.shares(("m", f"client {hung}", "hung target"))):
+        hung += 1
+    while queue.enter(queue.shares(("m2", "greedy client", f"target {client}"))):
+        client += 1
+    assert 45 <= hung <= 55
+    assert client >= 20
+    assert all(queue.enter(queue.shares(("m3", f"quiet {number}", "another target"))) for number in range(4))
+
+
 def test_one_share_alone_may_use_every_permit_of_a_small_limit() -> None:
     for limit in (1, 2, 8):
-        queue: FairQueue[Waiter] = FairQueue(limit=limit, size=0)
+        queue: FairQueue[Waiter] = FairQueue(limit=limit, size=0, bulkheads=(0,))
         assert sum(queue.enter(queue.shares(("only",))) for _ in range(10)) == limit
 
 

@@ -16,8 +16,8 @@ async def until(condition: threading.Event) -> None:
 
 
 async def test_a_hash_that_would_wait_too_long_is_refused_and_the_others_are_made() -> None:
-    pool, go = HashPool(1, longest_wait=0.0), threading.Event()
-    await pool.run(lambda: threading.Event().wait(0.01))  # now it knows how long one takes
+    pool, go = HashPool(1), threading.Event()
+    await pool.run(None, lambda: threading.Event().wait(0.01))  # now it knows how long one takes
     begun = threading.Event()
 
     def work() -> str:
@@ -25,14 +25,14 @@ async def test_a_hash_that_would_wait_too_long_is_refused_and_the_others_are_mad
         go.wait(10)
         return "made"
 
-    first = asyncio.ensure_future(pool.run(work))
+    first = asyncio.ensure_future(pool.run(None, work))
     await until(begun)
     with pytest.raises(ResourceExhausted, match="too many passwords") as refused:
-        await pool.run(work)
+        await pool.run(0.0, work)
     assert refused.value.details
     go.set()
     assert await first == "made"
-    assert await pool.run(lambda: "again") == "again"
+    assert await pool.run(60.0, lambda: "again") == "again"
 
 
 async def test_a_hash_that_waits_is_given_up_with_its_call() -> None:
@@ -42,14 +42,14 @@ async def test_a_hash_that_waits_is_given_up_with_its_call() -> None:
         begun.set()
         go.wait(10)
 
-    first = asyncio.ensure_future(pool.run(work))
+    first = asyncio.ensure_future(pool.run(None, work))
     await until(begun)
     ran: list[int] = []
-    second = asyncio.ensure_future(pool.run(ran.append, 2))
+    second = asyncio.ensure_future(pool.run(None, ran.append, 2))
     await asyncio.sleep(0)
     second.cancel()
     await asyncio.gather(second, return_exceptions=True)
     go.set()
     await first
-    assert await pool.run(lambda: "after") == "after"
+    assert await pool.run(None, lambda: "after") == "after"
     assert ran == []

@@ -34,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Comparisons that cost nothing, counted."""
     compared: list[str] = []
 
-    async def verify(stored: str | None, password: str) -> bool:
+    async def verify(stored: str | None, password: str, time_left: float | None) -> bool:
         compared.append(password)
         return stored is not None and password == "correct horse"
 
@@ -144,7 +144,7 @@ async def test_guesses_at_the_same_time_are_all_counted(sample: Sample, clock: C
     arrived = 0
     wrong_done = asyncio.Event()
 
-    async def verify(stored: str | None, password: str) -> bool:
+    async def verify(stored: str | None, password: str, time_left: float | None) -> bool:
         nonlocal arrived
         arrived += 1
         if arrived == guesses + 1:

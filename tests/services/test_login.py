@@ -213,8 +213,8 @@ async def test_a_credential_that_is_deleted_while_its_password_is_compared_lets_
     user = await sample.register("ada")
     verify = passwords.verify
 
-    async def slow(stored: str | None, password: str) -> bool:
-        answer = await verify(stored, password)
+    async def slow(stored: str | None, password: str, time_left: float | None) -> bool:
+        answer = await verify(stored, password, time_left)
         await sample.login.call("DeleteCredentials", pb.DeleteCredentialsRequest(user_ids=[user.id]))
         return answer
 
@@ -306,7 +306,7 @@ async def test_concurrent_claims_of_a_name_have_one_holder(sample: Sample):
 
 
 async def test_credentials_that_replace_each_other_are_both_answered(sample: Sample, monkeypatch: pytest.MonkeyPatch):
-    async def at_once(_: str) -> str:  # hashing would part the calls
+    async def at_once(*_: object) -> str:  # hashing would part the calls
         return "hash"
 
     monkeypatch.setattr(passwords, "hashed", at_once)

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import msgspec
-
 from mesh.config.manifest import Manifest
 from mesh.config.values import Duration
 from mesh.contract.model import Contract
-from mesh.control import identity_keys, project, run_state
+from mesh.control import identity_keys, mesh_certificates, project, run_state
 from mesh.control.commands import invoke
 from mesh.control.component import event_keys, service_events
 from mesh.control.text_table import table
@@ -333,7 +331,7 @@ def _settings(manifest: Manifest) -> Settings:
     url = manifest.broker or (mesh.broker if mesh is not None else "")
     if not url:
         raise Faults([Fault(str(manifest.file), "the mesh does not run, and no broker is named; start it: mesh up")])
-    return service_events.broker_settings(msgspec.structs.replace(manifest, broker=url), identity_keys.OPERATOR)
+    return service_events.broker_settings(mesh_certificates.with_broker(manifest, url), identity_keys.OPERATOR)
 
 
 def _type(session: _BrokerSession, text: str) -> str:

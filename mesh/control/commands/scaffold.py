@@ -95,6 +95,7 @@ protos = ["protos"]
 
 [edge]
 listen = "127.0.0.1:8080"
+rate_limit = { per_client = "50/s burst 200" }     # for each client address; 429 beyond it
 """
 
 README = """\

@@ -23,7 +23,7 @@ from mesh.control.component.certificate_keeper import CertificateKeeper
 from mesh.control.readiness import TRACES_ENDPOINT_VARIABLE, TRACES_SECRET_VARIABLE
 from mesh.control.supervise import child_environment, listening_sockets, trace_collector
 from mesh.control.supervise.child import Child, ComponentSpec
-from mesh.control.supervise.local_broker import BROKER, LocalBroker, local_broker
+from mesh.control.supervise.local_broker import BROKER, LocalBroker, keep_certificate, local_broker
 from mesh.control.supervise.log_output import LogOutput
 from mesh.control.supervise.migration_versions import MigrationVersions
 from mesh.control.supervise.restart_policy import MAX_RESTART_DELAY
@@ -122,10 +122,16 @@ async def _run(
         environment[TRACES_SECRET_VARIABLE] = store.secret
     if broker is not None:
         environment["MESH_BROKER"] = broker.url
+        if broker.certificate is not None:
+            environment["MESH_EVENTS_CA"] = str(broker.certificate.roots)
     scheme = "https" if manifest.edge is not None and manifest.edge.tls is not None else "http"
     edge_url = f"{scheme}://{reachable(addresses[EDGE])}" if EDGE in addresses else ""
 
+    tasks = [] if keeper is None else [asyncio.create_task(keeper.run(output.supervisor_line))]
+
     def on_ready(children: Mapping[str, Child]) -> None:
+        if broker is not None and broker.certificate is not None:
+            tasks.append(asyncio.create_task(keep_certificate(children[BROKER], broker.certificate.certificate)))
         claim.write(
             run_state.RunState(
                 os.getpid(),
@@ -152,12 +158,11 @@ async def _run(
         max_restart_delay=max_restart_delay,
         liveness_timeout=manifest.liveness.seconds,
     )
-    renewing = None if keeper is None else asyncio.create_task(keeper.run(output.supervisor_line))
     try:
         return await supervisor.run(on_ready, None if versions is None else watch_files)
     finally:
-        if renewing is not None:
-            renewing.cancel()
+        for task in tasks:
+            task.cancel()
         if store is not None:
             await store.stop()
 

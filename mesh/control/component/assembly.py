@@ -32,8 +32,7 @@ from mesh.control.component.edge_tls import EdgeCertificates
 from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.component.shared_parts import SharedParts
 from mesh.edge import Edge, OptionalLayers
-from mesh.edge.calls import share_keys
-from mesh.edge.clients.limits import ClientLimits
+from mesh.edge.calls import BULKHEADS, share_keys
 from mesh.edge.grpc.passthrough import tracing
 from mesh.edge.https import HttpsApp, RedirectApp
 from mesh.faults import Fault, Faults
@@ -43,6 +42,7 @@ from mesh.layers import limit_metrics
 from mesh.layers.concurrency import ConcurrencyLimit, ShareKeys
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
+from mesh.rpc.server.clients.limits import ClientLimits
 from mesh.rpc.server.connection_guard import PublicLimits
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.sidecar.service_context import ServiceContext
@@ -139,6 +139,7 @@ class SidecarComponent:
             fd=fd,
             max_message=int(config.max_message),
             drain=float(config.drain),
+            clients=ClientLimits.of_service(config),
             threads=main,
             tls=common.tls.listener,
             watched=watched,
@@ -256,10 +257,12 @@ def _pool(
     )
 
 
-def _limit(config: EdgeConfig | ServiceConfig, share_keys: ShareKeys, common: SharedParts) -> ConcurrencyLimit:
+def _limit(
+    config: EdgeConfig | ServiceConfig, share_keys: ShareKeys, common: SharedParts, bulkheads: tuple[int, ...] = ()
+) -> ConcurrencyLimit:
     """Return the concurrency limit of a component, with its metrics. Before workers it has no queue; the pool has."""
     queue = 0 if isinstance(config, ServiceConfig) and config.workers is not None else config.queue
-    limit = ConcurrencyLimit(config.concurrency, queue, share_keys, adaptive=config.adaptive)
+    limit = ConcurrencyLimit(config.concurrency, queue, share_keys, bulkheads, adaptive=config.adaptive)
     limit_metrics.register(limit, common.telemetry.meter_provider.get_meter("mesh.layers"))
     return limit
 
@@ -302,7 +305,7 @@ class EdgeComponent:
         assert table is not None  # noqa: S101 - `process.run` has checked that there is one
         self._place = f"{manifest.file.name} [edge] listen"
         common = self._common = SharedParts(manifest, contract, EDGE)
-        clients, tokens = ClientLimits.of(table), common.users.tokens
+        clients, tokens = ClientLimits.of_edge(table), common.users.tokens
         tls = table.tls
         self._certificates = None if tls is None else EdgeCertificates(tls)
         self._edge = Edge(
@@ -310,7 +313,7 @@ class EdgeComponent:
             handler=common.onward,
             trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
             authenticate=authenticate(tokens, None),
-            concurrency_limit=_limit(table, share_keys, common),
+            concurrency_limit=_limit(table, share_keys, common, BULKHEADS),
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),
             max_body=int(table.max_body),
             timeout=table.timeout.seconds,

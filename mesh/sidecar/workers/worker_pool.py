@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from opentelemetry import trace
 
-from mesh.call import Call, Handler
+from mesh.call import Call, Handler, note_wait
 from mesh.contract.model import Contract, Method
 from mesh.errors import StatusError, Unavailable
 from mesh.events.consume.delivery_call import DeliveryCall
@@ -181,6 +181,8 @@ class WorkerPool:
             worker = self._choose(path)
             if worker is None or not self._queue.enter(self._shares[path]):
                 worker = await self._wait(path)
+            else:
+                note_wait(0.0)
             self._note_demand()
             self.lifecycle.count_call(worker)
             if delivery is not None:
@@ -250,6 +252,7 @@ class WorkerPool:
         if delay and not self.lifecycle.count:
             raise _start_refusal(delay)
         queued = _QueuedCall(path, self._shares[path])
+        began, all_busy = monotonic(), len(self.lifecycle.ready) >= self._spec.max  # else the call waits for a start
         try:
             displaced = self._queue.push(queued)
         except QueueFull:
@@ -269,6 +272,9 @@ class WorkerPool:
                 self._dispatch()
             self._note_demand()
             raise
+        finally:
+            if all_busy:
+                note_wait(monotonic() - began)
         worker.reserved -= 1
         if worker.ready_ns > arrived_ns and not worker.calls_given:
             self._record_cold_start(worker, arrived_ns)
