@@ -254,6 +254,13 @@ class Call:
         """Send ``headers`` before the first message."""
         raise NotImplementedError
 
+    def expect_response(self, size: int) -> None:
+        """Prepare for a response message of ``size`` bytes of an outbound call, of which the first bytes have come.
+
+        Raises:
+            ResourceExhausted: It cannot be held.
+        """
+
     async def caller_disconnected(self) -> bool:
         """Whether the server cancelled ``task`` because the caller disconnected (for ``mesh.boundary``)."""
         return False

@@ -77,9 +77,10 @@ ALLOWED = {
     "mesh/edge/calls.py": {
         "HttpCall.read_body: CancelledError": "checks its own timeout",
     },
-    "mesh/edge/clients/client_stream.py": {
+    "mesh/rpc/server/clients/client_stream.py": {
         "ClientStream._wait_for_request: CancelledError": "checks its own timeout",
         "ClientStream._write: CancelledError": "checks its own timeout",
+        "_disconnected: CancelledError": "waits for it: the server cancels the task whose connection was closed",
         "_rest: BaseException": "throws it into the awaitable, as ``yield from`` does",
     },
     "mesh/edge/http/websocket.py": {
@@ -156,6 +157,7 @@ ALLOWED = {
         "ConnectionPool._connect_endpoint: Exception": "connects; no user code",
     },
     "mesh/rpc/server/grpc_app.py": {
+        "GrpcApp.__call__: CancelledError": "asks whether the call was dropped because of its caller",
         "GrpcApp.__call__: BaseException": "``as_exception`` says what passes",
         "GrpcApp.__call__: Exception": "sends the answer; no user code",
         "GrpcApp._failed: CancelledError": "comes from ``as_exception``: the mesh has asked for it",

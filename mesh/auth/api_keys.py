@@ -101,7 +101,7 @@ class ApiKeyFile:
             return msgspec.json.decode(self.path.read_bytes(), type=_Content).keys
         except FileNotFoundError:
             return ()
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"not a file of `mesh apikeys`: {error}") from None
 
     def create(

@@ -108,7 +108,7 @@ class RotationState:
             trusted = tuple(map(str, value["trusted"]))
             since = None if value["since"] is None else _time(value["since"])
             return cls(str(value["signing"]), trusted, Step(value["step"]), int(value["round"]), since, leaves)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CertificateError(f"the state of the authority is malformed: {error}") from None
 
 

@@ -11,7 +11,12 @@ import msgspec
 from mesh.address import ANY, split
 from mesh.faults import Fault
 
-__all__ = ["address_faults", "bound_faults", "path_faults", "target_faults"]
+__all__ = ["address_faults", "bound_faults", "buffer_bytes", "path_faults", "stall_faults", "target_faults"]
+
+DEFAULT_BUFFERS_BYTES = 40 * 2**20
+"""Bytes of ``buffers`` that are held by default: the process stays below 256 MiB with them."""
+MIN_STALL_SECONDS = 1.0
+"""Shortest ``stall``. A lost packet delays a connection by as much."""
 
 
 def bound_faults(config: msgspec.Struct, table: str, *sizes: str) -> Iterator[Fault]:
@@ -20,6 +25,17 @@ def bound_faults(config: msgspec.Struct, table: str, *sizes: str) -> Iterator[Fa
         value = int(getattr(config, name))
         if value < least:
             yield Fault(f"{table} {name}", f"must be at least {least}, not {value}")
+
+
+def buffer_bytes(buffers: int | None, largest: int) -> int:
+    """Return the bytes of ``buffers``, by default for at least a request and a response of the ``largest`` size."""
+    return max(DEFAULT_BUFFERS_BYTES, 2 * largest) if buffers is None else int(buffers)
+
+
+def stall_faults(stall: float, table: str) -> Iterator[Fault]:
+    """Check ``stall``."""
+    if stall < MIN_STALL_SECONDS:
+        yield Fault(f"{table} stall", f"must be at least {MIN_STALL_SECONDS:g} s: shorter pauses are usual in networks")
 
 
 def path_faults(place: str, text: str) -> Iterator[Fault]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mesh.config.checks import address_faults, bound_faults, path_faults
+from mesh.config.checks import address_faults, bound_faults, buffer_bytes, path_faults, stall_faults
 from mesh.config.values import Duration, Rate, Size, TimeLimit
 from mesh.faults import Fault
 from mesh.headers import CLIENT_ONLY, MESH_PREFIXES, PROPAGATED
@@ -20,8 +20,6 @@ _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?:\[[0-9a-f:.]+\]|[a-z0
 _TOKEN = re.compile(r"[0-9a-z!#$%&'*+\-.^_`|~]+\Z")
 _PAGELESS = frozenset({"about", "blob", "data", "file", "ftp", "javascript", "mailto", "ws", "wss"})
 """Schemes that no page with an origin of its own has. Apps and browser extensions have schemes of their own."""
-MIN_STALL_SECONDS = 1.0
-"""Shortest ``stall``. A lost packet delays a connection by as much."""
 TLS_FILES = ("certificate", "private_key", "client_ca")
 """Keys of ``[edge.tls]`` whose values are paths of files."""
 _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
@@ -91,7 +89,8 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         connections: Connections at most. Near the limit, those of the clients that have most are closed, but none of a
             trusted proxy.
         uploads: Requests whose bodies are still coming in, at most; 429 beyond that.
-        buffers: Size limit of the request bodies and responses that are held for all clients; 429 beyond that.
+        buffers: Size limit of the request bodies and responses that are held for all clients; 429 beyond that. None:
+            40 MiB, or twice ``max_body`` if that is more.
         stall: Time for which a client may send nothing of a request, or read nothing of a response; then it is dropped.
         drain: Time that a shutdown waits for requests in progress.
         max_uri: Size limit of the path with its query; 414 beyond that.
@@ -119,7 +118,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     streams_per_connection: int = 128
     connections: int = 10_000
     uploads: int = 1000
-    buffers: Size = Size(64 * 2**20)
+    buffers: Size | None = None
     stall: Duration = Duration(10)
     drain: Duration = Duration(10)
     max_uri: Size = Size(8 * 2**10)
@@ -134,6 +133,11 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     docs: bool = True
     reflection: bool = True
     health: bool = True
+
+    @property
+    def buffer_bytes(self) -> int:
+        """``buffers``, or what it is by default."""
+        return buffer_bytes(self.buffers, self.max_body)
 
     @property
     def cors_rules(self) -> CorsConfig:
@@ -177,10 +181,9 @@ def _cors_faults(cors: CorsConfig, place: str) -> Iterator[Fault]:
 
 def _client_faults(edge: EdgeConfig, place: str) -> Iterator[Fault]:
     """Check the limits on clients."""
-    if edge.buffers < edge.max_body:
+    if edge.buffer_bytes < edge.max_body:
         yield Fault(f"{place} buffers", f"must be at least max_body, {int(edge.max_body)} bytes")
-    if edge.stall < MIN_STALL_SECONDS:
-        yield Fault(f"{place} stall", f"must be at least {MIN_STALL_SECONDS:g} s: shorter pauses are usual in networks")
+    yield from stall_faults(edge.stall, place)
 
 
 def _metadata_faults(names: Iterable[str], place: str) -> Iterator[Fault]:

@@ -111,7 +111,7 @@ def _value(text: str, kind: Any) -> Any:
     if not words or text.startswith(("[", "{")):
         try:
             found = tomllib.loads(f"value = {text}")
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             found = {}
         if len(found) == 1:
             return found["value"]

@@ -248,6 +248,8 @@ def _document(
         raise Faults([Fault(place, f"{path}: {(error.strerror or str(error)).lower()}")]) from None
     except DocumentError as error:
         raise Faults([Fault(place, f"{path}: {text}") for text in error.args]) from None
+    except RecursionError:
+        raise Faults([Fault(place, f"{path}: its JSON is nested too deeply")]) from None
     except ValueError as error:
         hint = "; convert it from YAML" if path.suffix.lower() in (".yaml", ".yml") else ""
         raise Faults([Fault(place, f"{path}: not JSON: {error}{hint}")]) from None

@@ -168,7 +168,7 @@ def load(
     except OSError as error:
         hint = "; name its path with --file" if isinstance(error, FileNotFoundError) else ""
         raise Faults([Fault(str(file), f"{(error.strerror or str(error)).lower()}{hint}")]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Faults([Fault(place, f"not TOML: {error}")]) from None
     environ = os.environ if environ is None else environ
     overrides = {

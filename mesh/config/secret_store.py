@@ -126,7 +126,7 @@ class SecretStore:
             return {}
         except OSError as error:
             raise Faults([Fault(str(self._file), f"cannot be read: {_reason(error)}")]) from None
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or not all(isinstance(token, str) for token in found.values()):
             raise Faults([Fault(str(self._file), "is not a file of `mesh secrets`: expected a JSON object of texts")])

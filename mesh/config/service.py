@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mesh.address import reachable
-from mesh.config.checks import address_faults, bound_faults, path_faults, target_faults
+from mesh.config.checks import address_faults, bound_faults, buffer_bytes, path_faults, stall_faults, target_faults
 from mesh.config.lambda_function import LambdaConfig
 from mesh.config.values import Duration, Size
 from mesh.config.workers import WorkersConfig, workers_faults
@@ -33,6 +33,9 @@ class ServiceConfig(LambdaConfig, frozen=True):
         queue: Calls that may wait for a permit; RESOURCE_EXHAUSTED beyond that.
         adaptive: Limit a method below ``concurrency``, and the time in the queue, while its queues are too long.
         max_message: Size limit of a message.
+        buffers: Size limit of the requests that come in piece by piece, and of the large responses that are not read
+            yet, of all callers; RESOURCE_EXHAUSTED beyond that. None: 40 MiB, or twice ``max_message`` if more.
+        stall: Time for which a caller may send nothing of a message, or read nothing of a response; then it is dropped.
         drain: Time that a shutdown waits for calls in progress.
         workers: Processes that run its functions; absent: the sidecar's own process runs them.
         settings: Values for the code of the service (``context.settings``).
@@ -51,9 +54,16 @@ class ServiceConfig(LambdaConfig, frozen=True):
     queue: int = 1000
     adaptive: bool = True
     max_message: Size = Size(4 * 2**20)
+    buffers: Size | None = None
+    stall: Duration = Duration(30)
     drain: Duration = Duration(10)
     workers: WorkersConfig | None = None
     settings: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies it for each instance
+
+    @property
+    def buffer_bytes(self) -> int:
+        """``buffers``, or what it is by default."""
+        return buffer_bytes(self.buffers, self.max_message)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -71,6 +81,9 @@ def service_faults(service: ServiceConfig, table: str) -> Iterator[Fault]:
     if not service.serves:
         yield Fault(f"{table} serves", "name at least one service of the contract")
     yield from bound_faults(service, table, "max_message")
+    if service.buffer_bytes < service.max_message:
+        yield Fault(f"{table} buffers", f"must be at least max_message, {int(service.max_message)} bytes")
+    yield from stall_faults(service.stall, table)
     if service.database:
         faults = list(database_faults(service.database, f"{table} database"))
         yield from faults

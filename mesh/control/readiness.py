@@ -72,7 +72,7 @@ def parse(line: bytes) -> Ready | Failed | Alive:
     """Return the report in a line; a line that is no report is ``Failed`` with that reason."""
     try:
         report = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         report = {}
     match report:
         case {"ready": str(address)}:

@@ -102,5 +102,5 @@ def _read(file: IO[str]) -> RunState | None:
     file.seek(0)
     try:
         return RunState(**json.loads(file.read()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None

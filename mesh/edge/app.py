@@ -15,8 +15,6 @@ from mesh.contract.model import Access, Contract, Method, Route
 from mesh.contract.path_template import Template
 from mesh.edge import refusals
 from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, UpstreamCall
-from mesh.edge.clients.client_stream import CLIENT_STREAM, ClientStream, release_frames
-from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.field_behavior import Behaviors
 from mesh.edge.grpc.passthrough import GrpcCall, Passthrough
 from mesh.edge.http import request_body, response
@@ -33,6 +31,9 @@ from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
 from mesh.layers.timer_wheel import timer_wheel
 from mesh.protojson.codec import Codecs
+from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream
+from mesh.rpc.server.clients.exception_frames import release_frames
+from mesh.rpc.server.clients.limits import ClientLimits
 
 if TYPE_CHECKING:
     from mesh.layers.concurrency import ConcurrencyLimit
@@ -297,12 +298,10 @@ class EdgeApp:
             Internal: The service sent no response message.
         """
         if call.stream is not None:
-            call.stream.reserve_response(call.method.path)
+            call.stream.expect_known_response(call.method.path)
         now = monotonic()
         limit = call.method.time_limit(self._timeout)
-        upstream = UpstreamCall(call.method, request, None if limit is None else now + limit)
-        upstream.identity = call.identity
-        upstream.task = call.task
+        upstream = UpstreamCall(call, request, None if limit is None else now + limit)
         for pair in metadata:
             upstream.metadata.append(*pair)
         watcher = slot = None
@@ -363,7 +362,7 @@ def _report(call: HttpCall, status: int, word: bytes) -> Awaitable[None]:
 
 
 def _settled(call: HttpCall, upstream: UpstreamCall) -> bytes:
-    """Return the response of a unary call, counted no longer as an expected one.
+    """Return the response of a unary call.
 
     Raises:
         Internal: The service sent no response message.
@@ -372,7 +371,7 @@ def _settled(call: HttpCall, upstream: UpstreamCall) -> bytes:
     if response is None:
         raise Internal("the service sent no response message")
     if call.stream is not None:
-        call.stream.settle_response(call.method.path, len(response))
+        call.stream.learn_size(call.method.path, len(response))
     return response
 
 

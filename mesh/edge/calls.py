@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
 from time import monotonic  # the clock of the event loops
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from mesh.asgi import AsgiEvent, Receive, Scope, Send, discard_body
 from mesh.boundary import cancel_task, record_cancellation, uncancel_task
 from mesh.call import Call, Metadata, current
-from mesh.edge.clients.client_stream import CLIENT_STREAM, LARGE_SIZE, ClientStream, SlowBodyError
 from mesh.errors import Code, Internal, ResourceExhausted, StatusError
 from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
-
-if TYPE_CHECKING:
-    from mesh.contract.model import Method
+from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream, SlowBodyError
+from mesh.rpc.server.clients.limits import LARGE_SIZE
 
 __all__ = ["BULKHEADS", "CLIENT_CLOSED_REQUEST", "HttpCall", "Origin", "StreamCall", "UpstreamCall", "share_keys"]
 
@@ -312,6 +310,15 @@ class HttpCall(Call):
                 raise
             raise Internal("the function has run, but the edge could not hold its response") from None
 
+    def expect_response(self, size: int) -> None:
+        """Count a large response message of a service while it comes in.
+
+        Raises:
+            ResourceExhausted: The edge holds too much for clients that do not read.
+            Internal: The same, as with ``hold_response``.
+        """
+        self.hold_response(size)
+
     def release_response(self) -> None:
         """Release what ``hold_response`` counted."""
         if self.stream is not None:
@@ -325,6 +332,7 @@ class HttpCall(Call):
         """
         if len(body) > LARGE_SIZE:
             self.release_request()
+            self.release_response()  # the message of the service, of which the body is made
             self.hold_response(len(body))
         self.status = status
         self.response_started = True
@@ -389,9 +397,23 @@ def _network_of(address: str) -> str:
 
 
 class _SidecarCall(Call):
-    """Base of the outbound calls that the edge makes in the task of the request."""
+    """Base of the outbound calls that the edge makes in the task of the request.
 
-    __slots__ = ()
+    Args:
+        request: The request; its user is that of the call.
+        deadline: Absolute deadline in loop time, seconds; None: no deadline.
+    """
+
+    __slots__ = ("_http_call",)
+
+    def __init__(self, request: HttpCall, deadline: float | None) -> None:
+        super().__init__(request.method, Metadata(), deadline)
+        self.identity = request.identity
+        self._http_call = request
+
+    def expect_response(self, size: int) -> None:
+        """Count a large response message while it comes in (``HttpCall.expect_response``)."""
+        self._http_call.expect_response(size)
 
     async def caller_disconnected(self) -> bool:
         """Return True, as for the request in whose task the call is made."""
@@ -407,9 +429,10 @@ class UpstreamCall(_SidecarCall):
 
     __slots__ = ("_request", "response")
 
-    def __init__(self, method: Method, request: bytes, deadline: float | None) -> None:
-        super().__init__(method, Metadata(), deadline)
-        self._request: bytes | None = request
+    def __init__(self, request: HttpCall, message: bytes, deadline: float | None) -> None:
+        super().__init__(request, deadline)
+        self.task = request.task
+        self._request: bytes | None = message
         self.response: bytes | None = None
 
     async def receive_one(self) -> bytes:
@@ -440,7 +463,7 @@ class StreamCall(_SidecarCall):
     """A streaming gRPC call. Each message is passed on as fast as both sides take it.
 
     Args:
-        method: The method.
+        request: The request.
         deadline: Absolute deadline in loop time, seconds; None: no deadline.
         source: Returns the next request message, or None after the last.
 
@@ -452,8 +475,10 @@ class StreamCall(_SidecarCall):
 
     sink: Callable[[bytes], Awaitable[None]]
 
-    def __init__(self, method: Method, deadline: float | None, source: Callable[[], Awaitable[bytes | None]]) -> None:
-        super().__init__(method, Metadata(), deadline)
+    def __init__(
+        self, request: HttpCall, deadline: float | None, source: Callable[[], Awaitable[bytes | None]]
+    ) -> None:
+        super().__init__(request, deadline)
         self._source = source
 
     async def receive(self) -> bytes | None:

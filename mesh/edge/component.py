@@ -11,8 +11,8 @@ from mesh.edge.layers.stack import NO_LAYERS, OptionalLayers
 if TYPE_CHECKING:
     from mesh.call import Handler, Layer
     from mesh.contract.model import Contract
-    from mesh.edge.clients.limits import ClientLimits
     from mesh.layers.concurrency import ConcurrencyLimit
+    from mesh.rpc.server.clients.limits import ClientLimits
 
 __all__ = ["Edge"]
 

@@ -29,6 +29,7 @@ __all__ = [
     "frame",
     "is_grpc",
     "parse_timeout",
+    "prefix",
     "single_message",
     "unknown_encoding",
 ]
@@ -50,6 +51,11 @@ _GZIP = 16 + zlib.MAX_WBITS
 _GZIP_LEVEL = 1  # on the event loop: the fastest level still halves JSON-like payloads
 _pack = PREFIX.pack
 _unpack = PREFIX.unpack_from
+
+
+def prefix(message: bytes) -> bytes:
+    """Return the prefix of an uncompressed message."""
+    return _pack(0, len(message))
 
 
 def frame(message: bytes) -> bytes:
@@ -116,6 +122,11 @@ class Deframer:
     def pending(self) -> int:
         """Bytes of an incomplete message, or of messages that ``next`` has not returned yet."""
         return len(self._buffer)
+
+    @property
+    def expected(self) -> int:
+        """Bytes of the next message as its prefix declares them; 0 before the prefix has come."""
+        return int(_unpack(self._buffer)[1]) if len(self._buffer) >= PREFIX.size else 0
 
     def feed(self, data: bytes) -> None:
         """Add bytes of the stream; frames may be cut anywhere."""

@@ -18,6 +18,7 @@ from mesh.layers.drained_streams import DrainedStreams
 from mesh.layers.recover import recover
 from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.caller_disconnect import CallerDisconnectWatcher
+from mesh.rpc.server.clients.limits import DEFAULT_BUFFERS_BYTES, ClientLimits
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
 from mesh.rpc.server.listener import CertificateFiles, Listener, ListenError
@@ -67,6 +68,7 @@ class Sidecar:
         max_message: Largest request message, bytes.
         drain: Seconds that ``stop`` waits for calls in progress.
         threads: Where ``def`` functions run; None: in threads of its own.
+        clients: Limits on what callers make the service wait for, and hold; None: the defaults.
         tls: Certificates of the listener, which requires client certificates; None: plain text.
         watched: Paths of streams that every component of the mesh keeps open. They take no permit, and end when the
             drain begins.
@@ -94,6 +96,7 @@ class Sidecar:
         max_message: int = 4 * 2**20,
         drain: float = 10.0,
         threads: ThreadPool | MainThread | None = None,
+        clients: ClientLimits | None = None,
         tls: CertificateFiles | None = None,
         watched: Container[str] = frozenset(),
     ) -> None:
@@ -120,9 +123,12 @@ class Sidecar:
         }
         methods |= builtin_handlers(self.health, Reflection(contract.files, serves))
 
-        self.app = GrpcApp(methods, max_message=max_message, trace=trace)
+        clients = clients or ClientLimits(buffers=max(DEFAULT_BUFFERS_BYTES, 2 * max_message), component="sidecar")
+        self.app = GrpcApp(methods, max_message=max_message, trace=trace, clients=clients)
         self._watched = CallerDisconnectWatcher(self.app)
-        self._listener = Listener(self.app, listen, fd=fd, grpc=True, drain=drain, expire=self.app.expire, tls=tls)
+        self._listener = Listener(
+            self.app, listen, fd=fd, grpc=True, drain=drain, expire=self.app.expire, tls=tls, stall=clients.stall
+        )
 
     async def start(self) -> str:
         """Run the module's ``startup``, listen, report SERVING; returns the bound ``host:port``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks.trap has the mesh that benchmarks.abuse attacks too
 
 from benchmarks.trap import SERVICES, MeshUnderAttack, running_mesh  # noqa: E402 - by the line above
+from mesh.chaos.people.attack_process import attacking  # noqa: E402 - as above
+
+CAPACITY_SECONDS = 1.5
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +33,15 @@ def attacked() -> Iterator[MeshUnderAttack]:
             else:
                 assert {name: pid in groups.members(name) for name, pid in pids.items()} == dict.fromkeys(pids, True)
             yield mesh
+
+
+@pytest.fixture(scope="session")
+def capacity(attacked: MeshUnderAttack) -> float:
+    """The logins that the mesh can serve in a second; at least 1."""
+
+    async def measure() -> int:
+        async with attacking("capacity", attacked.edge_target()) as attacker:
+            await asyncio.sleep(CAPACITY_SECONDS)
+        return len(attacker.observed.times)
+
+    return max(1.0, asyncio.run(measure()) / CAPACITY_SECONDS)

@@ -170,7 +170,7 @@ async def test_a_file_that_cannot_be_read_opens_nothing(file: ApiKeyFile, caplog
     credentials = create(file)
     assert keys.known(credentials)
     content = file.path.read_bytes()
-    for wrong in (b"", b"[]", b'{"keys": [{"name": "ci"}]}', b"\xff"):
+    for wrong in (b"", b"[]", b'{"keys": [{"name": "ci"}]}', b"\xff", b'{"a":' + b"[" * 100_000):
         file.path.write_bytes(wrong)
         clock.now += 1
         assert keys.known(credentials) is None

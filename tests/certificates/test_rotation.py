@@ -197,7 +197,14 @@ def test_two_processes_that_renew_at_once_leave_no_leaf_behind(store: AuthorityS
 
 def test_a_damaged_authority_is_a_fault_with_its_place(store: AuthorityStore) -> None:
     good = (store.folder / "state.json").read_text()
-    for bad in ("", "[]", '{"signing": 1}', good.replace("steady", "ready"), good.replace('"round"', '"ground"')):
+    for bad in (
+        "",
+        "[]",
+        "[" * 10_000,
+        '{"signing": 1}',
+        good.replace("steady", "ready"),
+        good.replace('"round"', '"ground"'),
+    ):
         (store.folder / "state.json").write_text(bad)
         with pytest.raises(Faults, match=r"authority.*malformed"):
             store.roots()

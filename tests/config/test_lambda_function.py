@@ -174,6 +174,7 @@ TWO = {
         ('lambda = "m:h"\nopenapi = "a.json"', {}, "a.json: no such file or directory"),
         ('lambda = "m:h"\nopenapi = "a.yaml"', {"a.yaml": "openapi: 3.0.1"}, "a.yaml: not JSON: "),
         ('lambda = "m:h"\nopenapi = "a.yaml"', {"a.yaml": "openapi: 3.0.1"}, "convert it from YAML"),
+        ('lambda = "m:h"\nopenapi = "a.json"', {"a.json": "[" * 10_000}, "a.json: its JSON is nested too deeply"),
         ('lambda = "m:h"\nopenapi = "a.json"', {"a.json": {}}, "a.json: expected a Swagger 2.0 or OpenAPI 3"),
         ('lambda = "m:h"\nopenapi = "a.json"\nevents = "b.json"', {"a.json": API}, "openapi has the routes already"),
         ('lambda = "m:h"\ntimeout = "0s"', {}, "timeout: must be more than 0 and at most 900s, not 0s"),

@@ -206,6 +206,7 @@ class TestWorkers:
     ("text", "environ", "expected"),
     [
         ("a = [", {}, "mesh.toml: not TOML: "),
+        ("a = " + "[" * 10_000 + "]" * 10_000, {}, "mesh.toml: not TOML: "),
         ("prottos = []", {}, "mesh.toml: unknown key 'prottos'; did you mean 'protos'?"),
         (BASE + "lisen = 'x'", {}, "mesh.toml [services.log-in]: unknown key 'lisen'; did you mean 'listen'?"),
         (BASE + "lamda = 'a:b'", {}, "mesh.toml [services.log-in]: unknown key 'lamda'; did you mean 'lambda'?"),

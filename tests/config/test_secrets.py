@@ -156,12 +156,13 @@ def test_the_key_of_the_environment_is_used_and_another_is_named(tmp_path: Path)
         SecretStore(tmp_path, {}).get("one")
 
 
-def test_a_file_that_is_no_store_is_left_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "secrets").write_text("[1]")
+@pytest.mark.parametrize("text", ["[1]", "[" * 100_000 + "]" * 100_000])
+def test_a_file_that_is_no_store_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+    (tmp_path / "secrets").write_text(text)
     for action in (lambda store: store.set("a", "b"), lambda store: store.names(), lambda store: store.get("a")):
         with pytest.raises(Faults, match="is not a file of `mesh secrets`"):
             action(SecretStore(tmp_path, {}))
-    assert (tmp_path / "secrets").read_text() == "[1]"
+    assert (tmp_path / "secrets").read_text() == text
 
 
 def test_secrets_that_are_set_at_once_are_all_kept(tmp_path: Path) -> None:

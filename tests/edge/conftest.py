@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2
 from msgspec import convert
 
 from mesh.auth import TokenVerifier, authenticate
-from mesh.call import Call, Handler, Identity
+from mesh.call import Call, Handler, Identity, current
 from mesh.config.manifest import EdgeConfig
 from mesh.contract.model import Contract
 from mesh.edge import Edge, OptionalLayers
@@ -131,7 +131,7 @@ class Library:
             case "unreached":
                 target = Target(["127.0.0.1:1"])  # where nothing listens
                 try:
-                    await target(UpstreamCall(call.method, b"", asyncio.get_running_loop().time() + 5))
+                    await target(UpstreamCall(current.get(), b"", asyncio.get_running_loop().time() + 5))
                 finally:
                     await target.close()
             case "later":

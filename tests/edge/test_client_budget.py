@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.edge.clients.budget import FairBudget, Holding
+from mesh.rpc.server.clients.budget import FairBudget, Holding
 
 
 class Request:

@@ -16,8 +16,8 @@ from streaming import LIMIT
 from streaming import edge as streaming_edge
 from websockets.asyncio.client import connect
 
-from mesh.edge.clients import client_stream
-from mesh.edge.clients.limits import ClientLimits
+from mesh.rpc.server.clients import client_stream
+from mesh.rpc.server.clients.limits import ClientLimits
 
 STALL = 0.5
 POST = {"content_type": b"application/json", "te": None}
@@ -58,7 +58,10 @@ async def edge(contract, **limits):
     async with streaming_edge(contract, "process", clients=clients) as running:
         running.clients = clients
         yield running
-    assert (clients.uploads.used, clients.buffers.used) == (0, 0)  # whatever ended the requests
+    async with asyncio.timeout(5):
+        while clients.held:  # the server tells a little later what it has written  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert (clients.uploads.used, clients.held) == (0, 0)  # whatever ended the requests
 
 
 async def opened(address):

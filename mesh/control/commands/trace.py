@@ -78,7 +78,7 @@ def _get(mesh: run_state.RunState, path: str, trace_id: str) -> Any:
             text = error.read().decode("utf-8", "replace")
         try:
             message = json.loads(text)["message"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             message = "there is no such trace; `mesh trace` lists what there is" if error.code == _NOT_FOUND else text
         raise Faults([Fault(trace_id or url, message)]) from None
     except OSError as error:

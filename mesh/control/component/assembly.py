@@ -33,7 +33,6 @@ from mesh.control.component.service_events import ServiceEvents, needs_broker
 from mesh.control.component.shared_parts import SharedParts
 from mesh.edge import Edge, OptionalLayers
 from mesh.edge.calls import BULKHEADS, share_keys
-from mesh.edge.clients.limits import ClientLimits
 from mesh.edge.grpc.passthrough import tracing
 from mesh.edge.https import HttpsApp, RedirectApp
 from mesh.faults import Fault, Faults
@@ -43,6 +42,7 @@ from mesh.layers import limit_metrics
 from mesh.layers.concurrency import ConcurrencyLimit, ShareKeys
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
+from mesh.rpc.server.clients.limits import ClientLimits
 from mesh.rpc.server.connection_guard import PublicLimits
 from mesh.rpc.server.listener import Listener, ListenError
 from mesh.sidecar.service_context import ServiceContext
@@ -139,6 +139,7 @@ class SidecarComponent:
             fd=fd,
             max_message=int(config.max_message),
             drain=float(config.drain),
+            clients=ClientLimits.of_service(config),
             threads=main,
             tls=common.tls.listener,
             watched=watched,
@@ -304,7 +305,7 @@ class EdgeComponent:
         assert table is not None  # noqa: S101 - `process.run` has checked that there is one
         self._place = f"{manifest.file.name} [edge] listen"
         common = self._common = SharedParts(manifest, contract, EDGE)
-        clients, tokens = ClientLimits.of(table), common.users.tokens
+        clients, tokens = ClientLimits.of_edge(table), common.users.tokens
         tls = table.tls
         self._certificates = None if tls is None else EdgeCertificates(tls)
         self._edge = Edge(

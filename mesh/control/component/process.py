@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from mesh import private_files
+from mesh.allocator import return_large_blocks
 from mesh.boundary import cancel_task
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Contract
@@ -90,6 +91,7 @@ def run(file: Path, name: str | None, fd: int | None, *, migrate: bool = True) -
     with contextlib.suppress(OSError, RuntimeError):  # standard error is closed, or is no file
         faulthandler.enable()  # SIGABRT, by which a hung process is ended, shows the stacks of all threads
     _raise_descriptors()
+    return_large_blocks()
     private_files.disable_core_dumps()
     parent = ParentConnection.inherited()
     if parent.present:

@@ -54,7 +54,7 @@ class SignerConnection:
         body = self.request("GET", AUTHORITY_PATH)
         try:
             return int(json.loads(body)["round"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise CertificateError(f"{self._address}: the signer sent a malformed response") from None
 
     def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
@@ -151,5 +151,5 @@ class SignerClient(SignerConnection):
 def _message(body: bytes) -> str:
     try:
         return str(json.loads(body)["message"])[:500]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return body[:200].decode("utf-8", "replace")

@@ -66,7 +66,7 @@ class LogOutput:
     def _escaped(self, line: str) -> str:
         """Return a line of JSON with escapes for characters that the stream cannot encode."""
         if not can_encode(self._stream, line):
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 return json.dumps(json.loads(line))
         return line
 
@@ -104,7 +104,7 @@ def _record(text: str) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and "message" in record else None
 

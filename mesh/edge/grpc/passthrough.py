@@ -19,7 +19,6 @@ from mesh.call import Call, Handler, Layer, Metadata, chain, current
 from mesh.contract.model import Access, Contract, Method, Route
 from mesh.edge import refusals
 from mesh.edge.calls import HttpCall
-from mesh.edge.clients.client_stream import CLIENT_STREAM, LARGE_SIZE, ClientStream, release_frames
 from mesh.edge.grpc import exposed
 from mesh.errors import Internal, InvalidArgument, StatusError, Unimplemented
 from mesh.headers import CLIENT_CLAIMS, REQUEST_PREFIXES, without_owned
@@ -28,6 +27,9 @@ from mesh.layers.deadline import deadline
 from mesh.rpc import framing
 from mesh.rpc.server import grpc_web
 from mesh.rpc.server.builtin_services import builtin_handlers
+from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream
+from mesh.rpc.server.clients.exception_frames import release_frames
+from mesh.rpc.server.clients.limits import LARGE_SIZE
 from mesh.rpc.server.grpc_app import UNKNOWN_METHOD, GrpcApp
 from mesh.rpc.server.health_service import Health
 from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall
@@ -211,7 +213,7 @@ class Passthrough:
         if not method.client_streaming:
             await forwarded.read_request()
             if call.stream is not None and not method.server_streaming:
-                call.stream.reserve_response(method.path)
+                call.stream.expect_known_response(method.path)
         token = current.set(call)
         try:
             await (self._streams if method.client_streaming or method.server_streaming else self._unary)(forwarded)
@@ -350,12 +352,15 @@ class _ForwardedCall(Call):
             self._call.release_request(incomplete=self._inbound.incomplete)
         return message
 
+    def expect_response(self, size: int) -> None:
+        self._call.expect_response(size)
+
     def send(self, message: bytes) -> Coroutine[Any, Any, None]:
         if not self.headers_sent:
             self._forward_headers()
         stream = self._call.stream
         if stream is not None and not self.method.server_streaming:
-            stream.settle_response(self.method.path, len(message))
+            stream.learn_size(self.method.path, len(message))
         return self._inbound.send(message) if len(message) <= LARGE_SIZE else self._send_large(message)
 
     async def _send_large(self, message: bytes) -> None:

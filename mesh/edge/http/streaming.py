@@ -77,8 +77,7 @@ class Streams:
         loop = asyncio.get_running_loop()
         watcher = DisconnectWatcher(call)
         source = await self._source(call, transcoder, values, watcher)
-        upstream = StreamCall(method, loop.time() + method.timeout if method.timeout else None, source)
-        upstream.identity = call.identity
+        upstream = StreamCall(call, loop.time() + method.timeout if method.timeout else None, source)
         if not method.server_streaming:
             single = _SingleResponse()
             upstream.sink = single.send

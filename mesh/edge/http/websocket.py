@@ -161,8 +161,7 @@ class WebSockets:
         transcoder.request(values, call.query, b"")  # a fault in path or query is an HTTP status
         loop = asyncio.get_running_loop()
         session = _WebSocketSession(call, transcoder, values, parameters, self._max_message)
-        upstream = StreamCall(method, loop.time() + method.timeout if method.timeout else None, session.receive)
-        upstream.identity = call.identity
+        upstream = StreamCall(call, loop.time() + method.timeout if method.timeout else None, session.receive)
         upstream.sink = session.send
 
         async def serve(_: Call) -> None:

@@ -29,9 +29,10 @@ from mesh.rpc.client.tls_errors import SpeaksTlsError, is_tls_alert, reason_of
 
 __all__ = ["Connection", "ConnectionOwner", "connect"]
 
-STREAM_WINDOW_BYTES = 4 * 2**20
-CONNECTION_WINDOW_BYTES = 8 * 2**20
-"""Bytes that the server may send before they are consumed, for one stream and for all."""
+STREAM_WINDOW_BYTES = 2**16
+CONNECTION_WINDOW_BYTES = 2**21
+"""Bytes that the server may send before they are consumed, for one stream and for all. What nobody reads stays at its
+source, which has a budget for it, and does not pile up in the process of the reader."""
 WRITE_CHUNK_BYTES = 256 * 2**10
 """Bytes given to the transport at once, so that its own limit takes effect."""
 HIGH_WATER_BYTES = 64 * 2**10

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mesh.errors import (
@@ -30,11 +30,17 @@ if TYPE_CHECKING:
 __all__ = ["Stream", "wrong_response_count"]
 
 
+def _accept(_: int) -> None:
+    """Accept a message of any size."""
+
+
 class Stream:
     """One stream.
 
     Args:
         limit: Largest message in bytes.
+        expect: Called with the size of a message that comes in several pieces, at the first of them; raises a
+            ``StatusError`` to refuse it.
         streaming: Wake the waiting task for headers and each message, not only at the end.
         movable: As the attribute.
 
@@ -52,14 +58,16 @@ class Stream:
     """
 
     __slots__ = (
-        "_deframer", "_expects_messages", "_streaming", "_unacknowledged_bytes", "_waiter", "_writer", "connection",
-        "ended", "failure", "has_plain_headers", "headers", "id", "limit", "messages", "movable", "trailers",
-        "unprocessed",
+        "_announced", "_deframer", "_expect", "_expects_messages", "_streaming", "_unacknowledged_bytes", "_waiter",
+        "_writer", "connection", "ended", "failure", "has_plain_headers", "headers", "id", "limit", "messages",
+        "movable", "trailers", "unprocessed",
     )  # fmt: skip
 
     connection: Connection
 
-    def __init__(self, limit: int, *, streaming: bool, movable: bool = False) -> None:
+    def __init__(
+        self, limit: int, expect: Callable[[int], None] = _accept, *, streaming: bool, movable: bool = False
+    ) -> None:
         self.id = 0
         self.movable = movable
         self.limit = limit
@@ -70,6 +78,8 @@ class Stream:
         self.ended = False
         self.failure: StatusError | None = None
         self.unprocessed = False
+        self._expect = expect
+        self._announced = False  # whether ``expect`` was called for the message that comes in
         self._streaming = streaming
         self._expects_messages = False  # after response headers that are not the end
         self._deframer: framing.Deframer | None = None  # made when data are not exactly one message
@@ -245,6 +255,10 @@ class Stream:
         before = len(self.messages)
         while (message := deframer.next()) is not None:
             self.messages.append(message)
+            self._announced = False
+        if not self._announced and deframer.expected:
+            self._announced = True
+            self._expect(deframer.expected)
         return len(self.messages) > before
 
     def _refuse(self, failure: StatusError) -> None:

@@ -94,7 +94,7 @@ class Http2Transport:
             if attempt:
                 await _before_next_attempt(call, attempt)
             connection = pool.pick(call.tried) or await pool.acquire(call)
-            stream = Stream(self.max_message, streaming=False, movable=method.idempotent)
+            stream = Stream(self.max_message, call.expect_response, streaming=False, movable=method.idempotent)
             call.peer = connection.peer
             if call.tried is not None:
                 call.tried.add(connection.health)
@@ -284,7 +284,7 @@ class _StreamingExchange:
         self.sender: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        stream = Stream(0, streaming=True)
+        stream = Stream(0, self.call.expect_response, streaming=True)
         stream.failure = _refused(self.transport.pool)
         try:
             for _ in range(MAX_ATTEMPTS):
@@ -319,7 +319,7 @@ class _StreamingExchange:
         if self.sender is None and not self.requests_ended and not call.method.client_streaming:
             await self._send_request(await call.receive_one())
             self.requests_ended = True
-        stream = Stream(transport.max_message, streaming=True, movable=call.method.idempotent)
+        stream = Stream(transport.max_message, call.expect_response, streaming=True, movable=call.method.idempotent)
         call.peer = connection.peer
         if call.tried is not None:
             call.tried.add(connection.health)

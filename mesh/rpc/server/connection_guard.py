@@ -27,6 +27,8 @@ from pathlib import Path
 from time import monotonic, thread_time
 from typing import Any
 
+from mesh.rpc.server.clients.client_stream import CONNECTION_GUARD
+
 __all__ = ["ConnectionGuard", "PublicLimits", "fair_share", "prepare"]
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,8 @@ class _OpenConnection:
     """A connection as the guard sees it.
 
     Attributes:
+        descriptor: Its descriptor.
+        inode: Its inode, which shows whether the descriptor has been used again.
         peer: Address and port of its other end.
         client: Key of its client; None: a proxy.
         since: Loop time at which it was first seen.
@@ -91,9 +95,11 @@ class _OpenConnection:
         closed: Whether it was shut down.
     """
 
-    __slots__ = ("client", "closed", "late", "peer", "since")
+    __slots__ = ("client", "closed", "descriptor", "inode", "late", "peer", "since")
 
-    def __init__(self, peer: Peer, client: str | None, since: float) -> None:
+    def __init__(self, descriptor: int, inode: int, peer: Peer, client: str | None, since: float) -> None:
+        self.descriptor = descriptor
+        self.inode = inode
         self.peer = peer
         self.client = client
         self.since = since
@@ -125,6 +131,7 @@ class ConnectionGuard:
         self._limits = limits
         self._requests: dict[Peer, _ConnectionRequests] = {}
         self._known: dict[int, _OpenConnection | None] = {}  # by inode; None: not of this listener
+        self._by_peer: dict[Peer, _OpenConnection] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -133,6 +140,7 @@ class ConnectionGuard:
         requests = self._requests.get(peer)
         if requests is None:
             requests = self._requests[peer] = _ConnectionRequests(http1=scope.get("http_version") == _HTTP1)
+        scope[CONNECTION_GUARD] = self
         requests.in_progress += 1
         try:
             await self._app(scope, receive, send)
@@ -151,6 +159,16 @@ class ConnectionGuard:
             self._task.cancel()
             await asyncio.wait([self._task])
 
+    def is_private(self, peer: Peer) -> bool:
+        """Whether the connection of a peer is known, and is that of one client, not of a proxy."""
+        connection = self._by_peer.get(peer)
+        return connection is not None and not connection.closed and connection.client is not None
+
+    def close(self, peer: Peer) -> bool:
+        """Close the connection of a peer, without a word in the log. Return False if it is not known (yet)."""
+        connection = self._by_peer.get(peer)
+        return connection is not None and self._shut_down(connection)
+
     async def _watch(self, port: int) -> None:
         while True:
             seconds = await asyncio.to_thread(self.sweep, port, monotonic())
@@ -167,43 +185,46 @@ class ConnectionGuard:
             Seconds of processor time that it took.
         """
         began = thread_time()
-        descriptors = self._find(port, now)
+        self._find(port, now)
         room = self._limits.connections * MAX_FILL
-        by_client: dict[str, list[tuple[bool, float, int]]] = defaultdict(list)
+        by_client: dict[str, list[tuple[bool, float, int, _OpenConnection]]] = defaultdict(list)
         for inode, connection in list(self._known.items()):
             if connection is None or connection.closed:
                 continue
             requests = self._requests.get(connection.peer)
             if self._is_late(connection, requests, now):
-                self._close(descriptors[inode], inode, "slow_head")
+                self._close(connection, "slow_head")
             elif connection.client is None:
                 room -= 1
             else:
                 idle = requests is None or not requests.in_progress
-                by_client[connection.client].append((idle, connection.since, inode))
+                by_client[connection.client].append((idle, connection.since, inode, connection))
         share = fair_share([len(connections) for connections in by_client.values()], room)
         for connections in by_client.values():
             if len(connections) > share:
                 connections.sort(reverse=True)  # those without requests first, of these the newest
-                for _, _, inode in connections[: len(connections) - share]:
-                    self._close(descriptors[inode], inode, "connections")
+                for _, _, _, connection in connections[: len(connections) - share]:
+                    self._close(connection, "connections")
         return thread_time() - began
 
-    def _find(self, port: int, now: float) -> dict[int, int]:
-        """Bring the known connections up to date. Return the descriptor of each open file, by its inode."""
-        found: dict[int, int] = {}
+    def _find(self, port: int, now: float) -> None:
+        """Bring the known connections up to date."""
+        found: set[int] = set()
         for file in DESCRIPTORS.iterdir():
             with contextlib.suppress(OSError, ValueError):
                 descriptor = int(file.name)
                 inode = os.fstat(descriptor).st_ino
-                found[inode] = descriptor
+                found.add(inode)
                 if inode not in self._known:
-                    self._known[inode] = self._look(descriptor, inode, port, now)
-        for inode in self._known.keys() - found.keys():
+                    connection = self._known[inode] = self._look(descriptor, inode, port, now)
+                    if connection is not None:
+                        self._by_peer[connection.peer] = connection
+        for inode in self._known.keys() - found:
             gone = self._known.pop(inode)
             if gone is not None:
                 self._requests.pop(gone.peer, None)
-        return found
+                if self._by_peer.get(gone.peer) is gone:
+                    del self._by_peer[gone.peer]
 
     def _look(self, descriptor: int, inode: int, port: int, now: float) -> _OpenConnection | None:
         """Return the connection of a descriptor that was not seen before; None if it is none of this listener."""
@@ -218,7 +239,7 @@ class ConnectionGuard:
                 return None
         address = ip_address(host.partition("%")[0])
         mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-        return _OpenConnection((host, peer_port), self._client_of(mapped or address), now)
+        return _OpenConnection(descriptor, inode, (host, peer_port), self._client_of(mapped or address), now)
 
     def _client_of(self, address: IPv4Address | IPv6Address) -> str | None:
         if any(address in network for network in self._limits.proxies):
@@ -236,14 +257,17 @@ class ConnectionGuard:
         late, connection.late = late and connection.late, late
         return late
 
-    def _close(self, descriptor: int, inode: int, reason: str) -> None:
-        connection = self._known[inode]
-        assert connection is not None  # noqa: S101 - only connections are closed
+    def _close(self, connection: _OpenConnection, reason: str) -> None:
+        if self._shut_down(connection):
+            self._limits.refused(reason)
+
+    def _shut_down(self, connection: _OpenConnection) -> bool:
         connection.closed = True
-        with _duplicate(descriptor, inode) as duplicate, contextlib.suppress(OSError):
+        with _duplicate(connection.descriptor, connection.inode) as duplicate, contextlib.suppress(OSError):
             if duplicate is not None:
                 duplicate.shutdown(socket.SHUT_RDWR)
-                self._limits.refused(reason)
+                return True
+        return False
 
 
 def fair_share(sizes: list[int], room: float) -> int:

@@ -15,14 +15,16 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 
 from mesh.asgi import Receive, Scope, Send
-from mesh.boundary import as_exception
+from mesh.boundary import as_exception, uncancel_task
 from mesh.call import Call, Handler, Layer, Metadata, chain
 from mesh.contract.model import Method
 from mesh.errors import Internal, StatusError, Unauthenticated, Unavailable, Unimplemented
 from mesh.headers import Headers
 from mesh.layers.recover import status_of
 from mesh.rpc import framing
-from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall
+from mesh.rpc.server.clients.limited_call import CallerWatch, LimitedCall
+from mesh.rpc.server.clients.limits import ClientLimits
+from mesh.rpc.server.inbound_call import CONTENT_TYPE, UNREAD, InboundCall
 from mesh.rpc.status import write_status
 
 __all__ = ["TRAILERS_EXTENSION", "UNKNOWN_METHOD", "GrpcApp"]
@@ -52,6 +54,7 @@ class GrpcApp:
         methods: Path (``/package.Service/Method``) → the method and its handler.
         max_message: Largest request message, bytes. The receiver of a response limits its size.
         trace: Layer that records the calls of unknown methods. None: they are not recorded.
+        clients: Limits on the callers; None: an application before this one has them.
 
     Attributes:
         calls: The calls in progress.
@@ -60,7 +63,7 @@ class GrpcApp:
     malformed: type[StatusError] = Internal
     """Status of a request that no gRPC client makes."""
 
-    __slots__ = ("_closing", "_max_message", "_methods", "_trace", "calls")
+    __slots__ = ("_clients", "_closing", "_max_message", "_methods", "_trace", "_watch", "calls")
 
     def __init__(
         self,
@@ -68,14 +71,19 @@ class GrpcApp:
         *,
         max_message: int = 4 * 2**20,
         trace: Layer | None = None,
+        clients: ClientLimits | None = None,
     ) -> None:
         self._methods = dict(methods)
         self._max_message = max_message
         self._trace = trace
         self._closing = False
         self.calls: set[InboundCall] = set()
+        self._clients = clients
+        self._watch = None if clients is None else CallerWatch(clients, self.calls)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(  # noqa: C901, PLR0912 - another coroutine would cost each call
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Serve one ASGI connection scope."""
         if scope["type"] != "http":
             await _reject_scope(scope, receive, send)
@@ -102,6 +110,8 @@ class GrpcApp:
             return
         method = call.method
         self.calls.add(call)
+        if self._watch is not None:
+            self._watch.start()
         try:
             failure: StatusError | None = None
             try:
@@ -110,14 +120,23 @@ class GrpcApp:
                     raise RuntimeError(f"{method.path} has one response, and none was sent")  # noqa: TRY301
             except StatusError as error:
                 failure = error
+                if self._clients is not None:
+                    _forget(call, error)
             except BaseException as error:  # noqa: BLE001 - of a layer outside of ``recover``
                 failure = await self._failed(call, error)
-            await call.finish(failure)
+            if failure is not UNREAD:
+                await call.finish(failure)
+        except asyncio.CancelledError:
+            if call.dropped is None or self._closing:
+                raise
+            # The caller does not read the end. The server resets the stream of a response that is not complete.
         except Exception:  # the ASGI server refused headers or trailers that the function set
             log.exception("%s failed: its response could not be sent", method.path)
             await call.abort()
         finally:
             self.calls.discard(call)
+            if isinstance(call, LimitedCall):
+                call.close()
 
     def _reject(self, scope: Scope, content_type: bytes) -> tuple[int, Headers] | None:
         """Return HTTP status and headers that reject a request which is not gRPC; None for a gRPC request."""
@@ -138,7 +157,11 @@ class GrpcApp:
                 fields, or the connection has an old version of TLS.
         """
         method, handler = self._methods.get(scope["path"]) or self._unknown(scope["path"])
-        call = InboundCall(method, metadata, receive, send, self._max_message)
+        clients = self._clients
+        if clients is None:
+            call = InboundCall(method, metadata, receive, send, self._max_message)
+        else:
+            call = LimitedCall(clients, scope, method, metadata, receive, send, self._max_message)
         tls = scope.get("extensions", _DEFAULT_EXTENSIONS).get("tls")
         if tls is not None:
             call.certificate = _client_certificate(tls)
@@ -161,6 +184,9 @@ class GrpcApp:
         try:
             status = status_of(await as_exception(error, call))
         except asyncio.CancelledError:
+            _forget(call, error)
+            if call.dropped is not None and call.task is not None and not uncancel_task(call.task):
+                return call.dropped
             if not self._closing:
                 raise
             return Unavailable("the server is shutting down")  # ``expire``: the stream is still open
@@ -172,6 +198,12 @@ class GrpcApp:
         self._closing = True
         for call in self.calls:
             call.cancel()
+
+
+def _forget(call: InboundCall, error: BaseException) -> None:
+    """Release what a large call that has failed holds, while the status is sent and the exception exists."""
+    if isinstance(call, LimitedCall):
+        call.forget(error)
 
 
 def _client_certificate(tls: Mapping[str, Any]) -> str | None:

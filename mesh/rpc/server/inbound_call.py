@@ -18,13 +18,18 @@ from mesh.call import Call, Metadata, field_bytes
 from mesh.errors import Internal, ResourceExhausted, StatusError
 from mesh.headers import UNTRAILED
 from mesh.rpc import framing
+from mesh.rpc.server.clients.limits import LARGE_SIZE
 from mesh.rpc.status import OK, write_status
 
 if TYPE_CHECKING:
     from mesh.contract.model import Method
 
-__all__ = ["CONTENT_TYPE", "InboundCall"]
+__all__ = ["CONTENT_TYPE", "RECEIVING", "UNREAD", "InboundCall"]
 
+RECEIVING = object()
+"""Value of ``waits_for`` while a call waits for its request."""
+UNREAD = ResourceExhausted("the response was not read")
+"""Status of a call whose caller does not read its response. Nothing can be sent any more."""
 CONTENT_TYPE = (b"content-type", framing.TYPE)
 _GZIP = (b"grpc-encoding", b"gzip")
 _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
@@ -42,6 +47,10 @@ COMPRESSION_MIN_SIZE = 1024
 class InboundCall(Call):
     """A gRPC call as an ASGI server received it.
 
+    Attributes:
+        waits_for: What it waits for: ``RECEIVING``, the event that the server does not take, or None.
+        dropped: The status of a call that was ended because of its caller, or None.
+
     Raises (from the constructor):
         StatusError: The timeout or the encoding of the caller is malformed or unknown, or there are too many header
             fields.
@@ -49,7 +58,7 @@ class InboundCall(Call):
 
     __slots__ = (
         "_deframer", "_disconnected", "_gzip", "_max_message", "_receive", "_requests_ended", "_response", "_send",
-        "certificate",
+        "certificate", "dropped", "waits_for",
     )  # fmt: skip
 
     def __init__(self, method: Method, metadata: Metadata, receive: Receive, send: Send, max_message: int) -> None:
@@ -76,6 +85,8 @@ class InboundCall(Call):
         self._requests_ended = False
         self._disconnected = False
         self.certificate: str | None = None
+        self.waits_for: object = None
+        self.dropped: StatusError | None = None
 
     @property
     def response_missing(self) -> bool:
@@ -95,6 +106,11 @@ class InboundCall(Call):
         """Cancel the handler."""
         if self.task is not None:
             cancel_task(self.task)
+
+    def drop(self, status: StatusError) -> None:
+        """End the call because its caller is too slow, or holds too much."""
+        self.dropped = status
+        self.cancel()
 
     async def caller_disconnected(self) -> bool:
         """Whether the caller has gone.
@@ -121,9 +137,11 @@ class InboundCall(Call):
     async def _read(self) -> AsgiEvent:
         return await self._receive()
 
-    async def receive(self) -> bytes | None:
+    async def receive(self) -> bytes | None:  # noqa: C901 - one loop over the events
         """Return the next request message, or None after the last (see ``Call.receive``)."""
         deframer = self._deframer
+        if deframer is not None and self.method.client_streaming:
+            self._keep_request(deframer.pending)
         while True:
             if deframer is not None and deframer.pending:
                 message = deframer.next()
@@ -133,7 +151,11 @@ class InboundCall(Call):
                     raise Internal("malformed request: the stream ended inside a message")
             if self._requests_ended:
                 return None
-            event = await self._receive()
+            self.waits_for = RECEIVING
+            try:
+                event = await self._receive()
+            finally:
+                self.waits_for = None
             if event["type"] != "http.request":
                 self._end_disconnected()
             self._requests_ended = not event.get("more_body", False)
@@ -145,6 +167,7 @@ class InboundCall(Call):
                         return message
                     encoding = self.metadata.wire(b"grpc-encoding")
                     deframer = self._deframer = framing.Deframer(self._max_message, encoding)
+                self._hold_request(len(data))
                 deframer.feed(data)
 
     async def send(self, message: bytes) -> None:
@@ -152,11 +175,19 @@ class InboundCall(Call):
         if not self.method.server_streaming:
             if self._response is not None:
                 raise RuntimeError(f"{self.method.path} has one response, and a second was sent")
+            if len(message) > LARGE_SIZE:
+                self._hold_response(len(message))
+                message = message if self._gzip else self._piece(message)
             self._response = message
             return
         if not self.headers_sent:
             await self.send_headers()
-        await self._send_event({"type": "http.response.body", "body": self._frame(message), "more_body": True})
+        if len(message) <= LARGE_SIZE:
+            await self._send_event({"type": "http.response.body", "body": self._frame(message), "more_body": True})
+            return
+        self._hold_response(len(message))
+        await self._send_large(message if self._gzip else self._piece(message), more=True)
+        self._release_response()
 
     async def send_headers(self) -> None:
         """Send ``headers`` now (see ``Call.send_headers``)."""
@@ -166,12 +197,15 @@ class InboundCall(Call):
 
     async def finish(self, status: StatusError | None) -> None:
         """End the call: send the headers and the message that are still to be sent, then the status (None: OK)."""
-        if status is None and self._response is not None and not self.headers_sent and not self.trailers:
+        response, self._response = self._response, None
+        large = response is not None and len(response) > LARGE_SIZE
+        if status is None and response is not None and not (large or self.headers_sent or self.trailers):
             # Fast path of nearly every unary call.
             self.headers_sent = True
+            self.waits_for = response
             try:
                 await self._send(self._start_event())
-                await self._send({"type": "http.response.body", "body": self._frame(self._response)})
+                await self._send({"type": "http.response.body", "body": self._frame(response)})
                 await self._send(_OK)
             except OSError:
                 self._end_disconnected()
@@ -185,8 +219,11 @@ class InboundCall(Call):
         if not self.headers_sent:
             self.headers_sent = True
             await self._send_event(self._start_event())
-        if status is None and self._response is not None:
-            await self._send_event({"type": "http.response.body", "body": self._frame(self._response)})
+        if status is None and response is not None:
+            if large:
+                await self._send_large(response, more=False)
+            else:
+                await self._send_event({"type": "http.response.body", "body": self._frame(response)})
         else:
             await self._send_event(_END)
         if status is None and not self.trailers:
@@ -220,11 +257,39 @@ class InboundCall(Call):
             return framing.compressed_frame(message)
         return framing.frame(message)
 
+    async def _send_large(self, message: bytes, *, more: bool) -> None:
+        if self._gzip:
+            message = framing.compressed_frame(message)
+        else:
+            await self._send_event({"type": "http.response.body", "body": framing.prefix(message), "more_body": True})
+        await self._send_event({"type": "http.response.body", "body": message, "more_body": more})
+
     async def _send_event(self, event: dict[str, Any]) -> None:
+        self.waits_for = event
         try:
             await self._send(event)
         except OSError:  # ASGI: send() after the stream has closed
             self._end_disconnected()
+        finally:
+            self.waits_for = None
+
+    # -- limits on the caller: mesh.rpc.server.clients.limited_call has them, the edge has its own before this class --
+
+    def _hold_request(self, size: int) -> None:
+        """Count bytes of a request message that comes in several pieces."""
+
+    def _keep_request(self, size: int) -> None:
+        """Count ``size`` bytes of the request stream from now on: the messages before were taken."""
+
+    def _hold_response(self, size: int) -> None:
+        """Count a large response message."""
+
+    def _piece(self, message: bytes) -> bytes:
+        """Return a large message as the server gets it."""
+        return message
+
+    def _release_response(self) -> None:
+        """Count a message of a response stream no longer: the server has taken it."""
 
     def _end_disconnected(self) -> NoReturn:
         """End the call because its caller has gone.

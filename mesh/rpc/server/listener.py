@@ -60,10 +60,10 @@ MAX_STREAMS = 4096
 """Calls in progress on one connection at most. A mesh has few connections with many calls; the limit that counts is the
 application's concurrency limit."""
 
-STREAM_WINDOW_SIZE = 2**20
+STREAM_WINDOW_SIZE = 2**18
 """Bytes that a peer may send on one stream before they are read. Less than the connection's, so that one call that does
 not read cannot stop the others."""
-CONNECTION_WINDOW_SIZE = 2**24
+CONNECTION_WINDOW_SIZE = 2**22
 """Bytes that a peer may send on one connection before they are read: the bound of the memory that one peer takes."""
 
 PUBLIC_STREAM_WINDOW_SIZE = 2**18
@@ -152,6 +152,8 @@ class Listener:
         expire: Called when the drain time is over and calls are still in progress, to end them by a status of the
             application. A call that has not ended ``CANCELLATION_TIMEOUT`` later loses its connection.
         tls: Certificates; None: plain text.
+        stall: Seconds after which a stream is reset whose peer does not read its response, where only gRPC is spoken;
+            0: never.
         public: Limits of a listener whose clients are not trusted; None: they are services of the mesh.
     """
 
@@ -167,6 +169,7 @@ class Listener:
         max_head: int = 2**20,
         expire: Callable[[], None] | None = None,
         tls: CertificateFiles | None = None,
+        stall: float = 0.0,
         public: PublicLimits | None = None,
     ) -> None:
         self.listen = listen
@@ -192,7 +195,7 @@ class Listener:
             "limit_request_fields": 0,  # the application counts them: h2corn sends 431, which is not a gRPC status
         }
         if grpc_only:
-            self._options |= {"http1": False, "timeout_keep_alive": IDLE_TIMEOUT, "h2_timeout_response_stall": 0.0}
+            self._options |= {"http1": False, "timeout_keep_alive": IDLE_TIMEOUT, "h2_timeout_response_stall": stall}
         else:
             # A request stream may be silent for long. The application has timeouts for the bodies that it reads whole.
             body = DEFAULT_MAX_BODY_SIZE if max_body is None else max_body

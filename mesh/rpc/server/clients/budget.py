@@ -127,6 +127,19 @@ class FairBudget:
             if not client.connections:
                 del self._clients[holding.client]
 
+    def reduce(self, holding: Holding, amount: int) -> None:
+        """Let a holding hold ``amount`` at most."""
+        if amount <= 0:
+            self.release(holding)
+            return
+        excess = holding.amount - amount
+        if excess > 0:
+            client = self._clients[holding.client]
+            holding.amount -= excess
+            client.connections[holding.connection].total -= excess
+            client.total -= excess
+            self.used -= excess
+
     def _victim(self, client: _ClientShare, connection: _ConnectionShare) -> Holding | None:
         """Return the holding to displace for one of this connection; None if its own share is the largest."""
         for other in nlargest(COMPARED, self._clients.values(), key=_total):

@@ -4,32 +4,44 @@ The limits cost nothing while the client is as fast as the edge: an event that i
 Only a wait for the client has a timer, can be displaced by another client's needs, and counts.
 
 The server (h2corn) takes up to 32 events of a response before it makes the application wait, whatever their size. So
-large pieces are cut: else the server would hold what the client does not read, where no limit sees it.
+large pieces are cut, and each one is counted until the server has written it (``held_response``).
+
+A stream of HTTP/2 whose client does not read is reset by the server's own timeout. Where there is none, and for a
+client that gives back for another one, the wait ends here. A connection of HTTP/1.1 is then closed by the connection
+guard, because the server logs a response that the application does not complete.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Generator
+from contextlib import suppress
+from math import inf
 from time import monotonic  # the clock of the event loops
-from traceback import clear_frames
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from mesh.asgi import AsgiEvent, Receive, Scope, Send
-from mesh.edge.clients.budget import Holding
 from mesh.errors import DeadlineExceeded, ResourceExhausted
 from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
+from mesh.rpc.server.clients.budget import Holding
+from mesh.rpc.server.clients.held_response import HeldResponse
+from mesh.rpc.server.clients.limits import LARGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from mesh.edge.clients.limits import ClientLimits
+    from mesh.rpc.server.clients.limits import ClientLimits
 
-__all__ = ["CLIENT_STREAM", "LARGE_SIZE", "ClientDroppedError", "ClientStream", "SlowBodyError", "release_frames"]
+__all__ = [
+    "CLIENT_STREAM", "CONNECTION_GUARD", "ClientDroppedError", "ClientStream", "SlowBodyError",
+]  # fmt: skip
 
 CLIENT_STREAM = "mesh.client_stream"
 """Key of the scope under which the client stream of a request stands."""
+
+CONNECTION_GUARD = "mesh.connection_guard"
+"""Key of the scope under which the connection guard of the listener stands, if it has one."""
 
 MIN_RATE_BYTES = 240
 """Bytes a second that a client has to send after the stall time (Kestrel's ``MinRequestBodyDataRate``)."""
@@ -37,12 +49,15 @@ UNCOUNTED_BYTES = 16 * 2**10
 """Bytes of a request that are not counted. A small body costs less than its head."""
 PIECE_SIZE = 16 * 2**10
 """Bytes of the pieces into which a large piece of a response is cut."""
-LARGE_SIZE = 64 * 2**10
-"""Bytes from which on a piece of a response counts as large."""
-FORGOTTEN_PART = 8
-"""Part of the expected size of a method's response that a smaller response takes off: an eighth."""
-MAX_CONTEXTS = 8
-"""Exceptions in the context of one that are followed."""
+QUEUED_SIZE = 32 * PIECE_SIZE
+"""Bytes of a response that the server has besides the response itself, while its client reads slowly."""
+RESET_DELAY = 1.0
+"""Seconds after the stall time in which the server resets the stream of HTTP/2 itself."""
+DISCONNECT_TIMEOUT = 1.0
+"""Seconds that the server has to notice that the connection was closed."""
+UNREAD_DELAY = 1.0
+"""Seconds after which a response that was sent, and that the server could not write, makes its client one that does not
+read. Its connection may be closed when others need the bytes."""
 RETRY_AFTER_SECONDS = 1.0
 """Delay in the ``Retry-After`` of a refused request."""
 
@@ -53,6 +68,16 @@ class SlowBodyError(DeadlineExceeded):
 
 class ClientDroppedError(OSError):
     """The client does not read its response. For the application it has disconnected, as ``OSError`` says in ASGI."""
+
+
+class Guard(Protocol):
+    """Connection guard of the listener (``mesh.rpc.server.connection_guard``)."""
+
+    def close(self, peer: Any) -> bool:
+        """Close a connection; False if it is not known."""
+
+    def is_private(self, peer: Any) -> bool:
+        """Whether a connection is known, and is that of one client."""
 
 
 class KnowsClient(Protocol):
@@ -67,7 +92,7 @@ class ClientStream:
     """ASGI events of one request.
 
     Args:
-        limits: The limits of the edge.
+        limits: The limits of the component.
         scope: The request.
         receive: As in ASGI.
         send: As in ASGI.
@@ -78,8 +103,8 @@ class ClientStream:
     """
 
     __slots__ = (
-        "_client", "_inbound", "_limits", "_outbound", "_receive", "_received", "_send", "_since", "_upload", "_waits",
-        "request", "streaming",
+        "_client", "_ended", "_guard", "_http1", "_inbound", "_limits", "_outbound", "_receive", "_received", "_send",
+        "_since", "_upload", "_waits", "request", "streaming",
     )  # fmt: skip
 
     def __init__(self, limits: ClientLimits, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,17 +118,20 @@ class ClientStream:
         self._since = 0.0
         self._upload: Holding | None = None
         self._inbound: Holding | None = None
-        self._outbound: Holding | None = None
+        self._outbound: HeldResponse | None = None
         self._waits: list[_Waiting] = []
+        self._guard: Guard | None = scope.get(CONNECTION_GUARD)
+        self._http1 = scope.get("http_version") != "2"
+        self._ended = inf
 
     def close(self) -> None:
-        """Release everything: the request has ended."""
+        """Release everything but what the server has not written yet: the request has ended."""
         self.request = None
-        buffers = self._limits.buffers
         if self._inbound is not None:
-            buffers.release(self._inbound)
+            self._limits.buffers.release(self._inbound)
         if self._outbound is not None:
-            buffers.release(self._outbound)
+            self._ended = monotonic()
+            self._outbound.release()
         if self._upload is not None:
             self._limits.uploads.release(self._upload)
 
@@ -117,17 +145,23 @@ class ClientStream:
         """
         if self._inbound is None:
             self._inbound = self._holding()
-        self._hold(self._inbound, size, "the edge holds too many unfinished requests; try again later")
+        if not self._limits.hold(self._inbound, size):
+            text = "too many unfinished requests are held; try again later"
+            raise ResourceExhausted(text, retry_after=RETRY_AFTER_SECONDS)
 
     def hold_response(self, size: int) -> None:
-        """Count bytes of the response that are held until the client has read them.
+        """Count the bytes of a response, or of the next message of its stream, that is expected or there.
+
+        They are held until ``release_response``, and then as far as the server has not written them.
 
         Raises:
             ResourceExhausted: The budget does not allow them.
         """
         if self._outbound is None:
-            self._outbound = self._holding()
-        self._hold(self._outbound, size, "the edge holds too many responses that are not read; try again later")
+            self._outbound = HeldResponse(self._limits, self._holding())
+        if not self._outbound.reserve(size + min(size, QUEUED_SIZE)):
+            text = "too many responses that are not read are held; try again later"
+            raise ResourceExhausted(text, retry_after=RETRY_AFTER_SECONDS)
 
     def release_request(self, *, incomplete: bool = False) -> None:
         """Release the request, or the message of its stream that was passed on.
@@ -144,10 +178,10 @@ class ClientStream:
     def release_response(self) -> None:
         """Release the response, or the message of its stream that was sent."""
         if self._outbound is not None:
-            self._limits.buffers.release(self._outbound)
+            self._outbound.release()
 
-    def reserve_response(self, path: str) -> None:
-        """Count the response that a method is expected to give, before it is called.
+    def expect_known_response(self, path: str) -> None:
+        """Count the response that a method is known to give, before it is called.
 
         Else the responses of many calls would be there before the first of them is counted.
 
@@ -158,18 +192,9 @@ class ClientStream:
         if expected:
             self.hold_response(expected)
 
-    def settle_response(self, path: str, size: int) -> None:
-        """Release what was reserved, and remember how large the responses of a method are."""
-        sizes = self._limits.response_sizes
-        known = sizes.get(path, 0)
-        if not known and size <= LARGE_SIZE:
-            return
-        self.release_response()
-        expected = max(size, known - known // FORGOTTEN_PART)
-        if expected > LARGE_SIZE:
-            sizes[path] = expected
-        else:
-            sizes.pop(path, None)
+    def learn_size(self, path: str, size: int) -> None:
+        """Remember how large the responses of a method are."""
+        self._limits.learn_size(path, size)
 
     def discard(self) -> None:
         """Read the rest of the request without limits: the response is sent, and the rest is discarded."""
@@ -177,11 +202,6 @@ class ClientStream:
         self._received = -1
         if self._upload is not None:
             self._limits.uploads.release(self._upload)
-
-    def _hold(self, holding: Holding, size: int, text: str) -> None:
-        if not self._limits.buffers.add(holding, size):
-            self._limits.count("buffers")
-            raise ResourceExhausted(text, retry_after=RETRY_AFTER_SECONDS)
 
     def _holding(self) -> Holding:
         client = self._client
@@ -195,11 +215,19 @@ class ClientStream:
 
     @property
     def displaceable(self) -> bool:
-        """Whether the request waits for its client (``mesh.edge.clients.budget.Owner``)."""
-        return bool(self._waits) and not self._waits[-1].expired
+        """Whether the request waits for its client, or its response was sent and is not read (``budget.Owner``)."""
+        if self._waits:
+            return not self._waits[-1].expired
+        guard = self._guard
+        return guard is not None and monotonic() - self._ended > UNREAD_DELAY and guard.is_private(self._client)
 
     def displace(self) -> None:
-        """End the wait for the client."""
+        """End the wait for the client, or close the connection that is not read."""
+        if not self._waits:
+            assert self._guard is not None  # noqa: S101 - see ``displaceable``
+            self._limits.count("displaced")
+            self._guard.close(self._client)
+            return
         wait = self._waits[-1]
         wait.displaced = True
         wait.expire()
@@ -211,7 +239,7 @@ class ClientStream:
 
         Raises:
             SlowBodyError: The client is too slow.
-            ResourceExhausted: The edge cannot hold what the client sends, or cannot wait for it.
+            ResourceExhausted: The component cannot hold what the client sends, or cannot wait for it.
         """
         return self._receive() if self._received < 0 else self._read()
 
@@ -260,7 +288,7 @@ class ClientStream:
                     limits.count("slow_body")
                     raise SlowBodyError("the request body did not come in time") from None
                 limits.count("displaced")
-                text = "the edge no longer waits for this request: its client has the most of them; try again later"
+                text = "this request is no longer waited for: its client has the most of them; try again later"
                 raise ResourceExhausted(text, retry_after=RETRY_AFTER_SECONDS) from None
             return event
 
@@ -270,7 +298,7 @@ class ClientStream:
         """Send an event (``send`` of ASGI).
 
         Raises:
-            ClientDroppedError: The client does not read, or others need what the edge holds for it.
+            ClientDroppedError: The client does not read, or others need what is held for it.
         """
         body = event.get("body")
         if body is not None and len(body) > LARGE_SIZE and event["type"] == "http.response.body":
@@ -279,9 +307,12 @@ class ClientStream:
 
     async def _send_pieces(self, body: bytes, *, more: bool) -> None:
         size = len(body)
+        view = memoryview(body)
+        piece = bytes if self._outbound is None else self._outbound.piece
         for start in range(0, size, PIECE_SIZE):
             end = start + PIECE_SIZE
-            await self._write({"type": "http.response.body", "body": body[start:end], "more_body": more or end < size})
+            event = {"type": "http.response.body", "body": piece(view[start:end]), "more_body": more or end < size}
+            await self._write(event)
 
     @coroutine
     def _write(self, event: AsgiEvent) -> Generator[Any, Any, None]:
@@ -291,14 +322,27 @@ class ClientStream:
         except StopIteration:
             return
         limits = self._limits
-        with _Waiting(self, monotonic() + limits.stall) as wait:
+        began = monotonic()
+        resets = self._guard is not None and not self._http1
+        with _Waiting(self, began + limits.stall + (RESET_DELAY if resets else 0.0)) as wait:
             try:
                 yield from _rest(step, waiting)
             except asyncio.CancelledError:
                 if not wait.sole_cause:
+                    if monotonic() - began >= limits.stall:  # by the server's own timeout
+                        limits.count("slow_reader")
                     raise
                 limits.count("displaced" if wait.displaced else "slow_reader")
+                if self._http1 and self._guard is not None and self._guard.close(self._client):
+                    yield from _disconnected()
                 raise ClientDroppedError("the client does not read the response") from None
+
+
+@coroutine
+def _disconnected() -> Generator[Any, Any, None]:
+    """Wait until the server has noticed that the connection was closed, and cancels the task."""
+    with suppress(asyncio.CancelledError):
+        yield from asyncio.sleep(DISCONNECT_TIMEOUT).__await__()
 
 
 class _Waiting(TaskTimeout):
@@ -327,19 +371,6 @@ class _Waiting(TaskTimeout):
         self._stream._waits.remove(self)  # noqa: SLF001 - of this module
         self._slot.discard(self)
         self.uncancel()
-
-
-def release_frames(error: BaseException | None) -> None:
-    """Clear the variables of the code that an exception has left.
-
-    They hold the request or the response for as long as something holds the exception: the sending of its status to a
-    client that does not read, or an exporter of spans.
-    """
-    for _ in range(MAX_CONTEXTS):
-        if error is None:
-            return
-        clear_frames(error.__traceback__)
-        error = error.__context__
 
 
 def _rest(step: Any, waiting: Any) -> Generator[Any, Any, Any]:
