@@ -127,8 +127,8 @@ def _mesh(name: str, *, adaptive: bool) -> Iterator[tuple[str, str]]:
     for service in ("LOGIN", "REGISTRATION", "AUDIT"):
         environ[f"MESH_SERVICES_{service}_LISTEN"] = "127.0.0.1:0"
         environ[f"MESH_SERVICES_{service}_DATABASE"] = f"sqlite:///{folder}/{service.lower()}.db"
-    if adaptive:
-        environ |= {"MESH_EDGE_ADAPTIVE": "true", "MESH_SERVICES_LOGIN_ADAPTIVE": "true"}
+    if not adaptive:
+        environ |= {"MESH_EDGE_ADAPTIVE": "false", "MESH_SERVICES_LOGIN_ADAPTIVE": "false"}
     with load.our_mesh(f"overload-{name}", environ, load.ROOT / "mesh.toml") as (addresses, edge, _):
         body = json.dumps({"name": "alice", "email": "alice@example.com", "password": PASSWORD}).encode()
         request = urllib.request.Request(f"{edge}/v1/users", body, {"content-type": "application/json"})  # noqa: S310

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mesh import cli
+from mesh.control import deployment, project
 
 MESH = [sys.executable, "-m", "mesh"]
 FREE = {"MESH_EDGE_LISTEN": "127.0.0.1:0", "MESH_SERVICES_HELLO_LISTEN": "127.0.0.1:0"}
@@ -65,6 +66,13 @@ def test_nothing_is_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]
     assert new(folder, "hello") == 1
     assert capsys.readouterr().err == "services/hello/functions.py: exists already; nothing was written\n"
     assert not (folder / "mesh.toml").exists()
+
+
+def test_mesh_check_has_no_warning(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert new(folder, "hello") == 0
+    capsys.readouterr()
+    found, contract = project.load(folder / "mesh.toml")
+    assert deployment.warnings(found, contract) == []
 
 
 def test_its_test_passes(folder: Path) -> None:

@@ -100,7 +100,7 @@ async def on_said(request, context):
     print(f"heard {request.key!a} {request.text!a}", flush=True)
     return Empty()
 """
-ODD = ["müller 日本", "q\"uo'te` $HOME", "#ha?sh%41 & a:b=c", "back\\slash\nline ", "\udcff"]
+ODD = ["müller 日本 q\"uo'te` $HOME", "#ha?sh%41 & a:b=c back\\slash\nline ", "\udcff"]
 
 Start = Callable[..., Mesh]
 

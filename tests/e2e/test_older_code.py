@@ -153,6 +153,7 @@ class Deployment:
                     self.outcomes[STATUS.OK] += 1
                 except grpc.RpcError as error:
                     self.outcomes[error.code()] += 1
+                time.sleep(0.005)  # leaves the processor to the replica that starts
 
     def load(self) -> None:
         for thread in self._threads:
