@@ -270,7 +270,14 @@ class Connection(asyncio.Protocol):
         if secured.selected_alpn_protocol() != "h2":
             raise ConnectionError("it does not speak HTTP/2 (ALPN)")
         seconds = tls.check(secured)
-        self._expiry_timer = self.loop.call_later(seconds, self.close, "a certificate of the connection has expired")
+        self._expiry_timer = self.loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        """Close, but not before the server has decided about the caller's certificate: its alert says more."""
+        if self.ready.done():
+            self.close("a certificate of the connection has expired")
+        else:
+            self.ready.add_done_callback(lambda _: self._expire())
 
     # -- asyncio.Protocol --
 
