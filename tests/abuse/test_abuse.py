@@ -44,8 +44,8 @@ async def attack(mesh: MeshUnderAttack, name: str, target: AttackTarget) -> tupl
 @pytest.mark.parametrize(
     "name",
     [
-        "slow-heads", "slow-heads-http1", "slow-bodies", "slow-bodies-http1", "body-less", "streams", "event-streams", "web-sockets", "hung", "watches",
-        "reflection", "resets", "pings", "settings", "connections",
+        "slow-heads", "slow-heads-http1", "slow-bodies", "slow-bodies-http1", "body-less", "streams", "event-streams",
+        "web-sockets", "hung", "watches", "reflection", "resets", "pings", "settings", "connections",
     ],
 )  # fmt: skip
 async def test_another_client_of_the_edge_is_served(attacked: MeshUnderAttack, name: str) -> None:

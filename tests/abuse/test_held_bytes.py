@@ -1,4 +1,4 @@
-"""Bytes that clients make edge and sidecars hold, in a mesh of its own: unfinished uploads, readers, oversubscription."""
+"""Bytes that clients make edge and sidecars hold, in a mesh of its own: uploads, readers, oversubscription."""
 
 from __future__ import annotations
 
