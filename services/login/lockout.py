@@ -116,9 +116,13 @@ async def check(tx: Transaction, locks: Sequence[Lock], now: int) -> None:
     """
     keys = [lock.key for lock in locks]
     found = (await tx.execute(select(failures.c.locked_until).where(failures.c.key.in_(keys)))).scalars().all()
-    until = max(found, default=0)
+    _refuse_locked(found, now)
+
+
+def _refuse_locked(times: Sequence[int], now: int) -> None:
+    until = max(times, default=0)
     if until > now:
-        raise ResourceExhausted("too many failed attempts; try again later", retry_after=float(until - now))
+        raise ResourceExhausted("too many attempts; try again later", retry_after=float(until - now))
 
 
 async def fail(context: Context, locks: Sequence[Lock], now: int, who: str) -> None:
@@ -137,14 +141,29 @@ async def fail(context: Context, locks: Sequence[Lock], now: int, who: str) -> N
     log("wrong password for %s from %s: failure %d in a row%s", who, context.client_address or "-", failed, text)
 
 
-async def count(context: Context, locks: Sequence[Lock], now: int) -> list[tuple[int, int]]:
-    """Count a call; return the counts and the seconds of the locks."""
+async def count(
+    context: Context, locks: Sequence[Lock], now: int, *, refuse_locked: bool = False
+) -> list[tuple[int, int]]:
+    """Count a call; return the counts and the seconds of the locks.
+
+    Args:
+        context: The call.
+        locks: Its counts.
+        now: Seconds since the epoch.
+        refuse_locked: Whether a call is refused, and not counted, while something is locked. The rows are locked
+            meanwhile, so that of calls which come at the same time no more pass than of calls in a row.
+
+    Raises:
+        ResourceExhausted: Something is locked.
+    """
     for _ in range(MAX_ATTEMPTS):
         try:
             async with context.transaction() as tx:
                 query = select(failures).where(failures.c.key.in_([lock.key for lock in locks]))
                 # All in one order, because two calls that lock in different orders would deadlock.
                 found = (await tx.execute(query.order_by(failures.c.key).with_for_update())).all()
+                if refuse_locked:
+                    _refuse_locked([row.locked_until for row in found], now)
                 rows = {row.key: row for row in found}
                 counts = {lock.key: _next(lock.rule, rows.get(lock.key), now) for lock in locks}
                 for key in sorted(counts):

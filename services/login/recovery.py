@@ -39,9 +39,7 @@ async def request(context: Context, name: str, now: int) -> Empty:
         ResourceExhausted: There were too many requests for this name, or from this address.
     """
     locks = lockout.of_recovery(name, context.client_address)
-    async with context.transaction() as tx:
-        await lockout.check(tx, locks, now)
-    await lockout.count(context, locks, now)
+    await lockout.count(context, locks, now, refuse_locked=True)
     recovery_id, expires_at = secrets.token_hex(16), now + settings.read(context.settings).recovery
     event = own_events.RecoveryRequested(recovery_id=recovery_id)
     event.expire_time.FromSeconds(expires_at)

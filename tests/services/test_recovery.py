@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -158,3 +159,16 @@ async def test_requests_for_one_name_are_limited_known_or_not(sample: Sample, lo
     with pytest.raises(ResourceExhausted):
         await request(sample, login, "192.0.2.9")
     await request(sample, "another", "192.0.2.9")
+
+
+async def test_requests_that_come_together_are_limited_like_those_in_a_row(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(functions, "_now", lambda: 1_800_000_000)
+    found = await asyncio.gather(
+        *(sample.login.call("RequestRecovery", pb.RequestRecoveryRequest(login="ada")) for _ in range(20)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(one, ResourceExhausted) for one in found) == 16, found
+    async with sample.login.transaction() as tx:
+        assert len((await tx.execute(select(recoveries))).all()) == 4
