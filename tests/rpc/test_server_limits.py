@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import os
 
+import ngh2
 import pytest
 from conformance.v1 import conformance_pb2 as pb
 from hosting import hosted
@@ -99,3 +102,25 @@ async def test_a_caller_may_refuse_a_response_by_its_size(contract: Contract) ->
             await target(Once(contract.method(UNARY), Metadata()))
         await target.close()
     assert expected[0] >= SIZE
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_a_response_counts_until_the_server_has_written_it(
+    contract: Contract, monkeypatch: pytest.MonkeyPatch, *, compressed: bool
+) -> None:
+    limits = ClientLimits(stall=30.0)
+    request = pb.EchoRequest(payload=os.urandom(SIZE)).SerializeToString()
+    headers = [(b"grpc-encoding", b"gzip"), (b"grpc-accept-encoding", b"gzip")] if compressed else []
+    data = frame(gzip.compress(request), 1) if compressed else frame(request)
+    connection = ngh2.Connection(ngh2.Role.CLIENT, ngh2.Configuration(auto_window_update=False))
+    async with hosted(contract, clients=limits) as address:
+        with monkeypatch.context() as patch:
+            patch.setattr(ngh2, "Connection", lambda _: connection)  # a client that does not read
+            async with raw_client(address) as client:
+                client.data(client.request(UNARY, headers=headers), data, end=True)
+                await client.until(lambda: any(isinstance(event, ngh2.DataReceived) for event in client.events))
+                await asyncio.sleep(0.1)  # the function has ended, and the server has its response
+                assert limits.held >= SIZE
+        async with raw_client(address) as client:  # the server lets go of objects when it next has work to do
+            assert (await client.call(frame(b""))).status == 0
+            await released(limits)
