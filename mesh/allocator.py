@@ -2,7 +2,7 @@
 
 glibc takes blocks from 128 KiB on from the operating system one by one. But with each one that is freed, that limit
 grows up to 32 MiB, and blocks below it come from heaps. Messages of all sizes leave holes there, so that a process that
-holds 40 MiB of them takes several times as much, and keeps it. So the limit is fixed, and the holes are given back from
+holds 24 MiB of them takes several times as much, and keeps it. So the limit is fixed, and the holes are given back from
 time to time (mallopt(3), malloc_trim(3)). Other C libraries are left alone.
 """
 

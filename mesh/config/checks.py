@@ -13,7 +13,7 @@ from mesh.faults import Fault
 
 __all__ = ["address_faults", "bound_faults", "buffer_bytes", "path_faults", "stall_faults", "target_faults"]
 
-DEFAULT_BUFFERS_BYTES = 40 * 2**20
+DEFAULT_BUFFERS_BYTES = 24 * 2**20
 """Bytes of ``buffers`` that are held by default: the process stays below 256 MiB with them."""
 MIN_STALL_SECONDS = 1.0
 """Shortest ``stall``. A lost packet delays a connection by as much."""

@@ -90,7 +90,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             trusted proxy.
         uploads: Requests whose bodies are still coming in, at most; 429 beyond that.
         buffers: Size limit of the request bodies and responses that are held for all clients; 429 beyond that. None:
-            40 MiB, or twice ``max_body`` if that is more.
+            24 MiB, or twice ``max_body`` if that is more.
         stall: Time for which a client may send nothing of a request, or read nothing of a response; then it is dropped.
         drain: Time that a shutdown waits for requests in progress.
         max_uri: Size limit of the path with its query; 414 beyond that.

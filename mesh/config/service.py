@@ -34,7 +34,7 @@ class ServiceConfig(LambdaConfig, frozen=True):
         adaptive: Limit a method below ``concurrency``, and the time in the queue, while its queues are too long.
         max_message: Size limit of a message.
         buffers: Size limit of the requests that come in piece by piece, and of the large responses that are not read
-            yet, of all callers; RESOURCE_EXHAUSTED beyond that. None: 40 MiB, or twice ``max_message`` if more.
+            yet, of all callers; RESOURCE_EXHAUSTED beyond that. None: 24 MiB, or twice ``max_message`` if more.
         stall: Time for which a caller may send nothing of a message, or read nothing of a response; then it is dropped.
         drain: Time that a shutdown waits for calls in progress.
         workers: Processes that run its functions; absent: the sidecar's own process runs them.

@@ -12,7 +12,7 @@ was refused (it holds none). The first change of state counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from math import inf
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -32,6 +32,9 @@ RETRY_AFTER_SECONDS = 1.0
 
 _NOT_MEASURED = frozenset({Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE, Code.CANCELLED})
 """Statuses of calls that may have done little of the work, and say nothing about its length."""
+
+VICTIM_FACTOR = 2
+"""A method waits behind another one whose calls are this many times as many in the queues of the process."""
 
 ShareKeys = Callable[["Call"], tuple[Hashable | None, ...]]
 """Keys of a call's shares, one for each dimension, always in the same order; None: no share in this dimension."""
@@ -134,7 +137,7 @@ class ConcurrencyLimit:
         path = call.method.path
         load = self._loads.get(path)
         if load is None:
-            load = self._loads[path] = _MethodLoad(queue, call.method)
+            load = self._loads[path] = _MethodLoad(queue, call.method, self._loads)
         shares = (load.share, *queue.shares(self._share_keys(call)))
         waited = 0.0 if queue.enter(shares) else await self._wait(call, load, shares)
         began, measured = monotonic(), load.measured
@@ -220,10 +223,11 @@ class _MethodLoad:
         refused: Its calls that were refused since the start.
     """
 
-    __slots__ = ("_queue", "delay", "measured", "refused", "share")
+    __slots__ = ("_loads", "_queue", "delay", "measured", "refused", "share")
 
-    def __init__(self, queue: FairQueue[_WaitingCall], method: _Method) -> None:
+    def __init__(self, queue: FairQueue[_WaitingCall], method: _Method, loads: Mapping[str, _MethodLoad]) -> None:
         self._queue = queue
+        self._loads = loads
         self.share = Share()
         self.delay = QueueDelay()
         self.measured = not (method.client_streaming or method.server_streaming or method.no_time_limit)
@@ -246,10 +250,22 @@ class _MethodLoad:
                 delay.measured(now - began, call.queued or 0.0, running, now)
             if waited or call.queued is not None:
                 budget = inf if call.deadline is None else call.deadline - began + waited
-                delay.waited(waited + (call.queued or 0.0), budget, now)
+                self.waited(waited + (call.queued or 0.0), budget, now)
         limit = delay.limit(now)
         if limit != share.cap:
             self._queue.cap(share, limit)
+
+    def waited(self, seconds: float, budget: float, now: float) -> None:
+        """Note the wait of a call (``QueueDelay.waited``).
+
+        A method whose calls wait behind those of another one is not overloaded: the other one is, and once it is
+        limited, the queues are short.
+        """
+        delay = self.delay
+        if delay.waited(seconds, budget, now):
+            own = VICTIM_FACTOR * delay.queued(now)
+            if any(load.delay.queued(now) > own for load in self._loads.values() if load is not self):
+                delay.dismiss()
 
     def waits(self, waiter: _WaitingCall) -> bool:
         """Whether a call is in the queue."""
@@ -341,7 +357,7 @@ class _WaitingCall(Waiter):
         now, deadline = self._loop.time(), self._call.deadline
         if self._bounded:
             budget = inf if deadline is None else deadline - self._arrived
-            self.load.delay.waited(now - self._arrived, budget, now)
+            self.load.waited(now - self._arrived, budget, now)
         return now
 
 

@@ -10,11 +10,13 @@ responses before they call again: their queue does not grow. A queue that stands
 callers give up and the work for them is lost. A wait is long from ``interval`` on, or from half of the time to the
 call's deadline. The method counts as **overloaded** when for half of an interval its calls have had long waits only (a
 standing queue is one that never gets short; K. Nichols, V. Jacobson, *Controlling Queue Delay*, ACM Queue 10(5), 2012).
-Nothing is limited before. From then on:
+Nothing is limited before. Methods share
+queues, such as a lock or a database: of several, the one whose calls fill them most is overloaded first. From then on:
 
 - **Limit.** As many calls run as are not in a queue of the process, and a few more, so that these queues are short and
   never empty. Little's law gives the number: the time that ended calls have not waited, divided by the time in which
   they ended. It corrects itself: if nothing waits inside, the limit is too low, and doubles.
+  It doubles as well if the calls do not use it up: then it is the limit that makes them wait.
 - **Newest first.** A call waits for its permit for the length of one call at most. The newest call goes first, because
   its caller is the most likely to be still there (adaptive LIFO; B. Maurer, *Fail at Scale*, ACM Queue 13(8), 2015).
 
@@ -46,6 +48,10 @@ HEADROOM = 1.2
 """Limit as a multiple of the calls that run without waiting, plus one call."""
 UNQUEUED_SHARE = 0.05
 """Part of the calls' time that is waiting, below which the limit is too low."""
+USED_SHARE = 0.6
+"""Part of the limit that the calls use on average, below which it is too low."""
+FORGET_DELAY = 2.0
+"""Seconds after which the last measurement says nothing of the queues any more."""
 MAX_RETRY_DELAY = 30.0
 """Seconds of the longest delay that a refused caller is told."""
 MIN_RETRY_DELAY = 0.1
@@ -63,7 +69,7 @@ class QueueDelay:
 
     __slots__ = (
         "_between_ends", "_calls", "_count", "_ended_at", "_limit", "_long", "_long_since", "_long_until",
-        "_opened_at", "_overloaded_until", "_running", "_saturated", "_seconds", "_short", "_waited",
+        "_opened_at", "_overloaded_until", "_queued", "_running", "_saturated", "_seconds", "_short", "_waited",
         "service_seconds",
     )  # fmt: skip
 
@@ -78,6 +84,7 @@ class QueueDelay:
         self._opened_at = -inf
         self._calls = self._running = 0
         self._seconds = self._waited = 0.0
+        self._queued = 0.0
         # The moving average of the time between two ends:
         self._between_ends = 0.0
         self._count = 0
@@ -108,25 +115,32 @@ class QueueDelay:
         """Return the calls that may run; infinite without an overload."""
         return self._limit if now < self._overloaded_until else inf
 
-    def waited(self, seconds: float, budget: float, now: float) -> None:
+    def queued(self, now: float) -> float:
+        """Return the mean number of calls in queues behind the permit; 0 if it was measured long ago."""
+        return self._queued if now - self._opened_at < FORGET_DELAY else 0.0
+
+    def waited(self, seconds: float, budget: float, now: float) -> bool:
         """Note the wait of a call in all queues of the process, when it has ended, gave up, or still waits.
 
         Args:
             seconds: Length of the wait.
             budget: Seconds from the call's arrival to its deadline.
             now: The current time.
+
+        Returns:
+            Whether an overload begins with it.
         """
         interval = self.interval(now)
         long = seconds >= min(interval, budget / 2)
         if now < self._overloaded_until:
             if long:
                 self.refused(now)
-            return
+            return False
         if not long:
             self._short += 1
             if self._short > FORGIVEN_SHARE * self._long:
                 self._long = 0
-            return
+            return False
         if not self._long or now - self._long_until >= interval:
             self._long = self._short = 0
             self._long_since = now
@@ -134,9 +148,15 @@ class QueueDelay:
             self._open(now)
         self._long += 1
         self._long_until = now
-        if now - self._long_since >= interval / 2 and self._long >= MIN_LONG_WAITS:
-            self._long = 0
-            self._overloaded_until = now + interval
+        if now - self._long_since < interval / 2 or self._long < MIN_LONG_WAITS:
+            return False
+        self._long = 0
+        self._overloaded_until = now + interval
+        return True
+
+    def dismiss(self) -> None:
+        """Take back the overload that has begun: the queues are those of another method."""
+        self._overloaded_until = -inf
 
     def refused(self, now: float) -> None:
         """Note that a call was refused under overload."""
@@ -172,12 +192,15 @@ class QueueDelay:
         self._running += running
         if self._calls < WINDOW_CALLS or now - self._opened_at < WINDOW_SECONDS:
             return
-        worked = self._seconds - self._waited
+        worked, elapsed = self._seconds - self._waited, now - self._opened_at
         self.service_seconds = worked / self._calls
+        self._queued = self._waited / elapsed
         if self._waited < UNQUEUED_SHARE * self._seconds:
             self._limit = 2 * self._running / self._calls
+        elif self.limit(now) < inf and self._seconds / elapsed < USED_SHARE * self._limit:
+            self._limit *= 2
         else:
-            self._limit = int(HEADROOM * worked / (now - self._opened_at)) + 1
+            self._limit = int(HEADROOM * worked / elapsed) + 1
         self._open(now)
 
     def estimate(self, calls: int) -> float:

@@ -1,4 +1,4 @@
-"""One mesh for all attacks of a test process, each component under a real memory limit."""
+"""One mesh for all attacks of a module, each component under a real memory limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mesh.chaos.people.attack_process import attacking  # noqa: E402 - as above
 CAPACITY_SECONDS = 1.5
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def attacked() -> Iterator[MeshUnderAttack]:
     """The sample mesh with the service ``trap``; edge and sidecars have 256 MB each."""
     with cgroups(("edge", *SERVICES)) as groups, tempfile.TemporaryDirectory(prefix="mesh-abuse-site-") as site:
@@ -35,7 +35,7 @@ def attacked() -> Iterator[MeshUnderAttack]:
             yield mesh
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def capacity(attacked: MeshUnderAttack) -> float:
     """The logins that the mesh can serve in a second; at least 1."""
 

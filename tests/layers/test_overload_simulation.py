@@ -114,10 +114,10 @@ class World:
         self.refused: list[float] = []
         self.late: list[float] = []
 
-    async def call(self, budget: float = 10.0) -> bool:
+    async def call(self, budget: float = 10.0, path: str = "/t.v1.S/Do") -> bool:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        call = Call(method("/t.v1.S/Do"), Metadata(), began + budget)
+        call = Call(method(path), Metadata(), began + budget)
         call.task = asyncio.current_task()
 
         async def function(one: Call) -> None:
@@ -141,13 +141,13 @@ class World:
         self.served.append((loop.time(), loop.time() - began))
         return True
 
-    async def open_loop(self, rate: float, seconds: float, budget: float = 10.0) -> None:
+    async def open_loop(self, rate: float, seconds: float, budget: float = 10.0, path: str = "/t.v1.S/Do") -> None:
         loop = asyncio.get_running_loop()
         tasks, end = set(), loop.time() + seconds
         due = loop.time()
         while (due := due + self._chance.expovariate(rate)) < end:
             await asyncio.sleep(due - loop.time())
-            task = asyncio.ensure_future(self.call(budget))
+            task = asyncio.ensure_future(self.call(budget, path))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
@@ -312,3 +312,21 @@ def test_a_limit_of_an_overload_follows_a_dependency_that_becomes_slow(loop: Vir
     world = simulate(loop, function, lambda world: world.open_loop(3 * CAPACITY, 24, 4.0))
     assert world.goodput(START + 5, START + 8) >= 0.9 * CAPACITY
     assert world.goodput(START + 16, START + 24) >= 0.8 * CAPACITY
+
+
+@pytest.mark.parametrize("factor", [2, 5, 10])
+def test_a_method_that_shares_a_queue_with_an_overloaded_one_is_served(loop: VirtualLoop, factor: int) -> None:
+    cores = Cores(COUNT)
+    flooded = World(hashing(cores, WORK))
+    other = World(hashing(cores, WORK / 8))
+    other.limit = flooded.limit
+
+    async def load() -> None:
+        flood = asyncio.ensure_future(flooded.open_loop(factor * CAPACITY, 12, 2.0))
+        await other.open_loop(8, 12, path="/t.v1.S/Other")
+        await flood
+
+    loop.run_until_complete(load())
+    assert flooded.refused
+    assert (other.refused, other.late) == ([], [])
+    assert flooded.goodput(START + 6, START + 12) >= 0.8 * CAPACITY

@@ -22,7 +22,7 @@ __all__ = ["DEFAULT_BUFFERS_BYTES", "LARGE_SIZE", "ClientLimits"]
 log = logging.getLogger(__name__)
 
 DEFAULT_UPLOADS = 1000
-DEFAULT_BUFFERS_BYTES = 40 * 2**20
+DEFAULT_BUFFERS_BYTES = 24 * 2**20
 DEFAULT_STALL_TIMEOUT = 10.0
 LOG_INTERVAL = 10.0
 """Seconds between two log lines about requests that the limits have ended."""
