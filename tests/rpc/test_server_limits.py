@@ -16,7 +16,7 @@ from mesh.call import Call, Metadata
 from mesh.contract.model import Contract
 from mesh.errors import ResourceExhausted
 from mesh.rpc.client.target import Target
-from mesh.rpc.server.clients.limits import ClientLimits
+from mesh.rpc.server.clients.limits import RECENT_RESPONSES, ClientLimits
 
 UNARY = "/conformance.v1.Echo/Unary"
 STREAM = "/conformance.v1.Echo/ClientStream"
@@ -81,8 +81,40 @@ async def test_a_large_response_is_reserved_before_the_function_is_called(contra
         assert (refused.status, called) == (8, [])
         limits.response_sizes[UNARY] = SIZE
         assert (await client.call(frame(echo(10)))).status == 0
-        assert limits.response_sizes[UNARY] < SIZE  # the response was small
+        assert UNARY not in limits.response_sizes  # the response was small
         await released(limits)
+
+
+async def test_the_responses_of_a_method_are_large_if_all_of_the_last_ones_were(contract: Contract) -> None:
+    limits = ClientLimits(buffers=20 * SIZE, stall=30.0)
+    async with hosted(contract, clients=limits) as address, raw_client(address) as client:
+
+        async def ask(size: int) -> None:
+            request = pb.EchoRequest(answer_bytes=size).SerializeToString()
+            assert (await client.call(frame(request))).status == 0
+
+        for _ in range(2):
+            for number in range(RECENT_RESPONSES - 1):
+                await ask(SIZE + 1000 * number)
+            assert limits.response_sizes == {}
+            await ask(10)
+        for number in range(RECENT_RESPONSES):
+            await ask(SIZE + 1000 * number)
+        assert SIZE <= limits.response_sizes[UNARY] < SIZE + 100  # the smallest
+        await ask(10)
+        assert limits.response_sizes == limits.recent_sizes == {}
+        await released(limits)
+
+
+async def test_one_large_response_closes_a_method_to_nobody(contract: Contract) -> None:
+    limits = ClientLimits(buffers=20 * SIZE, stall=30.0)
+    async with hosted(contract, clients=limits) as address, raw_client(address) as client:
+        for _ in range(3):
+            assert (await client.call(frame(pb.EchoRequest(answer_bytes=10 * SIZE).SerializeToString()))).status == 0
+            streams = [client.request(UNARY) for _ in range(50)]
+            for stream in streams:
+                client.data(stream, frame(pb.EchoRequest(sleep_ms=50).SerializeToString()), end=True)
+            assert [(await client.answer(stream)).status for stream in streams] == [0] * 50
 
 
 async def test_a_caller_may_refuse_a_response_by_its_size(contract: Contract) -> None:
