@@ -167,10 +167,12 @@ async def count(
                 if refuse_locked:
                     _refuse_locked([row.locked_until for row in found], now)
                 rows = {row.key: row for row in found}
-                counts = {lock.key: _next(lock.rule, rows.get(lock.key), now) for lock in locks}
+                rules = {lock.key: lock.rule for lock in locks}
+                counts = {key: _next(rule, rows.get(key), now) for key, rule in rules.items()}
                 for key in sorted(counts):
                     number, seconds = counts[key]
-                    values = {"count": number, "last_at": now, "locked_until": now + seconds}
+                    last_at = _last_at(rules[key], rows.get(key), now)
+                    values = {"count": number, "last_at": last_at, "locked_until": now + seconds}
                     if key in rows:
                         await tx.execute(update(failures).where(failures.c.key == key).values(**values))
                     else:
@@ -188,6 +190,13 @@ def _next(rule: Rule, row: Any, now: int) -> tuple[int, int]:
         before = max(0, before - (now - row.last_at) // rule.leak)
     number = before + 1
     return number, 0 if number < rule.free else min(2 ** min(number - rule.free, 30), rule.max_delay)
+
+
+def _last_at(rule: Rule, row: Any, now: int) -> int:
+    """Return the time of the failure to store; the part of ``leak`` that has passed counts for the next one."""
+    if not rule.leak or row is None or (now - row.last_at) // rule.leak >= row.count:
+        return now
+    return now - (now - int(row.last_at)) % rule.leak
 
 
 async def clear(tx: Transaction, locks: Sequence[Lock]) -> None:

@@ -131,6 +131,14 @@ async def test_one_password_with_many_names_locks_the_address(
     await sample.log_in("ada", address=addresses[0])
 
 
+async def test_an_address_may_fail_about_once_a_minute(sample: Sample, clock: Clock, quick: list[str]):
+    for number in range(60):
+        assert await fail(sample, f"name{number}", "192.0.2.1") == 0
+        clock.now += 59  # the seconds count, too, not only whole minutes
+    clock.now += 3600
+    assert await fail(sample, "another", "192.0.2.1") == 0
+
+
 async def test_failures_are_forgotten_after_a_day(sample: Sample, clock: Clock, quick: list[str]):
     for _ in range(5):
         await fail(sample, "nobody")
