@@ -126,8 +126,8 @@ class ClientLimits:
     def learn_size(self, path: str, size: int) -> None:
         """Remember how large the responses of a method are, for the calls to come.
 
-        A method that gives a large response now and then is not one whose responses are large. With the mean of its
-        sizes one caller, who asks for all of a list, would close the method to those who ask for a page.
+        A method that gives a large response now and then is not one whose responses are large. By the mean of its
+        sizes one caller with a request for a whole list would close the method to those that want a page.
         """
         if size <= LARGE_SIZE:
             self.recent_sizes.pop(path, None)
