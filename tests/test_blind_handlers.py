@@ -25,6 +25,9 @@ ALLOWED = {
     "mesh/auth/jwks.py": {
         "KeySet._load: Exception": "fetches keys; no user code",
     },
+    "mesh/auth/revocation_watch.py": {
+        "RevocationWatch.run: Exception": "calls a service and reads its messages; no user code",
+    },
     "mesh/certificates/credentials.py": {
         "Credentials.reload: Exception": "subscribers are the mesh's own listeners and channels",
     },
@@ -66,8 +69,8 @@ ALLOWED = {
         "DatabaseTransaction.execute: BaseException": "raises it again, as a status where it is one",
     },
     "mesh/layers/deadline.py": {
-        "cancel_at: CancelledError": "checks its own timeout",
-        "cancel_at: Exception": "outside of ``boundary``, which is around each function",
+        "cancel_with: CancelledError": "checks its own timeout",
+        "cancel_with: Exception": "outside of ``boundary``, which is around each function",
     },
     "mesh/edge/app.py": {
         "EdgeApp._answer: CancelledError": "the edge runs no user code: it is the server's, or the stop's",

@@ -113,16 +113,19 @@ def _version(path: Path) -> tuple[int, ...]:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-async def watch_private(folder: Path, name: str, *take: Callable[[Ed25519PrivateKey], None]) -> None:
+async def watch_private(
+    folder: Path, name: str, known: Ed25519PrivateKey, *take: Callable[[Ed25519PrivateKey], None]
+) -> None:
     """Give a service's new private key to those that sign with it, until the task is cancelled.
 
     Args:
         folder: Folder of the key files.
         name: The service.
+        known: The key that they have. It may have been replaced since it was read: a component takes seconds to start.
         take: Called with each new key.
     """
     path = folder / f"{name}.key"
-    version = _version(path)
+    version: tuple[int, ...] = ()
     while True:
         await asyncio.sleep(LOOK_INTERVAL)
         if _version(path) in (version, ()):
@@ -134,6 +137,9 @@ async def watch_private(folder: Path, name: str, *take: Callable[[Ed25519Private
         except Faults as faults:
             log.error("the new identity key is not taken: %s", faults)  # noqa: TRY400 - it says all
             continue
+        if key.private_bytes_raw() == known.private_bytes_raw():
+            continue
+        known = key
         for one in take:
             one(key)
         log.info("%s signs with its new identity key", name)

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 from mesh.auth.revocations import Revocation, Revocations
+from mesh.errors import RemoteError
 
 __all__ = ["RevocationWatch"]
 
@@ -68,6 +69,7 @@ class RevocationWatch:
         self._current_at = monotonic()
         self._forgot_at = monotonic()
         self._stale = False
+        self._error: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._retry_delay = MIN_RETRY_DELAY
         revocations.first.clear()
@@ -89,6 +91,7 @@ class RevocationWatch:
                 try:
                     await self._receive()
                 except Exception as error:  # noqa: BLE001 - whatever it is, the next call may succeed
+                    self._error = error
                     log.debug("the revocations of %s are watched again: %s", self.issuer, error)
                 await asyncio.sleep(self._retry_delay * random.uniform(0.5, 1.0))  # noqa: S311 - not for secrets
                 self._retry_delay = min(2 * self._retry_delay, MAX_RETRY_DELAY)
@@ -124,6 +127,7 @@ class RevocationWatch:
 
     def _is_current(self) -> None:
         self._current_at = now = monotonic()
+        self._error = None
         self._retry_delay = MIN_RETRY_DELAY
         self._rearm()
         if self._stale:
@@ -144,6 +148,16 @@ class RevocationWatch:
     def _become_stale(self) -> None:
         self._stale = True
         effect = "no token of this issuer is accepted" if self._closed else "tokens are accepted that may be revoked"
-        log.warning("no revocations of %s have arrived for %.0f s: %s", self.issuer, self.age, effect)
+        text = "no revocations of %s have arrived for %.0f s: %s%s"
+        log.warning(text, self.issuer, self.age, effect, _cause(self._error))
         if self._closed:
             self._revocations.suspend(unavailable=True)
+
+
+def _cause(error: BaseException | None) -> str:
+    """Return the failure of the last call, for the log; empty if it did not fail."""
+    if error is None:
+        return ""
+    if isinstance(error, TimeoutError):
+        return f"; the last call sent nothing for {SILENCE_TIMEOUT:.0f} s"
+    return f"; the last call failed: {str(error.status) if isinstance(error, RemoteError) else repr(error)}"

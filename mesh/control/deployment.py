@@ -205,8 +205,17 @@ def _revocations(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
             yield Fault(place, text)
         if method.access is not Access.INTERNAL:
             yield Fault(place, f"{name} must have access: INTERNAL: it names sessions and users")
-        if manifest.host_of(method.service) is None:
+        host = manifest.host_of(method.service)
+        if host is None:
             yield Fault(place, f"no service of {manifest.file.name} serves {method.service}")
+        elif (workers := manifest.services[host].workers) is not None:
+            streams, calls = len(manifest.services) + (manifest.edge is not None), workers.max * workers.concurrency
+            if calls <= streams:
+                text = (
+                    f"{streams} components keep a call of {name} open, and the workers of {host} take {calls} calls; "
+                    "raise workers.max or workers.concurrency, or host it without workers"
+                )
+                yield Fault(place, text)
 
 
 def _close_method(name: str, contract: Contract) -> str:

@@ -133,8 +133,12 @@ class HttpCall(Call):
 
     @property
     def client_address(self) -> str | None:
-        """The client's address, which functions see; None if unknown."""
-        return self.address or None
+        """The client's address, which functions see; None if unknown.
+
+        A listener of all interfaces maps IPv4 addresses into IPv6, as in ``::ffff:192.0.2.1``. Functions see IPv4.
+        """
+        address = self.address
+        return (address if ":" not in address else _unmapped(address)) or None
 
     @property
     def network(self) -> str:
@@ -394,6 +398,15 @@ def _network_of(address: str) -> str:
     except ValueError:  # of a proxy; it counts as it is
         return address
     return str(parsed.ipv4_mapped or IPv6Network((int(parsed), _SITE_PREFIX), strict=False))
+
+
+@lru_cache(maxsize=4096)
+def _unmapped(address: str) -> str:
+    try:
+        mapped = IPv6Address(address).ipv4_mapped
+    except ValueError:  # of a proxy
+        return address
+    return address if mapped is None else str(mapped)
 
 
 class _SidecarCall(Call):

@@ -236,7 +236,7 @@ async def logout(request: pb.LogoutRequest, context: Context) -> Empty:  # noqa:
 
 
 async def change_password(request: pb.ChangePasswordRequest, context: Context) -> Empty:
-    """Change the caller's password and end the caller's other sessions."""
+    """Change the caller's password and end the caller's other sessions and recoveries."""
     if context.identity is None:
         raise Unauthenticated("this needs a user: send `authorization: Bearer TOKEN`")
     user_id = context.identity.subject
@@ -255,6 +255,7 @@ async def change_password(request: pb.ChangePasswordRequest, context: Context) -
         row = await _locked(tx, user_id)
         if row is None or row.password_hash != found.password_hash:
             raise Aborted("another call changed the same credential; try again")
+        await recovery.forget(tx, user_id)
         await lockout.check(tx, locks, _now())
         await lockout.clear(tx, locks)
         await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(password_hash=fresh))

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
@@ -105,7 +105,9 @@ def _network(address: str | None) -> str:
         parsed = ip_address(address)
     except ValueError:
         return address
-    return str(ip_network((parsed, _IPV6_PREFIX), strict=False)) if parsed.version == 6 else str(parsed)  # noqa: PLR2004 - IPv6
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed)
+    return str(parsed.ipv4_mapped or IPv6Network((int(parsed), _IPV6_PREFIX), strict=False))
 
 
 async def check(tx: Transaction, locks: Sequence[Lock], now: int) -> None:
@@ -116,9 +118,13 @@ async def check(tx: Transaction, locks: Sequence[Lock], now: int) -> None:
     """
     keys = [lock.key for lock in locks]
     found = (await tx.execute(select(failures.c.locked_until).where(failures.c.key.in_(keys)))).scalars().all()
-    until = max(found, default=0)
+    _refuse_locked(found, now)
+
+
+def _refuse_locked(times: Sequence[int], now: int) -> None:
+    until = max(times, default=0)
     if until > now:
-        raise ResourceExhausted("too many failed attempts; try again later", retry_after=float(until - now))
+        raise ResourceExhausted("too many attempts; try again later", retry_after=float(until - now))
 
 
 async def fail(context: Context, locks: Sequence[Lock], now: int, who: str) -> None:
@@ -137,19 +143,36 @@ async def fail(context: Context, locks: Sequence[Lock], now: int, who: str) -> N
     log("wrong password for %s from %s: failure %d in a row%s", who, context.client_address or "-", failed, text)
 
 
-async def count(context: Context, locks: Sequence[Lock], now: int) -> list[tuple[int, int]]:
-    """Count a call; return the counts and the seconds of the locks."""
+async def count(
+    context: Context, locks: Sequence[Lock], now: int, *, refuse_locked: bool = False
+) -> list[tuple[int, int]]:
+    """Count a call; return the counts and the seconds of the locks.
+
+    Args:
+        context: The call.
+        locks: Its counts.
+        now: Seconds since the epoch.
+        refuse_locked: Whether a call is refused, and not counted, while something is locked. The rows are locked
+            meanwhile, so that of calls which come at the same time no more pass than of calls in a row.
+
+    Raises:
+        ResourceExhausted: Something is locked.
+    """
     for _ in range(MAX_ATTEMPTS):
         try:
             async with context.transaction() as tx:
                 query = select(failures).where(failures.c.key.in_([lock.key for lock in locks]))
                 # All in one order, because two calls that lock in different orders would deadlock.
                 found = (await tx.execute(query.order_by(failures.c.key).with_for_update())).all()
+                if refuse_locked:
+                    _refuse_locked([row.locked_until for row in found], now)
                 rows = {row.key: row for row in found}
-                counts = {lock.key: _next(lock.rule, rows.get(lock.key), now) for lock in locks}
+                rules = {lock.key: lock.rule for lock in locks}
+                counts = {key: _next(rule, rows.get(key), now) for key, rule in rules.items()}
                 for key in sorted(counts):
                     number, seconds = counts[key]
-                    values = {"count": number, "last_at": now, "locked_until": now + seconds}
+                    last_at = _last_at(rules[key], rows.get(key), now)
+                    values = {"count": number, "last_at": last_at, "locked_until": now + seconds}
                     if key in rows:
                         await tx.execute(update(failures).where(failures.c.key == key).values(**values))
                     else:
@@ -167,6 +190,13 @@ def _next(rule: Rule, row: Any, now: int) -> tuple[int, int]:
         before = max(0, before - (now - row.last_at) // rule.leak)
     number = before + 1
     return number, 0 if number < rule.free else min(2 ** min(number - rule.free, 30), rule.max_delay)
+
+
+def _last_at(rule: Rule, row: Any, now: int) -> int:
+    """Return the time of the failure to store; the part of ``leak`` that has passed counts for the next one."""
+    if not rule.leak or row is None or (now - row.last_at) // rule.leak >= row.count:
+        return now
+    return now - (now - int(row.last_at)) % rule.leak
 
 
 async def clear(tx: Transaction, locks: Sequence[Lock]) -> None:

@@ -16,13 +16,13 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from login.v1 import events_pb2 as own_events
 from login.v1 import login_pb2 as pb
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, or_, select, update
 
 from mesh import Context, InvalidArgument, Transaction, Unauthenticated
 from services.login import lockout, passwords, revocations, settings
 from services.login.tables import credentials, handles, recoveries, sessions
 
-__all__ = ["issue", "purge", "recover", "request"]
+__all__ = ["forget", "issue", "purge", "recover", "request"]
 
 _REFUSED = "the recovery token is not valid; ask for another one"
 
@@ -39,9 +39,7 @@ async def request(context: Context, name: str, now: int) -> Empty:
         ResourceExhausted: There were too many requests for this name, or from this address.
     """
     locks = lockout.of_recovery(name, context.client_address)
-    async with context.transaction() as tx:
-        await lockout.check(tx, locks, now)
-    await lockout.count(context, locks, now)
+    await lockout.count(context, locks, now, refuse_locked=True)
     recovery_id, expires_at = secrets.token_hex(16), now + settings.read(context.settings).recovery
     event = own_events.RecoveryRequested(recovery_id=recovery_id)
     event.expire_time.FromSeconds(expires_at)
@@ -98,7 +96,7 @@ async def recover(context: Context, call: pb.RecoverRequest, clock: Callable[[],
         await _valid(tx, this, clock())  # again, with the credential locked: another call may have used it
         if user is None or user.ended:
             raise Unauthenticated(_REFUSED)
-        await tx.execute(delete(recoveries).where(recoveries.c.user_id == user_id))
+        await forget(tx, user_id)
         await tx.execute(update(credentials).where(credentials.c.user_id == user_id).values(password_hash=fresh))
         for name in sorted(
             (await tx.execute(select(handles.c.key).where(handles.c.user_id == user_id))).scalars().all()
@@ -117,6 +115,15 @@ async def _valid(tx: Transaction, this: Any, now: int) -> Any:
     if row is None:
         raise Unauthenticated(_REFUSED)
     return row
+
+
+async def forget(tx: Transaction, user_id: str) -> None:
+    """Delete the recoveries of a user whose password has changed, also those whose token is still to be made.
+
+    The user's credential is locked. A token that is being made meanwhile is deleted too: the row has the login name.
+    """
+    names = select(handles.c.key).where(handles.c.user_id == user_id)
+    await tx.execute(delete(recoveries).where(or_(recoveries.c.user_id == user_id, recoveries.c.name.in_(names))))
 
 
 async def purge(tx: Transaction, now: int) -> None:

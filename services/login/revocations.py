@@ -28,6 +28,9 @@ __all__ = ["CLOCK_MARGIN_SECONDS", "announced", "purge", "revoke_rights", "revok
 
 CLOCK_MARGIN_SECONDS = 2
 """Largest difference between the clocks of replicas, and the rounding of token times."""
+LEEWAY_SECONDS = 60
+"""Time for which a revocation is still sent after its tokens have expired. Components accept a token for ``leeway`` of
+``[auth]`` longer, 30 seconds by default, and one that starts meanwhile has to know its revocation."""
 POLL_INTERVAL = 1.0
 """Seconds between reads of revocations that other replicas have written. The contract promises a message every two."""
 PAGE = 1000
@@ -93,7 +96,7 @@ async def watch(context: Context) -> AsyncIterator[pb.RevocationUpdate]:
         try:
             async with context.transaction() as tx:
                 query = select(revocations).where(
-                    revocations.c.sequence > after, revocations.c.forget_at > int(time.time())
+                    revocations.c.sequence > after, revocations.c.forget_at > int(time.time()) - LEEWAY_SECONDS
                 )
                 rows = (await tx.execute(query.order_by(revocations.c.sequence).limit(PAGE))).all()
             for row in rows:
@@ -120,5 +123,5 @@ def _message(row: Any) -> pb.Revocation:
 
 
 async def purge(tx: Transaction, now: int) -> None:
-    """Delete the revocations whose tokens have expired."""
-    await tx.execute(delete(revocations).where(revocations.c.forget_at <= now))
+    """Delete the revocations whose tokens no component accepts any more."""
+    await tx.execute(delete(revocations).where(revocations.c.forget_at <= now - LEEWAY_SECONDS))

@@ -135,11 +135,27 @@ async def test_a_new_private_key_is_taken_after_verifiers_have_its_public_key(
     monkeypatch.setattr(key_files, "LOOK_INTERVAL", 0.01)
     monkeypatch.setattr(key_files, "TAKE_DELAY", 0.02)
     key_files.ensure(tmp_path, ["login"])
+    known = key_files.load(tmp_path, "login")
     taken: asyncio.Queue[Ed25519PrivateKey] = asyncio.Queue()
-    watching = asyncio.create_task(key_files.watch_private(tmp_path, "login", taken.put_nowait))
-    await asyncio.sleep(0.05)
+    watching = asyncio.create_task(key_files.watch_private(tmp_path, "login", known, taken.put_nowait))
+    await asyncio.sleep(0.1)
     assert taken.empty()
     key_files.retire(tmp_path, "login", datetime.now(UTC))
+    key = await asyncio.wait_for(taken.get(), 10)
+    assert key.public_key() == key_files.load_public(tmp_path)["login"]
+    watching.cancel()
+
+
+async def test_a_private_key_that_was_replaced_while_the_component_started_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_files, "LOOK_INTERVAL", 0.01)
+    monkeypatch.setattr(key_files, "TAKE_DELAY", 0.02)
+    key_files.ensure(tmp_path, ["login"])
+    known = key_files.load(tmp_path, "login")
+    key_files.retire(tmp_path, "login", datetime.now(UTC))  # before the watch begins
+    taken: asyncio.Queue[Ed25519PrivateKey] = asyncio.Queue()
+    watching = asyncio.create_task(key_files.watch_private(tmp_path, "login", known, taken.put_nowait))
     key = await asyncio.wait_for(taken.get(), 10)
     assert key.public_key() == key_files.load_public(tmp_path)["login"]
     watching.cancel()

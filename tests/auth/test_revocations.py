@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import OKPAlgorithm
 from meshapi.v1 import revocations_pb2 as pb
 
-from mesh.auth import Issuer, Revocations, RevocationWatch, TokenVerifier, end_when_revoked
+from mesh.auth import Issuer, Revocations, RevocationWatch, TokenVerifier, end_when_revoked, revocation_watch
 from mesh.auth.revocations import Revocation
 from mesh.call import Call, Handler, Identity
 from mesh.errors import NotFound, Unauthenticated, Unavailable
@@ -254,6 +254,28 @@ async def test_a_login_service_that_is_away_does_not_hold_tokens_up_for_ever(cap
         login.down = False
         await until(lambda: tokens.known(text) is None)
         await until(lambda: "the revocations of me arrive again" in caplog.text)
+
+
+async def test_the_log_says_why_no_revocations_arrive(caplog: pytest.LogCaptureFixture) -> None:
+    revocations = Revocations()
+    login = Login()
+    login.down = True
+    with watched(login, revocations, stale=0.05):
+        await until(lambda: "tokens are accepted that may be revoked; the last call failed: OSError" in caplog.text)
+
+
+async def test_a_silent_stream_is_given_up_for_another(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation_watch, "SILENCE_TIMEOUT", 0.05)
+    revocations = Revocations()
+    login = Login()
+    with watched(login, revocations, stale=0.2):
+        await until(lambda: login.calls == 1)
+        login.snapshot = []  # a server that hangs: the stream opens, and nothing comes
+        await until(lambda: "the last call sent nothing for" in caplog.text)
+        login.snapshot = [revoked(session="s1"), SNAPSHOT_END]
+        await until(lambda: revocations.refuse({"sid": "s1"}))
 
 
 async def test_closed_accepts_no_token_while_none_arrive(caplog: pytest.LogCaptureFixture) -> None:

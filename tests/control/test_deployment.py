@@ -43,6 +43,11 @@ module = "shop_mail"
 serves = ["shop.v1.Mail"]
 """
 AUTH = '[auth]\nissuer = "a"\naudience = "b"\njwks = "shop.v1.Mail/Keys"\nrevocations = "%s"\n'
+WATCHED = 'import "meshapi/v1/revocations.proto";\n' + CONTRACT.replace(
+    "rpc Keys(",
+    "rpc Watch(google.protobuf.Empty) returns (stream meshapi.v1.RevocationUpdate) { option (meshapi.v1.method) = "
+    "{ access: INTERNAL no_time_limit: true }; }\n  rpc Keys(",
+)
 Write = Callable[..., Path]
 
 
@@ -145,6 +150,12 @@ CHANGE += '{ on: { change: { service: "%s" table: "t" } } }; } }\n'
             CONTRACT,
             AUTH % "shop.v1.Mail/Keys" + MANIFEST,
             "mesh.toml [auth] revocations: shop.v1.Mail/Keys must have access: INTERNAL: it names sessions and users",
+        ),
+        (
+            WATCHED,
+            AUTH % "shop.v1.Mail/Watch" + MANIFEST + "workers = { max = 2, concurrency = 2 }\n",
+            "mesh.toml [auth] revocations: 4 components keep a call of shop.v1.Mail/Watch open, and the workers of mail "
+            "take 4 calls; raise workers.max or workers.concurrency, or host it without workers",
         ),
         (
             CONTRACT + CHANGE % "nobody",

@@ -136,21 +136,22 @@ async def test_an_edge_that_can_serve_nobody_is_not_ready_but_alive(running, mon
 
 
 @pytest.mark.parametrize(
-    ("host", "network"),
+    ("host", "network", "seen"),
     [
-        ("1.2.3.4", "1.2.3.4"),
-        ("2001:db8::1", "2001:db8::/64"),
-        ("2001:db8::ffff:1", "2001:db8::/64"),
-        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
-        ("::ffff:1.2.3.4", "1.2.3.4"),
-        ("fe80::1%eth0", "fe80::/64"),
+        ("1.2.3.4", "1.2.3.4", "1.2.3.4"),
+        ("2001:db8::1", "2001:db8::/64", "2001:db8::1"),
+        ("2001:db8::ffff:1", "2001:db8::/64", "2001:db8::ffff:1"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64", "2001:db8:0:1::1"),
+        ("::ffff:1.2.3.4", "1.2.3.4", "1.2.3.4"),
+        ("fe80::1%eth0", "fe80::/64", "fe80::1%eth0"),
     ],
 )
-async def test_shares_are_those_of_connection_client_user_and_target(contract, host, network):
+async def test_shares_are_those_of_connection_client_user_and_target(contract, host, network, seen):
     scope = {"headers": [], "raw_path": b"/", "query_string": b"", "client": (host, 7)}
     call = HttpCall(scope, None, None)
     outbound = HttpCall(scope, None, None)
     outbound.method = contract.methods["/conformance.v1.Echo/Unary"]
+    assert outbound.client_address == seen  # as functions see it
     token = current.set(call)
     try:
         assert share_keys(outbound) == ((host, 7), network, None, "conformance.v1.Echo")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import os
 
+import ngh2
 import pytest
 from conformance.v1 import conformance_pb2 as pb
 from hosting import hosted
@@ -13,7 +16,7 @@ from mesh.call import Call, Metadata
 from mesh.contract.model import Contract
 from mesh.errors import ResourceExhausted
 from mesh.rpc.client.target import Target
-from mesh.rpc.server.clients.limits import ClientLimits
+from mesh.rpc.server.clients.limits import RECENT_RESPONSES, ClientLimits
 
 UNARY = "/conformance.v1.Echo/Unary"
 STREAM = "/conformance.v1.Echo/ClientStream"
@@ -78,8 +81,40 @@ async def test_a_large_response_is_reserved_before_the_function_is_called(contra
         assert (refused.status, called) == (8, [])
         limits.response_sizes[UNARY] = SIZE
         assert (await client.call(frame(echo(10)))).status == 0
-        assert limits.response_sizes[UNARY] < SIZE  # the response was small
+        assert UNARY not in limits.response_sizes  # the response was small
         await released(limits)
+
+
+async def test_the_responses_of_a_method_are_large_if_all_of_the_last_ones_were(contract: Contract) -> None:
+    limits = ClientLimits(buffers=20 * SIZE, stall=30.0)
+    async with hosted(contract, clients=limits) as address, raw_client(address) as client:
+
+        async def ask(size: int) -> None:
+            request = pb.EchoRequest(answer_bytes=size).SerializeToString()
+            assert (await client.call(frame(request))).status == 0
+
+        for _ in range(2):
+            for number in range(RECENT_RESPONSES - 1):
+                await ask(SIZE + 1000 * number)
+            assert limits.response_sizes == {}
+            await ask(10)
+        for number in range(RECENT_RESPONSES):
+            await ask(SIZE + 1000 * number)
+        assert SIZE <= limits.response_sizes[UNARY] < SIZE + 100  # the smallest
+        await ask(10)
+        assert limits.response_sizes == limits.recent_sizes == {}
+        await released(limits)
+
+
+async def test_one_large_response_closes_a_method_to_nobody(contract: Contract) -> None:
+    limits = ClientLimits(buffers=20 * SIZE, stall=30.0)
+    async with hosted(contract, clients=limits) as address, raw_client(address) as client:
+        for _ in range(3):
+            assert (await client.call(frame(pb.EchoRequest(answer_bytes=10 * SIZE).SerializeToString()))).status == 0
+            streams = [client.request(UNARY) for _ in range(50)]
+            for stream in streams:
+                client.data(stream, frame(pb.EchoRequest(sleep_ms=50).SerializeToString()), end=True)
+            assert [(await client.answer(stream)).status for stream in streams] == [0] * 50
 
 
 async def test_a_caller_may_refuse_a_response_by_its_size(contract: Contract) -> None:
@@ -99,3 +134,25 @@ async def test_a_caller_may_refuse_a_response_by_its_size(contract: Contract) ->
             await target(Once(contract.method(UNARY), Metadata()))
         await target.close()
     assert expected[0] >= SIZE
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_a_response_counts_until_the_server_has_written_it(
+    contract: Contract, monkeypatch: pytest.MonkeyPatch, *, compressed: bool
+) -> None:
+    limits = ClientLimits(stall=30.0)
+    request = pb.EchoRequest(payload=os.urandom(SIZE)).SerializeToString()
+    headers = [(b"grpc-encoding", b"gzip"), (b"grpc-accept-encoding", b"gzip")] if compressed else []
+    data = frame(gzip.compress(request), 1) if compressed else frame(request)
+    connection = ngh2.Connection(ngh2.Role.CLIENT, ngh2.Configuration(auto_window_update=False))
+    async with hosted(contract, clients=limits) as address:
+        with monkeypatch.context() as patch:
+            patch.setattr(ngh2, "Connection", lambda _: connection)  # a client that does not read
+            async with raw_client(address) as client:
+                client.data(client.request(UNARY, headers=headers), data, end=True)
+                await client.until(lambda: any(isinstance(event, ngh2.DataReceived) for event in client.events))
+                await asyncio.sleep(0.1)  # the function has ended, and the server has its response
+                assert limits.held >= SIZE
+        async with raw_client(address) as client:  # the server lets go of objects when it next has work to do
+            assert (await client.call(frame(b""))).status == 0
+            await released(limits)

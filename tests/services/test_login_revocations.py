@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,14 +150,18 @@ async def test_a_long_snapshot_is_read_in_pages(sample: Sample, monkeypatch: pyt
     assert await in_force(sample) == [("session", f"s{number}") for number in range(5)]
 
 
-async def test_revocations_whose_tokens_have_expired_are_deleted(sample: Sample) -> None:
+async def test_revocations_are_sent_while_a_component_accepts_their_tokens_and_then_deleted(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
     context = sample.login.context("WatchRevocations", Metadata())
     async with sample.login.transaction() as tx:
         await revocations.revoke_sessions(tx, context, ["s1"])
         forget_at = (await tx.execute(select(table.c.forget_at))).scalar_one()
     tick = meshapi.Tick(schedule="7 * * * *")
-    for at, left in ((forget_at - 1, 1), (forget_at, 0)):
-        tick.time.FromSeconds(at)
+    for later, left in ((revocations.LEEWAY_SECONDS - 1, 1), (revocations.LEEWAY_SECONDS, 0)):
+        monkeypatch.setattr(revocations, "time", SimpleNamespace(time=lambda at=forget_at + later: float(at)))
+        assert len(await in_force(sample)) == left
+        tick.time.FromSeconds(forget_at + later)
         await sample.login.call("PurgeSessions", tick)
         async with sample.login.transaction() as tx:
             assert len((await tx.execute(select(table))).all()) == left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -84,6 +85,24 @@ async def test_a_token_works_once_and_the_last_one_counts(sample: Sample):
     assert await issue(sample, other) == pb.IssueRecoveryResponse()
 
 
+@pytest.mark.parametrize("how", ["recovered", "changed"])
+async def test_a_new_password_ends_the_recoveries_that_wait_for_their_token_too(sample: Sample, how: str):
+    ada = await sample.register("ada")
+    ids = [await request(sample, name) for name in ("ada", "ADA@example.com", "ada", "another")]
+    issued = await issue(sample, ids[0])
+    if how == "recovered":
+        await recover(sample, issued.token)
+    else:
+        change = pb.ChangePasswordRequest(current_password="correct horse", new_password="battery staple")
+        await sample.login.call("ChangePassword", change, identity=Identity(ada.id))
+        with pytest.raises(Unauthenticated, match="the recovery token is not valid"):
+            await recover(sample, issued.token, "of a thief")
+    assert [await issue(sample, one) for one in ids] == [pb.IssueRecoveryResponse()] * 4
+    await sample.log_in("ada", "battery staple")
+    async with sample.login.transaction() as tx:
+        assert len((await tx.execute(select(recoveries))).all()) == 1  # of the name that nobody has
+
+
 async def test_a_recovery_expires(sample: Sample, monkeypatch: pytest.MonkeyPatch):
     await sample.register("ada")
     recovery_id = await request(sample, "ada")
@@ -158,3 +177,16 @@ async def test_requests_for_one_name_are_limited_known_or_not(sample: Sample, lo
     with pytest.raises(ResourceExhausted):
         await request(sample, login, "192.0.2.9")
     await request(sample, "another", "192.0.2.9")
+
+
+async def test_requests_that_come_together_are_limited_like_those_in_a_row(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(functions, "_now", lambda: 1_800_000_000)
+    found = await asyncio.gather(
+        *(sample.login.call("RequestRecovery", pb.RequestRecoveryRequest(login="ada")) for _ in range(20)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(one, ResourceExhausted) for one in found) == 16, found
+    async with sample.login.transaction() as tx:
+        assert len((await tx.execute(select(recoveries))).all()) == 4

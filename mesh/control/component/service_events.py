@@ -24,6 +24,7 @@ from mesh.events.broker.streams import Retention
 from mesh.events.consume.delivery import Delivery, DeliverySettings
 from mesh.events.consume.outcome import RetryLimits
 from mesh.events.publish.publisher import Publications, Publisher
+from mesh.events.signatures import EventSigner
 from mesh.faults import Fault, Faults
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ class ServiceEvents:
         self._contract = contract
         folder = identity_keys.folder_of(manifest)
         self._folder = folder
-        self._signer = event_keys.signer(folder, name)
+        self._key = key_files.load(folder, name)
+        self._signer = EventSigner(name, self._key)
         self.broker = Broker(broker_settings(manifest, name), name, self._signer)
         publications = Publications(contract, config.serves, name)
         self.publisher = Publisher(publications, self.broker)
@@ -159,7 +161,7 @@ class ServiceEvents:
         """Connect to the broker, and start the relay and the pruning in the open database."""
         self.broker.start()
         self._watching = asyncio.get_running_loop().create_task(
-            key_files.watch_private(self._folder, self._name, self._signer.use)
+            key_files.watch_private(self._folder, self._name, self._key, self._signer.use)
         )
         if database is not None and self._triggered:
             self._pruning = asyncio.get_running_loop().create_task(_prune(database))

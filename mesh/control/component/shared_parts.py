@@ -105,8 +105,9 @@ class SharedParts:
         )
         self.serves = {other: service.serves for other, service in manifest.services.items()}
         self.identity = manifest.state / "identity"
-        self.signer = Signer(name, key_files.load(self.identity, name))
-        self._watching = asyncio.ensure_future(key_files.watch_private(self.identity, name, self.signer.use))
+        key = key_files.load(self.identity, name)
+        self.signer = Signer(name, key)
+        self._watching = asyncio.ensure_future(key_files.watch_private(self.identity, name, key, self.signer.use))
         self.credentials = component_certificates.load(manifest, name)
         self._renewing = (
             None
@@ -124,7 +125,8 @@ class SharedParts:
         return chain(self.telemetry.outbound, identified, carry, retry(), self.outbound)
 
     async def stop(self) -> None:
-        """Stop renewing certificates and watching revocations, close every connection, flush telemetry."""
+        """Stop watching keys and revocations and renewing certificates, close every connection, flush telemetry."""
+        self._watching.cancel()
         await self.users.stop()
         if self._renewing is not None:
             self._renewing.cancel()

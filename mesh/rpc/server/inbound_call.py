@@ -259,7 +259,7 @@ class InboundCall(Call):
 
     async def _send_large(self, message: bytes, *, more: bool) -> None:
         if self._gzip:
-            message = framing.compressed_frame(message)
+            message = self._piece(framing.compressed_frame(message))
         else:
             await self._send_event({"type": "http.response.body", "body": framing.prefix(message), "more_body": True})
         await self._send_event({"type": "http.response.body", "body": message, "more_body": more})

@@ -99,10 +99,11 @@ class LimitedCall(InboundCall):
 
     def close(self) -> None:
         """Release everything but what the server has not written yet: the call has ended."""
-        if self._outbound is not None and not self._measured:
-            self.limits.learn_size(self.method.path, 0)  # the response was small, or there was none
+        limits = self.limits
+        if (self._outbound is not None or limits.recent_sizes) and self.headers_sent and not self._measured:
+            limits.learn_size(self.method.path, 0)  # the response was small, or an error
         if self._inbound is not None:
-            self.limits.buffers.release(self._inbound)
+            limits.buffers.release(self._inbound)
         if self._outbound is not None:
             self._outbound.release()
 

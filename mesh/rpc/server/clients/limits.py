@@ -32,8 +32,8 @@ TRIM_INTERVAL = 1.0
 """Seconds between two times."""
 LARGE_SIZE = 64 * 2**10
 """Bytes from which on a response, or a message of a response stream, counts as large."""
-AVERAGED_RESPONSES = 8
-"""Responses over which the expected size of a method's responses is averaged."""
+RECENT_RESPONSES = 8
+"""Responses of a method, all of them large, of which the smallest is the expected size of the next one."""
 
 
 class ClientLimits:
@@ -49,12 +49,14 @@ class ClientLimits:
         uploads: The budget of incomplete requests.
         buffers: The budget of bytes.
         stall: As given.
-        response_sizes: Path of a method with large responses → expected size of one, bytes.
+        response_sizes: Path of a method whose responses are large → expected size of one, bytes.
+        recent_sizes: Path of a method → sizes of its last responses, if all of them were large.
         written: Bytes of responses that the server has written, appended by any thread until ``collect``.
     """
 
     __slots__ = (
-        "_counter", "_ended", "_logged", "_trimming", "buffers", "response_sizes", "stall", "uploads", "written",
+        "_counter", "_ended", "_logged", "_trimming", "buffers", "recent_sizes", "response_sizes", "stall",
+        "uploads", "written",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +70,7 @@ class ClientLimits:
         self.buffers = FairBudget(buffers)
         self.stall = stall
         self.response_sizes: dict[str, int] = {}
+        self.recent_sizes: dict[str, deque[int]] = {}
         self.written: deque[tuple[HeldResponse, int]] = deque()
         self._ended: Counter[str] = Counter()
         self._logged = 0.0
@@ -121,16 +124,19 @@ class ClientLimits:
             response.on_written(size)
 
     def learn_size(self, path: str, size: int) -> None:
-        """Remember how large the responses of a method are, for the calls to come."""
-        sizes = self.response_sizes
-        known = sizes.get(path, 0)
-        if not known and size <= LARGE_SIZE:
+        """Remember how large the responses of a method are, for the calls to come.
+
+        A method that gives a large response now and then is not one whose responses are large. By the mean of its
+        sizes one caller with a request for a whole list would close the method to those that want a page.
+        """
+        if size <= LARGE_SIZE:
+            self.recent_sizes.pop(path, None)
+            self.response_sizes.pop(path, None)
             return
-        expected = known + (size - known) // AVERAGED_RESPONSES if known else size
-        if expected > LARGE_SIZE:
-            sizes[path] = expected
-        else:
-            sizes.pop(path, None)
+        recent = self.recent_sizes.setdefault(path, deque(maxlen=RECENT_RESPONSES))
+        recent.append(size)
+        if len(recent) == RECENT_RESPONSES:
+            self.response_sizes[path] = min(recent)
 
     def count(self, reason: str) -> None:
         """Count a request that was refused or ended. One log line in ``LOG_INTERVAL`` tells of all of them."""
