@@ -28,7 +28,7 @@ def test_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "openapi.json"
     assert cli.main(["export", "openapi", "--file", SAMPLE, "--out", str(out), "--api-version", "1.4"]) == 0
     assert json.loads(out.read_text())["info"]["version"] == "1.4"
-    assert capsys.readouterr().out == f"{out}: 17 operations\n"
+    assert capsys.readouterr().out == f"{out}: 19 operations\n"
 
 
 def test_to_a_file_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ def docs(chromium: Chrome, mesh: Mesh) -> Docs:
 
 def test_it_lists_every_operation(docs: Docs) -> None:
     paths = [one.text for one in docs.all("nav li .path")]
-    assert len(paths) == 17
+    assert len(paths) == 19
     assert "/v1/users/{id}" in paths
     assert docs.driver.title == "Mesh"
     assert "Passwords, sessions" in docs.all("main")[0].text

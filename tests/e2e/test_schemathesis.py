@@ -44,4 +44,4 @@ def test_nothing_undocumented_happens(own_mesh: Mesh, tmp_path: Path, who: str) 
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
-    assert "Tested: 16" in done.stdout
+    assert "Tested: 18" in done.stdout
