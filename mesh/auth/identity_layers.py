@@ -10,7 +10,7 @@ from mesh.call import current, forward_client
 from mesh.certificates.spiffe import OPERATOR
 from mesh.contract.access import check_identity
 from mesh.contract.model import Access, Contract, Method
-from mesh.errors import PermissionDenied, Unauthenticated
+from mesh.errors import PermissionDenied, Unauthenticated, Unavailable
 from mesh.headers import AUTHORIZATION
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ def authenticate(
 
     It sets ``call.identity`` and ``call.caller``.
 
-    A call with an invalid user token is refused, unless the method is PUBLIC. Then the caller is anonymous, because a
-    client sends an expired token with Refresh and Login too. At the edge the method is not known yet, so
-    ``call.auth_error`` keeps the error for the layer that finds that a user is needed. An invalid token of a service is
-    always refused.
+    A call with a user token that is invalid, or that cannot be verified now, is refused, unless the method is PUBLIC.
+    Then the caller is anonymous, because a client sends an expired token with Refresh and Login too. At the edge the
+    method is not known yet, so ``call.auth_error`` keeps the error for the layer that finds that a user is needed. An
+    invalid token of a service is always refused.
 
     With ``certificates`` the caller is the service that the certificate of the connection names. A token may come with
     it and must name the same service. Without ``certificates`` the token alone names the caller, also when a proxy
@@ -107,7 +107,7 @@ def authenticate(
             if tokens is None:
                 raise Unauthenticated("no user tokens are accepted here; call without `authorization`")  # noqa: TRY301 - for the same handler
             call.identity = await tokens.verify(credentials)
-        except Unauthenticated as error:
+        except (Unauthenticated, Unavailable) as error:
             if call.method is not None and call.method.access is not Access.PUBLIC:
                 raise
             call.auth_error = error

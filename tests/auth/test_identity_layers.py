@@ -179,6 +179,17 @@ async def test_a_token_that_is_not_valid_refuses_every_other_call(target: Method
         assert call.identity is None
 
 
+async def test_a_token_that_cannot_be_verified_now_is_none_for_a_public_method_only():
+    """The keys of its issuer cannot be fetched. Login must go on meanwhile."""
+    issuer = Issuer(jwk(KEY))
+    issuer.down = True
+    layer = authenticate(verifier(issuer), None)
+    for target, outcome in ((PUBLIC, "ok"), (AUTHENTICATED, "UNAVAILABLE: ")):
+        call = Call(target, Metadata.from_wire([(b"authorization", token(KEY))]))
+        assert (await passes(chain(layer, nothing), call)).startswith(outcome)
+        assert call.identity is None
+
+
 async def test_before_the_route_is_known_a_token_that_is_not_valid_is_a_doubt():
     call = Call(None, Metadata.from_wire([(b"authorization", BROKEN)]))
     assert await passes(chain(authenticate(verifier(Issuer(jwk(KEY))), None), nothing), call) == "ok"
