@@ -182,7 +182,7 @@ async def test_a_stream_may_fail_after_messages(stub) -> None:
 
 async def test_a_method_s_own_deadline(stub) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Slow(pb.EchoRequest(sleep_ms=400))
+        await stub.Slow(pb.EchoRequest(sleep_ms=1000))
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 

@@ -85,6 +85,6 @@ idempotent = unary
 
 
 def slow(request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
-    """Block a thread, deaf to everything; its method has a deadline of 200 ms."""
+    """Block a thread, deaf to everything; its method has a deadline of 500 ms."""
     time.sleep(float(request.text))
     return pb.EchoResponse(text=str(os.getpid()))

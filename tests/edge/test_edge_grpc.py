@@ -152,8 +152,8 @@ async def test_a_bug_of_a_function_says_nothing(stub, pb):
 async def test_the_callers_deadline_reaches_the_function(stub, pb):
     answer = await stub.Unary(pb.EchoRequest(), timeout=5)
     assert 3 < answer.remaining.ToNanoseconds() / 1e9 < 5.2  # grpcio rounds up
-    answer = await stub.Slow(pb.EchoRequest(), timeout=5)  # its method allows 200 ms
-    assert 0 < answer.remaining.ToNanoseconds() / 1e9 <= 0.2
+    answer = await stub.Slow(pb.EchoRequest(), timeout=5)  # its method allows 500 ms
+    assert 0 < answer.remaining.ToNanoseconds() / 1e9 <= 0.5
     assert (await stub.Unary(pb.EchoRequest())).remaining.seconds in {9, 10}  # the edge's default for unary calls
     (streamed,) = await drained(stub.ServerStream(pb.EchoRequest(count=1)))
     assert not streamed.HasField("remaining")  # a stream may stay open

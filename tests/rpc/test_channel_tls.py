@@ -145,7 +145,7 @@ async def test_calls_go_on_while_the_certificates_of_both_sides_change(contract,
 
 
 async def test_new_connections_use_the_new_certificate(contract, rpc, dial, tmp_path):
-    """The first certificate is gone when the second root replaces the first at the server."""
+    """A rotation of the root: both are trusted, the leaves change, and the first root is gone."""
     pki = Pki(tmp_path)
     caller = pki.credentials("caller")
     sidecar = sidecar_of(contract, tls=files(pki.issue("echo")), drain=0.0)
@@ -153,6 +153,9 @@ async def test_new_connections_use_the_new_certificate(contract, rpc, dial, tmp_
     await stub.Unary(rpc.pb.EchoRequest(), timeout=5)
     second = Pki(tmp_path / "second").root
     pki.trust(pki.root, second)
+    assert caller.reload()
+    await sidecar.renew(files(pki.issue("echo")))
+    await stub.Unary(rpc.pb.EchoRequest(), timeout=5)
     pki.issue("caller", root=second)
     assert caller.reload()
     await sidecar.renew(files(pki.issue("echo", root=second)))

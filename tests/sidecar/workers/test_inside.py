@@ -156,10 +156,24 @@ async def test_claims_are_whatever_json_has(inside: Inside) -> None:
     assert (told["subject"], told["claims"]) == ("bea", ODD.claims)
 
 
+async def answered(inside: Inside, call: Any, text: str) -> pb.EchoResponse:
+    """Return the first answer in time: Slow has 500 ms, which a busy machine may take for anything else."""
+    while True:
+        try:
+            answer: pb.EchoResponse = await call(
+                pb.EchoRequest(text=text), timeout=5, metadata=[("authorization", "Bearer of-ada")]
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            await inside.forget()
+        else:
+            return answer
+
+
 @pytest.mark.parametrize(("method", "text"), [("Idempotent", "hello"), ("Slow", "hello"), ("Slow", "own loop")])
 async def test_a_stub_carries_deadline_user_and_trace(inside: Inside, method: str, text: str) -> None:
-    call = getattr(inside.stub, method)
-    answer = await call(pb.EchoRequest(text=text), timeout=5, metadata=[("authorization", "Bearer of-ada")])
+    answer = await answered(inside, getattr(inside.stub, method), text)
     assert answer.text == text
     assert answer.HasField("remaining")
     assert answer.remaining.ToTimedelta().total_seconds() < 5.1  # grpcio rounds a timeout up

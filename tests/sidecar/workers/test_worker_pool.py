@@ -167,7 +167,7 @@ async def test_a_function_that_goes_on_is_ended_with_its_worker(contract: Contra
             worker.on_overrun = lambda *of: found.append(of)
         while not found:
             if what == "blocks its thread":  # again and again: a deadline can pass before the function has started
-                assert (await refused(stub.Slow(pb.EchoRequest(text="600"))))[0] == "DEADLINE_EXCEEDED"
+                assert (await refused(stub.Slow(pb.EchoRequest(text="900"))))[0] == "DEADLINE_EXCEEDED"
             assert (await ask(stub, "")).text == str(pid)
             await asyncio.sleep(0.1)
         replace(*found[0])
