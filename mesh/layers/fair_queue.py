@@ -242,8 +242,9 @@ class FairQueue(Generic[WaiterT]):
             if running >= share.cap:
                 return inf
             if running >= MAX_RUNNING_PER_FREE_PERMIT:
-                per_free = share.per_free_permit
-                most = max(most, (running - MAX_RUNNING_PER_FREE_PERMIT) // per_free + 2)
+                needed = (running - MAX_RUNNING_PER_FREE_PERMIT) // share.per_free_permit + 2
+                if needed > most:  # noqa: PLR1730 - a call of max() takes as long as all of this
+                    most = needed
         return most
 
     def _forget(self, waiter: WaiterT) -> None:
