@@ -59,35 +59,38 @@ class Metadata(Mapping[str, "str | bytes"]):
     The mapping does not contain them. ``wire`` reads them.
     """
 
-    __slots__ = ("_index", "_pairs")
+    __slots__ = ("_index", "pairs")
 
     def __init__(self, pairs: Iterable[tuple[str, str | bytes]] = ()) -> None:
-        self._pairs: list[tuple[bytes, bytes]] = [encode_pair(key, value) for key, value in pairs]
+        self.pairs: list[tuple[bytes, bytes]] = [encode_pair(key, value) for key, value in pairs]
         self._index: dict[bytes, bytes] | None = None
 
     @classmethod
     def from_wire(cls, pairs: list[tuple[bytes, bytes]]) -> Metadata:
         """Return the metadata of a header list as the server gives it. The list is neither decoded nor copied."""
         self = cls.__new__(cls)
-        self._pairs = pairs
+        self.pairs = pairs
         self._index = None
         return self
 
     def append(self, name: bytes, value: bytes) -> None:
         """Add an encoded pair to an outbound call that has not been sent yet."""
-        self._pairs.append((name, value))
+        self.pairs.append((name, value))
         self._index = None
 
     @property
-    def pairs(self) -> list[tuple[bytes, bytes]]:
-        """Encoded pairs, with those of the transport. Callers must not change the list."""
-        return self._pairs
+    def fields(self) -> Mapping[bytes, bytes]:
+        """The last encoded value of each key, also of the transport's own."""
+        index = self._index
+        if index is None:
+            index = self._index = dict(self.pairs)
+        return index
 
     def wire(self, key: bytes) -> bytes | None:
         """Return the last encoded value of any key, also of the transport's own, or None."""
         index = self._index
         if index is None:
-            index = self._index = dict(self._pairs)
+            index = self._index = dict(self.pairs)
         return index.get(key)
 
     def getall(self, key: str) -> list[str | bytes]:
@@ -95,7 +98,7 @@ class Metadata(Mapping[str, "str | bytes"]):
         wanted = key.lower().encode()
         found: list[str | bytes] = []
         if not is_reserved(wanted):
-            for name, value in self._pairs:
+            for name, value in self.pairs:
                 if name == wanted:
                     found.extend(decode_values(name, value))
         return found
@@ -108,10 +111,10 @@ class Metadata(Mapping[str, "str | bytes"]):
         return decode_values(name, value)[-1]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name.decode() for name, _ in self._pairs if not is_reserved(name)))
+        return iter(dict.fromkeys(name.decode() for name, _ in self.pairs if not is_reserved(name)))
 
     def __len__(self) -> int:
-        return len({name for name, _ in self._pairs if not is_reserved(name)})
+        return len({name for name, _ in self.pairs if not is_reserved(name)})
 
     def __repr__(self) -> str:
         return f"Metadata({[(key, self.getall(key)) for key in self]!r})"

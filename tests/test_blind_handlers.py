@@ -69,16 +69,12 @@ ALLOWED = {
         "DatabaseTransaction.execute: BaseException": "raises it again, as a status where it is one",
     },
     "mesh/layers/deadline.py": {
-        "cancel_with: CancelledError": "checks its own timeout",
-        "cancel_with: Exception": "outside of ``boundary``, which is around each function",
+        "_cancel: CancelledError": "checks its own timeout",
+        "_cancel: Exception": "outside of ``boundary``, which is around each function",
     },
     "mesh/edge/app.py": {
-        "EdgeApp._answer: CancelledError": "the edge runs no user code: it is the server's, or the stop's",
-        "EdgeApp._answer: Exception": "outside of ``recover``; no user code",
+        "EdgeApp._answer: BaseException": "the edge runs no user code: a cancellation is the server's, or the stop's",
         "_unless_disconnected: CancelledError": "asks whether the client has disconnected",
-    },
-    "mesh/edge/calls.py": {
-        "HttpCall.read_body: CancelledError": "checks its own timeout",
     },
     "mesh/rpc/server/clients/client_stream.py": {
         "ClientStream._wait_for_request: CancelledError": "checks its own timeout",

@@ -78,9 +78,14 @@ class FolderWatch:
         self._version = self._look()
         self._looked_at = clock()
 
-    def changed(self) -> bool:
-        """Return whether a file has changed since the last call. It looks once a second."""
-        now = self._clock()
+    def changed(self, now: float | None = None) -> bool:
+        """Return whether a file has changed since the last call. It looks once a second.
+
+        Args:
+            now: The time by the clock, if it is known.
+        """
+        if now is None:
+            now = self._clock()
         if 0 <= now - self._looked_at < LOOK_INTERVAL:  # or the clock went back
             return False
         self._looked_at = now

@@ -109,9 +109,10 @@ class PeerVerifier:
         token = call.metadata.wire(HEADER)
         if token is None:
             return None
-        if self._watch.changed():
+        now = self._clock()
+        if self._watch.changed(now):
             self._read_again()
-        known = self._verified.get(token, self._clock())
+        known = self._verified.get(token, now)
         service, audience = known if known is not None else self._verify(token)
         if audience != call.method.path:
             raise Unauthenticated(f"the mesh-identity token is for {audience}, not for {call.method.path}")

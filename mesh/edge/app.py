@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from mesh.layers.timer_wheel import timer_wheel
 from mesh.protojson.codec import Codecs
 from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream
 from mesh.rpc.server.clients.exception_frames import release_frames
-from mesh.rpc.server.clients.limits import ClientLimits
+from mesh.rpc.server.clients.limits import LARGE_SIZE, ClientLimits
 
 if TYPE_CHECKING:
     from mesh.layers.concurrency import ConcurrencyLimit
@@ -95,13 +95,7 @@ class EdgeApp:
         self._clients = clients or ClientLimits()
         self._health = {READINESS: self._readiness, LIVENESS: _liveness}
         self._concurrency_limit = concurrency_limit
-        self._blocked_since = 0.0
-
-        def granted(call: Call) -> Awaitable[None]:
-            self._blocked_since = 0.0
-            return handler(call)
-
-        unary = chain(self._note_offer, concurrency_limit, granted)
+        unary = chain(concurrency_limit, handler)
         self._handler = chain(*_present(deadline, layers.header_forwarding, unary))
         open_stream = chain(*_present(deadline, layers.header_forwarding, handler))
         self._pages = BuiltinPages(contract).handlers if layers.docs else {}
@@ -146,22 +140,16 @@ class EdgeApp:
             builtin=layers.builtin,
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request (ASGI 3)."""
         stream = scope[CLIENT_STREAM] = ClientStream(self._clients, scope, receive, send)
-        try:
-            if scope["type"] == "http" and self.grpc.takes(scope):
-                await self.grpc(scope, stream.receive, stream.send)
-            elif scope["type"] == "http":
-                call = HttpCall(scope, stream.receive, stream.send)
-                if call.path in self._health:
-                    await _unless_disconnected(call, self._health[call.path](call))
-                else:
-                    await self._answer(call)
-            elif scope["type"] == "websocket":
-                await self._answer(WebSocketCall(scope, stream.receive, stream.send))
-        finally:
-            stream.close()
+        if scope["type"] == "websocket":
+            return self._answer(WebSocketCall(scope, stream.receive, stream.send), stream)
+        if self.grpc.takes(scope):
+            return self._answer_grpc(scope, stream)
+        call = HttpCall(scope, stream.receive, stream.send, send)
+        health = self._health.get(call.path)
+        return self._answer(call, stream) if health is None else _answer_health(call, stream, health)
 
     def expire(self) -> None:
         """End the requests in progress when the drain time is over: as UNAVAILABLE, streams in their own form."""
@@ -169,50 +157,61 @@ class EdgeApp:
             call.expire()
         self.grpc.app.expire()
 
-    def _note_offer(self, call: Call, next: Handler) -> Awaitable[None]:
-        """Note since when calls ask for a permit and none has got one."""
-        if not self._blocked_since:
-            self._blocked_since = monotonic()
-        return next(call)
-
     @property
     def overloaded(self) -> bool:
         """Whether the edge can serve nobody: all permits are held, and none was granted for ``OVERLOAD_DELAY``."""
-        limit, since = self._concurrency_limit, self._blocked_since
-        return bool(since) and limit.in_flight >= limit.limit and monotonic() - since >= OVERLOAD_DELAY
+        return self._concurrency_limit.blocked_seconds > OVERLOAD_DELAY
 
     def _readiness(self, call: HttpCall) -> Awaitable[None]:
         if self.draining:
             return _report(call, 503, b"draining")
         return _report(call, 503, b"overloaded") if self.overloaded else _report(call, 200, b"serving")
 
-    async def _answer(self, call: HttpCall) -> None:
+    async def _answer(self, call: HttpCall, stream: ClientStream) -> None:
         """Answer a request through the chain; an error of the chain is the response."""
         self._in_progress.add(call)
         try:
-            await self._chain(call)
-        except StatusError as error:
-            failure = error
+            try:
+                await self._chain(call)
+            except BaseException as error:  # noqa: BLE001 - all of them are told apart
+                failure = self._failure(call, error)
+            else:
+                return
+            finally:
+                self._in_progress.discard(call)
+            if failure is not None and not call.response_started:
+                await _unless_disconnected(call, response.send_error(call, failure))
+        finally:
+            stream.close()
+
+    async def _answer_grpc(self, scope: Scope, stream: ClientStream) -> None:
+        try:
+            await self.grpc(scope, stream.receive, stream.send)
+        finally:
+            stream.close()
+
+    def _failure(self, call: HttpCall, error: BaseException) -> StatusError | None:
+        """Return the status of a request whose chain has raised an error; None if no client waits for it.
+
+        Raises:
+            asyncio.CancelledError: The server has cancelled the task.
+        """
+        if isinstance(error, StatusError):
             _forget(call, error)
-        except asyncio.CancelledError as error:
+            return error
+        if isinstance(error, asyncio.CancelledError):
             _forget(call, error)
             if call.take_expiry():
-                failure = Unavailable(refusals.STOPPING)
                 call.status = 0
-            elif call.status == CLIENT_CLOSED_REQUEST:
-                return
-            else:
-                raise
-        except Exception:  # a bug of a layer outside ``recover``
-            log.exception("the edge failed")
-            failure = Internal("internal error")
-            call.status = 0
-        else:
-            return
-        finally:
-            self._in_progress.discard(call)
-        if not call.response_started:
-            await _unless_disconnected(call, response.send_error(call, failure))
+                return Unavailable(refusals.STOPPING)
+            if call.status == CLIENT_CLOSED_REQUEST:
+                return None
+            raise error
+        if not isinstance(error, Exception):
+            raise error
+        log.error("the edge failed", exc_info=error)  # a bug of a layer outside ``recover``
+        call.status = 0
+        return Internal("internal error")
 
     def _dispatch(self, call: Call) -> Awaitable[None]:
         """Answer a request that has passed the layers: gRPC, WebSocket, a page of the edge, else a route."""
@@ -297,8 +296,8 @@ class EdgeApp:
             StatusError: The call has failed.
             Internal: The service sent no response message.
         """
-        if call.stream is not None:
-            call.stream.expect_known_response(call.method.path)
+        if self._clients.response_sizes:
+            _reserve_response(call)
         now = monotonic()
         limit = call.method.time_limit(self._timeout)
         upstream = UpstreamCall(call, request, None if limit is None else now + limit)
@@ -326,7 +325,10 @@ class EdgeApp:
                 watcher.stop()
             if upstream.headers:
                 response.forward_headers(call, upstream)
-        return _settled(call, upstream)
+        message = upstream.response
+        if message is None or len(message) > LARGE_SIZE or self._clients.recent_sizes or self._clients.response_sizes:
+            return _measured(call, message)
+        return message
 
 
 def _entries(
@@ -361,24 +363,35 @@ def _report(call: HttpCall, status: int, word: bytes) -> Awaitable[None]:
     return response.send(call, status, headers, b'{"status":"%s"}' % word)
 
 
-def _settled(call: HttpCall, upstream: UpstreamCall) -> bytes:
-    """Return the response of a unary call.
+def _reserve_response(call: HttpCall) -> None:
+    if call.stream is not None:
+        call.stream.expect_known_response(call.method.path)
+
+
+def _measured(call: HttpCall, message: bytes | None) -> bytes:
+    """Return a response message, and remember its size for the calls to come.
 
     Raises:
         Internal: The service sent no response message.
     """
-    response = upstream.response
-    if response is None:
+    if message is None:
         raise Internal("the service sent no response message")
     if call.stream is not None:
-        call.stream.learn_size(call.method.path, len(response))
-    return response
+        call.stream.learn_size(call.method.path, len(message))
+    return message
 
 
 def _forget(call: HttpCall, error: BaseException) -> None:
     """Release a large request or response of a call that has failed."""
     if call.stream is not None and call.stream.counted:
         release_frames(error)
+
+
+async def _answer_health(call: HttpCall, stream: ClientStream, answer: Callable[[HttpCall], Awaitable[None]]) -> None:
+    try:
+        await _unless_disconnected(call, answer(call))
+    finally:
+        stream.close()
 
 
 async def _unless_disconnected(call: HttpCall, sending: Awaitable[None]) -> None:

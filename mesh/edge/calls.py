@@ -7,15 +7,13 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
-from time import monotonic  # the clock of the event loops
 from typing import NoReturn
 
 from mesh.asgi import AsgiEvent, Receive, Scope, Send, discard_body
 from mesh.boundary import cancel_task, record_cancellation, uncancel_task
 from mesh.call import Call, Metadata, current
 from mesh.errors import Code, Internal, ResourceExhausted, StatusError
-from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
-from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream, SlowBodyError
+from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, CONNECTION_CLOSE, ClientStream, SlowBodyError
 from mesh.rpc.server.clients.limits import LARGE_SIZE
 
 __all__ = ["BULKHEADS", "CLIENT_CLOSED_REQUEST", "HttpCall", "Origin", "StreamCall", "UpstreamCall", "share_keys"]
@@ -51,12 +49,21 @@ class HttpCall(Call):
     ``metadata`` are the request headers. ``headers`` are the response headers that layers and functions add; an error
     response has them too.
 
+    Args:
+        scope: The request.
+        receive: As in ASGI.
+        send: As in ASGI.
+        server_send: The same without limits on the client, for a small response: the server takes it without a wait.
+            None: there is none.
+
     Attributes:
         verb: The request method, in upper case.
         path: The raw path with its percent escapes, without the query.
         query: The raw query.
         method: The contract's method; None until the request is routed.
         route: The template of the route; None until the request is routed.
+        connection: Address and port of the connection's other end, which identify the connection; None if unknown.
+        http_version: ``1.1`` or ``2``.
         origin: Origin of the request if it came through a trusted proxy, else None. Set by the forwarded layer.
         status: The HTTP status of the response; 0 while there is none. Set before an error is raised whose HTTP status
             does not follow from its code.
@@ -66,15 +73,18 @@ class HttpCall(Call):
     """
 
     __slots__ = (
-        "_complete", "_receive", "_scope", "_send", "_unread", "expired", "origin", "path", "query",
-        "response_started", "route", "status", "stream", "verb",
+        "_complete", "_receive", "_scope", "_send", "_server_send", "_unread", "connection", "expired",
+        "http_version", "origin", "path", "query", "response_started", "route", "status", "stream", "verb",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(None, Metadata.from_wire(scope["headers"]))
+    def __init__(self, scope: Scope, receive: Receive, send: Send, server_send: Send | None = None) -> None:
+        Call.__init__(self, None, Metadata.from_wire(scope["headers"]))
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._server_send = server_send
+        self.connection: tuple[str, int] | None = scope.get("client")
+        self.http_version: str = scope.get("http_version", "1.1")
         self.stream: ClientStream | None = scope.get(CLIENT_STREAM)
         if self.stream is not None:
             self.stream.request = self
@@ -88,14 +98,10 @@ class HttpCall(Call):
         self.response_started = False
         self.expired = False
         self._complete = False
-        has_body = self.metadata.wire(b"content-length") not in (None, b"0") or self.metadata.wire(b"transfer-encoding")
+        fields = self.metadata.fields
+        has_body = fields.get(b"content-length", b"0") != b"0" or fields.get(b"transfer-encoding")
         # An HTTP/2 request without a length is not discarded: its client may keep the stream open for the response.
         self._unread = bool(has_body)
-
-    @property
-    def http_version(self) -> str:
-        """``1.1`` or ``2``."""
-        return str(self._scope["http_version"])
 
     @property
     def scheme(self) -> str:
@@ -114,22 +120,22 @@ class HttpCall(Call):
         """The client's address: ``host:port``, ``[IPv6]:port``, without a port behind a proxy, or ``""`` if unknown."""
         if self.origin is not None:
             return self.origin.client
-        client = self._scope.get("client")
-        if not client:
+        if not self.connection:
             return ""
-        host, port = client
+        host, port = self.connection
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def peer_address(self) -> str:
         """The address of the connection's other end, without the port; ``""`` if unknown."""
-        client = self._scope.get("client")
-        return str(client[0]) if client else ""
+        return self.connection[0] if self.connection else ""
 
     @property
     def address(self) -> str:
         """The client's address without the port; ``""`` if unknown."""
-        return self.origin.client if self.origin is not None else self.peer_address
+        if self.origin is not None:
+            return self.origin.client
+        return self.connection[0] if self.connection else ""
 
     @property
     def client_address(self) -> str | None:
@@ -137,7 +143,8 @@ class HttpCall(Call):
 
         A listener of all interfaces maps IPv4 addresses into IPv6, as in ``::ffff:192.0.2.1``. Functions see IPv4.
         """
-        address = self.address
+        origin, connection = self.origin, self.connection
+        address = origin.client if origin is not None else connection[0] if connection else ""
         return (address if ":" not in address else _unmapped(address)) or None
 
     @property
@@ -146,14 +153,9 @@ class HttpCall(Call):
 
         A site gets an IPv6 network of this size and uses any address in it (RFC 6177).
         """
-        address = self.address
+        origin, connection = self.origin, self.connection  # not by properties, for the sake of each call
+        address = origin.client if origin is not None else connection[0] if connection else ""
         return address if ":" not in address else _network_of(address)
-
-    @property
-    def connection(self) -> tuple[str, int] | None:
-        """Address and port of the connection's other end, which identify the connection; None if unknown."""
-        client: tuple[str, int] | None = self._scope.get("client")
-        return client
 
     def http_error(self, status: int, code: Code, message: str) -> StatusError:
         """Return an error to raise whose HTTP status does not follow from its code."""
@@ -183,30 +185,19 @@ class HttpCall(Call):
             StatusError: 408 after the timeout, 413 for a larger body.
             asyncio.CancelledError: The client disconnected before the body was complete.
         """
+        if self.stream is not None:
+            self.stream.body_timeout = body_timeout
         parts: list[bytes] = []
         size = 0
-        assert self.task is not None  # noqa: S101 - a request is answered in a task
-        expiry = TaskTimeout(self.task)
-        slot = None if body_timeout is None else timer_wheel(self.task).add(monotonic() + body_timeout, expiry)
-        try:
-            while size <= limit:
-                message = await self._receive_body()
-                body = message.get("body", b"")
-                parts.append(body)
-                size += len(body)
-                if not message.get("more_body", False):
-                    if size > limit:
-                        break
-                    return b"".join(parts)
-        except asyncio.CancelledError:
-            if expiry.sole_cause:
-                text = "the request body did not come in time"
-                raise self.http_error(408, Code.DEADLINE_EXCEEDED, text) from None
-            raise
-        finally:
-            if slot is not None:
-                slot.discard(expiry)
-            expiry.uncancel()
+        while size <= limit:
+            message = await self._receive_body()
+            body: bytes = message.get("body", b"")
+            size += len(body)
+            if not message.get("more_body", False):
+                if size > limit:
+                    break
+                return b"".join([*parts, body]) if parts else body
+            parts.append(body)
         raise self.body_too_large(limit)
 
     def body_too_large(self, limit: int) -> StatusError:
@@ -344,9 +335,14 @@ class HttpCall(Call):
             if self.stream is not None:
                 self.stream.discard()
             await discard_body(self._receive_body)
+        send = self._send
+        if len(body) <= LARGE_SIZE and self._server_send is not None:
+            send = self._server_send
+            if self.stream is not None and self.stream.server.retiring:
+                headers = [*headers, CONNECTION_CLOSE]
         try:
-            await self._send({"type": "http.response.start", "status": status, "headers": headers})
-            await self._send({"type": "http.response.body", "body": b"" if self.verb == "HEAD" else body})
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": b"" if self.verb == "HEAD" else body})
         except OSError:  # ASGI: the client has disconnected
             self.abandon()
 
@@ -420,7 +416,7 @@ class _SidecarCall(Call):
     __slots__ = ("_http_call",)
 
     def __init__(self, request: HttpCall, deadline: float | None) -> None:
-        super().__init__(request.method, Metadata(), deadline)
+        Call.__init__(self, request.method, Metadata.from_wire([]), deadline)
         self.identity = request.identity
         self._http_call = request
 

@@ -6,6 +6,8 @@ count from an unverified caller is ignored.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from mesh.call import Call, Handler, current
 from mesh.events.cloudevents import HOPS
 
@@ -26,9 +28,9 @@ def hops(call: Call | None) -> int:
     return int(count) if count is not None and len(count) <= _DIGITS and count.isdigit() else 0
 
 
-async def carry(call: Call, next: Handler) -> None:
+def carry(call: Call, next: Handler) -> Awaitable[None]:
     """Layer that adds the count to the metadata of an outbound call."""
     count = hops(current.get())
     if count:
         call.metadata.append(_KEY, str(count).encode())
-    await next(call)
+    return next(call)

@@ -84,7 +84,7 @@ class ConcurrencyLimit:
         adaptive: Whether calls of overloaded methods are refused.
     """
 
-    __slots__ = ("_loads", "_queue", "_share_keys", "adaptive")
+    __slots__ = ("_blocked_since", "_loads", "_queue", "_share_keys", "adaptive")
 
     def __init__(
         self,
@@ -98,6 +98,7 @@ class ConcurrencyLimit:
         self._queue: FairQueue[_WaitingCall] = FairQueue(limit, queue, bulkheads)
         self._share_keys = share_keys
         self._loads: dict[str, _MethodLoad] = {}
+        self._blocked_since = 0.0
         self.adaptive = adaptive
 
     @property
@@ -120,6 +121,12 @@ class ConcurrencyLimit:
         """Calls in the queue now."""
         return self._queue.waiting
 
+    @property
+    def blocked_seconds(self) -> float:
+        """Seconds for which calls have asked for a permit and none has got one; 0 while some are free."""
+        blocked = self._blocked_since and self._queue.running >= self._queue.limit
+        return monotonic() - self._blocked_since if blocked else 0.0
+
     def usage(self) -> Iterator[MethodUsage]:
         """Yield the use of the permits by each method that was called."""
         for path, load in self._loads.items():
@@ -138,9 +145,11 @@ class ConcurrencyLimit:
         load = self._loads.get(path)
         if load is None:
             load = self._loads[path] = _MethodLoad(queue, call.method, self._loads)
-        shares = (load.share, *queue.shares(self._share_keys(call)))
+        share, keys = load.share, self._share_keys(call)
+        shares = queue.known.get((keys, share)) or queue.shares(keys, share)
         waited = 0.0 if queue.enter(shares) else await self._wait(call, load, shares)
         began, measured = monotonic(), load.measured
+        self._blocked_since = 0.0
         try:
             await next(call)
         except StatusError as error:
@@ -150,7 +159,7 @@ class ConcurrencyLimit:
             measured = measured and call.deadline is not None and call.deadline <= monotonic()
             raise
         finally:
-            running = load.share.running
+            running = share.running
             queue.leave(shares)
             if self.adaptive:
                 load.ended(call, began, waited, running, measured=measured)
@@ -162,6 +171,7 @@ class ConcurrencyLimit:
         queue, delay = self._queue, load.delay
         loop = asyncio.get_running_loop() if call.task is None else call.task.get_loop()  # no system call, in 3.11
         arrived = loop.time()
+        self._blocked_since = self._blocked_since or arrived
         if call.deadline is not None and call.deadline <= arrived:
             raise _late()
         bounded = self.adaptive and call.delivery is None
@@ -244,16 +254,19 @@ class _MethodLoad:
             measured: Whether its length is that of the work.
         """
         now, delay, share = monotonic(), self.delay, self.share
-        delay.ended(now, waiting=bool(share.waiting))
+        if share.waiting or delay.saturated:
+            delay.ended(now, waiting=bool(share.waiting))
         if call.delivery is None:
+            queued = call.queued
             if measured:
-                delay.measured(now - began, call.queued or 0.0, running, now)
-            if waited or call.queued is not None:
+                delay.measured(now - began, queued or 0.0, running, now)
+            if waited or queued is not None:
                 budget = inf if call.deadline is None else call.deadline - began + waited
-                self.waited(waited + (call.queued or 0.0), budget, now)
-        limit = delay.limit(now)
-        if limit != share.cap:
-            self._queue.cap(share, limit)
+                self.waited(waited + (queued or 0.0), budget, now)
+        if now < delay.overloaded_until or share.cap != inf:
+            limit = delay.limit(now)
+            if limit != share.cap:
+                self._queue.cap(share, limit)
 
     def waited(self, seconds: float, budget: float, now: float) -> None:
         """Note the wait of a call (``QueueDelay.waited``).

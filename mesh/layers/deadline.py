@@ -8,7 +8,7 @@ from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING
 
 from mesh.errors import DeadlineExceeded, StatusError
-from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
+from mesh.layers.timer_wheel import Expirable, TaskTimeout, timer_wheel
 
 if TYPE_CHECKING:
     from mesh.call import Call, Handler
@@ -25,23 +25,23 @@ def deadline(call: Call, next: Handler) -> Awaitable[None]:
     Raises:
         DeadlineExceeded: The deadline passed, and the function ended with the cancellation or with another error.
     """
-    timeout = call.method.timeout
-    if timeout is not None:
-        latest = monotonic() + timeout
-        if call.deadline is None or call.deadline > latest:
-            call.deadline = latest
-    if call.deadline is None:
+    until, timeout = call.deadline, call.method.timeout
+    if until is None and timeout is None:
         return next(call)
-    call.check_deadline()
+    now = monotonic()
+    if until is None or (timeout is not None and until > now + timeout):
+        until = call.deadline = now + (timeout or 0.0)
+    if until <= now:
+        call.check_deadline()
     call.deadline_enforced = True
-    return cancel_at(call.deadline, call, next, _passed)
+    return _cancel(until, None, call, next, _passed)
 
 
 def _passed() -> StatusError:
     return DeadlineExceeded("the deadline passed")
 
 
-async def cancel_at(until: float, call: Call, next: Handler, status: Callable[[], StatusError]) -> None:
+def cancel_at(until: float, call: Call, next: Handler, status: Callable[[], StatusError]) -> Awaitable[None]:
     """Run the rest of the chain and cancel it at a time.
 
     A response or a status of the function counts even after that time. A cancellation with another cause passes
@@ -56,31 +56,35 @@ async def cancel_at(until: float, call: Call, next: Handler, status: Callable[[]
     Raises:
         StatusError: That of ``status``, or of the function.
     """
-    task = call.task or asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine always runs in a task here
-    timeout = TaskTimeout(task)
-    slot = timer_wheel(task).add(until, timeout)
-    try:
-        await cancel_with(timeout, call, next, status)
-    finally:
-        slot.discard(timeout)
+    return _cancel(until, None, call, next, status)
 
 
-async def cancel_with(expiry: TaskTimeout, call: Call, next: Handler, status: Callable[[], StatusError]) -> None:
-    """Run the rest of the chain, which ``expiry.expire()`` cancels.
-
-    A response or a status of the function counts even after the expiry. A cancellation with another cause passes
-    unchanged.
+def cancel_with(expiry: TaskTimeout, call: Call, next: Handler, status: Callable[[], StatusError]) -> Awaitable[None]:
+    """Run the rest of the chain, which ``expiry.expire()`` cancels; else as ``cancel_at``.
 
     Args:
         expiry: A timeout of the call's task.
         call: The call.
         next: The rest of the chain.
-        status: Makes the status of a call that ended with the cancellation, or with another error after it.
+        status: As of ``cancel_at``.
 
     Raises:
         StatusError: That of ``status``, or of the function.
     """
+    return _cancel(None, expiry, call, next, status)
+
+
+async def _cancel(
+    until: float | None, expiry: TaskTimeout | None, call: Call, next: Handler, status: Callable[[], StatusError]
+) -> None:
+    """Run the rest of the chain until a time, or until a timeout expires: one of the two is None."""
+    slot: set[Expirable] | None = None
+    if expiry is None:
+        task = call.task or asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine always runs in a task here
+        expiry = TaskTimeout(task)
+        if until is not None:
+            slot = timer_wheel(task).add(until, expiry)
     try:
         await next(call)
     except asyncio.CancelledError:
@@ -95,4 +99,7 @@ async def cancel_with(expiry: TaskTimeout, call: Call, next: Handler, status: Ca
             raise status() from error
         raise
     finally:
-        expiry.uncancel()
+        if slot is not None:
+            slot.discard(expiry)
+        if expiry.expired:
+            expiry.uncancel()

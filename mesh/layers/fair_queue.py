@@ -21,7 +21,7 @@ its client's address, its user, its target, its method). The queue takes three d
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from itertools import islice
 from math import inf
 from typing import Generic, TypeVar
@@ -36,6 +36,8 @@ COMPARED_VICTIMS = 4
 """Shares whose newest call is compared for the refused call, longest first."""
 IDLE_SHARES = 256
 """Shares without calls that are kept, so that a call of a known client creates none."""
+KNOWN_SHARES = 1024
+"""Results of ``FairQueue.shares`` that are kept."""
 
 
 class QueueFull(Exception):
@@ -83,7 +85,6 @@ WaiterT = TypeVar("WaiterT", bound=Waiter)
 class FairQueue(Generic[WaiterT]):
     """Permits and waiting calls. A call passes ``enter`` → ``leave``, or ``push`` → ``pop`` → ``leave``.
 
-    The shares of a call are a tuple of those that ``shares`` returns and of others, which the user of the queue keeps.
     A call that gives up while it waits is taken out with ``remove`` and needs no ``leave``.
 
     Args:
@@ -94,11 +95,12 @@ class FairQueue(Generic[WaiterT]):
     Attributes:
         running: Calls that run now.
         waiting: Calls that wait now.
+        known: Results of ``shares``, by its arguments. It is cleared when a share of them has been forgotten.
     """
 
     __slots__ = (
-        "_bulkheads", "_dimensions", "_groups", "_lengths", "_needed", "_swept_at", "limit", "running", "size",
-        "waiting",
+        "_bulkheads", "_capped", "_dimensions", "_groups", "_lengths", "_needed", "_swept_at", "known", "limit",
+        "running", "size", "waiting",
     )  # fmt: skip
 
     def __init__(self, limit: int, size: int, bulkheads: Collection[int] = ()) -> None:
@@ -112,15 +114,18 @@ class FairQueue(Generic[WaiterT]):
         self._lengths = _Lengths()
         self._needed: float = 0  # free permits that a waiting call needs at least; 0: not known
         self._swept_at = IDLE_SHARES
+        self._capped = 0
+        self.known: dict[tuple[tuple[Hashable | None, ...], Share | None], Shares] = {}
 
-    def shares(self, keys: Iterable[Hashable | None]) -> Shares:
+    def shares(self, keys: tuple[Hashable | None, ...], first: Share | None = None) -> Shares:
         """Return the shares of a call. They are valid until the next ``await``, and while the call runs or waits.
 
         Args:
             keys: One key for each dimension, always in the same order; None: the call has no share in this one.
+            first: A share that the user of the queue keeps; None: there is no such one.
         """
         dimensions = self._dimensions
-        found = []
+        found = [] if first is None else [first]
         for index, key in enumerate(keys):
             if key is None:
                 continue
@@ -132,11 +137,17 @@ class FairQueue(Generic[WaiterT]):
             if share is None:
                 share = self._add(index, key)
             found.append(share)
-        return tuple(found)
+        if len(self.known) >= KNOWN_SHARES:
+            self.known.clear()
+        result = self.known[keys, first] = tuple(found)
+        return result
 
     def enter(self, shares: Shares) -> bool:
         """Give a call a permit at once; False when it has to wait."""
-        if self._free_permits_needed(shares) > self.limit - self.running or (self.waiting and shares in self._groups):
+        # Where fewer than half of the permits are held, no share can be at its bound: at most as many as are free.
+        if (self._capped or 2 * self.running >= self.limit or self.waiting) and (
+            self._free_permits_needed(shares) > self.limit - self.running or (self.waiting and shares in self._groups)
+        ):
             return False
         self.running += 1
         for share in shares:
@@ -231,6 +242,7 @@ class FairQueue(Generic[WaiterT]):
 
     def cap(self, share: Share, permits: float) -> None:
         """Set the number of permits that a share may hold at most, besides its fair share."""
+        self._capped += (permits < inf) - (share.cap < inf)
         share.cap = permits
         self._needed = 0
 
@@ -280,6 +292,7 @@ class FairQueue(Generic[WaiterT]):
     def _add(self, index: int, key: Hashable) -> Share:
         dimension = self._dimensions[index]
         if len(dimension) >= self._swept_at:
+            self.known.clear()
             for idle in [key for key, share in dimension.items() if not (share.running or share.waiting)]:
                 del dimension[idle]
             self._swept_at = 2 * len(dimension) + IDLE_SHARES

@@ -65,17 +65,19 @@ class QueueDelay:
 
     Attributes:
         service_seconds: Mean length of the last calls without their waits; 0 while it is unknown.
+        saturated: Whether calls waited for a permit when the last one ended.
+        overloaded_until: Time at which the overload ends if no call is refused before.
     """
 
     __slots__ = (
         "_between_ends", "_calls", "_count", "_ended_at", "_limit", "_long", "_long_since", "_long_until",
-        "_opened_at", "_overloaded_until", "_queued", "_running", "_saturated", "_seconds", "_short", "_waited",
+        "_opened_at", "_queued", "_running", "_seconds", "_short", "_waited", "overloaded_until", "saturated",
         "service_seconds",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.service_seconds = 0.0
-        self._overloaded_until = -inf
+        self.overloaded_until = -inf
         # The present run of long waits:
         self._long = self._short = 0
         self._long_since = self._long_until = -inf
@@ -89,7 +91,7 @@ class QueueDelay:
         self._between_ends = 0.0
         self._count = 0
         self._ended_at = -inf
-        self._saturated = False
+        self.saturated = False
 
     def interval(self, now: float) -> float:
         """Return the length of a long wait, seconds.
@@ -109,11 +111,11 @@ class QueueDelay:
 
     def overloaded(self, now: float) -> bool:
         """Whether the newest call goes first, and a call waits for ``target`` at most."""
-        return now < self._overloaded_until
+        return now < self.overloaded_until
 
     def limit(self, now: float) -> float:
         """Return the calls that may run; infinite without an overload."""
-        return self._limit if now < self._overloaded_until else inf
+        return self._limit if now < self.overloaded_until else inf
 
     def queued(self, now: float) -> float:
         """Return the mean number of calls in queues behind the permit; 0 if it was measured long ago."""
@@ -132,7 +134,7 @@ class QueueDelay:
         """
         interval = self.interval(now)
         long = seconds >= min(interval, budget / 2)
-        if now < self._overloaded_until:
+        if now < self.overloaded_until:
             if long:
                 self.refused(now)
             return False
@@ -151,29 +153,29 @@ class QueueDelay:
         if now - self._long_since < interval / 2 or self._long < MIN_LONG_WAITS:
             return False
         self._long = 0
-        self._overloaded_until = now + interval
+        self.overloaded_until = now + interval
         return True
 
     def dismiss(self) -> None:
         """Take back the overload that has begun: the queues are those of another method."""
-        self._overloaded_until = -inf
+        self.overloaded_until = -inf
 
     def refused(self, now: float) -> None:
         """Note that a call was refused under overload."""
-        self._overloaded_until = now + self.interval(now)
+        self.overloaded_until = now + self.interval(now)
 
     def ended(self, now: float, *, waiting: bool) -> None:
-        """Note the end of any call.
+        """Note the end of any call. It may be left out while neither ``saturated`` nor ``waiting``.
 
         Args:
             now: The current time.
             waiting: Whether other calls of the method wait for a permit, so that one of them gets it.
         """
-        if self._saturated:
+        if self.saturated:
             self._count = min(self._count + 1, _AVERAGED_ENDS)
             self._between_ends += (now - self._ended_at - self._between_ends) / self._count
         self._ended_at = now
-        self._saturated = waiting
+        self.saturated = waiting
 
     def measured(self, seconds: float, waited: float, running: int, now: float) -> None:
         """Measure a call that has ended.
@@ -188,7 +190,8 @@ class QueueDelay:
             self._open(now - seconds)
         self._calls += 1
         self._seconds += seconds
-        self._waited += min(waited, seconds)
+        if waited:
+            self._waited += min(waited, seconds)
         self._running += running
         if self._calls < WINDOW_CALLS or now - self._opened_at < WINDOW_SECONDS:
             return
@@ -216,7 +219,7 @@ class QueueDelay:
 
     def _silence(self, now: float) -> float:
         """Return the seconds for which no call has ended although calls waited for a permit."""
-        return now - self._ended_at if self._saturated else 0.0
+        return now - self._ended_at if self.saturated else 0.0
 
     def _open(self, now: float) -> None:
         self._opened_at = now

@@ -12,18 +12,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from opentelemetry import context as otel_context
+from opentelemetry.context import _RUNTIME_CONTEXT as _CONTEXT  # attach() and detach() of the API are one call more
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanContext, SpanKind, set_span_in_context
+from opentelemetry.trace import SpanContext, SpanKind
 
 from mesh.call import Call, Handler, Layer, Metadata
 from mesh.errors import Code, RemoteError, StatusError, http_status
 from mesh.headers import TRACE_ID, TRACERESPONSE
 from mesh.telemetry.exceptions import SERVER_FAULTS, bug_behind, summary_of
 from mesh.telemetry.metrics import MAX_SERIES, DurationSeries, Instrument
-from mesh.telemetry.propagation import Propagation, parent_of
+from mesh.telemetry.propagation import Propagation, parent_of, with_span
 from mesh.telemetry.recorder import Recorder
 from mesh.telemetry.span import Constant, Span
 from mesh.trace_context import format_traceparent
@@ -127,7 +128,7 @@ def inbound(recorder: Recorder, propagation: Propagation, instrument: Instrument
         span = recorder.start(known.name, SpanKind.SERVER, known.attributes, parent, context)
         if propagation.links:
             _link(span, propagation.caller_span(call.metadata))
-        return _traced(call, next, known, span, set_span_in_context(span, context))
+        return _traced(call, next, known, span, with_span(span, context))
 
     return layer
 
@@ -143,7 +144,7 @@ def outbound(recorder: Recorder, propagation: Propagation, instrument: Instrumen
         known = methods[call.method.path]
         context = otel_context.get_current()
         span = recorder.start(known.name, SpanKind.CLIENT, known.attributes, parent_of(context), context)
-        context = set_span_in_context(span, context)
+        context = with_span(span, context)
         propagation.inject(span, context, call.metadata)
         return _traced(call, next, known, span, context)
 
@@ -156,7 +157,7 @@ def _link(span: Span, caller: SpanContext | None) -> None:
 
 
 async def _traced(call: Call, next: Handler, known: _MethodSeries, span: Span, context: Context) -> None:
-    token = otel_context.attach(context)
+    token = _CONTEXT.attach(context)
     in_flight = known.in_flight
     in_flight.value += 1
     code = Code.OK
@@ -166,7 +167,7 @@ async def _traced(call: Call, next: Handler, known: _MethodSeries, span: Span, c
         code = _record(span, error, known.faults)
         raise
     finally:
-        otel_context.detach(token)
+        _CONTEXT.detach(token)
         in_flight.value -= 1
         span.outcome, series = known.end(code, call.peer)
         series.record(span.stop())
@@ -180,7 +181,7 @@ def http(recorder: Recorder, propagation: Propagation, instrument: Instrument) -
     requests = _RequestSeriesByKey(instrument)
 
     async def layer(call: Call, next: Handler) -> None:
-        request = cast("TracedRequest", call)
+        request: Any = call  # a ``TracedRequest``
         verb = request.verb if request.verb in _VERBS else _OTHER
         parent, context = propagation.extract(call.metadata)
         scheme = request.scheme if request.scheme in _PORTS else _OTHER  # an HTTP/2 client may send any text
@@ -191,7 +192,7 @@ def http(recorder: Recorder, propagation: Propagation, instrument: Instrument) -
         request.headers.append((TRACE_ID, b"%032x" % span.trace_id))
         request.headers.append((TRACERESPONSE, format_traceparent(span.trace_id, span.span_id, span.flags)))
         in_flight = known.in_flight
-        token = otel_context.attach(set_span_in_context(span, context))
+        token = _CONTEXT.attach(with_span(span, context))
         in_flight.value += 1
         code: Code | None = None
         try:
@@ -200,7 +201,7 @@ def http(recorder: Recorder, propagation: Propagation, instrument: Instrument) -
             code = _record(span, error, frozenset())
             raise
         finally:
-            otel_context.detach(token)
+            _CONTEXT.detach(token)
             in_flight.value -= 1
             status = request.status or http_status(Code.OK if code is None else code)
             route = request.route

@@ -26,9 +26,11 @@ from mesh.trace_context import (
     parse_traceparent,
 )
 
-__all__ = ["CallerTrace", "Propagation", "header_names", "parent_of"]
+__all__ = ["CallerTrace", "Propagation", "header_names", "parent_of", "with_span"]
 
 _EMPTY = Context()
+_SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, _EMPTY)))
+"""Key of the span in a context. The API has it in a private name only."""
 
 
 def header_names() -> frozenset[bytes]:
@@ -38,13 +40,20 @@ def header_names() -> frozenset[bytes]:
 
 def parent_of(context: Context | None) -> ParentSpan | None:
     """Return the span of a context (None: the current context) as a parent, or None if there is no span."""
-    span = trace.get_current_span(context)
+    span = None if context is None else context.get(_SPAN_KEY)
+    if not isinstance(span, Span):
+        span = trace.get_current_span(context)
     if isinstance(span, Span):
         return ParentSpan(span.trace_id, span.span_id, span.flags, span.state, remote=False)
     found = span.get_span_context()
     if not found.is_valid:
         return None
     return ParentSpan(found.trace_id, found.span_id, int(found.trace_flags), found.trace_state or None, found.is_remote)
+
+
+def with_span(span: Span, context: Context) -> Context:
+    """Return a context with the span in place of its own (``opentelemetry.trace.set_span_in_context``, faster)."""
+    return Context({**context, _SPAN_KEY: span})
 
 
 class _WireGetter(Getter[Metadata]):
@@ -106,18 +115,18 @@ class Propagation:
         """
         if not self._trusts:
             return None, _EMPTY
-        wire = metadata.wire
-        if self._w3c_only and wire(TRACESTATE) is None and wire(BAGGAGE) is None:
-            header = wire(TRACEPARENT)
+        fields = metadata.fields
+        if self._w3c_only and TRACESTATE not in fields and BAGGAGE not in fields:
+            header = fields.get(TRACEPARENT)
             return (None if header is None else parse_traceparent(header)), _EMPTY
         context = self.context(metadata)
         return parent_of(context), context
 
     def caller_span(self, metadata: Metadata) -> SpanContext | None:
         """Return the span that a caller names, whether it is trusted or not; None if it names no valid one."""
-        wire = metadata.wire
-        if self._w3c_only and wire(TRACESTATE) is None:  # baggage says nothing of the span
-            header = wire(TRACEPARENT)
+        fields = metadata.fields
+        if self._w3c_only and TRACESTATE not in fields:  # baggage says nothing of the span
+            header = fields.get(TRACEPARENT)
             parent = None if header is None else parse_traceparent(header)
             return None if parent is None else parent.context()
         found = trace.get_current_span(self._read(metadata)).get_span_context()

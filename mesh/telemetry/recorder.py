@@ -8,12 +8,14 @@ cheaper. Every other sampler is called as the SDK calls it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from random import getrandbits
 from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -45,13 +47,24 @@ class Recorder:
         default_limits: Whether the limits are no tighter than the defaults.
     """
 
-    __slots__ = ("_ids", "_provider", "_queues", "_sampler", "_scope", "_simple", "default_limits", "limits")
+    __slots__ = (
+        "_ids",
+        "_provider",
+        "_queues",
+        "_random_ids",
+        "_sampler",
+        "_scope",
+        "_simple",
+        "default_limits",
+        "limits",
+    )
 
     def __init__(self, provider: TracerProvider, queues: Sequence[ExporterQueue], version: str) -> None:
         self._provider = provider
         self._sampler = provider.sampler
         self._simple = self._sampler is DEFAULT_ON
         self._ids = provider.id_generator
+        self._random_ids = type(self._ids) is RandomIdGenerator
         self._queues = tuple(queues)
         self._scope = InstrumentationScope("mesh", version)
         self.limits = limits = SpanLimits()
@@ -91,7 +104,8 @@ class Recorder:
             own = result.attributes
         if sampled:
             flags |= SAMPLED
-        span = Span(self, name, kind, constant, trace_id, ids.generate_span_id(), flags, state, parent, recording)
+        span_id = (getrandbits(64) or 1) if self._random_ids else ids.generate_span_id()
+        span = Span(self, name, kind, constant, trace_id, span_id, flags, state, parent, recording)
         if own and len(own) != len(constant):
             span.attributes = {key: value for key, value in own.items() if key not in constant}
         return span

@@ -147,6 +147,6 @@ def test_a_fair_share_fits_and_is_the_largest(sizes, room):
 def test_the_networks_of_clients():
     from ipaddress import ip_address
 
-    guard = ConnectionGuard(app, PublicLimits(1, 1, 1.0, 1, (ip_network("10.0.0.0/8"),), print))
+    guard = ConnectionGuard(PublicLimits(1, 1, 1.0, 1, (ip_network("10.0.0.0/8"),), print))
     assert guard._client_of(ip_address("2001:db8::1")) == guard._client_of(ip_address("2001:db8::2")) == "2001:db8::/64"
     assert guard._client_of(ip_address("10.1.2.3")) is None

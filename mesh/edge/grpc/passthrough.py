@@ -24,6 +24,7 @@ from mesh.errors import Internal, InvalidArgument, StatusError, Unimplemented
 from mesh.headers import CLIENT_CLAIMS, REQUEST_PREFIXES, without_owned
 from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.layers.deadline import deadline
+from mesh.media_types import JSON
 from mesh.rpc import framing
 from mesh.rpc.server import grpc_web
 from mesh.rpc.server.builtin_services import builtin_handlers
@@ -39,6 +40,8 @@ from mesh.telemetry import propagation
 __all__ = ["GrpcCall", "Passthrough", "tracing"]
 
 _HTTP_2 = "2"
+_JSON = JSON.encode()
+"""The media type of nearly every request that is not gRPC."""
 
 BUILTIN = frozenset({"health", "reflection"})
 """Built-in services."""
@@ -136,7 +139,7 @@ class Passthrough:
                 break
         else:
             return False
-        if not _names_grpc(content_type) or scope["method"] != "POST":
+        if content_type == _JSON or not _names_grpc(content_type) or scope["method"] != "POST":
             return False
         if scope["http_version"] == _HTTP_2 and framing.is_grpc(content_type):
             return True
@@ -150,7 +153,7 @@ class Passthrough:
                 HTTP method than POST.
         """
         content_type = call.metadata.wire(b"content-type")
-        if content_type is None or not _names_grpc(content_type) or call.verb == "OPTIONS":
+        if content_type in (None, _JSON) or not _names_grpc(content_type) or call.verb == "OPTIONS":
             return
         if not framing.is_grpc(content_type) and not grpc_web.is_grpc_web(content_type):
             raise _unsupported(call, "gRPC is served with protobuf messages only: send application/grpc+proto")

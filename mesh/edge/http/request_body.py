@@ -103,15 +103,16 @@ async def read_request(
     if not transcoder.has_body:
         return transcoder.request(values, call.query, b"")
     call.check_content_length(limit)
-    form = _form_of(call, transcoder)
-    gunzip = _gunzip(call)
+    fields = call.metadata.fields
+    content_type = fields.get(b"content-type", b"")
+    form = Form.JSON if content_type == _JSON and not transcoder.takes_media else _form_of(call, transcoder)
+    gunzip = _gunzip(call) if b"content-encoding" in fields else None
     body = await call.read_body(limit, body_timeout)
     if gunzip is not None:
         body = _decompressed(call, gunzip, body, limit)
         call.hold_request(len(body))
     if form is None and body:
         raise refusals.unsupported_media(call, f"the body has no media type: send `content-type: {JSON}`")
-    content_type = call.metadata.wire(b"content-type") or b""
     return transcoder.request(values, call.query, body, form or Form.JSON, content_type)
 
 

@@ -96,7 +96,8 @@ def negotiate(call: HttpCall, transcoder: Transcoder) -> ResponseFormat:
     Raises:
         StatusError: 400 for an ``$alt`` that the method does not have, 406.
     """
-    accepts = [value for name, value in call.metadata.pairs if name == b"accept"]
+    metadata = call.metadata
+    accepts = [value for name, value in metadata.pairs if name == b"accept"] if b"accept" in metadata.fields else []
     query = call.query
     parameters = negotiation.system_parameters(query) if query else negotiation.NO_PARAMETERS
     if parameters.form is None and transcoder.gives_media:

@@ -71,7 +71,8 @@ def pushback(error: StatusError, trailers: list[tuple[bytes, bytes]]) -> float |
 
 def is_retry(call: Call) -> bool:
     """Whether a call is a retry, or was made on behalf of one. Stock clients say so by gRPC's own header."""
-    return call.metadata.wire(RETRY) is not None or call.metadata.wire(ATTEMPTS) is not None
+    fields = call.metadata.fields
+    return RETRY in fields or ATTEMPTS in fields
 
 
 class Attempt(Call):

@@ -129,8 +129,10 @@ class Stream:
 
     def close(self) -> None:
         """Release the stream: reset it if neither side has ended it, and give back the window of untaken messages."""
-        self.connection.reset(self)
-        self.fail(None)
+        if self.id in self.connection.streams:
+            self.connection.reset(self)
+        if not self.ended:
+            self.fail(None)
         if self._unacknowledged_bytes:
             self.connection.acknowledge(self.id, self._unacknowledged_bytes)
             self._unacknowledged_bytes = 0

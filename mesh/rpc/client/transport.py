@@ -123,17 +123,19 @@ class Http2Transport:
         Raises:
             StatusError: The call has failed.
         """
-        try:
-            _finish_call(call, stream)
-        except StatusError as error:
-            if not stream.unprocessed:
-                self.record(call, stream.connection, sent_at, error)
-            raise
+        if stream.failure is not None or stream.trailers != _OK or not stream.has_plain_headers:
+            try:
+                _finish_call(call, stream)
+            except StatusError as error:
+                if not stream.unprocessed:
+                    self.record(call, stream.connection, sent_at, error)
+                raise
         if self._breaker.has_failures:
             self._breaker.answered()
         if self.pool.ejection.comparing:
             self._count_answer(call.method.path, stream.connection.health, sent_at)
-        return _single_response(stream)
+        messages = stream.messages
+        return messages[0] if len(messages) == 1 else _single_response(stream)
 
     def record(self, call: Call, connection: Connection, sent_at: float, error: StatusError | None) -> None:
         """Count the outcome of a call, for its target and for the endpoint that it was sent to.
@@ -222,7 +224,7 @@ def _deadline_passed(call: Call) -> bool:
 
 def _close_stream(call: Call, stream: Stream) -> None:
     """Release the stream, whether or not it has ended."""
-    if _deadline_passed(call):
+    if stream.id in stream.connection.streams and _deadline_passed(call):
         stream.connection.reset_later(stream)
     stream.close()
 

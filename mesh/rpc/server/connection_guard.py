@@ -25,11 +25,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from time import monotonic, thread_time
-from typing import Any
 
-from mesh.rpc.server.clients.client_stream import CONNECTION_GUARD
+from mesh.asgi import Scope
 
-__all__ = ["ConnectionGuard", "PublicLimits", "fair_share", "prepare"]
+__all__ = ["ConnectionGuard", "ConnectionRequests", "PublicLimits", "fair_share", "prepare"]
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +106,14 @@ class _OpenConnection:
         self.closed = False
 
 
-class _ConnectionRequests:
-    """Requests of one connection: those in progress, and when the last one ended."""
+class ConnectionRequests:
+    """Requests of one connection.
+
+    Attributes:
+        http1: Whether it speaks HTTP/1.1.
+        in_progress: Requests in progress.
+        ended: Loop time at which the last one ended, seconds.
+    """
 
     __slots__ = ("ended", "http1", "in_progress")
 
@@ -119,34 +124,26 @@ class _ConnectionRequests:
 
 
 class ConnectionGuard:
-    """ASGI application around that of a listener, and the task that looks at its connections.
+    """The connections of a listener, with the task that looks at them.
 
     Args:
-        app: The ASGI application.
         limits: The limits.
+
+    Attributes:
+        requests: The requests of each connection, kept by the listener.
     """
 
-    def __init__(self, app: Any, limits: PublicLimits) -> None:
-        self._app = app
+    def __init__(self, limits: PublicLimits) -> None:
         self._limits = limits
-        self._requests: dict[Peer, _ConnectionRequests] = {}
+        self.requests: dict[Peer, ConnectionRequests] = {}
         self._known: dict[int, _OpenConnection | None] = {}  # by inode; None: not of this listener
         self._by_peer: dict[Peer, _OpenConnection] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve a request, and note whose it is."""
-        peer = scope.get("client")
-        requests = self._requests.get(peer)
-        if requests is None:
-            requests = self._requests[peer] = _ConnectionRequests(http1=scope.get("http_version") == _HTTP1)
-        scope[CONNECTION_GUARD] = self
-        requests.in_progress += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            requests.in_progress -= 1
-            requests.ended = monotonic()
+    def add(self, peer: Peer, scope: Scope) -> ConnectionRequests:
+        """Add a connection by its first request."""
+        found = self.requests[peer] = ConnectionRequests(http1=scope.get("http_version") == _HTTP1)
+        return found
 
     def start(self, address: str) -> None:
         """Start to look at the connections of the listener at ``host:port``."""
@@ -191,7 +188,7 @@ class ConnectionGuard:
         for inode, connection in list(self._known.items()):
             if connection is None or connection.closed:
                 continue
-            requests = self._requests.get(connection.peer)
+            requests = self.requests.get(connection.peer)
             if self._is_late(connection, requests, now):
                 self._close(connection, "slow_head")
             elif connection.client is None:
@@ -222,7 +219,7 @@ class ConnectionGuard:
         for inode in self._known.keys() - found:
             gone = self._known.pop(inode)
             if gone is not None:
-                self._requests.pop(gone.peer, None)
+                self.requests.pop(gone.peer, None)
                 if self._by_peer.get(gone.peer) is gone:
                     del self._by_peer[gone.peer]
 
@@ -248,7 +245,7 @@ class ConnectionGuard:
             return str(IPv6Network((int(address), _SITE_PREFIX), strict=False))
         return str(address)
 
-    def _is_late(self, connection: _OpenConnection, requests: _ConnectionRequests | None, now: float) -> bool:
+    def _is_late(self, connection: _OpenConnection, requests: ConnectionRequests | None, now: float) -> bool:
         """Whether a request's head has not come in time, at this look and at the one before."""
         if requests is None:
             late = now - connection.since > self._limits.stall

@@ -110,7 +110,7 @@ class GrpcApp:
             return
         method = call.method
         self.calls.add(call)
-        if self._watch is not None:
+        if self._watch is not None and not self._watch.running:
             self._watch.start()
         try:
             failure: StatusError | None = None
@@ -156,7 +156,8 @@ class GrpcApp:
             StatusError: The timeout or the encoding of the request is malformed or unknown, there are too many header
                 fields, or the connection has an old version of TLS.
         """
-        method, handler = self._methods.get(scope["path"]) or self._unknown(scope["path"])
+        path = scope["path"]
+        method, handler = self._methods.get(path) or self._unknown(path)
         clients = self._clients
         if clients is None:
             call = InboundCall(method, metadata, receive, send, self._max_message)

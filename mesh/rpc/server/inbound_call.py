@@ -62,22 +62,23 @@ class InboundCall(Call):
     )  # fmt: skip
 
     def __init__(self, method: Method, metadata: Metadata, receive: Receive, send: Send, max_message: int) -> None:
-        timeout = metadata.wire(b"grpc-timeout")
+        fields = metadata.fields
+        timeout = fields.get(b"grpc-timeout")
         deadline = None
         if timeout is not None:
             deadline = monotonic() + framing.parse_timeout(timeout)
-        super().__init__(method, metadata, deadline)
+        Call.__init__(self, method, metadata, deadline)
         if len(metadata.pairs) > MAX_HEADER_FIELDS:
             raise ResourceExhausted(
                 f"the call has more than {MAX_HEADER_FIELDS} header fields; send their content in the request message"
             )
-        encoding = metadata.wire(b"grpc-encoding")
+        encoding = fields.get(b"grpc-encoding")
         if encoding is not None:
             framing.check_encoding(encoding)
         self._max_message = max_message
         self._deframer: framing.Deframer | None = None  # made when a message does not arrive in one piece
         # Responses are compressed only for a caller that compresses its requests: it costs CPU time on both sides.
-        self._gzip = encoding == b"gzip" and b"gzip" in (metadata.wire(b"grpc-accept-encoding") or b"")
+        self._gzip = encoding == b"gzip" and b"gzip" in fields.get(b"grpc-accept-encoding", b"")
         self._receive = receive
         self._send = send
         self.task = asyncio.current_task()
@@ -203,9 +204,11 @@ class InboundCall(Call):
             # Fast path of nearly every unary call.
             self.headers_sent = True
             self.waits_for = response
+            plain = not self._gzip
+            frame = framing.frame(response) if plain else self._frame(response)
             try:
-                await self._send(self._start_event())
-                await self._send({"type": "http.response.body", "body": self._frame(response)})
+                await self._send(_START if plain and not self.headers else self._start_event())
+                await self._send({"type": "http.response.body", "body": frame})
                 await self._send(_OK)
             except OSError:
                 self._end_disconnected()

@@ -31,6 +31,7 @@ import h2corn
 import h2corn._lib
 
 from mesh.address import bind
+from mesh.rpc.server.clients.client_stream import CONNECTION_CLOSE, SERVER
 from mesh.rpc.server.connection_guard import ConnectionGuard, PublicLimits, prepare
 
 __all__ = ["CertificateFiles", "ListenError", "Listener"]
@@ -111,7 +112,6 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 
 log = logging.getLogger(__name__)
 
 
-_CONNECTION_CLOSE = (b"connection", b"close")
 _HTTP1 = "1.1"
 _H2CORN_TASK = "h2corn.request"
 """Name that h2corn gives to the task of a request."""
@@ -174,8 +174,8 @@ class Listener:
     ) -> None:
         self.listen = listen
         self._public = public
-        self._guard = None if public is None else ConnectionGuard(app, public)
-        self._app = app if self._guard is None else self._guard
+        self._guard = None if public is None else ConnectionGuard(public)
+        self._app = app
         self._fd = fd
         self._drain = drain
         self._expire = expire
@@ -301,7 +301,7 @@ class Listener:
             if tls.client_ca is not None:
                 options = options | {"ca_certs": tls.client_ca, "cert_reqs": "required"}
         config = h2corn.Config(bind=(f"fd://{fd}",), **options)
-        server = _Server(self.listen, self._app, config, self._linger_delay)
+        server = _Server(self.listen, self._app, config, self._linger_delay, self._guard)
         try:
             await server.wait_started()
         except (OSError, ValueError) as error:
@@ -350,13 +350,18 @@ class _Server:
         app: The ASGI application.
         config: The configuration.
         linger_delay: Seconds that a connection stays open after its last response while the server stops.
+        guard: Is told of each request. The application tells clients of HTTP/1.1 itself that the server retires
+            (``mesh.rpc.server.clients.client_stream.SERVER``). None: the clients are trusted.
 
     Attributes:
         task: Ends when the server has stopped and its last connection is closed.
         retiring: Whether it tells clients of HTTP/1.1 to close their connections, because it will stop.
     """
 
-    def __init__(self, listen: str, app: Any, config: h2corn.Config, linger_delay: float) -> None:
+    def __init__(
+        self, listen: str, app: Any, config: h2corn.Config, linger_delay: float, guard: ConnectionGuard | None
+    ) -> None:
+        self.guard = guard
         self.retiring = False
         self._stopping = False
         self._listen = listen
@@ -365,7 +370,8 @@ class _Server:
         self._linger_delay = linger_delay
         self._last_response = -linger_delay
         self._started = False
-        self._server = h2corn.Server(self._serve, config)
+        self._answer = self._serve if guard is None else self._serve_public
+        self._server = h2corn.Server(self._answer, config)
         self.task = asyncio.create_task(self._run())
 
     @property
@@ -418,7 +424,7 @@ class _Server:
                     await asyncio.sleep(RESTART_DELAY)
             if self._stopping:
                 return
-            self._server = h2corn.Server(self._serve, self._config)
+            self._server = h2corn.Server(self._answer, self._config)
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -433,10 +439,28 @@ class _Server:
         if self._stopping:
             await asyncio.sleep(self._linger_delay)  # h2corn holds the connection while the request's task runs
 
+    async def _serve_public(self, scope: Any, receive: Any, send: Any) -> None:
+        guard = self.guard
+        assert guard is not None  # noqa: S101 - see ``__init__``
+        peer = scope.get("client")
+        requests = guard.requests.get(peer) or guard.add(peer, scope)
+        scope[SERVER] = self
+        requests.in_progress += 1
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            await asyncio.sleep(DISCONNECT_DELAY)  # as above
+            raise
+        finally:
+            requests.in_progress -= 1
+            self._last_response = requests.ended = monotonic()
+        if self._stopping:
+            await asyncio.sleep(self._linger_delay)  # as above
+
     def _send_http1(self, send: Any, event: Any) -> Any:
         """Send an event of a response, which tells the client to close the connection if the server retires."""
         if self.retiring and event["type"] == "http.response.start":
-            event = {**event, "headers": [*event.get("headers", ()), _CONNECTION_CLOSE]}
+            event = {**event, "headers": [*event.get("headers", ()), CONNECTION_CLOSE]}
         return send(event)
 
 

@@ -34,14 +34,17 @@ if TYPE_CHECKING:
     from mesh.rpc.server.clients.limits import ClientLimits
 
 __all__ = [
-    "CLIENT_STREAM", "CONNECTION_GUARD", "ClientDroppedError", "ClientStream", "SlowBodyError",
+    "CLIENT_STREAM", "CONNECTION_CLOSE", "SERVER", "ClientDroppedError", "ClientStream", "SlowBodyError",
 ]  # fmt: skip
 
 CLIENT_STREAM = "mesh.client_stream"
 """Key of the scope under which the client stream of a request stands."""
 
-CONNECTION_GUARD = "mesh.connection_guard"
-"""Key of the scope under which the connection guard of the listener stands, if it has one."""
+SERVER = "mesh.server"
+"""Key of the scope under which the server of a listener whose clients are not trusted stands (``Server``)."""
+
+CONNECTION_CLOSE = (b"connection", b"close")
+"""Header that tells a client of HTTP/1.1 to close the connection."""
 
 MIN_RATE_BYTES = 240
 """Bytes a second that a client has to send after the stall time (Kestrel's ``MinRequestBodyDataRate``)."""
@@ -80,6 +83,26 @@ class Guard(Protocol):
         """Whether a connection is known, and is that of one client."""
 
 
+class Server(Protocol):
+    """Server of the connection (``mesh.rpc.server.listener``)."""
+
+    @property
+    def retiring(self) -> bool:
+        """Whether it tells clients of HTTP/1.1 to close their connections."""
+
+    @property
+    def guard(self) -> Guard | None:
+        """The connection guard."""
+
+
+class _NoServer:
+    retiring = False
+    guard = None
+
+
+_NO_SERVER: Server = _NoServer()
+
+
 class KnowsClient(Protocol):
     """Part of a request that the limits read."""
 
@@ -100,11 +123,13 @@ class ClientStream:
     Attributes:
         request: The request, which knows its client behind a proxy; None: the client is the connection's other end.
         streaming: Whether the request is a stream of messages, between which its client may be silent.
+        body_timeout: Seconds from the first wait in which the request has to be complete; None: no limit.
+        server: The server of the connection.
     """
 
     __slots__ = (
-        "_client", "_ended", "_guard", "_http1", "_inbound", "_limits", "_outbound", "_receive", "_received", "_send",
-        "_since", "_upload", "_waits", "request", "streaming",
+        "_client", "_ended", "_http1", "_inbound", "_limits", "_outbound", "_receive", "_received", "_send", "_since",
+        "_upload", "_waits", "body_timeout", "request", "server", "streaming",
     )  # fmt: skip
 
     def __init__(self, limits: ClientLimits, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,8 +145,9 @@ class ClientStream:
         self._inbound: Holding | None = None
         self._outbound: HeldResponse | None = None
         self._waits: list[_Waiting] = []
-        self._guard: Guard | None = scope.get(CONNECTION_GUARD)
-        self._http1 = scope.get("http_version") != "2"
+        self.body_timeout: float | None = None
+        self.server: Server = scope.get(SERVER, _NO_SERVER)
+        self._http1 = scope["http_version"] != "2"
         self._ended = inf
 
     def close(self) -> None:
@@ -218,15 +244,15 @@ class ClientStream:
         """Whether the request waits for its client, or its response was sent and is not read (``budget.Owner``)."""
         if self._waits:
             return not self._waits[-1].expired
-        guard = self._guard
+        guard = self.server.guard
         return guard is not None and monotonic() - self._ended > UNREAD_DELAY and guard.is_private(self._client)
 
     def displace(self) -> None:
         """End the wait for the client, or close the connection that is not read."""
         if not self._waits:
-            assert self._guard is not None  # noqa: S101 - see ``displaceable``
+            assert self.server.guard is not None  # noqa: S101 - see ``displaceable``
             self._limits.count("displaced")
-            self._guard.close(self._client)
+            self.server.guard.close(self._client)
             return
         wait = self._waits[-1]
         wait.displaced = True
@@ -234,18 +260,17 @@ class ClientStream:
 
     # -- the request --
 
-    def receive(self) -> Awaitable[AsgiEvent]:
+    @coroutine
+    def receive(self) -> Generator[Any, Any, AsgiEvent]:
         """Return the next event (``receive`` of ASGI).
 
         Raises:
             SlowBodyError: The client is too slow.
             ResourceExhausted: The component cannot hold what the client sends, or cannot wait for it.
         """
-        return self._receive() if self._received < 0 else self._read()
-
-    @coroutine
-    def _read(self) -> Generator[Any, Any, AsgiEvent]:
         step = self._receive().__await__()
+        if self._received < 0:
+            return (yield from step)
         try:
             waiting = next(step)
         except StopIteration as ready:
@@ -278,7 +303,10 @@ class ClientStream:
                 raise ResourceExhausted(
                     "too many requests are incomplete; try again later", retry_after=RETRY_AFTER_SECONDS
                 )
-        with _Waiting(self, max(self._since + limits.stall + self._received / MIN_RATE_BYTES, now)) as wait:
+        until = max(self._since + limits.stall + self._received / MIN_RATE_BYTES, now)
+        if self.body_timeout is not None:
+            until = min(until, self._since + self.body_timeout)
+        with _Waiting(self, until) as wait:
             try:
                 event = yield from _rest(step, waiting)
             except asyncio.CancelledError:
@@ -303,6 +331,8 @@ class ClientStream:
         body = event.get("body")
         if body is not None and len(body) > LARGE_SIZE and event["type"] == "http.response.body":
             return self._send_pieces(body, more=event.get("more_body", False))
+        if self.server.retiring and self._http1 and event["type"] == "http.response.start":
+            event = {**event, "headers": [*event.get("headers", ()), CONNECTION_CLOSE]}
         return self._write(event)
 
     async def _send_pieces(self, body: bytes, *, more: bool) -> None:
@@ -323,7 +353,8 @@ class ClientStream:
             return
         limits = self._limits
         began = monotonic()
-        resets = self._guard is not None and not self._http1
+        guard = self.server.guard
+        resets = guard is not None and not self._http1
         with _Waiting(self, began + limits.stall + (RESET_DELAY if resets else 0.0)) as wait:
             try:
                 yield from _rest(step, waiting)
@@ -333,7 +364,7 @@ class ClientStream:
                         limits.count("slow_reader")
                     raise
                 limits.count("displaced" if wait.displaced else "slow_reader")
-                if self._http1 and self._guard is not None and self._guard.close(self._client):
+                if self._http1 and guard is not None and guard.close(self._client):
                     yield from _disconnected()
                 raise ClientDroppedError("the client does not read the response") from None
 

@@ -19,7 +19,7 @@ from mesh.rpc.server.clients.held_response import HeldResponse
 from mesh.rpc.server.inbound_call import RECEIVING, UNREAD, InboundCall
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Coroutine
 
     from mesh.asgi import Receive, Scope, Send
     from mesh.contract.model import Method
@@ -64,7 +64,7 @@ class LimitedCall(InboundCall):
         send: Send,
         max_message: int,
     ) -> None:
-        super().__init__(method, metadata, receive, send, max_message)
+        InboundCall.__init__(self, method, metadata, receive, send, max_message)
         self.limits = limits
         self._client: tuple[str, int] | None = scope.get("client")
         self._inbound: Holding | None = None
@@ -73,7 +73,7 @@ class LimitedCall(InboundCall):
         self._seen: object = None  # what it waited for at the last look
         self._since = 0.0
 
-    async def receive_one(self) -> bytes:
+    def receive_one(self) -> Coroutine[Any, Any, bytes]:
         """Return the one request, and count the response that the method is known to give: the function is called next.
 
         Else the responses of many calls would be there before the first of them is counted.
@@ -82,9 +82,12 @@ class LimitedCall(InboundCall):
             ResourceExhausted: The budget does not allow it.
             StatusError: As ``Call.receive_one``.
         """
-        message = await super().receive_one()
+        return self._receive_and_reserve() if self.limits.response_sizes else InboundCall.receive_one(self)
+
+    async def _receive_and_reserve(self) -> bytes:
+        message = await InboundCall.receive_one(self)
         sizes = self.limits.response_sizes
-        if sizes and not self.method.server_streaming:
+        if not self.method.server_streaming:
             expected = sizes.get(self.method.path)
             if expected and not self._reserve(expected):
                 self._measured = True  # a refused call shows nothing
@@ -200,22 +203,26 @@ class CallerWatch:
     Args:
         limits: The limits of the server.
         calls: The calls in progress.
+
+    Attributes:
+        running: Whether it looks.
     """
 
-    __slots__ = ("_calls", "_interval", "_timer")
+    __slots__ = ("_calls", "_interval", "running")
 
     def __init__(self, limits: ClientLimits, calls: Collection[Any]) -> None:
         self._calls = calls
         self._interval = min(WATCH_INTERVAL, limits.stall / 4)
-        self._timer: asyncio.TimerHandle | None = None
+        self.running = False
 
     def start(self) -> None:
         """Look from now on, while there are calls."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._interval, self._look)
+        if not self.running:
+            self.running = True
+            asyncio.get_running_loop().call_later(self._interval, self._look)
 
     def _look(self) -> None:
-        self._timer = None
+        self.running = False
         now = monotonic()
         for call in list(self._calls):
             call.look(now)
