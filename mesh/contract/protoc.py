@@ -24,7 +24,7 @@ from google.protobuf import descriptor_pb2
 from mesh.contract import generated_stubs, protoc_errors
 from mesh.faults import Fault, Faults
 
-__all__ = ["DESCRIPTORS", "add", "builtin_roots", "generate", "load", "sources"]
+__all__ = ["DESCRIPTORS", "add", "builtin_roots", "generate", "is_builtin", "load", "sources"]
 
 DESCRIPTORS = "contract.binpb"
 """Name of the file with the compiled contract, in the folder of the stubs."""
@@ -50,6 +50,11 @@ def builtin_roots() -> list[Path]:
     spec = find_spec("grpc_tools")
     roots += [Path(place) / "_proto" for place in (spec.submodule_search_locations if spec else None) or ()]
     return roots
+
+
+def is_builtin(name: str) -> bool:
+    """Whether a built-in import root has a file of this import name."""
+    return any((root / name).is_file() for root in builtin_roots())
 
 
 def sources(roots: Sequence[Path]) -> list[tuple[Path, str]]:
