@@ -228,6 +228,18 @@ def _export_nats(options: argparse.Namespace) -> int:
     return export.nats(manifest, contract, Path(options.out) if options.out is not None else None, keys)
 
 
+def _export_protos(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    return export.protos(*_load(options), Path(options.folder))
+
+
+def _export_schema(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    return export.schema(Path(options.out) if options.out is not None else None)
+
+
 def _keys(options: argparse.Namespace) -> int:
     return keys_arguments.run(options, _file(options))
 
@@ -367,6 +379,12 @@ def _add_export(command: AddCommand, commands: Any) -> None:
         "--keys", metavar="DIR", help="folder that `mesh keys --each` has filled; default: this mesh's keys"
     )
     nats.add_argument("--out", metavar="FILE", help="write to this file; default: standard output")
+    command(
+        "protos", _export_protos, "write the files that the contract imports", _EXPORT_PROTOS, formats
+    ).add_argument("folder", metavar="DIR", help="folder for them; it is made if it is missing")
+    command("schema", _export_schema, "write the JSON Schema of mesh.toml", _EXPORT_SCHEMA, formats).add_argument(
+        "-o", "--out", metavar="FILE", help="default: standard output"
+    )
     for document in (openapi, asyncapi):
         document.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
         document.add_argument("--title", default="Mesh", help="title of the API (default: Mesh)")
@@ -490,4 +508,20 @@ that receive it.
 
   mesh export asyncapi --out asyncapi.json
   mesh export asyncapi --title "Accounts" --api-version 1.4
+"""
+_EXPORT_PROTOS = """
+Writes the .proto files that the contract imports and that are in no import root of mesh.toml: meshapi, google/api and
+the like. buf, protoc and editors need them; the mesh itself has them. Name the folder as a module in buf.yaml, or as an
+import path (-I) for protoc. `mesh new` has done so for a new project.
+
+  mesh export protos third_party
+  buf lint
+"""
+_EXPORT_SCHEMA = """
+Editors complete and check the keys of mesh.toml by the schema (Even Better TOML for VS Code, taplo, tombi). The first
+line of mesh.toml names it:
+
+  #:schema ./mesh.schema.json
+
+  mesh export schema -o mesh.schema.json
 """

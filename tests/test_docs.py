@@ -85,7 +85,7 @@ def test_the_table_of_keys_is_complete_and_has_the_defaults() -> None:
     tables = [table(name, "keys") for name in ("README.md", "docs/workers.md", "docs/lambda.md", "docs/events.md")]
     said = {key: default for rows in tables for key, default, _ in rows}
     kinds = {
-        "": manifest._ManifestFile,
+        "": manifest.ManifestFile,
         "[edge] ": manifest.EdgeConfig,
         "[auth] ": manifest.AuthConfig,
         "[events] ": manifest.EventsConfig,

@@ -113,7 +113,7 @@ class _ContractBuilder:
         if not names.isdisjoint(self.served or ()):
             return True
         only_imported = bool(names) and self.served is not None and file.name in self.imported
-        return not only_imported and not protoc.is_builtin(file.name)
+        return not only_imported and protoc.builtin_file(file.name) is None
 
     def fault(self, place: str, text: str) -> None:
         self.faults.append(Fault(place, text))

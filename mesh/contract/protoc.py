@@ -24,7 +24,7 @@ from google.protobuf import descriptor_pb2
 from mesh.contract import generated_stubs, protoc_errors
 from mesh.faults import Fault, Faults
 
-__all__ = ["DESCRIPTORS", "add", "builtin_roots", "generate", "is_builtin", "load", "sources"]
+__all__ = ["DESCRIPTORS", "add", "builtin_file", "builtin_roots", "generate", "load", "sources"]
 
 DESCRIPTORS = "contract.binpb"
 """Name of the file with the compiled contract, in the folder of the stubs."""
@@ -52,9 +52,11 @@ def builtin_roots() -> list[Path]:
     return roots
 
 
-def is_builtin(name: str) -> bool:
-    """Whether a built-in import root has a file of this import name."""
-    return any((root / name).is_file() for root in builtin_roots())
+def builtin_file(name: str) -> Path | None:
+    """Return the file of an import name in a built-in import root, or None. Only the first root has ``meshapi``."""
+    roots = builtin_roots()
+    paths = (root / name for root in (roots[:1] if name.startswith("meshapi/") else roots[1:]))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def sources(roots: Sequence[Path]) -> list[tuple[Path, str]]:
