@@ -136,6 +136,7 @@ class _ContractBuilder:
                     method,
                     locations.at(_SERVICE, index, _METHOD, at),
                     locations.comment(_SERVICE, index, _METHOD, at),
+                    refuse_output_only=bool(options and options.refuse_output_only),
                 )
                 for at, method in enumerate(service.method)
             }
@@ -148,7 +149,9 @@ class _ContractBuilder:
                 comment=locations.comment(_SERVICE, index),
             )
 
-    def _method(self, service: str, proto: MethodDescriptorProto, place: str, comment: str) -> Method:
+    def _method(
+        self, service: str, proto: MethodDescriptorProto, place: str, comment: str, *, refuse_output_only: bool
+    ) -> Method:
         options = self._options(proto.options, "meshapi.v1.method")
         title = f"{service}.{proto.name}"
         input_ = self.pool.FindMessageTypeByName(proto.input_type.lstrip("."))
@@ -195,6 +198,7 @@ class _ContractBuilder:
             comment=comment,
             gateway=gateway,
             hedge=self._hedge(title, options, proto, place),
+            refuse_output_only=refuse_output_only,
         )
 
     def _hedge(self, title: str, options: Any, proto: MethodDescriptorProto, place: str) -> Hedge | None:

@@ -1,7 +1,7 @@
 """protoc runner: compiles .proto files to descriptors and Python stubs.
 
 protoc is that of grpcio-tools. It runs as a process, because its diagnostics go to standard error. The imports
-``google/protobuf``, ``google/api``, ``google/rpc`` and ``meshapi`` need no import root of the user.
+``google/protobuf``, ``google/api``, ``google/rpc``, ``buf/validate`` and ``meshapi`` need no import root of the user.
 """
 
 from __future__ import annotations
@@ -32,16 +32,20 @@ DESCRIPTORS = "contract.binpb"
 _STUBS = ("--python_out=.", "--pyi_out=.", "--grpc_python_out=.")
 _STAMP = "contract.sha256"
 _STAMP_ADDED = "added.sha256"
-_GENERATOR_VERSION = 3
+_GENERATOR_VERSION = 4
 """Version of the generator's output. Stubs of another version are out of date."""
 _UNTYPED = "# mypy: ignore-errors\n"
 """First line of a gRPC stub: protoc writes it without annotations, which ``mypy --strict`` of a user would report."""
 _INSTALLED = ("google/protobuf/", "google/api/", "google/rpc/")
+_VENDORED = Path(__file__).parent / "protos"
+"""Import root of ``buf/validate/validate.proto``, of which no package has the file or its Python module. It is the file
+of the protovalidate version in pyproject.toml. Its licence, Apache-2.0, is beside it."""
+_RULES = "buf/validate/validate.proto"
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def builtin_roots() -> list[Path]:
-    """Return the import roots of every contract: those of ``meshapi`` and of the common Google protos."""
+    """Return the import roots of every contract: ``meshapi``, the common Google protos and ``buf/validate``."""
     here = Path(__file__).parent.parent
     own = here / "protos"
     roots = [own if own.is_dir() else here.parent / "protos"]
@@ -49,7 +53,7 @@ def builtin_roots() -> list[Path]:
     roots += [Path(place).parent.parent for place in (spec.submodule_search_locations if spec else None) or ()]
     spec = find_spec("grpc_tools")
     roots += [Path(place) / "_proto" for place in (spec.submodule_search_locations if spec else None) or ()]
-    return roots
+    return [*roots, _VENDORED]
 
 
 def sources(roots: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -205,6 +209,8 @@ def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path) ->
     arguments = {name: _argument(name, root, out) for root, name in files}
     descriptors = ["--include_imports", "--include_source_info", f"--descriptor_set_out={DESCRIPTORS}"]
     _protoc([*includes, *descriptors, *(arguments.get(name, name) for name in names)], out, on_disk)
+    if _RULES not in on_disk and _imports(out / DESCRIPTORS, _RULES):
+        python.append(_RULES)
     _protoc([*includes, *_STUBS, *(arguments.get(name, name) for name in python)], out, on_disk)
     for stub in out.rglob("*_pb2_grpc.py"):
         text = stub.read_text(encoding="utf-8")
@@ -215,6 +221,12 @@ def _own_options() -> list[str]:
     """Return the names of the files of ``meshapi``."""
     root = builtin_roots()[0]
     return [path.relative_to(root).as_posix() for path in sorted(root.glob("meshapi/**/*.proto"))]
+
+
+def _imports(descriptors: Path, name: str) -> bool:
+    """Whether a file is among compiled descriptors."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(descriptors.read_bytes())
+    return any(file.name == name for file in files.file)
 
 
 def _is_installed(name: str) -> bool:
