@@ -24,7 +24,7 @@ from google.protobuf import descriptor_pb2
 from mesh.contract import generated_stubs, protoc_errors
 from mesh.faults import Fault, Faults
 
-__all__ = ["DESCRIPTORS", "add", "builtin_roots", "generate", "load", "sources"]
+__all__ = ["DESCRIPTORS", "add", "builtin_file", "builtin_roots", "descriptors", "generate", "load", "sources"]
 
 DESCRIPTORS = "contract.binpb"
 """Name of the file with the compiled contract, in the folder of the stubs."""
@@ -54,6 +54,13 @@ def builtin_roots() -> list[Path]:
     spec = find_spec("grpc_tools")
     roots += [Path(place) / "_proto" for place in (spec.submodule_search_locations if spec else None) or ()]
     return [*roots, _VENDORED]
+
+
+def builtin_file(name: str) -> Path | None:
+    """Return the file of an import name in a built-in import root, or None. Only the first root has ``meshapi``."""
+    roots = builtin_roots()
+    paths = (root / name for root in (roots[:1] if name.startswith("meshapi/") else roots[1:]))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def sources(roots: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -95,6 +102,17 @@ def load(roots: Sequence[Path], out: Path) -> descriptor_pb2.FileDescriptorSet:
     """
     generate(roots, out)
     return descriptor_pb2.FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes())
+
+
+def descriptors(roots: Sequence[Path]) -> descriptor_pb2.FileDescriptorSet:
+    """Return the compiled contract without generating stubs.
+
+    Raises:
+        Faults: A file cannot be read, or protoc refused it.
+    """
+    with tempfile.TemporaryDirectory(prefix="mesh-contract-") as folder:
+        _run(roots, sources(roots), Path(folder), stubs=False)
+        return descriptor_pb2.FileDescriptorSet.FromString((Path(folder) / DESCRIPTORS).read_bytes())
 
 
 def generate(roots: Sequence[Path], out: Path, *, force: bool = False) -> bool:
@@ -195,7 +213,7 @@ def _replace(fresh: Path, out: Path) -> None:
     (fresh / _STAMP).replace(out / _STAMP)
 
 
-def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path) -> None:
+def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path, *, stubs: bool = True) -> None:
     on_disk = {name: str(root / name) for root, name in files}
     own = _own_options()
     names = [*(name for name in on_disk if name not in own), *own]
@@ -207,8 +225,10 @@ def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path) ->
     includes = [f"-Imeshapi={_named(builtin_roots()[0] / 'meshapi', out)}"]
     includes += [f"-I={_named(root, out)}" for root in [*roots, *builtin_roots()[1:]]]
     arguments = {name: _argument(name, root, out) for root, name in files}
-    descriptors = ["--include_imports", "--include_source_info", f"--descriptor_set_out={DESCRIPTORS}"]
-    _protoc([*includes, *descriptors, *(arguments.get(name, name) for name in names)], out, on_disk)
+    compiled = ["--include_imports", "--include_source_info", f"--descriptor_set_out={DESCRIPTORS}"]
+    _protoc([*includes, *compiled, *(arguments.get(name, name) for name in names)], out, on_disk)
+    if not stubs:
+        return
     if _RULES not in on_disk and _imports(out / DESCRIPTORS, _RULES):
         python.append(_RULES)
     _protoc([*includes, *_STUBS, *(arguments.get(name, name) for name in python)], out, on_disk)
