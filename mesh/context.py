@@ -45,6 +45,7 @@ class Transaction(Protocol):
 
         Raises:
             FailedPrecondition: The contract does not declare that the service publishes this event.
+            InvalidArgument: The event violates a rule of the contract, or is too large.
             StatusError: As for ``execute``.
         """
 

@@ -46,6 +46,7 @@ from mesh.contract.model import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
 from mesh.message_methods import descriptor_of, parser, serialize
+from mesh.rules.message_checks import request_check
 from mesh.text import text_of
 from mesh.threads import FunctionRunner
 
@@ -130,6 +131,9 @@ class Functions:
         Args:
             service: Service context of the functions.
             threads: Executor of ``def`` functions.
+
+        Raises:
+            Faults: A rule of a request cannot be compiled.
         """
         return {
             method.path: (method, chain(boundary, self._inherited, _handler(method, function, service, threads)))
@@ -353,6 +357,7 @@ class BlockingRequestStream:
 
 
 def _decoder(method: Method) -> Callable[[bytes], Message]:
+    """Return the decoder of a method's requests, which also checks them if the contract has rules for them."""
     parse: Callable[[bytes], Message] = parser(generated_class(method.input))
     name = method.input.DESCRIPTOR.full_name
 
@@ -363,7 +368,16 @@ def _decoder(method: Method) -> Callable[[bytes], Message]:
             # Bad input is INVALID_ARGUMENT. Stock servers return INTERNAL, which would look like a bug of the function.
             raise InvalidArgument(f"the request is not a {name} message") from None
 
-    return decode
+    check = request_check(method)
+    if check is None:
+        return decode
+
+    def decode_valid(data: bytes) -> Message:
+        request = decode(data)
+        check(request)
+        return request
+
+    return decode_valid
 
 
 def _encoder(method: Method, function: Callable[..., Any]) -> Callable[[Any], bytes]:
