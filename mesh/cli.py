@@ -127,6 +127,18 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    try:
+        return _checked(options)
+    except Faults as found:
+        if options.format == "text":
+            raise
+        from mesh.control.commands import check_against
+
+        check_against.print_faults(_file(options), found.faults, options.format)
+        return FAILED
+
+
+def _checked(options: argparse.Namespace) -> int:
     from mesh.control import deployment
 
     _warn_of_ignored_variables()
@@ -136,6 +148,10 @@ def _check(options: argparse.Namespace) -> int:
         raise Faults(faults)
     for warning in deployment.warnings(manifest, contract):
         _print_error(f"warning: {warning}")
+    if options.against is not None:
+        from mesh.control.commands import check_against
+
+        return check_against.run(manifest, contract, options.against, options.format)
     routes = sum(len(method.routes) for method in contract.methods.values())
     print(
         f"ok: {len(manifest.services)} services, {len(contract.services)} gRPC services, "
@@ -210,6 +226,13 @@ def _export_openapi(options: argparse.Namespace) -> int:
     _, contract = _load(options)
     out = Path(options.out) if options.out is not None else None
     return export.openapi(contract, out, title=options.title, version=options.api_version, servers=options.server)
+
+
+def _export_contract(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    _, contract = _load(options)
+    return export.contract(contract, Path(options.out))
 
 
 def _export_asyncapi(options: argparse.Namespace) -> int:
@@ -316,7 +339,7 @@ def _parser() -> argparse.ArgumentParser:
     command("graph", _graph, "show the services in the order of their dependencies", _GRAPH).add_argument(
         "--format", choices=("text", "mermaid", "dot", "json"), default="text", help="default: text"
     )
-    command("check", _check, "find every fault of contract, mesh.toml and functions", _CHECK)
+    _add_check(command)
     command("generate", _generate, "make the Python stubs of the contract", _GENERATE).add_argument(
         "--force", action="store_true", help="make them even if they are current"
     )
@@ -355,6 +378,19 @@ def _add_call(command: AddCommand) -> None:
     call.add_argument("-v", "--verbose", action="store_true", help="show the response's headers, trailers and status")
 
 
+def _add_check(command: AddCommand) -> None:
+    check = command("check", _check, "find every fault of contract, mesh.toml and functions", _CHECK)
+    check.add_argument(
+        "--against", metavar="REF",
+        help="also find the changes that break clients, events or calls since a git commit, or since the contract in a "
+        "file of `mesh export contract`",
+    )  # fmt: skip
+    check.add_argument(
+        "--format", choices=("text", "json", "github"), default="text",
+        help="text (the default), json, or annotations of a GitHub workflow",
+    )  # fmt: skip
+
+
 def _add_sidecar(command: AddCommand) -> None:
     sidecar = command("sidecar", _sidecar, "run one service in the foreground", _SIDECAR)
     sidecar.add_argument("name", metavar="NAME", help="the service's name in mesh.toml")
@@ -378,6 +414,13 @@ def _add_export(command: AddCommand, commands: Any) -> None:
     )
     asyncapi = command(
         "asyncapi", _export_asyncapi, "write the AsyncAPI 3.0 document of the events", _EXPORT_ASYNC, formats
+    )
+    compiled = command(
+        "contract", _export_contract, "write the compiled contract, as protoc, buf and check --against read it",
+        _EXPORT_CONTRACT, formats,
+    )  # fmt: skip
+    compiled.add_argument(
+        "-o", "--out", metavar="FILE", default="contract.binpb", help="write to this file; default: contract.binpb"
     )
     nats = command(
         "nats", _export_nats, "write the users and rights for a nats-server's configuration", _EXPORT_NATS, formats
@@ -456,6 +499,17 @@ Loads the contract, mesh.toml and every module, and prints each fault with its p
 
   mesh check
   mesh check --file other/mesh.toml
+
+With --against, it also compares the contract with an earlier one, and prints each change that breaks somebody: in the
+binary form and in JSON, and in routes, access, time limits, retry safety, events, triggers and rules. A line says who
+is affected, and what would be compatible. A break that is meant is accepted in the contract, with its reason:
+docs/compatibility.md.
+
+  mesh check --against main
+  mesh check --against v1.4 --format github
+  mesh check --against contract.binpb --format json
+
+Exit codes: 0 nothing found, or every break accepted; 1 a fault; 2 wrong usage; 3 a break that is not accepted.
 """
 _GENERATE = """
 Writes messages, gRPC stubs and type stubs (.pyi) of every .proto file below `protos` to the folder `stubs` of
@@ -503,6 +557,13 @@ are the descriptions. The edge serves the same document at /openapi.json and sho
 
   mesh export openapi --out openapi.json
   mesh export openapi --title "Accounts" --api-version 1.4 --server https://api.example.com
+"""
+_EXPORT_CONTRACT = """
+The file is a google.protobuf.FileDescriptorSet with all imports, comments, and the services of Lambda functions.
+
+  mesh export contract --out contract.binpb
+  mesh check --against contract.binpb
+  buf generate contract.binpb --template buf.gen.yaml
 """
 _EXPORT_NATS = """
 Writes the authorization block of a nats-server's configuration: one user for each service that publishes or receives

@@ -18,6 +18,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from mesh.contract import cron, graph, path_template, protoc
+from mesh.contract.breaks.accepted_breaks import accepted_faults
 from mesh.contract.descriptor_pool import build_pool
 from mesh.contract.model import (
     Access,
@@ -60,18 +61,20 @@ _SERVICE, _METHOD, _MESSAGE = 6, 2, 4
 """Field numbers in FileDescriptorProto and ServiceDescriptorProto, for source-info paths."""
 
 
-def read(files: FileDescriptorSet, served: Collection[str] | None = None) -> Contract:
+def read(files: FileDescriptorSet, served: Collection[str] | None = None, *, checked: bool = True) -> Contract:
     """Return the checked contract.
 
     Args:
         files: All files with their imports, in dependency order, with source info, as protoc writes them.
         served: Full names of the services that mesh.toml serves; None: those of the whole contract. A file below
             ``google/`` that another file imports belongs to the contract only if one of its services is served.
+        checked: Whether faults are raised. A contract that ran before is read without checks, because an earlier
+            release may have accepted it.
 
     Raises:
         Faults: All faults of the contract.
     """
-    return _ContractBuilder(files, served).contract()
+    return _ContractBuilder(files, served).contract(checked=checked)
 
 
 class _ContractBuilder:
@@ -86,7 +89,7 @@ class _ContractBuilder:
         self.services: dict[str, GrpcService] = {}
         self.events: dict[str, EventType] = {}
 
-    def contract(self) -> Contract:
+    def contract(self, *, checked: bool) -> Contract:
         own = [file for file in self.files.file if self._is_own(file)]
         for file in own:
             locations = SourceLocations(file)
@@ -97,7 +100,8 @@ class _ContractBuilder:
         self._check_names()
         self._check_cycle()
         self._check_routes()
-        if self.faults:
+        self.faults += accepted_faults(own, self.pool)
+        if self.faults and checked:
             raise Faults(self.faults)
         return Contract(self.services, self.events, self.files, self.pool)
 
@@ -146,6 +150,7 @@ class _ContractBuilder:
                     method,
                     locations.at(_SERVICE, index, _METHOD, at),
                     locations.comment(_SERVICE, index, _METHOD, at),
+                    refuse_output_only=bool(options and options.refuse_output_only),
                 )
                 for at, method in enumerate(service.method)
             }
@@ -158,7 +163,9 @@ class _ContractBuilder:
                 comment=locations.comment(_SERVICE, index),
             )
 
-    def _method(self, service: str, proto: MethodDescriptorProto, place: str, comment: str) -> Method:
+    def _method(
+        self, service: str, proto: MethodDescriptorProto, place: str, comment: str, *, refuse_output_only: bool
+    ) -> Method:
         options = self._options(proto.options, "meshapi.v1.method")
         title = f"{service}.{proto.name}"
         input_ = self.pool.FindMessageTypeByName(proto.input_type.lstrip("."))
@@ -205,6 +212,7 @@ class _ContractBuilder:
             comment=comment,
             gateway=gateway,
             hedge=self._hedge(title, options, proto, place),
+            refuse_output_only=refuse_output_only,
         )
 
     def _hedge(self, title: str, options: Any, proto: MethodDescriptorProto, place: str) -> Hedge | None:

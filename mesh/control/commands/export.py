@@ -22,7 +22,7 @@ from mesh.events.broker import authorization
 from mesh.faults import Fault, Faults
 from mesh.text import json_for
 
-__all__ = ["asyncapi", "nats", "openapi", "protos", "schema", "typescript"]
+__all__ = ["asyncapi", "contract", "nats", "openapi", "protos", "schema", "typescript"]
 
 
 def openapi(contract: Contract, out: Path | None, *, title: str, version: str, servers: Sequence[str]) -> int:
@@ -56,6 +56,20 @@ def asyncapi(contract: Contract, out: Path | None, *, title: str, version: str) 
     """
     document = asyncapi_document.document(contract, title=title, version=version)
     return _write(document, out, f"{len(document['channels'])} channels")
+
+
+def contract(compiled: Contract, out: Path) -> int:
+    """Write the compiled contract, a ``FileDescriptorSet`` with all imports; returns the exit code.
+
+    Raises:
+        Faults: The file cannot be written.
+    """
+    try:
+        out.write_bytes(compiled.files.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise Faults([Fault(str(out), f"cannot be written: {error.strerror}")]) from None
+    print(f"{out}: {len(compiled.files.file)} files")
+    return 0
 
 
 def nats(manifest: Manifest, contract: Contract, out: Path | None, keys: Path | None) -> int:

@@ -12,11 +12,11 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 
 from mesh.contract.model import Access, Contract, GrpcService, Method, Route
 from mesh.contract.path_template import Template
-from mesh.edge.field_behavior import Behaviors
 from mesh.edge.openapi import comments
 from mesh.edge.openapi.schemas import Schemas
 from mesh.protojson.names import json_names
 from mesh.protojson.wellknown import WRAPPERS
+from mesh.rules.field_behavior import Behaviors
 
 __all__ = ["EMPTY", "HTTP_BODY", "NULL", "SCALAR_MESSAGES", "WHOLE", "Api", "Operation", "PathVariable", "ServiceApi"]
 

@@ -14,10 +14,10 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from mesh.edge.field_behavior import Behaviors
 from mesh.edge.openapi import json_patterns
 from mesh.protojson.names import json_name_of, json_names
 from mesh.protojson.wellknown import WRAPPERS
+from mesh.rules.field_behavior import Behaviors
 
 __all__ = ["SHARED", "Schema", "Schemas"]
 

@@ -1,0 +1,162 @@
+"""``mesh check --against``: breaking changes of the contract as text, JSON or annotations of GitHub."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mesh.config import manifest as manifests
+from mesh.config.manifest import Manifest
+from mesh.contract import protoc
+from mesh.contract.breaks.break_rules import Break
+from mesh.contract.breaks.comparison import breaks
+from mesh.contract.model import Contract
+from mesh.control.commands import reference_contract
+from mesh.faults import Fault, Faults
+from mesh.text import json_for
+
+__all__ = ["BROKEN", "FORMATS", "print_faults", "run"]
+
+BROKEN = 3
+"""Exit code for a breaking change that the contract does not accept."""
+_PLACE = re.compile(r"(?P<file>[^:\s][^:]*?\.(?:proto|py|toml))(?::(?P<line>\d+))?(?::\d+)?(?= |\Z|:)")
+
+
+def run(manifest: Manifest, contract: Contract, ref: str, output: str) -> int:
+    """Compare the contract with that of a git commit or a compiled file, and print its breaking changes.
+
+    Args:
+        manifest: The manifest.
+        contract: The new contract.
+        ref: Git commit, or path of a file that ``mesh export contract`` wrote.
+        output: ``text``, ``json`` or ``github``.
+
+    Returns:
+        0: there is none, or each is accepted; ``BROKEN``: there is one that is not.
+
+    Raises:
+        Faults: The old contract cannot be read.
+    """
+    edge = manifest.edge
+    found = breaks(
+        reference_contract.contract_of(manifest, ref), contract,
+        ignores_unknown_json=edge is not None and edge.ignore_unknown_fields,
+        default_timeout=None if edge is None else edge.timeout.seconds,
+    )  # fmt: skip
+    return report(manifest, found, ref, output)
+
+
+def report(manifest: Manifest, found: Sequence[Break], against: str, output: str) -> int:
+    """Print breaks; return the exit code."""
+    FORMATS[output](_Places(manifest), found, against)
+    return BROKEN if any(not one.accepted for one in found) else 0
+
+
+def print_faults(file: Path, faults: Sequence[Fault], output: str) -> None:
+    """Print faults of a project in a format other than text.
+
+    Args:
+        file: mesh.toml, which may have the faults.
+        faults: The faults.
+        output: ``json`` or ``github``.
+    """
+    if output == "json":
+        print(json_for(sys.stdout, {"faults": [asdict(fault) for fault in faults]}, indent=2))
+        return
+    try:
+        places = _Places(manifests.load(file))
+    except Faults:
+        places = _Places(None)
+    for fault in faults:
+        path, line = places.of(fault.place)
+        print(_annotation("error", path, line, "mesh check", str(fault)))
+
+
+class _Places:
+    """Paths of the contract's files, relative to the repository as GitHub's annotations need them.
+
+    The repository is the checkout of a workflow (GITHUB_WORKSPACE), otherwise the current folder.
+    """
+
+    def __init__(self, manifest: Manifest | None) -> None:
+        self._base = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
+        roots = manifest.protos if manifest is not None else ()
+        self._roots = {name: root for root, name in protoc.sources(roots)}
+
+    def of(self, place: str) -> tuple[str, int]:
+        """Return path and line of a place; line 0: the file as a whole."""
+        file, line = _split(place)
+        root = self._roots.get(file)
+        if root is None:
+            return file, line
+        path = root / file
+        return str(path.relative_to(self._base) if path.is_relative_to(self._base) else path), line
+
+
+def _split(place: str) -> tuple[str, int]:
+    found = _PLACE.match(place)
+    return (found["file"], int(found["line"] or 0)) if found else (place, 0)
+
+
+def _text(_: _Places, found: Sequence[Break], against: str) -> None:
+    for one in found:
+        print(one)
+    accepted = sum(bool(one.accepted) for one in found)
+    refused = [one for one in found if not one.accepted]
+    if not found:
+        print(f"ok: no breaking change against {against}")
+        return
+    count = "1 breaking change" if len(refused) == 1 else f"{len(refused)} breaking changes"
+    print(f"{count} against {against}" + (f", and {accepted} accepted" if accepted else ""))
+    if refused:
+        first = refused[0]
+        print(
+            "to accept one, say so in a file of the contract: option (meshapi.v1.accepted_breaks) = "
+            f'{{ rule: "{first.rule}" element: "{first.element}" reason: "…" }};'
+        )
+
+
+def _json(places: _Places, found: Sequence[Break], against: str) -> None:
+    print(json_for(sys.stdout, {"against": against, "breaks": list(map(_value(places), found))}, indent=2))
+
+
+def _value(places: _Places) -> Callable[[Break], Mapping[str, Any]]:
+    def value(one: Break) -> Mapping[str, Any]:
+        file, line = places.of(one.place)
+        return {**asdict(one), "file": file, "line": line}
+
+    return value
+
+
+def _github(places: _Places, found: Sequence[Break], against: str) -> None:
+    for one in found:
+        file, line = places.of(one.place)
+        text = f"{one.element}: {one.change}; {one.affected}"
+        end = f"accepted: {one.accepted}" if one.accepted else f"compatible: {one.compatible}"
+        print(_annotation("notice" if one.accepted else "error", file, line, one.rule, f"{text}; {end}"))
+    if not found:
+        print(f"ok: no breaking change against {against}")
+
+
+def _annotation(level: str, file: str, line: int, title: str, text: str) -> str:
+    """Return a workflow command of GitHub Actions ("Workflow commands", Setting an error message)."""
+    properties = [("file", file), *([("line", str(line))] if line else []), ("title", title)]
+    named = ",".join(f"{name}={_escaped(value, ':,')}" for name, value in properties)
+    return f"::{level} {named}::{_escaped(text)}"
+
+
+def _escaped(text: str, more: str = "") -> str:
+    return "".join(f"%{ord(one):02X}" if one in f"%\r\n{more}" else one for one in text)
+
+
+FORMATS: Mapping[str, Callable[[_Places, Sequence[Break], str], None]] = {
+    "text": _text,
+    "json": _json,
+    "github": _github,
+}
+"""Format → the function that prints breaks in it."""
