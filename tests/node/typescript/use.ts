@@ -1,5 +1,5 @@
 // What a page may write against the client of the tests' contract, and what it may not.
-import { Mesh, MeshError, fromBase64, rules, genreValues, type Book, type BookInput, type Code } from "./client.js";
+import { Mesh, MeshError, fromBase64, rules, genreValues, type EdgeV1Book as Book, type EdgeV1BookInput as BookInput, type Code } from "./client.js";
 
 const mesh = new Mesh({ baseUrl: "http://127.0.0.1", refresh: async () => undefined });
 
