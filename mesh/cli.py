@@ -272,6 +272,13 @@ def _export_schema(options: argparse.Namespace) -> int:
     return export.schema(Path(options.out) if options.out is not None else None)
 
 
+def _export_typescript(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    _, contract = _load(options)
+    return export.typescript(contract, Path(options.out) if options.out is not None else None)
+
+
 def _keys(options: argparse.Namespace) -> int:
     return keys_arguments.run(options, _file(options))
 
@@ -440,6 +447,10 @@ def _add_export(command: AddCommand, commands: Any) -> None:
     command(
         "protos", _export_protos, "write the files that the contract imports", _EXPORT_PROTOS, formats
     ).add_argument("folder", metavar="DIR", help="folder for them; it is made if it is missing")
+    typescript = command(
+        "typescript", _export_typescript, "write a TypeScript client of the HTTP routes", _EXPORT_TYPESCRIPT, formats
+    )
+    typescript.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
     command("schema", _export_schema, "write the JSON Schema of mesh.toml", _EXPORT_SCHEMA, formats).add_argument(
         "-o", "--out", metavar="FILE", help="default: standard output"
     )
@@ -606,4 +617,11 @@ line of mesh.toml names it:
   #:schema ./mesh.schema.json
 
   mesh export schema -o mesh.schema.json
+"""
+_EXPORT_TYPESCRIPT = """
+One file without dependencies, for browsers and Node: the types of the contract, a method for each method with a route,
+errors with code and details, streams as async iterators, and the rules of fields. Write it again when the contract has
+changed.
+
+  mesh export typescript -o web/src/client.ts
 """
