@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Unimplemented,
         Unknown,
     )
+    from mesh.rules.message_checks import validate
     from mesh.secret import Secret
 
 __all__ = [
@@ -61,11 +62,13 @@ __all__ = [
     "Unimplemented",
     "Unknown",
     "note_wait",
+    "validate",
 ]
 
 _MODULES = {
     "Context": "mesh.context", "Identity": "mesh.call", "Metadata": "mesh.call", "Service": "mesh.context",
     "Secret": "mesh.secret", "Transaction": "mesh.context", "note_wait": "mesh.call",
+    "validate": "mesh.rules.message_checks",
 }  # fmt: skip
 
 

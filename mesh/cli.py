@@ -127,6 +127,18 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    try:
+        return _checked(options)
+    except Faults as found:
+        if options.format == "text":
+            raise
+        from mesh.control.commands import check_against
+
+        check_against.print_faults(_file(options), found.faults, options.format)
+        return FAILED
+
+
+def _checked(options: argparse.Namespace) -> int:
     from mesh.control import deployment
 
     _warn_of_ignored_variables()
@@ -136,6 +148,14 @@ def _check(options: argparse.Namespace) -> int:
         raise Faults(faults)
     for warning in deployment.warnings(manifest, contract):
         _print_error(f"warning: {warning}")
+    if options.against_running:
+        from mesh.control.commands import check_against
+
+        return check_against.run_running(manifest, contract, options.format)
+    if options.against is not None:
+        from mesh.control.commands import check_against
+
+        return check_against.run(manifest, contract, options.against, options.format)
     routes = sum(len(method.routes) for method in contract.methods.values())
     print(
         f"ok: {len(manifest.services)} services, {len(contract.services)} gRPC services, "
@@ -212,6 +232,18 @@ def _export_openapi(options: argparse.Namespace) -> int:
     return export.openapi(contract, out, title=options.title, version=options.api_version, servers=options.server)
 
 
+def _export_contract(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    if options.running:
+        from mesh.config import manifest
+        from mesh.control.commands.running_contract import running_contract
+
+        return export.contract(running_contract(manifest.load(_file(options))), Path(options.out))
+    _, contract = _load(options)
+    return export.contract(contract, Path(options.out))
+
+
 def _export_asyncapi(options: argparse.Namespace) -> int:
     from mesh.control.commands import export
 
@@ -226,6 +258,25 @@ def _export_nats(options: argparse.Namespace) -> int:
     manifest, contract = _load(options)
     keys = Path(options.keys) if options.keys is not None else None
     return export.nats(manifest, contract, Path(options.out) if options.out is not None else None, keys)
+
+
+def _export_protos(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    return export.protos(*_load(options), Path(options.folder))
+
+
+def _export_schema(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    return export.schema(Path(options.out) if options.out is not None else None)
+
+
+def _export_typescript(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    _, contract = _load(options)
+    return export.typescript(contract, Path(options.out) if options.out is not None else None)
 
 
 def _keys(options: argparse.Namespace) -> int:
@@ -297,7 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     command("graph", _graph, "show the services in the order of their dependencies", _GRAPH).add_argument(
         "--format", choices=("text", "mermaid", "dot", "json"), default="text", help="default: text"
     )
-    command("check", _check, "find every fault of contract, mesh.toml and functions", _CHECK)
+    _add_check(command)
     command("generate", _generate, "make the Python stubs of the contract", _GENERATE).add_argument(
         "--force", action="store_true", help="make them even if they are current"
     )
@@ -336,6 +387,24 @@ def _add_call(command: AddCommand) -> None:
     call.add_argument("-v", "--verbose", action="store_true", help="show the response's headers, trailers and status")
 
 
+def _add_check(command: AddCommand) -> None:
+    check = command("check", _check, "find every fault of contract, mesh.toml and functions", _CHECK)
+    reference = check.add_mutually_exclusive_group()
+    reference.add_argument(
+        "--against", metavar="REF",
+        help="also find the changes that break clients, events or calls since a git commit, or since the contract in a "
+        "file of `mesh export contract`",
+    )  # fmt: skip
+    reference.add_argument(
+        "--against-running", action="store_true",
+        help="the same since the contract of the running mesh; its stored events are read with the new contract too",
+    )  # fmt: skip
+    check.add_argument(
+        "--format", choices=("text", "json", "github"), default="text",
+        help="text (the default), json, or annotations of a GitHub workflow",
+    )  # fmt: skip
+
+
 def _add_sidecar(command: AddCommand) -> None:
     sidecar = command("sidecar", _sidecar, "run one service in the foreground", _SIDECAR)
     sidecar.add_argument("name", metavar="NAME", help="the service's name in mesh.toml")
@@ -360,6 +429,14 @@ def _add_export(command: AddCommand, commands: Any) -> None:
     asyncapi = command(
         "asyncapi", _export_asyncapi, "write the AsyncAPI 3.0 document of the events", _EXPORT_ASYNC, formats
     )
+    compiled = command(
+        "contract", _export_contract, "write the compiled contract, as protoc, buf and check --against read it",
+        _EXPORT_CONTRACT, formats,
+    )  # fmt: skip
+    compiled.add_argument(
+        "-o", "--out", metavar="FILE", default="contract.binpb", help="write to this file; default: contract.binpb"
+    )
+    compiled.add_argument("--running", action="store_true", help="the contract of the running mesh, by reflection")
     nats = command(
         "nats", _export_nats, "write the users and rights for a nats-server's configuration", _EXPORT_NATS, formats
     )
@@ -367,6 +444,16 @@ def _add_export(command: AddCommand, commands: Any) -> None:
         "--keys", metavar="DIR", help="folder that `mesh keys --each` has filled; default: this mesh's keys"
     )
     nats.add_argument("--out", metavar="FILE", help="write to this file; default: standard output")
+    command(
+        "protos", _export_protos, "write the files that the contract imports", _EXPORT_PROTOS, formats
+    ).add_argument("folder", metavar="DIR", help="folder for them; it is made if it is missing")
+    typescript = command(
+        "typescript", _export_typescript, "write a TypeScript client of the HTTP routes", _EXPORT_TYPESCRIPT, formats
+    )
+    typescript.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
+    command("schema", _export_schema, "write the JSON Schema of mesh.toml", _EXPORT_SCHEMA, formats).add_argument(
+        "-o", "--out", metavar="FILE", help="default: standard output"
+    )
     for document in (openapi, asyncapi):
         document.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
         document.add_argument("--title", default="Mesh", help="title of the API (default: Mesh)")
@@ -427,6 +514,22 @@ Loads the contract, mesh.toml and every module, and prints each fault with its p
 
   mesh check
   mesh check --file other/mesh.toml
+
+With --against, it also compares the contract with an earlier one, and prints each change that breaks somebody: in the
+binary form and in JSON, and in routes, access, time limits, retry safety, events, triggers and rules. A line says who
+is affected, and what would be compatible. A break that is meant is accepted in the contract, with its reason:
+docs/compatibility.md.
+
+  mesh check --against main
+  mesh check --against v1.4 --format github
+  mesh check --against contract.binpb --format json
+
+With --against-running, the contract is that of the running mesh. Rows of outboxes, retained events and dead letters are
+decoded with the new contract. Those that it cannot decode or does not accept are counted, with their first ids.
+
+  mesh check --against-running
+
+Exit codes: 0 nothing found, or every break accepted; 1 a fault; 2 wrong usage; 3 a break that is not accepted.
 """
 _GENERATE = """
 Writes messages, gRPC stubs and type stubs (.pyi) of every .proto file below `protos` to the folder `stubs` of
@@ -475,6 +578,14 @@ are the descriptions. The edge serves the same document at /openapi.json and sho
   mesh export openapi --out openapi.json
   mesh export openapi --title "Accounts" --api-version 1.4 --server https://api.example.com
 """
+_EXPORT_CONTRACT = """
+The file is a google.protobuf.FileDescriptorSet with all imports, comments, and the services of Lambda functions.
+
+  mesh export contract --out contract.binpb
+  mesh export contract --running --out running.binpb
+  mesh check --against contract.binpb
+  buf generate contract.binpb --template buf.gen.yaml
+"""
 _EXPORT_NATS = """
 Writes the authorization block of a nats-server's configuration: one user for each service that publishes or receives
 events, with its public NKEY and the rights that follow from the contract, and one for the operator. Missing keys are
@@ -490,4 +601,27 @@ that receive it.
 
   mesh export asyncapi --out asyncapi.json
   mesh export asyncapi --title "Accounts" --api-version 1.4
+"""
+_EXPORT_PROTOS = """
+Writes the .proto files that the contract imports and that are in no import root of mesh.toml: meshapi, google/api and
+the like. buf, protoc and editors need them; the mesh itself has them. Name the folder as a module in buf.yaml, or as an
+import path (-I) for protoc. `mesh new` has done so for a new project.
+
+  mesh export protos third_party
+  buf lint
+"""
+_EXPORT_SCHEMA = """
+Editors complete and check the keys of mesh.toml by the schema (Even Better TOML for VS Code, taplo, tombi). The first
+line of mesh.toml names it:
+
+  #:schema ./mesh.schema.json
+
+  mesh export schema -o mesh.schema.json
+"""
+_EXPORT_TYPESCRIPT = """
+One file without dependencies, for browsers and Node: the types of the contract, a method for each method with a route,
+errors with code and details, streams as async iterators, and the rules of fields. Write it again when the contract has
+changed.
+
+  mesh export typescript -o web/src/client.ts
 """

@@ -26,11 +26,8 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import keyword
-import re
 import sysconfig
 import traceback
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from importlib.machinery import ModuleSpec
@@ -44,10 +41,12 @@ from mesh.call import Call, Handler, chain
 from mesh.context import Context
 from mesh.context_variables import InheritedContext
 from mesh.contract import shadowed_stubs
+from mesh.contract.function_names import function_names
 from mesh.contract.model import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
 from mesh.message_methods import descriptor_of, parser, serialize
+from mesh.rules.message_checks import request_check
 from mesh.text import text_of
 from mesh.threads import FunctionRunner
 
@@ -55,28 +54,11 @@ if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
     from mesh.contract.model import GrpcService, Method
 
-__all__ = ["Functions", "Hook", "function_name", "load_module", "module_spec"]
+__all__ = ["Functions", "Hook", "load_module", "module_spec"]
 
-_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _HOOKS = ("startup", "shutdown")
 
 Hook = Callable[["ServiceContext"], Any]
-
-
-def function_name(method: str) -> str:
-    """Return the function name of a method: ``GetUser`` → ``get_user``. A Python keyword gets a final ``_``."""
-    return _escaped(_WORDS.sub("_", method).lower())
-
-
-def _escaped(name: str) -> str:
-    return f"{name}_" if keyword.iskeyword(name) else name
-
-
-def _names(service: GrpcService) -> dict[str, str]:
-    """Return method name → function name. Methods with equal results (``GetURL``, ``GetUrl``) keep their own names."""
-    count = Counter(map(function_name, service.methods))
-    names = {method: function_name(method) for method in service.methods}
-    return {method: name if count[name] == 1 else _escaped(method) for method, name in names.items()}
 
 
 class Functions:
@@ -106,7 +88,7 @@ class Functions:
         faults: list[Fault] = []
         taken: dict[str, Method] = {}
         for service in services:
-            names = _names(service)
+            names = function_names(service.methods)
             for method in service.methods.values():
                 name = names[method.name]
                 other = taken.setdefault(name, method)
@@ -149,6 +131,9 @@ class Functions:
         Args:
             service: Service context of the functions.
             threads: Executor of ``def`` functions.
+
+        Raises:
+            Faults: A rule of a request cannot be compiled.
         """
         return {
             method.path: (method, chain(boundary, self._inherited, _handler(method, function, service, threads)))
@@ -372,6 +357,7 @@ class BlockingRequestStream:
 
 
 def _decoder(method: Method) -> Callable[[bytes], Message]:
+    """Return the decoder of a method's requests, which also checks them if the contract has rules for them."""
     parse: Callable[[bytes], Message] = parser(generated_class(method.input))
     name = method.input.DESCRIPTOR.full_name
 
@@ -382,7 +368,16 @@ def _decoder(method: Method) -> Callable[[bytes], Message]:
             # Bad input is INVALID_ARGUMENT. Stock servers return INTERNAL, which would look like a bug of the function.
             raise InvalidArgument(f"the request is not a {name} message") from None
 
-    return decode
+    check = request_check(method)
+    if check is None:
+        return decode
+
+    def decode_valid(data: bytes) -> Message:
+        request = decode(data)
+        check(request)
+        return request
+
+    return decode_valid
 
 
 def _encoder(method: Method, function: Callable[..., Any]) -> Callable[[Any], bytes]:

@@ -14,8 +14,8 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 __all__ = [
-    "clear", "clear_field", "descriptor_of", "extensions", "has_field", "list_fields", "merge", "missing", "parser",
-    "serialize", "serialize_partial", "set_in_parent", "which_oneof",
+    "class_descriptor", "clear", "clear_field", "descriptor_of", "extensions", "has_field", "list_fields", "merge",
+    "missing", "parser", "serialize", "serialize_partial", "set_in_parent", "which_oneof",
 ]  # fmt: skip
 
 _base: Any = next(one for one in Empty.__mro__ if "ListFields" in vars(one))
@@ -39,6 +39,12 @@ def parser(message: type[Message]) -> Callable[[bytes], Any]:
     """Return ``FromString`` of a message class, even if a nested type has that name."""
     parse: Callable[[bytes], Any] = vars(_base)["FromString"].__get__(None, message)
     return parse
+
+
+def class_descriptor(message: type[Message]) -> Descriptor:
+    """Return the descriptor of a message class."""
+    found: Any = message.DESCRIPTOR
+    return found  # type: ignore[no-any-return]
 
 
 def descriptor_of(message: Message) -> Descriptor:

@@ -52,7 +52,8 @@ def scalar(field, *, unknown=True):
 
 @st.composite
 def duration(draw):
-    nanos = draw(st.integers(-315_576_000_000 * 10**9, 315_576_000_000 * 10**9))
+    longest = 315_576_000_000 * 10**9 + 999_999_999
+    nanos = draw(st.integers(-longest, longest))
     sign = -1 if nanos < 0 else 1
     seconds, rest = divmod(abs(nanos), 10**9)
     return {"seconds": sign * seconds, "nanos": sign * rest}

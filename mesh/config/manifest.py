@@ -32,8 +32,8 @@ from mesh.database_url import located
 from mesh.faults import Fault, Faults
 
 __all__ = [
-    "AuthConfig", "CorsConfig", "Duration", "EdgeConfig", "EventsConfig", "KeysConfig", "Manifest", "Rate",
-    "RateLimitConfig", "ServiceConfig", "Size", "TlsFiles", "WorkersConfig", "load",
+    "AuthConfig", "CorsConfig", "Duration", "EdgeConfig", "EventsConfig", "KeysConfig", "Manifest", "ManifestFile",
+    "Rate", "RateLimitConfig", "ServiceConfig", "Size", "TlsFiles", "WorkersConfig", "load",
 ]  # fmt: skip
 
 PREFIX = "MESH_"
@@ -56,8 +56,26 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Table of mesh.toml that refuses unknown keys."""
 
 
-class _ManifestFile(_Table, frozen=True):
-    """Top level of mesh.toml."""
+class ManifestFile(_Table, frozen=True):
+    """Top level of mesh.toml, as it is written.
+
+    Attributes:
+        name: Name of the mesh: the trust domain of its certificates (``spiffe://NAME/SERVICE``).
+        tls: Encryption between services. ``"auto"`` encrypts a service whose ``listen`` or ``address`` is not loopback,
+            ``"on"`` all, ``"off"`` none. A table names own files.
+        protos: Import roots of the contract, relative to this file.
+        stubs: Folder of the generated stubs.
+        state: Folder of the state: identity keys, addresses of the running mesh, broker data.
+        channel: Implementation of outbound calls: ``"ngh2"`` (libnghttp2) or ``"grpcio"``.
+        liveness: Time without a response of an event loop after which its process is restarted; ``"none"``: never.
+        secrets: Folder with a file for each secret.
+        broker: URLs of the event broker, separated by commas; ``""``: ``mesh up`` runs a broker.
+        auth: Verification of user tokens. Without the table no token is accepted.
+        edge: The HTTP listener. Without the table the mesh has no edge.
+        events: Connection to the event broker, and its retention.
+        keys: Signer of certificates.
+        services: Services by name.
+    """
 
     name: str = "mesh"
     tls: TlsMode | TlsFiles = "auto"
@@ -176,14 +194,14 @@ def load(
         for name, value in environ.items()
         if name.startswith(PREFIX) and not name.startswith(INTERNAL_PREFIX) and not secrets.is_variable(name)
     }
-    override(tables, _ManifestFile, ServiceConfig, overrides, PREFIX)
+    override(tables, ManifestFile, ServiceConfig, overrides, PREFIX)
     root = file.resolve().parent
     folder, state = tables.get("secrets", SECRETS_FOLDER), tables.get("state", ".mesh")  # not checked yet
     sources = secrets.SecretSources(environ, root / str(folder), SecretStore(root / str(state), environ))
     secret_names, unresolved = secrets.resolve(tables, sources, secrets_of)
     if unresolved:
         raise Faults([_blamed(Fault(_where(place, keys), text), place, overrides) for keys, text in unresolved])
-    parsed = _convert(tables, _ManifestFile, place, "", overrides)
+    parsed = _convert(tables, ManifestFile, place, "", overrides)
     faults = list(_faults(parsed, place))
     services: dict[str, ServiceConfig] = {}
     lambdas: dict[str, LambdaFunction] = {}
@@ -311,7 +329,7 @@ def _where(place: str, keys: str) -> str:
 
 def _choices(key: str) -> str:
     """Return the allowed values of an enumerated key, as the end of a sentence."""
-    tables: tuple[type[msgspec.Struct], ...] = (ServiceConfig, _ManifestFile)
+    tables: tuple[type[msgspec.Struct], ...] = (ServiceConfig, ManifestFile)
     fields = [field for table in tables for field in msgspec.structs.fields(table)]
     kinds = [field.type for field in fields if field.encode_name == key]
     choices = [value for kind in kinds for one in get_args(kind) for value in get_args(one) or (one,)]
@@ -322,7 +340,7 @@ def _choices(key: str) -> str:
 
 def _near(key: str, path: str) -> str:
     kinds: dict[str, type[msgspec.Struct]] = {
-        "": _ManifestFile, "auth": AuthConfig, "auth.issuers": IssuerConfig,
+        "": ManifestFile, "auth": AuthConfig, "auth.issuers": IssuerConfig,
         "edge": EdgeConfig, "edge.cors": CorsConfig, "edge.rate_limit":
         RateLimitConfig, "edge.tls": EdgeTlsConfig, "events": EventsConfig, "keys": KeysConfig, "tls": TlsFiles,
     }  # fmt: skip
@@ -332,7 +350,7 @@ def _near(key: str, path: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
-def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
+def _faults(file: ManifestFile, place: str) -> Iterator[Fault]:
     if file.channel not in ("ngh2", "grpcio"):
         yield Fault(f"{place} channel", f'expected "ngh2" or "grpcio", got {file.channel!r}')
     yield from _security_faults(file, place)
@@ -364,7 +382,7 @@ def _faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
             )
 
 
-def _security_faults(file: _ManifestFile, place: str) -> Iterator[Fault]:
+def _security_faults(file: ManifestFile, place: str) -> Iterator[Fault]:
     if file.auth is not None:
         yield from auth_faults(file.auth, place)
     yield from name_faults(file.name, f"{place} name")

@@ -17,7 +17,8 @@ from google.protobuf.descriptor_pb2 import (
     MethodOptions,
 )
 
-from mesh.contract import cron, graph, path_template
+from mesh.contract import cron, graph, path_template, protoc
+from mesh.contract.breaks.accepted_breaks import accepted_faults
 from mesh.contract.descriptor_pool import build_pool
 from mesh.contract.model import (
     Access,
@@ -42,7 +43,6 @@ DEFAULT_HEDGED_ATTEMPTS = 2
 MAX_HEDGED_ATTEMPTS = 5
 """Attempts of a hedged call: by default, which is also the least, and at most (gRPC proposal A6)."""
 
-_FOREIGN = ("google/", "meshapi/")
 _SCALAR_MESSAGES = frozenset(
     f"google.protobuf.{name}"
     for name in (
@@ -61,32 +61,35 @@ _SERVICE, _METHOD, _MESSAGE = 6, 2, 4
 """Field numbers in FileDescriptorProto and ServiceDescriptorProto, for source-info paths."""
 
 
-def read(files: FileDescriptorSet, served: Collection[str] = ()) -> Contract:
+def read(files: FileDescriptorSet, served: Collection[str] | None = None, *, checked: bool = True) -> Contract:
     """Return the checked contract.
 
     Args:
         files: All files with their imports, in dependency order, with source info, as protoc writes them.
-        served: Full names of the services that mesh.toml serves. A file below ``google/`` belongs to the contract only
-            if it declares one of them.
+        served: Full names of the services that mesh.toml serves; None: those of the whole contract. A file below
+            ``google/`` that another file imports belongs to the contract only if one of its services is served.
+        checked: Whether faults are raised. A contract that ran before is read without checks, because an earlier
+            release may have accepted it.
 
     Raises:
         Faults: All faults of the contract.
     """
-    return _ContractBuilder(files, served).contract()
+    return _ContractBuilder(files, served).contract(checked=checked)
 
 
 class _ContractBuilder:
     """Builder of one contract. Collects the faults of all files."""
 
-    def __init__(self, files: FileDescriptorSet, served: Collection[str]) -> None:
+    def __init__(self, files: FileDescriptorSet, served: Collection[str] | None) -> None:
         self.files = files
         self.served = served
+        self.imported = {name for file in files.file for name in file.dependency}
         self.faults: list[Fault] = []
         self.pool = build_pool(files)
         self.services: dict[str, GrpcService] = {}
         self.events: dict[str, EventType] = {}
 
-    def contract(self) -> Contract:
+    def contract(self, *, checked: bool) -> Contract:
         own = [file for file in self.files.file if self._is_own(file)]
         for file in own:
             locations = SourceLocations(file)
@@ -97,13 +100,24 @@ class _ContractBuilder:
         self._check_names()
         self._check_cycle()
         self._check_routes()
-        if self.faults:
+        self.faults += accepted_faults(own, self.pool)
+        if self.faults and checked:
             raise Faults(self.faults)
         return Contract(self.services, self.events, self.files, self.pool)
 
     def _is_own(self, file: FileDescriptorProto) -> bool:
-        names = (f"{file.package}.{service.name}".lstrip(".") for service in file.service)
-        return not file.name.startswith(_FOREIGN) or any(name in self.served for name in names)
+        """Whether a file is the contract's own, and not only an import.
+
+        Below ``google/`` two files of an import root of the user are imports: a copy of an installed one, and one whose
+        services nobody serves, such as ``google/longrunning/operations.proto``, which is copied for its messages.
+        """
+        if not file.name.startswith("google/"):
+            return not file.name.startswith("meshapi/")
+        names = {f"{file.package}.{service.name}".lstrip(".") for service in file.service}
+        if not names.isdisjoint(self.served or ()):
+            return True
+        only_imported = bool(names) and self.served is not None and file.name in self.imported
+        return not only_imported and protoc.builtin_file(file.name) is None
 
     def fault(self, place: str, text: str) -> None:
         self.faults.append(Fault(place, text))
@@ -136,6 +150,7 @@ class _ContractBuilder:
                     method,
                     locations.at(_SERVICE, index, _METHOD, at),
                     locations.comment(_SERVICE, index, _METHOD, at),
+                    refuse_output_only=bool(options and options.refuse_output_only),
                 )
                 for at, method in enumerate(service.method)
             }
@@ -148,7 +163,9 @@ class _ContractBuilder:
                 comment=locations.comment(_SERVICE, index),
             )
 
-    def _method(self, service: str, proto: MethodDescriptorProto, place: str, comment: str) -> Method:
+    def _method(
+        self, service: str, proto: MethodDescriptorProto, place: str, comment: str, *, refuse_output_only: bool
+    ) -> Method:
         options = self._options(proto.options, "meshapi.v1.method")
         title = f"{service}.{proto.name}"
         input_ = self.pool.FindMessageTypeByName(proto.input_type.lstrip("."))
@@ -195,6 +212,7 @@ class _ContractBuilder:
             comment=comment,
             gateway=gateway,
             hedge=self._hedge(title, options, proto, place),
+            refuse_output_only=refuse_output_only,
         )
 
     def _hedge(self, title: str, options: Any, proto: MethodDescriptorProto, place: str) -> Hedge | None:
@@ -369,10 +387,18 @@ class _ContractBuilder:
         for service in self.services.values():
             for name in service.calls:
                 if name not in self.services:
-                    self.fault(service.place, f"{service.name}: calls {name!r}, which is no service of the contract")
+                    why = "no service of mesh.toml serves" if self._declares(name) else "is no service of the contract"
+                    self.fault(service.place, f"{service.name}: calls {name!r}, which {why}")
             for name in service.publishes:
                 if name not in self.events:
                     self.fault(service.place, f"{service.name}: publishes {name!r}, which is no event of the contract")
+
+    def _declares(self, service: str) -> bool:
+        try:
+            self.pool.FindServiceByName(service)
+        except KeyError:
+            return False
+        return True
 
     def _check_cycle(self) -> None:
         edges = {service.name: service.calls for service in self.services.values()}

@@ -174,6 +174,7 @@ class Method:
         success_status: HTTP status of a successful response.
         idempotent: Whether the method declares retry safety (``NO_SIDE_EFFECTS`` or ``IDEMPOTENT``).
         hedge: Hedging of its calls; None: no hedging.
+        refuse_output_only: Whether a request that sets an OUTPUT_ONLY field is refused; otherwise the field is cleared.
         routes: HTTP routes.
         triggers: Triggers that call the method besides its clients.
         triggers_only: Whether nothing else calls it: it is INTERNAL because it has triggers, and declares no access.
@@ -203,6 +204,7 @@ class Method:
     comment: str = ""
     gateway: GatewayOptions | None = None
     hedge: Hedge | None = None
+    refuse_output_only: bool = False
 
     @property
     def kind(self) -> str:

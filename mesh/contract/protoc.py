@@ -1,7 +1,7 @@
 """protoc runner: compiles .proto files to descriptors and Python stubs.
 
 protoc is that of grpcio-tools. It runs as a process, because its diagnostics go to standard error. The imports
-``google/protobuf``, ``google/api``, ``google/rpc`` and ``meshapi`` need no import root of the user.
+``google/protobuf``, ``google/api``, ``google/rpc``, ``buf/validate`` and ``meshapi`` need no import root of the user.
 """
 
 from __future__ import annotations
@@ -14,34 +14,40 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
-from mesh.contract import generated_stubs, protoc_errors
+from mesh.contract import generated_stubs, message_stubs, protoc_errors, service_stubs
+from mesh.contract.descriptor_pool import build_pool
+from mesh.contract.stub_module import module_name
 from mesh.faults import Fault, Faults
 
-__all__ = ["DESCRIPTORS", "add", "builtin_roots", "generate", "load", "sources"]
+__all__ = ["DESCRIPTORS", "add", "builtin_file", "builtin_roots", "descriptors", "generate", "load", "sources"]
 
 DESCRIPTORS = "contract.binpb"
 """Name of the file with the compiled contract, in the folder of the stubs."""
 
-_STUBS = ("--python_out=.", "--pyi_out=.", "--grpc_python_out=.")
+_STUBS = ("--python_out=.", "--grpc_python_out=.")
 _STAMP = "contract.sha256"
 _STAMP_ADDED = "added.sha256"
-_GENERATOR_VERSION = 3
+_GENERATOR_VERSION = 5
 """Version of the generator's output. Stubs of another version are out of date."""
-_UNTYPED = "# mypy: ignore-errors\n"
-"""First line of a gRPC stub: protoc writes it without annotations, which ``mypy --strict`` of a user would report."""
+_UNTYPED = "# type: ignore\n"
+"""First line of a module: protoc writes it without annotations. Type checkers read the type stub beside it."""
 _INSTALLED = ("google/protobuf/", "google/api/", "google/rpc/")
+_VENDORED = Path(__file__).parent / "protos"
+"""Import root of ``buf/validate/validate.proto``, of which no package has the file or its Python module. It is the file
+of the protovalidate version in pyproject.toml. Its licence, Apache-2.0, is beside it."""
+_RULES = "buf/validate/validate.proto"
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def builtin_roots() -> list[Path]:
-    """Return the import roots of every contract: those of ``meshapi`` and of the common Google protos."""
+    """Return the import roots of every contract: ``meshapi``, the common Google protos and ``buf/validate``."""
     here = Path(__file__).parent.parent
     own = here / "protos"
     roots = [own if own.is_dir() else here.parent / "protos"]
@@ -49,7 +55,14 @@ def builtin_roots() -> list[Path]:
     roots += [Path(place).parent.parent for place in (spec.submodule_search_locations if spec else None) or ()]
     spec = find_spec("grpc_tools")
     roots += [Path(place) / "_proto" for place in (spec.submodule_search_locations if spec else None) or ()]
-    return roots
+    return [*roots, _VENDORED]
+
+
+def builtin_file(name: str) -> Path | None:
+    """Return the file of an import name in a built-in import root, or None. Only the first root has ``meshapi``."""
+    roots = builtin_roots()
+    paths = (root / name for root in (roots[:1] if name.startswith("meshapi/") else roots[1:]))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def sources(roots: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -93,8 +106,19 @@ def load(roots: Sequence[Path], out: Path) -> descriptor_pb2.FileDescriptorSet:
     return descriptor_pb2.FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes())
 
 
+def descriptors(roots: Sequence[Path]) -> descriptor_pb2.FileDescriptorSet:
+    """Return the compiled contract without generating stubs.
+
+    Raises:
+        Faults: A file cannot be read, or protoc refused it.
+    """
+    with tempfile.TemporaryDirectory(prefix="mesh-contract-") as folder:
+        _run(roots, sources(roots), Path(folder), stubs=False)
+        return descriptor_pb2.FileDescriptorSet.FromString((Path(folder) / DESCRIPTORS).read_bytes())
+
+
 def generate(roots: Sequence[Path], out: Path, *, force: bool = False) -> bool:
-    """Generate Python stubs (messages, gRPC, .pyi) and the compiled contract into ``out``.
+    """Generate Python stubs (messages, gRPC, type stubs) and the compiled contract into ``out``.
 
     The folder is replaced as a whole, and only if a source or the generator has changed. Several processes may do it at
     the same time.
@@ -162,6 +186,7 @@ def add(files: descriptor_pb2.FileDescriptorSet, names: Sequence[str], out: Path
         source = fresh / DESCRIPTORS
         source.write_bytes(files.SerializeToString())
         _protoc([f"--descriptor_set_in={DESCRIPTORS}", *_STUBS, *names], fresh, {})
+        _complete(files, names, fresh)
         source.unlink()
         (fresh / _STAMP_ADDED).write_text(digest)
         for path in sorted(fresh.rglob("*"), key=lambda path: path.name == _STAMP_ADDED):  # the stamp comes last
@@ -191,7 +216,7 @@ def _replace(fresh: Path, out: Path) -> None:
     (fresh / _STAMP).replace(out / _STAMP)
 
 
-def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path) -> None:
+def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path, *, stubs: bool = True) -> None:
     on_disk = {name: str(root / name) for root, name in files}
     own = _own_options()
     names = [*(name for name in on_disk if name not in own), *own]
@@ -203,18 +228,46 @@ def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path) ->
     includes = [f"-Imeshapi={_named(builtin_roots()[0] / 'meshapi', out)}"]
     includes += [f"-I={_named(root, out)}" for root in [*roots, *builtin_roots()[1:]]]
     arguments = {name: _argument(name, root, out) for root, name in files}
-    descriptors = ["--include_imports", "--include_source_info", f"--descriptor_set_out={DESCRIPTORS}"]
-    _protoc([*includes, *descriptors, *(arguments.get(name, name) for name in names)], out, on_disk)
+    compiled = ["--include_imports", "--include_source_info", f"--descriptor_set_out={DESCRIPTORS}"]
+    _protoc([*includes, *compiled, *(arguments.get(name, name) for name in names)], out, on_disk)
+    if not stubs:
+        return
+    if _RULES not in on_disk and _imports(out / DESCRIPTORS, _RULES):
+        python.append(_RULES)
     _protoc([*includes, *_STUBS, *(arguments.get(name, name) for name in python)], out, on_disk)
-    for stub in out.rglob("*_pb2_grpc.py"):
-        text = stub.read_text(encoding="utf-8")
-        stub.write_text(_UNTYPED + generated_stubs.escaped(text), encoding="utf-8")
+    _complete(descriptor_pb2.FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes()), python, out)
+
+
+def _complete(files: descriptor_pb2.FileDescriptorSet, names: Collection[str], out: Path) -> None:
+    """Write the type stubs of files beside protoc's modules, and add to these the names that only the mesh has.
+
+    Raises:
+        Faults: protobuf's runtime refuses a file.
+    """
+    pool = build_pool(files)
+    for proto in files.file:
+        if proto.name not in names:
+            continue
+        file = pool.FindFileByName(proto.name)
+        messages = out / f"{module_name(proto.name).replace('.', '/')}.py"
+        services = messages.with_name(f"{messages.stem}_grpc.py")
+        messages.write_text(_UNTYPED + messages.read_text(encoding="utf-8"), encoding="utf-8")
+        messages.with_suffix(".pyi").write_text(message_stubs.message_stub(file, proto), encoding="utf-8")
+        text = generated_stubs.escaped(services.read_text(encoding="utf-8")) + service_stubs.runtime_names(file)
+        services.write_text(_UNTYPED + text, encoding="utf-8")
+        services.with_suffix(".pyi").write_text(service_stubs.service_stub(file, proto), encoding="utf-8")
 
 
 def _own_options() -> list[str]:
     """Return the names of the files of ``meshapi``."""
     root = builtin_roots()[0]
     return [path.relative_to(root).as_posix() for path in sorted(root.glob("meshapi/**/*.proto"))]
+
+
+def _imports(descriptors: Path, name: str) -> bool:
+    """Whether a file is among compiled descriptors."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(descriptors.read_bytes())
+    return any(file.name == name for file in files.file)
 
 
 def _is_installed(name: str) -> bool:
@@ -237,7 +290,7 @@ def _one_module(names: Sequence[str], on_disk: Mapping[str, str]) -> Iterator[Fa
     """Yield a fault for each file whose Python module has the name of another file's."""
     taken: dict[str, str] = {}
     for name in names:
-        module = name.removesuffix(".proto").replace("-", "_").replace(".", "/") + "_pb2.py"
+        module = module_name(name).replace(".", "/") + ".py"
         other = taken.setdefault(module, name)
         if other != name:
             yield Fault(on_disk.get(name, name), f"its Python module {module} is also that of {other}; rename the file")

@@ -16,6 +16,7 @@ from mesh.control import topology
 from mesh.database_url import file_faults, parse
 from mesh.faults import Fault, Faults
 from mesh.lambdas.handlers import functions_of
+from mesh.rules.contract_faults import rule_faults
 
 __all__ = ["all_faults", "combined_faults", "warnings"]
 
@@ -77,6 +78,7 @@ def combined_faults(manifest: Manifest, contract: Contract) -> list[Fault]:
         *_changes(manifest, contract),
         *_jwks(manifest, contract),
         *_revocations(manifest, contract),
+        *rule_faults(contract),
     ]
     try:
         topology.start_order(manifest, contract)  # raises for a cycle

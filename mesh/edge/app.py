@@ -15,7 +15,6 @@ from mesh.contract.model import Access, Contract, Method, Route
 from mesh.contract.path_template import Template
 from mesh.edge import refusals
 from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, UpstreamCall
-from mesh.edge.field_behavior import Behaviors
 from mesh.edge.grpc.passthrough import GrpcCall, Passthrough
 from mesh.edge.http import request_body, response
 from mesh.edge.http.disconnect import DisconnectWatcher
@@ -34,6 +33,7 @@ from mesh.protojson.codec import Codecs
 from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream
 from mesh.rpc.server.clients.exception_frames import release_frames
 from mesh.rpc.server.clients.limits import LARGE_SIZE, ClientLimits
+from mesh.rules.field_behavior import Behaviors
 
 if TYPE_CHECKING:
     from mesh.layers.concurrency import ConcurrencyLimit

@@ -1,7 +1,8 @@
 """Field values from URL text: path variables and query parameters. Pure.
 
 The text is the JSON value without quotes: numbers, booleans and enum names; base64 for bytes; the JSON strings of
-Timestamp, Duration and FieldMask; the wrapped value of a wrapper. Other messages have no text form.
+Timestamp, Duration and FieldMask; the wrapped value of a wrapper. Other messages have no text form. Booleans are also
+read as Python writes them, ``True`` and ``False``: Google's Python clients and ``requests`` send them so.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from mesh.message_methods import clear, set_in_parent
-from mesh.protojson.scalars import decoder, key_decoder
+from mesh.protojson.scalars import BadValue, decoder
 from mesh.protojson.wellknown import WELL_KNOWN, WRAPPERS, fill_mask_text
 
 __all__ = ["text_setter"]
 
 Setter = Callable[[Any, str], None]
+
+_BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
 
 
 def text_setter(field: FieldDescriptor) -> Setter | None:
@@ -28,7 +31,7 @@ def text_setter(field: FieldDescriptor) -> Setter | None:
     name = field.name
     inner = field.message_type
     if inner is None:
-        decode = key_decoder(field) if field.type == FieldDescriptor.TYPE_BOOL else decoder(field)
+        decode = _boolean if field.type == FieldDescriptor.TYPE_BOOL else decoder(field)
         if field.is_repeated:
             return lambda message, text: getattr(message, name).append(decode(text))
         return lambda message, text: setattr(message, name, decode(text))
@@ -45,6 +48,13 @@ def text_setter(field: FieldDescriptor) -> Setter | None:
         fill(sub, text)
 
     return setter
+
+
+def _boolean(text: str) -> bool:
+    value = _BOOLEANS.get(text)
+    if value is None:
+        raise BadValue("expected true or false")
+    return value
 
 
 def _fill(descriptor: Descriptor) -> Setter | None:

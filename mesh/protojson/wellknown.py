@@ -94,8 +94,10 @@ def _fill_duration(message: Any, value: Any) -> None:
     if match is None:
         raise BadValue('expected a duration in seconds such as "1.5s"')
     seconds, nanos = int(match["seconds"]), int((match["nanos"] or "").ljust(9, "0"))
-    if seconds > _MAX_DURATION_SECONDS or (seconds == _MAX_DURATION_SECONDS and nanos):
-        raise BadValue(f"expected a duration from -{_MAX_DURATION_SECONDS}s to {_MAX_DURATION_SECONDS}s")
+    if seconds > _MAX_DURATION_SECONDS:
+        raise BadValue(
+            f"expected a duration from -{_MAX_DURATION_SECONDS}.999999999s to {_MAX_DURATION_SECONDS}.999999999s"
+        )
     if match["sign"]:
         seconds, nanos = -seconds, -nanos
     message.seconds = seconds

@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from mesh import cli
@@ -76,6 +78,44 @@ def test_mesh_check_has_no_warning(
     capsys.readouterr()
     found, contract = project.load(folder / "mesh.toml")
     assert deployment.warnings(found, contract) == []
+
+
+def buf(*arguments: str | Path, folder: Path) -> None:
+    tool = Path(sys.executable).parent / "buf"
+    done = subprocess.run([tool, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_buf_lints_it_and_its_manifest_fits_the_schema(folder: Path) -> None:
+    assert new(folder, "hello") == 0
+    buf("lint", folder=folder)
+    text = (folder / "mesh.toml").read_text()
+    schema = text.partition("\n")[0].removeprefix("#:schema ")
+    validator = jsonschema.Draft7Validator(json.loads((folder / schema).read_text()))
+    validator.validate(tomllib.loads(text))
+    (folder / "protos/hello/v1/hello.proto").write_text('syntax = "proto3";\npackage hello.v2;\n')
+    with pytest.raises(AssertionError, match=r"hello\.v2.*directory"):
+        buf("lint", folder=folder)
+
+
+def test_export_protos_writes_the_imports_again(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # `load` puts the stubs of hello there
+    assert new(folder, "hello") == 0
+    made = {path: path.read_bytes() for path in folder.glob("third_party/**/*.proto")}
+    for path in made:
+        path.unlink()
+    capsys.readouterr()
+    assert cli.main(["export", "protos", "third_party"]) == 0
+    assert capsys.readouterr().out == f"third_party: {len(made)} files\n"
+    assert made == {path: path.read_bytes() for path in folder.glob("third_party/**/*.proto")}
+    assert folder / "third_party/google/protobuf/descriptor.proto" in made
+    assert cli.main(["export", "protos", "protos/imports"]) == 1
+    assert "lies in the import root" in capsys.readouterr().err
+    (folder / "file").touch()
+    assert cli.main(["export", "protos", "file"]) == 1
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_its_test_passes(folder: Path) -> None:

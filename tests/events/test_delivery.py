@@ -161,6 +161,45 @@ async def test_poison_goes_to_the_dead_letters_with_its_reason(contract: Contrac
     assert [letter.headers["ce-id"] for letter in letters] == [event.id for event in events[1:3]]
 
 
+async def test_an_event_that_violates_a_rule_is_a_dead_letter_at_once(contract: Contract, nats_url: str) -> None:
+    """Its publisher may have had an older contract, or none. OUTPUT_ONLY fields are the publisher's, and stay."""
+    from rules.v1 import rules_pb2 as pb
+
+    seen: list[Any] = []
+
+    async def on_put(request: Any, context: Any) -> Empty:
+        seen.append(request)
+        return Empty()
+
+    def event(message: pb.Put) -> Event:
+        data = message.SerializeToString()
+        return Event(
+            id=f"{message.number}",
+            type="rules.v1.Put",
+            source="test",
+            key=message.shelf,
+            time=datetime.now(UTC),
+            data=data,
+        )
+
+    functions = {"on_put": on_put} | dict.fromkeys(("add", "update", "divide", "add_all"), on_put)
+    functions |= dict.fromkeys(("watch", "exchange"), _nothing)
+    good, bad = pb.Put(shelf="k", title="Emma", number=7), pb.Put(shelf="k", title="Emma", number=-7)
+    async with delivering(contract, nats_url, functions, serves="rules.v1.Shelf") as replica:
+        await publish(replica.broker, event(bad), event(good))
+        await until(lambda: bool(seen))
+        letters = await dead_letters(replica.broker)
+    assert seen == [good]
+    (letter,) = [read_dead_letter(letter.headers) for letter in letters]
+    assert (letter.code, letter.error, letter.attempts) == (
+        "INVALID_ARGUMENT", "number: must be greater than or equal to 0 (int32.gte)", 1
+    )  # fmt: skip
+
+
+async def _nothing(request: Any, context: Any) -> Any:
+    yield
+
+
 async def test_a_handler_that_hangs_ends_at_its_deadline(contract: Contract, nats_url: str) -> None:
     async def on_happened(request: Any, context: Any) -> Empty:
         await asyncio.Event().wait()

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 from hosting import ECHO, hosted
 
@@ -90,6 +91,14 @@ async def test_a_file_by_its_name(ask: Ask) -> None:
     response = await ask(file_by_filename="conformance/v1/conformance.proto")
     assert next(iter(_files(response))) == "conformance/v1/conformance.proto"
     assert "google/api/http.proto" in _files(response)
+
+
+async def test_files_come_in_the_order_of_grpcio(ask: Ask, contract: Contract) -> None:
+    stock = reflection.ReflectionServicer([ECHO], contract.pool)
+    for file in contract.files.file:
+        wanted = pb.ServerReflectionRequest(file_by_filename=file.name)
+        (expected,) = stock.ServerReflectionInfo(iter([wanted]), None)
+        assert list(_files(await ask(file_by_filename=file.name))) == list(_files(expected))
 
 
 async def test_extensions(ask: Ask) -> None:

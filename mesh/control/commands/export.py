@@ -1,4 +1,4 @@
-"""``mesh export``: the contract as an OpenAPI or AsyncAPI document, and as the rights of users of a nats-server."""
+"""``mesh export``: contract and deployment in the forms that other tools read."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mesh.config import json_schema
 from mesh.config.manifest import Manifest
+from mesh.contract import protoc
+from mesh.contract.imports import builtin_imports
 from mesh.contract.model import Contract
 from mesh.control import identity_keys
 from mesh.control.commands import asyncapi as asyncapi_document
 from mesh.control.component import broker_users
+from mesh.edge.clients import typescript as typescript_client
 from mesh.edge.openapi import document as openapi_document
 from mesh.events.broker import authorization
 from mesh.faults import Fault, Faults
 from mesh.text import json_for
 
-__all__ = ["asyncapi", "nats", "openapi"]
+__all__ = ["asyncapi", "contract", "nats", "openapi", "protos", "schema", "typescript"]
 
 
 def openapi(contract: Contract, out: Path | None, *, title: str, version: str, servers: Sequence[str]) -> int:
@@ -54,6 +58,20 @@ def asyncapi(contract: Contract, out: Path | None, *, title: str, version: str) 
     return _write(document, out, f"{len(document['channels'])} channels")
 
 
+def contract(compiled: Contract, out: Path) -> int:
+    """Write the compiled contract, a ``FileDescriptorSet`` with all imports; returns the exit code.
+
+    Raises:
+        Faults: The file cannot be written.
+    """
+    try:
+        out.write_bytes(compiled.files.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise Faults([Fault(str(out), f"cannot be written: {error.strerror}")]) from None
+    print(f"{out}: {len(compiled.files.file)} files")
+    return 0
+
+
 def nats(manifest: Manifest, contract: Contract, out: Path | None, keys: Path | None) -> int:
     """Write the users and rights of this mesh for a nats-server's configuration; returns the exit code.
 
@@ -68,11 +86,68 @@ def nats(manifest: Manifest, contract: Contract, out: Path | None, keys: Path | 
     """
     folders = None if keys is None else {name: keys / name for name in (*manifest.services, identity_keys.OPERATOR)}
     users = broker_users.users(manifest, contract, identity_keys.ensure(manifest) if folders is None else folders)
-    text = authorization.block(users)
+    return _print(authorization.block(users), out, f"{len(users)} users")
+
+
+def protos(manifest: Manifest, contract: Contract, folder: Path) -> int:
+    """Write the .proto files that the contract imports and that are in no import root; returns the exit code.
+
+    Args:
+        manifest: The manifest.
+        contract: The contract.
+        folder: The folder. Files in it that are not imported stay.
+
+    Raises:
+        Faults: The folder lies in an import root, or cannot be written.
+    """
+    for root in manifest.protos:
+        if folder.resolve().is_relative_to(root):
+            text = f"lies in the import root {root}, so the files would be compiled; name a folder beside it"
+            raise Faults([Fault(str(folder), text)])
+    own = {name for _, name in protoc.sources(manifest.protos)}
+    files = builtin_imports((name for file in contract.files.file if file.name in own for name in file.dependency), own)
+    for name, path in files.items():
+        target = folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        except OSError as error:
+            raise Faults([Fault(str(target), f"cannot be written: {error.strerror}")]) from None
+    print(f"{folder}: {len(files)} files")
+    return 0
+
+
+def schema(out: Path | None) -> int:
+    """Write the JSON Schema of mesh.toml; returns the exit code.
+
+    Args:
+        out: The file; None: standard output.
+
+    Raises:
+        Faults: The file cannot be written.
+    """
+    document = json_schema.document()
+    return _write(document, out, "the schema of mesh.toml")
+
+
+def typescript(contract: Contract, out: Path | None) -> int:
+    """Write the TypeScript client of the HTTP routes; returns the exit code.
+
+    Args:
+        contract: The contract.
+        out: The file; None: standard output.
+
+    Raises:
+        Faults: The file cannot be written.
+    """
+    return _print(typescript_client.client(contract), out, "the TypeScript client")
+
+
+def _print(text: str, out: Path | None, summary: str) -> int:
     if out is None:
         print(text, end="")
-        return 0
-    _write_text(text, out, f"{len(users)} users")
+    else:
+        _write_text(text, out, summary)
     return 0
 
 

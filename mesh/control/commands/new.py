@@ -13,7 +13,9 @@ from pathlib import Path
 from string import Template
 
 from mesh.address import reachable, split
+from mesh.config import json_schema
 from mesh.config.manifest import Manifest, load
+from mesh.contract.imports import builtin_imports, imported_names
 from mesh.control.commands import scaffold
 from mesh.faults import Fault, Faults
 
@@ -47,17 +49,39 @@ def run(file: Path, name: str) -> int:
         raise Faults(taken)
     files |= {root / path: _fill(text, values) for path, text in project.items()}  # files that exist are kept
     for path, text in files.items():
-        if not path.exists():
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
-            except OSError as error:
-                raise Faults([Fault(str(path), f"cannot be written: {error.strerror or error}")]) from error
+        if _write(path, text):
             print(f"  made     {os.path.relpath(path)}")
+    if fresh:
+        for path, text in _for_other_tools(root).items():
+            _write(path, text)
+        print(f"  made     {os.path.relpath(root / scaffold.IMPORTS)}{os.sep}")
     _append(file, _fill(scaffold.TABLE, values))
     print(f"  changed  {os.path.relpath(file)}")
     print(_next_steps(values, load(file)))
     return 0
+
+
+def _write(path: Path, text: str) -> bool:
+    """Write a file unless it exists; return whether it was written.
+
+    Raises:
+        Faults: It cannot be written.
+    """
+    if path.exists():
+        return False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Faults([Fault(str(path), f"cannot be written: {error.strerror or error}")]) from error
+    return True
+
+
+def _for_other_tools(root: Path) -> dict[Path, str]:
+    """Return the files of a new project that buf and editors read: the contract's imports, the schema of mesh.toml."""
+    imports = builtin_imports(imported_names(scaffold.PROTO))
+    files = {root / scaffold.IMPORTS / name: path.read_text(encoding="utf-8") for name, path in imports.items()}
+    return {**files, root / scaffold.SCHEMA: json.dumps(json_schema.document(), indent=2) + "\n"}
 
 
 def _check(name: str, manifest: Manifest | None) -> None:

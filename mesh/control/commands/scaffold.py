@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["PROJECT", "SERVICE", "TABLE"]
+__all__ = ["IMPORTS", "PROJECT", "PROTO", "SCHEMA", "SERVICE", "TABLE"]
+
+IMPORTS = "third_party"
+"""Folder of a new project with the imports of its contract, for buf and editors."""
+SCHEMA = f"{IMPORTS}/mesh.schema.json"
+"""JSON Schema of mesh.toml in a new project."""
 
 PROTO = """\
 // Contract of $name: its methods, their access rules and their HTTP routes.
@@ -34,6 +39,8 @@ message GreetResponse {
 FUNCTIONS = '''\
 """The functions of $name: method ``Greet`` of the contract is ``greet`` here."""
 
+from typing import TYPE_CHECKING
+
 from mesh import Context, InvalidArgument
 from $name.v1 import ${name}_pb2 as pb
 
@@ -44,6 +51,13 @@ async def greet(request: pb.GreetRequest, context: Context) -> pb.GreetResponse:
         raise InvalidArgument("the name is too long", violations={"name": "at most 100 characters"})
     context.log.info("greeting %s", request.name)
     return pb.GreetResponse(text=f"Hello, {request.name}!")
+
+
+if TYPE_CHECKING:  # mypy and pyright report a function that is missing or has other types than the contract
+    from $name.v1.${name}_pb2_grpc import ${service}Functions
+    from services.$name import functions  # noqa: PLW0406 - this module, to be checked
+
+    _: ${service}Functions = functions
 '''
 
 TEST = '''\
@@ -89,26 +103,49 @@ listen = "127.0.0.1:$port"
 """
 """Table of the service, appended to mesh.toml."""
 
-MANIFEST = """\
+MANIFEST = f"""\
+#:schema ./{SCHEMA}
 # Deployment of the mesh: addresses, databases, sizes. The contract is in protos/. `mesh up` starts everything.
 protos = ["protos"]
 
 [edge]
 listen = "127.0.0.1:8080"
-rate_limit = { per_client = "50/s burst 200" }     # for each client address; 429 beyond it
+rate_limit = {{ per_client = "50/s burst 200" }}     # for each client address; 429 beyond it
 """
 
-README = """\
+BUF = f"""\
+# `buf lint` and `buf breaking`. {IMPORTS} has the imports of the contract; `mesh export protos {IMPORTS}` updates them.
+version: v2
+modules:
+  - path: $protos
+  - path: {IMPORTS}
+lint:
+  use: [STANDARD]
+  except:
+    - SERVICE_SUFFIX                   # a service has the name that callers and routes use
+    - RPC_REQUEST_STANDARD_NAME        # the request of a trigger is the event
+    - RPC_RESPONSE_STANDARD_NAME
+    - RPC_REQUEST_RESPONSE_UNIQUE
+  ignore: [{IMPORTS}]
+breaking:
+  use: [FILE]
+  ignore: [{IMPORTS}]
+"""
+
+README = f"""\
 # $project
 
     mesh up                                # start everything; Ctrl-C stops it
     curl localhost:8080/v1/$path/Ada       # over HTTP
-    mesh call $service/Greet -d '{"name": "Ada"}'    # over gRPC
+    mesh call $service/Greet -d '{{"name": "Ada"}}'    # over gRPC
     mesh trace                             # the path of a request
     python -m pytest                       # the tests
+    python -m mypy                         # the types; `pyright` does it too
     mesh new NAME                          # one more service
 
-`protos/` holds the contracts, `services/` the functions, `mesh.toml` says what runs where.
+`protos/` holds the contracts, `services/` the functions, `mesh.toml` says what runs where. buf and editors read
+`{IMPORTS}/`, the mesh does not: `mesh export protos {IMPORTS}` and `mesh export schema -o {SCHEMA}` write it
+again when the mesh is upgraded.
 """
 
 GITIGNORE = """\
@@ -118,10 +155,26 @@ gen/
 __pycache__/
 """
 
+PYPROJECT = """\
+# Type checkers find the stubs that `mesh generate` writes to gen/.
+[tool.mypy]
+strict = true
+mypy_path = "gen"
+explicit_package_bases = true
+files = ["services", "tests"]
+
+[tool.pyright]
+typeCheckingMode = "strict"
+extraPaths = ["gen"]
+include = ["services", "tests"]
+"""
+
 PROJECT = {
     "mesh.toml": MANIFEST,
     ".gitignore": GITIGNORE,
     "README.md": README,
+    "pyproject.toml": PYPROJECT,
+    "buf.yaml": BUF,
     "services/__init__.py": '"""The functions of the mesh, one folder for each service."""\n',
 }
 """Files of a new project."""

@@ -39,8 +39,8 @@ INT32, INT64 = _signed(32), _signed(64)
 UINT32, UINT64 = f"^({_up_to(2**32 - 1)})$", f"^({_up_to(2**64 - 1)})$"
 
 _MAX_DURATION_SECONDS = 315_576_000_000
-"""Seconds of the longest ``Duration``: ten thousand years."""
-DURATION = rf"^-?(({_up_to(_MAX_DURATION_SECONDS - 1)})(\.[0-9]{{1,9}})?|{_MAX_DURATION_SECONDS})s$"
+"""Seconds of the longest ``Duration``: ten thousand years. The fraction has a limit of its own."""
+DURATION = rf"^-?({_up_to(_MAX_DURATION_SECONDS)})(\.[0-9]{{1,9}})?s$"
 
 _DAY = "-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
 _TIME = r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"

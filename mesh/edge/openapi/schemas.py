@@ -14,10 +14,10 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from mesh.edge.field_behavior import Behaviors
 from mesh.edge.openapi import json_patterns
 from mesh.protojson.names import json_name_of, json_names
 from mesh.protojson.wellknown import WRAPPERS
+from mesh.rules.field_behavior import Behaviors
 
 __all__ = ["SHARED", "Schema", "Schemas"]
 
@@ -232,6 +232,17 @@ class Schemas:
         if any(notes):
             schema["description"] = "\n\n".join(note for note in notes if note)
         return schema
+
+    @staticmethod
+    def plain(field: FieldDescriptor) -> Schema:
+        """Return the schema of a type whose JSON is a scalar, whatever the contract says of the field; else ``{}``."""
+        if field.is_repeated:
+            return {}
+        if field.message_type is None:
+            return dict(_SCALARS.get(field.type, {}))
+        name = field.message_type.full_name
+        wrapped = field.message_type.fields_by_name["value"].type if name in WRAPPERS else 0
+        return dict(_STRING_MESSAGES.get(name) or _SCALARS.get(wrapped, {}))
 
     def oneof_note(self, field: FieldDescriptor) -> str:
         """Return the note on a member of a oneof that names the members; ``""`` for other fields."""

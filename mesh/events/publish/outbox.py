@@ -137,7 +137,7 @@ class Outbox:
 
         Raises:
             FailedPrecondition: The contract does not let this service publish it.
-            InvalidArgument: The event is too large.
+            InvalidArgument: The event violates a rule, or is too large.
             StatusError: As for ``tx.execute``.
         """
         with self._publications.span(event) as span:

@@ -13,6 +13,7 @@ from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.events.cloudevents import Event, new_id
 from mesh.events.hops import hops
 from mesh.message_methods import descriptor_of, serialize
+from mesh.rules.message_checks import event_check
 from mesh.trace_context import format_traceparent
 
 if TYPE_CHECKING:
@@ -39,11 +40,16 @@ class Publications:
 
     Attributes:
         captures: Changes of its tables trigger methods.
+
+    Raises:
+        Faults: A rule of an event cannot be compiled.
     """
 
     def __init__(self, contract: Contract, serves: Sequence[str], source: str) -> None:
         declared = {name for service in serves for name in contract.services[service].publishes}
         self._keys = {name: contract.events[name].key for name in declared}
+        checks = {name: event_check(contract.events[name].message) for name in declared}
+        self._checks = {name: check for name, check in checks.items() if check is not None}
         self._known = frozenset(contract.events)
         self.captures = bool(contract.captured_tables(source))
         self._source = source
@@ -77,12 +83,15 @@ class Publications:
 
         Raises:
             FailedPrecondition: The contract does not let this service publish it.
-            InvalidArgument: The message, or its key, is too large.
+            InvalidArgument: The message violates a rule of the contract, or it or its key is too large.
         """
         name = descriptor_of(message).full_name
         field = self._keys.get(name)
         if field is None:
             raise FailedPrecondition(self._denied(name))
+        check = self._checks.get(name)
+        if check is not None:
+            check(message)
         data = serialize(message)
         if len(data) > MAX_EVENT_SIZE:
             raise InvalidArgument(
@@ -136,7 +145,7 @@ class Publisher:
 
         Raises:
             FailedPrecondition: The contract does not let this service publish it.
-            InvalidArgument: The event is too large.
+            InvalidArgument: The event violates a rule, or is too large.
             Unavailable: The broker is away, or did not respond; then it may have the event nevertheless.
             ResourceExhausted: The broker is full.
         """

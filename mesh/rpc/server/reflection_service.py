@@ -144,14 +144,19 @@ class Reflection:
         numbers.extension_number.extend(sorted(self._file_of_extension.get(name, ())))
 
     def _add_files(self, name: str, response: Any) -> None:
-        """Add a file to the response and, after it, everything that it imports."""
-        names, seen = [name], {name}
-        for each in names:
-            file = self._files[each]
+        """Add a file and everything that it imports to the response: depth first, a file before its imports.
+
+        grpcio sends this order. Clients that build their types file by file depend on it.
+        """
+        pending, seen = [name], set[str]()
+        while pending:
+            at = pending.pop()
+            file = self._files.get(at)
+            if file is None or at in seen:
+                continue
+            seen.add(at)
             response.file_descriptor_response.file_descriptor_proto.append(file.SerializeToString())
-            imports = [other for other in file.dependency if other not in seen and other in self._files]
-            seen.update(imports)
-            names += imports
+            pending += reversed(file.dependency)
 
 
 def _symbols(file: FileDescriptorProto) -> Iterator[str]:

@@ -38,8 +38,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from mesh.contract import loader
 from mesh.events.publish.publisher import Publications
+from mesh.faults import Faults
 from mesh.forks import STOP_SIGNALS, reset_signals_at_fork
 from mesh.main_thread import ignore_signal
+from mesh.rules.message_checks import request_check
 from mesh.sidecar.workers import frames, prefault, process_tag, worker_process
 from mesh.sidecar.workers.frame_payloads import encode
 from mesh.sidecar.workers.spawner_messages import (
@@ -152,6 +154,7 @@ class _ForkServer:
         if found.threaded:
             return
         self._contract = loader.read(FileDescriptorSet.FromString(self._setup.files), self._setup.services)
+        self._compile_rules()
         if self._setup.database:
             self._open(self._setup.database)
         gc.collect()
@@ -204,6 +207,13 @@ class _ForkServer:
             if _thread_count() > 1:
                 return PreloadResult(failed, name, perf_counter() - began)
         return PreloadResult(failed, "", 0.0)
+
+    def _compile_rules(self) -> None:
+        """Compile the rules of requests, so that no worker has to. A worker reports the faults that it finds."""
+        for service in self._setup.serves:
+            for method in self._contract.services[service].methods.values():
+                with contextlib.suppress(Faults):
+                    request_check(method)
 
     def _open(self, url: str) -> None:
         from mesh.database import Database  # noqa: PLC0415 - a third of all imports, for services with a database only

@@ -11,7 +11,9 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-__all__ = ["Behaviors"]
+__all__ = ["OUTPUT_ONLY", "REQUIRED", "Behaviors"]
+
+REQUIRED, OUTPUT_ONLY = "REQUIRED", "OUTPUT_ONLY"
 
 
 class Behaviors:
@@ -31,7 +33,7 @@ class Behaviors:
 
     def of(self, field: FieldDescriptor) -> frozenset[str]:
         """Return the names of a field's behaviours."""
-        if self._extension is None:
+        if self._extension is None or not field.has_options:
             return frozenset()
         options = self._options.FromString(field.GetOptions().SerializeToString())
         names = self._extension.enum_type.values_by_number
@@ -39,4 +41,4 @@ class Behaviors:
 
     def required(self, field: FieldDescriptor) -> bool:
         """Whether the field is REQUIRED."""
-        return "REQUIRED" in self.of(field)
+        return REQUIRED in self.of(field)
