@@ -14,13 +14,14 @@ from mesh.config import manifest as manifests
 from mesh.config.manifest import Manifest
 from mesh.contract import protoc
 from mesh.contract.breaks.break_rules import Break
-from mesh.contract.breaks.comparison import breaks
+from mesh.contract.breaks.comparison import breaks, with_acceptances
 from mesh.contract.model import Contract
 from mesh.control.commands import reference_contract
+from mesh.control.commands.running_contract import running_contract
 from mesh.faults import Fault, Faults
 from mesh.text import json_for
 
-__all__ = ["BROKEN", "FORMATS", "print_faults", "run"]
+__all__ = ["BROKEN", "FORMATS", "print_faults", "run", "run_running"]
 
 BROKEN = 3
 """Exit code for a breaking change that the contract does not accept."""
@@ -42,13 +43,36 @@ def run(manifest: Manifest, contract: Contract, ref: str, output: str) -> int:
     Raises:
         Faults: The old contract cannot be read.
     """
+    old = reference_contract.contract_of(manifest, ref)
+    return report(manifest, _compared(manifest, old, contract), ref, output)
+
+
+def run_running(manifest: Manifest, contract: Contract, output: str) -> int:
+    """Compare the contract with that of the running mesh and with its stored events; as ``run``.
+
+    Raises:
+        Faults: A service, a database or the broker cannot be read.
+    """
+    from mesh.control.commands.stored_events import stored_breaks  # noqa: PLC0415 - SQLAlchemy and the broker's client
+
+    with_secrets = manifests.load(manifest.file, secrets_of=lambda owner: _has_database(manifest, owner))
+    old = running_contract(with_secrets)
+    stored = with_acceptances(stored_breaks(with_secrets, old, contract), old, contract)
+    return report(manifest, sorted([*_compared(manifest, old, contract), *stored]), "the running mesh", output)
+
+
+def _has_database(manifest: Manifest, owner: str) -> bool:
+    """Whether the secrets of an owner are needed: those of the broker, and of services with a database."""
+    return not owner or (owner in manifest.services and bool(manifest.services[owner].database))
+
+
+def _compared(manifest: Manifest, old: Contract, new: Contract) -> list[Break]:
     edge = manifest.edge
-    found = breaks(
-        reference_contract.contract_of(manifest, ref), contract,
+    return breaks(
+        old, new,
         ignores_unknown_json=edge is not None and edge.ignore_unknown_fields,
         default_timeout=None if edge is None else edge.timeout.seconds,
     )  # fmt: skip
-    return report(manifest, found, ref, output)
 
 
 def report(manifest: Manifest, found: Sequence[Break], against: str, output: str) -> int:

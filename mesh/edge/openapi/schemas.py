@@ -302,6 +302,17 @@ class Schemas:
         masked = _MASK in message.fields_by_name and not field.is_repeated
         return (self._updates if masked else self).field(field, given)
 
+    @staticmethod
+    def plain(field: FieldDescriptor) -> Schema:
+        """Return the schema of a type whose JSON is a scalar, whatever the contract says of the field; else ``{}``."""
+        if field.is_repeated:
+            return {}
+        if field.message_type is None:
+            return dict(_SCALARS.get(field.type, {}))
+        name = field.message_type.full_name
+        wrapped = field.message_type.fields_by_name["value"].type if name in WRAPPERS else 0
+        return dict(_STRING_MESSAGES.get(name) or _SCALARS.get(wrapped, {}))
+
     def oneof_note(self, field: FieldDescriptor) -> str:
         """Return the note on a member of a oneof that names the members; ``""`` for other fields."""
         oneof = field.containing_oneof
