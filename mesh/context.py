@@ -138,10 +138,12 @@ class Context:
 
         The stub is the generated one on the mesh's channel. Its calls propagate the trace, the deadline, the user and
         this service's identity. In an ``async def`` function its methods are awaited. In a ``def`` function, which runs
-        in a thread, they block and return the result.
+        in a thread, they block and return the result; the class ``LoginBlockingStub`` has their types.
 
         Raises:
-            grpc.aio.AioRpcError: A call of the stub failed.
+            TypeError: A blocking stub is asked for in an ``async def`` function.
+            StatusError: A call of the stub failed: the class of its code (``NotFound``), which is also grpcio's
+                ``grpc.aio.AioRpcError``. Not caught, it is no status of this call (docs/functions.md).
         """
         return self._service.stub(stub_class)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
@@ -38,6 +38,7 @@ __all__ = [
     "Unimplemented",
     "Unknown",
     "http_status",
+    "is_own",
 ]
 
 
@@ -84,6 +85,13 @@ class Code(IntEnum):
         """Name in the Connect protocol: ``not_found``. (https://connectrpc.com/docs/protocol/#error-codes)."""
         return "canceled" if self is Code.CANCELLED else self.name.lower()
 
+    def __call__(self) -> Any:
+        """Return grpcio's ``StatusCode``: the ``code`` of a failed call is also grpcio's method ``code()``."""
+        return grpc_codes[self]
+
+
+grpc_codes: dict[Code, Any] = {}
+"""grpcio's codes. ``mesh.rpc.client.call_error`` fills it, since grpcio is imported in ``mesh.rpc`` only."""
 
 _HTTP: dict[int, int] = {
     Code.OK: 200,
@@ -195,6 +203,12 @@ class InvalidArgument(StatusError):
             details = (error_details_pb2.BadRequest(field_violations=found), *details)
         super().__init__(message, details=details)
 
+    @property
+    def violations(self) -> dict[str, str]:
+        """Field path → correct form, of all ``google.rpc.BadRequest`` details."""
+        requests = (detail for detail in self.details if isinstance(detail, error_details_pb2.BadRequest))
+        return {found.field: found.description for request in requests for found in request.field_violations}
+
 
 class DeadlineExceeded(StatusError):
     """The deadline passed. The call may have had its effect."""
@@ -236,6 +250,11 @@ class ResourceExhausted(StatusError):
         if retry_after is not None:
             details = (_retry_info(retry_after), *details)
         super().__init__(message, details=details)
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which a retry may succeed, of the ``google.rpc.RetryInfo`` detail; None if there is none."""
+        return _retry_delay(self.details)
 
 
 class FailedPrecondition(StatusError):
@@ -284,6 +303,11 @@ class Unavailable(StatusError):
             details = (_retry_info(retry_after), *details)
         super().__init__(message, details=details)
 
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which a retry may succeed, of the ``google.rpc.RetryInfo`` detail; None if there is none."""
+        return _retry_delay(self.details)
+
 
 class DataLoss(StatusError):
     """Data is lost or corrupt beyond repair."""
@@ -323,8 +347,10 @@ _CLASSES: dict[int, type[StatusError]] = {
 class RemoteError:
     """Base of exceptions that report the status of an outbound call, as a stub raises them.
 
-    It is not the status of the current call. If a function does not catch it, the caller gets only a code that holds
-    for both calls (see ``mesh.layers.recover``). Subclasses set the attributes.
+    They are instances of the class of their code too: a function catches ``NotFound``, whoever raised it. They are not
+    the status of the current call. If a function does not catch one, the caller gets only a code that holds for both
+    calls (see ``mesh.layers.recover``). Code that handles the status of the current call therefore asks ``is_own``.
+    Subclasses set the attributes.
 
     Attributes:
         status: The status.
@@ -333,6 +359,16 @@ class RemoteError:
 
     status: StatusError
     no_retry: bool = False
+
+
+def is_own(error: BaseException) -> TypeGuard[StatusError]:
+    """Return whether an exception is the status of the current call, not that of an outbound one."""
+    return isinstance(error, StatusError) and not isinstance(error, RemoteError)
+
+
+def _retry_delay(details: Sequence[Message]) -> float | None:
+    found = next((detail for detail in details if isinstance(detail, error_details_pb2.RetryInfo)), None)
+    return None if found is None else found.retry_delay.ToNanoseconds() / 1e9
 
 
 def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:

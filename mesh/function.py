@@ -26,11 +26,8 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import keyword
-import re
 import sysconfig
 import traceback
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from importlib.machinery import ModuleSpec
@@ -44,6 +41,7 @@ from mesh.call import Call, Handler, chain
 from mesh.context import Context
 from mesh.context_variables import InheritedContext
 from mesh.contract import shadowed_stubs
+from mesh.contract.function_names import function_names
 from mesh.contract.model import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
@@ -56,28 +54,11 @@ if TYPE_CHECKING:
     from mesh.context import Service as ServiceContext
     from mesh.contract.model import GrpcService, Method
 
-__all__ = ["Functions", "Hook", "function_name", "load_module", "module_spec"]
+__all__ = ["Functions", "Hook", "load_module", "module_spec"]
 
-_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _HOOKS = ("startup", "shutdown")
 
 Hook = Callable[["ServiceContext"], Any]
-
-
-def function_name(method: str) -> str:
-    """Return the function name of a method: ``GetUser`` → ``get_user``. A Python keyword gets a final ``_``."""
-    return _escaped(_WORDS.sub("_", method).lower())
-
-
-def _escaped(name: str) -> str:
-    return f"{name}_" if keyword.iskeyword(name) else name
-
-
-def _names(service: GrpcService) -> dict[str, str]:
-    """Return method name → function name. Methods with equal results (``GetURL``, ``GetUrl``) keep their own names."""
-    count = Counter(map(function_name, service.methods))
-    names = {method: function_name(method) for method in service.methods}
-    return {method: name if count[name] == 1 else _escaped(method) for method, name in names.items()}
 
 
 class Functions:
@@ -107,7 +88,7 @@ class Functions:
         faults: list[Fault] = []
         taken: dict[str, Method] = {}
         for service in services:
-            names = _names(service)
+            names = function_names(service.methods)
             for method in service.methods.values():
                 name = names[method.name]
                 other = taken.setdefault(name, method)

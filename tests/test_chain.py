@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
+import grpc.aio
 import pytest
 
 from mesh.boundary import cancel_task
@@ -23,6 +24,7 @@ from mesh.errors import (
 from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
+from mesh.rpc.client.call_error import CallError, call_error
 
 
 class Panic(BaseException):
@@ -32,6 +34,10 @@ class Panic(BaseException):
 def call(timeout: float | None = None, until: float | None = None) -> Call:
     unary = {"client_streaming": False, "server_streaming": False, "no_time_limit": False}
     return Call(SimpleNamespace(path="/t.v1.S/Do", timeout=timeout, **unary), Metadata(), until)
+
+
+def failed_call(code: Code, message: str = "") -> CallError:
+    return call_error(StatusError.of(code, message), grpc.aio.Metadata(), grpc.aio.Metadata())
 
 
 async def test_the_first_layer_is_the_outermost() -> None:
@@ -130,6 +136,16 @@ class TestDeadline:
             await deadline(call(timeout=0.01), handler)
         assert isinstance(caught.value.__cause__, OSError)
 
+    async def test_the_status_of_another_call_is_no_status_of_this_one(self) -> None:
+        async def handler(call: Call) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise failed_call(Code.NOT_FOUND) from None
+
+        with pytest.raises(DeadlineExceeded):
+            await deadline(call(timeout=0.01), handler)
+
     async def test_an_error_before_it_is_what_it_is(self) -> None:
         async def handler(call: Call) -> None:
             raise OSError
@@ -164,11 +180,11 @@ class TestRecover:
     async def test_an_onward_failure_passes_only_if_it_means_not_now(
         self, code: Code, expected: Code, caplog: pytest.LogCaptureFixture
     ) -> None:
-        class Remote(Exception, RemoteError):
-            status = StatusError.of(code, "10.0.0.7:9101 refused")
-
-        found = await self.answer(Remote())
+        error = failed_call(code, "10.0.0.7:9101 refused")
+        assert isinstance(error, type(StatusError.of(code)))
+        found = await self.answer(error)
         assert isinstance(found, StatusError)
+        assert not isinstance(found, RemoteError)
         assert found.code is expected
         assert "10.0.0.7" not in found.message
         [line] = caplog.records

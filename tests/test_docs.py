@@ -168,7 +168,7 @@ def test_the_functions_of_the_guide_lint_as_they_stand(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(("document", "text"), blocks("toml"))
+@pytest.mark.parametrize(("document", "text"), [block for block in blocks("toml") if "[tool." not in block[1]])
 def test_toml_is_a_table_of_mesh_toml(document: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "mesh.toml").write_text(text)
     (tmp_path / "services").symlink_to(ROOT / "services")

@@ -15,9 +15,10 @@ from conformance.v1 import conformance_pb2 as pb
 from conformance.v1 import conformance_pb2_grpc
 from hosting import ECHO, hosted
 
+from mesh.contract.function_names import function_name
 from mesh.contract.model import Access, Contract, GrpcService, Method
 from mesh.faults import Faults
-from mesh.function import Functions, function_name
+from mesh.function import Functions
 
 Write = Callable[..., str]
 

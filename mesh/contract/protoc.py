@@ -14,14 +14,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
-from mesh.contract import generated_stubs, protoc_errors
+from mesh.contract import generated_stubs, message_stubs, protoc_errors, service_stubs
+from mesh.contract.descriptor_pool import build_pool
+from mesh.contract.stub_module import module_name
 from mesh.faults import Fault, Faults
 
 __all__ = ["DESCRIPTORS", "add", "builtin_file", "builtin_roots", "descriptors", "generate", "load", "sources"]
@@ -29,13 +31,13 @@ __all__ = ["DESCRIPTORS", "add", "builtin_file", "builtin_roots", "descriptors",
 DESCRIPTORS = "contract.binpb"
 """Name of the file with the compiled contract, in the folder of the stubs."""
 
-_STUBS = ("--python_out=.", "--pyi_out=.", "--grpc_python_out=.")
+_STUBS = ("--python_out=.", "--grpc_python_out=.")
 _STAMP = "contract.sha256"
 _STAMP_ADDED = "added.sha256"
-_GENERATOR_VERSION = 4
+_GENERATOR_VERSION = 5
 """Version of the generator's output. Stubs of another version are out of date."""
-_UNTYPED = "# mypy: ignore-errors\n"
-"""First line of a gRPC stub: protoc writes it without annotations, which ``mypy --strict`` of a user would report."""
+_UNTYPED = "# type: ignore\n"
+"""First line of a module: protoc writes it without annotations. Type checkers read the type stub beside it."""
 _INSTALLED = ("google/protobuf/", "google/api/", "google/rpc/")
 _VENDORED = Path(__file__).parent / "protos"
 """Import root of ``buf/validate/validate.proto``, of which no package has the file or its Python module. It is the file
@@ -116,7 +118,7 @@ def descriptors(roots: Sequence[Path]) -> descriptor_pb2.FileDescriptorSet:
 
 
 def generate(roots: Sequence[Path], out: Path, *, force: bool = False) -> bool:
-    """Generate Python stubs (messages, gRPC, .pyi) and the compiled contract into ``out``.
+    """Generate Python stubs (messages, gRPC, type stubs) and the compiled contract into ``out``.
 
     The folder is replaced as a whole, and only if a source or the generator has changed. Several processes may do it at
     the same time.
@@ -184,6 +186,7 @@ def add(files: descriptor_pb2.FileDescriptorSet, names: Sequence[str], out: Path
         source = fresh / DESCRIPTORS
         source.write_bytes(files.SerializeToString())
         _protoc([f"--descriptor_set_in={DESCRIPTORS}", *_STUBS, *names], fresh, {})
+        _complete(files, names, fresh)
         source.unlink()
         (fresh / _STAMP_ADDED).write_text(digest)
         for path in sorted(fresh.rglob("*"), key=lambda path: path.name == _STAMP_ADDED):  # the stamp comes last
@@ -232,9 +235,27 @@ def _run(roots: Sequence[Path], files: Sequence[tuple[Path, str]], out: Path, *,
     if _RULES not in on_disk and _imports(out / DESCRIPTORS, _RULES):
         python.append(_RULES)
     _protoc([*includes, *_STUBS, *(arguments.get(name, name) for name in python)], out, on_disk)
-    for stub in out.rglob("*_pb2_grpc.py"):
-        text = stub.read_text(encoding="utf-8")
-        stub.write_text(_UNTYPED + generated_stubs.escaped(text), encoding="utf-8")
+    _complete(descriptor_pb2.FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes()), python, out)
+
+
+def _complete(files: descriptor_pb2.FileDescriptorSet, names: Collection[str], out: Path) -> None:
+    """Write the type stubs of files beside protoc's modules, and add to these the names that only the mesh has.
+
+    Raises:
+        Faults: protobuf's runtime refuses a file.
+    """
+    pool = build_pool(files)
+    for proto in files.file:
+        if proto.name not in names:
+            continue
+        file = pool.FindFileByName(proto.name)
+        messages = out / f"{module_name(proto.name).replace('.', '/')}.py"
+        services = messages.with_name(f"{messages.stem}_grpc.py")
+        messages.write_text(_UNTYPED + messages.read_text(encoding="utf-8"), encoding="utf-8")
+        messages.with_suffix(".pyi").write_text(message_stubs.message_stub(file, proto), encoding="utf-8")
+        text = generated_stubs.escaped(services.read_text(encoding="utf-8")) + service_stubs.runtime_names(file)
+        services.write_text(_UNTYPED + text, encoding="utf-8")
+        services.with_suffix(".pyi").write_text(service_stubs.service_stub(file, proto), encoding="utf-8")
 
 
 def _own_options() -> list[str]:
@@ -269,7 +290,7 @@ def _one_module(names: Sequence[str], on_disk: Mapping[str, str]) -> Iterator[Fa
     """Yield a fault for each file whose Python module has the name of another file's."""
     taken: dict[str, str] = {}
     for name in names:
-        module = name.removesuffix(".proto").replace("-", "_").replace(".", "/") + "_pb2.py"
+        module = module_name(name).replace(".", "/") + ".py"
         other = taken.setdefault(module, name)
         if other != name:
             yield Fault(on_disk.get(name, name), f"its Python module {module} is also that of {other}; rename the file")

@@ -17,7 +17,7 @@ from math import inf
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from mesh.errors import Code, DeadlineExceeded, ResourceExhausted, StatusError
+from mesh.errors import Code, DeadlineExceeded, ResourceExhausted, StatusError, is_own
 from mesh.layers.fair_queue import FairQueue, QueueFull, Share, Shares, Waiter
 from mesh.layers.queue_delay import QueueDelay
 from mesh.layers.timer_wheel import Expirable, timer_wheel
@@ -144,7 +144,7 @@ class ConcurrencyLimit:
         try:
             await next(call)
         except StatusError as error:
-            measured = measured and error.code not in _NOT_MEASURED
+            measured = measured and not (is_own(error) and error.code in _NOT_MEASURED)
             raise
         except asyncio.CancelledError:  # by the caller, or by the deadline
             measured = measured and call.deadline is not None and call.deadline <= monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic  # the clock of the event loops
 from typing import TYPE_CHECKING
 
-from mesh.errors import DeadlineExceeded, StatusError
+from mesh.errors import DeadlineExceeded, StatusError, is_own
 from mesh.layers.timer_wheel import TaskTimeout, timer_wheel
 
 if TYPE_CHECKING:
@@ -88,10 +88,8 @@ async def cancel_with(expiry: TaskTimeout, call: Call, next: Handler, status: Ca
         if expiry.sole_cause:
             raise status() from None
         raise
-    except StatusError:
-        raise
     except Exception as error:
-        if expiry.sole_cause:
+        if expiry.sole_cause and not is_own(error):
             raise status() from error
         raise
     finally:

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, TypeGuard
 
 from mesh.boundary import OwnCancellationError, as_exception
-from mesh.errors import Cancelled, Code, Internal, RemoteError, StatusError
+from mesh.errors import Cancelled, Code, Internal, RemoteError, StatusError, is_own
 from mesh.headers import NO_RETRY
 from mesh.message_size import oversized
 
@@ -34,10 +34,10 @@ async def recover(call: Call, next: Handler) -> None:
     """
     try:
         await next(call)
-    except StatusError as raised_status:
-        _pass_on_no_retry(call, raised_status)
-        raise
     except BaseException as raised:  # from a layer; functions raise only an Exception here (``mesh.boundary``)
+        if is_own(raised):
+            _pass_on_no_retry(call, raised)
+            raise
         error = await as_exception(raised, call)
         status = status_of(error)
         name = call.method.path if call.method is not None else "a request without a route"
@@ -55,7 +55,7 @@ def _pass_on_no_retry(call: Call, error: BaseException) -> None:
     Retries at each level of a chain of calls would multiply ("Site Reliability Engineering", 2016, chapter 21). The
     outbound call may have failed with the error itself, or the function raised the error while it handled that failure.
     """
-    if isinstance(error, StatusError) and error.code is not Code.UNAVAILABLE:
+    if is_own(error) and error.code is not Code.UNAVAILABLE:
         return
     cause: BaseException | None = error
     for _ in range(_MAX_CAUSES):
@@ -80,7 +80,7 @@ def status_of(error: Exception) -> StatusError:
     code means "not now", without the text of the other service. A cancellation that the mesh did not request is
     ``CANCELLED``. Every other exception is ``INTERNAL``.
     """
-    if isinstance(error, StatusError):
+    if is_own(error):
         return error
     if _not_now(error):
         return StatusError.of(error.status.code, "a service that this one depends on did not answer")

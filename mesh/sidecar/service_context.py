@@ -74,6 +74,9 @@ class ServiceContext:
         """Return the shared stub: an awaitable one on the service's event loop, a blocking one anywhere else.
 
         A ``def`` function may run an event loop of its own (``asyncio.run``). There the stub blocks too.
+
+        Raises:
+            TypeError: A blocking stub is asked for on the service's event loop, which it would not block.
         """
         running = asyncio._get_running_loop()  # noqa: SLF001 - get_running_loop without the exception
         if running is None or (self._loop is not None and running is not self._loop):
@@ -82,6 +85,10 @@ class ServiceContext:
             stubs, channel = self._stubs, self._channel
         found = stubs.get(stub_class)
         if found is None:
+            if channel is self._channel and getattr(stub_class, "is_blocking", False):
+                name = stub_class.__name__
+                awaited = name.replace("BlockingStub", "Stub")
+                raise TypeError(f"{name} is for def functions; in an async def function await the calls of {awaited}")
             found = stubs[stub_class] = stub_class(channel)  # type: ignore[call-arg]
         return found
 

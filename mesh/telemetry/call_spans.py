@@ -313,10 +313,10 @@ def _record(span: Span, error: BaseException, faults: frozenset[Code]) -> Code:
     """Record the exception in the span, and return the code of the call."""
     bug: BaseException | None = None
     message: str | None
-    if isinstance(error, StatusError):
-        code, message, bug = error.code, _message_of(error), bug_behind(error)
-    elif isinstance(error, RemoteError):
+    if isinstance(error, RemoteError):
         code, message = error.status.code, _message_of(error.status)
+    elif isinstance(error, StatusError):
+        code, message, bug = error.code, _message_of(error), bug_behind(error)
     elif isinstance(error, asyncio.CancelledError):
         code, message = Code.CANCELLED, "the caller went away"
     else:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audit.v1 import audit_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
@@ -164,3 +164,11 @@ def _record(row: Any) -> pb.Record:
     record.event_time.FromMicroseconds(row.happened_at)
     ParseDict(row.data, record.change if row.type == CHANGE else record.event)
     return record
+
+
+if TYPE_CHECKING:  # type checkers report functions that are missing or have other types than the contract
+    from audit.v1.audit_pb2_grpc import AuditFunctions
+
+    from services.audit import functions  # noqa: PLW0406 - this module, to be checked
+
+    _: AuditFunctions = functions

@@ -13,6 +13,7 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Greet the name in the path, or the world."""
     global greeted  # noqa: PLW0603 - Lambda functions keep state in globals
     greeted += 1
-    name = (event.get("pathParameters") or {}).get("name", "world")
+    parameters: dict[str, str] = event.get("pathParameters") or {}
+    name = parameters.get("name", "world")
     body = {"message": f"Hello, {name}!", "greeted": greeted, "request_id": context.aws_request_id}
     return {"statusCode": 200, "headers": {"Content-Type": "application/json"}, "body": json.dumps(body)}

@@ -16,7 +16,7 @@ import secrets
 import time
 import unicodedata
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.empty_pb2 import Empty
 from login.v1 import login_pb2 as pb
@@ -188,7 +188,7 @@ async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
                 .returning(refresh_tokens.c.session_id)
             )
         ).scalar_one_or_none()
-        session = None
+        refresh_token: str | None = None
         if used is None:
             stolen = select(refresh_tokens.c.session_id).where(refresh_tokens.c.hash == digest)
             ended = (
@@ -208,15 +208,15 @@ async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
                     .returning(sessions.c.user_id)
                 )
             ).scalar_one_or_none()
-        if session is not None:
-            refresh_token = await _new_refresh_token(tx, used)
-            # A session may last for years. Tokens that were used long ago are deleted; a second use is then unknown.
-            await tx.execute(
-                delete(refresh_tokens).where(
-                    refresh_tokens.c.session_id == used, refresh_tokens.c.used_at < now - rules.refresh
+            if session is not None:
+                refresh_token = await _new_refresh_token(tx, used)
+                # A session may last for years. Tokens that were used long ago are deleted: a second use is unknown.
+                await tx.execute(
+                    delete(refresh_tokens).where(
+                        refresh_tokens.c.session_id == used, refresh_tokens.c.used_at < now - rules.refresh
+                    )
                 )
-            )
-    if session is None:  # raised after the commit, which ends the session
+    if used is None or refresh_token is None:  # raised after the commit, which ends the session
         raise refused
     return pb.Tokens(
         access_token=signing.access_token(key, rules, now, user, session_id=used),
@@ -312,7 +312,8 @@ async def set_credential(request: pb.SetCredentialRequest, context: Context) -> 
     for _ in range(MAX_ATTEMPTS):
         try:
             async with revocations.announced(context) as tx:
-                fresh_one, ended = False, []
+                fresh_one = False
+                ended: list[str] = []
                 for user_id in sorted(
                     {*request.replaces, request.user_id}
                 ):  # sorted, so that concurrent calls do not deadlock
@@ -374,7 +375,7 @@ async def _delete(context: Context, user_ids: Sequence[str]) -> Empty:
     for _ in range(MAX_ATTEMPTS):
         try:
             async with revocations.announced(context) as tx:
-                ended = []
+                ended: list[str] = []
                 for user_id in sorted(set(user_ids)):  # the order of set_credential
                     ended += await _end(tx, user_id)
                 await revocations.revoke_users(tx, context, ended)
@@ -465,7 +466,7 @@ async def _end(tx: Transaction, user_id: str) -> list[str]:
     Returns:
         The user whose tokens are to be revoked, if the credential had not ended before.
     """
-    tombstone = {"password_hash": "", "roles": [], "active": False, "ended": True}
+    tombstone: dict[str, Any] = {"password_hash": "", "roles": [], "active": False, "ended": True}
     row = await _locked(tx, user_id)
     if row is None:
         await tx.execute(insert(credentials).values(user_id=user_id, version=0, **tombstone))
@@ -512,3 +513,11 @@ def _fold(name: str) -> str:
 
 def _now() -> int:
     return int(time.time())
+
+
+if TYPE_CHECKING:  # type checkers report functions that are missing or have other types than the contract
+    from login.v1.login_pb2_grpc import LoginFunctions
+
+    from services.login import functions  # noqa: PLW0406 - this module, to be checked
+
+    _: LoginFunctions = functions

@@ -185,9 +185,11 @@ async def count(
 
 def _next(rule: Rule, row: Any, now: int) -> tuple[int, int]:
     """Return the count after one more failure, and the seconds of the lock."""
-    before = 0 if row is None or row.last_at <= now - MAX_COUNT_AGE else row.count
-    if before and rule.leak:
-        before = max(0, before - (now - row.last_at) // rule.leak)
+    before = 0
+    if row is not None and row.last_at > now - MAX_COUNT_AGE:
+        before = row.count
+        if rule.leak:
+            before = max(0, before - (now - row.last_at) // rule.leak)
     number = before + 1
     return number, 0 if number < rule.free else min(2 ** min(number - rule.free, 30), rule.max_delay)
 

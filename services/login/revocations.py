@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -41,7 +41,7 @@ _watchers: set[asyncio.Future[None]] = set()
 
 
 @asynccontextmanager
-async def announced(context: Context) -> AsyncIterator[Transaction]:
+async def announced(context: Context) -> AsyncGenerator[Transaction]:
     """Begin a transaction that may revoke tokens; the watchers read it once it is committed."""
     async with context.transaction() as tx:
         yield tx

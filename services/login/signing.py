@@ -75,7 +75,7 @@ async def published(mesh: Context, settings: Settings, now: int) -> pb.KeySet:
     """Return the public keys, newest first."""
     async with mesh.transaction() as tx:
         rows = (await tx.execute(select(signing_keys).order_by(signing_keys.c.generation.desc()))).all()
-    keys = []
+    keys: list[pb.Key] = []
     retired_at = None
     for row in rows:
         if retired_at is None or now - retired_at < settings.access + PUBLISH_MARGIN_SECONDS:

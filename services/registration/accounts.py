@@ -30,7 +30,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-import grpc
 from login.v1 import login_pb2
 from login.v1.login_pb2_grpc import LoginStub
 from registration.v1 import events_pb2 as events
@@ -190,7 +189,7 @@ async def remove(mesh: Mesh, user_id: str) -> None:
             await tx.publish(deleted)
     try:
         await mesh.stub(LoginStub).DeleteCredentials(login_pb2.DeleteCredentialsRequest(user_ids=[user_id]))
-    except grpc.RpcError:
+    except StatusError:
         mesh.log.warning("login could not be told that user %s is deleted; the event will", user_id, exc_info=True)
 
 

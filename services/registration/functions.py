@@ -8,16 +8,25 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grpc
 from google.protobuf.empty_pb2 import Empty
 from login.v1 import login_pb2
 from login.v1.login_pb2_grpc import LoginStub
 from registration.v1 import registration_pb2 as pb
 from sqlalchemy import select
 
-from mesh import Aborted, AlreadyExists, Context, InvalidArgument, PermissionDenied, Secret, Service, Unauthenticated
+from mesh import (
+    Aborted,
+    AlreadyExists,
+    Context,
+    InvalidArgument,
+    PermissionDenied,
+    Secret,
+    Service,
+    StatusError,
+    Unauthenticated,
+)
 from services.registration import accounts, rules
 from services.registration.accounts import ADMIN
 from services.registration.tables import ACTIVE, users
@@ -81,7 +90,7 @@ async def _compare(service: Service, row: Any, password: str) -> None:
     request = login_pb2.CheckPasswordRequest(user_id=row.id, password=password)
     try:
         answer = await service.stub(LoginStub).CheckPassword(request, timeout=CHECK_TIMEOUT)
-    except grpc.RpcError:
+    except StatusError:
         service.log.info("login could not compare the password of the admin %s with admin_password", row.name)
         return
     if not answer.matches:
@@ -199,3 +208,11 @@ def _user(row: Any) -> pb.User:
     user.create_time.FromMicroseconds(row.created_at)
     user.update_time.FromMicroseconds(row.updated_at)
     return user
+
+
+if TYPE_CHECKING:  # type checkers report functions that are missing or have other types than the contract
+    from registration.v1.registration_pb2_grpc import RegistrationFunctions
+
+    from services.registration import functions  # noqa: PLW0406 - this module, to be checked
+
+    _: RegistrationFunctions = functions

@@ -30,7 +30,8 @@ def checked(fields: Mapping[str, str], prefix: str = "") -> dict[str, str]:
     Raises:
         InvalidArgument: Fields are not valid; it has one violation for each of them.
     """
-    found, violations = {}, {}
+    found: dict[str, str] = {}
+    violations: dict[str, str] = {}
     for field, value in fields.items():
         try:
             found[field] = _RULES[field](value)

@@ -14,9 +14,9 @@ from google.rpc import error_details_pb2, status_pb2
 from mesh.boundary import EscapedError, OwnCancellationError
 from mesh.call import Call, Metadata, current
 from mesh.chaos.endings import ways
-from mesh.errors import Code, InvalidArgument, RemoteError
+from mesh.errors import Code, InvalidArgument, NotFound, RemoteError, StatusError
 from mesh.rpc.client import connection_pool, grpcio_transport
-from mesh.rpc.client.unary_call import CallError
+from mesh.rpc.client.call_error import CallError
 
 EOF = grpc.aio.EOF
 MB = 2**20
@@ -181,6 +181,38 @@ async def test_errors_with_code_message_details_and_metadata(stub, rpc, kind, tr
     assert await call.details() == text
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert (again.code(), again.details()) == (error.code(), error.details())
+
+
+@pytest.mark.parametrize("kind", ["Unary", "ServerStream", "ClientStream", "Bidi"])
+@pytest.mark.parametrize("code", [code for code in Code if code is not Code.OK], ids=lambda code: code.name)
+async def test_a_failed_call_is_the_exception_that_the_function_raised(stub, rpc, kind, code):
+    raised = StatusError.of(code, "no such thing")
+    request = rpc.pb.EchoRequest(fail={"code": int(code), "message": raised.message, "details": True})
+    call = getattr(stub, kind)(iter([request]) if kind in ("ClientStream", "Bidi") else request, timeout=30)
+    with pytest.raises(type(raised)) as caught:
+        await (call if kind in ("Unary", "ClientStream") else anext(aiter(call)))
+    error = caught.value
+    assert isinstance(error, grpc.aio.AioRpcError)
+    assert (error.code, error.message, str(error.code)) == (code, "no such thing", str(int(code)))
+    assert error.code is code
+    assert (error.code().value[0], error.details()) == (code, "no such thing")
+    [detail] = error.details
+    assert isinstance(detail, error_details_pb2.BadRequest)
+    if code is Code.INVALID_ARGUMENT:
+        assert error.violations == {"text": detail.field_violations[0].description}
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert type(again) is type(error)
+    assert (again.code, list(again.details)) == (code, [detail])
+
+
+async def test_requests_that_fail_with_the_error_of_another_call_fail_the_call_with_it(stub, rpc):
+    async def relayed():
+        yield await stub.Unary(rpc.pb.EchoRequest(fail={"code": 5, "message": "not here"}), timeout=30)
+
+    with pytest.raises(NotFound) as caught:
+        await stub.ClientStream(relayed(), timeout=30)
+    assert caught.value.details() == "not here"
+    assert caught.value.details == ()
 
 
 async def test_messages_before_an_error_arrive(stub, rpc):

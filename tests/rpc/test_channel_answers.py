@@ -18,9 +18,9 @@ from google.protobuf import duration_pb2
 from ngh2 import ErrorCode
 
 from mesh.message_size import Side, oversized
+from mesh.rpc.client.call_error import CallError
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.target import Target
-from mesh.rpc.client.unary_call import CallError
 from mesh.rpc.status import DEADLINE_TOLERANCE_SECONDS
 
 SECOND = duration_pb2.Duration(seconds=1).SerializeToString()

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from mesh.call import Call, Metadata, current
-from mesh.errors import Cancelled
+from mesh.errors import Cancelled, NotFound
 from mesh.rpc.client.blocking_channel import BlockingChannel
 from mesh.rpc.client.channel import Channel
 from mesh.rpc.client.target import Target
@@ -44,8 +44,9 @@ async def test_errors(blocking, rpc):
     def function():
         blocking.Unary(rpc.pb.EchoRequest(fail={"code": 5, "message": "gone"}), timeout=5)
 
-    with pytest.raises(grpc.RpcError) as caught:
+    with pytest.raises(NotFound) as caught:
         await asyncio.to_thread(function)
+    assert isinstance(caught.value, grpc.RpcError)
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.NOT_FOUND, "gone")
 
 

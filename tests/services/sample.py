@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
+import grpc.aio
 from google.protobuf import json_format
 from login.v1 import login_pb2
 from registration.v1 import registration_pb2
@@ -26,7 +26,7 @@ from mesh.context import Context, Transaction
 from mesh.contract import loader, protoc
 from mesh.contract.model import ChangeTrigger, Contract, EventTrigger, generated_class
 from mesh.database import Database
-from mesh.errors import RemoteError, StatusError
+from mesh.errors import StatusError
 from mesh.events.changes import capture
 from mesh.events.changes.change_event import encoder
 from mesh.events.cloudevents import Event
@@ -34,6 +34,7 @@ from mesh.events.publish import outbox
 from mesh.events.publish.outbox import Outbox
 from mesh.events.publish.publisher import Publications
 from mesh.headers import CLIENT_ADDRESS
+from mesh.rpc.client.call_error import call_error
 from services.audit import functions as audit_functions
 from services.login import functions as login_functions
 from services.registration import functions as registration_functions
@@ -46,14 +47,6 @@ Before = Callable[[str], Awaitable[None]]
 def contract() -> Contract:
     """The contract of the sample mesh."""
     return loader.read(protoc.load([ROOT / "protos"], ROOT / "gen"))
-
-
-class OnwardError(grpc.RpcError, RemoteError):
-    """What a stub raises when its call fails."""
-
-    def __init__(self, status: StatusError) -> None:
-        super().__init__(str(status))
-        self.status = status
 
 
 class Host:
@@ -100,7 +93,7 @@ class Host:
             try:
                 answer = await self.other.call(name, request, caller=self.name)
             except StatusError as status:
-                raise OnwardError(status) from None
+                raise call_error(status, grpc.aio.Metadata(), grpc.aio.Metadata()) from None
             if name in self.after:
                 await self.after[name]()
             return answer

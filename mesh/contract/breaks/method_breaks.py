@@ -40,7 +40,7 @@ def service_breaks(both: ComparedContracts) -> Iterator[Break]:
                 "keep it until nothing calls it; serve the new service beside it",
             )  # fmt: skip
             continue
-        yield from _dependencies(both, old, new)
+        yield from _service_options(both, old, new)
         for short, method in old.methods.items():
             after = new.methods.get(short)
             if after is None:
@@ -65,7 +65,7 @@ def _lost(both: ComparedContracts, *methods: Method) -> str:
     return lost + (f"; nothing is called any more for: {', '.join(triggers)}" if triggers else "")
 
 
-def _dependencies(both: ComparedContracts, old: GrpcService, new: GrpcService) -> Iterator[Break]:
+def _service_options(both: ComparedContracts, old: GrpcService, new: GrpcService) -> Iterator[Break]:
     for called in old.calls:
         if called not in new.calls and called in both.new.services:
             yield Break(
@@ -80,6 +80,17 @@ def _dependencies(both: ComparedContracts, old: GrpcService, new: GrpcService) -
                 f"subscribers of {event} get none from {old.name}, and those that wait to be delivered are refused",
                 f'keep publishes: "{event}" until all its events have been delivered',
             )  # fmt: skip
+
+    if _refuses_outputs(new) and not _refuses_outputs(old):
+        yield Break(
+            new.place, "OUTPUT_ONLY_REFUSED", old.name, "refuse_output_only is new",
+            "requests that set an OUTPUT_ONLY field get INVALID_ARGUMENT (HTTP 400); it was cleared before",
+            "leave it out, or add a new service",
+        )  # fmt: skip
+
+
+def _refuses_outputs(service: GrpcService) -> bool:
+    return any(method.refuse_output_only for method in service.methods.values())
 
 
 class _Methods:

@@ -39,6 +39,8 @@ message GreetResponse {
 FUNCTIONS = '''\
 """The functions of $name: method ``Greet`` of the contract is ``greet`` here."""
 
+from typing import TYPE_CHECKING
+
 from mesh import Context, InvalidArgument
 from $name.v1 import ${name}_pb2 as pb
 
@@ -49,6 +51,13 @@ async def greet(request: pb.GreetRequest, context: Context) -> pb.GreetResponse:
         raise InvalidArgument("the name is too long", violations={"name": "at most 100 characters"})
     context.log.info("greeting %s", request.name)
     return pb.GreetResponse(text=f"Hello, {request.name}!")
+
+
+if TYPE_CHECKING:  # mypy and pyright report a function that is missing or has other types than the contract
+    from $name.v1.${name}_pb2_grpc import ${service}Functions
+    from services.$name import functions  # noqa: PLW0406 - this module, to be checked
+
+    _: ${service}Functions = functions
 '''
 
 TEST = '''\
@@ -131,6 +140,7 @@ README = f"""\
     mesh call $service/Greet -d '{{"name": "Ada"}}'    # over gRPC
     mesh trace                             # the path of a request
     python -m pytest                       # the tests
+    python -m mypy                         # the types; `pyright` does it too
     mesh new NAME                          # one more service
 
 `protos/` holds the contracts, `services/` the functions, `mesh.toml` says what runs where. buf and editors read
@@ -145,10 +155,25 @@ gen/
 __pycache__/
 """
 
+PYPROJECT = """\
+# Type checkers find the stubs that `mesh generate` writes to gen/.
+[tool.mypy]
+strict = true
+mypy_path = "gen"
+explicit_package_bases = true
+files = ["services", "tests"]
+
+[tool.pyright]
+typeCheckingMode = "strict"
+extraPaths = ["gen"]
+include = ["services", "tests"]
+"""
+
 PROJECT = {
     "mesh.toml": MANIFEST,
     ".gitignore": GITIGNORE,
     "README.md": README,
+    "pyproject.toml": PYPROJECT,
     "buf.yaml": BUF,
     "services/__init__.py": '"""The functions of the mesh, one folder for each service."""\n',
 }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace
 
 from mesh.call import Call, Handler, Metadata
-from mesh.errors import StatusError, Unimplemented
+from mesh.errors import Unimplemented, is_own
 from mesh.layers.recover import status_of
 from mesh.text import text_of
 from mesh.trace_context import parse_span_context
@@ -157,10 +157,8 @@ async def once(call: Call, next: Handler) -> None:
         await next(call)
     except AlreadyProcessedError:
         return
-    except StatusError:
-        raise
     except Exception as error:
-        if not isinstance(call, DeliveryCall):
+        if is_own(error) or not isinstance(call, DeliveryCall):
             raise
         call.failure = f"{type(error).__name__}: {' '.join(text_of(error).split())}"
         if call.failure == call.logged_failure:

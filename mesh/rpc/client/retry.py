@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mesh.call import Call, current
-from mesh.errors import Code, StatusError
+from mesh.errors import Code, StatusError, is_own
 from mesh.headers import NO_RETRY, RETRY
 from mesh.rpc.client import client_metrics
 from mesh.rpc.client.attempt import Attempt, RetryBudget, is_retry, pushback
@@ -207,6 +207,8 @@ async def _with_retries(call: Call, next: Handler, policy: RetryPolicy, budget: 
             finally:
                 call.peer = attempt.peer
         except StatusError as error:
+            if not is_own(error):  # of another call, which made the requests of this one
+                raise
             if error.code == Code.UNAVAILABLE:
                 budget.failure()
             else:

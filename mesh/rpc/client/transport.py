@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mesh.address import authority
 from mesh.boundary import cancel_task
-from mesh.errors import Code, DeadlineExceeded, StatusError, Unavailable
+from mesh.errors import Code, DeadlineExceeded, StatusError, Unavailable, is_own
 from mesh.headers import Headers
 from mesh.layers.timer_wheel import timer_wheel
 from mesh.message_size import Side, too_large
@@ -388,7 +388,7 @@ class _StreamingExchange:
         sender = self.sender
         if sender is not None and sender.done() and not sender.cancelled():
             error = sender.exception()
-            if error is not None and (stream.trailers is None or isinstance(error, StatusError)):
+            if error is not None and (stream.trailers is None or is_own(error)):
                 raise error
         try:
             _finish_call(self.call, stream)

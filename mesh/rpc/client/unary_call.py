@@ -17,18 +17,15 @@ import grpc
 import grpc.aio
 
 from mesh.call import Call, Metadata, decode_values
-from mesh.errors import Cancelled, Internal, RemoteError, StatusError, Unknown
-from mesh.headers import PUSHBACK
+from mesh.errors import Cancelled, Internal, StatusError, Unknown, is_own
 from mesh.rpc import status
+from mesh.rpc.client.call_error import GRPC_CODES, call_error
 from mesh.rpc.client.http2_stream import wrong_response_count
 
 if TYPE_CHECKING:
     from mesh.rpc.client.channel import MultiCallable
 
-__all__ = ["CallError", "CallFacade", "OutboundCall", "UnaryUnaryCall", "undecodable_response"]
-
-_PUSHBACK = PUSHBACK.decode()
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+__all__ = ["CallFacade", "OutboundCall", "UnaryUnaryCall", "undecodable_response"]
 
 
 def _grpc_metadata(pairs: Iterable[tuple[bytes, bytes]]) -> grpc.aio.Metadata:
@@ -39,23 +36,6 @@ def _grpc_metadata(pairs: Iterable[tuple[bytes, bytes]]) -> grpc.aio.Metadata:
 def undecodable_response(multi: MultiCallable) -> Internal:
     """Return the status of a response that the stub's deserializer refuses (statuscodes.md)."""
     return Internal(f"the response of {multi.method.path} cannot be decoded: it is no message of the expected type")
-
-
-class CallError(grpc.aio.AioRpcError, RemoteError):
-    """The failure of a stub's call.
-
-    Attributes:
-        status: Its status, as the mesh's own exception.
-        no_retry: As in ``RemoteError``: the trailers say so.
-    """
-
-    def __init__(self, error: StatusError, headers: grpc.aio.Metadata, trailers: grpc.aio.Metadata) -> None:
-        super().__init__(_CODES[int(error.code)], headers, trailers, error.message, str(error))
-        self.status = error
-        self.no_retry = str(trailers.get(_PUSHBACK, "")).startswith("-")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self.status, self.initial_metadata(), self.trailing_metadata()))
 
 
 class OutboundCall(Call):
@@ -104,9 +84,9 @@ class OutboundCall(Call):
         self.ended = True
         self.headers_sent = True
         if error is not None:
-            if isinstance(error, StatusError):
+            if is_own(error):  # the requests of a function may fail with the error of another call
                 self.status = error
-                error = CallError(error, _grpc_metadata(self.headers), self.grpc_trailers())
+                error = call_error(error, _grpc_metadata(self.headers), self.grpc_trailers())
             elif isinstance(error, asyncio.CancelledError):
                 self.was_cancelled = True
                 self.status = Cancelled("cancelled by its caller")
@@ -197,7 +177,7 @@ class CallFacade:
         """Return the status code, when the call has ended."""
         await self.core.wait_ended()
         error = self.core.status
-        return grpc.StatusCode.OK if error is None else _CODES[int(error.code)]
+        return grpc.StatusCode.OK if error is None else GRPC_CODES[error.code]
 
     async def details(self) -> str:
         """Return the status message, when the call has ended."""
@@ -288,6 +268,8 @@ class UnaryUnaryCall(CallFacade, OutboundCall):
         except StatusError as error:
             self.finish(error)
             assert self.error is not None  # noqa: S101 - finish has set it
+            if self.error is error:  # of another call
+                raise
             raise self.error from None
         except BaseException as error:
             self.finish(error)
