@@ -25,6 +25,7 @@ from mesh.edge.http.websocket import WebSocketCall, WebSockets
 from mesh.edge.lambda_http.gateway import Gateway
 from mesh.edge.layers.stack import NO_LAYERS, OptionalLayers
 from mesh.edge.openapi.pages import BuiltinPages
+from mesh.edge.openapi.schemas import Schemas
 from mesh.errors import Internal, InvalidArgument, StatusError, Unavailable
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
@@ -33,7 +34,6 @@ from mesh.protojson.codec import Codecs
 from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream
 from mesh.rpc.server.clients.exception_frames import release_frames
 from mesh.rpc.server.clients.limits import ClientLimits
-from mesh.rules.field_behavior import Behaviors
 
 if TYPE_CHECKING:
     from mesh.layers.concurrency import ConcurrencyLimit
@@ -111,7 +111,7 @@ class EdgeApp:
         self._streams = Streams(chain(stream_limit, open_stream), max_message=max_body, timeout=timeout)
         self._web_sockets = WebSockets(stream_limit, open_stream, self._find, _check_access, max_message=max_body)
         codecs = Codecs(
-            ignore_unknown_fields=layers.ignore_unknown_fields, always_print=Behaviors(contract.pool).required
+            ignore_unknown_fields=layers.ignore_unknown_fields, always_print=Schemas(contract.pool, {}).required
         )
         self._router = Router(
             [
