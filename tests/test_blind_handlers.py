@@ -47,7 +47,7 @@ ALLOWED = {
         "_json: Exception": "decodes an event for the command line",
     },
     "mesh/control/commands/stored_events.py": {
-        "_outbox_rows: Exception": "the mesh's own statements",
+        "_opened: Exception": "the mesh's own statements",
     },
     "mesh/control/supervise/child.py": {
         "Child._cancel_restarts: CancelledError": "awaits the task that it has just cancelled",

@@ -35,6 +35,8 @@ RULES: Mapping[str, str] = {
     "SUBSCRIPTION_REMOVED": "an event or a table's changes no longer call a method",
     "SCHEDULE_REMOVED": "a schedule no longer calls a method",
     "TICKS_SKIPPED": "`skip_missed` is new: a missed tick is not made up for",
+    "CAPTURED_TABLE_DROPPED": "a migration drops or renames a table that a change trigger names",
+    "CAPTURED_COLUMN_DROPPED": "a migration drops or renames a column of such a table",
     # -- messages --
     "FIELD_REMOVED": "a field is gone, and number and name are not both reserved",
     "REQUEST_FIELD_REMOVED": "a field that HTTP clients may send is gone, though reserved",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from mesh.events.broker.nats_connection import NatsConnection
 
-__all__ = ["stored_breaks"]
+__all__ = ["applied_versions", "stored_breaks"]
 
 NAMED = 3
 """Ids that a break names."""
@@ -49,8 +50,12 @@ OUTBOX, RETAINED, DEAD = "the outbox of", "the retained events", "the dead lette
 _ROWS = text(
     "SELECT sequence, id, headers, data FROM mesh_outbox WHERE sequence > :after ORDER BY sequence LIMIT :limit"
 ).columns()
-_HAS_SQLITE_TABLE = text("SELECT 1 FROM sqlite_master WHERE name = 'mesh_outbox'").columns()
-_HAS_POSTGRESQL_TABLE = text("SELECT 1 WHERE to_regclass('mesh_outbox') IS NOT NULL").columns()
+_VERSIONS = text("SELECT version FROM mesh_migrations").columns()
+_HAS_TABLE = {
+    True: text("SELECT 1 FROM sqlite_master WHERE name = :table").columns(),
+    False: text("SELECT 1 WHERE to_regclass(CAST(:table AS TEXT)) IS NOT NULL").columns(),
+}
+"""Whether the database is SQLite → the statement that finds a table."""
 
 
 def stored_breaks(manifest: Manifest, old: Contract, new: Contract) -> list[Break]:
@@ -101,31 +106,60 @@ async def _dead_letters(connection: NatsConnection, reader: _Reader) -> None:
 
 async def _outbox_rows(name: str, url: str) -> AsyncIterator[tuple[str, str, bytes]]:
     """Yield id, type and bytes of the events in the outbox of a service. Rows of changes have no event yet."""
-    file = parse(url).file
-    if file is not None and not file.is_file():
-        return  # the service has never run
-    database = Database(url, migrations=None, name=name)
-    database.open()
-    try:
-        async with database.housekeeping() as tx:
-            found = await tx.execute(_HAS_POSTGRESQL_TABLE if file is None else _HAS_SQLITE_TABLE)
-            if not list(found):
-                return
-        after = 0
-        while True:
+    async with _opened(name, url, "mesh_outbox") as database:
+        after, more = 0, database is not None
+        while more and database is not None:
             async with database.housekeeping() as tx:
                 rows = [tuple(row) for row in await tx.execute(_ROWS, {"after": after, "limit": PER_PAGE})]
             for sequence, id_, headers, data in rows:
                 after = sequence
                 if headers.startswith("{"):
                     yield id_, orjson.loads(headers).get("ce-type", ""), data if isinstance(data, bytes) else b""
-            if len(rows) < PER_PAGE:
-                return
+            more = len(rows) == PER_PAGE
+
+
+@asynccontextmanager
+async def _opened(name: str, url: str, table: str) -> AsyncIterator[Database | None]:
+    """Open the database of a service for the time of a block; None if it has no such table of the mesh.
+
+    Raises:
+        Faults: It cannot be read.
+    """
+    file = parse(url).file
+    if file is not None and not file.is_file():
+        yield None  # the service has never run
+        return
+    database = Database(url, migrations=None, name=name)
+    database.open()
+    try:
+        async with database.housekeeping() as tx:
+            has_table = list(await tx.execute(_HAS_TABLE[file is not None], {"table": table}))
+        yield database if has_table else None
     except Exception as error:
-        text_ = f"the outbox cannot be read: {error.message if isinstance(error, StatusError) else reason(error)}"
+        text_ = f"the database cannot be read: {error.message if isinstance(error, StatusError) else reason(error)}"
         raise Faults([Fault(f"[services.{name}] database", text_)]) from error
     finally:
         await database.stop()
+
+
+def applied_versions(manifest: Manifest) -> dict[str, set[str]]:
+    """Return the migrations that the database of each service has run, by name.
+
+    Raises:
+        Faults: A database cannot be read.
+    """
+    return asyncio.run(_applied_versions(manifest))
+
+
+async def _applied_versions(manifest: Manifest) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for name, config in manifest.services.items():
+        if config.database:
+            async with _opened(name, config.database, "mesh_migrations") as database:
+                if database is not None:
+                    async with database.housekeeping() as tx:
+                        found[name] = {str(version) for (version,) in await tx.execute(_VERSIONS)}
+    return found
 
 
 @dataclass(slots=True)
