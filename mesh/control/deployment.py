@@ -16,6 +16,7 @@ from mesh.control import topology
 from mesh.database_url import file_faults, parse
 from mesh.faults import Fault, Faults
 from mesh.lambdas.handlers import functions_of
+from mesh.rules.buf_lint import lint_faults
 from mesh.rules.contract_faults import rule_faults
 
 __all__ = ["all_faults", "combined_faults", "warnings"]
@@ -23,7 +24,8 @@ __all__ = ["all_faults", "combined_faults", "warnings"]
 
 def all_faults(manifest: Manifest, contract: Contract) -> list[Fault]:
     """Return every fault that can be found without starting a process; imports every module."""
-    return [*combined_faults(manifest, contract), *_database_files(manifest), *_functions(manifest, contract)]
+    found = [*combined_faults(manifest, contract), *_database_files(manifest), *_functions(manifest, contract)]
+    return [*found, *lint_faults(contract.files, {fault.place for fault in found})]
 
 
 def warnings(manifest: Manifest, contract: Contract) -> list[Fault]:

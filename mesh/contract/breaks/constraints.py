@@ -59,10 +59,14 @@ class ConstraintsReader:
 
     def of_field(self, field: Any) -> Constraints:
         """Return the constraints of a field; ``required`` also for the behavior REQUIRED."""
-        found = self._read("field", field)
+        found = self.rules_of_field(field)
         if "REQUIRED" in self.behaviors(field):
             found["required"] = True
         return found
+
+    def rules_of_field(self, field: Any) -> Constraints:
+        """Return the constraints of a field by ``buf.validate`` only."""
+        return self._read("field", field)
 
     def of_message(self, message: Any) -> Constraints:
         """Return the constraints of a message: CEL expressions, and oneofs by rule."""
