@@ -453,9 +453,7 @@ async def test_the_first_admin_comes_from_the_settings(
     assert "changed meanwhile" not in caplog.text
     assert "set the secret that admin_password of [services.registration.settings] names" in caplog.text
     wrong = Sample(*urls, **{**settings, "admin_name": "?"}, admin_password="correct horse")
-    with pytest.raises(
-        ValueError, match=r"^\[services.registration.settings\] admin_name: must be at least 3"
-    ):
+    with pytest.raises(ValueError, match=r"^\[services.registration.settings\] admin_name: must be at least 3"):
         await wrong.start()
     await wrong.stop()
 
