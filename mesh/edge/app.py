@@ -74,7 +74,7 @@ class EdgeApp:
 
     Attributes:
         draining: Whether ``/healthz`` reports that the edge is shutting down.
-        grpc: The application for gRPC and gRPC-Web.
+        grpc: The application for gRPC, gRPC-Web and Connect.
     """
 
     def __init__(
@@ -144,6 +144,8 @@ class EdgeApp:
             max_message=max_body,
             timeout=timeout,
             builtin=layers.builtin,
+            codecs=codecs,
+            has_route=self._has_route,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -249,6 +251,13 @@ class EdgeApp:
                 call, await request_body.read_request(call, target, values, self._max_body, self._timeout)
             )
             await response.send_message(call, target, response_format, await message, method.success_status)
+
+    def _has_route(self, path: str, verb: str) -> bool:
+        """Whether the contract has a route for a path and an HTTP method."""
+        try:
+            return isinstance(self._router.find(path, verb), tuple)
+        except BadPath:
+            return False
 
     def _find(self, call: HttpCall, verb: str) -> tuple[Transcoder, tuple[str, ...]] | None:
         """Return the transcoder for a path and an HTTP method; None if there is none, or a Lambda function instead.

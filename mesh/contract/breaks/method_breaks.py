@@ -157,7 +157,8 @@ class _Methods:
         elif old.access is new.access is Access.KEY and new.scopes - old.scopes:
             added = ", ".join(sorted(new.scopes - old.scopes))
             yield self._break(
-                "SCOPES_ADDED", f"a key needs {added} too", f"refused with 403 are API keys without {added}",
+                "SCOPES_ADDED", f"an API key needs the scope {added} too",
+                f"refused with 403 are API keys without {added}",
                 "make the keys with the new scope first (mesh apikeys create), or add a new method",
             )  # fmt: skip
 
@@ -169,11 +170,11 @@ class _Methods:
             return
         if after is None and not old.no_time_limit and (before is None or default is None or default >= before):
             return
-        was = "no time limit" if old.no_time_limit else "no timeout" if before is None else f"timeout {before:g} s"
-        is_ = f"timeout {after:g} s" if after is not None else "none, so the default of the deployment"
+        was = "no time limit" if old.no_time_limit else "no timeout" if before is None else f"a timeout of {before:g} s"
+        is_ = f"a timeout of {after:g} s" if after is not None else "none, so the default of the deployment"
         limit = f"{after:g} s" if after is not None else "the default" if default is None else f"{default:g} s"
         yield self._break(
-            "TIMEOUT_CUT", f"{was} was declared, and {is_} is now",
+            "TIMEOUT_CUT", f"it had {was} and has {is_} now",
             f"calls that take longer than {limit} end with DEADLINE_EXCEEDED (HTTP 504)",
             "keep the limit or raise it; a caller can set a shorter deadline of its own",
         )  # fmt: skip
