@@ -8,7 +8,6 @@ version files and never runs them.
 from __future__ import annotations
 
 import ast
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -29,7 +28,9 @@ class MigrationVersions:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        self._folders = {name: _folder(manifest, name) for name, config in manifest.services.items() if config.database}
+        self._folders = {
+            name: manifest.migrations_folder(name) for name, config in manifest.services.items() if config.database
+        }
         self._applied = {name: _read(folder) for name, folder in self._folders.items()}
 
     def contains(self, path: Path) -> bool:
@@ -47,15 +48,6 @@ class MigrationVersions:
 def is_version(path: Path) -> bool:
     """Whether Alembic reads a file of a folder of versions as a version."""
     return path.suffix == ".py" and path.name != "__init__.py" and not path.name.startswith(".#")
-
-
-def _folder(manifest: Manifest, name: str) -> Path:
-    """Return the folder of the versions of a service; it need not exist."""
-    config = manifest.services[name]
-    if config.migrations:
-        return Path(os.path.normpath(manifest.root / config.migrations))
-    module = manifest.root.joinpath(*config.module.split("."))
-    return (module if module.is_dir() else module.parent) / "migrations"
 
 
 def _read(folder: Path) -> dict[str, bytes]:
