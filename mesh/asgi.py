@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-__all__ = ["AsgiEvent", "Receive", "Scope", "Send", "discard_body"]
+__all__ = ["AsgiEvent", "Receive", "Scope", "Send", "discard_body", "is_body_expected"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 AsgiEvent: TypeAlias = MutableMapping[str, Any]
@@ -21,6 +21,16 @@ DISCARD_SIZE = 64 * 2**20
 """Bytes of an unread request body that are discarded at most."""
 DISCARD_TIMEOUT = 2.0
 """Seconds that discarding may take."""
+
+
+def is_body_expected(scope: Scope) -> bool:
+    """Whether a request has a body that is to be discarded if nothing reads it.
+
+    A client of HTTP/2 that declares no length may keep the stream open for the response.
+    """
+    return scope["http_version"] != "2" or any(
+        name == b"content-length" and value != b"0" for name, value in scope["headers"]
+    )
 
 
 async def discard_body(receive: Receive) -> None:

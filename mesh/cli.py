@@ -157,6 +157,10 @@ def _checked(options: argparse.Namespace) -> int:
     manifest, contract, warnings = check.checked(_file(options))
     for warning in _located(options, warnings):
         _print_error(f"warning: {warning}")
+    if options.against_running:
+        from mesh.control.commands import check_against
+
+        return check_against.run_running(manifest, contract, options.format)
     if options.against is not None:
         from mesh.control.commands import check_against
 
@@ -240,6 +244,11 @@ def _export_openapi(options: argparse.Namespace) -> int:
 def _export_contract(options: argparse.Namespace) -> int:
     from mesh.control.commands import export
 
+    if options.running:
+        from mesh.config import manifest
+        from mesh.control.commands.running_contract import running_contract
+
+        return export.contract(running_contract(manifest.load(_file(options))), Path(options.out))
     _, contract = _load(options)
     return export.contract(contract, Path(options.out))
 
@@ -270,6 +279,13 @@ def _export_schema(options: argparse.Namespace) -> int:
     from mesh.control.commands import export
 
     return export.schema(Path(options.out) if options.out is not None else None)
+
+
+def _export_typescript(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    _, contract = _load(options)
+    return export.typescript(contract, Path(options.out) if options.out is not None else None)
 
 
 def _keys(options: argparse.Namespace) -> int:
@@ -382,10 +398,15 @@ def _add_call(command: AddCommand) -> None:
 
 def _add_check(command: AddCommand) -> None:
     check = command("check", _check, "find every fault of contract, mesh.toml and functions", _CHECK)
-    check.add_argument(
+    reference = check.add_mutually_exclusive_group()
+    reference.add_argument(
         "--against", metavar="REF",
         help="also find the changes that break clients, events or calls since a git commit, or since the contract in a "
         "file of `mesh export contract`",
+    )  # fmt: skip
+    reference.add_argument(
+        "--against-running", action="store_true",
+        help="the same since the contract of the running mesh; its stored events are read with the new contract too",
     )  # fmt: skip
     check.add_argument(
         "--format", choices=("text", "json", "github"), default="text",
@@ -424,6 +445,7 @@ def _add_export(command: AddCommand, commands: Any) -> None:
     compiled.add_argument(
         "-o", "--out", metavar="FILE", default="contract.binpb", help="write to this file; default: contract.binpb"
     )
+    compiled.add_argument("--running", action="store_true", help="the contract of the running mesh, by reflection")
     nats = command(
         "nats", _export_nats, "write the users and rights for a nats-server's configuration", _EXPORT_NATS, formats
     )
@@ -434,6 +456,10 @@ def _add_export(command: AddCommand, commands: Any) -> None:
     command(
         "protos", _export_protos, "write the files that the contract imports", _EXPORT_PROTOS, formats
     ).add_argument("folder", metavar="DIR", help="folder for them; it is made if it is missing")
+    typescript = command(
+        "typescript", _export_typescript, "write a TypeScript client of the HTTP routes", _EXPORT_TYPESCRIPT, formats
+    )
+    typescript.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
     command("schema", _export_schema, "write the JSON Schema of mesh.toml", _EXPORT_SCHEMA, formats).add_argument(
         "-o", "--out", metavar="FILE", help="default: standard output"
     )
@@ -508,6 +534,11 @@ docs/compatibility.md.
   mesh check --against v1.4 --format github
   mesh check --against contract.binpb --format json
 
+With --against-running, the contract is that of the running mesh. Rows of outboxes, retained events and dead letters are
+decoded with the new contract. Those that it cannot decode or does not accept are counted, with their first ids.
+
+  mesh check --against-running
+
 Exit codes: 0 nothing found, or every break accepted; 1 a fault; 2 wrong usage; 3 a break that is not accepted.
 """
 _GENERATE = """
@@ -561,6 +592,7 @@ _EXPORT_CONTRACT = """
 The file is a google.protobuf.FileDescriptorSet with all imports, comments, and the services of Lambda functions.
 
   mesh export contract --out contract.binpb
+  mesh export contract --running --out running.binpb
   mesh check --against contract.binpb
   buf generate contract.binpb --template buf.gen.yaml
 """
@@ -595,4 +627,11 @@ line of mesh.toml names it:
   #:schema ./mesh.schema.json
 
   mesh export schema -o mesh.schema.json
+"""
+_EXPORT_TYPESCRIPT = """
+One file without dependencies, for browsers and Node: the types of the contract, a method for each method with a route,
+errors with code and details, streams as async iterators, and the rules of fields. Write it again when the contract has
+changed.
+
+  mesh export typescript -o web/src/client.ts
 """

@@ -80,6 +80,11 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
     """The caller is unknown: it sent no credentials or invalid ones."""
 
+    @property
+    def connect_name(self) -> str:
+        """Name in the Connect protocol: ``not_found``. (https://connectrpc.com/docs/protocol/#error-codes)."""
+        return "canceled" if self is Code.CANCELLED else self.name.lower()
+
     def __call__(self) -> Any:
         """Return grpcio's ``StatusCode``: the ``code`` of a failed call is also grpcio's method ``code()``."""
         return grpc_codes[self]
@@ -110,7 +115,10 @@ _HTTP: dict[int, int] = {
 
 
 def http_status(code: int) -> int:
-    """Return the HTTP status of a gRPC code (google/rpc/code.proto), or 500 for an unknown code."""
+    """Return the HTTP status of a gRPC code (google/rpc/code.proto), or 500 for an unknown code.
+
+    Connect has the same table (https://connectrpc.com/docs/protocol/#error-codes).
+    """
     return _HTTP.get(code, 500)
 
 

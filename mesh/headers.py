@@ -16,6 +16,7 @@ from mesh import trace_context
 __all__ = [
     "ATTEMPTS",
     "AUTHORIZATION",
+    "BROWSER",
     "CLIENT_ADDRESS",
     "CLIENT_CLAIMS",
     "CLIENT_ONLY",
@@ -38,6 +39,7 @@ __all__ = [
     "TRANSPORT",
     "UNTRAILED",
     "Headers",
+    "etag_matches",
     "is_owned",
     "is_reserved",
     "is_settable",
@@ -117,6 +119,14 @@ CLIENT_CLAIMS = frozenset({
 })  # fmt: skip
 """Request headers in which a client names its identity and address. The edge establishes both itself."""
 
+BROWSER = frozenset({
+    b"content-type", b"content-length", b"accept", b"accept-language", b"cache-control", b"cookie", b"dnt", b"origin",
+    b"pragma", b"priority", b"referer", b"upgrade-insecure-requests", b"x-grpc-web", b"x-requested-with",
+    b"x-user-agent",
+})  # fmt: skip
+"""Request headers that a browser sends on its own account, beside ``sec-*``. A function does not see them as metadata
+of a gRPC-Web or Connect call."""
+
 GATEWAY_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto"})
 """The part of ``CLIENT_CLAIMS`` that API Gateway writes itself. It hands the others to a Lambda handler as sent."""
 
@@ -159,8 +169,8 @@ _SETTABLE = frozenset({
 _OWNED_PREFIXES = (b":", CORS_PREFIX)
 
 EXPOSED = (
-    TRACE_ID, TRACERESPONSE, b"grpc-status", b"grpc-message", b"grpc-status-details-bin", b"location",
-    b"retry-after", b"ratelimit", b"ratelimit-policy", b"etag", b"link", b"content-disposition",
+    TRACE_ID, TRACERESPONSE, b"grpc-status", b"grpc-message", b"grpc-status-details-bin", b"connect-content-encoding",
+    b"location", b"retry-after", b"ratelimit", b"ratelimit-policy", b"etag", b"link", b"content-disposition",
 )  # fmt: skip
 """Response headers that pages of other origins may read, besides those that they always may."""
 
@@ -178,3 +188,16 @@ def is_settable(name: bytes) -> bool:
 def without_owned(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return response metadata without what only the mesh may write."""
     return [pair for pair in pairs if not is_owned(pair[0])]
+
+
+def etag_matches(if_none_match: bytes | None, etag: bytes) -> bool:
+    """Whether ``If-None-Match`` names an entity tag, by the weak comparison (RFC 9110, 13.1.2).
+
+    Args:
+        if_none_match: The header, or None.
+        etag: The tag of the response, weak or strong.
+    """
+    if if_none_match is None:
+        return False
+    tags = [tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b",")]
+    return if_none_match.strip() == b"*" or etag.removeprefix(b"W/") in tags

@@ -5,7 +5,7 @@ gRPC's own media types are in ``mesh.rpc.framing``.
 
 from __future__ import annotations
 
-__all__ = ["EVENT_STREAM", "JSON", "NDJSON", "OCTET_STREAM", "PROTOBUF", "is_compressible", "media_type"]
+__all__ = ["EVENT_STREAM", "JSON", "NDJSON", "OCTET_STREAM", "PROTOBUF", "is_compressible", "is_utf8", "media_type"]
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -28,3 +28,12 @@ def media_type(value: bytes | None) -> str:
 def is_compressible(kind: str) -> bool:
     """Whether bodies of a media type (without parameters) are not compressed already."""
     return kind.startswith("text/") or kind in _COMPRESSIBLE or kind.endswith(("+json", "+xml"))
+
+
+def is_utf8(content_type: bytes) -> bool:
+    """Whether a ``content-type`` names UTF-8 or no charset."""
+    for parameter in content_type.lower().split(b";")[1:]:
+        name, _, value = parameter.partition(b"=")
+        if name.strip() == b"charset" and value.strip().strip(b'"') not in (b"utf-8", b"utf8"):
+            return False
+    return True

@@ -115,7 +115,8 @@ def project(tmp_path: Path) -> Path:
     (folder / "a.py").write_text("async def get(request, context):\n    return request\n")
     (folder / "mesh.toml").write_text('[services.a]\nmodule = "a"\nserves = ["a.v1.A"]\n')
     (folder / "protos" / "a" / "v1" / "a.proto").write_text(
-        'syntax = "proto3";\npackage a.v1;\nimport "google/api/annotations.proto";\nimport "meshapi/v1/annotations.proto";\n'
+        'syntax = "proto3";\npackage a.v1;\nimport "google/api/annotations.proto";\n'
+        'import "meshapi/v1/annotations.proto";\n'
         "// Für alle: 日本.\nmessage Ask { string name = 1; }\n"
         'service A { rpc Get(Ask) returns (Ask) { option (google.api.http) = { get: "/get" }; '
         "option (meshapi.v1.method) = { access: PUBLIC }; } }\n"

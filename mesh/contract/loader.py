@@ -223,6 +223,7 @@ class _ContractBuilder:
             timeout=timeout,
             no_time_limit=bool(options and options.no_time_limit),
             idempotent=proto.options.idempotency_level != MethodOptions.IDEMPOTENCY_UNKNOWN,
+            safe=proto.options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS,
             success_status=status,
             routes=routes,
             triggers=triggers,

@@ -173,6 +173,7 @@ class Method:
         no_time_limit: Whether calls have no timeout, whatever the defaults of the deployment are.
         success_status: HTTP status of a successful response.
         idempotent: Whether the method declares retry safety (``NO_SIDE_EFFECTS`` or ``IDEMPOTENT``).
+        safe: Whether it declares ``NO_SIDE_EFFECTS``, so that a GET may call it.
         hedge: Hedging of its calls; None: no hedging.
         refuse_output_only: Whether a request that sets an OUTPUT_ONLY field is refused; otherwise the field is cleared.
         routes: HTTP routes.
@@ -196,6 +197,7 @@ class Method:
     timeout: float | None = None
     no_time_limit: bool = False
     idempotent: bool = False
+    safe: bool = False
     success_status: int = 200
     routes: tuple[Route, ...] = ()
     triggers: tuple[Trigger, ...] = ()

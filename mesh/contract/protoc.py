@@ -35,7 +35,7 @@ DESCRIPTORS = "contract.binpb"
 _STUBS = ("--python_out=.", "--grpc_python_out=.")
 _STAMP = "contract.sha256"
 _STAMP_ADDED = "added.sha256"
-_GENERATOR_VERSION = 4
+_GENERATOR_VERSION = 5
 """Version of the generator's output. Stubs of another version are out of date."""
 _UNTYPED = "# type: ignore\n"
 """First line of a module: protoc writes it without annotations. Type checkers read the type stub beside it."""

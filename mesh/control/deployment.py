@@ -18,6 +18,7 @@ from mesh.faults import Fault, Faults
 from mesh.function import Functions
 from mesh.function_uses import uses
 from mesh.lambdas.handlers import functions_of
+from mesh.rules.buf_lint import lint_faults
 from mesh.rules.contract_faults import rule_faults
 
 __all__ = ["all_faults", "combined_faults", "warnings"]
@@ -31,11 +32,12 @@ def all_faults(manifest: Manifest, contract: Contract, *, partial: bool = False)
         contract: The contract.
         partial: Whether the contract lacks files that were refused. Services that it lacks are no faults then.
     """
-    return [
+    found = [
         *combined_faults(manifest, contract, partial=partial),
         *_database_files(manifest),
         *_functions(manifest, contract),
     ]
+    return [*found, *lint_faults(contract.files, {fault.place for fault in found})]
 
 
 def warnings(manifest: Manifest, contract: Contract) -> list[Fault]:

@@ -6,8 +6,8 @@ for each route into functions that make a message from path, query and body.
 
 Decisions:
 
-- Only methods with a route are reachable over HTTP, because the contract decides what is public. ``INTERNAL`` methods
-  never are.
+- Only methods with a route are reachable as resources of HTTP, because the contract decides their paths. By gRPC,
+  gRPC-Web and Connect all are, except for ``INTERNAL`` methods, which clients never reach.
 - Only request headers of an allowlist become metadata of the call. ``authorization`` is passed on by the outbound layer
   that knows identities.
 - A function sets a few named response headers and those that begin with ``x-``. It sets none of the mesh's own

@@ -25,6 +25,7 @@ from mesh.edge.http.websocket import WebSocketCall, WebSockets
 from mesh.edge.lambda_http.gateway import Gateway
 from mesh.edge.layers.stack import NO_LAYERS, OptionalLayers
 from mesh.edge.openapi.pages import BuiltinPages
+from mesh.edge.openapi.schemas import Schemas
 from mesh.errors import Internal, InvalidArgument, StatusError, Unavailable
 from mesh.layers.deadline import deadline
 from mesh.layers.recover import recover
@@ -33,7 +34,6 @@ from mesh.protojson.codec import Codecs
 from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream
 from mesh.rpc.server.clients.exception_frames import release_frames
 from mesh.rpc.server.clients.limits import ClientLimits
-from mesh.rules.field_behavior import Behaviors
 
 if TYPE_CHECKING:
     from mesh.layers.concurrency import ConcurrencyLimit
@@ -74,7 +74,7 @@ class EdgeApp:
 
     Attributes:
         draining: Whether ``/healthz`` reports that the edge is shutting down.
-        grpc: The application for gRPC and gRPC-Web.
+        grpc: The application for gRPC, gRPC-Web and Connect.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class EdgeApp:
         self._streams = Streams(chain(stream_limit, open_stream), max_message=max_body, timeout=timeout)
         self._web_sockets = WebSockets(stream_limit, open_stream, self._find, _check_access, max_message=max_body)
         codecs = Codecs(
-            ignore_unknown_fields=layers.ignore_unknown_fields, always_print=Behaviors(contract.pool).required
+            ignore_unknown_fields=layers.ignore_unknown_fields, always_print=Schemas(contract.pool, {}).required
         )
         self._router = Router(
             [
@@ -144,6 +144,8 @@ class EdgeApp:
             max_message=max_body,
             timeout=timeout,
             builtin=layers.builtin,
+            codecs=codecs,
+            has_route=self._has_route,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -249,6 +251,13 @@ class EdgeApp:
                 call, await request_body.read_request(call, target, values, self._max_body, self._timeout)
             )
             await response.send_message(call, target, response_format, await message, method.success_status)
+
+    def _has_route(self, path: str, verb: str) -> bool:
+        """Whether the contract has a route for a path and an HTTP method."""
+        try:
+            return isinstance(self._router.find(path, verb), tuple)
+        except BadPath:
+            return False
 
     def _find(self, call: HttpCall, verb: str) -> tuple[Transcoder, tuple[str, ...]] | None:
         """Return the transcoder for a path and an HTTP method; None if there is none, or a Lambda function instead.

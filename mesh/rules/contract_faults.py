@@ -15,6 +15,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from mesh.contract import protoc
 from mesh.contract.model import Contract, EventTrigger, Method
 from mesh.contract.source_locations import SourceLocations
 from mesh.faults import Fault
@@ -25,7 +26,6 @@ from mesh.rules.message_types import reachable
 
 __all__ = ["rule_faults"]
 
-_FOREIGN = ("google/", "meshapi/", "buf/validate/")
 _MESSAGE = FileDescriptorProto.MESSAGE_TYPE_FIELD_NUMBER
 _NESTED, _FIELD = DescriptorProto.NESTED_TYPE_FIELD_NUMBER, DescriptorProto.FIELD_FIELD_NUMBER
 
@@ -36,7 +36,7 @@ def rule_faults(contract: Contract) -> list[Fault]:
     return [
         fault
         for file in contract.files.file
-        if not file.name.startswith(_FOREIGN)
+        if protoc.builtin_file(file.name) is None
         for path, message in _messages(contract.pool, file)
         if has_rules(message)
         for fault in _faults_of(contract.files, file, path, message, cleared)

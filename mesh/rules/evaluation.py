@@ -28,8 +28,10 @@ MAX_LISTED_SIZE = 64 * 2**10
 kilobyte of memory, and a message of 4 MiB may have a million."""
 
 _TYPE_ERRORS = ("no_such_field", "No matching overload", "unexpected type", "undeclared reference", "unknown function")
-"""Parts of the texts of evaluation errors that no value of a field can cause: protovalidate finds mistakes in the types
-of a CEL expression when it evaluates it."""
+"""Parts of the texts of evaluation errors that no value of a field can cause, unless an expression has dynamic types.
+protovalidate finds mistakes in the types of a CEL expression when it evaluates it."""
+_DYNAMIC = frozenset(f"google.protobuf.{name}" for name in ("Any", "ListValue", "Struct", "Value"))
+"""Message types whose content has the type that a message says."""
 
 Evaluation = Callable[[Any], list[Violation]]
 """Returns the violations of a message.
@@ -97,7 +99,7 @@ def broken_rule(message: type[Message]) -> str | None:
         return _one_line(error)
     except protovalidate.EvaluationError as error:
         text = _one_line(error)
-        return text if any(part in text for part in _TYPE_ERRORS) else None
+        return text if any(part in text for part in _TYPE_ERRORS) and not _is_dynamic(message) else None
     except EncodeError:  # of a proto2 message with required fields
         return None
     return None
@@ -113,6 +115,15 @@ def violations_of(message: type[Message]) -> list[Violation]:
         )
     except (protovalidate.EvaluationError, EncodeError):
         return []
+
+
+def _is_dynamic(message: type[Message]) -> bool:
+    """Whether types of the rules' CEL expressions may depend on the values of a message."""
+    descriptor = class_descriptor(message)
+    declared: list[Any] = [descriptor, *descriptor.fields, *descriptor.oneofs]
+    return any(b"dyn(" in one.GetOptions().SerializeToString() for one in declared) or any(
+        one.full_name in _DYNAMIC for one in reachable(descriptor)
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Sidecar server: hosts the functions of one service and serves gRPC for them."""
+"""Sidecar server: hosts the functions of one service and serves gRPC and Connect for them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mesh.layers.recover import recover
 from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.caller_disconnect import CallerDisconnectWatcher
 from mesh.rpc.server.clients.limits import DEFAULT_BUFFERS_BYTES, ClientLimits
+from mesh.rpc.server.connect.dispatch import ConnectDispatch
 from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
 from mesh.rpc.server.listener import CertificateFiles, Listener, ListenError
@@ -59,6 +60,7 @@ class Sidecar:
         functions: Their functions, or the workers that host them.
         service: The service as functions see it; also the argument of the module's hooks.
         trace: The layer that records spans and metrics.
+        trace_connect: The same for Connect calls; None: ``trace``.
         authenticate: The layer that verifies the caller and the user.
         authorize: The layer that decides whether they may call the method.
         concurrency_limit: The layer that bounds the calls in progress.
@@ -90,6 +92,7 @@ class Sidecar:
         authenticate: Layer,
         authorize: Layer,
         concurrency_limit: ConcurrencyLimit,
+        trace_connect: Layer | None = None,
         stream_identity: Sequence[Layer] = (),
         listen: str = "127.0.0.1:0",
         fd: int | None = None,
@@ -111,20 +114,30 @@ class Sidecar:
             streams = method.client_streaming or method.server_streaming
             ends = stream_identity if streams else ()
             bound = self._watches if method.path in watched else concurrency_limit
-            return chain(trace, recover, deadline, authenticate, *ends, authorize, bound, run, function)
+            return chain(recover, deadline, authenticate, *ends, authorize, bound, run, function)
 
         def delivered_to(function: Handler) -> Handler:
             return chain(trace, recover, deadline, linked, concurrency_limit, run, once, function)
 
         handlers = functions.handlers(service, self._threads)
-        methods = {path: (method, answered_by(method, function)) for path, (method, function) in handlers.items()}
+        answers = {path: (method, answered_by(method, function)) for path, (method, function) in handlers.items()}
+        builtin = builtin_handlers(self.health, Reflection(contract.files, serves))
         self.deliveries = {
             path: delivered_to(function) for path, (method, function) in handlers.items() if method.triggers
         }
-        methods |= builtin_handlers(self.health, Reflection(contract.files, serves))
+
+        def traced(by: Layer) -> dict[str, tuple[Method, Handler]]:
+            return {path: (method, chain(by, answer)) for path, (method, answer) in answers.items()} | builtin
 
         clients = clients or ClientLimits(buffers=max(DEFAULT_BUFFERS_BYTES, 2 * max_message), component="sidecar")
-        self.app = GrpcApp(methods, max_message=max_message, trace=trace, clients=clients)
+        by_connect = trace_connect or trace
+        self.app = GrpcApp(
+            traced(trace),
+            max_message=max_message,
+            trace=trace,
+            clients=clients,
+            connect=ConnectDispatch(traced(by_connect), trace=by_connect),
+        )
         self._watched = CallerDisconnectWatcher(self.app)
         self._listener = Listener(
             self.app, listen, fd=fd, grpc=True, drain=drain, expire=self.app.expire, tls=tls, stall=clients.stall

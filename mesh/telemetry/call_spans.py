@@ -28,7 +28,11 @@ from mesh.telemetry.recorder import Recorder
 from mesh.telemetry.span import Constant, Span
 from mesh.trace_context import format_traceparent
 
-__all__ = ["TracedRequest", "http", "inbound", "outbound", "untraced_inbound", "untraced_outbound"]
+__all__ = ["CONNECT", "GRPC", "TracedRequest", "http", "inbound", "outbound", "untraced_inbound", "untraced_outbound"]
+
+GRPC = "grpc"
+CONNECT = "connectrpc"
+"""Values of ``rpc.system.name``."""
 
 _CLIENT_FAULTS = frozenset(Code) - {Code.OK}
 _OTHER = "_OTHER"
@@ -71,15 +75,16 @@ class TracedRequest(Protocol):
 class _MethodSeries:
     """Names, attributes and series of the calls of one method."""
 
-    __slots__ = ("_instrument", "attributes", "ends", "faults", "in_flight", "name")
+    __slots__ = ("_instrument", "_system", "attributes", "ends", "faults", "in_flight", "name")
 
-    def __init__(self, name: str, instrument: Instrument, faults: frozenset[Code]) -> None:
+    def __init__(self, name: str, instrument: Instrument, faults: frozenset[Code], system: str) -> None:
         self.name = name
-        self.attributes = Constant({"rpc.system.name": "grpc", "rpc.method": name})
+        self.attributes = Constant({"rpc.system.name": system, "rpc.method": name})
         self.faults = faults
-        self.in_flight = instrument.gauge(name, self.attributes)
+        self.in_flight = instrument.gauge((system, name), self.attributes)
         self.ends: dict[tuple[Code, str], tuple[Constant, DurationSeries]] = {}
         self._instrument = instrument
+        self._system = system
 
     def end(self, code: Code, peer: str) -> tuple[Constant, DurationSeries]:
         """Return the constant attributes and the series of the calls that end with ``code`` at ``peer``.
@@ -88,10 +93,14 @@ class _MethodSeries:
         """
         found = self.ends.get((code, peer))
         if found is None:
-            attributes: dict[str, Any] = {"rpc.response.status_code": code.name}
+            attributes: dict[str, Any] = {}
+            name = code.name if self._system == GRPC else code.connect_name
+            if self._system == GRPC or code is not Code.OK:  # Connect has no code of success
+                attributes["rpc.response.status_code"] = name
             if code in self.faults:
-                attributes["error.type"] = code.name
-            series = self._instrument.series((self.name, code), lambda: {**self.attributes, **attributes})
+                attributes["error.type"] = name
+            key = (self._system, self.name, code)
+            series = self._instrument.series(key, lambda: {**self.attributes, **attributes})
             if peer:
                 host, port = _host_and_port(peer)
                 attributes = {**attributes, "server.address": host, "server.port": port}
@@ -102,10 +111,11 @@ class _MethodSeries:
 class _MethodSeriesByPath(dict[str, _MethodSeries]):
     """Path of a method → its names, attributes and series, created at its first call."""
 
-    def __init__(self, instrument: Instrument, faults: frozenset[Code]) -> None:
+    def __init__(self, instrument: Instrument, faults: frozenset[Code], system: str = GRPC) -> None:
         super().__init__()
         self._instrument = instrument
         self._faults = faults
+        self._system = system
 
     def __missing__(self, path: str) -> _MethodSeries:
         # Paths come from contracts. The bound matters only if a server passes paths that callers made up.
@@ -113,13 +123,20 @@ class _MethodSeriesByPath(dict[str, _MethodSeries]):
             path = _OTHER
         known = self.get(path)
         if known is None:
-            known = self[path] = _MethodSeries(path.lstrip("/"), self._instrument, self._faults)
+            known = self[path] = _MethodSeries(path.lstrip("/"), self._instrument, self._faults, self._system)
         return known
 
 
-def inbound(recorder: Recorder, propagation: Propagation, instrument: Instrument) -> Layer:
-    """Return the layer for calls that a sidecar answers. It starts a SERVER span, a child of the caller's span."""
-    methods = _MethodSeriesByPath(instrument, SERVER_FAULTS)
+def inbound(recorder: Recorder, propagation: Propagation, instrument: Instrument, system: str = GRPC) -> Layer:
+    """Return the layer for calls that a sidecar answers. It starts a SERVER span, a child of the caller's span.
+
+    Args:
+        recorder: Starts the spans.
+        propagation: Reads the caller's span.
+        instrument: Measures the durations.
+        system: Protocol of the calls: ``GRPC`` or ``CONNECT``.
+    """
+    methods = _MethodSeriesByPath(instrument, SERVER_FAULTS, system)
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
         known = methods[call.method.path]

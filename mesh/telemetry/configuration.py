@@ -61,6 +61,7 @@ class Telemetry:
 
     Attributes:
         inbound: The trace layer of the sidecar's chain.
+        connect: The same for Connect calls.
         outbound: The trace layer of the chain of outbound calls.
         http: The trace layer of the edge's chain.
         tracer_provider: Creates the spans that functions start through the API.
@@ -88,15 +89,17 @@ class Telemetry:
         self.record_measurement = MeasurementRecorder(meter_provider)
         propagation = Propagation(callers)
         self.inbound: Layer
+        self.connect: Layer
         self.outbound: Layer
         self.http: Layer
         if enabled:
             recorder = Recorder(tracer_provider, queues, version)
             self.inbound = call_spans.inbound(recorder, propagation, metrics.server)
+            self.connect = call_spans.inbound(recorder, propagation, metrics.server, call_spans.CONNECT)
             self.outbound = call_spans.outbound(recorder, propagation, metrics.client)
             self.http = call_spans.http(recorder, propagation, metrics.http)
         else:
-            self.inbound = self.http = call_spans.untraced_inbound(propagation)
+            self.inbound = self.connect = self.http = call_spans.untraced_inbound(propagation)
             self.outbound = call_spans.untraced_outbound(propagation)
 
     @property

@@ -52,6 +52,7 @@ OURS = [
     "RULE_TIGHTENED",
     "REQUIRED_FIELD_ADDED",
     "FIELD_OUTPUT_ONLY",
+    "OUTPUT_ONLY_REFUSED",
 ]
 """Rules of which WIRE_JSON has no counterpart."""
 SCALARS = [

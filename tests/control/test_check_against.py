@@ -144,7 +144,7 @@ def test_the_command(shop: Path) -> None:
     edit(shop, "seconds: 5", "seconds: 4")
     done = mesh("--against", "HEAD")
     assert done.returncode == 3, done.stderr
-    assert "TIMEOUT_CUT shop.v1.Shop/Greet: timeout 5 s was declared, and timeout 4 s is now" in done.stdout
+    assert "TIMEOUT_CUT shop.v1.Shop/Greet: it had a timeout of 5 s and has a timeout of 4 s now" in done.stdout
     edit(shop, "seconds: 4", "seconds: -4")
     done = mesh("--against", "HEAD", "--format", "github")
     assert done.returncode == 1

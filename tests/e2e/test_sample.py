@@ -51,6 +51,17 @@ def test_register_log_in_and_see_oneself(mesh: Mesh, user: User) -> None:
     assert login(mesh, user.email.upper()).status == 200
 
 
+def test_the_same_by_the_connect_protocol(mesh: Mesh, user: User) -> None:
+    session = http(f"{mesh.edge}/login.v1.Login/Login", "POST", {"login": user.name, "password": PASSWORD})
+    assert session.status == 200
+    me = http(f"{mesh.edge}/registration.v1.Registration/GetUser", "POST", {"id": "me"}, token=user.token)
+    assert (me.status, me.json["name"]) == (200, user.name)
+    query = "connect=v1&encoding=json&message=%7B%22id%22:%22me%22%7D"
+    assert http(f"{mesh.edge}/registration.v1.Registration/GetUser?{query}", token=user.token).json == me.json
+    wrong = http(f"{mesh.edge}/login.v1.Login/Login", "POST", {"login": user.name, "password": "wrong password"})
+    assert (wrong.status, wrong.json["code"]) == (401, "unauthenticated")
+
+
 def violations(answer: Answer) -> dict[str, str]:
     return {
         found["field"]: found["description"]

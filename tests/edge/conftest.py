@@ -264,6 +264,12 @@ def threaded(contract: Contract) -> Iterator[Running]:
 
 
 @pytest.fixture
+def edge_of() -> Callable[..., AbstractAsyncContextManager[Running]]:
+    """Opens an edge of a given contract, with given layers."""
+    return open_edge
+
+
+@pytest.fixture
 def opened(contract: Contract) -> Callable[..., AbstractAsyncContextManager[Running]]:
     """Opens an edge whose ``[edge]`` table has the given keys, on the listener that a user has."""
 

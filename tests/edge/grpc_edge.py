@@ -43,7 +43,7 @@ async def authenticate(call: Call, next: Handler) -> None:
 async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> AsyncIterator[SimpleNamespace]:
     """Run the edge; ``outbound`` are layers of its outbound calls, ``functions`` are the handler of edge.v1.Library.
 
-    ``tls`` are the certificates of its listener.
+    ``tls`` are the certificates of its listener, ``trace`` is another trace layer.
 
     Gives ``edge``, ``address``, ``received`` (metadata of each call at the sidecar), ``traced`` (method and code name
     of each call of the edge) and ``ended``, which is set with each of these.
@@ -80,7 +80,7 @@ async def grpc_edge(contract: Contract, *outbound: Any, **options: Any) -> Async
             await (target if call.method.service == ECHO else functions)(call)
 
         edge = Edge(
-            contract, handler=chain(*outbound, inside), trace=trace, authenticate=authenticate,
+            contract, handler=chain(*outbound, inside), trace=options.pop("trace", trace), authenticate=authenticate,
             concurrency_limit=concurrency_limit,
             stream_limit=ConcurrencyLimit(options.pop("streams", 100), 0), clients=options.pop("clients", None),
             layers=options.pop("layers", NO_LAYERS),

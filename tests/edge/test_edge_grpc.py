@@ -333,18 +333,21 @@ async def test_what_is_no_grpc_is_refused_as_http(contract):
 
 
 GRPC = b"application/grpc, application/grpc+proto"
+CONNECT = b"application/json, application/proto"
 WEB = b"application/grpc-web, application/grpc-web+proto, application/grpc-web-text, application/grpc-web-text+proto"
 UNARY = "/conformance.v1.Echo/Unary"
 
 
 @pytest.mark.parametrize("path", [UNARY, "/edge.v1.Library/GetBook", "/grpc.health.v1.Health/Check"])
-@pytest.mark.parametrize("kind", [b"text/plain", b"application/json", b"application/octet-stream", b"", None])
+@pytest.mark.parametrize("kind", [b"text/plain", b"application/connect+json", b"application/octet-stream", b"", None])
 async def test_another_media_type_at_a_path_of_grpc_is_415(contract, path, kind):
     async with grpc_edge(contract) as edge, raw_client(edge.address) as client:
         answer = await client.call(b"{}", path=path, content_type=kind)
         said = json.loads(answer.body)
-    assert (answer.http, answer.headers[b"accept-post"]) == (415, GRPC + b", " + WEB)
-    assert said["message"].startswith(f"{path} takes gRPC and gRPC-Web, not ")
+    assert (answer.http, answer.headers[b"accept-post"]) == (415, b", ".join((GRPC, WEB, CONNECT)))
+    assert said["message"].startswith(
+        f"{path} takes gRPC, gRPC-Web and Connect (application/json or application/proto), not "
+    )
     assert ("; over HTTP it is GET /v1/" in said["message"]) is (path == "/edge.v1.Library/GetBook")
 
 
@@ -359,7 +362,7 @@ async def test_by_http_1_a_path_of_grpc_takes_grpc_web(contract):
             connection.close()
             return found
 
-        assert await asyncio.to_thread(post) == (415, WEB.decode())
+        assert await asyncio.to_thread(post) == (415, b", ".join((WEB, CONNECT)).decode())
 
 
 @pytest.mark.parametrize("verb", [b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stream.v1 import stream_pb2 as pb
 from streaming import LIMIT, Running, edge, head, read_chunk, read_head
 
-from mesh.edge.http import content_coding
+from mesh.edge.http import stream_coding
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -206,14 +206,14 @@ async def test_a_broken_packed_body_is_400(running, body):
 @given(st.binary(max_size=300_000), st.lists(st.integers(1, 70_000), min_size=1))
 def test_gunzip_in_any_pieces(data, sizes):
     packed = gzip.compress(data)
-    unpacker = content_coding.Gunzip()
+    unpacker = stream_coding.Gunzip()
     out = []
     at = 0
     for size in sizes * len(packed):
         if at >= len(packed):
             break
         for piece in unpacker.feed(packed[at : at + size]):
-            assert len(piece) <= content_coding.PIECE_SIZE
+            assert len(piece) <= stream_coding.PIECE_SIZE
             out.append(piece)
         at += size
     unpacker.end()

@@ -77,7 +77,7 @@ def test_a_variable_of_several_segments(described: dict[str, Any]) -> None:
 def test_query_parameters(described: dict[str, Any]) -> None:
     parameters = described["paths"]["/v1/shelves/{shelves_id}/items/{items_id}"]["get"]["parameters"]
     query = {one["name"]: one for one in parameters if one["in"] == "query"}
-    assert list(query) == ["made", "secret", "old", "kind", "cents", "free", "count"]  # `part` refers back to Item
+    assert list(query) == ["secret", "old", "kind", "cents", "free", "count"]  # `part` refers back to Item
     assert query["old"]["deprecated"] is True
     assert query["kind"]["schema"] == {"$ref": "#/components/schemas/shop.v1.Item.Kind"}
     assert query["cents"]["description"] == "In cents.\n\nAt most one of `cents`, `free` is set. What it costs."
@@ -100,8 +100,9 @@ def test_a_body_that_is_a_field(described: dict[str, Any]) -> None:
     body = operation["requestBody"]
     assert "required" not in body
     assert body["content"]["application/x-protobuf"] == {"schema": {"description": "A serialized `shop.v1.Item`."}}
-    item = described["components"]["schemas"]["shop.v1.Item"]
+    item = described["components"]["schemas"]["shop.v1.Item-request"]
     assert item["required"] == ["name"]
+    assert "made" not in item["properties"]  # OUTPUT_ONLY
     own = {key: value for key, value in item.items() if key != "required"}  # its name is in the path
     assert body["content"]["application/json"]["schema"] == own
     assert [one["name"] for one in operation["parameters"]] == ["shelves_id", "reason"]
@@ -149,8 +150,9 @@ def test_streams(described: dict[str, Any]) -> None:
     assert content["application/x-ndjson"]["schema"]["contentSchema"] == {"anyOf": [item, failed]}
     assert content["text/event-stream"]["schema"]["contentSchema"]["anyOf"][0] == item
     sent = described["paths"]["/v1/send"]["post"]
-    assert sent["requestBody"]["content"]["application/x-ndjson"]["schema"]["contentSchema"] == item
-    assert sent["requestBody"]["content"]["application/json"]["schema"] == {"type": "array", "items": item}
+    request = {"$ref": "#/components/schemas/shop.v1.Item-request"}
+    assert sent["requestBody"]["content"]["application/x-ndjson"]["schema"]["contentSchema"] == request
+    assert sent["requestBody"]["content"]["application/json"]["schema"] == {"type": "array", "items": request}
     assert list(sent["responses"]["200"]["content"]) == ["application/json", "application/x-protobuf"]
     assert "WebSocket" in described["paths"]["/v1/talk"]["post"]["description"]
 

@@ -44,11 +44,11 @@ async def test_content_types_of_grpc(client: RawClient, kind: bytes) -> None:
     assert (await client.call(frame(HELLO), content_type=kind)).status == 0
 
 
-@pytest.mark.parametrize("kind", [b"application/json", b"application/grpc-web", b"application/grpc+json", b"", None])
+@pytest.mark.parametrize("kind", [b"application/xml", b"application/grpc-web", b"application/grpc+json", b"", None])
 async def test_any_other_content_type_is_415(client: RawClient, kind: bytes | None) -> None:
     answer = await client.call(b"{}", content_type=kind)
     assert (answer.http, answer.status) == (415, -1)
-    assert answer.headers[b"accept-post"] == b"application/grpc"
+    assert answer.headers[b"accept-post"] == b"application/grpc, application/json, application/proto"
 
 
 @pytest.mark.parametrize("method", [b"GET", b"PUT"])

@@ -11,6 +11,7 @@ import mesh
 from mesh.contract import loader, protoc
 from mesh.contract.model import Contract
 from mesh.faults import Faults
+from mesh.rules.buf_lint import lint_faults
 from mesh.rules.contract_faults import rule_faults
 from mesh.rules.message_checks import request_check
 
@@ -78,6 +79,30 @@ message Oneof {
         "Oneof is wrong: field q not found in message a.v1.Oneof",
     ):
         assert part in text
+
+
+def test_buf_finds_what_only_certain_messages_show(load: Load) -> None:
+    contract = load("""
+message Inner { string s = 1; }
+message M {
+  Inner unset = 1 [(buf.validate.field).cel = {id: "x" message: "m" expression: "this.nope == 1"}];
+  int32 never = 2 [(buf.validate.field).int32 = {gt: 5 lt: 5}];
+  string redundant = 3 [(buf.validate.field) = {ignore: IGNORE_ALWAYS string: {min_len: 2}}];
+  int32 outside = 4 [(buf.validate.field).int32 = {gt: 5 lt: 3}];
+}
+""")
+    assert rule_faults(contract) == []
+    assert [str(fault) for fault in lint_faults(contract.files)] == [
+        (
+            'a.proto:9: buf lint: (buf.validate.field).cel.expression on field "unset" fails to compile: '
+            "undefined field 'nope'"
+        ),
+        (
+            'a.proto:10: buf lint: Field "never" has equal (buf.validate.field).int32.gt and '
+            "(buf.validate.field).int32.lt. All values are rejected by these checks."
+        ),
+    ]
+    assert len(lint_faults(contract.files, {"a.proto:9"})) == 1
 
 
 def test_the_start_refuses_a_wrong_rule_of_a_request(load: Load) -> None:

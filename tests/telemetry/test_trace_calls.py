@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 
 import grpc
 import pytest
+from connect_client import JSON, Client
 from hosting import hosted, pool_of, working
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from telemetry_parts import HttpCollector, attributes
@@ -83,6 +84,25 @@ async def test_a_method_that_is_not_served_is_traced_under_one_name(
         ("_OTHER", Span.SPAN_KIND_SERVER, Status.STATUS_CODE_ERROR)
     ] * 3
     assert {attributes(span)["rpc.method"] for span in spans} == {"_OTHER"}
+
+
+async def test_a_connect_call_is_traced_and_measured_as_one(
+    start: Start, collector: HttpCollector, contract: Contract
+) -> None:
+    telemetry = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    async with hosted(contract, trace=telemetry.inbound, trace_connect=telemetry.connect) as address:
+        client = Client(address, "2")
+        parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        for body in (b"{}", b'{"fail":{"code":1}}', b'{"nothing":1}'):
+            await client("Unary", body, {**JSON, "traceparent": parent})
+        await client("Nothing", b"{}", JSON)
+    assert telemetry.flush()
+    fine, cancelled, malformed, unknown = collector.all()
+    assert (fine.name, fine.trace_id.hex()) == ("conformance.v1.Echo/Unary", parent.split("-")[1])
+    assert attributes(fine) == {"rpc.system.name": "connectrpc", "rpc.method": "conformance.v1.Echo/Unary"}
+    codes = [attributes(span)["rpc.response.status_code"] for span in (cancelled, malformed, unknown)]
+    assert codes == ["canceled", "invalid_argument", "unimplemented"]
+    assert (unknown.name, attributes(unknown)["rpc.system.name"]) == ("_OTHER", "connectrpc")
 
 
 @pytest.mark.parametrize(("how", "code"), [("panic", "INTERNAL"), ("cancelled task", "CANCELLED")])

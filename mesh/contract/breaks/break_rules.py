@@ -35,6 +35,8 @@ RULES: Mapping[str, str] = {
     "SUBSCRIPTION_REMOVED": "an event or a table's changes no longer call a method",
     "SCHEDULE_REMOVED": "a schedule no longer calls a method",
     "TICKS_SKIPPED": "`skip_missed` is new: a missed tick is not made up for",
+    "CAPTURED_TABLE_DROPPED": "a migration drops or renames a table that a change trigger names",
+    "CAPTURED_COLUMN_DROPPED": "a migration drops or renames a column of such a table",
     # -- messages --
     "FIELD_REMOVED": "a field is gone, and number and name are not both reserved",
     "REQUEST_FIELD_REMOVED": "a field that HTTP clients may send is gone, though reserved",
@@ -52,6 +54,11 @@ RULES: Mapping[str, str] = {
     "RULE_TIGHTENED": "a rule refuses more than before",
     "REQUIRED_FIELD_ADDED": "a new field must be set",
     "FIELD_OUTPUT_ONLY": "a field of a request became OUTPUT_ONLY",
+    "OUTPUT_ONLY_REFUSED": "`refuse_output_only` of a service is new",
+    # -- events that are stored (--against-running) --
+    "STORED_UNREADABLE": "stored events cannot be decoded with the new contract, or decode to other values",
+    "STORED_INVALID": "stored events do not satisfy the rules of the new contract",
+    "STORED_UNDELIVERABLE": "the new contract lacks the type of stored events, or the trigger of dead letters",
 }
 """Rule → the change that it names. ``accepted_breaks`` of a contract and the output of the command use these names."""
 

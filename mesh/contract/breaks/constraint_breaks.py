@@ -36,8 +36,8 @@ def _message(
     old, new = both.old.pool.FindMessageTypeByName(name), both.new.pool.FindMessageTypeByName(name)
     who = _who(users)
 
-    def found(rule: str, element: str, change: str, compatible: str = _COMPATIBLE) -> Break:
-        return Break(both.new_elements.place(element, name), rule, element, change, who, compatible)
+    def found(rule: str, element: str, change: str, compatible: str = _COMPATIBLE, affected: str = "") -> Break:
+        return Break(both.new_elements.place(element, name), rule, element, change, affected or who, compatible)
 
     for text in tightened(before.of_message(old), after.of_message(new)):
         yield found("RULE_TIGHTENED", name, text)
@@ -62,9 +62,9 @@ def _message(
             yield found("RULE_TIGHTENED", element, text)
         if users.requests and "OUTPUT_ONLY" in after.behaviors(field) - before.behaviors(was):
             yield found(
-                "FIELD_OUTPUT_ONLY", element,
-                "it became OUTPUT_ONLY: its value in requests has no effect, or is refused",
+                "FIELD_OUTPUT_ONLY", element, "it became OUTPUT_ONLY",
                 "add a new OUTPUT_ONLY field, and keep this one",
+                f"a value that a request sets is cleared or refused: {users.text()}",
             )  # fmt: skip
 
 

@@ -59,10 +59,14 @@ class ConstraintsReader:
 
     def of_field(self, field: Any) -> Constraints:
         """Return the constraints of a field; ``required`` also for the behavior REQUIRED."""
-        found = self._read("field", field)
+        found = self.rules_of_field(field)
         if "REQUIRED" in self.behaviors(field):
             found["required"] = True
         return found
+
+    def rules_of_field(self, field: Any) -> Constraints:
+        """Return the constraints of a field by ``buf.validate`` only."""
+        return self._read("field", field)
 
     def of_message(self, message: Any) -> Constraints:
         """Return the constraints of a message: CEL expressions, and oneofs by rule."""
@@ -119,22 +123,24 @@ def _flat(message: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield name, tuple(value) if field.is_repeated else value
         elif field.is_repeated:
             for one in value:
-                yield _listed(name, one)
+                yield from _listed(name, one)
         elif field.message_type.full_name in ("google.protobuf.Duration", "google.protobuf.Timestamp"):
             yield name, (value.seconds, value.nanos)
         else:
             yield from _flat(value, f"{name}.")
 
 
-def _listed(name: str, value: Any) -> tuple[str, Any]:
+def _listed(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the rules of one message of a list: of a CEL expression, of a oneof of fields, of an accepted duration."""
     fields = {field.name: one for field, one in list_fields(value)}
     if "expression" in fields:
-        return f"{name}[{fields.get('id') or fields['expression']}]", fields["expression"]
-    if "fields" in fields:  # MessageOneofRule
-        return f"{name}[{', '.join(fields['fields'])}]", bool(fields.get("required"))
-    if set(fields) <= {"seconds", "nanos"}:
-        return f"{name}[{fields.get('seconds', 0)}.{fields.get('nanos', 0):09}]", True
-    return f"{name}[{serialize(value).hex()}]", True
+        yield f"{name}[{fields.get('id') or fields['expression']}]", fields["expression"]
+    elif "fields" in fields:
+        oneof = f"{name}[{', '.join(fields['fields'])}]"
+        yield oneof, "at most one"
+        yield f"{oneof}.required", bool(fields.get("required"))
+    else:
+        yield f"{name}[{serialize(value).hex()}]", True
 
 
 def tightened(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

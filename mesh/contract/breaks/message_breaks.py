@@ -102,7 +102,7 @@ class _Message:
         elif self.users.routed and not self.both.ignores_unknown_json:
             yield self._break(
                 "REQUEST_FIELD_REMOVED", field, f"the field {_label(field)} is gone",
-                f"HTTP clients that send it get 400: those of {self.users.text()}",
+                f"HTTP clients of {self.users.routed_text()} that send it get 400",
                 "keep it, with [deprecated = true], until no client sends it; or [edge] ignore_unknown_fields = true",
             )  # fmt: skip
         if field.is_required:
@@ -274,7 +274,7 @@ def _enum_breaks(both: ComparedContracts, name: str) -> Iterator[Break]:
                 if not users.routed or both.ignores_unknown_json:
                     continue
                 rule = "REQUEST_ENUM_VALUE_REMOVED"
-                affected = f"HTTP clients that send it get 400: those of {users.text()}"
+                affected = f"HTTP clients of {users.routed_text()} that send it get 400"
                 compatible = "keep it, with [deprecated = true], until no client sends it"
             yield Break(place, rule, element, f"the value {first} ({number}) is gone", affected, compatible)
         elif new_names[number][0] != first or not set(names) <= set(new_names[number]):

@@ -35,6 +35,10 @@ class Users:
         """Whether the mesh checks the rules of the message: those of requests and of events."""
         return bool(self.requests or self.events)
 
+    def routed_text(self) -> str:
+        """Return the methods with HTTP routes whose request has the message."""
+        return _named(self.routed)
+
     def text(self) -> str:
         """Return who has the message, as the end of a sentence."""
         methods = list(dict.fromkeys([*self.requests, *self.responses]))
@@ -77,13 +81,14 @@ class MessageUsers:
         return self._users.setdefault(name, Users())
 
     def _method(self, method: Method) -> None:
+        """Add a method. One that only its triggers call has no clients: its request is an event, or of the mesh."""
         name = method.path[1:]
-        for contained in self._all(method.input.DESCRIPTOR):
+        for contained in () if method.triggers_only else self._all(method.input.DESCRIPTOR):
             users = self._of(contained)
             users.requests.append(name)
             if method.routes:
                 users.routed.append(name)
-        for contained in self._all(method.output.DESCRIPTOR):
+        for contained in () if method.triggers_only else self._all(method.output.DESCRIPTOR):
             self._of(contained).responses.append(name)
 
     def _all(self, message: Any) -> frozenset[str]:

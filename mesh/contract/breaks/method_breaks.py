@@ -40,7 +40,7 @@ def service_breaks(both: ComparedContracts) -> Iterator[Break]:
                 "keep it until nothing calls it; serve the new service beside it",
             )  # fmt: skip
             continue
-        yield from _dependencies(both, old, new)
+        yield from _service_options(both, old, new)
         for short, method in old.methods.items():
             after = new.methods.get(short)
             if after is None:
@@ -65,7 +65,7 @@ def _lost(both: ComparedContracts, *methods: Method) -> str:
     return lost + (f"; nothing is called any more for: {', '.join(triggers)}" if triggers else "")
 
 
-def _dependencies(both: ComparedContracts, old: GrpcService, new: GrpcService) -> Iterator[Break]:
+def _service_options(both: ComparedContracts, old: GrpcService, new: GrpcService) -> Iterator[Break]:
     for called in old.calls:
         if called not in new.calls and called in both.new.services:
             yield Break(
@@ -80,6 +80,17 @@ def _dependencies(both: ComparedContracts, old: GrpcService, new: GrpcService) -
                 f"subscribers of {event} get none from {old.name}, and those that wait to be delivered are refused",
                 f'keep publishes: "{event}" until all its events have been delivered',
             )  # fmt: skip
+
+    if _refuses_outputs(new) and not _refuses_outputs(old):
+        yield Break(
+            new.place, "OUTPUT_ONLY_REFUSED", old.name, "refuse_output_only is new",
+            "requests that set an OUTPUT_ONLY field get INVALID_ARGUMENT (HTTP 400); it was cleared before",
+            "leave it out, or add a new service",
+        )  # fmt: skip
+
+
+def _refuses_outputs(service: GrpcService) -> bool:
+    return any(method.refuse_output_only for method in service.methods.values())
 
 
 class _Methods:
@@ -146,7 +157,8 @@ class _Methods:
         elif old.access is new.access is Access.KEY and new.scopes - old.scopes:
             added = ", ".join(sorted(new.scopes - old.scopes))
             yield self._break(
-                "SCOPES_ADDED", f"a key needs {added} too", f"refused with 403 are API keys without {added}",
+                "SCOPES_ADDED", f"an API key needs the scope {added} too",
+                f"refused with 403 are API keys without {added}",
                 "make the keys with the new scope first (mesh apikeys create), or add a new method",
             )  # fmt: skip
 
@@ -158,11 +170,11 @@ class _Methods:
             return
         if after is None and not old.no_time_limit and (before is None or default is None or default >= before):
             return
-        was = "no time limit" if old.no_time_limit else "no timeout" if before is None else f"timeout {before:g} s"
-        is_ = f"timeout {after:g} s" if after is not None else "none, so the default of the deployment"
+        was = "no time limit" if old.no_time_limit else "no timeout" if before is None else f"a timeout of {before:g} s"
+        is_ = f"a timeout of {after:g} s" if after is not None else "none, so the default of the deployment"
         limit = f"{after:g} s" if after is not None else "the default" if default is None else f"{default:g} s"
         yield self._break(
-            "TIMEOUT_CUT", f"{was} was declared, and {is_} is now",
+            "TIMEOUT_CUT", f"it had {was} and has {is_} now",
             f"calls that take longer than {limit} end with DEADLINE_EXCEEDED (HTTP 504)",
             "keep the limit or raise it; a caller can set a shorter deadline of its own",
         )  # fmt: skip

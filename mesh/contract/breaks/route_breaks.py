@@ -34,7 +34,7 @@ def route_breaks(both: ComparedContracts, old: Method, new: Method) -> Iterator[
         yield Break(
             new.place, "SUCCESS_STATUS_CHANGED", name,
             f"success_status was {old.success_status} and is {new.success_status} now",
-            f"HTTP clients that expect {old.success_status}", "keep it",
+            f"HTTP clients that expect {old.success_status} take a success for a failure", "keep it",
         )  # fmt: skip
 
 

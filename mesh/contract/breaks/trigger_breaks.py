@@ -24,9 +24,8 @@ def event_breaks(both: ComparedContracts) -> Iterator[Break]:
                 "keep it until all its events have been delivered and expired",
             )  # fmt: skip
         elif old.key and _key(old) != _key(new):
-            now = f"{new.key} is now" if new.key else "there is none now"
             yield Break(
-                new.place, "EVENT_KEY_CHANGED", name, f"the key was {old.key}, and {now}",
+                new.place, "EVENT_KEY_CHANGED", name, f"the key was {old.key} and is {new.key or 'none'} now",
                 f"events of one {old.key} are no longer delivered in order, those under way included",
                 "keep the key; publish a new event with the other key beside it",
             )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from mesh.config import manifest as manifests
 from mesh.config.manifest import Manifest
 from mesh.contract import protoc
 from mesh.contract.breaks.break_rules import Break
-from mesh.contract.breaks.comparison import breaks
+from mesh.contract.breaks.comparison import breaks, with_acceptances
 from mesh.contract.model import Contract
-from mesh.control.commands import reference_contract
+from mesh.control.commands.captured_drops import captured_drops
+from mesh.control.commands.reference_contract import reference
+from mesh.control.commands.running_contract import running_contract
 from mesh.faults import Fault, Faults
 from mesh.text import json_for
 
-__all__ = ["BROKEN", "FORMATS", "print_faults", "run"]
+__all__ = ["BROKEN", "FORMATS", "print_faults", "run", "run_running"]
 
 BROKEN = 3
 """Exit code for a breaking change that the contract does not accept."""
@@ -42,13 +44,41 @@ def run(manifest: Manifest, contract: Contract, ref: str, output: str) -> int:
     Raises:
         Faults: The old contract cannot be read.
     """
+    found = reference(manifest, ref)
+    dropped = [] if found.versions is None else captured_drops(manifest, contract, found.versions)
+    return report(manifest, _compared(manifest, found.contract, contract, dropped), ref, output)
+
+
+def run_running(manifest: Manifest, contract: Contract, output: str) -> int:
+    """Compare the contract with that of the running mesh and with its stored events; as ``run``.
+
+    Raises:
+        Faults: A service, a database or the broker cannot be read.
+    """
+    from mesh.control.commands import stored_events  # noqa: PLC0415 - SQLAlchemy and the broker's client
+
+    with_secrets = manifests.load(manifest.file, secrets_of=lambda owner: _has_database(manifest, owner))
+    old = running_contract(with_secrets)
+    stored = stored_events.stored_breaks(with_secrets, old, contract)
+    dropped = captured_drops(manifest, contract, stored_events.applied_versions(with_secrets))
+    found = _compared(manifest, old, contract, [*stored, *dropped])
+    return report(manifest, found, "the running mesh", output)
+
+
+def _has_database(manifest: Manifest, owner: str) -> bool:
+    """Whether the secrets of an owner are needed: those of the broker, and of services with a database."""
+    return not owner or (owner in manifest.services and bool(manifest.services[owner].database))
+
+
+def _compared(manifest: Manifest, old: Contract, new: Contract, more: Iterable[Break]) -> list[Break]:
+    """Return the breaking changes of the contract, and others, by place."""
     edge = manifest.edge
     found = breaks(
-        reference_contract.contract_of(manifest, ref), contract,
+        old, new,
         ignores_unknown_json=edge is not None and edge.ignore_unknown_fields,
         default_timeout=None if edge is None else edge.timeout.seconds,
     )  # fmt: skip
-    return report(manifest, found, ref, output)
+    return sorted([*found, *with_acceptances(more, old, new)])
 
 
 def report(manifest: Manifest, found: Sequence[Break], against: str, output: str) -> int:
@@ -86,15 +116,15 @@ class _Places:
     def __init__(self, manifest: Manifest | None) -> None:
         self._base = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
         roots = manifest.protos if manifest is not None else ()
+        self._root = manifest.root if manifest is not None else Path()
         self._roots = {name: root for root, name in protoc.sources(roots)}
 
     def of(self, place: str) -> tuple[str, int]:
         """Return path and line of a place; line 0: the file as a whole."""
         file, line = _split(place)
-        root = self._roots.get(file)
-        if root is None:
+        path = (self._roots.get(file, self._root) / file).resolve()
+        if not path.exists():
             return file, line
-        path = root / file
         return str(path.relative_to(self._base) if path.is_relative_to(self._base) else path), line
 
 

@@ -16,14 +16,14 @@ from uuid import uuid4
 from mesh.config.manifest import Manifest
 from mesh.config.values import Duration
 from mesh.contract.model import Contract
-from mesh.control import identity_keys, mesh_certificates, project, run_state
-from mesh.control.commands import invoke
-from mesh.control.component import event_keys, service_events
+from mesh.control import identity_keys, project
+from mesh.control.commands import invoke, operator_broker
+from mesh.control.component import event_keys
 from mesh.control.text_table import table
 from mesh.errors import StatusError
 from mesh.events import subjects
 from mesh.events.broker import history, streams
-from mesh.events.broker.broker import Broker, Settings
+from mesh.events.broker.broker import Broker
 from mesh.events.broker.nats_connection import BROKER_ERRORS
 from mesh.events.broker.streams import StreamError
 from mesh.events.cloudevents import Event, MalformedEventError, made_at, new_id
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["dead", "discard", "list_", "make_streams", "publish", "redrive", "replay", "show", "tail"]
 
 _CODECS = Codecs()
-CONNECT_TIMEOUT = 5.0
-"""Seconds to wait for the connection to the broker."""
 DONE_PER_LINE, SCANNED_PER_LINE = 500, 20_000
 """Events between two lines of progress: of events that are processed, and of events that are only read."""
 CLOCK_DIFFERENCE = timedelta(seconds=2)
@@ -272,7 +270,7 @@ def replay(file: Path, method: str, *, since: str, unsigned: bool) -> int:
 def make_streams(file: Path) -> int:
     """Make the streams of the broker, or change them to the settings of mesh.toml."""
     manifest, _ = project.load(file)
-    settings = _settings(manifest)
+    settings = operator_broker.settings(manifest)
     try:
         asyncio.run(Broker(settings, "mesh-events").make_streams())
     except (StreamError, *BROKER_ERRORS) as error:
@@ -307,31 +305,10 @@ async def _session(manifest: Manifest, contract: Contract) -> AsyncIterator[_Bro
     folder = identity_keys.folder_of(manifest)
     signs = (folder / f"{identity_keys.OPERATOR}.key").is_file()
     signer = event_keys.signer(folder, identity_keys.OPERATOR) if signs else None
-    broker = Broker(_settings(manifest), "mesh-events", signer)
-    broker.start()
-    try:
-        try:
-            connection = await asyncio.wait_for(broker.ready(), CONNECT_TIMEOUT)
-        except TimeoutError:
-            raise Faults([Fault("broker", f"it did not accept a connection within {CONNECT_TIMEOUT:g} s")]) from None
+    async with operator_broker.connected(manifest, "mesh-events", signer) as (broker, connection):
         consumers = {one.name: one for one in consumers_of(contract.services.values())}
         verifier = event_keys.verifier(manifest, contract, folder)
         yield _BrokerSession(contract, broker, connection, consumers, verifier, signs)
-    finally:
-        await broker.stop()
-
-
-def _settings(manifest: Manifest) -> Settings:
-    """Return the operator's connection to the broker of mesh.toml, or to that of the running mesh.
-
-    Raises:
-        Faults: There is no broker.
-    """
-    mesh = run_state.running(manifest.state)
-    url = manifest.broker or (mesh.broker if mesh is not None else "")
-    if not url:
-        raise Faults([Fault(str(manifest.file), "the mesh does not run, and no broker is named; start it: mesh up")])
-    return service_events.broker_settings(mesh_certificates.with_broker(manifest, url), identity_keys.OPERATOR)
 
 
 def _type(session: _BrokerSession, text: str) -> str:

@@ -16,12 +16,13 @@ from mesh.contract.model import Contract
 from mesh.control import identity_keys
 from mesh.control.commands import asyncapi as asyncapi_document
 from mesh.control.component import broker_users
+from mesh.edge.clients import typescript as typescript_client
 from mesh.edge.openapi import document as openapi_document
 from mesh.events.broker import authorization
 from mesh.faults import Fault, Faults
 from mesh.text import json_for
 
-__all__ = ["asyncapi", "contract", "nats", "openapi", "protos", "schema"]
+__all__ = ["asyncapi", "contract", "nats", "openapi", "protos", "schema", "typescript"]
 
 
 def openapi(contract: Contract, out: Path | None, *, title: str, version: str, servers: Sequence[str]) -> int:
@@ -85,12 +86,7 @@ def nats(manifest: Manifest, contract: Contract, out: Path | None, keys: Path | 
     """
     folders = None if keys is None else {name: keys / name for name in (*manifest.services, identity_keys.OPERATOR)}
     users = broker_users.users(manifest, contract, identity_keys.ensure(manifest) if folders is None else folders)
-    text = authorization.block(users)
-    if out is None:
-        print(text, end="")
-        return 0
-    _write_text(text, out, f"{len(users)} users")
-    return 0
+    return _print(authorization.block(users), out, f"{len(users)} users")
 
 
 def protos(manifest: Manifest, contract: Contract, folder: Path) -> int:
@@ -132,6 +128,27 @@ def schema(out: Path | None) -> int:
     """
     document = json_schema.document()
     return _write(document, out, "the schema of mesh.toml")
+
+
+def typescript(contract: Contract, out: Path | None) -> int:
+    """Write the TypeScript client of the HTTP routes; returns the exit code.
+
+    Args:
+        contract: The contract.
+        out: The file; None: standard output.
+
+    Raises:
+        Faults: The file cannot be written.
+    """
+    return _print(typescript_client.client(contract), out, "the TypeScript client")
+
+
+def _print(text: str, out: Path | None, summary: str) -> int:
+    if out is None:
+        print(text, end="")
+    else:
+        _write_text(text, out, summary)
+    return 0
 
 
 def _write(document: Mapping[str, Any], out: Path | None, summary: str) -> int:

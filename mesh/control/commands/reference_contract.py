@@ -6,8 +6,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -17,29 +18,43 @@ from mesh.config import manifest as manifests
 from mesh.config.manifest import Manifest
 from mesh.contract import loader, protoc
 from mesh.contract.model import Contract
+from mesh.control.commands.captured_drops import version_files
 from mesh.faults import Fault, Faults
 from mesh.lambdas.service_descriptor import extend
 
-__all__ = ["committed", "contract_of", "files_of_commit", "from_file", "top_folder"]
+__all__ = ["Reference", "committed", "from_file", "reference"]
 
 _SUFFIXES = (".proto", ".toml", ".json", ".yaml", ".yml", ".py")
 """Files that make a contract: .proto files, mesh.toml, documents of Lambda functions. Migrations are compared too."""
 _SYMBOLIC_LINK = b"120000"
 
 
-def contract_of(manifest: Manifest, ref: str) -> Contract:
-    """Return the contract that a text names: a compiled file, or a commit of the project's git repository.
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The earlier state that a contract is compared with.
+
+    Attributes:
+        contract: The contract.
+        versions: Service → contents of its migrations by file name; None: unknown.
+    """
+
+    contract: Contract
+    versions: Mapping[str, Mapping[str, bytes]] | None = None
+
+
+def reference(manifest: Manifest, ref: str) -> Reference:
+    """Return the state that a text names: a compiled file, or a commit of the project's git repository.
 
     Raises:
         Faults: The text is neither, or the contract cannot be read.
     """
     path = Path(ref)
     if path.is_file():
-        return from_file(path)
+        return Reference(from_file(path))
     if path.suffix == ".binpb":
         raise Faults([Fault(ref, "no such file; `mesh export contract -o FILE` writes one")])
     with committed(manifest, ref) as old:
-        return _compiled(old, ref)
+        return Reference(_compiled(old, ref), version_files(old))
 
 
 def from_file(path: Path) -> Contract:
@@ -74,10 +89,10 @@ def committed(manifest: Manifest, ref: str) -> Iterator[Manifest]:
     Raises:
         Faults: There is no such commit, or its manifest cannot be read.
     """
-    top = top_folder(manifest, ref)
+    top = _top_folder(manifest, ref)
     with tempfile.TemporaryDirectory(prefix="mesh-against-") as folder:
         root = Path(folder).resolve()
-        for name, mode, content in files_of_commit(top, ref):
+        for name, mode, content in _files_of_commit(top, ref):
             _write(root, name, mode, content)
         file = root / manifest.file.relative_to(top)
         if not file.is_file():
@@ -104,7 +119,7 @@ def _compiled(old: Manifest, ref: str) -> Contract:
         raise Faults([Fault(f"{ref}:{fault.place.removeprefix(root)}", fault.text) for fault in found.faults]) from None
 
 
-def top_folder(manifest: Manifest, ref: str) -> Path:
+def _top_folder(manifest: Manifest, ref: str) -> Path:
     """Return the top folder of the project's git repository.
 
     Raises:
@@ -121,7 +136,7 @@ def top_folder(manifest: Manifest, ref: str) -> Path:
     return Path(top.decode().rstrip("\n")).resolve()
 
 
-def files_of_commit(top: Path, ref: str) -> Iterator[tuple[str, bytes, bytes]]:
+def _files_of_commit(top: Path, ref: str) -> Iterator[tuple[str, bytes, bytes]]:
     """Yield name, mode and content of the files of a commit that make a contract."""
     listed = _git(top, ref, "ls-tree", "-r", "-z", "--full-tree", "--end-of-options", ref, lacking="cannot be listed")
     found = []

@@ -131,6 +131,7 @@ class SidecarComponent:
             functions,
             service,
             trace=common.telemetry.inbound,
+            trace_connect=common.telemetry.connect,
             authenticate=authenticate(common.users.tokens, PeerVerifier(common.identity), common.tls.callers),
             authorize=authorize(contract, common.serves, watched),
             stream_identity=_stream_identity(manifest, common),
@@ -311,7 +312,7 @@ class EdgeComponent:
         self._edge = Edge(
             contract,
             handler=common.onward,
-            trace=tracing(http=common.telemetry.http, rpc=common.telemetry.inbound),
+            trace=tracing(http=common.telemetry.http, grpc=common.telemetry.inbound, connect=common.telemetry.connect),
             authenticate=authenticate(tokens, None),
             concurrency_limit=_limit(table, share_keys, common, BULKHEADS),
             stream_limit=ConcurrencyLimit(table.streams, 0, share_keys),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mesh.config.manifest import Manifest
 
-__all__ = ["MigrationVersions", "is_version"]
+__all__ = ["MigrationVersions", "is_version", "read_versions", "revision_of"]
 
 _PARENT, _NAME = "down_revision", "revision"
 """Assignments that make a sequence of versions (Alembic's documentation, "Create a Migration Script")."""
@@ -31,7 +31,7 @@ class MigrationVersions:
         self._folders = {
             name: manifest.migrations_folder(name) for name, config in manifest.services.items() if config.database
         }
-        self._applied = {name: _read(folder) for name, folder in self._folders.items()}
+        self._applied = {name: read_versions(folder) for name, folder in self._folders.items()}
 
     def contains(self, path: Path) -> bool:
         """Whether a file is, or was, a version of one of these services."""
@@ -40,7 +40,7 @@ class MigrationVersions:
     def differences(self) -> dict[str, tuple[str, ...]]:
         """Return for each service one line for each difference between its versions and those that were applied."""
         return {
-            name: tuple(f"{name}: {line}" for line in _differences(self._applied[name], _read(folder)))
+            name: tuple(f"{name}: {line}" for line in _differences(self._applied[name], read_versions(folder)))
             for name, folder in self._folders.items()
         }
 
@@ -50,7 +50,7 @@ def is_version(path: Path) -> bool:
     return path.suffix == ".py" and path.name != "__init__.py" and not path.name.startswith(".#")
 
 
-def _read(folder: Path) -> dict[str, bytes]:
+def read_versions(folder: Path) -> dict[str, bytes]:
     """Return the version files by name."""
     found: dict[str, bytes] = {}
     for path in sorted(folder.glob("*.py")):
@@ -60,6 +60,15 @@ def _read(folder: Path) -> dict[str, bytes]:
             except OSError:  # an editor is replacing the file
                 continue
     return found
+
+
+def revision_of(source: bytes) -> str:
+    """Return the name of a version by the text of its file, or ``""``."""
+    try:
+        name = _assigned(ast.parse(source)).get(_NAME)
+    except (SyntaxError, ValueError):
+        return ""
+    return name if isinstance(name, str) else ""
 
 
 def _differences(applied: Mapping[str, bytes], now: Mapping[str, bytes]) -> Iterator[str]:

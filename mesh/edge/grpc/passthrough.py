@@ -1,4 +1,4 @@
-"""gRPC and gRPC-Web at the edge: forwards calls to the sidecars without decoding their messages.
+"""gRPC, gRPC-Web and Connect at the edge: forwards calls to the sidecars, those with protobuf messages undecoded.
 
 A call passes the chain of every request (trace, rate limits, authentication). Behind the chain it is authorized and
 forwarded. The one request of a call is read before the call takes a permit, and the response of a unary call is sent
@@ -8,7 +8,7 @@ name the caller, the trace or the origin of the request is removed here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Coroutine, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Iterable, Mapping
 from functools import partial
 from time import monotonic  # the clock of the event loops
 from typing import Any
@@ -24,16 +24,21 @@ from mesh.errors import Internal, InvalidArgument, StatusError, Unimplemented
 from mesh.headers import CLIENT_CLAIMS, REQUEST_PREFIXES, without_owned
 from mesh.layers.concurrency import ConcurrencyLimit
 from mesh.layers.deadline import deadline
+from mesh.protojson.codec import Codecs
 from mesh.rpc import framing
 from mesh.rpc.server import grpc_web
 from mesh.rpc.server.builtin_services import builtin_handlers
 from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream
 from mesh.rpc.server.clients.exception_frames import release_frames
-from mesh.rpc.server.clients.limits import LARGE_SIZE
-from mesh.rpc.server.grpc_app import UNKNOWN_METHOD, GrpcApp
+from mesh.rpc.server.clients.limits import LARGE_SIZE, ClientLimits
+from mesh.rpc.server.connect import request as connect_request
+from mesh.rpc.server.connect.connect_call import ConnectCall
+from mesh.rpc.server.connect.dispatch import ConnectDispatch
+from mesh.rpc.server.grpc_app import GrpcApp
 from mesh.rpc.server.health_service import Health
 from mesh.rpc.server.inbound_call import CONTENT_TYPE, InboundCall
 from mesh.rpc.server.reflection_service import Reflection
+from mesh.rpc.server.unserved import UNKNOWN_METHOD
 from mesh.telemetry import propagation
 
 __all__ = ["GrpcCall", "Passthrough", "tracing"]
@@ -83,8 +88,17 @@ class GrpcCall(HttpCall):
         self.trailers = inbound.trailers
 
 
+class ConnectHttpCall(GrpcCall):
+    """A Connect request as the layers of the edge see it."""
+
+    __slots__ = ()
+
+
 class Passthrough:
-    """ASGI application for the gRPC and gRPC-Web requests of the edge.
+    """ASGI application for the gRPC, gRPC-Web and Connect requests of the edge.
+
+    A contract may have an HTTP route whose path is that of a method. A request that could be either is then the
+    route's: a POST without ``connect-protocol-version`` and not of a media type for streams, a GET without ``connect``.
 
     Args:
         contract: The contract whose services are exposed.
@@ -94,6 +108,8 @@ class Passthrough:
         max_message: Largest request message, bytes.
         timeout: Seconds that a unary call may take when its method sets no limit; None: no limit.
         builtin: Names of the built-in services that are served: ``health``, ``reflection``.
+        codecs: JSON codecs of Connect calls.
+        has_route: Whether the contract has an HTTP route for a path and an HTTP method.
 
     Attributes:
         app: The gRPC server.
@@ -110,6 +126,8 @@ class Passthrough:
         max_message: int,
         timeout: float | None,
         builtin: Collection[str] = BUILTIN,
+        codecs: Codecs,
+        has_route: Callable[[str, str], bool],
     ) -> None:
         services = exposed.services(contract)
         self.health = Health(services)
@@ -117,11 +135,17 @@ class Passthrough:
         if "reflection" in builtin:
             served.append(Reflection(exposed.files(contract), services))
         builtin_methods = builtin_handlers(*served, reserve=BuiltinReserve())
-        self.app = _EdgeGrpcApp(contract, builtin_methods, handler, max_message)
+        self.app = _EdgeGrpcApp(contract, builtin_methods, handler, max_message, codecs)
         self._routes: dict[str, tuple[Route, ...]] = dict.fromkeys(builtin_methods, ())
         for path, method in contract.methods.items():
             if method.access is not Access.INTERNAL:
                 self._routes[path] = method.routes
+        methods = {**contract.methods, **{path: method for path, (method, _) in builtin_methods.items()}}
+        self._has_route = has_route
+        self._internal = methods.keys() - self._routes.keys()
+        self._services = {path.rpartition("/")[0] for path in self._routes}
+        self._connect: dict[bytes, Method] = {path.encode(): methods[path] for path in self._routes}
+        self._routed = {(path, verb) for path in self._routes for verb in ("GET", "POST") if has_route(path, verb)}
         self._timeout = timeout
         self._unary = unary
         self._streams = streams
@@ -129,18 +153,34 @@ class Passthrough:
         self._dropped = CLIENT_CLAIMS | propagation.header_names()
 
     def takes(self, scope: Scope) -> bool:
-        """Whether a request is a gRPC or gRPC-Web call."""
+        """Whether a request is a gRPC, gRPC-Web or Connect call."""
+        content_type = b""
         for name, value in scope["headers"]:
             if name == b"content-type":
                 content_type = value
                 break
-        else:
-            return False
-        if not _names_grpc(content_type) or scope["method"] != "POST":
+        if content_type[: len(framing.TYPE)].lower() != framing.TYPE:
+            method = self._connect.get(scope["raw_path"])
+            # The path of a method has a dot, unless its .proto file has no package.
+            if method is None and b"." not in scope["raw_path"]:
+                return False
+            return self._takes_connect(scope, content_type, method)
+        if scope["method"] != "POST":
             return False
         if scope["http_version"] == _HTTP_2 and framing.is_grpc(content_type):
             return True
         return grpc_web.is_grpc_web(content_type)
+
+    def _takes_connect(self, scope: Scope, content_type: bytes, method: Method | None) -> bool:
+        verb = scope["method"]
+        path = scope["raw_path"].decode("latin-1")
+        if method is None:  # no method, which is an error of Connect if the client means a method
+            by_type = verb == "POST" and connect_request.is_connect_type(content_type) and path not in self._internal
+            meant = (by_type and path.rpartition("/")[0] in self._services) or connect_request.is_marked(scope)
+            return meant and not self._has_route(path, verb)
+        if not connect_request.takes(method, verb, content_type):
+            return False
+        return (path, verb) not in self._routed or connect_request.is_marked(scope)
 
     def check(self, call: HttpCall) -> None:
         """Refuse an HTTP request whose content type names gRPC, but which is not a gRPC call.
@@ -159,22 +199,26 @@ class Passthrough:
         raise _unsupported(call, "gRPC needs HTTP/2; over HTTP/1.1 send application/grpc-web+proto")
 
     def allowed(self, call: HttpCall) -> frozenset[str]:
-        """Return the HTTP methods that gRPC allows at a path: POST at that of a method, else none.
+        """Return the HTTP methods that gRPC and Connect allow at a path: none if it is not that of a method.
 
         Raises:
-            StatusError: The path is that of a gRPC method. 415 for a POST, because its media type is not gRPC's; 405
-                for other HTTP methods than POST and OPTIONS.
+            StatusError: The path is that of a gRPC method. 415 for a POST, because its media type is neither gRPC's nor
+                Connect's; 405 for other HTTP methods than theirs and OPTIONS.
         """
         routes = self._routes.get(call.path)
         if routes is None:
             return frozenset()
+        method = self._connect[call.path.encode()]
+        verbs = connect_request.verbs(method)
         if call.verb == "POST":
             found = (call.metadata.wire(b"content-type") or b"no content-type").decode("latin-1")[:100]
             over_http = f"; over HTTP it is {routes[0]}" if routes else ""
-            raise _unsupported(call, f"{call.path} takes gRPC and gRPC-Web, not {found}{over_http}")
+            types = connect_request.media_types(method)
+            takes = f"{call.path} takes gRPC, gRPC-Web and Connect ({' or '.join(types)})"
+            raise _unsupported(call, f"{takes}, not {found}{over_http}", types)
         if call.verb != "OPTIONS":
-            raise refusals.wrong_verb(call, ["POST"])
-        return frozenset({"POST"})
+            raise refusals.wrong_verb(call, verbs)
+        return frozenset(verbs)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request for which ``takes`` is true."""
@@ -230,10 +274,16 @@ class _EdgeGrpcApp(GrpcApp):
     __slots__ = ("_chain",)
 
     def __init__(
-        self, contract: Contract, builtin: Mapping[str, tuple[Method, Handler]], handler: Handler, max_message: int
+        self,
+        contract: Contract,
+        builtin: Mapping[str, tuple[Method, Handler]],
+        handler: Handler,
+        max_message: int,
+        codecs: Codecs,
     ) -> None:
         methods = {path: (method, handler) for path, method in contract.methods.items()}
-        super().__init__({**methods, **builtin}, max_message=max_message)
+        methods |= builtin
+        super().__init__(methods, max_message=max_message, connect=_EdgeConnectDispatch(methods, handler, codecs))
         self._chain = handler
 
     def admit(self, scope: Scope, metadata: Metadata, receive: Receive, send: Send) -> tuple[InboundCall, Handler]:
@@ -254,17 +304,56 @@ class _EdgeGrpcApp(GrpcApp):
         if refusal is None and handler is not self._chain:
             return _BuiltinCall(scope, method, metadata, receive, send, self._max_message), handler
         call = GrpcCall(grpc_web.original_scope(scope), receive, send, inbound, refusal)
+        return inbound, _entering(self._chain, call)
 
-        async def enter(_: Call) -> None:
-            try:
-                await self._chain(call)
-            except BaseException as error:
-                if call.stream is not None and call.stream.counted:
-                    inbound.forget_request()
-                    release_frames(error)
-                raise
 
-        return inbound, enter
+class _EdgeConnectDispatch(ConnectDispatch):
+    """Dispatch of Connect calls at the edge. Calls that it refuses pass the chain too."""
+
+    __slots__ = ("_chain",)
+
+    def __init__(self, methods: Mapping[str, tuple[Method, Handler]], handler: Handler, codecs: Codecs) -> None:
+        super().__init__(methods, codecs=codecs)
+        self._chain = handler
+
+    def admit(
+        self,
+        scope: Scope,
+        metadata: Metadata,
+        receive: Receive,
+        send: Send,
+        max_message: int,
+        clients: ClientLimits | None,  # noqa: ARG002 - the edge has its own limits on clients before this
+    ) -> tuple[InboundCall, Handler] | None:
+        """Return the call of a request, and its handler; None for another request."""
+        path = scope["raw_path"].decode("latin-1")  # the paths of methods have no percent escapes
+        request = self.read(scope, path, metadata)
+        if request is None:
+            return None
+        inbound = ConnectCall(request, self.codec(request), scope, receive, send, max_message)
+        _, handler = self._methods.get(path, (None, self._chain))
+        if request.refusal is None and handler is not self._chain:
+            if request.method.client_streaming and inbound.exchange.stream is not None:
+                inbound.exchange.stream.streaming = True
+            return inbound, handler
+        call = ConnectHttpCall(scope, receive, send, inbound, request.refusal)
+        return inbound, _entering(self._chain, call)
+
+
+def _entering(handler: Handler, call: GrpcCall) -> Handler:
+    """Return the handler of an inbound call: the chain of the edge, for its request."""
+
+    async def enter(inbound: Call) -> None:
+        assert isinstance(inbound, InboundCall)  # noqa: S101 - the call that ``admit`` has made
+        try:
+            await handler(call)
+        except BaseException as error:
+            if call.stream is not None and call.stream.counted:
+                inbound.forget_request()
+                release_frames(error)
+            raise
+
+    return enter
 
 
 class _BuiltinCall(InboundCall):
@@ -285,8 +374,11 @@ class _BuiltinCall(InboundCall):
 
 
 def _builtin_shares(call: Call) -> tuple[Hashable | None, ...]:
-    assert isinstance(call, _BuiltinCall)  # noqa: S101 - ``admit`` makes no other
-    connection = call.connection
+    if isinstance(call, ConnectCall):
+        connection = call.exchange.connection
+    else:
+        assert isinstance(call, _BuiltinCall)  # noqa: S101 - ``admit`` makes no other
+        connection = call.connection
     return connection, connection[0] if connection else None
 
 
@@ -347,6 +439,8 @@ class _ForwardedCall(Call):
         try:
             message = await self._inbound.receive()
         except Internal as error:  # malformed, which is the client's fault at the edge
+            if isinstance(self._inbound, ConnectCall):  # its reader has decided
+                raise
             raise InvalidArgument(error.message) from None
         if self.method.client_streaming:
             self._call.release_request(incomplete=self._inbound.incomplete)
@@ -397,17 +491,24 @@ def _names_grpc(content_type: bytes) -> bool:
     return content_type[: len(framing.TYPE)].lower() == framing.TYPE
 
 
-def _unsupported(call: HttpCall, text: str) -> StatusError:
-    """Return 415 with ``Accept-Post`` (RFC 9110, 15.5.16; W3C Linked Data Platform, 7.1)."""
+def _unsupported(call: HttpCall, text: str, connect: Iterable[str] = ()) -> StatusError:
+    """Return 415 with ``Accept-Post`` (RFC 9110, 15.5.16; W3C Linked Data Platform, 7.1).
+
+    Args:
+        call: The request.
+        text: Text of the error.
+        connect: Media types of Connect for its path.
+    """
     types = grpc_web.TYPES | framing.TYPES if call.http_version == _HTTP_2 else grpc_web.TYPES
-    call.headers.append((b"accept-post", ", ".join(sorted(types)).encode()))
+    call.headers.append((b"accept-post", ", ".join(sorted({*types, *connect})).encode()))
     return refusals.unsupported_media(call, text)
 
 
-def tracing(http: Layer, rpc: Layer) -> Layer:
-    """Return the trace layer of an edge: ``rpc`` for gRPC calls, ``http`` for all other requests."""
+def tracing(http: Layer, grpc: Layer, connect: Layer) -> Layer:
+    """Return the trace layer of an edge: ``grpc`` and ``connect`` for such calls, ``http`` for all other requests."""
+    layers: dict[type[Call], Layer] = {GrpcCall: grpc, ConnectHttpCall: connect}
 
     def layer(call: Call, next: Handler) -> Awaitable[None]:
-        return (rpc if isinstance(call, GrpcCall) else http)(call, next)
+        return layers.get(type(call), http)(call, next)
 
     return layer

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from mesh.edge import refusals
 from mesh.edge.http import negotiation
-from mesh.edge.http.content_coding import PIECE_SIZE, Gunzip
 from mesh.edge.http.json_stream import Lines, TooLarge, Values
 from mesh.edge.http.negotiation import Form
+from mesh.edge.http.stream_coding import PIECE_SIZE, Gunzip
 from mesh.errors import Code, InvalidArgument
-from mesh.media_types import JSON, NDJSON, PROTOBUF, media_type
+from mesh.media_types import JSON, NDJSON, PROTOBUF, is_utf8, media_type
 
 if TYPE_CHECKING:
     from mesh.edge.calls import HttpCall
@@ -39,8 +39,8 @@ def _form_of(call: HttpCall, transcoder: Transcoder) -> Form | None:
     streams = transcoder.method.client_streaming
     form = negotiation.form_of(media_type(value))
     taken = {
-        Form.JSON: _is_utf8(value),
-        Form.LINES: streams and _is_utf8(value),
+        Form.JSON: is_utf8(value),
+        Form.LINES: streams and is_utf8(value),
         Form.PROTOBUF: transcoder.takes_protobuf and not streams,
     }
     if form is not None and taken.get(form):
@@ -54,15 +54,6 @@ def _form_of(call: HttpCall, transcoder: Transcoder) -> Form | None:
     else:
         text = f"the body must be JSON (`content-type: {JSON}`) or a message (`{PROTOBUF}`)"
     raise refusals.unsupported_media(call, text)
-
-
-def _is_utf8(content_type: bytes) -> bool:
-    """Whether a ``content-type`` names UTF-8 or no charset."""
-    for parameter in content_type.lower().split(b";")[1:]:
-        name, _, value = parameter.partition(b"=")
-        if name.strip() == b"charset" and value.strip().strip(b'"') not in (b"utf-8", b"utf8"):
-            return False
-    return True
 
 
 def _gunzip(call: HttpCall) -> Gunzip | None:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from mesh import content_coding
 from mesh.edge import refusals
-from mesh.edge.http import content_coding, negotiation
+from mesh.edge.http import negotiation
 from mesh.edge.http.negotiation import Form
 from mesh.edge.http.status_json import status_json
 from mesh.errors import Internal, InvalidArgument, http_status
@@ -47,9 +48,6 @@ _VARY_ENCODING = (b"vary", b"accept-encoding")
 _VARY_ACCEPT = (b"vary", b"accept")
 _VARY_BOTH = (b"vary", b"accept, accept-encoding")
 _SHORT_JSON: Headers = [*JSON_HEADERS, _VARY_ACCEPT]
-
-_THREAD_SIZE = 128 * 2**10
-"""Bytes of the smallest body that a thread compresses. It would block the loop for milliseconds."""
 
 _NO_CONTENT, _RESET_CONTENT, _NOT_MODIFIED = 204, 205, 304
 _WITHOUT_CONTENT = frozenset((_NO_CONTENT, _RESET_CONTENT))
@@ -205,7 +203,7 @@ async def send_message(
         await call.answer(status, [*_SHORT_JSON, (b"content-length", b"%d" % len(body)), *call.headers], body)
         return
     headers, coding = head(call, media_type, form, len(body))
-    if coding and len(body) >= _THREAD_SIZE:
+    if coding and len(body) >= content_coding.THREAD_SIZE:
         body = await asyncio.to_thread(content_coding.compress, coding, body)
     elif coding:
         body = content_coding.compress(coding, body)

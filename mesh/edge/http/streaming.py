@@ -23,7 +23,7 @@ from mesh.boundary import cancel_task, uncancel_task
 from mesh.call import current
 from mesh.edge import refusals
 from mesh.edge.calls import CLIENT_CLOSED_REQUEST, HttpCall, StreamCall
-from mesh.edge.http import content_coding, request_body, response
+from mesh.edge.http import request_body, response, stream_coding
 from mesh.edge.http.disconnect import DisconnectWatcher
 from mesh.edge.http.negotiation import Form
 from mesh.edge.http.response import ResponseFormat
@@ -192,7 +192,7 @@ class MessageStream:
         self._format = response_format
         self._task = asyncio.current_task()
         self._lock = asyncio.Lock()
-        self._compressor: content_coding.Compressor | None = None
+        self._compressor: stream_coding.Compressor | None = None
         self._separator = b"["  # of an array: what its next element needs before it
         self._silent = True
         self._keepalive: asyncio.Task[None] | None = None
@@ -271,7 +271,7 @@ class MessageStream:
         response.forward_headers(call, self._upstream)
         headers, coding = response.head(call, media_type, self._format.form)
         if coding:
-            self._compressor = content_coding.compressor(coding)
+            self._compressor = stream_coding.compressor(coding)
         if self._format.form is Form.EVENTS:
             headers.append((b"x-accel-buffering", b"no"))
             if not any(name == b"cache-control" for name, _ in call.headers):

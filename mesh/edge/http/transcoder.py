@@ -12,16 +12,17 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import orjson
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError
 
 from mesh.contract.model import Method, Route
 from mesh.edge.http.negotiation import Form
 from mesh.edge.parameters import SYSTEM, Parameters, invalid
 from mesh.errors import InvalidArgument
-from mesh.message_methods import descriptor_of, has_field, merge, missing, parser, serialize
+from mesh.message_methods import descriptor_of, has_field, merge, parser, serialize
 from mesh.protojson.codec import Codecs
 from mesh.protojson.names import json_name_of
 from mesh.protojson.scalars import BadValue, JsonError
+from mesh.protojson.serialized import SAFE_DEPTH, is_deep, serialized
 from mesh.protojson.syntax import JsonSyntaxError, loads
 
 __all__ = ["Transcoder"]
@@ -29,10 +30,6 @@ __all__ = ["Transcoder"]
 HTTP_BODY = "google.api.HttpBody"
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_MAX_NAMED_FIELDS = 10
-"""Missing fields that an error names."""
-_SAFE_DEPTH = 32
-"""JSON nesting that never exceeds the 100 message levels of protobuf: ``Value`` needs up to three for one."""
 
 
 class Transcoder:
@@ -128,15 +125,7 @@ class Transcoder:
                     parameter.set(message, text)
                 except BadValue as error:
                     raise invalid(parameter.name, error.text, f"{parameter.name} in the path") from None
-        try:
-            data = serialize(message)
-            if (form is Form.JSON and body.count(b"{") + body.count(b"[") > _SAFE_DEPTH) or query.count(
-                b"."
-            ) > _SAFE_DEPTH:
-                parser(self._input)(data)  # a message that the service cannot parse is the client's fault
-        except (EncodeError, DecodeError):
-            raise _unserializable(message) from None
-        return data
+        return serialized(message, deep=(form is Form.JSON and is_deep(body)) or query.count(b".") > SAFE_DEPTH)
 
     def _read_bytes(self, message: Any, body: bytes, form: Form, content_type: bytes) -> None:
         target = getattr(message, self._body) if self._body_name else message
@@ -232,15 +221,6 @@ def _field_dump(field: Any, codecs: Codecs) -> Callable[[Any], Any]:
     if nullable:
         return lambda message: dump(getattr(message, name)) if has_field(message, name) else None
     return lambda message: dump(getattr(message, name))
-
-
-def _unserializable(message: Any) -> InvalidArgument:
-    """Return the error of a request that protobuf does not serialize or parse."""
-    missing_fields = missing(message)[:_MAX_NAMED_FIELDS]
-    if not missing_fields:
-        return InvalidArgument("the request is nested too deeply")
-    text = f"{', '.join(missing_fields)}: the field is required"
-    return InvalidArgument(text, violations=dict.fromkeys(missing_fields, "the field is required"))
 
 
 def _text(raw: bytes) -> str:

@@ -143,6 +143,8 @@ class Operations:
             return
         for name, fields in Parameters(method, route).offered():
             field = fields[-1]
+            if any(map(self._schemas.output_only, fields)):
+                continue
             made: dict[str, Any] = {"name": name, "in": "query"}
             if all(self._schemas.required(part) for part in fields):
                 made["required"] = True
@@ -170,10 +172,10 @@ class Operations:
             return dict(_ANY_BYTES)
         paths = [variable.field for variable in route.template.variables]
         if field is None:
-            schema = self._schemas.message(descriptor, paths)
+            schema = self._schemas.requests.message(descriptor, paths)
             required = self._schemas.requires_fields(schema)
         else:
-            schema = self._schemas.field(field, [path[1:] for path in paths if path[0] == field.name])
+            schema = self._schemas.requests.body(field, [path[1:] for path in paths if path[0] == field.name])
             required = self._schemas.required(field) and (
                 not any(path[0] == field.name for path in paths) or self._schemas.requires_fields(schema)
             )
@@ -212,7 +214,7 @@ class Operations:
     def _request_stream(self, descriptor: Any) -> dict[str, Any]:
         if descriptor.full_name == _HTTP_BODY:
             return dict(_ANY_BYTES)
-        schema = self._schemas.message(descriptor)
+        schema = self._schemas.requests.message(descriptor)
         return {
             "description": "The request messages; each is read as soon as it arrives. A WebSocket is accepted too.",
             "content": {

@@ -18,6 +18,7 @@ import orjson
 from mesh.contract.model import Contract
 from mesh.edge import refusals
 from mesh.edge.openapi.document import document
+from mesh.headers import etag_matches
 from mesh.media_types import JSON
 
 if TYPE_CHECKING:
@@ -109,19 +110,11 @@ async def _respond(call: HttpCall, body: _PageBody) -> None:
         raise refusals.wrong_verb(call, ("GET", "HEAD"))
     call.route = call.path
     headers = [*_SECURITY_HEADERS, (b"etag", body.etag), *call.headers]
-    if _matches(call.metadata.wire(b"if-none-match"), body.etag):
+    if etag_matches(call.metadata.wire(b"if-none-match"), body.etag):
         await call.answer(304, headers, b"")
         return
     headers += [(b"content-type", body.media_type.encode()), (b"content-length", b"%d" % len(body.content))]
     await call.answer(200, headers, body.content)
-
-
-def _matches(if_none_match: bytes | None, etag: bytes) -> bool:
-    """Whether ``If-None-Match`` names the tag, by the weak comparison (RFC 9110, 13.1.2)."""
-    if if_none_match is None:
-        return False
-    tags = [tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b",")]
-    return if_none_match.strip() == b"*" or etag in tags
 
 
 async def _redirect(call: HttpCall) -> None:

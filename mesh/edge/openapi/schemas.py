@@ -3,6 +3,10 @@
 A schema describes JSON as the edge prints it, which is also the best form for a client to send. Other spellings that
 the mapping allows in requests (proto names, enum numbers, 64-bit integers as numbers, null) are in no schema.
 
+A message type has a schema of its own in requests (``a.v1.Book-request``) if it differs there: OUTPUT_ONLY fields
+belong into no request. Beside an ``update_mask`` (AIP-134) no field is REQUIRED, because the mask says which ones
+change (``a.v1.Book-update``).
+
 Sources: https://protobuf.dev/programming-guides/json/, JSON Schema 2020-12, google/api/field_behavior.proto.
 """
 
@@ -15,9 +19,11 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from mesh.edge.openapi import json_patterns
+from mesh.edge.openapi.rule_keywords import RuleKeywords
 from mesh.protojson.names import json_name_of, json_names
 from mesh.protojson.wellknown import WRAPPERS
-from mesh.rules.field_behavior import Behaviors
+from mesh.rules.field_behavior import OUTPUT_ONLY, REQUIRED, Behaviors
+from mesh.rules.message_types import containing, reachable
 
 __all__ = ["SHARED", "Schema", "Schemas"]
 
@@ -109,7 +115,10 @@ SHARED: Mapping[str, Schema] = {
 
 _NULL = "google.protobuf.NullValue"
 
-_BEHAVIOR = {"OUTPUT_ONLY": "readOnly", "INPUT_ONLY": "writeOnly"}
+_BEHAVIOR = {OUTPUT_ONLY: "readOnly", "INPUT_ONLY": "writeOnly"}
+_MASK = "update_mask"
+_RESPONSE, _REQUEST, _UPDATE = "", "-request", "-update"
+"""Uses of a message type, as they are at the end of the names of their schemas."""
 
 
 class Schemas:
@@ -118,15 +127,48 @@ class Schemas:
     Args:
         pool: Descriptor pool of the contract.
         comments: Full name of a declaration → its comment.
+        use: Use of the messages, for ``requests``.
+        components: The components of other uses, which are extended.
 
     Attributes:
         components: Schemas of messages and enums by full name.
+        requests: The same for messages in requests. It shares ``components``.
     """
 
-    def __init__(self, pool: DescriptorPool, comments: Mapping[str, str]) -> None:
-        self.components: dict[str, Schema] = {}
+    def __init__(
+        self,
+        pool: DescriptorPool,
+        comments: Mapping[str, str],
+        *,
+        use: str = _RESPONSE,
+        components: dict[str, Schema] | None = None,
+    ) -> None:
+        self.components: dict[str, Schema] = {} if components is None else components
         self._comments = comments
         self._behaviors = Behaviors(pool)
+        self._rules = RuleKeywords(pool)
+        self._use = use
+        self._differing: dict[str, bool] = {}
+        same = self.components
+        self.requests = Schemas(pool, comments, use=_REQUEST, components=same) if use == _RESPONSE else self
+        self._updates = self if use == _UPDATE else Schemas(pool, comments, use=_UPDATE, components=same)
+
+    def _key(self, descriptor: Descriptor) -> str:
+        """Return the name of the schema of a message type in this use."""
+        name = descriptor.full_name
+        if self._use == _RESPONSE:
+            return name
+        if name not in self._differing:
+            types = reachable(descriptor)
+            found = containing(types, self._differs)
+            self._differing.update({one.full_name: one.full_name in found for one in types})
+        return f"{name}{self._use}" if self._differing[name] else name
+
+    def _differs(self, descriptor: Descriptor) -> bool:
+        if self._use == _REQUEST and _MASK in descriptor.fields_by_name:
+            return True
+        behaviors = [self._behaviors.of(field) for field in descriptor.fields]
+        return any(OUTPUT_ONLY in one or (self._use == _UPDATE and REQUIRED in one) for one in behaviors)
 
     def message(self, descriptor: Descriptor, given: Sequence[FieldPath] = ()) -> Schema:
         """Return the schema of a message: a reference, or a scalar for messages whose JSON is one.
@@ -141,14 +183,16 @@ class Schemas:
             return dict(_STRING_MESSAGES[name])
         if name in WRAPPERS:
             return dict(_SCALARS[descriptor.fields_by_name["value"].type])
-        if name not in self.components:
-            self._add(descriptor)
-        reference = {"$ref": REF + name}
+        key = self._key(descriptor)
+        if key not in self.components:
+            self._add(descriptor, key)
+        reference = {"$ref": REF + key}
         return self._without(descriptor, given, reference) if any(given) else reference
 
     def _without(self, descriptor: Descriptor, given: Sequence[FieldPath], reference: Schema) -> Schema:
         """Return the schema of a message without the requirement of given fields; ``reference`` if it has none."""
-        schema = dict(self.components[descriptor.full_name])
+        key = self._key(descriptor)
+        schema = dict(self.components[key])
         names = json_names(descriptor)
         given_schemas: dict[str, Schema] = {}
         for field in descriptor.fields:
@@ -164,7 +208,7 @@ class Schemas:
             schema["required"] = required
         if "properties" in schema:
             schema["properties"] = {**schema["properties"], **given_schemas}
-        return reference if schema == self.components[descriptor.full_name] else schema
+        return reference if schema == self.components[key] else schema
 
     def detail(self, descriptor: Descriptor) -> Schema:
         """Return the schema of a message within an ``Any``."""
@@ -177,7 +221,7 @@ class Schemas:
         self.components.setdefault(ANY, SHARED[ANY])
         return {"$ref": REF + ANY}
 
-    def _add(self, descriptor: Descriptor) -> None:
+    def _add(self, descriptor: Descriptor, key: str) -> None:
         name = descriptor.full_name
         if name in SHARED:
             self.components[name] = SHARED[name]
@@ -186,16 +230,21 @@ class Schemas:
                     self.components.setdefault(needed, SHARED[needed])
             return
         schema: Schema = {"type": "object"}
-        self.components[name] = schema  # before its fields, which may refer back to it
+        self.components[key] = schema  # before its fields, which may refer back to it
         self._describe(schema, name, descriptor)
+        _add_notes(schema, self._rules.message_notes(descriptor))
         properties = self._properties(descriptor)
         if properties:
             schema["properties"] = properties
         names = json_names(descriptor)
-        required = [names[field.name] for field in descriptor.fields if self.required(field)]
+        required = [names[field.name] for field in self._fields(descriptor) if self.required(field)]
         if required:
             schema["required"] = required
-        exclusions = {name: {"properties": dict.fromkeys(others, False)} for name, others in _exclusive(descriptor)}
+        exclusions = {
+            name: {"properties": dict.fromkeys(others, False)}
+            for name, others in _exclusive(descriptor)
+            if name in properties
+        }
         if exclusions:
             schema["dependentSchemas"] = exclusions
         schema["additionalProperties"] = False
@@ -203,11 +252,24 @@ class Schemas:
     def _properties(self, descriptor: Descriptor) -> dict[str, Schema]:
         """Return the schemas of a message's fields and extensions by their JSON names."""
         names = json_names(descriptor)
-        properties = {names[field.name]: self.field(field) for field in descriptor.fields}
+        masked = _MASK in descriptor.fields_by_name
+        properties = {
+            names[field.name]: self._updates.field(field) if masked and not field.is_repeated else self.field(field)
+            for field in self._fields(descriptor)
+        }
         if descriptor.is_extendable:
             found = sorted(descriptor.file.pool.FindAllExtensions(descriptor), key=lambda field: field.number)
             properties |= {json_name_of(field): self.field(field) for field in found}
         return properties
+
+    def _fields(self, descriptor: Descriptor) -> list[FieldDescriptor]:
+        """Return the fields that a message has in this use."""
+        fields = list(descriptor.fields)
+        return fields if self._use == _RESPONSE else [field for field in fields if not self.output_only(field)]
+
+    def output_only(self, field: FieldDescriptor) -> bool:
+        """Whether the field belongs into no request (``google.api.field_behavior``)."""
+        return OUTPUT_ONLY in self._behaviors.of(field)
 
     def _describe(self, schema: Schema, name: str, descriptor: Any) -> None:
         if name in self._comments:
@@ -220,6 +282,7 @@ class Schemas:
         inner: Any = field.message_type
         nested = any(given) and inner is not None and not field.is_repeated
         schema = dict(self.message(inner, given)) if nested else self._value(field)
+        schema, rules = self._rules.apply(field, schema)
         self._describe(schema, field.full_name, field)
         behaviors = self._behaviors.of(field)
         for behavior, keyword in _BEHAVIOR.items():
@@ -228,10 +291,27 @@ class Schemas:
         notes = [schema["description"]] if "description" in schema else []
         if "IMMUTABLE" in behaviors:
             notes.append("It cannot be changed after it is set.")
-        notes.append(self.oneof_note(field))
+        notes += [self.oneof_note(field), "\n".join(rules)]
         if any(notes):
             schema["description"] = "\n\n".join(note for note in notes if note)
         return schema
+
+    def body(self, field: FieldDescriptor, given: Sequence[FieldPath] = ()) -> Schema:
+        """Return the schema of a request field that the body holds; ``given`` as for ``message``."""
+        message: Any = field.containing_type
+        masked = _MASK in message.fields_by_name and not field.is_repeated
+        return (self._updates if masked else self).field(field, given)
+
+    @staticmethod
+    def plain(field: FieldDescriptor) -> Schema:
+        """Return the schema of a type whose JSON is a scalar, whatever the contract says of the field; else ``{}``."""
+        if field.is_repeated:
+            return {}
+        if field.message_type is None:
+            return dict(_SCALARS.get(field.type, {}))
+        name = field.message_type.full_name
+        wrapped = field.message_type.fields_by_name["value"].type if name in WRAPPERS else 0
+        return dict(_STRING_MESSAGES.get(name) or _SCALARS.get(wrapped, {}))
 
     def oneof_note(self, field: FieldDescriptor) -> str:
         """Return the note on a member of a oneof that names the members; ``""`` for other fields."""
@@ -240,7 +320,8 @@ class Schemas:
             return ""
         names = ", ".join(f"`{json_name_of(member)}`" for member in oneof.fields)
         comment = self._comments.get(oneof.full_name, "")
-        return f"At most one of {names} is set.{' ' + comment if comment else ''}"
+        number = "Exactly" if self._rules.oneof_required(oneof) else "At most"
+        return f"{number} one of {names} is set.{' ' + comment if comment else ''}"
 
     def _value(self, field: FieldDescriptor) -> Schema:
         if not field.is_repeated:
@@ -289,10 +370,11 @@ class Schemas:
     def text(self, field: FieldDescriptor) -> Schema:
         """Return the schema of a field that a path or query parameter sets; several values make an array."""
         if field.enum_type is not None and field.enum_type.full_name == _NULL:
-            schema = {"type": "string", "const": "NULL_VALUE"}
+            schema: Schema = {"type": "string", "const": "NULL_VALUE"}
         else:
             schema = self._element(field)
-        return {"type": "array", "items": schema} if field.is_repeated else schema
+        schema = {"type": "array", "items": schema} if field.is_repeated else schema
+        return self._rules.apply(field, schema)[0]
 
     def comment(self, field: FieldDescriptor) -> str:
         """Return the comment of a field, or else of its type unless that is a well-known type."""
@@ -312,8 +394,9 @@ class Schemas:
         return "required" in (self.components[name] if name else schema)
 
     def required(self, field: FieldDescriptor) -> bool:
-        """Whether a request must set the field (proto2's ``required``, ``google.api.field_behavior``)."""
-        return field.is_required or self._behaviors.required(field)
+        """Whether a request must set the field (proto2, ``google.api.field_behavior``, ``buf.validate``)."""
+        behavior = self._use != _UPDATE and self._behaviors.required(field)
+        return field.is_required or behavior or self._rules.required(field)
 
 
 def _exclusive(descriptor: Descriptor) -> Iterator[tuple[str, list[str]]]:
@@ -323,6 +406,12 @@ def _exclusive(descriptor: Descriptor) -> Iterator[tuple[str, list[str]]]:
         names = [json[field.name] for field in oneof.fields]
         if len(names) > 1:
             yield from ((name, [other for other in names if other != name]) for name in names)
+
+
+def _add_notes(schema: Schema, notes: Sequence[str]) -> None:
+    """Add notes to a description."""
+    if notes:
+        schema["description"] = "\n\n".join([*([schema["description"]] if "description" in schema else []), *notes])
 
 
 def _value_line(value: str, comment: str, *, deprecated: bool) -> str:

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from ssl import SSLError, SSLObject
+from ssl import SSLEOFError, SSLError, SSLObject
 from typing import Any, Protocol, cast
 
 import ngh2
@@ -25,7 +25,7 @@ from mesh.rpc.client.http2_stream import Stream
 from mesh.rpc.client.reset_limiter import ResetLimiter
 from mesh.rpc.client.resolver import Endpoint, split
 from mesh.rpc.client.service_tls import ServiceTls
-from mesh.rpc.client.tls_errors import SpeaksTlsError, is_tls_alert, reason_of
+from mesh.rpc.client.tls_errors import HANDSHAKE_ENDED, SpeaksTlsError, is_tls_alert, reason_of
 
 __all__ = ["Connection", "ConnectionOwner", "connect"]
 
@@ -466,7 +466,7 @@ class Connection(asyncio.Protocol):
 
 def _lost_text(error: Exception | None) -> str:
     """Return why a connection was lost. With TLS 1.3 the refusal of a client's certificate comes this way."""
-    if isinstance(error, SSLError):
+    if isinstance(error, SSLError) and not isinstance(error, SSLEOFError):
         return reason_of(error)
     return str(error).lower() if error else "closed by the server"
 
@@ -499,6 +499,10 @@ async def connect(endpoint: Endpoint, owner: ConnectionOwner, tls: ServiceTls | 
         )
     except SSLError as error:
         raise ConnectionError(reason_of(error)) from error
+    except (ConnectionResetError, ConnectionAbortedError) as error:
+        if tls is None:
+            raise
+        raise ConnectionError(HANDSHAKE_ENDED) from error
     try:
         if tls is not None:
             connection.secure(tls)

@@ -164,6 +164,25 @@ class ReflectionClient:
             raise NoSuchMethod(f"{full} has no method {method_name!r}; it has {known or 'none'}")
         return method
 
+    def files_of(self, symbol: str) -> dict[str, FileDescriptorProto]:
+        """Return the file that declares a symbol and all that it imports, by name.
+
+        Raises:
+            NoSuchMethod: The server does not know the symbol.
+            ReflectionCallError: The server cannot be reached or has no reflection.
+        """
+        found: dict[str, FileDescriptorProto] = {}
+        to_request = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)]
+        while to_request:
+            response = self._request(to_request.pop())
+            for data in response.file_descriptor_response.file_descriptor_proto:
+                file = FileDescriptorProto.FromString(data)
+                found.setdefault(file.name, file)
+            missing = next((name for file in found.values() for name in file.dependency if name not in found), None)
+            if missing is not None:
+                to_request.append(reflection_pb2.ServerReflectionRequest(file_by_filename=missing))
+        return found
+
     def _add(self, files: Sequence[bytes]) -> None:
         """Add files to the pool, each after its imports; imports that the server did not send are requested."""
         sent = {file.name: file for file in map(FileDescriptorProto.FromString, files)}

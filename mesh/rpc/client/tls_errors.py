@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 import ssl
 
-__all__ = ["SpeaksTlsError", "is_tls_alert", "reason_of"]
+__all__ = ["HANDSHAKE_ENDED", "SpeaksTlsError", "is_tls_alert", "reason_of"]
 
 _ALERT = b"\x15\x03"
 """First bytes of a TLS alert (RFC 8446, 5.1: content type 21, version 3.x), of a server that gets plain text."""
+_SIDES = "it does not speak TLS and this side does; `tls` and `address` of mesh.toml must be the same there"
+HANDSHAKE_ENDED = f"it closed the connection during the TLS handshake: it stops, or {_SIDES}"
+"""Reason of a connection that ended without an alert. A listener that takes the first bytes of TLS for the head of a
+request over HTTP/1.1 closes it after a timeout."""
 _NO_TLS = frozenset({
     "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST", "UNEXPECTED_MESSAGE",
 })  # fmt: skip
@@ -40,5 +44,7 @@ def reason_of(error: ssl.SSLError) -> str:
     if refused is not None:
         return f"it refuses the certificate of this side: {refused[1].lower().replace('_', ' ')}"
     if reason in _NO_TLS:
-        return "it does not speak TLS and this side does; `tls` and `address` of mesh.toml must be the same there"
+        return _SIDES
+    if isinstance(error, ssl.SSLEOFError):
+        return HANDSHAKE_ENDED
     return f"TLS failed: {reason.lower().replace('_', ' ') or error}"

@@ -1,7 +1,8 @@
-"""gRPC server as an ASGI application: routes calls to handlers and rejects requests that are not gRPC.
+"""gRPC server as an ASGI application: routes gRPC and Connect calls to handlers and rejects other requests.
 
-It runs under any ASGI server with HTTP/2 trailers (h2corn, pyvoy). Requests that are not gRPC get an HTTP status, calls
-that cannot be routed a gRPC status. Authentication, deadlines and concurrency limits are layers around the handlers.
+It runs under any ASGI server with HTTP/2 trailers (h2corn, pyvoy). Requests of no protocol get an HTTP status, calls
+that cannot be routed the status of their protocol. Authentication, deadlines and concurrency limits are layers around
+the handlers.
 """
 
 from __future__ import annotations
@@ -12,34 +13,30 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf.empty_pb2 import Empty
-
-from mesh.asgi import Receive, Scope, Send
+from mesh.asgi import Receive, Scope, Send, discard_body, is_body_expected
 from mesh.boundary import as_exception, uncancel_task
-from mesh.call import Call, Handler, Layer, Metadata, chain
+from mesh.call import Handler, Layer, Metadata
 from mesh.contract.model import Method
-from mesh.errors import Internal, StatusError, Unauthenticated, Unavailable, Unimplemented
+from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
 from mesh.headers import Headers
 from mesh.layers.recover import status_of
 from mesh.rpc import framing
 from mesh.rpc.server.clients.limited_call import CallerWatch, LimitedCall
 from mesh.rpc.server.clients.limits import ClientLimits
+from mesh.rpc.server.connect import request as connect_request
+from mesh.rpc.server.connect.dispatch import ConnectDispatch
 from mesh.rpc.server.inbound_call import CONTENT_TYPE, UNREAD, InboundCall
+from mesh.rpc.server.unserved import UNKNOWN_METHOD, refusing, unimplemented
 from mesh.rpc.status import write_status
 
-__all__ = ["TRAILERS_EXTENSION", "UNKNOWN_METHOD", "GrpcApp"]
+__all__ = ["TRAILERS_EXTENSION", "GrpcApp"]
 
 log = logging.getLogger("mesh.rpc.server")
 
-UNKNOWN_METHOD = Method("_OTHER", "", "/_OTHER", Empty, Empty, client_streaming=False, server_streaming=False)
-"""Method of every call to a path that is not served. Traces and metrics show OpenTelemetry's name ``_OTHER``, because
-callers can make up any number of paths."""
 TRAILERS_EXTENSION = "http.response.trailers"
 """ASGI extension. A server offers it for requests with ``te: trailers``, which gRPC requires (PROTOCOL-HTTP2.md)."""
 _DEFAULT_EXTENSIONS: dict[str, Any] = {TRAILERS_EXTENSION: {}}
 """Extensions that are assumed of a server whose scope names none."""
-_TLS_1_3 = 0x0304
-"""Version of TLS between services; clients of the edge may have 1.2."""
 _TE_TRAILERS_MISSING = (
     "malformed request: the header `te: trailers` is missing, so the response cannot carry a status; "
     "a proxy on the way may have removed it"
@@ -48,13 +45,14 @@ _BODY_END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_bo
 
 
 class GrpcApp:
-    """ASGI application that serves gRPC calls.
+    """ASGI application that serves gRPC and Connect calls.
 
     Args:
         methods: Path (``/package.Service/Method``) → the method and its handler.
         max_message: Largest request message, bytes. The receiver of a response limits its size.
         trace: Layer that records the calls of unknown methods. None: they are not recorded.
         clients: Limits on the callers; None: an application before this one has them.
+        connect: Dispatch of Connect calls; None: they have the handlers and the trace layer of gRPC calls.
 
     Attributes:
         calls: The calls in progress.
@@ -63,7 +61,7 @@ class GrpcApp:
     malformed: type[StatusError] = Internal
     """Status of a request that no gRPC client makes."""
 
-    __slots__ = ("_clients", "_closing", "_max_message", "_methods", "_trace", "_watch", "calls")
+    __slots__ = ("_clients", "_closing", "_connect", "_max_message", "_methods", "_trace", "_watch", "calls")
 
     def __init__(
         self,
@@ -72,8 +70,10 @@ class GrpcApp:
         max_message: int = 4 * 2**20,
         trace: Layer | None = None,
         clients: ClientLimits | None = None,
+        connect: ConnectDispatch | None = None,
     ) -> None:
         self._methods = dict(methods)
+        self._connect = connect or ConnectDispatch(self._methods, trace=trace)
         self._max_message = max_message
         self._trace = trace
         self._closing = False
@@ -91,17 +91,18 @@ class GrpcApp:
         pairs = scope["headers"]
         metadata = Metadata.from_wire(pairs if isinstance(pairs, list) else list(pairs))
         content_type = metadata.wire(b"content-type")
-        if (
-            content_type != framing.TYPE
-            or scope["method"] != "POST"
-            or TRAILERS_EXTENSION not in scope.get("extensions", _DEFAULT_EXTENSIONS)
-        ):
-            rejection = self._reject(scope, content_type or b"")
-            if rejection is not None:
-                await _send_headers_only(send, *rejection)
-                return
         try:
-            call, handler = self.admit(scope, metadata, receive, send)
+            if (
+                content_type == framing.TYPE
+                and scope["method"] == "POST"
+                and TRAILERS_EXTENSION in scope.get("extensions", _DEFAULT_EXTENSIONS)
+            ):
+                call, handler = self.admit(scope, metadata, receive, send)
+            else:
+                call, handler = self._admit_other(scope, metadata, receive, send)
+        except _Rejected as rejection:
+            await rejection.send(scope, receive, send)
+            return
         except StatusError as status:
             pairs = [CONTENT_TYPE, *write_status(status)]
             if isinstance(status, Unimplemented):  # the encoding is unknown: name those that are accepted
@@ -138,16 +139,27 @@ class GrpcApp:
             if isinstance(call, LimitedCall):
                 call.close()
 
-    def _reject(self, scope: Scope, content_type: bytes) -> tuple[int, Headers] | None:
-        """Return HTTP status and headers that reject a request which is not gRPC; None for a gRPC request."""
-        if scope["method"] != "POST":
-            return 405, [(b"allow", b"POST")]
+    def _admit_other(
+        self, scope: Scope, metadata: Metadata, receive: Receive, send: Send
+    ) -> tuple[InboundCall, Handler]:
+        """Return the call of a request that is Connect, or gRPC in an unusual spelling, and its handler.
+
+        Raises:
+            _Rejected: The request is neither.
+            StatusError: As for ``admit``.
+        """
+        content_type = metadata.wire(b"content-type") or b""
         if not framing.is_grpc(content_type):
-            return 415, [(b"accept-post", framing.TYPE)]
+            admitted = self._connect.admit(scope, metadata, receive, send, self._max_message, self._clients)
+            if admitted is None:
+                raise _Rejected.other(scope["method"], self._methods.get(scope["path"], (None,))[0])
+            return admitted
+        if scope["method"] != "POST":
+            raise _Rejected.other(scope["method"], None)
         if TRAILERS_EXTENSION not in scope.get("extensions", _DEFAULT_EXTENSIONS):
             # Rejected before the function runs, because its response could not be sent.
-            return 200, [CONTENT_TYPE, *write_status(self.malformed(_TE_TRAILERS_MISSING))]
-        return None
+            raise _Rejected(200, [CONTENT_TYPE, *write_status(self.malformed(_TE_TRAILERS_MISSING))])
+        return self.admit(scope, metadata, receive, send)
 
     def admit(self, scope: Scope, metadata: Metadata, receive: Receive, send: Send) -> tuple[InboundCall, Handler]:
         """Return the call of a request, and its handler.
@@ -164,16 +176,12 @@ class GrpcApp:
             call = LimitedCall(clients, scope, method, metadata, receive, send, self._max_message)
         tls = scope.get("extensions", _DEFAULT_EXTENSIONS).get("tls")
         if tls is not None:
-            call.certificate = _client_certificate(tls)
+            call.set_certificate(tls)
         return call, handler
 
     def _unknown(self, path: str) -> tuple[Method, Handler]:
         """Return ``UNKNOWN_METHOD`` and a handler that refuses the call; the trace layer records the refusal."""
-
-        async def refuse(_: Call) -> None:
-            raise _unimplemented(path, self._methods)
-
-        return UNKNOWN_METHOD, refuse if self._trace is None else chain(self._trace, refuse)
+        return UNKNOWN_METHOD, refusing(unimplemented(path, self._methods), self._trace)
 
     async def _failed(self, call: InboundCall, error: BaseException) -> StatusError:
         """Return the status of a call whose handler raised no ``StatusError``.
@@ -200,29 +208,39 @@ class GrpcApp:
             call.cancel()
 
 
+class _Rejected(Exception):
+    """A request is no call. It gets a response of headers only.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers.
+    """
+
+    def __init__(self, status: int, headers: Headers) -> None:
+        super().__init__(status)
+        self.status = status
+        self.headers = headers
+
+    async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        if is_body_expected(scope):
+            await discard_body(receive)
+        await _send_headers_only(send, self.status, self.headers)
+
+    @classmethod
+    def other(cls, verb: str, method: Method | None) -> _Rejected:
+        """Return the rejection of another protocol: 405, or 415 with the media types of the path."""
+        if verb != "POST":
+            verbs = ("POST",) if method is None else connect_request.verbs(method)
+            return cls(405, [(b"allow", ", ".join(verbs).encode())])
+        types = (framing.TYPE.decode(), *(() if method is None else connect_request.media_types(method)))
+        return cls(415, [(b"accept-post", ", ".join(types).encode())])
+
+
 def _forget(call: InboundCall, error: BaseException) -> None:
     """Release what a large call that has failed holds, while the status is sent and the exception exists."""
     if isinstance(call, LimitedCall):
         call.forget(error)
-
-
-def _client_certificate(tls: Mapping[str, Any]) -> str | None:
-    """Return the client's leaf certificate (PEM) from ASGI's ``tls`` extension, or None if the client has none.
-
-    Raises:
-        Unauthenticated: The version of TLS is below 1.3.
-    """
-    if tls["tls_version"] < _TLS_1_3:
-        raise Unauthenticated("services of the mesh speak TLS 1.3; allow it in the client")
-    certificates = tls["client_cert_chain"]
-    return certificates[0] if certificates else None
-
-
-def _unimplemented(path: str, methods: Mapping[str, Any]) -> StatusError:
-    service, _, method = path.strip("/").rpartition("/")
-    if any(known.startswith(f"/{service}/") for known in methods):
-        return Unimplemented(f"service {service} has no method {method}")
-    return Unimplemented(f"service {service or path} is not served here")
 
 
 async def _send_headers_only(send: Send, status: int, pairs: Headers) -> None:

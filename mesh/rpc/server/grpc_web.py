@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from mesh.asgi import AsgiEvent, Receive, Scope, Send, discard_body
+from mesh.asgi import AsgiEvent, Receive, Scope, Send, discard_body, is_body_expected
 from mesh.errors import InvalidArgument
-from mesh.headers import Headers
+from mesh.headers import BROWSER, Headers
 from mesh.media_types import media_type
 from mesh.rpc.framing import PREFIX
 from mesh.rpc.server.grpc_app import TRAILERS_EXTENSION
@@ -37,12 +37,6 @@ _ORIGINAL_SCOPE = "mesh.original"
 """Key of the translated scope under which the scope of the gRPC-Web request stands."""
 _EXTENSIONS: Mapping[str, Any] = MappingProxyType({TRAILERS_EXTENSION: {}})
 """Extensions of the translated scope. Trailers are in the body, so the ASGI server need not support them."""
-_BROWSER_HEADERS = frozenset({
-    b"content-type", b"content-length", b"accept", b"accept-language", b"cache-control", b"cookie", b"dnt", b"origin",
-    b"pragma", b"priority", b"referer", b"upgrade-insecure-requests", b"x-grpc-web", b"x-requested-with",
-    b"x-user-agent",
-})  # fmt: skip
-"""Headers that a browser sends on its own account, beside ``sec-*``; a function does not see them as metadata."""
 
 
 def is_grpc_web(content_type: bytes) -> bool:
@@ -111,7 +105,7 @@ async def serve(app: Any, scope: Scope, receive: Receive, send: Send) -> None:
         return
     response_media = accepted_media if accepted_media in TYPES else request_media
     translation = _Translation(scope, receive, send, request_media, response_media)
-    pairs = [pair for pair in scope["headers"] if pair[0] not in _BROWSER_HEADERS and not pair[0].startswith(b"sec-")]
+    pairs = [pair for pair in scope["headers"] if pair[0] not in BROWSER and not pair[0].startswith(b"sec-")]
     translated = {**scope, "headers": [CONTENT_TYPE, *pairs], "extensions": _EXTENSIONS, _ORIGINAL_SCOPE: scope}
     await app(translated, translation.receive, translation.send)
 
@@ -143,9 +137,7 @@ class _Translation:
         self._response_media = response_media.encode()
         self._text = response_media.startswith(_TEXT)
         self._decoder = Base64Decoder() if request_media.startswith(_TEXT) else None
-        self._unread = scope["http_version"].startswith("1") or any(
-            name == b"content-length" and value != b"0" for name, value in scope["headers"]
-        )
+        self._unread = is_body_expected(scope)
         self._http_version = scope["http_version"]
         self._trailers = False
         self._last_message = b""

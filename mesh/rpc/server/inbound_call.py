@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mesh.asgi import AsgiEvent, Receive, Send
 from mesh.boundary import cancel_task, record_cancellation
 from mesh.call import Call, Metadata, field_bytes
-from mesh.errors import Internal, ResourceExhausted, StatusError
+from mesh.errors import Internal, ResourceExhausted, StatusError, Unauthenticated
 from mesh.headers import UNTRAILED
 from mesh.rpc import framing
 from mesh.rpc.server.clients.limits import LARGE_SIZE
 from mesh.rpc.status import OK, write_status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mesh.contract.model import Method
 
 __all__ = ["CONTENT_TYPE", "RECEIVING", "UNREAD", "InboundCall"]
@@ -36,6 +38,8 @@ _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers
 _END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 _OK: dict[str, Any] = {"type": "http.response.trailers", "headers": OK}
 
+_TLS_1_3 = 0x0304
+"""Version of TLS between services; clients of the edge may have 1.2."""
 MAX_HEADER_FIELDS = 1000
 """Header fields of one call; a call with more is RESOURCE_EXHAUSTED."""
 MAX_UNREAD_EVENTS = 100
@@ -87,6 +91,17 @@ class InboundCall(Call):
         self.certificate: str | None = None
         self.waits_for: object = None
         self.dropped: StatusError | None = None
+
+    def set_certificate(self, tls: Mapping[str, Any]) -> None:
+        """Set ``certificate`` to the client's leaf certificate from ASGI's ``tls`` extension.
+
+        Raises:
+            Unauthenticated: The version of TLS is below 1.3.
+        """
+        if tls["tls_version"] < _TLS_1_3:
+            raise Unauthenticated("services of the mesh speak TLS 1.3; allow it in the client")
+        certificates = tls["client_cert_chain"]
+        self.certificate = certificates[0] if certificates else None
 
     @property
     def response_missing(self) -> bool:

@@ -96,14 +96,19 @@ RETIRED_TIMEOUT = 3600.0
 of 24 hours is valid for longer than that."""
 
 IDLE_TIMEOUT = 3600.0
-"""Seconds after which a connection without calls is closed (with GOAWAY), where only HTTP/2 is spoken. gRPC channels
-are idle for long; the timeout only removes connections whose peer has vanished."""
+"""Seconds after which a connection of HTTP/2 without calls is closed (with GOAWAY), where all requests are calls. gRPC
+channels are idle for long; the timeout only removes connections whose peer has vanished."""
 
 HTTP1_IDLE_TIMEOUT = 75.0
 """Seconds after which an idle connection is closed where HTTP/1.1 is spoken. It is longer than clients and proxies keep
 idle connections (commonly 60 s), so that the client closes first; else it may send a request into a connection that is
 being closed. h2corn takes the smaller of this and of the time that a request's head may take, so both have this value.
 """
+
+HTTP1_HEAD_TIMEOUT = 2.0
+"""Seconds that each byte of the head of a request over HTTP/1.1 may take, where all requests are calls. A caller that
+speaks TLS to a listener of plain text waits for so long, because h2corn takes its first bytes for such a head. Idle
+connections of HTTP/1.1 have the same timeout in h2corn, so each response closes its connection there."""
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """Connection preface of an HTTP/2 client with empty SETTINGS (RFC 9113, 3.4)."""
@@ -146,14 +151,14 @@ class Listener:
         grpc: Whether the application serves gRPC. The body of a gRPC request has no limit of size or time here, because
             the application limits its messages.
         drain: Seconds that ``stop`` waits for calls in progress; 0 ends them at once.
-        max_body: Bytes of the largest body of a request that is not gRPC; 0: no limit. None: with ``grpc`` there are no
-            such requests, and HTTP/1.1 is not spoken; without ``grpc`` the limit is ``DEFAULT_MAX_BODY_SIZE``.
-        max_head: Bytes of the largest request line and headers, where HTTP/1.1 is spoken.
+        max_body: Bytes of the largest body of a request that is not gRPC; 0: no limit. None: with ``grpc`` all requests
+            are calls, whose messages the application limits; without ``grpc`` it is ``DEFAULT_MAX_BODY_SIZE``.
+        max_head: Bytes of the largest request line and headers, unless all requests are calls.
         expire: Called when the drain time is over and calls are still in progress, to end them by a status of the
             application. A call that has not ended ``CANCELLATION_TIMEOUT`` later loses its connection.
         tls: Certificates; None: plain text.
-        stall: Seconds after which a stream is reset whose peer does not read its response, where only gRPC is spoken;
-            0: never.
+        stall: Seconds after which a stream is reset whose peer does not read its response, where all requests are
+            calls; 0: never.
         public: Limits of a listener whose clients are not trusted; None: they are services of the mesh.
     """
 
@@ -181,26 +186,28 @@ class Listener:
         self._expire = expire
         self._linger_delay = min(LINGER_DELAY, drain)
         self._tls = tls
-        grpc_only = grpc and max_body is None
+        calls_only = grpc and max_body is None
         self._options: dict[str, Any] = {
             "grpc": grpc,
             "access_log": False,
             "lifespan": "off",
-            "date_header": not grpc_only,
+            "date_header": not calls_only,
             "max_concurrent_streams": MAX_STREAMS,
             "h2_initial_stream_window_size": STREAM_WINDOW_SIZE,
             "h2_initial_connection_window_size": CONNECTION_WINDOW_SIZE,
             "limit_connections": _max_connections(),
             "timeout_graceful_shutdown": drain + CANCELLATION_TIMEOUT if tls is None else RETIRED_TIMEOUT,
+            # A request stream may be silent for long. The application has timeouts for the bodies that it reads whole.
+            "timeout_request_body_idle": 0.0,
             "limit_request_fields": 0,  # the application counts them: h2corn sends 431, which is not a gRPC status
         }
-        if grpc_only:
-            self._options |= {"http1": False, "timeout_keep_alive": IDLE_TIMEOUT, "h2_timeout_response_stall": stall}
+        if calls_only:
+            self._options |= {"timeout_keep_alive": IDLE_TIMEOUT, "timeout_request_header": HTTP1_HEAD_TIMEOUT}
+            self._options |= {"max_request_body_size": 0, "h2_timeout_response_stall": stall}
         else:
-            # A request stream may be silent for long. The application has timeouts for the bodies that it reads whole.
             body = DEFAULT_MAX_BODY_SIZE if max_body is None else max_body
-            self._options |= {"max_request_body_size": body, "timeout_request_body_idle": 0.0}
             self._options |= {"timeout_keep_alive": HTTP1_IDLE_TIMEOUT, "timeout_request_header": HTTP1_IDLE_TIMEOUT}
+            self._options["max_request_body_size"] = body
             self._options |= dict.fromkeys(_HEAD_LIMITS, max_head)
         if public is not None:
             self._options |= {
@@ -211,6 +218,7 @@ class Listener:
                 "h2_timeout_response_stall": public.stall,
                 "websocket_max_message_size": public.max_frame,
             }
+        self._keeps_http1 = not calls_only
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self._retired: set[_Server] = set()
@@ -301,7 +309,7 @@ class Listener:
             if tls.client_ca is not None:
                 options = options | {"ca_certs": tls.client_ca, "cert_reqs": "required"}
         config = h2corn.Config(bind=(f"fd://{fd}",), **options)
-        server = _Server(self.listen, self._app, config, self._linger_delay)
+        server = _Server(self.listen, self._app, config, self._linger_delay, keeps_http1=self._keeps_http1)
         try:
             await server.wait_started()
         except (OSError, ValueError) as error:
@@ -350,14 +358,15 @@ class _Server:
         app: The ASGI application.
         config: The configuration.
         linger_delay: Seconds that a connection stays open after its last response while the server stops.
+        keeps_http1: Whether connections of HTTP/1.1 stay open after a response.
 
     Attributes:
         task: Ends when the server has stopped and its last connection is closed.
-        retiring: Whether it tells clients of HTTP/1.1 to close their connections, because it will stop.
+        retiring: Whether it tells clients of HTTP/1.1 to close their connections, because it will stop, or always.
     """
 
-    def __init__(self, listen: str, app: Any, config: h2corn.Config, linger_delay: float) -> None:
-        self.retiring = False
+    def __init__(self, listen: str, app: Any, config: h2corn.Config, linger_delay: float, *, keeps_http1: bool) -> None:
+        self.retiring = not keeps_http1
         self._stopping = False
         self._listen = listen
         self._app = app

@@ -1,6 +1,6 @@
-"""Content codings: gzip and zstd of responses, gzip of request bodies.
+"""Content codings of bodies in pieces: gzip and zstd of response streams, gzip of request bodies.
 
-Bodies that would not shrink are not compressed. A request body is decompressed within a limit.
+A request body is decompressed in bounded pieces. ``mesh.content_coding`` has those of complete bodies.
 Sources: RFC 9110, 8.4.1; RFC 1952; RFC 8878.
 """
 
@@ -18,20 +18,16 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["CODINGS", "MIN_SIZE", "PIECE_SIZE", "Compressor", "Gunzip", "compress", "compressor"]
-
-CODINGS = ("zstd", "gzip")
-"""Content codings of responses, the best first."""
-
-MIN_SIZE = 1024
-"""Bytes of the smallest response that is compressed."""
+__all__ = ["PIECE_SIZE", "Compressor", "Gunzip", "compressor"]
 
 PIECE_SIZE = 64 * 2**10
 """Bytes that are decompressed at once."""
 
+_FED_SIZE = 4 * 2**10
+"""Bytes that the decompressor gets at once. It copies what follows each member, and a body may have many members."""
+
 _GZIP = 16 + zlib.MAX_WBITS
 _GZIP_LEVEL = 5
-_ZSTD_LEVEL = 3
 _ZSTD_STREAM = (1, 17)
 """Level and log2 of the window for streams. Each open stream holds its compressor, of 120 KB with these. With the level
 and window of complete responses it would be some megabytes."""
@@ -78,17 +74,9 @@ def compressor(coding: str) -> Compressor:
     """Return a compressor for a stream.
 
     Args:
-        coding: One of ``CODINGS``.
+        coding: One of ``mesh.content_coding.CODINGS``.
     """
     return _GzipCompressor() if coding == "gzip" else _ZstdCompressor()
-
-
-def compress(coding: str, data: bytes) -> bytes:
-    """Return a complete body compressed."""
-    if coding == "gzip":
-        return zlib.compress(data, _GZIP_LEVEL, _GZIP)
-    compressed: bytes = zstd.compress(data, _ZSTD_LEVEL)
-    return compressed
 
 
 class Gunzip:
@@ -106,17 +94,19 @@ class Gunzip:
         Raises:
             InvalidArgument: The data is not gzip.
         """
-        while data:
-            if self._decompressor.eof:  # a further member (RFC 1952, 2.2)
-                self._decompressor = zlib.decompressobj(_GZIP)
-            self._started = True
-            try:
-                piece = self._decompressor.decompress(data, PIECE_SIZE)
-            except zlib.error:
-                raise InvalidArgument("the body says `content-encoding: gzip`, and is not valid gzip") from None
-            data = self._decompressor.unconsumed_tail or self._decompressor.unused_data
-            if piece:
-                yield piece
+        for start in range(0, len(data), _FED_SIZE):
+            rest = data[start : start + _FED_SIZE]
+            while rest:
+                if self._decompressor.eof:  # a further member (RFC 1952, 2.2)
+                    self._decompressor = zlib.decompressobj(_GZIP)
+                self._started = True
+                try:
+                    piece = self._decompressor.decompress(rest, PIECE_SIZE)
+                except zlib.error:
+                    raise InvalidArgument("the body says `content-encoding: gzip`, and is not valid gzip") from None
+                rest = self._decompressor.unconsumed_tail or self._decompressor.unused_data
+                if piece:
+                    yield piece
 
     def end(self) -> None:
         """Check that the stream is complete.
