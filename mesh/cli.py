@@ -288,6 +288,13 @@ def _export_typescript(options: argparse.Namespace) -> int:
     return export.typescript(contract, Path(options.out) if options.out is not None else None)
 
 
+def _export_python(options: argparse.Namespace) -> int:
+    from mesh.control.commands import export
+
+    _, contract = _load(options)
+    return export.python(contract, Path(options.out) if options.out is not None else None)
+
+
 def _keys(options: argparse.Namespace) -> int:
     return keys_arguments.run(options, _file(options))
 
@@ -459,7 +466,9 @@ def _add_export(command: AddCommand, commands: Any) -> None:
     typescript = command(
         "typescript", _export_typescript, "write a TypeScript client of the HTTP routes", _EXPORT_TYPESCRIPT, formats
     )
-    typescript.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
+    python = command("python", _export_python, "write a Python client of the HTTP routes", _EXPORT_PYTHON, formats)
+    for client in (typescript, python):
+        client.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
     command("schema", _export_schema, "write the JSON Schema of mesh.toml", _EXPORT_SCHEMA, formats).add_argument(
         "-o", "--out", metavar="FILE", help="default: standard output"
     )
@@ -634,4 +643,11 @@ errors with code and details, streams as async iterators, and the rules of field
 changed.
 
   mesh export typescript -o web/src/client.ts
+"""
+_EXPORT_PYTHON = """
+One file that needs httpx only: messages as dataclasses, a method for each method with a route, an exception for each
+code, streams as iterators, and the rules of fields. It has a blocking class and an asynchronous one. Write it again
+when the contract has changed.
+
+  mesh export python -o client.py
 """

@@ -16,13 +16,14 @@ from mesh.contract.model import Contract
 from mesh.control import identity_keys
 from mesh.control.commands import asyncapi as asyncapi_document
 from mesh.control.component import broker_users
+from mesh.edge.clients import python as python_client
 from mesh.edge.clients import typescript as typescript_client
 from mesh.edge.openapi import document as openapi_document
 from mesh.events.broker import authorization
 from mesh.faults import Fault, Faults
 from mesh.text import json_for
 
-__all__ = ["asyncapi", "contract", "nats", "openapi", "protos", "schema", "typescript"]
+__all__ = ["asyncapi", "contract", "nats", "openapi", "protos", "python", "schema", "typescript"]
 
 
 def openapi(contract: Contract, out: Path | None, *, title: str, version: str, servers: Sequence[str]) -> int:
@@ -141,6 +142,19 @@ def typescript(contract: Contract, out: Path | None) -> int:
         Faults: The file cannot be written.
     """
     return _print(typescript_client.client(contract), out, "the TypeScript client")
+
+
+def python(contract: Contract, out: Path | None) -> int:
+    """Write the Python client of the HTTP routes; returns the exit code.
+
+    Args:
+        contract: The contract.
+        out: The file; None: standard output.
+
+    Raises:
+        Faults: The file cannot be written.
+    """
+    return _print(python_client.client(contract), out, "the Python client")
 
 
 def _print(text: str, out: Path | None, summary: str) -> int:

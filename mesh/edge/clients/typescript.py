@@ -54,10 +54,10 @@ _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*\Z")
 
 def client(contract: Contract) -> str:
     """Return the text of the file."""
-    return "".join(f"{part}\n" for part in _Client(contract).parts())
+    return "".join(f"{part}\n" for part in _TypescriptFile(contract).parts())
 
 
-class _Client:
+class _TypescriptFile:
     """Writer of one file."""
 
     def __init__(self, contract: Contract) -> None:
