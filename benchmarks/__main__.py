@@ -16,6 +16,7 @@ from benchmarks import (
     load,
     overload,
     paths,
+    rules,
     sidecar,
     tls,
     workers,
@@ -25,6 +26,7 @@ from mesh.contract import protoc
 RUNS = {
     "codec": codec.run,
     "paths": paths.run,
+    "rules": rules.run,
     "layers": layers.run,
     "channel": channel.run,
     "sidecar": sidecar.run,

@@ -62,8 +62,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     )  # before anything of OpenTelemetry is imported, here and in processes that inherit it
     try:
         code: int = options.run(options)
-    except Faults as faults:
-        _print_error(str(faults))
+    except Faults as found:
+        _print_error(str(Faults(_located(options, found.faults))))
         return FAILED
     except KeyboardInterrupt:
         return 130
@@ -108,6 +108,18 @@ def _file(options: argparse.Namespace) -> Path:
     raise Faults([Fault(FILE, f"not found in {here} or above; name it with --file, or make one: mesh new NAME")])
 
 
+def _located(options: argparse.Namespace, faults: Sequence[Fault]) -> list[Fault]:
+    """Return the faults, those of mesh.toml with the lines of their keys."""
+    from mesh.config.toml_lines import TomlLines
+
+    try:
+        file = _file(options)
+        lines = TomlLines(file.name, file.read_text(encoding="utf-8", errors="replace"))
+    except (Faults, OSError):
+        return list(faults)
+    return [lines.located(fault) for fault in faults]
+
+
 def _load(options: argparse.Namespace) -> tuple[Manifest, Contract]:
     from mesh.control import project
 
@@ -134,19 +146,16 @@ def _check(options: argparse.Namespace) -> int:
             raise
         from mesh.control.commands import check_against
 
-        check_against.print_faults(_file(options), found.faults, options.format)
+        check_against.print_faults(_file(options), _located(options, found.faults), options.format)
         return FAILED
 
 
 def _checked(options: argparse.Namespace) -> int:
-    from mesh.control import deployment
+    from mesh.control.commands import check
 
     _warn_of_ignored_variables()
-    manifest, contract = _load(options)
-    faults = deployment.all_faults(manifest, contract)
-    if faults:
-        raise Faults(faults)
-    for warning in deployment.warnings(manifest, contract):
+    manifest, contract, warnings = check.checked(_file(options))
+    for warning in _located(options, warnings):
         _print_error(f"warning: {warning}")
     if options.against_running:
         from mesh.control.commands import check_against
@@ -519,7 +528,8 @@ Shows what each service serves, calls and publishes, the triggers of its methods
   mesh graph --format json
 """
 _CHECK = """
-Loads the contract, mesh.toml and every module, and prints each fault with its place.
+Loads the contract, mesh.toml and every module, and prints each fault with its file and line. It compares the
+annotations of functions with the contract too.
 
   mesh check
   mesh check --file other/mesh.toml

@@ -45,6 +45,7 @@ from mesh.contract.function_names import function_names
 from mesh.contract.model import generated_class
 from mesh.errors import InvalidArgument
 from mesh.faults import Fault, Faults
+from mesh.function_annotations import annotation_faults
 from mesh.message_methods import descriptor_of, parser, serialize
 from mesh.rules.message_checks import request_check
 from mesh.text import text_of
@@ -80,6 +81,31 @@ class Functions:
     shutdown: Hook | None
 
     def __init__(self, module: str, services: Sequence[GrpcService]) -> None:
+        hooks, faults = self._find(module, services)
+        if faults:
+            raise Faults(faults)
+        self.startup = _hook(hooks.get("startup"), self._inherited, capture=True)
+        self.shutdown = _hook(hooks.get("shutdown"), self._inherited)
+
+    @classmethod
+    def check(cls, module: str, services: Sequence[GrpcService]) -> tuple[list[Callable[..., Any]], list[Fault]]:
+        """Return the functions and hooks of a module, and all faults, those of annotations included."""
+        self = cls.__new__(cls)
+        try:
+            hooks, faults = self._find(module, services)
+        except Faults as found:
+            return [], list(found.faults)
+        for method, function in self._functions:
+            name = getattr(function, "__name__", method.name)
+            faults += [Fault(self._place(function), text) for text in annotation_faults(name, function, method)]
+        return [*(function for _, function in self._functions), *hooks.values()], faults
+
+    def _find(self, module: str, services: Sequence[GrpcService]) -> tuple[dict[str, Hook], list[Fault]]:
+        """Import the module and find its functions; return its hooks and the faults.
+
+        Raises:
+            Faults: The module cannot be imported.
+        """
         self._inherited = InheritedContext()
         self._module = load_module(module)
         self._inherited.capture()
@@ -108,17 +134,17 @@ class Functions:
                     self._functions.append((method, function))
                 else:
                     faults.append(fault)
-        hooks: dict[str, Hook | None] = {}
+        hooks: dict[str, Hook] = {}
         for name in _HOOKS:
-            hook = hooks[name] = None if name in taken else getattr(self._module, name, None)
-            if hook is not None and not (inspect.iscoroutinefunction(hook) and _takes(hook, 1)):
+            hook = None if name in taken else getattr(self._module, name, None)
+            if hook is None:
+                continue
+            hooks[name] = hook
+            if not (inspect.iscoroutinefunction(hook) and _takes(hook, 1)):
                 faults.append(
                     Fault(self._place(hook), f"{name} is a hook of the mesh; write it as async def {name}(service)")
                 )
-        if faults:
-            raise Faults(faults)
-        self.startup = _hook(hooks["startup"], self._inherited, capture=True)
-        self.shutdown = _hook(hooks["shutdown"], self._inherited)
+        return hooks, faults
 
     @property
     def has_blocking(self) -> bool:
@@ -145,7 +171,8 @@ class Functions:
         where = f" ({method.place})" if method.place else ""
         if function is None:
             return Fault(
-                self._file, f"there is no function {name!r} for {_title(method)}{where}; write {_shape(name, method)}"
+                f"{self._file}:1",
+                f"there is no function {name!r} for {_title(method)}{where}; write {_shape(name, method)}",
             )
         if not callable(function):
             return Fault(

@@ -116,8 +116,10 @@ def project(tmp_path: Path) -> Path:
     (folder / "mesh.toml").write_text('[services.a]\nmodule = "a"\nserves = ["a.v1.A"]\n')
     (folder / "protos" / "a" / "v1" / "a.proto").write_text(
         'syntax = "proto3";\npackage a.v1;\nimport "google/api/annotations.proto";\n'
+        'import "meshapi/v1/annotations.proto";\n'
         "// Für alle: 日本.\nmessage Ask { string name = 1; }\n"
-        'service A { rpc Get(Ask) returns (Ask) { option (google.api.http) = { get: "/get" }; } }\n'
+        'service A { rpc Get(Ask) returns (Ask) { option (google.api.http) = { get: "/get" }; '
+        "option (meshapi.v1.method) = { access: PUBLIC }; } }\n"
     )
     return folder
 
@@ -204,9 +206,8 @@ def test_secrets_are_set_listed_and_removed_and_never_shown(project: Path) -> No
 
 def test_api_keys_are_created_listed_and_revoked_and_shown_once(project: Path) -> None:
     file = project / "protos" / "a" / "v1" / "a.proto"
-    option = 'option (meshapi.v1.method) = { access: KEY scopes: "a:read" };'
-    text = file.read_text(encoding="utf-8").replace("option (google", f"{option} option (google", 1)
-    file.write_text(text.replace("import", 'import "meshapi/v1/annotations.proto";\nimport', 1), encoding="utf-8")
+    text = file.read_text(encoding="utf-8").replace("access: PUBLIC", 'access: KEY scopes: "a:read"')
+    file.write_text(text, encoding="utf-8")
     done = run(project, "apikeys", "create", "ci", "--scope", "a:read", "--expires", "90d", "--rate", "9/s burst 20")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"mesh_")

@@ -95,7 +95,7 @@ def test_missing_functions_all_at_once(contract: Contract, write: Write) -> None
     module = write("async def unary(request, context): ...\n", base=False)
     found = faults(contract, module)
     assert len(found) == 5
-    assert found[0].startswith(f"{module}.py: there is no function 'bidi' for {ECHO}/Bidi (conformance/v1/")
+    assert found[0].startswith(f"{module}.py:1: there is no function 'bidi' for {ECHO}/Bidi (conformance/v1/")
     assert found[0].endswith("write async def bidi(requests, context), which yields each response")
     assert any(fault.endswith("; write async def slow(request, context)") for fault in found)
 

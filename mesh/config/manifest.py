@@ -6,26 +6,28 @@ type needs it (``true``, ``["a", "b"]``); a list may also be ``a,b``. OpenTeleme
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import msgspec
 
 from mesh.config import secrets
-from mesh.config.auth import AuthConfig, IssuerConfig, auth_faults
+from mesh.config.auth import AuthConfig, auth_faults
 from mesh.config.checks import address_faults, path_faults, target_faults
-from mesh.config.edge import TLS_FILES, CorsConfig, EdgeConfig, EdgeTlsConfig, RateLimitConfig, edge_faults
+from mesh.config.conversion import PREFIX, consequence, convert, place_of
+from mesh.config.edge import TLS_FILES, CorsConfig, EdgeConfig, RateLimitConfig, edge_faults
 from mesh.config.environment import override
 from mesh.config.events import EventsConfig, broker_faults, events_faults
-from mesh.config.lambda_function import LambdaFunction, read, stray
+from mesh.config.lambda_function import LambdaFunction, stray
+from mesh.config.lambda_function import read as read_function
 from mesh.config.secret_store import SecretStore
 from mesh.config.service import ServiceConfig, service_faults
 from mesh.config.tls import KeysConfig, TlsFiles, TlsMode, keys_faults, local, name_faults, secured, tls_faults
+from mesh.config.toml_lines import syntax_fault
 from mesh.config.values import Duration, Rate, Size, TimeLimit
 from mesh.config.workers import WorkersConfig
 from mesh.database_url import located
@@ -33,10 +35,9 @@ from mesh.faults import Fault, Faults
 
 __all__ = [
     "AuthConfig", "CorsConfig", "Duration", "EdgeConfig", "EventsConfig", "KeysConfig", "Manifest", "ManifestFile",
-    "Rate", "RateLimitConfig", "ServiceConfig", "Size", "TlsFiles", "WorkersConfig", "load",
+    "Rate", "RateLimitConfig", "ServiceConfig", "Size", "TlsFiles", "WorkersConfig", "load", "read",
 ]  # fmt: skip
 
-PREFIX = "MESH_"
 INTERNAL_PREFIX = "MESH_INTERNAL_"
 """Prefix of variables that ``mesh up`` sets for its child processes. They are no values of mesh.toml."""
 RESERVED = frozenset({"broker", "edge", "keys", "operator"})
@@ -143,6 +144,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Return the name of the service of mesh.toml that hosts a gRPC service, or None."""
         return next((name for name, config in self.services.items() if service in config.serves), None)
 
+    def migrations_folder(self, service: str) -> Path:
+        """Return the folder of the migrations of a service of mesh.toml; it need not exist."""
+        config = self.services[service]
+        if config.migrations:
+            return Path(os.path.normpath(self.root / config.migrations))
+        module = self.root.joinpath(*config.module.split("."))
+        return (module if module.is_dir() else module.parent) / "migrations"
+
     def secures(self, service: str) -> bool:
         """Return whether a service of mesh.toml is reached by TLS.
 
@@ -178,73 +187,139 @@ def load(
             looked up has a valid value in its place.
 
     Raises:
-        Faults: The file is missing or not TOML, or has an unknown key, a wrong type or an invalid value.
+        Faults: The file is missing or not TOML, or has unknown keys, wrong types or invalid values.
+    """
+    found, faults = read(file, environ, secrets_of=secrets_of)
+    if faults or found is None:
+        raise Faults(faults)
+    return found
+
+
+def read(
+    file: Path, environ: Mapping[str, str] | None = None, *, secrets_of: Callable[[str], bool] = no_secrets
+) -> tuple[Manifest | None, list[Fault]]:
+    """Read mesh.toml and the environment, and return all faults and what is right.
+
+    A wrong value has its default in the manifest. The manifest is None if the file cannot be read as a whole.
+
+    Args:
+        file: As for ``load``.
+        environ: As for ``load``.
+        secrets_of: As for ``load``.
     """
     place = file.name
-    try:
-        tables: Any = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        hint = "; name its path with --file" if isinstance(error, FileNotFoundError) else ""
-        raise Faults([Fault(str(file), f"{(error.strerror or str(error)).lower()}{hint}")]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Faults([Fault(place, f"not TOML: {error}")]) from None
+    tables, syntax = _tables(file)
+    if syntax:
+        return None, syntax
     environ = os.environ if environ is None else environ
     overrides = {
         name: value
         for name, value in environ.items()
         if name.startswith(PREFIX) and not name.startswith(INTERNAL_PREFIX) and not secrets.is_variable(name)
     }
-    override(tables, ManifestFile, ServiceConfig, overrides, PREFIX)
+    faults: list[Fault] = []
+    try:
+        override(tables, ManifestFile, ServiceConfig, overrides, PREFIX)
+    except Faults as found:  # a variable that names no key is no part of any table
+        return None, list(found.faults)
     root = file.resolve().parent
     folder, state = tables.get("secrets", SECRETS_FOLDER), tables.get("state", ".mesh")  # not checked yet
     sources = secrets.SecretSources(environ, root / str(folder), SecretStore(root / str(state), environ))
     secret_names, unresolved = secrets.resolve(tables, sources, secrets_of)
     if unresolved:
-        raise Faults([_blamed(Fault(_where(place, keys), text), place, overrides) for keys, text in unresolved])
-    parsed = _convert(tables, ManifestFile, place, "", overrides)
-    faults = list(_faults(parsed, place))
+        faults += [_blamed(Fault(place_of(place, keys), text), place, overrides) for keys, text in unresolved]
+        return None, faults
+    faults += _remove_non_tables(tables, place)
+    parsed, found_faults = convert(tables, ManifestFile, place, "", overrides)
+    faults += found_faults
+    if parsed is None:
+        return None, faults
+    faults += [fault for fault in _faults(parsed, place) if not consequence(fault, faults)]
+    services, lambdas, service_faults_ = _services(parsed, place, root, environ, overrides)
+    faults += service_faults_
+    faults = [_blamed(fault, place, overrides) for fault in faults]
+    # Lambda functions need no contract, so the default folder may be missing.
+    bare = bool(lambdas) and len(lambdas) == len(services) and "protos" not in tables and not (root / "protos").is_dir()
+    try:
+        manifest = Manifest(
+            file=file.resolve(),
+            name=parsed.name,
+            tls=_absolute_tls(parsed.tls, root),
+            protos=() if bare else tuple((root / path).resolve() for path in parsed.protos),
+            stubs=(root / parsed.stubs).resolve(),
+            state=(root / parsed.state).resolve(),
+            channel=parsed.channel,
+            liveness=parsed.liveness,
+            broker=parsed.broker,
+            auth=parsed.auth,
+            edge=_absolute_edge(parsed.edge, root),
+            events=_absolute(parsed.events, root),
+            keys=parsed.keys,
+            services={name: _located(service, root) for name, service in services.items()},
+            lambdas=lambdas,
+            secret_names=secret_names,
+            secret_sources=sources,
+        )
+    except ValueError:  # a path or a URL, which is a fault
+        if not faults:
+            raise
+        return None, faults
+    return manifest, faults
+
+
+def _tables(file: Path) -> tuple[dict[str, Any], list[Fault]]:
+    """Return the tables of the file, or the fault that it is none."""
+    text = ""
+    try:
+        data = file.read_bytes()
+        text = data.decode(errors="replace")
+        return tomllib.loads(data.decode()), []
+    except OSError as error:
+        hint = "; name its path with --file" if isinstance(error, FileNotFoundError) else ""
+        return {}, [Fault(str(file), f"{(error.strerror or str(error)).lower()}{hint}")]
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        return {}, [Fault(f"{file.name}:{line}", f"not TOML: {error}")]
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return {}, [syntax_fault(file.name, text, error)]
+
+
+def _remove_non_tables(tables: dict[str, Any], place: str) -> Iterator[Fault]:
+    """Yield a fault for each service that is no table, and remove it: msgspec would not say which one it is."""
+    services = tables.get("services")
+    if isinstance(services, dict):
+        for name in [name for name, table in services.items() if not isinstance(table, dict)]:
+            got = type(services.pop(name)).__name__
+            yield Fault(f"{place} [services.{name}]", f"expected a table, got {got}")
+
+
+def _services(
+    parsed: ManifestFile, place: str, root: Path, environ: Mapping[str, str], overrides: Mapping[str, str]
+) -> tuple[dict[str, ServiceConfig], dict[str, LambdaFunction], list[Fault]]:
+    """Return the services, the Lambda functions among them, and the faults of both."""
+    faults: list[Fault] = []
     services: dict[str, ServiceConfig] = {}
     lambdas: dict[str, LambdaFunction] = {}
     cors = parsed.edge is not None and bool(parsed.edge.cors_rules.origins)
     for name, table in parsed.services.items():
         where = f"{place} [services.{name}]"
-        try:
-            config = _convert(table, ServiceConfig, place, f"services.{name}", overrides)
-            if config.lambda_ or config.events:
-                function = lambdas[name] = read(
+        config, found = convert(table, ServiceConfig, place, f"services.{name}", overrides)
+        faults += found
+        if config is None:
+            continue
+        if config.lambda_ or config.events:
+            try:
+                function = lambdas[name] = read_function(
                     config, name, root, where, environ, max_message_bytes=int(config.max_message), cors=cors
                 )
-                config = msgspec.structs.replace(config, module=function.module, serves=(function.service,))
-        except Faults as found:
-            faults.extend(found.faults)
-        else:
-            services[name] = config
-            faults.extend(service_faults(config, where))
-            faults.extend(() if name in lambdas else stray(config, where))
-    if faults:
-        raise Faults([_blamed(fault, place, overrides) for fault in faults])
-    services = {name: _located(service, root) for name, service in services.items()}
-    # Lambda functions need no contract, so the default folder may be missing.
-    bare = bool(lambdas) and len(lambdas) == len(services) and "protos" not in tables and not (root / "protos").is_dir()
-    return Manifest(
-        file=file.resolve(),
-        name=parsed.name,
-        tls=_absolute_tls(parsed.tls, root),
-        protos=() if bare else tuple((root / path).resolve() for path in parsed.protos),
-        stubs=(root / parsed.stubs).resolve(),
-        state=(root / parsed.state).resolve(),
-        channel=parsed.channel,
-        liveness=parsed.liveness,
-        broker=parsed.broker,
-        auth=parsed.auth,
-        edge=_absolute_edge(parsed.edge, root),
-        events=_absolute(parsed.events, root),
-        keys=parsed.keys,
-        services=services,
-        lambdas=lambdas,
-        secret_names=secret_names,
-        secret_sources=sources,
-    )
+            except Faults as refused:
+                faults += refused.faults
+                continue
+            config = msgspec.structs.replace(config, module=function.module, serves=(function.service,))
+        services[name] = config
+        more = [*service_faults(config, where), *(() if name in lambdas else stray(config, where))]
+        faults += [fault for fault in more if not consequence(fault, found)]
+    return services, lambdas, faults
 
 
 def _blamed(fault: Fault, place: str, overrides: Mapping[str, str]) -> Fault:
@@ -284,70 +359,6 @@ def _absolute_tls(tls: TlsMode | TlsFiles, root: Path) -> TlsMode | TlsFiles:
     return msgspec.structs.replace(
         tls, **{name: str((root / getattr(tls, name)).resolve()) for name in TlsFiles.__struct_fields__}
     )
-
-
-def _convert(table: Any, kind: type[TableT], place: str, prefix: str, overrides: Mapping[str, str]) -> TableT:
-    """Return the table as its type. ``prefix`` is its path in the file (``services.login``)."""
-
-    def hook(kind: type, value: object) -> object:
-        return kind.parse(value)  # type: ignore[attr-defined]
-
-    try:
-        return msgspec.convert(table, kind, dec_hook=hook)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$")
-        inner = re.sub(r"\[\.\.\.\]|\[\d+\]", "", path.rstrip("`").lstrip("."))
-        keys = ".".join(part for part in (prefix, inner) if part)
-        where = _where(place, keys)
-        unknown = re.search(r"unknown field `(.*)`", text)
-        if unknown:
-            text = f"unknown key {unknown[1]!r}{_near(unknown[1], keys)}"
-        if text.startswith("Invalid enum value"):
-            text += _choices(inner.rpartition(".")[2])
-        missing = re.search(r"missing required field `(.*)`", text)
-        if missing:
-            text = f"the key {missing[1]!r} is missing"
-        if re.match(r"Expected `object( \| null)?`", text):
-            example = ", as in workers = { max = 3 }" if inner == "workers" else ""
-            text = f"expected a table{example}; {text.partition(', ')[2]}"
-        variable = PREFIX + keys.upper().replace(".", "_").replace("-", "_")
-        if variable in overrides:
-            where = f"environment variable {variable}"
-        raise Faults([Fault(where, (text[:1].lower() + text[1:]).replace("`", ""))]) from None
-
-
-def _where(place: str, keys: str) -> str:
-    """Return ``mesh.toml [services.login] listen`` for ``services.login.listen``."""
-    if keys == "auth.issuers" or keys.startswith("auth.issuers."):
-        return f"{place} [[auth.issuers]] {keys[len('auth.issuers.') :]}".rstrip()
-    parts = [part for part in keys.split(".") if part]
-    depth = 2 if parts[:1] == ["services"] else 1
-    table = f" [{'.'.join(parts[:depth])}]" if parts else ""
-    key = f" {'.'.join(parts[depth:])}" if len(parts) > depth else ""
-    return place + table + key
-
-
-def _choices(key: str) -> str:
-    """Return the allowed values of an enumerated key, as the end of a sentence."""
-    tables: tuple[type[msgspec.Struct], ...] = (ServiceConfig, ManifestFile)
-    fields = [field for table in tables for field in msgspec.structs.fields(table)]
-    kinds = [field.type for field in fields if field.encode_name == key]
-    choices = [value for kind in kinds for one in get_args(kind) for value in get_args(one) or (one,)]
-    return "".join(
-        f"{'; expected' if value is choices[0] else ' or'} {value!r}" for value in choices if isinstance(value, str)
-    )
-
-
-def _near(key: str, path: str) -> str:
-    kinds: dict[str, type[msgspec.Struct]] = {
-        "": ManifestFile, "auth": AuthConfig, "auth.issuers": IssuerConfig,
-        "edge": EdgeConfig, "edge.cors": CorsConfig, "edge.rate_limit":
-        RateLimitConfig, "edge.tls": EdgeTlsConfig, "events": EventsConfig, "keys": KeysConfig, "tls": TlsFiles,
-    }  # fmt: skip
-    inner = WorkersConfig if path.endswith(".workers") else ServiceConfig
-    known = (kinds.get(path) or inner).__struct_encode_fields__
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
 def _faults(file: ManifestFile, place: str) -> Iterator[Fault]:

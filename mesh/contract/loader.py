@@ -77,11 +77,29 @@ def read(files: FileDescriptorSet, served: Collection[str] | None = None, *, che
     return _ContractBuilder(files, served).contract(checked=checked)
 
 
+def read_valid(
+    files: FileDescriptorSet, served: Collection[str], *, partial: bool
+) -> tuple[Contract | None, list[Fault]]:
+    """Return the contract without what is wrong, and its faults. The contract is None if its files are refused.
+
+    Args:
+        files: As for ``read``.
+        served: As for ``read``.
+        partial: Whether other files of the contract were refused. Names that nothing here has are no faults then.
+    """
+    try:
+        builder = _ContractBuilder(files, served, partial=partial)
+    except Faults as found:
+        return None, list(found.faults)
+    return builder.contract(checked=False), builder.faults
+
+
 class _ContractBuilder:
     """Builder of one contract. Collects the faults of all files."""
 
-    def __init__(self, files: FileDescriptorSet, served: Collection[str] | None) -> None:
+    def __init__(self, files: FileDescriptorSet, served: Collection[str] | None, *, partial: bool = False) -> None:
         self.files = files
+        self.partial = partial
         self.served = served
         self.imported = {name for file in files.file for name in file.dependency}
         self.faults: list[Fault] = []
@@ -97,7 +115,8 @@ class _ContractBuilder:
                 self._event(message, locations.at(_MESSAGE, index), f"{file.package}.{message.name}".lstrip("."))
         for file in own:
             self._services(file, SourceLocations(file))
-        self._check_names()
+        if not self.partial:
+            self._check_names()
         self._check_cycle()
         self._check_routes()
         self.faults += accepted_faults(own, self.pool)

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,8 @@ _GENERATOR_VERSION = 5
 """Version of the generator's output. Stubs of another version are out of date."""
 _UNTYPED = "# type: ignore\n"
 """First line of a module: protoc writes it without annotations. Type checkers read the type stub beside it."""
+_LINE_NUMBER = re.compile(r":\d+\Z")
+_IMPORT = re.compile(r"""^\s*import\s+(?:public\s+|weak\s+)?["']([^"']+)["']""", re.MULTILINE)
 _INSTALLED = ("google/protobuf/", "google/api/", "google/rpc/")
 _VENDORED = Path(__file__).parent / "protos"
 """Import root of ``buf/validate/validate.proto``, of which no package has the file or its Python module. It is the file
@@ -104,6 +107,54 @@ def load(roots: Sequence[Path], out: Path) -> descriptor_pb2.FileDescriptorSet:
     """
     generate(roots, out)
     return descriptor_pb2.FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes())
+
+
+def load_valid(
+    roots: Sequence[Path], out: Path
+) -> tuple[descriptor_pb2.FileDescriptorSet | None, frozenset[str], list[Fault]]:
+    """Compile the files that are valid, for the checks that follow the compiler's.
+
+    Args:
+        roots: Import roots.
+        out: An empty folder, which gets their stubs.
+
+    Returns:
+        The valid files with their imports, None if there are none; the names of the other files, which are refused or
+        import one that is; and all faults of the compiler.
+    """
+    files = sources(roots)
+    refused: set[str] = set()
+    faults: list[Fault] = []
+    while files:
+        try:
+            _run(roots, files, out)
+        except Faults as found:
+            faults += found.faults
+            paths = {str(root / name): name for root, name in files}
+            places = {_LINE_NUMBER.sub("", fault.place) for fault in found.faults}
+            wrong = {name for path, name in paths.items() if {path, name} & places}
+            if not wrong:
+                return None, frozenset(name for _, name in files) | refused, faults
+            refused |= _with_importers(wrong, files)
+            files = [(root, name) for root, name in files if name not in refused]
+        else:
+            return (
+                descriptor_pb2.FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes()),
+                frozenset(refused),
+                faults,
+            )
+    return None, frozenset(refused), faults
+
+
+def _with_importers(names: Collection[str], files: Sequence[tuple[Path, str]]) -> set[str]:
+    """Return the names, and those of the files that import one of them."""
+    imports = {name: set(_IMPORT.findall((root / name).read_bytes().decode(errors="replace"))) for root, name in files}
+    found: set[str] = set()
+    new = set(names)
+    while new:
+        found |= new
+        new = {name for name, imported in imports.items() if imported & new} - found
+    return found
 
 
 def descriptors(roots: Sequence[Path]) -> descriptor_pb2.FileDescriptorSet:

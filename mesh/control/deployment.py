@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from mesh.address import is_loopback
@@ -15,6 +15,8 @@ from mesh.contract.model import Access, ChangeTrigger, Contract
 from mesh.control import topology
 from mesh.database_url import file_faults, parse
 from mesh.faults import Fault, Faults
+from mesh.function import Functions
+from mesh.function_uses import uses
 from mesh.lambdas.handlers import functions_of
 from mesh.rules.buf_lint import lint_faults
 from mesh.rules.contract_faults import rule_faults
@@ -22,15 +24,30 @@ from mesh.rules.contract_faults import rule_faults
 __all__ = ["all_faults", "combined_faults", "warnings"]
 
 
-def all_faults(manifest: Manifest, contract: Contract) -> list[Fault]:
-    """Return every fault that can be found without starting a process; imports every module."""
-    found = [*combined_faults(manifest, contract), *_database_files(manifest), *_functions(manifest, contract)]
+def all_faults(manifest: Manifest, contract: Contract, *, partial: bool = False) -> list[Fault]:
+    """Return every fault that can be found without starting a process; imports every module.
+
+    Args:
+        manifest: The deployment.
+        contract: The contract.
+        partial: Whether the contract lacks files that were refused. Services that it lacks are no faults then.
+    """
+    found = [
+        *combined_faults(manifest, contract, partial=partial),
+        *_database_files(manifest),
+        *_functions(manifest, contract),
+    ]
     return [*found, *lint_faults(contract.files, {fault.place for fault in found})]
 
 
 def warnings(manifest: Manifest, contract: Contract) -> list[Fault]:
     """Return what is valid and probably not meant."""
-    return [*_without_rate_limit(manifest, contract), *_keys_in_plain_text(manifest), *_users_of_two_issuers(manifest)]
+    return [
+        *_without_rate_limit(manifest, contract),
+        *_without_auth(manifest, contract),
+        *_keys_in_plain_text(manifest),
+        *_users_of_two_issuers(manifest),
+    ]
 
 
 def _without_rate_limit(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
@@ -43,9 +60,28 @@ def _without_rate_limit(manifest: Manifest, contract: Contract) -> Iterator[Faul
         if method.access is Access.PUBLIC and manifest.host_of(method.service) is not None
     )
     if public:
-        named = ", ".join(public[:3]) + (f" and {len(public) - 3} more" if len(public) > 3 else "")  # noqa: PLR2004 - as many as are named
-        text = f'anybody may call {named} at any rate; set per_client, such as "20/s burst 100"'
+        text = f'anybody may call {_listed(public)} at any rate; set per_client, such as "20/s burst 100"'
         yield Fault(f"{manifest.file.name} [edge] rate_limit", text)
+
+
+def _without_auth(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
+    """Find methods for users of a mesh that accepts no user tokens."""
+    if manifest.auth is not None:
+        return
+    methods = [
+        method
+        for method in contract.methods.values()
+        if method.access is Access.AUTHENTICATED and manifest.host_of(method.service) is not None
+    ]
+    if methods:
+        named = _listed([method.path[1:] for method in methods])
+        text = f"every user is refused by {named}; add [auth] to {manifest.file.name}, or declare another access"
+        yield Fault(methods[0].place or manifest.file.name, text)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004 - as many as are named
 
 
 def _keys_in_plain_text(manifest: Manifest) -> Iterator[Fault]:
@@ -71,15 +107,15 @@ def _issuers(manifest: Manifest) -> Iterator[tuple[str, IssuerConfig]]:
     return manifest.auth.places() if manifest.auth is not None else iter(())
 
 
-def combined_faults(manifest: Manifest, contract: Contract) -> list[Fault]:
-    """Return every fault of contract and manifest together."""
+def combined_faults(manifest: Manifest, contract: Contract, *, partial: bool = False) -> list[Fault]:
+    """Return every fault of contract and manifest together. ``partial`` is that of ``all_faults``."""
     faults = [
-        *_served(manifest, contract),
+        *_served(manifest, contract, partial=partial),
         *_unserved(manifest, contract),
         *_addresses(manifest),
         *_changes(manifest, contract),
-        *_jwks(manifest, contract),
-        *_revocations(manifest, contract),
+        *_migrations(manifest),
+        *(() if partial else (*_jwks(manifest, contract), *_revocations(manifest, contract))),
         *rule_faults(contract),
     ]
     try:
@@ -100,13 +136,15 @@ def _database_files(manifest: Manifest) -> Iterator[Fault]:
                 yield Fault(f"{manifest.file.name} [services.{name}] database", text)
 
 
-def _served(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
+def _served(manifest: Manifest, contract: Contract, *, partial: bool) -> Iterator[Fault]:
     """Find names in ``serves`` that the contract does not have, or that two services of mesh.toml serve."""
     owner: dict[str, str] = {}
     for name, service in manifest.services.items():
         place = f"{manifest.file.name} [services.{name}] serves"
         for full in service.serves:
             if full not in contract.services:
+                if partial:
+                    continue
                 yield Fault(place, f"{full!r} is no service of the contract{_hint(full, contract)}")
             elif owner.setdefault(full, name) != name:
                 yield Fault(place, f"{full!r} is served by [services.{owner[full]}] already")
@@ -168,12 +206,39 @@ def _changes(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
 
 
 def _functions(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
-    """Find modules that cannot be imported, and methods without a function."""
+    """Find modules that cannot be imported, and functions that do not fit the contract or the deployment."""
     for name, service in manifest.services.items():
-        try:
-            functions_of(service.module, manifest.lambdas.get(name), topology.served(manifest, contract, name))
-        except Faults as found:
-            yield from found.faults
+        served = topology.served(manifest, contract, name)
+        function = manifest.lambdas.get(name)
+        if function is not None:
+            try:
+                functions_of(service.module, function, served)
+            except Faults as found:
+                yield from found.faults
+            continue
+        functions, faults = Functions.check(service.module, served)
+        yield from faults
+        table = f"[services.{name}] of {manifest.file.name}"
+        publishes = any(one.publishes for one in served)
+        used = {(use.what, use.place): use for use in uses(functions, manifest.root)}
+        for use in used.values():
+            if use.what == "transaction" and not service.database:
+                mend = f'set database = "sqlite:///.mesh/{name}.db" or a PostgreSQL URL'
+                yield Fault(use.place, f"{use.function} begins a transaction, and {table} has no database; {mend}")
+            if use.what == "publish" and not publishes:
+                text = "no service of the contract that it serves declares the event in `publishes`"
+                yield Fault(use.place, f"{use.function} publishes an event for {table}, and {text}")
+
+
+def _migrations(manifest: Manifest) -> Iterator[Fault]:
+    """Find migrations of services that have no database."""
+    for name, service in manifest.services.items():
+        if service.database or name in manifest.lambdas:
+            continue
+        place, folder = f"{manifest.file.name} [services.{name}]", manifest.migrations_folder(name)
+        if service.migrations or any(folder.glob("*.py")):
+            text = f"there are migrations in {folder}, and no database; set database, or remove them"
+            yield Fault(f"{place} migrations" if service.migrations else place, text)
 
 
 def _jwks(manifest: Manifest, contract: Contract) -> Iterator[Fault]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor
@@ -19,7 +19,7 @@ from mesh.rules.violations import Violation, from_protovalidate
 if TYPE_CHECKING:
     from protovalidate import Validator
 
-__all__ = ["Evaluation", "RuleError", "broken_rule", "evaluation", "has_rules", "violations_of"]
+__all__ = ["Evaluation", "RuleError", "broken_rule", "evaluation_of", "has_rules", "violations_of"]
 
 EXTENSION_NUMBER = 1159
 """Number of ``buf.validate``'s extensions of message, oneof and field options (buf/validate/validate.proto)."""
@@ -33,12 +33,18 @@ protovalidate finds mistakes in the types of a CEL expression when it evaluates 
 _DYNAMIC = frozenset(f"google.protobuf.{name}" for name in ("Any", "ListValue", "Struct", "Value"))
 """Message types whose content has the type that a message says."""
 
-Evaluation = Callable[[Any], list[Violation]]
-"""Returns the violations of a message.
 
-Raises:
-    RuntimeError: A rule failed while it was evaluated (``protovalidate.EvaluationError``).
-"""
+class Evaluation(NamedTuple):
+    """Evaluation of the rules of one message type. Both raise RuntimeError for a rule that fails while it is evaluated.
+
+    Attributes:
+        violates: Returns a value that is true if a message violates a rule: the fastest call that protovalidate has.
+            Raises EncodeError for a message of proto2 without a required field.
+        violations: Returns the violations of a message.
+    """
+
+    violates: Callable[[Any], Any]
+    violations: Callable[[Any], list[Violation]]
 
 
 class RuleError(Exception):
@@ -58,7 +64,7 @@ def has_rules(message: Descriptor) -> bool:
     return any(map(_has_extension, (message, *message.fields, *message.oneofs)))
 
 
-def evaluation(message: type[Message]) -> Evaluation | None:
+def evaluation_of(message: type[Message]) -> Evaluation | None:
     """Return the evaluation of a message type's rules; None if neither the type nor a type within it has one.
 
     Raises:
@@ -75,18 +81,15 @@ def evaluation(message: type[Message]) -> Evaluation | None:
     collect = _validator(class_descriptor(message).file.pool).collect_violations
     first = functools.partial(collect, fail_fast=True)
 
-    def evaluate(value: Message) -> list[Violation]:
+    def violations(value: Message) -> list[Violation]:
+        small = len(serialize_partial(value)) <= MAX_LISTED_SIZE
         try:
-            found = first(value)
-            if not found:
-                return []
-            if len(serialize_partial(value)) <= MAX_LISTED_SIZE:
-                found = collect(value)
+            found = collect(value) if small else first(value)
         except EncodeError:  # CEL gets a whole message in its binary form
             return [Violation(path, "required", "value is required") for path in missing(value)]
         return [from_protovalidate(violation) for violation in found]
 
-    return evaluate
+    return Evaluation(first, violations)
 
 
 def broken_rule(message: type[Message]) -> str | None:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from google.protobuf.message import Message
+from google.protobuf.message import EncodeError, Message
 
 from mesh.contract.model import EventTrigger, Method, generated_class
 from mesh.faults import Fault, Faults
 from mesh.message_methods import class_descriptor, descriptor_of
 from mesh.rules.behaviors import BehaviorCheck, behavior_check
-from mesh.rules.evaluation import Evaluation, RuleError, evaluation
+from mesh.rules.evaluation import Evaluation, RuleError, evaluation_of
 from mesh.rules.violations import invalid
 
 __all__ = ["Check", "event_check", "request_check", "validate"]
@@ -79,27 +79,42 @@ _checks: WeakKeyDictionary[type[Message], Check | None] = WeakKeyDictionary()
 
 def _evaluation(message: type[Message], place: str) -> Evaluation | None:
     try:
-        return evaluation(message)
+        return evaluation_of(message)
     except RuleError as error:
         raise Faults([Fault(place, f"a rule of {error.message} cannot be compiled: {error}")]) from error
 
 
-def _check(behaviors: BehaviorCheck | None, evaluate: Evaluation | None, subject: str = "") -> Check | None:
-    """Return a check by both kinds of rules. A field that is missing for both is reported once."""
-    if behaviors is None and evaluate is None:
-        return None
-
-    def check_rules(message: Any) -> None:
-        assert evaluate is not None  # noqa: S101 - chosen below
-        found = evaluate(message)
-        if found:
-            raise invalid(found, subject)
+def _check(behaviors: BehaviorCheck | None, evaluation: Evaluation | None, subject: str = "") -> Check | None:
+    """Return a check by one or both kinds of rules. A field that is missing for both is reported once."""
+    if behaviors is None:
+        return None if evaluation is None else _rules_check(evaluation, subject)
 
     def check_both(message: Any) -> None:
-        found = behaviors(message) if behaviors is not None else []
-        if evaluate is not None:
-            found += [violation for violation in evaluate(message) if violation not in found]
+        found = behaviors(message)
+        if evaluation is not None and (found or _violates(evaluation, message)):
+            found += [violation for violation in evaluation.violations(message) if violation not in found]
         if found:
             raise invalid(found, subject)
 
-    return check_rules if behaviors is None else check_both
+    return check_both
+
+
+def _rules_check(evaluation: Evaluation, subject: str) -> Check:
+    violates, violations = evaluation
+
+    def check_rules(message: Any) -> None:
+        try:
+            if not violates(message):
+                return
+        except EncodeError:
+            pass
+        raise invalid(violations(message), subject)
+
+    return check_rules
+
+
+def _violates(evaluation: Evaluation, message: Any) -> bool:
+    try:
+        return bool(evaluation.violates(message))
+    except EncodeError:
+        return True

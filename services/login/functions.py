@@ -30,7 +30,6 @@ from mesh import (
     Aborted,
     Context,
     FailedPrecondition,
-    InvalidArgument,
     PermissionDenied,
     Service,
     Transaction,
@@ -66,8 +65,6 @@ __all__ = [  # what the contract names
     "watch_revocations",
 ]  # fmt: skip
 
-LONGEST_NAME = 320
-"""Characters of a login name: the longest e-mail address."""
 MAX_ATTEMPTS = 5
 """Attempts of a transaction that conflicts with another one at the same credential."""
 ACTIVE_POLL_DELAYS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.4, 0.5, 0.5, 1.0, 1.0, 1.0)
@@ -84,12 +81,6 @@ async def startup(service: Service) -> None:
 
 async def login(request: pb.LoginRequest, context: Context) -> pb.Tokens:
     """Begin a session."""
-    missing = {field: "must not be empty" for field in ("login", "password") if not getattr(request, field)}
-    if missing:
-        raise InvalidArgument(f"{' and '.join(missing)} must not be empty", violations=missing)
-    if len(request.login) > LONGEST_NAME:
-        text = f"must have at most {LONGEST_NAME} characters"
-        raise InvalidArgument(f"login {text}", violations={"login": text})
     refused = Unauthenticated("wrong name or password")
     name = _fold(request.login)
     locks = lockout.of_login(name, context.client_address)
@@ -162,9 +153,6 @@ async def _registered(context: Context, user_id: str) -> None:
 
 async def refresh(request: pb.RefreshRequest, context: Context) -> pb.Tokens:
     """Exchange a refresh token for new tokens; a second use of the token ends its session."""
-    if not request.refresh_token:
-        text = "must not be empty"
-        raise InvalidArgument(f"refresh_token {text}", violations={"refresh_token": text})
     now, rules = _now(), settings.read(context.settings)
     key = await signing.current_key(context, rules, now)
     digest = _digest(request.refresh_token)
@@ -268,9 +256,6 @@ async def change_password(request: pb.ChangePasswordRequest, context: Context) -
 
 async def request_recovery(request: pb.RequestRecoveryRequest, context: Context) -> Empty:
     """Begin the recovery of an account; the same for a name that nobody has."""
-    if not request.login or len(request.login) > LONGEST_NAME:
-        text = f"must have 1 to {LONGEST_NAME} characters"
-        raise InvalidArgument(f"login {text}", violations={"login": text})
     return await recovery.request(context, _fold(request.login), _now())
 
 
@@ -305,8 +290,6 @@ class _Held(Exception):
 async def set_credential(request: pb.SetCredentialRequest, context: Context) -> pb.CredentialResponse:
     """Set a user's password, login names and roles, and end the credentials that it replaces."""
     passwords.check(request.password)
-    if not request.user_id or not request.names:
-        raise InvalidArgument("user_id and names must not be empty")
     fresh = await passwords.hashed(request.password, context.remaining())
     values = {"password_hash": fresh, "roles": list(request.roles), "version": request.version}
     for _ in range(MAX_ATTEMPTS):

@@ -18,7 +18,7 @@ from login.v1 import events_pb2 as own_events
 from login.v1 import login_pb2 as pb
 from sqlalchemy import delete, insert, or_, select, update
 
-from mesh import Context, InvalidArgument, Transaction, Unauthenticated
+from mesh import Context, Transaction, Unauthenticated
 from services.login import lockout, passwords, revocations, settings
 from services.login.tables import credentials, handles, recoveries, sessions
 
@@ -78,11 +78,9 @@ async def recover(context: Context, call: pb.RecoverRequest, clock: Callable[[],
     """Set a new password and end all sessions of the user.
 
     Raises:
-        InvalidArgument: The token is missing, or the password is too short or too long.
+        InvalidArgument: The password is too short or too long.
         Unauthenticated: The token is unknown, was used, or has expired.
     """
-    if not call.token:
-        raise InvalidArgument("token must not be empty", violations={"token": "must not be empty"})
     passwords.check(call.new_password, "new_password")
     this = recoveries.c.token_hash == _digest(call.token)
     async with context.transaction() as tx:

@@ -26,6 +26,7 @@ from mesh import (
     Service,
     StatusError,
     Unauthenticated,
+    validate,
 )
 from services.registration import accounts, rules
 from services.registration.accounts import ADMIN
@@ -57,9 +58,10 @@ async def startup(service: Service) -> None:
         )
         return
     try:
-        wanted = rules.checked(wanted, f"[services.{service.name}.settings] admin_")
+        validate(pb.RegisterRequest(**wanted))
+        wanted = rules.checked(wanted)
     except InvalidArgument as error:
-        raise ValueError(error.message) from None
+        raise ValueError(f"[services.{service.name}.settings] admin_{error.message}") from None
     problem = ""
     for _ in range(MAX_ATTEMPTS):
         async with service.transaction() as tx:
@@ -115,9 +117,6 @@ async def get_user(request: pb.GetUserRequest, context: Context) -> pb.User:
 
 async def list_users(request: pb.ListUsersRequest, context: Context) -> pb.ListUsersResponse:
     """Return a page of accounts, in order of their folded names."""
-    if request.page_size < 0:
-        text = "must not be negative"
-        raise InvalidArgument(f"page_size {text}", violations={"page_size": text})
     size = min(request.page_size or PAGE, LARGEST_PAGE)
     query = select(users).where(users.c.state == ACTIVE).order_by(users.c.name_key).limit(size + 1)
     if request.page_token:
@@ -157,7 +156,6 @@ async def revoke_role(request: pb.RevokeRoleRequest, context: Context) -> pb.Use
 
 async def _change_role(user_id: str, role: str, context: Context, *, held: bool) -> pb.User:
     user_id = _allowed(user_id, context)
-    role = rules.checked({"role": role})["role"]
     admin = context.identity.subject if context.identity else None
     by = admin or context.caller or ""
     row = await accounts.change_role(context, user_id, role, held=held, admin=admin, by=by)

@@ -1,8 +1,7 @@
-"""Validation rules of names, e-mail addresses, passwords and roles. Pure."""
+"""Checks of e-mail addresses and passwords that the rules of the contract cannot make. Pure."""
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Mapping
 
@@ -12,19 +11,15 @@ from mesh import InvalidArgument
 
 __all__ = ["checked", "fold"]
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{2,31}")
-_ROLE = re.compile(r"[a-z][a-z0-9._-]{0,31}")
-_LONGEST_EMAIL = 320
-"""Characters: 64 before the @ and 255 after it. A check of megabytes would take seconds."""
 _SHORTEST, _LONGEST = 8, 128
-"""Limits of a password's length, in characters; the contract login.v1 has the same."""
+"""Limits of a password's length in characters, as in the contract: here, in its normal form (NFKC)."""
 
 
 def checked(fields: Mapping[str, str], prefix: str = "") -> dict[str, str]:
-    """Return the fields (name, email, password, role) in their stored form.
+    """Return the fields in their stored form.
 
     Args:
-        fields: Field → value.
+        fields: Field → value, which meets the rules of the contract.
         prefix: Prefix of the field's name in a violation (``user.``).
 
     Raises:
@@ -34,7 +29,7 @@ def checked(fields: Mapping[str, str], prefix: str = "") -> dict[str, str]:
     violations: dict[str, str] = {}
     for field, value in fields.items():
         try:
-            found[field] = _RULES[field](value)
+            found[field] = _CHECKS[field](value) if field in _CHECKS else value
         except ValueError as error:
             violations[prefix + field] = str(error)
     if violations:
@@ -49,15 +44,7 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", text.casefold())
 
 
-def _name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError("must have 3 to 32 letters (a-z, A-Z), digits, '.', '_' or '-', a letter first")
-    return value
-
-
 def _email(value: str) -> str:
-    if len(value) > _LONGEST_EMAIL:
-        raise ValueError(f"must be an e-mail address of at most {_LONGEST_EMAIL} characters")
     try:
         return validate_email(value.strip(), check_deliverability=False).normalized
     except EmailNotValidError as error:
@@ -65,15 +52,9 @@ def _email(value: str) -> str:
 
 
 def _password(value: str) -> str:
-    if len(value) > 8 * _LONGEST or not _SHORTEST <= len(unicodedata.normalize("NFKC", value)) <= _LONGEST:
+    if not _SHORTEST <= len(unicodedata.normalize("NFKC", value)) <= _LONGEST:
         raise ValueError(f"must have {_SHORTEST} to {_LONGEST} characters")
     return value
 
 
-def _role(value: str) -> str:
-    if not _ROLE.fullmatch(value):
-        raise ValueError("must have 1 to 32 letters (a-z), digits, '.', '_' or '-', a letter first")
-    return value
-
-
-_RULES = {"name": _name, "email": _email, "password": _password, "role": _role}
+_CHECKS = {"email": _email, "password": _password}

@@ -205,8 +205,8 @@ class TestWorkers:
 @pytest.mark.parametrize(
     ("text", "environ", "expected"),
     [
-        ("a = [", {}, "mesh.toml: not TOML: "),
-        ("a = " + "[" * 10_000 + "]" * 10_000, {}, "mesh.toml: not TOML: "),
+        ("a = [", {}, "mesh.toml:1: not TOML: Invalid value, in the statement that begins here"),
+        ("a = " + "[" * 10_000 + "]" * 10_000, {}, "mesh.toml:1: not TOML: "),
         ("prottos = []", {}, "mesh.toml: unknown key 'prottos'; did you mean 'protos'?"),
         (BASE + "lisen = 'x'", {}, "mesh.toml [services.log-in]: unknown key 'lisen'; did you mean 'listen'?"),
         (BASE + "lamda = 'a:b'", {}, "mesh.toml [services.log-in]: unknown key 'lamda'; did you mean 'lambda'?"),

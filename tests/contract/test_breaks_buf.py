@@ -28,8 +28,8 @@ BUF_REFUSES = {
 BUF_PASSES = {
     "an unsigned integer": "negative values become large ones, and JSON refuses them",
     "a value gets another first name": "JSON prints the first name of a value",
-    "a field of a request is removed and reserved": "the edge refuses JSON fields that it does not know",
-    "a value of a request is removed and reserved": "the edge refuses names of values that it does not know",
+    "a field of a request is removed and reserved": "JSON that has it is refused",
+    "a value of a request is removed and reserved": "JSON that has it is refused",
 }
 """Changes of messages that break somebody, and that buf passes."""
 OURS = [

@@ -16,6 +16,8 @@ from mesh.control import project
 from mesh.control.commands import check_against, export, new
 from mesh.faults import Faults
 
+ROOT = Path(__file__).parent.parent.parent
+
 
 def git(folder: Path, *words: str) -> None:
     identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com"]
@@ -132,6 +134,21 @@ def test_import_roots_that_are_not_committed_are_those_of_the_disk(
     git(shop, "commit", "-qm", "money")
     assert check(shop, "HEAD") == 0
     assert "ok: no breaking change" in capsys.readouterr().out
+
+
+def test_routes_of_a_lambda_function_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its service has no .proto file: it is built from the documents that the commit has."""
+    for name in ("mesh.toml", "api.json", "handler.py"):
+        (tmp_path / name).write_text((ROOT / "services/hello" / name).read_text())
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "one")
+    assert check(tmp_path, "HEAD") == 0
+    api = json.loads((tmp_path / "api.json").read_text())
+    api["paths"]["/moved"] = api["paths"].pop("/hello")
+    (tmp_path / "api.json").write_text(json.dumps(api))
+    assert check(tmp_path, "HEAD") == check_against.BROKEN
+    assert "ROUTE_REMOVED functions.v1.Hello/Invoke: the route GET /hello is gone" in capsys.readouterr().out
 
 
 def test_the_command(shop: Path) -> None:

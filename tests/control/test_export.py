@@ -1,4 +1,4 @@
-"""``mesh export openapi``."""
+"""``mesh export openapi``, ``typescript`` and ``python``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ def test_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", "openapi", "--file", SAMPLE, "--out", str(out), "--api-version", "1.4"]) == 0
     assert json.loads(out.read_text())["info"]["version"] == "1.4"
     assert capsys.readouterr().out == f"{out}: 19 operations\n"
+
+
+@pytest.mark.parametrize(("name", "head"), [("typescript", "// Client of"), ("python", '"""Client of')])
+def test_clients(name: str, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", name, "--file", SAMPLE]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(head)
+    out = tmp_path / "client"
+    assert cli.main(["export", name, "--file", SAMPLE, "-o", str(out)]) == 0
+    assert out.read_text() == text
 
 
 def test_to_a_file_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,9 +42,17 @@ async def on_noted(request, context):
 """
 
 
+ACCEPTED = """syntax = "proto3";
+package accepted;
+import "meshapi/v1/annotations.proto";
+option (meshapi.v1.accepted_breaks) = { rule: "EVENT_REMOVED" element: "delivery.v1.Noted" reason: "an earlier one" };
+"""
+
+
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Mesh]:
     shutil.copytree(ROOT / "tests/protos/delivery", tmp_path / "protos/delivery")
+    (tmp_path / "protos/accepted.proto").write_text(ACCEPTED)
     (tmp_path / "functions.py").write_text(FUNCTIONS)
     (tmp_path / "mesh.toml").write_text(MANIFEST)
     mesh = Mesh(tmp_path / "mesh.toml", tmp_path / ".mesh", {})
@@ -101,6 +109,8 @@ def test_a_contract_that_cannot_read_what_is_stored(running: Mesh, tmp_path: Pat
         ("STORED_UNREADABLE", "delivery.v1.Happened", "1 of 1 in the dead letters"),
         ("STORED_UNDELIVERABLE", "delivery.v1.Noted", "1 of 1 in the retained events"),
     } == told
+    # A declaration that the running mesh has accepts nothing any more, also in a file that nothing imports.
+    assert {one["accepted"] for one in found} == {""}
     outbox = next(one for one in found if "outbox" in one["change"])
     assert outbox["change"].endswith(" (waits): number was 5 and reads as nothing now")
     assert outbox["file"] == "protos/delivery/v1/delivery.proto"

@@ -60,7 +60,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.unpack_archive(wheel, site, "zip")
     (mesh,) = Distribution.discover(name="function-mesh", path=[str(site)])
     found: set[str] = set()
-    for text in (*(mesh.requires or ()), "pytest", "typing-extensions"):
+    for text in (*(mesh.requires or ()), "httpx", "pytest", "typing-extensions"):
         needed(text, found)
     for name in sorted(found):
         for file in distribution(name).files or ():
@@ -100,6 +100,7 @@ def project(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in TYPED.glob("*.py"):
         shutil.copy(file, project / "services")
     run(python, "-m", "mesh", "generate", cwd=project)
+    run(python, "-m", "mesh", "export", "python", "-o", project / "client.py", cwd=project)  # a snippet imports it
     return project
 
 
@@ -114,8 +115,8 @@ def pyright(python: Path, project: Path) -> Errors:
         pytest.skip("npm is not installed")
     program = npm.packages(ROOT / "tests/node/pyright/package.json") / "node_modules/pyright/index.js"
     config = project / "pyproject.toml"
-    if '"gen"]' in config.read_text():
-        config.write_text(config.read_text().replace('include = ["services", "tests"]', 'include = ["."]'))
+    checked = config.read_text().replace('include = ["services", "tests"]', 'include = ["services", "tests", "gen"]')
+    config.write_text(checked)
     return errors(["node", program, "--pythonpath", python], project)
 
 

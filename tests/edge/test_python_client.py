@@ -73,10 +73,23 @@ def test_mypy_takes_the_documentation_and_refuses_what_the_contract_does_not_hav
     (folder / "sample.py").write_text(generator.client(sample))
     text = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
     (folder / "script.py").write_text(text.replace("from client import", "from sample import"))
-    cache = ROOT / ".mesh" / "mypy-client"
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary", "--cache-dir", cache]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--config-file=",
+        "--no-error-summary",
+        "--follow-imports",
+        "silent",
+    ]
     done = subprocess.run(
-        [*command, "use.py", "script.py"], cwd=folder, capture_output=True, text=True, check=False, timeout=200
+        [*command, "client.py", "sample.py", "use.py", "script.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
     )
     lines = USE.splitlines()
     wrong = range(lines.index("def wrong(mesh: Mesh) -> None:") + 2, len(lines) + 1)

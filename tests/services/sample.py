@@ -35,6 +35,7 @@ from mesh.events.publish.outbox import Outbox
 from mesh.events.publish.publisher import Publications
 from mesh.headers import CLIENT_ADDRESS
 from mesh.rpc.client.call_error import call_error
+from mesh.rules.message_checks import request_check
 from services.audit import functions as audit_functions
 from services.login import functions as login_functions
 from services.registration import functions as registration_functions
@@ -68,6 +69,7 @@ class Host:
             after=[outbox.create, functools.partial(capture.install, service=name, tables=captured)],
             outbox=Outbox(Publications(contract(), [self.service.name], name), sqlite=self.sqlite),
         )
+        self.checks = {name: request_check(method) for name, method in self.service.methods.items()}
         self.other: Host | None = None
         self.after: dict[str, Callable[[], Awaitable[None]]] = {}
         """What happens after an onward call of a method, before its caller goes on."""
@@ -127,6 +129,11 @@ class Host:
         caller: str | None = None,
         address: str = "",
     ) -> Any:
+        if request is not None:  # as the wire does
+            request = type(request).FromString(request.SerializeToString())
+        check = self.checks[name]
+        if check is not None:
+            check(request)
         return await self.function(name)(request, self.context(name, Metadata(), identity, caller, address))
 
     async def deliver(self, event: Event, subject: str) -> None:

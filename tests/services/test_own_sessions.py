@@ -72,7 +72,7 @@ async def test_a_changed_password_ends_the_other_sessions(sample: Sample):
 
     with pytest.raises(PermissionDenied, match="current password is wrong"):
         await change("wrong horse", "battery staple")
-    with pytest.raises(InvalidArgument, match="8 to 128 characters") as caught:
+    with pytest.raises(InvalidArgument, match="at least 8 characters") as caught:
         await change("correct horse", "short")
     assert caught.value.details[0].field_violations[0].field == "new_password"
     await sample.refresh(there.refresh_token)

@@ -94,8 +94,7 @@ async def test_huge_texts_are_refused_before_they_are_looked_at(sample: Sample):
     began = time.monotonic()
     with pytest.raises(InvalidArgument) as caught:
         await sample.register("ada", email="a" * 2_000_000 + "@example.com", password="\ufdfa" * 700_000)
-    assert "at most 320 characters" in caught.value.message
-    assert "8 to 128 characters" in caught.value.message
+    assert caught.value.message == "email: must be at most 320 characters (string.max_len)"
     assert time.monotonic() - began < 1.0
 
 
@@ -454,7 +453,7 @@ async def test_the_first_admin_comes_from_the_settings(
     assert "changed meanwhile" not in caplog.text
     assert "set the secret that admin_password of [services.registration.settings] names" in caplog.text
     wrong = Sample(*urls, **{**settings, "admin_name": "?"}, admin_password="correct horse")
-    with pytest.raises(ValueError, match=r"^\[services.registration.settings\] admin_name: must have 3 to 32"):
+    with pytest.raises(ValueError, match=r"^\[services.registration.settings\] admin_name: must be at least 3"):
         await wrong.start()
     await wrong.stop()
 

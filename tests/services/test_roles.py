@@ -83,7 +83,7 @@ async def test_two_admins_cannot_depose_each_other(sample: Sample):
 async def test_what_cannot_be_is_named(sample: Sample):
     root = await admin(sample, "root")
     for role in ("", "Admin", "a b", "a" * 33, "x\0"):
-        with pytest.raises(InvalidArgument, match="role: must have 1 to 32 letters"):
+        with pytest.raises(InvalidArgument, match=r"role: (value is required|must be at most 32|does not match regex)"):
             await grant(sample, root, "me", role)
     with pytest.raises(NotFound):
         await grant(sample, root, "nobody")

@@ -39,7 +39,7 @@ RULES: Mapping[str, str] = {
     "CAPTURED_COLUMN_DROPPED": "a migration drops or renames a column of such a table",
     # -- messages --
     "FIELD_REMOVED": "a field is gone, and number and name are not both reserved",
-    "REQUEST_FIELD_REMOVED": "a field that HTTP clients may send is gone, though reserved",
+    "REQUEST_FIELD_REMOVED": "a field that clients may send as JSON is gone, though reserved",
     "FIELD_RENAMED": "a field has another name, or another JSON name",
     "FIELD_TYPE_CHANGED": "a field has another type",
     "FIELD_CARDINALITY_CHANGED": "a field became repeated, a map or a single value",
@@ -47,7 +47,7 @@ RULES: Mapping[str, str] = {
     "FIELD_DEFAULT_CHANGED": "a field has another default value",
     "REQUIRED_LABEL_CHANGED": "a `required` field of proto2 is new, gone, or no longer required",
     "ENUM_VALUE_REMOVED": "a value of an enum is gone, and number and name are not both reserved",
-    "REQUEST_ENUM_VALUE_REMOVED": "a value that HTTP clients may send is gone, though reserved",
+    "REQUEST_ENUM_VALUE_REMOVED": "a value that clients may send as JSON is gone, though reserved",
     "ENUM_VALUE_RENAMED": "a value of an enum has another name",
     "RESERVED_REMOVED": "a number or name is no longer reserved",
     # -- rules of requests and events --

@@ -9,8 +9,8 @@ holds the rest to buf):
 - A signed integer that becomes unsigned, or the other way round, is another type: values out of the common range
   change.
 - An enum with another name and the same values is the same type: neither form has its name.
-- A removed field of a request with a route is a change that clients notice, also when it is reserved: the edge refuses
-  JSON fields that it does not know.
+- A removed field of a request is a change that clients notice, also when it is reserved: JSON fields that a message
+  does not have are refused, by HTTP routes and by the Connect protocol.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ class _Message:
                 "FIELD_REMOVED", field, f"the field {_label(field)} is gone and its {missing} can be used again",
                 f"{self.users.text()} lose its value, and would misread a later field with its {missing}", keep,
             )  # fmt: skip
-        elif self.users.routed and not self.both.ignores_unknown_json:
+        elif refused := self.users.refused(ignores_unknown_json=self.both.ignores_unknown_json):
             yield self._break(
                 "REQUEST_FIELD_REMOVED", field, f"the field {_label(field)} is gone",
-                f"HTTP clients of {self.users.routed_text()} that send it get 400",
+                f"clients of {refused} that send it in JSON or a query get 400",
                 "keep it, with [deprecated = true], until no client sends it; or [edge] ignore_unknown_fields = true",
             )  # fmt: skip
         if field.is_required:
@@ -271,10 +271,11 @@ def _enum_breaks(both: ComparedContracts, name: str) -> Iterator[Break]:
             affected = f"{users.text()} that have it get an unknown value, or misread a later one"
             compatible = f'keep it, with [deprecated = true]; or reserve both: reserved {number}; reserved "{first}";'
             if reserved:
-                if not users.routed or both.ignores_unknown_json:
+                refused = users.refused(ignores_unknown_json=both.ignores_unknown_json)
+                if not refused:
                     continue
                 rule = "REQUEST_ENUM_VALUE_REMOVED"
-                affected = f"HTTP clients of {users.routed_text()} that send it get 400"
+                affected = f"clients of {refused} that send it in JSON or a query get 400"
                 compatible = "keep it, with [deprecated = true], until no client sends it"
             yield Break(place, rule, element, f"the value {first} ({number}) is gone", affected, compatible)
         elif new_names[number][0] != first or not set(names) <= set(new_names[number]):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mesh.contract.model import Contract, Method
+from mesh.contract.model import Access, Contract, Method
 
 __all__ = ["MessageUsers", "Users"]
 
@@ -22,22 +22,29 @@ class Users:
         requests: Methods whose request contains it.
         responses: Methods whose response contains it.
         events: Full names of the events that contain it.
-        routed: Methods with HTTP routes whose request contains it.
+        json: Methods whose request contains it and may be JSON of a client: by an HTTP route, or by the Connect
+            protocol, which clients can use for every method that is not INTERNAL.
+        queried: Methods whose request contains it and may be in the query of a URL.
     """
 
     requests: list[str] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
-    routed: list[str] = field(default_factory=list)
+    json: list[str] = field(default_factory=list)
+    queried: list[str] = field(default_factory=list)
 
     @property
     def checked(self) -> bool:
         """Whether the mesh checks the rules of the message: those of requests and of events."""
         return bool(self.requests or self.events)
 
-    def routed_text(self) -> str:
-        """Return the methods with HTTP routes whose request has the message."""
-        return _named(self.routed)
+    def refused(self, *, ignores_unknown_json: bool) -> str:
+        """Return the methods whose clients get an error when they send a field or a value that was removed, or ``""``.
+
+        Args:
+            ignores_unknown_json: Whether the edge ignores unknown JSON fields. Query parameters it never ignores.
+        """
+        return _named(self.queried if ignores_unknown_json else self.json)
 
     def text(self) -> str:
         """Return who has the message, as the end of a sentence."""
@@ -86,8 +93,10 @@ class MessageUsers:
         for contained in () if method.triggers_only else self._all(method.input.DESCRIPTOR):
             users = self._of(contained)
             users.requests.append(name)
-            if method.routes:
-                users.routed.append(name)
+            if method.routes or method.access is not Access.INTERNAL:
+                users.json.append(name)
+            if any(route.body != "*" for route in method.routes):
+                users.queried.append(name)
         for contained in () if method.triggers_only else self._all(method.output.DESCRIPTOR):
             self._of(contained).responses.append(name)
 

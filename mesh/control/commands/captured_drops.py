@@ -60,7 +60,7 @@ def captured_drops(
     found: list[Break] = []
     for service in manifest.services.keys() & applied.keys():
         captured = {table: _called(contract, service, table) for table in contract.captured_tables(service)}
-        folder = migration_versions.folder_of(manifest, service) if captured else None
+        folder = manifest.migrations_folder(service) if captured else None
         for path, source in _new_versions(folder, applied[service]) if folder is not None else ():
             place = path.relative_to(manifest.root) if path.is_relative_to(manifest.root) else path
             found += [_break(f"{place}:{one.line}", service, one, captured[one.table])
@@ -71,7 +71,7 @@ def captured_drops(
 def version_files(manifest: Manifest) -> dict[str, dict[str, bytes]]:
     """Return the version files of each service with a database: contents by file name."""
     return {
-        name: migration_versions.read_versions(migration_versions.folder_of(manifest, name))
+        name: migration_versions.read_versions(manifest.migrations_folder(name))
         for name, config in manifest.services.items()
         if config.database
     }

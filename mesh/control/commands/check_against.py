@@ -58,7 +58,7 @@ def run_running(manifest: Manifest, contract: Contract, output: str) -> int:
     from mesh.control.commands import stored_events  # noqa: PLC0415 - SQLAlchemy and the broker's client
 
     with_secrets = manifests.load(manifest.file, secrets_of=lambda owner: _has_database(manifest, owner))
-    old = running_contract(with_secrets)
+    old = running_contract(with_secrets, [file.name for file in contract.files.file])
     stored = stored_events.stored_breaks(with_secrets, old, contract)
     dropped = captured_drops(manifest, contract, stored_events.applied_versions(with_secrets))
     found = _compared(manifest, old, contract, [*stored, *dropped])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from google.protobuf import message_factory
@@ -25,11 +26,16 @@ REFLECTION_TIMEOUT = 5.0
 """Seconds for each request of reflection."""
 
 
-def running_contract(manifest: Manifest) -> Contract:
+def running_contract(manifest: Manifest, names: Iterable[str] = ()) -> Contract:
     """Return the contract that the services of mesh.toml have at present.
 
     Each service tells its own part, because they may run different versions. Of ``mesh up``, the services that run are
     read; one that mesh.toml has since then is new. Elsewhere each service of mesh.toml has to respond.
+
+    Args:
+        manifest: The manifest.
+        names: Names of files that are read too, if a service has them. Reflection lists no files, and one that no
+            service imports may accept breaks.
 
     Raises:
         Faults: The mesh does not run, or a service does not respond.
@@ -39,14 +45,20 @@ def running_contract(manifest: Manifest) -> Contract:
         try:
             with ReflectionClient(address, REFLECTION_TIMEOUT, operator_tls(manifest, name)) as client:
                 for service in client.services():
-                    for file in client.files_of(service).values():
-                        files.setdefault(file.name, file)
+                    _merge(files, client.files_of(symbol=service))
                 for event in sorted(_published(FileDescriptorSet(file=_ordered(files)))):
-                    for file in client.files_of(event).values():
-                        files.setdefault(file.name, file)
+                    _merge(files, client.files_of(symbol=event))
+                for file in names:
+                    with suppress(NoSuchMethod):  # it is new
+                        _merge(files, {} if file in files else client.files_of(file=file))
         except (NoSuchMethod, ReflectionCallError) as error:
             raise Faults([Fault(f"{name} at {address}", f"it does not tell its contract: {error}")]) from None
     return loader.read(FileDescriptorSet(file=_ordered(files)), checked=False)
+
+
+def _merge(files: dict[str, FileDescriptorProto], more: Mapping[str, FileDescriptorProto]) -> None:
+    for name, file in more.items():
+        files.setdefault(name, file)
 
 
 def _addresses(manifest: Manifest) -> Mapping[str, str]:

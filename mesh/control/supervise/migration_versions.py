@@ -8,13 +8,12 @@ version files and never runs them.
 from __future__ import annotations
 
 import ast
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mesh.config.manifest import Manifest
 
-__all__ = ["MigrationVersions", "folder_of", "is_version", "read_versions", "revision_of"]
+__all__ = ["MigrationVersions", "is_version", "read_versions", "revision_of"]
 
 _PARENT, _NAME = "down_revision", "revision"
 """Assignments that make a sequence of versions (Alembic's documentation, "Create a Migration Script")."""
@@ -30,7 +29,7 @@ class MigrationVersions:
 
     def __init__(self, manifest: Manifest) -> None:
         self._folders = {
-            name: folder_of(manifest, name) for name, config in manifest.services.items() if config.database
+            name: manifest.migrations_folder(name) for name, config in manifest.services.items() if config.database
         }
         self._applied = {name: read_versions(folder) for name, folder in self._folders.items()}
 
@@ -49,15 +48,6 @@ class MigrationVersions:
 def is_version(path: Path) -> bool:
     """Whether Alembic reads a file of a folder of versions as a version."""
     return path.suffix == ".py" and path.name != "__init__.py" and not path.name.startswith(".#")
-
-
-def folder_of(manifest: Manifest, name: str) -> Path:
-    """Return the folder of the versions of a service; it need not exist."""
-    config = manifest.services[name]
-    if config.migrations:
-        return Path(os.path.normpath(manifest.root / config.migrations))
-    module = manifest.root.joinpath(*config.module.split("."))
-    return (module if module.is_dir() else module.parent) / "migrations"
 
 
 def read_versions(folder: Path) -> dict[str, bytes]:

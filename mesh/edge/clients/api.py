@@ -31,7 +31,7 @@ WHOLE = (
 """Messages that have a type of their own in the runtime."""
 _RULES = (
     "minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
-    "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties", "const",
+    "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties", "const", "enum", "format",
 )  # fmt: skip
 """Keywords of a field's schema that a client can check before it sends a request."""
 _ANY_SEGMENT, _REST = "*", "**"
@@ -199,6 +199,8 @@ class Api:
             if not self.settable(field):
                 continue
             schema, plain = self._schemas.field(field), self._schemas.plain(field)
+            # "password" tells a form to hide the value. It is no rule of the value.
+            plain.setdefault("format", "password")
             rules = {key: schema[key] for key in _RULES if key in schema and schema[key] != plain.get(key)}
             if self._schemas.required(field):
                 rules = {"required": True, **rules}

@@ -65,12 +65,20 @@ malformed."""
 class GrpcCall(HttpCall):
     """A gRPC or gRPC-Web request as the layers of the edge see it: an HTTP request with its gRPC call.
 
+    Args:
+        scope: The request.
+        receive: As in ASGI.
+        send: As in ASGI.
+        inbound: The call as the gRPC server received it.
+        refusal: Status that refuses the call before it starts, or None.
+        handler: The chain of the edge.
+
     Attributes:
         inbound: The call as the gRPC server received it.
         refusal: Status that refuses the call before it starts, or None.
     """
 
-    __slots__ = ("inbound", "refusal")
+    __slots__ = ("_handler", "inbound", "refusal")
 
     def __init__(
         self,
@@ -79,8 +87,10 @@ class GrpcCall(HttpCall):
         send: Send,
         inbound: InboundCall,
         refusal: StatusError | None,
+        handler: Handler,
     ) -> None:
         super().__init__(scope, receive, send)
+        self._handler = handler
         if inbound.method.client_streaming:
             self.expect_messages()
         self.inbound = inbound
@@ -89,6 +99,16 @@ class GrpcCall(HttpCall):
         self.deadline = inbound.deadline
         self.headers = inbound.headers
         self.trailers = inbound.trailers
+
+    async def enter(self, inbound: Call) -> None:  # noqa: ARG002 - a handler
+        """Pass the chain of the edge: the handler of ``inbound``."""
+        try:
+            await self._handler(self)
+        except BaseException as error:
+            if self.stream is not None and self.stream.counted:
+                self.inbound.forget_request()
+                release_frames(error)
+            raise
 
 
 class ConnectHttpCall(GrpcCall):
@@ -306,8 +326,7 @@ class _EdgeGrpcApp(GrpcApp):
             inbound.trailers.append((b"grpc-accept-encoding", framing.ACCEPTED))
         if refusal is None and handler is not self._chain:
             return _BuiltinCall(scope, method, metadata, receive, send, self._max_message), handler
-        call = GrpcCall(grpc_web.original_scope(scope), receive, send, inbound, refusal)
-        return inbound, _entering(self._chain, call)
+        return inbound, GrpcCall(grpc_web.original_scope(scope), receive, send, inbound, refusal, self._chain).enter
 
 
 class _EdgeConnectDispatch(ConnectDispatch):
@@ -339,24 +358,7 @@ class _EdgeConnectDispatch(ConnectDispatch):
             if request.method.client_streaming and inbound.exchange.stream is not None:
                 inbound.exchange.stream.streaming = True
             return inbound, handler
-        call = ConnectHttpCall(scope, receive, send, inbound, request.refusal)
-        return inbound, _entering(self._chain, call)
-
-
-def _entering(handler: Handler, call: GrpcCall) -> Handler:
-    """Return the handler of an inbound call: the chain of the edge, for its request."""
-
-    async def enter(inbound: Call) -> None:
-        assert isinstance(inbound, InboundCall)  # noqa: S101 - the call that ``admit`` has made
-        try:
-            await handler(call)
-        except BaseException as error:
-            if call.stream is not None and call.stream.counted:
-                inbound.forget_request()
-                release_frames(error)
-            raise
-
-    return enter
+        return inbound, ConnectHttpCall(scope, receive, send, inbound, request.refusal, self._chain).enter
 
 
 class _BuiltinCall(InboundCall):

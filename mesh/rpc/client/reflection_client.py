@@ -164,23 +164,24 @@ class ReflectionClient:
             raise NoSuchMethod(f"{full} has no method {method_name!r}; it has {known or 'none'}")
         return method
 
-    def files_of(self, symbol: str) -> dict[str, FileDescriptorProto]:
-        """Return the file that declares a symbol and all that it imports, by name.
+    def files_of(self, *, symbol: str = "", file: str = "") -> dict[str, FileDescriptorProto]:
+        """Return the file that declares a symbol, or has a name, and all that it imports, by name.
 
         Raises:
-            NoSuchMethod: The server does not know the symbol.
+            NoSuchMethod: The server knows neither.
             ReflectionCallError: The server cannot be reached or has no reflection.
         """
         found: dict[str, FileDescriptorProto] = {}
-        to_request = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)]
+        request = reflection_pb2.ServerReflectionRequest
+        to_request = [request(file_containing_symbol=symbol) if symbol else request(file_by_filename=file)]
         while to_request:
             response = self._request(to_request.pop())
             for data in response.file_descriptor_response.file_descriptor_proto:
-                file = FileDescriptorProto.FromString(data)
-                found.setdefault(file.name, file)
-            missing = next((name for file in found.values() for name in file.dependency if name not in found), None)
+                sent = FileDescriptorProto.FromString(data)
+                found.setdefault(sent.name, sent)
+            missing = next((name for one in found.values() for name in one.dependency if name not in found), None)
             if missing is not None:
-                to_request.append(reflection_pb2.ServerReflectionRequest(file_by_filename=missing))
+                to_request.append(request(file_by_filename=missing))
         return found
 
     def _add(self, files: Sequence[bytes]) -> None:
