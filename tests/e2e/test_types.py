@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
-import npm
+import cached_packages
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -113,7 +113,7 @@ def mypy(python: Path, project: Path) -> Errors:
 def pyright(python: Path, project: Path) -> Errors:
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
-    program = npm.packages(ROOT / "tests/node/pyright/package.json") / "node_modules/pyright/index.js"
+    program = cached_packages.npm(ROOT / "tests/node/pyright/package.json") / "node_modules/pyright/index.js"
     config = project / "pyproject.toml"
     checked = config.read_text().replace('include = ["services", "tests"]', 'include = ["services", "tests", "gen"]')
     config.write_text(checked)
