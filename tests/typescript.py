@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import npm
+import cached_packages
 
 FOLDER = Path(__file__).parent / "node" / "typescript"
 STRICT = (
@@ -17,7 +17,7 @@ STRICT = (
 
 def compiled(*files: Path, out: Path) -> Path:
     """Compile files to JavaScript modules in a folder, and return the folder."""
-    compiler = npm.packages(FOLDER / "package.json") / "node_modules" / ".bin" / "tsc"
+    compiler = cached_packages.npm(FOLDER / "package.json") / "node_modules" / ".bin" / "tsc"
     flags = [f"--{name}" for name in STRICT]
     lib = "es2022,dom,dom.iterable,dom.asynciterable"
     options = [

@@ -92,7 +92,8 @@ def describe(document: JsonObject, routes: Iterable[HttpRoute], prefix: str) -> 
 
     Returns:
         ``operations``: an Operation Object for each route, in order, without ``responses`` if it says nothing of them;
-        path parameters have the names of the document; ``schemas``: the components they refer to; ``tags``: the Tag Objects that they name.
+        path parameters have the names of the document. ``schemas``: the components that the operations refer to.
+        ``tags``: the Tag Objects that they name.
 
     Raises:
         DocumentError: A part of an operation is not what the specification says, or a reference names nothing.

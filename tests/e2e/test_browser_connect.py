@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import npm
+import cached_packages
 import pytest
 from browser import chromium as chromium  # noqa: PLC0414 - a fixture
 from mesh_process import Mesh
@@ -118,7 +118,7 @@ class Files(BaseHTTPRequestHandler):
 def origin() -> Iterator[str]:
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
-    Files.modules = npm.packages(NODE / "package.json") / "node_modules"
+    Files.modules = cached_packages.npm(NODE / "package.json") / "node_modules"
     server = ThreadingHTTPServer(("127.0.0.1", 0), Files)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

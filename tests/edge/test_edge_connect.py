@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from connect_client import JSON, PROTO, Client
+from connect_client import JSON, JSON_STREAM, PROTO, Client, envelope
 from grpc_edge import MAX, grpc_edge
 from msgspec import convert
 
@@ -17,7 +17,9 @@ from mesh.contract import loader, protoc
 from mesh.contract.model import Contract
 from mesh.edge import OptionalLayers
 from mesh.edge.grpc.passthrough import tracing
+from mesh.rpc.server.clients.limits import ClientLimits
 
+UNARY_TYPES = ("application/json", "application/proto")
 VERSION = {"connect-protocol-version": "1"}
 TALK = """
 syntax = "proto3";
@@ -146,6 +148,34 @@ async def test_the_size_limit_and_a_request_that_is_not_read(contract: Contract,
             answer = await Client(edge.address, version)("Unary", bytes(size), headers)
             assert (answer.status, answer.json["code"]) == (429, "resource_exhausted")
     assert edge.traced == [("/conformance.v1.Echo/Unary", "RESOURCE_EXHAUSTED")] * 2
+
+
+async def test_the_text_of_a_response_counts(contract: Contract, version: str) -> None:
+    limits = ClientLimits(buffers=80_000)
+    request = b'{"answerBytes":60000,"count":1}'  # a small message, whose JSON text is large
+    async with grpc_edge(contract, clients=limits) as edge:
+        client = Client(edge.address, version)
+        for method, code in (("Idempotent", "resource_exhausted"), ("Unary", "internal")):
+            assert (await client(method, request, JSON)).json["code"] == code
+        stream = await client("ServerStream", envelope(request), JSON_STREAM)
+        assert stream.error["code"] == "resource_exhausted"
+        assert limits.held == 0
+        assert len((await client("Unary", b'{"answerBytes":40000}', JSON)).body) > 40_000
+
+
+async def test_too_many_header_fields(contract: Contract, version: str) -> None:
+    headers = {**JSON, **{f"x-{number}": "" for number in range(1001)}}
+    async with grpc_edge(contract) as edge:
+        answer = await Client(edge.address, version)("Unary", b"{}", headers)
+        assert (answer.status, answer.json["code"]) == (429, "resource_exhausted")
+        assert edge.traced == [("/conformance.v1.Echo/Unary", "RESOURCE_EXHAUSTED")]
+
+
+async def test_a_rejected_request_gets_its_response_when_its_body_cannot_be_held(contract: Contract) -> None:
+    kinds = {"content-type": "application/json", "Content-Type": "text/plain"}
+    async with grpc_edge(contract, clients=ClientLimits(buffers=20_000)) as edge:
+        answer = await Client(edge.address, "1.1")("Unary", bytes(100_000), kinds)
+        assert (answer.status, answer.headers["accept-post"]) == (415, "application/grpc, " + ", ".join(UNARY_TYPES))
 
 
 async def test_metadata_that_a_client_may_not_send(contract: Contract) -> None:

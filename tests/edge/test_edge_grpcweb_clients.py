@@ -7,7 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
-import npm
+import cached_packages
 import pytest
 from grpc_edge import grpc_edge
 
@@ -27,7 +27,7 @@ async def node(*arguments):
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 async def test_clients_of_browsers(contract, tmp_path):
-    modules = await asyncio.to_thread(npm.packages, WEB / "package.json")
+    modules = await asyncio.to_thread(cached_packages.npm, WEB / "package.json")
     descriptors = tmp_path / "descriptors.binpb"
     descriptors.write_bytes(contract.files.SerializeToString())
     async with grpc_edge(contract) as edge:
@@ -43,7 +43,7 @@ async def test_clients_of_browsers(contract, tmp_path):
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 async def test_grpc_js_through_the_edge(contract):
-    modules = await asyncio.to_thread(npm.packages, NODE / "package.json")
+    modules = await asyncio.to_thread(cached_packages.npm, NODE / "package.json")
     roots = [NODE.parent / "protos", *protoc.builtin_roots()]
     async with grpc_edge(contract) as edge:
         seen = await node(NODE / "client.js", modules, edge.address, *roots)

@@ -36,6 +36,13 @@ def echo(**fields: Any) -> bytes:
     return pb.EchoRequest(**fields).SerializeToString()
 
 
+async def test_too_many_header_fields(call: Client) -> None:
+    headers = {**JSON, **{f"x-{number}": "" for number in range(1001)}}
+    for method in ("Unary", "Nothing"):
+        answer = await call(method, b"{}", headers)
+        assert (answer.status, answer.json["code"]) == (429, "resource_exhausted")
+
+
 # -- unary --
 
 

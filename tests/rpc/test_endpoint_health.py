@@ -70,10 +70,12 @@ def test_failures_of_calls_from_before_a_return_do_not_count():
         (health(answers=50, seconds=0.5), health(answers=50, seconds=0.2), ""),
         (health(answers=50, seconds=0.05), health(answers=50, seconds=0.005), ""),
         (health(B, answers=50, seconds=0.5, into=health(answers=9)), health(answers=90, seconds=0.01), ""),
+        (health(answers=1, failures=29, seconds=0.125), health(answers=25, failures=5, seconds=1.0), "97% of 30 calls"),
     ],
     ids=[
         "ratio", "all alike", "few failures", "few calls", "few calls elsewhere", "other methods",
         "latency", "hardly slower", "slower, and quick", "a slow method that the other was not asked for",
+        "quick failures are no measure",
     ],
 )  # fmt: skip
 def test_outliers_of_an_interval(mine, others, found):

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import npm
+import cached_packages
 import pytest
 from hosting import ECHO, hosted
 
@@ -108,7 +108,7 @@ async def test_buf_curl(address: str) -> None:
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 async def test_node(address: str) -> None:
     client = ROOT / "tests" / "node" / "client.js"
-    modules = await asyncio.to_thread(npm.packages, client.parent / "package.json")
+    modules = await asyncio.to_thread(cached_packages.npm, client.parent / "package.json")
     roots = [ROOT / "tests" / "protos", *protoc.builtin_roots()]
     seen = json.loads(await run("node", client, modules, address, *roots))
     assert seen["unary"] == {

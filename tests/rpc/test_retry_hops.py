@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 
 import grpc
 import pytest
-from conftest import FAST
 from hosting import hosted, pool_of, working
+from test_retry import FAST
 
 from mesh.call import chain
 from mesh.rpc.client.channel import Channel

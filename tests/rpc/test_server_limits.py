@@ -156,3 +156,21 @@ async def test_a_response_counts_until_the_server_has_written_it(
         async with raw_client(address) as client:  # the server lets go of objects when it next has work to do
             assert (await client.call(frame(b""))).status == 0
             await released(limits)
+
+
+async def test_a_connection_of_http1_that_is_not_read_is_closed(contract: Contract) -> None:
+    limits = ClientLimits(stall=0.2)
+    request = pb.EchoRequest(answer_bytes=8 * SIZE).SerializeToString()
+    head = f"POST {UNARY} HTTP/1.1\r\nhost: a\r\ncontent-type: application/proto\r\ncontent-length: {len(request)}\r\n"
+    async with hosted(contract, clients=limits) as address:
+        host, port = address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)  # stops to read beyond this
+        writer.write(f"{head}\r\n".encode() + request)
+        async with asyncio.timeout(10), raw_client(address) as client:
+            while not limits.held:  # noqa: ASYNC110 - the function has ended when they are held
+                await asyncio.sleep(0.01)
+            while limits.held:  # the server lets go of objects when it next has work to do
+                assert (await client.call(frame(b""))).status == 0
+                await asyncio.sleep(0.05)
+        writer.transport.abort()
+        assert not reader.at_eof()

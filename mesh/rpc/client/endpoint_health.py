@@ -138,13 +138,14 @@ def outlier(endpoint: EndpointHealth, others: Collection[EndpointHealth]) -> str
     """Return the reason why an endpoint is an outlier of the interval that ends, or "".
 
     Latency is compared method by method: the time that the endpoint's calls took, with the time that as many calls of
-    the same methods took elsewhere.
+    the same methods took elsewhere. Endpoints that fail many calls of a method are no measure of it, because a failure
+    may be quick.
 
     Args:
         endpoint: The endpoint.
         others: The other endpoints that take calls.
     """
-    calls = failures = other_calls = other_failures = compared = 0
+    calls = failures = other_calls = other_failures = compared = measure_calls = 0
     seconds = expected = 0.0
     for path, outcomes in endpoint.methods.items():
         count = outcomes.answers + outcomes.failures
@@ -156,17 +157,21 @@ def outlier(endpoint: EndpointHealth, others: Collection[EndpointHealth]) -> str
         failures += outcomes.failures
         other_calls += other_count
         other_failures += sum(each.failures for each in found)
-        if any(each.answers for each in found):
+        measures = [each for each in found if each.failures < FAILURE_RATIO * (each.answers + each.failures)]
+        if measures:
+            measure_count = sum(each.answers + each.failures for each in measures)
+            measure_calls += measure_count
             compared += count
             seconds += outcomes.seconds
-            expected += count * sum(each.seconds for each in found) / other_count
+            expected += count * sum(each.seconds for each in measures) / measure_count
     if calls < MIN_CALLS or other_calls < MIN_CALLS:
         return ""
     ratio, other_ratio = failures / calls, other_failures / other_calls
     if ratio >= FAILURE_RATIO and ratio > RATIO_FACTOR * other_ratio:
         return f"{ratio:.0%} of {calls} calls failed, and {other_ratio:.0%} of those to other addresses"
     excess = seconds - expected
-    if compared >= MIN_CALLS and seconds > RATIO_FACTOR * expected and excess > MIN_EXCESS_LATENCY * compared:
+    enough = compared >= MIN_CALLS and measure_calls >= MIN_CALLS
+    if enough and seconds > RATIO_FACTOR * expected and excess > MIN_EXCESS_LATENCY * compared:
         return f"its calls took {seconds / compared:.3f} s, and {expected / compared:.3f} s at other addresses"
     return ""
 

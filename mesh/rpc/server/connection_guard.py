@@ -28,7 +28,7 @@ from time import monotonic, thread_time
 
 from mesh.asgi import Scope
 
-__all__ = ["ConnectionGuard", "ConnectionRequests", "PublicLimits", "fair_share", "prepare"]
+__all__ = ["ConnectionGuard", "ConnectionRequests", "PublicLimits", "fair_share", "limit_unread", "prepare"]
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +74,20 @@ class PublicLimits:
 
 def prepare(fd: int, stall: float) -> None:
     """Set the options of a listening socket that its connections inherit."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as listening:
-        for name, value in (("TCP_USER_TIMEOUT", int(stall * 1000)), ("TCP_NOTSENT_LOWAT", UNSENT_BYTES)):
-            option = getattr(socket, name, None)  # of Linux
-            if option is not None:
-                listening.setsockopt(socket.IPPROTO_TCP, option, value)
+    limit_unread(fd, stall)
+    _set_option(fd, "TCP_NOTSENT_LOWAT", UNSENT_BYTES)
+
+
+def limit_unread(fd: int, seconds: float) -> None:
+    """Let the kernel close the connections of a listening socket whose peer reads nothing for so long."""
+    _set_option(fd, "TCP_USER_TIMEOUT", int(seconds * 1000))
+
+
+def _set_option(fd: int, name: str, value: int) -> None:
+    option = getattr(socket, name, None)  # of Linux
+    if option is not None:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as listening:
+            listening.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class _OpenConnection:

@@ -21,6 +21,7 @@ from mesh.errors import Internal, StatusError, Unavailable, Unimplemented
 from mesh.headers import Headers
 from mesh.layers.recover import status_of
 from mesh.rpc import framing
+from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream
 from mesh.rpc.server.clients.limited_call import CallerWatch, LimitedCall
 from mesh.rpc.server.clients.limits import ClientLimits
 from mesh.rpc.server.connect import request as connect_request
@@ -225,6 +226,9 @@ class _Rejected(Exception):
     async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         if is_body_expected(scope):
+            stream: ClientStream | None = scope.get(CLIENT_STREAM)
+            if stream is not None:
+                stream.discard()
             await discard_body(receive)
         await _send_headers_only(send, self.status, self.headers)
 

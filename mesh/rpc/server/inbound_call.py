@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mesh.contract.model import Method
 
-__all__ = ["CONTENT_TYPE", "RECEIVING", "UNREAD", "InboundCall"]
+__all__ = ["CONTENT_TYPE", "MAX_HEADER_FIELDS", "RECEIVING", "UNREAD", "InboundCall", "too_many_fields"]
 
 RECEIVING = object()
 """Value of ``waits_for`` while a call waits for its request."""
@@ -46,6 +46,12 @@ MAX_UNREAD_EVENTS = 100
 """Events of a request that are read in search of the disconnect behind them."""
 COMPRESSION_MIN_SIZE = 1024
 """Bytes of the smallest message that is compressed."""
+
+
+def too_many_fields() -> ResourceExhausted:
+    """Return the status of a call with more than ``MAX_HEADER_FIELDS``."""
+    text = f"the call has more than {MAX_HEADER_FIELDS} header fields; send their content in the request message"
+    return ResourceExhausted(text)
 
 
 class InboundCall(Call):
@@ -73,9 +79,7 @@ class InboundCall(Call):
             deadline = monotonic() + framing.parse_timeout(timeout)
         Call.__init__(self, method, metadata, deadline)
         if len(metadata.pairs) > MAX_HEADER_FIELDS:
-            raise ResourceExhausted(
-                f"the call has more than {MAX_HEADER_FIELDS} header fields; send their content in the request message"
-            )
+            raise too_many_fields()
         encoding = fields.get(b"grpc-encoding")
         if encoding is not None:
             framing.check_encoding(encoding)

@@ -32,7 +32,7 @@ import h2corn._lib
 
 from mesh.address import bind
 from mesh.rpc.server.clients.client_stream import CONNECTION_CLOSE, SERVER
-from mesh.rpc.server.connection_guard import ConnectionGuard, PublicLimits, prepare
+from mesh.rpc.server.connection_guard import ConnectionGuard, PublicLimits, limit_unread, prepare
 
 __all__ = ["CertificateFiles", "ListenError", "Listener"]
 
@@ -111,6 +111,10 @@ HTTP1_HEAD_TIMEOUT = 2.0
 speaks TLS to a listener of plain text waits for so long, because h2corn takes its first bytes for such a head. Idle
 connections of HTTP/1.1 have the same timeout in h2corn, so each response closes its connection there."""
 
+UNREAD_FACTOR = 2.0
+"""Stall times after which the kernel closes a connection that is not read. h2corn resets streams of HTTP/2 before that.
+Over HTTP/1.1 it has no timeout, and would keep the response and the connection for as long as the peer likes."""
+
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """Connection preface of an HTTP/2 client with empty SETTINGS (RFC 9113, 3.4)."""
 
@@ -158,7 +162,7 @@ class Listener:
             application. A call that has not ended ``CANCELLATION_TIMEOUT`` later loses its connection.
         tls: Certificates; None: plain text.
         stall: Seconds after which a stream is reset whose peer does not read its response, where all requests are
-            calls; 0: never.
+            calls; 0: never. A connection whose peer reads nothing at all is closed after ``UNREAD_FACTOR`` times this.
         public: Limits of a listener whose clients are not trusted; None: they are services of the mesh.
     """
 
@@ -219,6 +223,7 @@ class Listener:
                 "websocket_max_message_size": public.max_frame,
             }
         self._keeps_http1 = not calls_only
+        self._stall = stall if calls_only else 0.0
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self._retired: set[_Server] = set()
@@ -232,10 +237,12 @@ class Listener:
         """
         if self._fd is None:
             self._socket = _bind(self.listen)
+        fd = self._fd if self._socket is None else self._socket.fileno()
+        assert fd is not None  # noqa: S101 - one of the two is there
         if self._public is not None:
-            fd = self._fd if self._socket is None else self._socket.fileno()
-            assert fd is not None  # noqa: S101 - one of the two is there
             prepare(fd, self._public.stall)
+        elif self._stall:
+            limit_unread(fd, UNREAD_FACTOR * self._stall)
         try:
             self._server = await self._start_server(self._tls)
         except ListenError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.asgi import discard_body, is_body_expected
 from mesh.content_coding import MIN_SIZE, THREAD_SIZE, compress
-from mesh.errors import Internal, StatusError, http_status
+from mesh.errors import Internal, ResourceExhausted, StatusError, http_status
 from mesh.headers import UNTRAILED, Headers, etag_matches
 from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, ClientStream
 from mesh.rpc.server.clients.limited_call import LimitedCall
@@ -276,6 +276,21 @@ class ConnectCall(_ConnectCall):
     ) -> None:
         super().__init__(request.method, request.metadata, receive, send, max_message)
         self.exchange = self._open(Exchange(request, codec, scope, receive))
+
+    def _hold_response(self, size: int) -> None:
+        """Count a large response, or message of a response stream: JSON may be many times larger than the message."""
+        if self.exchange.stream is None:
+            return
+        try:
+            self.exchange.stream.hold_response(size)
+        except ResourceExhausted:
+            if self.method.idempotent or self.method.server_streaming:
+                raise
+            raise Internal("the function has run, but the edge could not hold its response") from None
+
+    def _release_response(self) -> None:
+        if self.exchange.stream is not None:
+            self.exchange.stream.release_response()
 
 
 class LimitedConnectCall(_ConnectCall, LimitedCall):

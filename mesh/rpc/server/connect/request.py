@@ -19,6 +19,7 @@ from mesh.content_coding import CODINGS
 from mesh.errors import InvalidArgument, StatusError, Unimplemented
 from mesh.headers import BROWSER, is_reserved
 from mesh.media_types import JSON, is_utf8, media_type
+from mesh.rpc.server.inbound_call import MAX_HEADER_FIELDS, too_many_fields
 
 if TYPE_CHECKING:
     from mesh.asgi import Scope
@@ -143,6 +144,9 @@ def read(scope: Scope, metadata: Metadata, method: Method, refusal: StatusError 
     get = scope["method"] == "GET"
     fields |= {"json": get or kind.endswith("json"), "enveloped": not get and kind.startswith(_STREAM_PREFIX)}
     try:
+        if len(pairs) > MAX_HEADER_FIELDS:
+            fields["metadata"] = Metadata()
+            raise too_many_fields()
         if refusal is not None:
             raise refusal
         if get:
