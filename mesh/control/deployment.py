@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 from mesh.address import is_loopback
@@ -13,7 +13,7 @@ from mesh.config.auth import IssuerConfig
 from mesh.config.manifest import Manifest
 from mesh.contract.model import Access, ChangeTrigger, Contract
 from mesh.control import topology
-from mesh.database_url import file_faults, parse
+from mesh.database_url import database_faults, file_faults, parse
 from mesh.faults import Fault, Faults
 from mesh.function import Functions
 from mesh.function_uses import uses
@@ -131,9 +131,10 @@ def _database_files(manifest: Manifest) -> Iterator[Fault]:
     ``mesh up`` does not check them: a file may exist only on the machine that runs the service.
     """
     for name, service in manifest.services.items():
-        if service.database:
+        place = f"{manifest.file.name} [services.{name}] database"
+        if service.database and not any(database_faults(service.database, place)):  # mesh.config reports these
             for text in file_faults(parse(service.database), os.environ):
-                yield Fault(f"{manifest.file.name} [services.{name}] database", text)
+                yield Fault(place, text)
 
 
 def _served(manifest: Manifest, contract: Contract, *, partial: bool) -> Iterator[Fault]:
@@ -214,10 +215,10 @@ def _functions(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
             try:
                 functions_of(service.module, function, served)
             except Faults as found:
-                yield from found.faults
+                yield from _placed(found.faults, function.module, f"{manifest.file.name} [services.{name}] lambda")
             continue
         functions, faults = Functions.check(service.module, served)
-        yield from faults
+        yield from _placed(faults, service.module, f"{manifest.file.name} [services.{name}] module")
         table = f"[services.{name}] of {manifest.file.name}"
         publishes = any(one.publishes for one in served)
         used = {(use.what, use.place): use for use in uses(functions, manifest.root)}
@@ -228,6 +229,12 @@ def _functions(manifest: Manifest, contract: Contract) -> Iterator[Fault]:
             if use.what == "publish" and not publishes:
                 text = "no service of the contract that it serves declares the event in `publishes`"
                 yield Fault(use.place, f"{use.function} publishes an event for {table}, and {text}")
+
+
+def _placed(faults: Iterable[Fault], module: str, key: str) -> Iterator[Fault]:
+    """Yield the faults; those whose place is a module without a file are at the key of mesh.toml that names it."""
+    for fault in faults:
+        yield Fault(key, fault.text) if fault.place == module else fault
 
 
 def _migrations(manifest: Manifest) -> Iterator[Fault]:

@@ -168,6 +168,29 @@ def test_a_service_of_the_contract_that_is_missing_is_a_fault_if_every_file_is_v
     assert len(lines) == 5
 
 
+def test_missing_modules_and_wrong_urls_of_databases_have_the_line_of_their_key(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = """\
+[services.ten_orders]
+module = "ten_ordres"
+serves = ["ten.v1.Orders"]
+database = "mysql://127.0.0.1/orders"
+
+[services.ten_hook]
+lambda = "ten_hooks:handler"
+"""
+    write(folder, {"mesh.toml": manifest, "protos/ten/v1/orders.proto": ORDERS.replace("{name}", "{id}")}, "ten6")
+    code, lines = check(folder, capsys)
+    assert code == 1
+    for expected in (
+        "mesh.toml:2: [services.ten6_orders] module: there is no module 'ten6_ordres' where Python looks for it",
+        "mesh.toml:4: [services.ten6_orders] database: expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME",
+        "mesh.toml:7: [services.ten6_hook] lambda: there is no module 'ten6_hooks' where Python looks for it",
+    ):
+        assert expected in lines
+
+
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [

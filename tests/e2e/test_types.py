@@ -21,6 +21,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_docs import blocks
 
+from mesh.contract.model import Contract
+from mesh.edge.clients import python as generator
+
 ROOT = Path(__file__).parents[2]
 TYPED = Path(__file__).parent / "typed"
 CACHE = ROOT / ".mesh" / "test-mypy-cache"
@@ -73,8 +76,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new project with the sample's services, each snippet as a module, and contracts with odd names."""
+def project(python: Path, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new project with the sample's services, each snippet as a module, contracts with odd names, and clients."""
     project = tmp_path_factory.mktemp("project")
     for name in ("hello", "dice"):
         run(python, "-m", "mesh", "new", name, "--file", project / "mesh.toml", cwd=project)
@@ -101,6 +104,7 @@ def project(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(file, project / "services")
     run(python, "-m", "mesh", "generate", cwd=project)
     run(python, "-m", "mesh", "export", "python", "-o", project / "client.py", cwd=project)  # a snippet imports it
+    (project / "wide_client.py").write_text(generator.client(contract))
     return project
 
 
@@ -115,8 +119,8 @@ def pyright(python: Path, project: Path) -> Errors:
         pytest.skip("npm is not installed")
     program = cached_packages.npm(ROOT / "tests/node/pyright/package.json") / "node_modules/pyright/index.js"
     config = project / "pyproject.toml"
-    checked = config.read_text().replace('include = ["services", "tests"]', 'include = ["services", "tests", "gen"]')
-    config.write_text(checked)
+    more = 'include = ["services", "tests", "gen", "client.py", "wide_client.py"]'
+    config.write_text(config.read_text().replace('include = ["services", "tests"]', more))
     return errors(["node", program, "--pythonpath", python], project)
 
 

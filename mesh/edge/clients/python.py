@@ -37,7 +37,7 @@ import json
 import math
 import threading
 from collections.abc import (
-    AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence,
+    AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -91,9 +91,9 @@ $services
 '''
 _RESERVED = frozenset(
     (
-        "Any", "AsyncIterable", "AsyncIterator", "AsyncMesh", "Awaitable", "Callable", "ClassVar", "Decimal",
-        "Exception", "False", "Iterable", "Iterator", "Literal", "Mapping", "Mesh", "None", "RULES", "Sequence", "True",
-        "TypeAlias", "ValueError", "KeyError", "TypeError", "IndexError",
+        "Any", "AsyncGenerator", "AsyncIterable", "AsyncIterator", "AsyncMesh", "Awaitable", "Callable", "ClassVar",
+        "Decimal", "Exception", "False", "Generator", "Iterable", "Iterator", "Literal", "Mapping", "Mesh", "None",
+        "RULES", "Sequence", "True", "TypeAlias", "ValueError", "KeyError", "TypeError", "IndexError",
     )
 )  # fmt: skip
 _WELL_KNOWN = {
@@ -177,7 +177,7 @@ class _PythonFile:
         """Return name, type and default of a field, as in a dataclass."""
         kind, default = self._type(field), self._default(field)
         if default in ("[]", "{}"):
-            default = f"field(default_factory={'list' if default == '[]' else 'dict'})"
+            default = f"field(default_factory=lambda: {default})"
         elif field.GetOptions().debug_redact:
             default = f"field({f'default={default}, ' if default else ''}repr=False)"
         return f"{_attribute(field)}: {kind}{f' = {default}' if default else ''}"
