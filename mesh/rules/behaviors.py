@@ -12,6 +12,7 @@ Source: google/api/field_behavior.proto, AIP-203, AIP-134.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from mesh.message_methods import clear_field, has_field
 from mesh.rules.field_behavior import OUTPUT_ONLY, REQUIRED, Behaviors
 from mesh.rules.message_types import containing, is_map, reachable, value_type
-from mesh.rules.violations import Violation
+from mesh.rules.violations import MAX_COUNTED, Violation
 
 __all__ = ["BehaviorCheck", "behavior_check"]
 
@@ -49,10 +50,15 @@ def behavior_check(
 
     def check(value: Any) -> list[Violation]:
         found: list[Violation] = []
-        root.walk(value, "", None, found)
+        with contextlib.suppress(_EnoughError):
+            root.walk(value, "", None, found)
         return found
 
     return check
+
+
+class _EnoughError(Exception):
+    """``MAX_COUNTED`` violations were found, so the rest of the message is not checked."""
 
 
 class _Plan:
@@ -114,6 +120,9 @@ class _TypeCheck:
             prefix: Path of the message, with its final dot.
             mask: Paths of the fields that have to be valid; None: all.
             found: The violations so far.
+
+        Raises:
+            _EnoughError: There are many.
         """
         for name, is_set in self.output_only:
             if is_set(value):
@@ -124,6 +133,8 @@ class _TypeCheck:
         for name, is_set in self.required:
             if not is_set(value) and (mask is None or _within(mask, name) != []):
                 found.append(Violation(prefix + name, "required", "value is required"))
+        if len(found) >= MAX_COUNTED:
+            raise _EnoughError
         if self.nested:
             self._walk_nested(value, prefix, mask, found)
 

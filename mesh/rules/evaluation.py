@@ -38,13 +38,13 @@ class Evaluation(NamedTuple):
     """Evaluation of the rules of one message type. Both raise RuntimeError for a rule that fails while it is evaluated.
 
     Attributes:
-        violates: Returns a value that is true if a message violates a rule: the fastest call that protovalidate has.
-            Raises EncodeError for a message of proto2 without a required field.
-        violations: Returns the violations of a message.
+        violates: Returns a list that is empty unless a message violates a rule: the fastest call that protovalidate
+            has. Raises EncodeError for a message of proto2 without a required field.
+        violations: Returns the violations of a message, given what ``violates`` has returned, or None.
     """
 
     violates: Callable[[Any], Any]
-    violations: Callable[[Any], list[Violation]]
+    violations: Callable[[Any, Any], list[Violation]]
 
 
 class RuleError(Exception):
@@ -81,10 +81,12 @@ def evaluation_of(message: type[Message]) -> Evaluation | None:
     collect = _validator(class_descriptor(message).file.pool).collect_violations
     first = functools.partial(collect, fail_fast=True)
 
-    def violations(value: Message) -> list[Violation]:
-        small = len(serialize_partial(value)) <= MAX_LISTED_SIZE
+    def violations(value: Message, found: Any) -> list[Violation]:
         try:
-            found = collect(value) if small else first(value)
+            if len(serialize_partial(value)) <= MAX_LISTED_SIZE:
+                found = collect(value)
+            elif found is None:
+                found = first(value)
         except EncodeError:  # CEL gets a whole message in its binary form
             return [Violation(path, "required", "value is required") for path in missing(value)]
         return [from_protovalidate(violation) for violation in found]

@@ -13,12 +13,14 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from mesh.errors import InvalidArgument
 
-__all__ = ["Violation", "from_protovalidate", "invalid"]
+__all__ = ["MAX_COUNTED", "Violation", "from_protovalidate", "invalid"]
 
 MAX_DETAIL_BYTES = 2400
 """Largest ``BadRequest`` that is sent. Larger details do not fit into the trailers of a call (``mesh.rpc.status``)."""
 MAX_TEXT_LENGTH = 400
 """Longest description, in characters. A CEL expression may build a text of any length from a request."""
+MAX_COUNTED = 10_000
+"""Violations of ``google.api.field_behavior`` that are counted. A message of 4 MiB may have millions."""
 _MAX_NAMED = 3
 """Number of violations that the message of the status names."""
 
@@ -83,7 +85,8 @@ def invalid(violations: Sequence[Violation], subject: str = "") -> InvalidArgume
             break
     named = "; ".join(map(str, violations[:_MAX_NAMED]))
     more = len(violations) - _MAX_NAMED
-    text = f"{named}; and {more} more" if more > 0 else named
+    least = "at least " if len(violations) >= MAX_COUNTED else ""
+    text = f"{named}; and {least}{more} more" if more > 0 else named
     return InvalidArgument(f"{subject}: {text}" if subject else text, details=[detail])
 
 
