@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mesh.config import api_operations
+from mesh.config import api_operations, yaml_document
 from mesh.config.api_document import DocumentError, HttpRoute, Overrides, of_openapi
 from mesh.config.lambda_events import handler_of, of_events
 from mesh.config.values import Duration, Size
@@ -43,9 +43,9 @@ class LambdaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     Attributes:
         lambda_: ``lambda``: the handler as ``module:function``, or ``folder/file.function`` as on AWS, relative to
             mesh.toml. With ``events`` it is optional, if the configuration names a handler.
-        openapi: Swagger 2.0 or OpenAPI 3 document (JSON) with the routes, relative to mesh.toml.
-        events: Function configuration (JSON), relative to mesh.toml: ``{"config": {"handler": …}, "events": [{"http":
-            {"method": …, "path": …}}]}``.
+        openapi: Swagger 2.0 or OpenAPI 3 document (JSON or YAML) with the routes, relative to mesh.toml.
+        events: Function configuration (JSON or YAML), relative to mesh.toml: ``{"config": {"handler": …}, "events":
+            [{"http": {"method": …, "path": …}}]}``.
         integration: ``"proxy"``: the handler gets API Gateway's event. ``"event"``: the event is the JSON body with the
             parameters of path and query. Default: that of the document for each route, or ``"proxy"``.
         payload: Format of API Gateway's event. Default: that of the document for each route. A REST API has 1.0.
@@ -268,17 +268,19 @@ def _events(document: Any, overrides: Overrides) -> tuple[Any, tuple[HttpRoute, 
 
 
 def _document(path: Path, place: str, parse: Parse, overrides: Overrides) -> tuple[Any, tuple[HttpRoute, ...]]:
+    is_yaml = path.suffix.lower() in (".yaml", ".yml")
     try:
-        return parse(json.loads(path.read_bytes(), parse_constant=_no_constant), overrides)
+        data = path.read_bytes()
+        value = yaml_document.parse(data) if is_yaml else json.loads(data, parse_constant=_no_constant)
+        return parse(value, overrides)
     except OSError as error:
         raise Faults([Fault(place, f"{path}: {(error.strerror or str(error)).lower()}")]) from None
     except DocumentError as error:
         raise Faults([Fault(place, f"{path}: {text}") for text in error.args]) from None
     except RecursionError:
-        raise Faults([Fault(place, f"{path}: its JSON is nested too deeply")]) from None
+        raise Faults([Fault(place, f"{path}: it is nested too deeply, or contains itself")]) from None
     except ValueError as error:
-        hint = "; convert it from YAML" if path.suffix.lower() in (".yaml", ".yml") else ""
-        raise Faults([Fault(place, f"{path}: not JSON: {error}{hint}")]) from None
+        raise Faults([Fault(place, f"{path}: not {'YAML' if is_yaml else 'JSON'}: {error}")]) from None
 
 
 def _no_constant(text: str) -> None:

@@ -172,9 +172,9 @@ TWO = {
         ('module = "m"\nserves = ["x"]\ntimeout = "9s"', {}, "[services.a] timeout: this key is for Lambda functions"),
         ('events = "a.json"', {"a.json": EVENTS}, "[services.a] lambda: expected module:handler"),
         ('lambda = "m:h"\nopenapi = "a.json"', {}, "a.json: no such file or directory"),
-        ('lambda = "m:h"\nopenapi = "a.yaml"', {"a.yaml": "openapi: 3.0.1"}, "a.yaml: not JSON: "),
-        ('lambda = "m:h"\nopenapi = "a.yaml"', {"a.yaml": "openapi: 3.0.1"}, "convert it from YAML"),
-        ('lambda = "m:h"\nopenapi = "a.json"', {"a.json": "[" * 10_000}, "a.json: its JSON is nested too deeply"),
+        ('lambda = "m:h"\nopenapi = "a.yaml"', {"a.yaml": "openapi: 3.0.1"}, "a.yaml: paths: expected an object"),
+        ('lambda = "m:h"\nopenapi = "a.yaml"', {"a.yaml": "a: 1\nb: ["}, "a.yaml: not YAML: line 3: did not find"),
+        ('lambda = "m:h"\nopenapi = "a.json"', {"a.json": "[" * 10_000}, "a.json: it is nested too deeply"),
         ('lambda = "m:h"\nopenapi = "a.json"', {"a.json": {}}, "a.json: expected a Swagger 2.0 or OpenAPI 3"),
         ('lambda = "m:h"\nopenapi = "a.json"\nevents = "b.json"', {"a.json": API}, "openapi has the routes already"),
         ('lambda = "m:h"\ntimeout = "0s"', {}, "timeout: must be more than 0 and at most 900s, not 0s"),
@@ -270,3 +270,37 @@ def test_what_the_contract_refuses(tmp_path: Path, toml: str, text: str) -> None
     with pytest.raises(Faults) as caught:
         compiled(manifest, tmp_path)
     assert text in str(caught.value)
+
+
+def test_yaml_is_what_its_json_is(tmp_path: Path) -> None:
+    text = """
+        openapi: 3.0.3
+        paths:
+          /users/{id}:
+            put:
+              operationId: put
+              x-amazon-apigateway-integration: {type: aws_proxy, uri: !Sub 'arn:${Users}', payloadFormatVersion: 2.0}
+              parameters: [{name: id, in: path, required: true, schema: {enum: [no, 12:30]}}]
+              responses:
+                200: {description: 2026-11-30}
+    """
+    value = {
+        "openapi": "3.0.3",
+        "paths": {
+            "/users/{id}": {
+                "put": {
+                    "operationId": "put",
+                    "x-amazon-apigateway-integration": {
+                        "type": "aws_proxy", "uri": {"Fn::Sub": "arn:${Users}"}, "payloadFormatVersion": "2.0",
+                    },
+                    "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"enum": ["no", "12:30"]}}],
+                    "responses": {"200": {"description": "2026-11-30"}},
+                }
+            }
+        },
+    }  # fmt: skip
+    toml = '[services.f]\nlambda = "m:h"\nopenapi = "{}"'
+    from_yaml = read(tmp_path, toml.format("a.yml"), {"a.yml": text}).lambdas["f"]
+    from_json = read(tmp_path, toml.format("a.json"), {"a.json": value}).lambdas["f"]
+    assert (from_yaml.routes, from_yaml.operations) == (from_json.routes, from_json.operations)
+    assert from_yaml.routes == (HttpRoute("PUT", "/users/{id}", event=HTTP_2),)
