@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 __all__ = [
     "ANY", "BODY", "DEFAULT", "HTTP_1", "HTTP_2", "NO_OVERRIDES", "REST", "URL", "VERBS", "DocumentError", "HttpRoute",
-    "Overrides", "of_openapi", "resource_of",
+    "Overrides", "of_openapi", "operations_of", "resource_of",
 ]  # fmt: skip
 
 ANY = "*"
@@ -144,13 +144,7 @@ def of_openapi(document: Any, overrides: Overrides = NO_OVERRIDES) -> tuple[Http
     paths = document.get("paths")
     if not isinstance(paths, dict):
         raise DocumentError("paths: expected an object of paths")
-    base = _base(document)
-    found = [
-        (route, f"paths {path} {key}", integration)
-        for path, item in paths.items()
-        if not str(path).startswith("x-")
-        for route, key, integration in _path_item(str(path), item, base, document)
-    ]
+    found = [(route, place, _integration(one, document)) for route, _, one, place in operations_of(document)]
     if not found:
         raise DocumentError("paths: no operation reaches the function")
     versions = {version for _, place, integration in found if (version := _version(integration, place))}
@@ -159,6 +153,18 @@ def of_openapi(document: Any, overrides: Overrides = NO_OVERRIDES) -> tuple[Http
         replace(route, event=overrides.event(_event(place, integration, versions or {fallback}, overrides)))
         for route, place, integration in found
     )
+
+
+def operations_of(document: dict[str, Any]) -> Iterator[tuple[HttpRoute, dict[str, Any], dict[str, Any], str]]:
+    """Yield each operation with a function: its route, its path item, the operation, its place in the document.
+
+    Raises:
+        DocumentError: A path or an operation is not valid.
+    """
+    base = _base(document)
+    for path, item in document["paths"].items():
+        if not str(path).startswith("x-"):
+            yield from _path_item(str(path), item, base, document)
 
 
 def _version(integration: dict[str, Any], place: str) -> str | None:
@@ -228,8 +234,8 @@ def _url_path(server: dict[str, Any]) -> str:
 
 def _path_item(
     path: str, item: Any, base: str, document: dict[str, Any]
-) -> Iterator[tuple[HttpRoute, str, dict[str, Any]]]:
-    """Yield each route of a path with the key of its operation and its integration."""
+) -> Iterator[tuple[HttpRoute, dict[str, Any], dict[str, Any], str]]:
+    """Yield each route of a path with the path item, its operation and its place."""
     if not isinstance(item, dict):
         raise DocumentError(f"paths {path}: expected an object of operations")
     resource = DEFAULT if path.strip("/") == DEFAULT else resource_of(path, f"paths {path}")
@@ -239,14 +245,17 @@ def _path_item(
             continue  # `parameters`, `summary` and extensions
         if not isinstance(operation, dict):
             raise DocumentError(f"paths {path} {key}: expected an operation, an object, not {operation!r}")
-        integration = _resolved(operation.get(_INTEGRATION), document)
-        integration = integration if isinstance(integration, dict) else {}
-        if _without_function(integration):
+        if _without_function(_integration(operation, document)):
             continue
         route = HttpRoute(verb, resource, base)
         for owner, where in ((item, f"paths {path}"), (operation, f"paths {path} {key}")):
             _check_parameters(owner.get("parameters"), route, where, document)
-        yield route, key, integration
+        yield route, item, operation, f"paths {path} {key}"
+
+
+def _integration(operation: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    integration = _resolved(operation.get(_INTEGRATION), document)
+    return integration if isinstance(integration, dict) else {}
 
 
 def _without_function(integration: dict[str, Any]) -> bool:

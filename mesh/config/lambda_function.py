@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mesh.config import api_operations
 from mesh.config.api_document import DocumentError, HttpRoute, Overrides, of_openapi
 from mesh.config.lambda_events import handler_of, of_events
 from mesh.config.values import Duration, Size
@@ -92,6 +93,8 @@ class LambdaFunction:
         subscribes: Full names of the events that invoke the function.
         region: Reported AWS region.
         document: File with the routes, or None.
+        operations: What the ``openapi`` document says of the routes, as JSON (``mesh.config.api_operations.describe``),
+            or ``""``.
         max_message_bytes: Size limit of an event and of a result.
     """
 
@@ -109,12 +112,13 @@ class LambdaFunction:
     subscribes: tuple[str, ...] = ()
     region: str = "us-east-1"
     document: Path | None = None
+    operations: str = ""
     max_message_bytes: int = 4 * 2**20
 
     @property
     def title(self) -> str:
         """``Hello`` for ``hello``, ``SignUp`` for ``sign-up``."""
-        return "".join(word[:1].upper() + word[1:] for word in re.split(r"[-_]+", self.name))
+        return _title(self.name)
 
     @property
     def service(self) -> str:
@@ -125,6 +129,10 @@ class LambdaFunction:
     def proto(self) -> str:
         """Name of the generated file in the contract: ``functions/v1/sign_up.proto``."""
         return f"{PACKAGE.replace('.', '/')}/{self.name.replace('-', '_')}.proto"
+
+
+def _title(name: str) -> str:
+    return "".join(word[:1].upper() + word[1:] for word in re.split(r"[-_]+", name))
 
 
 def stray(keys: LambdaConfig, table: str) -> Iterator[Fault]:
@@ -163,6 +171,7 @@ def read(
     """
     faults = list(_faults(keys, table))
     routes: tuple[HttpRoute, ...] = ()
+    operations = ""
     handler = _dotted(keys.lambda_, ())
     overrides = Overrides(
         integration=keys.integration,
@@ -174,9 +183,10 @@ def read(
     )
     try:
         if keys.openapi:
-            _, routes = _document(root / keys.openapi, f"{table} openapi", of_openapi, overrides)
+            described, routes = _document(root / keys.openapi, f"{table} openapi", _described(name), overrides)
+            operations = json.dumps(described)
         elif keys.events:
-            document, routes = _document(root / keys.events, f"{table} events", of_events, overrides)
+            document, routes = _document(root / keys.events, f"{table} events", _events, overrides)
             handler = handler or _of_document(document, root / keys.events, root)
     except Faults as found:
         faults += found.faults
@@ -204,6 +214,7 @@ def read(
         subscribes=keys.subscribes,
         region=_region({**environ, **keys.environment}),
         document=Path(os.path.normpath(root / file)) if (file := keys.openapi or keys.events) else None,
+        operations=operations,
         max_message_bytes=max_message_bytes,
     )
 
@@ -238,12 +249,27 @@ def _megabytes(size: int) -> int:
     return size // 10**6 if size % 10**6 == 0 else size // 2**20
 
 
-def _document(
-    path: Path, place: str, routes_of: Callable[[Any, Overrides], tuple[HttpRoute, ...]], overrides: Overrides
-) -> tuple[Any, tuple[HttpRoute, ...]]:
+Parse = Callable[[Any, Overrides], tuple[Any, tuple[HttpRoute, ...]]]
+"""Document → what is kept of it, and its routes."""
+
+
+def _described(name: str) -> Parse:
+    """Return the parser of the ``openapi`` document of a service."""
+
+    def parse(document: Any, overrides: Overrides) -> tuple[Any, tuple[HttpRoute, ...]]:
+        routes = of_openapi(document, overrides)
+        return api_operations.describe(document, routes, f"{PACKAGE}.{_title(name)}"), routes
+
+    return parse
+
+
+def _events(document: Any, overrides: Overrides) -> tuple[Any, tuple[HttpRoute, ...]]:
+    return document, of_events(document, overrides)
+
+
+def _document(path: Path, place: str, parse: Parse, overrides: Overrides) -> tuple[Any, tuple[HttpRoute, ...]]:
     try:
-        document = json.loads(path.read_bytes())
-        return document, routes_of(document, overrides)
+        return parse(json.loads(path.read_bytes(), parse_constant=_no_constant), overrides)
     except OSError as error:
         raise Faults([Fault(place, f"{path}: {(error.strerror or str(error)).lower()}")]) from None
     except DocumentError as error:
@@ -253,6 +279,10 @@ def _document(
     except ValueError as error:
         hint = "; convert it from YAML" if path.suffix.lower() in (".yaml", ".yml") else ""
         raise Faults([Fault(place, f"{path}: not JSON: {error}{hint}")]) from None
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON value")
 
 
 def _of_document(document: Any, file: Path, root: Path) -> str:

@@ -462,7 +462,8 @@ def _gateway(options: Any) -> GatewayOptions | None:
     if not options or not options.HasField("gateway"):
         return None
     declared = options.gateway
-    return GatewayOptions(tuple(declared.events), declared.base, tuple(declared.resources), declared.largest)
+    resources = tuple(declared.resources)
+    return GatewayOptions(tuple(declared.events), declared.base, resources, declared.largest, declared.openapi)
 
 
 def _gateway_routes(rule: Any) -> Iterator[Route]:

@@ -79,12 +79,15 @@ class GatewayOptions:
         base: Common prefix of all paths.
         resources: API Gateway's path of each route, in the order of the routes.
         max_message_bytes: Size limit of a request message; 0: not declared.
+        openapi: What the function's OpenAPI document says of the routes, as JSON
+            (``mesh.config.api_operations.describe``); ``""``: it has none.
     """
 
     events: tuple[str, ...]
     base: str
     resources: tuple[str, ...]
     max_message_bytes: int = 0
+    openapi: str = ""
 
 
 @dataclass(frozen=True, slots=True)

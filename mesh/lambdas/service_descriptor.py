@@ -151,6 +151,7 @@ class _ServiceFileBuilder:
         method_options.gateway.base = function.routes[0].base if function.routes else ""
         method_options.gateway.largest = function.max_message_bytes
         method_options.gateway.resources.extend(route.resource for route in function.routes)
+        method_options.gateway.openapi = function.operations
         rules = list(self._rules())
         if rules:
             rule = rules[0]

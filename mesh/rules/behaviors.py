@@ -12,7 +12,7 @@ Source: google/api/field_behavior.proto, AIP-203, AIP-134.
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -21,7 +21,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from mesh.message_methods import clear_field, has_field
 from mesh.rules.field_behavior import OUTPUT_ONLY, REQUIRED, Behaviors
 from mesh.rules.message_types import containing, is_map, reachable, value_type
-from mesh.rules.violations import Violation
+from mesh.rules.violations import MAX_COUNTED, Violation, subscript
 
 __all__ = ["BehaviorCheck", "behavior_check"]
 
@@ -49,10 +49,15 @@ def behavior_check(
 
     def check(value: Any) -> list[Violation]:
         found: list[Violation] = []
-        root.walk(value, "", None, found)
+        with contextlib.suppress(_EnoughError):
+            root.walk(value, "", None, found)
         return found
 
     return check
+
+
+class _EnoughError(Exception):
+    """``MAX_COUNTED`` violations were found, so the rest of the message is not checked."""
 
 
 class _Plan:
@@ -90,7 +95,7 @@ class _Plan:
             if inner is not None and inner.full_name in self.relevant:
                 below = [path[1:] for path in exempt if path[:1] == (field.name,) and path[1:]]
                 shape = "map" if is_map(field) else "list" if field.is_repeated else "message"
-                node.nested.append((field.name, shape, self.node(inner, below)))
+                node.nested.append((field.name, field, shape, self.node(inner, below)))
         return node
 
 
@@ -102,7 +107,7 @@ class _TypeCheck:
     def __init__(self) -> None:
         self.required: list[tuple[str, Callable[[Any], bool]]] = []
         self.output_only: list[tuple[str, Callable[[Any], bool]]] = []
-        self.nested: list[tuple[str, str, _TypeCheck]] = []
+        self.nested: list[tuple[str, FieldDescriptor, str, _TypeCheck]] = []
         self.clears = False
         self.masked = False
 
@@ -114,6 +119,9 @@ class _TypeCheck:
             prefix: Path of the message, with its final dot.
             mask: Paths of the fields that have to be valid; None: all.
             found: The violations so far.
+
+        Raises:
+            _EnoughError: There are many.
         """
         for name, is_set in self.output_only:
             if is_set(value):
@@ -124,12 +132,14 @@ class _TypeCheck:
         for name, is_set in self.required:
             if not is_set(value) and (mask is None or _within(mask, name) != []):
                 found.append(Violation(prefix + name, "required", "value is required"))
+        if len(found) >= MAX_COUNTED:
+            raise _EnoughError
         if self.nested:
             self._walk_nested(value, prefix, mask, found)
 
     def _walk_nested(self, value: Any, prefix: str, mask: Sequence[str] | None, found: list[Violation]) -> None:
         below = list(getattr(value, _MASK).paths) if self.masked else None
-        for name, shape, node in self.nested:
+        for name, field, shape, node in self.nested:
             inner = None if mask is None else _within(mask, name)
             path = prefix + name
             if shape == "message":
@@ -140,8 +150,7 @@ class _TypeCheck:
                     node.walk(element, f"{path}[{index}].", inner, found)
             else:
                 for key, element in getattr(value, name).items():
-                    text = json.dumps(key, ensure_ascii=False)
-                    node.walk(element, f"{path}[{text}].", inner, found)
+                    node.walk(element, f"{path}{subscript(key, field)}.", inner, found)
 
 
 def _within(mask: Sequence[str], name: str) -> list[str] | None:

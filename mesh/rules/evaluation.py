@@ -38,13 +38,13 @@ class Evaluation(NamedTuple):
     """Evaluation of the rules of one message type. Both raise RuntimeError for a rule that fails while it is evaluated.
 
     Attributes:
-        violates: Returns a value that is true if a message violates a rule: the fastest call that protovalidate has.
-            Raises EncodeError for a message of proto2 without a required field.
-        violations: Returns the violations of a message.
+        violates: Returns a list that is empty unless a message violates a rule: the fastest call that protovalidate
+            has. Raises EncodeError for a message of proto2 without a required field.
+        violations: Returns the violations of a message, given what ``violates`` has returned, or None.
     """
 
     violates: Callable[[Any], Any]
-    violations: Callable[[Any], list[Violation]]
+    violations: Callable[[Any, Any], list[Violation]]
 
 
 class RuleError(Exception):
@@ -81,13 +81,15 @@ def evaluation_of(message: type[Message]) -> Evaluation | None:
     collect = _validator(class_descriptor(message).file.pool).collect_violations
     first = functools.partial(collect, fail_fast=True)
 
-    def violations(value: Message) -> list[Violation]:
-        small = len(serialize_partial(value)) <= MAX_LISTED_SIZE
+    def violations(value: Message, found: Any) -> list[Violation]:
         try:
-            found = collect(value) if small else first(value)
+            if len(serialize_partial(value)) <= MAX_LISTED_SIZE:
+                found = collect(value)
+            elif found is None:
+                found = first(value)
         except EncodeError:  # CEL gets a whole message in its binary form
             return [Violation(path, "required", "value is required") for path in missing(value)]
-        return [from_protovalidate(violation) for violation in found]
+        return [from_protovalidate(violation, descriptor) for violation in found]
 
     return Evaluation(first, violations)
 
@@ -112,10 +114,10 @@ def violations_of(message: type[Message]) -> list[Violation]:
     """Return the violations of the empty message of a type whose rules are valid."""
     import protovalidate  # noqa: PLC0415 - see mesh.rules
 
+    descriptor = class_descriptor(message)
     try:
-        return list(
-            map(from_protovalidate, _validator(class_descriptor(message).file.pool).collect_violations(message()))
-        )
+        found = _validator(descriptor.file.pool).collect_violations(message())
+        return [from_protovalidate(violation, descriptor) for violation in found]
     except (protovalidate.EvaluationError, EncodeError):
         return []
 

@@ -91,8 +91,11 @@ def _check(behaviors: BehaviorCheck | None, evaluation: Evaluation | None, subje
 
     def check_both(message: Any) -> None:
         found = behaviors(message)
-        if evaluation is not None and (found or _violates(evaluation, message)):
-            found += [violation for violation in evaluation.violations(message) if violation not in found]
+        if evaluation is not None:
+            first = None if found else _first(evaluation, message)
+            if first is None or first:
+                known = set(found)
+                found += [one for one in evaluation.violations(message, first) if one not in known]
         if found:
             raise invalid(found, subject)
 
@@ -103,18 +106,21 @@ def _rules_check(evaluation: Evaluation, subject: str) -> Check:
     violates, violations = evaluation
 
     def check_rules(message: Any) -> None:
+        first = None
         try:
-            if not violates(message):
+            first = violates(message)
+            if not first:
                 return
         except EncodeError:
             pass
-        raise invalid(violations(message), subject)
+        raise invalid(violations(message, first), subject)
 
     return check_rules
 
 
-def _violates(evaluation: Evaluation, message: Any) -> bool:
+def _first(evaluation: Evaluation, message: Any) -> Any:
+    """Return what ``evaluation.violates`` returns; None if it cannot tell."""
     try:
-        return bool(evaluation.violates(message))
+        return evaluation.violates(message)
     except EncodeError:
-        return True
+        return None

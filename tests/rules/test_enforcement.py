@@ -176,3 +176,10 @@ def test_an_event_is_checked_where_it_is_published(
     with pytest.raises(mesh.InvalidArgument, match=r"^INVALID_ARGUMENT: rules\.v1\.Put was not published: ") as caught:
         publications.event(event, INVALID_SPAN)
     assert [(one.field, one.reason) for one in caught.value.details[0].field_violations] == found
+
+
+def test_of_very_many_violations_the_rest_is_not_counted():
+    request = pb.AddRequest(book=pb.Book(title="Emma", authors=[{}] * 100_000))
+    with pytest.raises(mesh.InvalidArgument) as caught:
+        mesh.validate(request)
+    assert "book.authors[2].name: value is required (required); and at least 9998 more" in caught.value.message

@@ -45,7 +45,7 @@ def document(
     schemas = Schemas(contract.pool, comments.read(contract.files))
     operations = Operations(schemas)
     methods = []
-    tags = []
+    tags: list[dict[str, Any]] = []
     short_names = [name.rpartition(".")[2] for name in contract.services]
     for service in contract.services.values():
         offered = [
@@ -58,6 +58,8 @@ def document(
         methods += [(method, prefix) for method in offered]
         tags.append(_tag(service))
     operations.add(methods)
+    schemas.components |= operations.lambdas.schemas
+    tags = _tags(operations, tags)
     keys = any(method.access is Access.KEY for method, _ in methods)
     details = [schemas.detail(descriptor) for descriptor in responses.DETAILS]
     schemas.components[responses.STATUS] = responses.status_schema([*details, schemas.any()])
@@ -95,8 +97,21 @@ _API_KEY = {
 }
 
 
-def _tag(service: GrpcService) -> dict[str, str]:
+def _tag(service: GrpcService) -> dict[str, Any]:
     return {"name": service.name, **({"description": service.comment} if service.comment else {})}
+
+
+def _tags(operations: Operations, services: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the tags that operations have: those of services, then those of Lambda functions' own documents."""
+    listed = [*(one for item in operations.paths.values() for one in item.values()), *operations.others]
+    used = {tag for operation in listed for tag in operation["tags"]}
+    own = operations.lambdas.tags
+    names = {tag["name"] for tag in services}
+    others = [name for operation in listed for name in operation["tags"] if name not in names]
+    return [
+        *(tag for tag in services if tag["name"] in used),
+        *(own.get(name, {"name": name}) for name in dict.fromkeys(others)),
+    ]
 
 
 def _digest(contract: Contract) -> str:

@@ -14,6 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from mesh.contract.model import Access, Method, Route
 from mesh.edge.openapi import comments, responses
+from mesh.edge.openapi.lambda_operations import LambdaOperations
 from mesh.edge.openapi.paths import PathTemplate
 from mesh.edge.openapi.schemas import Schema, Schemas
 from mesh.edge.parameters import Parameters
@@ -55,14 +56,17 @@ class Operations:
         paths: The Paths Object.
         others: Operations, with ``method`` and ``path``, of routes that the Paths Object cannot hold: custom HTTP
             methods, and templates whose path and HTTP method another route has already.
+        lambdas: What the documents of Lambda functions say of their operations.
     """
 
     def __init__(self, schemas: Schemas) -> None:
         self.paths: dict[str, dict[str, Any]] = {}
         self.others: list[dict[str, Any]] = []
+        self.lambdas = LambdaOperations()
         self._schemas = schemas
         self._template_of_shape: dict[Any, PathTemplate] = {}
         self._ids: set[str] = set()
+        self._own_ids: list[tuple[dict[str, Any], str]] = []
 
     def add(self, methods: Sequence[tuple[Method, str]]) -> None:
         """Add the routes of methods; those of any HTTP method last, because routes that name one take precedence.
@@ -73,6 +77,9 @@ class Operations:
         for any_verb in (False, True):
             for method, prefix in methods:
                 self._add(method, [route for route in method.routes if (route.verb == "*") is any_verb], prefix)
+        for operation, name in self._own_ids:  # last, so that those of the contract do not change
+            operation["operationId"] = self._unique_id(name)
+        self._own_ids.clear()
 
     def _add(self, method: Method, routes: Iterable[Route], prefix: str) -> None:
         for route in routes:
@@ -99,18 +106,24 @@ class Operations:
         return unique
 
     def _operation(self, method: Method, route: Route, path: PathTemplate, prefix: str) -> dict[str, Any]:
-        made: dict[str, Any] = {
-            "operationId": self._unique_id(f"{prefix}_{method.name}"),
-            "tags": [method.service],
-        }
+        own = self.lambdas.described(method, route)
+        made: dict[str, Any] = {"operationId": "", "tags": own.get("tags", [method.service])}
+        if "operationId" in own:
+            self._own_ids.append((made, own["operationId"]))
+        else:
+            made["operationId"] = self._unique_id(f"{prefix}_{method.name}")
         summary, rest = comments.headline(method.comment)
+        summary, rest = own.get("summary", summary), own.get("description", rest)
         if summary:
             made["summary"] = summary
         description = "\n\n".join([*([rest] if rest else []), *_notes(method)])
         if description:
             made["description"] = description
         if method.gateway is not None:
-            return made | _lambda_operation(method, route, path)
+            made |= {key: own[key] for key in ("externalDocs", "deprecated") if key in own}
+            made |= self.lambdas.body(method, route, path)
+            made["security"] = [] if method.access is Access.PUBLIC else _security(method)
+            return made
         parameters = [*self._path_parameters(method, path), *self._query_parameters(method, route)]
         if parameters:
             made["parameters"] = parameters
@@ -222,22 +235,6 @@ class Operations:
                 JSON: {"schema": {"type": "array", "items": schema}},
             },
         }
-
-
-def _lambda_operation(method: Method, route: Route, path: PathTemplate) -> dict[str, Any]:
-    """Return the operation of a Lambda function, whose requests and responses have no schema."""
-    made: dict[str, Any] = {
-        "parameters": [
-            parameter.to_object(lambda _: {"type": "string"}, "", path.pattern(parameter.variable))
-            for parameter in path.parameters
-            if parameter.variable is not None
-        ],
-        "responses": {"default": {"description": "The response of the function.", **_ANY_CONTENT}},
-        "security": [] if method.access is Access.PUBLIC else _security(method),
-    }
-    if route.verb in ("POST", "PUT", "PATCH"):
-        made["requestBody"] = dict(_ANY_CONTENT)
-    return made
 
 
 def _notes(method: Method) -> Iterator[str]:
