@@ -165,6 +165,11 @@ def _checked(options: argparse.Namespace) -> int:
         from mesh.control.commands import check_against
 
         return check_against.run(manifest, contract, options.against, options.format)
+    if options.format == "json":
+        from mesh.control.commands import check_against
+
+        check_against.print_faults(_file(options), [], options.format)
+        return 0
     routes = sum(len(method.routes) for method in contract.methods.values())
     print(
         f"ok: {len(manifest.services)} services, {len(contract.services)} gRPC services, "

@@ -58,7 +58,8 @@ def test_the_nearest_manifest_above_is_used(
     below.mkdir(parents=True)
     monkeypatch.chdir(below)
     assert cli.main(["check"]) == 1
-    assert capsys.readouterr().err == f"{tmp_path}/nowhere: this import root of `protos` is not a folder\n"
+    fault = f"mesh.toml:1: protos: {tmp_path}/nowhere: this import root of `protos` is not a folder\n"
+    assert capsys.readouterr().err == fault
 
 
 def test_without_a_manifest_it_says_what_to_do(

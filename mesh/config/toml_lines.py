@@ -56,8 +56,10 @@ class TomlLines:
         rest = fault.place.removeprefix(self._file)
         if not rest:
             unknown = re.match(r"unknown key '([^']*)'", fault.text)
-            line = self._lines.get((unknown[1],)) if unknown else None
-            return Fault(f"{self._file}:{line or 1}", fault.text)
+            line = self._first(unknown[1]) if unknown else 1
+            return Fault(f"{self._file}:{line}", fault.text)
+        if rest[1:].isidentifier():  # a key outside of tables
+            return Fault(f"{self._file}:{self._first(rest[1:])}", f"{rest[1:]}: {fault.text}")
         match = _PLACE.match(rest)
         if match is None:
             return fault
@@ -67,6 +69,10 @@ class TomlLines:
         while path and path not in self._lines:
             path = path[:-1]
         return Fault(f"{self._file}:{self._lines.get(path, 1)}", f"{rest.strip()}: {fault.text}")
+
+    def _first(self, key: str) -> int:
+        """Return the first line of a key, or of a table whose name begins with it (``[key.name]``)."""
+        return min((line for path, line in self._lines.items() if path[0] == key), default=1)
 
 
 def syntax_fault(file: str, text: str, error: Exception) -> Fault:

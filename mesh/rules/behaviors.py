@@ -13,7 +13,6 @@ Source: google/api/field_behavior.proto, AIP-203, AIP-134.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from mesh.message_methods import clear_field, has_field
 from mesh.rules.field_behavior import OUTPUT_ONLY, REQUIRED, Behaviors
 from mesh.rules.message_types import containing, is_map, reachable, value_type
-from mesh.rules.violations import MAX_COUNTED, Violation
+from mesh.rules.violations import MAX_COUNTED, Violation, subscript
 
 __all__ = ["BehaviorCheck", "behavior_check"]
 
@@ -96,7 +95,7 @@ class _Plan:
             if inner is not None and inner.full_name in self.relevant:
                 below = [path[1:] for path in exempt if path[:1] == (field.name,) and path[1:]]
                 shape = "map" if is_map(field) else "list" if field.is_repeated else "message"
-                node.nested.append((field.name, shape, self.node(inner, below)))
+                node.nested.append((field.name, field, shape, self.node(inner, below)))
         return node
 
 
@@ -108,7 +107,7 @@ class _TypeCheck:
     def __init__(self) -> None:
         self.required: list[tuple[str, Callable[[Any], bool]]] = []
         self.output_only: list[tuple[str, Callable[[Any], bool]]] = []
-        self.nested: list[tuple[str, str, _TypeCheck]] = []
+        self.nested: list[tuple[str, FieldDescriptor, str, _TypeCheck]] = []
         self.clears = False
         self.masked = False
 
@@ -140,7 +139,7 @@ class _TypeCheck:
 
     def _walk_nested(self, value: Any, prefix: str, mask: Sequence[str] | None, found: list[Violation]) -> None:
         below = list(getattr(value, _MASK).paths) if self.masked else None
-        for name, shape, node in self.nested:
+        for name, field, shape, node in self.nested:
             inner = None if mask is None else _within(mask, name)
             path = prefix + name
             if shape == "message":
@@ -151,8 +150,7 @@ class _TypeCheck:
                     node.walk(element, f"{path}[{index}].", inner, found)
             else:
                 for key, element in getattr(value, name).items():
-                    text = json.dumps(key, ensure_ascii=False)
-                    node.walk(element, f"{path}[{text}].", inner, found)
+                    node.walk(element, f"{path}{subscript(key, field)}.", inner, found)
 
 
 def _within(mask: Sequence[str], name: str) -> list[str] | None:

@@ -89,7 +89,7 @@ def evaluation_of(message: type[Message]) -> Evaluation | None:
                 found = first(value)
         except EncodeError:  # CEL gets a whole message in its binary form
             return [Violation(path, "required", "value is required") for path in missing(value)]
-        return [from_protovalidate(violation) for violation in found]
+        return [from_protovalidate(violation, descriptor) for violation in found]
 
     return Evaluation(first, violations)
 
@@ -114,10 +114,10 @@ def violations_of(message: type[Message]) -> list[Violation]:
     """Return the violations of the empty message of a type whose rules are valid."""
     import protovalidate  # noqa: PLC0415 - see mesh.rules
 
+    descriptor = class_descriptor(message)
     try:
-        return list(
-            map(from_protovalidate, _validator(class_descriptor(message).file.pool).collect_violations(message()))
-        )
+        found = _validator(descriptor.file.pool).collect_violations(message())
+        return [from_protovalidate(violation, descriptor) for violation in found]
     except (protovalidate.EvaluationError, EncodeError):
         return []
 

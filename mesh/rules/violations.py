@@ -9,11 +9,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.rpc.error_details_pb2 import BadRequest
 
 from mesh.errors import InvalidArgument
+from mesh.redaction import REDACTED
+from mesh.rules.message_types import is_map, value_type
 
-__all__ = ["MAX_COUNTED", "Violation", "from_protovalidate", "invalid"]
+__all__ = ["MAX_COUNTED", "Violation", "from_protovalidate", "invalid", "subscript"]
 
 MAX_DETAIL_BYTES = 2400
 """Largest ``BadRequest`` that is sent. Larger details do not fit into the trailers of a call (``mesh.rpc.status``)."""
@@ -45,24 +48,46 @@ class Violation(NamedTuple):
         return f"{path}: {text} ({self.rule})" if path else f"{text} ({self.rule})"
 
 
-def from_protovalidate(violation: Any) -> Violation:
-    """Return a violation of protovalidate's Python package (``protovalidate.Violation``)."""
+def from_protovalidate(violation: Any, message: Descriptor) -> Violation:
+    """Return a violation of protovalidate's Python package (``protovalidate.Violation``).
+
+    Args:
+        violation: The violation.
+        message: Type of the message that was checked.
+    """
     found = violation.proto
-    path = "" if found.field is None else field_path(found.field.elements)
+    path = "" if found.field is None else field_path(found.field.elements, message)
     return Violation(path, found.rule_id, found.message)
 
 
-def field_path(elements: Sequence[Any]) -> str:
-    """Return a ``buf.validate.FieldPath`` as text: ``items[0].tags["a"].name``."""
-    return ".".join(f"{element.field_name}{_subscript(element.subscript)}" for element in elements)
+def field_path(elements: Sequence[Any], message: Descriptor) -> str:
+    """Return a ``buf.validate.FieldPath`` as text: ``items[0].tags["a"].name``.
+
+    Args:
+        elements: The elements of the path.
+        message: Message type in which it begins.
+    """
+    parts = []
+    within: Descriptor | None = message
+    for element in elements:
+        field = None if within is None else within.fields_by_name.get(element.field_name)
+        within_list = "" if element.subscript is None else subscript(element.subscript.value, field)
+        parts.append(f"{element.field_name}{within_list}")
+        within = None if field is None else value_type(field)
+    return ".".join(parts)
 
 
-def _subscript(subscript: Any) -> str:
-    if subscript is None:
-        return ""
-    value = subscript.value
-    if isinstance(value, bool):
-        return f"[{str(value).lower()}]"
+def subscript(value: Any, field: FieldDescriptor | None) -> str:
+    """Return an index of a list or a key of a map as text. The keys of a secret field (``debug_redact``) are not shown.
+
+    Errors stand in spans and logs.
+
+    Args:
+        value: The index or key.
+        field: The list or map; None: it is not known.
+    """
+    if field is not None and field.GetOptions().debug_redact and is_map(field):
+        return REDACTED
     return f"[{json.dumps(value, ensure_ascii=False)}]"
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -189,6 +190,27 @@ lambda = "ten_hooks:handler"
         "mesh.toml:7: [services.ten6_hook] lambda: there is no module 'ten6_hooks' where Python looks for it",
     ):
         assert expected in lines
+
+
+def test_a_missing_import_root_and_a_table_with_a_wrong_name_have_their_lines(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = 'chanel = 1\nprotos = ["nowhere"]\n\n[edge]\n\n[servces.ten_orders]\nmodule = "ten"\n'
+    write(folder, {"mesh.toml": manifest})
+    assert check(folder, capsys) == (1, [
+        "mesh.toml:1: unknown key 'chanel'; did you mean 'channel'?",
+        "mesh.toml:2: protos: nowhere: this import root of `protos` is not a folder",
+        "mesh.toml:6: unknown key 'servces'; did you mean 'services'?",
+    ])  # fmt: skip
+
+
+def test_json_of_a_project_without_faults_is_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, {
+        "mesh.toml": "[edge]\n",
+        "protos/ten/v1/orders.proto": 'syntax = "proto3";\npackage ten.v1;\nmessage Order {}\n',
+    }, "ten7")  # fmt: skip
+    assert cli.main(["check", "--file", str(folder), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"faults": []}
 
 
 @pytest.mark.parametrize(

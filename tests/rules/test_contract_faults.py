@@ -172,6 +172,32 @@ message M {
         assert violation.reason == rule
 
 
+def test_the_keys_of_a_secret_map_are_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "protos").mkdir()
+    (tmp_path / "protos" / "d.proto").write_text("""syntax = "proto3";
+package d.v1;
+import "buf/validate/validate.proto";
+import "google/api/field_behavior.proto";
+message M {
+  map<string, N> secret = 1 [debug_redact = true];
+  map<string, N> open = 2;
+  repeated N list = 3 [debug_redact = true];
+}
+message N {
+  string a = 1 [(google.api.field_behavior) = REQUIRED];
+  map<string, string> b = 2 [debug_redact = true, (buf.validate.field).map.keys.string.max_len = 1];
+}
+""")
+    message = loader.read(protoc.load([tmp_path / "protos"], tmp_path / "gen")).message("d.v1.M")
+    bad = {"b": {"s3cret": ""}}
+    with pytest.raises(mesh.InvalidArgument) as caught:
+        mesh.validate(message(secret={"s3cret": bad}, open={"key": bad}, list=[bad]))
+    assert "s3cret" not in str(caught.value)
+    assert {one.field for one in caught.value.details[0].field_violations} == {
+        f"{place}.{field}" for place in ("secret[REDACTED]", 'open["key"]', "list[0]") for field in ("a", "b[REDACTED]")
+    }
+
+
 def test_the_stubs_have_the_module_of_the_rules_only_if_the_contract_imports_it(tmp_path: Path) -> None:
     (tmp_path / "protos").mkdir()
     file = tmp_path / "protos" / "c.proto"

@@ -39,7 +39,10 @@ def checked(file: Path) -> tuple[Manifest, Contract, list[Fault]]:
         raise Faults(faults)
     with tempfile.TemporaryDirectory(prefix="mesh-check-") as folder:
         files, refused, compiler_faults = _compile(manifest, Path(folder))
-        faults += compiler_faults
+        roots = {str(root): f"{manifest.file.name} protos" for root in manifest.protos}
+        for fault in compiler_faults:  # the compiler does not know which key names an import root
+            key = roots.get(fault.place)
+            faults.append(Fault(key, f"{fault.place}: {fault.text}") if key else fault)
         contract: Contract | None = None
         if files is not None:
             served = {name for service in manifest.services.values() for name in service.serves}
