@@ -158,6 +158,9 @@ ALLOWED = {
     "mesh/rpc/server/inbound_call.py": {
         "InboundCall.abort: Exception": "tells the server of an end that could not be told",
     },
+    "mesh/rpc/server/connect/connect_call.py": {
+        "_ConnectCall.abort: Exception": "tells the server of an end that could not be told",
+    },
     "mesh/rpc/client/connection_pool.py": {
         "ConnectionPool._connect_endpoint: Exception": "connects; no user code",
     },
