@@ -1,7 +1,6 @@
 """Operations of a Lambda function's API document, as OpenAPI 3.1. Pure.
 
-The edge shows it in ``/openapi.json`` (``mesh.edge.openapi``) and checks request bodies by it
-(``mesh.edge.lambda_http.request_body``).
+The edge shows it in ``/openapi.json`` (``mesh.edge.openapi.lambda_operations``). It does not check requests by it.
 
 - Schemas that a ``$ref`` names become components, with the full name of the service before their own, so that they
   clash with no message of the contract. Other references are replaced by what they name.

@@ -101,7 +101,9 @@ def test_a_key_opens_its_methods_until_it_is_revoked(mesh: Mesh) -> None:
     assert document["paths"]["/v1/by-user"]["get"]["security"] == [{"bearer": []}]
     assert set(document["components"]["securitySchemes"]) == {"apiKey", "bearer"}
     slow = apikeys(mesh, "create", "slow", "--scope", "robots:read", "--rate", "2/h")
-    mesh.until(lambda: status("/v1/by-key", slow)[0] == 200)
+    later = apikeys(mesh, "create", "later", "--scope", "robots:read")
+    mesh.until(lambda: status("/v1/by-key", later)[0] == 200)  # so edge and sidecar know the slow key as well
+    assert status("/v1/by-key", slow) == (200, "key:slow ['robots:read']")
     assert status("/v1/by-key", slow) == (200, "key:slow ['robots:read']")
     assert status("/v1/by-key", slow) == (429, "this API key sends too many requests; try again later")
     assert over_grpc(mesh, slow) == "RESOURCE_EXHAUSTED"
