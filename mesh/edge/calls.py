@@ -338,7 +338,8 @@ class HttpCall(Call):
         send = self._send
         if len(body) <= LARGE_SIZE and self._server_send is not None:
             send = self._server_send
-            if self.stream is not None and self.stream.server.retiring:
+            # HTTP/2 has no such header (RFC 9113, 8.2.2).
+            if self.http_version == "1.1" and self.stream is not None and self.stream.server.retiring:
                 headers = [*headers, CONNECTION_CLOSE]
         try:
             await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -13,6 +13,8 @@ import pytest
 from mesh.contract.model import Access
 from mesh.edge.calls import HttpCall
 from mesh.errors import Code, http_status
+from mesh.rpc.server.clients.client_stream import CLIENT_STREAM, SERVER, ClientStream
+from mesh.rpc.server.clients.limits import ClientLimits
 
 BEARER = "Bearer "
 
@@ -326,3 +328,22 @@ async def test_the_address_of_a_client_can_be_read_back(client, expected):
     }  # fmt: skip
     call = HttpCall(scope, None, None)
     assert call.client == expected
+
+
+@pytest.mark.parametrize(("version", "told"), [("1.1", True), ("2", False)])
+async def test_only_http1_is_told_to_close_when_the_server_retires(version, told):
+    sent = []
+
+    async def send(event):
+        sent.append(event)
+
+    class Retiring:
+        retiring, guard = True, None
+
+    scope = {
+        "headers": [], "raw_path": b"/", "query_string": b"", "http_version": version, "client": ("192.0.2.1", 7),
+        SERVER: Retiring(),
+    }  # fmt: skip
+    scope[CLIENT_STREAM] = ClientStream(ClientLimits(), scope, None, send)
+    await HttpCall(scope, None, send, send).answer(200, [], b"{}")
+    assert ((b"connection", b"close") in sent[0]["headers"]) is told
